@@ -1043,6 +1043,8 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
 
 PUT = ("production", "staged")
 """States in which an adapter answers users."""
+STILL_ANSWERS = (*PUT, "superseded")
+"""States in which a flag may give an adapter to users. A flag that outlives a withdrawal or retirement does not."""
 WEIGHTS = 10_000
 """Sum of the weights in a flag's file, which stands for all users."""
 
@@ -1175,7 +1177,7 @@ def answering(
     recalls: Iterable[tuple[int, str, str, bool, list[str]]] = (),
 ) -> list[tuple[datetime.datetime, str]]:
     """Return which adapters answered from when on, in the log's order: by the flag, else by the transitions. An adapter
-    answers nobody while a recall of it is open."""
+    answers nobody while a recall of it is open, nor after a transition that ended its use, whatever the flag says."""
     steps: list[Step] = [
         (each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"], served(each))
         for each in flags
@@ -1193,7 +1195,12 @@ def answering(
     by_flag, now = {each[0]: each for each in sorted(steps)}, "none, by what is here"
     serving: list[str] = []
     events = {entry: (entered, recall, opens, named) for entry, entered, recall, opens, named in recalls}
-    for entry in sorted({*by_flag, *events}):
+    moves, reached = {each["entry"]: each for each in changes}, dict[str, str]()
+    for entry in sorted({*by_flag, *events, *moves}):
+        if entry in moves:
+            reached[moves[entry]["adapter"]] = moves[entry]["to"]
+        if entry not in by_flag and entry not in events:
+            continue
         concerns = entry in by_flag
         if concerns:
             _, entered, now, serving = by_flag[entry]
@@ -1202,9 +1209,9 @@ def answering(
             for each in named:
                 (set.add if opens else set.discard)(under.setdefault(each, set()), recall)
             concerns = bool({*named} & {*serving})
-        dark = [
-            f"; {each} answered nobody, under {', '.join(sorted(under[each]))}" for each in serving if under.get(each)
-        ]
+        why = {each: f"as it was {state}" for each, state in reached.items() if state not in STILL_ANSWERS}
+        why |= {each: f"under {', '.join(sorted(of))}" for each, of in under.items() if of}
+        dark = [f"; {each} answered nobody, {why[each]}" for each in serving if each in why]
         if concerns:
             found.append((moment(entered), now + "".join(dark)))
     return found

@@ -352,8 +352,8 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
         production = next((each for each in state if state[each] == "production"), None)
         staged = None
         if flag is not None:
-            is_stopped = flag["stopped"] is not None
-            arms = (flag["production"], None if is_stopped else flag["staged"])
+            is_tried = flag["stopped"] is None and (float(flag["share"]) > 0 or flag["groups"])
+            arms = (flag["production"], flag["staged"] if is_tried else None)
             production, staged = (each if each and state.get(each) in _ANSWERS else None for each in arms)
         recalls = {each: tuple(sorted(under[each])) for each in (production, staged) if each and under[each]}
         found.append(Answering(at, production, staged, recalls))

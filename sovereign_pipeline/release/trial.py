@@ -225,8 +225,8 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
 
     Raises:
         GateRefused: the adapter was taken back; or its trial is open, was judged by laxer rules, did not count every
-            report of severity 1, or is inconclusive without an acceptance; or what it was to be compared with was taken
-            out of production with fewer approvals than a promotion needs.
+            report of severity 1, or is inconclusive without an acceptance; or its level needs a trial, and what it was
+            to be compared with was taken out of production with fewer approvals than a promotion needs.
     """
     settings = workplace.settings
     with registry.reading() as session:
@@ -234,11 +234,13 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
         if (why := taken_back(session, adapter)) is not None:
             raise GateRefused(f"{adapter.id} was taken back: {why}", "Stage it anew, or another version.")
         reports = _reports(session, adapter)
+        is_exempt = adapter.classification in workplace.institution.release.promote_without_hold
         if incumbent is None:
-            _assert_nothing_was_recalled(session, adapter)
+            if not is_exempt:
+                _assert_nothing_was_recalled(session, adapter)
             if not reports:
                 return {"needed": False, "because": "Nothing is in production that it could be compared with."}
-        if adapter.classification in workplace.institution.release.promote_without_hold:
+        if is_exempt:
             return {"needed": False, "because": "The institution promotes without a hold at this level."}
         held = hold_of(session, settings, trust_root(settings), adapter, incumbent)
     if held is None or (held.signed.judgement.outcome == "reported" and incumbent is not None):
@@ -276,15 +278,18 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
 
 
 def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
-    """Return the evidence for a promotion that does not wait for its trial: why the trial does not allow it.
+    """Return the evidence for a promotion that does not wait for its trial: that the trial does not allow it.
+
+    A report or judgement that arrives later does not change it. If the adapter is taken back for harm, it changes.
 
     Raises:
         ConflictError: the trial allows the promotion.
     """
     try:
         hold_evidence(registry, workplace, adapter)
-    except GateRefused as error:
-        return {"needed": True, "urgent": True, "because": error.message}
+    except GateRefused:
+        with registry.reading() as session:
+            return {"needed": True, "urgent": True, "taken_back": taken_back(session, adapter) is not None}
     raise ConflictError(f"{adapter.id}: its trial stops no promotion, so none is urgent.", "Request `promote`.")
 
 

@@ -19,6 +19,7 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
+from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import State, adapters_of, lines_in, states
 from sovereign_pipeline.record.database import Registry, is_there, open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef
@@ -29,7 +30,7 @@ from sovereign_pipeline.registry.record import AdapterRecord, disagreements, rea
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.standing import assert_signed, production_before
 from sovereign_pipeline.serving.engines.engine import Deployable
-from sovereign_pipeline.serving.high_water_marks import serving_directory
+from sovereign_pipeline.serving.high_water_marks import HighWaterMarks, serving_directory
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
 
@@ -69,6 +70,8 @@ class FoundAdapters:
     """Adapter id or line name -> error that rejected it."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that are recalled."""
+    entries: int = 0
+    """Number of the ledger's entries that decided so."""
 
 
 def find_deployable(
@@ -83,6 +86,7 @@ def find_deployable(
     refused: dict[str, SovereignError] = {}
     withdrawn: list[WithdrawnAdapter] = []
     with registry.reading() as session:
+        entries = tree.size_of(session)
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
             try:
                 held = list(_held(session, registry.settings, trust, line, answering))
@@ -109,7 +113,7 @@ def find_deployable(
                     verified.append(verified_adapter(store, adapter, state))
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = named(adapter.id, error)
-    return FoundAdapters(in_order(verified), refused, tuple(withdrawn))
+    return FoundAdapters(in_order(verified), refused, tuple(withdrawn), entries)
 
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
@@ -214,10 +218,15 @@ class LastVerified(Frozen):
 
     adapters: tuple[Noted, ...] = ()
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
+    entries: int = 0
+    """Number of the ledger's entries then."""
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
-    """Save the verified adapters."""
+    """Save the verified adapters, unless another gateway has saved newer ones."""
+    marks = HighWaterMarks.of(settings)
+    if found.entries < marks.entries:
+        return
     noted = (
         Noted(
             adapter=each.deployable.adapter,
@@ -228,7 +237,11 @@ def note(settings: Settings, found: FoundAdapters) -> None:
         )
         for each in found.verified
     )
-    _write(settings, LastVerified(adapters=tuple(noted), withdrawn=found.withdrawn))
+    _write(settings, LastVerified(adapters=tuple(noted), withdrawn=found.withdrawn, entries=found.entries))
+    try:
+        marks.accept_entries(found.entries)
+    except OSError:  # an older copy of the file would not be noticed
+        _remove(_file(settings))
 
 
 def forget(settings: Settings) -> None:
@@ -241,20 +254,28 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
 
     flags: line -> its flag in force.
 
-    Raises IntegrityError if the file cannot be read.
+    Raises IntegrityError if the file cannot be read or is an older copy.
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
     last = _read(settings)
+    if last.adapters and last.entries < (newest := HighWaterMarks.of(settings).entries):
+        raise IntegrityError(
+            f"{_file(settings)}: it is of a ledger of {last.entries} entries, and this gateway has verified {newest}.",
+            "Somebody restored an older file. Remove it, and start the registry's database.",
+        )
+    withdrawn = {each.adapter for each in last.withdrawn}
     for noted in last.adapters:
         try:
+            if noted.adapter in withdrawn:
+                raise ConflictError(f"{noted.adapter} is recalled, so it is not served.")
             found = verified_adapter(store, _row(store, noted), noted.state)
             _assert_named(found, flags.get(noted.line))
         except NOT_VERIFIED as error:
             refused[noted.adapter] = named(noted.adapter, error)
         else:
             verified.append(found)
-    return FoundAdapters(in_order(verified), refused, last.withdrawn)
+    return FoundAdapters(in_order(verified), refused, last.withdrawn, last.entries)
 
 
 def _row(store: ArtifactStore, noted: Noted) -> Adapter:

@@ -241,22 +241,24 @@ class Sources:
         `FingerprintStore.fingerprint_of`."""
         return replace(verified.deployable, fingerprint=self._fingerprints.fingerprint_of(verified))
 
-    def base_to_serve(self) -> ServingBase:
+    def base_to_serve(self) -> ServingBase | None:
         """Return the base model whose engine is started first: the one with the most adapters in production, then with
-        the most adapters.
+        the most adapters. Returns None if officers recalled every adapter: callers are told so, without an engine.
 
-        Raises NotFoundError if no adapter may be served. If the registry is down, the adapters verified last are used;
-        without any, raises the errors of `find`.
+        Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, the adapters
+        verified last are used; without any, raises the errors of `find`.
         """
         try:
             found = self.find()
         except UNREACHED:
             found = self.find_last()
-            if not found.verified:
+            if not found.verified and not found.withdrawn:
                 raise
         by_digest: dict[str, list[VerifiedAdapter]] = {}
         for each in found.verified:
             by_digest.setdefault(each.deployable.base_model_digest, []).append(each)
+        if not by_digest and found.withdrawn:
+            return None
         if not by_digest:
             why = "; ".join(f"{name}: {error.message}" for name, error in found.refused.items())
             raise NotFoundError(

@@ -1,4 +1,4 @@
-"""Protect a gateway against rollback: store the newest trust root and flags that it has accepted.
+"""Protect a gateway against rollback: store the newest trust root, flags and ledger size that it has accepted.
 
 The marks lie in the gateway's own directory, outside the home, because writers of the home could restore older files.
 The ledger knows the trust root of the last act only, so the marks alone detect that a newer root was replaced before
@@ -42,6 +42,8 @@ class _Marks(Frozen):
     root_version: int = 1
     targets_version: int = 1
     flags: dict[str, FlagMark] = Field(default={})
+    entries: int = Field(default=0, ge=0)
+    """Number of the ledger's entries when adapters were verified last."""
 
 
 class HighWaterMarks:
@@ -80,6 +82,16 @@ class HighWaterMarks:
             _assert_follows(trust, marks)
             self._write(marks, _marked(marks, trust).model_copy(update={"flags": {**marks.flags, line: mark}}))
 
+    @property
+    def entries(self) -> int:
+        """Return the number of the ledger's entries when adapters were verified last."""
+        return self._read().entries
+
+    def accept_entries(self, entries: int) -> None:
+        """Raise the mark to this number of the ledger's entries."""
+        with self._changing() as marks:
+            self._write(marks, marks.model_copy(update={"entries": max(entries, marks.entries)}))
+
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Marks]:
         """Lock the marks against other gateways and yield them."""
@@ -97,8 +109,8 @@ class HighWaterMarks:
             return _Marks()
         except (OSError, ValidationError):
             raise IntegrityError(
-                f"{self._path}: the trust root and flags that this gateway has accepted cannot be read.",
-                "Find out who changed the file. Without it, an older trust root or flag is not noticed.",
+                f"{self._path}: the trust root, flags and ledger size that this gateway has accepted cannot be read.",
+                "Find out who changed the file. Without it, an older trust root, flag or ledger is not noticed.",
             ) from None
 
 

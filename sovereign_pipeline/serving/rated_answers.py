@@ -55,7 +55,7 @@ class Opened:
     twice: int = 0
     """Number of lines that repeat a record."""
     missing: int = 0
-    """Number of records that the journal names and no file has, since the oldest file."""
+    """Number of records that the journal names and no file has, since the oldest transcript."""
     unsure: frozenset[str] = frozenset()
     """Identifiers of answers with a missing rating: nobody knows their newest feedback."""
 
@@ -66,8 +66,8 @@ class JournalCopy:
 
     transcripts: Mapping[str, str]
     """SHA-256 of a sealed transcript -> hour of its answer."""
-    ratings: Mapping[str, Rated]
-    """SHA-256 of a sealed rating -> its record, in the order of the journal."""
+    ratings: Mapping[str, str]
+    """SHA-256 of a sealed rating -> identifier of its answer, in the order of the journal."""
     lacking: frozenset[str]
     """Hours of the line that the ledger has and the journal does not."""
     not_entered: int
@@ -107,9 +107,6 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
             f"{directory}: there are no transcripts of line '{line[:60]}'.",
             "Name the directory that was copied, and a line with a folder in it.",
         )
-    oldest = files[0].name[: len("2026-11-27T04")]
-    if journal is not None:
-        journal.assert_reaches(directory, oldest)
     found: dict[str, Transcript | Rating] = {}
     spoilt = foreign = twice = 0
     for file in files:
@@ -133,8 +130,12 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     ratings = {sha256: each for sha256, each in found.items() if isinstance(each, Rating)}
     if journal is None:
         return Opened(transcripts, _newest(ratings.values()), spoilt, foreign, twice)
+    # Anyone can rename a file. The journal's hour of a record is the ledger's.
+    hours = (journal.transcripts[sha256] for sha256 in found if sha256 in journal.transcripts)
+    oldest = min([files[0].name[: len("2026-11-27T04")], *hours])
+    journal.assert_reaches(directory, oldest)
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
-    unsure = [rated.given for sha256, rated in journal.ratings.items() if sha256 not in ratings]
+    unsure = [given for sha256, given in journal.ratings.items() if sha256 not in ratings]
     said = _newest(ratings[each] for each in journal.ratings if each in ratings)
     known = {each.given for each in transcripts}
     missing = len(lost) + sum(each in known for each in unsure)
@@ -142,9 +143,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
 
 
 def _is_named(journal: JournalCopy, sha256: str, record: Transcript | Rating) -> bool:
-    if isinstance(record, Transcript):
-        return sha256 in journal.transcripts
-    return sha256 in journal.ratings and journal.ratings[sha256].given == record.given
+    return sha256 in (journal.transcripts if isinstance(record, Transcript) else journal.ratings)
 
 
 def _newest(ratings: Iterable[Rating]) -> dict[str, Feedback]:
@@ -166,7 +165,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
     entered, ends = audit_log.signed_entries(ledger, log, ANSWERED)
     hours = [each for each in entered if each.get("line") == line]
     transcripts: dict[str, str] = {}
-    ratings: dict[str, Rated] = {}
+    ratings: dict[str, str] = {}
     not_entered = 0
     for path in sorted(directory.glob("*.jsonl*")):
         hour = path.name.partition(".")[0]
@@ -186,7 +185,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
             continue
         for each in noted:
             if isinstance(each, Rated) and each.line == line:
-                ratings[each.rating] = each
+                ratings[each.rating] = each.given
             elif isinstance(each, Answered) and each.line == line and each.transcript is not None:
                 transcripts[each.transcript] = hour
     lacking = frozenset(str(each["hour"]).partition(":")[0] for each in hours)

@@ -259,12 +259,22 @@ def test_a_line_whose_flag_is_not_here_is_not_said_to_answer_nothing() -> None:
 def test_a_withdrawal_that_no_flag_follows_is_said(story_verify_flags: Story) -> None:
     story_verify_flags.move("unstage", "staged", "approved", OTHER)
     told = f"though by the transitions {OTHER} was approved from then on; no flag change follows"
-    assert story_verify_flags.answered("2026-11-29")[0].endswith(told)
+    nobody = f"; {OTHER} answered nobody, as it was approved"
+    assert story_verify_flags.answered("2026-11-29")[0].endswith(told + nobody)
     story_verify_flags.at = moment(29)
     story_verify_flags.flag(ADAPTER)
     since, until = story_verify_flags.answered("2026-11-28")[1], story_verify_flags.answered("2026-11-30")[0]
     assert since.startswith("from 2026-11-28 09:00:00: ") and "the next flag change is entry" in since
     assert until == f"at 2026-11-30 00:00:00: production: {ADAPTER}"
+
+
+@pytest.mark.parametrize(("transition", "reached"), [("retire", "retired"), ("recall", "recalled")])
+def test_a_flag_that_outlives_its_adapter_gives_it_to_nobody(
+    story_verify_flags: Story, transition: str, reached: str
+) -> None:
+    story_verify_flags.move(transition, "production", reached)
+    assert story_verify_flags.answered("2026-11-29")[0].endswith(f"; {ADAPTER} answered nobody, as it was {reached}")
+    assert "answered nobody" not in story_verify_flags.answered("2026-11-27T10:00")[0]
 
 
 @pytest.mark.security_case("The newest change of a flag is kept out of evidence", "that no flag follows is said")
@@ -293,6 +303,7 @@ def test_a_stop_and_a_rollback_that_were_entered_late_are_told(story_verify_flag
     told = story_verify_flags.answered("2026-11-29")[0]
     assert told.endswith(
         f"(by its own word since 2026-11-27 09:00:00), though by the transitions {ADAPTER} was recalled by then"
+        f"; {ADAPTER} answered nobody, as it was recalled"
     )
 
 

@@ -1,8 +1,10 @@
 """A gateway that starts while the registry is down serves what it verified last and its flags name, nothing else."""
 
 import errno
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +33,8 @@ def test_a_gateway_that_starts_while_the_registry_is_down_serves_what_it_verifie
     deploying.look()
     follow(office.registry, office.bench.workplace())
     started = Deploying(served_office, registry_url=NOT_REACHED)
-    assert started.sources.base_to_serve().digest == first.base_model_digest
+    base = started.sources.base_to_serve()
+    assert base is not None and base.digest == first.base_model_digest
     deployed = started.look()
     assert [(each.adapter, each.in_reserve) for each in deployed.served] == [(second.id, False), (first.id, True)]
     assert [*deployed.refused] == ["registry"]
@@ -47,7 +50,7 @@ def test_a_gateway_that_starts_while_the_registry_is_down_serves_what_it_verifie
 
 @pytest.mark.security_case(
     "An adapter is recalled, and the gateway starts again while the registry is down",
-    "It is not served",
+    "It is not served, also if an older note of what was verified is put back",
 )
 @pytest.mark.security_case(
     "Whoever can write to the gateway's directory notes an adapter that no officer let serve",
@@ -61,7 +64,8 @@ def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice
     deploying.look()
     noted = settings.serving / "last-verified.json"
     assert recalled.id in noted.read_text()
-    forged = noted.read_text()
+    older = json.loads(noted.read_text())
+    forged = json.dumps({**older, "entries": 10**6})
     for old, new in {
         recalled.id: registered.id,
         recalled.record_digest: registered.record_digest,
@@ -71,8 +75,16 @@ def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice
         forged = forged.replace(old, new)
     recall(office.registry, Question(source="letters"), office.officers["layla"])
     deploying.look()
-    without = Deploying(served_office, registry_url=NOT_REACHED).look()
+    restarted = Deploying(served_office, registry_url=NOT_REACHED)
+    assert restarted.sources.base_to_serve() is None
+    without = restarted.look()
     assert (without.served, [each.adapter for each in without.withdrawn]) == ((), [recalled.id])
+    withdrawn = json.loads(noted.read_text())["withdrawn"]
+    changed: list[dict[str, Any]] = [{}, {"entries": 10**6, "withdrawn": withdrawn}]
+    for changes in changed:
+        noted.write_text(json.dumps({**older, **changes}))
+        put_back = Deploying(served_office, registry_url=NOT_REACHED).look()
+        assert put_back.served == () and (recalled.id if changes else "last verified") in put_back.refused
     noted.write_text(forged)
     forging = Deploying(served_office, registry_url=NOT_REACHED)
     assert "does not name it" in forging.look().refused[registered.id]

@@ -334,6 +334,7 @@ def test_lines_of_two_base_models_are_served_and_that_of_most_is_first(
     bench.recipe["training"]["base_model"] = "other"
     others = [served_office.in_production("buoys"), served_office.in_production("chains")]
     base = deploying.sources.base_to_serve()
+    assert base is not None
     assert (base.name, base.digest) == ("other", others[0].base_model_digest)
     assert base.digest != of_another.base_model_digest
     deployed = deploying.look()
@@ -359,6 +360,7 @@ def test_changed_adapter_is_not_served_after_the_engine_died(
     first, second = served_office.in_production(), served_office.staged()
     sources = Sources(served_office.office.bench.settings, compute=compute)
     base = sources.base_to_serve()
+    assert base is not None
     settings = LocalSettings(threads=1)
     engine = runner.run(LocalEngine.start(base.directory, settings, base_model_digest=base.digest))
     deployment = Deployment(engine, sources)

@@ -55,6 +55,12 @@ def test_another_gateway_of_the_directory_remembers_too(marks: HighWaterMarks, t
         another.accept_trust(replace(TRUST, targets_version=4), is_on_record=True)
 
 
+def test_the_number_of_entries_only_rises(marks: HighWaterMarks, tmp_path: Path) -> None:
+    for entries in (3, 7, 5):
+        marks.accept_entries(entries)
+    assert HighWaterMarks(tmp_path / "marks.json").entries == 7
+
+
 @pytest.mark.parametrize(
     ("sequence", "sha256", "is_older"), [(1, "c", True), (2, "d", True), (2, "c", False), (3, "d", False)]
 )

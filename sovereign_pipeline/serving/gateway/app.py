@@ -67,11 +67,14 @@ class Condition:
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
     """Compute the condition. loaded: digests of adapters that are verified and in the engine."""
-    given = {flag.adapters[flag.production].digest for flag in flags.flags().values() if flag.production is not None}
+    named = [flag for flag in flags.flags().values() if flag.production is not None]
+    given = {flag.adapters[flag.production].digest for flag in named if flag.production is not None}
     withdrawn = {each.digest for each in deployed.withdrawn} & given
     given -= withdrawn
     in_production = any(each.is_in_production for each in deployed.served)
-    refused = {*deployed.refused} - {each.adapter for each in deployed.withdrawn}
+    # Where a flag names what is in production, another adapter of the line may be refused: users do not depend on it.
+    others = {each for flag in named for each in flag.adapters if each != flag.production}
+    refused = {*deployed.refused} - {each.adapter for each in deployed.withdrawn} - others
     is_asked_of = bool(given or in_production or refused)
     return Condition(not is_asked_of or bool(given & {*loaded}), bool(flags.problems()), len(withdrawn))
 

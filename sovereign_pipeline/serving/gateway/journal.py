@@ -140,7 +140,7 @@ def facts_of(hour: str, line: str, noted: Sequence[Noted], unreadable: int) -> d
     noted = [each for each in noted if each.line == line]
     answered = [each for each in noted if isinstance(each, Answered)]
     sealed = [each.transcript for each in answered if each.transcript is not None]
-    ratings = [each.rating for each in noted if isinstance(each, Rated)]
+    ratings = [digest_of([each.given, each.rating]) for each in noted if isinstance(each, Rated)]
     return {
         "line": line,
         "hour": f"{hour}:00Z",

@@ -101,12 +101,22 @@ class Catalog:
         return replace(found, choice=self._uncompared(found, caller))
 
     def missing(self, model: str, caller: Caller) -> Refusal:
-        """Return the error for a model that is not visible. Only who might use it learns that it was withdrawn."""
+        """Return the error for a model that is not visible. Only who might use it learns that it was withdrawn.
+
+        A line was withdrawn if its adapter in production was, by the flag. A withdrawn staged adapter alone does not
+        keep the line from answering.
+        """
         for each in self.withdrawn():
             is_named = model == each.adapter and caller.may_name(each, self.ladder)
-            if is_named or (model == each.line and caller.may_use(each, self.ladder)):
+            is_line = model == each.line and caller.may_use(each, self.ladder)
+            if is_named or (is_line and each.digest == self._last_resort(each.line, caller)):
                 return withdrawn_model()
         return no_such_model()
+
+    def _last_resort(self, line: str, caller: Caller) -> str | None:
+        """Return the digest of the line's adapter in production, by the flag, or else of the caller's staged one."""
+        choice = self.choose(line, caller.key, caller.groups)
+        return (choice.otherwise or choice.digest) if choice is not None else None
 
     def visible(self, caller: Caller, user: object = None) -> dict[str, Visible]:
         """Return model name -> adapter, for everything that a caller may use."""

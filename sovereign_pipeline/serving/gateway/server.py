@@ -64,7 +64,7 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
         threads: number of the engine's CPU threads; None for its default.
 
     Raises InputError for a port that is in use, an incomplete proxy configuration or a registry that is down, and
-    NotFoundError if no adapter may be served.
+    NotFoundError if no adapter may be served and none is recalled.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s: %(message)s", datefmt=TIME)
     gateway = _Installation(settings, lambda text: report(f"{time.strftime(TIME)} {text}"), workplace_of)
@@ -99,11 +99,14 @@ class _Installation:
         screens = start_screens(settings, institution, report)
 
         async def start(digest: str) -> Started:
-            base = first if digest == first.digest else await asyncio.to_thread(sources.base_of, digest)
+            base = first
+            if base is None or base.digest != digest:
+                base = await asyncio.to_thread(sources.base_of, digest)
             return await self._start_engine(base, threads)
 
         engine = Engines(start)
-        await engine.begin(first.digest)
+        if first is not None:
+            await engine.begin(first.digest)
 
         def loaded() -> set[str]:
             """Return the digests of adapters that are both verified and in the engine."""
@@ -190,8 +193,8 @@ class _Installation:
             raise InputError(f"Token {id} is refused: {why}.", "Revoke it, and find out who changed the file.")
 
 
-async def _first_base(sources: Sources) -> ServingBase:
-    """Return the base model to load first. Raises InputError if the registry is down and nothing was verified
+async def _first_base(sources: Sources) -> ServingBase | None:
+    """Return the base model to load first, if any. Raises InputError if the registry is down and nothing was verified
     before."""
     try:
         return await asyncio.to_thread(sources.base_to_serve)

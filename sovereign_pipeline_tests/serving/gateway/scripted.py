@@ -165,6 +165,8 @@ class Bench:
     screens: Screens = NOTHING_SEARCHED
     transcripts: TranscriptFiles = field(default_factory=lambda: NOTHING_KEPT)
     withdrawn: list[WithdrawnAdapter] = field(default_factory=list)
+    gone: list[Deployable] = field(default_factory=list)
+    """Adapters that the flag may give and the gateway does not serve."""
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -182,9 +184,14 @@ class Bench:
 
     def withdraw(self, adapter: Deployable) -> None:
         """An officer recalls an adapter."""
-        self.served.remove(adapter)
+        self.lose(adapter)
         facts = {name: getattr(adapter, name) for name in WithdrawnAdapter.model_fields}
         self.withdrawn.append(WithdrawnAdapter(**facts))
+
+    def lose(self, adapter: Deployable) -> None:
+        """An adapter does not verify any more."""
+        self.served.remove(adapter)
+        self.gone.append(adapter)
 
     async def engines(self) -> list[EngineState]:
         well, held = await self.engine.is_well(), len(self.engine.loaded())
@@ -193,7 +200,7 @@ class Bench:
     def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
         """A flag that gives everybody what is in production."""
         user = hashlib.sha256(user.encode()).hexdigest()
-        for each in self.served:
+        for each in (*self.served, *self.gone):
             if each.line == line and each.is_in_production:
                 return Choice(each.adapter, each.digest, "production", True, user, None, each.digest, 1)
         return None

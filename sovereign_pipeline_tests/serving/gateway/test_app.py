@@ -281,6 +281,9 @@ def test_what_is_recalled_is_withdrawn_and_no_fault_of_the_gateway(desk: Desk) -
     facts = {"adapter": adapter.id, "line": LINE, "digest": adapter.adapter_digest, "classification": "PUBLIC"}
     deployed = Deployed(refused={adapter.id: "it is under recall-1"}, withdrawn=(WithdrawnAdapter(**facts),))
     assert condition_of(deployed, (), flags) == Condition(withdrawn=1)
+    staged = desk.staged()
+    refused = replace(deployed, refused={**deployed.refused, staged.id: "a row was changed"})
+    assert condition_of(refused, (), desk.gateway()) == Condition(withdrawn=1)
     changed = replace(deployed, refused={**deployed.refused, "buoys": "a row was changed"})
     assert not condition_of(changed, (), flags).answers
 
@@ -302,6 +305,16 @@ def test_callers_are_told_that_an_officer_withdrew_a_model(bench: Bench, client:
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
             assert not {"recall", "CONFIDENTIAL"} & {*answer.text.split()}
     assert "withdrawn by an officer" in may.get(f"/v1/models/{model}").text
+
+
+def test_a_withdrawn_staged_adapter_does_not_explain_why_a_line_is_missing(bench: Bench, client: Client) -> None:
+    production = bench.serve(adapter("lamps"))
+    bench.withdraw(bench.serve(adapter("lamps", "1.1.0"), in_production=False))
+    bench.lose(production)
+    caller = client(bench.token("SECRET", versions=True))
+    for model, code in (("lamps", "model_not_found"), ("lamps-1.1.0", "model_withdrawn")):
+        answer = caller.get(f"/v1/models/{model}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
 
 
 def test_a_newer_flag_that_is_not_taken_is_behind(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

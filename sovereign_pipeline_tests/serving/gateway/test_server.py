@@ -27,11 +27,14 @@ from starlette.testclient import TestClient
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.record.trust_changes import demonstration_trust
+from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.serving.gateway.auth import Grant, Tokens, add_token, callers_of, revoke_token
 from sovereign_pipeline.serving.gateway.server import repeated, serve
+from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, ScriptedEngine, adapter, answered_in
@@ -280,6 +283,33 @@ def test_nothing_is_served_where_no_adapter_may_be(served_office: ServedOffice) 
     with pytest.raises(NotFoundError, match="No adapter may be served"):
         settings = served_office.office.bench.settings
         serve(settings, free_port(), None, lambda _: None, partial(open_workplace, settings))
+
+
+@pytest.mark.slow
+def test_a_gateway_starts_while_its_only_line_is_recalled(served_office: ServedOffice) -> None:
+    office, only = served_office.office, served_office.in_production()
+    follow(office.registry, office.bench.workplace())
+    key = office.officers["layla"]
+    recalled = recall(office.registry, Question(source="letters"), key)
+    text, _ = add_token(office.bench.settings, office.registry, "Layla Haddad", Grant("SECRET", None), 1, "root")
+    served = Served(served_office)
+    client = served.client(text)
+
+    def answers() -> bool:
+        with contextlib.suppress(openai.APIError):
+            answer = client.chat.completions.create(model="lamps", messages=ASK, max_tokens=8)
+            return bool(answer.system_fingerprint == only.id)
+        return False
+
+    try:
+        assert json.loads(served.get("/readyz"))["status"] == "degraded"
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.models.retrieve("lamps")
+        assert refused.value.code == "model_withdrawn"
+        waive_recall(office.registry, recalled.id, only.id, key, "Retrained next week.")
+        wait_until(answers, served.log.read_text)
+    finally:
+        served.stop()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "postgresql://127.0.0.1:1/registry"])

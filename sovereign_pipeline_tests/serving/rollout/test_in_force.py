@@ -9,9 +9,11 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sovereign_pipeline.release.recall import answering
 from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
@@ -49,6 +51,20 @@ def test_users_are_drawn_by_share_and_keep_their_arm(desk: Desk) -> None:
     widened = adapters_of(flags, USERS)
     drawn, more = ({user for user, got in of.items() if got == after.id} for of in (chosen, widened))
     assert drawn < more
+
+
+@pytest.mark.parametrize(
+    ("rollout", "answers"), [({"share": 0}, False), ({"share": 0.2}, True), ({"share": 0, "groups": ["pilot"]}, True)]
+)
+def test_a_staged_adapter_answers_only_whom_the_flag_gives_it(
+    desk: Desk, rollout: dict[str, Any], *, answers: bool
+) -> None:
+    production = desk.in_production()
+    desk.rules(**rollout)
+    staged, registry = desk.staged(), desk.office.registry
+    with registry.reading() as session:
+        last = answering(session, registry.settings, LINE)[-1]
+    assert last.adapters == [production.id, *([staged.id] if answers else [])]
 
 
 def test_who_had_the_staged_adapter_has_it_again_after_a_stop(desk: Desk) -> None:

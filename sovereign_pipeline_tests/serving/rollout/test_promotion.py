@@ -176,6 +176,14 @@ def test_policy_switches_the_hold_off_for_a_level(held: Held) -> None:
     assert standing.predicate["evidence"]["hold"]["needed"] is False
 
 
+def test_a_level_without_trials_needs_none_after_a_recall(held: Held) -> None:
+    with held.office.registry.reading() as session:
+        incumbent = session.get_one(Adapter, held.traffic.flag.production)
+    held.office.move("recall", incumbent)
+    held.rules(blind_review="not_required", promote_without_hold=[held.staged.classification])
+    assert held.office.ask("promote", held.staged).predicate["evidence"]["hold"]["needed"] is False
+
+
 def test_a_judgement_about_another_comparison_does_not_count(held: Held) -> None:
     held.traffic.ask(12)
     held.judge()
@@ -258,9 +266,12 @@ def test_an_urgent_promotion_has_all_approvals_and_is_shown_for_good(
     assert standing.predicate["evidence"]["hold"] == {
         "needed": True,
         "urgent": True,
-        "because": f"{held.staged.id}: its hold is open.",
+        "taken_back": False,
     }
     office.decide(standing, "omar")
+    held.traffic.ask(12)
+    held.judge()
+    assert [each["outcome"] for each in held.told(JUDGED)] == ["inconclusive"]
     assert office.decide(standing, "ines").is_made
     first = office.bench.register()
     office.move("retire", held.staged)
@@ -275,6 +286,15 @@ def test_an_urgent_promotion_has_all_approvals_and_is_shown_for_good(
     view = adapter_view(office.registry, office.bench.store, held.staged.id, datetime.datetime.now(datetime.UTC))
     (waived,) = view.waived
     assert "urgently" in waived.what and "Ines Farah" in waived.person and waived.reason == "The fees changed."
+
+
+def test_an_urgent_request_ends_if_the_adapter_is_taken_back(held: Held) -> None:
+    standing = held.office.ask("promote_urgently", held.staged)
+    held.office.decide(standing, "omar")
+    stop(held.desk.settings, LINE, held.staged.id, "empty: +30 %")
+    held.desk.follow()
+    with pytest.raises(ConflictError):
+        held.office.decide(standing, "ines")
 
 
 def test_what_its_trial_lets_through_is_not_urgent(held: Held) -> None:

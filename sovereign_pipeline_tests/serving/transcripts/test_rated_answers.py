@@ -1,7 +1,9 @@
 """Opening transcripts on the machine with the private key: prompts for a blind review."""
 
 import base64
+import datetime
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from sovereign_pipeline.record.audit_log import CHECKPOINT, entries
 from sovereign_pipeline.record.checkpoints import new_log
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.review.plan_stage import PromptRow
+from sovereign_pipeline.serving.gateway.journal import HOUR, utc_now
 from sovereign_pipeline.serving.transcripts import Sealed, sealed_in
 from sovereign_pipeline.suites.rows import read_items
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
@@ -138,6 +141,25 @@ def test_a_disliked_answer_becomes_no_liked_one(kept: Kept, tmp_path: Path, tamp
     ]
 
 
+def test_a_renamed_file_hides_no_hour_that_the_journal_lacks(kept: Kept, tmp_path: Path) -> None:
+    id = kept.ask("Is the lamp lit?", "It is out.")
+    kept.say(id, "up")
+    (file,), (hour,) = kept.files, kept.bench.journal.glob("*.jsonl")
+    yesterday = (utc_now() - datetime.timedelta(days=1)).strftime(HOUR)
+    hour.rename(hour.with_name(f"{yesterday}.jsonl"))
+    file = file.rename(file.with_name(f"{yesterday}-0001.sealed"))
+    kept.say(id, "down")
+    copies = kept.enter()
+    (later,) = (each for each in kept.bench.journal.glob("*.entered") if yesterday not in each.name)
+    later.unlink()
+    (rated,) = (each for each in kept.files if each != file)
+    rated.unlink()
+    file.rename(file.with_name("2099-01-01T00-0001.sealed"))
+    out = tmp_path / "labels.jsonl"
+    opened = kept.open("preferences", out, "--role", "labels", copies=copies)
+    assert isinstance(opened.exception, IntegrityError) and not out.exists()
+
+
 def _forge(kept: Kept) -> bytes:
     """Put a transcript of one's own invention into the copy. Returns the line of the journal that would name it."""
     (file,) = kept.files
@@ -157,7 +179,9 @@ def _forge(kept: Kept) -> bytes:
     "that is not over",
     "Refused by the ledger's digest of the hour; what the ledger does not have yet is left out, and reported",
 )
-@pytest.mark.parametrize("where", ["into the hour", "instead of the hour", "renamed", "removed", "another hour"])
+@pytest.mark.parametrize(
+    "where", ["into the hour", "instead of the hour", "renamed", "removed", "another hour", "another answer's rating"]
+)
 def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Path, where: str) -> None:
     kept.say(kept.ask("Is the lamp lit?", "It is lit."), "up")
     copies = kept.enter()
@@ -167,6 +191,8 @@ def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Pat
         hour.with_name("2099-01-01T00.jsonl").write_bytes(forged)
     elif where == "removed":
         hour.unlink()
+    elif where == "another answer's rating":
+        hour.write_bytes(re.sub(rb'(?<="given":")[0-9a-f]{64}', b"0" * 64, hour.read_bytes()))
     else:
         before = hour.read_bytes() if where != "instead of the hour" else b""
         hour.write_bytes(before + forged)
