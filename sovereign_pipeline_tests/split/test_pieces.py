@@ -117,6 +117,35 @@ def test_common_sentences_condemn_nothing_and_longer_pieces_are_found_among_them
     assert found.documents.tolist() == [[3, 80], [3, 81]]
 
 
+def drafts(matter: str) -> list[str]:
+    """Three versions of a letter of ten sentences. Two sentences of each differ."""
+    of_all = sentences(prose(matter, 10))
+    return [" ".join([*of_all[:-2], prose(f"{matter}, version {number}", 2)]) for number in range(3)]
+
+
+@pytest.mark.security_case(
+    "Versions of letters, or rows with the same piece, make up half of a corpus whose training has a held-out letter "
+    "in pieces",
+    "they are no common sentences, and the letter is found with its pieces",
+)
+@pytest.mark.parametrize(
+    ("count", "rows", "others"),
+    [
+        (2, 2, [draft for number in range(60) for draft in drafts(f"matter {number}")]),
+        (4, 8, [prose(f"other {number}") for number in range(6)]),
+    ],
+    ids=["halves beside families of drafts", "quarters twice beside six others"],
+)
+def test_versions_of_letters_and_repeated_pieces_are_no_common_sentences(
+    tmp_path: Path, count: int, rows: int, others: list[str]
+) -> None:
+    held = [prose(f"held {number}") for number in range(5)]
+    pieces = parts(count)(held[3])
+    with_pieces = [f"{prose(f'own {n}', 1)} {pieces[n % count]}" for n in range(rows)]
+    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*with_pieces, *others]))
+    assert found.documents.tolist() == [[3, number] for number in range(rows)]
+
+
 def rows_in_pieces(cut: Cut, letters: int = 16) -> Rows:
     """Letters, others with a piece of their replies each, and as many without."""
     rows = [letter(number, response=prose(f"reply {number}", 5)) for number in range(letters)]
