@@ -3,6 +3,7 @@
 A person must read the suggested recipe before the line of adapters runs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,17 +178,17 @@ def _set_levels(
     highest = ladder.levels[-1]
     named = facts.columns[fields["classification"]] if "classification" in fields else None
     own = named or _column_named("classification", facts)
-    words = [each for each in own.values if each not in ladder] if own is not None else []
+    words = _words_for_levels(own, ladder) if own is not None else {}
     if named is not None and words:
         levels = {folded(level): level for level in ladder.levels}
         choice = f"{FILL_IN}: {', '.join(ladder.levels)}"
         source["levels"] = {word: levels.get(folded(word), choice) for word in words}
         notes.append(
             f"levels: {counted(len(words), 'word')} of '{named.name}' stand in for levels: "
-            f"{', '.join(f'{word} ({named.values[word]:,})' for word in words)}. Give each its level."
+            f"{', '.join(f'{word} ({times:,})' for word, times in words.items())}. Give each its level."
         )
     elif own is not None and (words or own.long):
-        unknown = sum(own.values[each] for each in words)
+        unknown = sum(words.values())
         notes.append(
             f"classification: {unknown + own.long:,} of {facts.rows:,} rows have words in '{own.name}' that are no "
             f"levels of the ladder: quarantine. Give each word a level under `levels`, or rename the column and set "
@@ -199,6 +200,17 @@ def _set_levels(
     elif own is None or not own.filled:
         source["classification_floor"] = highest
         notes.append(f"classification: a row without a level of the ladder gets the highest: {highest}.")
+
+
+def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict[str, int]:
+    """Return word that is no level of the ladder -> number of rows. Spellings that count as one word are one, under
+    the first."""
+    words: dict[str, str] = {}
+    times = Counter[str]()
+    for value, count in column.values.items():
+        if value not in ladder:
+            times[words.setdefault(folded(value), value)] += count
+    return dict(times)
 
 
 def _fields(

@@ -403,7 +403,8 @@ def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
 
 def test_words_for_levels_are_written_into_the_recipe(tmp_path: Path) -> None:
     words = ["Public", "Internal", "سري", "Restreint"]
-    rows = [{**row, "classification": words[number % 4]} for number, row in ONE_TO_A_HUNDRED]
+    spellings = [*words, "public", "internal", "سرى", "RESTREINT"]
+    rows = [{**row, "classification": spellings[number % 8]} for number, row in ONE_TO_A_HUNDRED]
     source, notes = suggested(tmp_path / "a.jsonl", rows)
     choice = f"{FILL_IN}: {', '.join(LADDER)}"
     assert source["levels"] == {"Public": LADDER[0], "Internal": LADDER[1], "سري": choice, "Restreint": choice}
