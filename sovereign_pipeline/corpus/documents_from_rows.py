@@ -486,8 +486,8 @@ class Sample:
     """Words that are no level, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
     """Language -> number of documents."""
-    other_languages: list[str] = field(default_factory=list)
-    """Languages of documents in which no names are detected."""
+    other_languages: dict[str, list[int]] = field(default_factory=dict)
+    """Language in which no names are detected -> numbers of its rows."""
     not_read: list[str] = field(default_factory=list)
     """Columns that the recipe does not read."""
     share: float = 0.0
@@ -507,11 +507,13 @@ def sample_of(
     `detected`: languages in which the line detects names.
     """
     reader = SourceReader(source, path, limits, ladder, set())
-    languages, is_whole = Counter[str](), True
+    languages, other_languages, is_whole = Counter[str](), dict[str, list[int]](), True
     try:
         for outcome in reader:
             if isinstance(outcome, Document):
                 languages[outcome.language] += 1
+                if outcome.language not in detected:
+                    other_languages.setdefault(outcome.language, []).append(reader.row.number)
             if reader.count.rows >= rows:
                 is_whole = False
                 break
@@ -530,7 +532,7 @@ def sample_of(
         reasons=dict(Counter(count.reasons).most_common()),
         unknown_levels=format_levels(reader.unknown_levels),
         languages=dict(languages.most_common()),
-        other_languages=[language for language in languages if language not in detected],
+        other_languages=other_languages,
         not_read=reader.columns_not_read,
         share=count.quarantined / max(1, count.documents + count.quarantined),
     )
