@@ -28,6 +28,8 @@ _TIME = re.compile(
     r" *(?:[ap]\.?m\.?|ص|م|صباحا|مساء)? *(?:z|utc|gmt|[+-]\d\d:?\d\d)?(?: *\([a-z ]+\))?$"
 )
 _GREGORIAN = re.compile(r" *(?:م|ميلادي|ad|ce)\.?$")
+_HIJRI_YEAR = re.compile(r"1[34]\d\d")
+_AFTER_HIJRI = re.compile(r" *(?:ه|هجري|هجريه|ah|h)\.?$")
 _WEEKDAY = re.compile(
     r"^(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*|(?:يوم )?ال(?:سبت|احد|اثنين|ثلاثاء|اربعاء|خميس|جمعه))[,،.]? +"
 )
@@ -98,6 +100,13 @@ def days_in(text: str) -> Mapping[str, datetime.date]:
     return found
 
 
+def is_hijri(text: str) -> bool:
+    """Return whether a text is a date with a year of the Hijri calendar in four digits, such as 12/11/1445."""
+    plain = _AFTER_HIJRI.sub("", " ".join("".join(map(_plain, text[:LONGEST_DATE])).lower().split()))
+    match = _PARTS.fullmatch(_WEEKDAY.sub("", plain))
+    return match is not None and any(_HIJRI_YEAR.fullmatch(part) for part in (match[1], match[5]))
+
+
 def format_of_column(values: Mapping[str, int]) -> tuple[str, ...]:
     """Return the formats that read most values of a column: none if the values are no dates, and several if the values
     do not decide between them.
@@ -106,10 +115,12 @@ def format_of_column(values: Mapping[str, int]) -> tuple[str, ...]:
     """
     if len(values) > _SAMPLE and not format_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
-    counts = Counter[str]()
+    counts, latest = Counter[str](), datetime.date.today().year + 1
     for value, times in values.items():
-        for each in days_in(value):
-            counts[each] += times
+        for each, day in days_in(value).items():
+            # A later year in two digits is from another calendar: 45 is 1445, not 2045.
+            if day.year <= latest or _FULL_YEAR.search(each):
+                counts[each] += times
     most = max(counts.values(), default=0)
     if most < LEAST_DATED * sum(values.values()):
         return ()
@@ -121,6 +132,7 @@ LEAST_DATED = 0.9
 """Minimum share of a column's values in one format."""
 _SAMPLE = 1_000
 """Number of values by which most columns are found to hold no dates."""
+_FULL_YEAR = re.compile(f"yyyy|{UNIX}")
 _UNLIKELY = re.compile(r"mm\.dd|y+\W+dd|yy\W")
 """Pattern of formats that hardly anybody writes: the month first between dots, the day behind the year, and a year of
 two digits first."""

@@ -160,6 +160,12 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
             notes.append(f"date: '{column.name}' may be {' or '.join(formats)}: no row decides. Which is it?")
         return
     own = _column_named("date", facts)
+    notes += [
+        f"date: '{column.name}' holds years of the Hijri calendar, such as 1445. They are not converted: add a column "
+        f"with dates of the Gregorian calendar to the file."
+        for column in facts.columns.values()
+        if column.has_hijri_dates
+    ]
     if own is not None and (own.filled or has_header(facts.path)):
         notes.append(_about_an_unfit_column("date", own))
     else:

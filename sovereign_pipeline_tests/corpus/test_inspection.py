@@ -401,6 +401,15 @@ def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which is it?" in suggestion.notes
 
 
+@pytest.mark.parametrize("name", ["date", "Received"])
+def test_hijri_years_are_named_in_a_note(tmp_path: Path, name: str) -> None:
+    rows = [{**row, name: f"{1 + number % 28}/11/1445"} for number, row in ONE_TO_A_HUNDRED]
+    for row in rows if name != "date" else ():
+        del row["date"]
+    _, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert f"date: '{name}' holds years of the Hijri calendar, such as 1445" in notes
+
+
 def test_words_for_levels_are_written_into_the_recipe(tmp_path: Path) -> None:
     words = ["Public", "Internal", "سري", "Restreint"]
     spellings = [*words, "public", "internal", "سرى", "RESTREINT"]
