@@ -133,9 +133,9 @@ LEAST_DATED = 0.9
 _SAMPLE = 1_000
 """Number of values by which most columns are found to hold no dates."""
 _FULL_YEAR = re.compile(f"yyyy|{UNIX}")
-_UNLIKELY = re.compile(r"mm\.dd|y+\W+dd|yy\W")
+_UNLIKELY = re.compile(r"mm\.dd\.|y+\W+dd|yy mmm")
 """Pattern of formats that hardly anybody writes: the month first between dots, the day behind the year, and a year of
-two digits first."""
+two digits before the name of a month."""
 _ORDERS = ("dmy", "mdy", "ymd", "ydm")
 
 

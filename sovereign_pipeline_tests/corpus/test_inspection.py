@@ -331,7 +331,6 @@ FORMATS = {
     "%d %B %Y": "dd mmm yyyy",
     "%B %d, %Y": "mmm dd yyyy",
     "%a, %d %b %Y %H:%M:%S +0000": "dd mmm yyyy",
-    "%d.%m.%y": "dd.mm.yy",
     "%m/%d/%Y %I:%M %p": "mm/dd/yyyy",
     "%Y/%m/%d": "yyyy/mm/dd",
     "%d.%m.%Y, %H:%M": "dd.mm.yyyy",
