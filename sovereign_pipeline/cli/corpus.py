@@ -135,7 +135,8 @@ def _print_facts(facts: FileFacts) -> None:
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], "Columns")
     for column in facts.columns.values():
         if column.date_formats:
-            out.print(f"  '{escape(column.name)}' has dates as {escape(' or '.join(column.date_formats))}")
+            formats = " and ".join(map(" or ".join, column.date_formats))
+            out.print(f"  '{escape(column.name)}' has dates as {escape(formats)}")
         if column.states:
             out.print(f"[yellow]•[/] {escape(about_states(column))}")
     for sentence in about_layout(facts):

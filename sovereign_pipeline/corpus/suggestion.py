@@ -151,13 +151,13 @@ def _set_columns_that_are_not_there(
 def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
     if "date" in fields:
         column = facts.columns[fields["date"]]
-        formats = column.date_formats
-        if len(formats) == 1:
-            source["date"] = {"format": formats[0]}
-            notes.append(f"date: '{column.name}' is read as {formats[0]}.")
+        formats = [" or ".join(alternatives) for alternatives in column.date_formats]
+        if any(len(alternatives) > 1 for alternatives in column.date_formats):
+            source["date"] = {"format": f"{FILL_IN}: {' and '.join(formats)}"}
+            notes.append(f"date: '{column.name}' may be {' and '.join(formats)}: no row decides. Which is it?")
         elif formats:
-            source["date"] = {"format": f"{FILL_IN}: {' or '.join(formats)}"}
-            notes.append(f"date: '{column.name}' may be {' or '.join(formats)}: no row decides. Which is it?")
+            source["date"] = {"format": formats if len(formats) > 1 else formats[0]}
+            notes.append(f"date: '{column.name}' is read as {' and '.join(formats)}.")
         return
     own = _column_named("date", facts)
     notes += [

@@ -392,6 +392,13 @@ def test_iso_dates_among_others_are_read_too(tmp_path: Path) -> None:
     assert source["date"] == {"format": "dd.mm.yyyy"} and all(outcome_of(path, source))
 
 
+def test_two_formats_of_dates_are_suggested_and_read(tmp_path: Path) -> None:
+    rows = [{**row, "date": ("13.2.2024", "5 June 2024")[number % 2]} for number, row in ONE_TO_A_HUNDRED]
+    path = csv_file(tmp_path / "a.csv", rows)
+    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    assert source["date"] == {"format": ["dd.mm.yyyy", "dd mmm yyyy"]} and all(outcome_of(path, source))
+
+
 def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     rows = [{**row, "date": f"0{1 + number % 9}/0{1 + number % 7}/2024"} for number, row in ONE_TO_A_HUNDRED]
     path = csv_file(tmp_path / "a.csv", rows)
