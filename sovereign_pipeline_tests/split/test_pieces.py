@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
@@ -176,6 +177,15 @@ def test_no_letter_is_held_out_whose_pieces_are_trained(tmp_path: Path, cut: str
         pieces = CUTS[cut](rows[number]["response"])
         assert sum(piece in trained for piece in pieces) < len(pieces) / 2
     assert assignment.check.found["text_in_pieces"] == 0
+
+
+@pytest.mark.parametrize("by_date", [False, True])
+def test_a_corpus_that_pieces_tie_together_is_refused_with_their_number(tmp_path: Path, by_date: bool) -> None:
+    """Seven letters of three parts each. Every part stands in three of them, and any two letters share one part."""
+    replies = [" ".join(prose(f"part {(n + step) % 7}", 5) for step in (0, 1, 3)) for n in range(7)]
+    rows = [letter(n, response=reply, request=prose(f"request {n}", 2)) for n, reply in enumerate(replies)]
+    with pytest.raises(InputError, match=r"\d documents? ha\w+ a text of which other documents contain half"):
+        assigned(tmp_path, rows, Split(by_date=by_date))
 
 
 REPLY = prose("the reply that is held out", 6)
