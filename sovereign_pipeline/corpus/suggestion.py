@@ -100,7 +100,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
         source["role"] = "preferences"
     source["columns"] = {field: column for field, column in fields.items() if field != column}
     source["constants"] = dict[str, str]()
-    _set_columns_that_are_not_there(facts, path, fields, source, notes)
+    _set_columns_that_are_not_there(facts, fields, source, notes)
     _set_date(facts, fields, source, notes)
     _note_ids(facts, fields, source, notes)
     notes += _about_empty_cells(facts, fields)
@@ -129,14 +129,20 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 
 
 def _set_columns_that_are_not_there(
-    facts: FileFacts, path: Path, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
+    facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
 ) -> None:
     """Add constants for the fields that no column has, and find the language by the text."""
     for name in ("department", "author", "subject", "language"):
+        if name == "language" and name in fields and (empty := _empty_cells(facts, fields[name])):
+            source["language_from_text"] = True
+            notes.append(
+                f"language: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{fields[name]}': the language "
+                f"is found by its letters."
+            )
         if name in fields or (name == "subject" and facts.layout is not None):
             continue
         own = _column_named(name, facts)
-        if own is not None and (own.filled or (has_header(path) and name == "language")):
+        if own is not None and own.filled:
             notes.append(_about_an_unfit_column(name, own))
         elif name == "language":
             source["language_from_text"] = True
@@ -308,17 +314,22 @@ def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
 
 
 def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
-    """Return notes on fields that are empty in some rows. Ids and levels have their own notes."""
+    """Return notes on fields that are empty in some rows. Ids, levels and languages have their own notes."""
     notes = []
     for name, column in fields.items():
-        empty = facts.rows - facts.broken.total() - facts.columns[column].filled
-        if not empty or name in ("id", "classification"):
+        empty = _empty_cells(facts, column)
+        if not empty or name in ("id", "classification", "language"):
             continue
         follows = "quarantine"
         if name in ("author", "department"):
             follows = "read without it" + (", or quarantine with `split.by_author`" if name == "author" else "")
         notes.append(f"{name}: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{column}': {follows}.")
     return notes
+
+
+def _empty_cells(facts: FileFacts, column: str) -> int:
+    """Return the number of rows with nothing in a column."""
+    return facts.rows - facts.broken.total() - facts.columns[column].filled
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:

@@ -560,6 +560,18 @@ def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) ->
     assert not [note for note in notes if note.startswith(("request:", "date:", "case:"))]
 
 
+def test_the_language_of_rows_without_one_is_found_by_their_text(tmp_path: Path) -> None:
+    rows = [letter(number) for number in range(20)]
+    for row in rows[:3]:
+        row["language"] = ""
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert source["language_from_text"] is True and all(outcome_of(tmp_path / "a.jsonl", source))
+    assert "language: 3 rows of 20 with nothing in 'language': the language is found by its letters." in notes
+    for row in rows:
+        row["language"] = ""
+    assert suggested(tmp_path / "a.jsonl", rows)[0]["language_from_text"] is True
+
+
 def test_links_are_compared_with_ids_as_the_run_compares_them(tmp_path: Path) -> None:
     rows = [{**letter(number), "id": f"PRM–{number}", "linked": f"prm-{number ^ 1}"} for number in range(20)]
     (found,) = link_columns(written(tmp_path / "a.jsonl", rows))
