@@ -104,7 +104,8 @@ def sources_look(
     """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
 
     No letter, name or identifier is shown: only the names of columns, and the values of a column that holds nothing
-    but a few known words of levels, languages, labels or states, each of them often.
+    but a few known words of levels, languages, labels or states, each of them often. A recipe also names the words of
+    a column of levels with at most 12 different ones, each of which at least 3 rows have.
     """
     settings = Settings.from_environment()
     facts = inspect_file(file)

@@ -30,6 +30,8 @@ TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
 LEAST_MARKUP = 0.5
 """Minimum share of values with certain markup to treat a column as HTML. Plain letters contain `<` too."""
+LEAST_ROWS_OF_A_WORD = 3
+"""Minimum number of rows with a word of a column of levels that is shown. A rarer one may be a name."""
 LEAST_LETTERS = 15
 """Minimum mean length in characters of a column that may hold requests or replies."""
 
@@ -194,11 +196,18 @@ def _set_levels(
     if named is not None and words:
         levels = {folded(level): level for level in ladder.levels}
         choice = f"{FILL_IN}: {', '.join(ladder.levels)}"
-        source["levels"] = {word: levels.get(folded(word), choice) for word in words}
-        notes.append(
-            f"levels: {counted(len(words), 'word')} of '{named.name}' stand in for levels: "
-            f"{', '.join(f'{word} ({times:,})' for word, times in words.items())}. Give each its level."
-        )
+        shown = {word: times for word, times in words.items() if times >= LEAST_ROWS_OF_A_WORD}
+        if shown:
+            source["levels"] = {word: levels.get(folded(word), choice) for word in shown}
+            notes.append(
+                f"levels: {counted(len(shown), 'word')} of '{named.name}' stand in for levels: "
+                f"{', '.join(f'{word} ({times:,})' for word, times in shown.items())}. Give each its level."
+            )
+        if len(shown) < len(words):
+            notes.append(
+                f"levels: {counted(len(words) - len(shown), 'word')} of '{named.name}' with fewer than "
+                f"{LEAST_ROWS_OF_A_WORD} rows each are not shown, because they may be names. Give them levels too."
+            )
     elif own is not None and (words or own.long):
         unknown = sum(words.values())
         notes.append(

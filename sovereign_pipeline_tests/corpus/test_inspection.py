@@ -407,6 +407,20 @@ def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which is it?" in suggestion.notes
 
 
+@pytest.mark.security_case(
+    "A file's column of levels holds a name in one or two rows, and a recipe is suggested",
+    "only words that at least three rows have are shown",
+)
+def test_rare_words_of_a_column_of_levels_are_only_counted(tmp_path: Path) -> None:
+    rows = [{**row, "classification": "Restreint"} for _, row in ONE_TO_A_HUNDRED]
+    rows[7]["classification"] = rows[8]["classification"] = "Salim Harthi"
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert [*source["levels"]] == ["Restreint"] and "Salim" not in notes
+    assert "levels: 1 word of 'classification' with fewer than 3 rows each are not shown" in notes
+    source, notes = suggested(tmp_path / "a.jsonl", rows[7:9])
+    assert "levels" not in source and "Salim" not in notes
+
+
 @pytest.mark.parametrize("name", ["date", "Received"])
 def test_hijri_years_are_named_in_a_note(tmp_path: Path, name: str) -> None:
     rows = [{**row, name: f"{1 + number % 28}/11/1445"} for number, row in ONE_TO_A_HUNDRED]
