@@ -310,7 +310,11 @@ def _asked(question: str, known: set[str]) -> list[str] | None:
 
 
 def _print_row(each: PreviewedRow) -> None:
-    out.rule(f"{escape(each.id)} · {escape(each.case)}", align="left")
+    title = f"{escape(each.id)} · {escape(each.case)}"
+    if out.is_terminal:
+        out.rule(title, align="left")
+    else:
+        out.print(title)
     for field in each.fields:
         spans = [(found.start, found.end, found.kind) for found in field.replaced]
         out.print(f"[bold]{field.name}[/]")
