@@ -104,7 +104,8 @@ def sources_look(
     """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
 
     No letter, name or identifier is shown: only the names of columns, and the values of a column that holds nothing
-    but a few known words of levels, languages, labels or states, each of them often.
+    but a few known words of levels, languages, labels or states, each of them often. A recipe also names the words of
+    a column of levels with at most 12 different ones, each of which at least 3 rows have.
     """
     settings = Settings.from_environment()
     facts = inspect_file(file)
@@ -135,7 +136,8 @@ def _print_facts(facts: FileFacts) -> None:
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], "Columns")
     for column in facts.columns.values():
         if column.date_formats:
-            out.print(f"  '{escape(column.name)}' has dates as {escape(' or '.join(column.date_formats))}")
+            formats = " and ".join(map(" or ".join, column.date_formats))
+            out.print(f"  '{escape(column.name)}' has dates as {escape(formats)}")
         if column.states:
             out.print(f"[yellow]•[/] {escape(about_states(column))}")
     for sentence in about_layout(facts):
@@ -308,7 +310,11 @@ def _asked(question: str, known: set[str]) -> list[str] | None:
 
 
 def _print_row(each: PreviewedRow) -> None:
-    out.rule(f"{escape(each.id)} · {escape(each.case)}", align="left")
+    title = f"{escape(each.id)} · {escape(each.case)}"
+    if out.is_terminal:
+        out.rule(title, align="left")
+    else:
+        out.print(title)
     for field in each.fields:
         spans = [(found.start, found.end, found.kind) for found in field.replaced]
         out.print(f"[bold]{field.name}[/]")

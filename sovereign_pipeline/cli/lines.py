@@ -304,10 +304,11 @@ def _print_sample(sample: Sample, most: float) -> None:
         out.print(f"    {count:,}: {escape(reason)}")
     if sample.unknown_levels:
         out.print(f"    no levels of the ladder, to be mapped under `levels`: {escape(sample.unknown_levels)}")
-    if sample.other_languages:
+    for language, numbers in sample.other_languages.items():
         out.print(
-            f"[red]✗[/] {escape(sample.source)}: no names are detected in {', '.join(sample.other_languages)}; name a "
-            f"model under privacy.name_models, or leave these rows out with `where`"
+            f"[red]✗[/] {escape(sample.source)}: no names are detected in {language} "
+            f"({'row' if len(numbers) == 1 else 'rows'} {and_more(numbers)}); name a model under privacy.name_models, "
+            f"or leave these rows out with `exclude`"
         )
     if sample.not_read:
         out.print(f"    not read: {escape(and_more(sample.not_read))}")

@@ -4,7 +4,7 @@ import datetime
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,9 @@ _TIME = re.compile(
     r" *(?:[ap]\.?m\.?|ص|م|صباحا|مساء)? *(?:z|utc|gmt|[+-]\d\d:?\d\d)?(?: *\([a-z ]+\))?$"
 )
 _GREGORIAN = re.compile(r" *(?:م|ميلادي|ad|ce)\.?$")
+_ARABIC_DATE_SEPARATOR = "\u060d"
+_HIJRI_YEAR = re.compile(r"1[34]\d\d")
+_AFTER_HIJRI = re.compile(r" *(?:ه|هجري|هجريه|ah|h)\.?$")
 _WEEKDAY = re.compile(
     r"^(?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*|(?:يوم )?ال(?:سبت|احد|اثنين|ثلاثاء|اربعاء|خميس|جمعه))[,،.]? +"
 )
@@ -98,36 +101,71 @@ def days_in(text: str) -> Mapping[str, datetime.date]:
     return found
 
 
-def format_of_column(values: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the formats that read most values of a column: none if the values are no dates, and several if the values
-    do not decide between them.
+def is_hijri(text: str) -> bool:
+    """Return whether a text is a date with a year of the Hijri calendar in four digits, such as 12/11/1445."""
+    plain = _AFTER_HIJRI.sub("", " ".join("".join(map(_plain, text[:LONGEST_DATE])).lower().split()))
+    match = _PARTS.fullmatch(_WEEKDAY.sub("", plain))
+    return match is not None and any(_HIJRI_YEAR.fullmatch(part) for part in (match[1], match[5]))
 
-    `values`: value -> number of rows.
+
+def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    """Return the formats that together read most values of a column: none if the values are no dates.
+
+    A format is given with its alternatives, if the values do not decide between them. `values`: value -> number of
+    rows.
     """
-    if len(values) > _SAMPLE and not format_of_column(dict(islice(values.items(), _SAMPLE))):
+    if len(values) > _SAMPLE and not formats_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
-    counts = Counter[str]()
+    left, found, read = dict(values), list[tuple[str, ...]](), 0
+    while not found or read < LEAST_DATED * sum(values.values()):
+        best, most = _best_formats(left)
+        if not most or len(found) == MOST_FORMATS:
+            return ()
+        found.append(best)
+        read += most
+        left = {value: times for value, times in left.items() if not days_in(value).keys() >= {*best}}
+    return tuple(found) if len(found) == 1 or not any(_is_read_twice(value, found) for value in values) else ()
+
+
+def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
+    """Return the formats that read most values, with the number of these values' rows."""
+    counts, latest = Counter[str](), datetime.date.today().year + 1
     for value, times in values.items():
-        for each in days_in(value):
-            counts[each] += times
+        for each, day in days_in(value).items():
+            # A later year in two digits is from another calendar: 45 is 1445, not 2045.
+            if day.year <= latest or _FULL_YEAR.search(each):
+                counts[each] += times
     most = max(counts.values(), default=0)
-    if most < LEAST_DATED * sum(values.values()):
-        return ()
     best = [each for each in counts if counts[each] == most]
-    return tuple(sorted([each for each in best if not _UNLIKELY.match(each)] or best))
+    best = [each for each in best if any({best[0], each} <= days_in(value).keys() for value in values)]
+    return tuple(sorted([each for each in best if not _UNLIKELY.match(each)] or best)), most
+
+
+def _is_read_twice(value: str, formats: Sequence[tuple[str, ...]]) -> bool:
+    """Return whether several of the formats read a value, as different days."""
+    days = days_in(value)
+    of_each = [{days[each] for each in alternatives if each in days} for alternatives in formats]
+    return sum(map(bool, of_each)) > 1 and len(set[datetime.date]().union(*of_each)) > 1
 
 
 LEAST_DATED = 0.9
-"""Minimum share of a column's values in one format."""
+"""Minimum share of a column's values in its formats."""
+MOST_FORMATS = 2
+"""Maximum number of formats of one column."""
 _SAMPLE = 1_000
 """Number of values by which most columns are found to hold no dates."""
-_UNLIKELY = re.compile(r"mm\.dd|y+\W+dd|yy\W")
+_FULL_YEAR = re.compile(f"yyyy|{UNIX}")
+_UNLIKELY = re.compile(r"mm\.dd\.|y+\W+dd|yy mmm")
 """Pattern of formats that hardly anybody writes: the month first between dots, the day behind the year, and a year of
-two digits first."""
+two digits before the name of a month."""
 _ORDERS = ("dmy", "mdy", "ymd", "ydm")
 
 
 def _plain(character: str) -> str:
+    if unicodedata.category(character) == "Pd":
+        return "-"
+    if character == _ARABIC_DATE_SEPARATOR:
+        return "/"
     digit = unicodedata.decimal(character, None)
     return str(digit) if digit is not None else compared_as(character)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from sovereign_pipeline.base.errors import PrivacyError, SourceError, SovereignError, place_of
+from sovereign_pipeline.base.errors import PrivacyError, RecipeError, SourceError, SovereignError, place_of
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
@@ -167,6 +167,8 @@ class SourceReader:
             screen: keeps personal data out of the columns; None to keep the columns as they are.
             known_ids: returns the keys of the ids of all rows of all sources (`row_keys`).
             needs_author: whether a row without an author is broken, because the split is by author.
+
+        Raises RecipeError if two spellings of one word have different levels.
         """
         self._screen = screen
         self.source = source
@@ -188,7 +190,7 @@ class SourceReader:
         self._not_wanted: dict[str, Counter[str]] = {}
         self._needs_author = needs_author
         self._date_formats = source.date.formats if source.date else ()
-        self._levels = {folded(word): level for word, level in source.levels.items()}
+        self._levels = _levels_by_word(source)
         self.unknown_levels = Counter[str]()
         """Word for a classification level that the recipe does not know -> number of rows."""
 
@@ -484,8 +486,8 @@ class Sample:
     """Words that are no level, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
     """Language -> number of documents."""
-    other_languages: list[str] = field(default_factory=list)
-    """Languages of documents in which no names are detected."""
+    other_languages: dict[str, list[int]] = field(default_factory=dict)
+    """Language in which no names are detected -> numbers of its rows."""
     not_read: list[str] = field(default_factory=list)
     """Columns that the recipe does not read."""
     share: float = 0.0
@@ -505,11 +507,13 @@ def sample_of(
     `detected`: languages in which the line detects names.
     """
     reader = SourceReader(source, path, limits, ladder, set())
-    languages, is_whole = Counter[str](), True
+    languages, other_languages, is_whole = Counter[str](), dict[str, list[int]](), True
     try:
         for outcome in reader:
             if isinstance(outcome, Document):
                 languages[outcome.language] += 1
+                if outcome.language not in detected:
+                    other_languages.setdefault(outcome.language, []).append(reader.row.number)
             if reader.count.rows >= rows:
                 is_whole = False
                 break
@@ -528,7 +532,7 @@ def sample_of(
         reasons=dict(Counter(count.reasons).most_common()),
         unknown_levels=format_levels(reader.unknown_levels),
         languages=dict(languages.most_common()),
-        other_languages=[language for language in languages if language not in detected],
+        other_languages=other_languages,
         not_read=reader.columns_not_read,
         share=count.quarantined / max(1, count.documents + count.quarantined),
     )
@@ -596,6 +600,19 @@ def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: s
 
 def _not_as_taken(path: Path, problem: str) -> SourceError:
     return SourceError(f"{path}: {problem}.", "Take rated answers in again, or remove the source from the recipe.")
+
+
+def _levels_by_word(source: Source) -> dict[str, str]:
+    """Return the recipe's level of each word, by the spelling in which words are compared."""
+    levels: dict[str, str] = {}
+    for word, level in source.levels.items():
+        if levels.setdefault(folded(word), level) != level:
+            raise RecipeError(
+                f"`levels` of source '{source.name}' gives '{word}' the level {level}, and another spelling of it the "
+                f"level {levels[folded(word)]}. Both are one word.",
+                "Give the word one level.",
+            )
+    return levels
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from sovereign_pipeline.corpus.columns import (
     plain,
     resembles_a_name,
 )
-from sovereign_pipeline.corpus.dates import LEAST_DATED, format_of_column, is_iso
+from sovereign_pipeline.corpus.dates import LEAST_DATED, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import Role, RowRejected
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
 from sovereign_pipeline.corpus.layouts import Layout, layout_of, turns_of
@@ -220,13 +220,19 @@ class ColumnFacts:
         return self.filled > 0 and self.dates >= LEAST_DATED * self.filled
 
     @cached_property
-    def date_formats(self) -> tuple[str, ...]:
-        """Return the formats of the dates that are not ISO: none if there are no such dates, several if nothing
-        decides between them."""
+    def date_formats(self) -> tuple[tuple[str, ...], ...]:
+        """Return the formats of the dates that are not ISO, each with its alternatives if nothing decides between
+        them. None if there are no such dates."""
         if self.is_dated or self.values.total() < LEAST_DATED * self.filled:
             return ()
-        found = format_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
-        return found if found != (UNIX,) or is_named_as_date(self.name) else ()
+        found = formats_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
+        return found if found != ((UNIX,),) or is_named_as_date(self.name) else ()
+
+    @property
+    def has_hijri_dates(self) -> bool:
+        """Return whether the column holds dates of the Hijri calendar."""
+        hijri = sum(times for value, times in self.values.items() if is_hijri(value))
+        return self.filled > 0 and hijri >= LEAST_DATED * self.filled
 
     @property
     def has_few_words(self) -> bool:

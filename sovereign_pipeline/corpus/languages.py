@@ -1,13 +1,15 @@
 """Find the language of a text by its script and, within a script, by the most common words of languages.
 
 Limits: a text is in its script's most likely language unless the common words of another one are at least MOSTLY of
-its words. So lists, tables and texts below LEAST_WORDS words are in the most likely one, and so are texts in languages
-that `common_words.txt` does not list.
+its words, and at least LEAST_COMMON. Names are left out: words with a capital letter, and the words beside them. So
+lists, tables and texts below LEAST_WORDS words are in the most likely one, and so are texts in languages that
+`common_words.txt` does not list.
 """
 
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,11 @@ LEAST_LETTERS = 20
 LEAST_WORDS = 8
 MOSTLY = 0.15
 """Minimum share of common words in a text that is not in its script's most likely language."""
+LEAST_COMMON, LEAST_DIFFERENT = 5, 3
+"""Minimum number of common words, and of different ones, in such a text."""
+_MOSTLY_BESIDE_NOUNS = 0.25
+"""Minimum share in a language that writes nouns with capitals. Its words beside such words count too."""
+_NOUNS_IN_CAPITALS = ("de",)
 _MOST_CHARACTERS, _MOST_WORDS = 4_000, 400
 
 _SCRIPTS = {
@@ -49,6 +56,7 @@ _LANGUAGES_OF = {
 """Script -> languages that are written in it, the most likely one first."""
 _SCRIPT_OF = {language: script for script, languages in _LANGUAGES_OF.items() for language in languages.split()}
 _WORD = re.compile(r"[^\W\d_]{2,}")
+_END_OF_SENTENCE = re.compile(r"[.!?:\n]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 _TAG = re.compile(r"<[^<>]*>")
 _CLOSE = (
@@ -103,15 +111,35 @@ def _of_script(text: str, script: str) -> str:
 
 def _surely_other(text: str, script: str, language: str) -> str | None:
     """Return the language of the script that has many more of the text's words than the given one, or None."""
-    words = [word.casefold() for word in _WORD.findall(_TAG.sub(" ", text[:_MOST_CHARACTERS]))][:_MOST_WORDS]
+    text = _TAG.sub(" ", text[:_MOST_CHARACTERS])
+    words = [*_WORD.finditer(text.lower() if text.isupper() else text)][:_MOST_WORDS]
     if len(words) < LEAST_WORDS:
         return None
     common = _languages_of_words()
-    counts = Counter(each for word in words for each in common.get(word, ()) if _SCRIPT_OF[each] == script)
-    found, most = next(iter(counts.most_common(1)), (language, 0))
-    different = len({word for word in words if found in common.get(word, ())})
-    is_sure = different > 1 and most >= max(MOSTLY * len(words), 2 * counts[language])
-    return found if found != language and is_sure else None
+    own = sum(language in common.get(word[0].casefold(), ()) for word in words)
+    found = Counter[tuple[str, str]]()
+    for word, may_be_name in zip(words, _may_be_names(words), strict=True):
+        for each in common.get(word[0], ()):
+            if _SCRIPT_OF[each] == script and each != language and (not may_be_name or each in _NOUNS_IN_CAPITALS):
+                found[each, word[0]] += 1
+    times = Counter[str]()
+    for (each, _), count in found.items():
+        times[each] += count
+    other, most = next(iter(times.most_common(1)), (language, 0))
+    different = sum(each == other for each, _ in found)
+    mostly = _MOSTLY_BESIDE_NOUNS if other in _NOUNS_IN_CAPITALS else MOSTLY
+    is_sure = different >= LEAST_DIFFERENT and most >= max(LEAST_COMMON, mostly * len(words), 2 * own)
+    return other if is_sure else None
+
+
+def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
+    """Return for each word whether it has a capital letter within a sentence, or stands beside one that has."""
+    has_capital = [False]
+    for before, word in itertools.pairwise(words):
+        is_first = _END_OF_SENTENCE.search(word.string, before.end(), word.start()) is not None
+        has_capital.append(word[0][0].isupper() and not is_first)
+    beside = zip([False, *has_capital], has_capital, [*has_capital[1:], False], strict=False)
+    return [any(each) for each in beside]
 
 
 @cache

@@ -9,7 +9,7 @@ system turn comes first, without a mark. No turn is dropped.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from sovereign_pipeline.corpus.document import Role, RowRejected
 
@@ -81,8 +81,8 @@ def _chatgpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequen
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
         raise RowRejected("no tree of messages under mapping")
     ends = [name for name, node in nodes.items() if not node.get("children")]
-    name, path, seen = row.get("current_node") or (ends[-1] if ends else None), list[Turn](), set[Any]()
-    while name in nodes and name not in seen:
+    name, path, seen = row.get("current_node") or (ends[-1] if ends else None), list[Turn](), set[str]()
+    while _is_name(name) and name in nodes and name not in seen:
         seen.add(name)
         path += [turn] if (turn := _node(nodes[name].get("message"))) else []
         name = nodes[name].get("parent")
@@ -96,6 +96,13 @@ def _chatgpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequen
         turns.pop()  # a question that was not answered
     _check_order(turns, "assistant")
     return turns[:-1], [turns[-1].text]
+
+
+def _is_name(name: Any) -> TypeGuard[str]:
+    """Return whether a node of the tree is named; False at the tree's root. Raises RowRejected for another value."""
+    if not isinstance(name, str | None):
+        raise RowRejected("current_node or parent of a message is no name of a message")
+    return name is not None
 
 
 def _node(message: Any) -> Turn | None:

@@ -332,7 +332,8 @@ def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: I
     return Verdict(
         False,
         f"{message}, more than {MOST_IN_OTHER_LANGUAGE:.0%} ({named}): {and_more(wrong)}. Correct the column of "
-        f"languages, or take the constant away and set language_from_text: true. Leave out rows in two languages.",
+        f"languages, or take the constant away and set language_from_text: true. Leave out rows in two languages with "
+        f"`exclude`.",
         evidence,
         tuple({"document": id} for id in wrong),
     )

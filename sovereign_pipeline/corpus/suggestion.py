@@ -3,6 +3,7 @@
 A person must read the suggested recipe before the line of adapters runs.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
 LEAST_MARKUP = 0.5
 """Minimum share of values with certain markup to treat a column as HTML. Plain letters contain `<` too."""
+LEAST_ROWS_OF_A_WORD = 3
+"""Minimum number of rows with a word of a column of levels that is shown. A rarer one may be a name."""
 LEAST_LETTERS = 15
 """Minimum mean length in characters of a column that may hold requests or replies."""
 
@@ -99,7 +102,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
         source["role"] = "preferences"
     source["columns"] = {field: column for field, column in fields.items() if field != column}
     source["constants"] = dict[str, str]()
-    _set_columns_that_are_not_there(facts, path, fields, source, notes)
+    _set_columns_that_are_not_there(facts, fields, source, notes)
     _set_date(facts, fields, source, notes)
     _note_ids(facts, fields, source, notes)
     notes += _about_empty_cells(facts, fields)
@@ -128,14 +131,20 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 
 
 def _set_columns_that_are_not_there(
-    facts: FileFacts, path: Path, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
+    facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
 ) -> None:
     """Add constants for the fields that no column has, and find the language by the text."""
     for name in ("department", "author", "subject", "language"):
+        if name == "language" and name in fields and (empty := _empty_cells(facts, fields[name])):
+            source["language_from_text"] = True
+            notes.append(
+                f"language: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{fields[name]}': the language "
+                f"is found by its letters."
+            )
         if name in fields or (name == "subject" and facts.layout is not None):
             continue
         own = _column_named(name, facts)
-        if own is not None and (own.filled or (has_header(path) and name == "language")):
+        if own is not None and own.filled:
             notes.append(_about_an_unfit_column(name, own))
         elif name == "language":
             source["language_from_text"] = True
@@ -150,15 +159,21 @@ def _set_columns_that_are_not_there(
 def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
     if "date" in fields:
         column = facts.columns[fields["date"]]
-        formats = column.date_formats
-        if len(formats) == 1:
-            source["date"] = {"format": formats[0]}
-            notes.append(f"date: '{column.name}' is read as {formats[0]}.")
+        formats = [" or ".join(alternatives) for alternatives in column.date_formats]
+        if any(len(alternatives) > 1 for alternatives in column.date_formats):
+            source["date"] = {"format": f"{FILL_IN}: {' and '.join(formats)}"}
+            notes.append(f"date: '{column.name}' may be {' and '.join(formats)}: no row decides. Which is it?")
         elif formats:
-            source["date"] = {"format": f"{FILL_IN}: {' or '.join(formats)}"}
-            notes.append(f"date: '{column.name}' may be {' or '.join(formats)}: no row decides. Which is it?")
+            source["date"] = {"format": formats if len(formats) > 1 else formats[0]}
+            notes.append(f"date: '{column.name}' is read as {' and '.join(formats)}.")
         return
     own = _column_named("date", facts)
+    notes += [
+        f"date: '{column.name}' holds years of the Hijri calendar, such as 1445. They are not converted: add a column "
+        f"with dates of the Gregorian calendar to the file."
+        for column in facts.columns.values()
+        if column.has_hijri_dates
+    ]
     if own is not None and (own.filled or has_header(facts.path)):
         notes.append(_about_an_unfit_column("date", own))
     else:
@@ -177,17 +192,24 @@ def _set_levels(
     highest = ladder.levels[-1]
     named = facts.columns[fields["classification"]] if "classification" in fields else None
     own = named or _column_named("classification", facts)
-    words = [each for each in own.values if each not in ladder] if own is not None else []
+    words = _words_for_levels(own, ladder) if own is not None else {}
     if named is not None and words:
         levels = {folded(level): level for level in ladder.levels}
         choice = f"{FILL_IN}: {', '.join(ladder.levels)}"
-        source["levels"] = {word: levels.get(folded(word), choice) for word in words}
-        notes.append(
-            f"levels: {counted(len(words), 'word')} of '{named.name}' stand in for levels: "
-            f"{', '.join(f'{word} ({named.values[word]:,})' for word in words)}. Give each its level."
-        )
+        shown = {word: times for word, times in words.items() if times >= LEAST_ROWS_OF_A_WORD}
+        if shown:
+            source["levels"] = {word: levels.get(folded(word), choice) for word in shown}
+            notes.append(
+                f"levels: {counted(len(shown), 'word')} of '{named.name}' stand in for levels: "
+                f"{', '.join(f'{word} ({times:,})' for word, times in shown.items())}. Give each its level."
+            )
+        if len(shown) < len(words):
+            notes.append(
+                f"levels: {counted(len(words) - len(shown), 'word')} of '{named.name}' with fewer than "
+                f"{LEAST_ROWS_OF_A_WORD} rows each are not shown, because they may be names. Give them levels too."
+            )
     elif own is not None and (words or own.long):
-        unknown = sum(own.values[each] for each in words)
+        unknown = sum(words.values())
         notes.append(
             f"classification: {unknown + own.long:,} of {facts.rows:,} rows have words in '{own.name}' that are no "
             f"levels of the ladder: quarantine. Give each word a level under `levels`, or rename the column and set "
@@ -199,6 +221,17 @@ def _set_levels(
     elif own is None or not own.filled:
         source["classification_floor"] = highest
         notes.append(f"classification: a row without a level of the ladder gets the highest: {highest}.")
+
+
+def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict[str, int]:
+    """Return word that is no level of the ladder -> number of rows. Spellings that count as one word are one, under
+    the first."""
+    words: dict[str, str] = {}
+    times = Counter[str]()
+    for value, count in column.values.items():
+        if value not in ladder:
+            times[words.setdefault(folded(value), value)] += count
+    return dict(times)
 
 
 def _fields(
@@ -290,17 +323,22 @@ def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
 
 
 def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
-    """Return notes on fields that are empty in some rows. Ids and levels have their own notes."""
+    """Return notes on fields that are empty in some rows. Ids, levels and languages have their own notes."""
     notes = []
     for name, column in fields.items():
-        empty = facts.rows - facts.broken.total() - facts.columns[column].filled
-        if not empty or name in ("id", "classification"):
+        empty = _empty_cells(facts, column)
+        if not empty or name in ("id", "classification", "language"):
             continue
         follows = "quarantine"
         if name in ("author", "department"):
             follows = "read without it" + (", or quarantine with `split.by_author`" if name == "author" else "")
         notes.append(f"{name}: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{column}': {follows}.")
     return notes
+
+
+def _empty_cells(facts: FileFacts, column: str) -> int:
+    """Return the number of rows with nothing in a column."""
+    return facts.rows - facts.broken.total() - facts.columns[column].filled
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:

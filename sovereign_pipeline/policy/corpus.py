@@ -143,8 +143,8 @@ class Source(RecipeModel):
     """How dates are written; null: ISO only. `sovereign sources look --recipe` finds the format."""
 
     levels: dict[str, str] = Field(default={}, examples=[{"Internal": "INTERNAL", "سري": "CONFIDENTIAL"}])
-    """The file's word for a classification level -> level of the ladder. Letter case does not matter. A word that is
-    neither listed nor a level of the ladder then stops the line."""
+    """The file's word for a classification level -> level of the ladder. Letter case does not matter, so two spellings
+    of one word must have one level. A word that is neither listed nor a level of the ladder then stops the line."""
 
     language_from_text: bool = False
     """Find the language of each row without one by its letters: by the script, and within a script by common words."""

@@ -7,14 +7,14 @@ returns the finished JSON lines. Only the parent process writes.
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, SovereignError, place_of
-from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE, Countdown, and_more, counted
 from sovereign_pipeline.corpus.document import Document, jsonl_line
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Privacy
@@ -203,31 +203,39 @@ def _read_index(job: ScrubJob, progress: Progress) -> CorpusIndex:
     offsets = array("Q")
     cases: dict[str, array[int]] = {}
     languages: Counter[str] = Counter()
+    first_ids: dict[str, list[str]] = {}
     position = 0
     countdown = Countdown(progress, "privacy, reading the corpus", job.source.stat().st_size, "byte")
     with job.source.open("rb") as stream:
         for number, line in enumerate(stream):
             try:
                 row = json.loads(line)
-                case, language = row["case"], row["language"]
+                id, case, language = row["id"], row["case"], row["language"]
             except (ValueError, KeyError, TypeError):
                 raise not_a_document(job.source, f"line {number + 1}") from None
             offsets.append(position)
             cases.setdefault(folded(case), array("Q")).append(number)
             languages[language] += 1
+            if languages[language] <= IDS_IN_A_MESSAGE:
+                first_ids.setdefault(language, []).append(id)
             position += len(line)
             countdown.reached(position)
-    _reject_unknown_languages(job, languages)
+    _reject_unknown_languages(job, languages, first_ids)
     return CorpusIndex(offsets, list(cases.values()))
 
 
-def _reject_unknown_languages(job: ScrubJob, languages: Counter[str]) -> None:
+def _reject_unknown_languages(job: ScrubJob, languages: Counter[str], first_ids: Mapping[str, list[str]]) -> None:
     known = {*job.privacy.name_models, *job.privacy.patterns_only}
-    unknown = [f"{name} ({counted(rows, 'row')})" for name, rows in sorted(languages.items()) if name not in known]
+    unknown = [
+        f"{name} ({counted(rows, 'row')}: {', '.join(first_ids[name])}{', …' if rows > IDS_IN_A_MESSAGE else ''})"
+        for name, rows in sorted(languages.items())
+        if name not in known
+    ]
     if unknown:
         raise PrivacyError(
             f"Line {job.line}: no name detector for language {', '.join(unknown)}.",
-            "Name a model under privacy.name_models, or accept patterns alone under privacy.patterns_only.",
+            "Name a model under privacy.name_models, accept patterns alone under privacy.patterns_only, or leave these "
+            "rows out with `exclude`.",
         )
 
 

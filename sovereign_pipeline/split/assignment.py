@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.split.contained_texts import (
@@ -103,9 +104,11 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
         component_of = components(len(columns), features.ties.values(), tied)
         share, cut = recipe.held_out_share, None
         if recipe.by_date:
-            is_held_out, cut = hold_out_newest(columns.days, columns.is_preference, component_of, share)
+            is_held_out, cut = hold_out_newest(columns.days, columns.is_preference, component_of, share, len(pieces))
         else:
-            is_held_out = hold_out(columns.ids, columns.is_preference, component_of, share, recipe.seed, is_last)
+            is_held_out = hold_out(
+                columns.ids, columns.is_preference, component_of, share, recipe.seed, is_last, len(pieces)
+            )
         progress("checking every pair across the split for near-duplicates and contained texts")
         check = _check_crossing(features, is_held_out, rarity, boilerplate, recipe, scratch)
         late = np.concatenate((check.near_duplicates, check.texts.documents))
@@ -203,18 +206,20 @@ def hold_out(
     share: float,
     seed: int,
     is_last_choice: NDArray[np.bool_] | None = None,
+    in_pieces: int = 0,
 ) -> NDArray[np.bool_]:
     """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the letters.
 
     Preference documents follow their component. Components of only preference documents are then chosen in the same way
     until the same share of all preference documents is held out, as far as whole components allow while at least one
     stays for training. Components with a document of `is_last_choice` are chosen only if the others are too few. Raises
-    InputError if the letters cannot be on both sides.
+    InputError if the letters cannot be on both sides. `in_pieces`: number of documents that others contain in pieces,
+    for its message.
     """
     letters = Counter(component_of[~is_preference].tolist())
     preferences = Counter(component_of[is_preference].tolist())
     if len(letters) < 2:
-        raise _cannot_split(letters)
+        raise _cannot_split(letters, in_pieces)
     key_of: dict[int, str] = {}
     for id, component in zip(ids, component_of.tolist(), strict=True):
         if id < key_of.setdefault(component, id):
@@ -234,7 +239,11 @@ def hold_out(
 
 
 def hold_out_newest(
-    days: NDArray[np.int64], is_preference: NDArray[np.bool_], component_of: NDArray[np.int64], share: float
+    days: NDArray[np.int64],
+    is_preference: NDArray[np.bool_],
+    component_of: NDArray[np.int64],
+    share: float,
+    in_pieces: int = 0,
 ) -> tuple[NDArray[np.bool_], date]:
     """Return a mask of held-out documents and the cut day. Every component with a document of the cut day or later is
     held out.
@@ -242,19 +251,19 @@ def hold_out_newest(
     The cut day is the latest day for which these components have max(share, 10 %) of the letters. So every training
     document is older than the cut day, and every held-out component reaches it; its older documents are held out with
     it. Preference documents follow the same day. `days`: ordinals. Raises InputError if no letter would be left for
-    training.
+    training. `in_pieces`: as in `hold_out`.
     """
     newest = np.zeros(component_of.size, np.int64)
     np.maximum.at(newest, component_of, days)
     reaches = newest[component_of]
     of_letters = np.sort(reaches[~is_preference])[::-1]
     if of_letters.size == 0:
-        raise _cannot_split(Counter())
+        raise _cannot_split(Counter(), in_pieces)
     cut = int(of_letters[needed(max(share, MIN_SHARE), of_letters.size) - 1])
     if of_letters[-1] >= cut:
         raise InputError(
             f"By date, all {of_letters.size:,} letters of the corpus would be held out: each is of "
-            f"{date.fromordinal(cut)} or later, or tied to one that is.",
+            f"{date.fromordinal(cut)} or later, or tied to one that is.{_about_pieces(in_pieces)}",
             "Add older letters about other matters, or set split.by_date: false in the recipe.",
         )
     return reaches >= cut, date.fromordinal(cut)
@@ -304,13 +313,19 @@ def _position(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
-def _cannot_split(letters: Counter[int]) -> InputError:
+def _cannot_split(letters: Counter[int], in_pieces: int) -> InputError:
     if not letters:
         return InputError("The corpus has no letter to hold out.", "Add a source with the role 'letters'.")
     return InputError(
-        f"All {letters.total():,} letters of the corpus are tied together by case, links, near-duplicates or, with "
-        f"split.by_author, author. No slice can be held out without a leak.",
+        f"All {letters.total():,} letters of the corpus are tied together by case, links, near-duplicates, texts in "
+        f"pieces or, with split.by_author, author. No slice can be held out without a leak.{_about_pieces(in_pieces)}",
         "Add letters about other matters, correct case numbers and links in the sources, set split.by_author: false, "
-        "or "
-        "raise split.near_duplicate_jaccard.",
+        "or raise split.near_duplicate_jaccard.",
     )
+
+
+def _about_pieces(documents: int) -> str:
+    if not documents:
+        return ""
+    have = counted(documents, "document has", "documents have")
+    return f" {have} a text of which other documents contain half or more in pieces; leave such documents out."

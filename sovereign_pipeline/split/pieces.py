@@ -15,9 +15,12 @@ from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, FIELDS, 
 from sovereign_pipeline.split.shingles import runs_of_about
 from sovereign_pipeline.split.similarity import mixed
 
-LENGTHS = {32: 0.5, 64: 0.1, 128: 0.1}
-"""Number of letters in a run (a power of two: about 6, 13, 26 words) -> share of texts made of each other's runs from
-which runs of this length are common sentences of the corpus. The shortest run below its share is used."""
+LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
+"""Number of letters in a run (a power of two: about 6, 13, 26 words) -> share of texts made of common sentences from
+which runs of this length are not compared. The longest runs are always compared."""
+RELATED = 0.4
+"""Share of a text's letters in one document from which both are related, such as a letter and its draft. What only
+related documents share is no common sentence."""
 SHARE = 0.5
 """Share of a held-out text's letters in training texts from which the text counts as trained."""
 _SAMPLE = 1_000
@@ -40,24 +43,26 @@ class Pieces:
     """(n, 2) numbers of a held-out document and of a document with a piece of it; each pair once, ordered."""
     largest_share: float
     """Largest share of one held-out text in the other side's texts."""
-    letters: int | None
-    """Number of letters in the compared runs; None if the runs of every length are common sentences."""
+    letters: int
+    """Number of letters in the compared runs."""
 
     @property
     def remark(self) -> str:
         """Return a sentence if texts consist of common sentences, so that shorter pieces cannot be told from them."""
         if self.letters == min(LENGTHS):
             return ""
-        looked = f"only in runs of {self.letters} letters" if self.letters else "not at all"
-        return f" The texts consist of common sentences, so texts in pieces were looked for {looked}."
+        return (
+            f" The texts consist of common sentences, so texts in pieces were looked for only in runs of "
+            f"{self.letters} letters."
+        )
 
 
 def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pieces:
     """Return the held-out texts that the other side contains in pieces, with the documents that have the pieces.
 
     Only requests and replies of SHORT_WORDS words or more are compared. A run in more than BOILERPLATE_TEXTS different
-    texts is boilerplate and covers nothing. If many of the other side's texts consist of runs of each other, these are
-    common sentences, and longer runs are compared.
+    texts is boilerplate and covers nothing. If many of the other side's texts consist of runs of each other, without
+    being related, these are common sentences, and longer runs are compared.
 
     Args:
         counted: the texts, besides the held-out ones, by which boilerplate and forms are told; None for the other side.
@@ -65,37 +70,61 @@ def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pi
     corpus = other if counted is None else counted
     long, sample = _long(held_out), _long(corpus)
     sample = sample.subset(np.arange(0, len(sample), 1 + len(sample) // _SAMPLE))
-    for letters in LENGTHS:
-        pieces = _in_runs(letters, long, sample, held_out, other, corpus)
-        if pieces.letters:
+    for letters, most in LENGTHS.items():
+        runs = _Runs(letters, (long, sample))
+        in_corpus = runs.count(corpus)
+        is_rare = in_corpus + runs.count(held_out) <= BOILERPLATE_TEXTS
+        if _share_of_common_texts(sample, runs, is_rare & (in_corpus > 1), corpus) < most:
             break
-    return pieces
-
-
-def _in_runs(letters: int, long: Texts, sample: Texts, held_out: Texts, other: Texts, corpus: Texts) -> Pieces:
-    """Compare runs of one length."""
-    runs = _Runs(letters, (long, sample))
-    in_corpus = runs.count(corpus)
-    is_rare = in_corpus + runs.count(held_out) <= BOILERPLATE_TEXTS
-    shares_of_sample = _shares(sample, runs, is_rare & (in_corpus > 1))
     is_covered = is_rare & ((in_corpus if other is corpus else runs.count(other)) > 0)
     shares = _shares(long, runs, is_covered)
-    is_told = not len(sample) or (shares_of_sample >= SHARE).mean() < LENGTHS[letters]
-    is_found = (shares >= SHARE) & is_told
+    is_found = shares >= SHARE
     pieces, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for texts, _, hashes in runs.of(long) if is_found.any() else ():
         is_piece = is_found[texts] & is_covered[runs.places(hashes)]
         pieces.append(hashes[is_piece])
         owners.append(long.documents[texts[is_piece]])
     documents = _documents_with(letters, np.concatenate(pieces), np.concatenate(owners), other)
-    largest = round(float(shares.max(initial=0.0)), 4)
-    return Pieces(len(long), documents, largest, letters if is_told else None)
+    return Pieces(len(long), documents, round(float(shares.max(initial=0.0)), 4), letters)
+
+
+def _share_of_common_texts(sample: Texts, runs: "_Runs", may_be_common: NDArray[np.bool_], corpus: Texts) -> float:
+    """Return the share of sampled texts of which at least SHARE consists of runs that unrelated documents have."""
+    if not len(sample):
+        return 0.0
+    different, found = _different(corpus), [np.empty((0, 2), np.int64)]
+    for numbers, places in runs.found_in(different):
+        kept = may_be_common[places]
+        found.append(np.column_stack((places[kept], different.documents[numbers[kept]])))
+    holders = np.unique(np.concatenate(found), axis=0)
+    first = np.searchsorted(holders[:, 0], np.arange(may_be_common.size + 1))
+    sizes = np.maximum(sample.records.letters, 1)
+    common = 0
+    for numbers, starts, hashes in runs.of(sample):
+        places = runs.places(hashes)
+        times = np.diff(first)[places]
+        run = np.repeat(np.arange(numbers.size), times)
+        within = np.arange(run.size) - np.repeat(np.cumsum(times) - times, times)
+        text, document = numbers[run], holders[np.repeat(first[places], times) + within, 1]
+        _, pair = np.unique(text * (document.max(initial=0) + 1) + document, return_inverse=True)
+        order = np.argsort(pair, kind="stable")
+        in_document = _covered(pair[order], starts[run[order]], runs.letters)[pair]
+        is_unrelated = (in_document < RELATED * sizes[text]) & (document != sample.documents[text])
+        is_common = np.bincount(run[is_unrelated], minlength=numbers.size) > 0
+        in_common = _covered(numbers[is_common], starts[is_common], runs.letters, len(sample))
+        common += int((in_common >= SHARE * sizes).sum())
+    return common / len(sample)
 
 
 def _long(texts: Texts) -> Texts:
     """Return the different requests and replies of SHORT_WORDS words or more."""
     is_field = texts.records.fields != FIELDS.index("letter")
     return texts.subset(np.flatnonzero(texts.records.is_long & is_field)).distinct()
+
+
+def _different(texts: Texts) -> Texts:
+    """Return the texts without repeats."""
+    return texts.subset(np.flatnonzero(~texts.records.is_repeated)).distinct()
 
 
 class _Runs:
@@ -128,7 +157,7 @@ class _Runs:
     def count(self, texts: Texts) -> NDArray[np.int64]:
         """Return in how many different texts each run occurs."""
         counts = np.zeros(self.hashes.size, np.int64)
-        different = texts.subset(np.flatnonzero(~texts.records.is_repeated)).distinct()
+        different = _different(texts)
         for numbers, places in self.found_in(different):
             in_texts = _distinct(places * len(different) + numbers) // len(different)
             counts += np.bincount(in_texts, minlength=counts.size)
@@ -168,12 +197,18 @@ def _shares(texts: Texts, runs: _Runs, is_covered: NDArray[np.bool_]) -> NDArray
     covered = np.zeros(len(texts))
     for numbers, starts, hashes in runs.of(texts):
         kept = is_covered[runs.places(hashes)]
-        numbers, starts = numbers[kept], starts[kept]
-        reach = np.full(numbers.size, runs.letters)
-        is_same = numbers[1:] == numbers[:-1]
-        reach[:-1][is_same] = np.minimum(np.diff(starts), runs.letters)[is_same]
-        covered += np.bincount(numbers, reach, minlength=len(texts))
+        covered += _covered(numbers[kept], starts[kept], runs.letters, len(texts))
     return covered / np.maximum(texts.records.letters, 1)
+
+
+def _covered(
+    numbers: NDArray[np.int64], starts: NDArray[np.int64], letters: int, count: int = 0
+) -> NDArray[np.float64]:
+    """Return how many letters the runs of each number cover. The runs are ordered by number and start."""
+    reach = np.full(numbers.size, letters)
+    is_same = numbers[1:] == numbers[:-1]
+    reach[:-1][is_same] = np.minimum(np.diff(starts), letters)[is_same]
+    return np.bincount(numbers, reach, count).astype(np.float64)
 
 
 def _documents_with(

@@ -103,7 +103,7 @@ class PieceCounts(Frozen):
     documents: int
     """Number of documents that were held out last, or tied, because others contain half of a text in pieces."""
     least_share: float = SHARE
-    letters_of_a_run: int | None
+    letters_of_a_run: int
 
 
 class CrossingMethod(Frozen):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.errors import RecipeError, SourceError
 from sovereign_pipeline.corpus.columns import ColumnNames
 from sovereign_pipeline.corpus.document import Document, RowRejected
 from sovereign_pipeline.corpus.folding import folded
@@ -94,6 +94,17 @@ def test_a_row_without_the_level_that_other_rows_have_goes_to_quarantine(
     (document,), (broken,) = read(path, **given)
     assert document.id == "R-00001"
     assert broken.reason == "no column 'classification', in which other rows have their level"
+
+
+@pytest.mark.security_case(
+    "A recipe gives two spellings of one word for a level, such as Secret and secret, different levels",
+    "the recipe is refused before a row is read",
+)
+@pytest.mark.parametrize("spelling", ["secret", "SECRET ", "Ｓｅｃｒｅｔ"])
+def test_spellings_of_a_word_must_have_one_level(tmp_path: Path, spelling: str) -> None:
+    levels = {"Secret": "SECRET", spelling: "PUBLIC"}
+    with pytest.raises(RecipeError, match="Both are one word"):
+        read(write(tmp_path / "letters.jsonl", letter(1, classification="Secret")), levels=levels)
 
 
 def test_a_file_without_levels_has_the_level_of_its_source(tmp_path: Path) -> None:

@@ -331,7 +331,6 @@ FORMATS = {
     "%d %B %Y": "dd mmm yyyy",
     "%B %d, %Y": "mmm dd yyyy",
     "%a, %d %b %Y %H:%M:%S +0000": "dd mmm yyyy",
-    "%d.%m.%y": "dd.mm.yy",
     "%m/%d/%Y %I:%M %p": "mm/dd/yyyy",
     "%Y/%m/%d": "yyyy/mm/dd",
     "%d.%m.%Y, %H:%M": "dd.mm.yyyy",
@@ -393,6 +392,13 @@ def test_iso_dates_among_others_are_read_too(tmp_path: Path) -> None:
     assert source["date"] == {"format": "dd.mm.yyyy"} and all(outcome_of(path, source))
 
 
+def test_two_formats_of_dates_are_suggested_and_read(tmp_path: Path) -> None:
+    rows = [{**row, "date": ("13.2.2024", "5 June 2024")[number % 2]} for number, row in ONE_TO_A_HUNDRED]
+    path = csv_file(tmp_path / "a.csv", rows)
+    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    assert source["date"] == {"format": ["dd.mm.yyyy", "dd mmm yyyy"]} and all(outcome_of(path, source))
+
+
 def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     rows = [{**row, "date": f"0{1 + number % 9}/0{1 + number % 7}/2024"} for number, row in ONE_TO_A_HUNDRED]
     path = csv_file(tmp_path / "a.csv", rows)
@@ -401,9 +407,33 @@ def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which is it?" in suggestion.notes
 
 
+@pytest.mark.security_case(
+    "A file's column of levels holds a name in one or two rows, and a recipe is suggested",
+    "only words that at least three rows have are shown",
+)
+def test_rare_words_of_a_column_of_levels_are_only_counted(tmp_path: Path) -> None:
+    rows = [{**row, "classification": "Restreint"} for _, row in ONE_TO_A_HUNDRED]
+    rows[7]["classification"] = rows[8]["classification"] = "Salim Harthi"
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert [*source["levels"]] == ["Restreint"] and "Salim" not in notes
+    assert "levels: 1 word of 'classification' with fewer than 3 rows each are not shown" in notes
+    source, notes = suggested(tmp_path / "a.jsonl", rows[7:9])
+    assert "levels" not in source and "Salim" not in notes
+
+
+@pytest.mark.parametrize("name", ["date", "Received"])
+def test_hijri_years_are_named_in_a_note(tmp_path: Path, name: str) -> None:
+    rows = [{**row, name: f"{1 + number % 28}/11/1445"} for number, row in ONE_TO_A_HUNDRED]
+    for row in rows if name != "date" else ():
+        del row["date"]
+    _, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert f"date: '{name}' holds years of the Hijri calendar, such as 1445" in notes
+
+
 def test_words_for_levels_are_written_into_the_recipe(tmp_path: Path) -> None:
     words = ["Public", "Internal", "سري", "Restreint"]
-    rows = [{**row, "classification": words[number % 4]} for number, row in ONE_TO_A_HUNDRED]
+    spellings = [*words, "public", "internal", "سرى", "RESTREINT"]
+    rows = [{**row, "classification": spellings[number % 8]} for number, row in ONE_TO_A_HUNDRED]
     source, notes = suggested(tmp_path / "a.jsonl", rows)
     choice = f"{FILL_IN}: {', '.join(LADDER)}"
     assert source["levels"] == {"Public": LADDER[0], "Internal": LADDER[1], "سري": choice, "Restreint": choice}
@@ -542,6 +572,18 @@ def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) ->
     assert "department: 1 row of 20 with nothing in 'department': read without it." in notes
     assert "subject: 1 row of 20 with nothing in 'subject': quarantine." in notes
     assert not [note for note in notes if note.startswith(("request:", "date:", "case:"))]
+
+
+def test_the_language_of_rows_without_one_is_found_by_their_text(tmp_path: Path) -> None:
+    rows = [letter(number) for number in range(20)]
+    for row in rows[:3]:
+        row["language"] = ""
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert source["language_from_text"] is True and all(outcome_of(tmp_path / "a.jsonl", source))
+    assert "language: 3 rows of 20 with nothing in 'language': the language is found by its letters." in notes
+    for row in rows:
+        row["language"] = ""
+    assert suggested(tmp_path / "a.jsonl", rows)[0]["language_from_text"] is True
 
 
 def test_links_are_compared_with_ids_as_the_run_compares_them(tmp_path: Path) -> None:

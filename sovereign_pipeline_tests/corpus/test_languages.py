@@ -20,6 +20,7 @@ def test_the_language_of_a_sentence_is_found(language: str, text: str) -> None:
 @pytest.mark.parametrize("text", examples(__file__, "no_other_language"))
 def test_lists_and_short_texts_are_in_no_other_language(text: str) -> None:
     assert other_language(text, "en") is None
+    assert language_in([text]) == "en"
 
 
 def test_the_language_of_most_letters_is_that_of_a_document() -> None:

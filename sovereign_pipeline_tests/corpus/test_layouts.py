@@ -104,6 +104,11 @@ def test_hh_of_one_exchange_has_no_mark_in_its_request(tmp_path: Path) -> None:
     assert document.request == "Out?"
 
 
+def message(speaker: str, text: str) -> Row:
+    """A message as ChatGPT exports it."""
+    return {"author": {"role": speaker}, "content": {"parts": [text]}}
+
+
 @pytest.mark.parametrize(("layout", "role", "row", "reason"), examples(__file__, "a_broken_row_is_quarantined"))
 def test_a_broken_row_is_quarantined_and_its_neighbours_are_read(
     tmp_path: Path, layout: str, role: str, row: Any, reason: str
@@ -116,6 +121,10 @@ def test_a_broken_row_is_quarantined_and_its_neighbours_are_read(
         "chosen": "Yes.",
         "rejected": "No.",
         "label": True,
+        "mapping": {
+            "a": {"message": message("user", "Out?"), "parent": None},
+            "b": {"message": message("assistant", "Yes."), "parent": "a"},
+        },
     }
     documents, (broken,) = read_rows(tmp_path, [good, row, good], layout=layout, role=role)
     assert [document.id for document in documents] == ["imported-1", "imported-3"]
@@ -207,7 +216,10 @@ turn = st.builds(
 )
 conversation = st.lists(turn, max_size=4) | values
 KEYS = examples(__file__, "keys")
-any_row = st.fixed_dictionaries({}, optional={key: conversation | word for key in KEYS}) | values
+tree = st.dictionaries(
+    st.sampled_from("ab"), st.fixed_dictionaries({}, optional={"parent": st.sampled_from("ab") | values})
+)
+any_row = st.fixed_dictionaries({}, optional={key: conversation | word | tree for key in KEYS}) | values
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -215,7 +227,7 @@ any_row = st.fixed_dictionaries({}, optional={key: conversation | word for key i
     st.lists(any_row, min_size=1, max_size=6),
     st.sampled_from([("sharegpt", role) for role in ("letters", "preferences", "labels")])
     | st.sampled_from([("alpaca", role) for role in ("letters", "preferences", "labels")])
-    | st.just(("hh", "preferences")),
+    | st.sampled_from([("hh", "preferences"), ("chatgpt", "letters")]),
 )
 def test_however_rows_are_broken_each_is_a_document_or_quarantined(
     tmp_path: Path, rows: list[Any], layout_and_role: tuple[str, str]

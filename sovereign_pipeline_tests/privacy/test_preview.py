@@ -82,6 +82,7 @@ def test_it_is_printed_for_people(line: DemoInstitution) -> None:
     assert answer.exit_code == 0
     assert "Hamood Quorvan" in answer.stdout and "I am Mr NAME_1, civil number NID_1" in answer.stdout
     assert "doubtful" in answer.stdout
+    assert max(map(len, answer.stdout.splitlines())) < 200, "no rule as wide as a table in a file"
 
 
 def test_rows_are_drawn_by_the_seed(line: DemoInstitution) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
@@ -117,6 +118,35 @@ def test_common_sentences_condemn_nothing_and_longer_pieces_are_found_among_them
     assert found.documents.tolist() == [[3, 80], [3, 81]]
 
 
+def drafts(matter: str) -> list[str]:
+    """Three versions of a letter of ten sentences. Two sentences of each differ."""
+    of_all = sentences(prose(matter, 10))
+    return [" ".join([*of_all[:-2], prose(f"{matter}, version {number}", 2)]) for number in range(3)]
+
+
+@pytest.mark.security_case(
+    "Versions of letters, or rows with the same piece, make up half of a corpus whose training has a held-out letter "
+    "in pieces",
+    "they are no common sentences, and the letter is found with its pieces",
+)
+@pytest.mark.parametrize(
+    ("count", "rows", "others"),
+    [
+        (2, 2, [draft for number in range(60) for draft in drafts(f"matter {number}")]),
+        (4, 8, [prose(f"other {number}") for number in range(6)]),
+    ],
+    ids=["halves beside families of drafts", "quarters twice beside six others"],
+)
+def test_versions_of_letters_and_repeated_pieces_are_no_common_sentences(
+    tmp_path: Path, count: int, rows: int, others: list[str]
+) -> None:
+    held = [prose(f"held {number}") for number in range(5)]
+    pieces = parts(count)(held[3])
+    with_pieces = [f"{prose(f'own {n}', 1)} {pieces[n % count]}" for n in range(rows)]
+    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*with_pieces, *others]))
+    assert found.documents.tolist() == [[3, number] for number in range(rows)]
+
+
 def rows_in_pieces(cut: Cut, letters: int = 16) -> Rows:
     """Letters, others with a piece of their replies each, and as many without."""
     rows = [letter(number, response=prose(f"reply {number}", 5)) for number in range(letters)]
@@ -147,6 +177,15 @@ def test_no_letter_is_held_out_whose_pieces_are_trained(tmp_path: Path, cut: str
         pieces = CUTS[cut](rows[number]["response"])
         assert sum(piece in trained for piece in pieces) < len(pieces) / 2
     assert assignment.check.found["text_in_pieces"] == 0
+
+
+@pytest.mark.parametrize("by_date", [False, True])
+def test_a_corpus_that_pieces_tie_together_is_refused_with_their_number(tmp_path: Path, by_date: bool) -> None:
+    """Seven letters of three parts each. Every part stands in three of them, and any two letters share one part."""
+    replies = [" ".join(prose(f"part {(n + step) % 7}", 5) for step in (0, 1, 3)) for n in range(7)]
+    rows = [letter(n, response=reply, request=prose(f"request {n}", 2)) for n, reply in enumerate(replies)]
+    with pytest.raises(InputError, match=r"\d documents? ha\w+ a text of which other documents contain half"):
+        assigned(tmp_path, rows, Split(by_date=by_date))
 
 
 REPLY = prose("the reply that is held out", 6)

@@ -80,6 +80,13 @@ def test_a_row_that_is_no_document_is_named_by_its_line(tmp_path: Path) -> None:
     scrubber.close()
 
 
+def test_rows_in_a_language_without_a_detector_are_named(tmp_path: Path) -> None:
+    write_documents(tmp_path / "in.jsonl", (document("x", id=f"R-{n}", language="en" if n else "it") for n in range(3)))
+    with pytest.raises(PrivacyError, match=r"it \(1 row: R-0\)") as stopped:
+        scrub_in(tmp_path)
+    assert "exclude" in stopped.value.hint
+
+
 @pytest.mark.slow
 def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
     """The program is imported anew by each worker, and plants the fault there."""
