@@ -79,6 +79,11 @@ class Chain:
                     classification="PUBLIC",
                     sources=[],
                     created_at=now,
+                    rows_held_out=1,
+                    by_classification={"PUBLIC": 1},
+                    tokens={},
+                    findings={},
+                    card_sha256="d" * 64,
                 )
             )
             session.flush()
