@@ -16,13 +16,12 @@ from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
 TABLES = {"entry", "node", "blob", "sealed", "ledger_key"}
-INDEX = {"document", "held_dataset", "dataset_document", "dataset_source"}
 
 
 def test_opening_makes_the_tables_of_the_models(bench: Bench, database: str) -> None:
     registry = bench.open_registry()
     assert format_of(registry.engine) == FORMAT
-    assert set(inspect(registry.engine).get_table_names()) == {*TABLES, *INDEX, "registry_format"}
+    assert set(inspect(registry.engine).get_table_names()) == {*TABLES, "registry_format"}
 
 
 def test_opening_an_existing_registry_keeps_what_is_in_it(bench: Bench, database: str) -> None:
