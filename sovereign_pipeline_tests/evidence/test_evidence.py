@@ -64,7 +64,7 @@ def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
         f"{FIRST} promote -> production, asked by Layla Haddad (entry ",
         f'{FIRST}: gate capability_not_inferior (inconclusive), by Layla Haddad: "The suite is being enlarged."',
         f"production: {FIRST}; staged: {SECOND} for 25 % of the users",
-        "8 gates of the record and 1 on the record",
+        "9 gates of the record and 1 on the record",
         "tiny: over its files, among them",
         f"{FIRST} against tiny: 10 won, 0 lost, 0 tied; 20 ballots",
         f'known issue added by Layla Haddad, {FIRST}: "It takes candles for lamps."',

@@ -161,7 +161,9 @@ def test_a_language_is_a_language_tag(institution: DemoInstitution, language: st
 def test_a_language_tag_is_read_as_its_language(institution: DemoInstitution) -> None:
     for number, tag in enumerate(["en-GB", "AR-om", "ar-Arab-OM", "en-GB-oed99", "deu-DE-1996"]):
         institution.rows[number]["language"] = tag
-    assert [each.language for each in raw(institution.workplace())[1][:6]] == ["en", "ar", "ar", "en", "deu", "en"]
+    workplace = institution.workplace()
+    made = workplace.store.open(produce(RAW_CORPUS, workplace, {}).ref)
+    assert [each.language for each in read_documents(made.file(DOCUMENTS))][:6] == ["en", "ar", "ar", "en", "deu", "en"]
 
 
 def test_the_gate_reads_the_columns_of_the_scrubbed_corpus(institution: DemoInstitution) -> None:

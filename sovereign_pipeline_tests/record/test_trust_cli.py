@@ -174,7 +174,7 @@ def test_a_log_is_named_by_its_line_as_c2sp_writes_it(made: Program, tmp_path: P
         (("renew", "trust", *TWO, *WORDS, *WORDS), 2, "3 passphrase files are given for 2 keys"),
         (("renew", "nowhere", *TWO), 2, "there is no trust root"),
         (("add-key", "trust", "officer", "service/pipeline.key.pub", *TWO), 2, "with the person"),
-        (("add-key", "trust", "bundle", "service/pipeline.key.pub", *TWO), 1, "has the role pipeline already"),
+        (("add-key", "trust", "bundle", "service/pipeline.key.pub", *TWO), 1, "already has the role pipeline"),
         (("init", "trust", *ROOTS, *WORDS), 1, "there are files already"),
         (("init", "new", *ROOTS, *WORDS), 2, "stick-a/root.key: the file exists already"),
         (("init", "new", "--root", "a", "--root", "a", *WORDS), 2, "into one directory"),

@@ -216,7 +216,7 @@ def test_wrong_usage_says_what_is_wrong(workplace: Workplace) -> None:
         with pytest.raises(InputError, match="needs words of the officer"):
             waive(stage, stage.gates[0], workplace, ref, reason)
     waive(stage, stage.gates[0], workplace, ref, "Because.")
-    with pytest.raises(InputError, match=f"{PERSON} waived this verdict"):
+    with pytest.raises(InputError, match=f"{PERSON} has already waived"):
         waive(stage, stage.gates[0], workplace, ref, number=2)
     passed = stage_that("pass", "override", text="good")
     with pytest.raises(InputError, match="passed, so there is nothing to waive"):

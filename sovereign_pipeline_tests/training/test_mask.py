@@ -187,23 +187,23 @@ def test_what_is_mostly_a_mistake_is_warned_of_and_accepted(
     institution.recipe["training"] |= training
     answer = check()
     assert answer.exit_code == 0, answer.output
-    warned = [line for line in answer.stdout.splitlines() if line.startswith("•")]
+    warned = [line for line in answer.stdout.splitlines() if line.startswith("• training")]
     assert len(warned) == (0 if says is None else 1)
     assert says is None or says in warned[0]
 
 
 def test_a_precision_that_another_machine_would_decide_is_warned_of(institution: DemoInstitution, check: Check) -> None:
     institution.rules["trainer"] = {"where": "ray", "address": "http://ray:8265", "python": "/opt/venv/bin/python"}
-    (warned,) = (line for line in check().stdout.splitlines() if line.startswith("•"))
+    (warned,) = (line for line in check().stdout.splitlines() if line.startswith("• training"))
     assert warned.startswith("• training.sft.precision: auto is decided by the pipeline's machine")
     institution.recipe["training"]["sft"] = {"precision": "bfloat16"}
-    assert "•" not in check().stdout
+    assert "• training" not in check().stdout
 
 
 def test_the_preference_stage_is_warned_of_too(institution: DemoInstitution, check: Check) -> None:
     with_pairs(institution)
     institution.recipe["training"]["preference"] = {"gradient_accumulation": 40, "learning_rate": 1e-3}
-    warned = [line for line in check().stdout.splitlines() if line.startswith("•")]
+    warned = [line for line in check().stdout.splitlines() if line.startswith("• training")]
     assert [line.split(":")[0] for line in warned] == [
         "• training.preference",
         "• training.preference.learning_rate",
