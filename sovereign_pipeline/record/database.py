@@ -30,8 +30,6 @@ WAIT_SECONDS = 30  # for another process that writes; a registration takes milli
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 POSTGRESQL_DISK_FULL = "53100"
-SQLITE_CHANGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-"""Errors of a file whose tables are not as this program made them."""
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server uses
 
 
@@ -305,7 +303,7 @@ def _errors_named() -> Iterator[None]:
         raise _changed(error) from None
     except DatabaseError as error:
         code = getattr(error.orig, "sqlite_errorcode", None)
-        if code in SQLITE_CHANGED:
+        if code == sqlite3.SQLITE_ERROR:  # such as a table that is missing
             raise _changed(error) from None
         if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
             raise
