@@ -55,7 +55,7 @@ def translations(arabic: Path) -> Callable[[str, Language], str]:
 
 
 class Request(Protocol):
-    """What is read of a request."""
+    """The parts of an HTTP request that the pages read."""
 
     @property
     def cookies(self) -> Mapping[str, str]: ...

@@ -135,7 +135,7 @@ WAIVING = Act(
     lambda said: f"the waiver of {said['recall']} for {said['adapter']}",
 )
 SOURCES = b',"sources":'
-"""What stands between the documents and the sources of a dataset's contents."""
+"""Bytes between the documents and the sources in the contents of a dataset."""
 _DIGITS = re.compile(r"[0-9a-f]{6,64}")
 
 

@@ -127,7 +127,7 @@ class _Prefill:
     ids: Any
     """Tokens that are not in the cache yet."""
     mask: Any
-    """Of the cache at the beginning and of `ids`."""
+    """Attention mask over the cached beginning and `ids`."""
     cache: Any
     done: int = 0
     """Number of computed columns of `ids`."""
