@@ -187,10 +187,8 @@ class ServiceEnded(SovereignError):
 
 
 def place_of(error: Exception) -> str:
-    """Return the class of an unexpected error and its innermost six stack frames.
-
-    The error's message is left out, since it may quote a document.
-    """
+    """Return the class of an unexpected error and its innermost six stack frames. The error's message is left out,
+    since it may quote a document."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     return f"{type(error).__name__} at {places}"

@@ -62,10 +62,8 @@ class Proxy:
         return self.secret is None or _is_same(self.secret, _values(scope, SECRET_HEADER))
 
     def named(self, scope: Scope, header: str) -> str | None:
-        """Return the value that the proxy set in a header.
-
-        Returns None if the request is not from the proxy, or if the header is missing, repeated, empty or too long.
-        """
+        """Return the value that the proxy set in a header. Returns None if the request is not from the proxy, or if the
+        header is missing, repeated, empty or too long."""
         values = _values(scope, header) if self.sent(scope) else []
         if len(values) != 1 or not 0 < len(values[0]) <= LONGEST_NAME:
             return None

@@ -21,9 +21,7 @@ class MeasuredShare(Frozen):
 
 def measured_share(hits: int, of: int) -> MeasuredShare:
     """Return a proportion with its 95 % Wilson interval (Wilson 1927). If `of` is 0: 0, with the interval 0 to 1.
-
-    Wilson's interval keeps its coverage near 0 and 1 (Brown, Cai and DasGupta 2001, section 4).
-    """
+    Wilson's interval keeps its coverage near 0 and 1 (Brown, Cai and DasGupta 2001, section 4)."""
     from scipy.stats import binomtest
 
     if of == 0:

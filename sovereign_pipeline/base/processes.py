@@ -15,10 +15,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def keep_private() -> None:
-    """Set the umask to 077: only this account can read files that this process and its children create.
-
-    Every entry point calls this first, because artifacts, databases and logs hold documents or facts about them.
-    """
+    """Set the umask to 077: only this account can read files that this process and its children create. Every entry
+    point calls this first, because artifacts, databases and logs hold documents or facts about them."""
     os.umask(0o077)
 
 
@@ -37,10 +35,8 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def silence() -> None:
-    """Silence library output from now on.
-
-    Warnings of libraries quote input text, and document text may not reach a log.
-    """
+    """Silence library output from now on. Warnings of libraries quote input text, and document text may not reach a
+    log."""
     sys.stderr = sys.__stderr__
     with Path(os.devnull).open("w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 1)
@@ -77,10 +73,8 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
 
 
 def account() -> str:
-    """Return the account that runs this program, or its number if it has no name.
-
-    The name is read from the system, because a variable such as LOGNAME can be set to any name.
-    """
+    """Return the account that runs this program, or its number if it has no name. The name is read from the system,
+    because a variable such as LOGNAME can be set to any name."""
     number = os.geteuid()
     try:
         return pwd.getpwuid(number).pw_name

@@ -53,11 +53,8 @@ _REPORT_BYTES = 60_000
 
 @dataclass(frozen=True)
 class Limits:
-    """The resource limits of a program in the sandbox.
-
-    The reference implementation of Chen et al. 2021 (Evaluating Large Language Models Trained on Code) allows 3 s of
-    wall-clock time.
-    """
+    """The resource limits of a program in the sandbox. The reference implementation of Chen et al. 2021 (Evaluating
+    Large Language Models Trained on Code) allows 3 s of wall-clock time."""
 
     cpu_seconds: int = 3
     """Processor seconds of each process."""
@@ -96,17 +93,13 @@ class Call:
     value: Any = None
     """The function's return value, decoded from JSON."""
     where: str = ""
-    """Class of the exception, if it is a built-in one, and the line of the program.
-
-    The message and the names of the program's own classes are left out, because they may quote the argument.
-    """
+    """Class of the exception, if it is a built-in one, and the line of the program. The message and the names of the
+    program's own classes are left out, because they may quote the argument."""
 
 
 def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
-    """Run Python source, then call one of its functions with a JSON value and return the function's result.
-
-    The result must be finite and at most about 60 kB as JSON. Raises SandboxUnavailable as `run_program` does.
-    """
+    """Run Python source, then call one of its functions with a JSON value and return the function's result. The result
+    must be finite and at most about 60 kB as JSON. Raises SandboxUnavailable as `run_program` does."""
     report, timed_out = run_inside(_order(program, function, argument), limits, ("returned:", "raised:"))
     if report.startswith("returned:"):
         try:
@@ -339,10 +332,8 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
 
 
 def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
-    """Return the paths that the file `/tool/name` needs: its interpreter or its libraries, and those in `uses`.
-
-    Raises InputError for a path that is missing or may not be shown, and SandboxUnavailable.
-    """
+    """Return the paths that the file `/tool/name` needs: its interpreter or its libraries, and those in `uses`. Raises
+    InputError for a path that is missing or may not be shown, and SandboxUnavailable."""
     interpreter = interpreter_of(name, content)
     if interpreter is None:
         found = _libraries(in_tool(name), content, is_placed=True)

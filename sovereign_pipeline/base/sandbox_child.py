@@ -258,10 +258,8 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
 
 
 def refuse_calls() -> None:
-    """Make the kernel answer EPERM to the calls in REFUSED, and to shared memory without a file.
-
-    A process could also hold such shared memory without limit while only one page of it is mapped.
-    """
+    """Make the kernel answer EPERM to the calls in REFUSED, and to shared memory without a file. A process could also
+    hold such shared memory without limit while only one page of it is mapped."""
     machine = MACHINES.index(os.uname().machine)
     refuse = (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
     shared = MAP_SHARED | MAP_ANONYMOUS

@@ -216,9 +216,7 @@ CORPUS_VARIABLE = "SOVEREIGN_CORPUS"
 @contextmanager
 def corpus_withheld() -> Iterator[None]:
     """Remove SOVEREIGN_CORPUS, the path of the unscrubbed text, from this process's environment while the block runs.
-
-    Child processes that are started in the block do not get the variable either.
-    """
+    Child processes that are started in the block do not get the variable either."""
     given = os.environ.pop(CORPUS_VARIABLE, None)
     try:
         yield

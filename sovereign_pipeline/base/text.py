@@ -51,10 +51,8 @@ def silent(message: str) -> None:
 
 
 class Countdown:
-    """Reports the progress of work of a known size.
-
-    It reports nothing if the work ends before the first message is due.
-    """
+    """Reports the progress of work of a known size. It reports nothing if the work ends before the first message is
+    due."""
 
     def __init__(self, progress: Callable[[str], None], work: str, total: int, unit: str = "") -> None:
         """

@@ -49,10 +49,8 @@ class WorkerPool:
         self._pool.shutdown(cancel_futures=True)
 
     def over(self, items: Iterator[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-        """Yield the result of `work` for each item, in the items' order. It may be called several times.
-
-        Raises WorkerKilled, and the exceptions that `work` raises.
-        """
+        """Yield the result of `work` for each item, in the items' order. It may be called several times. Raises
+        WorkerKilled, and the exceptions that `work` raises."""
         under_way: deque[Future[Result]] = deque()
 
         def hand_out(count: int) -> None:

@@ -111,10 +111,8 @@ def verify(settings: Settings, card: BaseModelCard, progress: Progress) -> None:
 
 
 def open_base_model(settings: Settings, base_model: Artifact, progress: Progress) -> Path:
-    """Return the directory of the model that a base_model artifact describes, after verifying every file.
-
-    Raises IntegrityError naming the first file that is missing, extra or changed.
-    """
+    """Return the directory of the model that a base_model artifact describes, after verifying every file. Raises
+    IntegrityError naming the first file that is missing, extra or changed."""
     descriptor = read_descriptor(base_model)
     directory = _directory_of(settings, descriptor["name"])
     verify_files(directory, descriptor["name"], descriptor["files"], progress)
@@ -212,10 +210,8 @@ def _parameters(directory: Path) -> int:
 
 
 def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress) -> None:
-    """Verify a model directory against the pinned digests. `files`: relative path -> SHA-256.
-
-    Raises IntegrityError naming the first file that is missing, extra or changed.
-    """
+    """Verify a model directory against the pinned digests. `files`: relative path -> SHA-256. Raises IntegrityError
+    naming the first file that is missing, extra or changed."""
     if not directory.is_dir():
         raise IntegrityError(
             f"{directory}: the base model {name} is missing.", "Fetch or restore it.", act="fetch_model", model=name

@@ -42,10 +42,8 @@ def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield the artifacts that the external inputs of a base model name.
-
-    Raises NotFoundError if an artifact is missing, and IntegrityError if its manifest was changed.
-    """
+    """Yield the artifacts that the external inputs of a base model name. Raises NotFoundError if an artifact is
+    missing, and IntegrityError if its manifest was changed."""
     for name, manifest_sha256 in external_inputs.items():
         if not name.startswith(_EXTERNAL):
             continue

@@ -72,10 +72,8 @@ def init(
     directory: Annotated[Path, typer.Argument(help="A directory that is empty or does not exist yet.")],
     name: Annotated[str, typer.Option(help="Name of the institution.")] = f"{FILL_IN} the name of the institution",
 ) -> None:
-    """Create a data directory with institution.yaml, a base model's card, suites and prompts.
-
-    What is still missing is a recipe in lines/; the commands that make one are printed.
-    """
+    """Create a data directory with institution.yaml, a base model's card, suites and prompts. What is still missing is
+    a recipe in lines/; the commands that make one are printed."""
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty.", "Name a directory that is empty or does not exist yet.")
     if directory.exists() and not directory.is_dir():

@@ -1,7 +1,5 @@
-"""`sovereign`: the entry point of the command line, and the commands that belong to no group.
-
-Exit status: 0 success; 1 a check or gate failed; 2 wrong input or usage.
-"""
+"""`sovereign`: the entry point of the command line, and the commands that belong to no group. Exit status: 0 success; 1
+a check or gate failed; 2 wrong input or usage."""
 
 import gc
 from collections.abc import Mapping

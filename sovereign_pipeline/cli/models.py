@@ -142,11 +142,8 @@ def size(
         float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate, if you measured it.")
     ] = None,
 ) -> Result:
-    """Estimate the memory and hours of a training on each graphics card.
-
-    Nothing is loaded or trained; a model directory only needs its config.json. The options are those of a recipe. Exits
-    1 if no card finishes in a day.
-    """
+    """Estimate the memory and hours of a training on each graphics card. Nothing is loaded or trained; a model
+    directory only needs its config.json. The options are those of a recipe. Exits 1 if no card finishes in a day."""
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"

@@ -1,8 +1,5 @@
-"""Read the source files again and compare them with a raw corpus.
-
-The comparison determines each row's classification level with separate code. A level missed by both would lower
-everything made from the row.
-"""
+"""Read the source files again and compare them with a raw corpus. The comparison determines each row's classification
+level with separate code. A level missed by both would lower everything made from the row."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping

@@ -265,10 +265,8 @@ class ColumnNames:
         return folded(column) in self._read
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a row, with the columns that are read under their names in the recipe.
-
-        Raises RowRejected, which names the columns, if several match one name.
-        """
+        """Return the values of a row, with the columns that are read under their names in the recipe. Raises
+        RowRejected, which names the columns, if several match one name."""
         renames = self._renames(tuple(values))
         return {renames.get(name, name): value for name, value in values.items()} if renames else values
 

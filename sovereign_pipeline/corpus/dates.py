@@ -40,10 +40,8 @@ _PARTS = re.compile(
 
 
 def day_of(text: str, formats: Iterable[str] = ()) -> str:
-    """Return the day of a date as ISO. ISO dates are read whatever the formats are.
-
-    Raises RowRejected, without quoting the text, for any other form.
-    """
+    """Return the day of a date as ISO. ISO dates are read whatever the formats are. Raises RowRejected, without quoting
+    the text, for any other form."""
     text = text.strip()
     digits = _digits_since_1970(text)
     problem = f"is a number of {_UNITS[digits][0]} since 1970" if digits in _UNITS else ""
@@ -109,11 +107,8 @@ def is_hijri(text: str) -> bool:
 
 
 def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return the formats that together read most values of a column: none if the values are no dates.
-
-    A format is given with its alternatives, if the values do not decide between them. `values`: value -> number of
-    rows.
-    """
+    """Return the formats that together read most values of a column: none if the values are no dates. A format is given
+    with its alternatives, if the values do not decide between them. `values`: value -> number of rows."""
     if len(values) > _SAMPLE and not formats_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
     left, found, read = dict(values), list[tuple[str, ...]](), 0

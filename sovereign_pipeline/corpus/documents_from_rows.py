@@ -1,7 +1,5 @@
-"""Turn the rows of the sources of a line of adapters into documents. Broken rows are quarantined with a reason.
-
-No row is lost: rows = documents + quarantined + excluded + not selected.
-"""
+"""Turn the rows of the sources of a line of adapters into documents. Broken rows are quarantined with a reason. No row
+is lost: rows = documents + quarantined + excluded + not selected."""
 
 import json
 import re
@@ -279,10 +277,8 @@ class SourceReader:
             self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
-        """Yield the rows of the file, with columns under their names in the recipe.
-
-        If several columns match one name, raises SourceError for a table; a row of JSON is broken.
-        """
+        """Yield the rows of the file, with columns under their names in the recipe. If several columns match one name,
+        raises SourceError for a table; a row of JSON is broken."""
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
         for row in read_rows(self.path, limit, source.encoding, source.delimiter, check_header):
@@ -502,10 +498,8 @@ def sample_of(
     rows: int,
     detected: Collection[str],
 ) -> Sample:
-    """Return what the first rows of a source become. Columns are not screened for personal data.
-
-    `detected`: languages in which the line detects names.
-    """
+    """Return what the first rows of a source become. Columns are not screened for personal data. `detected`: languages
+    in which the line detects names."""
     reader = SourceReader(source, path, limits, ladder, set())
     languages, other_languages, is_whole = Counter[str](), dict[str, list[int]](), True
     try:

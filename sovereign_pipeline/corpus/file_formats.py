@@ -126,10 +126,8 @@ def _object_of(line: bytes) -> bytes:
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
-    """Return whether a file's first line begins an array of objects, or contains a whole array of several.
-
-    `is_all`: whether nothing follows the line.
-    """
+    """Return whether a file's first line begins an array of objects, or contains a whole array of several. `is_all`:
+    whether nothing follows the line."""
     if _ARRAY_OF_OBJECTS.match(line) is None:
         return False
     try:
@@ -164,11 +162,8 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
 
 
 def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
-    """Yield the elements of one array of objects, one in memory at a time.
-
-    Raises SourceError if the array's own syntax is broken or an element does not end within the limit, because the rows
-    after that cannot be separated.
-    """
+    """Yield the elements of one array of objects, one in memory at a time. Raises SourceError if the array's own syntax
+    is broken or an element does not end within the limit, because the rows after that cannot be separated."""
     # surrogateescape lets one wrongly encoded element be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     decoder = json.JSONDecoder()

@@ -1,7 +1,5 @@
-"""Fold case files, authors and column names to the spelling by which they are compared.
-
-`sovereign-vault` loads this module and no other one of the corpus.
-"""
+"""Fold case files, authors and column names to the spelling by which they are compared. `sovereign-vault` loads this
+module and no other one of the corpus."""
 
 import re
 import unicodedata

@@ -1,7 +1,5 @@
-"""Inspect a file without a recipe: find its encoding, delimiter, columns, links, dates, states and layout.
-
-Reported facts contain no text of the file.
-"""
+"""Inspect a file without a recipe: find its encoding, delimiter, columns, links, dates, states and layout. Reported
+facts contain no text of the file."""
 
 import codecs
 import csv
@@ -58,11 +56,8 @@ mixture with UTF-8. In another encoding, hardly any line is valid UTF-8 by chanc
 
 
 def encoding_of(path: Path) -> str | None:
-    """Return the encoding of a text file for a recipe; None for UTF-8.
-
-    For a file that is not UTF-8, the encoding is a guess from its first megabyte; a person must check its letters.
-    Raises SourceError if no encoding is plausible.
-    """
+    """Return the encoding of a text file for a recipe; None for UTF-8. For a file that is not UTF-8, the encoding is a
+    guess from its first megabyte; a person must check its letters. Raises SourceError if no encoding is plausible."""
     from charset_normalizer import from_bytes
 
     with unpacked(path) as stream:

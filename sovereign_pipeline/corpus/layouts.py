@@ -43,10 +43,8 @@ class Turn:
 
 
 def text_fields(layout: Layout, role: Role, row: Mapping[str, Any]) -> dict[str, str]:
-    """Return `request` and `response` of a row, and `rejected` for the role preferences.
-
-    Raises RowRejected for a row that is not in the layout.
-    """
+    """Return `request` and `response` of a row, and `rejected` for the role preferences. Raises RowRejected for a row
+    that is not in the layout."""
     conversation, replies = _READERS[layout](role, row)
     return {"request": _request(conversation), **dict(zip(("response", "rejected"), replies, strict=False))}
 

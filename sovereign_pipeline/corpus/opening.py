@@ -179,11 +179,8 @@ def signature_of(begin: bytes) -> str | None:
 
 
 def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
-    """Return a text's bytes as UTF-8, unchanged if no encoding is named.
-
-    Raises SourceError for a file that is not text, and for a text that is clearly in another encoding than the named
-    one.
-    """
+    """Return a text's bytes as UTF-8, unchanged if no encoding is named. Raises SourceError for a file that is not
+    text, and for a text that is clearly in another encoding than the named one."""
     begin = cast(io.BufferedReader, stream).peek(_SAMPLE_OF_TEXT)[:_SAMPLE_OF_TEXT]
     if (found := signature_of(begin)) is not None:
         raise SourceError(

@@ -118,11 +118,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 
 
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
-    """Return the fingerprint of the secret of the columns' keys.
-
-    Raises PrivacyError if the secret differs from the secret of the newest raw corpus with keys: trained rows could no
-    longer be told from held-out rows.
-    """
+    """Return the fingerprint of the secret of the columns' keys. Raises PrivacyError if the secret differs from the
+    secret of the newest raw corpus with keys: trained rows could no longer be told from held-out rows."""
     fingerprint = sha256(secret).hexdigest()
     store = workplace.store
     made = [store.read_manifest(ref).circumstances for ref in store.indexed(RAW_CORPUS.kind)]
@@ -240,9 +237,7 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Verify that every row of the source files is exactly the stored document, quarantined, excluded, or not selected.
-
-    The levels of rows are determined a second time, by other code than the build's.
-    """
+    The levels of rows are determined a second time, by other code than the build's."""
     if artifact.manifest.external_inputs != source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
     ladder, readers = workplace.institution.ladder, readers_of(workplace, RAW_CORPUS.config_at(workplace))

@@ -1,7 +1,5 @@
-"""Suggest a recipe for an inspected file, with notes on what a person must decide.
-
-A person must read the suggested recipe before the line of adapters runs.
-"""
+"""Suggest a recipe for an inspected file, with notes on what a person must decide. A person must read the suggested
+recipe before the line of adapters runs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -121,10 +121,8 @@ def truth_of(value: Any) -> bool | None:
 
 
 def is_wanted(value: Any, wanted: WantedValue | tuple[WantedValue, ...]) -> bool:
-    """Return whether a value of a file equals the value, or one of the values, that `where` names, in any spelling.
-
-    An empty value equals null and false, because exports leave false cells empty.
-    """
+    """Return whether a value of a file equals the value, or one of the values, that `where` names, in any spelling. An
+    empty value equals null and false, because exports leave false cells empty."""
     if isinstance(wanted, tuple):
         return any(is_wanted(value, each) for each in wanted)
     if isinstance(value, bool):
@@ -276,10 +274,8 @@ def _from_text(text: str) -> tuple[str, ...]:
 
 
 def _array_of_numpy(inner: str) -> list[str] | None:
-    """Return the ids of an array in NumPy's print format, which may wrap over lines; None for another format.
-
-    Raises RowRejected for an array that NumPy has shortened.
-    """
+    """Return the ids of an array in NumPy's print format, which may wrap over lines; None for another format. Raises
+    RowRejected for an array that NumPy has shortened."""
     if "..." in inner.split():
         raise RowRejected("the links are shortened with '...'")
     if _QUOTED_BY_SPACES.fullmatch(inner):

@@ -93,10 +93,8 @@ def page_look(path: str) -> Look:
 
 
 def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables: Any) -> Look:
-    """Describe a GraphQL document for the access log. query, variables: as they were sent.
-
-    Raises GraphQLError unless the document is exactly one operation of this kind with valid variables.
-    """
+    """Describe a GraphQL document for the access log. query, variables: as they were sent. Raises GraphQLError unless
+    the document is exactly one operation of this kind with valid variables."""
     if not isinstance(query, str) or not isinstance(variables or {}, Mapping):
         raise GraphQLError("A query is a text, and its variables are an object.")
     document = parse(query)

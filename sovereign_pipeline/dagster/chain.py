@@ -203,10 +203,7 @@ PRESENTATION: Mapping[str, Presentation] = {
 
 def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
     """Return every stage in order, with some replaced by name. A stage that reads a replaced stage reads its
-    replacement.
-
-    Raises ValueError for an unknown stage name.
-    """
+    replacement. Raises ValueError for an unknown stage name."""
     real = {stage.kind: stage for stage in (*CHAIN, *AFTER_PEOPLE)}
     if unknown := sorted(replacements.keys() - real.keys()):
         raise ValueError(f"no stage has the name {', '.join(unknown)}")

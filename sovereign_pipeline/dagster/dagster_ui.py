@@ -1,7 +1,5 @@
-"""Serve Dagster's web UI on loopback, with trusted hosts, no GraphQL by GET and no framing.
-
-It runs in its own process: `python -m sovereign_pipeline.dagster.dagster_ui PORT`.
-"""
+"""Serve Dagster's web UI on loopback, with trusted hosts, no GraphQL by GET and no framing. It runs in its own process:
+`python -m sovereign_pipeline.dagster.dagster_ui PORT`."""
 
 import sys
 from collections.abc import Iterator, MutableMapping

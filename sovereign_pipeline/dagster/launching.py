@@ -1,7 +1,5 @@
-"""Launch the trainer from an asset: as a local process or in a Kubernetes pod, through Dagster Pipes.
-
-The pod was never run on a cluster; the tests use Kubernetes' own models and a stand-in of its API server.
-"""
+"""Launch the trainer from an asset: as a local process or in a Kubernetes pod, through Dagster Pipes. The pod was never
+run on a cluster; the tests use Kubernetes' own models and a stand-in of its API server."""
 
 import importlib.util
 import os
@@ -91,11 +89,8 @@ def run_trainer_in_pod(
 
 
 def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
-    """Return the pod's specification without its image, command and environment.
-
-    The pod runs as this process's user, so that each can remove the other's files. It has no cluster token and no
-    address of another service.
-    """
+    """Return the pod's specification without its image, command and environment. The pod runs as this process's user,
+    so that each can remove the other's files. It has no cluster token and no address of another service."""
     container: dict[str, Any] = {
         "name": "trainer",
         "workingDir": str(job.parent),

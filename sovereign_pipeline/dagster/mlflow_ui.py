@@ -1,7 +1,5 @@
-"""Serve MLflow's web UI on loopback without its assistant, its gateway and external links.
-
-MLflow has no switch for the assistant, which runs a shell. Its paths are therefore rejected before they reach MLflow.
-"""
+"""Serve MLflow's web UI on loopback without its assistant, its gateway and external links. MLflow has no switch for the
+assistant, which runs a shell. Its paths are therefore rejected before they reach MLflow."""
 
 import json
 import os

@@ -1,7 +1,5 @@
-"""Dagster resources, the instance and the partitions: settings, time, and references between assets.
-
-No resource has a run configuration, so the launchpad cannot change the policy of a line.
-"""
+"""Dagster resources, the instance and the partitions: settings, time, and references between assets. No resource has a
+run configuration, so the launchpad cannot change the policy of a line."""
 
 import datetime
 import os

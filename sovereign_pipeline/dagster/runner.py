@@ -175,11 +175,8 @@ def _printing_into(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Restore the handlers of SIGINT and SIGTERM afterwards.
-
-    Dagster sets SIGTERM to what SIGINT has. A command that a script starts in the background ignores SIGINT, so after a
-    run it and its children would ignore SIGTERM as well.
-    """
+    """Restore the handlers of SIGINT and SIGTERM afterwards. Dagster sets SIGTERM to what SIGINT has. A command that a
+    script starts in the background ignores SIGINT, so after a run it and its children would ignore SIGTERM as well."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -226,10 +223,8 @@ def _reason(result: dg.JobExecutionResult) -> RunStopped:
 
 
 class _Narration:
-    """A reporter of the newest run's steps, progress and checks while the job runs.
-
-    It polls the event log, to which every process of the run writes.
-    """
+    """A reporter of the newest run's steps, progress and checks while the job runs. It polls the event log, to which
+    every process of the run writes."""
 
     def __init__(self, instance: dg.DagsterInstance, line: str, tell: Tell) -> None:
         self._instance = instance

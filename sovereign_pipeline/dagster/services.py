@@ -74,11 +74,8 @@ class Service:
 
 
 def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
-    """Start all services, report when each is ready, wait for Ctrl-C, and stop them all.
-
-    Raises InputError for a port in use or an auditor's Dagster without the proxy's secret, and ServiceEnded if a
-    service ends by itself.
-    """
+    """Start all services, report when each is ready, wait for Ctrl-C, and stop them all. Raises InputError for a port
+    in use or an auditor's Dagster without the proxy's secret, and ServiceEnded if a service ends by itself."""
     if ports.auditor is not None:
         auditors_proxy(settings)
     for option, port in ports.by_option.items():

@@ -1,8 +1,5 @@
 """Write the dataset card as JSON for programs, Markdown for people and `README.md` for model hubs, without document
-text.
-
-All three are stored in the artifact, so a change of their wording needs a new `code_version`.
-"""
+text. All three are stored in the artifact, so a change of their wording needs a new `code_version`."""
 
 import hashlib
 import statistics

@@ -1,7 +1,5 @@
-"""Evaluate the gate not_contaminated: no row may contain an evaluation item, or a text of held-out documents.
-
-The labelled answers that measure the red team's judges are not compared, because no model is prompted with them.
-"""
+"""Evaluate the gate not_contaminated: no row may contain an evaluation item, or a text of held-out documents. The
+labelled answers that measure the red team's judges are not compared, because no model is prompted with them."""
 
 import re
 import sys
@@ -79,10 +77,8 @@ class HeldOutInRows:
 
 
 def not_contaminated(file: Callable[[Line], str]) -> Gate:
-    """Return the gate of a dataset. `file` returns the name of the file with the rows of a line of adapters.
-
-    The gate is evaluated again if a suite, the prompts or the limits change. Nothing is trained again for that.
-    """
+    """Return the gate of a dataset. `file` returns the name of the file with the rows of a line of adapters. The gate
+    is evaluated again if a suite, the prompts or the limits change. Nothing is trained again for that."""
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
         rows = artifact.file(file(workplace.line))
@@ -337,10 +333,8 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldOutInRows:
-    """Return every row that contains a text of a held-out document, or is contained in one, in any column.
-
-    Boilerplate is determined from the documents of the split alone, so that no row can turn a text into boilerplate.
-    """
+    """Return every row that contains a text of a held-out document, or is contained in one, in any column. Boilerplate
+    is determined from the documents of the split alone, so that no row can turn a text into boilerplate."""
     with workplace.store.workspace() as scratch:
         held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)
         train = read_columns(split.file(TRAIN), scratch, workplace.progress)

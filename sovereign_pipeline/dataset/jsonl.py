@@ -24,10 +24,8 @@ Exchange = tuple[str, str]
 
 
 def row_ids(dataset: Artifact) -> set[str]:
-    """Return the ids of a dataset's training documents and canaries.
-
-    Raises IntegrityError for a dataset without a file of rows.
-    """
+    """Return the ids of a dataset's training documents and canaries. Raises IntegrityError for a dataset without a file
+    of rows."""
     names = {entry.path for entry in dataset.manifest.files} & {TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS}
     if not names:
         raise IntegrityError(f"{dataset.path}: this dataset has no file of rows.", "Restore it from a copy.")
@@ -106,10 +104,8 @@ def messages_row(row: SftRow) -> MessagesRow:
 
 
 def sft_row_of(row: MessagesRow, instruction: str) -> SftRow:
-    """Convert messages back to the row, the exact inverse of `messages_row`.
-
-    Raises ValueError for other turns than these two, or for a user turn that does not begin with the instruction.
-    """
+    """Convert messages back to the row, the exact inverse of `messages_row`. Raises ValueError for other turns than
+    these two, or for a user turn that does not begin with the instruction."""
     user, assistant = row["messages"]
     before = user_message(instruction, " ")[:-1]
     if (user["role"], assistant["role"]) != ("user", "assistant") or not user["content"].startswith(before):

@@ -64,10 +64,7 @@ class Measured:
 
     def rows(self) -> Iterator[Row]:
         """Yield the row of each training document, measured as it is yielded, then the canaries, which are not
-        measured.
-
-        Raises InputError for a document with the id of a canary.
-        """
+        measured. Raises InputError for a document with the id of a canary."""
         for document, row, length in self._measured(TRAIN, self._counts.train):
             if self._canaries is not None and is_canary(document.id):
                 raise InputError(

@@ -1,7 +1,5 @@
-"""Count quality findings on the rows of a dataset, with the first row ids and the remedy. Findings only warn.
-
-The card stores the wording of a finding, so a change of it needs a new `code_version`.
-"""
+"""Count quality findings on the rows of a dataset, with the first row ids and the remedy. Findings only warn. The card
+stores the wording of a finding, so a change of it needs a new `code_version`."""
 
 import hashlib
 import html

@@ -50,11 +50,8 @@ class TokenNumbers(Frozen):
 
 
 def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
-    """Return name -> SHA-256 of every file of the base model except its weights, from which a tokenizer is read.
-
-    Raises NotFoundError for an unknown model, and IntegrityError for a file that is missing or differs from the pinned
-    one.
-    """
+    """Return name -> SHA-256 of every file of the base model except its weights, from which a tokenizer is read. Raises
+    NotFoundError for an unknown model, and IntegrityError for a file that is missing or differs from the pinned one."""
     card = load_card(workplace.settings, workplace.line.training.base_model)
     directory = model_directory(workplace.settings, card)
     digests = {}

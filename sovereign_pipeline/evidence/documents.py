@@ -97,10 +97,8 @@ def facts_of(
 
 
 def tlp_of(manifest: Manifest) -> str:
-    """Map an artifact's classification level to a TLP label by its position in the ladder.
-
-    Between two labels, the stricter one applies.
-    """
+    """Map an artifact's classification level to a TLP label by its position in the ladder. Between two labels, the
+    stricter one applies."""
     top = len(manifest.ladder) - 1
     place = manifest.ladder.index(manifest.classification)
     return TLP[math.ceil(place * (len(TLP) - 1) / top)] if top else TLP[-1]
@@ -134,10 +132,8 @@ BY_REWARD = frozenset({"ppo", "rloo", "grpo"})
 
 
 def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
-    """Return the CycloneDX bill of materials as JSON.
-
-    Raises RuntimeError if it has dangling or duplicate references.
-    """
+    """Return the CycloneDX bill of materials as JSON. Raises RuntimeError if it has dangling or duplicate
+    references."""
     record, bill = facts.record, bill_of_materials(facts.record)
     supplier = {"name": facts.institution}
     adapter = bill["metadata"]["component"]
@@ -313,10 +309,8 @@ _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, SPEC)
 
 
 def lineage_events(facts: AdapterFacts) -> bytes:
-    """Return OpenLineage events, one JSON object per line, each after the events of its inputs.
-
-    The bytes are reproducible.
-    """
+    """Return OpenLineage events, one JSON object per line, each after the events of its inputs. The bytes are
+    reproducible."""
     events = [_event(kind, manifest, facts) for kind, manifest in facts.manifests.items()]
     lines = [json.dumps(event, ensure_ascii=False, sort_keys=True, separators=(",", ":")) for event in events]
     return "".join(f"{line}\n" for line in lines).encode()

@@ -1,7 +1,5 @@
-"""Collect the logged facts about adapters and write them as a signed evidence package.
-
-The verifier in the package, `verify.py`, shares no code with this module.
-"""
+"""Collect the logged facts about adapters and write them as a signed evidence package. The verifier in the package,
+`verify.py`, shares no code with this module."""
 
 import datetime
 import hashlib
@@ -187,10 +185,8 @@ def write_package(
 
 
 def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> str:
-    """Return the draft of an adapter's technical file, filled in from the registry, for people to complete.
-
-    Raises the same errors as `gather`.
-    """
+    """Return the draft of an adapter's technical file, filled in from the registry, for people to complete. Raises the
+    same errors as `gather`."""
     made_at = datetime.datetime.now(datetime.UTC).isoformat()
     with registry.reading() as session:
         found = gather(registry, store, session, [adapter_id])
@@ -200,10 +196,8 @@ def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Set
 def answered(
     session: Session, settings: Settings, line: str, on: str, since: datetime.datetime, until: datetime.datetime
 ) -> list[str]:
-    """Return the adapters of a line of adapters that could answer users between two times.
-
-    Raises NotFoundError if there are none.
-    """
+    """Return the adapters of a line of adapters that could answer users between two times. Raises NotFoundError if
+    there are none."""
     steps = recall.answering(session, settings, line)
     begun = [each for each in steps if each.at <= since][-1:]
     during = [*begun, *(each for each in steps if since < each.at <= until)]
@@ -224,10 +218,8 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
 
 
 def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of an artifact's manifest, its signatures, and its files without text (`SHOWN`).
-
-    Raises IntegrityError for a file that differs from the manifest, and for an unsigned artifact.
-    """
+    """Yield name and content of an artifact's manifest, its signatures, and its files without text (`SHOWN`). Raises
+    IntegrityError for a file that differs from the manifest, and for an unsigned artifact."""
     path = store.path_of(ref.digest)
     yield MANIFEST_FILE, (path / MANIFEST_FILE).read_bytes()
     shown = SHOWN.get(manifest.kind, frozenset())
@@ -331,10 +323,8 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
 def _reviews(
     registry: Registry, store: ArtifactStore, session: Session, rows: Iterable[Adapter], found: Gathered
 ) -> list[ArtifactRef]:
-    """Return the plans, results, verdicts and waivers of the adapters' closed blind reviews.
-
-    The log entries of these reviews are added to `found`.
-    """
+    """Return the plans, results, verdicts and waivers of the adapters' closed blind reviews. The log entries of these
+    reviews are added to `found`."""
     plans: dict[str, ArtifactRef] = {}
     for row in rows:
         for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):
@@ -376,10 +366,8 @@ def _trust_and_rules(session: Session, settings: Settings, lines: Sequence[str],
 
 
 def _decisions(session: Session, settings: Settings, lines: Sequence[str], found: Gathered) -> set[str]:
-    """Add requests, decisions, transitions, flags and trials of lines.
-
-    Returns the ids of the adapters that they name.
-    """
+    """Add requests, decisions, transitions, flags and trials of lines. Returns the ids of the adapters that they
+    name."""
     about: set[str] = set()
     for line in lines:
         of_line = select(ReleaseRequest.statement).where(ReleaseRequest.line == line)

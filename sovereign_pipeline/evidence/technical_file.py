@@ -41,10 +41,8 @@ def technical_file(facts: AdapterFacts) -> str:
 
 
 def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
-    """Return an officer's detached signature of a completed file: an in-toto statement in a sigstore bundle.
-
-    Raises InputError if the file does not name the adapter's record.
-    """
+    """Return an officer's detached signature of a completed file: an in-toto statement in a sigstore bundle. Raises
+    InputError if the file does not name the adapter's record."""
     content = read_bounded(path, LARGEST, "Name the completed file.")
     if adapter.record_digest.encode() not in content:
         raise InputError(

@@ -60,10 +60,8 @@ class Taken:
 
 
 def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
-    """Append a ledger entry, then write a backup into a new folder, encrypted to a public key.
-
-    Raises InputError, and IntegrityError if the registry does not match its checkpoint.
-    """
+    """Append a ledger entry, then write a backup into a new folder, encrypted to a public key. Raises InputError, and
+    IntegrityError if the registry does not match its checkpoint."""
     database_file(settings)
     for database in on_servers(settings).values():
         postgresql.assert_can_dump(database)
@@ -93,10 +91,8 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
 
 @contextmanager
 def folder_aside(parent: Path) -> Iterator[Path]:
-    """Create a private temporary folder, and remove it at the end.
-
-    Folders left by killed processes are removed first.
-    """
+    """Create a private temporary folder, and remove it at the end. Folders left by killed processes are removed
+    first."""
     _remove_left(parent)
     path, lock = _locked(parent)
     try:
@@ -225,10 +221,8 @@ class Snapshot:
 
 
 def database_file(settings: Settings) -> Path | None:
-    """Return the path of the registry's SQLite file, or None for a registry on a PostgreSQL server.
-
-    Raises InputError for any other database.
-    """
+    """Return the path of the registry's SQLite file, or None for a registry on a PostgreSQL server. Raises InputError
+    for any other database."""
     url = registry_url(settings)
     if postgresql.is_on_server(settings.registry_url):
         return None
@@ -252,10 +246,8 @@ def on_servers(settings: Settings) -> dict[str, Database]:
 
 
 def _files(root: Path, links: list[Path]) -> Iterator[Path]:
-    """Yield every file below a directory, except unfinished folders and databases' journals.
-
-    Append links to `links`.
-    """
+    """Yield every file below a directory, except unfinished folders and databases' journals. Append links to
+    `links`."""
     if not root.is_dir():
         return
     for entry in sorted(os.scandir(root), key=lambda each: each.name):

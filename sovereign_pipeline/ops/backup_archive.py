@@ -188,10 +188,8 @@ def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, I
 
 @contextmanager
 def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[bytes]]:
-    """Yield one end of a pipe, while a thread encrypts or decrypts at the other end.
-
-    Raises the thread's error at the end.
-    """
+    """Yield one end of a pipe, while a thread encrypts or decrypts at the other end. Raises the thread's error at the
+    end."""
     reading, writing = os.pipe()
     ends = {"rb": reading, "wb": writing}
     errors: list[BaseException] = []
@@ -267,10 +265,8 @@ def write(directory: Path, description: Description, signer: Signer) -> None:
 
 
 def read_description(directory: Path, trust: Trust) -> Description:
-    """Read a backup's description, and verify its signature, its files and every byte of the archive.
-
-    Raises IntegrityError.
-    """
+    """Read a backup's description, and verify its signature, its files and every byte of the archive. Raises
+    IntegrityError."""
     content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     try:
         description = Description.model_validate_json(content)

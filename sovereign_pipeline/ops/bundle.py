@@ -264,10 +264,8 @@ def configuration(settings: Settings) -> Iterator[Content]:
 
 
 def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
-    """Yield the files of every base model that has a card.
-
-    Raises IntegrityError for a file that differs from its pin.
-    """
+    """Yield the files of every base model that has a card. Raises IntegrityError for a file that differs from its
+    pin."""
     for name in _cards(settings):
         card = load_card(settings, name)
         verify_base_model(settings, card, progress)
@@ -294,10 +292,8 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
 
 
 def release(project: Path) -> Content:
-    """Return the committed source of this release as a tar.
-
-    Raises InputError if the checkout has uncommitted changes.
-    """
+    """Return the committed source of this release as a tar. Raises InputError if the checkout has uncommitted
+    changes."""
     if not (project / ".git").exists():
         raise InputError(f"{project}: this is not a git checkout.", "Pack from a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
@@ -368,10 +364,8 @@ def _built(published: Path, built: Path) -> list[Content]:
 
 
 def _pip(act: str, *options: str) -> None:
-    """Run pip of this environment, with pip and setuptools as `build.txt` pins them.
-
-    Raises NotFoundError if it fails.
-    """
+    """Run pip of this environment, with pip and setuptools as `build.txt` pins them. Raises NotFoundError if it
+    fails."""
     command = (sys.executable, "-m", "pip", act, *QUIET, *options)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # makes the built wheels reproducible
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

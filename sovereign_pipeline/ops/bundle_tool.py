@@ -1,8 +1,5 @@
-"""Verify a bundle and install from it, with Python 3.11 and its standard library alone.
-
-A bundle carries this file as `bundle.pyz`: `python3.11 -I bundle.pyz verify DIR --trust-root SHA256`. It imports no
-other module of this package.
-"""
+"""Verify a bundle and install from it, with Python 3.11 and its standard library alone. A bundle carries this file as
+`bundle.pyz`: `python3.11 -I bundle.pyz verify DIR --trust-root SHA256`. It imports no other module of this package."""
 
 import argparse
 import base64
@@ -251,10 +248,8 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
 
 
 def _newest_root(roots: list[bytes]) -> dict[str, Any]:
-    """Verify the chain of roots and return the newest.
-
-    Each is signed by its own keys and by those of its predecessor.
-    """
+    """Verify the chain of roots and return the newest. Each is signed by its own keys and by those of its
+    predecessor."""
     before: dict[str, Any] = {}
     for number, content in enumerate(roots, start=1):
         name = f"{TRUST}/{number}.root.json"
@@ -630,11 +625,8 @@ def this_platform() -> str:
 
 
 def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
-    """Install a verified bundle into a new folder. Returns the environment's folder.
-
-    Raises Refused if the folder exists, because an environment cannot be moved after it is made. A failed installation
-    is removed.
-    """
+    """Install a verified bundle into a new folder. Returns the environment's folder. Raises Refused if the folder
+    exists, because an environment cannot be moved after it is made. A failed installation is removed."""
     if bundle.platform != this_platform():
         raise Refused(
             f"The bundle is for {bundle.platform}, and this is {this_platform()}.", "Pack one for this machine."
@@ -711,10 +703,8 @@ def _unpack(archive: Path, into: Path) -> None:
 
 
 def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
-    """Yield pip requirements: each wheel's project, version and digest.
-
-    Raises Refused for two wheels of one project.
-    """
+    """Yield pip requirements: each wheel's project, version and digest. Raises Refused for two wheels of one
+    project."""
     seen: set[str] = set()
     for carried in wheels:
         found = WHEEL.fullmatch(carried.name.partition("/")[2])

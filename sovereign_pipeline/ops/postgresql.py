@@ -56,10 +56,8 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """Open a transaction over one snapshot, without blocking writers.
-
-        Raises InputError if the server is unreachable.
-        """
+        """Open a transaction over one snapshot, without blocking writers. Raises InputError if the server is
+        unreachable."""
         try:
             engine = create_engine(parsed_url(self.variable, self.url), isolation_level="REPEATABLE READ")
             connection = engine.connect()
@@ -88,10 +86,8 @@ def assert_can_dump(database: Database) -> None:
 
 @contextmanager
 def one_state(database: Database) -> Iterator[str]:
-    """Export a snapshot of the database's current state for `dump`, without blocking writers.
-
-    Yields the snapshot's id.
-    """
+    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields the snapshot's
+    id."""
     with database.connected() as connection:
         name: str = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         yield name
@@ -118,10 +114,8 @@ def assert_empty(database: Database) -> None:
 
 
 def restore(database: Database, dumped: Path) -> None:
-    """Restore a dump into an empty database, in one transaction. The role in the URL owns the restored tables.
-
-    Raises InputError if the database is not empty, the server is older than the dump, or a role in the dump is missing.
-    """
+    """Restore a dump into an empty database, in one transaction. The role in the URL owns the restored tables. Raises
+    InputError if the database is not empty, the server is older than the dump, or a role in the dump is missing."""
     with database.connected() as connection:
         _assert_empty(database, connection)
         version = _version_of(connection)
@@ -201,10 +195,8 @@ def _assert_fits(program: str, version: int, database: Database) -> None:
 
 
 def _environment(database: Database) -> dict[str, str]:
-    """Return the environment in which the programs find the database.
-
-    Raises InputError for an unsupported URL parameter.
-    """
+    """Return the environment in which the programs find the database. Raises InputError for an unsupported URL
+    parameter."""
     url = parsed_url(database.variable, database.url)
     named: dict[str, Any] = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
     given = {**named, "dbname": url.database, **url.query}
@@ -220,10 +212,8 @@ def _environment(database: Database) -> dict[str, str]:
 
 
 def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
-    """Run a program and write its output to a file. Raises InputError with the program's first error.
-
-    The output passes through this process. If this process is killed, the program's pipe breaks and it ends too.
-    """
+    """Run a program and write its output to a file. Raises InputError with the program's first error. The output passes
+    through this process. If this process is killed, the program's pipe breaks and it ends too."""
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(

@@ -161,10 +161,8 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
 
 
 class _ReadIdentity:
-    """A verification policy for sigstore's library that records the certificate's identity.
-
-    The caller checks it later.
-    """
+    """A verification policy for sigstore's library that records the certificate's identity. The caller checks it
+    later."""
 
     identity = ""
     issuer = ""

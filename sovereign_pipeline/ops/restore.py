@@ -243,10 +243,8 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
 
 
 def verified_ledger(staged: Settings, made: Description) -> int:
-    """Verify the ledger and return its number of entries.
-
-    Raises IntegrityError if it does not match the description.
-    """
+    """Verify the ledger and return its number of entries. Raises IntegrityError if it does not match the
+    description."""
     registry = open_registry(staged, from_first_entry=True)
     report = verify_registry(registry)
     head = made.head
@@ -298,10 +296,8 @@ def _refuse_full(settings: Settings) -> None:
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
-    """Return the largest checkpoint that is known here.
-
-    Raises IntegrityError if the backup is inconsistent with one.
-    """
+    """Return the largest checkpoint that is known here. Raises IntegrityError if the backup is inconsistent with
+    one."""
     found = [(path, read_note(path)) for path in known]
     copy = settings.ledger_copy
     if copy is not None and copy.exists() and (confirmed := checkpoints.end_of(copy).confirmed) is not None:
@@ -373,10 +369,8 @@ class Damage:
 
 
 def repair(settings: Settings, directory: Path, digest: str, private_key: str, progress: Progress) -> list[str]:
-    """Restore the missing or changed files of one artifact from a backup. Returns their names.
-
-    Raises NotFoundError if the backup does not hold the artifact; IntegrityError and InputError.
-    """
+    """Restore the missing or changed files of one artifact from a backup. Returns their names. Raises NotFoundError if
+    the backup does not hold the artifact; IntegrityError and InputError."""
     if not KEY_ID.fullmatch(digest):
         raise InputError(f"'{digest[:70]}' is no digest of an artifact.", "Give all 64 digits.")
     made = backup_archive.read_description(directory, trust_root(settings))

@@ -389,10 +389,8 @@ class Privacy(RecipeModel):
     or a valid check digit is not doubtful and fails the gate."""
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that determine the findings, for artifacts' identities.
-
-        Keys added in later releases are included only if they are used, so that older artifacts are not recomputed.
-        """
+        """Return the settings that determine the findings, for artifacts' identities. Keys added in later releases are
+        included only if they are used, so that older artifacts are not recomputed."""
         unused = {name for name in ("recognizers", "phone_regions") if getattr(self, name) == getattr(Privacy(), name)}
         return self.model_dump(mode="json", exclude={"columns", "judged", "officer_may", *unused})
 

@@ -369,11 +369,8 @@ class PersonalData(GatePolicy):
 
 
 class Gates(RecipeModel):
-    """The margins of the evaluation's gates, one section per gate, and the blind review.
-
-    A section is part of its gate's identity: when it changes, the gate is evaluated again and an earlier waiver does
-    not apply.
-    """
+    """The margins of the evaluation's gates, one section per gate, and the blind review. A section is part of its
+    gate's identity: when it changes, the gate is evaluated again and an earlier waiver does not apply."""
 
     held_out_loss: HeldOutLoss = HeldOutLoss()
     """Loss on the line's own held-out documents."""

@@ -120,10 +120,8 @@ def is_transition(name: str) -> TypeGuard[TransitionName]:
 
 @lru_cache(maxsize=64)
 def release_in(content: bytes) -> Release:
-    """Read the release rules in a copy of `institution.yaml`, ignoring keys of other versions.
-
-    Raises ValueError if the rules cannot be read.
-    """
+    """Read the release rules in a copy of `institution.yaml`, ignoring keys of other versions. Raises ValueError if the
+    rules cannot be read."""
     try:
         section = yaml.safe_load(content).get("release") or {}
         return Release.model_validate({name: section[name] for name in Release.model_fields if name in section})
@@ -181,11 +179,8 @@ class Cadence(RecipeModel):
         return datetime.date(year, month + 1, min(since.day, calendar.monthrange(year, month + 1)[1]))
 
     def period(self, due: datetime.date) -> str:
-        """Return the name of the period in which a review is due.
-
-        It is `2027-H1`, `2027-Q2`, `2027-03`, `2027`, or the day itself. A period is never longer than the time between
-        two reviews, so its name is unique.
-        """
+        """Return the name of the period in which a review is due. It is `2027-H1`, `2027-Q2`, `2027-03`, `2027`, or the
+        day itself. A period is never longer than the time between two reviews, so its name is unique."""
         number, unit = _parts(self.every) if self.every is not None else (0, "day")
         months = number * _MONTHS.get(unit, 0)
         if months == 0 or (months not in (1, 3, 6) and months % 12):
@@ -208,11 +203,8 @@ is a placeholder."""
 
 
 def iso_day(text: str) -> datetime.date:
-    """Parse an ISO date, with or without a time, in digits of any script.
-
-    Raises ValueError with a message that completes a sentence beginning with the date's name and does not quote the
-    text.
-    """
+    """Parse an ISO date, with or without a time, in digits of any script. Raises ValueError with a message that
+    completes a sentence beginning with the date's name and does not quote the text."""
     digits = "".join(str(unicodedata.decimal(each, each)) for each in text.strip())
     try:
         day = datetime.datetime.fromisoformat(digits).date()
@@ -455,10 +447,8 @@ class Institution(RecipeModel):
 
 
 def load_institution(data: Path) -> Institution:
-    """Read `institution.yaml`.
-
-    Raises RecipeError, also if a rule or a role names a line that does not exist: such a rule would have no effect.
-    """
+    """Read `institution.yaml`. Raises RecipeError, also if a rule or a role names a line that does not exist: such a
+    rule would have no effect."""
     path = data / "institution.yaml"
     institution = read_yaml(Institution, path)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))

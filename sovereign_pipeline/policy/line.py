@@ -187,10 +187,8 @@ def read_line(path: Path, institution: Institution) -> Line:
 
 
 def refuse_to_fill_in(line: Line) -> None:
-    """Raise RecipeError if the recipe still has the placeholder `FILL IN`.
-
-    The placeholder would otherwise appear in data cards, records and bills of materials.
-    """
+    """Raise RecipeError if the recipe still has the placeholder `FILL IN`. The placeholder would otherwise appear in
+    data cards, records and bills of materials."""
     if keys := keys_to_fill_in(line):
         raise RecipeError(
             f"Line {line.line}: {', '.join(keys)} still {'say' if len(keys) > 1 else 'says'} {FILL_IN}.",

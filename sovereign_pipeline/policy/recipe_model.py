@@ -63,11 +63,8 @@ def named_twice(names: Iterable[object]) -> str:
 
 
 class RecipeModel(Frozen):
-    """The base class of a model that people fill in.
-
-    An unknown key is an error, so that a misspelt limit is never replaced by a default. Text with digits is not
-    accepted as a number, and numbers must be finite.
-    """
+    """The base class of a model that people fill in. An unknown key is an error, so that a misspelt limit is never
+    replaced by a default. Text with digits is not accepted as a number, and numbers must be finite."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -135,10 +132,8 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 def _whole_number(loader: _RecipeLoader, node: yaml.ScalarNode) -> int:
-    """Parse a whole number that JSON readers can represent.
-
-    Raises ConstructorError if it is too large, ValueError if it is no number.
-    """
+    """Parse a whole number that JSON readers can represent. Raises ConstructorError if it is too large, ValueError if
+    it is no number."""
     value: int = loader.construct_yaml_int(node)
     if abs(value) > LARGEST_WHOLE_NUMBER:
         raise yaml.constructor.ConstructorError(None, None, "a whole number is too large", node.start_mark)
@@ -263,10 +258,8 @@ def _explain(model: type[RecipeModel], content: Any, detail: Any) -> str:
 
 
 def _named_element(content: Any, location: list[Any]) -> tuple[str, list[Any]]:
-    """Return the list element of a location, as a prefix such as `source 'fees': `, and the location inside it.
-
-    Returns "" and the whole location if there is no such element or it has no name.
-    """
+    """Return the list element of a location, as a prefix such as `source 'fees': `, and the location inside it. Returns
+    "" and the whole location if there is no such element or it has no name."""
     element, inside = "", location
     for place, part in enumerate(location):
         try:
@@ -316,10 +309,8 @@ def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
 
 
 def _models_at(model: type[RecipeModel], location: Sequence[Any]) -> list[type[BaseModel]]:
-    """Return the models at a location, looking through lists, dicts, optionals and unions.
-
-    If pydantic chose among several models by a tag, the tag follows the field's name in `location`.
-    """
+    """Return the models at a location, looking through lists, dicts, optionals and unions. If pydantic chose among
+    several models by a tag, the tag follows the field's name in `location`."""
     current: list[type[BaseModel]] = [model]
     for part in location:
         if not isinstance(part, str):

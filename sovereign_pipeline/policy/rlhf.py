@@ -220,10 +220,8 @@ class Rollouts(RecipeModel):
 
 
 class Rlhf(RecipeModel):
-    """Reinforcement learning after SFT, with the SFT adapter as the reference.
-
-    It needs an adapter (`lora` or `qlora`) and one device. Dropout is off.
-    """
+    """Reinforcement learning after SFT, with the SFT adapter as the reference. It needs an adapter (`lora` or `qlora`)
+    and one device. Dropout is off."""
 
     algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
     """`ppo` is proximal policy optimisation (Schulman et al. 2017) as InstructGPT uses it (Ouyang et al. 2022). `rloo`
@@ -534,10 +532,8 @@ def _kind(name: str) -> str:
 
 
 def _is_of_its_kind(name: str, value: TrlArgument) -> bool:
-    """Return whether an argument has the right type.
-
-    TRL itself accepts any, then fails at the first step or trains wrongly.
-    """
+    """Return whether an argument has the right type. TRL itself accepts any, then fails at the first step or trains
+    wrongly."""
     kind = _kind(name)
     if kind == "a text":
         return all(isinstance(each, str) for each in _parts(value))

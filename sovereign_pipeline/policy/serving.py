@@ -114,10 +114,8 @@ answer."""
 
 
 class Screened(RecipeModel):
-    """How personal data in a line's requests and answers is treated.
-
-    Its kinds are defined by `sensitive` and by the line's `privacy`. A kind that is kept in documents is kept here.
-    """
+    """How personal data in a line's requests and answers is treated. Its kinds are defined by `sensitive` and by the
+    line's `privacy`. A kind that is kept in documents is kept here."""
 
     requests: Reaction | None = None
     """`report` counts it. `replace` sends placeholders to the engine, and restores the caller's own text where a
@@ -198,10 +196,8 @@ class Local(RecipeModel):
 
 
 class Vllm(RecipeModel):
-    """How a vLLM server is started, or the address of a server that is already running.
-
-    The administrator sets the Python interpreter of vLLM's environment in SOVEREIGN_VLLM_PYTHON.
-    """
+    """How a vLLM server is started, or the address of a server that is already running. The administrator sets the
+    Python interpreter of vLLM's environment in SOVEREIGN_VLLM_PYTHON."""
 
     url: str | None = Field(default=None, examples=["unix:/run/vllm/api", "http://127.0.0.1:8000"])
     """Address of a server that is started separately and to which only this gateway adds adapters. Null: the gateway

@@ -28,10 +28,8 @@ SHAPING = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
 
 
 class Sft(Tuning):
-    """Supervised fine-tuning on prompt and completion, with the loss on the completion only.
-
-    Some keys also apply to the preference stage.
-    """
+    """Supervised fine-tuning on prompt and completion, with the loss on the completion only. Some keys also apply to
+    the preference stage."""
 
     model_config = ConfigDict(json_schema_extra=optional_in_schema("learning_rate"))
 
@@ -96,11 +94,8 @@ class Sft(Tuning):
 
 
 class Preference(Tuning):
-    """Preference training after SFT, with the SFT model as the reference.
-
-    Dropout is off, as in TRL's trainers, because policy and reference would otherwise differ before anything is
-    learned.
-    """
+    """Preference training after SFT, with the SFT model as the reference. Dropout is off, as in TRL's trainers, because
+    policy and reference would otherwise differ before anything is learned."""
 
     method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
     """`dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024) from
@@ -340,10 +335,8 @@ class Training(RecipeModel):
 
     @property
     def preference_learning_rate(self) -> float:
-        """Learning rate of the preference stage: the recipe's, or the default for an adapter or full tuning.
-
-        Raises ValueError if the line has no preference stage.
-        """
+        """Learning rate of the preference stage: the recipe's, or the default for an adapter or full tuning. Raises
+        ValueError if the line has no preference stage."""
         if self.preference is None:
             raise ValueError("the line has no preference stage")
         if self.preference.learning_rate is not None:

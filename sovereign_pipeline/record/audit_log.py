@@ -262,11 +262,8 @@ def entries(registry: Readable) -> list[Parsed]:
 
 
 def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
-    """Yield the log's entries, oldest first, few in memory at once.
-
-    Raises IntegrityError for an entry that is missing or cannot be read and, at the end, unless their root hash is the
-    signed one.
-    """
+    """Yield the log's entries, oldest first, few in memory at once. Raises IntegrityError for an entry that is missing
+    or cannot be read and, at the end, unless their root hash is the signed one."""
     growth = merkle.Growth(after, tree.peaks_at(session, after))
     for sequence, data in tree.leaves(session, after):
         if sequence != growth.size + 1:
@@ -431,10 +428,8 @@ def enter_adapter(
 
 
 def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the SHA-256 and the bytes of datasets' contents (`contents_of`), few in memory at once.
-
-    Raises IntegrityError if one is missing or was changed.
-    """
+    """Yield the SHA-256 and the bytes of datasets' contents (`contents_of`), few in memory at once. Raises
+    IntegrityError if one is missing or was changed."""
     ordered = sorted(wanted)
     with tree.written_by_this_program():
         for start in range(0, len(ordered), CONTENTS_AT_ONCE):
@@ -452,10 +447,8 @@ def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str
 
 
 def assert_contents(session: Session) -> None:
-    """Assert that the documents and sources of every dataset are those that registrations name.
-
-    Raises IntegrityError.
-    """
+    """Assert that the documents and sources of every dataset are those that registrations name. Raises
+    IntegrityError."""
     query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
     datasets = (each for subjects in session.scalars(query) for each in subjects[TRAINED_ON]["datasets"].values())
     for _ in contents_in(session, {each["contents"] for each in datasets}):

@@ -47,10 +47,8 @@ TransitionRow = Transition | Row[Any]
 
 
 def transitions_of(session: Session, line: str) -> list[Transition]:
-    """Return every transition of a line, oldest first.
-
-    Raises IntegrityError for a transition that does not follow from the one before.
-    """
+    """Return every transition of a line, oldest first. Raises IntegrityError for a transition that does not follow from
+    the one before."""
     rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
     _assert_one_follows_the_other(line, rows)
     return rows
@@ -98,11 +96,8 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
 
 
 def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
-    """Return the lines with an adapter in one of these states.
-
-    A line whose transitions do not follow from each other is included, so that a closer look reports it without hiding
-    other lines.
-    """
+    """Return the lines with an adapter in one of these states. A line whose transitions do not follow from each other
+    is included, so that a closer look reports it without hiding other lines."""
     found = set[str]()
     try:
         state = states(session)
@@ -140,8 +135,7 @@ def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
 
 def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:
     """Assert that each transition starts from its adapter's last state, and that at most one adapter is in
-    production.
-    """
+    production."""
     reached: dict[str, str] = {}
     for row in rows:
         if line_of(row.adapter_id) != line:
@@ -208,10 +202,8 @@ _BRIEF = [
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
-    """Return one adapter with its waivers (`waivers`) and the rows of its datasets and base model.
-
-    Raises NotFoundError, which lists the known adapters.
-    """
+    """Return one adapter with its waivers (`waivers`) and the rows of its datasets and base model. Raises
+    NotFoundError, which lists the known adapters."""
     with registry.reading() as session:
         adapter = find_adapter(registry, adapter_id)
         digests = [digest for digest in (adapter.dataset_digest, adapter.preference_dataset_digest) if digest]
@@ -282,10 +274,8 @@ def is_registered(registry: Registry, record_digest: str) -> bool:
 
 
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
-    """Return the row of an adapter.
-
-    Raises NotFoundError, whose message names known adapters, those with similar ids first.
-    """
+    """Return the row of an adapter. Raises NotFoundError, whose message names known adapters, those with similar ids
+    first."""
     with registry.reading() as session:
         adapter = session.get(Adapter, adapter_id)
         if adapter is not None:
@@ -402,10 +392,8 @@ def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
 
 
 def files_purged(session: Session, trust: Trust, artifact: str) -> dict[str, Purge]:
-    """Return path -> the purge that removed the file, for the files of an artifact.
-
-    Raises IntegrityError if no officer signed a purge.
-    """
+    """Return path -> the purge that removed the file, for the files of an artifact. Raises IntegrityError if no officer
+    signed a purge."""
     found: dict[str, Purge] = {}
     for entry in purges_of(session, artifact):
         purge = _verified(session, trust, entry)

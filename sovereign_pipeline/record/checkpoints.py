@@ -356,10 +356,8 @@ def checkpoint_file(settings: Settings) -> Path:
 
 
 def assert_not_older(registry: Readable) -> None:
-    """Raise IntegrityError if the registry lacks signed entries, or has others in their place.
-
-    Call it before any decision that depends on the registry's content.
-    """
+    """Raise IntegrityError if the registry lacks signed entries, or has others in their place. Call it before any
+    decision that depends on the registry's content."""
     for tries_left in reversed(range(READS)):
         try:
             with registry.reading():

@@ -134,10 +134,7 @@ class Registry:
 
     def checkpoint(self) -> Note:
         """Return the signed checkpoint of the committed state. It is signed now if needed and if the key is on this
-        machine.
-
-        Raises NotFoundError before the first act.
-        """
+        machine. Raises NotFoundError before the first act."""
         with self.view.lock, checkpoints.only_writer(self.settings), self.reading() as session:
             return checkpoints.newest(session, self.settings)
 
@@ -347,11 +344,8 @@ def _create(engine: Engine, settings: Settings) -> None:
 
 @contextmanager
 def registry_read_only(settings: Settings) -> Iterator[Registry]:
-    """Open the registry for reading only. Raises the same errors as `open_registry`.
-
-    Raises ConflictError at the end if an SQLite file was written to meanwhile, because the data read may mix two
-    states.
-    """
+    """Open the registry for reading only. Raises the same errors as `open_registry`. Raises ConflictError at the end if
+    an SQLite file was written to meanwhile, because the data read may mix two states."""
     with _engine_read_only(settings) as engine:
         try:
             found = format_of(engine)

@@ -60,10 +60,8 @@ KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "overrid
 
 
 class Waiver(Frozen):
-    """The content of `waiver.json`.
-
-    The time of the waiver is in the manifest's circumstances. The manifest's only input is the waived gate's record.
-    """
+    """The content of `waiver.json`. The time of the waiver is in the manifest's circumstances. The manifest's only
+    input is the waived gate's record."""
 
     gate: str
     kind: WaiverKind
@@ -73,10 +71,8 @@ class Waiver(Frozen):
 
 
 def stated_waiver(artifact: Artifact) -> Waiver:
-    """Return the content of a waiver. The signature is not verified.
-
-    Raises IntegrityError if the file is not a waiver or differs from its manifest.
-    """
+    """Return the content of a waiver. The signature is not verified. Raises IntegrityError if the file is not a waiver
+    or differs from its manifest."""
     path = artifact.file(WAIVER_FILE)
     try:
         waiver = Waiver.model_validate_json(path.read_bytes())

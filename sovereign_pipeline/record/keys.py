@@ -33,10 +33,8 @@ Algorithm = Literal["p256", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 Passphrase = Callable[[], str]
-"""Function that returns a passphrase from a prompt or a file.
-
-Passphrases are never command-line arguments or environment variables, because other processes can read both.
-"""
+"""Function that returns a passphrase from a prompt or a file. Passphrases are never command-line arguments or
+environment variables, because other processes can read both."""
 
 SHORTEST_PASSPHRASE = 12
 ROUNDS = 600_000
@@ -130,11 +128,8 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def is_low_s(signature: bytes) -> bool:
-    """Return True if a P-256 signature has the lower of its two possible values of s.
-
-    Anyone can turn (r, s) into (r, n - s), which is valid too. If a signature's bytes identify an act, only the low
-    form is accepted.
-    """
+    """Return True if a P-256 signature has the lower of its two possible values of s. Anyone can turn (r, s) into (r, n
+    - s), which is valid too. If a signature's bytes identify an act, only the low form is accepted."""
     try:
         return decode_dss_signature(signature)[1] <= P256_ORDER // 2
     except ValueError:

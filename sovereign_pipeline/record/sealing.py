@@ -206,20 +206,16 @@ class SealedEntries:
                 session.execute(insert(SealedEntry).values(manifest_sha256=manifest_sha256, sequence=entry.sequence))
 
     def index_of(self, ref: ArtifactRef) -> int | None:
-        """Return the ledger index of the first entry that names this artifact, or None.
-
-        Raises IntegrityError if the entry was changed.
-        """
+        """Return the ledger index of the first entry that names this artifact, or None. Raises IntegrityError if the
+        entry was changed."""
         with self._registry.reading() as session:
             sequence = sealed_at(session, ref)
         return sequence - 1 if sequence is not None else None
 
 
 def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
-    """Return the number of the first entry that names an artifact, or None.
-
-    The index of sealed artifacts says where it is. If the index is wrong or lacks it, the whole log is read.
-    """
+    """Return the number of the first entry that names an artifact, or None. The index of sealed artifacts says where it
+    is. If the index is wrong or lacks it, the whole log is read."""
     wanted = (SEALED, ref.digest, ref.manifest_sha256)
 
     def stated(entry: Parsed) -> tuple[str, object, object]:

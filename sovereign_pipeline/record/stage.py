@@ -37,19 +37,14 @@ OutsideFiles = Callable[["Workplace"], dict[str, str]]
 
 
 class Launch(Protocol):
-    """Runs the training process with a job file and waits for it.
-
-    Raises TrainingFailed if the process ends without a result.
-    """
+    """Runs the training process with a job file and waits for it. Raises TrainingFailed if the process ends without a
+    result."""
 
     def __call__(self, job: Path) -> None: ...
 
 
 class WaiverLog(Protocol):
-    """The log of officers' waivers.
-
-    It is a protocol because the ledger depends on artifacts.
-    """
+    """The log of officers' waivers. It is a protocol because the ledger depends on artifacts."""
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
         """Log a waiver before its artifact is made."""
@@ -70,17 +65,13 @@ class Workplace:
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]
-    """Returns the SHA-256 of all weights of a line that lost their blind review.
-
-    It is a function because reviews depend on the stages that need it.
-    """
+    """Returns the SHA-256 of all weights of a line that lost their blind review. It is a function because reviews
+    depend on the stages that need it."""
     open_recalls: Callable[[str], Collection[str]]
     """Returns the ids of the recalls that apply to an adapter. It is a function for the same reason."""
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
-    """Returns a function that finds personal data in a column's value, from a raw corpus's configuration.
-
-    It is a function because the privacy package depends on the corpus package.
-    """
+    """Returns a function that finds personal data in a column's value, from a raw corpus's configuration. It is a
+    function because the privacy package depends on the corpus package."""
     waivers: WaiverLog
     column_secret: Callable[[], bytes]
     """Returns the installation's secret for the keys that replace personal data in columns. Created on first use."""
@@ -188,11 +179,8 @@ class Stage:
     """Distributions whose version changes the result."""
     gates: tuple[Gate, ...] = ()
     passthrough_of: Callable[[Line], str | None] = lambda line: None
-    """Returns the kind of the input that is passed through as this stage's artifact, or None.
-
-    A stage passes an input through for a line for which it has nothing to do. None means that the stage builds an
-    artifact of its own.
-    """
+    """Returns the kind of the input that is passed through as this stage's artifact, or None. A stage passes an input
+    through for a line for which it has nothing to do. None means that the stage builds an artifact of its own."""
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
     """Returns True if the artifact is recorded where this stage must record it, such as in the registry."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
@@ -296,10 +284,8 @@ def source_digest() -> str:
 
 
 def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
-    """Return the stored artifact with exactly this identity, or None.
-
-    The store's index is not trusted. Raises IntegrityError if it leads to an artifact of another identity.
-    """
+    """Return the stored artifact with exactly this identity, or None. The store's index is not trusted. Raises
+    IntegrityError if it leads to an artifact of another identity."""
     ref = workplace.store.find(identity.fingerprint)
     if ref is None:
         return None

@@ -206,10 +206,8 @@ class _Examination:
             yield Reason("not recorded")
 
     def _is_usable(self, stage: Stage, current: ArtifactRef) -> bool:
-        """Return True if another stage could use the artifact. Reads and verifies every manifest upstream of it.
-
-        Raises IntegrityError if a manifest or a record was changed.
-        """
+        """Return True if another stage could use the artifact. Reads and verifies every manifest upstream of it. Raises
+        IntegrityError if a manifest or a record was changed."""
         try:
             assert_passed(stage, self._workplace, current)
         except (GateRefused, StaleInput):

@@ -47,10 +47,8 @@ def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
 
 
 def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
-    """Return the key's id, the payload and the signature of a bundle.
-
-    Raises IntegrityError unless the bundle has exactly the canonical bytes, including spaces.
-    """
+    """Return the key's id, the payload and the signature of a bundle. Raises IntegrityError unless the bundle has
+    exactly the canonical bytes, including spaces."""
     content = json_object(bundle, "This is no sigstore bundle")
     if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
         raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
@@ -423,10 +421,8 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """Yield every file below a directory.
-
-    Raises IntegrityError for entries that a signature over files would not cover: links and empty directories.
-    """
+    """Yield every file below a directory. Raises IntegrityError for entries that a signature over files would not
+    cover: links and empty directories."""
     if directory.is_symlink() or not directory.is_dir():
         raise IntegrityError(f"{directory}: it is a link, or no directory.", "Name the directory itself.")
     entries = sorted(directory.iterdir())

@@ -90,10 +90,8 @@ class ArtifactStore:
         return artifact
 
     def open_as_given(self, ref: ArtifactRef) -> Artifact:
-        """Open an artifact and verify every byte, except unscrubbed text that is withheld.
-
-        Raises IntegrityError as `open` does.
-        """
+        """Open an artifact and verify every byte, except unscrubbed text that is withheld. Raises IntegrityError as
+        `open` does."""
         manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
         entries = tuple(entry for entry in manifest.files if entry not in confined)
@@ -264,11 +262,8 @@ class ArtifactStore:
                 yield ref
 
     def holding(self, sha256s: Collection[str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-        """Yield every artifact that has a file with one of these SHA-256, sorted by digest.
-
-        Every directory of the store is read, not only the indexed ones. Raises IntegrityError if a manifest was
-        changed.
-        """
+        """Yield every artifact that has a file with one of these SHA-256, sorted by digest. Every directory of the
+        store is read, not only the indexed ones. Raises IntegrityError if a manifest was changed."""
         wanted = [sha256.encode() for sha256 in sha256s]
         for path in sorted(self.root.glob(f"*/{MANIFEST_FILE}")):
             content = path.read_bytes()
@@ -329,10 +324,8 @@ def _withheld(artifact: Artifact) -> CorpusWithheld:
 
 
 def _tree(directory: Path) -> Iterator[tuple[str, int]]:
-    """Yield the relative path and the size in bytes of every file below a directory, sorted by path.
-
-    Raises IntegrityError for links, devices, pipes and empty directories, which no artifact contains.
-    """
+    """Yield the relative path and the size in bytes of every file below a directory, sorted by path. Raises
+    IntegrityError for links, devices, pipes and empty directories, which no artifact contains."""
     for path in (directory, *sorted(directory.rglob("*"))):
         mode = path.lstat().st_mode
         if stat.S_ISREG(mode):
@@ -377,10 +370,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield every artifact upstream of an artifact, nearest first, each once, with its verified manifest.
-
-    Raises IntegrityError if a manifest is missing or was changed.
-    """
+    """Yield every artifact upstream of an artifact, nearest first, each once, with its verified manifest. Raises
+    IntegrityError if a manifest is missing or was changed."""
     waiting = deque(input_refs(manifest))
     seen: set[ArtifactRef] = set()
     while waiting:

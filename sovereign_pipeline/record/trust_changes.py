@@ -126,10 +126,8 @@ def revoke(
 def rotate_key(
     directory: Path, role: str, pem: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> Trust:
-    """Add a new key to a role, and revoke the role's other keys from a ledger index on.
-
-    This does not work for officers: add the new key with `add_officer`, and revoke the old one.
-    """
+    """Add a new key to a role, and revoke the role's other keys from a ledger index on. This does not work for
+    officers: add the new key with `add_officer`, and revoke the old one."""
     if role == "officer":
         raise InputError("An officer's key is not rotated.", "Add the new one, and revoke the old one.")
     old = [key.keyid for key in read_trust(directory).keys(role) if key.revoked_from is None]
@@ -283,10 +281,8 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
 
 
 def _refuse_second_spelling(targets: Targets, person: str) -> None:
-    """Raise ConflictError if an officer's name looks like this one but is spelled differently.
-
-    Approvals are counted by person, so one person with two spellings would count twice.
-    """
+    """Raise ConflictError if an officer's name looks like this one but is spelled differently. Approvals are counted by
+    person, so one person with two spellings would count twice."""
     for key in _delegations(targets)[0].values():
         other = key.unrecognized_fields.get("person")
         if other is not None and other != person and _looks(other) & _looks(person):
@@ -297,11 +293,8 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
 
 
 def _looks(name: str) -> set[str]:
-    """Return the forms that a reader may mistake a name for.
-
-    Case, spaces and marks are removed, and similar letters are mapped to one. There are two forms, because a capital I
-    may be read as an l.
-    """
+    """Return the forms that a reader may mistake a name for. Case, spaces and marks are removed, and similar letters
+    are mapped to one. There are two forms, because a capital I may be read as an l."""
     spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
     return {
         "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings

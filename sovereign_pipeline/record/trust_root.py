@@ -241,10 +241,8 @@ ROLE_FIELDS = {"version", "expires"}
 
 
 def verified(files: Files, root_sha256: str | None = None, where: str = "trust") -> Trust:
-    """Verify a trust root's files, ignoring expiry, and return the trust root.
-
-    Raises IntegrityError naming the file that does not verify.
-    """
+    """Verify a trust root's files, ignoring expiry, and return the trust root. Raises IntegrityError naming the file
+    that does not verify."""
     first = files.get(root_name(1))
     if first is None:
         raise IntegrityError(f"{where}/{root_name(1)}: the first root is missing.", "Take the trust root whole.")

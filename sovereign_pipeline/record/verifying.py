@@ -66,9 +66,7 @@ class Report:
 
 def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
     """Verify the ledger, what its registrations name, checkpoints, second copy and, if a policy is given, witnesses.
-
-    Raises IntegrityError.
-    """
+    Raises IntegrityError."""
     settings = registry.settings
     # Read before the database, because others may write meanwhile.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
@@ -136,10 +134,8 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
 
 
 def rows_beside(session: Session) -> dict[str, int]:
-    """Return table -> number of its rows that no entry leads to; tables without such rows are left out.
-
-    No reader uses these rows. Someone with access to the database wrote them.
-    """
+    """Return table -> number of its rows that no entry leads to; tables without such rows are left out. No reader uses
+    these rows. Someone with access to the database wrote them."""
     named = {digest for each in session.scalars(select(AuditEntry.subjects)) for digest in _digests_in(each)}
     for table, columns in SIGNED.items():
         for column in columns:
@@ -177,10 +173,8 @@ def _hold(claims: Sequence[Claim], root: bytes) -> None:
 
 
 class _Nodes:
-    """Compares the computed subtree hashes with the stored ones.
-
-    The hashes of each level are hashed together, so that two million of them need not be kept or compared singly.
-    """
+    """Compares the computed subtree hashes with the stored ones. The hashes of each level are hashed together, so that
+    two million of them need not be kept or compared singly."""
 
     def __init__(self) -> None:
         self._levels: list[Any] = []

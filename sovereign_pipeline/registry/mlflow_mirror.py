@@ -283,10 +283,8 @@ def _text(value: Any) -> str:
 
 
 def _name(name: str) -> str:
-    """Replace each character that MLflow rejects in a metric's or parameter's name.
-
-    MLflow accepts letters, digits and `_-./ :`.
-    """
+    """Replace each character that MLflow rejects in a metric's or parameter's name. MLflow accepts letters, digits and
+    `_-./ :`."""
     return re.sub(r"[^\w.\-/ :]", "_", name)
 
 

@@ -105,11 +105,8 @@ class LearnedRewardFacts(_Facts):
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part of the reward -> its digest.
-
-    The digest covers everything but the replies that decides the part's scores. For a reward model it is the digest of
-    the model's artifact.
-    """
+    """Name of each part of the reward -> its digest. The digest covers everything but the replies that decides the
+    part's scores. For a reward model it is the digest of the model's artifact."""
     code: dict[str, str]
     """Path of each program and file, as in the recipe -> SHA-256. Includes the machine's files that a command uses."""
 
@@ -281,10 +278,8 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """Return the facts of a waiver, or None if it does not waive exactly this gate record and outcome.
-
-    Raises IntegrityError. The officer's signature is not verified here; `record/gates.py` does that.
-    """
+    """Return the facts of a waiver, or None if it does not waive exactly this gate record and outcome. Raises
+    IntegrityError. The officer's signature is not verified here; `record/gates.py` does that."""
     artifact = store.open(ref)
     manifest = artifact.manifest
     if manifest.kind != GATE_WAIVER or manifest.inputs != {GATE_RECORD: record}:

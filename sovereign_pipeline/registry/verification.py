@@ -130,10 +130,8 @@ class _Suite:
 
 
 def _find_suite(settings: Settings, line: Line, kind: str, name: str) -> _Suite | None:
-    """Return the suite that today's recipe has under this name, or None.
-
-    Raises SovereignError if the suite's file is missing or damaged.
-    """
+    """Return the suite that today's recipe has under this name, or None. Raises SovereignError if the suite's file is
+    missing or damaged."""
     if kind == RED_TEAM_REPORT.kind:
         red_team = line.named_evaluation.red_team
         named = {"prompts": red_team.prompts, "judge_labels": red_team.judge_labels}

@@ -61,10 +61,8 @@ class Registered:
 
 
 def causes(session: Session, given: Registered) -> list[Cause]:
-    """Return the events that happened, of those that the recipe names, in the recipe's order.
-
-    An event counts as having happened if it cannot be checked because a file is missing or was changed.
-    """
+    """Return the events that happened, of those that the recipe names, in the recipe's order. An event counts as having
+    happened if it cannot be checked because a file is missing or was changed."""
     found: list[Cause] = []
     for event in dict.fromkeys(given.line.review.on):
         try:
@@ -95,10 +93,8 @@ def _template_changed(session: Session, given: Registered) -> Iterator[str]:
 
 
 def _changed_files(session: Session, given: Registered) -> set[str]:
-    """Return the base-model files whose SHA-256 differs between today's card and the adapter's base model.
-
-    A file that only one of the two has counts as changed.
-    """
+    """Return the base-model files whose SHA-256 differs between today's card and the adapter's base model. A file that
+    only one of the two has counts as changed."""
     row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
     then = {(file["name"], file["sha256"]) for file in row.files}
     now = set(load_card(given.settings, given.line.training.base_model).files.items())
@@ -174,11 +170,8 @@ class Due:
 
 
 def due_reviews(registry: Registry, settings: Settings, today: datetime.date) -> list[Due]:
-    """Return the next review of every line's newest adapter, sorted by line.
-
-    A line with an invalid recipe is listed and does not hide other lines. Raises RecipeError for the institution's
-    file.
-    """
+    """Return the next review of every line's newest adapter, sorted by line. A line with an invalid recipe is listed
+    and does not hide other lines. Raises RecipeError for the institution's file."""
     institution = load_institution(settings.data)
     recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution).valid}
     with registry.reading() as session:

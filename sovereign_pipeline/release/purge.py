@@ -171,11 +171,8 @@ def finish_purge(
 
 
 def unused(registry: Registry, store: ArtifactStore, line: str | None, progress: Callable[[str], None]) -> list[Unused]:
-    """Return the adapters whose weights are not in use, largest first.
-
-    These are superseded and ended adapters, and adapters that were never released and have a newer version. Adapters
-    whose weights were purged are left out.
-    """
+    """Return the adapters whose weights are not in use, largest first. These are superseded and ended adapters, and
+    adapters that were never released and have a newer version. Adapters whose weights were purged are left out."""
     with registry.reading() as session:
         state, purged = states(session, line), purge_dates(session)
         adapters = [each for each in session.scalars(select(Adapter)) if each.id in state and each.id not in purged]
@@ -204,10 +201,8 @@ def _assert_ended(session: Session, adapter: Adapter) -> State:
 
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
-    """Return artifact -> id of an adapter that needs it. Retired, rejected and recalled adapters are ignored.
-
-    Reads the artifacts themselves, because anyone with write access to the database could change the recall index.
-    """
+    """Return artifact -> id of an adapter that needs it. Retired, rejected and recalled adapters are ignored. Reads the
+    artifacts themselves, because anyone with write access to the database could change the recall index."""
     state = states(session)
     living = [each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in ENDED]
     work, seen = Countdown(progress, "looking who needs the weights", len(living), "adapter"), set[str]()

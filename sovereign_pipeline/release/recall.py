@@ -214,11 +214,8 @@ def assert_holders(answer: Answer) -> None:
 
 
 def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Signer, reason: str) -> None:
-    """Exempt one adapter from a recall, signed by an officer.
-
-    Raises the errors of `recall_to_waive`, and SignInError if the trust root does not let the officer waive at the
-    adapter's level.
-    """
+    """Exempt one adapter from a recall, signed by an officer. Raises the errors of `recall_to_waive`, and SignInError
+    if the trust root does not let the officer waive at the adapter's level."""
     reason = officers_words(reason, "A waiver")
     with registry.writing() as session:
         recall_to_waive(session, registry.settings, recall_id, adapter_id)

@@ -263,10 +263,8 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
 
 
 def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) -> str | None:
-    """Return the digest of the blind review of these weights, or None if none exists and the rules require none.
-
-    Raises GateRefused if the review is missing, or did not pass and was not waived.
-    """
+    """Return the digest of the blind review of these weights, or None if none exists and the rules require none. Raises
+    GateRefused if the review is missing, or did not pass and was not waived."""
     ref = workplace.store.current(adapter.line, BLIND_REVIEW.kind)
     reviewed = None
     if ref is not None:
@@ -385,10 +383,8 @@ def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
 def _assert_enough_by_the_rules_of_now(
     session: Session, registry: Registry, standing: Standing, asked: Arrow, adapter: Adapter
 ) -> None:
-    """Assert that a request states the adapter's level and at least as many approvals as today's rules require.
-
-    The requester wrote these values, so they are compared with the rules in the ledger. Raises ConflictError.
-    """
+    """Assert that a request states the adapter's level and at least as many approvals as today's rules require. The
+    requester wrote these values, so they are compared with the rules in the ledger. Raises ConflictError."""
     rules = rules_on_record(session, registry.settings)
     needed = rules.approvals_for(None, asked.name, [adapter.classification], standing.predicate["from"])
     stated = (standing.predicate["classification"], standing.predicate["approvals"])

@@ -169,11 +169,8 @@ class Standing:
     requester_may: bool
     """True if the requester may decide about the request. Needed if no other officer must approve it."""
     needed: int
-    """Number of officers besides the requester who must approve.
-
-    The highest of the number in the request, and of the numbers in the rules when it was logged and when its transition
-    was made.
-    """
+    """Number of officers besides the requester who must approve. The highest of the number in the request, and of the
+    numbers in the rules when it was logged and when its transition was made."""
     approvals: tuple[Officer, ...]
     """The officers whose approvals count, in the order of approval."""
     withdrawn: frozenset[str]
@@ -199,10 +196,8 @@ def standings(session: Session, settings: Settings, trust: Trust, line: str) -> 
 def all_standings(
     session: Session, settings: Settings, trust: Trust, line: str | None = None
 ) -> tuple[list[Standing], dict[str, IntegrityError]]:
-    """Return the status of the requests of all lines, or of one, oldest first, and line -> error.
-
-    A line whose requests fail verification is in the errors and does not hide the other lines.
-    """
+    """Return the status of the requests of all lines, or of one, oldest first, and line -> error. A line whose requests
+    fail verification is in the errors and does not hide the other lines."""
     lines = session.scalars(select(ReleaseRequest.line).distinct().order_by(ReleaseRequest.line))
     found: list[Standing] = []
     refused: dict[str, IntegrityError] = {}

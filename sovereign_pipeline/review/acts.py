@@ -73,10 +73,8 @@ def is_signed(public_key: str, signature: object, content: bytes) -> bool:
 
 
 def secrets_directory(settings: Settings) -> Path:
-    """Return the directory of the secrets, and create it if it is missing.
-
-    Raises InputError if another account can enter it.
-    """
+    """Return the directory of the secrets, and create it if it is missing. Raises InputError if another account can
+    enter it."""
     directory = settings.review_secrets
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:

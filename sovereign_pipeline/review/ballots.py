@@ -73,9 +73,7 @@ def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
 
 def issue_another_link(registry: Registry, workplace: Workplace, operator: str, actor: str) -> str:
     """Create another link for an operator of the line's open review. Sessions from the operator's earlier links end.
-
-    Returns its token. Raises NotFoundError if the line has no open review or the review has no such operator.
-    """
+    Returns its token. Raises NotFoundError if the line has no open review or the review has no such operator."""
     line = workplace.line.line
     with registry.reading() as session:
         review = find_open(session, line)
@@ -92,10 +90,8 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
 
 
 def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
-    """Return a person's stored identifier: a commitment or an operator number.
-
-    Returns None if the identifier is not in `persons`.
-    """
+    """Return a person's stored identifier: a commitment or an operator number. Returns None if the identifier is not in
+    `persons`."""
     if COMMITMENT.fullmatch(name):  # a commitment cannot be a person's name
         return None
     person = people.known(name)
@@ -103,10 +99,8 @@ def stands_for(people: People, name: str, persons: Collection[str]) -> str | Non
 
 
 def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
-    """Raise ConflictError if an open review still needs a person's commitment.
-
-    The person may be an operator, an officer who may close early, or the actor of an entry.
-    """
+    """Raise ConflictError if an open review still needs a person's commitment. The person may be an operator, an
+    officer who may close early, or the actor of an entry."""
     for review in find_all_open(registry):
         plan = plan_of(store, review).plan
         with registry.reading() as session:
@@ -126,11 +120,8 @@ def link_url(page: str, token: str) -> str:
 
 
 def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
-    """Exchange a token for its operator, once.
-
-    Raises SignInError if the token is unknown, used, expired or replaced by a newer one, or if no act issued the row of
-    its link.
-    """
+    """Exchange a token for its operator, once. Raises SignInError if the token is unknown, used, expired or replaced by
+    a newer one, or if no act issued the row of its link."""
     digest = _sha256(token)
     with registry.reading() as session:
         link = session.get(SignInLink, digest)
@@ -163,10 +154,8 @@ def assert_newest(session: Session, review: BlindReview, who: SignedIn) -> None:
 
 
 def _newest_link(session: Session, review: BlindReview, operator: str) -> Act | None:
-    """Return the act that issued an operator's newest link.
-
-    Unsigned entries are ignored, so that they end no session.
-    """
+    """Return the act that issued an operator's newest link. Unsigned entries are ignored, so that they end no
+    session."""
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
 
@@ -245,22 +234,16 @@ def give_ballot(
 
 
 def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str, choice: Position) -> None:
-    """Record which answer of a pair an operator believes to be the candidate's.
-
-    Raises the same errors as `give_ballot`.
-    """
+    """Record which answer of a pair an operator believes to be the candidate's. Raises the same errors as
+    `give_ballot`."""
     now = datetime.datetime.now(datetime.UTC)
     guess = Guess(review_id=who.review, operator=who.operator, pair=pair, choice=choice, given_at=now)
     _record(registry, settings, who, guess)
 
 
 def given(registry: Registry, review: BlindReview, operator: str) -> Given:
-    """Return the pairs for which an operator has recorded ballots and guesses.
-
-    Pairs with identical answers count as ties.
-
-    Raises IntegrityError if the records differ from the operator's acts.
-    """
+    """Return the pairs for which an operator has recorded ballots and guesses. Pairs with identical answers count as
+    ties. Raises IntegrityError if the records differ from the operator's acts."""
     with registry.reading() as session:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
         guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
@@ -345,10 +328,8 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
 
 
 def _sign_in_by_proxy(entering: Entering, who: SignedIn) -> int:
-    """Return the number of the act by which the proxy named an operator.
-
-    It is appended with the operator's first ballot.
-    """
+    """Return the number of the act by which the proxy named an operator. It is appended with the operator's first
+    ballot."""
     for act in reversed(entering.acts()):
         if (act.action, act.actor) == (SIGNED_IN, who.operator) and act.subjects.get("by") == PROXY:
             return act.number

@@ -58,9 +58,7 @@ class ReviewsToDate:
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
     """Find the reviews of the weights in a line's current registered_adapter artifact, under any artifact and version.
-
-    Raises NotFoundError if none was closed.
-    """
+    Raises NotFoundError if none was closed."""
     line, registry = workplace.line.line, open_registry(workplace.settings)
     adapter = registered_as(registry, registered.digest) if registered is not None else None
     of_adapter = find_closed_of(registry, line, adapter.adapter_sha256) if adapter is not None else []
@@ -88,20 +86,14 @@ def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, 
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """Return the SHA-256 of all weights of a line that lost their newest blind review.
-
-    None of them becomes an incumbent.
-
-    Raises IntegrityError if a review was changed.
-    """
+    """Return the SHA-256 of all weights of a line that lost their newest blind review. None of them becomes an
+    incumbent. Raises IntegrityError if a review was changed."""
     return {weights for weights, lost in standings(registry, store, line).items() if lost}
 
 
 def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]) -> list[ClosedReview]:
-    """Read closed reviews, and compare each with its acts in the audit log.
-
-    Raises IntegrityError that names everything that was added, changed or removed.
-    """
+    """Read closed reviews, and compare each with its acts in the audit log. Raises IntegrityError that names everything
+    that was added, changed or removed."""
     if not closed:
         return []
     with registry.reading() as session:

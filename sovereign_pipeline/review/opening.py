@@ -229,10 +229,8 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
 
 
 def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
-    """Return each operator's name -> stored identifier.
-
-    An operator with a number instead of a name keeps the number.
-    """
+    """Return each operator's name -> stored identifier. An operator with a number instead of a name keeps the
+    number."""
     people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
     names = _operators(workplace.line.gates.review, named)
     are_names = bool(named) or not isinstance(in_recipe, int)

@@ -160,10 +160,8 @@ def deal(
 
 
 def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Position]:
-    """Return pair -> position of the candidate's answer.
-
-    The candidate is A in exactly half of an operator's own pairs, and in exactly half of the shared ones.
-    """
+    """Return pair -> position of the candidate's answer. The candidate is A in exactly half of an operator's own pairs,
+    and in exactly half of the shared ones."""
     positions: dict[str, Position] = {}
     planned = list(pairs)
     for is_shared in (False, True):
@@ -221,10 +219,8 @@ class PlanContents:
     """Classification level of the plan."""
 
     def asked(self, operator: str) -> list[PlannedPair]:
-        """Return the pairs that an operator rates, in order.
-
-        Pairs with identical answers are left out; they count as ties.
-        """
+        """Return the pairs that an operator rates, in order. Pairs with identical answers are left out; they count as
+        ties."""
         return [each for each in self.plan.operators.get(operator, ()) if each.prompt not in self.identical]
 
 
@@ -270,10 +266,8 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
 
 
 def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[str, AnswerPair]:
-    """Decrypt both arms' answers in a review, by prompt id.
-
-    Raises IntegrityError if bytes changed, or if the answers were sealed with another seed.
-    """
+    """Decrypt both arms' answers in a review, by prompt id. Raises IntegrityError if bytes changed, or if the answers
+    were sealed with another seed."""
     artifact = store.open(ref_of_plan(review))
     try:
         content = ChaCha20Poly1305(_answers_key(seed)).decrypt(

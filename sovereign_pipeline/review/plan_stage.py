@@ -262,10 +262,8 @@ class PlanRequest:
 
 
 def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
-    """Return the stage of one opening.
-
-    Its identity includes the seed's commitment, so every opening makes a new plan.
-    """
+    """Return the stage of one opening. Its identity includes the seed's commitment, so every opening makes a new
+    plan."""
 
     def external(workplace: Workplace) -> dict[str, str]:
         opponent = request.opponent
@@ -388,10 +386,8 @@ def _plan(
 
 
 def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
-    """Return the number of ballots to close: the recipe's, or all that can be given if that is less.
-
-    Identical answers are not rated. Raises InputError if no operator would rate a pair of their own.
-    """
+    """Return the number of ballots to close: the recipe's, or all that can be given if that is less. Identical answers
+    are not rated. Raises InputError if no operator would rate a pair of their own."""
     differing = {each.id for each in answers if not each.is_identical}
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
     if all(each.shared for each in rated):

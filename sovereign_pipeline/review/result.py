@@ -105,10 +105,8 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
 def agreement(
     ratings: Sequence[tuple[str, Hashable, float]], level: Literal["nominal", "ordinal", "interval"]
 ) -> Agreement:
-    """Compute Krippendorff's alpha over (rater, unit, value): 1 is perfect agreement, 0 is agreement by chance.
-
-    A rater need not have rated every unit. Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability".
-    """
+    """Compute Krippendorff's alpha over (rater, unit, value): 1 is perfect agreement, 0 is agreement by chance. A rater
+    need not have rated every unit. Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"."""
     import evalica
     import pandas as pd
 
@@ -226,10 +224,8 @@ class UnblindedGuess(Frozen):
 
 
 def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
-    """Return every ballot of a closed review with the candidate's position.
-
-    Raises IntegrityError if the seed is not the committed one, or if a ballot does not fit the plan.
-    """
+    """Return every ballot of a closed review with the candidate's position. Raises IntegrityError if the seed is not
+    the committed one, or if a ballot does not fit the plan."""
     plan = closed.contents.plan
     if commitment(closed.seed) != plan.seed_sha256:
         raise IntegrityError(
@@ -347,9 +343,7 @@ class ReviewResult(Frozen):
     """Share of correct guesses. By chance it is one half, since the candidate is A in half of the pairs."""
     ranking: tuple[RankedVersion, ...]
     """Ranking over this and all earlier reviews of the line, of the versions linked to this candidate by comparisons.
-
-    Weights that are registered as several versions are listed once, as the newest version.
-    """
+    Weights that are registered as several versions are listed once, as the newest version."""
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:
@@ -405,20 +399,16 @@ def has_lost(closed: ClosedReview) -> bool:
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
-    """Return "fail" below zero, "pass" if the whole interval is at or above -margin, else "inconclusive".
-
-    A candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews.
-    """
+    """Return "fail" below zero, "pass" if the whole interval is at or above -margin, else "inconclusive". A candidate
+    whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
     if net.mean < 0:
         return "fail"
     return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
 
 
 def evaluate_net_preference(result: ReviewResult) -> Verdict:
-    """Return the verdict with its numbers.
-
-    An officer may waive it only if it is inconclusive and the recipe allows it.
-    """
+    """Return the verdict with its numbers. An officer may waive it only if it is inconclusive and the recipe allows
+    it."""
     outcome = outcome_of(result.net_preference, result.margin)
     return Verdict(
         outcome == "pass",

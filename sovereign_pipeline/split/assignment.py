@@ -177,10 +177,8 @@ def _check_crossing(
 
 
 def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the component of each of `count` documents, named by the number of its first document.
-
-    `similar`: arrays (n, 2) of document numbers that are tied too.
-    """
+    """Return the component of each of `count` documents, named by the number of its first document. `similar`: arrays
+    (n, 2) of document numbers that are tied too."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -68,10 +68,8 @@ def texts_of(document: Document) -> list[Text]:
 
 
 def texts_in(field: str, content: str, *, is_repeated: bool = False) -> list[Text]:
-    """Return the texts of one field: its blocks, and the whole field if it quotes something.
-
-    `is_repeated`: whether another text of the document contains this field.
-    """
+    """Return the texts of one field: its blocks, and the whole field if it quotes something. `is_repeated`: whether
+    another text of the document contains this field."""
     blocks = blocks_of(content)
     texts = [Text(field, normal_text(block), is_repeated) for block in blocks]
     if len(blocks) > 1:
@@ -293,10 +291,7 @@ def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     """Return (n, 2) text numbers, the lower first, of texts in different documents that are equal or contained in each
-    other.
-
-    A shingle that is not boilerplate occurs in few texts, so each has few pairs, and all are counted.
-    """
+    other. A shingle that is not boilerplate occurs in few texts, so each has few pairs, and all are counted."""
     order = np.argsort(own.hashes, kind="stable")
     hashes, numbers = own.hashes[order], own.texts[order]
     ends = np.searchsorted(hashes, hashes, side="right")

@@ -178,19 +178,14 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """Return the document's own id and its linked ids, in their comparison form.
-
-    So two documents that link to the same third document are tied even if that document was quarantined.
-    """
+    """Return the document's own id and its linked ids, in their comparison form. So two documents that link to the same
+    third document are tied even if that document was quarantined."""
     return tuple(map(link_key, (document.id, *document.links)))
 
 
 def read_columns(documents: Path, scratch: Path, progress: Progress = silent) -> Columns:
     """Return the columns of a file of documents. `scratch`: directory that must keep the shingles as long as the result
-    is used.
-
-    Raises IntegrityError with file and line for a row that is not a document.
-    """
+    is used. Raises IntegrityError with file and line for a row that is not a document."""
     ids: list[str] = []
     parts: list[_PartColumns] = []
     paths = [scratch / f"{documents.name}.{of}" for of in ("shingles", "texts", "letters")]
@@ -239,10 +234,7 @@ class _FilePart:
 
 def _over_parts(file: Path, work: Callable[[_FilePart], _Result]) -> Iterator[_Result]:
     """Run `work` on every part of a file and yield the results in the file's order; in one process per core if there
-    are several parts.
-
-    Raises WorkerKilled if a process was killed. Exceptions of `work` propagate.
-    """
+    are several parts. Raises WorkerKilled if a process was killed. Exceptions of `work` propagate."""
     parts = list(_parts(file))
     if len(parts) <= 1:
         yield from map(work, parts)

@@ -87,10 +87,8 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
 def _held_out_without_a_newer(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
-    """Return the ids of held-out documents whose group has no document newer than every training document.
-
-    Groups are found as in the build. Groups without a newer document are then compared with all others exactly.
-    """
+    """Return the ids of held-out documents whose group has no document newer than every training document. Groups are
+    found as in the build. Groups without a newer document are then compared with all others exactly."""
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days

@@ -111,10 +111,8 @@ def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.i
 def _signatures(
     shingles: Shingles, rarity: Rarity, share: float, progress: Progress
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    """Return (BANDS, rows), one key per band, and (rows, PERMUTATIONS), the lowest byte of each MinHash value.
-
-    The byte is enough to estimate the Jaccard (Li and König 2010, "b-Bit Minwise Hashing").
-    """
+    """Return (BANDS, rows), one key per band, and (rows, PERMUTATIONS), the lowest byte of each MinHash value. The byte
+    is enough to estimate the Jaccard (Li and König 2010, "b-Bit Minwise Hashing")."""
     from rensa import RMinHash
 
     keys = np.empty((BANDS, len(shingles)), np.uint32)

@@ -44,10 +44,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Shingles:
-    """The shingles of many documents, in a file of about 8 bytes per word (Arabic: per character) and no text.
-
-    Only rows that are read are in memory, and the file is mapped only during the read.
-    """
+    """The shingles of many documents, in a file of about 8 bytes per word (Arabic: per character) and no text. Only
+    rows that are read are in memory, and the file is mapped only during the read."""
 
     path: Path
     starts: NDArray[np.int64]
@@ -101,10 +99,8 @@ def jaccard_of_pairs(
 
 @dataclass(frozen=True)
 class Rarity:
-    """An order of all shingles, rarest first, used by the search and the check.
-
-    Both are correct with any order. They are fast if shingles of many documents come last.
-    """
+    """An order of all shingles, rarest first, used by the search and the check. Both are correct with any order. They
+    are fast if shingles of many documents come last."""
 
     levels: NDArray[np.uint8]
     """For each slot of a hash table, the scaled logarithm of the count of its commonest shingle; 0 if none repeats."""
@@ -138,9 +134,7 @@ class Rarity:
 
 def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     """Yield every shingle that occurs in more than one row of the sides, with the number of rows, in portions.
-
-    `scratch`: directory for the shingles while they are sorted by part.
-    """
+    `scratch`: directory for the shingles while they are sorted by part."""
     with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
         for path in paths:
             hashes = np.sort(np.fromfile(path, np.uint64))
@@ -159,10 +153,8 @@ def parts_for(*sides: Shingles) -> int:
 def cut_into_parts(
     blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
-    """Write the records of all blocks to one file per part under `scratch`, and yield the files.
-
-    `blocks`: (records, as many numbers of HASH_BITS bits). Records with equal numbers go to the same part.
-    """
+    """Write the records of all blocks to one file per part under `scratch`, and yield the files. `blocks`: (records, as
+    many numbers of HASH_BITS bits). Records with equal numbers go to the same part."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]

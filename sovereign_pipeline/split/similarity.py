@@ -173,10 +173,8 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_of(value: str) -> int:
-    """Hash a word, a text, a case file, an author or an id to 64 bits.
-
-    A collision (one chance in 37 million among a million values) ties documents needlessly. It never lets a tie cross.
-    """
+    """Hash a word, a text, a case file, an author or an id to 64 bits. A collision (one chance in 37 million among a
+    million values) ties documents needlessly. It never lets a tie cross."""
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
 
 

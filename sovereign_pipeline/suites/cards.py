@@ -252,10 +252,8 @@ def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
 
 
 def suite_digest(settings: Settings, card: SuiteCard) -> str:
-    """Return the SHA-256 over the names and bytes of the suite's files.
-
-    Raises SourceError if a file is missing, and IntegrityError if the card states another digest.
-    """
+    """Return the SHA-256 over the names and bytes of the suite's files. Raises SourceError if a file is missing, and
+    IntegrityError if the card states another digest."""
     digest = digest_of({name: file_sha256(path) for name, path in suite_files(settings, card).items()})
     if card.sha256 not in (None, digest):
         raise IntegrityError(

@@ -1,7 +1,5 @@
-"""Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites.
-
-A published suite must have no broken rows: a row of another kind is an error that names file and row.
-"""
+"""Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites. A
+published suite must have no broken rows: a row of another kind is an error that names file and row."""
 
 import csv
 import hashlib

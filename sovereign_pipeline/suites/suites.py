@@ -92,10 +92,8 @@ def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
 
 
 def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[AnyRow]:
-    """Return at most `at_most` rows, in the order of the suite.
-
-    The choice depends only on the seed and the ids, so a larger number includes the rows of a smaller one.
-    """
+    """Return at most `at_most` rows, in the order of the suite. The choice depends only on the seed and the ids, so a
+    larger number includes the rows of a smaller one."""
     ranked = sorted(rows, key=lambda row: rank(seed, row.id))
     chosen = {row.id for row in ranked[:at_most]}
     return [row for row in rows if row.id in chosen]
@@ -135,9 +133,7 @@ class SuiteState:
 
 def examine_suites(settings: Settings, used_by: Mapping[str, Sequence[str]]) -> list[SuiteState]:
     """Return the state of every suite that has a card. `used_by`: suite -> lines of adapters whose recipes name it.
-
-    Raises RecipeError for an invalid card, and NotFoundError if a recipe names a suite without a card.
-    """
+    Raises RecipeError for an invalid card, and NotFoundError if a recipe names a suite without a card."""
     cards = [load_suite_card(settings, name) for name in sorted({*suite_names(settings), *used_by})]
     return [_state(settings, card, used_by.get(card.suite, ())) for card in cards]
 

@@ -317,10 +317,8 @@ Lineage = Mapping[ArtifactRef, Manifest]
 
 
 def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now: datetime.datetime) -> AdapterView:
-    """Build the view of one adapter for readers.
-
-    Raises NotFoundError for an unknown adapter, and IntegrityError naming the changed record.
-    """
+    """Build the view of one adapter for readers. Raises NotFoundError for an unknown adapter, and IntegrityError naming
+    the changed record."""
     settings = registry.settings
     adapter = find_adapter(registry, adapter_id)
     institution, trust = load_institution(settings.data), trust_root(settings)

@@ -1,7 +1,5 @@
-"""Serve the readable files of artifacts on loopback, each verified against its manifest before it is sent.
-
-It runs in its own process, which also serves `/registry`.
-"""
+"""Serve the readable files of artifacts on loopback, each verified against its manifest before it is sent. It runs in
+its own process, which also serves `/registry`."""
 
 import re
 import sys
@@ -87,10 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def read_verified(store: ArtifactStore, digest: str, name: str) -> tuple[Manifest, bytes]:
-    """Return an artifact's manifest and the bytes of a readable file.
-
-    Raises NotFoundError for any other file, and IntegrityError if the bytes changed.
-    """
+    """Return an artifact's manifest and the bytes of a readable file. Raises NotFoundError for any other file, and
+    IntegrityError if the bytes changed."""
     if not _DIGEST.fullmatch(digest):
         raise NotFoundError("There is no such artifact.")
     ref = store.ref_of(digest)

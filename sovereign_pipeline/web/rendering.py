@@ -389,10 +389,8 @@ def _adapter(
 
 
 def document_page(manifest: Manifest, name: str, content: str) -> str:
-    """Render a report or card of an artifact, with its level above and its digest, version and date below.
-
-    The marking is added when the page is shown, because a file cannot hold the digest of its own artifact.
-    """
+    """Render a report or card of an artifact, with its level above and its digest, version and date below. The marking
+    is added when the page is shown, because a file cannot hold the digest of its own artifact."""
     if name.endswith(".md"):
         body = MarkdownIt("commonmark", {"html": False}).enable("table").render(content)
         body = body.replace("<th></th>", "<td></td>").replace("<table>", f"{_SCROLLED}<table>")

@@ -77,10 +77,8 @@ class Readers:
         self._changing = threading.Lock()
 
     def of(self, request: Request) -> Reader | None:
-        """Return a request's reader, or None if it is anonymous or has no right to read.
-
-        Raises IntegrityError if the token file is not valid.
-        """
+        """Return a request's reader, or None if it is anonymous or has no right to read. Raises IntegrityError if the
+        token file is not valid."""
         institution = load_institution(self._settings.data)
         named = callers_of(self._settings, institution, self._tokens).named(request.scope)
         caller = named if named is not None else self._of_session(request.cookies.get(COOKIE, ""))

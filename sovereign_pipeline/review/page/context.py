@@ -230,10 +230,8 @@ Context = Annotated[PageContext, Depends(context_of)]
 
 
 def signed_in(request: Request, context: Context) -> SignedIn:
-    """Return the operator who sent a request: named by the trusted proxy, or else by the session cookie.
-
-    Raises SignInError if nobody is named, or if a newer link has ended the session.
-    """
+    """Return the operator who sent a request: named by the trusted proxy, or else by the session cookie. Raises
+    SignInError if nobody is named, or if a newer link has ended the session."""
     header = context.settings.review_user_header
     named = context.proxy.named(request.scope, header) if header is not None else None
     if named is not None:
