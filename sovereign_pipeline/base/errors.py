@@ -1,9 +1,8 @@
-"""Define the errors that are shown to users: each has a message and a hint.
+"""Define the errors that are shown to users, each with a message and a hint.
 
-A message says what happened and names the file or row id; it never quotes a document. A hint says what to do, without a
-command. If an act corrects the error, the error carries it as a `Remedy`, and each interface (command line, web)
-phrases it. A class exists only where a caller handles it differently, and defines its usual hint. Bugs stay ordinary
-exceptions with a traceback.
+The message says what happened and names the file or row id, and never quotes a document. The hint says what to do,
+without naming a command. A `Remedy` names the act that corrects the error; each interface phrases it. Add a class only
+for errors that a caller handles differently.
 """
 
 import traceback
@@ -44,16 +43,16 @@ class SovereignError(Exception):
     """The base class of every error that is shown to users."""
 
     exit_status: ClassVar[int] = 1
-    """Exit status of the command line after this error."""
+    """Exit status of the command line after an error of this class."""
     usual_hint: ClassVar[str] = ""
-    """Hint of an error of this class that is raised without a hint."""
+    """Hint for errors of this class that are raised without one."""
 
     def __init__(self, message: str, hint: str | None = None, *, act: Act | None = None, **about: str) -> None:
-        """
-        Args:
-            message: what happened and where, in sentences.
-            hint: what to do, in sentences; None takes the class's usual hint, and "" gives none.
-            act: the act that would correct it, where an interface has one; `about` says on what.
+        """Args:
+        message: what happened and where, in sentences.
+        hint: what to do, in sentences. None selects the class's usual hint, and "" means no hint.
+        act: name of the act that corrects the error, if an interface offers one.
+        about: parameters of `act`.
         """
         super().__init__(message)
         self.message = message
@@ -83,11 +82,11 @@ class SourceError(InputError):
 
 
 class NotFoundError(InputError):
-    """Raised when the line of adapters, artifact, adapter or model that the caller named does not exist here."""
+    """Raised when no such line, artifact, adapter or model exists here."""
 
 
 class CorpusWithheld(InputError):
-    """Raised when this process needs the unscrubbed text and has no access to it."""
+    """Raised when this process needs the unscrubbed text but has no access to it."""
 
     usual_hint = "Run it under the account that can read the corpus (SOVEREIGN_CORPUS)."
 
@@ -135,11 +134,11 @@ class WorkerKilled(SovereignError):
 
 
 class SandboxUnavailable(SovereignError):
-    """Raised when this machine cannot enforce the limits within which code written by a model must run."""
+    """Raised when this machine cannot enforce the limits for running code that a model wrote."""
 
 
 class ConflictError(SovereignError):
-    """Raised when the act is already logged, or when the item it applies to is closed."""
+    """Raised when the act is already logged, or when the item that it applies to is closed."""
 
 
 class SignInError(SovereignError):
@@ -147,17 +146,17 @@ class SignInError(SovereignError):
 
 
 class EngineRefused(SovereignError):
-    """Raised when an engine does not load an adapter, or does not answer a request."""
+    """Raised when an engine fails to load an adapter or to answer a request."""
 
 
 class PromptTooLong(EngineRefused):
-    """Raised when a conversation leaves no room for an answer."""
+    """Raised when a conversation leaves no tokens for an answer in the model's context window."""
 
     usual_hint = "Shorten the conversation."
 
 
 class EngineLost(SovereignError):
-    """Raised when an engine ended or was stopped before an answer was complete."""
+    """Raised when an engine ended or was stopped before it had completed an answer."""
 
     usual_hint = "Try again in a moment."
 
@@ -183,7 +182,7 @@ class RunStopped(SovereignError):
 
 
 class ServiceEnded(SovereignError):
-    """Raised when a service of interactive use, such as Dagster's web server, ended by itself or failed to load."""
+    """Raised when a service of the web UI, such as Dagster's web server, ended by itself or failed to load."""
 
 
 def place_of(error: Exception) -> str:

@@ -30,11 +30,8 @@ class Frozen(BaseModel):
 
 
 def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
-    """Read a small file from a directory that other accounts can write to.
-
-    The file is opened without following a symbolic link and without blocking (a FIFO has no effect). Raises
-    IntegrityError for a file that is larger than `most` bytes or cannot be read.
-    """
+    """Read a small file from a directory that other accounts can write to. Follows no symbolic link and never blocks,
+    so a FIFO cannot stall it. Raises IntegrityError if the file is larger than `most` bytes or cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
@@ -86,7 +83,7 @@ def file_sha256(path: Path) -> str:
 
 
 def short(digest: str) -> str:
-    """Return the first twelve digits of a digest, for display only. Compare whole digests."""
+    """Return the first twelve digits of a digest, for display only. Compare full digests."""
     return digest[:12]
 
 
@@ -95,7 +92,7 @@ def _never() -> bool:
 
 
 def _no_progress(message: str) -> None:
-    """Ignore the message: the default for locks that are held only briefly."""
+    pass
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def listen(port: int, option: str) -> socket.socket:
 SECRET_HEADER = "X-Proxy-Secret"
 SHORTEST_SECRET = 32
 LONGEST_NAME = 200
-"""Maximum length, in characters, of a header value that names a person. A longer value is ignored."""
+"""Maximum number of characters of a header value that names a person. Longer values are ignored."""
 
 Scope = MutableMapping[str, Any]
 """The scope of an ASGI request."""
@@ -53,16 +53,16 @@ class Proxy:
 
     addresses: frozenset[str]
     secret: bytes | None = field(default=None, repr=False)
-    """Secret that the proxy sends in X-Proxy-Secret. None: the proxy is authenticated by its address alone."""
+    """Secret that the proxy sends in X-Proxy-Secret. If None, the proxy is authenticated by its address alone."""
 
     def sent(self, scope: Scope) -> bool:
-        """Return whether the proxy itself opened this connection. Forwarded-address headers are ignored."""
+        """Return whether the proxy itself opened this connection. Ignores forwarded-address headers."""
         if scope.get("client") is None or scope["client"][0] not in self.addresses:
             return False
         return self.secret is None or _is_same(self.secret, _values(scope, SECRET_HEADER))
 
     def named(self, scope: Scope, header: str) -> str | None:
-        """Return the value that the proxy set in a header. Returns None if the request is not from the proxy, or if the
+        """Return the value that the proxy set in a header, or None if the request did not come from the proxy or the
         header is missing, repeated, empty or too long."""
         values = _values(scope, header) if self.sent(scope) else []
         if len(values) != 1 or not 0 < len(values[0]) <= LONGEST_NAME:
@@ -86,7 +86,6 @@ def read_secret(path: Path) -> bytes:
 
 
 def _is_same(secret: bytes, sent: list[bytes]) -> bool:
-    """Compare the secret in constant time, even if the lengths differ."""
     return len(sent) == 1 and hmac.compare_digest(hashlib.sha256(secret).digest(), hashlib.sha256(sent[0]).digest())
 
 
@@ -100,14 +99,15 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FROM_HERE = (b"same-origin", b"none")
-"""Accepted values of Sec-Fetch-Site: a request from a page of this UI, or one that the user typed or bookmarked."""
+"""Accepted values of Sec-Fetch-Site: the request came from a page of this UI, or the user typed or bookmarked the
+URL."""
 
 
 REFUSAL = b"This host name, or the page that this request came from, is not one of this installation.\n"
 
 
 def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, content_type: bytes = b"text/plain") -> App:
-    """Wrap an application so that it answers only requests to these host names, sent from pages of these host names."""
+    """Wrap an application so that it answers only requests to these host names that were sent from pages on them."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _is_ours(scope, hosts):
@@ -123,7 +123,7 @@ def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, conten
 
 
 def serve_app(app: App, held: socket.socket) -> None:
-    """Serve an application on a bound socket until terminated, without a log of requests."""
+    """Serve an application on a bound socket until terminated, without an access log."""
     from uvicorn import Config, Server
 
     config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
@@ -147,7 +147,7 @@ def _is_ours(scope: Scope, hosts: Collection[str]) -> bool:
 
 
 _HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
-"""Pattern of a Host header. A URL parser would accept `127.0.0.1:80,evil` and `evil@127.0.0.1` as 127.0.0.1."""
+"""Pattern of a Host header. A URL parser would read `127.0.0.1:80,evil` and `evil@127.0.0.1` as 127.0.0.1."""
 _ORIGIN = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://" + _HOST.pattern)
 
 

@@ -20,8 +20,8 @@ class MeasuredShare(Frozen):
 
 
 def measured_share(hits: int, of: int) -> MeasuredShare:
-    """Return a proportion with its 95 % Wilson interval (Wilson 1927). If `of` is 0: 0, with the interval 0 to 1.
-    Wilson's interval keeps its coverage near 0 and 1 (Brown, Cai and DasGupta 2001, section 4)."""
+    """Return a proportion with its 95 % Wilson interval (Wilson 1927), which keeps its coverage near 0 and 1 (Brown,
+    Cai and DasGupta 2001, section 4). If `of` is 0, return 0 with the interval 0 to 1."""
     from scipy.stats import binomtest
 
     if of == 0:
@@ -35,15 +35,15 @@ RESAMPLES = 10_000
 
 
 def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: int) -> tuple[float, float]:
-    """Return the 95 % expanded percentile bootstrap interval of the mean, resampling whole clusters.
+    """Return the 95 % percentile bootstrap interval of the mean. The bootstrap resamples whole clusters.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
-    Evals"), section 2.2. With few clusters the percentile interval is too narrow. The quantiles are therefore expanded
-    in the ratio of Student's interval to the normal one (Hesterberg 2015, The American Statistician 69: 371-386). With
-    one cluster the interval has no width and no meaning.
+    Evals"), section 2.2. The percentile interval is too narrow for few clusters, so its quantiles are expanded in the
+    ratio of Student's interval to the normal one (Hesterberg 2015, The American Statistician 69: 371-386). With one
+    cluster the interval has no width and no meaning.
 
-    Raises ValueError if there are no values, or if values and clusters differ in number.
+    Raises ValueError if there are no values, or if the numbers of values and clusters differ.
     """
     import numpy as np
     from scipy.stats import norm, t

@@ -1,4 +1,4 @@
-"""The shell of every page that this program serves: one style, one set of security headers, one kind of template."""
+"""Define the shared parts of every web page: one style, one set of security headers, one kind of template."""
 
 import base64
 import hashlib
@@ -21,23 +21,23 @@ HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Headers of every page. Each server adds its content security policy."""
+"""Security headers of every page. Each server adds its content security policy."""
 
 
 @cache
 def style(own: Path) -> str:
-    """Return the style of a server's pages: the shared one, in light and dark, followed by its own."""
+    """Return a server's style sheet: the shared one, with a light and a dark theme, followed by the server's own."""
     shared = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return shared + own.read_text(encoding="utf-8")
 
 
 def hash_of(text: str) -> str:
-    """Return the source expression that allows an inline style or script in a content security policy."""
+    """Return the CSP source expression that allows an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def templates(folder: Path) -> Environment:
-    """Return the templates of a folder. Every value is escaped, and an unknown name is an error."""
+    """Return the templates of a folder. Jinja escapes every value and raises an error for an unknown name."""
     return Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
@@ -48,14 +48,14 @@ def templates(folder: Path) -> Environment:
 
 
 def translations(arabic: Path) -> Callable[[str, Language], str]:
-    """Return a function that translates a sentence by a table of English and Arabic. A sentence that the table lacks
-    stays English."""
+    """Return a function that translates sentences with a JSON table of English and Arabic. Sentences that are not in
+    the table stay English."""
     table: dict[str, str] = json.loads(arabic.read_text(encoding="utf-8"))
     return lambda sentence, language: table.get(sentence, sentence) if language == "ar" else sentence
 
 
 class Request(Protocol):
-    """The parts of an HTTP request that the pages read."""
+    """The parts of an HTTP request that web pages read."""
 
     @property
     def cookies(self) -> Mapping[str, str]: ...

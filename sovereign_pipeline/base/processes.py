@@ -15,18 +15,18 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def keep_private() -> None:
-    """Set the umask to 077: only this account can read files that this process and its children create. Every entry
-    point calls this first, because artifacts, databases and logs hold documents or facts about them."""
+    """Set the umask to 077, so that only this account can read the files of this process and its children. Every entry
+    point calls this first, because artifacts, databases and logs hold facts about documents."""
     os.umask(0o077)
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Ask the kernel to kill this process when its parent ends, and exit now if the parent has already ended.
+    """Ask the kernel to kill this process when its parent ends. Exit now if the parent has already ended.
 
-    The kernel watches the parent's thread that started this process. That thread must live as long as this process.
+    The kernel watches the parent's thread that started this process, so that thread must live as long as this process.
 
     Args:
-        parent: the expected process id of the parent; None if it is unknown.
+        parent: expected process id of the parent; None if unknown.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
@@ -35,8 +35,8 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def silence() -> None:
-    """Silence library output from now on. Warnings of libraries quote input text, and document text may not reach a
-    log."""
+    """Silence library output from now on. Library warnings quote input text, and logs must not contain document
+    text."""
     sys.stderr = sys.__stderr__
     with Path(os.devnull).open("w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 1)
@@ -44,10 +44,10 @@ def silence() -> None:
 
 
 def run_program(commands: Callable[[], object], print_error: Callable[[SovereignError], None]) -> None:
-    """Run a program's commands. A user's mistake ends with a message and an exit status, without a traceback.
+    """Run a program's commands. A user's mistake ends with a message and an exit status instead of a traceback.
 
-    A file that cannot be opened, read or written counts as a user's mistake, because its path comes from an argument, a
-    variable or a recipe, or the disk is full. Warnings of libraries are not shown, because they quote input text.
+    A file that cannot be read or written counts as a user's mistake: its path comes from an argument, a variable or a
+    recipe, or the disk is full. Library warnings are hidden, because they quote input text.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -60,7 +60,7 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
         subject = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
         refusal = InputError(f"{subject}{error.strerror or error}.", "Check the path, its permissions and the disk.")
     except Exception as error:
-        if not type(error).__module__.startswith("sqlalchemy."):  # not imported here: it takes a quarter of a second
+        if not type(error).__module__.startswith("sqlalchemy."):  # importing sqlalchemy here would take 0.25 s
             raise
         refusal = InputError(
             f"The database did not do what it was asked ({type(getattr(error, 'orig', error)).__name__}).",
@@ -73,8 +73,8 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
 
 
 def account() -> str:
-    """Return the account that runs this program, or its number if it has no name. The name is read from the system,
-    because a variable such as LOGNAME can be set to any name."""
+    """Return the name or number of the account that runs this program. The system provides the name, because anyone can
+    set LOGNAME to any name."""
     number = os.geteuid()
     try:
         return pwd.getpwuid(number).pw_name
@@ -83,7 +83,7 @@ def account() -> str:
 
 
 def _refuse_what_is_no_text() -> None:
-    """Raise InputError for a command-line argument that is not UTF-8. It could be neither stored nor printed."""
+    """Raise InputError for a command-line argument that is not UTF-8, which could be neither stored nor printed."""
     for number, argument in enumerate(sys.argv[1:], start=1):
         try:
             argument.encode()
@@ -92,10 +92,10 @@ def _refuse_what_is_no_text() -> None:
 
 
 def print_message(message: str, advice: Mapping[str, str]) -> None:
-    """Print an error message and then its remedies, each on its own line of standard error.
+    """Print an error message and its remedies to standard error, each on its own line.
 
     Args:
-        advice: label, such as `Hint` -> the remedy.
+        advice: label, such as `Hint` -> remedy.
     """
     from rich.console import Console
     from rich.markup import escape

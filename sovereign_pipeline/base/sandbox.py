@@ -22,10 +22,10 @@ from sovereign_pipeline.base.sandbox_child import OUT_OF_TIME, TOOL
 
 INSIDE = Path(__file__).with_name("sandbox_child.py")
 
-# Python with the standard library alone; the virtual environment, if there is one, is left out.
+# Python with the standard library alone, without the virtual environment.
 _PYTHON = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B"]
 
-# Prints the module directories of such a Python, and the paths of the shared libraries that its modules load.
+# Prints the module directories of this Python, and the paths of the shared libraries that its modules load.
 _PARTS = """
 import ctypes, glob, os, sys
 class Loaded(ctypes.Structure):
@@ -47,19 +47,20 @@ ctypes.CDLL(None).dl_iterate_phdr(show, None)
 Ending = Literal["passed", "failed", "timeout"]
 
 _REPORT_BYTES = 60_000
-"""Maximum size of a run's report, in bytes. A Linux pipe holds at least as much (pipe(7)), so writing it never blocks.
-"""
+"""Maximum size of a run's report, in bytes. A Linux pipe's buffer is at least as large (pipe(7)), so writing a report
+never blocks."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The resource limits of a program in the sandbox. The reference implementation of Chen et al. 2021 (Evaluating
-    Large Language Models Trained on Code) allows 3 s of wall-clock time."""
+    """The resource limits of a program in the sandbox. (Chen et al. 2021, Evaluating Large Language Models Trained on
+    Code, allow 3 s of wall-clock time.)"""
 
     cpu_seconds: int = 3
     """Processor seconds of each process."""
     wall_seconds: float = 20.0
-    """Wall-clock seconds of the run. The limit is generous, so that load on the machine does not change a verdict."""
+    """Wall-clock seconds of the run. The limit is generous, so that other load on the machine does not change a
+    verdict."""
     memory_bytes: int = 512 << 20
     """Address space of each process, in bytes."""
     file_bytes: int = 1 << 20
@@ -67,17 +68,17 @@ class Limits:
     disk_bytes: int = 4 << 20
     """Total size of all files, in bytes."""
     files: int = 16
-    """Number of files that may exist at once."""
+    """Maximum number of files that exist at the same time."""
     processes: int = 8
-    """Number of processes and threads at once, including up to three of the sandbox itself."""
+    """Maximum number of processes and threads at the same time, including up to three of the sandbox itself."""
 
 
 def run_program(program: str, limits: Limits | None = None) -> Ending:
-    """Run Python source. Returns "passed" if it ran to its last line without an exception.
+    """Run Python source. Returns "passed" if the program ran to its last line without an exception.
 
     Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed", because the run
-    reports its nonce only after the last line. Raises SandboxUnavailable if this machine cannot enforce a limit; then
-    nothing was run.
+    reports its nonce only after the last line. Raises SandboxUnavailable, and runs nothing, if this machine cannot
+    enforce a limit.
     """
     report, timed_out = run_inside(_order(program, None, None), limits or Limits(), ())
     if report == "passed":
@@ -93,13 +94,13 @@ class Call:
     value: Any = None
     """The function's return value, decoded from JSON."""
     where: str = ""
-    """Class of the exception, if it is a built-in one, and the line of the program. The message and the names of the
-    program's own classes are left out, because they may quote the argument."""
+    """Line of the program that raised the exception, and the exception's class if it is a built-in one. The message and
+    the program's own class names are left out, because they may quote the argument."""
 
 
 def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
-    """Run Python source, then call one of its functions with a JSON value and return the function's result. The result
-    must be finite and at most about 60 kB as JSON. Raises SandboxUnavailable as `run_program` does."""
+    """Run Python source, then call one of its functions with a JSON value. The function must return finite JSON of at
+    most about 60 kB. Raises SandboxUnavailable as `run_program` does."""
     report, timed_out = run_inside(_order(program, function, argument), limits, ("returned:", "raised:"))
     if report.startswith("returned:"):
         try:
@@ -134,9 +135,7 @@ def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
 def run_inside(
     order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
 ) -> tuple[str, bool]:
-    """Run an order in the sandbox.
-
-    Returns the report that follows the run's nonce, and whether a time limit ended the run.
+    """Run an order in the sandbox. Returns the report after the run's nonce, and whether a time limit ended the run.
 
     Raises SandboxUnavailable.
 
@@ -150,7 +149,7 @@ def run_inside(
     whole = {**order, **nonces, "parent": os.getpid(), "limits": asdict(limits)}
     with _started(descriptors) as (process, report):
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it ended at once; the report says why
+        with suppress(BrokenPipeError):  # the process ended at once; its report says why
             process.stdin.write(json.dumps(whole).encode())
             process.stdin.close()
         timed_out = _timed_out(process, limits.wall_seconds)
@@ -160,7 +159,7 @@ def run_inside(
         said = said.partition(f"{each}:")[0]  # keep the text before the next nonce
     is_end = said == "passed" or said.startswith(reports)
     if nonce not in (of_set_up, of_program) or (nonce == of_program and not is_end):
-        return "", timed_out  # a program can find its nonce in memory and write anything after it
+        return "", timed_out  # a program can find its nonce in memory and write anything after the nonce
     if is_end:
         return said, timed_out
     raise SandboxUnavailable(
@@ -182,12 +181,10 @@ def require_sandbox() -> None:
 
 @contextmanager
 def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start the sandbox's process, and yield it with the reading end of its report.
+    """Start the sandbox's process and yield it with the read end of its report. Kill all of its processes at the end.
 
-    Kill every process of it at the end.
-
-    The report is read after the process has ended, without waiting. A program that writes endlessly therefore blocks on
-    a full pipe and cannot fill this process's memory.
+    The report is read after the process has ended, without waiting. A program that writes endlessly blocks on a full
+    pipe and cannot fill this process's memory.
     """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
@@ -217,7 +214,7 @@ def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[byte
 
 
 def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
-    """Wait for the process to end. Returns True if a limit on wall-clock or processor time ended it."""
+    """Wait for the process. Returns True if a limit on wall-clock or processor time ended it."""
     try:
         return process.wait(timeout=wall_seconds) == OUT_OF_TIME
     except subprocess.TimeoutExpired:
@@ -226,11 +223,11 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
 
 @cache
 def python_parts() -> list[str]:
-    """Return the paths that a Python program may read.
+    """Return the paths that a Python program may read: the interpreter, the standard library and their shared
+    libraries.
 
-    They are the interpreter, the standard library, and the shared libraries of both. Each shared library is listed by
-    itself, because its directory (/usr/lib) holds packages and much else. The sandbox hides the packages in the
-    directory of the standard library.
+    Each shared library is listed separately, because its directory (/usr/lib) also holds packages. The sandbox hides
+    the packages in the directory of the standard library.
     """
     listed = subprocess.run([*_PYTHON, "-c", _PARTS], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
     if listed.returncode != 0:
@@ -250,7 +247,7 @@ class CommandEnd:
     status: int | None = None
     """Exit status, or the negative number of the signal. None if the sandbox ended before it could report."""
     output: bytes = b""
-    """Standard output, cut one byte after the limit on the size of a file."""
+    """Standard output, truncated one byte after the file size limit."""
 
 
 def run_command(
@@ -262,8 +259,8 @@ def run_command(
         command: the executable's path inside the sandbox, and its arguments.
         placed: name -> content of the files in /tool.
         shown: paths of this machine that the command may read.
-        given: text on the command's standard input.
-        limits: resource limits. The limit on the size of a file also applies to standard output.
+        given: text for standard input.
+        limits: resource limits. The file size limit also applies to standard output.
     """
     output = os.memfd_create("output")
     try:
@@ -287,28 +284,27 @@ def run_command(
 
 
 def in_tool(name: str) -> str:
-    """Return the path of a placed file inside the sandbox."""
     return f"{TOOL}/{name}"
 
 
 DIRECTORIES = ("/bin", "/lib", "/lib64", "/opt", "/sbin", "/usr")
-"""Directories that hold programs. A command can read nothing else of this machine: no /etc, no home."""
+"""Directories of programs. A command can read no other directory of this machine, such as /etc or a home."""
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 LIBRARY_LIST = "/etc/ld.so.cache"
-"""File in which glibc's loader looks up the paths of libraries. It holds nothing else."""
+"""File in which glibc's loader looks up the paths of libraries."""
 
 ELF, SCRIPT = b"\x7fELF", b"#!"
 LONGEST_FIRST_LINE = 255
-"""Maximum length of a script's first line, in characters; Linux ignores the rest (execve(2))."""
+"""Maximum length of a script's first line, in characters. Linux ignores the rest of the line (execve(2))."""
 FIRST_HEADER, HEADER_SIZES, PROGRAM_HEADER, INTERPRETER = 32, 54, "<IIQQQQ", 3
-"""Layout of a 64-bit ELF file (elf(5)): the offsets of the fields with the offset and with the size and count of its
-program headers, the format of a program header's beginning, and the type of the header that names the loader."""
+"""Layout of a 64-bit ELF file (elf(5)): offset of the program headers' offset, offset of their size and count, format
+of the start of a program header, and type of the header that names the loader."""
 LISTING = Limits(wall_seconds=120.0)
 LISTED = re.compile(rb"(?:^\s*|=> )(/\S+) \(0x", re.MULTILINE)
 
 
 def interpreter_of(name: str, content: bytes) -> Path | None:
-    """Return the interpreter in a script's first line, or None for a binary. Raises InputError for any other file.
+    """Return the interpreter in a script's first line, or None for an ELF file. Raises InputError for any other file.
 
     Args:
         name: the file's name, for the message.
@@ -332,8 +328,8 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
 
 
 def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
-    """Return the paths that the file `/tool/name` needs: its interpreter or its libraries, and those in `uses`. Raises
-    InputError for a path that is missing or may not be shown, and SandboxUnavailable."""
+    """Return the paths that the file `/tool/name` needs: its interpreter or its libraries, and the paths in `uses`.
+    Raises InputError if a path is missing or outside the directories of programs, and SandboxUnavailable."""
     interpreter = interpreter_of(name, content)
     if interpreter is None:
         found = _libraries(in_tool(name), content, is_placed=True)
@@ -378,7 +374,7 @@ def _is_own_python(path: Path) -> bool:
 
 
 def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
-    """Return a binary's loader and the libraries that this loader finds for it. A static binary has none."""
+    """Return a binary's loader and the libraries that the loader finds for it. A static binary has none."""
     loader = _loader_of(program, content)
     if loader is None:
         return []

@@ -51,13 +51,13 @@ REFUSED = {
     "semget": (64, 190),
     "msgget": (68, 186),
     "memfd_create": (319, 279),
-    "vmsplice": (278, 75),  # a pipe keeps a page, and with it the 2 MiB that the page is part of
+    "vmsplice": (278, 75),  # a pipe keeps a page, and thereby the 2 MiB huge page that contains it
     "io_uring_setup": (425, 425),  # this and the next: only some kernels count this memory towards RLIMIT_MEMLOCK
     "bpf": (321, 280),
-    "inotify_init": (253, None),  # a queue keeps thousands of events that nobody reads
+    "inotify_init": (253, None),  # an inotify queue keeps thousands of unread events
     "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
-    # For another reason: the account's key rings are readable in every namespace, and outlive the run.
+    # Rejected for another reason: the account's key rings are readable in every namespace and outlive the run.
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
@@ -75,7 +75,7 @@ SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 2, 0x00050000, 0x7FF
 # Directories of installed packages inside the directory of the standard library.
 PACKAGES = ("site-packages", "dist-packages")
 
-# The exit status of a run whose program used up its processor time; `sandbox.py` reads it.
+# Exit status of a run whose program used up its processor time. Read by `sandbox.py`.
 OUT_OF_TIME = 3
 
 # Directory of a command's files, its environment, and its exit status if it cannot be executed.
@@ -86,7 +86,7 @@ NOT_EXECUTED = 126
 # Root also maps this account, because the kernel exempts root from the limit on processes.
 NOBODY = 65534
 
-# Source of the program's process. Its memory holds nothing of the sandbox but the nonce and the report's descriptor.
+# Source of the program's process. Its memory holds only the nonce and the report's descriptor.
 RUNNER = """
 import json, os, sys
 order = json.loads(sys.stdin.buffer.read())
@@ -123,7 +123,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def called(what: str, *arguments: Any) -> int:
-    """Call a function of the C library that returns -1 on an error. Raises OSError that names the function."""
+    """Call a C library function that returns -1 on an error. Raises OSError that names the function."""
     result: int = getattr(libc, what)(*arguments)
     if result == -1:
         number = ctypes.get_errno()
@@ -143,7 +143,7 @@ def make_namespaces(order: Order, report: int) -> None:
         maps = {name: f"{line}1 {NOBODY} 1\n" for name, line in maps.items()}
     told, tell = os.pipe()
     me, helper = os.getpid(), os.fork() if is_root else 0
-    if is_root and helper == 0:  # stays outside the namespace, where it may map another account
+    if is_root and helper == 0:  # the helper stays outside the namespace, where it may map another account
         os.close(tell)
         os.read(told, 1)
         os._exit(0 if _map(me, maps) else 1)
@@ -177,7 +177,7 @@ def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str,
     size = (1 << 20) + sum(len(content) + PAGE for content in contents.values())
     called("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     os.umask(0o022)  # the program runs under another account, which must be able to enter these directories
-    root = "/proc"  # nothing that is shown lies below it, and it is there on every Linux
+    root = "/proc"  # exists on every Linux, and no shown path lies below it
     options = f"size={size},nr_inodes=1k,mode=755"
     called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
     for path in shown:
@@ -196,7 +196,7 @@ def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str,
 
 def _show(path: str, root: str) -> None:
     target = Path(root + path)
-    if target.exists():  # it lies in a directory that is shown already
+    if target.exists():  # the target lies in a directory that is shown already
         return
     if Path(path).is_dir():
         target.mkdir(parents=True)
@@ -236,7 +236,7 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
     """Drop every capability for good, change the account if this process is root, and set the kernel's limits."""
     called("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     capability = 0
-    while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # -1 behind the last one this kernel knows
+    while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # -1 after this kernel's last capability
         called("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
         capability += 1
     if is_root:
@@ -258,13 +258,14 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
 
 
 def refuse_calls() -> None:
-    """Make the kernel answer EPERM to the calls in REFUSED, and to shared memory without a file. A process could also
-    hold such shared memory without limit while only one page of it is mapped."""
+    """Make the kernel answer EPERM to the calls in REFUSED and to anonymous shared memory, of which a process could
+    otherwise allocate any amount."""
     machine = MACHINES.index(os.uname().machine)
     refuse = (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
     shared = MAP_SHARED | MAP_ANONYMOUS
-    # Each tuple: an instruction, how many to skip if it is true and if it is false, and its value. Calls of the other
-    # architectures that this kernel accepts (i386, x32) have other numbers, so all of them are rejected.
+    # Each tuple: an instruction, the number of instructions to skip if it is true and if it is false, and its value.
+    # Other architectures that this kernel accepts (i386, x32) number their calls differently, so all their calls are
+    # rejected.
     instructions = [(LOAD, 0, 0, CALL_MACHINE), (IF_EQUAL, 1, 0, AUDIT_ARCH[machine]), refuse]
     instructions += [(LOAD, 0, 0, CALL_NUMBER), (IF_AT_LEAST, 0, 1, X32_CALLS), refuse]
     for number in filter(None, (numbers[machine] for numbers in REFUSED.values())):
@@ -281,20 +282,20 @@ def become_program(order: Order, report: int) -> None:
     command: list[str] | None = order["command"]
     if command is None:
         passed = {name: order[name] for name in ("program", "function", "argument", "most")}
-        # A separate nonce: the set-up's report is shown to users, and a program could write anything into it.
+        # A separate nonce: users see the set-up's report, and a program could write anything into it.
         _hand_over(json.dumps({**passed, "nonce": order["program_nonce"], "report": report}))
     else:
         _hand_over(order["given"])
         os.dup2(order["output"], 1)
         os.close(order["output"])
-        os.set_inheritable(report, False)  # the init reports how it ended
+        os.set_inheritable(report, False)  # `init` reports the exit status
     give_up_everything(order["limits"], order["is_root"])
     if command is None:
         # A fixed hash seed, so that the order of a set does not change a verdict.
         python = os.path.realpath(sys.executable)
         refuse_calls()  # last, because `_hand_over` uses one of these calls
         os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a command would inherit that
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and a command would inherit that
         signal.signal(ignored, signal.SIG_DFL)
     refuse_calls()
     try:
@@ -304,9 +305,9 @@ def become_program(order: Order, report: int) -> None:
 
 
 def _hand_over(text: str) -> None:
-    """Make a text the standard input, whatever its length. The limit on file sizes is not set yet."""
+    """Make a text of any length the standard input. Call this before the limit on file sizes is set."""
     handed = os.memfd_create("order")
-    with os.fdopen(os.dup(handed), "wb") as stream:  # a stream writes all of the text; os.write may not
+    with os.fdopen(os.dup(handed), "wb") as stream:  # a stream writes the whole text; os.write may write a part
         stream.write(text.encode())
     os.lseek(handed, 0, os.SEEK_SET)
     os.dup2(handed, 0)
@@ -327,7 +328,6 @@ def init(order: Order, report: int) -> None:
 
 
 def in_child(does: Does, order: Order, report: int) -> int:
-    """Start a child process that calls `does` and exits. Returns its process id."""
     pid = os.fork()
     if pid == 0:
         reporting(does, order, report)
@@ -336,7 +336,7 @@ def in_child(does: Does, order: Order, report: int) -> int:
 
 
 def reporting(does: Does, order: Order, report: int) -> None:
-    """Call a step of the set-up. If it fails, report the reason and end this process before any program starts."""
+    """Run a step of the set-up. If it fails, report the reason and end this process before any program starts."""
     try:
         does(order, report)
     except (OSError, KeyError, ValueError) as error:
@@ -349,7 +349,8 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.read())
     order["is_root"] = os.getuid() == 0
     reporting(make_namespaces, order, report)
-    # Not earlier: the kernel clears it when a process gains privileges. The parent may have been killed meanwhile.
+    # Set this only now: the kernel clears it when a process gains privileges. The parent may have been killed
+    # meanwhile.
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != order["parent"]:
         os._exit(1)

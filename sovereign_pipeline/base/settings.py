@@ -1,4 +1,4 @@
-"""Read the paths and addresses of this installation, and keep libraries off the network."""
+"""Define the paths and addresses of this installation, and keep libraries offline."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,8 +12,8 @@ from sovereign_pipeline.base.errors import InputError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-# Each variable is needed by a library that this project loads: hub clients, telemetry, kernels fetched on first use.
-# MLflow reads DO_NOT_TRACK as a word, not as "1".
+# Each variable is for a library that this project loads: hub clients, telemetry, kernels downloaded at first use.
+# MLflow expects DO_NOT_TRACK as a word, not as "1".
 OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -29,33 +29,33 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
 
 
 NOT_GIVEN: Any = object()
-"""Marks a field whose default is derived from `home`."""
+"""Marker for a field whose default is derived from `home`."""
 
 
 @dataclass(frozen=True)
-class Settings:  # no pydantic model: every process would build it anew, in 30 ms
-    """The paths and addresses of one installation. Each field has a variable: `home` is SOVEREIGN_HOME, and so on."""
+class Settings:  # a pydantic model would take 30 ms in every process
+    """The paths and addresses of one installation. Each field has an environment variable, such as SOVEREIGN_HOME for
+    `home`."""
 
     home: Path
-    """Directory of everything that is produced: `artifacts/`, `models/`, `registry.db`, `mlflow/`, `dagster/`, `logs/`.
-    """
+    """Directory of all output: `artifacts/`, `models/`, `registry.db`, `mlflow/`, `dagster/`, `logs/`."""
 
     data: Path
     """Directory that the institution edits: `institution.yaml`, `lines/`, `sources/`, …"""
 
     vault: Path = NOT_GIVEN
-    """Directory of encrypted names; outside `home`, and never readable by the training side."""
+    """Directory of encrypted names, outside `home`. Training must not be able to read it."""
 
     review_secrets: Path = NOT_GIVEN
-    """Directory of the seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and
-    closes them."""
+    """Directory of the seeds and signing keys of open reviews, outside `home`. Only the account that opens, serves and
+    closes reviews can read it."""
 
     keys: Path = NOT_GIVEN
-    """Directory of the keys that sign the ledger's checkpoints and the pipeline's transitions; outside `home`, for the
-    accounts that write to the registry."""
+    """Directory of the keys that sign the ledger's checkpoints and the pipeline's transitions, outside `home`. Only
+    accounts that write to the registry can read it."""
 
     corpus: Path = NOT_GIVEN
-    """Directory of unscrubbed documents; outside `home`. Only the stages up to the split get it."""
+    """Directory of unscrubbed documents, outside `home`. Only stages up to the split get it."""
 
     suites: Path = NOT_GIVEN
     """Mirror of published suites, one folder each. Their cards are in `data/suites`."""
@@ -64,29 +64,32 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
     """URL of the database that holds the registry and the ledger."""
 
     ledger_copy: Path | None = None
-    """File on other media that receives each ledger entry before its act is done. None keeps no second copy."""
+    """File on other media to which each ledger entry is written before its act takes effect. None keeps no second
+    copy."""
 
     mlflow_url: str = NOT_GIVEN
     """URL of the database of MLflow's tracking server and model registry."""
 
     review_user_header: str | None = None
-    """Header in which the institution's proxy names the signed-in user of the review page. None trusts no header."""
+    """Header in which the institution's proxy names the signed-in user of the review page. If None, no header is
+    trusted."""
 
     review_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
-    """Addresses from which that header and X-Forwarded-Proto are trusted; separated by spaces in the variable."""
+    """Addresses of proxies whose user header and X-Forwarded-Proto the review page trusts; separated by spaces in the
+    variable."""
 
     serving: Path = NOT_GIVEN
-    """Directory of the hashed tokens of the gateway's callers, and of its journal of digests; outside `home`, for the
-    account that runs the gateway."""
+    """Directory of the hashed tokens of the gateway's callers, and of the gateway's journal of digests; outside `home`.
+    Only the account that runs the gateway can read it."""
 
     serving_user_header: str | None = None
-    """Header in which the institution's proxy names a caller of the gateway. None trusts no header."""
+    """Header in which the institution's proxy names a caller of the gateway. If None, no header is trusted."""
 
     serving_roles_header: str = "X-Remote-Roles"
     """Header in which the proxy lists the caller's roles, separated by commas."""
 
     serving_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
-    """Addresses from which these headers are trusted; separated by spaces in the variable."""
+    """Addresses of proxies whose user and roles headers the gateway trusts; separated by spaces in the variable."""
 
     serving_proxy_secret: Path | None = None
     """File with the secret that the proxy sends as X-Proxy-Secret. Without it, no header is trusted."""
@@ -95,19 +98,18 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
     """File with the secret that the proxy in front of the auditor's Dagster sends as X-Proxy-Secret."""
 
     vllm_python: Path | None = None
-    """Python interpreter of vLLM's environment. It is not in `institution.yaml`, because an editor of that file could
-    then run any program as the gateway."""
+    """Python interpreter of vLLM's environment. `institution.yaml` does not contain it, because an editor of that file
+    could then run any program with the gateway's account."""
 
     otlp_url: str | None = None
-    """URL that receives trace spans of the gateway's answers, such as http://127.0.0.1:4318/v1/traces. None sends no
-    spans."""
+    """URL for trace spans of the gateway's answers, such as http://127.0.0.1:4318/v1/traces. None sends no spans."""
 
     pages_url: str = "http://127.0.0.1:8700"
-    """URL of the artifact pages for a browser on this machine. The links on Dagster's asset pages lead there."""
+    """URL of the artifact pages for a browser on this machine. Dagster's asset pages link to it."""
 
     ui_hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost"})
-    """Host names under which browsers reach the web UIs of Dagster and MLflow, the artifact pages, the review page and
-    the gateway; separated by spaces in the variable. Behind a proxy: the host names that the proxy serves."""
+    """Host names of the web UIs (Dagster, MLflow, artifact pages, review page, gateway), separated by spaces in the
+    variable. Behind a proxy: the host names that the proxy serves."""
 
     def __post_init__(self) -> None:
         """Derive missing fields from `home`, and make every path absolute."""
@@ -127,7 +129,8 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from the variables. Overrides win over the environment; an empty value counts as unset."""
+        """Read the settings from environment variables. `overrides` take precedence, and an empty value counts as
+        unset."""
         environ = {**os.environ, **(overrides or {})}
         given: dict[str, Any] = {"home": PROJECT_ROOT / ".sovereign", "data": PROJECT_ROOT / "data"}
         for each in fields(cls):
@@ -136,7 +139,7 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
         return cls(**given)
 
     def to_environment(self) -> dict[str, str]:
-        """Return the variables that give a child process exactly these settings, whatever its own environment says."""
+        """Return the variables that give a child process exactly these settings, whatever variables it inherits."""
         return {
             # A space means no addresses; an empty value would mean the default.
             variable: " ".join(sorted(value)) or " " if isinstance(value, frozenset) else str(value or "")
@@ -156,17 +159,17 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def privacy_cache(self) -> Path:
-        """Cached offsets and kinds of identifiers in unscrubbed texts, by the digest of the text.
+        """Cache of the offsets and kinds of identifiers in unscrubbed texts, by the text's digest. It may be deleted at
+        any time.
 
-        May be deleted at any time.
-
-        The cache holds no text. It lies with the corpus, because a digest lets its reader test a guess at a text.
+        The cache holds no text. It is stored with the corpus, because anyone who can read a digest can test a guess at
+        the text.
         """
         return self.corpus / "cache" / "privacy"
 
     @property
     def ledger(self) -> Path:
-        """Directory of the ledger's signed checkpoints, which must be kept apart from its database."""
+        """Directory of the ledger's signed checkpoints. Store it apart from the ledger's database."""
         return self.home / "ledger"
 
     @property
@@ -183,17 +186,17 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def vault_public_key(self) -> Path:
-        """Public key with which the training side adds names to the vault. It cannot read the vault."""
+        """Public key with which the scrubber adds names to the vault. It cannot decrypt them."""
         return self.home / "vault.pub"
 
     @property
     def transcripts_public_key(self) -> Path:
-        """Public key with which a gateway adds transcripts. It cannot read them."""
+        """Public key with which a gateway encrypts transcripts. It cannot decrypt them."""
         return self.home / "transcripts.pub"
 
     @property
     def pages_port(self) -> int:
-        """Return the port of `pages_url`. Raises InputError if the URL has no valid port."""
+        """Port of `pages_url`. Raises InputError if the URL has no valid port."""
         try:
             port = urlsplit(self.pages_url).port
         except ValueError:
@@ -206,7 +209,7 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def logs(self) -> Path:
-        """Directory of the output of runs and services. It never holds document text."""
+        """Directory for the output of runs and services, which never contains document text."""
         return self.home / "logs"
 
 
@@ -215,8 +218,8 @@ CORPUS_VARIABLE = "SOVEREIGN_CORPUS"
 
 @contextmanager
 def corpus_withheld() -> Iterator[None]:
-    """Remove SOVEREIGN_CORPUS, the path of the unscrubbed text, from this process's environment while the block runs.
-    Child processes that are started in the block do not get the variable either."""
+    """Remove SOVEREIGN_CORPUS, the path of the unscrubbed text, from the environment of this process and of child
+    processes while the block runs."""
     given = os.environ.pop(CORPUS_VARIABLE, None)
     try:
         yield
@@ -226,7 +229,7 @@ def corpus_withheld() -> Iterator[None]:
 
 
 VARIABLES: Mapping[str, str] = {each.name: f"SOVEREIGN_{each.name.upper()}" for each in fields(Settings)}
-"""Field -> name of its environment variable."""
+"""Field -> name of its environment variable, such as `home` -> `SOVEREIGN_HOME`."""
 
 _FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     str: str,
@@ -235,7 +238,7 @@ _FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     Path | None: Path,
     frozenset[str]: lambda text: frozenset(text.split()),
 }
-"""Type of a field -> function that parses the variable's text."""
+"""Type of a field -> function that parses the environment variable."""
 
 
 def go_offline() -> None:

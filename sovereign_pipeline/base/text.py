@@ -12,7 +12,7 @@ IDS_IN_A_MESSAGE = 10
 
 
 def and_more(items: Iterable[object], shown: int = IDS_IN_A_MESSAGE, separator: str = ", ") -> str:
-    """Format the first items and the number of the others: `a, b and 4 more`."""
+    """Format the first items and the number of further ones: `a, b and 4 more`."""
     every = [str(item) for item in items]
     more = f" and {len(every) - shown:,} more" if len(every) > shown else ""
     return separator.join(every[:shown]) + more
@@ -24,11 +24,11 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 
 LONGEST_TEXT = 2_000
-"""Maximum number of characters of a text in an entry of the ledger, which nobody can remove again."""
+"""Maximum number of characters of a text in a ledger entry. Entries cannot be removed."""
 
 
 def refuse_long_texts(stated: object, name: str = "text") -> None:
-    """Raise InputError for a text of more than `LONGEST_TEXT` characters in what is about to be signed or entered."""
+    """Raise InputError if a value to be signed or logged contains a text of more than `LONGEST_TEXT` characters."""
     if isinstance(stated, str) and len(stated) > LONGEST_TEXT:
         raise InputError(
             f"The {name} has {len(stated):,} characters, and at most {LONGEST_TEXT:,} can be recorded.",
@@ -47,18 +47,16 @@ SECONDS_BETWEEN_MESSAGES = 5.0
 
 
 def silent(message: str) -> None:
-    """Ignore progress messages."""
+    pass
 
 
 class Countdown:
-    """Reports the progress of work of a known size. It reports nothing if the work ends before the first message is
-    due."""
+    """Reports progress of work of a known size. Reports nothing if the work ends before the first message is due."""
 
     def __init__(self, progress: Callable[[str], None], work: str, total: int, unit: str = "") -> None:
-        """
-        Args:
-            work: what is done, such as `gate end_of_turn_trained, base model`.
-            unit: what is counted, in the singular, such as `row`.
+        """Args:
+        work: description of the work, such as `gate end_of_turn_trained, base model`.
+        unit: name of the counted items in the singular, such as `row`.
         """
         self._progress = progress
         self._work = work
@@ -103,14 +101,18 @@ LOOKALIKES: dict[str, str] = {
     for imitation, letter in zip(imitations, letters, strict=True)
     if imitation != letter
 }
-"""Letter -> the letter that it imitates."""
+"""Confusable letter -> the letter that it imitates."""
 
 TATWEEL = "\u0640"
 BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"
-"""Characters that display as blank, though most of them are letters by their Unicode category."""
+"""Characters that display as blank although most of them are letters by Unicode category."""
 
 _SPACES = "\t\n\v\f\r\x85"
-_SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # white in circles, white in squares, of flags: NFKD leaves them
+_SHAPED_LETTERS = (
+    0x1F150,
+    0x1F170,
+    0x1F1E6,
+)  # letters in circles, in squares and of flags, which NFKD does not decompose
 # Typists spell these letters differently in Arabic text. Hamza and madda are marks, which NFKD separates.
 _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 
@@ -119,8 +121,8 @@ _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 def compared_as(character: str) -> str:
     """Normalise one character for comparison, regardless of its neighbours. An invisible character becomes "".
 
-    The steps are: NFKD without marks; digits of any script as 0-9; one lower-case letter for letters that look the
-    same; one letter for the forms of Arabic alif, ya, waw, ha and kaf. Other letters keep their case.
+    The steps: NFKD without marks; digits of any script as 0-9; confusable letters as one lower-case letter; the forms
+    of Arabic alif, ya, waw, ha and kaf as one letter each. Other letters keep their case.
     """
     if character.isascii():
         return character if character.isprintable() or character in _SPACES else ""
@@ -139,7 +141,7 @@ def _plain(character: str) -> str:
     for first in _SHAPED_LETTERS:
         if first <= ord(character) < first + 26:
             return chr(ord("A") + ord(character) - first)
-    # Try the other case too, so that upper and lower case of another script get the same form where possible.
+    # Try the other case too, so that both cases of a letter of another script are normalised to the same letter.
     for case in (character, character.lower(), character.upper()):
         if case in LOOKALIKES:
             character = LOOKALIKES[case].lower()

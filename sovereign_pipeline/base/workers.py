@@ -14,9 +14,9 @@ from sovereign_pipeline.base.errors import WorkerKilled
 from sovereign_pipeline.base.processes import die_with_parent
 
 UNDER_WAY_PER_WORKER = 2
-"""Number of items queued per worker: enough that no worker is idle, few enough that results do not pile up."""
+"""Number of items queued per worker: enough to keep all workers busy, and few enough to limit the results in memory."""
 SECONDS_BETWEEN_LOOKS = 5.0
-"""Interval at which a caller that waits for a result checks whether the workers are alive, in seconds."""
+"""Seconds between two checks that the workers are alive, while a caller waits for a result."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,8 +25,8 @@ Result = TypeVar("Result")
 class WorkerPool:
     """A pool of worker processes that end when this process ends, even if it is killed.
 
-    Workers are spawned, not forked, because this process may have threads. They import the package again, so their work
-    must be a function of a module.
+    Workers are spawned instead of forked, because this process may have threads. The function that they run must be at
+    module level.
     """
 
     def __init__(self, workers: int, begin: Callable[..., None] | None = None, *arguments: Any) -> None:
@@ -49,7 +49,7 @@ class WorkerPool:
         self._pool.shutdown(cancel_futures=True)
 
     def over(self, items: Iterator[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-        """Yield the result of `work` for each item, in the items' order. It may be called several times. Raises
+        """Yield the result of `work` for each item, in the items' order. Can be called several times. Raises
         WorkerKilled, and the exceptions that `work` raises."""
         under_way: deque[Future[Result]] = deque()
 
@@ -62,18 +62,18 @@ class WorkerPool:
                 yield self._wait_for(under_way.popleft())
                 hand_out(1)
         except BrokenProcessPool:
-            # The executor sends SIGTERM to the other workers and waits for them. A worker that inherited SIGTERM as
-            # ignored would never end.
+            # The executor sends SIGTERM to the other workers and waits for them. A worker that inherited an ignored
+            # SIGTERM would never end.
             self.kill()
             raise WorkerKilled(
                 "A worker process was killed, most often because memory ran out. Nothing was kept.",
             ) from None
 
     def begin(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
-        """Submit one item and return its future, for callers that do not wait in `over`.
+        """Submit one item and return its future, for callers that do not use `over`.
 
         The thread that calls this first starts the workers, and they end with that thread. If a worker was killed, this
-        call and the futures raise BrokenProcessPool, and the pool can no longer be used.
+        method and the futures raise BrokenProcessPool, and the pool is no longer usable.
         """
         return self._pool.submit(work, item)
 
@@ -87,10 +87,9 @@ class WorkerPool:
     def _wait_for(self, future: "Future[Result]") -> Result:
         """Return the future's result. Raises BrokenProcessPool if a worker was killed.
 
-        The executor detects a killed worker, with one exception: a worker that was killed while it sent a result. The
-        executor then waits for ever for the rest of that result, since other workers and this process could still write
-        to the same pipe (CPython 3.11, `_ExecutorManagerThread`). This method therefore checks the workers itself. If
-        one is gone, it kills the others and closes the pipe.
+        The executor does not detect a worker that was killed while it sent a result: it waits for ever for the rest,
+        since other processes could still write to the same pipe (CPython 3.11, `_ExecutorManagerThread`). This method
+        therefore checks the workers. If one is gone, it kills the others and closes the pipe.
         """
         pool: Any = self._pool
         was_gone = False

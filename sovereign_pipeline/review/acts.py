@@ -29,7 +29,7 @@ SEED, KEY, SIGNED = ".seed", ".key", ".acts"
 
 @dataclass(frozen=True)
 class SignedAct:
-    """Number and digest of an act, as recorded outside the registry when it was signed."""
+    """Number and digest of an act, recorded outside the registry when the act was signed."""
 
     number: int
     digest: str
@@ -38,7 +38,7 @@ class SignedAct:
 
 @dataclass(frozen=True)
 class ReviewSecrets:
-    """The secrets that are drawn when a review is opened."""
+    """The secrets that are generated when a review is opened."""
 
     seed: bytes
     key: bytes
@@ -63,7 +63,7 @@ def sign(key: bytes, content: bytes) -> bytes:
 
 
 def is_signed(public_key: str, signature: object, content: bytes) -> bool:
-    """Return whether a signature, in hex digits, is the key's signature over exactly these bytes."""
+    """Return whether a signature (hex) is valid for this key and these bytes."""
     if not isinstance(signature, str):
         return False
     with suppress(InvalidSignature, ValueError):
@@ -73,8 +73,7 @@ def is_signed(public_key: str, signature: object, content: bytes) -> bool:
 
 
 def secrets_directory(settings: Settings) -> Path:
-    """Return the directory of the secrets, and create it if it is missing. Raises InputError if another account can
-    enter it."""
+    """Return the directory of the secrets; create it if missing. Raises InputError if another account can enter it."""
     directory = settings.review_secrets
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
@@ -91,13 +90,13 @@ def keep_secrets(settings: Settings, review: str, drawn: ReviewSecrets) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that only its own account can read."""
+    """Create a file that only its own account can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
 
 
 def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
-    """Read the seed. Raises IntegrityError unless it matches the commitment made when the review was opened."""
+    """Read the seed. Raises IntegrityError if it does not match the commitment made when the review was opened."""
     path = settings.review_secrets / f"{review.id}{SEED}"
     if not path.is_file():
         raise IntegrityError(
@@ -111,7 +110,7 @@ def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
 
 
 def signing_key(settings: Settings, review: BlindReview) -> bytes:
-    """Read the private key. Raises IntegrityError unless it belongs to the review's public key."""
+    """Read the private key. Raises IntegrityError if it does not belong to the review's public key."""
     path = settings.review_secrets / f"{review.id}{KEY}"
     if not path.is_file():
         raise IntegrityError(
@@ -124,7 +123,6 @@ def signing_key(settings: Settings, review: BlindReview) -> bytes:
 
 
 def is_key_kept(settings: Settings, review: str) -> bool:
-    """Return whether the private key of a review is on this machine."""
     return (settings.review_secrets / f"{review}{KEY}").exists()
 
 
@@ -136,8 +134,8 @@ def forget_key(settings: Settings, review: str) -> None:
 def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> None:
     """Append committed acts to the review's file of signed acts.
 
-    Each call is one append, so that several processes do not mix their lines. Every record starts on a new line, so
-    that a line truncated by a crash damages no other line.
+    Each call is one append, so that processes do not mix their lines. Every record starts on a new line, so that a line
+    truncated by a crash damages no other line.
     """
     content = "".join(f"\n{act.number} {act.digest}\n" for act in acts).encode()
     path = secrets_directory(settings) / f"{review}{SIGNED}"
@@ -162,7 +160,6 @@ def signed_acts(settings: Settings, review: str) -> list[SignedAct]:
 
 
 def noted_reviews(settings: Settings) -> list[str]:
-    """Return the ids of all reviews with a recorded act."""
     return sorted(path.name.removesuffix(SIGNED) for path in settings.review_secrets.glob(f"*{SIGNED}"))
 
 
@@ -172,19 +169,17 @@ _OPEN = select(BlindReview).where(BlindReview.id.not_in(select(ReviewClosing.rev
 
 
 def assert_open(session: Session, review: str) -> None:
-    """Raise ConflictError if a review is closed."""
     if session.get(ReviewClosing, review) is not None:
         raise ConflictError(CLOSED)
 
 
 def is_closed(registry: Registry, review: str) -> bool:
-    """Return whether the closing of a review is in the registry."""
     with registry.reading() as session:
         return session.get(ReviewClosing, review) is not None
 
 
 def find_open(session: Session, line: str) -> BlindReview | None:
-    """Find the line's open review, if there is one. Raises IntegrityError if there are several."""
+    """Return the line's open review, or None. Raises IntegrityError if there are several."""
     found = session.scalars(_OPEN.where(BlindReview.line == line)).all()
     if len(found) > 1:
         raise IntegrityError(
@@ -202,14 +197,13 @@ def find_all(registry: Registry) -> list[BlindReview]:
 
 
 def find_all_open(registry: Registry) -> list[BlindReview]:
-    """Return every open review of the installation, oldest first."""
     query = _OPEN
     with registry.reading() as session:
         return list(session.scalars(query.order_by(BlindReview.opened_at, BlindReview.id)))
 
 
 def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
-    """Find the line's open review, or the last one opened. Raises NotFoundError if there is none."""
+    """Return the line's open review, or else the one opened last. Raises NotFoundError if there is none."""
     with registry.reading() as session:
         query = select(BlindReview).where(BlindReview.line == line).order_by(BlindReview.opened_at.desc())
         review = find_open(session, line) or session.scalars(query.limit(1)).one_or_none()
@@ -219,7 +213,6 @@ def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing
 
 
 def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return every closed review of a line, in the order of closing."""
     query = (
         select(BlindReview, ReviewClosing)
         .join(ReviewClosing, ReviewClosing.review_id == BlindReview.id)
@@ -231,9 +224,8 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
 
 
 def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return the line's closed reviews whose candidate had these weights, under any artifact and registered version.
-
-    A changed recipe or release can register the same weights again.
+    """Return the line's closed reviews of a candidate with these weights, under any artifact and registered version. A
+    changed recipe or release can register the same weights again.
 
     Args:
         weights: SHA-256 of the weights (`Adapter.adapter_sha256`).
@@ -249,21 +241,21 @@ LINK_ISSUED, SIGNED_IN = "sign-in link issued", "signed in"
 BALLOT_GIVEN, GUESS_GIVEN = "ballot given", "guess given"
 REVIEW_CLOSED, REVIEW_CLOSED_EARLY = "review closed", "review closed early"
 PROXY = "proxy"
-"""Value of `by` in the act of a sign-in without a link, in which the institution's proxy named the operator."""
+"""Value of `by` in the act of a sign-in in which the institution's proxy named the operator."""
 
 HINT = "Restore registry and secrets from copies of the same time, and find out who changed the registry."
 
 
 @dataclass(frozen=True)
 class Act:
-    """A log entry that is signed with the review's key."""
+    """A ledger entry that is signed with the review's key."""
 
     sequence: int
-    """Number of the entry in the log."""
+    """Index of the ledger entry."""
     number: int
     """Number of the act within the review, from 1."""
     previous: str
-    """Digest of the preceding act; `audit_log.FIRST` for the first."""
+    """Digest of the preceding act, or `audit_log.FIRST`."""
     digest: str
     actor: str
     action: str
@@ -278,11 +270,11 @@ class Entering:
     review: str
     _key: bytes = field(repr=False)
     _last: SignedAct
-    """The act that precedes the next one."""
+    """The newest act so far, which the next act refers to."""
     entered: list[SignedAct] = field(default_factory=list)
 
     def enter(self, actor: str, action: str, subjects: Mapping[str, Any]) -> int:
-        """Append the signed entry of one act. Returns its number within the review."""
+        """Append the signed entry of one act. Returns the act's number within the review."""
         number = self._last.number + 1
         content = {"review": self.review, "act": number, "act_before": self._last.digest, **subjects}
         entry = audit.append(self.session, actor, action, content, partial(sign, self._key))
@@ -291,13 +283,12 @@ class Entering:
         return number
 
     def acts(self) -> list[Act]:
-        """Return all acts of the review so far."""
         return acts_of(entries_of(self.session, self.review), public_key_of(self._key))
 
 
 @contextmanager
 def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes) -> Iterator[Entering]:
-    """Open a transaction for the first acts of a review that has no row yet."""
+    """Open a transaction for the first acts of a new review."""
     with registry.writing() as session:
         entering = Entering(session, review, key, SignedAct(0, audit.FIRST))
         yield entering
@@ -306,9 +297,9 @@ def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes
 
 @contextmanager
 def entering_acts(settings: Settings, registry: Registry, review_id: str) -> Iterator[Entering]:
-    """Open a transaction for further acts of an open review. They are recorded as signed after it is committed.
+    """Open a transaction for further acts of an open review. The acts are recorded as signed after the commit.
 
-    Raises ConflictError if the review is closed, and IntegrityError if the key is missing or if the acts so far differ
+    Raises ConflictError if the review is closed, and IntegrityError if the key is missing or if earlier acts differ
     from the recorded ones.
     """
     with registry.writing() as session:
@@ -320,7 +311,7 @@ def entering_acts(settings: Settings, registry: Registry, review_id: str) -> Ite
 
 
 def acts_of(entries: Sequence[AuditEntry], public_key: str) -> list[Act]:
-    """Return the signed entries among the entries of one review, in order."""
+    """Return the signed acts among a review's entries, in order."""
     return [
         Act(
             sequence=entry.sequence,
@@ -337,36 +328,35 @@ def acts_of(entries: Sequence[AuditEntry], public_key: str) -> list[Act]:
 
 
 def entries_of(session: Session, review: str) -> list[AuditEntry]:
-    """Return every log entry about a review, signed or not, oldest first."""
+    """Return every ledger entry about a review, signed or unsigned, oldest first."""
     query = select(AuditEntry).where(AuditEntry.subjects["review"].as_string() == review)
     return list(session.scalars(query.order_by(AuditEntry.sequence)))
 
 
 def is_act(entry: AuditEntry, public_key: str) -> bool:
-    """Return whether an entry is signed with the review's key."""
     try:
         content = audit.signed_content(entry)
-    except ValueError:  # a number that canonical JSON cannot hold
+    except ValueError:  # canonical JSON cannot represent the number
         return False
     return is_signed(public_key, entry.subjects.get(audit.SIGNATURE), content)
 
 
 def digest_of_act(entry: AuditEntry) -> str:
-    """Return the SHA-256 of an act's signed content, which the next act refers to."""
+    """Return the SHA-256 of an act's signed content. The next act refers to it."""
     return hashlib.sha256(audit.signed_content(entry)).hexdigest()
 
 
 def digest_of_row(row: Table) -> str:
-    """Return the SHA-256 of all columns of a row, by which the row's act refers to it."""
+    """Return the SHA-256 of all columns of a row. The row's act refers to it."""
     return digest_of(row_as_dict(row))
 
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:
-    """Return the last act. It must be signed, and must not be older than the last recorded one."""
+    """Return the last act. Raises an error if it is unsigned or older than the last recorded act."""
     last = entries_of(session, review.id)[-1:]
     noted = signed_acts(settings, review.id)[-1:]
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]
-    # After a crash between the commit and the record, the log has one act more than was recorded.
+    # After a crash between the commit and the record, the ledger has one act more than the record.
     if not acts or (noted and acts != noted and acts[0].number <= noted[0].number):
         raise IntegrityError(
             f"Review {review.id}: the newest entry of the audit log about it is not the one that was signed last.", HINT

@@ -49,17 +49,15 @@ class SignedIn:
     review: str
     operator: str
     sign_in: int | None = None
-    """Number of the act by which a link was used; None if the institution's proxy names the operator."""
+    """Number of the act in which the operator used a link. None if the institution's proxy named the operator."""
 
 
 def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
-    """Create a one-time link in the transaction of an act.
+    """Create a one-time link in the transaction of an act. Returns the link's token, of which only the hash is stored.
 
     Args:
-        days: number of days for which it can be used.
+        days: number of days until the link expires.
         actor: the person who requests the link, and who could therefore use it.
-
-    Returns the link's token. Only the token's hash is stored.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
@@ -72,8 +70,8 @@ def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
 
 
 def issue_another_link(registry: Registry, workplace: Workplace, operator: str, actor: str) -> str:
-    """Create another link for an operator of the line's open review. Sessions from the operator's earlier links end.
-    Returns its token. Raises NotFoundError if the line has no open review or the review has no such operator."""
+    """Create another link for an operator of the line's open review, and return its token. Ends sessions from earlier
+    links. Raises NotFoundError if the line has no open review, or if the operator is not in it."""
     line = workplace.line.line
     with registry.reading() as session:
         review = find_open(session, line)
@@ -90,8 +88,7 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
 
 
 def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
-    """Return a person's stored identifier: a commitment or an operator number. Returns None if the identifier is not in
-    `persons`."""
+    """Return a person's stored identifier (a commitment or an operator number), or None if it is not in `persons`."""
     if COMMITMENT.fullmatch(name):  # a commitment cannot be a person's name
         return None
     person = people.known(name)
@@ -99,8 +96,8 @@ def stands_for(people: People, name: str, persons: Collection[str]) -> str | Non
 
 
 def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
-    """Raise ConflictError if an open review still needs a person's commitment. The person may be an operator, an
-    officer who may close early, or the actor of an entry."""
+    """Raise ConflictError if an open review still needs a person's commitment: as an operator, as an officer who may
+    close early, or as the actor of an entry."""
     for review in find_all_open(registry):
         plan = plan_of(store, review).plan
         with registry.reading() as session:
@@ -115,13 +112,14 @@ def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: s
 
 
 def link_url(page: str, token: str) -> str:
-    """Return the URL that an operator opens. Browsers do not send the part after `#`, so no proxy logs the token."""
+    """Return the URL that an operator opens. Browsers do not send the part after `#`, so proxies cannot log the
+    token."""
     return f"{page.rstrip('/')}/sign-in#{token}"
 
 
 def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
     """Exchange a token for its operator, once. Raises SignInError if the token is unknown, used, expired or replaced by
-    a newer one, or if no act issued the row of its link."""
+    a newer one, or if no act issued its link."""
     digest = _sha256(token)
     with registry.reading() as session:
         link = session.get(SignInLink, digest)
@@ -147,21 +145,20 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
 
 
 def assert_newest(session: Session, review: BlindReview, who: SignedIn) -> None:
-    """Raise SignInError if a newer link has ended this sign-in."""
+    """Raise SignInError if a newer link ended this sign-in."""
     newest = _newest_link(session, review, who.operator)
     if who.sign_in is not None and (newest is None or newest.number > who.sign_in):
         raise SignInError("A newer link has ended this session.", "Open that link; no rating is lost.")
 
 
 def _newest_link(session: Session, review: BlindReview, operator: str) -> Act | None:
-    """Return the act that issued an operator's newest link. Unsigned entries are ignored, so that they end no
-    session."""
+    """Return the act that issued an operator's newest link. Ignores unsigned entries, so that they end no session."""
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
 
 
 def _links_issued(session: Session, review: BlindReview) -> set[str]:
-    """Return the digests of the rows of all links that acts issued."""
+    """Return the row digests of all links that acts issued."""
     return {each.subjects["row"] for each in _issuing(session, review)}
 
 
@@ -181,26 +178,23 @@ def _sha256(token: str) -> str:
 Preference = Literal["a", "b", "tie"]
 
 LOWEST, HIGHEST = 1, 5
-"""Lowest and highest value of a rating."""
+"""Lowest and highest rating."""
 
 GIVEN = "This pair was rated already. The first rating stands."
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of one operator."""
-
     operator: str
     ballots: int
-    """Number of ballots given."""
     pairs: int
-    """Number of pairs that the operator has to rate."""
+    """Number of pairs that the operator must rate."""
     guesses: int
 
 
 @dataclass(frozen=True)
 class Given:
-    """Ids of an operator's pairs that have a recorded ballot or guess."""
+    """Ids of an operator's pairs with a recorded ballot or guess."""
 
     ballots: frozenset[str]
     guesses: frozenset[str]
@@ -219,8 +213,8 @@ def give_ballot(
     Args:
         ratings: `a.accuracy` and so on -> 1 to 5.
 
-    Raises ConflictError for a second ballot, even an equal one, and if the review is closed; IntegrityError if the
-    registry was changed.
+    Raises ConflictError for a second ballot, even an equal one, or if the review is closed. Raises IntegrityError if
+    the registry was changed.
     """
     ballot = Ballot(
         review_id=who.review,
@@ -234,16 +228,15 @@ def give_ballot(
 
 
 def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str, choice: Position) -> None:
-    """Record which answer of a pair an operator believes to be the candidate's. Raises the same errors as
-    `give_ballot`."""
+    """Record which answer of a pair an operator believes to be the candidate's. Raises the errors of `give_ballot`."""
     now = datetime.datetime.now(datetime.UTC)
     guess = Guess(review_id=who.review, operator=who.operator, pair=pair, choice=choice, given_at=now)
     _record(registry, settings, who, guess)
 
 
 def given(registry: Registry, review: BlindReview, operator: str) -> Given:
-    """Return the pairs for which an operator has recorded ballots and guesses. Pairs with identical answers count as
-    ties. Raises IntegrityError if the records differ from the operator's acts."""
+    """Return the pairs for which an operator has recorded a ballot or guess. Pairs with identical answers count as
+    rated. Raises IntegrityError if the records differ from the operator's acts."""
     with registry.reading() as session:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
         guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
@@ -261,7 +254,7 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
 
 
 def progress(registry: Registry, review: BlindReview, pairs: Mapping[str, int]) -> list[Progress]:
-    """Return the progress of every operator, without their ratings.
+    """Return the progress of every operator, without ratings.
 
     Args:
         pairs: operator -> number of pairs to rate.
@@ -283,22 +276,22 @@ def guesses_of(session: Session, review: str) -> list[Guess]:
 
 
 def ballots_digest(ballots: Sequence[Ballot], guesses: Sequence[Guess]) -> str:
-    """Return the SHA-256 over every ballot and guess, independent of their order."""
+    """Return the SHA-256 of all ballots and guesses, independent of their order."""
     return digest_of([sorted((content_of(each) for each in kind), key=_by_pair) for kind in (ballots, guesses)])
 
 
 def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
-    """Return the names of the ratings in one ballot: `a.accuracy` and so on."""
+    """Return the names of the ratings in one ballot, such as `a.accuracy`."""
     return tuple(f"{position}.{criterion}" for position in ("a", "b") for criterion in criteria)
 
 
 def was_asked(record: Ballot | Guess) -> bool:
-    """Return whether an operator gave this record. Ties for identical answers are created automatically."""
+    """Return whether an operator created this record. Ties for identical answers are created automatically."""
     return isinstance(record, Guess) or record.ratings is not None
 
 
 def content_of(record: Ballot | Guess) -> dict[str, Any]:
-    """Return the whole content of a ballot or guess, to which its log entry commits."""
+    """Return the content of a ballot or guess. Its ledger entry commits to this content."""
     return {
         "review": record.review_id,
         "operator": record.operator,
@@ -328,7 +321,7 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
 
 
 def _sign_in_by_proxy(entering: Entering, who: SignedIn) -> int:
-    """Return the number of the act by which the proxy named an operator. It is appended with the operator's first
+    """Return the number of the act by which the proxy named an operator. Appends that act before the operator's first
     ballot."""
     for act in reversed(entering.acts()):
         if (act.action, act.actor) == (SIGNED_IN, who.operator) and act.subjects.get("by") == PROXY:

@@ -36,13 +36,13 @@ Rows = tuple[BlindReview, ReviewClosing]
 
 @dataclass(frozen=True)
 class ReviewsToDate:
-    """The newest closed review of a line's current registered adapter, and every review closed before it."""
+    """The newest closed review of a line's current registered adapter, and every review that was closed before."""
 
     newest: Rows
     earlier: Sequence[Rows]
 
     def digests(self) -> dict[str, str]:
-        """Return name -> digest of everything that a result is computed from."""
+        """Name -> digest of every input of a result."""
         review, closing = self.newest
         return {
             "review_plan": review.plan_digest,
@@ -51,14 +51,13 @@ class ReviewsToDate:
         }
 
     def read(self, registry: Registry, store: ArtifactStore) -> tuple[ClosedReview, list[ClosedReview]]:
-        """Read and verify the newest review and the earlier ones. Raises IntegrityError."""
         *earlier, newest = read_closed(registry, store, [*self.earlier, self.newest])
         return newest, earlier
 
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
-    """Find the reviews of the weights in a line's current registered_adapter artifact, under any artifact and version.
-    Raises NotFoundError if none was closed."""
+    """Find the closed reviews of the weights in a line's current registered_adapter artifact, under any artifact and
+    version. Raises NotFoundError if there is none."""
     line, registry = workplace.line.line, open_registry(workplace.settings)
     adapter = registered_as(registry, registered.digest) if registered is not None else None
     of_adapter = find_closed_of(registry, line, adapter.adapter_sha256) if adapter is not None else []
@@ -76,24 +75,24 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
 
 
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
-    """Return the line's reviewed weights (SHA-256) -> whether they lost their newest review with counted ballots.
+    """Return the line's reviewed weights (SHA-256) -> True if they lost their newest review with counted ballots.
 
-    Weights are the key, not artifacts, because a recipe change without effect on the weights makes another artifact of
-    them. Raises IntegrityError if a review was changed.
+    The key is the weights' digest because a changed recipe can make another artifact of the same weights. Raises
+    IntegrityError if a review was changed.
     """
     closed = read_closed(registry, store, find_closed(registry, line))
     return {each.candidate_weights: has_lost(each) for each in closed if is_counted(each)}
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """Return the SHA-256 of all weights of a line that lost their newest blind review. None of them becomes an
-    incumbent. Raises IntegrityError if a review was changed."""
+    """Return the SHA-256 of all weights of a line that lost their newest blind review, and so cannot be the incumbent.
+    Raises IntegrityError if a review was changed."""
     return {weights for weights, lost in standings(registry, store, line).items() if lost}
 
 
 def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]) -> list[ClosedReview]:
-    """Read closed reviews, and compare each with its acts in the audit log. Raises IntegrityError that names everything
-    that was added, changed or removed."""
+    """Read closed reviews, and compare each with its acts in the ledger. Raises IntegrityError that names every
+    difference."""
     if not closed:
         return []
     with registry.reading() as session:
@@ -122,7 +121,7 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
 
 
 BASE = "base"
-"""Name of the base model as opponent. It cannot be an adapter's id, because ids end with a version."""
+"""Name of the base model as an opponent. No adapter can have this id, because adapter ids end with a version."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,6 @@ class Opponent:
     adapter: Adapter | None = field(compare=False)
     """The adapter; None for the candidate's base model."""
     id: str
-    """Id of the adapter, or name of the base model."""
     choice: OpponentChoice
 
 
@@ -146,9 +144,9 @@ def choose_opponent(
         actor: the person who named it.
 
     Raises NotFoundError for an unknown adapter, InputError for an adapter of another line or with the candidate's
-    weights, and ConflictError for an opponent that lost its review. Raises ConflictError, too, if the candidate was
-    reviewed before and another opponent than the rule's is named: a candidate could otherwise pass against the weakest
-    opponent.
+    weights, and ConflictError for an opponent that lost its review. Raises ConflictError, too, if an earlier review of
+    the candidate exists and `named` is not the rule's choice: the candidate could otherwise be passed against the
+    weakest opponent.
     """
     standing = standings(registry, store, candidate.line)
     others = _other_adapters(registry, candidate)
@@ -174,7 +172,7 @@ def choose_opponent(
 
 
 def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
-    """Return the line's adapters that are still in use and have other weights than the candidate, newest first."""
+    """Return the line's adapters in use whose weights differ from the candidate's, newest first."""
     with registry.reading() as session:
         adapters, state = adapters_of(session, candidate.line), states(session, candidate.line)
     others = [
@@ -277,7 +275,7 @@ def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) 
 
 
 def _agreed(workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-    """Return what an officer may waive according to the plan, which was sealed before the first ballot."""
+    """Return the waivers that the plan permits officers. The plan was sealed before the first ballot."""
     plan = workplace.store.read_manifest(ref).external_inputs["review_plan"]
     return read_plan(workplace.store, workplace.store.ref_of(plan)).plan.officer_may
 

@@ -1,4 +1,4 @@
-"""Close a review: reveal its seed, so that its result can be computed, and accept no further acts."""
+"""Close a review: reveal its seed, so that its result can be computed, and reject further acts."""
 
 import datetime
 from collections.abc import Iterable
@@ -41,18 +41,18 @@ def close(
 
     Args:
         actor: the person who runs the command.
-        signer: key of the officer who closes below the pre-registered number of ballots; the plan must name the
+        signer: key of an officer who closes early, below the pre-registered number of ballots. The plan must name the
             officer.
-        reason: the officer's reason; required with a key.
+        reason: the officer's reason; required with `signer`.
 
     Raises GateRefused for too few ballots, InputError for a key without a reason, SignInError for an officer who may
-    not close early, ConflictError if the review is closed, and IntegrityError that names every finding if the
-    registry's rows differ from the signed acts.
+    not close early, ConflictError if the review is closed, and IntegrityError that names every difference between the
+    registry's rows and the signed acts.
     """
     try:
         return _close(registry, settings, review, contents, actor, signer, reason)
     finally:
-        # Also after an error that follows the commit, or on a second attempt to close: a key that is left could sign.
+        # Delete the key after an error that follows the commit, too, and on a second attempt: it could still sign acts.
         if is_closed(registry, review.id):
             forget_key(settings, review.id)
 
@@ -106,7 +106,7 @@ def _close(
 def _signed(
     entering: Entering, settings: Settings, review: BlindReview, closing: ReviewClosing, signer: Signer
 ) -> dict[str, str | int]:
-    """Return the additional fields of an early closing's entry: the signed statement, and the trust root's versions."""
+    """Return the additional fields of an early closing's entry: the signed statement and the trust root's versions."""
     trust = trust_root(settings)
     assert_in_force(entering.session, settings, trust)
     subject = Subject("review_plan/manifest.json", review.plan_manifest_sha256)

@@ -42,32 +42,31 @@ from sovereign_pipeline.review.result import is_counted
 
 @dataclass(frozen=True)
 class ReviewRequest:
-    """The choices of the person who opens a review. The recipe determines everything else."""
+    """The choices of the person who opens a review. The recipe decides everything else."""
 
     actor: str
-    """Stored identifier of the person who opens the review, for the audit log (`record/people.py`)."""
+    """Stored identifier of the person who opens the review, for the ledger (`record/people.py`)."""
     candidate_stage: Stage
     """Stage that registers the candidate."""
     operators: tuple[str, ...] = ()
-    """Names of the operators, if the recipe gives only a number. Only their stored identifiers are written down."""
+    """Names of the operators, if the recipe gives only their number. Only stored identifiers are written down."""
     prompt_file: Path | None = None
     """File of prompts to use instead of the held-out documents."""
     adapter_id: str | None = None
-    """Id of the candidate, which must be the line's current registered adapter; None selects that adapter."""
+    """Id of the candidate, which must be the line's current registered adapter. None selects that adapter."""
     opponent: str | None = None
     """Id of the adapter to compare with, or `base`; None for the rule's choice (`choose_opponent`)."""
     open_contenders: OpenContenders = open_contenders
-    """Function that loads the two arms."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A review that was opened."""
+    """A newly opened review."""
 
     review: str
     plan: ReviewPlan
     links: dict[str, str]
-    """Operator -> token of the one-time link. Tokens are handed to operators and not stored."""
+    """Operator -> token of a one-time link. Tokens are given to operators and not stored."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +76,15 @@ class _Match:
     record: ArtifactRef
     """The candidate's registered_adapter artifact."""
     candidate: Adapter = field(compare=False)
-    """Adapter that the record names."""
     opponent: Opponent
 
 
 def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest) -> Opened:
     """Generate the answers, then seal and pre-register a review of the line's registered adapter.
 
-    Nothing is opened on any error. Raises ConflictError if another review of the line is open or if both arms were
-    compared before; StaleInput or GateRefused if the candidate may not be used; InputError for too few prompts or
-    operators; and the errors of reading the prompts.
+    An error opens nothing. Raises ConflictError if the line has an open review or both arms were compared before;
+    StaleInput or GateRefused if the candidate may not be used; InputError for too few prompts or operators; and the
+    errors of reading the prompts.
     """
     line = workplace.line.line
     with registry.reading() as session:
@@ -97,7 +95,6 @@ def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest
 
 
 def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, operators: Mapping[str, str]) -> Opened:
-    """Open a review. `operators` maps each operator's name to their stored identifier."""
     line, settings = workplace.line.line, workplace.settings
     match = _match(registry, workplace, request)
     drawn, people = draw_secrets(), People(settings)
@@ -138,8 +135,8 @@ def _match(registry: Registry, workplace: Workplace, request: ReviewRequest) -> 
 def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
     """Raise ConflictError if the candidate or opponent changed while the answers were generated.
 
-    A review on another machine can change them. This is called in the transaction that opens the review, in which
-    nobody else writes. The file lock covers only this machine.
+    A review on another machine can change them, because the file lock covers only this machine. Call this in the
+    transaction that opens the review, which excludes other writers.
     """
     if before != now:
         raise ConflictError(
@@ -194,11 +191,8 @@ def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents
 
 @contextmanager
 def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
-    """Lock the line from the choice of the arms until the review is open, so that the choice stays valid.
-
-    Generating the answers takes minutes, which a second opening would waste. Raises ConflictError if another process
-    holds the lock.
-    """
+    """Lock the line from the choice of the arms until the review is open. Raises ConflictError if another process has
+    the lock, so that it does not generate answers for minutes in vain."""
     with held_if_free(secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
             raise ConflictError(
@@ -229,8 +223,7 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
 
 
 def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
-    """Return each operator's name -> stored identifier. An operator with a number instead of a name keeps the
-    number."""
+    """Return operator's name -> stored identifier. A numbered operator keeps the number."""
     people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
     names = _operators(workplace.line.gates.review, named)
     are_names = bool(named) or not isinstance(in_recipe, int)
@@ -270,7 +263,7 @@ def _assert_not_reviewed_yet(
     """Raise ConflictError if the same weights were compared before, under any artifact and version.
 
     If a review could be repeated until its gate passes, any candidate would pass in the end. A review without counted
-    ballots has no result, so it may be repeated.
+    ballots has no result and may be repeated.
     """
     against = opponent.adapter_sha256 if opponent is not None else None
     for closed in read_closed(registry, store, find_closed(registry, candidate.line)):

@@ -35,10 +35,9 @@ class Prompt(Frozen):
 
 
 class AnswerPair(Frozen):
-    """The answers of both arms to one prompt, trimmed in the same way."""
+    """Both arms' answers to one prompt, trimmed in the same way."""
 
     id: str
-    """Id of the prompt."""
     candidate: str
     opponent: str
 
@@ -48,32 +47,31 @@ class AnswerPair(Frozen):
 
 
 class PlannedPair(Frozen):
-    """A prompt that an operator is shown."""
+    """A pair of answers that an operator is shown."""
 
     pair: str
-    """Random id for this operator; it reveals nothing."""
+    """Random id for this operator, which reveals nothing."""
     prompt: str
-    """Id of the prompt."""
     shared: bool
     """True if every operator rates this prompt."""
 
 
 class OpponentChoice(Frozen):
-    """The reason for the choice of the opponent."""
+    """How the opponent was chosen."""
 
     named_by: str | None
     """Stored identifier of the person who named the opponent; None if the rule chose it."""
     by_rule: str
-    """Choice of the rule: id of the line's newest adapter that was reviewed and did not lose, otherwise the name of the
-    base model."""
+    """The rule's choice: id of the line's newest adapter that was reviewed and did not lose, or else the base model's
+    name."""
     is_reviewed: bool | None
-    """True if the opponent was reviewed itself and did not lose; None for the base model."""
+    """True if the opponent was reviewed and did not lose; None for the base model."""
     never_reviewed: tuple[str, ...]
     """Ids of newer adapters that the rule skips because they were never reviewed."""
 
 
 class ReviewPlan(Frozen):
-    """Content of `plan.json`, which is pre-registered before the first ballot."""
+    """The content of `plan.json`, which is pre-registered before the first ballot."""
 
     line: str
     adapter: str
@@ -82,28 +80,28 @@ class ReviewPlan(Frozen):
     """Id of the adapter that the candidate would replace; None for the base model."""
     base_model: str
     candidate_digest: str
-    """Digest of the artifact that generated the candidate's answers, whatever version it is registered as."""
+    """Digest of the artifact that generated the candidate's answers, under any registered version."""
     opponent_digest: str
     candidate_weights: str
-    """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`), whatever artifact holds them. The same weights are
-    reviewed only once."""
+    """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`), in any artifact. The same weights are reviewed
+    only once."""
     opponent_weights: str | None
     """SHA-256 of the opponent's weights; None for the base model."""
     opponent_choice: OpponentChoice
     prompts_from: Literal["held_out", "file"]
     seed_sha256: str
-    """Commitment to the sealed seed."""
+    """SHA-256 of the sealed seed, as a commitment."""
     act_key: str
-    """Public key (Ed25519, hex) with which every act of the review is verified."""
+    """Public key (Ed25519, hex) that verifies every act of the review."""
     identical: tuple[str, ...]
     """Ids of the prompts to which both arms gave the same answer."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """Stored identifier of an operator (`record/people.py`), or a number -> pairs in the order in which they are shown.
-    """
+    """Stored identifier or number of an operator (`record/people.py`) -> the operator's pairs in display order."""
     ballots: int
-    """Number of ballots at which the review may be closed; ties for identical answers do not count."""
+    """Number of ballots at which the review may be closed, not counting ties for identical answers."""
     margin: float
-    """Recipe's margin when the review was opened. Later changes of this and the next two fields have no effect."""
+    """The recipe's margin when the review was opened. Later changes of the recipe do not affect this field and the next
+    two."""
     officer_may: OfficerMay
     may_close_early: tuple[str, ...]
     guess_pairs: int
@@ -131,14 +129,13 @@ def in_words(opponent: str, choice: OpponentChoice) -> str:
 
 
 def commitment(seed: bytes) -> str:
-    """Return the SHA-256 of a seed, 64 hex digits, which is published when the review is opened."""
     return hashlib.sha256(seed).hexdigest()
 
 
 def deal(
     seed: bytes, languages: Mapping[str, str], operators: Sequence[str], review: Review
 ) -> dict[str, list[PlannedPair]]:
-    """Choose prompts at random under the seed and distribute them. Returns operator -> pairs in this operator's order.
+    """Choose prompts at random under the seed and distribute them. Returns operator -> pairs in display order.
 
     Prompts are distributed in turn within each language, so that operators get the same mix.
 
@@ -160,7 +157,7 @@ def deal(
 
 
 def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Position]:
-    """Return pair -> position of the candidate's answer. The candidate is A in exactly half of an operator's own pairs,
+    """Return pair -> position of the candidate's answer. The candidate is A in exactly half of an operator's own pairs
     and in exactly half of the shared ones."""
     positions: dict[str, Position] = {}
     planned = list(pairs)
@@ -176,9 +173,8 @@ def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]
 def pairs_to_guess(
     seed: bytes, operator: str, pairs: Iterable[PlannedPair], identical: Collection[str], count: int
 ) -> list[str]:
-    """Choose the own pairs that an operator is shown again at the end, at most `count`.
-
-    The candidate is A in exactly half of them.
+    """Choose at most `count` of an operator's own pairs for the guesses at the end. The candidate is A in exactly half
+    of them.
 
     Args:
         identical: ids of prompts with identical answers, for which a guess is impossible.
@@ -203,7 +199,7 @@ REVIEW_PLAN = "review_plan"
 PLAN_FILE, PROMPTS_FILE, ANSWERS_FILE = "plan.json", "prompts.jsonl", "answers.sealed"
 
 ONLY_NONCE = bytes(12)
-"""Constant nonce. Each key encrypts only one text, because every review has a new seed."""
+"""Constant nonce. It is safe because every review has a new seed, so each key encrypts only one text."""
 
 
 @dataclass(frozen=True)
@@ -212,14 +208,12 @@ class PlanContents:
 
     plan: ReviewPlan
     prompts: Mapping[str, Prompt]
-    """Prompts by id."""
     identical: frozenset[str]
     """Ids of the prompts to which both arms gave the same answer."""
     classification: str
-    """Classification level of the plan."""
 
     def asked(self, operator: str) -> list[PlannedPair]:
-        """Return the pairs that an operator rates, in order. Pairs with identical answers are left out; they count as
+        """Return the pairs that an operator rates, in order. Leaves out pairs with identical answers, which count as
         ties."""
         return [each for each in self.plan.operators.get(operator, ()) if each.prompt not in self.identical]
 
@@ -231,7 +225,7 @@ def seal_answers(seed: bytes, answers: Iterable[AnswerPair]) -> bytes:
 
 
 def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
-    """Open and verify a plan. Raises IntegrityError if bytes changed or the files are inconsistent."""
+    """Open and verify a plan. Raises IntegrityError if bytes changed or its files contradict each other."""
     artifact = store.open(ref)
     try:
         plan = ReviewPlan.model_validate_json(artifact.file(PLAN_FILE).read_bytes())
@@ -246,7 +240,7 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
 
 
 def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
-    """Read the plan of a review as it was registered. Raises IntegrityError if it does not match the registry's row."""
+    """Read the registered plan of a review. Raises IntegrityError if it does not match the registry's row."""
     ref = ref_of_plan(review)
     contents = read_plan(store, ref)
     plan = contents.plan
@@ -266,8 +260,8 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
 
 
 def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[str, AnswerPair]:
-    """Decrypt both arms' answers in a review, by prompt id. Raises IntegrityError if bytes changed, or if the answers
-    were sealed with another seed."""
+    """Decrypt both arms' answers in a review, by prompt id. Raises IntegrityError if bytes changed, or if another seed
+    sealed the answers."""
     artifact = store.open(ref_of_plan(review))
     try:
         content = ChaCha20Poly1305(_answers_key(seed)).decrypt(

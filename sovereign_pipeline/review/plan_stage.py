@@ -59,13 +59,13 @@ class UsablePrompts:
 
     prompts: tuple[Prompt, ...]
     classification: str | None
-    """Highest classification level of the prompts; None if the split's level applies."""
+    """Highest classification level of the prompts. If None, the split's level applies."""
     trained_by_opponent: int
     """Number of prompts left out because the opponent was trained on them or on their case."""
 
 
 def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
-    """Return the documents of the candidate's held-out slice.
+    """Return the candidate's held-out documents as prompts.
 
     Args:
         trained_by_opponent: the splits that the opponent and its parent adapters were trained on. Their documents and
@@ -88,9 +88,9 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     Args:
         trained: every split that an arm was trained on.
 
-    Raises SourceError if the file or a row cannot be read, for an unknown classification level, and for a row that
-    equals a training document, with or without its subject and regardless of punctuation and spacing. Raises
-    CeilingExceeded for a row above the line's ceiling.
+    Raises SourceError if the file or a row cannot be read, if a classification level is unknown, or if a row equals a
+    training document (with or without its subject, ignoring punctuation and spacing). Raises CeilingExceeded for a row
+    above the line's ceiling.
     """
     rows = read_items(path, PromptRow)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
@@ -151,16 +151,16 @@ class Contenders(Protocol):
     def dtype(self) -> str: ...
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Return whether both arms have room for the whole prompt and `max_new_tokens` more."""
+        """Return whether the whole prompt and `max_new_tokens` more fit into both arms' context windows."""
         ...
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
-        """Generate both arms' answers greedily. Returns them trimmed, in the order of the prompts."""
+        """Generate both arms' answers with greedy decoding. Returns them trimmed, in the order of the prompts."""
         ...
 
 
 OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Contenders]]
-"""Function that loads the arms of two registered_adapter artifacts: the candidate's, and the opponent's or None."""
+"""Function that loads the arms from two registered_adapter artifacts: the candidate's, and the opponent's or None."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class LoadedContenders:
     """The line's instruction, which precedes every prompt as in training."""
     candidate: tuple[Models, Arm]
     opponent: tuple[Models, Arm]
-    """Models and arm of the opponent. The models are the candidate's if both arms have one base model."""
+    """Models and arm of the opponent. If both arms have one base model, these are the candidate's models."""
 
     @property
     def dtype(self) -> str:
@@ -200,8 +200,8 @@ class LoadedContenders:
 def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[LoadedContenders]:
     """Load the adapter of each registered_adapter artifact, or the base model if there is no opponent.
 
-    If candidate and opponent have different base models, both are loaded. Raises InputError if a model cannot be
-    loaded, and IntegrityError if its bytes changed.
+    Loads two base models if candidate and opponent differ in theirs. Raises InputError if a model cannot be loaded, and
+    IntegrityError if its bytes changed.
     """
     store = workplace.store
     instruction = workplace.line.training.instruction
@@ -231,7 +231,7 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
 
 
 Pairs = Mapping[str, Sequence[PlannedPair]]
-"""Operator -> pairs in the order in which they are shown."""
+"""Operator -> pairs in display order."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class PlanRequest:
     candidate: Adapter
     chosen: Opponent
     operators: tuple[str, ...]
-    """Stored identifiers of the operators; a plan contains no names."""
+    """Stored identifiers of the operators. A plan contains no names."""
     may_close_early: tuple[str, ...]
     """Stored identifiers of the officers whom the recipe lists."""
     prompt_file: Path | None
@@ -262,8 +262,7 @@ class PlanRequest:
 
 
 def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
-    """Return the stage of one opening. Its identity includes the seed's commitment, so every opening makes a new
-    plan."""
+    """Return the stage of one review. Its identity includes the seed's commitment, so each review has a new plan."""
 
     def external(workplace: Workplace) -> dict[str, str]:
         opponent = request.opponent
@@ -336,7 +335,6 @@ def _build_plan(request: PlanRequest, workplace: Workplace, record: Artifact, wo
 
 
 def _answers(contenders: Contenders, prompts: Sequence[Prompt], workplace: Workplace) -> list[AnswerPair]:
-    """Generate both arms' answers to every prompt, batch by batch."""
     review = workplace.line.gates.review
     workplace.progress(f"Answering {len(prompts)} prompts with the candidate and its opponent.")
     countdown = Countdown(workplace.progress, "answers of candidate and opponent", len(prompts), "prompt")
@@ -351,7 +349,6 @@ def _answers(contenders: Contenders, prompts: Sequence[Prompt], workplace: Workp
 def _plan(
     request: PlanRequest, workplace: Workplace, pairs: Pairs, answers: Sequence[AnswerPair], dtype: str
 ) -> ReviewPlan:
-    """Build the plan. Raises InputError if no operator would rate a pair of their own."""
     line, review = workplace.line, workplace.line.gates.review
     candidate, opponent = request.candidate, request.opponent
     return ReviewPlan(
@@ -386,8 +383,8 @@ def _plan(
 
 
 def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
-    """Return the number of ballots to close: the recipe's, or all that can be given if that is less. Identical answers
-    are not rated. Raises InputError if no operator would rate a pair of their own."""
+    """Return the number of ballots at which the review may be closed: the recipe's, or fewer if operators can give
+    fewer. Raises InputError if no operator would rate a pair of their own."""
     differing = {each.id for each in answers if not each.is_identical}
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
     if all(each.shared for each in rated):
@@ -421,7 +418,7 @@ def _usable_prompts(
 
 
 def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact) -> list[Artifact]:
-    """Return the split that an adapter was trained on, and the splits of its parent adapters."""
+    """Return the splits that an adapter and its parent adapters were trained on."""
     ancestors = dict(lineage(store, record.manifest))
     found = [store.open(ref) for ref in ancestors if ref.kind == "leakage_safe_split"]
     if not found:

@@ -1,8 +1,8 @@
 """Compare the registry's rows about a review with its signed acts, and report differences as findings.
 
-A review has no finding if all of this is true: every act in the log is signed with the review's key, and none is
-missing or moved; every act has its row and every row its act; a sign-in precedes every ballot; and the log has every
-act that was recorded when it was signed.
+A review has no findings if every act in the ledger is signed with the review's key, none is missing or moved, every act
+has its row and every row its act, a sign-in precedes every ballot, and the ledger has every act that was recorded as
+signed.
 """
 
 from collections import Counter
@@ -56,7 +56,7 @@ from sovereign_pipeline.review.plan import PlanContents, plan_of
 CLOSE = "close"
 """Permission in the trust root that an officer needs to close a review early."""
 STATEMENT = "statement"
-"""Key under which the entry of an early closing stores the officer's signed statement."""
+"""Key under which an early closing's entry stores the officer's signed statement."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,9 @@ class ReviewRows:
     guesses: Sequence[Guess]
     closing: ReviewClosing | None
     log: Sequence[AuditEntry]
-    """Log entries about all reviews."""
 
     @property
     def entries(self) -> list[AuditEntry]:
-        """Log entries about this review."""
         return [entry for entry in self.log if _is_about(entry, self.review.id)]
 
     @property
@@ -89,7 +87,6 @@ class ReviewRows:
 
 
 def read_log(session: Session) -> list[AuditEntry]:
-    """Return the log's entries about reviews."""
     about_review = AuditEntry.subjects["review"].as_string().is_not(None)
     return list(session.scalars(select(AuditEntry).where(about_review).order_by(AuditEntry.sequence)))
 
@@ -132,7 +129,6 @@ def findings_in(
 
 
 def assert_none(review: str, findings: Sequence[str]) -> None:
-    """Raise IntegrityError that names every finding, if there is one."""
     if findings:
         raise IntegrityError(f"Review {review} cannot be trusted: {'; '.join(findings)}.", HINT)
 
@@ -168,7 +164,7 @@ def _is_about(entry: AuditEntry, review: str) -> bool:
 
 
 def _chain(entries: Sequence[AuditEntry], acts: Sequence[Act]) -> Iterator[str]:
-    """Yield entries without a valid signature, and acts that are missing, repeated or moved."""
+    """Yield findings: entries without a valid signature, and acts that are missing, repeated or moved."""
     signed = {act.sequence for act in acts}
     for entry in entries:
         if entry.sequence not in signed:
@@ -188,7 +184,7 @@ def _cut_off(acts: Sequence[Act], noted: Sequence[SignedAct]) -> Iterator[str]:
 
 
 def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield rows without the act that entered them, and acts without their row."""
+    """Yield findings: rows without the act that added them, and acts without their row."""
 
     def of(*actions: str, name: str = "row") -> list[str]:
         return [act.subjects[name] for act in acts if act.action in actions and act.subjects.get("by") != PROXY]
@@ -212,7 +208,7 @@ def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
-    """Yield operators with ballots or guesses that no sign-in of the same operator precedes."""
+    """Yield findings: operators whose ballots or guesses no sign-in precedes."""
     sign_ins = {act.number: act for act in acts if act.action == SIGNED_IN}
     without: Counter[str] = Counter()
     for act in acts:
@@ -225,7 +221,7 @@ def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
-    """Yield ballots about pairs that the operator was not shown, and ties that are not in the plan."""
+    """Yield findings: ballots about pairs that the operator was not shown, and ties that are not in the plan."""
     planned = {(name, each.pair): each.prompt for name, pairs in contents.plan.operators.items() for each in pairs}
     ties = {key for key, prompt in planned.items() if prompt in contents.identical}
     unasked = [each for each in rows.ballots if not was_asked(each)]
@@ -244,7 +240,7 @@ def _closing(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _closed_early(rows: ReviewRows, contents: PlanContents, settings: Settings, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings unless an authorised officer signed a closing below the pre-registered number of ballots."""
+    """Yield findings unless an authorised officer signed the early closing."""
     closing, act = rows.closing, acts[-1] if acts else None
     if closing is None:
         return

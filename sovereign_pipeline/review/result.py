@@ -30,7 +30,7 @@ class Estimate(Frozen):
 
     mean: float
     low: float | None
-    """Lower bound. This, `high` and `detectable` are None with fewer than two clusters."""
+    """Lower bound. Like `high` and `detectable`, it is None for fewer than two clusters."""
     high: float | None
     detectable: float | None
     """Minimum detectable mean: the smallest true mean whose interval excludes zero in 80 % of such samples."""
@@ -52,10 +52,9 @@ class RankedVersion(Frozen):
 
     version: str
     strength: float
-    """Log of the Bradley-Terry parameter, 0 for the lowest. One version wins against another with probability 1 / (1 +
-    exp(-difference))."""
+    """Logarithm of the Bradley-Terry parameter; 0 for the lowest version. One version beats another with probability 1
+    / (1 + exp(-difference))."""
     pairs: int
-    """Number of pairs in which the version was compared."""
 
 
 def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[float, float]) -> Estimate:
@@ -66,15 +65,15 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
 
     The variance is the larger of two: the one between clusters, Σ_g (Σ_i∈g (x_i - x̄))² · G/(G-1) / n², and the one
     that independent values would give, with half a value added at each bound. The quantile is Student's with G-1
-    degrees of freedom. With clusters of one size the first is the t-interval of the cluster means, which holds its
-    level for few clusters, also if their variances differ (Ibragimov and Müller 2010, "t-Statistic Based Correlation
+    degrees of freedom. With clusters of one size the first is the t-interval of the cluster means, which keeps its
+    level for few clusters, even if their variances differ (Ibragimov and Müller 2010, "t-Statistic Based Correlation
     and Heterogeneity Robust Inference", section 2). Otherwise it is the cluster-robust variance with the same quantile
     (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", section VI.D). A percentile
-    bootstrap, which the automated scores use, is too narrow below some 20 clusters. With unanimous operators, the
-    second variance keeps the interval from having no width (half values as in Agresti and Min 2005, "Simple improved
+    bootstrap, which the automated scores use, is too narrow below some 20 clusters. The second variance keeps the
+    interval of unanimous operators from having no width (half values as in Agresti and Min 2005, "Simple improved
     confidence intervals for comparing matched proportions").
 
-    Raises ValueError if there are no values, or if values and clusters differ in number.
+    Raises ValueError if there are no values, or if the numbers of values and clusters differ.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -126,9 +125,9 @@ def agreement(
 def rank_versions(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[RankedVersion]:
     """Return the Bradley-Terry strengths of the versions that are linked to `of` by comparisons, strongest first.
 
-    The strengths of versions that are not linked are not comparable. Every two versions that were compared get one
-    additional tie: otherwise the strength of a version that always won or lost would be infinite. Source: Bradley and
-    Terry 1952; Agresti 2002, section 10.6.
+    Strengths of versions that are not linked are not comparable. Every two compared versions get one additional tie;
+    otherwise the strength of a version that always won or lost would be infinite. Source: Bradley and Terry 1952;
+    Agresti 2002, section 10.6.
 
     Args:
         outcomes: (version, other version, 1 for a win of the first, 0 for a loss, 0.5 for a tie).
@@ -164,7 +163,7 @@ def rank_versions(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[R
 
 
 class EarlyClosing(Frozen):
-    """The officer who closed a review before the pre-registered number of ballots, and the officer's reason."""
+    """The officer who closed a review early, and the officer's reason."""
 
     officer: str
     reason: str
@@ -172,17 +171,16 @@ class EarlyClosing(Frozen):
 
 @dataclass(frozen=True)
 class ClosedReview:
-    """A closed review with everything that its result is computed from."""
+    """A closed review with every input of its result."""
 
     review: str
-    """Id of the review."""
     contents: PlanContents
     seed: bytes
     ballots: Sequence[Ballot]
     guesses: Sequence[Guess]
     closed_early: EarlyClosing | None
     candidate_weights: str
-    """SHA-256 of the candidate's weights, whatever artifact and version they have."""
+    """SHA-256 of the candidate's weights, in any artifact and version."""
     opponent_weights: str | None
     """SHA-256 of the opponent's weights; None for the base model."""
 
@@ -198,7 +196,6 @@ class UnblindedBallot(Frozen):
     operator: str
     pair: str
     prompt: str
-    """Id of the prompt."""
     shared: bool
     """True if every operator rates this prompt."""
     candidate_position: Position
@@ -224,8 +221,8 @@ class UnblindedGuess(Frozen):
 
 
 def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
-    """Return every ballot of a closed review with the candidate's position. Raises IntegrityError if the seed is not
-    the committed one, or if a ballot does not fit the plan."""
+    """Return every ballot of a closed review with the candidate's position. Raises IntegrityError if the seed does not
+    match its commitment, or if a ballot does not fit the plan."""
     plan = closed.contents.plan
     if commitment(closed.seed) != plan.seed_sha256:
         raise IntegrityError(
@@ -267,8 +264,8 @@ def unblind_guesses(closed: ClosedReview) -> list[UnblindedGuess]:
 def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]:
     """Return the ballots that count: the own pairs of every operator who rated at least one of them.
 
-    Ties for identical answers exist even for operators who never took part. If they were counted, each such operator
-    would count as one more opinion.
+    Ties for identical answers exist even for operators who never took part, and would count each of them as one more
+    opinion.
     """
     own = [each for each in ballots if not each.shared]
     came = {each.operator for each in own if each.was_asked}
@@ -309,7 +306,8 @@ class CriterionResult(Frozen):
 
 
 class ReviewResult(Frozen):
-    """Content of `review.json`. Everything but `agreement` is computed over the counted ballots (`counted_ballots`)."""
+    """The content of `review.json`. Everything but `agreement` is computed over the counted ballots
+    (`counted_ballots`)."""
 
     review: str
     line: str
@@ -323,11 +321,8 @@ class ReviewResult(Frozen):
     """Revealed seed, 64 hex digits, from which every position can be derived again."""
     operators: int
     ballots: int
-    """Number of ballots that were given."""
     ballots_registered: int
-    """Pre-registered number of ballots."""
     margin: float
-    """Pre-registered margin."""
     closed_early: EarlyClosing | None
     wins: int
     losses: int
@@ -342,8 +337,8 @@ class ReviewResult(Frozen):
     guesses: Estimate | None
     """Share of correct guesses. By chance it is one half, since the candidate is A in half of the pairs."""
     ranking: tuple[RankedVersion, ...]
-    """Ranking over this and all earlier reviews of the line, of the versions linked to this candidate by comparisons.
-    Weights that are registered as several versions are listed once, as the newest version."""
+    """Ranking over all reviews of the line so far, of the versions linked to this candidate by comparisons. Weights
+    registered as several versions are listed once, as the newest version."""
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:
@@ -389,7 +384,6 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
 
 
 def is_counted(closed: ClosedReview) -> bool:
-    """Return whether a review has ballots to count."""
     return bool(counted_ballots(unblind_ballots(closed)))
 
 
@@ -399,16 +393,16 @@ def has_lost(closed: ClosedReview) -> bool:
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
-    """Return "fail" below zero, "pass" if the whole interval is at or above -margin, else "inconclusive". A candidate
-    whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
+    """Return "fail" below zero, "pass" if the whole interval is at or above -margin, or else "inconclusive". A
+    candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
     if net.mean < 0:
         return "fail"
     return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
 
 
 def evaluate_net_preference(result: ReviewResult) -> Verdict:
-    """Return the verdict with its numbers. An officer may waive it only if it is inconclusive and the recipe allows
-    it."""
+    """Return the verdict with its numbers. An officer may waive it only if it is inconclusive and the recipe permits
+    that."""
     outcome = outcome_of(result.net_preference, result.margin)
     return Verdict(
         outcome == "pass",
@@ -493,7 +487,7 @@ def as_markdown(result: ReviewResult) -> str:
 
 
 def _officer(officer: str) -> str:
-    """Shorten a key's id. Reviews from before officers signed have a person's identifier or name instead."""
+    """Shorten a key id. Reviews from before officers signed have a person's stored identifier or name instead."""
     return officer_in_short(person_in_short(officer))
 
 
@@ -527,7 +521,7 @@ def _guesses(closed: ClosedReview) -> Estimate | None:
 
 
 def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot]) -> dict[str, Agreement]:
-    """Compute the agreement on an ordinal scale: a win and a loss are further apart than either is from a tie."""
+    """Compute the agreement on an ordinal scale: a win differs more from a loss than either does from a tie."""
     preferences = [(each.operator, each.prompt, float(each.preference)) for each in shared]
 
     def rated(criterion: Criterion) -> list[tuple[str, tuple[str, str], float]]:
@@ -544,7 +538,7 @@ def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot])
 
 
 def _ranking(reviews: Sequence[ClosedReview]) -> tuple[RankedVersion, ...]:
-    """Rank the last review's candidate among the versions that it is linked to.
+    """Rank the last review's candidate among the versions linked to it.
 
     Args:
         reviews: the line's closed reviews in the order of closing.

@@ -1,4 +1,4 @@
-"""Collect the facts for an adapter's page from registry, store and ledger, and verify them."""
+"""Collect and verify the facts for an adapter's page from registry, store and ledger."""
 
 import datetime
 import json
@@ -91,19 +91,17 @@ class OnRecord:
 
 
 def person_of(trust: Trust, officer: str) -> str:
-    """Return an officer's display name from the id of the key, or from the name in a ledger entry."""
+    """Return an officer's display name, given a key id or the name in a ledger entry."""
     return officer_shown(trust, officer.removeprefix(_OFFICER))
 
 
 def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
-    """Return the ledger entries of waived gates of a line, for the evaluated artifacts (digests); oldest first,
-    unverified."""
+    """Return a line's ledger entries about waived gates of these artifacts (digests), oldest first and unverified."""
     found = _entries(session, WAIVED, line)
     return [each for each in found if each.subjects["artifact"] in evaluated]
 
 
 def accepted_holds(session: Session, adapter: Adapter) -> list[AuditEntry]:
-    """Return the ledger entries by which officers accepted an adapter's inconclusive trial, oldest first."""
     return [each for each in _entries(session, ACCEPTED, adapter.line) if each.subjects["adapter"] == adapter.id]
 
 
@@ -115,7 +113,7 @@ def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
 
 def time_line(found: OnRecord) -> tuple[Happened, ...]:
     """Return all events of an adapter, oldest first. Events of the same second are in the order of an adapter's
-    life."""
+    lifecycle."""
     return tuple(sorted(_happened(found), key=lambda each: each.at))
 
 
@@ -191,7 +189,7 @@ def _asked(standing: Standing) -> Happened:
 
 
 def moment(at: datetime.datetime) -> str:
-    """Format a time in UTC, to the second."""
+    """Format a time in UTC to the second."""
     return at.isoformat(timespec="seconds")[:19]
 
 
@@ -202,13 +200,16 @@ FURTHER: Mapping[State, str] = {
     "staged": "promote",
     "superseded": "roll_back",
 }
-"""State -> the transition that advances an adapter. From other states no transition does."""
+"""State -> the transition that advances an adapter. Other states have no such transition."""
 
 
 def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequence[Standing]) -> NextStep | None:
-    """Return an adapter's next transition with everything that it still lacks; None if there is no next one.
+    """Return an adapter's next transition with every unmet condition, or None if there is no next transition.
 
-    asked: every request about the adapter. Raises IntegrityError naming the changed record.
+    Args:
+        asked: every request about the adapter.
+
+    Raises IntegrityError that names the changed record.
     """
     if state not in FURTHER:
         return None
@@ -218,13 +219,13 @@ def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequenc
 
 
 def _refusals(registry: Registry, adapter: Adapter, step: Arrow) -> list[Missing]:
-    """List the reasons why the transition would be rejected now. Each check runs separately, so that no failure hides
+    """List the reasons why the transition would be rejected now. Checks run separately, so that no failure hides
     another."""
     try:
         workplace = open_workplace(registry.settings, adapter.line)
     except IntegrityError:
         raise
-    except SovereignError as error:  # a line that was removed, or whose recipe is not valid
+    except SovereignError as error:  # the line was removed, or its recipe is invalid
         return [_missing(error)]
     with registry.reading() as session:
         return [
@@ -243,8 +244,8 @@ def _assert_staged_long_enough(session: Session, workplace: Workplace, adapter: 
 
 
 def _refused(asserted: Callable[[], object]) -> Missing | None:
-    """Run a check and return its failure. Raises IntegrityError, because nothing is shown of a changed record and only
-    the log may name it."""
+    """Run a check and return its failure. IntegrityError is not caught, because a page shows nothing of a changed
+    record."""
     try:
         asserted()
     except IntegrityError:
@@ -288,8 +289,8 @@ def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequenc
 
 
 def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standing) -> str | None:
-    """Return why a request would be rejected even with enough approvals. No other adapter is named, because a reader
-    may not be allowed to see it."""
+    """Return why a request would be rejected even with enough approvals. Names no other adapter, because the reader may
+    not be allowed to see it."""
     with registry.reading() as session:
         try:
             assert_still_so(session, asked.request, asked.predicate, adapter)
@@ -299,7 +300,7 @@ def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standin
         evidence = evidence_of(open_workplace(registry.settings, adapter.line), registry, adapter, step)
     except IntegrityError:
         raise
-    except SovereignError:  # which is among what is missing
+    except SovereignError:  # listed among the unmet conditions already
         return None
     return None if evidence == asked.predicate["evidence"] else "rests on other evidence than there is now"
 
@@ -391,7 +392,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
 
 
 def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]:
-    """Return name, path in the recipe and SHA-256 of each file that the documents were read from."""
+    """Return name, recipe path and SHA-256 of each source file."""
     found = []
     for ref, manifest in made_of.items():
         if manifest.kind != RAW_CORPUS.kind:
@@ -406,8 +407,8 @@ def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]
 
 
 def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Node, ...]:
-    """Return the nodes of the lineage, record first and files last. Each digest has one node, even if it was an input
-    under several names."""
+    """Return the lineage's nodes, with the record first and the source files last. A digest that is an input under
+    several names has one node."""
     manifests = {ref.digest: manifest for ref, manifest in made_of.items()}
     drawn = [(f"{name} {sha256}", name, sha256) for name, _, sha256 in files[:FILES_DRAWN]]
     below = {digest: {*manifest.inputs.values()} for digest, manifest in manifests.items()}
@@ -442,8 +443,8 @@ def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[st
 def _digests(
     adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]], *, with_weights: bool
 ) -> Iterable[Digest]:
-    """Yield the digests that a reader can check. A reader hashes a manifest, which lists every file and input by
-    digest, in the home or in an evidence package."""
+    """Yield the digests that a reader can check by hashing a manifest in the home or in an evidence package. A manifest
+    lists every file and input by digest."""
     weights = next(
         (
             PurePosixPath("artifacts") / ref.digest / entry.path
@@ -466,12 +467,12 @@ def _digests(
 
 
 def _in_a_shell(path: str) -> str:
-    """Quote a path for the shell. Readers paste the command, and a file's name may be malicious."""
+    """Quote a path for the shell. Readers paste the command, and an attacker may have chosen the file's name."""
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Trust) -> tuple[GateView, ...]:
-    """Return the gates as registered, each with the verdict in its record and any waiver that an officer signed."""
+    """Return the registered gates, each with its recorded verdict and any signed waiver."""
 
     def opened(stated: Mapping[str, str]) -> Artifact:
         return store.open(
@@ -502,7 +503,6 @@ def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Tr
 
 
 def _waived_reviews(trust: Trust, entries: Iterable[AuditEntry]) -> Iterable[Waived]:
-    """Yield the waivers of blind reviews from ledger entries."""
     outcomes = {kind: outcome for outcome, kind in KIND_OF.items()}
     for entry in entries:
         said = entry.subjects
@@ -533,7 +533,7 @@ def _waived(found: OnRecord) -> Iterable[Waived]:
 
 
 def _reviews(store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, object]]) -> tuple[ReviewView, ...]:
-    """Return the reviews on which the adapter's transitions rest, and the line's newest review if it is about this
+    """Return the reviews that the adapter's transitions cite, and the line's newest review if it is about this
     adapter."""
     digests: dict[str, None] = {}
     for made in history:

@@ -1,5 +1,5 @@
-"""Serve the readable files of artifacts on loopback, each verified against its manifest before it is sent. It runs in
-its own process, which also serves `/registry`."""
+"""Serve the readable files of artifacts and `/registry` on loopback. Each file is verified against its manifest
+first."""
 
 import re
 import sys
@@ -26,11 +26,11 @@ POLICY = (
     f"default-src 'none'; style-src {hash_of(STYLE)}; img-src data:; base-uri 'none'; form-action 'none'; "
     f"frame-ancestors 'none'; sandbox allow-same-origin"
 )
-"""Policy of a report: no script, no frame, nothing from elsewhere. Its pictures are inline."""
+"""Content security policy of a report: inline pictures, and no scripts, frames or external resources."""
 
 SITE = PROJECT_ROOT / "site"
-"""Directory of the documentation, once `make docs` has built it. Its own scripts run; nothing is loaded from
-elsewhere."""
+"""Directory of the documentation site, which `make docs` builds. Its own scripts may run; nothing external is
+loaded."""
 SITE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         response = await call_next(request)
         policy = SITE_POLICY if request.url.path.startswith("/docs/") else POLICY
         for name, value in {**HEADERS, "Content-Security-Policy": policy}.items():
-            response.headers.setdefault(name, value)  # the registry's pages have their own
+            response.headers.setdefault(name, value)  # the registry's pages set their own headers
         return response
 
     @app.exception_handler(NotFoundError)
@@ -97,7 +97,6 @@ def read_verified(store: ArtifactStore, digest: str, name: str) -> tuple[Manifes
 
 
 def main() -> None:
-    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
     keep_private()
     port = int(sys.argv[1])
     app = create_app(Settings.from_environment())

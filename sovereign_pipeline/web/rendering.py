@@ -21,19 +21,19 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 
 @dataclass(frozen=True)
 class Node:
-    """A box in the lineage from an adapter's answer to documents: an artifact, or one of the institution's files."""
+    """A box in the lineage diagram: an artifact, or one of the institution's files."""
 
     id: str
-    """Digest of the artifact. For a file: its name and SHA-256."""
+    """Digest of the artifact, or name and SHA-256 of the file."""
     name: str
     """Kind of the artifact, or name of the file."""
     sha256: str
     level: str | None
-    """Classification level; None for a file, whose rows have levels."""
+    """Classification level. None for a file, because each row has its own level."""
     made_of: tuple[str, ...]
-    """Ids of its direct inputs, without those that are also inputs of another input."""
+    """Ids of its direct inputs, without inputs that are also indirect inputs."""
     files: tuple[str, ...] = ()
-    """Files in the artifact's manifest. Some of them are served as reports."""
+    """Names of the files in the artifact's manifest. Some of them are served as reports."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Digest:
 
     what: str
     sha256: str
-    """Digest by which the item is known; for an artifact, its artifact digest."""
+    """Digest that identifies the item; for an artifact, the artifact's digest."""
     command: str
     prints: str
 
@@ -53,12 +53,12 @@ class Waived:
 
     what: str
     outcome: str
-    """Outcome of the gate; empty if it was not a gate that was waived."""
+    """Outcome of the waived gate. Empty if the waiver is not about a gate."""
     person: str
     at: str
     reason: str
     holds_for: str
-    """Artifact or decision that the waiver applies to. No waiver expires."""
+    """Artifact or decision that the waiver applies to."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class GateView:
     outcome: Outcome
     message: str
     waived: Waived | None
-    """Waiver that an officer signed, if there is one."""
+    """The officer's waiver, or None."""
     record: str
     """Digest of the gate's record."""
 
@@ -82,13 +82,13 @@ class Happened:
     at: str
     """Time of the event, UTC, ISO 8601, to the second."""
     what: str
-    """Description of the event; the pages translate it."""
+    """Description of the event, which the pages translate."""
     about: str = ""
     """Subject of the event, such as `registered → approved` or `recall-1`."""
     by: str = ""
     approved_by: tuple[str, ...] = ()
     words: str = ""
-    """Officer's own words."""
+    """The officer's own text."""
     is_waiver: bool = False
 
 
@@ -128,7 +128,7 @@ class RecallView:
 
 @dataclass(frozen=True)
 class Missing:
-    """A condition that the adapter's next transition lacks."""
+    """An unmet condition of the adapter's next transition."""
 
     what: str
     hint: str = ""
@@ -163,7 +163,7 @@ class AdapterView:
     classification: str
     institution: str
     is_demonstration: bool
-    """True if the facts rest on demonstration keys, which prove nothing."""
+    """True if the facts were signed with demonstration keys, which prove nothing."""
     purpose: str
     owner: str
     method: str
@@ -174,21 +174,20 @@ class AdapterView:
     weights_purged: str | None
     """Day on which the weights were purged, ISO 8601."""
     nodes: tuple[Node, ...]
-    """Nodes of the lineage, record first and files last."""
+    """Nodes of the lineage, with the record first and the source files last."""
     files_not_drawn: int
     digests: tuple[Digest, ...]
     gates: tuple[GateView, ...]
     waived: tuple[Waived, ...]
     time_line: tuple[Happened, ...]
-    """Events, oldest first."""
     reviews: tuple[ReviewView, ...]
     is_under_review: bool
     issues: tuple[IssueView, ...]
     recalls: tuple[RecallView, ...]
     due: DueView | None
-    """Next review; None for an adapter that a newer one of its line has replaced, or that has reached a final state."""
+    """Next review. None if a newer adapter of the line replaced this one, or if it has reached a final state."""
     next_step: NextStep | None
-    """Next transition; None if there is none."""
+    """Next transition, or None."""
     entries: int
     """Number of ledger entries at the time of reading."""
     read_at: str
@@ -206,7 +205,7 @@ BOX_WIDTH, BOX_HEIGHT = 236, 46
 GAP, ROW = 22, 84
 MARGIN = 8
 LONGEST_NAME = 36
-"""Maximum number of characters that fit into a box."""
+"""Maximum number of characters that fit into a box of the diagram."""
 
 ANSWER = "answer"
 Point = tuple[int, int]
@@ -218,14 +217,14 @@ def lineage_svg(
     """Draw the lineage as SVG.
 
     Args:
-        answer: text above the adapter at the top.
+        answer: text at the top, above the adapter.
         label: text for screen readers.
-        links: id of a node -> address of its page.
+        links: id of a node -> URL of its page.
     """
     rows, ways = _rows(nodes)
     widest = max(map(_width, rows))
     places: dict[str, Point] = {}
-    """Item of a row -> the middle of its upper edge."""
+    """Item of a row -> the centre of its upper edge."""
     for number, row in enumerate(rows):
         x = MARGIN + (widest - _width(row)) // 2
         for item in row:
@@ -255,15 +254,15 @@ def lineage_svg(
 
 
 def _width(row: Sequence[str]) -> int:
-    """Return the width of a row of boxes and of passages, which begin with `|`."""
+    """Return the width of a row of boxes and passages. A passage's name begins with `|`."""
     return sum(GAP // 2 if item.startswith("|") else BOX_WIDTH for item in row) + (len(row) - 1) * GAP
 
 
 def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the rows from top to bottom, and the way of each line through them.
+    """Return the diagram's rows from top to bottom, and the route of each edge through them.
 
-    A line to a box further down passes each row in between through a passage beside its boxes, so that no line runs
-    behind a box. A row is ordered by the mean place of what stands above.
+    An edge to a box several rows below passes each row in between through a passage beside its boxes, so that no edge
+    runs behind a box. Each row is sorted by the mean position of the connected boxes above.
     """
     depth = {ANSWER: 0, **{id: 1 + row for id, row in _depths(nodes).items()}}
     ways: list[list[str]] = []
@@ -287,11 +286,11 @@ def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
-    """Return node id -> row below the record. A node is below everything that it is an input of, and as near as
-    possible to its own inputs."""
+    """Return node id -> row. A node is below every node that it is an input of, and as near as possible to its own
+    inputs."""
     made_of = {node.id: node.made_of for node in nodes}
     depth = dict.fromkeys(made_of, 0)
-    for _ in nodes:  # at most as many rounds as there are nodes: nothing is made of itself
+    for _ in nodes:  # the graph has no cycles, so this many rounds are enough
         for id, below in made_of.items():
             for each in below:
                 depth[each] = max(depth[each], depth[id] + 1)
@@ -302,7 +301,7 @@ def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
 
 
 def _line(way: Sequence[Point]) -> Markup:
-    """Draw a line from a box, straight down through passages, to a box. It bends only between rows."""
+    """Draw an edge from one box to another. It runs straight down through passages and bends only between rows."""
     (x, y), *_ = way
     drawn = [f"M{x} {y + BOX_HEIGHT}"]
     for (above_x, above_y), (to_x, to_y) in pairwise(way):
@@ -339,13 +338,13 @@ translate = translations(HERE / "arabic.json")
 
 
 def policy(forms: str) -> str:
-    """Return the content security policy: a page may show its own style and drawing only. `forms`: allowed form
+    """Return the content security policy of a page that contains only its own style and drawing. `forms`: allowed form
     targets."""
     return f"default-src 'none'; style-src {hash_of(STYLE)}; img-src data:; base-uri 'none'; form-action {forms}"
 
 
 def render(template: str, language: Language, **values: Any) -> str:
-    """Render a template. Its sentences go through `say`; a sentence without a translation stays English."""
+    """Render a template. Its sentences go through `say`, which leaves a sentence without a translation in English."""
 
     return _TEMPLATES.get_template(template).render(
         say=lambda sentence: translate(sentence, language),
@@ -358,13 +357,12 @@ def render(template: str, language: Language, **values: Any) -> str:
 
 
 def adapter_page(view: AdapterView, language: Language) -> str:
-    """Render the page about one adapter, with links to the reports served beside it."""
+    """Render the page about one adapter, with links to the reports on the same server."""
     return _adapter(view, language, READABLE, policy_inside=None)
 
 
 def adapter_file(view: AdapterView, language: Language) -> str:
-    """Render the same page as a file. It has no links, because nothing is served beside it, and includes its own
-    security policy."""
+    """Render the same page as a standalone file. It has no links, and includes its own content security policy."""
     return _adapter(view, language, {}, policy_inside=policy("'none'"))
 
 
@@ -389,8 +387,8 @@ def _adapter(
 
 
 def document_page(manifest: Manifest, name: str, content: str) -> str:
-    """Render a report or card of an artifact, with its level above and its digest, version and date below. The marking
-    is added when the page is shown, because a file cannot hold the digest of its own artifact."""
+    """Render a report or card of an artifact, with the classification level above and the digest, version and date
+    below. These are added on display, because a file cannot contain its own artifact's digest."""
     if name.endswith(".md"):
         body = MarkdownIt("commonmark", {"html": False}).enable("table").render(content)
         body = body.replace("<th></th>", "<td></td>").replace("<table>", f"{_SCROLLED}<table>")

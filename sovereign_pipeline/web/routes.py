@@ -42,7 +42,7 @@ from sovereign_pipeline.web.rendering import NextStep, adapter_page, policy, ren
 COOKIE = "registry_reader"
 HOURS = 8
 MOST_SESSIONS = 1000
-"""Maximum number of sessions. A new session beyond it ends the oldest."""
+"""Maximum number of sessions. A session beyond it ends the oldest one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Adapter:
 
 @dataclass(frozen=True)
 class Reader:
-    """A signed-in reader, limited by the caller's grants."""
+    """A signed-in reader with the caller's grants."""
 
     caller: Caller
     ladder: ClassificationLadder
@@ -77,8 +77,8 @@ class Readers:
         self._changing = threading.Lock()
 
     def of(self, request: Request) -> Reader | None:
-        """Return a request's reader, or None if it is anonymous or has no right to read. Raises IntegrityError if the
-        token file is not valid."""
+        """Return a request's reader, or None if the request is anonymous or the reader has no right to read. Raises
+        IntegrityError if the token file is invalid."""
         institution = load_institution(self._settings.data)
         named = callers_of(self._settings, institution, self._tokens).named(request.scope)
         caller = named if named is not None else self._of_session(request.cookies.get(COOKIE, ""))
@@ -118,7 +118,7 @@ def _now() -> datetime.datetime:
 
 
 ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
-"""States shown first. The other states serve nobody and are folded."""
+"""States in display order. Adapters in other states serve nobody, and the page folds them."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ class Row:
     base_model: str
     registered_at: str
     is_urgent: bool
-    """True if it was promoted without a passed trial."""
+    """True if the adapter was promoted without passing its trial."""
     due: Due | None
     next_step: NextStep | None
-    """Next transition of the line's newest adapter in each state that has one; None for other adapters."""
+    """Next transition of the line's newest adapter in each state; None for other adapters."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ class LineRows:
     rows: tuple[Row, ...]
     folded: tuple[Row, ...]
     withheld: tuple[tuple[str, int], ...]
-    """Classification level -> number of adapters of this level that are not shown."""
+    """Classification level -> number of adapters at this level that are hidden from the reader."""
 
 
 def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineRows, ...]:
-    """Return every line of a reader, by name. Raises IntegrityError naming the changed record."""
+    """Return every line that a reader may see, by name. Raises IntegrityError that names the changed record."""
     with registry.reading() as session:
         urgent = urgent_promotions(session)
     brief = [{**row, "is_urgent": row["id"] in urgent} for row in adapters_in_brief(registry)]
@@ -201,11 +201,11 @@ _LOG = logging.getLogger(__name__)
 
 PATH = "/registry"
 LONGEST_FORM = 2_000
-"""Maximum size in bytes of a form with a token."""
+"""Maximum size of the sign-in form, in bytes."""
 HEADERS = {
     **shell.HEADERS,
     "Content-Security-Policy": f"""{policy("'self'")}; frame-ancestors 'none'""",
-    # Not `no-referrer`: it makes browsers hide the origin of our own form, which would then be rejected as foreign.
+    # Not `no-referrer`: browsers would then hide the origin of our own form, and it would be rejected as foreign.
     "Referrer-Policy": "same-origin",
 }
 
@@ -213,7 +213,7 @@ router = APIRouter(prefix=PATH)
 
 
 class RegistryPages:
-    """The state that all requests share. The registry is opened at the first request."""
+    """The state shared by all requests. Opens the registry at the first request."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -231,8 +231,8 @@ class RegistryPages:
         return Readers(self.settings, self.registry)
 
     def reaches(self, reader: Reader, adapter_id: str) -> bool:
-        """Return whether the adapter exists and the reader may see it. This is checked before anything else about it is
-        read."""
+        """Return whether the adapter exists and the reader may see it. Call this before reading anything else about
+        it."""
         try:
             adapter = find_adapter(self.registry, adapter_id)
         except NotFoundError:
@@ -305,8 +305,8 @@ def sign_out(request: Request, pages: Pages) -> Response:
 
 
 def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Language], str | None]) -> Response:
-    """Serve a page to a reader, and the sign-in form to anybody else. A page beyond the reader's grants gets the same
-    404 as a missing one."""
+    """Serve a page to a reader, and the sign-in form to anybody else. A page outside the reader's grants returns the
+    same 404 as a missing page."""
     try:
         reader = pages.readers.of(request)
         if reader is None:
@@ -318,8 +318,7 @@ def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Lang
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    """Log an error and show a general message, because the error may be about an adapter that the reader may not
-    see."""
+    """Log an error and show a general message, because the error may name an adapter that the reader may not see."""
     _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
     if isinstance(error, IntegrityError):
         return _message(request, 409, "Something on record was changed, so nothing is shown. Tell the administrator.")
@@ -343,7 +342,7 @@ def _html(request: Request, content: str, status: int = 200) -> Response:
 
 
 def _language(request: Request) -> Language:
-    """Return the language chosen by the link, or the review page's choice."""
+    """Return the language in the URL, or else the one chosen on the review page."""
     asked = request.query_params.get(LANGUAGE_COOKIE)
     if asked is not None:
         return "ar" if asked == "ar" else "en"
@@ -351,7 +350,7 @@ def _language(request: Request) -> Language:
 
 
 async def _token_in(request: Request) -> str:
-    """Read the token from a form. Returns "" for another form or one that is too long."""
+    """Read the token from a form. Returns "" if the form is another one or too long."""
     body = b""
     async for part in request.stream():
         body += part

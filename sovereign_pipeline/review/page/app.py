@@ -117,7 +117,7 @@ class SentGuess(Frozen):
 
 @router.post("/guesses/{pair}", status_code=204)
 def record_guess(context: Context, author: Author, review: Review, pair: str, sent: SentGuess) -> None:
-    """Takes guesses once every ballot of the operator is given."""
+    """Record a guess. Guesses are accepted once the operator has given every ballot."""
     question = context.reviews.next_question(review, author.operator)
     is_rating = question is not None and question.kind == "ballot"
     if pair not in review.to_guess(author.operator) or is_rating:
@@ -126,7 +126,7 @@ def record_guess(context: Context, author: Author, review: Review, pair: str, se
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
-    """Build the web application. Its only state is a cache of what it has read, so several processes may serve it."""
+    """Build the web application. Its only state is a read cache, so several processes may serve it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = PageContext(settings, registry)
     app.add_api_route("/static/review.css", lambda: Response(rendering.STYLE, media_type="text/css"))
@@ -134,18 +134,18 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     app.include_router(router)
     rendering.add_handlers(app)
     app.add_middleware(BaseHTTPMiddleware, dispatch=rendering.protect)
-    # Added last, so that it runs first: requests from other sites are rejected before their user is looked up.
+    # Added last, so that it runs first and rejects requests from other sites before their user is looked up.
     app.add_middleware(for_hosts, hosts=settings.ui_hosts)
     return app
 
 
 def server_config(settings: Settings, registry: Registry, port: int) -> Config:
-    """Return a configuration that listens on loopback only, hides the server's name, and logs no addresses."""
+    """Return a server configuration that binds loopback only, hides the server's name and logs no addresses."""
     return Config(
         create_app(settings, registry),
         host=LOOPBACK,
         port=port,
-        proxy_headers=False,  # or the proxy's header would replace the address by which the proxy is trusted
+        proxy_headers=False,  # the proxy's header would otherwise replace the address by which the proxy is trusted
         server_header=False,
         access_log=False,
         log_level="warning",

@@ -1,4 +1,4 @@
-"""Manage sessions and open reviews, and provide them to the review page's routes."""
+"""Manage sessions and open reviews for the review page's routes."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ _SIGNER = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
 class Sessions:
-    """Session tokens that are signed with this installation's key."""
+    """Issues and verifies session tokens, signed with this installation's key."""
 
     def __init__(self, settings: Settings) -> None:
         self._key = _signing_key(settings)
@@ -47,7 +47,7 @@ class Sessions:
         return str(self._serializer.dumps([who.review, who.operator, who.sign_in]))
 
     def read(self, signed: str) -> SignedIn:
-        """Verify a session token. Raises SignInError if it was changed, or signed more than `SESSION_SECONDS` ago."""
+        """Verify a session token. Raises SignInError if it was changed or is older than `SESSION_SECONDS`."""
         try:
             review, operator, sign_in = self._serializer.loads(signed, max_age=SESSION_SECONDS)
             return SignedIn(review, operator, int(sign_in))
@@ -57,7 +57,7 @@ class Sessions:
             raise SignInError("You are not signed in here.", "Open the link that you were sent.") from None
 
     def form_token(self, who: SignedIn) -> str:
-        """Return the CSRF token that our pages send with each request that changes something."""
+        """Return the CSRF token for requests that change something."""
         content = f"form\n{who.review}\n{who.operator}\n{who.sign_in}".encode()
         return hmac.new(self._key, content, hashlib.sha256).hexdigest()
 
@@ -71,7 +71,7 @@ def _signing_key(settings: Settings) -> bytes:
     if not path.exists():
         aside = path.with_name(f".session.key-{secrets.token_hex(8)}")
         write_private(aside, secrets.token_bytes(_KEY_BYTES))
-        with contextlib.suppress(FileExistsError):  # another process of this installation was first
+        with contextlib.suppress(FileExistsError):  # another process of this installation created the key first
             path.hardlink_to(aside)
         aside.unlink()
     return path.read_bytes()
@@ -82,12 +82,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Question:
-    """The question that an operator is shown next."""
+    """The next question for an operator."""
 
     kind: Literal["ballot", "guess"]
     pair: str
     left: int
-    """Number of questions of this kind that are left, including this one."""
+    """Number of remaining questions of this kind, including this one."""
     total: int
 
 
@@ -110,11 +110,11 @@ class OpenReview:
     """Answers by prompt id."""
 
     def pairs(self, operator: str) -> dict[str, PlannedPair]:
-        """Return the pairs that an operator rates, by id, in order."""
+        """Return the pairs that an operator rates, by id and in order."""
         return {each.pair: each for each in self.contents.asked(operator)}
 
     def to_guess(self, operator: str) -> list[str]:
-        """Return the ids of the pairs about which an operator guesses, in order."""
+        """Return the ids of the pairs that an operator guesses about, in order."""
         plan = self.contents.plan
         planned = plan.operators.get(operator, ())
         return pairs_to_guess(self.seed, operator, planned, self.contents.identical, plan.guess_pairs)
@@ -130,7 +130,7 @@ class OpenReview:
 
 
 class OpenReviews:
-    """The open reviews of the installation. Each is read from the store once and then cached."""
+    """The open reviews of the installation, each read from the store once and then cached."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
@@ -150,7 +150,7 @@ class OpenReviews:
         return self._read[review_id]
 
     def assert_not_ended(self, who: SignedIn) -> None:
-        """Raise SignInError if a newer link has ended this sign-in."""
+        """Raise SignInError if a newer link ended this sign-in."""
         with self._registry.reading() as session:
             row = session.get(BlindReview, who.review)
             if row is None:
@@ -158,10 +158,10 @@ class OpenReviews:
             assert_newest(session, row, who)
 
     def sign_in(self, name: str) -> SignedIn:
-        """Sign an operator in to the oldest open review with questions left for them, or to their newest one.
+        """Sign an operator in to the oldest open review with questions left for them, or else to their newest one.
 
-        A review that cannot be read is logged and skipped if the operator takes part in another one. Raises SignInError
-        if the operator takes part in no review.
+        A review that cannot be read is logged, and skipped if another one includes the operator. Raises SignInError if
+        no review includes the operator.
 
         Args:
             name: the operator's name, as the institution's proxy sends it.
@@ -171,7 +171,7 @@ class OpenReviews:
         for row in find_all_open(self._registry):
             try:
                 review = self.get(row.id)
-            except ConflictError:  # closed since
+            except ConflictError:  # the review was closed meanwhile
                 continue
             except IntegrityError as error:
                 _LOG.error("review %s cannot be read: %s", row.id, error)
@@ -187,7 +187,7 @@ class OpenReviews:
         return SignedIn(review.row.id, operator)
 
     def next_question(self, review: OpenReview, operator: str) -> Question | None:
-        """Return the operator's next question, or None if every ballot and guess is given."""
+        """Return the operator's next question, or None if no ballot or guess is left."""
         done, pairs = given(self._registry, review.row, operator), review.pairs(operator)
         left = [pair for pair in pairs if pair not in done.ballots]
         if left:
@@ -230,8 +230,8 @@ Context = Annotated[PageContext, Depends(context_of)]
 
 
 def signed_in(request: Request, context: Context) -> SignedIn:
-    """Return the operator who sent a request: named by the trusted proxy, or else by the session cookie. Raises
-    SignInError if nobody is named, or if a newer link has ended the session."""
+    """Return the operator who sent a request, from the trusted proxy's header or else from the session cookie. Raises
+    SignInError if neither names anyone, or if a newer link ended the session."""
     header = context.settings.review_user_header
     named = context.proxy.named(request.scope, header) if header is not None else None
     if named is not None:
@@ -246,7 +246,8 @@ Reader = Annotated[SignedIn, Depends(signed_in)]
 
 
 def signed_in_by_form(request: Request, context: Context, reader: Reader) -> SignedIn:
-    """Return the operator who sent a changing request. Raises SignInError unless one of our pages sent it (CSRF)."""
+    """Return the operator who sent a changing request. Raises SignInError unless one of our pages sent it (CSRF
+    check)."""
     if not context.sessions.is_form_token(reader, request.headers.get(FORM_HEADER, "")):
         raise SignInError("This request did not come from the page.", "Load the page again.")
     return reader

@@ -33,12 +33,10 @@ CRITERION_MEANINGS = {
 
 
 def direction(text: str) -> Direction:
-    """Return the direction of most characters (Unicode's bidirectional classes).
+    """Return the direction of most characters (Unicode's bidirectional classes), ignoring placeholders such as NAME_1.
 
-    Placeholders such as NAME_1 are ignored.
-
-    Browsers' `auto` uses the first strong character, which would set an Arabic answer that begins with a Latin name
-    from left to right.
+    Browsers' `auto` uses the first strong character. It would set an Arabic answer that begins with a Latin name from
+    left to right.
     """
     classes = [unicodedata.bidirectional(character) for character in PLACEHOLDER.sub(" ", text)]
     right_to_left = sum(each in ("R", "AL") for each in classes)
@@ -85,11 +83,11 @@ REFUSALS: Sequence[tuple[type[SovereignError], int, str]] = (
     (ConflictError, 409, "Thank you"),
     (InputError, 400, "Something is wrong"),
 )
-"""Error class, HTTP status and page title. The first class that matches applies."""
+"""Error class, HTTP status and page title. The first matching class applies."""
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Turn every expected error of a route into a sentence for the operator."""
+    """Register handlers that turn every expected error of a route into a sentence for the operator."""
     for kind, _, _ in REFUSALS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -101,7 +99,7 @@ async def protect(request: Request, call_next: Callable[[Request], Awaitable[Res
     try:
         response = await call_next(request)
     except Exception as error:
-        # Our own messages go to the server's log; the message of a bug does not, since it may quote an answer.
+        # The log gets our own messages, but not the message of a bug, which may quote an answer.
         _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
         text = "The page cannot be served now. Tell the administrator; no rating is lost."
         response = _refuse(request, 500, "Something is wrong", text)
@@ -125,7 +123,7 @@ def _unknown(request: Request, error: Exception) -> Response:
 
 
 def _refuse(request: Request, status: int, title: str, text: str) -> Response:
-    """Return a page if the browser opened one, and only the sentence for requests by the page's scripts."""
+    """Return a full page to a browser's navigation, and only the sentence to requests by the page's scripts."""
     if request.method == "GET":
         return render(request, "message.html", status, title=title, text=text)
     return JSONResponse({"error": translate(text, language_of(request))}, status)
