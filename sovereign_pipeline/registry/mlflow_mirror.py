@@ -33,19 +33,19 @@ from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
 LATEST = "latest-registered"
 NOTE = "mlflow.note.content"
-"""Tag that MLflow shows as a run's description, in Markdown."""
+"""Tag that MLflow displays as a run's description, in Markdown."""
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Tag by which MLflow opens an experiment on its runs."""
+"""Tag that makes MLflow open the experiment on its list of runs."""
 MIRRORED = "sovereign.mirrored"
-"""Tag of a run or model version: the digest of the artifact that it mirrors."""
+"""Tag of a run or model version: digest of the mirrored artifact."""
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
-"""Most metrics and parameters in one batch, and most characters of a parameter; MLflow's own limits."""
+"""MLflow's limits: metrics in a batch, parameters in a batch, and characters in a parameter."""
 HEADLINES = ("candidate", "difference")
-"""Figures of a criterion that are logged as metrics. The report has the others."""
+"""Numbers of a criterion that are logged as metrics. The report has the others."""
 
 
 def mirror_training(settings: Settings, adapter: Artifact) -> str:
-    """Mirror a trained adapter as one run in the experiment of its line. Returns the run's id.
+    """Log a trained adapter as a run in its line's experiment. Returns the run's id.
 
     Metrics: every number of the training log by step, and the measurements in the manifest. Parameters: the stage's
     part of the recipe. Tags: the digests.
@@ -75,7 +75,7 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
 
 
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
-    """Mirror an evaluation report as one run in the experiment of its line, whatever its outcome. Returns the run's id.
+    """Log an evaluation report with any outcome as a run in its line's experiment. Returns the run's id.
 
     Metrics: each criterion's value and difference. Tags: outcome and digests. The description links to the report.
     """
@@ -102,7 +102,7 @@ def mirror_evaluation(settings: Settings, report: Artifact) -> str:
 
 
 def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
-    """Mirror a registered adapter as a version of the model named after its line. Returns MLflow's version number.
+    """Add a registered adapter as a version of the model named after its line. Returns MLflow's version number.
 
     Tags: the columns of the adapter's row. Source: the adapter's artifact. The run has the recipe as parameters, and a
     link to the evaluation report.
@@ -144,7 +144,7 @@ def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -
 
 
 def tags_of(adapter: Adapter) -> dict[str, str]:
-    """Return every column of the adapter's row as a tag. Values other than text are encoded as JSON."""
+    """Return every column of the adapter's row as a tag, with values other than text as JSON."""
     return {
         name: value if isinstance(value, str) else canonical_json(value).decode()
         for name, value in row_as_dict(adapter).items()
@@ -176,7 +176,7 @@ def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, float, int]]:
 
 @contextmanager
 def mirrored(settings: Settings) -> Iterator[Any]:
-    """Open MLflow's client under a lock, because two processes at once would mirror the same artifact twice."""
+    """Open MLflow's client under a lock. Two processes without it would mirror the same artifact twice."""
     go_offline()
     root = settings.home / "mlflow"
     root.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def _create_database(mlflow_url: str) -> None:
     """Create a new SQLite database under a temporary name and rename it into place.
 
     MLflow runs all of its migrations and flushes each to disk. A temporary database needs no flushing, which halves the
-    time of the first use, and a killed process leaves no incomplete database.
+    time of the first use. A killed process leaves no incomplete database.
     """
     url = parsed_url(VARIABLES["mlflow_url"], mlflow_url)
     if url.get_backend_name() != "sqlite" or not url.database or Path(url.database).exists():
@@ -222,7 +222,7 @@ def _experiment(client: Any, settings: Settings, line: str) -> str:
 
 
 def _finished_run(client: Any, experiment: str, digest: str) -> str | None:
-    """Return the finished run that mirrors this digest, or None. Deletes runs that a killed process left unfinished."""
+    """Return the finished run that mirrors this digest, or None. Deletes unfinished runs that a killed process left."""
     finished = None
     for run in client.search_runs([experiment], filter_string=f"tags.`{MIRRORED}` = '{digest}'"):
         if run.info.status == "FINISHED":
@@ -283,8 +283,7 @@ def _text(value: Any) -> str:
 
 
 def _name(name: str) -> str:
-    """Replace each character that MLflow rejects in a metric's or parameter's name. MLflow accepts letters, digits and
-    `_-./ :`."""
+    """Replace each character that MLflow rejects in the name of a metric or parameter."""
     return re.sub(r"[^\w.\-/ :]", "_", name)
 
 
@@ -330,20 +329,18 @@ class Difference:
     line: str
     what: str
     wrong: Version | None = None
-    """A version that mirrors an adapter of the registry wrongly, or is a duplicate."""
+    """A version that mirrors an adapter wrongly or is a duplicate; None otherwise."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"
 
 
 def differences(registry: Registry, settings: Settings, line: str | None = None) -> list[Difference]:
-    """List where MLflow differs from the registry in name, version, source, digest or alias. Changes nothing.
+    """List the differences between MLflow and the registry in name, version, source, digest or alias. Changes nothing.
+    Raises NotFoundError if MLflow's database cannot be read.
 
     Args:
         line: the line to compare; all lines if None.
-
-    Raises:
-        NotFoundError: MLflow's database cannot be read.
     """
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
@@ -365,7 +362,7 @@ def differences(registry: Registry, settings: Settings, line: str | None = None)
 
 
 def follow(registry: Registry, settings: Settings, line: str) -> None:
-    """Set a line's aliases in MLflow according to the registry's states. Does nothing if MLflow was never used."""
+    """Set a line's aliases in MLflow to match the registry's states. Does nothing if MLflow was never used."""
     if not _is_there(settings):
         return
     with registry.reading() as session:
@@ -389,10 +386,7 @@ def follow(registry: Registry, settings: Settings, line: str) -> None:
 
 def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Callable[[str], None]) -> str | None:
     """Run `follow` after a signed act was committed. A failure is reported through `tell` and does not undo the act.
-
-    Returns:
-        The failure message, or None if the aliases were updated.
-    """
+    Returns the failure message, or None."""
     try:
         follow(registry, settings, line)
     except Exception as error:  # any error of MLflow, its database or its disk
@@ -403,11 +397,8 @@ def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Ca
 
 
 def repair(registry: Registry, settings: Settings) -> list[Difference]:
-    """Write the differing entries again and log the repair in the ledger.
-
-    Returns:
-        The remaining differences: entries that someone else added to MLflow.
-    """
+    """Correct the differing entries in MLflow and log the repair in the ledger. Returns the remaining differences:
+    entries that someone else added to MLflow."""
     found = differences(registry, settings) if _is_there(settings) else []
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
@@ -427,7 +418,7 @@ def repair(registry: Registry, settings: Settings) -> list[Difference]:
 
 
 def expected_aliases(adapters: Sequence[Adapter], state: Mapping[str, State]) -> dict[str, Adapter]:
-    """Return the adapter that each alias should have. An alias that no adapter should have is left out."""
+    """Return alias -> the adapter that should have it. Leaves out an alias that no adapter should have."""
     ordered = sorted(adapters, key=lambda adapter: adapter.version_numbers)
     found = {alias: each for alias, of in ALIASES.items() for each in ordered if state[each.id] in of}
     return found | ({LATEST: ordered[-1]} if ordered else {})
@@ -480,7 +471,8 @@ def _differences_of(
 
 
 def _versions(settings: Settings) -> list[Version]:
-    """Return every version with its tags and aliases. One SQL query; MLflow's own search takes sixty times as long."""
+    """Return every version with its tags and aliases. Uses one SQL query, because MLflow's own search takes sixty times
+    as long."""
     if not _is_there(settings):
         return []
     engine = create_engine(settings.mlflow_url)
@@ -502,6 +494,6 @@ def _versions(settings: Settings) -> list[Version]:
 
 
 def _is_there(settings: Settings) -> bool:
-    """Return True if MLflow has a database. For SQLite, the file must exist."""
+    """Return whether MLflow has a database."""
     url = parsed_url(VARIABLES["mlflow_url"], settings.mlflow_url)
     return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()

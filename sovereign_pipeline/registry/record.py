@@ -18,30 +18,28 @@ RECORD_FILE = "record.json"
 
 
 class _Facts(Frozen):
-    """A base class for the record's models."""
+    pass
 
 
 class DatasetFacts(_Facts):
-    """One dataset that the adapter was trained on."""
+    """A dataset that the adapter was trained on."""
 
     kind: str
     digest: str
     file: str
-    """Name of the dataset's JSONL file."""
     file_sha256: str
     rows: int
-    """Number of rows in the JSONL file."""
     classification: str
     sources: tuple[dict[str, Any], ...]
     """The institution's source files, each with its SHA-256."""
     rows_held_out: int
-    """Number of held-out rows. This field and those below come from the data card."""
+    """Number of held-out rows. This field and the following ones come from the data card."""
     by_classification: dict[str, int]
     """Classification level -> rows."""
     tokens: dict[str, Any]
-    """Token counts of the training rows and of the held-out rows, by the base model's tokenizer."""
+    """Token counts of the training rows and of the held-out rows, with the base model's tokenizer."""
     findings: dict[str, int]
-    """Name of a warning on the data card -> number of rows."""
+    """Name of a warning on the data card -> number of rows with it."""
     card_sha256: str
 
 
@@ -57,7 +55,7 @@ class BaseModelFacts(_Facts):
 
     name: str
     digest: str
-    """Digest over the names and SHA-256 of the model's files. Lines of adapters with the same base model share it."""
+    """Digest of the names and SHA-256 of the model's files."""
     licence: str
     files: tuple[FileFacts, ...]
 
@@ -69,7 +67,6 @@ class WaiverFacts(_Facts):
     """Digest of the waiver's artifact."""
     kind: WaiverKind
     officer: str
-    """Id of the officer's key."""
     reason: str
     at: str
     """Time of the waiver: UTC, ISO 8601."""
@@ -83,10 +80,10 @@ class GateFacts(_Facts):
     evaluated: str
     """Digest of the artifact that was evaluated."""
     record: str
-    """Digest of the gate's record, which holds the verdict."""
+    """Digest of the gate's record, which contains the verdict."""
     outcome: Outcome
     waiver: WaiverFacts | None = None
-    """The officer's waiver. None if the gate passed."""
+    """The officer's waiver, or None if the gate passed."""
 
 
 class ParentAdapterFacts(_Facts):
@@ -101,14 +98,17 @@ class ParentAdapterFacts(_Facts):
 
 
 class LearnedRewardFacts(_Facts):
-    """The reward that the adapter was trained with."""
+    """The reward function that the adapter was trained with."""
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part of the reward -> its digest. The digest covers everything but the replies that decides the
-    part's scores. For a reward model it is the digest of the model's artifact."""
+    """Name of each part of the reward -> digest.
+
+    The digest covers everything besides the replies that decides the part's scores. For a reward model it is the digest
+    of the model's artifact.
+    """
     code: dict[str, str]
-    """Path of each program and file, as in the recipe -> SHA-256. Includes the machine's files that a command uses."""
+    """Recipe path of each program and file -> SHA-256. Includes the machine's files that a command uses."""
 
 
 class AdapterRecord(_Facts):
@@ -122,7 +122,7 @@ class AdapterRecord(_Facts):
     classification: str
     adapter_digest: str
     adapter_sha256: str
-    """SHA-256 of the weights file, or a digest over the names and SHA-256 of its shards."""
+    """SHA-256 of the weights file, or digest of the names and SHA-256 of its shards."""
     code_version: str
     framework_versions: dict[str, str]
     training_dataset: DatasetFacts
@@ -130,23 +130,22 @@ class AdapterRecord(_Facts):
     base_model: BaseModelFacts
     evaluation_report_digest: str
     evaluation: dict[str, Any]
-    """Numbers from the evaluation report and from the scores that it was computed from."""
+    """Numbers of the evaluation report and of its scores."""
     lineage: dict[str, str]
     """Kind -> digest of every artifact upstream of the adapter and its evaluation."""
     gates: tuple[GateFacts, ...]
     parent_adapter: ParentAdapterFacts | None = None
     """The parent adapter. None if training started from the base model."""
     reward: LearnedRewardFacts | None = None
-    """The reward. Only in records of adapters that were trained with one."""
+    """Reward that the adapter was trained with. Omitted from the record if there was none."""
 
     def to_json(self) -> bytes:
-        """Return the bytes of `record.json`."""
         absent = {"reward"} if self.reward is None else set()
         return canonical_json(self.model_dump(mode="json", exclude=absent)) + b"\n"
 
     @property
     def row_facts(self) -> dict[str, Any]:
-        """Return the columns of the adapter's registry row that follow from the record alone."""
+        """Return the registry columns of an adapter that follow from its record alone."""
         preferences = self.preference_dataset
         return {
             "line": self.line,
@@ -166,12 +165,11 @@ class AdapterRecord(_Facts):
 
     @property
     def datasets(self) -> tuple[DatasetFacts, ...]:
-        """The training dataset and, if there is one, the preference dataset."""
         return tuple(each for each in (self.training_dataset, self.preference_dataset) if each is not None)
 
 
 def read_record(artifact: Artifact) -> AdapterRecord:
-    """Read and parse `record.json`. Raises IntegrityError if the file is not an adapter's record."""
+    """Read and parse `record.json`. Raises IntegrityError if the file is not a valid adapter record."""
     path = artifact.file(RECORD_FILE)
     try:
         return AdapterRecord.model_validate_json(path.read_bytes())
@@ -182,15 +180,11 @@ def read_record(artifact: Artifact) -> AdapterRecord:
 
 
 def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifest) -> list[str]:
-    """List the contradictions between a record and the manifests and gate records of its lineage. Empty if they agree.
-
-    Reads only manifests and verdicts.
+    """List the contradictions between a record and the manifests and gate records of its lineage. Reads only manifests
+    and verdicts. Raises IntegrityError if an artifact was changed.
 
     Args:
         manifest: the manifest of the record's own artifact.
-
-    Raises:
-        IntegrityError: an artifact was changed.
     """
     found: list[str] = []
     stated = {
@@ -228,7 +222,7 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
 
 
 def learned_reward(adapter: Manifest) -> LearnedRewardFacts | None:
-    """Return the reward of an aligned_adapter from its manifest, or None if it was trained without one."""
+    """Return the reward that an aligned_adapter was trained with, from its manifest, or None."""
     summary = adapter.summary.get("rlhf")
     if summary is None:
         return None
@@ -278,8 +272,10 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """Return the facts of a waiver, or None if it does not waive exactly this gate record and outcome. Raises
-    IntegrityError. The officer's signature is not verified here; `record/gates.py` does that."""
+    """Return the facts of a waiver, or None if it is not a waiver of exactly this gate record and outcome.
+
+    Raises IntegrityError. `record/gates.py` verifies the officer's signature; this function does not.
+    """
     artifact = store.open(ref)
     manifest = artifact.manifest
     if manifest.kind != GATE_WAIVER or manifest.inputs != {GATE_RECORD: record}:
@@ -313,10 +309,10 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.
 
 
 def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
-    """Build the CycloneDX bill of materials of an adapter.
+    """Build an adapter's bill of materials in the CycloneDX format.
 
-    The adapter is the subject. The components are the base model, parent adapter, reward model, datasets and libraries,
-    each identified by a digest or, for libraries, by a package URL.
+    The adapter is the subject. The components are the base model, parent adapter, reward model, datasets and libraries.
+    A digest identifies each component; a package URL identifies each library.
     """
     datasets = [_dataset_component(dataset) for dataset in record.datasets]
     libraries = [
@@ -411,7 +407,7 @@ def _parent_component(parent: ParentAdapterFacts) -> dict[str, Any]:
 
 
 def _reward_model(record: AdapterRecord) -> list[dict[str, Any]]:
-    """Return a component for the reward model that scored the adapter's replies in training. Empty if none did."""
+    """Return a component for the reward model that scored the adapter's training replies; empty if there was none."""
     digest = record.lineage.get("reward_model")
     if digest is None:
         return []

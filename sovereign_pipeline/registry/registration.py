@@ -98,10 +98,8 @@ def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the record and the bill of materials.
 
-    Raises:
-        StaleInput: an upstream artifact is not the one that its stage would build today.
-        GateRefused: an upstream artifact did not pass a gate.
-        IntegrityError: a dataset has no raw_corpus in its lineage.
+    Raises StaleInput if an upstream artifact is not the one that its stage would build today, GateRefused if one did
+    not pass a gate, and IntegrityError if a dataset has no raw_corpus in its lineage.
     """
     ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
     assert_as_made(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
@@ -185,14 +183,14 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
 
 
 def method_of(line: Line) -> str:
-    """Return a line's training method, such as `sft-lora`, `sft-qlora+dpo` or, for full tuning, `sft-full`."""
+    """Return the name of a line's training method, such as `sft-lora`, `sft-qlora+dpo` or `sft-full`."""
     sft, preference, rlhf = line.training.sft, line.training.preference, line.training.rlhf
     then = preference.name if preference is not None else rlhf.algorithm if rlhf is not None else None
     return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (f"+{then}" if then is not None else "")
 
 
 def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
-    """Return the stages and everything upstream of them for a line, each once, the earliest stages first."""
+    """Return the given stages and all stages upstream of them for a line, each once, the earliest first."""
     found: dict[str, Stage] = {}
     for stage in stages:
         for each in [*_upstream_of(stage.inputs_of(line), line), stage]:
@@ -203,7 +201,7 @@ def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
 def _ancestors(
     stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]
 ) -> Iterator[tuple[Stage, ArtifactRef]]:
-    """Yield every upstream stage that built an artifact for this line, with its artifact, each once, earliest first."""
+    """Yield each upstream stage with the artifact that it built for this line, each once, the earliest first."""
     seen: set[str] = set()
 
     def upstream_of(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
@@ -224,13 +222,8 @@ def _ancestors(
 
 
 def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]) -> None:
-    """Assert that each artifact of a lineage has the identity that its stage would build today.
-
-    The identity covers code version, recipe, inputs, libraries and the digests of files outside the store.
-
-    Raises:
-        StaleInput: an identity changed, so the record would misstate how the adapter was made.
-    """
+    """Assert that each artifact of a lineage has the identity that its stage would build today. Raises StaleInput
+    otherwise, because the record would misstate how the adapter was made."""
     line, store = workplace.line.line, workplace.store
     for stage, ref in _ancestors(stages, workplace, refs):
         stated = stated_identity(store.read_manifest(ref))
@@ -296,7 +289,8 @@ def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFa
     """Return the facts of a dataset for the record and the registry.
 
     Args:
-        sources: all source files of the line, as raw_corpus read them. Only those that the dataset uses are returned.
+        sources: all source files of the line, as raw_corpus read them. Sources that the dataset does not use are left
+            out.
     """
     card_file = dataset.file(CARD)
     card = DatasetCard.model_validate_json(card_file.read_bytes())
@@ -329,7 +323,7 @@ def _base_model(artifact: Artifact) -> BaseModelFacts:
 
 
 def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
-    """Return the report's summary, with the summary of each set of the adapter's scores under the scores' kind."""
+    """Return the report's summary. Adds the summaries of the adapter's scores, each under its artifact kind."""
     scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
     of_the_adapter = {
         kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs
@@ -345,18 +339,18 @@ REGISTERED_ADAPTER = registered_adapter_stage(
 def register(
     registry: Registry, workplace: Workplace, record_ref: ArtifactRef, stage: Stage = REGISTERED_ADAPTER
 ) -> Adapter:
-    """Register the adapter of a record, or return the existing row if the record is already registered.
+    """Register the adapter of a record, or return its row if it is already registered.
 
-    All gates are asserted again. The identity of every artifact of the lineage, including files outside the store, is
-    compared with today's. Every file is hashed, except unscrubbed text that is not readable on this machine. Nothing is
-    written if an error is raised.
+    Asserts all gates again, compares the identity of every artifact in the lineage with today's, including files
+    outside the store, and hashes every file except unscrubbed text that is not readable on this machine. Writes nothing
+    on an error.
 
     Raises:
         StaleInput: an artifact of the lineage is not the one that its stage would build today.
         GateRefused: an artifact neither passed a gate nor was waived.
         IntegrityError: a file changed, artifacts do not belong together, or the parent adapter is another one.
-        InputError: the base model is registered under another name or licence, or the institution's engine cannot
-            serve the adapter.
+        InputError: the base model is registered under another name or licence, or the institution's engine cannot serve
+            the adapter.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -423,14 +417,11 @@ def register(
 
 
 def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
-    """Assert that the parent adapter in a record is the one registered under its id.
+    """Assert that the parent adapter in a record is the one registered under its id. Raises NotFoundError if the id is
+    not registered, and IntegrityError if it belongs to another adapter.
 
     Args:
         artifact: the record's artifact.
-
-    Raises:
-        NotFoundError: no adapter is registered under that id.
-        IntegrityError: another adapter is registered under that id.
     """
     parent = record.parent_adapter
     if parent is not None and find_adapter(registry, parent.adapter).adapter_digest != parent.digest:
@@ -457,10 +448,10 @@ def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
 
 
 def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:
-    """Return the semantic version after the line's highest; the first version is 1.0.0.
+    """Return the semantic version after the line's highest. The first version is 1.0.0.
 
-    Another base model or method raises the major version, other data the minor version, anything else the patch
-    version. The change for the adapter's users decides, as in https://semver.org.
+    Another base model or method raises the major version, other data the minor version, and anything else the patch
+    version (see https://semver.org).
     """
     last = max(earlier, key=lambda adapter: adapter.version_numbers, default=None)
     if last is None:
@@ -479,7 +470,6 @@ def _registered(session: Session, record_ref: ArtifactRef) -> Adapter | None:
 
 
 def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: ArtifactRef, created_at: str) -> None:
-    """Add the dataset's row unless the dataset is already registered."""
     if session.get(Dataset, dataset.digest) is not None:
         return
     row = Dataset(
@@ -493,7 +483,7 @@ def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: Artifa
 
 
 def _add_base_model(session: Session, base: BaseModelFacts) -> None:
-    """Add the base model's row unless it is already registered. Raises InputError if its name or licence differs."""
+    """Add the base model's row if it is new. Raises InputError if it is registered under another name or licence."""
     known = session.get(BaseModelRow, base.digest)
     if known is not None:
         if (known.name, known.licence) == (base.name, base.licence):
@@ -509,7 +499,7 @@ def _add_base_model(session: Session, base: BaseModelFacts) -> None:
 
 
 def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:
-    """Return one entry of the column `gate_records`. A gate that passed has no outcome and no waiver in it."""
+    """Return one item of the column `gate_records`. The item of a passed gate has no outcome and no waiver."""
     row: dict[str, Any] = {"stage": gate.stage, "gate": gate.gate, "digest": gate.record}
     row["manifest_sha256"] = store.ref_of(gate.record).manifest_sha256
     if gate.waiver is not None:

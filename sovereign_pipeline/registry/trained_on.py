@@ -1,7 +1,7 @@
 """Collect the datasets and base models that an adapter was trained on, directly or through its parent adapters.
 
-An adapter was trained on its own datasets, on the datasets of every parent adapter, and on the datasets of a base model
-that was built by this pipeline. Held-out documents do not count. Canaries are rows, so they count.
+An adapter was trained on its own datasets, on the datasets of every parent adapter, and on those of a base model that
+this pipeline built. Held-out documents do not count. Canaries are rows, so they count.
 """
 
 import hashlib
@@ -25,20 +25,20 @@ _DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The datasets and base models in an adapter's lineage, read from manifests alone."""
+    """The datasets and base models in an adapter's lineage, from manifests alone."""
 
     datasets: Mapping[ArtifactRef, bool]
-    """Dataset -> True if the adapter itself was trained on it, False if only a parent or the base model was."""
+    """Dataset -> True if the adapter itself was trained on it, or False if only a parent or the base model was."""
     base_models: Mapping[str, bool]
-    """Digest over a base model's files -> True if it is the adapter's own base model."""
+    """Digest of a base model's files -> True if it is the adapter's own base model."""
 
 
 def trained_on(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str | None], base_model: str) -> TrainedOn:
-    """Walk the lineage of an adapter's artifact and collect its datasets and base models.
+    """Collect the datasets and base models in the lineage of an adapter's artifact.
 
     Args:
         own: digests of the datasets that the adapter's record names.
-        base_model: digest over the files of the adapter's base model.
+        base_model: digest of the files of the adapter's base model.
     """
     datasets, base_models = dict[ArtifactRef, bool](), {base_model: True}
     for each, manifest in all_that_is_beneath(store, adapter, set()):
@@ -52,12 +52,11 @@ def trained_on(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str |
 def all_that_is_beneath(
     store: ArtifactStore, ref: ArtifactRef, seen: set[str]
 ) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield an artifact and everything that its weights depend on, each once.
-
-    The walk follows inputs, the parent adapter and the artifacts from which a base model was built here.
+    """Yield an artifact and everything that its weights depend on, each once: inputs, the parent adapter, and the
+    artifacts from which a base model was built here.
 
     Args:
-        seen: digests to skip, with everything upstream of them. The walk adds every digest that it yields.
+        seen: digests to skip, with everything upstream of them. Every yielded digest is added.
     """
     waiting = deque([ref])
     while waiting:
@@ -75,15 +74,15 @@ def all_that_is_beneath(
 
 
 def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[str]]:
-    """Return the ids of a dataset's rows and the names of its sources. Verifies the hash of every file."""
+    """Return the ids of a dataset's rows and the names of its sources, after hashing every file."""
     dataset = store.open(ref)
     card: dict[str, Any] = json.loads(dataset.file(CARD).read_bytes())
     return row_ids(dataset), {source["name"] for source in card["sources"]}
 
 
 def as_entered(store: ArtifactStore, found: TrainedOn) -> tuple[dict[str, Any], list[bytes]]:
-    """Return the lineage as the registration's ledger entry states it, and what is stored with it: the documents and
-    sources of each dataset. Recalls are decided by both."""
+    """Return the lineage for the registration's ledger entry, and the documents and sources of each dataset, which are
+    stored with it. Recalls are decided by both."""
     contents = {ref: contents_of(*read_dataset(store, ref)) for ref in found.datasets}
     datasets = {
         ref.digest: {"directly": directly, "contents": hashlib.sha256(contents[ref]).hexdigest()}

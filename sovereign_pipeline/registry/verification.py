@@ -46,7 +46,7 @@ from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
 
 @dataclass(frozen=True)
 class Checked:
-    """An artifact or a set of files whose every byte was hashed and matches the recorded digest."""
+    """An artifact or a set of files whose bytes all match the recorded digest."""
 
     what: str
     digest: str
@@ -58,7 +58,7 @@ class Checked:
 
 @dataclass(frozen=True)
 class Withheld:
-    """Files with unscrubbed text that were not read because the corpus root is not readable on this machine."""
+    """Files with unscrubbed text that were not verified, because the corpus root is not readable on this machine."""
 
     what: str
     digest: str
@@ -71,11 +71,11 @@ class Withheld:
 
 
 Examined = Checked | ChangedSource | str
-"""A verified file, a source file that changed, or a note about a suite that changed."""
+"""A verified file, a changed source file, or a note about a changed suite."""
 
 
 def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checked | ChangedSource]:
-    """Yield a result for each of the institution's source files from which a raw corpus was read."""
+    """Yield a result for each of the institution's source files that a raw corpus was read from."""
     sources = read_sources(raw_corpus)
     documents = raw_corpus.file(DOCUMENTS) if not raw_corpus.withheld else None
     config = raw_corpus.manifest.producer.config
@@ -88,9 +88,8 @@ def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checke
 
 
 def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Checked | str]:
-    """Yield a result for each suite and each red-team file that scored an adapter.
-
-    A manifest holds a suite's name and digest without its path, so the path comes from today's recipe.
+    """Yield a result for each suite and each red-team file that scored an adapter. A manifest holds a suite's name and
+    digest without its path, so today's recipe provides the path.
 
     Args:
         ancestors: the artifacts in the lineage of the adapter's record.
@@ -105,7 +104,7 @@ def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterato
             yield f"Line {name}: the suites were not read, because the recipe is not readable: {error.message}"
             continue
         for suite, recorded in artifact.manifest.external_inputs.items():
-            if ":" not in suite:  # the other inputs are incumbents, named by model
+            if ":" not in suite:  # inputs without a colon are incumbents, named by model
                 yield _examine_suite(settings, line, artifact.manifest.kind, suite, recorded)
 
 
@@ -159,20 +158,16 @@ class CardOfDataset:
     """The data card of a registered dataset."""
 
     facts: dict[str, Any]
-    """The content of the card's JSON file."""
     markdown: str
-    """The card as Markdown, for readers."""
+    """The card as Markdown."""
 
 
 def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
-    """Return the data card that was registered with a dataset.
+    """Return the registered data card of a dataset. Raises NotFoundError if the store lacks the artifact, and
+    IntegrityError that names the file if a file changed.
 
     Args:
-        row: the dataset's row as `show_dataset` returns it.
-
-    Raises:
-        NotFoundError: the store lacks the artifact.
-        IntegrityError: a file changed. The message names the file.
+        row: the dataset's row, as returned by `show_dataset`.
     """
     artifact = open_dataset(store, row)
     file = artifact.file(CARD)
@@ -184,12 +179,12 @@ def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
 
 
 def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:
-    """Verify and open the artifact of a registered dataset. Raises the same errors as `card_of_dataset`."""
+    """Open and verify the artifact of a registered dataset. Raises the errors of `card_of_dataset`."""
     return store.open(ArtifactRef(**{name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}))
 
 
 def _no_progress(message: str) -> None:
-    """Discard the progress message, for callers that display none."""
+    pass
 
 
 Outcome = Literal["verified", "sources changed", "corpus withheld", "weights purged"]
@@ -197,12 +192,12 @@ Outcome = Literal["verified", "sources changed", "corpus withheld", "weights pur
 
 @dataclass(frozen=True)
 class Purged:
-    """Weights that were removed from disk by a purge that an officer signed."""
+    """Weights that an officer's signed purge removed from disk."""
 
     what: str
-    """Kind of the purged artifact."""
+    """Artifact kind."""
     digest: str
-    """Digest of the purged artifact."""
+    """Artifact digest."""
     adapter: str
     """Id of the adapter whose weights the officer purged."""
     files: int
@@ -231,9 +226,9 @@ class VerificationReport:
     """Id of the adapter, or digest of the dataset."""
     checked: tuple[Checked, ...]
     withheld: tuple[Withheld, ...]
-    """Files with unscrubbed text that were not readable here. Their digests are in manifests that were verified."""
+    """Files with unscrubbed text that were not readable here. The manifests that list their digests were verified."""
     changed_sources: tuple[ChangedSource, ...]
-    """Source files that are missing or have changed. The artifacts built from them were verified nevertheless."""
+    """Source files that are missing or have changed. The artifacts built from them were verified all the same."""
     purged: tuple[Purged, ...]
     """Weights that an officer purged. The manifests that list them were verified."""
     notes: tuple[str, ...]
@@ -241,7 +236,7 @@ class VerificationReport:
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """`verified`, plus one outcome for each of changed sources, withheld corpus and purged weights."""
+        """`verified`, and one more outcome for each of changed sources, withheld corpus and purged weights."""
         found: list[Outcome] = ["verified"]
         if self.changed_sources:
             found.append("sources changed")
@@ -272,13 +267,9 @@ def verify_adapter(
 ) -> VerificationReport:
     """Hash everything upstream of an adapter, and compare its registry row with its record.
 
-    The parent adapter is verified in the same way. A changed source file is reported with its rows that changed. A
-    changed suite is reported as a note.
-
-    Raises:
-        IntegrityError: a file, manifest or fact is not the registered one. Raised at the first one; the message names
-            it.
-        NotFoundError: the adapter is not registered.
+    Verifies the parent adapter in the same way. Reports a changed source file with its changed rows, and a changed
+    suite as a note. Raises IntegrityError at the first file, manifest or fact that differs from the registered one, and
+    NotFoundError if the adapter is not registered.
     """
     row = find_adapter(registry, adapter_id)
     artifact = store.open(record_of(row))
@@ -309,7 +300,6 @@ def verify_adapter(
 
 
 def record_of(row: Adapter) -> ArtifactRef:
-    """Return a reference to the adapter's registered record."""
     return ArtifactRef(
         kind="registered_adapter",
         line=row.line,
@@ -322,13 +312,10 @@ def verify_dataset(
     registry: Registry, store: ArtifactStore, settings: Settings, digest: str, progress: Progress = _no_progress
 ) -> VerificationReport:
     """Hash a registered dataset and everything upstream of it, and compare its registry row with its card and files.
+    Raises IntegrityError at the first difference, and NotFoundError if no such dataset is registered.
 
     Args:
-        digest: digest of the dataset; a prefix is enough.
-
-    Raises:
-        IntegrityError: a file or fact is not the registered one. Raised at the first one; the message names it.
-        NotFoundError: no such dataset is registered.
+        digest: digest of the dataset, or a prefix.
     """
     row = show_dataset(registry, digest)
     artifact = open_dataset(store, row)
@@ -363,7 +350,7 @@ def _report(subject: str, checked: list[Read], examined: list[Examined]) -> Veri
 
 
 def _opening(registry: Registry, store: ArtifactStore, settings: Settings) -> Open:
-    """Return a function that opens and verifies an artifact. Weights that an officer purged may be missing."""
+    """Return a function that opens and verifies an artifact, whose weights may be missing if an officer purged them."""
 
     def opened(ref: ArtifactRef) -> Artifact:
         with registry.reading() as session:
@@ -408,7 +395,7 @@ def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress, 
 
 
 def _origins(store: ArtifactStore, base_model: Artifact, progress: Progress, opening: Open) -> Iterator[Artifact]:
-    """Yield the artifacts from which a base model was built here, with everything upstream of them."""
+    """Yield the artifacts from which a base model was built here, and everything upstream of them."""
     for ref, _ in artifacts_of(store, base_model.manifest.external_inputs):
         artifact = opening(ref)
         ancestors = _open_lineage(store, artifact, progress, opening)
@@ -428,7 +415,7 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
 
 
 def _checked_verification(artifact: Artifact) -> Iterator[Read]:
-    """Yield the result for an artifact's directory in the store and, if there is one, under the corpus root."""
+    """Yield the result for an artifact's directory in the store and for its directory under the corpus root, if any."""
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
     sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]
@@ -465,7 +452,6 @@ def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRe
 
 
 def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: list[dict[str, Any]]) -> None:
-    """Assert that a registry row matches its dataset."""
     facts = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
     wrong = [name for name, value in facts.items() if row[name] != value]
     if wrong:
@@ -493,12 +479,8 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
 def _gate_records(
     registry: Registry, store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
 ) -> Iterator[Read]:
-    """Verify and yield the record and the waiver of each gate, by the manifests that were registered.
-
-    Raises:
-        IntegrityError: registry and record name different gate records or waivers, or an officer's signature is not
-            valid.
-    """
+    """Verify and yield the record and the waiver of each gate, by their registered manifests. Raises IntegrityError if
+    registry and record name different ones, or if an officer's signature is invalid."""
     registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
     named = {(each.stage, each.gate, each.record): each.waiver for each in record.gates}
     missing = named.keys() - registered.keys()

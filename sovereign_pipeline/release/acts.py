@@ -35,22 +35,22 @@ class Act:
     """A kind of signed act, such as adding a known issue."""
 
     action: str
-    """Action of the ledger entries of this kind."""
+    """Action in the ledger entries of this kind."""
     may: str
-    """Permission that the officer needs in the trust root."""
+    """Permission that the trust root must give the officer."""
     predicate_type: str
     named: Callable[[Mapping[str, Any]], str]
-    """Returns the display name of an act from its stated facts, such as `known issue 2 of LINE-1.0.0`."""
+    """Function that returns an act's display name from its facts, such as `known issue 2 of LINE-1.0.0`."""
 
 
 @dataclass(frozen=True)
 class Acted:
-    """One database row that an officer's signed act created."""
+    """A database row that an officer's signed act created."""
 
     row: SignedRow
     at: datetime.datetime
     said: Mapping[str, Any]
-    """Facts that the statement and the ledger entry must both contain, without the time."""
+    """Facts that both the statement and the ledger entry must contain, without the time."""
     adapters: Sequence[str]
     """Ids of the adapters that the act is about."""
 
@@ -70,14 +70,12 @@ def enter_act(
     adapters: Sequence[str],
     further: Iterable[Table] = (),
 ) -> None:
-    """Sign an act, and add its row and its ledger entry in the caller's transaction.
+    """Sign an act, and add its row and its ledger entry in the caller's transaction. Raises SignInError if the trust
+    root does not permit the officer this act at the level of every adapter.
 
     Args:
         said: the facts to sign, without the time.
-        further: rows that refer to `row` and are added with it.
-
-    Raises:
-        SignInError: the trust root does not let the officer do this at the level of every adapter.
+        further: more rows to add, which refer to `row`.
     """
     trust = trust_root(settings)
     about = _about(session, adapters)
@@ -97,14 +95,12 @@ def enter_act(
 def assert_acts_on_record(
     session: Session, settings: Settings, act: Act, rows: Iterable[Acted], adapter_id: str | None = None
 ) -> None:
-    """Assert that the rows of a kind of act match the ledger, and that a permitted officer signed each.
+    """Assert that the rows of a kind of act match the ledger, and that a permitted officer signed each. Raises
+    IntegrityError that names every missing, added or invalid row.
 
     Args:
         rows: all rows of this kind, or only those of `adapter_id`.
         adapter_id: verify the acts of this adapter only; for kinds of act that are about one adapter.
-
-    Raises:
-        IntegrityError: a row is missing, was added, or is not validly signed. The message names the rows.
     """
     query = select(AuditEntry).where(AuditEntry.action == act.action).order_by(AuditEntry.sequence)
     if adapter_id is not None:
@@ -174,17 +170,12 @@ def _written(at: datetime.datetime) -> str:
 ADDED = "known issue added"
 ADDING = Act(ADDED, "issue", KNOWN_ISSUE, lambda said: f"known issue {said['number']} of {said['adapter']}")
 LONGEST = 500
-"""Maximum number of characters: enough to describe an issue, too few to paste a document."""
+"""Maximum number of characters: enough to describe an issue, and too few to paste a document."""
 
 
 def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) -> KnownIssue:
-    """Record a known issue of an adapter, signed by an officer, with a ledger entry.
-
-    Raises:
-        InputError: the text is empty or too long.
-        NotFoundError: no such adapter is registered.
-        SignInError: the trust root does not let the officer add an issue at the adapter's level.
-    """
+    """Record a known issue of an adapter, signed by an officer. Raises InputError if the text is empty or too long,
+    NotFoundError for an unknown adapter, and SignInError if the officer lacks the permission at the adapter's level."""
     text = words_of_issue(text)
     find_adapter(registry, adapter_id)
     with registry.writing() as session:
@@ -201,7 +192,7 @@ def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) ->
 
 
 def words_of_issue(text: str) -> str:
-    """Return the text on a single line. Raises InputError if it is empty or too long."""
+    """Join a text's lines into one. Raises InputError if the text is empty or too long."""
     text = officers_words(text, "A known issue")
     if len(text) > LONGEST:
         raise InputError(f"The text has {len(text):,} characters; the limit is {LONGEST}.", "Describe what is wrong.")
@@ -211,13 +202,11 @@ def words_of_issue(text: str) -> str:
 def issues_by_adapter(
     session: Session, settings: Settings, adapter_id: str | None = None
 ) -> dict[str, list[KnownIssue]]:
-    """Return adapter -> its known issues, oldest first. Adapters without issues are left out.
+    """Return adapter -> its known issues, oldest first, for adapters with issues. Raises IntegrityError if an issue
+    lacks an officer's signature or a ledger entry.
 
     Args:
         adapter_id: return the issues of this adapter only.
-
-    Raises:
-        IntegrityError: an issue is not signed by an officer, or has no entry.
     """
     query = select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)
     issues = list(session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id)))

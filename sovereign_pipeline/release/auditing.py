@@ -1,8 +1,8 @@
 """Audit a registered adapter from public files, given only the SHA-256 of the first trust root.
 
-The SHA-256 verifies the trust root. The trust root's keys verify the ledger, its witnesses and all signed acts. Ledger
-entries verify the registry's rows. The registered record verifies every byte of the lineage. The audit writes nothing
-and needs no private key.
+The SHA-256 verifies the trust root, whose keys verify the ledger, its witnesses and all signed acts. Ledger entries
+verify the registry's rows, and the registered record verifies every byte of the lineage. An audit writes nothing and
+needs no private key.
 """
 
 from collections.abc import Iterator
@@ -35,11 +35,10 @@ class AuditReport:
 
     trust: Trust
     entries: int
-    """Number of ledger entries."""
     witnessed: Witnessed | None
-    """The newest checkpoint that the trust root's witnesses cosigned. None if the trust root names no witnesses."""
+    """Newest checkpoint that the trust root's witnesses cosigned. None if the trust root names no witnesses."""
     requests: int
-    """Number of requests about the adapter's line and its parents' lines. Each was verified with its decisions."""
+    """Number of verified requests about the adapter's line and its parents' lines."""
     transitions: int
     lineage: VerificationReport
 
@@ -72,9 +71,8 @@ def audit_adapter(
         registry: may be opened read-only.
         root_sha256: SHA-256 of the first trust root.
 
-    Raises:
-        IntegrityError: a file, entry, row or signature is not valid. Raised at the first one; the message names it.
-        NotFoundError: the adapter is not registered.
+    Raises IntegrityError at the first invalid file, entry, row or signature, which the message names; and NotFoundError
+    if the adapter is not registered.
     """
     trust = load_trust(settings.data / TRUST, root_sha256)
     ledger = verify_registry(registry).ledger
@@ -104,7 +102,7 @@ def _assert_no_finding(found: dict[str, list[str]]) -> None:
 
 
 def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[str]:
-    """Yield the adapter, its parent adapter, and so on."""
+    """Yield the adapter, its parent adapter, that adapter's parent, and so on."""
     waiting: str | None = adapter_id
     while waiting is not None:
         yield waiting
@@ -113,6 +111,6 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> 
 
 
 def _signed(session: Session, settings: Settings, trust: Trust, lines: dict[str, None]) -> tuple[int, int]:
-    """Verify the lines' requests, decisions and transitions. Returns the number of requests and of transitions."""
+    """Verify the lines' requests, decisions and transitions. Returns the numbers of requests and of transitions."""
     requests = sum(len(standings(session, settings, trust, line)) for line in lines)
     return requests, sum(len(assert_signed(session, settings, trust, line)) for line in lines)

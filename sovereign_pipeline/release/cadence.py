@@ -1,7 +1,7 @@
-"""Compute when the newest adapter of each line is due for review: by calendar, or after an event that the recipe names.
+"""Compute when each line's newest adapter is due for review: by calendar, or after an event that the recipe names.
 
-The calendar counts from the registration or from the last review. A shorter cadence in the recipe makes the first
-review due before the date in the record. A longer cadence does not postpone that date.
+The calendar counts from the registration or the last review. A shorter cadence in the recipe makes the first review due
+earlier than the record says. A longer cadence does not postpone it.
 """
 
 import datetime
@@ -47,7 +47,7 @@ class Cause:
 
     event: Event
     what: str
-    """Description in one clause, without document text."""
+    """Description of the event in one clause, without document text."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Registered:
 
 
 def causes(session: Session, given: Registered) -> list[Cause]:
-    """Return the events that happened, of those that the recipe names, in the recipe's order. An event counts as having
-    happened if it cannot be checked because a file is missing or was changed."""
+    """Return the events that happened, among those that the recipe names and in the recipe's order. An event that
+    cannot be checked, because a file is missing or changed, counts as having happened."""
     found: list[Cause] = []
     for event in dict.fromkeys(given.line.review.on):
         try:
@@ -145,7 +145,7 @@ _TELL = {
 REVIEWED = "adapter reviewed"
 REVIEWING = Act(REVIEWED, "review", REVIEW, lambda said: f"review {said['number']} of {said['adapter']}")
 OVERDUE_AFTER = datetime.timedelta(days=30)
-"""Time after its due date at which a review becomes overdue."""
+"""A review is overdue this long after its due date."""
 
 State = Literal["not due", "due", "overdue"]
 
@@ -164,14 +164,14 @@ class Due:
     retrain: bool
     """True if the recipe allows the line to be run again."""
     has_recipe: bool
-    """False if the line's recipe was removed or is not valid."""
+    """False if the line's recipe is missing or invalid."""
     key: str | None
-    """Key of the run that this review asks for, such as `permits-desk:2027-H1`. None while no review is due."""
+    """Key of the run that this review requests, such as `permits-desk:2027-H1`. None while no review is due."""
 
 
 def due_reviews(registry: Registry, settings: Settings, today: datetime.date) -> list[Due]:
-    """Return the next review of every line's newest adapter, sorted by line. A line with an invalid recipe is listed
-    and does not hide other lines. Raises RecipeError for the institution's file."""
+    """Return the next review of every line's newest adapter, sorted by line. A line with an invalid recipe is included.
+    Raises RecipeError if `institution.yaml` is invalid."""
     institution = load_institution(settings.data)
     recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution).valid}
     with registry.reading() as session:
@@ -183,13 +183,9 @@ def due_reviews(registry: Registry, settings: Settings, today: datetime.date) ->
 
 
 def record_review(registry: Registry, adapter_id: str, text: str, signer: Signer, now: datetime.datetime) -> None:
-    """Record that an officer reviewed an adapter and keeps it, signed, with a ledger entry.
-
-    Raises:
-        NotFoundError: no such adapter is registered.
-        InputError: the text is empty.
-        SignInError: the trust root does not let the officer review at the adapter's level.
-    """
+    """Record an officer's signed decision to keep an adapter after a review. Raises NotFoundError for an unknown
+    adapter, InputError for an empty text, and SignInError if the officer lacks the permission at the adapter's
+    level."""
     text = officers_words(text, "A review")
     find_adapter(registry, adapter_id)
     with registry.writing() as session:
@@ -233,7 +229,7 @@ def _due(
 
 
 def _newest_adapters(session: Session) -> list[Adapter]:
-    """Return each line's adapter with the highest version that was not rejected, recalled or retired."""
+    """Return each line's adapter with the highest version, ignoring rejected, recalled and retired adapters."""
     query = select(Adapter).options(load_only(*_COLUMNS))
     adapters = list(session.scalars(query))
     state = states(session)
@@ -252,11 +248,8 @@ _COLUMNS = (
 
 
 def reviews_on_record(session: Session, settings: Settings) -> list[AdapterReview]:
-    """Return every recorded review, oldest first.
-
-    Raises:
-        IntegrityError: a review is not signed by an officer, or has no entry.
-    """
+    """Return every recorded review, oldest first. Raises IntegrityError if one lacks an officer's signature or a ledger
+    entry."""
     reviews = list(session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at)))
     rows = (Acted(each, each.reviewed_at, _said(each), [each.adapter_id]) for each in reviews)
     assert_acts_on_record(session, settings, REVIEWING, rows)

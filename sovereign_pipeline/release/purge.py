@@ -1,7 +1,7 @@
-"""Purge the weights of a retired, rejected or recalled adapter from disk. Its records stay.
+"""Remove the weights of a retired, rejected or recalled adapter from disk, and keep its records.
 
-The ledger entry with the officer's signed statement is committed before any file is removed. A purge that was
-interrupted can be run again; it removes the files that the entry lists.
+The ledger entry with the officer's signed statement is committed before any file is removed. An interrupted purge can
+be run again; it removes the files that the entry lists.
 """
 
 import hashlib
@@ -46,12 +46,12 @@ from sovereign_pipeline.release.standing import assert_signed
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
-"""Kinds of artifacts with weights of an adapter or its reward model, which were trained on the line's documents."""
+"""Kinds of artifacts whose weights were trained on the line's documents."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The files that a purge would remove, before an officer signs it."""
+    """The files that a purge will remove, listed before an officer signs it."""
 
     adapter: Adapter
     state: State
@@ -70,19 +70,17 @@ class Unused:
     state: State
     bytes: int
     needed_by: str | None
-    """Id of an adapter that still needs the weights, or None."""
+    """Id of an adapter that needs the weights, or None."""
 
 
 def plan_purge(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str, progress: Callable[[str], None]
 ) -> Plan:
-    """List the files that a purge would remove: weights that no other adapter needs. Each file is verified.
+    """List the files that a purge would remove: weights that no other adapter needs. Verifies each file.
 
-    Raises:
-        NotFoundError: no such adapter is registered.
-        ConflictError: the adapter is in use, is needed by another one, or was purged already.
-        IntegrityError: a file differs from the registered one, or the adapters that need the weights cannot be
-            determined.
+    Raises NotFoundError for an unknown adapter, ConflictError if the adapter is in use, needed by another one or purged
+    already, and IntegrityError if a file differs from the registered one or the dependent adapters cannot be
+    determined.
     """
     adapter = find_adapter(registry, adapter_id)
     with registry.reading() as session:
@@ -107,13 +105,9 @@ def plan_purge(
 def purge(
     registry: Registry, store: ArtifactStore, settings: Settings, signer: Signer, plan: Plan, reason: str
 ) -> Purge:
-    """Log a signed purge in the ledger, then remove the files. Needs the permission `retire`.
-
-    Raises:
-        SignInError: the trust root does not let the officer purge.
-        InputError: the reason is empty.
-        ConflictError: the registry changed since the purge was planned.
-    """
+    """Log a signed purge in the ledger, then remove the files. Needs the permission `retire`. Raises SignInError
+    without it, InputError for an empty reason, and ConflictError if the registry changed since the purge was
+    planned."""
     reason = officers_words(reason, "A purge")
     trust, adapter = trust_root(settings), plan.adapter
     officer = officer_of(trust, signer.keyid)
@@ -143,22 +137,15 @@ def purge(
         }
         append(session, entry_actor(officer), PURGED, subjects)
     recorded = finish_purge(registry, store, settings, adapter.id)
-    assert recorded is not None  # it was committed above
+    assert recorded is not None  # committed above
     return recorded[0]
 
 
 def finish_purge(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str
 ) -> tuple[Purge, int] | None:
-    """Remove the files of a logged purge.
-
-    Returns:
-        The purge and the number of bytes that were still there to remove, or None if no purge is logged.
-
-    Raises:
-        IntegrityError: no officer signed the purge.
-        ConflictError: an adapter needs the weights now.
-    """
+    """Remove the files of a logged purge. Returns the purge and the number of bytes removed now, or None if no purge is
+    logged. Raises IntegrityError if no officer signed it, and ConflictError if an adapter needs the weights now."""
     trust = trust_root(settings)
     with registry.reading() as session:
         recorded = purge_of(session, trust, adapter_id)
@@ -171,8 +158,10 @@ def finish_purge(
 
 
 def unused(registry: Registry, store: ArtifactStore, line: str | None, progress: Callable[[str], None]) -> list[Unused]:
-    """Return the adapters whose weights are not in use, largest first. These are superseded and ended adapters, and
-    adapters that were never released and have a newer version. Adapters whose weights were purged are left out."""
+    """Return the adapters whose weights are not in use, largest first.
+
+    These are superseded and ended adapters, and unreleased adapters with a newer version. Purged adapters are left out.
+    """
     with registry.reading() as session:
         state, purged = states(session, line), purge_dates(session)
         adapters = [each for each in session.scalars(select(Adapter)) if each.id in state and each.id not in purged]
@@ -201,7 +190,7 @@ def _assert_ended(session: Session, adapter: Adapter) -> State:
 
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
-    """Return artifact -> id of an adapter that needs it. Retired, rejected and recalled adapters are ignored. Reads the
+    """Return artifact -> id of an adapter that needs it, ignoring retired, rejected and recalled adapters. Reads the
     artifacts themselves, because anyone with write access to the database could change the recall index."""
     state = states(session)
     living = [each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in ENDED]
@@ -224,7 +213,7 @@ def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> No
 
 
 def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[PurgedFile]) -> None:
-    """Raise ConflictError if a base model's card lists one of the files: a tuned model may become a base model."""
+    """Raise ConflictError if a base model's card lists one of the files. A tuned model may have become a base model."""
     weights = {file.sha256 for file in files}
     named = [
         path.stem

@@ -1,4 +1,4 @@
-"""Look up which adapters were trained on given data, and open, list and waive recalls."""
+"""Find the adapters that were trained on given data, and open, list and waive recalls."""
 
 import datetime
 import json
@@ -32,7 +32,7 @@ from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, e
 
 @dataclass(frozen=True)
 class Question:
-    """A search for adapters trained on a document, source, dataset or base model, or on a document of one source."""
+    """A search for adapters trained on a document, a source, a document of a source, a dataset or a base model."""
 
     document: str | None = None
     source: str | None = None
@@ -41,7 +41,7 @@ class Question:
 
     @property
     def given(self) -> dict[str, str]:
-        """The fields that are set, by name."""
+        """Field -> value, for the fields that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
@@ -54,21 +54,21 @@ class Question:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data that an adapter was trained on, as the ledger entry of its registration states it."""
+    """The data that an adapter was trained on, from its registration's ledger entry."""
 
     datasets: Mapping[str, Mapping[str, Any]]
-    """Digest of a dataset -> `directly`, False if only a parent or the base model was trained on it, and `contents`,
-    the digest of its documents and sources."""
+    """Digest of a dataset -> `directly` (False if only a parent or the base model was trained on it) and `contents`
+    (digest of its documents and sources)."""
     base_models: Mapping[str, bool]
     """Digest of a base model -> True if it is the adapter's own."""
 
 
 def training_data(session: Session, adapter_id: str | None = None, after: int = 0) -> dict[str, TrainingData]:
-    """Return adapter -> its data.
+    """Return adapter -> its training data.
 
     Args:
         adapter_id: return this adapter only.
-        after: return adapters that were registered after this entry of the ledger.
+        after: return only adapters registered after this ledger index.
     """
     query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED, AuditEntry.sequence > after)
     if adapter_id is not None:
@@ -80,14 +80,12 @@ def training_data(session: Session, adapter_id: str | None = None, after: int = 
 
 
 def holders(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> dict[str, bool]:
-    """Return adapter -> True if it was itself trained on the searched data, False if only its parent or base model was.
+    """Return adapter -> True if it was itself trained on the searched data, or False if only its parent or base model
+    was. Raises IntegrityError if a dataset's documents and sources do not match the ledger.
 
     Args:
-        question: exact ids and whole digests, as the datasets have them.
-        stated: the adapters to search (`training_data`).
-
-    Raises:
-        IntegrityError: the documents and sources of a dataset are not those that the ledger states.
+        question: exact ids and full digests, as the datasets have them.
+        stated: the adapters to search, from `training_data`.
     """
     if question.base_model is not None:
         bases = {adapter: data.base_models for adapter, data in stated.items()}
@@ -101,19 +99,19 @@ def holders(session: Session, question: Question, stated: Mapping[str, TrainingD
 
 
 def _datasets_with(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> set[str]:
-    """Return the digests of the datasets with a document, a source, or both."""
+    """Return the digests of the datasets that contain the searched document and source."""
     contents = {digest: said["contents"] for data in stated.values() for digest, said in data.datasets.items()}
     matching = {sha256 for sha256, each in contents_in(session, {*contents.values()}) if _matches(each, question)}
     return {digest for digest, sha256 in contents.items() if sha256 in matching}
 
 
 def _matches(content: bytes, question: Question) -> bool:
-    documents, _, sources = content.rpartition(SOURCES)  # unescaped quotation marks are in no name
+    documents, _, sources = content.rpartition(SOURCES)  # no name contains unescaped quotation marks
     if question.source is not None and question.source not in json.loads(sources[:-1]):
         return False
     if question.document is None:
         return True
-    # A search of the bytes rules out most datasets, and a document's name may contain another one's bytes.
+    # A byte search excludes most datasets. The others are parsed, because one name's bytes may contain another name.
     return (
         canonical_json(question.document) in documents
         and question.document in json.loads(documents + b"}")["documents"]
@@ -135,7 +133,7 @@ WAIVING = Act(
     lambda said: f"the waiver of {said['recall']} for {said['adapter']}",
 )
 SOURCES = b',"sources":'
-"""Bytes between the documents and the sources in the contents of a dataset."""
+"""Bytes between the documents and the sources in a dataset's contents."""
 _DIGITS = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -147,7 +145,7 @@ class Holder:
     line: str
     state: State
     directly: bool
-    """False if only its parent adapter or its base model was trained on it."""
+    """False if only its parent adapter or its base model was trained on the data."""
 
 
 @dataclass(frozen=True)
@@ -155,17 +153,15 @@ class Answer:
     """The adapters that were trained on the searched data."""
 
     question: Question
-    """The search as datasets and the ledger have its values: normalised ids, whole digests."""
+    """The search with normalised ids and full digests."""
     holders: tuple[Holder, ...]
 
 
 def ask(registry: Registry, question: Question) -> Answer:
-    """Return the adapters that were trained on the searched data. A digest may be a prefix of at least 6 digits.
+    """Return the adapters that were trained on the searched data. A digest prefix needs at least 6 digits.
 
-    Raises:
-        NotFoundError: no adapter has the source, dataset or base model.
-        InputError: the search has no field set, or fields that cannot be combined.
-        IntegrityError: the documents and sources of a dataset are not those that the ledger states.
+    Raises NotFoundError if no adapter has the source, dataset or base model; InputError if no fields are set or they
+    cannot be combined; and IntegrityError if a dataset's documents and sources do not match the ledger.
     """
     with registry.reading() as session:
         return _answer(session, question)
@@ -174,10 +170,8 @@ def ask(registry: Registry, question: Question) -> Answer:
 def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) -> Recall:
     """Open a recall, signed by an officer who was shown the search result.
 
-    Raises:
-        InputError: no adapter was trained on the data, or the reason is empty.
-        ConflictError: the search result changed since it was shown.
-        SignInError: the trust root does not let the officer recall at the level of every adapter.
+    Raises InputError for an empty search result or reason, ConflictError if the search result changed since it was
+    shown, and SignInError if the officer lacks the permission at the level of every adapter.
     """
     reason = officers_words(reason, "A recall")
     assert_holders(asked)
@@ -208,14 +202,14 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
 
 
 def assert_holders(answer: Answer) -> None:
-    """Raise InputError if no adapter was trained on the searched data, so there is nothing to recall."""
+    """Raise InputError if no adapter was trained on the searched data."""
     if not answer.holders:
         raise InputError(f"No registered adapter holds {answer.question}.", "There is nothing to recall.")
 
 
 def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Signer, reason: str) -> None:
     """Exempt one adapter from a recall, signed by an officer. Raises the errors of `recall_to_waive`, and SignInError
-    if the trust root does not let the officer waive at the adapter's level."""
+    if the officer lacks the permission at the adapter's level."""
     reason = officers_words(reason, "A waiver")
     with registry.writing() as session:
         recall_to_waive(session, registry.settings, recall_id, adapter_id)
@@ -227,13 +221,8 @@ def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Si
 
 
 def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapter_id: str) -> Recall:
-    """Return a recall that may be waived for an adapter.
-
-    Raises:
-        NotFoundError: no such recall exists.
-        InputError: the recall does not apply to the adapter.
-        ConflictError: the recall was already waived for the adapter.
-    """
+    """Return a recall that may be waived for an adapter. Raises NotFoundError for an unknown recall, InputError if it
+    does not apply to the adapter, and ConflictError if it is already waived."""
     recall = session.get(Recall, recall_id)
     if recall is None:
         known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
@@ -246,14 +235,13 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
 
 
 def open_recalls(session: Session, settings: Settings, adapter_id: str, state: State | None = None) -> list[Recall]:
-    """Return the recalls that apply to an adapter, oldest first. While there is one, the adapter may not be released.
+    """Return the recalls that apply to an adapter, oldest first. An adapter with one may not be released.
 
     Args:
-        state: the adapter's state, if the caller has looked it up already.
+        state: the adapter's state, if the caller knows it already.
 
-    Raises:
-        IntegrityError: a recall or waiver is not validly signed; or the documents and sources of a dataset of the
-            adapter are not those that the ledger states.
+    Raises IntegrityError if a recall or waiver is not validly signed, or if the documents and sources of one of the
+    adapter's datasets do not match the ledger.
     """
     if (state or states(session, line_of(adapter_id)).get(adapter_id)) == "retired":
         return []
@@ -267,13 +255,12 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str, state: S
 
 
 def ids_of_open_recalls(registry: Registry, adapter_id: str) -> list[str]:
-    """Return the ids of the recalls that apply to an adapter, oldest first. Raises the same errors."""
     with registry.reading() as session:
         return [each.id for each in open_recalls(session, registry.settings, adapter_id)]
 
 
 def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) -> list[RecallWaiver]:
-    """Return the waivers of recalls for an adapter, oldest first. Raises the same errors as `open_recalls`."""
+    """Return the waivers of recalls for an adapter, oldest first. Raises the errors of `open_recalls`."""
     _on_record(session, settings)
     of_adapter = select(RecallWaiver).where(RecallWaiver.adapter_id == adapter_id)
     return list(session.scalars(of_adapter.order_by(RecallWaiver.waived_at, RecallWaiver.recall_id)))
@@ -282,7 +269,7 @@ def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) ->
 def recalls_in_force(
     session: Session, settings: Settings, state: Mapping[str, State] | None = None
 ) -> dict[str, list[Recall]]:
-    """Return adapter -> the recalls that apply to it, oldest first. Raises the same errors as `open_recalls`.
+    """Return adapter -> the recalls that apply to it, oldest first. Raises the errors of `open_recalls`.
 
     Args:
         state: the state of each adapter to return; None returns all adapters.
@@ -303,27 +290,25 @@ def recalls_in_force(
 
 @dataclass(frozen=True)
 class Answering:
-    """The adapters of a line that could answer users from a moment on."""
+    """The adapters of a line that could answer users from a certain time on."""
 
     at: datetime.datetime
     production: str | None
     staged: str | None
     recalls: Mapping[str, tuple[str, ...]]
-    """Adapter of the two that answered nobody -> the recalls that were open for it."""
+    """Adapter that answered nobody -> its open recalls."""
 
     @property
     def adapters(self) -> list[str]:
-        """The ids of the adapters that could answer."""
+        """Ids of the adapters that could answer."""
         return [each for each in (self.production, self.staged) if each is not None and each not in self.recalls]
 
 
 def answering(session: Session, settings: Settings, line: str) -> list[Answering]:
-    """Return which adapters of a line could answer from when on, oldest first.
+    """Return which adapters of a line could answer users over time, oldest first. Raises the errors of `open_recalls`.
 
-    The line's flag says so, or its transitions until it has one. An adapter answers nobody while a recall applies to
-    it, or once its transitions have ended it.
-
-    Raises the same errors as `open_recalls`.
+    The line's flag decides this, or the transitions before the first flag. An adapter under a recall or in a final
+    state answers nobody.
     """
     recalled = {
         each.recall.id: each.named | {*holders(session, question_of(each.recall), training_data(session, after=opened))}
@@ -358,23 +343,25 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
 
 
 def answering_at(session: Session, settings: Settings, line: str, at: datetime.datetime | None) -> Answering | None:
-    """Return which adapters of a line could answer at a moment (None: now), or None before the line's first change."""
+    """Return which adapters of a line could answer users at a time (None: now), or None before the line's first
+    change."""
     steps = answering(session, settings, line)
     return next((each for each in reversed(steps) if at is None or each.at <= at), None)
 
 
 _ANSWERS = ("production", "staged", "superseded")
-"""States in which a flag may give an adapter to users: an officer's rollback does so before its transition is made."""
+"""States of adapters that a flag may give to users. `superseded` is one: an officer's rollback changes the flag before
+its transition is made."""
 
 
 def _took_effect(entry: AuditEntry) -> datetime.datetime:
-    """Return when an act took effect. A flag may change while the registry is down, and is logged later."""
+    """Return when an act took effect. A flag may change while the registry is down, and its entry is added later."""
     own = entry.subjects.get({STATE_CHANGED: "at", FLAG_CHANGED: "made_at"}.get(entry.action, ""))
     return entry.at if own is None else min(entry.at, datetime.datetime.fromisoformat(own))
 
 
 def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled", int]]:
-    """Return every recall, oldest first, with the number of its entry."""
+    """Return every recall with its ledger index, oldest first."""
     query = select(AuditEntry.subjects["recall"].as_string(), AuditEntry.sequence).where(AuditEntry.action == OPENED)
     opened = {name: sequence for name, sequence in session.execute(query)}
     return [(each, opened[each.recall.id]) for each in _on_record(session, settings)]
@@ -388,7 +375,6 @@ def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall,
 
 
 def question_of(recall: Recall) -> Question:
-    """Return the search that matches the recalled data."""
     return Question(recall.document, recall.source, recall.dataset, recall.base_model)
 
 
@@ -439,11 +425,8 @@ class _Recalled:
 
 
 def _on_record(session: Session, settings: Settings) -> list[_Recalled]:
-    """Return every recall, oldest first, after verifying recalls and waivers against the ledger.
-
-    Raises:
-        IntegrityError: a recall or waiver is missing, was added, or is not validly signed.
-    """
+    """Return every recall, oldest first. Verifies recalls and waivers against the ledger; raises IntegrityError if one
+    is missing, was added, or is not validly signed."""
     recalls, waivers = list(session.scalars(_RECALLS)), list(session.scalars(select(RecallWaiver)))
     named, waived = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
     for row in session.scalars(select(RecallAdapter)):
@@ -467,12 +450,8 @@ def _said_of_waiver(waiver: RecallWaiver) -> dict[str, Any]:
 
 
 def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:
-    """Return the only known digest that begins with these digits.
-
-    Raises:
-        InputError: `digits` is not a prefix of at least 6 hex digits.
-        NotFoundError: no digest, or more than one, begins with them.
-    """
+    """Return the only known digest with this prefix. Raises InputError if `digits` is not a prefix of at least 6 hex
+    digits, and NotFoundError unless exactly one digest matches."""
     if digits is None:
         return None
     if not _DIGITS.fullmatch(digits):

@@ -1,4 +1,4 @@
-"""Request a transition of an adapter, decide requests, and make the transition once enough officers have approved."""
+"""Request transitions of adapters, decide requests, and make a transition once enough officers have approved it."""
 
 import datetime
 import hashlib
@@ -79,13 +79,13 @@ from sovereign_pipeline.review.closed_reviews import blind_review_stage
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 
 FEWEST_DIGITS = 4
-"""Minimum number of digits of an id that name a request. A shorter prefix could match a request by accident."""
+"""Minimum length of an id prefix that names a request. A shorter one could match another request by accident."""
 _DIGITS = re.compile(f"[0-9a-f]{{{FEWEST_DIGITS},64}}")
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A request as it will be signed."""
+    """A request before it is signed."""
 
     adapter: Adapter
     arrow: Arrow
@@ -94,21 +94,17 @@ class Proposal:
 
     @property
     def approvals(self) -> int:
-        """Number of officers besides the requester who must approve."""
         return int(self.predicate["approvals"])
 
 
 def propose(
     registry: Registry, workplace: Workplace, adapter_id: str, transition: str, reason: str, now: datetime.datetime
 ) -> Proposal:
-    """Compose a request, and check everything that can be checked before officers are asked to approve it.
+    """Compose a request, and run every check that is possible before officers approve it.
 
-    Raises:
-        InputError: the reason is empty.
-        NotFoundError: no such adapter is registered.
-        ConflictError: the adapter's state or an open recall does not allow the transition.
-        GateRefused: a required blind review is missing or did not pass, or the trial does not allow the promotion.
-        IntegrityError: a file changed.
+    Raises InputError for an empty reason, NotFoundError for an unknown adapter, ConflictError if the adapter's state or
+    an open recall forbids the transition, GateRefused if the blind review or the trial does not allow it, and
+    IntegrityError if a file changed.
     """
     if not reason.strip():
         raise InputError("A request needs a reason.", "Say why; it is shown wherever the adapter is.")
@@ -127,12 +123,10 @@ def propose(
 def unsigned_request(
     registry: Registry, workplace: Workplace, adapter: Adapter, asked: Arrow, before: State, incumbent: str | None
 ) -> dict[str, Any]:
-    """Return the content of a request without its reason and expiry.
+    """Return the content of a request without its reason and expiry. Raises the errors of `evidence_of`.
 
     Args:
-        incumbent: id of the line's adapter in production, which the candidate is compared with or supersedes, or None.
-
-    Raises the errors of `evidence_of`.
+        incumbent: id of the line's adapter in production, with which the candidate is compared, or None.
     """
     return {
         "line": adapter.line,
@@ -149,11 +143,8 @@ def unsigned_request(
 
 
 def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, asked: Arrow) -> dict[str, Any]:
-    """Return the evidence for a transition, by digest.
-
-    Raises:
-        GateRefused: a required blind review is missing or did not pass, or the trial does not allow the promotion.
-    """
+    """Return the evidence for a transition, by digest. Raises GateRefused if a required blind review is missing or did
+    not pass, or if the trial does not allow the promotion."""
     evidence: dict[str, Any] = {
         "record": adapter.record_digest,
         "adapter": adapter.adapter_digest,
@@ -173,7 +164,7 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
 def enter_signed_request(
     session: Session, trust: Trust, officer: Officer, adapter: Adapter, asked: Arrow, bundle: bytes
 ) -> ReleaseRequest:
-    """Add a request that an officer has signed to the registry and the ledger, in the caller's transaction."""
+    """Add an officer's signed request to the registry and the ledger, in the caller's transaction."""
     row = ReleaseRequest(
         id=hashlib.sha256(bundle).hexdigest(),
         line=adapter.line,
@@ -196,12 +187,8 @@ def enter_signed_request(
 
 
 def find_request(session: Session, request: str) -> ReleaseRequest:
-    """Return a request by its id or a prefix of it.
-
-    Raises:
-        InputError: the prefix is too short or not hexadecimal.
-        NotFoundError: no request, or more than one, matches.
-    """
+    """Return a request by its id or a prefix. Raises InputError for a prefix that is too short or not hexadecimal, and
+    NotFoundError unless exactly one request matches."""
     if not _DIGITS.fullmatch(request):
         raise InputError(f"'{request[:64]}' is no request's id.", f"Give its first {FEWEST_DIGITS} digits or more.")
     found = list(session.scalars(select(ReleaseRequest).where(ReleaseRequest.id.startswith(request, autoescape=True))))
@@ -219,14 +206,14 @@ def enter_rollback(
     bundle: bytes,
     records: Mapping[str, str],
 ) -> str | None:
-    """Log a rollback that an officer signed without the registry, and make its transition.
+    """Log a rollback that an officer signed while the registry was down, and make its transition.
 
     Args:
         bundle: the officer's signed request.
-        records: the adapters that it may be about, by id, each with the SHA-256 of its record's manifest.
+        records: id of each permitted adapter -> SHA-256 of its record's manifest.
 
     Returns:
-        The message if a later decision has overtaken the request, so that no transition was made.
+        A message if a later decision superseded the request, so that no transition was made.
     """
     officer = officer_of(trust, signed_by(bundle))
     adapter, asked = _requested(session, trust, bundle, records)
@@ -246,8 +233,8 @@ def enter_rollback(
 
 
 def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[str, str]) -> tuple[Adapter, Arrow]:
-    """Return the adapter and the arrow of an officer's signed request. Raises IntegrityError if it names no adapter of
-    `records`."""
+    """Return the adapter and the transition of an officer's signed request. Raises IntegrityError if the request is
+    about none of `records`."""
     for name, record_manifest in records.items():
         adapter = session.get(Adapter, name)
         if adapter is None or adapter.record_manifest_sha256 != record_manifest:
@@ -263,8 +250,8 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
 
 
 def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) -> str | None:
-    """Return the digest of the blind review of these weights, or None if none exists and the rules require none. Raises
-    GateRefused if the review is missing, or did not pass and was not waived."""
+    """Return the digest of the blind review of these weights. Returns None if there is none and the rules require none.
+    Raises GateRefused if it is missing, or did not pass and was not waived."""
     ref = workplace.store.current(adapter.line, BLIND_REVIEW.kind)
     reviewed = None
     if ref is not None:
@@ -284,7 +271,6 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
 
 
 def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, asked: Arrow) -> None:
-    """Raise ConflictError if an open recall forbids the transition."""
     recalls = [each.id for each in open_recalls(session, settings, adapter.id)] if asked.stops_at_recall else []
     if recalls:
         raise ConflictError(
@@ -294,7 +280,8 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
 
 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
-    """Assert that the adapter's state and the incumbent are those of the request. Raises ConflictError otherwise."""
+    """Assert that the adapter's state and the incumbent are still those of the request. Raises ConflictError
+    otherwise."""
     before, incumbent = state_and_incumbent(session, adapter)
     if (before, incumbent) != (predicate["from"], predicate["incumbent"]):
         raise ConflictError(
@@ -306,13 +293,13 @@ def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mappin
 
 
 KEY_CHANGED = "pipeline key changed"
-"""Action of the ledger entry that precedes the first transition signed by a new pipeline key."""
+"""Action of the ledger entry before the first transition that a new pipeline key signs."""
 
 
 def make_transition(
     session: Session, registry: Registry, workplace: Workplace, trust: Trust, standing: Standing
 ) -> None:
-    """Make the transition of a request with enough approvals. A promotion or rollback also supersedes the incumbent."""
+    """Make the transition of an approved request. A promotion or rollback also supersedes the incumbent."""
     row, predicate = standing.request, standing.predicate
     adapter = session.get_one(Adapter, row.adapter_id)
     assert_still_so(session, row, predicate, adapter)
@@ -376,15 +363,14 @@ def _note_new_key(session: Session, keyid: str) -> None:
 
 
 def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
-    """Return the allowed state change that a request asks for."""
     return arrow(predicate["transition"], predicate["adapter"], predicate["from"])
 
 
 def _assert_enough_by_the_rules_of_now(
     session: Session, registry: Registry, standing: Standing, asked: Arrow, adapter: Adapter
 ) -> None:
-    """Assert that a request states the adapter's level and at least as many approvals as today's rules require. The
-    requester wrote these values, so they are compared with the rules in the ledger. Raises ConflictError."""
+    """Raise ConflictError if a request states a wrong level or fewer approvals than today's rules require. The
+    requester wrote both values, so the check uses the registry and the rules in the ledger."""
     rules = rules_on_record(session, registry.settings)
     needed = rules.approvals_for(None, asked.name, [adapter.classification], standing.predicate["from"])
     stated = (standing.predicate["classification"], standing.predicate["approvals"])
@@ -399,7 +385,7 @@ def _assert_enough_by_the_rules_of_now(
 def assert_staged_long_enough(
     workplace: Workplace, asked: Arrow, before: Sequence[Transition], adapter: Adapter
 ) -> None:
-    """Raise ConflictError for a promotion before the adapter was staged for the hours that the rules require."""
+    """Raise ConflictError for a promotion before the adapter was staged for the required hours."""
     hours = workplace.institution.release.staged_hours
     if asked.name not in ("promote", URGENT) or not hours:
         return
@@ -413,13 +399,10 @@ def assert_staged_long_enough(
 
 
 def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: Proposal) -> Standing:
-    """Record a signed request. If no other officer must approve, make the transition too.
+    """Record a signed request. If no other officer must approve it, make the transition too.
 
-    The whole ledger is verified first, because its entries decide.
-
-    Raises:
-        IntegrityError: the ledger is not intact.
-        SignInError: the trust root does not let the officer do this.
+    The whole ledger is verified first, because the decision depends on its entries. Raises IntegrityError if the ledger
+    is invalid, and SignInError if the trust root does not permit this officer.
     """
     trust, adapter = trust_root(workplace.settings), proposal.adapter
     officer = officer_of(trust, signer.keyid)
@@ -451,17 +434,17 @@ def decide(
     *,
     now: datetime.datetime | None = None,
 ) -> Standing:
-    """Record an officer's decision about a request. The last approval needed makes the transition in the same
+    """Record an officer's decision about a request. The last necessary approval makes the transition in the same
     transaction.
 
-    The whole ledger is verified first, because its entries decide.
+    The whole ledger is verified first, because the decision depends on its entries.
 
     Args:
-        now: time for the expiry check; this machine's time if None.
+        now: time for the expiry check; the current time if None.
 
     Raises:
-        ConflictError: the request has ended or is outdated, or the same person approved or withdrew already.
-        SignInError: the officer may not decide about it; the requester may not approve it.
+        ConflictError: the request is closed or outdated, or the same person approved or withdrew already.
+        SignInError: the officer may not decide about it. A requester may not approve their own request.
     """
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)

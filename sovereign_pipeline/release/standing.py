@@ -1,4 +1,4 @@
-"""Compute the status of release requests from the signed requests, decisions and transitions, verifying each."""
+"""Compute and verify the status of release requests from signed requests, decisions and transitions."""
 
 import datetime
 import hashlib
@@ -51,7 +51,7 @@ class Arrow:
     before: frozenset[State]
     after: State
     needs_evidence: bool = False
-    """True if the transition hashes every file of the adapter again and needs a passed or waived blind review."""
+    """True if the transition needs a passed or waived blind review, and hashes every file of the adapter again."""
     takes_production: bool = False
     """True if the transition also supersedes the line's adapter in production."""
     stops_at_recall: bool = True
@@ -71,16 +71,12 @@ ARROWS: tuple[Arrow, ...] = (
 )
 
 SUPERSEDE = "supersede"
-"""The transition of the adapter that a promotion or rollback replaces. It cannot be requested by itself."""
+"""Transition of an adapter that a promotion or rollback replaces. It has no request of its own."""
 
 
 def arrow(name: str, adapter: str, before: State) -> Arrow:
-    """Return the state change for a transition name from a state.
-
-    Raises:
-        InputError: the name is unknown.
-        ConflictError: the transition is not allowed from this state.
-    """
+    """Return the state change that a transition makes from a state. Raises InputError for an unknown transition, and
+    ConflictError for one that is not allowed from this state."""
     names = [each.name for each in ARROWS]
     found = next((each for each in ARROWS if each.name == name), None)
     if found is None:
@@ -98,24 +94,22 @@ def arrow(name: str, adapter: str, before: State) -> Arrow:
 
 @dataclass(frozen=True)
 class RulesOnRecord:
-    """The institution's release rules at each place in the ledger."""
+    """The institution's release rules at each index of the ledger."""
 
     settings: Settings
     since: Sequence[tuple[int, str | None]]
-    """Number of each entry about `institution.yaml` and the file's SHA-256 from that entry on, oldest first."""
+    """Ledger index and new SHA-256 of each change of `institution.yaml`, oldest first."""
 
     def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str], before: str) -> int:
-        """Return how many officers besides the requester must approve a transition.
-
-        The highest number of all given levels counts. Before the first ledger entry about the rules, the default
-        applies.
+        """Return how many officers besides the requester must approve a transition: the highest number of all given
+        levels.
 
         Args:
-            at_index: place in the ledger whose rules apply; None for the rules now.
+            at_index: ledger index whose rules apply; None for the rules now. Before the first change, the default
+                applies.
             before: the adapter's state before the transition.
 
-        Raises:
-            IntegrityError: the copy of the rules is missing or was changed, or the transition does not exist.
+        Raises IntegrityError if the copy of the rules is missing or changed, or if the transition does not exist.
         """
         if not is_transition(transition):
             raise IntegrityError(
@@ -139,7 +133,6 @@ class RulesOnRecord:
 
 
 def rules_on_record(session: Session, settings: Settings) -> RulesOnRecord:
-    """Return the institution's release rules from their first ledger entry on."""
     query = (
         select(AuditEntry.sequence, AuditEntry.subjects["now"].as_string())
         .where(AuditEntry.action == POLICY_CHANGED, AuditEntry.subjects["file"].as_string() == INSTITUTION)
@@ -164,21 +157,20 @@ class Standing:
 
     request: ReleaseRequest
     predicate: Mapping[str, Any]
-    """The request as it was signed."""
+    """The content of the signed request."""
     requester: Officer
     requester_may: bool
-    """True if the requester may decide about the request. Needed if no other officer must approve it."""
+    """True if the requester may decide about the request, which matters only if no other officer must approve it."""
     needed: int
-    """Number of officers besides the requester who must approve. The highest of the number in the request, and of the
-    numbers in the rules when it was logged and when its transition was made."""
+    """Number of officers besides the requester who must approve. The highest of three numbers: in the request, in the
+    rules when it was logged, and in the rules when its transition was made."""
     approvals: tuple[Officer, ...]
     """The officers whose approvals count, in the order of approval."""
     withdrawn: frozenset[str]
-    """Persons who withdrew their decision. They cannot approve the request again."""
+    """Persons who withdrew their decision and therefore cannot approve the request again."""
     ended: str | None
-    """The reason why the request is closed, or None while it is open."""
+    """Reason why the request is closed, or None while it is open."""
     is_made: bool
-    """True if the request's transition was made."""
     approval_statements: tuple[str, ...]
     """SHA-256 of each signed approval that counts, sorted."""
 
@@ -196,8 +188,8 @@ def standings(session: Session, settings: Settings, trust: Trust, line: str) -> 
 def all_standings(
     session: Session, settings: Settings, trust: Trust, line: str | None = None
 ) -> tuple[list[Standing], dict[str, IntegrityError]]:
-    """Return the status of the requests of all lines, or of one, oldest first, and line -> error. A line whose requests
-    fail verification is in the errors and does not hide the other lines."""
+    """Return the status of every request, of all lines or of one, oldest first, and the errors by line. A line whose
+    requests fail verification is in the errors and does not hide other lines."""
     lines = session.scalars(select(ReleaseRequest.line).distinct().order_by(ReleaseRequest.line))
     found: list[Standing] = []
     refused: dict[str, IntegrityError] = {}
@@ -219,31 +211,26 @@ def standings_of_adapter(session: Session, settings: Settings, trust: Trust, ada
 def standing_of(
     session: Session, settings: Settings, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None
 ) -> Standing:
-    """Return the status of a request. Every signature is verified at its place in the ledger.
+    """Return the status of a request after verifying every signature at its ledger index.
 
     Args:
-        now: time for the expiry check; this machine's time if None.
+        now: time for the expiry check; the current time if None.
     """
     on_record = _read(session, settings, row.line, row.id)
     return _standing(on_record, trust, row, now or datetime.datetime.now(datetime.UTC))
 
 
 def assert_signed(session: Session, settings: Settings, trust: Trust, line: str) -> list[Transition]:
-    """Verify that every transition of a line was signed, requested and approved.
-
-    Returns:
-        The transitions, oldest first.
-
-    Raises:
-        IntegrityError: a transition is not valid. Raised at the first one; the message names it.
-    """
+    """Return the transitions of a line, oldest first. Raises IntegrityError for the first one that was not signed,
+    requested and approved."""
     return [row for row, _ in signed_transitions(session, settings, trust, line)]
 
 
 def signed_transitions(
     session: Session, settings: Settings, trust: Trust, line: str
 ) -> list[tuple[Transition, Standing]]:
-    """Return every transition of a line with its request's status, oldest first. Raises as `assert_signed` does."""
+    """Return every transition of a line with its request's status, oldest first. Raises the error of
+    `assert_signed`."""
     rows = transitions_of(session, line)
     on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     known: dict[str, Standing] = {}
@@ -267,7 +254,7 @@ def signed_transitions(
 
 
 def production_before(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:
-    """Return the adapter that was in production before the current one, if a rollback to it is allowed.
+    """Return the adapter that was in production before the current one, or None if a rollback to it is not allowed.
 
     Args:
         rows: the line's transitions, oldest first.
@@ -280,7 +267,7 @@ def production_before(session: Session, settings: Settings, rows: Sequence[Trans
 
 @dataclass(frozen=True)
 class _Held:
-    """The facts of an adapter that signed statements about it must match."""
+    """An adapter's facts, which signed statements about it must match."""
 
     record_manifest_sha256: str
     classification: str
@@ -295,10 +282,10 @@ class _OnRecord:
     decisions: Mapping[str, Sequence[ReleaseDecision]]
     """Request id -> its decisions, oldest first."""
     made: Mapping[str, Transition]
-    """Request id -> the first transition that it led to."""
+    """Request id -> the first transition that the request led to."""
     adapters: Mapping[str, _Held]
     entries: Mapping[tuple[str, str], Sequence[tuple[int, str | None]]]
-    """Action and request id -> number of each ledger entry and SHA-256 of the statement it names, oldest first."""
+    """Action and request id -> ledger index and statement SHA-256 of each entry, oldest first."""
     rules: RulesOnRecord
 
     def index_of(self, action: str, request: str, statement: str | None = None) -> int:
@@ -314,7 +301,7 @@ class _OnRecord:
 
 
 def _read(session: Session, settings: Settings, line: str, request: str | None = None) -> _OnRecord:
-    """Read the rows about every request of a line, or about one."""
+    """Read the rows about one request, or about every request of a line."""
     requests = select(ReleaseRequest).where(ReleaseRequest.line == line)
     decisions = select(ReleaseDecision).join(ReleaseRequest).where(ReleaseRequest.line == line)
     made = select(Transition).where(Transition.line == line)
@@ -465,7 +452,7 @@ def _adapter(on_record: _OnRecord, adapter_id: str, where: str) -> _Held:
 
 
 def _officer(key: TrustedKey) -> Officer:
-    assert key.person is not None  # reading the trust root asserts that every officer's key has one
+    assert key.person is not None  # read_trust_root rejects an officer's key without a person
     return Officer(key.person, key)
 
 
@@ -493,17 +480,14 @@ COMPARED = (
 def history_of(
     session: Session, settings: Settings, trust: Trust, line: str, adapter_id: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return each transition of a line, or of one adapter: time, requester, approvers, reason and evidence.
-
-    Raises:
-        IntegrityError: a transition was not signed, requested and approved. The message names it.
-    """
+    """Return each transition of a line, or of one adapter: time, requester, approvers, reason and evidence. Raises
+    IntegrityError for the first one that was not signed, requested and approved."""
     rows = signed_transitions(session, settings, trust, line)
     return [_as_dict(row, standing) for row, standing in rows if adapter_id in (None, row.adapter_id)]
 
 
 def differences(registry: Registry, one: str, other: str) -> dict[str, tuple[Any, Any]]:
-    """Return the differences between two registered adapters: name of a fact -> both values."""
+    """Return the facts in which two registered adapters differ: name -> both values."""
     first, second = (row_as_dict(find_adapter(registry, each)) for each in (one, other))
     found: dict[str, tuple[Any, Any]] = {}
     for name in COMPARED:

@@ -55,33 +55,33 @@ class Bound(Frozen):
 
     measure: str
     estimate: float | None
-    """Staged minus production: a difference of shares, or else the logarithm of a ratio. None if too few users."""
+    """Staged minus production: a difference of shares, or the logarithm of a ratio. None if there are too few users."""
     at_most: float | None
-    """Upper confidence limit of the estimate, for a single look at the data."""
+    """Upper confidence limit of the estimate if the data are analysed once."""
     margin: float
 
 
 class Judgement(Frozen):
-    """The result of a trial: promote or inconclusive, with the numbers behind it."""
+    """The result of a trial, with its numbers."""
 
     line: str
     adapter: str
     incumbent: str | None
-    """Id of the adapter in production that it was compared with."""
+    """Id of the adapter in production, with which the staged adapter was compared."""
     staged_by: int | None
     """Number of the line's transition that staged the adapter."""
     began: int = Field(ge=1)
-    """Number of the change of the line's flag that began the comparison."""
+    """Number of the change of the line's flag at which the comparison began."""
     number: int = Field(ge=1)
-    """Number of this result within the comparison. A later report makes a new result."""
+    """Number of this result within the comparison. A later severity-1 report produces another result."""
     outcome: Literal["promote", "inconclusive", "reported"]
-    """`reported`: the trial is open, and somebody reported severity 1."""
+    """`reported` means that the trial is open and a user reported severity 1."""
     because: str
     expected: str
-    """When more could be known, if the result is inconclusive; otherwise empty."""
+    """If the result is inconclusive, the time when more data could decide it; otherwise empty."""
     days: float
     users: tuple[int, int]
-    """Number of users: staged, production."""
+    """Number of users of the staged adapter and of production."""
     answers: tuple[int, int]
     rated: tuple[int, int]
     severe: int
@@ -93,7 +93,7 @@ class Judgement(Frozen):
 
 @dataclass(frozen=True)
 class Signed:
-    """A trial result with its signed bytes and its file."""
+    """A trial result with its signature and its file."""
 
     judgement: Judgement
     bundle: bytes
@@ -105,7 +105,7 @@ class Signed:
 
     @property
     def acceptance(self) -> Path:
-        """Path of the file for an officer's acceptance of this result."""
+        """Path of an officer's signed acceptance of this result."""
         return self.path.with_name(self.path.name.removesuffix(SUFFIX) + ACCEPTED_SUFFIX)
 
 
@@ -118,7 +118,7 @@ def judgement_files(settings: Settings, line: str, adapter: str | None = None, b
 
 
 def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, record_manifest: str) -> Signed:
-    """Sign a trial result and write it to its file. The caller has locked the line's flag.
+    """Sign a trial result and write it to its file. The caller holds the lock of the line's flag.
 
     Args:
         record_manifest: SHA-256 of the manifest of the adapter's record.
@@ -133,13 +133,10 @@ def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, re
 
 
 def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int | None = None) -> Signed:
-    """Read a trial result and verify that the pipeline signed it.
+    """Read a trial result and verify the pipeline's signature. Raises IntegrityError if either is invalid for the path.
 
     Args:
         at_index: ledger index of the result's entry; None if it has none yet.
-
-    Raises:
-        IntegrityError: the file is not a valid, signed result for its path.
     """
     bundle = read_bounded(path, LARGEST_BUNDLE, LOOK)
     verified = verify_statement(bundle, trust, PIPELINE, predicate_type=HOLD, sha256=record_manifest, at_index=at_index)
@@ -155,16 +152,16 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
 
 JUDGED, ACCEPTED = "hold judged", "hold accepted"
 JUDGEMENT_FILE = "judgement.sigstore.json"
-"""Subject name of an acceptance's signed statement."""
+"""Subject name in an acceptance's signed statement."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """The trial result that counts for a staged adapter."""
+    """The newest trial result of a staged adapter."""
 
     signed: Signed
     accepted_by: str | None
-    """The officer who accepted the result, or None."""
+    """Officer who accepted the result, or None."""
     acceptance: str | None
     """SHA-256 of the officer's signed acceptance, or None."""
 
@@ -174,11 +171,8 @@ class Held:
 
 
 def enter_judgements(registry: Registry, settings: Settings, line: str, trust: Trust) -> None:
-    """Add a ledger entry for every result of a line that has none yet, oldest first.
-
-    Raises:
-        IntegrityError: the pipeline did not sign a result as it is in its file.
-    """
+    """Add a ledger entry for every trial result of a line that has none yet, oldest first. Raises IntegrityError if the
+    pipeline did not sign a result."""
     files = judgement_files(settings, line)
     with registry.reading() as session:
         entered = [each.subjects for each in _entries(session, JUDGED, line)]
@@ -203,11 +197,8 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
 
 
 def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held | None:
-    """Return the newest result of the current comparison, with its acceptance, or None if there is none.
-
-    Raises:
-        IntegrityError: a file differs from its ledger entry.
-    """
+    """Return the newest result of the current comparison, with its acceptance, or None if there is none. Raises
+    IntegrityError if a file differs from its ledger entry."""
     staged_by, flag = _staged_by(session, adapter), _newest_flag(session, adapter)
     found: Held | None = None
     for entry in _entries(session, JUDGED, adapter.line):
@@ -223,10 +214,12 @@ def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter
 def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
     """Return the trial's evidence for a promotion, by digest.
 
-    Raises:
-        GateRefused: the adapter was taken back; or its trial is open, was judged by laxer rules, did not count every
-            report of severity 1, or is inconclusive without an acceptance; or its level needs a trial, and what it was
-            to be compared with was taken out of production with fewer approvals than a promotion needs.
+    Raises GateRefused if:
+    - the adapter was withdrawn from users;
+    - the trial is open, used laxer rules, did not count every severity-1 report, or is inconclusive and not accepted;
+      or
+    - the level requires a trial, and the adapter to compare with left production with fewer approvals than a promotion
+      needs.
     """
     settings = workplace.settings
     with registry.reading() as session:
@@ -278,12 +271,10 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
 
 
 def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
-    """Return the evidence for a promotion that does not wait for its trial: that the trial does not allow it.
+    """Return the evidence for an urgent promotion, which does not wait for the trial. Later reports and results do not
+    change this evidence, but a withdrawal for harm does.
 
-    A report or judgement that arrives later does not change it. If the adapter is taken back for harm, it changes.
-
-    Raises:
-        ConflictError: the trial allows the promotion.
+    Raises ConflictError if the trial allows an ordinary promotion.
     """
     try:
         hold_evidence(registry, workplace, adapter)
@@ -294,7 +285,8 @@ def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapt
 
 
 def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
-    """Raise GateRefused if the line's last adapter in production was not retired with the approvals of a promotion."""
+    """Raise GateRefused if the line's last adapter in production was retired with fewer approvals than a promotion
+    needs."""
     last = [row for row in transitions_of(session, adapter.line) if row.before == "production"][-1:]
     if last and last[0].transition != "retire":
         raise GateRefused(
@@ -305,17 +297,18 @@ def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
 
 
 def _reports(session: Session, adapter: Adapter) -> int:
-    """Return the most reports of severity 1 about these weights in one trial, however often they were staged."""
+    """Return the highest number of severity-1 reports about these weights in one trial, however often they were
+    staged."""
     same = set(session.scalars(select(Adapter.id).where(Adapter.adapter_sha256 == adapter.adapter_sha256)))
     judged = session.scalars(select(AuditEntry.subjects).where(AuditEntry.action == JUDGED))
     return max((each["severe"] for each in judged if each["adapter"] in same), default=0)
 
 
 def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]:
-    """Return the names of the rules in force that a result does not meet.
+    """Return the names of the current rules that a result does not meet.
 
     Args:
-        is_searched: True if the line's answers are searched for personal data.
+        is_searched: True if the line's answers are scanned for personal data.
     """
     there = {"days": judged.days, "users": min(judged.users), "answers": min(judged.answers)}
     at_most = {each.measure: each.at_most for each in judged.bounds}
@@ -331,14 +324,14 @@ def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]
 def accept_hold(
     registry: Registry, workplace: Workplace, signer: Signer, adapter_id: str, reason: str, shown: str
 ) -> Held:
-    """Accept an inconclusive trial result, signed by an officer, with a ledger entry. A result can be accepted once.
+    """Record an officer's signed acceptance of an inconclusive trial result. A result can be accepted once.
 
     Args:
         shown: SHA-256 of the result that the officer was shown.
 
     Raises:
-        SignInError: the trust root does not let the officer promote at the adapter's level.
-        ConflictError: there is no result to accept, or a newer one than was shown.
+        SignInError: the trust root does not permit the officer to promote at the adapter's level.
+        ConflictError: no result can be accepted, or a newer one exists than was shown.
     """
     settings = workplace.settings
     trust, adapter = trust_root(settings), find_adapter(registry, adapter_id)
@@ -384,7 +377,6 @@ def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: 
 
 
 def _accepted(session: Session, trust: Trust, adapter: Adapter, signed: Signed) -> Held:
-    """Return a result with the officer's acceptance, if one is logged."""
     for entry in _entries(session, ACCEPTED, adapter.line):
         if entry.subjects["judgement"] != signed.sha256:
             continue
@@ -430,13 +422,13 @@ def _staged_by(session: Session, adapter: Adapter) -> int | None:
 
 
 def taken_back(session: Session, adapter: Adapter) -> str | None:
-    """Return why the staged adapter is no longer offered to users, or None if it still is."""
+    """Return why the staged adapter was withdrawn from users, or None if it was not."""
     newest = _newest_flag(session, adapter)
     return newest["stopped"] if newest is not None else None
 
 
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
-    """Return the newest change of the line's flag, if it is about this adapter as it is staged now."""
+    """Return the newest change of the line's flag if it is about this adapter as it is staged now, or else None."""
     found = [entry.subjects for entry in _entries(session, FLAG_CHANGED, adapter.line)][-1:]
     now = (adapter.id, _staged_by(session, adapter))
     return dict(found[0]) if found and (found[0]["staged"], found[0]["staged_by"]) == now else None
