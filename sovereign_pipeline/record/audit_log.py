@@ -1,4 +1,4 @@
-"""Append entries to the audit log, read them back from their bytes, and verify their hash chain."""
+"""Append entries to the audit log, parse them from their bytes, and verify their hash chain."""
 
 import datetime
 import hashlib
@@ -27,21 +27,21 @@ from sovereign_pipeline.record.tables import (
 )
 
 ROWS = "rows"
-"""Key in an entry's subjects: table -> primary key -> SHA-256 of a row that came with the entry."""
+"""Key in an entry's subjects: table -> primary key -> SHA-256 of a row that was added with the entry."""
 ADDED = "rows added since the last entry"
 """Key in `Session.info` for the rows added since the last entry."""
 DRAFTED = "named by the transaction's entries"
-"""Key in `Session.info`: SHA-256 -> what is stored with the transaction's entries, because they name it."""
+"""Key in `Session.info`: SHA-256 -> content that the transaction's entries refer to, which is stored with them."""
 
 Rows = dict[str, dict[str, bytes]]
 """Table -> primary key of a row -> its columns as canonical JSON."""
 
 
 def watch(session: Session, drafted: dict[str, bytes]) -> None:
-    """Note every row that the session adds to the view from now on, for the next entry.
+    """Collect every row that the session adds to the view from now on, for the next entry.
 
     Args:
-        drafted: filled with the rows' content and signed statements, by their SHA-256.
+        drafted: filled with SHA-256 -> the rows' content and signed statements.
     """
     session.info[DRAFTED] = drafted
 
@@ -77,7 +77,7 @@ def _is_held(row: Table) -> bool:
 
 
 def taken(session: Session) -> Rows:
-    """Return the rows added since the last entry, and clear them so that no later entry lists them again."""
+    """Return and clear the rows added since the last entry, so that no later entry lists them again."""
     session.flush()
     rows: Rows = session.info.pop(ADDED, {})
     return {table: rows[table] for table in sorted(rows) if rows[table]}
@@ -90,8 +90,8 @@ def assert_none_left(session: Session) -> None:
 
 
 def content_of_row(row: Table) -> bytes:
-    """Return a row's columns as canonical JSON, by whose SHA-256 an entry names the row. Empty columns are left out, so
-    that a column added later changes nothing."""
+    """Return a row's columns as canonical JSON. An entry refers to the row by the SHA-256 of this content. Empty
+    columns are left out, so that a column that is added later does not change the digest."""
     return canonical_json({name: value for name, value in row_as_dict(row).items() if value is not None})
 
 
@@ -105,21 +105,21 @@ BEFORE_THE_FIRST = "before the first entry of a transaction"
 LAST = "hash of the newest entry"
 """Key in `Session.info`."""
 FIRST = "0" * 64
-"""The `previous` hash of the first entry."""
+"""Value of `previous` in the first entry."""
 
 SIGNATURE = "signature"
-"""Key in an entry's subjects for its signature in hex digits, if the entry is signed."""
+"""Key in a signed entry's subjects: the signature in hex digits."""
 
 SIGNED_AS = b"sovereign audit entry 1\n"
-"""Prefix of the signed bytes. It makes the signature invalid for any other purpose."""
+"""Prefix of the signed bytes, which makes the signature invalid for any other purpose."""
 
 
 AFTER_HASH = b'"previous":"'
-"""Bytes that follow the hash in an entry. Text before it cannot contain them: its quotation marks are escaped."""
+"""Bytes after the hash in an entry. Earlier text cannot contain them, because its quotation marks are escaped."""
 
 
 class Parsed(NamedTuple):
-    """An entry as its bytes state it."""
+    """An entry as parsed from its bytes."""
 
     sequence: int
     at: datetime.datetime
@@ -134,9 +134,9 @@ Entry = AuditEntry | Parsed
 Sign = Callable[[bytes], bytes]
 """Function that signs bytes."""
 Damaged = Callable[[int, str], SovereignError]
-"""Function that builds the error for an entry from its number and its problem."""
+"""Function that builds the error for a damaged entry from the entry's number and the problem."""
 UNREADABLE = "cannot be read"
-"""Problem of bytes that are no entry."""
+"""Problem of bytes that are not an entry."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,6 @@ class Checkpoint:
     sequence: int
     """Number of the newest entry; 0 for an empty log."""
     hash: str
-    """Hash of the newest entry, 64 hex digits."""
 
 
 BEGINNING = Checkpoint(sequence=0, hash=FIRST)
@@ -163,9 +162,8 @@ def damaged_registry(sequence: int, problem: str) -> IntegrityError:
 def append(
     session: Session, actor: str, action: str, subjects: Mapping[str, Any], sign: Sign | None = None
 ) -> AuditEntry:
-    """Add one entry within the caller's transaction, so that act and entry are committed together.
-
-    The entry names the rows that the transaction added since its last entry by their SHA-256.
+    """Add an entry in the caller's transaction, so that act and entry are committed together. The entry refers to the
+    rows that the transaction added since its last entry by their SHA-256.
 
     Args:
         session: a session of `Registry.writing`.
@@ -200,13 +198,14 @@ def append(
 
 
 def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return table -> primary key -> SHA-256 of the rows that came with an entry. An act may call a number `rows`."""
+    """Return table -> primary key -> SHA-256 of the rows that were added with an entry. An act's own subject `rows`, a
+    number, is ignored."""
     named = subjects.get(ROWS)
     return named if isinstance(named, dict) else {}
 
 
 def proven_entry(session: Session, sequence: int) -> Parsed:
-    """Return one entry, proven to be in the tree. Raises IntegrityError if it is missing or was changed."""
+    """Return one entry after verifying that it is in the tree. Raises IntegrityError if it is missing or changed."""
     size = tree.size_of(session)
     with tree.written_by_this_program():
         data = session.scalar(select(LedgerEntry.data).where(LedgerEntry.sequence == sequence))
@@ -219,7 +218,7 @@ def proven_entry(session: Session, sequence: int) -> Parsed:
 
 
 def parse(data: bytes, sequence: int, damaged: Damaged = damaged_registry) -> Parsed:
-    """Read an entry. Raises IntegrityError if its bytes are not one, or one with another number."""
+    """Parse an entry. Raises IntegrityError if the bytes are not an entry, or if it has another number."""
     try:
         said = json.loads(data)
         entry = Parsed(**{**said, "at": datetime.datetime.fromisoformat(said["at"])})
@@ -233,12 +232,12 @@ def parse(data: bytes, sequence: int, damaged: Damaged = damaged_registry) -> Pa
 
 
 def exact_bytes(entry: Entry) -> bytes:
-    """Return the bytes of an entry that form its leaf in the ledger's tree."""
+    """Return the bytes of an entry, which form its leaf in the ledger's tree."""
     return canonical_json(as_dict(entry))
 
 
 def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = damaged_registry) -> str:
-    """Return the hash that an entry states, after verifying it and that the entry follows the one with hash `last`."""
+    """Return an entry's hash after verifying it. Also verifies that `last` is the hash of the previous entry."""
     entry = parse(data, sequence, damaged)
     if entry.previous != last:
         raise damaged(sequence, "does not follow the one before it")
@@ -249,7 +248,7 @@ def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = dama
 
 
 def signed_content(entry: Entry) -> bytes:
-    """Return the bytes that an entry's signature covers: the whole act without its position in the log."""
+    """Return the bytes that an entry's signature covers: everything but its position in the log."""
     content = {name: value for name, value in content_of(entry).items() if name not in ("sequence", "previous")}
     content["subjects"] = {name: value for name, value in entry.subjects.items() if name != SIGNATURE}
     return SIGNED_AS + canonical_json(content)
@@ -262,8 +261,8 @@ def entries(registry: Readable) -> list[Parsed]:
 
 
 def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
-    """Yield the log's entries, oldest first, few in memory at once. Raises IntegrityError for an entry that is missing
-    or cannot be read and, at the end, unless their root hash is the signed one."""
+    """Yield the log's entries, oldest first, with few in memory at a time. Raises IntegrityError for a missing or
+    unreadable entry and, at the end, if the root hash differs from the signed one."""
     growth = merkle.Growth(after, tree.peaks_at(session, after))
     for sequence, data in tree.leaves(session, after):
         if sequence != growth.size + 1:
@@ -278,14 +277,12 @@ def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
 
 
 def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpoint:
-    """Compute every hash of a whole log again, and return its newest entry.
+    """Recompute every hash of a log, and return its newest entry. Raises IntegrityError that names the first missing,
+    changed or misplaced entry.
 
     Args:
         log: the bytes of the entries, oldest first.
         damaged: builds the error from an entry's number and its problem.
-
-    Raises:
-        IntegrityError: an entry is missing, changed or out of order. The message names it.
     """
     last = BEGINNING
     for sequence, data in enumerate(log, 1):
@@ -294,13 +291,13 @@ def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpo
 
 
 def assert_contains(session: Session, kept: Checkpoint) -> None:
-    """Raise IntegrityError unless the log has the entry of a checkpoint that was taken earlier."""
+    """Raise IntegrityError if the log lacks the entry of an earlier checkpoint."""
     if proven_entry(session, kept.sequence).hash != kept.hash:
         raise damaged_registry(kept.sequence, "is not the one of the export")
 
 
 def export(registry: Readable, file: Path) -> Checkpoint:
-    """Verify the log and write it as JSONL, oldest entry first, into a new file. Returns its newest entry."""
+    """Verify the log and write it to a new JSONL file, oldest entry first. Returns its newest entry."""
     with registry.reading() as session, file.open("xb") as stream:
 
         def written() -> Iterator[bytes]:
@@ -317,12 +314,8 @@ def export(registry: Readable, file: Path) -> Checkpoint:
 
 
 def checkpoint_of(file: Path) -> Checkpoint:
-    """Verify an export's hashes and return its newest entry.
-
-    Raises:
-        InputError: the file is missing, is not an export, or has no entries.
-        IntegrityError: an entry was changed. The message names it.
-    """
+    """Verify an export's hashes and return its newest entry. Raises InputError if the file is missing, is not an export
+    or has no entries, and IntegrityError that names the first changed entry."""
     if not file.is_file():
         raise InputError(f"{file}: there is no such file.", "Correct the path of the export.")
 
@@ -347,16 +340,14 @@ CHECKPOINT = ".checkpoint"
 
 
 def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, Any]], str]:
-    """Return the subjects of an export's entries with one action, and number and time of its newest entry.
-
-    Only entries count that the log's key signed, by the checkpoint beside the export.
+    """Return the subjects of an export's entries with one action, and the number and time of its newest entry. The
+    log's key must have signed the checkpoint beside the export.
 
     Args:
-        log: public key of the log, from another source.
+        log: public key of the log, from an independent source.
 
-    Raises:
-        IntegrityError: the export is not what the checkpoint covers, or the log's key did not sign the checkpoint.
-        InputError: a file or the key is missing or has another form.
+    Raises IntegrityError if the checkpoint does not cover the export or the log's key did not sign it, and InputError
+    if a file or the key is missing or malformed.
     """
     beside = file.with_name(file.name + CHECKPOINT)
     try:
@@ -381,7 +372,7 @@ def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, An
 
 
 def as_dict(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON, with times in UTC. Its `hash` covers all other keys."""
+    """Return an entry as JSON with times in UTC. Its `hash` covers all other keys."""
     return {**content_of(entry), "hash": entry.hash}
 
 
@@ -404,17 +395,17 @@ CONTENTS_AT_ONCE = 50
 
 
 def contents_of(documents: Collection[str], sources: Collection[str]) -> bytes:
-    """Return the documents and sources of a dataset as they are stored. A registration names them by their SHA-256."""
+    """Return the documents and sources of a dataset in their stored form. A registration's entry has their SHA-256."""
     return canonical_json({"documents": sorted(documents), "sources": sorted(sources)})
 
 
 def enter_adapter(
     session: Session, adapter: Adapter, actor: str, trained_on: Mapping[str, Any], contents: Iterable[bytes]
 ) -> None:
-    """Add the entry of an adapter's registration, with the rows added with it, in the caller's transaction.
+    """Add the ledger entry of an adapter's registration, with the rows added so far, in the caller's transaction.
 
     Args:
-        contents: the documents and sources of each dataset that `trained_on` names (`contents_of`).
+        contents: the documents and sources of each dataset in `trained_on` (`contents_of`).
     """
     session.info[DRAFTED].update((_sha256(each), each) for each in contents)
     subjects = {
@@ -428,8 +419,8 @@ def enter_adapter(
 
 
 def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the SHA-256 and the bytes of datasets' contents (`contents_of`), few in memory at once. Raises
-    IntegrityError if one is missing or was changed."""
+    """Yield SHA-256 and bytes of datasets' contents (`contents_of`), with few in memory at a time. Raises
+    IntegrityError if one is missing or changed."""
     ordered = sorted(wanted)
     with tree.written_by_this_program():
         for start in range(0, len(ordered), CONTENTS_AT_ONCE):
@@ -447,8 +438,7 @@ def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str
 
 
 def assert_contents(session: Session) -> None:
-    """Assert that the documents and sources of every dataset are those that registrations name. Raises
-    IntegrityError."""
+    """Raise IntegrityError if the documents and sources of a dataset differ from those in registrations."""
     query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
     datasets = (each for subjects in session.scalars(query) for each in subjects[TRAINED_ON]["datasets"].values())
     for _ in contents_in(session, {each["contents"] for each in datasets}):

@@ -34,7 +34,7 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 
 ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
-"""States in which an adapter is not served, not compared with, and not used as a parent."""
+"""Final states. An adapter in one is not served, not used as a parent and not compared with."""
 
 REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
 """Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
@@ -47,15 +47,15 @@ TransitionRow = Transition | Row[Any]
 
 
 def transitions_of(session: Session, line: str) -> list[Transition]:
-    """Return every transition of a line, oldest first. Raises IntegrityError for a transition that does not follow from
-    the one before."""
+    """Return every transition of a line, oldest first. Raises IntegrityError if one does not continue the one
+    before."""
     rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
     _assert_one_follows_the_other(line, rows)
     return rows
 
 
 def facts_of(row: TransitionRow) -> dict[str, object]:
-    """Return the facts of a transition as its ledger entry states them, with the SHA-256 of its signed statement."""
+    """Return the facts of a transition for its ledger entry, including the SHA-256 of its signed statement."""
     return {
         "line": row.line,
         "sequence": row.sequence,
@@ -70,7 +70,7 @@ def facts_of(row: TransitionRow) -> dict[str, object]:
 
 
 def states(session: Session, line: str | None = None, at: datetime.datetime | None = None) -> dict[str, State]:
-    """Return adapter -> its state.
+    """Return adapter -> state.
 
     Args:
         line: the line of adapters; None for all lines.
@@ -96,8 +96,8 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
 
 
 def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
-    """Return the lines with an adapter in one of these states. A line whose transitions do not follow from each other
-    is included, so that a closer look reports it without hiding other lines."""
+    """Return the lines with an adapter in one of these states. Includes a line with inconsistent transitions, so that a
+    later check reports it without hiding other lines."""
     found = set[str]()
     try:
         state = states(session)
@@ -113,29 +113,29 @@ def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
 
 
 def state_of(session: Session, adapter: Adapter) -> State:
-    """Return the current state of an adapter."""
     return states(session, adapter.line)[adapter.id]
 
 
 def state_and_incumbent(session: Session, adapter: Adapter) -> tuple[State, str | None]:
-    """Return the state of an adapter, and the id of its line's adapter in production or None."""
+    """Return an adapter's state, and the id of its line's adapter in production or None."""
     found = states(session, adapter.line)
     return found[adapter.id], next((each for each, state in found.items() if state == "production"), None)
 
 
 def in_production(session: Session, line: str, at: datetime.datetime | None = None) -> str | None:
-    """Return the id of the line's adapter in production, now or at a given time, or None."""
+    """Return the id of the line's adapter in production, now or at a time, or None."""
     return next((each for each, state in states(session, line, at).items() if state == "production"), None)
 
 
 def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
-    """Return the time of each transition. A time later than the next transition's (a wrong clock) is lowered to it."""
+    """Return the time of each transition. A time after the next transition's (from a wrong clock) is lowered to the
+    latter."""
     return list(itertools.accumulate((row.made_at for row in reversed(rows)), min))[::-1]
 
 
 def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:
-    """Assert that each transition starts from its adapter's last state, and that at most one adapter is in
-    production."""
+    """Assert that each transition starts from its adapter's last state, and that at most one adapter is in production
+    at a time."""
     reached: dict[str, str] = {}
     for row in rows:
         if line_of(row.adapter_id) != line:
@@ -167,12 +167,11 @@ def _not_on_record(line: str, number: int, problem: str) -> IntegrityError:
 
 
 def adapters_of(session: Session, line: str) -> list[Adapter]:
-    """Return every adapter of a line, by id."""
     return list(session.scalars(select(Adapter).where(Adapter.line == line).order_by(Adapter.id)))
 
 
 def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return every registered adapter, or those of one line, in the order of registration."""
+    """Return every registered adapter of all lines or one, in the order of registration."""
     query = select(Adapter).order_by(Adapter.registered_at, Adapter.id)
     if line is not None:
         query = query.where(Adapter.line == line)
@@ -183,7 +182,8 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def adapters_in_brief(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return the few columns of each adapter that a table shows, in the same order, fast for thousands of adapters."""
+    """Return the columns of each adapter that a table shows, in the order of registration. Fast for thousands of
+    adapters."""
     query = select(*_BRIEF).order_by(_COLUMNS.registered_at, _COLUMNS.id)
     if line is not None:
         query = query.where(_COLUMNS.line == line)
@@ -202,8 +202,8 @@ _BRIEF = [
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
-    """Return one adapter with its waivers (`waivers`) and the rows of its datasets and base model. Raises
-    NotFoundError, which lists the known adapters."""
+    """Return one adapter with its waivers and the rows of its datasets and base model. Raises NotFoundError, which
+    lists the known adapters."""
     with registry.reading() as session:
         adapter = find_adapter(registry, adapter_id)
         digests = [digest for digest in (adapter.dataset_digest, adapter.preference_dataset_digest) if digest]
@@ -218,7 +218,7 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
 
 
 def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
-    """Return the waivers for an adapter: stage, gate, outcome, officer, reason and time of each."""
+    """Return stage, gate, outcome, officer, reason and time of each of an adapter's waivers."""
     return [
         {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["waiver"]}
         for each in adapter.gate_records
@@ -227,7 +227,7 @@ def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
 
 
 def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
-    """Return the waivers for a line's registered adapters, oldest first.
+    """Return the waivers of a line's registered adapters, oldest first.
 
     Args:
         besides: digest of an adapter's artifact whose waivers are left out.
@@ -243,7 +243,7 @@ def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -
 
 
 def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return every registered dataset, or those of one line, oldest first, each with the adapters trained on it."""
+    """Return every registered dataset of all lines or one, oldest first, each with the adapters trained on it."""
     query = select(Dataset).order_by(Dataset.created_at, Dataset.digest)
     if line is not None:
         query = query.where(Dataset.line == line)
@@ -253,7 +253,7 @@ def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
-    """Return one dataset by its digest or a prefix of it. Raises NotFoundError if none or several match."""
+    """Return one dataset by its digest or a prefix. Raises NotFoundError unless exactly one matches."""
     found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
     if len(found) == 1:
         return found[0]
@@ -269,13 +269,11 @@ def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
 
 
 def is_registered(registry: Registry, record_digest: str) -> bool:
-    """Return True if an adapter was registered from a record."""
     return registered_as(registry, record_digest) is not None
 
 
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
-    """Return the row of an adapter. Raises NotFoundError, whose message names known adapters, those with similar ids
-    first."""
+    """Return the row of an adapter. Raises NotFoundError that lists known adapters, with similar ids first."""
     with registry.reading() as session:
         adapter = session.get(Adapter, adapter_id)
         if adapter is not None:
@@ -287,21 +285,21 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
 
 
 def line_of(adapter_id: str) -> str:
-    """Return the line in an adapter's id, which consists of line and version."""
+    """Return the line in an adapter's id."""
     return adapter_id.rpartition("-")[0]
 
 
 def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
-    """Return the adapter that a candidate would replace: the one in production, else the highest version, else None.
+    """Return the adapter that a candidate would replace: the one in production, or else the highest version, or else
+    None.
 
-    Rejected, recalled and retired adapters do not count. If the candidate is registered, earlier adapters count in the
-    state that they had at its registration, so that later transitions do not make its scores stale. The highest version
-    is the newest: times of registration are whole seconds and may be equal.
+    Ignores rejected, recalled and retired adapters. If the candidate is registered, earlier adapters have the state
+    that they had at its registration, so that later transitions do not make its scores stale. The highest version is
+    the newest; registration times would be ambiguous, because they are whole seconds.
 
     Args:
-        weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). Adapters with these weights do not
-            count.
-        besides: SHA-256 of further weights that do not count.
+        weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). Adapters with these weights are ignored.
+        besides: SHA-256 of further weights to ignore.
     """
     with registry.reading() as session:
         adapters = adapters_of(session, line)
@@ -327,8 +325,8 @@ def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str,
 
 
 def urgent_promotions(session: Session) -> dict[str, datetime.date]:
-    """Return adapter -> day on which it was first promoted without a passed trial. It is shown with the adapter for
-    good. For display only: signatures are not verified."""
+    """Return adapter -> day of its first promotion without a passed trial. For display only: signatures are not
+    verified."""
     query = select(Transition.adapter_id, Transition.made_at).where(Transition.transition == URGENT)
     found: dict[str, datetime.date] = {}
     for adapter, at in session.execute(query.order_by(Transition.line, Transition.sequence)):
@@ -338,17 +336,16 @@ def urgent_promotions(session: Session) -> dict[str, datetime.date]:
 
 PURGED = "release weights purged"
 MAY = "retire"
-"""Permission that the officer needs in the trust root."""
+"""Permission that a purge needs in the trust root."""
 STATEMENT = "bundle"
-"""Key in an entry's subjects for the text of the signed statement."""
+"""Key in an entry's subjects: the text of the signed statement."""
 
 
 @dataclass(frozen=True)
 class PurgedFile:
-    """A file that was removed, with the facts from its artifact's manifest."""
+    """A file that was removed, with its facts from its artifact's manifest."""
 
     artifact: str
-    """Digest of the artifact."""
     path: str
     size: int
     sha256: str
@@ -363,7 +360,6 @@ class Purge:
     files: tuple[PurgedFile, ...]
     reason: str
     officer: str
-    """The officer who signed the purge."""
 
     @property
     def bytes(self) -> int:
@@ -387,13 +383,12 @@ def purge_of(session: Session, trust: Trust, adapter_id: str) -> Purge | None:
 
 
 def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
-    """Return the entries of purges that removed files of an artifact. Signatures are not verified."""
+    """Return the entries of purges that removed files of an artifact. Does not verify signatures."""
     return [each for each in session.scalars(_entries()) if artifact in each.subjects["weights"]]
 
 
 def files_purged(session: Session, trust: Trust, artifact: str) -> dict[str, Purge]:
-    """Return path -> the purge that removed the file, for the files of an artifact. Raises IntegrityError if no officer
-    signed a purge."""
+    """Return path -> purge, for an artifact's removed files. Raises IntegrityError if no officer signed a purge."""
     found: dict[str, Purge] = {}
     for entry in purges_of(session, artifact):
         purge = _verified(session, trust, entry)
@@ -408,7 +403,7 @@ def _entries() -> Select[AuditEntry]:
 
 
 def _verified(session: Session, trust: Trust, entry: AuditEntry) -> Purge:
-    from sovereign_pipeline.record.officers import verify_act  # lists of adapters verify no signature
+    from sovereign_pipeline.record.officers import verify_act  # not needed by lists of adapters
     from sovereign_pipeline.record.statements import PURGE
 
     subjects = entry.subjects
@@ -430,7 +425,7 @@ def _verified(session: Session, trust: Trust, entry: AuditEntry) -> Purge:
     stated = (predicate["line"], predicate["adapter"], sorted({file.artifact for file in files}))
     if stated != (adapter.line, adapter.id, subjects["weights"]):
         raise _differs(entry)
-    assert verified.key.person is not None  # reading the trust root asserts that every officer's key has one
+    assert verified.key.person is not None  # read_trust_root rejects an officer's key without a person
     return Purge(adapter.id, entry.at, files, predicate["reason"], verified.key.person)
 
 
@@ -450,19 +445,19 @@ WAIVED = "gate waived"
 
 @dataclass(frozen=True)
 class LedgerWaivers:
-    """The log of gate waivers in the ledger. It opens the registry on first use."""
+    """The ledger's log of gate waivers. Opens the registry on first use."""
 
     opened: Callable[[], Registry]
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
-        """Log a waiver before its artifact is made."""
+        """Log a waiver before its artifact is stored."""
         registry = self.opened()
         with registry.writing() as session:
             assert_in_force(session, registry.settings, trust)
             append(session, actor_of(keyid), WAIVED, {**subjects, **trust_named(trust)})
 
     def index_of(self, statement: str) -> int | None:
-        """Return the ledger index of the waiver whose signed statement has this SHA-256, or None."""
+        """Return the ledger index of the waiver with this statement SHA-256, or None."""
         query = select(AuditEntry.sequence).where(
             AuditEntry.action == WAIVED, AuditEntry.subjects["statement"].as_string() == statement
         )

@@ -1,4 +1,4 @@
-"""Manage the ledger's key, second copy and signed checkpoint, which reveal that an older registry was restored."""
+"""Manage the ledger's key, second copy and signed checkpoint. They reveal that an older registry was restored."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def key_file(settings: Settings) -> Path:
 
 
 def new_log() -> Signer:
-    """Return a new key for a new log."""
+    """Return the key of a new log."""
     return notes.new_signer(f"{ORIGIN}/{secrets.token_hex(ID_BYTES)}", notes.SIGNS)
 
 
@@ -44,13 +44,13 @@ def keep(settings: Settings, signer: Signer) -> None:
 
 
 def assert_private(settings: Settings) -> None:
-    """Create the directory of keys if it is missing. Raises InputError if another account can enter it."""
+    """Create the directory of keys if missing. Raises InputError if another account can enter it."""
     settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_open(settings.keys)
 
 
 def write_key(path: Path, signer: Signer) -> None:
-    """Write a private key into a new file. Raises InputError if the file exists or its directory is not private."""
+    """Write a private key to a new file. Raises InputError if the file exists or its directory is not private."""
     try:
         path.parent.mkdir(exist_ok=True, mode=0o700)
     except FileNotFoundError:
@@ -67,12 +67,8 @@ def write_key(path: Path, signer: Signer) -> None:
 
 
 def read_key(path: Path) -> Signer:
-    """Read a private key.
-
-    Raises:
-        InputError: the file is missing or is not a key.
-        IntegrityError: another account can read the file.
-    """
+    """Read a private key. Raises InputError if the file is missing or not a key, and IntegrityError if another account
+    can read it."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.", "Correct the path of the key.")
     if path.stat().st_mode & 0o077:
@@ -84,7 +80,7 @@ def read_key(path: Path) -> Signer:
 
 
 def signer(settings: Settings) -> Signer | None:
-    """Return the log's private key on this machine, or None if it is missing or not readable."""
+    """Return the log's private key on this machine, or None if it is missing or unreadable."""
     path = key_file(settings)
     try:
         return read_key(path) if path.exists() else None
@@ -93,12 +89,13 @@ def signer(settings: Settings) -> Signer | None:
 
 
 def verifier(session: Session | Connection, settings: Settings) -> Verifier | None:
-    """Return the log's public key (None before the first act). Raises IntegrityError if the key file has another."""
+    """Return the log's public key, or None before the first act. Raises IntegrityError if the key file contradicts
+    it."""
     rows = list(session.scalars(select(LedgerKey.verifier)))
     here = signer(settings)
     try:
         stated = [notes.parse_verifier(each) for each in rows]
-    except (InputError, AttributeError, TypeError):  # not a verifier key, or no text
+    except (InputError, AttributeError, TypeError):  # neither a verifier key nor text
         raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
     if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
         raise IntegrityError(
@@ -111,7 +108,7 @@ def verifier(session: Session | Connection, settings: Settings) -> Verifier | No
 
 
 def is_stated(session: Session) -> bool:
-    """Return True if the registry states its log's public key."""
+    """Return True if the registry contains its log's public key."""
     return session.scalars(select(LedgerKey.verifier)).first() is not None
 
 
@@ -128,12 +125,12 @@ def _refuse_open(directory: Path) -> None:
 
 VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK = 1 << 14
-"""Number of bytes from the file's end that are read first when looking for unconfirmed entries."""
+"""Number of bytes at the file's end that are read first to find unconfirmed entries."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the second copy. A readable line has exactly one of `sequence`, `void` and `checkpoint`."""
+    """A line of the second copy. A readable line has exactly one of `sequence`, `void` and `checkpoint`."""
 
     content: bytes
     sequence: int | None = None
@@ -153,14 +150,14 @@ class Line:
 
 @dataclass
 class End:
-    """The entries at the end of the second copy."""
+    """The end of the second copy."""
 
     confirmed: Note | None = None
     """The newest checkpoint."""
     entries: dict[int, bytes] = field(default_factory=dict)
-    """Number -> bytes of the newest entries, without those marked as void."""
+    """Number -> bytes of the newest entries that are not marked as void."""
     torn: list[bytes] = field(default_factory=list)
-    """Lines that cannot be read and are not yet marked as void."""
+    """Unreadable lines that are not marked as void yet."""
     is_cut: bool = False
     """True if the last line has no line break."""
 
@@ -171,7 +168,6 @@ class End:
 
 
 def lines_of(path: Path) -> Iterator[Line]:
-    """Yield every line, oldest first."""
     with path.open("rb") as stream:
         yield from (parse_line(each.removesuffix(b"\n")) for each in stream if each != b"\n")
 
@@ -214,7 +210,7 @@ def parse_line(content: bytes) -> Line:
 
 
 def end_of(path: Path) -> End:
-    """Read the end of the second copy, back to the first entry that may not be committed."""
+    """Read the second copy backwards to the first entry that may not be committed."""
     length = path.stat().st_size
     look = FIRST_LOOK
     while True:
@@ -246,9 +242,9 @@ def _stopping(path: Path) -> Iterator[None]:
 
 
 def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int) -> None:
-    """Write entries that are about to be committed, and wait until they are on the medium.
+    """Write entries that are about to be committed, and flush them to the medium.
 
-    Committed entries that are missing are added first. Entries that were never committed are marked as void.
+    Adds missing committed entries first. Marks entries that were never committed as void.
 
     Args:
         committed: returns the exact bytes of the committed entries between two numbers.
@@ -273,7 +269,7 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
 
 
 def confirm(path: Path, checkpoint: Note) -> None:
-    """Write a checkpoint, which confirms the entries up to it. Raises IntegrityError if it cannot be written."""
+    """Write a checkpoint, which confirms all entries that it covers. Raises IntegrityError if writing fails."""
     try:
         with path.open("ab", buffering=0) as raw:
             _write_lines(raw.fileno(), [canonical_json({CHECKPOINT: str(checkpoint)})])
@@ -287,7 +283,7 @@ def confirm(path: Path, checkpoint: Note) -> None:
 
 
 def actions_of(path: Path, first: int, last: int) -> dict[int, str]:
-    """Return number -> action of the entries between two numbers, as far as the copy has them."""
+    """Return number -> action of the entries between two numbers that the copy contains."""
     return {
         line.sequence: str(json.loads(line.content).get("action"))
         for line in lines_of(path)
@@ -325,9 +321,9 @@ def _write(handle: int, content: bytes) -> None:
 
 WAIT_SECONDS = 30
 READS, SECONDS_BETWEEN_READS = 20, 0.05
-"""Number of reads and the pause between them, while another process writes the first checkpoint."""
+"""Number of read attempts and the pause between them, while another process writes the first checkpoint."""
 HEAD = "/head"
-"""Suffix of the log's name in the signed head of the database, so that a head is not mistaken for a checkpoint."""
+"""Suffix of the log's name in the signed head of the database. It distinguishes a head from a checkpoint."""
 
 
 class Readable(Protocol):
@@ -341,7 +337,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Kept:
-    """A checkpoint read from a file, with an unverified signature."""
+    """A checkpoint from a file. Its signature is not verified yet."""
 
     path: Path
     note: Note
@@ -356,8 +352,8 @@ def checkpoint_file(settings: Settings) -> Path:
 
 
 def assert_not_older(registry: Readable) -> None:
-    """Raise IntegrityError if the registry lacks signed entries, or has others in their place. Call it before any
-    decision that depends on the registry's content."""
+    """Raise IntegrityError if the registry lacks signed entries or has others in their place. Call it before any
+    decision that depends on the registry."""
     for tries_left in reversed(range(READS)):
         try:
             with registry.reading():
@@ -370,11 +366,11 @@ def assert_not_older(registry: Readable) -> None:
 
 
 def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Verifier | None:
-    """Verify the tree against every kept checkpoint. Returns the log's public key, or None before the first act."""
+    """Verify the tree against every stored checkpoint. Returns the log's public key, or None before the first act."""
     log_verifier = verifier(session, settings)
     in_home = any(each.path == checkpoint_file(settings) for each in kept)
     if log_verifier is None and all(_says_what_is_there(session, each.head) for each in kept):
-        return None  # the first act was interrupted before its key was written
+        return None  # a crash interrupted the first act before its key was written
     if log_verifier is None and kept:
         raise IntegrityError(
             f"{kept[0].path}: there is a checkpoint of a ledger here, and the registry knows of none.", RESTORE
@@ -389,7 +385,7 @@ def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Veri
 
 
 def all_kept(settings: Settings) -> list[Kept]:
-    """Return the kept checkpoints: the home's and, if there is a second copy, the copy's."""
+    """Return the stored checkpoints: from the home and, if there is one, from the second copy."""
     found = []
     path = checkpoint_file(settings)
     if path.exists():
@@ -412,13 +408,13 @@ def read_note(path: Path) -> Note:
 
 @contextmanager
 def only_writer(settings: Settings) -> Iterator[None]:
-    """Lock the home's ledger, so that acts and their checkpoints run one after the other."""
+    """Lock the home's ledger, so that acts and their checkpoints run one at a time."""
     with held_within(settings.ledger / "lock", WAIT_SECONDS):
         yield
 
 
 def prepare(session: Session, settings: Settings) -> None:
-    """Prepare a writing transaction: reject an outdated or altered registry, and create the log's key if needed."""
+    """Prepare a write transaction: reject an outdated or changed registry, and create the log's key if needed."""
     kept = all_kept(settings)
     verifier = verified(session, settings, kept)
     log_signer = signer(settings)
@@ -439,10 +435,10 @@ def prepare(session: Session, settings: Settings) -> None:
 
 
 def write_entries(session: Session, settings: Settings, named: Mapping[str, bytes]) -> None:
-    """Write the transaction's entries with the signed head of the state that they lead to. Called before the commit.
+    """Write the transaction's entries, and the signed head of the resulting state. Called before the commit.
 
     Args:
-        named: SHA-256 -> what the entries name by it.
+        named: SHA-256 -> content that the entries refer to.
     """
     log_signer = signer(settings)
     assert log_signer is not None  # `prepare` created it
@@ -452,7 +448,7 @@ def write_entries(session: Session, settings: Settings, named: Mapping[str, byte
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
-    """Write the entries of a commit into the second copy, if the institution has one. Called before the commit."""
+    """Write the entries of a commit to the second copy, if there is one. Called before the commit."""
     if settings.ledger_copy is None:
         return
 
@@ -464,13 +460,10 @@ def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]
 
 
 def note_committed(session: Session, settings: Settings) -> Note:
-    """Sign the committed state and write the checkpoint unless it is written already. Called after a commit.
+    """Sign the committed state, write the checkpoint if it is not written yet, and return it. Called after a commit.
 
     Args:
         session: a session that sees only committed state.
-
-    Returns:
-        The checkpoint.
     """
     kept = all_kept(settings)
     verified(session, settings, kept)
@@ -511,7 +504,7 @@ def _keep(settings: Settings, note: Note) -> None:
 
 
 def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
-    """Write the checkpoint of the committed state, if an act was interrupted before it did."""
+    """Write the checkpoint of the committed state, if an interrupted act did not."""
     head = _head(session, signer)
     if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
         return
@@ -544,12 +537,12 @@ def _assert_signed(kept: Kept, verifier: Verifier) -> None:
 
 
 def _says_what_is_there(session: Session, head: TreeHead) -> bool:
-    """Return True if a checkpoint covers exactly the current tree, so that no entry can have been lost since."""
+    """Return True if a checkpoint covers exactly the current tree, so that no entry was lost since."""
     return head.size == tree.size_of(session) and head.root == tree.root_at(session, head.size)
 
 
 def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
-    """Assert that the tree still begins with the tree of a checkpoint."""
+    """Assert that the tree of a checkpoint is a prefix of the current tree."""
     head, size = kept.head, tree.size_of(session)
     if size < head.size:
         raise IntegrityError(
@@ -569,7 +562,7 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
 
 
 def _missing(settings: Settings, first: int, last: int) -> str:
-    """Return the numbers of missing entries as text, with their actions if the second copy has them."""
+    """Format the numbers of missing entries, with their actions if the second copy has them."""
     copy = settings.ledger_copy
     known = actions_of(copy, first, last) if copy is not None and copy.exists() else {}
     if not known:

@@ -25,38 +25,35 @@ from sovereign_pipeline.record.replay import View, content_in, view_of
 from sovereign_pipeline.record.tables import STORE, Table, stored_classes, stored_tables
 
 FORMAT = 3
-"""Format of the schema. A version of this program that changes the schema must increase it."""
+"""Version of the database schema. Increase it with every change of the schema."""
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 POSTGRESQL_DISK_FULL = "53100"
-POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server uses
+POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program uses on the server
 
 
 @dataclass(frozen=True)
 class Registry:
-    """An open registry."""
-
     engine: Engine
     settings: Settings
     identity: tuple[object, ...]
     """Unique identifier of this database."""
     snapshot: Path | None
-    """Path of the stored snapshot. None: every entry is replayed."""
+    """Path of the stored snapshot. If None, every entry is replayed."""
 
     @property
     def view(self) -> View:
-        """The state that the entries lead to, shared by whatever reads this database in this process."""
+        """The state that results from the entries, shared by all readers of this database in this process."""
         return view_of(*self.identity, self.snapshot)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Open a session that sees one state: the newest committed one. Its objects stay usable after it is closed.
+        """Open a session on the newest committed state. Its objects stay usable after it is closed. A nested call in
+        the same thread sees the state of the outer one.
 
-        Within another one of the same thread, it sees the state of that one.
-
-        Raises IntegrityError if the database's entries are not those that the ledger's key signed, or if they are older
-        than the last checkpoint.
+        Raises IntegrityError if the ledger's key did not sign the database's entries, or if they are older than the
+        last checkpoint.
         """
         view = self.view
         with _errors_named(), view.lock, ExitStack() as stack:
@@ -65,7 +62,7 @@ class Registry:
                 yield stack.enter_context(_session(view, connection, view.disk))
                 return
             disk: Connection
-            for _ in range(2):  # twice, since the first checkpoint may be written between looking and reading
+            for _ in range(2):  # twice, because another process may write the first checkpoint in between
                 kept = checkpoints.all_kept(self.settings)  # before the database, because others may write meanwhile
                 stack.close()
                 view.disk = disk = stack.enter_context(self._connected())
@@ -79,17 +76,17 @@ class Registry:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Open the only writing transaction. It is committed at the end and rolled back on any error.
+        """Open the only write transaction. It is committed at the end, or rolled back on any error.
 
-        Rows that the session adds to the view are a draft. The entries are committed to the database, and then replayed
-        from there. They are written to the second copy before the commit, and into a signed checkpoint after it.
-        Readers in the same thread see the draft.
+        Rows that the session adds to the view are a draft, which readers in the same thread see. The entries are
+        written to the second copy, committed to the database, replayed from there, and covered by a new signed
+        checkpoint.
 
-        Raises:
-            IntegrityError: the registry is older than its last checkpoint, or a disk is full.
+        Raises IntegrityError if the registry is older than its last checkpoint, or if a disk is full.
         """
         view = self.view
-        with view.lock, checkpoints.only_writer(self.settings):  # in this order: readers here hold up no other process
+        # In this order, so that readers in this process do not block other processes.
+        with view.lock, checkpoints.only_writer(self.settings):
             with _errors_named(), _writing_connection(self.engine) as disk:
                 if view.disk is not None:
                     raise RuntimeError("a registry cannot be written inside one of its own reading or writing sessions")
@@ -112,13 +109,14 @@ class Registry:
                         raise audit_log.damaged_registry(size, "was not stored by the database")
                     checkpoints.note_committed(committed, self.settings)
                 if self.snapshot is not None and view.is_due and (signer := checkpoints.signer(self.settings)):
-                    with suppress(OSError):  # a state that cannot be kept is replayed
+                    with suppress(OSError):  # a state that cannot be stored is replayed next time
                         view.keep(self.snapshot, signer)
 
     def keep_anew(self) -> None:
-        """Replace the kept state by the one that was just replayed, or remove it where the ledger's key is not here."""
+        """Replace the stored snapshot by the state that was just replayed, or remove it if the ledger's key is not
+        here."""
         snapshot, signer = kept_state(self.settings), checkpoints.signer(self.settings)
-        with self.view.lock, suppress(OSError):  # whoever only verifies may not write here
+        with self.view.lock, suppress(OSError):  # a process that only verifies has no write access
             if signer is None:
                 snapshot.unlink(missing_ok=True)
             elif snapshot.exists():
@@ -133,15 +131,15 @@ class Registry:
             yield disk
 
     def checkpoint(self) -> Note:
-        """Return the signed checkpoint of the committed state. It is signed now if needed and if the key is on this
-        machine. Raises NotFoundError before the first act."""
+        """Return the signed checkpoint of the committed state, after signing it if necessary and possible. Raises
+        NotFoundError before the first act."""
         with self.view.lock, checkpoints.only_writer(self.settings), self.reading() as session:
             return checkpoints.newest(session, self.settings)
 
 
 @contextmanager
 def _session(view: View, connection: Connection, disk: Connection) -> Iterator[Session]:
-    """Open a session on the view that reads and writes the stored tables in the database."""
+    """Open a session on the view. Stored tables are read and written in the database."""
     with Session(connection, binds=dict.fromkeys(stored_classes(), disk), expire_on_commit=False) as session:
         session.info[tree.GROWTH], session.info[audit_log.LAST] = view.growth.copy(), view.last
         before, STORE.read = STORE.read, lru_cache(maxsize=256)(partial(content_in, disk, view.drafted))
@@ -152,12 +150,11 @@ def _session(view: View, connection: Connection, disk: Connection) -> Iterator[S
 
 
 def kept_state(settings: Settings) -> Path:
-    """Return the path of the stored snapshot."""
     return settings.ledger / "state"
 
 
 def _identity(settings: Settings) -> tuple[object, ...]:
-    """Return what tells a database apart from others, and from an SQLite file that lay in the same place before."""
+    """Return an identifier of a database. A new SQLite file at the same path has another one."""
     url = registry_url(settings)
     if url.get_backend_name() != "sqlite":
         return settings.home, settings.registry_url
@@ -166,18 +163,17 @@ def _identity(settings: Settings) -> tuple[object, ...]:
 
 
 class RegistryNewer(InputError):
-    """Raised for a registry that was made by another version of this program."""
+    """Raised for a registry that another version of this program created."""
 
 
 def open_registry(settings: Settings, from_first_entry: bool = False) -> Registry:
-    """Connect to the registry, and create the schema in an empty database. Several processes may do so at once.
+    """Connect to the registry, and create the schema in an empty database. Safe to call in several processes at once.
 
     Args:
-        from_first_entry: replay every entry, and use no snapshot.
+        from_first_entry: replay every entry without a snapshot.
 
-    Raises:
-        InputError: the database cannot be opened, or was made by another version of this program.
-        IntegrityError: its entries are not those that were signed, or it is older than its last checkpoint.
+    Raises InputError if the database cannot be opened or another version created it, and IntegrityError if its entries
+    are not the signed ones or are older than the last checkpoint.
     """
     try:
         engine = _engine(settings)
@@ -203,7 +199,7 @@ def cannot_be_opened(error: Exception) -> InputError:
 
 
 def parsed_url(variable: str, address: str) -> URL:
-    """Parse a database URL. Raises InputError, whose message omits the URL because it may contain a password."""
+    """Parse a database URL. Raises InputError without the URL, which may contain a password."""
     try:
         return make_url(address)
     except (ArgumentError, ValueError):
@@ -220,7 +216,7 @@ def registry_url(settings: Settings) -> URL:
 
 
 def is_there(settings: Settings) -> bool:
-    """Return True unless the registry is an SQLite file that does not exist yet. True for an invalid URL, too."""
+    """Return False if the registry is an SQLite file that does not exist yet, otherwise True."""
     try:
         url = registry_url(settings)
     except InputError:
@@ -237,7 +233,7 @@ def _engine(settings: Settings) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, so that tables are made inside them too
+        connection.isolation_level = None  # transactions are begun below, so that they include the creation of tables
         _switch_to_wal(connection)
         for pragma in ("foreign_keys=ON", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -251,15 +247,15 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _on_server(url: URL, read_only: bool = False) -> Engine:
-    """Connect to a database on a server. Its tables are those of the schema `public`, unless the URL's own options name
-    another one: a role may set its own search path, which would lead to other tables."""
+    """Connect to a database server. Tables are in the schema `public`, unless the URL's options name another one: a
+    role may set its own search path, which would lead to other tables."""
     engine = create_engine(url)
     settings = ["SET search_path TO public"] if "search_path" not in str(url.query.get("options", "")) else []
     settings += ["SET default_transaction_read_only TO on"] if read_only else []
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, record: Any) -> None:
-        # As statements and not as options of the connection, which poolers such as PgBouncer refuse.
+        # These are statements, because poolers such as PgBouncer reject connection options.
         with connection.cursor() as cursor:
             for setting in settings:
                 cursor.execute(setting)
@@ -269,7 +265,8 @@ def _on_server(url: URL, read_only: bool = False) -> Engine:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch to the write-ahead log, and retry while another process does. SQLite itself does not wait for this."""
+    """Switch to the write-ahead log. Retries while another process does the same, because SQLite does not wait for
+    it."""
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -292,15 +289,15 @@ def _writing_connection(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _errors_named() -> Iterator[None]:
-    """Convert what the database answers to a full disk, and to a statement on tables that are not as this program made
-    them, into an IntegrityError. A database that does not answer raises what SQLAlchemy raises."""
+    """Convert the database's errors about a full disk or changed tables into an IntegrityError. An unreachable database
+    raises SQLAlchemy's error."""
     try:
         yield
     except (ProgrammingError, DataError) as error:
         raise _changed(error) from None
     except DatabaseError as error:
         code = getattr(error.orig, "sqlite_errorcode", None)
-        if code == sqlite3.SQLITE_ERROR:  # such as a table that is missing
+        if code == sqlite3.SQLITE_ERROR:  # such as a missing table
             raise _changed(error) from None
         if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
             raise
@@ -344,8 +341,8 @@ def _create(engine: Engine, settings: Settings) -> None:
 
 @contextmanager
 def registry_read_only(settings: Settings) -> Iterator[Registry]:
-    """Open the registry for reading only. Raises the same errors as `open_registry`. Raises ConflictError at the end if
-    an SQLite file was written to meanwhile, because the data read may mix two states."""
+    """Open the registry for reading only. Raises the errors of `open_registry`. Raises ConflictError at the end if an
+    SQLite file was written meanwhile, because the data may mix two states."""
     with _engine_read_only(settings) as engine:
         try:
             found = format_of(engine)
@@ -375,10 +372,10 @@ def _engine_read_only(settings: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def _sqlite(path: Path) -> Iterator[Engine]:
-    """Open an SQLite file for reading without creating SQLite's companion files.
+    """Open an SQLite file for reading without creating companion files.
 
-    A write-ahead log beside the file means that it is in use, or was copied while in use. SQLite then reads both. If
-    SQLite cannot create its index beside them, both are copied to a temporary directory and read there.
+    A write-ahead log beside the file means that the file is in use, or was copied while in use. SQLite then reads both.
+    If it cannot create its index beside them, both are copied to a temporary directory and read there.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no registry.", "Name the home whose registry is verified.")
@@ -398,7 +395,7 @@ def _sqlite(path: Path) -> Iterator[Engine]:
 
 
 def _opens(path: Path) -> bool:
-    """Return True if SQLite can read a file with its write-ahead log in place."""
+    """Return True if SQLite can read a file together with its write-ahead log in place."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
@@ -418,7 +415,7 @@ def _reading(path: Path, how: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, record: object) -> None:
-        connection.isolation_level = None  # transactions are begun below, so that one state is read
+        connection.isolation_level = None  # transactions are begun below, so that they read one state
 
     @event.listens_for(engine, "begin")
     def _begin(connection: object) -> None:
@@ -433,7 +430,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 TOO_MUCH = ("UPDATE", "DELETE", "TRUNCATE", "TRIGGER")
-"""Rights on the registry's tables that no service needs. A right to change one column counts as the right."""
+"""Rights on the registry's tables that no service needs, on a table or on single columns."""
 _RIGHTS = text(
     "SELECT role.rolname, kind, relation.relname FROM pg_class relation, pg_roles role, "
     "unnest(CAST(:kinds AS text[])) AS kind "
@@ -450,8 +447,8 @@ _OWNED = text(
 
 
 def beyond_a_service(connection: Connection) -> list[str]:
-    """Return a description of each right on the registry's tables that a service does not need: those of the connected
-    role, and those that the server has granted to any other role but owners and superusers. Empty for SQLite."""
+    """Return a description of each right on the registry's tables that a service does not need, of the connected role
+    or of any other role except owners and superusers. Empty for SQLite."""
     return [] if connection.dialect.name == "sqlite" else list(_beyond(connection))
 
 

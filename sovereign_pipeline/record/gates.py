@@ -52,26 +52,25 @@ GATE_WAIVER = "gate_waiver"
 WAIVER_FILE = "waiver.json"
 SIGNATURE_FILE = "waiver.sigstore.json"
 WAIVE = "waive"
-"""Permission that the officer needs in the trust root."""
+"""Permission that a waiver needs in the trust root."""
 
 WaiverKind = Literal["accept", "override"]
 KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
-"""Outcome of a gate -> the kind of waiver that it needs."""
+"""Outcome of a gate -> kind of waiver for it."""
 
 
 class Waiver(Frozen):
-    """The content of `waiver.json`. The time of the waiver is in the manifest's circumstances. The manifest's only
+    """The content of `waiver.json`. The manifest's circumstances contain the time of the waiver. The manifest's only
     input is the waived gate's record."""
 
     gate: str
     kind: WaiverKind
     officer: str
-    """Id of the officer's key."""
     reason: str
 
 
 def stated_waiver(artifact: Artifact) -> Waiver:
-    """Return the content of a waiver. The signature is not verified. Raises IntegrityError if the file is not a waiver
+    """Return the content of a waiver without verifying its signature. Raises IntegrityError if the file is not a waiver
     or differs from its manifest."""
     path = artifact.file(WAIVER_FILE)
     try:
@@ -90,13 +89,8 @@ def stated_waiver(artifact: Artifact) -> Waiver:
 
 
 def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifact: Artifact) -> Waiver:
-    """Read a waiver and verify it.
-
-    The waiver must be in the ledger, and signed by an officer whom the trust root lets waive at this level.
-
-    Raises:
-        IntegrityError: the waiver is not valid.
-    """
+    """Read a waiver and verify it. Raises IntegrityError unless it is in the ledger, and signed by an officer whom the
+    trust root permits to waive at this level."""
     waiver = stated_waiver(artifact)
     if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
         raise IntegrityError(
@@ -153,19 +147,18 @@ def waiver_predicate(line: str, waiver: Waiver, evaluated: str, record: str) -> 
 GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
 LISTED_FILE = "listed.jsonl"
-"""File with `Verdict.listed`, one JSON object per line. Missing if the verdict lists nothing."""
+"""File with `Verdict.listed`, one JSON object per line. Missing if that is empty."""
 WAIVER_VERSION = "2"
-"""Code version of a waiver."""
 
 
 @dataclass(frozen=True)
 class RecordedVerdict:
-    """The verdict in a gate's record, with the waiver if there is one."""
+    """The verdict in a gate's record, and its waiver if there is one."""
 
     record: ArtifactRef
     verdict: Verdict
     waiver: ArtifactRef | None = None
-    """The officer's waiver. None if there is none, or if the recipe allows none."""
+    """The officer's waiver. None if there is none, or if the recipe does not permit one."""
 
     @property
     def passes(self) -> bool:
@@ -175,10 +168,8 @@ class RecordedVerdict:
 def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict | None:
     """Return the recorded verdict of a gate for exactly this artifact under today's recipe, or None.
 
-    A waiver is looked up only if the recipe allows one, so that a planted waiver has no effect.
-
-    Raises:
-        IntegrityError: the record or the waiver was changed, or a signature is not valid.
+    A waiver is looked up only if the recipe permits one, so that a planted waiver has no effect. Raises IntegrityError
+    if the record or waiver was changed, or if a signature is invalid.
     """
     record = find_artifact(workplace, gate_identity(gate, workplace, ref))
     if record is None:
@@ -193,7 +184,6 @@ def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Reco
 
 
 def waiver_in(workplace: Workplace, ref: ArtifactRef) -> Waiver:
-    """Read a waiver and verify it. Raises IntegrityError."""
     return read_waiver(workplace.store, workplace.settings, workplace.waivers, workplace.store.open(ref))
 
 
@@ -203,7 +193,6 @@ def may_be_waived(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: V
 
 
 def read_verdict(record: Artifact) -> Verdict:
-    """Return the verdict in a gate's record."""
     content = json.loads(record.file(VERDICT_FILE).read_bytes())
     outcome = content["outcome"]
     return Verdict(outcome == "pass", content["message"], content["evidence"], inconclusive=outcome == "inconclusive")
@@ -228,7 +217,7 @@ def gate_identity(gate: Gate, workplace: Workplace, evaluated: ArtifactRef) -> I
 
 
 def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdict: Verdict) -> Identity:
-    """Return the identity of a waiver, without officer and reason, so that a record has one waiver of each kind."""
+    """Return the identity of a waiver. It omits officer and reason, so that a record has one waiver of each kind."""
     return Identity(
         kind=GATE_WAIVER,
         line=workplace.line.line,
@@ -242,12 +231,10 @@ def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdi
 
 
 def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:
-    """Evaluate every gate of the stage for one artifact, and record the verdicts.
+    """Evaluate every gate of the stage for one artifact, and record the verdicts. Returns gate's name -> recorded
+    verdict, without `Verdict.listed`.
 
-    A gate that raises leaves no record, so the artifact stays unusable.
-
-    Returns:
-        Gate's name -> recorded verdict, without `Verdict.listed`, which stays in the record.
+    A gate that raises an error leaves no record, so the artifact stays unusable.
     """
     artifact = workplace.store.open(ref)
     inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
@@ -284,8 +271,8 @@ def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, 
     """Assert that the inputs of a stage, and everything upstream of them, are current and passed every gate.
 
     A verdict must be recorded for exactly the artifact's digest under today's recipe. Files outside the store must be
-    unchanged, so that no artifact with a withdrawn or reclassified row is used. No artifact's classification level may
-    be below its input's.
+    unchanged, so that no artifact with a withdrawn or reclassified row is used. No artifact may have a lower
+    classification level than its input.
 
     Args:
         refs: kind of each input -> its artifact.
@@ -301,12 +288,12 @@ def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, 
 
 
 def assert_passed(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
-    """Assert the same as `assert_usable`, without reading files outside the store."""
+    """Assert the same as `assert_usable`, but do not read files outside the store."""
     _Usable(workplace).check(stage, ref, with_outside_files=False)
 
 
 class _Usable:
-    """Walks upstream from artifacts to the sources, and checks each artifact once."""
+    """Walks upstream from artifacts to the sources and checks each artifact once."""
 
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
@@ -387,7 +374,7 @@ class _Usable:
 
 
 def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict:
-    """Return the recorded verdict that lets an artifact pass a gate. Raises GateRefused if there is none."""
+    """Return a gate's recorded verdict if it passed or was waived. Raises GateRefused otherwise."""
     recorded = recorded_verdict(gate, workplace, ref)
     line, subject = workplace.line.line, f"{stage.kind} {short(ref.digest)}"
     if recorded is None:
@@ -417,13 +404,13 @@ class GateStatus:
     stage: Stage
     gate: Gate
     ref: ArtifactRef
-    """The current artifact."""
     recorded: RecordedVerdict | None
-    """The recorded verdict, or None if the gate was not evaluated for the artifact under today's recipe."""
+    """The recorded verdict, or None if the gate was not evaluated for this artifact under today's recipe."""
 
 
 def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[GateStatus]:
-    """Yield every gate of every stage that has a current artifact, in the given order. Raises IntegrityError."""
+    """Yield the status of every gate of every stage with a current artifact, in the given order. Raises
+    IntegrityError."""
     for stage in stages:
         ref = workplace.store.current(workplace.line.line, stage.kind)
         if ref is None or stage.passthrough_of(workplace.line) is not None:
@@ -433,11 +420,8 @@ def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[Gat
 
 
 def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateStatus:
-    """Return the gate with this name, given as `gate` or as `stage.gate`.
-
-    Raises:
-        NotFoundError: the name is unknown, or gates of several stages share it. The message suggests the nearest name.
-    """
+    """Return the gate named `gate` or `stage.gate`. Raises NotFoundError, which suggests the nearest name, if the name
+    is unknown or several stages have such a gate."""
     every = list(gate_statuses(stages, workplace))
     named = [each for each in every if name in (each.gate.name, _full_name(each))]
     if len(named) == 1:
@@ -464,7 +448,7 @@ def _full_name(status: GateStatus) -> str:
 
 @dataclass(frozen=True)
 class WaiverProposal:
-    """A waiver as the officer will sign it."""
+    """A waiver before it is signed."""
 
     workplace: Workplace
     stage: Stage
@@ -474,10 +458,10 @@ class WaiverProposal:
     kind: WaiverKind
     reason: str
     classification: str
-    """Classification level at which the officer must be allowed to waive."""
+    """Classification level at which the officer needs the permission to waive."""
 
     def question(self) -> dict[str, str]:
-        """Return the facts of the waiver that the officer is asked to confirm."""
+        """Facts of the waiver that the officer is asked to confirm."""
         return {
             "line": self.workplace.line.line,
             "stage": self.stage.kind,
@@ -492,12 +476,8 @@ class WaiverProposal:
 
 
 def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, reason: str) -> WaiverProposal:
-    """Compose the waiver of a gate that an artifact did not pass.
-
-    Raises:
-        GateRefused: the gate has no record, or the recipe does not allow a waiver.
-        InputError: the gate passed, was waived already, or the reason is empty.
-    """
+    """Compose the waiver of a gate that an artifact did not pass. Raises GateRefused if the gate has no record or the
+    recipe permits no waiver, and InputError if the gate passed, was waived already, or the reason is empty."""
     line = workplace.line.line
     reason = officers_words(reason, "A waiver")
     recorded = recorded_verdict(gate, workplace, ref)
@@ -527,13 +507,11 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
 
 
 def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver]:
-    """Sign a waiver, log it in the ledger, and store it as an artifact.
+    """Sign a waiver, log it in the ledger, and store it as an artifact. Raises SignInError if the trust root does not
+    permit the officer to waive at this level.
 
     The waiver is bound to the gate's record. Another candidate, suite, incumbent or policy gives another record and
     needs another waiver.
-
-    Raises:
-        SignInError: the trust root does not let the officer waive at this level.
     """
     workplace, gate, recorded = proposal.workplace, proposal.gate, proposal.recorded
     trust = trust_root(workplace.settings)

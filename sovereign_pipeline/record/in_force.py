@@ -1,4 +1,4 @@
-"""Record in the ledger which rules, recipes and trust root are in force. Each change is an entry."""
+"""Log changes of the rules, recipes and trust root in the ledger, and assert which of them are in force."""
 
 import datetime
 import hashlib
@@ -31,10 +31,9 @@ INSTITUTION = "institution.yaml"
 
 @dataclass(frozen=True)
 class TrustOnRecord:
-    """The trust root that the newest ledger entry about it names."""
+    """The trust root in its newest ledger entry."""
 
     sequence: int
-    """Number of the entry."""
     root_sha256: str
     root_version: int
     targets_version: int
@@ -44,24 +43,22 @@ class TrustOnRecord:
 
 @dataclass(frozen=True)
 class Rule:
-    """One file of the institution's rules, as a ledger entry states it."""
+    """A file of the institution's rules, as recorded in a ledger entry."""
 
     sequence: int
     since: datetime.datetime
     file: str
     """Path relative to the data root."""
     sha256: str | None
-    """SHA-256 of the file. None if it was removed."""
+    """SHA-256 of the file. None if the file was removed."""
 
 
 def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
-    """Add entries for the rules and the trust root if they changed since their last entries.
+    """Add entries for rules and a trust root that changed since their last entries. Raises IntegrityError if the trust
+    root is missing, invalid, older, or another one.
 
     Args:
-        replaced_by: SHA-256 of the first root of a replacement trust root, as an administrator names it.
-
-    Raises:
-        IntegrityError: the trust root is missing, does not verify, is older, or is another one.
+        replaced_by: SHA-256 of the first root of a replacement trust root, from an administrator.
     """
     session.info.pop(BEFORE_THE_FIRST, None)
     _trust(session, settings, replaced_by)
@@ -80,7 +77,7 @@ def put_on_record(session: Session, settings: Settings, replaced_by: str | None 
 
 
 def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
-    """Return each file of the rules by its last entry, now or at a given time. Removed files are included."""
+    """Return the last entry of each rule file, now or at a time. Includes removed files."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     found = {
         entry.subjects["file"]: Rule(entry.sequence, entry.at, entry.subjects["file"], entry.subjects["now"])
@@ -91,12 +88,12 @@ def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
 
 
 def rule_file(settings: Settings, sha256: str) -> Path:
-    """Return the path of a rule's copy."""
+    """Return the path of the stored copy of a rule."""
     return settings.home / "policy" / f"{sha256}.yaml"
 
 
 def assert_rules_kept(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError if a rule's copy is missing or was changed. The message names it."""
+    """Raise IntegrityError that names a rule's copy if it is missing or changed."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     for entry in session.scalars(query):
         sha256 = entry.subjects["now"]
@@ -106,7 +103,7 @@ def assert_rules_kept(session: Session, settings: Settings) -> None:
 
 
 def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> bytes:
-    """Return the copy of a rule that an entry names. Raises IntegrityError if it is missing or was changed."""
+    """Return the stored copy of the rule in an entry. Raises IntegrityError if it is missing or changed."""
     path = rule_file(settings, sha256)
     content = path.read_bytes() if path.is_file() else None
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
@@ -118,13 +115,13 @@ def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> byte
 
 
 def rules_digest(settings: Settings, line: str) -> dict[str, str]:
-    """Return file -> SHA-256 of the institution's rules and the line's recipe, under which an act is made."""
+    """Return file -> SHA-256 of the institution's rules and the line's recipe, to record the rules of an act."""
     names = (INSTITUTION, f"lines/{line}.yaml")
     return {name: hashlib.sha256(content).hexdigest() for name, content in _rules(settings.data) if name in names}
 
 
 def trust_on_record(session: Session) -> TrustOnRecord | None:
-    """Return the trust root of the newest entry about one, or None before the first."""
+    """Return the trust root in its newest ledger entry, or None before the first one."""
     query = select(AuditEntry).where(AuditEntry.action.in_(OF_TRUST)).order_by(AuditEntry.sequence.desc()).limit(1)
     last = session.scalars(query).one_or_none()
     if last is None:
@@ -134,12 +131,12 @@ def trust_on_record(session: Session) -> TrustOnRecord | None:
 
 
 def trust_named(trust: Trust) -> dict[str, Any]:
-    """Return the subjects that identify the trust root under which an entry is made."""
+    """Return the subjects that identify a trust root in an entry."""
     return {TRUST_ROOT: trust.root_sha256, ROOT: trust.root_version, TARGETS: trust.targets_version}
 
 
 def assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, str]) -> None:
-    """Raise IntegrityError if a trust root is older than the logged one, forked from it, or another one."""
+    """Raise IntegrityError if a trust root is older than the logged one, a fork of it, or another one."""
     if trust.root_sha256 != known.root_sha256:
         raise IntegrityError(
             f"The trust root here begins with the root {trust.root_sha256}, and entry {known.sequence} of the audit "
@@ -167,7 +164,7 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
     known, directory = trust_on_record(session), settings.data / TRUST
     content = read_files(directory) if directory.is_dir() else {}
-    if not content:  # the directory may hold only a witness policy
+    if not content:  # the directory may contain only a witness policy
         if known is not None:
             raise IntegrityError(
                 f"{directory}: the trust root is gone, on which entry {known.sequence} of the audit log rests.",
@@ -191,11 +188,8 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
 
 def replace_trust(session: Session, settings: Settings, root_sha256: str) -> None:
-    """Replace the trust root in force by the one in `data/trust`, named by the SHA-256 of its first root.
-
-    Raises:
-        InputError: the trust root in `data/trust` has another first root, or is in force already.
-    """
+    """Replace the trust root in force by the one in `data/trust`. Raises InputError if that one has another first root
+    than `root_sha256`, or is in force already."""
     directory = settings.data / TRUST
     known = trust_on_record(session)
     if known is not None and known.root_sha256 == root_sha256:
@@ -211,12 +205,11 @@ def replace_trust(session: Session, settings: Settings, root_sha256: str) -> Non
 
 
 def _actor(settings: Settings) -> str:
-    """Return the commitment of the account that runs this program, as the ledger's actor."""
     return People(settings).commitment_of(account())
 
 
 def trust_files(settings: Settings) -> dict[str, str]:
-    """Return name -> SHA-256 of every file of the trust root in the data root."""
+    """Return name -> SHA-256 of every trust root file in the data root."""
     from sovereign_pipeline.record.trust_root import read_files
 
     return _digests(read_files(settings.data / TRUST))
@@ -233,12 +226,8 @@ def _rules(data: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
-    """Log changes of rules and trust root, and assert that the given trust root is the one in force.
-
-    Raises:
-        IntegrityError: the trust root is older than the logged one, or another one.
-        ConflictError: the trust root changed after it was read.
-    """
+    """Log changes of rules and trust root, and assert that the given trust root is in force. Raises IntegrityError if
+    it is older than the logged one or another one, and ConflictError if it changed after it was read."""
     put_on_record(session, settings)
     known = trust_on_record(session)
     read = (trust.root_sha256, trust.root_version, trust.targets_version)
@@ -247,11 +236,8 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 
 def assert_not_put_back(session: Session, settings: Settings, trust: Trust) -> None:
-    """Assert that a trust root is the logged one or follows it, without adding an entry.
-
-    Raises:
-        IntegrityError: the trust root is older than the logged one, forked from it, or another one.
-    """
+    """Assert that a trust root is the logged one or a successor, without adding an entry. Raises IntegrityError
+    otherwise."""
     known = trust_on_record(session)
     if known is not None:
         assert_same_trust(known, trust, trust_files(settings))

@@ -33,12 +33,12 @@ Algorithm = Literal["p256", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 Passphrase = Callable[[], str]
-"""Function that returns a passphrase from a prompt or a file. Passphrases are never command-line arguments or
-environment variables, because other processes can read both."""
+"""Function that returns a passphrase from a prompt or a file. A passphrase is never an argument or an environment
+variable, because other processes can read both."""
 
 SHORTEST_PASSPHRASE = 12
 ROUNDS = 600_000
-"""Rounds of PBKDF2 with SHA-256. The default of `cryptography` is 2,048, which makes guessing fast."""
+"""Number of PBKDF2 rounds with SHA-256. The default of `cryptography`, 2,048, makes guessing fast."""
 ENCRYPTED_LABEL = "ENCRYPTED PRIVATE KEY"
 LONGEST_KEY_FILE = 1 << 16
 
@@ -53,7 +53,7 @@ class Signer(Protocol):
     def public_pem(self) -> str: ...
 
     def sign(self, content: bytes) -> bytes:
-        """Return a signature: for P-256, ECDSA with SHA-256 in DER with low s; for Ed25519, its 64 bytes."""
+        """Return a signature. P-256: ECDSA with SHA-256, DER-encoded, with low s. Ed25519: its 64 bytes."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,16 @@ def read_public_key(pem: str) -> PublicKey:
 
 
 def public_pem_of(public: PublicKey) -> str:
-    """Return the canonical PEM of a public key, so that equal keys give equal text."""
+    """Return the canonical PEM of a public key, so that equal keys have equal text."""
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def keyid_of(pem: str) -> str:
-    """Return the SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER, whatever the PEM's layout."""
+    """Return the SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER, independent of the PEM's layout."""
     return hashlib.sha256(der_of(pem)).hexdigest()
 
 
 def der_of(pem: str) -> bytes:
-    """Return the key's SubjectPublicKeyInfo in DER."""
     return read_public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -112,7 +111,7 @@ def algorithm_of(pem: str) -> Algorithm:
 
 
 def is_signed(pem: str, signature: bytes, content: bytes) -> bool:
-    """Return True if the key signed these bytes."""
+    """Return True if the signature over these bytes is valid for the key."""
     key = read_public_key(pem)
     try:
         if isinstance(key, ed25519.Ed25519PublicKey):
@@ -128,8 +127,8 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def is_low_s(signature: bytes) -> bool:
-    """Return True if a P-256 signature has the lower of its two possible values of s. Anyone can turn (r, s) into (r, n
-    - s), which is valid too. If a signature's bytes identify an act, only the low form is accepted."""
+    """Return True if a P-256 signature has the lower of two possible values of s. Anyone can turn (r, s) into (r, n -
+    s), which is also valid. Where a signature's bytes identify an act, only the low form is accepted."""
     try:
         return decode_dss_signature(signature)[1] <= P256_ORDER // 2
     except ValueError:
@@ -137,7 +136,7 @@ def is_low_s(signature: bytes) -> bool:
 
 
 def with_low_s(signature: bytes) -> bytes:
-    """Return the form of a P-256 signature that `is_low_s` accepts."""
+    """Return a P-256 signature in the form that `is_low_s` accepts."""
     r, s = decode_dss_signature(signature)
     return encode_dss_signature(r, min(s, P256_ORDER - s))
 
@@ -150,7 +149,7 @@ def generate(algorithm: Algorithm = "p256") -> FileSigner:
 
 
 def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
-    """Write a new private key, and its public key beside it (`.pub`).
+    """Write a new private key, and its public key to a `.pub` file beside it.
 
     Args:
         passphrase: None leaves the key unencrypted, for a service. Other accounts must then have no access to its
@@ -176,7 +175,7 @@ def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
 
 
 def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
-    """Read a private key. The passphrase is requested only if the file is encrypted."""
+    """Read a private key. Asks for the passphrase only if the file is encrypted."""
     content = read_private_file(path)
     encrypted = ENCRYPTED_LABEL.encode() in content
     if not encrypted:
@@ -201,7 +200,8 @@ def passphrase_from(path: Path) -> Passphrase:
 
 
 def read_private_file(path: Path) -> bytes:
-    """Return the bytes of a private file. Raises InputError if other accounts can read it, or if it is a link."""
+    """Return the bytes of a private file. Raises InputError if other accounts can read it or if it is a symbolic
+    link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, ValueError):
@@ -221,7 +221,6 @@ def read_private_file(path: Path) -> bytes:
 
 
 def _refuse_open_directory(path: Path) -> None:
-    """Raise InputError if other accounts can enter the directory of an unencrypted key."""
     status = path.parent.stat()
     if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
         raise InputError(
@@ -231,7 +230,7 @@ def _refuse_open_directory(path: Path) -> None:
 
 
 def _encrypted_pem(private: PrivateKey, passphrase: str) -> bytes:
-    """Return the key as PKCS#8 under AES-256, readable by `openssl pkey`, with more rounds than `cryptography` uses."""
+    """Return the key as PKCS#8 with AES-256 and more rounds than `cryptography` uses. `openssl pkey` can read it."""
     from asn1crypto.algos import Pbkdf2Salt
     from asn1crypto.core import OctetString
     from asn1crypto.keys import EncryptedPrivateKeyInfo
@@ -273,7 +272,7 @@ MODULES = tuple(
     Path("/usr/lib/x86_64-linux-gnu") / name
     for name in ("p11-kit-proxy.so", "opensc-pkcs11.so", "softhsm/libsofthsm2.so")
 )
-"""Paths of PKCS#11 modules in Debian. The first existing one is the default."""
+"""Paths of PKCS#11 modules in Debian. The first one that exists is the default."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +285,7 @@ class TokenSigner:
     private: Any = field(repr=False, compare=False)
 
     def sign(self, content: bytes) -> bytes:
-        """Sign content with the token. It is hashed here, because tokens may not accept long messages."""
+        """Sign content with the token. The program hashes the content, because tokens may not accept long messages."""
         import PyKCS11
 
         digest = hashlib.sha256(content).digest()
@@ -304,8 +303,8 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
     """Log in to the token with this label.
 
     Args:
-        name: the key's label on the token; None if the token holds one P-256 key.
-        module: path of the vendor's PKCS#11 library; None uses the first existing one of `MODULES`.
+        name: the key's label on the token; None if the token has only one P-256 key.
+        module: path of the vendor's PKCS#11 library; None for the first existing one of `MODULES`.
     """
     try:
         import PyKCS11
@@ -329,7 +328,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
     try:
         session.login(pin())
     except PyKCS11.PyKCS11Error as error:
-        if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # by another key of this token, in this process
+        if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # for another key of this token
             return _signer(session, label, name)
         raise InputError(
             f"Token '{label}': the PIN was not accepted: {error}.", "A token locks after a few wrong PINs."
@@ -370,7 +369,7 @@ def _public_pem(session: Any, identifier: Sequence[int], label: str) -> str:
         )
     (point,) = session.getAttributeValue(public[0], [PyKCS11.CKA_EC_POINT])
     try:
-        # An OCTET STRING in DER: two bytes of tag and length before the point of 65.
+        # a DER OCTET STRING: two bytes of tag and length before the 65-byte point
         return public_pem_of(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bytes(point)[-65:]))
     except ValueError:
         raise InputError(f"Token '{label}': its key is not P-256.", "Generate a key on the curve P-256.") from None
@@ -378,8 +377,6 @@ def _public_pem(session: Any, identifier: Sequence[int], label: str) -> str:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A private key in a file."""
-
     path: Path
 
     def __str__(self) -> str:
@@ -388,12 +385,12 @@ class KeyFile:
 
 @dataclass(frozen=True)
 class TokenKey:
-    """A key on a token, named by the token's label and, if the token holds several keys, the key's label."""
+    """A key on a token, identified by the token's label and, if the token has several keys, the key's label."""
 
     label: str
     name: str | None = None
     module: Path | None = None
-    """Path of the vendor's PKCS#11 library. None uses the system's."""
+    """Path of the vendor's PKCS#11 library; None for the system's."""
 
     def __str__(self) -> str:
         return f"token {self.label}" + (f"/{self.name}" if self.name else "")
@@ -403,7 +400,7 @@ KeySource = KeyFile | TokenKey
 
 
 def key_source(key: Path | None, token: str | None, module: Path | None = None) -> KeySource:
-    """Return the key source that a command's options name. Raises InputError unless exactly one is given."""
+    """Return the key source in a command's options. Raises InputError unless exactly one is given."""
     if (key is None) == (token is None):
         raise InputError("A key is needed, from one place.", "Give --key FILE or --token LABEL.")
     if key is not None:
@@ -413,14 +410,14 @@ def key_source(key: Path | None, token: str | None, module: Path | None = None) 
 
 
 def open_signer(source: KeySource, passphrase: Passphrase) -> Signer:
-    """Open a key for signing. The file's passphrase or the token's PIN is requested only when it is needed."""
+    """Open a key for signing. Asks for the file's passphrase or the token's PIN only when needed."""
     if isinstance(source, KeyFile):
         return read_key(source.path, passphrase)
     return open_token(source.label, source.name, source.module, passphrase)
 
 
 def read_public_file(path: Path) -> str:
-    """Read a public key file and return PEM. The file holds PEM or a C2SP key line of a log or witness."""
+    """Read a public key file and return PEM. The file contains PEM or a C2SP key line of a log or witness."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.", "Take the .pub file that was made with the key.")
     with path.open("rb") as stream:
@@ -432,11 +429,11 @@ def read_public_file(path: Path) -> str:
 
 
 NOTE_KEYS = (1, 4)
-"""C2SP's key types for Ed25519: a log's signatures, and a witness's cosignatures."""
+"""C2SP's key types for Ed25519: log signatures and witness cosignatures."""
 
 
 def _pem_of_line(line: str) -> str:
-    """Return the PEM of a key line `name+id+key`. The id is the beginning of a SHA-256 over name and key."""
+    """Return the PEM of a key line `name+id+key`. The id is a prefix of the SHA-256 over name and key."""
     name, _, rest = line.partition("+")
     identifier, _, encoded = rest.partition("+")
     try:
@@ -450,14 +447,14 @@ def _pem_of_line(line: str) -> str:
 
 
 def asked_passphrase(what: str, file: Path | None = None) -> Passphrase:
-    """Return a function that reads the passphrase from the file, if given, or else from a hidden prompt."""
+    """Return a function that reads the passphrase from a file or, without one, from a hidden prompt."""
     if file is not None:
         return passphrase_from(file)
     return lambda: _prompt(what)
 
 
 def new_passphrase(what: str, file: Path | None = None) -> str:
-    """Return the passphrase for a new key: from the file, if given, or else typed twice at a prompt."""
+    """Return the passphrase for a new key: from a file or, without one, typed twice at a prompt."""
     if file is not None:
         return passphrase_from(file)()
     first = _prompt(what)

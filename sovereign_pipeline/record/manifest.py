@@ -1,4 +1,4 @@
-"""Define an artifact's manifest, list its confined and its readable files, and define the interface for signatures."""
+"""Define an artifact's manifest, its confined and readable files, and the interface for signatures."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,9 +21,7 @@ class ArtifactRef(Frozen):
     kind: str
     line: str
     digest: str
-    """Digest of the artifact, 64 hex digits."""
     manifest_sha256: str
-    """SHA-256 of the manifest's bytes, 64 hex digits."""
 
 
 class FileEntry(Frozen):
@@ -32,34 +30,32 @@ class FileEntry(Frozen):
     path: str
     """Relative path with forward slashes."""
     size: int
-    """Size in bytes."""
     sha256: str
 
 
 class Producer(Frozen):
-    """The stage that produced an artifact, with its version and configuration at that time."""
+    """The stage that produced an artifact, with the version and configuration that it had."""
 
     code_version: str
     config: dict[str, Any]
     """The part of the recipe and of the institution's policy that the stage reads."""
     config_sha256: str
     libraries: dict[str, str]
-    """Distribution -> version, for distributions whose version changes the result."""
+    """Distribution -> version, for distributions whose version affects the result."""
 
 
 class Circumstances(Frozen):
-    """Facts that may differ between two runs of the same work. They are not part of the artifact's digest."""
+    """Facts that may differ between two runs of the same work. The artifact's digest does not cover them."""
 
     created_at: str
     """Time of creation: UTC, ISO 8601."""
     source_sha256: str
-    """Digest of this package's source code when it ran."""
+    """SHA-256 of the package's source code that ran."""
     measured: dict[str, float]
-    """Durations and rates."""
     input_manifests: dict[str, str]
     """Kind of input -> SHA-256 of the manifest that was read."""
     recorded: dict[str, str] = {}
-    """Further facts, such as the fingerprint of the key that originals were sealed to. Omitted if empty."""
+    """Further facts, such as the fingerprint of the key that encrypted the originals. Omitted if empty."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -88,16 +84,14 @@ class Manifest(Frozen):
 
     @property
     def digest(self) -> str:
-        """The artifact's digest. It covers everything except the circumstances."""
+        """The artifact's digest, which covers everything but the circumstances."""
         return digest_of(self.model_dump(mode="json", exclude={"circumstances"}))
 
     def to_bytes(self) -> bytes:
-        """Return the bytes of `manifest.json`: canonical JSON and a newline."""
         return canonical_json(self.model_dump(mode="json")) + b"\n"
 
     @classmethod
     def from_file(cls, path: Path) -> "Manifest":
-        """Read and validate a manifest. Raises IntegrityError unless the file is in the exact canonical form."""
         return read_manifest(path).manifest
 
 
@@ -107,7 +101,6 @@ class ReadManifest:
 
     manifest: Manifest
     digest: str
-    """Digest of the artifact."""
     sha256: str
     """SHA-256 of the file's bytes."""
 
@@ -118,7 +111,7 @@ _digests: dict[str, str] = {}
 
 
 def read_manifest(path: Path) -> ReadManifest:
-    """Read and validate a manifest. Raises IntegrityError unless the file is in the exact canonical form."""
+    """Read and validate a manifest. Raises IntegrityError unless the file is in canonical form."""
     try:
         content = path.read_bytes()
         manifest = Manifest.model_validate_json(content)
@@ -145,7 +138,8 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),
     "classified_corpus": frozenset(),
 }
-"""Kind of artifact with unscrubbed text -> its files without such text. All its other files are confined."""
+"""Kind of artifact with unscrubbed text -> its files without such text. All other files are confined to the corpus
+root."""
 
 READABLE: Mapping[str, Mapping[str, str]] = {
     "raw_corpus": {"sources.json": "sources as read"},
@@ -164,10 +158,10 @@ READABLE: Mapping[str, Mapping[str, str]] = {
     "registered_adapter": {"record.json": "record"},
     "blind_review": {"review.md": "review"},
 }
-"""Kind of artifact -> file that a browser may show -> label of its link."""
+"""Kind of artifact -> file that a browser may display -> label of its link."""
 
 ARTIFACTS = "artifacts"
-"""Directory under the corpus root. It has a subdirectory `<digest>/` with the confined files of each artifact."""
+"""Directory under the corpus root. Its subdirectory `<digest>/` has the confined files of one artifact."""
 
 
 def confined_files(manifest: Manifest) -> tuple[FileEntry, ...]:
@@ -177,33 +171,27 @@ def confined_files(manifest: Manifest) -> tuple[FileEntry, ...]:
 
 
 def make_private(directory: Path) -> None:
-    """Create a directory and its missing parents, readable for the owner only."""
+    """Create a directory and its missing parents with access for the owner only."""
     if not directory.exists():
         make_private(directory.parent)
         directory.mkdir(exist_ok=True, mode=0o700)
 
 
 class Seals(Protocol):
-    """Signs artifacts when they are sealed, and rejects artifacts that are not validly signed."""
+    """Signs artifacts when they are sealed, and rejects artifacts without valid signatures."""
 
     def assert_ready(self) -> None:
-        """Raise a SovereignError if signing is not possible. Called before work begins."""
+        """Raise a SovereignError if signing is impossible. Called before work begins."""
 
     def sign(self, directory: Path, manifest: Manifest) -> None:
-        """Write the signatures of an artifact that is being sealed beside its files."""
+        """Write the signatures of an artifact beside its files while it is sealed."""
 
     def enter(self, manifest: Manifest) -> None:
-        """Log the artifact in the ledger. Called before the artifact is moved into its place."""
+        """Log the artifact in the ledger. Called before the artifact is renamed into place."""
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
-        """Verify the provenance of a stored artifact.
-
-        Returns:
-            The file names of all signatures that belong to the artifact.
-
-        Raises:
-            IntegrityError: the provenance is not valid. The message names the file.
-        """
+        """Verify the provenance of a stored artifact, and return the names of all its signature files. Raises
+        IntegrityError that names the invalid file."""
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
-        """Verify the signatures other than the provenance, after every file was verified. Raises IntegrityError."""
+        """Verify the signatures besides the provenance, after every file was verified. Raises IntegrityError."""

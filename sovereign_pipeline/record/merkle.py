@@ -12,7 +12,7 @@ Node = tuple[int, int]
 Hashes = Callable[[Collection[Node]], Mapping[Node, bytes]]
 """Function that returns the hashes of complete subtrees."""
 Range = tuple[int, int]
-"""Leaves from the first index up to, but without, the second."""
+"""Half-open range of leaves: the first index, and the index after the last."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -24,13 +24,12 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Growth:
-    """A tree to which leaves are appended. It keeps at most one hash for each bit of its size."""
+    """A tree that leaves are appended to. Stores at most one hash for each bit of its size."""
 
     def __init__(self, size: int = 0, peaks: Sequence[bytes] = ()) -> None:
-        """Start from a tree of this size.
-
-        Args:
-            peaks: the hashes of `peaks_of(size)`.
+        """Args:
+        size: number of leaves to start with.
+        peaks: the hashes of `peaks_of(size)`.
         """
         self.size = size
         self.peaks = list(peaks)
@@ -63,7 +62,7 @@ def root(size: int, hashes: Hashes) -> bytes:
 
 
 def inclusion_proof(index: int, size: int, hashes: Hashes) -> list[bytes]:
-    """Return the proof that the leaf with this index (from 0) is in the tree of this size."""
+    """Return the proof that the leaf at this index (from 0) is in the tree of this size."""
     if not 0 <= index < size:
         raise ValueError(f"a tree of {size} leaves has no leaf {index}")
     return _hashes_of(list(_path(index, (0, size))), hashes)
@@ -96,7 +95,7 @@ def is_included(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root
 
 def is_consistent(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
     """Return True if the proof shows that the new tree begins with the old one (RFC 9162, 2.1.4.2). Returns False for
-    an old size of 0, because every tree begins with an empty one."""
+    an old size of 0, which proves nothing: every tree begins with an empty one."""
     if not 0 < old <= new or not _are_hashes(old_root, new_root, *proof):
         return False
     if old == new:
@@ -126,7 +125,7 @@ def _are_hashes(*given: bytes) -> bool:
 
 
 def _split(leaves: Range) -> int:
-    """Return the index at which RFC 6962 splits leaves: after the largest power of two smaller than their number."""
+    """Return the index at which RFC 6962 splits leaves: after the largest power of two below their number."""
     start, end = leaves
     return start + (1 << ((end - start - 1).bit_length() - 1))
 
@@ -183,7 +182,7 @@ def _hashes_of(ranges: Sequence[Range], hashes: Hashes) -> list[bytes]:
 
 
 def _folded(hashes: Sequence[bytes]) -> bytes:
-    """Combine the hashes of adjacent subtrees, each larger than the next, into one hash."""
+    """Combine the hashes of adjacent subtrees, the largest first, into one hash."""
     *left, found = hashes
     for each in reversed(left):
         found = node_hash(each, found)

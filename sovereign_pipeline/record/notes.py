@@ -1,7 +1,7 @@
 """Sign and parse notes and checkpoints in the C2SP formats signed-note, tlog-checkpoint and tlog-cosignature (Ed25519).
 
-A checkpoint states the size and the root hash of a log. The log signs it. A witness that has verified that the log only
-grew adds a cosignature with the time.
+A checkpoint contains the size and root hash of a log, signed by the log. A witness verifies that the log only grew, and
+adds a cosignature with the time.
 """
 
 import base64
@@ -23,7 +23,7 @@ SIGNS, COSIGNS = 0x01, 0x04
 KEY_BYTES, ID_BYTES, TIME_BYTES = 32, 4, 8
 PRIVATE = "PRIVATE+KEY+"
 LONGEST_NOTE = 100_000
-"""Maximum number of characters, far above any real note. It bounds the work for a hostile file."""
+"""Maximum number of characters, far above any real note. It limits the work for a malicious file."""
 SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)")
 
 
@@ -69,7 +69,7 @@ class Signer:
 
 @dataclass(frozen=True)
 class Signature:
-    """One signature line of a note, not verified."""
+    """An unverified signature line of a note."""
 
     name: str
     id: bytes
@@ -84,7 +84,7 @@ class Note:
     """A text with its signatures."""
 
     text: str
-    """The signed text. It ends with a line feed."""
+    """The signed text, which ends with a line feed."""
     signatures: tuple[Signature, ...]
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ def new_signer(name: str, kind: int) -> Signer:
 
 @lru_cache(maxsize=4)
 def parse_signer(text: str) -> Signer:
-    """Parse a private key in the form of `Signer.to_text`. Raises InputError for any other text."""
+    """Parse a private key in the form of `Signer.to_text`. Raises InputError for malformed text."""
     parts = text.strip().removeprefix(PRIVATE).split("+", 2)
     if text.startswith(PRIVATE) and len(parts) == 3:
         name, id, content = parts[0], parts[1], _decoded(parts[2])
@@ -127,7 +127,7 @@ def parse_signer(text: str) -> Signer:
 
 
 def parse_verifier(text: str) -> Verifier:
-    """Parse an Ed25519 verifier key (`name+id+key`). Raises InputError for any other text."""
+    """Parse an Ed25519 verifier key (`name+id+key`). Raises InputError for malformed text."""
     parts = text.strip().split("+", 2)
     if len(parts) == 3:
         content = _decoded(parts[2])
@@ -150,7 +150,7 @@ def cosigned(text: str, signer: Signer, at: int) -> Signature:
 
 
 def parse_note(text: str) -> Note:
-    """Parse a signed note without verifying it. Raises InputError for any other text."""
+    """Parse a signed note without verifying it. Raises InputError for malformed text."""
     body, separator, lines = text.rpartition("\n\n")
     if len(text) > LONGEST_NOTE or not separator or not lines.endswith("\n") or _has_control(text):
         raise _no_note()
@@ -158,7 +158,7 @@ def parse_note(text: str) -> Note:
 
 
 def parse_signatures(lines: str) -> list[Signature]:
-    """Parse the signature lines that follow a note's text. Raises InputError for any other text."""
+    """Parse the signature lines after a note's text. Raises InputError for malformed text."""
     found = []
     for line in lines.removesuffix("\n").split("\n"):
         match = SIGNATURE_LINE.fullmatch(line)
@@ -170,7 +170,7 @@ def parse_signatures(lines: str) -> list[Signature]:
 
 
 def parse_tree_head(text: str) -> TreeHead:
-    """Parse the text of a checkpoint. Raises InputError for any other text."""
+    """Parse the text of a checkpoint. Raises InputError for malformed text."""
     lines = text.split("\n")
     if len(lines) >= 4 and lines[-1] == "" and all(lines[:-1]):
         origin, size, root = lines[:3]
@@ -181,7 +181,7 @@ def parse_tree_head(text: str) -> TreeHead:
 
 
 def is_signed(note: Note, verifier: Verifier) -> bool:
-    """Return True if the key signed the note. Raises IntegrityError for an invalid signature under its name."""
+    """Return True if the key signed the note. Raises IntegrityError for an invalid signature under the key's name."""
     mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
     for each in mine:
         if not _holds(note.text, each, verifier):
@@ -192,7 +192,7 @@ def is_signed(note: Note, verifier: Verifier) -> bool:
 
 
 def cosigned_at(note: Note, verifier: Verifier) -> int | None:
-    """Return when a witness cosigned a note (seconds since 1970), or None. Raises the same errors as `is_signed`."""
+    """Return when a witness cosigned a note (seconds since 1970), or None. Raises the errors of `is_signed`."""
     if not is_signed(note, verifier):
         return None
     mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
@@ -204,7 +204,6 @@ def encoded(content: bytes) -> str:
 
 
 def decoded(text: str) -> bytes:
-    """Decode base64. Raises InputError for any other text."""
     content = _decoded(text)
     if content is None:
         raise InputError("A line is not base64.", "Give the file as it was written.")
@@ -212,7 +211,7 @@ def decoded(text: str) -> bytes:
 
 
 def decoded_hashes(lines: Sequence[str]) -> list[bytes]:
-    """Decode hashes, one per line. Raises InputError if a line is not a hash."""
+    """Decode base64 hashes, one per line. Raises InputError if a line is not a hash."""
     found = [each for each in map(_decoded, lines) if each is not None and len(each) == HASH_BYTES]
     if len(found) != len(lines):
         raise InputError("A line of the proof is not a hash.", "Give the file as it was written.")
@@ -248,7 +247,7 @@ def _has_control(text: str) -> bool:
 
 
 def _decoded(text: str) -> bytes | None:
-    """Decode base64, or return None. Only the canonical encoding is accepted, including unused bits."""
+    """Decode base64, or return None unless the encoding is canonical, including unused bits."""
     try:
         content = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

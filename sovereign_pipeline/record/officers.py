@@ -1,4 +1,4 @@
-"""Check what officers and the pipeline may sign, and verify an officer's signed act."""
+"""Check the permissions of officers and the pipeline, and verify officers' signed acts."""
 
 import os
 import re
@@ -33,16 +33,12 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Name, inode, size and times of each file in a directory. It changes when a file changes."""
 
 _read: dict[Path, tuple[Stamp, Trust]] = {}
-"""Cache of verified trust roots by directory. Every artifact read needs the trust root."""
+"""Cache of verified trust roots by directory, because reading an artifact needs the trust root."""
 
 
 def trust_root(settings: Settings) -> Trust:
-    """Return the institution's verified trust root. Its files are read again if one changed.
-
-    Raises:
-        NotFoundError: there is no trust root.
-        IntegrityError: the trust root does not verify or has expired.
-    """
+    """Return the institution's verified trust root, and read its files again if one changed. Raises NotFoundError if
+    there is none, and IntegrityError if it is invalid or expired."""
     directory = settings.data / TRUST
     if not directory.is_dir():
         raise NotFoundError(
@@ -68,27 +64,18 @@ def _stamp(directory: Path) -> Stamp:
 
 
 def officer_of(trust: Trust, keyid: str) -> Officer:
-    """Return the officer who holds a key.
-
-    Raises:
-        IntegrityError: the key does not have the role `officer`.
-        SignInError: the key is revoked.
-    """
+    """Return the officer with this key. Raises IntegrityError if the key lacks the role `officer`, and SignInError if
+    it is revoked."""
     key = trust.key(OFFICER, keyid)
     if not trust.counts(OFFICER, keyid, None):
         raise SignInError(f"The key of {key.person} is revoked.", "Use the key that replaced it.")
-    assert key.person is not None  # reading the trust root asserts that every officer's key has one
+    assert key.person is not None  # read_trust_root rejects an officer's key without a person
     return Officer(key.person, key)
 
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
-    """Return the key with which this installation signs its artifacts and acts.
-
-    Raises:
-        NotFoundError: the key is not on this machine.
-        IntegrityError: the trust root does not list the key.
-        SignInError: the key is revoked.
-    """
+    """Return the key that signs this installation's artifacts and acts. Raises NotFoundError if it is not on this
+    machine, IntegrityError if the trust root does not list it, and SignInError if it is revoked."""
     path = settings.keys / PIPELINE_KEY_FILE
     if not path.exists():
         raise NotFoundError(
@@ -105,17 +92,17 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
 
 
 def entry_actor(officer: Officer) -> str:
-    """Return an officer's actor name in the audit log: the key's id only, because the log cannot be erased."""
+    """Return an officer's actor name in the ledger. It contains only the key's id, because the ledger cannot be
+    erased."""
     return actor_of(officer.key.keyid)
 
 
 def actor_of(keyid: str) -> str:
-    """Return the actor name in the audit log of the officer with this key."""
     return f"officer:{keyid}"
 
 
 def assert_may(officer: Officer, act: str, levels: Iterable[str]) -> None:
-    """Raise SignInError unless the trust root lets the officer do this at each of these levels."""
+    """Raise SignInError unless the trust root permits the officer this act at each of these levels."""
     for level in sorted(set(levels)):
         if not officer.key.allows(act, level):
             raise SignInError(
@@ -134,15 +121,13 @@ def verify_act(
     sha256: str,
     at_index: int | None,
 ) -> Verified:
-    """Verify an officer's signed act at its place in the log, and return its statement.
+    """Verify an officer's signed act at its ledger index, and return its statement. Raises IntegrityError if the
+    signature is invalid, or if the officer lacks the permission at one of the levels.
 
     Args:
         act: the permission that the officer needs in the trust root.
         sha256: SHA-256 of the file that the statement must be about.
         at_index: ledger index of the act's entry; None if it has none yet.
-
-    Raises:
-        IntegrityError: the signature is not valid, or the officer may not do this at each of these levels.
     """
     verified = verify_statement(bundle, trust, OFFICER, predicate_type=predicate_type, sha256=sha256, at_index=at_index)
     for level in sorted(set(levels)):
@@ -155,27 +140,26 @@ def verify_act(
 
 
 def officer_shown(trust: Trust | None, officer: str) -> str:
-    """Return the name of the person who holds an officer's key or, if unknown, the beginning of the key's id."""
+    """Return the name of an officer by key id or, if it is unknown, the start of the id."""
     known = {key.keyid: key.person for key in trust.keys(OFFICER)} if trust is not None else {}
     return known.get(officer) or officer_in_short(officer)
 
 
 def officer_in_short(officer: str) -> str:
-    """Return the beginning of an officer's key id, for files that cannot be erased."""
+    """Return the start of an officer's key id, for files that cannot be erased."""
     return f"key {officer[:12]}"
 
 
 def trust_root_if_any(settings: Settings) -> Trust | None:
-    """Return the trust root, or None if there is none. Raises IntegrityError."""
     return trust_root(settings) if (settings.data / TRUST).is_dir() else None
 
 
 REORDERS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
-"""Bidirectional classes of Unicode characters that change the displayed order of text."""
+"""Unicode bidirectional classes of characters that change the display order of text."""
 
 
 def officers_words(words: str, what: str) -> str:
-    """Return an officer's text on one line. Raises InputError if it is empty.
+    """Join an officer's text into one line. Raises InputError if it is empty.
 
     Args:
         what: names the text in the message, such as `A recall`.
@@ -187,7 +171,7 @@ def officers_words(words: str, what: str) -> str:
 
 
 def on_one_line(words: str) -> str:
-    """Return the text on one line. Raises InputError for control characters and characters that reorder text."""
+    """Join a text into one line. Raises InputError for control characters and characters that reorder text."""
     said = " ".join(words.split())
     if any(unicodedata.category(each) == "Cc" or unicodedata.bidirectional(each) in REORDERS for each in said):
         raise InputError("What was written holds a character that is not shown.", "Write it without.")

@@ -34,7 +34,7 @@ class People:
         return self.settings.keys / "people.json"
 
     def commitment_of(self, name: str) -> str:
-        """Return a person's commitment. A new person's name and salt are written to disk first."""
+        """Return a person's commitment. Writes a new person's name and salt to disk first."""
         with self._held():
             salts = self._read()
             if name not in salts:
@@ -43,7 +43,6 @@ class People:
             return _commitment(salts[name], name)
 
     def known(self, name: str) -> str | None:
-        """Return the commitment of a known person, or None."""
         salt = self._read().get(name)
         return _commitment(salt, name) if salt is not None else None
 
@@ -52,22 +51,20 @@ class People:
         return {name: _commitment(salt, name) for name, salt in sorted(self._read().items())}
 
     def shown(self, person: str, names: Mapping[str, str] | None = None) -> str:
-        """Return a person's name if known, else the beginning of the commitment, for display.
+        """Return a known person's name, or else the start of the commitment, for display.
 
         Args:
-            names: the result of `listed`, if the caller has it already.
+            names: result of `listed`, if the caller has it already.
         """
         by_commitment = {commitment: name for name, commitment in (names or self.listed()).items()}
         return by_commitment.get(person, person_in_short(person))
 
     def forget(self, name: str, refuse: Callable[[str], None]) -> str:
-        """Erase a person's name and salt. Returns the commitment, which can no longer be resolved.
+        """Erase a person's name and salt. Returns the commitment, which can no longer be resolved. Raises NotFoundError
+        for an unknown name.
 
         Args:
             refuse: raises an error if the commitment is still needed. No person is added meanwhile.
-
-        Raises:
-            NotFoundError: no person with this name is known.
         """
         with self._held():
             salts = self._read()
@@ -81,7 +78,8 @@ class People:
 
     @contextmanager
     def kept(self, persons: Iterable[str]) -> Iterator[None]:
-        """Prevent these persons' erasure while the context is open. Raises ConflictError if one was erased."""
+        """Prevent the erasure of these persons while the context is open. Raises ConflictError if one was erased
+        before."""
         with self._held():
             known = set(self.listed().values())
             if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):
@@ -116,7 +114,7 @@ class People:
 
 
 def person_in_short(person: str) -> str:
-    """Return the beginning of a commitment, or any other text (a name from an earlier release) unchanged."""
+    """Return the start of a commitment, or any other text (a name from an earlier release) unchanged."""
     return f"person {person.removeprefix(PREFIX)[:12]}" if COMMITMENT.fullmatch(person) else person
 
 

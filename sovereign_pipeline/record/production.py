@@ -26,28 +26,28 @@ EVERY_LINE = "*"
 
 @dataclass(frozen=True)
 class Part:
-    """An intermediate result of a stage that is stored by itself, so that all lines with equal inputs reuse it."""
+    """A stored intermediate result of a stage, which all lines with equal inputs reuse."""
 
     kind: str
     code_version: str
     config: Config
     """Settings that affect the result."""
     inputs: Mapping[str, str]
-    """Name -> digest of everything that the part is built from."""
+    """Name -> digest of every input."""
     libraries: tuple[str, ...]
-    """Distributions whose version changes the result."""
+    """Distributions whose version affects the result."""
     classification: str
-    """The highest classification level of the part's inputs. It is part of the identity."""
+    """Highest classification level of the part's inputs. It belongs to the identity."""
 
 
 def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:
-    """Build the stage's artifact, or reuse a stored one. Nothing is stored if an error is raised.
+    """Build the stage's artifact, or reuse a stored one. Stores nothing on an error.
 
     Args:
-        inputs: kind -> artifact for each of `stage.inputs_of` the line.
+        inputs: kind -> artifact for each stage of `stage.inputs_of`.
 
     Raises:
-        RecipeError: the recipe has placeholders that were not filled in.
+        RecipeError: the recipe has unfilled placeholders.
         StaleInput: an input is stale.
         GateRefused: an input did not pass a gate.
         IntegrityError: a file changed.
@@ -71,9 +71,9 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
 
 
 def make_part(workplace: Workplace, part: Part, build: Callable[[Path], dict[str, int]]) -> Production:
-    """Build a part of a stage's work, or reuse a stored one. Nothing is stored if an error is raised.
+    """Build a part of a stage's work, or reuse a stored one. Stores nothing on an error.
 
-    A part has no gates and is not an input of any stage. The stage that uses it is responsible for it. Raises
+    A part has no gates and is no input of another stage; the stage that uses it is responsible for it. Raises
     IntegrityError if a file changed, and any error of the build.
 
     Args:

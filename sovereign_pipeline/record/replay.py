@@ -1,7 +1,7 @@
-"""Replay the ledger's entries into the view: a database in memory, from which everything about the registry is read.
+"""Replay the ledger's entries into the view, an in-memory database for all reads of the registry.
 
-Nothing else is ever believed. An entry counts if the signed head covers it, and a row counts if such an entry names it
-by its SHA-256, so whoever writes to the registry's database past the program changes no answer.
+An entry counts only if the signed head covers it, and a row only if such an entry contains its SHA-256. Changes that
+another program makes to the registry's database therefore affect no result.
 """
 
 import datetime
@@ -42,11 +42,11 @@ from sovereign_pipeline.record.tree import AT_ONCE, written_by_this_program
 
 ENTRIES_AT_ONCE = 1_000
 ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
-"""How the bytes of an entry about a sealed artifact begin. Up to nine of ten are; the view does not hold them."""
+"""First bytes of entries about sealed artifacts. These are up to nine of ten entries, and the view omits them."""
 REPLAY = 1
-"""Version of the replay. Increase it when the same entries give other rows."""
+"""Version of the replay. Increase it when the same entries produce other rows."""
 SCHEMA = digest_of([REPLAY, {table.name: [repr(column) for column in table.columns] for table in view_tables()}])
-"""Tells a snapshot apart from one of a version of this program with other tables."""
+"""Digest of the view's tables. A snapshot with another digest is not used."""
 STATE = "/state"
 """Suffix of the log's name in a signed snapshot."""
 _NEWEST = select(LedgerEntry.sequence, LedgerEntry.head).order_by(LedgerEntry.sequence.desc()).limit(1)
@@ -54,7 +54,7 @@ _ENTRIES = select(LedgerEntry.sequence, LedgerEntry.data).order_by(LedgerEntry.s
 
 
 class View:
-    """The state that a registry's entries lead to. Whoever uses it holds its lock; one thread may do so repeatedly."""
+    """The state that results from a registry's entries. Users hold its lock, which is reentrant."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -62,14 +62,14 @@ class View:
         self.last = FIRST
         """Hash of the newest entry."""
         self.disk: Connection | None = None
-        """The connection to the database whose state is being read; None while nothing is read."""
+        """The connection to the database that is being read, or None."""
         self.draft: Connection | None = None
-        """The transaction with a writer's rows so far; None while nothing is written."""
+        """The transaction with a writer's uncommitted rows, or None."""
         self.drafted: dict[str, bytes] = {}
-        """SHA-256 -> content of a row or a signed statement of the draft."""
+        """SHA-256 -> content of a row or a signed statement in the draft."""
         self._head = ""
         self._kept = 0
-        """Number of entries of the newest snapshot that is known."""
+        """Number of entries of the newest known snapshot."""
         self._memory = sqlite3.connect(":memory:", check_same_thread=False)
         self._memory.isolation_level = None  # transactions are begun below
         for setting in ("foreign_keys", "query_only"):
@@ -93,7 +93,8 @@ class View:
 
     @contextmanager
     def drafting(self, disk: Connection) -> Iterator[Connection]:
-        """Open a transaction that is always rolled back. `catch_up` then applies the committed entries to the view."""
+        """Open a transaction that is always rolled back. Afterwards `catch_up` applies the committed entries to the
+        view."""
         try:
             with self.changing() as self.draft:
                 self.disk = disk
@@ -104,16 +105,13 @@ class View:
             self.drafted.clear()
 
     def catch_up(self, disk: Connection, key: Callable[[], Verifier | None], snapshot: Path | None = None) -> None:
-        """Apply the entries that were added to the database since the last call.
+        """Apply the entries that were added to the database since the last call. Raises IntegrityError if an entry, one
+        of its rows or the signed head is missing, was changed, or was added by another program.
 
         Args:
             disk: sees one committed state of the database.
             key: returns the public key of the ledger, or None before the first act.
-            snapshot: where an earlier state may lie. One that is not of this ledger, or not signed, is not used.
-
-        Raises:
-            IntegrityError: an entry, a row that it names or the signed head is missing, was changed or was put in past
-                the program.
+            snapshot: path of an earlier state, which is used only if this ledger signed it.
         """
         with written_by_this_program():
             newest = disk.execute(_NEWEST).one_or_none()
@@ -127,13 +125,13 @@ class View:
             except IntegrityError:
                 if not is_loaded:
                     raise
-                # Replaying all entries tells whether they or the snapshot are wrong.
+                # Replay all entries to find out whether they or the snapshot are wrong.
                 self.growth, self.last, self._head, self._kept = Growth(), FIRST, "", 0
                 self._memory.deserialize(_empty())
                 self._catch_up(disk, log, size, head)
 
     def rehearse(self, disk: Connection) -> None:
-        """Assert that entries that are about to be committed can be replayed. Raises IntegrityError."""
+        """Raise IntegrityError if entries that are about to be committed could not be replayed."""
         with self.changing() as connection, written_by_this_program():
             for entries in _batches(disk, self.growth.copy()):
                 apply(connection, disk, entries)
@@ -145,7 +143,7 @@ class View:
         return self.growth.size - self._kept >= ENTRIES_AT_ONCE
 
     def keep(self, snapshot: Path, signer: Signer) -> None:
-        """Write the state into a file, signed with the ledger's key."""
+        """Write the state to a file, signed with the ledger's key."""
         content = self._memory.serialize()
         said = {
             "schema": SCHEMA,
@@ -160,7 +158,7 @@ class View:
         self._kept = self.growth.size
 
     def _load(self, snapshot: Path | None, log: Verifier) -> bool:
-        """Begin with the state in a file. Returns False if there is none that the ledger's key signed."""
+        """Load the state from a file. Returns False if there is none that the ledger's key signed."""
         if snapshot is None:
             return False
         try:
@@ -201,7 +199,7 @@ class View:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction that changes the view. Readers need none: they hold the view's lock."""
+    """Begin a transaction that changes the view. Readers need none, because they hold the view's lock."""
     if connection.get_execution_options().get("writes", False):
         connection.exec_driver_sql("BEGIN")
 
@@ -221,7 +219,7 @@ MOST_VIEWS = 4
 
 
 def view_of(*identity: object) -> View:
-    """Return the view of one database in this process. Of many, those that were used last are kept."""
+    """Return this process's view of one database. Only the last used views are kept."""
     with _LOCK:
         known = _VIEWS.pop(identity, None)
         found = _VIEWS[identity] = known if known is not None else View()
@@ -231,7 +229,7 @@ def view_of(*identity: object) -> View:
 
 
 def forget_all() -> None:
-    """Forget every view of this process, as if it had just been started."""
+    """Forget every view of this process."""
     global _LOCK
     _LOCK = threading.Lock()
     _VIEWS.clear()
@@ -241,7 +239,7 @@ os.register_at_fork(after_in_child=forget_all)
 
 
 def _batches(disk: Connection, growth: Growth) -> Iterator[list[Parsed]]:
-    """Yield the entries after those of a tree, in order and without those about artifacts, and grow the tree by all."""
+    """Yield the entries that follow a tree in order, without those about artifacts. Add all of them to the tree."""
     found: list[Parsed] = []
     query = _ENTRIES.where(LedgerEntry.sequence > growth.size)
     for sequence, data in disk.execute(query.execution_options(yield_per=ENTRIES_AT_ONCE)):
@@ -272,7 +270,7 @@ def _is_signed(head: str | None, growth: Growth, log: Verifier | None) -> bool:
 
 
 def _not_signed(disk: Connection, size: int) -> IntegrityError:
-    """Return the error for entries whose root hash is not signed. It names the first that is not as the others say."""
+    """Return the error for entries whose root hash is not signed. It names the first inconsistent entry."""
     last = FIRST
     try:
         for sequence, data in disk.execute(_ENTRIES):
@@ -287,14 +285,12 @@ def _not_signed(disk: Connection, size: int) -> IntegrityError:
 
 
 def apply(connection: Connection, disk: Connection, entries: Sequence[Parsed]) -> None:
-    """Apply entries to the view: their columns, and the rows that they name.
+    """Apply entries to the view: the entries' columns, and the rows that they refer to. Raises IntegrityError if a
+    row's content is missing or changed, or if the row exists already.
 
     Args:
         connection: a transaction of `View.changing`.
         disk: the database with the rows' content.
-
-    Raises:
-        IntegrityError: a row's content is missing or was changed, or the row is already there.
     """
     named = [
         (entry.sequence, table, key, digest)
@@ -314,7 +310,7 @@ def apply(connection: Connection, disk: Connection, entries: Sequence[Parsed]) -
         for row, sequence in zip(rows[table], places[table], strict=True)
         for column in SIGNED[table]
     }
-    _blobs(disk, signed)  # a statement that is missing stops everything, whether or not it is asked for
+    _blobs(disk, signed)  # a missing statement is an error even if nobody reads it
     rows[AuditEntry.__tablename__] = [each._asdict() for each in entries]
     for each in view_tables():
         if each.name not in rows:
@@ -338,7 +334,7 @@ def _row(sequence: int, name: str, key: str, sha256: str, content: Mapping[str, 
     """Return a row's columns by name.
 
     Args:
-        sha256: of the content.
+        sha256: digest of the content.
     """
     table = _BY_NAME.get(name)
     if table is None or not {*content} <= {*table.columns.keys()}:
@@ -362,14 +358,14 @@ _BY_NAME: Mapping[str, SqlTable] = {table.name: table for table in view_tables()
 SIGNED: Mapping[str, list[str]] = {
     table.name: [column.name for column in table.columns if isinstance(column.type, Signed)] for table in view_tables()
 }
-"""Table of the view -> its columns of signed statements."""
+"""Table of the view -> its columns with signed statements."""
 
 
 def _blobs(disk: Connection, wanted: Mapping[str, int]) -> dict[str, bytes]:
-    """Return SHA-256 -> the bytes with it.
+    """Return SHA-256 -> bytes of stored content.
 
     Args:
-        wanted: SHA-256 -> number of an entry that names it.
+        wanted: SHA-256 -> number of an entry that refers to it.
     """
     found = {sha256: data for sha256, data in read_blobs(disk, wanted)}
     for sha256, sequence in wanted.items():
@@ -381,7 +377,7 @@ def _blobs(disk: Connection, wanted: Mapping[str, int]) -> dict[str, bytes]:
 
 
 def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> bytes:
-    """Return a signed statement or a row's content by its SHA-256. Raises IntegrityError if it is not there unchanged.
+    """Return a signed statement or a row's content by SHA-256. Raises IntegrityError if it is missing or changed.
 
     Args:
         drafted: statements that the transaction has not written yet.

@@ -1,4 +1,4 @@
-"""Sign artifacts, log them in the ledger when they are sealed, and reject artifacts that are not validly signed."""
+"""Sign artifacts and log them in the ledger when they are sealed, and reject artifacts without valid signatures."""
 
 import hashlib
 import json
@@ -62,11 +62,11 @@ class Attestation:
 
 @dataclass(frozen=True)
 class WeightsList:
-    """A signed list of the files in a directory with weights, in the format of OpenSSF Model Signing."""
+    """A signed list of the files in a weights directory, in the format of OpenSSF Model Signing."""
 
     directory: str
     files: Mapping[str, str]
-    """Path below the directory -> SHA-256."""
+    """Relative path -> SHA-256."""
     name: str
 
     @property
@@ -75,7 +75,7 @@ class WeightsList:
 
 
 Said = Callable[[Manifest, dict[str, Any]], dict[str, Any]]
-"""Function that returns a statement's predicate from the artifact's manifest and the content of the attested file."""
+"""Function that builds a statement's predicate from the artifact's manifest and the attested file's content."""
 
 
 def _gate(manifest: Manifest, verdict: dict[str, Any]) -> dict[str, Any]:
@@ -103,17 +103,17 @@ ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
         "bill_of_materials.json": (BILL_OF_MATERIALS, _bill_of_materials),
     },
 }
-"""Kind of artifact -> file with its own statement -> type of the predicate, and the function that builds it."""
+"""Kind of artifact -> file with its own statement -> predicate type, and the function that builds the predicate."""
 
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("sft_adapter", "aligned_adapter"), ("adapter", "model")),
     "reward_model": ("reward",),
 }
-"""Kind of artifact -> its directories with weights, which other programs load directly."""
+"""Kind of artifact -> its weights directories, which other programs load directly."""
 
 
 def bundles_of(manifest: Manifest) -> tuple[str, ...]:
-    """Return the file names of all signatures that belong to an artifact."""
+    """Return the names of all signature files of an artifact."""
     return (
         PROVENANCE_BUNDLE,
         *(name + SUFFIX for name in _attested_files(manifest)),
@@ -122,7 +122,6 @@ def bundles_of(manifest: Manifest) -> tuple[str, ...]:
 
 
 def provenance_of(manifest: Manifest) -> dict[str, Any]:
-    """Return the artifact's SLSA provenance."""
     return provenance(
         manifest.kind,
         manifest.producer.config,
@@ -134,14 +133,14 @@ def provenance_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def attestations_of(directory: Path, manifest: Manifest) -> Iterator[Attestation]:
-    """Yield the statements besides the provenance. The artifact's files must be verified already."""
+    """Yield the statements besides the provenance. The artifact's files must already be verified."""
     for name, sha256 in _attested_files(manifest).items():
         predicate_type, said = ATTESTED[manifest.kind][name]
         yield Attestation(name, predicate_type, sha256, said(manifest, json.loads((directory / name).read_bytes())))
 
 
 def weights_of(manifest: Manifest) -> Iterator[WeightsList]:
-    """Yield the directories with weights, each with its files from the manifest."""
+    """Yield the weights directories, each with its files from the manifest."""
     for directory in WEIGHTS.get(manifest.kind, ()):
         inside = f"{directory}/"
         files = {
@@ -165,24 +164,22 @@ def signatures(
 
 
 def _attested_files(manifest: Manifest) -> dict[str, str]:
-    """Return name -> SHA-256 of the artifact's files that have a statement of their own."""
+    """Return name -> SHA-256 of the artifact's files with their own statement."""
     attested = ATTESTED.get(manifest.kind, {})
     return {entry.path: entry.sha256 for entry in manifest.files if entry.path in attested}
 
 
 def pipeline_actor(settings: Settings) -> str:
-    """Return the pipeline's actor name in the ledger, which contains its key's id."""
+    """Return the pipeline's actor name in the ledger, which contains its key id."""
     return f"pipeline:{pipeline_signer(settings, trust_root(settings)).keyid}"
 
 
 class SealedEntries:
-    """The ledger entries about sealed artifacts of one installation."""
+    """The ledger entries about one installation's sealed artifacts."""
 
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
-        """Set up without opening the registry.
-
-        Args:
-            opened: opens the registry. Called on first use.
+        """Args:
+        opened: opens the registry. Called on first use.
         """
         self._settings = settings
         self._opened = opened
@@ -192,7 +189,6 @@ class SealedEntries:
         return self._opened()
 
     def enter(self, manifest: Manifest, manifest_sha256: str) -> None:
-        """Add a ledger entry for an artifact."""
         subjects = {
             "kind": manifest.kind,
             "line": manifest.line,
@@ -206,16 +202,16 @@ class SealedEntries:
                 session.execute(insert(SealedEntry).values(manifest_sha256=manifest_sha256, sequence=entry.sequence))
 
     def index_of(self, ref: ArtifactRef) -> int | None:
-        """Return the ledger index of the first entry that names this artifact, or None. Raises IntegrityError if the
-        entry was changed."""
+        """Return the ledger index of the first entry about this artifact, or None. Raises IntegrityError if the entry
+        was changed."""
         with self._registry.reading() as session:
             sequence = sealed_at(session, ref)
         return sequence - 1 if sequence is not None else None
 
 
 def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
-    """Return the number of the first entry that names an artifact, or None. The index of sealed artifacts says where it
-    is. If the index is wrong or lacks it, the whole log is read."""
+    """Return the number of the first entry about an artifact, or None. Looks in the index of sealed artifacts first,
+    and reads the whole log if the index is wrong or lacks the artifact."""
     wanted = (SEALED, ref.digest, ref.manifest_sha256)
 
     def stated(entry: Parsed) -> tuple[str, object, object]:
@@ -227,7 +223,7 @@ def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
         entry = proven_entry(session, sequence)
         if stated(entry) == wanted:
             return sequence
-    found = [each.sequence for each in stream_in(session) if stated(each) == wanted]  # to the end, where all is proven
+    found = [each.sequence for each in stream_in(session) if stated(each) == wanted]  # to the end, to verify the root
     return found[0] if found else None
 
 
@@ -246,7 +242,7 @@ def open_store(settings: Settings, corpus: Path | None = None, registry: Registr
 
 
 class LedgerSeals:
-    """The signatures of one installation's artifacts. Implements `manifest.Seals`."""
+    """Signs and verifies one installation's artifacts. Implements `manifest.Seals`."""
 
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
         self._settings = settings
@@ -257,21 +253,19 @@ class LedgerSeals:
         return SealedEntries(self._settings, self._opened)
 
     def assert_ready(self) -> None:
-        """Raise NotFoundError, IntegrityError or SignInError if signing is not possible."""
+        """Raise NotFoundError, IntegrityError or SignInError if signing is impossible."""
         pipeline_signer(self._settings, trust_root(self._settings))
 
     def sign(self, directory: Path, manifest: Manifest) -> None:
-        """Write the signatures of an artifact that is being sealed beside its files."""
         signer = pipeline_signer(self._settings, trust_root(self._settings))
         for name, content in signatures(signer, directory, manifest, _sha256(manifest)):
             (directory / name).write_bytes(content)
 
     def enter(self, manifest: Manifest) -> None:
-        """Add a ledger entry for an artifact."""
         self._entries.enter(manifest, _sha256(manifest))
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
-        """Verify the provenance. Returns the file names of all signatures that belong to the artifact."""
+        """Verify the provenance. Returns the names of all the artifact's signature files."""
         path = directory / PROVENANCE_BUNDLE
         content, trust = _read(path), trust_root(self._settings)
         said = (PROVENANCE, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
@@ -287,7 +281,6 @@ class LedgerSeals:
         return bundles_of(manifest)
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
-        """Verify the signatures other than the provenance, after every file was verified. Raises IntegrityError."""
         trust = trust_root(self._settings)
         for each in attestations_of(directory, manifest):
             path = directory / each.bundle
@@ -311,7 +304,7 @@ class LedgerSeals:
                 verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
 
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
-        """Return the artifact's ledger index if the signature's key is revoked; else None (not needed)."""
+        """Return the artifact's ledger index if the signature's key is revoked, or else None."""
         keyid = signed_by(bundle)
         if trust.counts(PIPELINE, keyid, None):
             return None
@@ -319,15 +312,13 @@ class LedgerSeals:
 
 
 Said_sealing = tuple[str, ...]
-"""Cache key of a verified signature: its type, the digests it must be about, and the SHA-256 of its bytes."""
+"""Cache key of a verified signature: its type, the required subject digests, and the SHA-256 of its bytes."""
 
 
 class _Counted:
     """A cache of signatures that are valid under one trust root, so that a process verifies the same bytes once.
-
-    Reloading the trust root empties the cache. A revoked key's signature is valid only by its ledger entry, so it is
-    never cached.
-    """
+    Reloading the trust root empties the cache. Signatures by revoked keys are never cached, because their ledger index
+    decides."""
 
     MOST = 50_000
 
@@ -339,11 +330,7 @@ class _Counted:
         return known is trust and said in counted
 
     def keep(self, trust: Trust, said: Said_sealing, index: int | None) -> None:
-        """Cache a valid signature.
-
-        Args:
-            index: the artifact's ledger index if it decided the verdict. Such a signature is not cached.
-        """
+        """Cache a valid signature, unless its validity depended on `index`, the artifact's ledger index."""
         if index is not None:
             return
         known, counted = self._under  # read both at once, because another thread may replace them
@@ -361,7 +348,7 @@ def _sha256(manifest: Manifest) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """Return a signature's bytes. Raises IntegrityError if the file is missing, unreadable, or not a regular file."""
+    """Return a signature's bytes. Raises IntegrityError if the file is missing, unreadable or not a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -376,7 +363,7 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Prefix a verification error with the file it is about."""
+    """Prefix a verification error with the file that it is about."""
     try:
         yield
     except IntegrityError as error:

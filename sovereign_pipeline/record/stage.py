@@ -1,4 +1,4 @@
-"""Define stages and gates, and build an artifact or find a stored one of the same identity."""
+"""Define stages and gates, and build an artifact or find a stored one with the same identity."""
 
 import datetime
 import importlib.metadata
@@ -21,36 +21,35 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore, input_refs
 from sovereign_pipeline.record.trust_root import Trust
 
 Config = dict[str, Any]
-"""A part of the recipe or of the institution's policy, as JSON. It is part of an artifact's identity."""
+"""A part of the recipe or of the institution's policy, as JSON. It belongs to an artifact's identity."""
 
 Inputs = Mapping[str, Artifact]
 """Kind -> verified artifact for each input of a stage."""
 
 Progress = Callable[[str], None]
-"""Function that reports a stage's progress. Its messages never contain document text."""
+"""Function that reports a stage's progress, without document text."""
 
 KindsIn = Callable[[str], Collection[Kind]]
-"""Function that returns the kinds of personal data in a value, except kinds that the institution's policy keeps."""
+"""Function that returns the kinds of personal data in a value, except kinds that the institution keeps."""
 
 OutsideFiles = Callable[["Workplace"], dict[str, str]]
 """Function that returns name -> SHA-256 of each file outside the store that a stage or gate reads."""
 
 
 class Launch(Protocol):
-    """Runs the training process with a job file and waits for it. Raises TrainingFailed if the process ends without a
-    result."""
+    """Runs the training process with a job file. Raises TrainingFailed if the process ends without a result."""
 
     def __call__(self, job: Path) -> None: ...
 
 
 class WaiverLog(Protocol):
-    """The log of officers' waivers. It is a protocol because the ledger depends on artifacts."""
+    """Interface of the log of officers' waivers. The ledger implements it, because it depends on artifacts."""
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
-        """Log a waiver before its artifact is made."""
+        """Log a waiver before its artifact is stored."""
 
     def index_of(self, statement: str) -> int | None:
-        """Return the ledger index of the waiver whose signed statement has this SHA-256, or None."""
+        """Return the ledger index of the waiver with this statement SHA-256, or None."""
 
 
 @dataclass(frozen=True)
@@ -61,34 +60,34 @@ class Workplace:
     settings: Settings
     institution: Institution
     line: Line
-    """The line's recipe."""
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]
-    """Returns the SHA-256 of all weights of a line that lost their blind review. It is a function because reviews
-    depend on the stages that need it."""
+    """Returns the SHA-256 of all weights of a line that lost their blind review. It is injected, because reviews depend
+    on stages."""
     open_recalls: Callable[[str], Collection[str]]
-    """Returns the ids of the recalls that apply to an adapter. It is a function for the same reason."""
+    """Returns the ids of the recalls that apply to an adapter. It is injected, because recalls depend on stages."""
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
-    """Returns a function that finds personal data in a column's value, from a raw corpus's configuration. It is a
-    function because the privacy package depends on the corpus package."""
+    """Returns a function that finds personal data in a column's value, given a raw corpus's configuration. It is
+    injected, because the privacy package depends on the corpus package."""
     waivers: WaiverLog
     column_secret: Callable[[], bytes]
-    """Returns the installation's secret for the keys that replace personal data in columns. Created on first use."""
+    """Returns the installation's secret for pseudonyms in columns. Created on first use."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """The result of a stage's build function, after its files were written into the workspace."""
+    """The result of a stage's build function, which has written the artifact's files to the workspace."""
 
     summary: dict[str, Any]
-    """Deterministic facts (counts, shares, names). They are part of the artifact's identity."""
+    """Deterministic facts (counts, shares, names). They belong to the artifact's identity."""
     measured: dict[str, float] = field(default_factory=dict)
     """Durations and rates; not part of the identity."""
     classification: str | None = None
-    """Classification level of the data read from outside the store. The inputs' levels are always added to it."""
+    """Classification level of data read from outside the store. The artifact's level is the highest of this and the
+    inputs' levels."""
     after_commit: Callable[[], None] = lambda: None
-    """Called after the artifact is stored. It removes the files from which an interrupted build resumes."""
+    """Called after the artifact is stored, to remove the files for resuming an interrupted build."""
     recorded: dict[str, str] = field(default_factory=dict)
     """Further facts about this run; not part of the identity."""
 
@@ -103,15 +102,16 @@ class Verdict:
 
     passed: bool
     message: str
-    """One sentence with numbers and row ids, never document text."""
+    """One sentence with numbers and row ids, without document text."""
     evidence: dict[str, Any] = field(default_factory=dict)
     """Numbers behind the verdict, as JSON."""
     listed: tuple[dict[str, Any], ...] = ()
-    """Details too long for message and evidence, such as every row id. The record stores them in a separate file."""
+    """Details such as every row id, which the record stores in a separate file."""
     classification: str | None = None
-    """Classification level of the data read from outside the store. The artifact's level is always added to it."""
+    """Classification level of data read from outside the store. The record's level is the highest of this and the
+    artifact's."""
     inconclusive: bool = False
-    """True if the data support neither pass nor fail. `passed` is False then."""
+    """True if the data support neither pass nor fail; `passed` is then False."""
 
     def __post_init__(self) -> None:
         if self.passed and self.inconclusive:
@@ -133,20 +133,21 @@ class Gate:
     """The criterion as a yes-or-no question, for display."""
     code_version: str
     evaluate: Callable[[Workplace, Artifact, Inputs], Verdict]
-    """Returns the verdict on an artifact. It recomputes all numbers instead of trusting those that the build states."""
+    """Returns the verdict on an artifact. Recomputes all numbers, and does not trust the build's own."""
     config: Callable[[Line], Config] = lambda line: {}
     """Returns the part of the recipe that decides the verdict."""
     external: OutsideFiles = lambda workplace: {}
-    """Returns the files outside the store that the gate reads. The gate is evaluated again when one changes."""
+    """Returns the files outside the store that the gate reads. A change of one causes a new evaluation."""
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
     """Returns the part of `institution.yaml` that decides the verdict."""
     officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
-    """Returns which outcomes the recipe lets an officer waive. It is part of the record's identity."""
+    """Returns the outcomes that the recipe lets an officer waive. They belong to the record's identity."""
     agreed: Callable[[Workplace, ArtifactRef], OfficerMay] = lambda workplace, ref: "override"
-    """Returns which outcomes were agreed to be waivable before the evaluation. Loosening the recipe has no effect."""
+    """Returns the outcomes that were agreed to be waivable before the evaluation. Loosening the recipe later has no
+    effect."""
 
     def recipe(self, line: Line) -> Config:
-        """Return all of the recipe that decides the verdict and whether it may be waived."""
+        """Return the recipe's keys that decide the verdict and whether it may be waived."""
         may = self.officer_may(line)
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
@@ -176,19 +177,19 @@ class Stage:
     """Returns exactly the part of `institution.yaml` that the build reads."""
     external: OutsideFiles = lambda workplace: {}
     libraries: tuple[str, ...] = ()
-    """Distributions whose version changes the result."""
+    """Distributions whose version affects the result."""
     gates: tuple[Gate, ...] = ()
     passthrough_of: Callable[[Line], str | None] = lambda line: None
-    """Returns the kind of the input that is passed through as this stage's artifact, or None. A stage passes an input
-    through for a line for which it has nothing to do. None means that the stage builds an artifact of its own."""
+    """Returns the kind of the input that this stage passes through because it has nothing to do for a line, or None if
+    it builds its own artifact."""
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
     """Returns True if the artifact is recorded where this stage must record it, such as in the registry."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
-    """Returns the ids of rows in files outside the store that changed since this artifact was built, for a message."""
+    """Returns the ids of changed rows in files outside the store since this artifact was built, for a message."""
     reads_corpus: Callable[[Line], bool] = lambda line: False
     """Returns True if the stage reads or writes unscrubbed text, so that its process needs the corpus root."""
     judges_what_is_recorded: bool = False
-    """True if the stage evaluates an input as it was registered. Later changes of the input's sources are ignored."""
+    """True if the stage evaluates an input as it was registered, and ignores later changes of the input's sources."""
 
     def inputs_of(self, line: Line) -> "tuple[Stage, ...]":
         """Return the stages whose artifacts this stage reads for a line."""
@@ -196,17 +197,17 @@ class Stage:
         return (*self.inputs, *(each for each in self.optional_inputs if each.kind in read))
 
     def config_at(self, workplace: Workplace) -> Config:
-        """Return all of the recipe and of the institution's policy that decides what the stage builds."""
+        """Return the parts of the recipe and the institution's policy that decide what the stage builds."""
         return {**self.config(workplace.line), **self.policy(workplace.institution, workplace.line)}
 
     def passthrough_input(self, line: Line) -> "Stage | None":
-        """Return the input stage whose artifact this stage passes through, or None if it builds its own."""
+        """Return the input stage whose artifact this stage passes through, or None."""
         kind = self.passthrough_of(line)
         return next(each for each in self.inputs if each.kind == kind) if kind is not None else None
 
 
 class Place(Protocol):
-    """The store and the institution for which artifacts are made. A workplace is one."""
+    """The store and the institution for which artifacts are built. `Workplace` implements it."""
 
     @property
     def store(self) -> ArtifactStore: ...
@@ -217,7 +218,7 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Production:
-    """The artifact of a stage, built or reused."""
+    """A stage's artifact, built or reused."""
 
     ref: ArtifactRef
     reused: bool
@@ -244,7 +245,7 @@ class Identity:
 
 
 def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Identity:
-    """Return the identity of the artifact that the stage would build now from these inputs."""
+    """Return the identity of the artifact that the stage would build from these inputs now."""
     return Identity(
         kind=stage.kind,
         line=workplace.line.line,
@@ -258,7 +259,7 @@ def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, Artifac
 
 
 def stated_identity(manifest: Manifest) -> Identity:
-    """Return the identity that a stored artifact states in its manifest."""
+    """Return the identity in a stored artifact's manifest."""
     return Identity(
         kind=manifest.kind,
         line=manifest.line,
@@ -272,20 +273,19 @@ def stated_identity(manifest: Manifest) -> Identity:
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Return distribution -> installed version, sorted by name."""
     return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
 @cache
 def source_digest() -> str:
-    """Return the SHA-256 over this package's source files, so that a record states exactly which code ran."""
+    """Return the SHA-256 of this package's source files, so that a record states which code ran."""
     package = Path(__file__).resolve().parent.parent
     return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
 
 
 def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
-    """Return the stored artifact with exactly this identity, or None. The store's index is not trusted. Raises
-    IntegrityError if it leads to an artifact of another identity."""
+    """Return the stored artifact with exactly this identity, or None. Raises IntegrityError if the store's index leads
+    to an artifact with another identity."""
     ref = workplace.store.find(identity.fingerprint)
     if ref is None:
         return None
@@ -299,13 +299,10 @@ def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
 
 
 def make_artifact(workplace: Place, identity: Identity, build: Callable[[Path], Built]) -> Production:
-    """Build and store the artifact of an identity, or verify and reuse a stored one. No artifact is stored on any
-    error.
+    """Build and store the artifact of an identity, or verify and reuse a stored one. Stores nothing on an error.
 
-    Raises:
-        IntegrityError: a stored file changed.
-        NotFoundError: signing is not possible. Raised before any work.
-        Exception: any error of the build.
+    Raises IntegrityError if a stored file changed, NotFoundError before any work if signing is impossible, and any
+    error of the build.
     """
     store = workplace.store
     stored = find_artifact(workplace, identity)

@@ -1,6 +1,6 @@
-"""Decide whether a stage's current artifact is what the stage would build now and, if not, explain why.
+"""Decide whether a stage would build another artifact now than its current one, and explain why.
 
-The identity in the current artifact's manifest is compared with the identity that recipe, sources and inputs give now.
+The identity in the current artifact's manifest is compared with the one from today's recipe, sources and inputs.
 Nothing is built, and no files of artifacts are hashed.
 """
 
@@ -17,7 +17,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Gate, Identity, Stage, Workplace, identity_of, stated_identity
 
 LONGEST_VALUE = 60
-"""Maximum number of characters of a displayed value. A longer value is cut."""
+"""Maximum number of characters of a displayed value. Longer ones are truncated."""
 
 Field = Literal["code version", "classification ladder", "input", "recipe", "library", "outside file"]
 
@@ -40,11 +40,11 @@ class Change:
 
     field: Field
     name: str
-    """Kind of the input, dotted path of the recipe's key, distribution or file. Empty for a single-valued field."""
+    """Kind of input, dotted path of a recipe key, distribution or file. Empty for a single-valued field."""
     before: str | None
-    """The value before, shortened, or None if the field was absent."""
+    """The old value, shortened, or None if the field was absent."""
     now: str | None
-    """The value now, shortened, or None if the field is absent."""
+    """The new value, shortened, or None if the field is absent."""
 
     def __str__(self) -> str:
         subject = f"{self.field} {self.name}" if self.name else self.field
@@ -61,9 +61,9 @@ class Reason:
 
     cause: Cause
     subject: str = ""
-    """Name of the gate or kind of the upstream stage; otherwise empty."""
+    """Name of the gate or kind of the upstream stage, or empty."""
     changes: tuple[Change, ...] = ()
-    """Changes since the artifact was built or, for a gate without a record, since the gate was last evaluated."""
+    """Changes since the artifact was built or, for a gate without a record, since its last evaluation."""
 
     def __str__(self) -> str:
         changes = "; ".join(map(str, self.changes))
@@ -90,7 +90,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class StageExplanation:
-    """The reasons why a stage of a line is stale. A stage without reasons is current."""
+    """The reasons why a stage is stale. A stage without reasons is current."""
 
     kind: str
     reasons: tuple[Reason, ...]
@@ -104,17 +104,15 @@ def stale_kinds(stages: Sequence[Stage], workplace: Workplace) -> list[str]:
     """Return the kinds of the stale stages, in the given order.
 
     A stage is stale if materializing it now could give another artifact. Every stage downstream of a stale one counts
-    as stale; when it runs, it reuses its artifact if its inputs turn out equal.
-
-    Raises:
-        RecipeError, SourceError, NotFoundError, IntegrityError: staleness cannot be decided.
+    as stale; when it runs, it reuses its artifact if its inputs turn out equal. Raises RecipeError, SourceError,
+    NotFoundError or IntegrityError if staleness cannot be decided.
     """
     examination = _Examination(stages, workplace, in_detail=False)
     return [stage.kind for stage in stages if examination.reasons(stage)]
 
 
 def explain(stages: Sequence[Stage], workplace: Workplace) -> list[StageExplanation]:
-    """Return every reason why each stage is stale, in the given order. Raises the same errors as `stale_kinds`."""
+    """Return every reason why each stage is stale, in the given order. Raises the errors of `stale_kinds`."""
     examination = _Examination(stages, workplace, in_detail=True)
     return [StageExplanation(stage.kind, examination.reasons(stage)) for stage in stages]
 
@@ -132,7 +130,7 @@ def compare(before: Identity, now: Identity) -> tuple[Change, ...]:
 
 
 class _Examination:
-    """Examines each stage once. Without detail, it stops at the first reason."""
+    """Examines each stage once. Stops at the first reason unless details are wanted."""
 
     def __init__(self, stages: Sequence[Stage], workplace: Workplace, in_detail: bool) -> None:
         self._stages = {stage.kind: stage for stage in stages}
@@ -151,7 +149,7 @@ class _Examination:
             found = True
             yield reason
         current = self._current(stage)
-        # Consumers verify every manifest upstream of the artifact, so this does too.
+        # Consumers verify every manifest upstream of the artifact, so this function does too.
         if not found and current is not None and not self._is_usable(stage, current):
             yield Reason("not usable")
 
@@ -195,7 +193,7 @@ class _Examination:
         store = self._workplace.store
         inputs = {upstream.kind: self._current(upstream) for upstream in stage.inputs_of(self._workplace.line)}
         now = identity_of(stage, self._workplace, {kind: ref for kind, ref in inputs.items() if ref is not None})
-        # The index that leads to an artifact is not trusted: the manifest itself must state today's identity.
+        # The index is not trusted: the manifest must have today's identity.
         changes = compare(stated_identity(store.read_manifest(current)), now)
         stored = store.find(now.fingerprint)
         if changes:
@@ -206,7 +204,7 @@ class _Examination:
             yield Reason("not recorded")
 
     def _is_usable(self, stage: Stage, current: ArtifactRef) -> bool:
-        """Return True if another stage could use the artifact. Reads and verifies every manifest upstream of it. Raises
+        """Return True if another stage could use the artifact. Verifies every manifest upstream of it. Raises
         IntegrityError if a manifest or a record was changed."""
         try:
             assert_passed(stage, self._workplace, current)
@@ -218,7 +216,7 @@ class _Examination:
         return self._workplace.store.current(self._workplace.line.line, stage.kind)
 
     def _since_evaluated(self, gate: Gate, current: ArtifactRef) -> tuple[Change, ...]:
-        """Return the changes since the gate was last evaluated for the artifact. Empty if it never was."""
+        """Return the changes since the gate was last evaluated for the artifact, or nothing if it never was."""
         earlier = [
             manifest
             for manifest in self._gate_records()
@@ -230,7 +228,7 @@ class _Examination:
         return compare(stated_identity(last), gate_identity(gate, self._workplace, current))
 
     def _gate_records(self) -> Iterator[Manifest]:
-        """Yield the manifests of this line's gate records. Damaged ones are skipped; using one raises an error."""
+        """Yield the manifests of this line's gate records. Skips damaged ones; using one raises an error."""
         for ref in self._workplace.store.indexed(GATE_RECORD):
             if ref.line == self._workplace.line.line:
                 with suppress(IntegrityError):

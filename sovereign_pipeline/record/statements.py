@@ -20,14 +20,14 @@ from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 PAYLOAD = "application/vnd.in-toto+json"
 BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SUFFIX = ".sigstore.json"
-"""Suffix of a bundle's file name. It follows the name of the file that the statement is about."""
+"""Suffix of a bundle's file name, which begins with the name of the attested file."""
 LARGEST_BUNDLE = 16 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
 AGAIN = "Take the bundle again from where it was made, or have it signed anew."
 
 
 def pre_authentication_encoding(payload: bytes) -> bytes:
-    """Return the bytes that are signed (DSSE's PAE)."""
+    """Return the bytes to sign (DSSE's PAE)."""
     return f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode() + payload
 
 
@@ -47,8 +47,8 @@ def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
 
 
 def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
-    """Return the key's id, the payload and the signature of a bundle. Raises IntegrityError unless the bundle has
-    exactly the canonical bytes, including spaces."""
+    """Return the key id, the payload and the signature of a bundle. Raises IntegrityError unless the bundle's bytes are
+    canonical."""
     content = json_object(bundle, "This is no sigstore bundle")
     if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
         raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
@@ -101,7 +101,7 @@ def canonical(content: Mapping[str, Any]) -> bytes:
 
 
 PREDICATES = "https://sovereign-pipeline.example/"
-"""Prefix of this project's predicate types. It is a name and is never fetched; `.example` is reserved (RFC 2606)."""
+"""Prefix of this project's predicate types. It is only a name: `.example` is reserved (RFC 2606)."""
 
 GATE = f"{PREDICATES}gate/v1"
 EVALUATION = f"{PREDICATES}evaluation/v1"
@@ -124,7 +124,7 @@ BUNDLE = f"{PREDICATES}bundle/v1"
 EVIDENCE = f"{PREDICATES}evidence/v1"
 BACKUP = f"{PREDICATES}backup/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
-"""SLSA's predicate type for how an artifact was built. Its `buildType` is `BUILD_TYPE`."""
+"""SLSA's predicate type for how an artifact was built."""
 BILL_OF_MATERIALS = "https://cyclonedx.org/bom"
 BUILD_TYPE = f"{PREDICATES}stage/v1"
 
@@ -154,7 +154,8 @@ FIELDS: Mapping[str, frozenset[str]] = {
 }
 """Predicate type -> its required fields. Further fields are allowed."""
 DESCRIBES_FILES = frozenset({PROVENANCE, BILL_OF_MATERIALS, GATE, EVALUATION, RECORD, TECHNICAL_FILE, BACKUP})
-"""Predicate types whose texts the pipeline computes or copies from signed files. No person writes them for the act."""
+"""Predicate types whose texts the pipeline computes or copies from signed files, so that they contain no person's
+text."""
 
 
 def provenance(
@@ -169,7 +170,7 @@ def provenance(
     """Return the SLSA provenance of an artifact, for a statement about its manifest.
 
     Args:
-        parameters: the part of the recipe and of the institution's policy that the stage reads.
+        parameters: the parts of the recipe and the institution's policy that the stage reads.
         inputs: name of each input -> SHA-256.
         builder: digest of the source code that ran.
         libraries: distribution -> version.
@@ -217,11 +218,8 @@ class Verified:
 
 
 def sign_statement(signer: Signer, statement: Statement) -> bytes:
-    """Sign a statement. Raises ValueError if it is malformed, and InputError if a person's text in it is too long.
-
-    Returns:
-        The bundle's bytes: canonical JSON with a line break at the end.
-    """
+    """Sign a statement and return the bundle's bytes (canonical JSON and a line break). Raises ValueError for a
+    malformed statement, and InputError if a person's text in it is too long."""
     if fault := _fault(statement):
         raise ValueError(f"this statement cannot be signed: {fault}")
     if statement.predicate_type not in DESCRIBES_FILES:
@@ -236,15 +234,13 @@ def sign_statement(signer: Signer, statement: Statement) -> bytes:
 def verify_statement(
     bundle: bytes, trust: Trust, role: str, *, predicate_type: str, sha256: str, at_index: int | None = None
 ) -> Verified:
-    """Verify that a key in this role signed a bundle's statement, and return the statement.
+    """Verify that a key in this role signed a bundle's statement, and return the statement. Raises IntegrityError that
+    names the invalid part.
 
     Args:
         predicate_type: the type that the statement must have.
         sha256: SHA-256 of the file that the statement must be about.
         at_index: ledger index of the statement's entry; None if it has none yet.
-
-    Raises:
-        IntegrityError: the bundle, signature, key, type or subject is not valid. The message says which.
     """
     keyid, payload, signature = bundle_parts(bundle)
     key = trust.key(role, keyid)
@@ -273,12 +269,13 @@ def verify_statement(
 
 
 def read_statement(bundle: bytes) -> Statement:
-    """Return a bundle's statement **unverified**, for display only. Raises IntegrityError if it is not a bundle."""
+    """Return a bundle's statement **without verification**, for display only. Raises IntegrityError if it is not a
+    bundle."""
     return _statement_in(bundle_parts(bundle)[1])
 
 
 def signed_by(bundle: bytes) -> str:
-    """Return the key id that a bundle names **unverified**, for display and to look up the key."""
+    """Return the key id in a bundle **without verification**, for display and to look up the key."""
     return bundle_parts(bundle)[0]
 
 
@@ -308,7 +305,7 @@ def _statement_in(payload: bytes) -> Statement:
 
 
 def _fault(statement: Statement) -> str | None:
-    """Return what is wrong with a statement, or None."""
+    """Return a description of a statement's error, or None."""
     names = [subject.name for subject in statement.subjects]
     if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
         return "its subjects are not one or more files, each named once"
@@ -328,25 +325,20 @@ BLOCK = 1 << 20
 
 
 def sign_directory(signer: Signer, directory: Path, name: str) -> bytes:
-    """Sign a model directory. Store the bundle beside the directory, not in it.
+    """Sign a model directory and return the bundle's bytes. Store the bundle beside the directory, not in it. Raises
+    IntegrityError if the directory contains a link or an empty directory, or no file.
 
     Args:
         name: name of the model, such as an adapter's id.
-
-    Returns:
-        The bundle's bytes.
-
-    Raises:
-        IntegrityError: the directory contains a link, an empty directory, or no file.
     """
     return sign_listed(signer, _digests(directory), name)
 
 
 def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
-    """Sign like `sign_directory`, given the digests of the files.
+    """Sign a model directory, given the digests of its files.
 
     Args:
-        files: path below the directory -> SHA-256.
+        files: relative path -> SHA-256.
     """
     if algorithm_of(signer.public_pem) != "p256":
         raise ValueError("a model's directory is signed with P-256")
@@ -358,11 +350,8 @@ def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
 def verify_directory(
     bundle: bytes, directory: Path, name: str, trust: Trust, role: str, *, at_index: int | None = None
 ) -> TrustedKey:
-    """Verify that a key in this role signed exactly this directory under this name. Returns the key.
-
-    Raises:
-        IntegrityError: the signature is not valid, or a file differs. The message names the file.
-    """
+    """Verify that a key in this role signed exactly this directory under this name. Returns the key. Raises
+    IntegrityError that names the file that differs, or if the signature is invalid."""
     key, payload = _signed_by(bundle, trust, role, at_index)
     _assert_same(payload, _digests(directory), name, str(directory))
     return key
@@ -371,7 +360,7 @@ def verify_directory(
 def verify_listed(
     bundle: bytes, files: Mapping[str, str], name: str, trust: Trust, role: str, *, at_index: int | None = None
 ) -> TrustedKey:
-    """Verify like `verify_directory`, given the digests of the files."""
+    """Verify the signature over a model directory, given the digests of its files."""
     key, payload = _signed_by(bundle, trust, role, at_index)
     _assert_same(payload, files, name, name)
     return key
@@ -413,7 +402,7 @@ def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """Return path below the directory -> SHA-256 of every file."""
+    """Return relative path -> SHA-256 of every file in a directory."""
     files = {path.relative_to(directory).as_posix(): _digest(path).hex() for path in _files(directory)}
     if not files:
         raise IntegrityError(f"{directory}: there is no file in it.", "Name a model's directory.")
@@ -421,8 +410,8 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """Yield every file below a directory. Raises IntegrityError for entries that a signature over files would not
-    cover: links and empty directories."""
+    """Yield every file below a directory. Raises IntegrityError for links and empty directories, which a signature over
+    files does not cover."""
     if directory.is_symlink() or not directory.is_dir():
         raise IntegrityError(f"{directory}: it is a link, or no directory.", "Name the directory itself.")
     entries = sorted(directory.iterdir())
@@ -457,12 +446,12 @@ def _digest(path: Path) -> bytes:
 
 
 def _hint(pem: str) -> str:
-    """Return the SHA-256 of a key's PEM, by which an OpenSSF Model Signing bundle names the key."""
+    """Return the SHA-256 of a key's PEM, which identifies the key in an OpenSSF Model Signing bundle."""
     return hashlib.sha256(pem.encode()).hexdigest()
 
 
 def _difference(signed: dict[str, Any], there: dict[str, Any]) -> str:
-    """Return a sentence about the first difference between a directory and the signed list."""
+    """Describe the first difference between a directory and the signed list."""
     if signed.get("predicateType") != PREDICATE:
         return f"the statement is of the kind {signed.get('predicateType')}, not {PREDICATE}."
     try:

@@ -1,4 +1,4 @@
-"""Store artifacts: seal them, open them with every byte verified, and walk their lineage."""
+"""Store artifacts: seal them, open them after verifying every byte, and walk their lineage."""
 
 import hashlib
 import os
@@ -37,19 +37,15 @@ class Artifact:
     path: Path
     manifest: Manifest
     confined: Path | None = None
-    """Directory of the files with unscrubbed text. None if the artifact has none, or if they are withheld."""
+    """Directory of the files with unscrubbed text. None if there are none, or if this process may not read them."""
     bundles: tuple[str, ...] = ()
-    """Names of the files with the artifact's signatures."""
+    """Names of the artifact's signature files."""
     purged: tuple[FileEntry, ...] = ()
-    """Files that a logged purge removed, so that they were not verified."""
+    """Files that a logged purge removed, and that were therefore not verified."""
 
     def file(self, name: str) -> Path:
-        """Return the path of one of the artifact's files.
-
-        Raises:
-            NotFoundError: the manifest does not list the file, or it was purged.
-            CorpusWithheld: the file holds unscrubbed text, which this process may not read.
-        """
+        """Return the path of one of the artifact's files. Raises NotFoundError if the manifest does not list it or it
+        was purged, and CorpusWithheld if this process may not read its unscrubbed text."""
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
         if name in {entry.path for entry in self.purged}:
@@ -75,23 +71,19 @@ class ArtifactStore:
     root: Path
     seals: Seals
     corpus: Path | None = None
-    """The corpus root. None for a process that needs no unscrubbed text."""
+    """The corpus root, or None for a process that needs no unscrubbed text."""
 
     def open(self, ref: ArtifactRef) -> Artifact:
-        """Open an artifact and verify every byte.
-
-        Raises:
-            IntegrityError: a file differs from what was stored. The message names the first one.
-            CorpusWithheld: the artifact holds unscrubbed text, which this process may not read.
-        """
+        """Open an artifact and verify every byte. Raises IntegrityError that names the first file that differs, and
+        CorpusWithheld if this process may not read the artifact's unscrubbed text."""
         artifact = self.open_as_given(ref)
         if artifact.withheld:
             raise _withheld(artifact)
         return artifact
 
     def open_as_given(self, ref: ArtifactRef) -> Artifact:
-        """Open an artifact and verify every byte, except unscrubbed text that is withheld. Raises IntegrityError as
-        `open` does."""
+        """Open an artifact and verify every byte except unscrubbed text that this process may not read. Raises
+        IntegrityError."""
         manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
         entries = tuple(entry for entry in manifest.files if entry not in confined)
@@ -106,7 +98,7 @@ class ArtifactStore:
         return Artifact(ref, path, manifest, directory, bundles)
 
     def open_without(self, ref: ArtifactRef, may_be_gone: Collection[str]) -> Artifact:
-        """Open an artifact from which a logged purge may have removed files. The remaining files are verified.
+        """Open an artifact whose files a logged purge may have removed, and verify the remaining ones.
 
         Args:
             may_be_gone: paths of the files that may be missing.
@@ -117,21 +109,17 @@ class ArtifactStore:
         )
         entries = tuple(each for each in manifest.files if each not in gone)
         verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
-        # The signature over the weights covers the manifest's list of files, so the files may be missing.
+        # The signature over the weights covers the manifest's file list, so the files themselves may be missing.
         self.seals.verify_further(path, ref, manifest)
         return Artifact(ref, path, manifest, bundles=bundles, purged=gone)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
-        """Verify an artifact's signature without hashing its files. Returns the manifest. Raises IntegrityError."""
+        """Return the manifest after verifying its signature. Hashes no files. Raises IntegrityError."""
         return self._signed_manifest(ref)[0]
 
     def read_file(self, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
-        """Return one file of an artifact, compared with its verified manifest.
-
-        Raises:
-            NotFoundError: the manifest does not list the file.
-            IntegrityError: the bytes differ from the manifest.
-        """
+        """Return one file of an artifact after comparing it with its verified manifest. Raises NotFoundError if the
+        manifest does not list it, and IntegrityError if its bytes differ."""
         path = self.path_of(ref.digest) / name
         entry = next((each for each in manifest.files if each.path == name), None)
         if entry is None:
@@ -142,7 +130,7 @@ class ArtifactStore:
         return content
 
     def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
-        """Return the manifest and the names of the files with the artifact's signatures."""
+        """Return the verified manifest and the names of the artifact's signature files."""
         path = self.path_of(ref.digest) / MANIFEST_FILE
         read = read_manifest(path)
         if (read.digest, read.sha256) != (ref.digest, ref.manifest_sha256):
@@ -153,16 +141,14 @@ class ArtifactStore:
         return read.manifest, self.seals.bundles(path.parent, ref, read.manifest)
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
-        """Return the reference to an input of an artifact, with the SHA-256 of the input's manifest at that time."""
+        """Return the reference to an artifact's input, with the manifest SHA-256 that was read."""
         digest = manifest.inputs[kind]
         return self.ref_of(digest).model_copy(update={"manifest_sha256": manifest.circumstances.input_manifests[kind]})
 
     def open_input(self, manifest: Manifest, kind: str) -> Artifact:
-        """Open and verify an input of an artifact. Raises IntegrityError."""
         return self.open(self.input_ref(manifest, kind))
 
     def ref_of(self, digest: str) -> ArtifactRef:
-        """Return the reference to a stored artifact. Raises NotFoundError if the store does not have it."""
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
             raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a copy.")
@@ -174,16 +160,13 @@ class ArtifactStore:
 
     @contextmanager
     def workspace(self, kind: str | None = None) -> Iterator[Path]:
-        """Provide a build directory on the disk of the finished artifact. It is removed afterwards unless `seal` moved
-        it.
+        """Provide a build directory on the artifact's disk. It is removed afterwards unless `seal` moved it.
 
-        Its name begins with the process id, so that the next build can remove what a killed process left.
+        Its name begins with the process id, so that the next build can remove leftovers of a killed process. Raises
+        CorpusWithheld if this process may not read the kind's unscrubbed text.
 
         Args:
             kind: kind of the artifact. An artifact with unscrubbed text is built under the corpus root.
-
-        Raises:
-            CorpusWithheld: the kind holds unscrubbed text, which this process may not read.
         """
         root = self._corpus_artifacts(kind) if kind in CONFINED else self.root
         building = root / ".building"
@@ -199,10 +182,10 @@ class ArtifactStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
-        """Hash a workspace's files, sign them, log the artifact in the ledger, and rename the workspace into place.
+        """Hash and sign a workspace's files, log the artifact in the ledger, and rename the workspace into place.
 
         A stored artifact with the same digest is kept, with its first manifest. Unscrubbed text is moved into place
-        first, because an artifact counts as stored once its manifest is in place.
+        first, because the manifest's presence marks an artifact as stored.
         """
         manifest = describe(tuple(_entries(workspace)))
         if not confined_files(manifest):
@@ -251,19 +234,18 @@ class ArtifactStore:
         return ref if (self.path_of(ref.digest) / MANIFEST_FILE).is_file() else None
 
     def remember(self, fingerprint: str, ref: ArtifactRef) -> None:
-        """Add an artifact to the index."""
         write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
 
     def indexed(self, kind: str) -> Iterator[ArtifactRef]:
-        """Yield every stored artifact of one kind, of all lines, in no particular order."""
+        """Yield every stored artifact of one kind, of all lines and in no particular order."""
         for entry in (self.root / ".index").glob("*/*.json"):
             ref = _read_ref(entry)
             if ref.kind == kind and (self.path_of(ref.digest) / MANIFEST_FILE).is_file():
                 yield ref
 
     def holding(self, sha256s: Collection[str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-        """Yield every artifact that has a file with one of these SHA-256, sorted by digest. Every directory of the
-        store is read, not only the indexed ones. Raises IntegrityError if a manifest was changed."""
+        """Yield every artifact that contains a file with one of these SHA-256, sorted by digest. Reads every directory
+        of the store, not only the indexed ones. Raises IntegrityError if a manifest was changed."""
         wanted = [sha256.encode() for sha256 in sha256s]
         for path in sorted(self.root.glob(f"*/{MANIFEST_FILE}")):
             content = path.read_bytes()
@@ -272,7 +254,7 @@ class ArtifactStore:
                 yield ref, self.read_manifest(ref)
 
     def current(self, line: str, kind: str) -> ArtifactRef | None:
-        """Return the line's current artifact of a kind, or None if there is none yet."""
+        """Return the line's current artifact of a kind, or None."""
         path = self._current_path(line, kind)
         return _read_ref(path) if path.is_file() else None
 
@@ -280,7 +262,7 @@ class ArtifactStore:
         """Set the line's current artifact.
 
         Args:
-            kind: kind of the asset. For a passthrough it differs from `ref.kind`.
+            kind: kind of the asset, which differs from `ref.kind` for a passthrough.
         """
         write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
 
@@ -292,9 +274,8 @@ class ArtifactStore:
 
 
 def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str, ...] = (MANIFEST_FILE,)) -> None:
-    """Raise IntegrityError naming the first file or directory that is missing, extra, changed or a link.
-
-    Links are always rejected, because a link's target can be replaced without touching the artifact.
+    """Raise IntegrityError that names the first file or directory that is missing, extra, changed or a link. Links are
+    rejected, because their target can be replaced without touching the artifact.
 
     Args:
         entries: every file that must be present.
@@ -324,8 +305,8 @@ def _withheld(artifact: Artifact) -> CorpusWithheld:
 
 
 def _tree(directory: Path) -> Iterator[tuple[str, int]]:
-    """Yield the relative path and the size in bytes of every file below a directory, sorted by path. Raises
-    IntegrityError for links, devices, pipes and empty directories, which no artifact contains."""
+    """Yield relative path and size of every file below a directory, sorted by path. Raises IntegrityError for links,
+    devices, pipes and empty directories."""
     for path in (directory, *sorted(directory.rglob("*"))):
         mode = path.lstat().st_mode
         if stat.S_ISREG(mode):
@@ -370,8 +351,8 @@ def _is_alive(pid: int) -> bool:
 
 
 def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield every artifact upstream of an artifact, nearest first, each once, with its verified manifest. Raises
-    IntegrityError if a manifest is missing or was changed."""
+    """Yield every artifact upstream of an artifact with its verified manifest, each once and the nearest first. Raises
+    IntegrityError if a manifest is missing or changed."""
     waiting = deque(input_refs(manifest))
     seen: set[ArtifactRef] = set()
     while waiting:
@@ -385,7 +366,7 @@ def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[Artifact
 
 
 def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
-    """Yield references to an artifact's inputs, from its manifest alone. `kind` is the name of the input's asset."""
+    """Yield references to an artifact's inputs, from its manifest alone. `kind` is the input's asset name."""
     for kind, digest in sorted(manifest.inputs.items()):
         manifest_sha256 = manifest.circumstances.input_manifests[kind]
         yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)

@@ -1,4 +1,4 @@
-"""Define the tables of the registry's database, and those of the view that its entries are replayed into."""
+"""Define the tables of the registry's database, and those of the view into which entries are replayed."""
 
 import datetime
 import hashlib
@@ -31,13 +31,13 @@ NAMING = {
     "pk": "pk_%(table_name)s",
 }
 STORED = "stored"
-"""Key in a table's `info`: it is a table of the database. Tables without are the view's."""
+"""Key in a table's `info` that marks a table of the database. Tables without it belong to the view."""
 ENTRIES = {"info": {STORED: True}}
-"""Table options of the entries and of what they refer to: rows are only ever added."""
+"""Table options of entries and of the content that they refer to. Rows are only ever added."""
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
-    """A point in time in UTC. SQLite stores no time zone, so it is added when a row is read."""
+    """A time in UTC. SQLite stores no time zone, so it is added when a row is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -57,15 +57,15 @@ class _Store(threading.local):
     """This thread's access to signed statements and large values (`database.py`)."""
 
     read: Callable[[str], bytes] | None = None
-    """Returns the bytes with a SHA-256 from the database whose view is read. Raises IntegrityError."""
+    """Returns content by its SHA-256 from the database that is being read. Raises IntegrityError."""
 
 
 STORE = _Store()
 
 
 class Signed(TypeDecorator[bytes]):
-    """The bytes of a signed statement. The view holds their SHA-256, and a row that is loaded gets them from the
-    database: they are most of what a registry has, and few are asked for."""
+    """The bytes of a signed statement. The view holds only their SHA-256, because statements are large and seldom read.
+    Loading a row fetches them from the database."""
 
     impl = String(64)
     cache_ok = True
@@ -78,8 +78,8 @@ class Signed(TypeDecorator[bytes]):
 
 
 class Large(TypeDecorator[Any]):
-    """A large JSON value. The view holds the SHA-256 of the row's content, and a row that is loaded gets the value from
-    there."""
+    """A large JSON value. The view holds only the SHA-256 of the row's content. Loading a row fetches the value from
+    the database."""
 
     impl = Text
     cache_ok = True
@@ -116,7 +116,7 @@ class Table(DeclarativeBase):
 
 
 def row_as_dict(row: Table) -> dict[str, Any]:
-    """Return every column by name. Dates and times are ISO 8601, times in UTC; bytes are given as SHA-256."""
+    """Return every column by name. Times are ISO 8601 in UTC; bytes are replaced by their SHA-256."""
     return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}
 
 
@@ -132,27 +132,23 @@ class Dataset(Table):
     __tablename__ = "dataset"
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """Digest of the artifact."""
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     kind: Mapped[str]
     line: Mapped[str] = mapped_column(index=True)
     rows: Mapped[int]
     file_sha256: Mapped[str] = mapped_column(DIGEST)
-    """SHA-256 of the dataset's JSONL file."""
     classification: Mapped[str]
     sources: Mapped[list[dict[str, Any]]]
     """The institution's source files, each with digest, licence and retention."""
     created_at: Mapped[datetime.datetime]
     rows_held_out: Mapped[int]
-    """Number of held-out rows of the same kind."""
     by_classification: Mapped[dict[str, int]]
     """Classification level -> number of rows."""
     tokens: Mapped[dict[str, Any]]
-    """Token counts of the training rows and of the held-out rows, by the base model's tokenizer."""
+    """Token counts of the training rows and of the held-out rows, with the base model's tokenizer."""
     findings: Mapped[dict[str, int]]
-    """Name of a warning on the data card -> number of rows."""
+    """Name of a warning on the data card -> number of rows with it."""
     card_sha256: Mapped[str] = mapped_column(DIGEST)
-    """SHA-256 of the data card."""
 
 
 class BaseModelRow(Table):
@@ -161,7 +157,7 @@ class BaseModelRow(Table):
     __tablename__ = "base_model"
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """Digest over the names and SHA-256 of the model's files."""
+    """Digest of the names and SHA-256 of the model's files."""
     name: Mapped[str]
     licence: Mapped[str]
     files: Mapped[list[dict[str, Any]]]
@@ -178,13 +174,12 @@ class Adapter(Table):
     line: Mapped[str] = mapped_column(index=True)
     version: Mapped[str]
     adapter_digest: Mapped[str] = mapped_column(DIGEST)
-    """Digest of the adapter's artifact."""
     adapter_sha256: Mapped[str] = mapped_column(DIGEST)
-    """SHA-256 of the weights file, or a digest over the names and SHA-256 of its shards."""
+    """SHA-256 of the weights file, or digest of the names and SHA-256 of its shards."""
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of the manifest of the adapter's artifact."""
     record_digest: Mapped[str] = mapped_column(DIGEST, unique=True)
-    """Digest of the record's artifact. Its lineage contains everything else."""
+    """Digest of the record's artifact. All other artifacts are in its lineage."""
     record_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     dataset_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
     preference_dataset_digest: Mapped[str | None] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
@@ -194,26 +189,26 @@ class Adapter(Table):
     classification: Mapped[str]
     evaluation_report_digest: Mapped[str] = mapped_column(DIGEST)
     evaluation: Mapped[dict[str, Any]] = mapped_column(Large("evaluation"))
-    """Numbers from the evaluation report and from the scores that it was computed from."""
+    """Numbers of the evaluation report and of its scores."""
     method: Mapped[str]
     review_date: Mapped[datetime.date]
     registered_at: Mapped[datetime.datetime]
     code_version: Mapped[str]
     """Code version of the stage that trained the adapter."""
     source_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Digest of this package's source code when the adapter was trained."""
+    """SHA-256 of this package's source code when the adapter was trained."""
     gate_records: Mapped[list[dict[str, Any]]] = mapped_column(Large("gate_records"))
     """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if waived."""
 
     @property
     def version_numbers(self) -> tuple[int, int, int]:
-        """Major, minor and patch number, by which versions are ordered."""
+        """Major, minor and patch number, for sorting."""
         major, minor, patch = (int(number) for number in self.version.split("."))
         return major, minor, patch
 
 
 class AuditEntry(Table):
-    """An entry of the ledger, in columns (`audit_log.py`). Entries about sealed artifacts are not in the view."""
+    """A ledger entry, in columns (`audit_log.py`). The view has no entries about sealed artifacts."""
 
     __tablename__ = "audit_entry"
 
@@ -223,7 +218,6 @@ class AuditEntry(Table):
     action: Mapped[str] = mapped_column(index=True)
     subjects: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(DIGEST)
-    """Hash of the previous entry."""
     hash: Mapped[str] = mapped_column(DIGEST)
     """Hash over all other columns."""
 
@@ -238,8 +232,8 @@ class LedgerEntry(Table):
     data: Mapped[bytes]
     """Canonical JSON of `audit_log.as_dict`."""
     head: Mapped[str | None]
-    """Size and root hash of the tree that ends here, signed with the ledger's key. Only the last entry of an act has
-    one."""
+    """Size and root hash of the tree that ends with this entry, signed with the ledger's key. Only the last entry of an
+    act has one."""
 
 
 class LedgerNode(Table):
@@ -254,8 +248,8 @@ class LedgerNode(Table):
 
 
 class Blob(Table):
-    """Bytes that entries name by their SHA-256: the columns of a row as canonical JSON, a signed statement, or the
-    documents and sources of a dataset."""
+    """Content that entries refer to by SHA-256: a row's columns as canonical JSON, a signed statement, or the documents
+    and sources of a dataset."""
 
     __tablename__ = "blob"
     __table_args__ = (ENTRIES,)
@@ -265,7 +259,7 @@ class Blob(Table):
 
 
 class SealedEntry(Table):
-    """Index: artifact -> number of its entry. Readers verify the entry itself (`sealing.sealed_at`)."""
+    """Index from artifact to entry number. Readers verify the entry itself (`sealing.sealed_at`)."""
 
     __tablename__ = "sealed"
     __table_args__ = (ENTRIES,)
@@ -275,7 +269,7 @@ class SealedEntry(Table):
 
 
 class LedgerKey(Table):
-    """The public key that verifies the ledger's checkpoints. The table has one row, from the first act on."""
+    """The public key that verifies the ledger's checkpoints. The table has one row after the first act."""
 
     __tablename__ = "ledger_key"
     __table_args__ = (ENTRIES,)
@@ -285,8 +279,6 @@ class LedgerKey(Table):
 
 
 class BlindReview(Table):
-    """A blind review that was opened."""
-
     __tablename__ = "blind_review"
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -296,12 +288,11 @@ class BlindReview(Table):
     opponent_id: Mapped[str | None] = mapped_column(ForeignKey("adapter.id"))
     record_digest: Mapped[str] = mapped_column(DIGEST)
     plan_digest: Mapped[str] = mapped_column(DIGEST)
-    """Digest of the review_plan artifact, which holds prompts, answers and settings."""
+    """Digest of the review_plan artifact, which contains prompts, answers and settings."""
     plan_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     seed_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of the sealed seed that decides which arm is A."""
     ballots: Mapped[int]
-    """The pre-registered number of ballots."""
     opened_at: Mapped[datetime.datetime]
     act_key: Mapped[str] = mapped_column(DIGEST)
     """Public key (Ed25519, hex) that verifies the review's signed acts."""
@@ -313,7 +304,6 @@ class SignInLink(Table):
     __tablename__ = "sign_in_link"
 
     token_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """SHA-256 of the token. The token itself is not stored."""
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"))
     operator: Mapped[str]
     expires_at: Mapped[datetime.datetime]
@@ -339,7 +329,7 @@ class Ballot(Table):
     preference: Mapped[str]
     """Preferred answer: `a`, `b` or `tie`."""
     ratings: Mapped[dict[str, int] | None]
-    """`a.accuracy` and so on -> rating from 1 to 5. NULL if both answers were equal, so that none were requested."""
+    """`a.accuracy` and so on -> rating from 1 to 5. NULL for identical answers, which are not rated."""
     given_at: Mapped[datetime.datetime]
 
 
@@ -357,19 +347,18 @@ class Guess(Table):
 
 
 class ReviewClosing(Table):
-    """The end of a review. The primary key rejects a second one. Later ballots are rejected."""
+    """The closing of a review, after which ballots are rejected. The primary key rejects a second closing."""
 
     __tablename__ = "review_closing"
 
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
     closed_at: Mapped[datetime.datetime]
     seed: Mapped[str] = mapped_column(DIGEST)
-    """The revealed seed, 64 hex digits."""
     ballots: Mapped[int]
     ballots_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Digest over every ballot and guess."""
+    """SHA-256 of all ballots and guesses."""
     officer: Mapped[str | None]
-    """The officer who closed the review before the pre-registered number was reached; otherwise NULL."""
+    """The officer who closed the review early, or NULL."""
     reason: Mapped[str | None]
 
 
@@ -385,7 +374,6 @@ class ReleaseRequest(Table):
     transition: Mapped[str]
     entered_at: Mapped[datetime.datetime]
     statement: Mapped[bytes] = mapped_column(Signed())
-    """The signed sigstore bundle."""
 
 
 class ReleaseDecision(Table):
@@ -395,7 +383,6 @@ class ReleaseDecision(Table):
 
     request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"), primary_key=True)
     keyid: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """Id of the officer's key."""
     decision: Mapped[str] = mapped_column(primary_key=True)
     """Decision: `approve`, `reject` or `withdraw`."""
     entered_at: Mapped[datetime.datetime]
@@ -403,7 +390,7 @@ class ReleaseDecision(Table):
 
 
 class Transition(Table):
-    """A change of an adapter's state. If two are made at once, the primary key accepts only one."""
+    """A change of an adapter's state. The primary key accepts only one of two simultaneous changes."""
 
     __tablename__ = "transition"
 
@@ -417,7 +404,7 @@ class Transition(Table):
     request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"))
     made_at: Mapped[datetime.datetime]
     statement: Mapped[bytes] = mapped_column(Signed())
-    """Statement signed by the pipeline. It names the request and the approvals."""
+    """Statement signed by the pipeline, which names the request and the approvals."""
 
     @property
     def statement_sha256(self) -> str:
@@ -436,10 +423,8 @@ class Recall(Table):
     base_model: Mapped[str | None] = mapped_column(DIGEST)
     reason: Mapped[str]
     officer: Mapped[str]
-    """Id of the officer's key."""
     opened_at: Mapped[datetime.datetime]
     statement: Mapped[bytes] = mapped_column(Signed())
-    """The officer's signed sigstore bundle."""
 
 
 class RecallAdapter(Table):
@@ -460,14 +445,12 @@ class RecallWaiver(Table):
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     reason: Mapped[str]
     officer: Mapped[str]
-    """Id of the officer's key."""
     waived_at: Mapped[datetime.datetime]
     statement: Mapped[bytes] = mapped_column(Signed())
-    """The officer's signed sigstore bundle."""
 
 
 class KnownIssue(Table):
-    """A known issue of an adapter, in an officer's words."""
+    """A known issue of an adapter, as an officer described it."""
 
     __tablename__ = "known_issue"
 
@@ -476,14 +459,12 @@ class KnownIssue(Table):
     """Number among the adapter's issues, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
-    """Id of the officer's key."""
     added_at: Mapped[datetime.datetime]
     statement: Mapped[bytes] = mapped_column(Signed())
-    """The officer's signed sigstore bundle."""
 
 
 class AdapterReview(Table):
-    """A review after which an officer kept an adapter. The next review's due date is counted from it."""
+    """An officer's decision to keep an adapter after a review. The next due date is counted from it."""
 
     __tablename__ = "adapter_review"
 
@@ -492,10 +473,8 @@ class AdapterReview(Table):
     """Number among the adapter's reviews, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
-    """Id of the officer's key."""
     reviewed_at: Mapped[datetime.datetime]
     statement: Mapped[bytes] = mapped_column(Signed())
-    """The officer's signed sigstore bundle."""
 
 
 @cache
@@ -506,7 +485,7 @@ def stored_tables() -> Sequence[SqlTable]:
 
 @cache
 def view_tables() -> Sequence[SqlTable]:
-    """Return the tables of the view, parents first. All but the entries themselves hold rows that entries name."""
+    """Return the tables of the view, parents first."""
     return [table for table in Table.metadata.sorted_tables if not table.info.get(STORED)]
 
 

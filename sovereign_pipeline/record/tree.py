@@ -1,4 +1,4 @@
-"""Store the ledger's Merkle tree in the database, and write and check proofs that an entry is in the ledger."""
+"""Store the ledger's Merkle tree in the database, and create and check proofs that the ledger contains an entry."""
 
 import json
 import re
@@ -19,11 +19,12 @@ from sovereign_pipeline.record.tables import Blob, LedgerEntry, LedgerNode
 
 HINT = "Restore the registry from a copy, and find out who changed it."
 GROWTH = "the ledger's tree"
-"""Key in `Session.info` for the tree of the state that the session sees, with what it appended."""
+"""Key in `Session.info` for the tree that the session sees, including entries that it appended."""
 APPENDED = "appended to the ledger"
-"""Key in `Session.info` for what a transaction appended (`Appended`)."""
+"""Key in `Session.info` for the entries and nodes that a transaction appended (`Appended`)."""
 KNOWN = "hashes of the ledger's tree"
-"""Key in `Session.info` for a cache of subtree hashes. A session sees one state, and complete subtrees never change."""
+"""Key in `Session.info` for a cache of subtree hashes. It never becomes stale: a session sees one state, and complete
+subtrees do not change."""
 AT_ONCE = 5_000
 """Number of rows in one bulk operation."""
 
@@ -42,7 +43,7 @@ _NODES = select(LedgerNode.level, LedgerNode.position, LedgerNode.hash)
 
 @contextmanager
 def written_by_this_program() -> Iterator[None]:
-    """Convert what reading raises where a column holds a value of another kind into an IntegrityError."""
+    """Convert errors from columns with values of a wrong type into an IntegrityError."""
     try:
         yield
     except (TypeError, ValueError, AttributeError):
@@ -53,7 +54,6 @@ def written_by_this_program() -> Iterator[None]:
 
 
 def size_of(session: Session) -> int:
-    """Return the number of entries."""
     size: int = session.info[GROWTH].size
     return size
 
@@ -67,10 +67,10 @@ def append(session: Session, data: bytes) -> None:
 
 
 def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
-    """Write what the transaction appended, with the signed head of the state that it leaves.
+    """Write the entries and nodes that the transaction appended, and the signed head of the resulting state.
 
     Args:
-        named: SHA-256 -> what the entries name by it.
+        named: SHA-256 -> content that the entries refer to.
     """
     appended: Appended = session.info[APPENDED]
     first, last = size_of(session) - len(appended.entries) + 1, size_of(session)
@@ -95,7 +95,7 @@ def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
 
 
 def leaves(session: Session, after: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of the entries after a number, oldest first, few in memory at once."""
+    """Yield number and bytes of the entries after a number, oldest first, with few in memory at a time."""
     columns = LedgerEntry.__table__.c
     query = select(columns.sequence, columns.data).where(columns.sequence > after, columns.sequence <= size_of(session))
     for sequence, data in session.execute(query.order_by(columns.sequence).execution_options(yield_per=AT_ONCE)):
@@ -151,7 +151,7 @@ HEADER = "c2sp.org/tlog-proof@v1"
 
 @dataclass(frozen=True)
 class Proven:
-    """An entry that a proof shows to be in the log."""
+    """An entry whose presence in the log was proven."""
 
     entry: dict[str, Any]
     head: TreeHead
@@ -160,12 +160,8 @@ class Proven:
 
 
 def prove(session: Session, sequence: int, note: Note) -> str:
-    """Return the proof that an entry is in the tree of a checkpoint, as text.
-
-    Raises:
-        NotFoundError: the checkpoint does not cover the entry.
-        IntegrityError: the entry was changed.
-    """
+    """Return a proof, as text, that a checkpoint's tree contains an entry. Raises NotFoundError if the checkpoint does
+    not cover the entry, and IntegrityError if the entry was changed."""
     head = notes.parse_tree_head(note.text)
     row = session.get(LedgerEntry, sequence) if 0 < sequence <= head.size else None
     if row is None:
@@ -185,12 +181,8 @@ def prove(session: Session, sequence: int, note: Note) -> str:
 
 
 def check(text: str, log: Verifier) -> Proven:
-    """Verify a proof with only the log's public key.
-
-    Raises:
-        InputError: the text is not a proof.
-        IntegrityError: the proof is not valid.
-    """
+    """Verify a proof with only the log's public key. Raises InputError if the text is not a proof, and IntegrityError
+    if the proof is invalid."""
     header, _, rest = text.partition("\n\n")
     lines = header.split("\n")
     index = re.fullmatch(r"index (0|[1-9][0-9]{0,18})", lines[2]) if len(lines) > 2 else None

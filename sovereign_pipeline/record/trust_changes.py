@@ -33,9 +33,9 @@ from sovereign_pipeline.record.trust_root import (
 )
 
 ROOT_DAYS = 1825
-"""Number of days for which a root is valid."""
+"""Validity of a root, in days."""
 TARGETS_DAYS = 400
-"""Number of days for which roles and keys are valid: more than a year, so that a yearly renewal is never late."""
+"""Validity of roles and keys, in days: more than a year, so that a yearly renewal is never late."""
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 
 
@@ -97,8 +97,8 @@ def add_officer(
     """Add a person's key to the role `officer`.
 
     Args:
-        may: the transitions and other acts that the person may approve; `*` stands for all.
-        levels: the classification levels at which the person may approve; `*` stands for all.
+        may: transitions and other acts that the person may approve; `*` means all.
+        levels: classification levels at which the person may approve; `*` means all.
     """
     person = " ".join(each for each in unicodedata.normalize("NFC", person).split(" ") if each)
     if not person or not person.isprintable():
@@ -118,7 +118,7 @@ def add_officer(
 def revoke(
     directory: Path, keyid: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> Trust:
-    """Revoke a key from a ledger index on. Signatures at earlier places in the ledger stay valid."""
+    """Revoke a key from a ledger index on. Its signatures at earlier indices stay valid."""
     role = _role_of(read_trust(directory), keyid)
     return _change_targets(directory, signers, [role], lambda targets, root: _revoke(targets, keyid, from_index), now)
 
@@ -126,8 +126,8 @@ def revoke(
 def rotate_key(
     directory: Path, role: str, pem: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> Trust:
-    """Add a new key to a role, and revoke the role's other keys from a ledger index on. This does not work for
-    officers: add the new key with `add_officer`, and revoke the old one."""
+    """Add a new key to a role, and revoke the role's other keys from a ledger index on. For officers, add the new key
+    with `add_officer` and revoke the old one."""
     if role == "officer":
         raise InputError("An officer's key is not rotated.", "Add the new one, and revoke the old one.")
     old = [key.keyid for key in read_trust(directory).keys(role) if key.revoked_from is None]
@@ -148,7 +148,7 @@ def rotate_root(
     threshold: int = ROOT_THRESHOLD,
     now: datetime | None = None,
 ) -> Trust:
-    """Replace the root keys. Old and new keys sign the new root; the old roots stay beside it."""
+    """Replace the root keys. Old and new keys sign the new root. The old roots are kept beside it."""
     before = read_trust(directory)
     files = read_files(directory)
     moment = now or datetime.now(UTC)
@@ -180,12 +180,8 @@ def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = 
 
 
 def install(source: Path, directory: Path, *, now: datetime | None = None) -> Trust:
-    """Install a trust root that was changed on the offline machine.
-
-    Raises:
-        IntegrityError: the new trust root does not verify, is older than the installed one, or is another one.
-        ConflictError: a file of the installed trust root differs at the same version.
-    """
+    """Install a trust root that was changed on the offline machine. Raises IntegrityError if it is invalid, older than
+    the installed one, or another one, and ConflictError if a file differs at the same version."""
     new = load_trust(source, now=now)
     files = read_files(source)
     if directory.is_dir() and (here := read_files(directory)):
@@ -204,13 +200,13 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> Tr
 
 
 def refuse_full(directory: Path) -> None:
-    """Raise ConflictError if the directory is not empty, because a trust root is created only once."""
+    """Raise ConflictError if the directory is not empty. A trust root is created only once."""
     if directory.exists() and any(directory.iterdir()):
         raise ConflictError(f"{directory}: there are files already.", "Name an empty directory.")
 
 
 def read_trust(directory: Path) -> Trust:
-    """Read and verify a trust root in order to change it. An expired one is accepted, so that it can be renewed."""
+    """Read and verify a trust root in order to change it. Accepts an expired one, so that it can be renewed."""
     if not directory.is_dir():
         raise NotFoundError(f"{directory}: there is no trust root.", act="make_trust_root")
     return verified(read_files(directory), where=str(directory))
@@ -282,7 +278,7 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
 
 def _refuse_second_spelling(targets: Targets, person: str) -> None:
     """Raise ConflictError if an officer's name looks like this one but is spelled differently. Approvals are counted by
-    person, so one person with two spellings would count twice."""
+    person, so a person with two spellings would count twice."""
     for key in _delegations(targets)[0].values():
         other = key.unrecognized_fields.get("person")
         if other is not None and other != person and _looks(other) & _looks(person):
@@ -293,8 +289,8 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
 
 
 def _looks(name: str) -> set[str]:
-    """Return the forms that a reader may mistake a name for. Case, spaces and marks are removed, and similar letters
-    are mapped to one. There are two forms, because a capital I may be read as an l."""
+    """Return two normalised forms of a name, without case, spaces and marks and with confusable letters mapped to one.
+    There are two because a capital I may be read as an l."""
     spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
     return {
         "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings
@@ -324,7 +320,7 @@ def _role_of(trust: Trust, keyid: str) -> str:
 
 
 def _refuse_strangers(root: Root, signers: Sequence[Signer]) -> None:
-    """Raise InputError if a key is not a root key, or if there are too few, before anything is signed."""
+    """Raise InputError before anything is signed if a key is not a root key, or if there are too few root keys."""
     ids = {signer.keyid for signer in signers}
     if strangers := sorted(ids - {*root.roles[Targets.type].keyids}):
         raise InputError(f"The key {strangers[0]} is no root key of this trust root.", "Use one of its root keys.")
@@ -374,11 +370,10 @@ def demonstration_trust(
     now: datetime | None = None,
 ) -> Trust:
     """Create a trust root for demonstrations with its keys: `root-1.key`, `pipeline.key`, `officer-1.key`, and so on.
-
-    An existing trust root and existing keys are kept.
+    Keeps an existing trust root and existing keys.
 
     Args:
-        others: role -> public keys in PEM that are made elsewhere, such as those of the log and its witnesses.
+        others: role -> further public keys in PEM, such as those of the log and its witnesses.
     """
     if directory.is_dir() and any(directory.iterdir()):
         return load_trust(directory, now=now)

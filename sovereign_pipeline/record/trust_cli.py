@@ -1,4 +1,4 @@
-"""`sovereign-trust`: the program of the offline machine that keeps the root."""
+"""`sovereign-trust`: the command line of the offline machine with the root keys."""
 
 import json
 import shutil
@@ -91,7 +91,7 @@ def init(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Make the root keys and the trust root. Print its SHA-256 on paper: an auditor starts from it."""
+    """Create the root keys and the trust root. Print its SHA-256 on paper for auditors, who start from it."""
     named = {"pipeline": pipeline, "log": log, "witness": witness, "bundle": bundle}
     keys = {role: [read_public_file(file) for file in files or ()] for role, files in named.items()}
     trust_changes.refuse_full(directory)
@@ -120,7 +120,7 @@ def add_officer(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Let a person's key approve. Compare the key's id with what the person reads out."""
+    """Give a person's key the right to approve. First compare the key id with the one that the person reads out."""
     pem = read_public_file(public)
     signers = _signers(key, token, pkcs11_module, passphrase_file)
     _say(trust_changes.add_officer(directory, pem, person, may, level, signers), directory)
@@ -136,7 +136,7 @@ def add_key(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Give one more key a role, beside those that have it."""
+    """Add a key to a role."""
     pem = read_public_file(public)
     signers = _signers(key, token, pkcs11_module, passphrase_file)
     _say(trust_changes.add_key(directory, role, pem, signers), directory)
@@ -153,7 +153,7 @@ def rotate(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Replace a role's keys by one. What those before it signed up to the entry still counts."""
+    """Replace a role's keys by a new one. Signatures by the old keys stay valid up to the given ledger entry."""
     pem = read_public_file(public)
     signers = _signers(key, token, pkcs11_module, passphrase_file)
     _say(trust_changes.rotate_key(directory, role, pem, from_index, signers), directory)
@@ -173,7 +173,7 @@ def rotate_root(
         list[Path] | None, typer.Option(help="As --passphrase-file, for the new root keys.")
     ] = None,
 ) -> None:
-    """Replace the root keys. Old keys (--key) and new ones sign it; auditors go on from the first root's SHA-256."""
+    """Replace the root keys. Old (--key) and new keys sign the change; auditors can still start from the first root."""
     old = _signers(key, token, pkcs11_module, passphrase_file)
     trust_changes.read_trust(directory)
 
@@ -196,7 +196,7 @@ def renew(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Let the same trust root be accepted for another while, before or after it expired."""
+    """Extend the validity of a trust root, before or after it expired."""
     _say(trust_changes.renew(directory, _signers(key, token, pkcs11_module, passphrase_file)), directory)
 
 
@@ -210,7 +210,7 @@ def revoke(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Let nothing count that a key signs from an entry of the log on. A date could be chosen by whoever stole it."""
+    """Revoke a key from a ledger entry on. A date would not protect: a thief can sign with any date."""
     signers = _signers(key, token, pkcs11_module, passphrase_file)
     _say(trust_changes.revoke(directory, keyid, from_index, signers), directory)
 
@@ -220,7 +220,7 @@ def install(
     source: Annotated[Path, typer.Argument(help="The trust root, as copied from the offline machine.")],
     directory: Directory,
 ) -> None:
-    """Take a newer trust root over. An older one, another one, and one that forked are refused."""
+    """Install a newer trust root. Older, unrelated and forked trust roots are rejected."""
     _say(trust_changes.install(source, directory), directory)
 
 
@@ -230,7 +230,7 @@ def show(
     root_sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the first root.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a trust root, and print who may do what. Ends 1 when it does not verify or has expired."""
+    """Verify a trust root, and print its keys and their rights. Exits with status 1 if it is invalid or expired."""
     if root_sha256 is not None:
         load_trust(directory, root_sha256, now=datetime.min.replace(tzinfo=UTC))
     trust = trust_changes.read_trust(directory)
@@ -247,9 +247,9 @@ def make_demonstration(
     keys: Annotated[Path, typer.Argument(help="Directory for all private keys, unencrypted.")],
     log: Annotated[Path | None, typer.Option(help="The log's public key, as `sovereign audit key` prints it.")] = None,
 ) -> None:
-    """Make a trust root for a demonstration: three root keys, three officers, pipeline and bundle, all on one machine.
+    """Create a trust root for demonstrations on one machine: three root keys, three officers, pipeline and bundle.
 
-    What is there already stays. Whatever rests on such a root says so.
+    Existing files are kept. Everything that depends on such a trust root is marked as a demonstration.
     """
     from sovereign_pipeline.record.trust_changes import demonstration_trust
 
@@ -258,7 +258,6 @@ def make_demonstration(
 
 
 def main() -> None:
-    """Entry point."""
     keep_private()
     run_program(app, lambda error: print_message(error.message, {"Hint": error.hint} if error.hint else {}))
 
@@ -302,7 +301,7 @@ def _new_roots(
     """Create a root key in each directory and open the tokens' keys.
 
     Args:
-        rehearse: called with all keys before any is written. It raises an error to cancel.
+        rehearse: called with all keys before any is written. An error cancels the creation.
     """
     paths = [directory / "root.key" for directory in directories]
     if len(set(paths)) != len(paths):
@@ -347,7 +346,6 @@ def _opened(sources: Sequence[KeySource], files: list[Path] | None, first: int, 
 
 
 def _file_for(files: list[Path] | None, number: int, count: int) -> Path | None:
-    """Return the passphrase file of one key, or None if there are no files."""
     if not files:
         return None
     if len(files) not in (1, count):
@@ -365,7 +363,7 @@ def _say(trust: Trust, directory: Path) -> None:
 
 
 def _print(trust: Trust) -> None:
-    """Print one line for each key, with its whole id so that it can be copied."""
+    """Print one line for each key, with the full id for copying."""
     typer.echo(f"SHA-256 of the first root: {trust.root_sha256}")
     typer.echo(f"Root {trust.root_version}, targets {trust.targets_version}, accepted until {trust.expires:%Y-%m-%d}.")
     if trust.is_demonstration:

@@ -41,13 +41,13 @@ class TrustedKey:
     keyid: str
     public_pem: str
     person: str | None = None
-    """Name of the person who holds the key. Set for every officer's key."""
+    """Name of the person who holds the key. Every officer's key has one."""
     may: tuple[str, ...] = ()
     """Transitions and acts (`waive`, `recall`, `issue`, `review`, `close`) that the officer may decide; `*` is all."""
     levels: tuple[str, ...] = ()
     """Classification levels at which the officer may decide; `*` is all."""
     revoked_from: int | None = None
-    """Ledger index from which on signatures by this key are not valid. None if the key is not revoked."""
+    """Ledger index from which the key's signatures are invalid. None if the key is not revoked."""
 
     def allows(self, transition: str, level: str) -> bool:
         """Return True if the officer may approve a transition at a classification level."""
@@ -56,12 +56,12 @@ class TrustedKey:
 
 @dataclass(frozen=True)
 class TrustedRole:
-    """A role with the keys that may sign for it."""
+    """A role with its keys."""
 
     name: str
     threshold: int
     keys: tuple[TrustedKey, ...]
-    """The role's keys. Revoked keys stay listed, because their earlier signatures are still valid."""
+    """The role's keys, including revoked ones, because their earlier signatures are still valid."""
     version: int
     expires: datetime
 
@@ -71,13 +71,13 @@ class Trust:
     """A verified trust root."""
 
     root_sha256: str
-    """SHA-256 of the first root's file, which an auditor starts from."""
+    """SHA-256 of the first root's file, from which an auditor starts."""
     root_version: int
     targets_version: int
     is_demonstration: bool
-    """True if its keys, or those of an earlier root, were made for a demonstration."""
+    """True if its keys, or those of an earlier root, were created for a demonstration."""
     expires: datetime
-    """The earliest time at which a part of the trust root expires."""
+    """Time at which the first part of the trust root expires."""
     roles: Mapping[str, TrustedRole]
 
     def role(self, role: str) -> TrustedRole:
@@ -90,7 +90,7 @@ class Trust:
         return self.role(role).keys
 
     def key(self, role: str, keyid: str) -> TrustedKey:
-        """Return a key of a role. Raises IntegrityError if the key does not have the role."""
+        """Return a key of a role. Raises IntegrityError if the key lacks the role."""
         found = next((each for each in self.keys(role) if each.keyid == keyid), None)
         if found is None:
             raise IntegrityError(
@@ -103,7 +103,7 @@ class Trust:
         """Return True if a signature by this key is valid at a ledger index.
 
         Args:
-            at_index: ledger index of the signed act; None for an act that is not logged yet.
+            at_index: ledger index of the signed act; None if it is not logged yet.
         """
         found = next((each for each in self.keys(role) if each.keyid == keyid), None)
         if found is None:
@@ -127,7 +127,7 @@ def root_name(version: int) -> str:
 
 
 def read_files(directory: Path) -> dict[str, bytes]:
-    """Return the trust root's files in a directory. Other files are ignored."""
+    """Return the trust root's files in a directory, ignoring other files."""
     found: dict[str, bytes] = {}
     for path in sorted(directory.iterdir()):
         if path.name in (ROOT, TARGETS) or ROOTS.fullmatch(path.name):
@@ -138,7 +138,7 @@ def read_files(directory: Path) -> dict[str, bytes]:
 
 
 def write_files(directory: Path, files: Files) -> None:
-    """Write new and changed files. All content is flushed to disk before the first file is renamed into place."""
+    """Write new and changed files. Flushes all content to disk before renaming the first file into place."""
     directory.mkdir(parents=True, exist_ok=True)
     changed = [
         name
@@ -215,8 +215,6 @@ def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
 
 
 class RootSigner(TufSigner):
-    """Adapts a signer to python-tuf's interface."""
-
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
 
@@ -233,16 +231,16 @@ class RootSigner(TufSigner):
 
 
 DEMONSTRATION = "demonstration"
-"""Field that marks the root of a demonstration, whose keys are stored on the same machine."""
+"""Field that marks the root of a demonstration, whose keys are on the same machine."""
 ROOT_VERSION = "root_version"
-"""Field in `targets.json`: version of the root whose keys signed it. It reveals a rollback of the root alone."""
+"""Field in `targets.json`: version of the root whose keys signed it. It reveals that only the root was rolled back."""
 KEY_FIELDS = {"person", "may", "levels", "revoked_from"}
 ROLE_FIELDS = {"version", "expires"}
 
 
 def verified(files: Files, root_sha256: str | None = None, where: str = "trust") -> Trust:
-    """Verify a trust root's files, ignoring expiry, and return the trust root. Raises IntegrityError naming the file
-    that does not verify."""
+    """Verify a trust root's files, ignoring expiry, and return the trust root. Raises IntegrityError that names the
+    invalid file."""
     first = files.get(root_name(1))
     if first is None:
         raise IntegrityError(f"{where}/{root_name(1)}: the first root is missing.", "Take the trust root whole.")
@@ -258,7 +256,7 @@ def verified(files: Files, root_sha256: str | None = None, where: str = "trust")
 
 
 def _verified_roots(files: Files, where: str) -> list[Root]:
-    """Verify every root, from the first one on. Each must meet its own threshold and the previous root's."""
+    """Verify every root, from the first on. Each must meet its own threshold and the previous root's."""
     count = sum(name != ROOT and name.endswith(ROOT) for name in files)
     roots: list[Root] = []
     for version in range(1, count + 1):
@@ -310,13 +308,13 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """Raise IntegrityError for an invalid signature, even beyond the threshold, so that every byte is verified."""
+    """Raise IntegrityError for an invalid signature even beyond the threshold, so that every byte is verified."""
     if other := sorted(set(metadata.signatures) - good):
         raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Copy the file again from its source.")
 
 
 def _refuse_foreign_keys(keys: Mapping[str, TufKey], name: str) -> None:
-    """Raise IntegrityError for a key whose id is not derived from it. Under two ids, a key would be counted twice."""
+    """Raise IntegrityError for a key whose id is not derived from it. A key with two ids would be counted twice."""
     for keyid, key in keys.items():
         pem_of(keyid, key, name)
 
@@ -400,16 +398,13 @@ def load_trust(
     now: datetime | None = None,
     at_least: tuple[int, int] = (1, 1),
 ) -> Trust:
-    """Read and verify a trust root.
+    """Read and verify a trust root. Raises NotFoundError if there is none, and IntegrityError that names the file if
+    one is invalid or the trust root is expired or too old.
 
     Args:
         root_sha256: expected SHA-256 of the first root's file; None accepts any.
         now: time at which it must not have expired; None for the current time. To verify past acts, give their time.
         at_least: versions of root and targets seen before. Older versions are rejected.
-
-    Raises:
-        IntegrityError: a file does not verify, or the trust root has expired or is too old. The message names the file.
-        NotFoundError: there is no trust root.
     """
 
     if not directory.is_dir():
@@ -429,7 +424,6 @@ def load_trust(
 
 
 def refuse_expired(trust: Trust, now: datetime, where: str) -> None:
-    """Raise IntegrityError if the trust root has expired."""
     if now >= trust.expires:
         late = [role.name for role in trust.roles.values() if now >= role.expires]
         of = f" (roles {', '.join(late)})" if late else ""

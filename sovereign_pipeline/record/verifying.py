@@ -33,7 +33,7 @@ from sovereign_pipeline.record.witnesses import Policy
 
 @dataclass(frozen=True)
 class Claim:
-    """A signed claim that the tree had this root hash at this size."""
+    """A signed root hash of the tree at a size."""
 
     said_by: str
     head: TreeHead
@@ -46,29 +46,29 @@ class Verified:
     newest: Checkpoint
     root: bytes
     in_copy: int | None
-    """Number of entries in the second copy. None if there is no copy."""
+    """Number of entries in the second copy, or None if there is none."""
     not_committed: int
     """Number of entries in the second copy whose act was not committed. The next act marks them as void."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The result of verifying a registry's ledger against everything that is kept outside the database."""
+    """The result of verifying a registry's ledger against everything stored outside the database."""
 
     ledger: Verified
     checkpoint: int | None
-    """Number of entries that the newest kept checkpoint covers. None before the first act."""
+    """Number of entries that the newest stored checkpoint covers. None before the first act."""
     witnessed: int | None
-    """Number of entries that the newest checkpoint with enough cosignatures covers. None if no policy was given."""
+    """Number of entries that the newest sufficiently cosigned checkpoint covers. None if no policy was given."""
     cosigned: Mapping[str, int]
-    """Witness -> when it cosigned that checkpoint, in seconds since 1970."""
+    """Witness -> time of its cosignature on that checkpoint, in seconds since 1970."""
 
 
 def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
-    """Verify the ledger, what its registrations name, checkpoints, second copy and, if a policy is given, witnesses.
+    """Verify the ledger, the content of registrations, checkpoints, the second copy and, given a policy, witnesses.
     Raises IntegrityError."""
     settings = registry.settings
-    # Read before the database, because others may write meanwhile.
+    # Read this before the database, because others may write meanwhile.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
     with registry.reading() as session, tree.written_by_this_program():
         log = checkpoints.verified(session, settings, kept)
@@ -97,14 +97,11 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
 
 
 def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | None = None) -> Verified:
-    """Verify every entry and hash of the ledger.
+    """Verify every entry and hash of the ledger. Raises IntegrityError that names the first wrong entry or checkpoint.
 
     Args:
         claims: signed checkpoints that the tree must match.
         copy: path of the second copy.
-
-    Raises:
-        IntegrityError: an entry or a checkpoint is wrong. The message names the first one.
     """
     growth, nodes, copied = Growth(), _Nodes(), _Copied(copy)
     by_size: dict[int, list[Claim]] = defaultdict(list)
@@ -134,8 +131,8 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
 
 
 def rows_beside(session: Session) -> dict[str, int]:
-    """Return table -> number of its rows that no entry leads to; tables without such rows are left out. No reader uses
-    these rows. Someone with access to the database wrote them."""
+    """Return table -> number of rows that no entry refers to, for tables with such rows. Another program wrote these
+    rows, and readers ignore them."""
     named = {digest for each in session.scalars(select(AuditEntry.subjects)) for digest in _digests_in(each)}
     for table, columns in SIGNED.items():
         for column in columns:
@@ -173,8 +170,8 @@ def _hold(claims: Sequence[Claim], root: bytes) -> None:
 
 
 class _Nodes:
-    """Compares the computed subtree hashes with the stored ones. The hashes of each level are hashed together, so that
-    two million of them need not be kept or compared singly."""
+    """Compares computed subtree hashes with the stored ones. Each level's hashes are combined into one digest, so that
+    two million of them need not be kept in memory."""
 
     def __init__(self) -> None:
         self._levels: list[Any] = []
@@ -186,7 +183,7 @@ class _Nodes:
             self._levels[level].update(hash)
 
     def assert_stored(self, session: Session) -> None:
-        """Raise IntegrityError naming the first stored hash that is missing, differs, or belongs to no entry."""
+        """Raise IntegrityError that names the first stored hash that is missing, different or without an entry."""
         columns = LedgerNode.__table__.c
         query = select(columns.level, columns.position, columns.hash).order_by(columns.level, columns.position)
         found = [hashlib.sha256() for _ in self._levels]
@@ -205,7 +202,7 @@ class _Nodes:
 
 
 def _wrong_node(session: Session) -> IntegrityError:
-    """Return the error for the first stored hash that is missing or differs."""
+    """Return the error for the first stored hash that is missing or different."""
     growth, columns = Growth(), LedgerNode.__table__.c
     levels: dict[int, Iterator[Any]] = {}
     for _, data in tree.leaves(session):

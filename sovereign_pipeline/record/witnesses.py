@@ -1,4 +1,4 @@
-"""Request, give and verify witnesses' cosignatures of checkpoints, and verify the ledger's key by the trust root."""
+"""Request, create and verify witnesses' cosignatures of checkpoints, and verify the ledger's key by the trust root."""
 
 import hashlib
 import re
@@ -26,7 +26,7 @@ SEPARATOR = re.compile("[ \t]+")
 
 @dataclass(frozen=True)
 class Policy:
-    """The logs and witnesses whose signatures count, and how many witnesses must cosign."""
+    """The accepted logs and witnesses, and how many witnesses must cosign."""
 
     logs: tuple[Verifier, ...]
     witnesses: Mapping[str, Verifier]
@@ -45,13 +45,14 @@ class Policy:
         return sum(self._has(member, cosigned) for member in members) >= needed
 
     def cosigned(self, note: Note) -> dict[str, int]:
-        """Return witness -> when it cosigned a note (seconds since 1970). Raises IntegrityError for a false one."""
+        """Return witness -> time of its cosignature on a note (seconds since 1970). Raises IntegrityError for an
+        invalid cosignature."""
         found = {name: notes.cosigned_at(note, verifier) for name, verifier in self.witnesses.items()}
         return {name: at for name, at in found.items() if at is not None}
 
 
 def read_policy(path: Path) -> Policy:
-    """Read a policy file (c2sp.org/tlog-policy). Raises InputError naming the line that is wrong."""
+    """Read a policy file (c2sp.org/tlog-policy). Raises InputError that names the invalid line."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
@@ -94,7 +95,7 @@ def read_policy(path: Path) -> Policy:
 
 
 def request(session: Session, note: Note, old: int) -> str:
-    """Return a request for a witness to cosign a checkpoint, with a consistency proof.
+    """Return a request to cosign a checkpoint, with a consistency proof, for a witness.
 
     Args:
         old: size of the checkpoint that the witness cosigned last; 0 if none.
@@ -116,10 +117,9 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
         state: directory with the checkpoint that the witness cosigned last, for each log.
         at: seconds since 1970.
 
-    Raises:
-        InputError: the request is malformed, or its log is unknown.
-        ConflictError: the request does not begin at the size that was cosigned last. The message states that size.
-        IntegrityError: the log did not sign the checkpoint, or the log was forked.
+    Raises InputError for a malformed request or an unknown log, IntegrityError if the log did not sign the checkpoint
+    or was forked, and ConflictError, with the expected size, if the request does not begin at the size that was
+    cosigned last.
     """
     old, proof, note = _parse_request(request)
     head = notes.parse_tree_head(note.text)
@@ -155,25 +155,21 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
 
 
 def asked(settings: Settings) -> list[Note]:
-    """Return the checkpoints for which cosignatures were requested, with the cosignatures received, newest first."""
+    """Return the checkpoints whose cosignatures were requested, with the cosignatures received, newest first."""
     found = [read_note(path) for path in _directory(settings).glob("*.note")]
     return sorted(found, key=lambda note: notes.parse_tree_head(note.text).size, reverse=True)
 
 
 def note_asked(settings: Settings, note: Note) -> None:
-    """Store a checkpoint for which cosignatures are requested."""
+    """Store a checkpoint whose cosignatures are requested."""
     path = _path(settings, note)
     if not path.exists():
         write_atomically(path, str(note))
 
 
 def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[Note, list[str]]:
-    """Add a witness's answer to the checkpoint that it cosigns. Returns the checkpoint, and the witnesses that cosigned
-    it.
-
-    Raises:
-        IntegrityError: the answer is not over a requested checkpoint, or not by a witness of the policy.
-    """
+    """Add a witness's answer to its checkpoint. Returns the checkpoint, and the witnesses that cosigned it. Raises
+    IntegrityError if no such checkpoint was requested, or if the witness is not in the policy."""
     given = notes.parse_signatures(lines)
     for note in asked(settings):
         valid = [each for each in given if any(_is_of(verifier, note, each) for verifier in policy.witnesses.values())]
@@ -200,7 +196,7 @@ def newest_witnessed(settings: Settings, policy: Policy, covering: int = 0) -> N
 
 
 def newest_cosigned_size(settings: Settings) -> int:
-    """Return the number of entries of the newest checkpoint that any witness cosigned, or 0."""
+    """Return the number of entries of the newest checkpoint with any cosignature, or 0."""
     sizes = (notes.parse_tree_head(note.text).size for note in asked(settings) if len(note.signatures) > 1)
     return next(sizes, 0)
 
@@ -259,9 +255,9 @@ class Witnessed:
     """The state of the ledger that the trust root's witnesses cosigned."""
 
     entries: int
-    """Number of entries that the newest checkpoint with enough cosignatures covers."""
+    """Number of entries that the newest sufficiently cosigned checkpoint covers."""
     at: Mapping[str, int]
-    """Witness -> when it cosigned that checkpoint, in seconds since 1970."""
+    """Witness -> time of its cosignature on that checkpoint, in seconds since 1970."""
 
 
 def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
@@ -281,11 +277,7 @@ def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
 
 def witnessed_by(trust: Trust, log: Verifier, settings: Settings) -> Witnessed | None:
     """Return the state that enough witnesses of the trust root cosigned, or None if the trust root names no witnesses.
-
-    Raises:
-        IntegrityError: a kept checkpoint has a signature by an unknown witness, or no checkpoint has enough
-            cosignatures.
-    """
+    Raises IntegrityError for a signature by an unknown witness, or if no checkpoint has enough cosignatures."""
     role = trust.role(WITNESS)
     for note in asked(settings):  # newest first
         at = _cosigned(trust, log, note)
