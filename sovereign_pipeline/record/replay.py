@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Date, DateTime, StaticPool, create_engine, event, insert, select
+from sqlalchemy import Connection, Date, DateTime, StaticPool, bindparam, create_engine, event, insert, select
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -376,6 +376,9 @@ def _blobs(disk: Connection, wanted: Mapping[str, int]) -> dict[str, bytes]:
     return found
 
 
+_ONE_BLOB = select(Blob.data).where(Blob.sha256 == bindparam("sha256"))
+
+
 def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> bytes:
     """Return a signed statement or a row's content by SHA-256. Raises IntegrityError if it is missing or changed.
 
@@ -385,7 +388,7 @@ def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> b
     found = drafted.get(sha256)
     if found is None:
         with written_by_this_program():
-            found = next((data for _, data in read_blobs(disk, [sha256])), None)
+            found = disk.execute(_ONE_BLOB, {"sha256": sha256}).scalar()
     if found is None or hashlib.sha256(found).hexdigest() != sha256:
         problem = "is missing" if found is None else "was changed"
         raise IntegrityError(f"The registry: the stored content with the SHA-256 {sha256} {problem}.", HINT)
