@@ -11,6 +11,8 @@ import json
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,22 @@ def append_in_bulk(registry: Registry, count: int) -> None:
 
 
 def one_by_one(registry: Registry) -> float:
-    """Milliseconds an act."""
-    started = time.monotonic()
+    """Milliseconds of the processor an act."""
+    started = time.process_time()
     for number in range(ONE_BY_ONE):
         with registry.writing() as session:
             append(session, "officer", "lamp lit", {"lamp": number, "digest": "d" * 64})
-    return (time.monotonic() - started) / ONE_BY_ONE * 1000
+    return (time.process_time() - started) / ONE_BY_ONE * 1000
+
+
+def filled(settings: Settings, entries: int) -> tuple[float, float]:
+    """Fill a registry. Returns seconds of the bulk, and milliseconds of the processor that one act takes."""
+    registry, started = open_registry(settings), time.monotonic()
+    append_in_bulk(registry, entries)
+    bulk = time.monotonic() - started
+    milliseconds = one_by_one(registry)
+    registry.engine.dispose()
+    return bulk, milliseconds
 
 
 def main() -> None:
@@ -61,13 +73,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         url = {"registry_url": given.url} if given.url else {}
         settings = Settings(home=Path(directory) / "home", data=Path(directory) / "data", **url)
-        registry = open_registry(settings)
         say(f"appending {given.entries:,} entries in bulk")
-        started = time.monotonic()
-        append_in_bulk(registry, given.entries)
-        bulk = time.monotonic() - started
-        milliseconds = one_by_one(registry)
-        registry.engine.dispose()
+        # In a process of its own: a child's peak memory begins with that of the process that starts it.
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            bulk, milliseconds = pool.submit(filled, settings, given.entries).result()
         say("verifying")
         environment = {VARIABLES[field]: settings.to_environment()[VARIABLES[field]] for field in VARIABLES}
         used = run([*SOVEREIGN, "audit", "verify"], environment)
@@ -77,7 +86,7 @@ def main() -> None:
         "database": "PostgreSQL" if given.url else "SQLite",
         "database_mib": round(size / (1 << 20)) or None,
         "bulk_seconds": round(bulk, 1),
-        "act_milliseconds": round(milliseconds, 1),
+        "act_cpu_milliseconds": round(milliseconds, 1),
         "verify_seconds": round(used["whole_seconds"], 1),
         "verify_cpu_seconds": round(used["cpu_seconds"], 1),
         "verify_peak_mib": round(used["peak_bytes"] / (1 << 20)),

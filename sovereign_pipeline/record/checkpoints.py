@@ -401,7 +401,7 @@ def read_note(path: Path) -> Note:
     try:
         note = notes.parse_note(path.read_text(encoding="utf-8"))
         notes.parse_tree_head(note.text)
-    except (InputError, ValueError):
+    except (InputError, ValueError, IsADirectoryError):
         raise IntegrityError(f"{path}: this is not a signed checkpoint.", RESTORE) from None
     return note
 

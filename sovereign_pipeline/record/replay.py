@@ -45,6 +45,8 @@ ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
 """First bytes of entries about sealed artifacts. These are up to nine of ten entries, and the view omits them."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries produce other rows."""
+NOTE_BYTES = 100_000
+"""Largest signed note of a snapshot; a real one has some 3 KB."""
 SCHEMA = digest_of([REPLAY, {table.name: [repr(column) for column in table.columns] for table in view_tables()}])
 """Digest of the view's tables. A snapshot with another digest is not used."""
 STATE = "/state"
@@ -150,6 +152,7 @@ class View:
             "size": self.growth.size,
             "peaks": [each.hex() for each in self.growth.peaks],
             "last": self.last,
+            "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         text = f"{signer.name}{STATE}\n{canonical_json(said).decode()}\n"
@@ -163,13 +166,13 @@ class View:
             return False
         try:
             with snapshot.open("rb") as stream:
-                note = notes.parse_note(stream.read(int.from_bytes(stream.read(4), "big")).decode())
-                content = stream.read()
-            name, said = note.text.removesuffix("\n").split("\n")
-            if not notes.is_signed(note, log) or name != log.name + STATE:
-                return False
-            state = json.loads(said)
-        except (OSError, ValueError, SovereignError):
+                note = notes.parse_note(stream.read(min(int.from_bytes(stream.read(4), "big"), NOTE_BYTES)).decode())
+                name, said = note.text.removesuffix("\n").split("\n")
+                if not notes.is_signed(note, log) or name != log.name + STATE:
+                    return False
+                state = json.loads(said)
+                content = stream.read(state["bytes"])
+        except (OSError, ValueError, KeyError, SovereignError):
             return False
         if (state["schema"], state["sha256"]) != (SCHEMA, hashlib.sha256(content).hexdigest()):
             return False
@@ -399,4 +402,4 @@ def read_blobs(disk: Connection, wanted: Collection[str]) -> Iterator[tuple[str,
     ordered = list(wanted)
     for start in range(0, len(ordered), AT_ONCE):
         query = select(Blob.sha256, Blob.data).where(Blob.sha256.in_(ordered[start : start + AT_ONCE]))
-        yield from ((sha256, bytes(data)) for sha256, data in disk.execute(query))
+        yield from ((sha256, data) for sha256, data in disk.execute(query))

@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -51,6 +52,18 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+
+
+class Bytes(LargeBinary):
+    """A column of bytes. SQLite stores whatever is written there, and `bytes` of a number would be that many zeros."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], bytes | None]:
+        def process(value: Any) -> bytes | None:
+            if value is None or isinstance(value, bytes):
+                return value
+            raise TypeError(f"a {type(value).__name__} is in the place of bytes")
+
+        return process
 
 
 class _Store(threading.local):
@@ -110,6 +123,7 @@ class Table(DeclarativeBase):
         dict[str, str]: JSON(),
         dict[str, int]: JSON(none_as_null=True),
         list[dict[str, Any]]: JSON(),
+        bytes: Bytes(),
         datetime.datetime: UtcDateTime(),
         datetime.date: Date(),
     }

@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import String, select, type_coerce
+from sqlalchemy import String, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
@@ -150,7 +150,10 @@ def rows_beside(session: Session) -> dict[str, int]:
             for sha256, data in session.execute(sealed, execution_options=at_once)
             if data is None or not data.startswith(ABOUT_AN_ARTIFACT) or sha256.encode() not in data
         )
-    return {name: count for name, count in (("blob", blobs), ("sealed", indexed)) if count}
+    number = LedgerEntry.sequence
+    outside = session.scalar(select(func.count()).where((number < 1) | (number > tree.size_of(session)))) or 0
+    found = {"blob": blobs, "sealed": indexed, LedgerEntry.__tablename__: outside}
+    return {table: count for table, count in found.items() if count}
 
 
 def _digests_in(subjects: Mapping[str, Any]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from sovereign_pipeline.record.catalog import (
     transitions_of,
 )
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
+from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, assert_not_put_back, kept_rule
 from sovereign_pipeline.record.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, verify_statement
 from sovereign_pipeline.record.tables import (
@@ -181,7 +181,7 @@ class Standing:
 
 def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
     """Return the status of every request of a line, oldest first."""
-    on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
+    on_record, now = _read(session, settings, trust, line), datetime.datetime.now(datetime.UTC)
     return [_standing(on_record, trust, row, now) for row in on_record.requests.values()]
 
 
@@ -216,7 +216,7 @@ def standing_of(
     Args:
         now: time for the expiry check; the current time if None.
     """
-    on_record = _read(session, settings, row.line, row.id)
+    on_record = _read(session, settings, trust, row.line, row.id)
     return _standing(on_record, trust, row, now or datetime.datetime.now(datetime.UTC))
 
 
@@ -232,7 +232,7 @@ def signed_transitions(
     """Return every transition of a line with its request's status, oldest first. Raises the error of
     `assert_signed`."""
     rows = transitions_of(session, line)
-    on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
+    on_record, now = _read(session, settings, trust, line), datetime.datetime.now(datetime.UTC)
     known: dict[str, Standing] = {}
     moves: Counter[tuple[str, bool]] = Counter()
     for row in rows:
@@ -300,8 +300,10 @@ class _OnRecord:
         )
 
 
-def _read(session: Session, settings: Settings, line: str, request: str | None = None) -> _OnRecord:
-    """Read the rows about one request, or about every request of a line."""
+def _read(session: Session, settings: Settings, trust: Trust, line: str, request: str | None = None) -> _OnRecord:
+    """Read the rows about one request, or about every request of a line. Raises IntegrityError if the trust root is
+    older than the one that the ledger names, or another one: keys that were revoked since would count."""
+    assert_not_put_back(session, settings, trust)
     requests = select(ReleaseRequest).where(ReleaseRequest.line == line)
     decisions = select(ReleaseDecision).join(ReleaseRequest).where(ReleaseRequest.line == line)
     made = select(Transition).where(Transition.line == line)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.tables import Blob, SealedEntry
+from sovereign_pipeline.record.tables import Blob, LedgerEntry, SealedEntry
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.record.lamps import cut_to, light
 
@@ -130,6 +130,7 @@ def test_rows_beside_the_log_are_counted(institution: DemoInstitution, ask: Ask)
         connection.execute(insert(Blob).values(sha256="0" * 64, data=b"x"))
         connection.execute(insert(SealedEntry).values(manifest_sha256="1" * 64, sequence=1))
         connection.execute(insert(SealedEntry).values(manifest_sha256="2" * 64, sequence=9))
+        connection.execute(insert(LedgerEntry).values([{"sequence": each, "data": b"x"} for each in (0, -5)]))
     verified = ask("verify", "--json")
     assert verified.exit_code == 1
-    assert json.loads(verified.stdout)["rows_without_an_entry"] == {"blob": 1, "sealed": 2}
+    assert json.loads(verified.stdout)["rows_without_an_entry"] == {"blob": 1, "sealed": 2, "entry": 2}

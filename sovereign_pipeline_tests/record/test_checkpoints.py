@@ -172,6 +172,11 @@ def _no_note(settings: Settings) -> None:
     (settings.ledger / "checkpoint").write_text("2\n")
 
 
+def _a_directory(settings: Settings) -> None:
+    (settings.ledger / "checkpoint").unlink()
+    (settings.ledger / "checkpoint").mkdir()
+
+
 def _another_key(settings: Settings) -> None:
     checkpoints.key_file(settings).write_text(checkpoints.new_log().to_text())
 
@@ -187,6 +192,7 @@ def _open_key(settings: Settings) -> None:
         (_another_size, "not signed with the ledger's key"),
         (_signed_by_another, "not signed with the ledger's key"),
         (_no_note, "not a signed checkpoint"),
+        (_a_directory, "not a signed checkpoint"),
         (_another_key, "not the one of the registry's ledger"),
         (_open_key, "other accounts can read this key"),
     ],

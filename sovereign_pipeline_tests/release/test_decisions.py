@@ -2,8 +2,10 @@
 
 import datetime
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -380,3 +382,22 @@ def test_a_changed_byte_stops_a_request_and_the_last_approval(office: Office) ->
     with pytest.raises(IntegrityError, match="adapter_model"):
         office.ask("approve", adapter)
     assert office.states() == {adapter.id: "registered"}
+
+
+@pytest.mark.security_case(
+    "An older trust root, under which a revoked key counts, is put back into data/trust",
+    "No status of a request and no history of a line is shown",
+)
+def test_nothing_signed_is_read_under_a_trust_root_that_was_put_back(office: Office, tmp_path: Path) -> None:
+    trust, asked = office.bench.settings.data / "trust", office.ask("approve", office.adapter())
+    office.decide(asked, "omar")
+    shutil.copytree(trust, tmp_path / "older")
+    revoke(trust, office.officers["omar"].keyid, 99, office.roots[:2])
+    office.decide(asked, "ines")
+    with office.registry.reading() as session:
+        for read in (standings, assert_signed):
+            assert read(session, office.bench.settings, office.trust, "lamps")
+        shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)
+        for read in (standings, assert_signed):
+            with pytest.raises(IntegrityError):
+                read(session, office.bench.settings, office.trust, "lamps")

@@ -1,6 +1,7 @@
 """Whoever writes the database without any key changes no answer: of the command line, the pages, or the gateway."""
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -133,11 +134,20 @@ def rows_removed(site: Site, connection: Connection) -> None:
     connection.execute(text("DELETE FROM blob"))
 
 
+def number_for_bytes(site: Site, connection: Connection) -> None:
+    connection.execute(text("UPDATE blob SET data = 9223372036854775807"))
+
+
+def number_for_an_entry(site: Site, connection: Connection) -> None:
+    connection.execute(text("UPDATE entry SET data = 20000000000 WHERE sequence = 1"))
+
+
 Change = Callable[[Site, Connection], None]
 CHANGES: tuple[Change, ...] = (
     *(bytes_changed, order_swapped, order_swapped_and_chained),
     *(recall_removed, recall_removed_and_numbers_closed, recall_removed_and_chained, newest_removed, all_removed),
     *(one_added, one_added_after_a_gap, one_added_with_chain_and_tree, head_removed, row_changed, rows_removed),
+    *(number_for_bytes, number_for_an_entry),
 )
 
 
@@ -210,7 +220,7 @@ def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, c
     "The kept state of the registry is replaced by an older one, by one that another key signed, or by junk",
     "Without effect: what follows it is replayed, or it is not used",
 )
-@pytest.mark.parametrize("state", ["older", "forged", "junk", "empty"])
+@pytest.mark.parametrize("state", ["older", "forged", "junk", "empty", "sparse", "longer"])
 def test_a_kept_state_that_was_replaced_changes_no_answer(restored: Site, state: str) -> None:
     site, path = restored, kept_state(restored.settings)
     commands = [each for each in COMMANDS if each != ("audit", "verify")]  # replaces it
@@ -223,7 +233,10 @@ def test_a_kept_state_that_was_replaced_changes_no_answer(restored: Site, state:
     replay.forget_all()
     before = {each: outcome(each) for each in commands}
     forged = _forged(site, path)
-    path.write_bytes({"older": older, "forged": forged, "junk": b"\xff" * 4_096, "empty": b""}[state])
+    junk = b"\xff" * 4_096
+    path.write_bytes({"older": older, "forged": forged, "empty": b"", "longer": older}.get(state, junk))
+    if state in ("sparse", "longer"):
+        os.truncate(path, 1 << 40)  # more than any memory
     for each in commands:
         replay.forget_all()
         assert outcome(each) == before[each]
