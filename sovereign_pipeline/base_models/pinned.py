@@ -1,5 +1,4 @@
-"""Read the cards of base models that are pinned by digest, locate their directories, and verify them before each
-use."""
+"""Read the cards of pinned base models, locate their directories, and verify them before each use."""
 
 import json
 from hashlib import sha256
@@ -75,7 +74,7 @@ class BaseModelCard(RecipeModel):
 
 
 def card_path(settings: Settings, name: str) -> Path:
-    """Return the path of a model's card, which may not exist."""
+    """Return the path of a model's card, whether it exists or not."""
     return settings.data / "models" / f"{name}.yaml"
 
 
@@ -95,8 +94,7 @@ def load_card(settings: Settings, name: str) -> BaseModelCard:
 
 
 def model_directory(settings: Settings, card: BaseModelCard) -> Path:
-    """Return the directory of the model's files: the card's own directory, or the directory for the converted
-    package."""
+    """Return the directory of the model's files: the card's own, or that of the converted package."""
     if card.source.directory is not None:
         return settings.data / card.source.directory
     return settings.models / card.name
@@ -106,13 +104,13 @@ DESCRIPTOR = "base_model.json"
 
 
 def verify(settings: Settings, card: BaseModelCard, progress: Progress) -> None:
-    """Raise IntegrityError, naming the first file of the model directory that is missing, extra or changed."""
+    """Raise IntegrityError that names the first file of the model that is missing, extra or changed."""
     verify_files(model_directory(settings, card), card.name, card.files, progress)
 
 
 def open_base_model(settings: Settings, base_model: Artifact, progress: Progress) -> Path:
-    """Return the directory of the model that a base_model artifact describes, after verifying every file. Raises
-    IntegrityError naming the first file that is missing, extra or changed."""
+    """Verify every file of the model in a base_model artifact, and return its directory. Raises IntegrityError that
+    names the first file that is missing, extra or changed."""
     descriptor = read_descriptor(base_model)
     directory = _directory_of(settings, descriptor["name"])
     verify_files(directory, descriptor["name"], descriptor["files"], progress)
@@ -120,8 +118,7 @@ def open_base_model(settings: Settings, base_model: Artifact, progress: Progress
 
 
 def _directory_of(settings: Settings, name: str) -> Path:
-    """Return the directory that the model's card states. An auditor's copy has no cards; its models are under the
-    home."""
+    """Return the directory in the model's card. An auditor's copy has no cards; its models are in the home."""
     under_home = settings.models / name
     if not card_path(settings, name).exists() and under_home.is_dir():
         return under_home
@@ -129,16 +126,15 @@ def _directory_of(settings: Settings, name: str) -> Path:
 
 
 def read_descriptor(base_model: Artifact) -> dict[str, Any]:
-    """Return the content of `base_model.json`, as written by `describe`."""
     content: dict[str, Any] = json.loads(base_model.file(DESCRIPTOR).read_bytes())
     return content
 
 
 def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
-    """Return the content of `base_model.json`, read from the verified files without loading the model.
+    """Return the content of `base_model.json`, from the verified files and without loading the model.
 
     `digest` covers all files, `parameters` counts the elements of the weight files, and `eos_ids` are the token ids
-    that end a generated turn. Raises RecipeError for a chat template that shows today's date.
+    that end a turn. Raises RecipeError if the chat template shows today's date.
     """
     directory = model_directory(settings, card)
     template = chat_template(directory)
@@ -157,7 +153,7 @@ def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
 
 
 def chat_template(directory: Path) -> str:
-    """Return the chat template's text. Raises IntegrityError for a model without a template."""
+    """Return the chat template's text. Raises IntegrityError for a model without one."""
     file = directory / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -168,10 +164,10 @@ def chat_template(directory: Path) -> str:
 
 
 def refuse_todays_date(template: str, directory: Path) -> None:
-    """Raise RecipeError for a chat template that shows the current date, as Llama 3.2's does.
+    """Raise RecipeError for a chat template with the current date, such as Llama 3.2's.
 
     Prompts would change during a training that runs past midnight, and answers would depend on the day. The template
-    must contain a fixed date instead, because training, evaluation and serving all read it.
+    must contain a fixed date, because training, evaluation and serving all read it.
     """
     if "strftime_now" in template:
         raise RecipeError(
@@ -183,7 +179,7 @@ def refuse_todays_date(template: str, directory: Path) -> None:
 
 
 def eos_ids(directory: Path) -> list[int]:
-    """Return the token ids that stop generation. Raises IntegrityError if the model names none."""
+    """Return the token ids that stop generation. Raises IntegrityError if there are none."""
     for name in ("generation_config.json", "config.json"):
         file = directory / name
         found = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
@@ -210,8 +206,8 @@ def _parameters(directory: Path) -> int:
 
 
 def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress) -> None:
-    """Verify a model directory against the pinned digests. `files`: relative path -> SHA-256. Raises IntegrityError
-    naming the first file that is missing, extra or changed."""
+    """Verify a model directory against pinned digests (relative path -> SHA-256). Raises IntegrityError that names the
+    first file that is missing, extra or changed."""
     if not directory.is_dir():
         raise IntegrityError(
             f"{directory}: the base model {name} is missing.", "Fetch or restore it.", act="fetch_model", model=name

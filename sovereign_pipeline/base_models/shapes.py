@@ -1,4 +1,4 @@
-"""Read a model's shape, which determines memory and work of its training, from its config.json without weights."""
+"""Read a model's shape, which determines the memory and work of its training, from its config.json without weights."""
 
 import re
 from collections.abc import Mapping
@@ -10,8 +10,8 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.policy.training import Sft
 
-# Facts of public models, as their config.json has them. Llama 2: Touvron et al. 2023. Llama 3 70B: Grattafiori et al.
-# 2024, table 3. Gemma 3 27B: Gemma Team 2025, table 1 (text model, without the vision tower).
+# Facts of public models from their config.json. Llama 2: Touvron et al. 2023. Llama 3 70B: Grattafiori et al. 2024,
+# table 3. Gemma 3 27B: Gemma Team 2025, table 1 (text model without the vision tower).
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "7B": {
         "model_type": "llama",
@@ -69,16 +69,15 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """The facts of a model that determine memory and work of its training."""
+    """A model's properties that determine the memory and work of its training."""
 
     name: str
     hidden: int
-    """Hidden dimension."""
     layers: int
     query: int
     """Width of the queries: attention heads × their dimension."""
     intermediate: int
-    """Width of the feed-forward layer; in a mixture of experts, of all experts that a token uses together."""
+    """Width of the feed-forward layer. In a mixture of experts, the sum over all experts that a token uses."""
     experts_a_token: int
     gated: bool
     """True for SwiGLU or GeGLU, which have a third matrix."""
@@ -99,7 +98,7 @@ class Shape:
     adapter: int
     """Number of parameters of a rank-1 adapter on all linear layers, experts included."""
     linears: tuple[Linear, ...]
-    """All linear layers except the head, which NF4 quantises."""
+    """All linear layers that NF4 quantises, which excludes the head."""
 
     @property
     def quantised(self) -> int:
@@ -107,8 +106,8 @@ class Shape:
         return sum(linear.inputs * linear.outputs for linear in self.linears)
 
     def targets(self, sft: Sft) -> tuple[Linear, ...]:
-        """Return the linear layers that get an adapter, by PEFT's rules: all, a pattern for the whole name, or
-        endings of names."""
+        """Return the linear layers that get an adapter, by PEFT's rules: all, a pattern for the whole name, or endings
+        of names."""
         wanted = sft.target_modules
         if wanted == "all-linear":
             return self.linears
@@ -125,8 +124,7 @@ class Shape:
         return found
 
     def trainable(self, sft: Sft) -> int:
-        """Return the number of trained parameters: all of them, or the adapter's r·(in + out) and DoRA's magnitudes
-        of each target."""
+        """Return the number of trained parameters: all of them, or each target's r·(in + out) and DoRA magnitudes."""
         if sft.adapter == "none":
             return self.parameters
         if sft.target_modules == "all-linear":
@@ -210,8 +208,7 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
 
 
 def _adapter_of_rank_1(model: Any) -> int:
-    """Return the number of parameters of PEFT's rank-1 adapter on all linear layers. The model, on the meta device,
-    is modified."""
+    """Return the number of parameters of PEFT's rank-1 adapter on all linear layers. Modifies the model."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -221,7 +218,7 @@ def _adapter_of_rank_1(model: Any) -> int:
 
 
 def _experts(config: Any) -> tuple[int, int]:
-    """Return the number of experts in a layer, and the number that a token uses."""
+    """Return the number of experts in a layer, and the number of experts that a token uses."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     count = next((getattr(config, name) for name in names if getattr(config, name, None)), 1)
     return count, getattr(config, "num_experts_per_tok", None) or 1

@@ -1,8 +1,8 @@
-"""Define the stage `base_model`, which verifies and describes the pinned model of a line of adapters.
+"""Define the stage `base_model`, which verifies and describes a line's pinned model.
 
-A card can name a model from full fine-tuning in this store, copied and renamed. Weights that are files of an artifact
-in this store keep that artifact's classification and lineage, whatever the card says. Weights that another program has
-saved again have other bytes and are not recognised.
+A card can name a copy of a model that full fine-tuning in this store produced. Weights that are files of an artifact in
+this store keep that artifact's classification and lineage, whatever the card says. Weights that another program saved
+again have other bytes and are not recognised.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,21 +17,18 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.store import ArtifactStore
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz", ".msgpack", ".h5"})
-"""Suffixes of weight files. Other files, such as a tokenizer's, may be equal to a published model's."""
+"""Suffixes of weight files. Other files, such as a tokenizer's, may equal a published model's."""
 
 _EXTERNAL = "made_here:"
-"""Prefix of an external input that names an artifact. The artifact's digest follows; the value is the hash of its
-manifest."""
+"""Prefix of an external input that names an artifact by digest. Its value is the hash of the artifact's manifest."""
 
 
 def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
-    """Return the artifacts that contain a weight file of a model, as external inputs of the model; empty for a
-    published model.
+    """Return the artifacts that contain a model's weight files, as external inputs of the model. Empty for a published
+    model. Raises IntegrityError if an artifact's manifest was changed.
 
     Args:
-        files: the model's files, relative path -> SHA-256.
-
-    Raises IntegrityError for an artifact whose manifest was changed.
+        files: relative path -> SHA-256.
     """
     weights = {sha256 for name, sha256 in files.items() if _holds_weights(name)}
     return {
@@ -42,8 +39,8 @@ def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield the artifacts that the external inputs of a base model name. Raises NotFoundError if an artifact is
-    missing, and IntegrityError if its manifest was changed."""
+    """Yield the artifacts in a base model's external inputs. Raises NotFoundError if one is missing, and IntegrityError
+    if its manifest was changed."""
     for name, manifest_sha256 in external_inputs.items():
         if not name.startswith(_EXTERNAL):
             continue
@@ -59,8 +56,8 @@ def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     """Verify the model directory and write its description. The model itself is not copied.
 
     A model with weights of an artifact in this store has at least that artifact's level, whatever its card says. Raises
-    NotFoundError for an unknown model, CeilingExceeded for a model above the ceiling, and IntegrityError naming the
-    first file that differs from the pinned one.
+    NotFoundError for an unknown model, CeilingExceeded for one above the ceiling, and IntegrityError that names the
+    first file that differs from its pinned digest.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling

@@ -1,4 +1,4 @@
-"""`sovereign adapters` and `sovereign datasets`: list, show and verify what is registered."""
+"""`sovereign adapters` and `sovereign datasets`: list, show and verify registered adapters and datasets."""
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 def write_page(adapter_id: str, path: Path, language: "Language") -> None:
-    """Write the page about an adapter. Raises as `write_new_file`."""
+    """Write the page about an adapter to a new file. Raises the errors of `write_new_file`."""
     from sovereign_pipeline.web.adapter_view import adapter_view
     from sovereign_pipeline.web.rendering import adapter_file
 
@@ -82,7 +82,7 @@ def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> 
 
     Args:
         verify: `verify_adapter` or `verify_dataset`.
-        strict_sources: end with 1 when a source file is gone or has changed.
+        strict_sources: fail if a source file is missing or has changed.
     """
     settings = Settings.from_environment()
     report = verify(
@@ -101,7 +101,7 @@ def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> 
 
 
 def verified_from_trust_root(adapter_id: str, root_sha256: str, strict_sources: bool) -> Result:
-    """Verify an adapter from the SHA-256 of the first root. Writes nothing."""
+    """Verify an adapter, given the SHA-256 of the first root. Writes nothing."""
     from sovereign_pipeline.release.auditing import audit_adapter
 
     settings = Settings.from_environment()
@@ -174,8 +174,9 @@ def adapters_show(
 ) -> Result | None:
     """Show an adapter with its datasets, gates and evaluation. --json prints every fact and digest.
 
-    With --html a page: the chain from an answer to documents, every digest with the command that checks it, what was
-    waived, states and approvals on a time line. No text of a document is in it; it has the adapter's level.
+    With --html, write a page instead: the lineage from an answer to source documents, a command to check each digest,
+    waivers, and a time line of states and approvals. The page contains no document text. It has the adapter's
+    classification level.
     """
     if arabic and html is None:
         raise InputError("--arabic needs --html.", "Add --html FILE.")
@@ -197,13 +198,12 @@ def adapters_verify(
 ) -> Result:
     """Verify an adapter and all its inputs, down to the source files.
 
-    Every file is hashed again. Exits 1 and names the file if one was changed. A source file that is gone or has changed
-    since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and 1 with
+    Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
+    changed source file is reported with its withdrawn or reclassified rows; it causes status 1 only with
     --strict-sources.
 
-    With --trust-root also the trust root, the ledger, its key and witnesses, every row and every signature about the
-    line. Keys, vault and corpus are not needed, and nothing is written: a copy on another machine is verified in this
-    way.
+    With --trust-root, also verify the trust root, the ledger with its key and witnesses, and every row and signature
+    about the line. This needs no keys, vault or corpus and writes nothing, so it works on a copy on another machine.
     """
     if trust_root is not None:
         return verified_from_trust_root(adapter_id, trust_root, strict_sources)
@@ -216,9 +216,9 @@ def adapters_verify(
 def adapters_mlflow(
     repair: Annotated[bool, typer.Option("--repair", help="Write the entries that differ again.")] = False,
 ) -> Result:
-    """Compare MLflow with the registry: names, versions, sources, digests, and the aliases that follow the states.
+    """Compare MLflow with the registry: names, versions, sources, digests and aliases.
 
-    Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
+    Exits with status 1 if they differ. The registry is authoritative; no decision reads MLflow.
     """
     from sovereign_pipeline.registry import mlflow_mirror
 
@@ -241,7 +241,7 @@ def adapters_reviewed(
     text: Annotated[str, typer.Option(help="The findings, without text of a document.")],
     key: KeyOptions,
 ) -> None:
-    """Record that an adapter was reviewed and stays; its next review is counted from now.
+    """Record that you reviewed an adapter and keep it. Its next review is due from now on.
 
     Prints the statement before your key signs it.
     """
@@ -258,9 +258,10 @@ def adapters_reviewed(
 
 @adapters.command("purge")
 def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Remove the weights of a retired, rejected or recalled adapter from disk; every record of it stays.
+    """Remove the weights of a retired, rejected or recalled adapter from disk. All records are kept.
 
-    Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
+    The purge is signed and logged before any file is removed. Run the command again after an interruption to remove the
+    remaining files.
     """
     from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
 
@@ -290,7 +291,7 @@ def issue_add(
     text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
     key: KeyOptions,
 ) -> None:
-    """Add a known issue to an adapter; it is shown wherever the adapter is, and stays.
+    """Add a known issue to an adapter. Every page about the adapter shows it permanently.
 
     Prints the statement before your key signs it.
     """
@@ -304,10 +305,10 @@ def issue_add(
 
 
 def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
-    """Add to rows of adapters their recalls, known issues, and the dates of an urgent promotion and a purge.
+    """Add recalls, known issues, and the dates of an urgent promotion and of a purge to rows of adapters.
 
     Args:
-        adapter_id: the adapter of the only row. Nothing about other adapters is verified then.
+        adapter_id: the adapter, if there is only one row. Acts about other adapters are then not verified.
     """
     with registry.reading() as session:
         if adapter_id is None:
@@ -380,7 +381,7 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_adapters(rows: Sequence[Mapping[str, Any]], *, wide: bool = False) -> None:
-    """Print a table that fits into 100 columns, or one with every column."""
+    """Print a table that fits into 100 columns, or one with all facts."""
     columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "id": lambda row: row["id"],
         "state": lambda row: row["state"],
@@ -417,7 +418,7 @@ datasets = Group(no_args_is_help=True, help="List, show and verify registered da
 
 @datasets.command("list")
 def datasets_list(line: OfLine = None) -> Result:
-    """List every dataset of which a registered adapter was made."""
+    """List every dataset that a registered adapter was trained on."""
     rows = list_datasets(open_registry(Settings.from_environment()), line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
     return Result(rows, lambda: print_rows([only(row, *named) for row in rows], "Datasets"))
@@ -425,7 +426,7 @@ def datasets_list(line: OfLine = None) -> Result:
 
 @datasets.command("show")
 def datasets_show(digest: DatasetDigest) -> Result:
-    """Show the data card of a dataset, and its entry in the registry."""
+    """Show a dataset's data card and its registry entry."""
     from sovereign_pipeline.registry.verification import card_of_dataset
 
     settings = Settings.from_environment()
@@ -443,8 +444,8 @@ def datasets_show(digest: DatasetDigest) -> Result:
 def datasets_verify(digest: DatasetDigest, strict_sources: StrictSources = False) -> Result:
     """Verify a dataset and all its inputs, down to the source files.
 
-    Every file is hashed again. Exits 1 and names the file if one was changed. A source file that is gone or has changed
-    since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and 1 with
+    Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
+    changed source file is reported with its withdrawn or reclassified rows; it causes status 1 only with
     --strict-sources.
     """
     from sovereign_pipeline.registry.verification import verify_dataset

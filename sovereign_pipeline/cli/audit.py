@@ -42,16 +42,16 @@ people = Group(no_args_is_help=True, help="List the persons in the ledger, and r
 
 @people.command("list")
 def people_list() -> Result:
-    """List the persons that this home knows, with what stands for each in ledger, registry and reviews."""
+    """List the persons known to this home, with their commitments in ledger, registry and reviews."""
     listed = People(Settings.from_environment()).listed()
     return Result([{"name": name, "stands for them": person} for name, person in listed.items()], "Persons")
 
 
 @people.command("forget")
 def people_forget(name: Annotated[str, typer.Argument(help="The name, as the list has it.")]) -> None:
-    """Erase a name with its random bytes. The ledger still verifies, and nobody can tell who is meant in it.
+    """Erase a person's name and salt. The ledger stays valid, but its entries can no longer be linked to the person.
 
-    Ends 1 for somebody who takes part in an open review. Copies of the file that were made elsewhere are not reached.
+    Exits with status 1 if the person takes part in an open review. Copies of the file on other machines are not erased.
     """
     from sovereign_pipeline.review.ballots import assert_in_no_open_review
 
@@ -83,10 +83,9 @@ def audit_verify(
 ) -> Result:
     """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
 
-    Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
-    order, and naming what was added to a review, changed in it or removed from it. Ends 1 when the trust root here is
-    older than the ledger's or another one, or when no entry names it, so that nothing is compared, and when the
-    database has rows that no entry leads to.
+    Also compares every review with its signed acts, and the local trust root with the logged one. Exits with status 1
+    if an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is
+    older, unrelated or not logged, or if the database has rows without an entry. The message names each difference.
     """
     from sovereign_pipeline.review.reconciling import examine_all
 
@@ -161,9 +160,9 @@ def audit_checkpoint(
     answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer to import.")] = None,
     policy: PolicyFile = None,
 ) -> Result:
-    """Print the signed checkpoint of the ledger, with the log's public key; ask witnesses, and keep their answers.
+    """Print the ledger's signed checkpoint and public key, request cosignatures, or add a witness's cosignatures.
 
-    Give the public key to auditors and witnesses by another way than the checkpoint.
+    Send the public key to auditors and witnesses by another channel than the checkpoint.
     """
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -196,9 +195,9 @@ def audit_key(
         Path | None, typer.Option("--file", help="Write to this new file instead of standard output.")
     ] = None,
 ) -> None:
-    """Print the log's public key, for the trust root's role `log`. Makes the key where the ledger has none yet.
+    """Print the log's public key, for the trust root's role `log`. Creates the key if the ledger has none yet.
 
-    Carry it to the offline machine, and let the holders of the root give it the role there.
+    Take it to the offline machine, where the holders of the root keys add it to the role.
     """
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -206,7 +205,7 @@ def audit_key(
         is_new = not is_stated(session)
     if is_new:
         with registry.writing():
-            pass  # the first transaction makes the key, and states it
+            pass  # the first transaction creates and logs the key
     with registry.reading() as session:
         log = verifier(session, settings)
     _print_or_write(f"{log}\n", file, "the log's public key")
@@ -220,10 +219,10 @@ def audit_prove(
     ] = None,
     policy: PolicyFile = None,
 ) -> None:
-    """Prove that an entry is in the ledger: one text, verified without the ledger (c2sp.org/tlog-proof).
+    """Write a proof that an entry is in the ledger, in the format c2sp.org/tlog-proof. It can be verified without the
+    ledger.
 
-    With a policy of witnesses, the proof rests on the newest checkpoint that enough of them cosigned, where that covers
-    the entry.
+    With a witness policy, the proof uses the newest checkpoint that enough witnesses cosigned, if it covers the entry.
     """
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -273,7 +272,7 @@ def audit_witness_key(
     name: Annotated[str, typer.Argument(help="The witness's name, such as ministry.example/audit-office.")],
     file: Annotated[Path, typer.Argument(help="A new file for the private key, in a directory of its own.")],
 ) -> None:
-    """Create a witness's key, on another machine than the ledger's. Prints the public key for the policy."""
+    """Create a witness's key on a machine other than the ledger's. Prints the public key for the policy."""
     signer = new_signer(name, COSIGNS)
     write_key(file, signer)
     print_plain(f"{signer.verifier}\n")
@@ -291,10 +290,10 @@ def audit_witness(
         Path | None, typer.Option("--answer", help="Write to this new file instead of standard output.")
     ] = None,
 ) -> None:
-    """Cosign a log's checkpoint, as a witness, on another machine. Needs no registry.
+    """Cosign a log's checkpoint, as a witness on another machine. Needs no registry.
 
-    A request that does not begin at what was cosigned last is refused with that size, and a log that was forked is
-    refused. Keep the directory of the key: without what was cosigned last, a fork is not seen.
+    Rejects a request that does not begin at the size that was cosigned last, and a forked log. Keep the key's
+    directory: without the last cosigned size, a fork cannot be detected.
     """
     signer = read_key(key)
     if signer.kind != COSIGNS:
@@ -306,10 +305,10 @@ def audit_witness(
 
 @audit.command("export")
 def audit_export(file: Annotated[Path, typer.Argument(help="The new file to export to.")]) -> None:
-    """Verify the audit log and write it to a file, one line of JSON an entry. That it was exported is an entry too.
+    """Verify the audit log and write it to a JSONL file. The export is logged too.
 
-    Keep the file elsewhere: compared with it, a log that was cut short is found. Its signed checkpoint is written
-    beside it; both show the machine that opens transcripts which hours of answers are true.
+    Store the file elsewhere: a log that was truncated later no longer matches it. The signed checkpoint is written
+    beside it. The machine that decrypts transcripts uses both to verify them.
     """
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -326,10 +325,10 @@ def audit_export(file: Annotated[Path, typer.Argument(help="The new file to expo
 def audit_trust_root(
     sha256: Annotated[str, typer.Argument(help="SHA-256 of the new first root, typed in full.")],
 ) -> None:
-    """Let everything rest on another trust root from now on: the one in data/trust. It is an entry of the ledger.
+    """Replace the trust root in force by the one in data/trust, and log this.
 
-    Every act refuses a trust root that begins with another first root than the one on record, until this is said.
-    What officers signed under the earlier root is not verified by the new one.
+    Otherwise every act rejects a trust root with another first root than the logged one. The new trust root does not
+    verify what officers signed under the old one.
     """
     settings = Settings.from_environment()
     with open_registry(settings).writing() as session:
@@ -341,7 +340,7 @@ def audit_trust_root(
 def audit_policy(
     at: Annotated[str | None, typer.Option(help="A day or moment in UTC; else now.")] = None,
 ) -> Result:
-    """List the rules that were in force at a moment: since when, and where the copy of each lies."""
+    """List the rules in force at a time, with their start and the path of each stored copy."""
     settings = Settings.from_environment()
     with open_registry(settings).reading() as session:
         found = rules(session, moment(at) if at is not None else None)
@@ -359,7 +358,7 @@ def audit_policy(
 
 
 def _print_or_write(text: str, file: Path | None, what: str) -> None:
-    """Print a text to the screen, or write it to a new file and print what it holds."""
+    """Print a text to the screen, or write it to a new file and report that."""
     if file is None:
         print_plain(text)
         return
@@ -368,7 +367,6 @@ def _print_or_write(text: str, file: Path | None, what: str) -> None:
 
 
 def print_plain(text: str) -> None:
-    """Print a text as it is, without markup or wrapping."""
     out.print(text, end="", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -407,11 +405,11 @@ def evidence(
     on: Annotated[str | None, typer.Option("--on", help="A day or moment in UTC: what answered the line then.")] = None,
     zipped: Annotated[bool, typer.Option("--zip", help="Write it as one file as well, beside the folder.")] = False,
 ) -> Result:
-    """Write an evidence package: all that is on record about an adapter, down to its source files, and a verifier.
+    """Write an evidence package: all records about an adapter, down to its source files, and a verifier.
 
-    Its verifier needs the SHA-256 of the first trust root, Python and `cryptography`, and nothing of this program. No
-    text of a document is in it. That it was given is an entry of the ledger. Where the trust root names witnesses, they
-    must have seen every entry that it needs.
+    The verifier needs only Python, `cryptography` and the SHA-256 of the first trust root. The package contains no
+    document text. Writing it is logged. If the trust root names witnesses, they must have cosigned every entry in the
+    package.
     """
     from sovereign_pipeline.evidence.package import A_DAY, answered, write_package
 

@@ -1,4 +1,4 @@
-"""`sovereign sources` and `sovereign privacy`: inspect source files, and preview what scrubbing does to rows."""
+"""`sovereign sources` and `sovereign privacy`: inspect source files, and preview the scrubbing of rows."""
 
 import re
 from dataclasses import asdict
@@ -48,8 +48,8 @@ from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.workplace import open_workplace
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
-"""Values are shown of a column that has few, short ones, each of which stands there often and is a word of states,
-levels or languages: any other word may be the name of a person."""
+"""Limits for showing a column's values: maximum number of distinct values, maximum length, and minimum repetitions.
+Each value must also be a known word for a state, level or language, because any other word may be a person's name."""
 _NAMES_OF_LANGUAGES = re.compile(r"lang(?:uage)?|locale|اللغة", re.IGNORECASE)
 
 sources = Group(no_args_is_help=True, help="Inspect source files, and import rated answers.")
@@ -57,7 +57,7 @@ sources = Group(no_args_is_help=True, help="Inspect source files, and import rat
 
 @sources.callback()
 def sources_group() -> None:
-    """Inspect source files before you write a recipe, and import rated answers."""
+    pass
 
 
 @sources.command("take-rated")
@@ -66,11 +66,11 @@ def sources_take_rated(
     file: Annotated[Path, typer.Argument(help="A file of rows that `sovereign-transcripts preferences` wrote.")],
     reason: Annotated[str, typer.Option(help="Why these answers are to be trained on; it stands in the ledger.")],
 ) -> Result:
-    """Take in rated answers as a source file of a line, with an entry of the ledger, and print what the recipe needs.
+    """Import rated answers as a source file of a line, log it, and print the section for the recipe.
 
-    The line must let answers become preferences, and nothing is trained on them before its recipe names the file.
+    The line must permit answers as preferences. Nothing is trained on them before the recipe names the file.
     """
-    # Loads what compares texts.
+    # loads packages that compare texts
     from sovereign_pipeline.serving.rated_answers import take_rated
 
     settings = Settings.from_environment()
@@ -101,11 +101,11 @@ def sources_look(
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
     line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; default: the file's name.")] = None,
 ) -> Result | None:
-    """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
+    """Show encoding, dialect, rows, columns and links of a file; with --recipe, draft a recipe.
 
-    No letter, name or identifier is shown: only the names of columns, and the values of a column that holds nothing
-    but a few known words of levels, languages, labels or states, each of them often. A recipe also names the words of
-    a column of levels with at most 12 different ones, each of which at least 3 rows have.
+    Shows no text, name or identifier: only column names, and the values of a column with a few repeated, known words
+    for levels, languages, labels or states. With --recipe, also the words of a level column with at most 12 different
+    ones, each in at least 3 rows.
     """
     settings = Settings.from_environment()
     facts = inspect_file(file)
@@ -120,7 +120,7 @@ def sources_look(
 
 
 def _named_path(file: Path, settings: Settings) -> Path:
-    """Return the path as a recipe names it: relative to the data root, if the file is in it."""
+    """Return the path for a recipe: relative to the data root if the file is in it."""
     absolute = file.absolute()
     return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
 
@@ -194,7 +194,7 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
 
 
 def _print_recipe(suggestion: Suggestion) -> None:
-    """Print the recipe with its notes as comments, and the notes on standard error too."""
+    """Print the recipe with its notes as comments. Print the notes to standard error too."""
     for note in suggestion.notes:
         typer.echo(f"# {_on_one_line(note)}")
     typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
@@ -204,7 +204,7 @@ def _print_recipe(suggestion: Suggestion) -> None:
 
 
 def _on_one_line(note: str) -> str:
-    """Replace line breaks and control characters, which a column's name may hold and a comment of YAML may not."""
+    """Replace line breaks and control characters. A column's name may contain them, and a YAML comment may not."""
     return "".join(each if each.isprintable() else " " for each in note)
 
 
@@ -215,7 +215,7 @@ COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
 @privacy.callback()
 def privacy_group() -> None:
-    """See what scrubbing does with rows of a line."""
+    pass
 
 
 @privacy.command("preview")
@@ -229,11 +229,11 @@ def privacy_preview(
     ] = None,
     as_json: AsJson = False,
 ) -> Result | None:
-    """Show rows of a line before and after scrubbing, what was found in them, and why.
+    """Show rows of a line before and after scrubbing, with every finding and its reason.
 
-    The rows are those of the line's classified corpus. Each is scrubbed with its case file, as in a run. Prints
-    personal data: use it where the corpus itself may be read. Without --judge, nothing is stored; with it, how many
-    values were replaced rightly, wrongly and missed, by row id and kind, beside the scrubbed corpus.
+    Rows come from the line's classified corpus and are scrubbed with their case file, as in a run. The output contains
+    personal data, so use the command only where the corpus itself may be read. With --judge, the number of correct,
+    wrong and missed replacements is stored beside the scrubbed corpus by row id and kind; otherwise nothing is stored.
     """
     if judge is not None and (as_json or not judge.strip()):
         raise InputError("--judge asks a person about each row.", "Give the person's name, and no --json.")
@@ -254,7 +254,7 @@ def privacy_preview(
 
 
 def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: int) -> None:
-    """Ask about each row. What was answered before an end of input is kept."""
+    """Ask about each row. Answers before the end of input are kept."""
     line = workplace.line.line
     scrubbed = workplace.store.current(line, "scrubbed_corpus")
     if scrubbed is None:
@@ -292,7 +292,7 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
 
 
 def _asked(question: str, known: set[str]) -> list[str] | None:
-    """Ask until every word of the answer is a known one. Returns None for `stop`."""
+    """Ask until every word of the answer is known. Returns None for `stop`."""
     while True:
         try:
             answer: str = typer.prompt(f"{question} (Enter: none)", default="", show_default=False)
@@ -338,7 +338,7 @@ def _print_row(each: PreviewedRow) -> None:
 
 
 def _placed(field: PreviewedField) -> list[tuple[int, int, Kind]]:
-    """Return the places of the placeholders in the scrubbed text."""
+    """Return the positions of the placeholders in the scrubbed text."""
     places: list[tuple[int, int, Kind]] = []
     position = 0
     for found in field.replaced:

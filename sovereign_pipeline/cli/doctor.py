@@ -1,4 +1,4 @@
-"""`sovereign doctor`: examine everything that a run needs, one line and one remedy each."""
+"""`sovereign doctor`: check everything that a run needs, and print one line and one remedy for each."""
 
 import datetime
 import importlib.util
@@ -44,7 +44,7 @@ from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an installation needs."""
+    """The result of one check."""
 
     what: str
     ok: bool
@@ -55,7 +55,7 @@ class Finding:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print a line for each finding, and its remedies below it."""
+    """Print a line for each finding, with its remedies below."""
     for each in findings:
         out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {escape(each.what)}: {escape(each.found)}")
         for label, advice in each.advice.items():
@@ -67,14 +67,15 @@ def failed(what: str, error: SovereignError) -> Finding:
 
 
 def wrong(what: str, found: str, hint: str, command: str | None = None) -> Finding:
-    """Return a finding that is not ok, with its remedy."""
+    """Return a failed finding with its remedy."""
     return Finding(what, False, found, {"Hint": hint} | ({"Command": command} if command is not None else {}))
 
 
 NEEDED_BYTES = 6 << 30
-"""Free disk space that a run needs, with a reserve: base model, artifacts of two lines, MLflow and Dagster."""
+"""Free disk space that a run needs, with a reserve, in bytes: base model, artifacts of two lines, MLflow and
+Dagster."""
 PATIENCE = 3.0
-"""Seconds that a host has to answer."""
+"""Timeout for a host's answer, in seconds."""
 
 
 def python() -> Finding:
@@ -103,12 +104,12 @@ def private(settings: Settings) -> Finding:
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:
-    """Yield the files below a directory that its group or others may open through its directories."""
+    """Yield the files below a directory that its group or other accounts can open through its directories."""
     if not root.is_dir() or not _grants(root, stat.S_IXGRP | stat.S_IXOTH):
         return
     for path in sorted(root.iterdir()):
         if path.is_symlink():
-            continue  # what it leads to has a mode of its own
+            continue  # a link's target has a mode of its own
         if path.is_dir():
             yield from reachable_by_others(path)
         elif _grants(path, stat.S_IRWXG | stat.S_IRWXO):
@@ -137,7 +138,7 @@ def trainer(institution: Institution) -> Finding:
 
 
 def writable(settings: Settings) -> Finding:
-    """Check that this account can write to every directory. The first act creates a missing one."""
+    """Check that this account can write to every directory. Missing ones are created by the first act."""
     roots = {VARIABLES["home"]: settings.home, **settings.secret_directories}
     refused = [f"{name} ({path})" for name, path in roots.items() if not _may_write(path)]
     copy = settings.ledger_copy
@@ -155,7 +156,7 @@ def _may_write(path: Path) -> bool:
 
 
 def reachable(settings: Settings, institution: Institution) -> list[Finding]:
-    """Connect to each configured host of the institution. Databases are examined with their records."""
+    """Connect to each configured host. Databases are checked with the records."""
     hosts = {VARIABLES["otlp_url"]: settings.otlp_url}
     if institution.trainer.where == "ray":
         hosts["trainer"] = institution.trainer.address
@@ -175,11 +176,11 @@ def _reached(name: str, url: str) -> Finding:
 
 
 EXPIRES_SOON = datetime.timedelta(days=60)
-"""Time before the expiry of a trust root in which its holders should renew it."""
+"""Time before a trust root's expiry at which its holders should renew it."""
 
 
 def trust(settings: Settings) -> Finding:
-    """Check the trust root and the pipeline's key, without which nothing is produced."""
+    """Check the trust root and the pipeline's key, which every artifact needs."""
     try:
         trust = trust_root(settings)
         pipeline_signer(settings, trust)
@@ -203,7 +204,7 @@ def trust(settings: Settings) -> Finding:
 
 
 def _assert_on_record(settings: Settings, trust: Trust) -> None:
-    """Raise IntegrityError for a trust root that is not the one of the ledger. Without a registry there is none yet."""
+    """Raise IntegrityError if the trust root is not the ledger's. Does nothing without a registry."""
     if not is_there(settings):
         return
     with open_registry(settings).reading() as session:
@@ -247,7 +248,7 @@ def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
 
 
 def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
-    """Check that each published suite that a line names is here and pinned by its card."""
+    """Check that each published suite in a recipe is in the mirror and pinned by its card."""
     entries = [each for recipe in recipes if recipe.evaluation is not None for each in recipe.evaluation.capability]
     findings = []
     for name in sorted({entry.suite for entry in entries if entry.suite is not None}):
@@ -284,7 +285,7 @@ LOG = "docs/how-to/ledger.md"
 
 
 def records(settings: Settings) -> list[Finding]:
-    """Return the findings about the registry, if there is one, and about flags. Creates no registry."""
+    """Return the findings about the registry, if it exists, and about flags. Creates no registry."""
     parts: dict[str, Callable[[Registry], list[Finding]]] = {
         "registry": rights,
         "recalls": recalls,
@@ -314,7 +315,7 @@ def rights(registry: Registry) -> list[Finding]:
 
 
 def recalls(registry: Registry) -> list[Finding]:
-    """List each recall that still holds for an adapter, and verify what recalls are decided by."""
+    """List each recall that still applies to an adapter, and verify the data that recalls depend on."""
     with registry.reading() as session:
         assert_contents(session)
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
@@ -335,7 +336,7 @@ def mlflow(registry: Registry) -> list[Finding]:
 
 
 def flags(settings: Settings) -> list[Finding]:
-    """Verify and evaluate the newest change of each line's flag."""
+    """Verify the newest change of each line's flag, and evaluate the flag."""
     findings: list[Finding] = []
     for line in lines_with_flags(settings):
         try:
@@ -360,7 +361,7 @@ def reviews(registry: Registry) -> list[Finding]:
 
 
 def unwitnessed(registry: Registry) -> list[Finding]:
-    """Find the oldest entry of the ledger that no quorum of witnesses covers."""
+    """Find the oldest ledger entry that no quorum of witnesses covers."""
     path = registry.settings.data / "trust" / "witnesses.policy"
     witnessed = 0
     if path.exists():
@@ -399,7 +400,7 @@ def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Return every finding, in the order in which a run would meet it."""
+    """Return every finding, in the order in which a run would meet the problem."""
     findings = [python(), disk(settings), private(settings), writable(settings)]
     findings += [device(), trust(settings)]
     try:

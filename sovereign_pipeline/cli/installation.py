@@ -65,15 +65,15 @@ _MODELS = """\
 """
 
 _COPIED = ("models", "suites", "red_team", "schemas")
-"""Folders of the demonstration's data that are for any institution."""
+"""Folders of the demonstration's data that any institution can use."""
 
 
 def init(
     directory: Annotated[Path, typer.Argument(help="A directory that is empty or does not exist yet.")],
     name: Annotated[str, typer.Option(help="Name of the institution.")] = f"{FILL_IN} the name of the institution",
 ) -> None:
-    """Create a data directory with institution.yaml, a base model's card, suites and prompts. What is still missing is
-    a recipe in lines/; the commands that make one are printed."""
+    """Create a data directory with institution.yaml, a base model's card, suites and prompts. Prints the commands that
+    create the missing recipe in lines/."""
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty.", "Name a directory that is empty or does not exist yet.")
     if directory.exists() and not directory.is_dir():
@@ -141,9 +141,9 @@ def backup_create(
     folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
     recipient: Annotated[Path, typer.Option(help="File with the age public key that it is encrypted to.")],
 ) -> None:
-    """Copy home, corpus, vault, keys, the reviews' secrets and the gateway's directory, while runs go on.
+    """Back up home, corpus, vault, keys, review secrets and the gateway's directory while runs continue.
 
-    Databases of registry and MLflow on a PostgreSQL server are copied too. It is an entry of the ledger.
+    Includes the registry's and MLflow's databases on a PostgreSQL server. The backup is logged in the ledger.
     """
     taken = take(Settings.from_environment(), folder, recipient_in(recipient), tell_progress)
     for link in taken.links:
@@ -153,9 +153,9 @@ def backup_create(
 
 @backup.command("verify")
 def backup_verify(folder: Folder, key: PrivateKey) -> None:
-    """Verify a complete backup: signature, every byte, the ledger and every artifact. Nothing is restored.
+    """Verify a complete backup (signature, every byte, ledger, every artifact) without restoring it.
 
-    A registry of a PostgreSQL server is verified in an empty database that SOVEREIGN_REGISTRY_URL names meanwhile.
+    A registry from a PostgreSQL server is verified in an empty database: set SOVEREIGN_REGISTRY_URL to its URL.
     """
     checked = check(Settings.from_environment(), folder, _private_key(key), tell_progress)
     out.print(f"[green]✓[/] taken {checked.description.created}: {checked.description.files} files")
@@ -173,10 +173,11 @@ def backup_restore(
     ] = None,
     loses: Annotated[int, typer.Option(min=0, help="How many entries you know that the backup lacks.")] = 0,
 ) -> None:
-    """Restore into the directories and databases named by SOVEREIGN_HOME and so on. All must be empty. It is an entry
-    of the ledger.
+    """Restore a backup to the directories and databases in SOVEREIGN_HOME and the other variables, which must be empty.
+    The restore is logged.
 
-    Ends 1, naming the entries, where later ones are known here and their number was not stated.
+    Exits with status 1 and names the lost entries if this machine knows later ones and --loses does not state their
+    number.
     """
     done = restore(
         Settings.from_environment(), folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses
@@ -198,7 +199,7 @@ def backup_repair(
     artifact: Annotated[str, typer.Argument(help="Digest of the artifact, all 64 digits.")],
     key: PrivateKey,
 ) -> None:
-    """Put back the missing and changed files of an artifact. It is an entry of the ledger; purged weights stay gone."""
+    """Restore an artifact's missing and changed files. The repair is logged. Purged weights are not restored."""
     names = repair(Settings.from_environment(), folder, artifact, _private_key(key), tell_progress)
     for name in names:
         out.print(f"[green]✓[/] put back: {escape(name)}")
@@ -246,7 +247,7 @@ def bundle_create(
 ) -> None:
     """Pack wheels, base models, suites, trust root, configuration and this release, and sign the index.
 
-    On the connected side, from a checkout. The key has the role `bundle`.
+    Run it on the connected side, in a checkout. The key needs the role `bundle`.
     """
     settings = Settings.from_environment()
     trust = trust_root(settings)
@@ -265,9 +266,9 @@ def bundle_create(
 def bundle_verify(
     folder: Folder_bundle, trust_root: TrustRoot = None, base: Base = NO_BASES, newer_than: NewerThan = None
 ) -> None:
-    """Compare a bundle with what was signed, and say who signed what.
+    """Compare a bundle with its signed digests, and print who signed which files.
 
-    Ends 1, naming the file, for anything that is changed, missing or extra.
+    Exits with status 1 and names the file if one is changed, missing or extra.
     """
     found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))

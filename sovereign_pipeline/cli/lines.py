@@ -63,10 +63,7 @@ lines = Group(no_args_is_help=True, help="Show, check and add the recipes of lin
 
 @lines.command("list")
 def lines_list() -> Result:
-    """List every line that has a recipe.
-
-    Ends 1 when a recipe is broken.
-    """
+    """List every line that has a recipe. Exits with status 1 if a recipe is invalid."""
     settings = Settings.from_environment()
     recipes = load_lines(settings.data, load_institution(settings.data))
     rows = [_row(recipe) for recipe in recipes.valid]
@@ -95,12 +92,12 @@ def lines_check(
     ] = False,
     as_json: AsJson = False,
 ) -> Result:
-    """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
+    """Check a recipe and every file, model and suite in it, and warn of common mistakes.
 
-    Reads the first rows of each source. Names the gates of the evaluation that have too few rows for their margin;
-    --power prints the tables. Of a recipe without an evaluation it says what to add before anything can be trained.
-    Ends 1 when a key of the recipe still says FILL IN, when more rows of a source would be quarantined than the recipe
-    allows, or when they are in a language in which the line detects no names: the line does not run before.
+    Reads the first rows of each source. Lists the evaluation gates with too few rows for their margin; --power prints
+    the tables. For a recipe without an evaluation, says what training needs. Exits with status 1 if a key still says
+    FILL IN, if more rows of a source would be quarantined than the recipe allows, or if rows are in a language in which
+    the line detects no names. The line cannot run until these are fixed.
     """
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
@@ -178,7 +175,7 @@ def lines_add(file: RecipeFile) -> None:
 
 @lines.command("explain")
 def lines_explain(line: LineName) -> Result:
-    """Explain which stages of a line `sovereign run` would run again, and why, field by field."""
+    """Explain which stages of a line `sovereign run` would run again and why, field by field."""
     from sovereign_pipeline.dagster.chain import CHAIN
 
     explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
@@ -205,7 +202,7 @@ def lines_schema(
         bool, typer.Option("--markdown", help="Print the reference of all files that an institution edits.")
     ] = False,
 ) -> None:
-    """Print the JSON Schema with which an editor completes and checks a recipe."""
+    """Print the JSON Schema for completing and checking recipes in an editor."""
     from sovereign_pipeline.cli.reference import INSTITUTION, LINE, recipe_markdown
 
     if markdown:
@@ -230,7 +227,7 @@ def _row(recipe: Line) -> dict[str, Any]:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of the table. The error itself is printed below the table."""
+    """Return a table row. The error itself is printed below the table."""
     return {key: value for key, value in row.items() if key != "error"} | (
         {"purpose": "✗ broken"} if row["error"] else {}
     )
@@ -280,7 +277,7 @@ ROWS_READ = 5_000
 
 
 def _samples(recipe: Line, institution: Institution) -> list[Sample]:
-    """Return what the first rows of each source become, except for sources with a key that says FILL IN in the way."""
+    """Return each source's first rows as samples. Skips sources whose keys still say FILL IN."""
     data, privacy = Settings.from_environment().data, recipe.privacy
     detected = (*privacy.name_models, *privacy.patterns_only)
     read = (source for source in recipe.sources if source.is_filled_in)
@@ -315,7 +312,7 @@ def _print_sample(sample: Sample, most: float) -> None:
 
 
 def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
-    """Print the kinds that the line replaces, then those that it keeps, then those that stop it."""
+    """Print the kinds of personal data that the line replaces, then those that it keeps, then those that stop it."""
     does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
     rows = [
         {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
@@ -363,17 +360,17 @@ def _print_mask(row: Any) -> None:
 
 
 NOT_EVALUATED = "not asked"
-"""The outcome that `--json` states for a gate without a record; the word is kept for programs that read it."""
+"""Outcome in `--json` for a gate without a record. The text is unchanged for existing programs."""
 
 SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
-"""Outcome -> what the table shows."""
+"""Outcome -> text in the table."""
 
 gates = Group(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
 
 
 @gates.command("list")
 def gates_list(line: LineName) -> Result:
-    """List every gate of the line's current artifacts with its outcome, its message and its waiver."""
+    """List every gate of the line's current artifacts with outcome, message and waiver."""
     from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
 
     workplace = open_workplace(Settings.from_environment(), line)
@@ -395,10 +392,10 @@ def gates_waive(
     reason: Reason,
     key: KeyOptions,
 ) -> None:
-    """Waive a gate that the line's current artifact did not pass. What you waive is printed before your key signs it.
+    """Waive a gate that the line's current artifact did not pass. Prints the waiver before your key signs it.
 
-    The waiver holds for exactly this verdict: another candidate, suite, incumbent or recipe needs a new one. Ends 1
-    where the recipe does not allow it.
+    The waiver applies to exactly this verdict; another candidate, suite, incumbent or recipe needs a new one. Exits
+    with status 1 if the recipe does not permit a waiver.
     """
     from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
 

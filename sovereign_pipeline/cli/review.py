@@ -54,8 +54,8 @@ def review_open(
     ] = None,
     url: PageUrl = HERE,
 ) -> Result:
-    """Answer the prompts with candidate and opponent, seal the plan, and print each operator's one-time link."""
-    # Loads the evaluation.
+    """Generate both arms' answers, seal the plan, and print each operator's one-time link."""
+    # loads the evaluation package
     from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
     from sovereign_pipeline.review.opening import ReviewRequest, open_review
 
@@ -107,7 +107,7 @@ def review_link(
 ) -> None:
     """Print another one-time link for an operator of the open review.
 
-    It ends the operator's earlier links and signs their other device out.
+    This ends the operator's earlier links and signs out the operator's other devices.
     """
     workplace, registry = _open(line)
     actor = People(workplace.settings).commitment_of(account())
@@ -117,7 +117,7 @@ def review_link(
 @review.command("serve")
 def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW_PORT) -> None:
     """Serve the review page on loopback, until Ctrl-C."""
-    # Loads FastAPI and uvicorn.
+    # loads FastAPI and uvicorn
     from sovereign_pipeline.review.page.app import serve
 
     settings = Settings.from_environment()
@@ -126,9 +126,9 @@ def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW
 
 @review.command("status")
 def review_status(line: LineName) -> Result:
-    """Show how many ballots each operator has given. How they rated is not shown before the review is closed.
+    """Show how many ballots each operator has given. The ratings are hidden until the review is closed.
 
-    Ends 1 when ballots, sign-ins or the log were changed, and names what.
+    Exits with status 1 and names the change if ballots, sign-ins or the log were changed.
     """
     workplace, registry = _open(line)
     found, closing = find_last(registry, line)
@@ -180,9 +180,10 @@ def review_close(
     *,
     key: KeyOptions,
 ) -> None:
-    """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early.
+    """Close the open review and reveal its seed. Exits with status 1 if ballots are missing and no officer closes it
+    early.
 
-    An officer whom the recipe names closes early, with a key and a reason; both are printed before the key signs.
+    An officer named in the recipe can close it early, with a key and a reason. Both are printed before the key signs.
     """
     workplace, registry = _open(line)
     found, _ = find_last(registry, line)

@@ -42,10 +42,10 @@ def serve_lines(
         int | None, typer.Option(help="Threads per engine; default: `serving.threads`.", min=1, max=1024)
     ] = None,
 ) -> None:
-    """Serve adapters in production and staged adapters with OpenAI's API on loopback, until Ctrl-C."""
+    """Serve adapters in production and staged adapters on loopback, with OpenAI's API, until Ctrl-C."""
     if context.invoked_subcommand is not None:
         return
-    # Loads FastAPI, uvicorn and the engine.
+    # loads FastAPI, uvicorn and the engine
     from sovereign_pipeline.serving.gateway.server import serve as serve_gateway
     from sovereign_pipeline.workplace import open_workplace
 
@@ -104,9 +104,9 @@ def tokens_add(
 
 @tokens.command("list")
 def tokens_list() -> Result:
-    """Show every token by its id: whom it was given to, what for, and until when.
+    """List every token by id, with its holder, permissions and expiry.
 
-    Ends 1 when the ledger does not know one as it is: the gateway refuses it.
+    Exits with status 1 if a token is not in the ledger as it is; the gateway rejects such a token.
     """
     settings = Settings.from_environment()
     found = read_tokens(file_of(settings))
@@ -127,7 +127,7 @@ def tokens_list() -> Result:
 def tokens_revoke(
     token: Annotated[str, typer.Argument(help="Id of the token, as shown in the list.")],
 ) -> None:
-    """End a token; the gateway refuses it within seconds."""
+    """Revoke a token. The gateway rejects it within seconds."""
     settings = Settings.from_environment()
     revoked = revoke_token(settings, open_registry(settings), token, People(settings).commitment_of(account()))
     out.print(f"[green]✓[/] token {revoked.id} is revoked")

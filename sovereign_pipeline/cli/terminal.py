@@ -1,4 +1,4 @@
-"""Groups of commands, and the options and output that they share: tables, JSON, an officer's key."""
+"""Shared parts of the commands: groups, options and output (tables, JSON, an officer's key)."""
 
 import datetime
 import json
@@ -49,13 +49,13 @@ COMMANDS: Mapping[Act, str] = {
 
 
 def command_for(remedy: Remedy) -> str:
-    """Return the command that does what the error proposes."""
+    """Return the command that corrects an error."""
     return COMMANDS[remedy.act].format_map(remedy.about)
 
 
 LONGEST_TABLE = 200
 """Maximum number of rows of a table with a frame."""
-WIDTH_OF_A_FILE = 10_000  # a table that goes into a file or a pipe is never wrapped
+WIDTH_OF_A_FILE = 10_000  # a table is not wrapped in a file or a pipe
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -73,13 +73,12 @@ LARGEST_PORT = 2**16 - 1
 
 
 def port_option(text: str) -> Any:
-    """Return the option for a port. text: its help."""
     return typer.Option(help=text, min=1, max=LARGEST_PORT)
 
 
 @dataclass(frozen=True)
 class KeyOptions:
-    """Options that name a person's private key. A command with a parameter of this type has them."""
+    """Options that select a person's private key. A command gets them by a parameter of this type."""
 
     key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
     token: Annotated[str | None, typer.Option("--token", help="Your key on a token: the token's label.")] = None
@@ -94,19 +93,18 @@ class KeyOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a command. A command that returns one has the option `--json`."""
+    """The result of a command, which gives the command the option `--json`."""
 
     data: Any
     """Value that `--json` prints: dataclasses, objects with `to_dict`, mappings, and lists of them."""
     shown: str | Callable[[], object]
     """Title of a table of `data`, or a function that prints the result for people."""
     passed: bool = True
-    """False ends the program with status 1."""
+    """If False, the program exits with status 1."""
     errors: Collection[SovereignError] = ()
-    """Errors that are printed after the result, and end the program with status 1."""
+    """Errors to print after the result. The program then exits with status 1."""
 
     def print(self, as_json: bool) -> None:
-        """Print the result. Raises typer.Exit if it did not pass."""
         if as_json:
             print_json(self.data)
         elif isinstance(self.shown, str):
@@ -120,10 +118,10 @@ class Result:
 
 
 class SuggestingGroup(TyperGroup):
-    """A group that answers an unknown command with the nearest ones of the whole program."""
+    """A group that suggests the nearest commands of the whole program for an unknown one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        self.suggest_commands = False  # Typer's own suggestions know only this group
+        self.suggest_commands = False  # Typer's own suggestions cover only this group
         try:
             return super().resolve_command(ctx, args)
         except Exception as error:
@@ -133,8 +131,8 @@ class SuggestingGroup(TyperGroup):
 
 
 def _nearest_commands(context: Any, args: list[str]) -> list[str]:
-    """Return the commands whose name resembles the first argument, or whose help has it as a word. Those of the group
-    in which it was typed come first."""
+    """Return the commands whose name resembles the first argument or whose help contains it. Those of the current group
+    come first."""
     root = context.find_root()
     beside = "" if context is root else f"{context.command_path} "
     likeness: dict[str, float] = {}
@@ -184,7 +182,7 @@ def _registering(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _as_typer_command(command: Callable[..., Any]) -> Callable[..., None]:
-    """Return the command as Typer calls it: with the options of `KeyOptions` and `--json`, printing its `Result`."""
+    """Return a Typer command with the options of `KeyOptions` and `--json` that prints its `Result`."""
     of_key, declared = signature(KeyOptions).parameters, signature(command)
     takes_json, has_result = "as_json" in declared.parameters, declared.return_annotation is not None
     parameters: list[Parameter] = []
@@ -214,7 +212,7 @@ def _as_typer_command(command: Callable[..., Any]) -> Callable[..., None]:
 
 
 def print_rows(rows: list[dict[str, Any]], title: str) -> None:
-    """Print a table. The keys of the first row are its columns."""
+    """Print a table whose columns are the keys of the first row."""
     if not rows:
         out.print(f"{title}: none yet.")
         return
@@ -230,7 +228,7 @@ def print_rows(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
-    """Print a long table without a frame, which would take longer than everything else."""
+    """Print a long table without a frame, which would be slow."""
     padded = []
     for name, values in zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True):
         cells = [name.replace("_", " "), *("" if value is None else str(value) for value in values)]
@@ -243,7 +241,6 @@ def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def print_facts(facts: Mapping[str, Any], console: Console = out) -> None:
-    """Print a table of names and values."""
     table = Table(show_header=False)
     for name, value in facts.items():
         text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
@@ -252,17 +249,16 @@ def print_facts(facts: Mapping[str, Any], console: Console = out) -> None:
 
 
 def tell_progress(message: str) -> None:
-    """Print the progress of long work on standard error. Standard output has only the result."""
+    """Print progress to standard error. Standard output has only the result."""
     err.print(escape(f"  {message}"))
 
 
 def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Return some columns of a row, in this order."""
     return {name: row[name] for name in names}
 
 
 def moment(text: str) -> datetime.datetime:
-    """Parse a moment in UTC. A day means its last microsecond. Raises InputError."""
+    """Parse a UTC time. A date means its last microsecond. Raises InputError."""
     try:
         if len(text) == len("2027-03-14"):
             day = datetime.date.fromisoformat(text)
@@ -274,12 +270,12 @@ def moment(text: str) -> datetime.datetime:
 
 
 def print_error(error: SovereignError) -> None:
-    """Print an error, its hint, and the command that corrects it, each on lines of its own."""
+    """Print an error, its hint, and the command that corrects it, each on its own line."""
     print_message(error.message, advice_of(error))
 
 
 def advice_of(error: SovereignError) -> dict[str, str]:
-    """Return the remedies of an error by their label: `Hint` and `Command`, if there are any."""
+    """Return an error's remedies by label: `Hint` and `Command`, if there are any."""
     hint = {"Hint": error.hint} if error.hint else {}
     return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
 
@@ -291,7 +287,7 @@ def officers_signer(
     from sovereign_pipeline.record.keys import key_source
     from sovereign_pipeline.record.officers import officer_of, trust_root
 
-    key_source(key.key, key.token)  # refused before anything is printed
+    key_source(key.key, key.token)  # an error before anything is printed
     print_facts(decided, console)
     trust = trust_root(settings)
     mark_demonstration(trust, console)
@@ -301,7 +297,7 @@ def officers_signer(
 
 
 def opened_key(key: KeyOptions) -> "Signer":
-    """Open a person's key. Asks for its passphrase if no file has it."""
+    """Open a person's key. Asks for its passphrase if no file contains it."""
     from sovereign_pipeline.record.keys import asked_passphrase, key_source, open_signer
 
     source = key_source(key.key, key.token)
@@ -309,13 +305,13 @@ def opened_key(key: KeyOptions) -> "Signer":
 
 
 def mark_demonstration(trust: Trust, console: Console = out) -> None:
-    """Print a warning if the trust root's keys are the demonstration's."""
+    """Print a warning if the trust root has demonstration keys."""
     if trust.is_demonstration:
         console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they are stored on this machine, and prove nothing")
 
 
 def write_new_file(path: Path, text: str) -> None:
-    """Write a file that a person named. Raises InputError if it exists or cannot be written."""
+    """Write a file. Raises InputError if it exists or cannot be written."""
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -328,7 +324,6 @@ def write_new_file(path: Path, text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON for programs."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=_as_json) + "\n")
 
 

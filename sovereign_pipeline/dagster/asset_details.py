@@ -1,4 +1,4 @@
-"""Build the tables, texts and links on an asset's page, with one function for each kind of artifact."""
+"""Build the tables, texts and links on an asset's page. Each kind of artifact has its own function."""
 
 import base64
 import json
@@ -34,7 +34,6 @@ Page = dict[str, Any]
 
 
 def link(kind: str) -> dg.MetadataValue:
-    """Link to the page of another asset."""
     return dg.MetadataValue.asset(dg.AssetKey(kind))
 
 
@@ -43,7 +42,7 @@ def picture(png: bytes) -> dg.MetadataValue:
 
 
 def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
-    """Return a flat two-column table; nested values are shown as JSON."""
+    """Return a flat two-column table with nested values as JSON."""
     return table(
         [
             {"fact": name, "value": json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}
@@ -53,7 +52,7 @@ def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
-    """Return a table. Cells that are not numbers become text, because Dagster's tables support nothing else."""
+    """Return a table. Cells other than numbers become text, because Dagster's tables support nothing else."""
     records = [
         dg.TableRecord({name: value if isinstance(value, int | float) else str(value) for name, value in row.items()})
         for row in rows
@@ -71,7 +70,6 @@ def read_json(path: Path) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a number. Booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -181,7 +179,7 @@ def leakage_safe_split(artifact: Artifact) -> Page:
 
 
 def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each leaf value with the path of its names: `crossing: case`, `0`."""
+    """Yield each leaf value with its path, such as `crossing: case`, `0`."""
     for name, value in facts.items():
         label = f"{above}{name.replace('_', ' ')}"
         if isinstance(value, dict):
@@ -211,7 +209,7 @@ def _finding(finding: QualityFinding) -> dict[str, Any]:
 
 
 def contamination(verdicts: Mapping[str, Verdict]) -> Page:
-    """Return the contamination counts by suite. The row ids are in `listed.jsonl` of the gate's record."""
+    """Return the contamination counts by suite. The gate's record has the row ids in `listed.jsonl`."""
     verdict = verdicts.get(NOT_CONTAMINATED)
     if verdict is None:
         return {}

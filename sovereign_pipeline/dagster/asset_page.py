@@ -18,7 +18,7 @@ from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 
 HEADLINES = 3
-"""Number of a kind's figures that are shown as headlines."""
+"""Number of figures that are shown as headlines."""
 
 DIGITS = 4
 FROM_HERE_WHOLE = 10_000
@@ -27,7 +27,7 @@ Figures = dict[str, int | float]
 
 
 def figures_of(artifact: Artifact) -> Figures:
-    """Return name -> number, most important first; empty for a kind without figures."""
+    """Return name -> number, most important first. Empty for a kind without figures."""
     if artifact.ref.kind not in _PAGES:
         return {}
     figures, _ = _PAGES[artifact.ref.kind]
@@ -131,7 +131,7 @@ def _reward_model(artifact: Artifact) -> Figures:
 
 
 def _by_reward(artifact: Artifact) -> Figures:
-    """Return the figures of a training by reward; empty for other trainings."""
+    """Return the figures of a training by reward. Empty for other trainings."""
     summary = artifact.manifest.summary.get("rlhf")
     if summary is None:
         return {}
@@ -175,7 +175,7 @@ def _red_team_report(artifact: Artifact) -> Figures:
 
 
 def _evaluation_report(artifact: Artifact) -> Figures:
-    """Return the report's figures, and for each gate the distance of its difference from the margin."""
+    """Return the report's figures, and each gate's distance between difference and margin."""
     report = read_json(artifact.file(REPORT_FILE))
     outcomes = [finding["outcome"] for finding in report["findings"]]
     figures: Figures = {
@@ -224,8 +224,8 @@ def _of_the_candidate(what: str, by_reference: Mapping[str, Mapping[str, Any]]) 
 
 
 def _pick(artifact: Artifact, **named: str) -> Figures:
-    """Return label (underscores become spaces) -> number in the manifest's summary. Numbers that the summary lacks are
-    skipped, because earlier releases stored fewer."""
+    """Return label (underscores become spaces) -> number in the manifest's summary. Missing numbers are skipped,
+    because earlier releases stored fewer."""
     return _labelled(artifact.manifest.summary, named)
 
 
@@ -238,7 +238,7 @@ def _labelled(values: Mapping[str, Any], named: Mapping[str, str]) -> Figures:
 
 
 MIRRORED = ("mlflow run", "mlflow version")
-"""Keys of publishing results that refer to MLflow. They are not shown as headlines."""
+"""Publishing results that refer to MLflow, which are not headlines."""
 
 
 def page_of(
@@ -250,13 +250,13 @@ def page_of(
     idle: str | None = None,
     before: ArtifactRef | None = None,
 ) -> Page:
-    """Return the metadata of one materialization, in the order of the page.
+    """Return the metadata of one materialization, in display order.
 
     Args:
         outcome: the verdicts of all gates in one line.
         published: results of publishing, such as the adapter's id and version.
-        idle: reason why there was nothing to do (`nothing_to_do`); the page is short then.
-        before: the line's artifact of this kind before this materialization.
+        idle: reason why the stage had nothing to do (`nothing_to_do`). The page is then short.
+        before: the line's previous artifact of this kind.
     """
     artifact = workplace.store.open(production.ref)
     manifest = artifact.manifest
@@ -298,7 +298,7 @@ def page_of(
 
 
 def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str | None:
-    """Return a sentence that says why the stage had nothing to do for this line; None if it had work."""
+    """Return the reason why the stage had nothing to do for this line, or None if it had work."""
     passthrough = stage.passthrough_input(workplace.line)
     if passthrough is not None:
         missing = "reward model" if stage.kind == "reward_model" else "preference training"
@@ -309,8 +309,7 @@ def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str |
 
 
 def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None) -> Page:
-    """List the differences from the line's previous artifact: input, recipe key, library or file. Empty if there are
-    none."""
+    """List the differences from the line's previous artifact: input, recipe key, library or file."""
     if before is None or before.digest == ref.digest or before.kind != ref.kind:
         return {}
     try:
@@ -329,8 +328,7 @@ def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None
 
 
 def _history(line: str, figures: Figures) -> Page:
-    """Return the headline figures labelled with the line's name. Dagster's plot over time draws one curve per label
-    that has a number, from the events of all lines."""
+    """Return the headline figures labelled with the line's name. Dagster plots one curve per label over all lines."""
     return {f"{line}: {name}": value for name, value in list(figures.items())[:HEADLINES]}
 
 
@@ -356,8 +354,7 @@ def _inputs(manifest: Manifest) -> Page:
 
 
 def _whole_manifest(artifact: Artifact) -> dg.MetadataValue:
-    """Return the whole manifest, by which an auditor compares the artifact with its record. Dagster folds JSON of this
-    length."""
+    """Return the whole manifest, for auditors. Dagster folds JSON of this length."""
     ref = artifact.ref
     return dg.MetadataValue.json(
         {"sha256": ref.digest, "manifest_sha256": ref.manifest_sha256, **artifact.manifest.model_dump(mode="json")}

@@ -1,4 +1,4 @@
-"""Wrap a stage as a Dagster asset and its gates as asset checks: produce, evaluate, publish and show."""
+"""Wrap each stage as a Dagster asset and its gates as asset checks: produce, evaluate, publish and display."""
 
 import multiprocessing
 import warnings
@@ -38,13 +38,13 @@ from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.workplace import open_workplace
 
 NOT_REPEATED = "not repeated"
-"""Metadata key of a check whose result is not new; the terminal skips it."""
+"""Metadata key of a check whose result is not new. The terminal skips it."""
 
 WAIVED_BY = "waived by"
 
 
 def check_specs(stage: Stage) -> list[dg.AssetCheckSpec]:
-    """Return one check specification for each gate. Each line has its own results."""
+    """Return one check specification for each gate, partitioned by line."""
     return [
         dg.AssetCheckSpec(
             name=gate.name, asset=stage.kind, description=gate.question, blocking=True, partitions_def=LINES
@@ -59,7 +59,8 @@ def check_result(
     """Convert a verdict to a check result. A waived gate gives a warning: the run continues, and the page shows that
     the gate did not pass.
 
-    not_repeated: sentence to show instead of the message, if the verdict is not about this asset.
+    Args:
+        not_repeated: sentence to show instead of the message, if the verdict is about another asset.
     """
     description, severity = not_repeated or verdict.message, dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"outcome": verdict.outcome, "message": description}
@@ -89,8 +90,8 @@ def check_result(
 def under_own_names(
     stage: Stage, found: Sequence[dg.AssetCheckResult], nothing_to_do: str | None
 ) -> list[dg.AssetCheckResult]:
-    """Return one result for each check of the asset. A passed-through artifact may have other gates than the asset. Its
-    gates are shown on the asset that produced it, and this asset's own gates had nothing to evaluate."""
+    """Return one result for each check of the asset. The gates of a passed-through artifact are shown on the asset that
+    produced it, and this asset's own gates had nothing to evaluate."""
     results = {check.check_name: check for check in found}
     return [
         results.get(gate.name)
@@ -123,7 +124,7 @@ Publication = Callable[[Workplace, ArtifactRef], dict[str, Any]]
 
 
 def publish(stage: Stage, workplace: Workplace, ref: ArtifactRef, *, passed: bool) -> dict[str, Any]:
-    """Publish an artifact and return the facts for the asset's page. passed: whether every gate passed or was
+    """Publish an artifact and return the facts for the asset's page. `passed`: whether every gate passed or was
     waived."""
     published: dict[str, Any] = {}
     if stage.kind in WHATEVER_THE_VERDICT:
@@ -159,7 +160,7 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
 
 
 def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) -> str:
-    """Mirror the adapter to MLflow. Returns the version in MLflow or an error message; a failure does not undo the
+    """Mirror the adapter to MLflow. Returns MLflow's version or an error message. A failure does not undo the
     registration."""
     try:
         version = mirror_adapter(workplace.settings, workplace.store, adapter)
@@ -172,18 +173,18 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {
     "evaluation_report": _mirror_evaluation,
 }
-"""Publications made whatever the verdict. A report whose gates did not pass needs the most attention."""
+"""Publications for any verdict. A report whose gates did not pass needs the most attention."""
 
 ONCE_PASSED: Mapping[str, Publication] = {
     "sft_adapter": _mirror_training,
     "aligned_adapter": _mirror_training,
     "registered_adapter": _register,
 }
-"""Publications made once every gate passed or was waived."""
+"""Publications once every gate passed or was waived."""
 
 
 def stage_asset(stage: Stage) -> dg.AssetsDefinition:
-    """Build the asset of one stage. A gate that does not pass is recorded and stops the downstream assets."""
+    """Build the asset of one stage. A gate that does not pass is recorded, and stops the downstream assets."""
     shown = PRESENTATION[stage.kind]
 
     def materialize(
@@ -258,8 +259,7 @@ def _materialization(
 
 
 def refusal(error: SovereignError) -> dg.Failure:
-    """Convert an error to Dagster's failure. The command line reads message, hint and remedy back from it
-    (`runner.py`)."""
+    """Convert an error to Dagster's failure. The command line reads message, hint and remedy from it (`runner.py`)."""
     metadata: dict[str, Any] = {
         "error": type(error).__name__,
         "exit_status": error.exit_status,

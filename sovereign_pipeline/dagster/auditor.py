@@ -1,4 +1,4 @@
-"""A read-only Dagster for auditors, behind the institution's proxy, with a log of every query."""
+"""A read-only Dagster for auditors behind the institution's proxy, with a log of every query."""
 
 import datetime
 import json
@@ -57,32 +57,32 @@ NAMING = {
     **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
     **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
 }
-"""Name of an argument or of its field in Dagster's schema -> kind of object that it names. A line is a partition of
-each asset, and a backfill is a group of runs."""
+"""Argument or field name in Dagster's schema -> kind of object that it names. A line is a partition of each asset, and
+a backfill is a group of runs."""
 TAGS = {
     "dagster/partition": "lines",
     **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
 }
-"""Tag by which runs are filtered -> kind of object that its value names."""
+"""Tag that filters runs -> kind of object that its value names."""
 MOST = 100
 """Maximum number of logged names of one kind. A query of the whole graph has fewer."""
 _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 _PATH = re.compile(r"/[\w.:/@~+*\"-]{0,199}", re.ASCII)
 ODD = "(no name)"
-"""Placeholder for a value that cannot be the name of an asset, run or line, so that the access log holds no other
+"""Placeholder for a value that cannot be the name of an asset, run or line, so that the access log contains no other
 text."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """A page view or query in the access log. Two equal views are logged as one."""
+    """A page view or query in the access log. Equal views are logged once."""
 
     kind: str
     """Kind of view: page, query or subscription."""
     name: str
     """Path of the page, or the query's own name."""
     fields: tuple[str, ...] = ()
-    """Root fields that the query requests."""
+    """Root fields of the query."""
     assets: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
@@ -93,8 +93,8 @@ def page_look(path: str) -> Look:
 
 
 def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables: Any) -> Look:
-    """Describe a GraphQL document for the access log. query, variables: as they were sent. Raises GraphQLError unless
-    the document is exactly one operation of this kind with valid variables."""
+    """Describe a GraphQL document for the access log. Raises GraphQLError unless the document is exactly one operation
+    of this kind with valid variables."""
     if not isinstance(query, str) or not isinstance(variables or {}, Mapping):
         raise GraphQLError("A query is a text, and its variables are an object.")
     document = parse(query)
@@ -125,7 +125,7 @@ class _Found(Visitor):
 
     def enter_field(self, node: FieldNode, *_: Any) -> None:
         field = self._types.get_field_def()
-        if field is None:  # unknown to the schema: Dagster refuses the query
+        if field is None:  # Dagster rejects a field that is not in the schema
             return
         if self._types.get_parent_type() in self._roots:
             self.fields[node.name.value] = None
@@ -138,7 +138,7 @@ def _named(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if tag is not None:
         yield tag, _name(arguments.get("value"))
     for key, value in arguments.items():
-        if key == "prefix":  # of an asset's key: its parts
+        if key == "prefix":  # a prefix of an asset key, in parts
             value = {"path": value} if value else None
         for each in value if isinstance(value, list) else [value]:
             if key in NAMING and each is not None:
@@ -167,7 +167,7 @@ def access_log_of(settings: Settings) -> Path:
 
 
 class AccessLog:
-    """A log that appends to one file. If the file was moved away, a new one is created."""
+    """A log that appends to one file, and creates a new one if the file was moved away."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -217,17 +217,18 @@ QUERIES = frozenset(
 SUBSCRIPTIONS = frozenset({"locationStateChangeEvents", "pipelineRunLogs"})
 
 PRINTED = frozenset({"CapturedLogs", "CapturedLogsMetadata", "InstigationEventConnection"})
-"""Types with the output of a step or sensor, including library output. Fields of these types are removed."""
+"""Types with the output of a step, sensor or library. Fields of these types are removed from the schema."""
 EVALUATED = frozenset({"TickEvaluation"})
-"""Types with a sensor's or schedule's dry run. Dagster would run the sensor to answer, and one of ours adds partitions
-for new lines. Fields of these types are removed, although requesting them is a query."""
+"""Types with a sensor's or schedule's dry run. Fields of these types are removed although requesting them is a query:
+Dagster would run the sensor, and one of ours adds partitions for new lines."""
 
 
 def schema_for_auditors() -> Schema:
-    """Build a schema with the listed queries and subscriptions only: no mutations, no output of steps or sensors, no
-    dry runs, and no configuration of the instance.
+    """Build a schema with only the listed queries and subscriptions: without mutations, output of steps or sensors, dry
+    runs, and the instance's configuration.
 
-    Raises RuntimeError if Dagster no longer has a removed name, because another name may then give the same data.
+    Raises RuntimeError if Dagster no longer has a removed name, because another name may then give access to the same
+    data.
     """
     schema = Schema(query=GrapheneQuery, subscription=GrapheneSubscription, types=types())  # type: ignore[no-untyped-call]
     found = schema.graphql_schema
@@ -255,10 +256,10 @@ PERSON_HEADER = "X-Remote-User"
 PERSON = "person"
 """Key of the user's name in a request's scope."""
 PLACEHOLDER = "{"
-"""Character of an unreplaced variable in a name: Caddy 2.6 sends the variable's name if the sign-in provider named
+"""Start of an unreplaced variable in a user's name. Caddy 2.6 sends the variable itself if the sign-in provider named
 nobody."""
 READY = "/ready"
-"""Path of the readiness probe, the only path answered without a user's name."""
+"""Path of the readiness probe, the only path that needs no user."""
 
 REFUSAL = b"The proxy named nobody. Sign in by the institution's address of this page.\n"
 
@@ -296,7 +297,7 @@ def for_named(app: App, proxy: Proxy) -> App:
 
 
 def _written(name: str) -> str:
-    """Decode a user's name. Headers are read as Latin-1; names are in UTF-8."""
+    """Decode a user's name. Headers are read as Latin-1, but names are UTF-8."""
     return name.encode("latin-1").decode("utf-8", "backslashreplace")
 
 
@@ -317,7 +318,7 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         return schema_for_auditors()
 
     def build_routes(self) -> list[BaseRoute]:
-        """Return the listed routes only, so that new routes of a later Dagster are not served."""
+        """Return only the listed routes, so that new routes of a later Dagster are not served."""
         return [
             Route(READY, lambda request: PlainTextResponse("ready")),
             Route("/graphql", self.graphql_http_endpoint, methods=["POST"]),
@@ -333,8 +334,8 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         return page
 
     async def graphql_http_endpoint(self, request: Request) -> Response:
-        """Answer one query. Dagster's own endpoint accepts any JSON in place of an object, and fails on a batch (a list
-        of queries)."""
+        """Answer one query. Dagster's own endpoint accepts any JSON instead of an object, and fails on a list of
+        queries."""
         try:
             sent = await request.json()
         except (ValueError, RecursionError):
@@ -372,7 +373,7 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         return await super().execute_graphql_subscription(websocket, operation_id, query, variables, operation_name)
 
     def _record(self, connection: HTTPConnection, look: Look) -> None:
-        """Log a view. Raises HTTPException if it cannot be logged, so that nothing is shown unlogged."""
+        """Log a view. Raises HTTPException if logging fails, so that nothing is shown unlogged."""
         try:
             self._log.write(connection.scope[PERSON], look)
         except OSError:
@@ -380,13 +381,13 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
 
 
 def auditors_app(settings: Settings, context: WorkspaceProcessContext, proxy: Proxy) -> App:
-    """Build the application. It answers requests to this installation's host names from users named by the proxy."""
+    """Build the application, which answers only requests to this installation's host names from users named by the
+    proxy."""
     app = AuditorsWebserver(context, AccessLog(access_log_of(settings))).create_asgi_app()
     return for_hosts(guarded(for_named(app, proxy)), settings.ui_hosts)
 
 
 def main() -> None:
-    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
     keep_private()
     settings = Settings.from_environment()
     proxy = auditors_proxy(settings)

@@ -1,4 +1,4 @@
-"""The stages in the order of the chain, with the description and owners of each asset."""
+"""List the stages in the order of the chain, with each asset's description and owners."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 DEVICE_POOL = "gpu"
-"""Pool of the training device, GPU or CPU. One step at a time uses it."""
+"""Pool of the training device (GPU or CPU), which one step at a time uses."""
 
 CHAIN: tuple[Stage, ...] = (
     RAW_CORPUS,
@@ -36,18 +36,17 @@ CHAIN: tuple[Stage, ...] = (
 )
 
 AFTER_PEOPLE: tuple[Stage, ...] = (BLIND_REVIEW,)
-"""Stages outside a line's run: each waits for people, and a sensor materializes it once they are done."""
+"""Stages outside a line's run. Each waits for people, and a sensor materializes it once they are done."""
 
 
 @dataclass(frozen=True)
 class Presentation:
-    """The texts that describe one stage's asset before it is materialized."""
+    """The description of a stage's asset."""
 
     group: str
     owner: str
     kinds: frozenset[str]
     holds: str
-    """Description of the asset."""
 
     materializing: str
     """Effect and cost of its materialization."""
@@ -202,8 +201,8 @@ PRESENTATION: Mapping[str, Presentation] = {
 
 
 def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
-    """Return every stage in order, with some replaced by name. A stage that reads a replaced stage reads its
-    replacement. Raises ValueError for an unknown stage name."""
+    """Return every stage in order, with some replaced by name. A stage that reads a replaced one reads its replacement.
+    Raises ValueError for an unknown stage name."""
     real = {stage.kind: stage for stage in (*CHAIN, *AFTER_PEOPLE)}
     if unknown := sorted(replacements.keys() - real.keys()):
         raise ValueError(f"no stage has the name {', '.join(unknown)}")

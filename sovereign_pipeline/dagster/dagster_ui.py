@@ -1,5 +1,5 @@
-"""Serve Dagster's web UI on loopback, with trusted hosts, no GraphQL by GET and no framing. It runs in its own process:
-`python -m sovereign_pipeline.dagster.dagster_ui PORT`."""
+"""Serve Dagster's web UI on loopback with trusted hosts and without GET queries or framing. Start it in its own
+process: `python -m sovereign_pipeline.dagster.dagster_ui PORT`."""
 
 import sys
 from collections.abc import Iterator, MutableMapping
@@ -49,7 +49,7 @@ def guarded(app: App) -> App:
 
 @contextmanager
 def loaded_workspace(instance: dg.DagsterInstance, read_only: bool) -> Iterator[WorkspaceProcessContext]:
-    """Load this project's code location for a webserver. read_only: nothing can be launched."""
+    """Load this project's code location for a webserver. With `read_only`, nothing can be launched."""
     instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
     workspace = WorkspaceFileTarget([str(Path(__file__).with_name("workspace.yaml"))])
     with WorkspaceProcessContext(instance, workspace, version=__version__, read_only=read_only) as context:
@@ -57,12 +57,10 @@ def loaded_workspace(instance: dg.DagsterInstance, read_only: bool) -> Iterator[
 
 
 def dagster_app(settings: Settings, context: WorkspaceProcessContext) -> App:
-    """Build Dagster's application with the guards."""
     return for_hosts(guarded(create_app_from_workspace_process_context(context)), settings.ui_hosts)
 
 
 def main() -> None:
-    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
     keep_private()
     settings = Settings.from_environment()
     with (

@@ -32,7 +32,7 @@ def build_definitions(
     Args:
         installation: settings; None reads them from the environment when a step runs.
         stages: name -> stage that replaces the real one.
-        clock: clock that decides which reviews are due; None uses this machine's.
+        clock: decides which reviews are due; None uses the system clock.
     """
     return dg.Definitions(
         assets=[*(stage_asset(stage) for stage in chain_with(stages or {})), STAGED, PRODUCTION],
@@ -44,7 +44,7 @@ def build_definitions(
     )
 
 
-keep_private()  # this module is the entry point of the processes that Dagster starts: code server, runs, their steps
+keep_private()  # Dagster's processes (code server, runs, steps) start here
 defs = build_definitions()
 
 

@@ -1,4 +1,4 @@
-"""Define jobs and sensors: a line's chain, the result of a closed review, and due reviews."""
+"""Define jobs and sensors: a line's chain, closed reviews' results, and due reviews."""
 
 import json
 import warnings
@@ -20,7 +20,7 @@ from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.review.acts import find_closed_of
 
 DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
-"""Check that depends on the calendar. It is not part of a chain run, where it would need its own process."""
+"""Check that depends on the calendar. A chain run leaves it out, because it would need its own process."""
 
 MLFLOW_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "mlflow_follows")
 """Check that depends on registry states, which change between runs of the chain."""
@@ -107,7 +107,7 @@ def run_of(instance: dg.DagsterInstance, due: Due) -> dg.DagsterRun | None:
 
 
 def fate_of(run: dg.DagsterRun | None) -> str | None:
-    """Describe the outcome of a run for display; None without a run."""
+    """Describe the outcome of a run for display, or return None without a run."""
     if run is None:
         return None
     told = {
@@ -118,7 +118,7 @@ def fate_of(run: dg.DagsterRun | None) -> str | None:
 
 
 def in_words(due: Due, run: dg.DagsterRun | None) -> str:
-    """Describe a due review: when, why, and the outcome of its run."""
+    """Describe a due review: its date, its reason, and its run's outcome."""
     parts = [f"{due.adapter}: review {due.state}, by {due.on.isoformat()}"]
     parts += [f"{cause.event}: {cause.what}" for cause in due.causes]
     parts += [] if due.has_recipe else ["the line has no valid recipe, so nothing is run"]
@@ -140,7 +140,7 @@ def reviews_due(
     reviews = [
         due
         for due in due_reviews(open_registry(installation), installation, clock().date())
-        if due.line in known  # else another sensor makes the partition first
+        if due.line in known  # otherwise another sensor creates the partition first
     ]
     shown: dict[str, str] = json.loads(context.cursor or "{}")
     in_mlflow = _in_mlflow(installation)
@@ -150,8 +150,8 @@ def reviews_due(
         run = run_of(context.instance, due)
         told[due.line] = "; ".join([in_words(due, run), *in_mlflow.get(due.line, ())])
         if told[due.line] != shown.get(due.line):
-            # A check run of its own, since Dagster stores one result without a run per partition and rejects the next.
-            # Its partition is a tag, since a job without assets has no partitions.
+            # Use a separate check run: Dagster stores one result without a run per partition, and rejects the next. The
+            # run's partition is a tag, because a job without assets has no partitions.
             key = f"{DUE_CHECK.name}:{due.line}:{digest_of(told[due.line])[:12]}"
             requests.append(dg.RunRequest(key, job_name=DUE_JOB.name, tags={"dagster/partition": due.line}))
         if due.key is not None and due.retrain and run is None and not _is_running(context.instance, due.line):
@@ -166,18 +166,18 @@ def reviews_due(
 
 
 def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
-    """Return line -> differences in MLflow, so that the line's check runs again when they change."""
+    """Return line -> differences in MLflow. The line's check runs again when they change."""
     found = defaultdict[str, list[str]](list)
     try:
         for each in differences(open_registry(installation), installation):
             found[each.line].append(each.what)
-    except NotFoundError:  # no MLflow to be asked: the check says so when it runs, and the doctor
+    except NotFoundError:  # without MLflow, the check and the doctor report it
         return {}
     return found
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
-    """Return whether a run of the line is in progress. The review may no longer be due when it ends."""
+    """Return whether a run of the line is in progress. When it ends, the review may no longer be due."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
     return any(run.job_name != DUE_JOB.name for run in runs)

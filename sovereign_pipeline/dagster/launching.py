@@ -1,5 +1,5 @@
-"""Launch the trainer from an asset: as a local process or in a Kubernetes pod, through Dagster Pipes. The pod was never
-run on a cluster; the tests use Kubernetes' own models and a stand-in of its API server."""
+"""Launch the trainer from an asset through Dagster Pipes, as a local process or in a Kubernetes pod. The pod has never
+run on a cluster; tests use Kubernetes' own models and a simulated API server."""
 
 import importlib.util
 import os
@@ -38,14 +38,14 @@ def run_trainer_in_pod(
     """Run the trainer on a job file in a pod that sees the same paths, and wait. Progress messages come through the
     pod's log.
 
-    When this process is interrupted, the pod is deleted: the trainer gets SIGTERM and saves a checkpoint, and this
+    When this process is interrupted, the pod is deleted. The trainer then gets SIGTERM and saves a checkpoint, and this
     process waits for it.
 
     Args:
-        withheld: variable -> directory that a trainer must not see; rejected in any path that the pod mounts.
+        withheld: variable -> directory that a trainer must not see, and that the pod therefore must not mount.
 
-    Raises InputError if dagster-k8s is not installed or no cluster is reached, RecipeError for a path that the pod
-    would not see, and TrainingFailed with the trainer's own reason or the way in which the pod ended.
+    Raises InputError if dagster-k8s is not installed or no cluster is reachable, RecipeError for a path that the pod
+    would not see, and TrainingFailed with the trainer's own reason or the pod's.
     """
     if importlib.util.find_spec("dagster_k8s") is None:
         raise InputError(
@@ -71,7 +71,7 @@ def run_trainer_in_pod(
             env=remote_environment(job),
             base_pod_meta={"labels": {LABEL: name}},
             base_pod_spec=pod_spec(place, job),
-            pod_wait_timeout=0,  # a training takes as long as it takes
+            pod_wait_timeout=0,  # no limit on a training's duration
         )
     except ConfigException as error:
         raise InputError(
@@ -89,8 +89,8 @@ def run_trainer_in_pod(
 
 
 def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
-    """Return the pod's specification without its image, command and environment. The pod runs as this process's user,
-    so that each can remove the other's files. It has no cluster token and no address of another service."""
+    """Return the pod's specification without image, command and environment. The pod runs as this process's user, so
+    that each can remove the other's files. It gets no cluster token and no service addresses."""
     container: dict[str, Any] = {
         "name": "trainer",
         "workingDir": str(job.parent),
@@ -122,8 +122,8 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
                 }
                 for number, volume in enumerate(place.volumes)
             ),
-            # Processes of one training and data loader workers exchange tensors in /dev/shm, which is 64 MiB in a pod
-            # by default.
+            # Training processes and data loader workers exchange tensors in /dev/shm, which a pod limits to 64 MiB by
+            # default.
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         ],
         "containers": [container],
@@ -137,10 +137,10 @@ def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path
     """Raise RecipeError if the pod cannot run the job, or would see too much.
 
     Rejected are:
-    - a volume with data that the training side must not see: the vault, unscrubbed text;
-    - a path of the job that is on no volume of the pod, or on a read-only volume although the trainer writes there;
-    - a training by reward. Its tools need namespaces, which the pod's security context forbids. If its reward is a
-      reward model alone, the files that it reads and writes beside the job are not mounted.
+    - a volume with data that training must not see: the vault or unscrubbed text;
+    - a path of the job on no volume of the pod, or on a read-only volume although the trainer writes there;
+    - a training by reward. Its tools need namespaces, which the pod's security context forbids. Even if its reward is a
+      reward model alone, its files beside the job are not mounted.
     """
     if TrainingJob.read(job).reward is not None:
         raise RecipeError(
@@ -177,7 +177,7 @@ def _paths(job: Path) -> Iterator[tuple[Path, bool]]:
     yield from _with_links(job.parent, True)
     for field in WRITTEN_BY_THE_TRAINER:
         yield from _with_links(getattr(described, field), True)
-    # Only the directory of this line and method. The directories beside it belong to other lines.
+    # only this line's and method's directory, because those beside it belong to other lines
     yield from _with_links(described.checkpoint_directory.parent, True)
     yield from _with_links(lock_of_line(described.checkpoint_directory), True)
     for field in READ_BY_THE_TRAINER:
@@ -196,7 +196,7 @@ def _with_links(path: Path, writes: bool) -> Iterator[tuple[Path, bool]]:
 
 
 def _make_what_is_mounted(job: Path) -> None:
-    """Create the paths that the trainer writes. The cluster would create a missing path for another user."""
+    """Create the paths that the trainer writes. The cluster would create them for another user."""
     described = TrainingJob.read(job)
     for directory in (described.locks, described.checkpoint_directory, described.references):
         directory.mkdir(parents=True, exist_ok=True)
@@ -204,8 +204,7 @@ def _make_what_is_mounted(job: Path) -> None:
 
 
 def _mounts(place: Kubernetes, job: Path) -> list[dict[str, Any]]:
-    """Return the mounts: the paths of the job and nothing else of the volumes, each at its path on Dagster's
-    machine."""
+    """Return the mounts: only the job's paths, each at its path on Dagster's machine."""
     wanted: dict[Path, bool] = {}
     for path, writes in _paths(job):
         wanted[path] = wanted.get(path, False) or writes
@@ -247,7 +246,7 @@ def _resources(place: Kubernetes) -> dict[str, dict[str, str]]:
 
 
 def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
-    """Wait until the deleted pod has ended, for up to the time that a checkpoint may take. The client itself does not
+    """Wait until the deleted pod has ended, for at most the time to save a checkpoint. The client itself does not
     wait."""
     from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
@@ -273,7 +272,7 @@ def _short(error: Exception) -> str:
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
-    """Return a launcher whose trainer reports to this step, on the place that `institution.yaml` configures."""
+    """Return a launcher whose trainer reports to this step, for the place in `institution.yaml`."""
 
     def launch(job: Path) -> None:
         match load_institution(settings.data).trainer:
@@ -297,7 +296,7 @@ def _run_here(context: dg.AssetExecutionContext, job: Path) -> None:
 
 
 def _run_on_ray(context: dg.AssetExecutionContext, place: Ray, job: Path) -> None:
-    """Run the trainer on Ray. The Pipes files are beside the job file, on a volume that both machines see."""
+    """Run the trainer on Ray. The Pipes files are beside the job file, on a volume shared by both machines."""
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),

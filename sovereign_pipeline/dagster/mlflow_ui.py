@@ -1,5 +1,5 @@
-"""Serve MLflow's web UI on loopback without its assistant, its gateway and external links. MLflow has no switch for the
-assistant, which runs a shell. Its paths are therefore rejected before they reach MLflow."""
+"""Serve MLflow's web UI on loopback without its assistant, gateway and external links. The assistant runs a shell and
+cannot be switched off, so its paths are rejected before they reach MLflow."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings, go_offline
 
 REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")
-"""Path segments that are answered by 404, in any letter case. Web sockets, which MLflow's pages do not use, are
-closed."""
+"""Path segments that return 404, in any letter case. Web sockets, which MLflow's pages do not use, are closed."""
 
 POLICY = (
     b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
     b"base-uri 'self'; frame-ancestors 'self'"
 )
-"""Content security policy. MLflow's pages need inline scripts and styles, so the policy limits them to this server."""
+"""Content security policy. MLflow's pages need inline scripts and styles, so the policy restricts them to this
+server."""
 
 
 HIDDEN = (
@@ -32,7 +32,7 @@ HIDDEN = (
     "a[href*='mcp']",
     f"a[href^='http']:not([href^='http://{LOOPBACK}']):not([href^='http://localhost'])",
 )
-"""CSS selectors of the elements that are hidden in MLflow's pages."""
+"""CSS selectors of hidden elements in MLflow's pages."""
 
 # Browser storage keys of MLflow 3.17.
 _SETTLED = {
@@ -50,7 +50,7 @@ if (["", "#/"].includes(location.hash)) fetch("ajax-api/2.0/mlflow/experiments/s
   if (experiments) location.hash = `#/experiments/${{experiments[0].experiment_id}}/runs`;
 }});
 """
-"""Opens MLflow on the runs of the experiment that changed last, in place of its empty start page."""
+"""Script that opens MLflow on the runs of the newest experiment instead of its empty start page."""
 
 INSERTED = (
     f"<style>html body :is({','.join(HIDDEN)}){{display:none!important}}</style>"
@@ -62,7 +62,7 @@ a higher specificity."""
 
 
 def environment(settings: Settings, port: int) -> dict[str, str]:
-    """Return the variables that MLflow's server reads at import. The database's URL may hold a password, so it is not
+    """Return the variables that MLflow's server reads at import. The database URL may contain a password, so it is not
     passed on a command line."""
     return {
         "MLFLOW_ENABLE_AI_GATEWAY": "false",
@@ -70,7 +70,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS": "false",
         "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
-        # MLflow's own lists hold names with and without a port; `trusted_hosts.py` filters before them.
+        # MLflow's own lists contain names with and without a port. `trusted_hosts.py` filters before them.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{host},{host}:*" for host in sorted(settings.ui_hosts)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
             f"http://{host}:*,https://{host}:*,https://{host}" for host in sorted(settings.ui_hosts)
@@ -84,7 +84,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
 
 
 def guarded(app: App, page: bytes) -> App:
-    """Wrap an application: reject the blocked paths and add the policy to every response. page: the start page to
+    """Wrap an application: reject the blocked paths and add the policy to every response. `page`: the start page to
     serve."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,8 +112,7 @@ def guarded(app: App, page: bytes) -> App:
 
 
 def create_app(variables: Mapping[str, str]) -> App:
-    """Build MLflow's own application with the guards. variables: those of `environment`; they are set in this
-    process."""
+    """Build MLflow's own application with the guards. Sets `variables` in this process."""
     os.environ.update(variables)
     from mlflow import server
     from mlflow.server.fastapi_app import app
@@ -123,7 +122,6 @@ def create_app(variables: Mapping[str, str]) -> App:
 
 
 def main() -> None:
-    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
     keep_private()
     go_offline()
     port, settings = int(sys.argv[1]), Settings.from_environment()

@@ -18,12 +18,12 @@ BY_REWARD = (
     ("loss of the values", ("value_loss",)),
     ("raw score of the reward model, logits", ("reward_raw", "gold_raw")),
 )
-"""Panels for a training by reward: label and columns. The first two panels also show the columns' parts. A column that
-the algorithm does not log is skipped."""
+"""Panels for a training by reward: label and columns. The first two panels also show the columns' parts. Columns that
+the algorithm does not log are skipped."""
 
 
 def loss_curve_png(training_log: Path) -> bytes:
-    """Draw the loss per step, with the learning rate behind it, from a `training_log.jsonl`. Returns a PNG.
+    """Draw the loss and the learning rate per step from a `training_log.jsonl`. Returns a PNG.
 
     If the log has rewards of a preference method (β·log ratio, nats), they are drawn below: margins of pairs, or
     rewards of each kind of reply.
@@ -52,7 +52,8 @@ def loss_curve_png(training_log: Path) -> bytes:
 
 
 def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
-    """Draw a calibration as PNG. bins: expected share, observed share, and the observed share's 95 % interval."""
+    """Draw a calibration plot as PNG. `bins`: expected share, observed share, and the observed share's 95 %
+    interval."""
     with _drawing(figsize=(4.5, 4), dpi=110) as (figure, axes):
         axes.plot([0.5, 1], [0.5, 1], color="grey", linewidth=0.8, linestyle="--", label="calibrated")
         for expected, _, low, high in bins:
@@ -68,14 +69,13 @@ def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
 
 
 def is_by_reward(training_log: Path) -> bool:
-    """Return whether the log is of a training by reward."""
     return any("reward" in row for row in read_jsonl(training_log))
 
 
 def reward_curves_png(training_log: Path) -> bytes:
     """Draw a training by reward as PNG, from its `training_log.jsonl`.
 
-    Per iteration: reward and held-out reward with their parts, KL, entropy, length, shares, the value loss and a reward
+    Per iteration: reward and held-out reward with their parts, KL, entropy, length, shares, value loss and a reward
     model's raw scores. Also both rewards over √KL, which shows over-optimisation (Gao et al. 2022, figure 1).
     """
     rows = list(read_jsonl(training_log))
@@ -113,7 +113,8 @@ def _line(axes: Any, rows: Sequence[Mapping[str, object]], place: str, name: str
 
 
 def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
-    """Draw a trial as PNG. bounds: metric, difference (positive is worse) and its upper limit, both in margins."""
+    """Draw a trial as PNG. `bounds`: metric, difference (positive is worse) and its upper limit, in units of the
+    margin."""
     with _drawing(figsize=(7, 1.2 + 0.35 * len(bounds)), dpi=110) as (figure, axes):
         for place, (_, estimate, at_most) in enumerate(reversed(bounds)):
             colour = "tab:green" if at_most < 1 else "tab:orange" if estimate < 1 else "tab:red"
@@ -125,14 +126,14 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
         axes.set_xscale("symlog", linthresh=2)
         low, high = axes.get_xlim()
         ticks = [each for each in (-100, -10, -2, -1, 0, 1, 2, 10, 100) if low <= each <= high]
-        axes.set_xticks(ticks, [f"{each:g}" for each in ticks])  # its own are powers of ten
+        axes.set_xticks(ticks, [f"{each:g}" for each in ticks])  # matplotlib's own labels are powers of ten
         axes.set_xlabel("worse than production, in margins (line: up to the upper limit; 1: the margin)")
         return _png(figure)
 
 
 @contextmanager
 def _drawing(*grid: int, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield a figure with its axes, and close it. matplotlib keeps open figures in memory."""
+    """Yield a figure with its axes, and close it, because matplotlib keeps open figures in memory."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,5 +1,5 @@
-"""Dagster resources, the instance and the partitions: settings, time, and references between assets. No resource has a
-run configuration, so the launchpad cannot change the policy of a line."""
+"""Define Dagster resources, the instance and the partitions. No resource has a run configuration, so the launchpad
+cannot change a line's policy."""
 
 import datetime
 import os
@@ -21,7 +21,7 @@ Clock = Callable[[], datetime.datetime]
 """Function that returns the current time in UTC."""
 
 DATA_VERSION_TAG = "dagster/data_version"
-"""Dagster's tag of a materialization, in which assets store the artifact's digest."""
+"""Dagster's tag of a materialization, which contains the artifact's digest."""
 
 NO_CONFIGURATION: dict[str, dg.Field] = {}
 """Configuration schema that rejects every key. Dagster accepts any key for a resource without a schema."""
@@ -30,9 +30,9 @@ NO_CONFIGURATION: dict[str, dg.Field] = {}
 class References(dg.IOManager):
     """An IO manager that passes typed references between assets, never pickles or data.
 
-    Storing a reference also makes it the line's current artifact of that kind; each reader verifies every byte. The
-    materializing run leaves the digest in Dagster's event log, which is separate from the store. A current artifact
-    with another digest is rejected.
+    Storing a reference also makes it the line's current artifact of that kind. The run also writes the digest to
+    Dagster's event log, which is separate from the store. A current artifact with another digest is rejected. Each
+    reader verifies every byte.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,7 +50,7 @@ class References(dg.IOManager):
 
 def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, line: str) -> ArtifactRef:
     """Return the line's current artifact of a kind. Raises NotFoundError if there is none, and StaleInput if its digest
-    is not in the last materialization."""
+    is not the last materialization's."""
     ref = store.current(line, kind)
     if ref is None:
         raise NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first.")
@@ -64,8 +64,7 @@ def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, 
 
 
 def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:
-    """Return whether an artifact is the asset's last materialization. Also True if Dagster knows of no
-    materialization."""
+    """Return whether an artifact is the asset's last materialization. Also True if Dagster has none."""
     latest = instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key=line)
     if latest is None:
         return True
@@ -86,7 +85,7 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
 
     Args:
         settings: None reads them from the environment of the process that runs the step.
-        clock: None uses this machine's.
+        clock: None uses the system clock.
     """
 
     def installation(_: dg.InitResourceContext) -> Settings:
@@ -108,7 +107,7 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
 
 
 def prepare_dagster_home(settings: Settings) -> None:
-    """Install `dagster.yaml`, and set the variables that this process and its children read."""
+    """Install `dagster.yaml`, and set the variables for this process and its children."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(__file__).with_name("dagster.yaml"), settings.dagster_home / "dagster.yaml")
     os.environ.update({"DAGSTER_HOME": str(settings.dagster_home), **settings.to_environment()})

@@ -53,7 +53,7 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
         owners=["team:model-office"],
         kinds={"flagd"},
         code_version="1",
-        output_required=False,  # the sensor's run is skipped when officers were faster
+        output_required=False,  # the sensor's run is skipped if officers were faster
         description=f"{holds}\n\n**Materializing it** {materializing}",
     )(materialize)
 
@@ -181,7 +181,7 @@ def _result_of(settings: Settings, line: str) -> str:
 
 
 def bounds_of(state: "State") -> list[tuple[str, float, float]]:
-    """Return metric, difference and upper limit, in margins, for the metrics with enough users."""
+    """Return metric, difference and upper limit, in units of the margin, for the metrics with enough users."""
     from sovereign_pipeline.serving.rollout.hold import ALPHA, upper_limit
 
     return [

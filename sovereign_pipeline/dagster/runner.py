@@ -1,4 +1,4 @@
-"""Run a line from the command line: the same job as in the UI, with its progress as plain text."""
+"""Run a line from the command line: the same job as in the UI, with plain-text progress."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ from sovereign_pipeline.record.staleness import stale_kinds
 
 Tell = Callable[[str], None]
 DEFINITIONS, LOCATION = "sovereign_pipeline.dagster.definitions", "sovereign_pipeline"
-"""Module and name of the code location, as `workspace.yaml` has them."""
+"""Module and name of the code location, as in `workspace.yaml`."""
 REPOSITORY = "__repository__"
 """Dagster's name for the definitions of a module."""
 INTERRUPTIONS = (DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
@@ -50,10 +50,10 @@ class LineRun:
     """Kinds that were materialized."""
 
     run_id: str | None
-    """Id of the run; None if nothing had to be run."""
+    """Id of the run; None if nothing was stale."""
 
     seconds: float
-    """Duration in seconds, wall clock."""
+    """Wall-clock duration in seconds."""
 
 
 def run_line(
@@ -63,11 +63,11 @@ def run_line(
     tell: Tell,
     until: str | None = None,
 ) -> LineRun:
-    """Materialize the stale assets of a line. Raises RunStopped with the reason of the first step that failed.
+    """Materialize the stale assets of a line. Raises RunStopped with the reason of the first failed step.
 
     Args:
-        job: the module-level function that returns the job of the chain; each step's process calls it again.
-        until: kind of the last stage, whose inputs are materialized too. None runs the whole chain.
+        job: the module-level function that returns the chain's job. Each step's process calls it again.
+        until: kind of the last stage; its inputs are materialized too. None runs the whole chain.
 
     Raises InputError for a kind that is not a stage, and RecipeError before any step if the recipe lacks a section that
     a stage reads.
@@ -94,8 +94,7 @@ def run_line(
 def _execute(
     job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], line: str
 ) -> dg.JobExecutionResult:
-    """Run the job as `dg.execute_job` does, and name the code location, without which the UI's time line leaves a run
-    out."""
+    """Run the job as `dg.execute_job` does, but name the code location: the UI's time line omits runs without one."""
     definition = job.get_definition()
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=DEFINITIONS)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
@@ -116,7 +115,8 @@ def _is_interrupted(result: dg.JobExecutionResult) -> bool:
 
 
 def _interrupted(workplace: Workplace) -> RunStopped:
-    """Return the end of a run that a person stopped, with the newest checkpoint that the run wrote or resumed from."""
+    """Return the error for a run that a person stopped. It names the newest checkpoint that the run wrote or resumed
+    from."""
     line = workplace.line.line
     found = (workplace.settings.home / "checkpoints").glob(f"{line}.*/*/step-*")
     steps = [(path.stat().st_mtime, int(path.name.removeprefix("step-"))) for path in found]
@@ -153,7 +153,7 @@ def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workp
 
 @contextmanager
 def _printing_into(log: Path) -> Iterator[None]:
-    """Redirect the output of libraries and step processes to a file. `sys.stdout` remains the terminal."""
+    """Redirect the output of libraries and step processes to a file. `sys.stdout` is still the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal, errors = os.dup(1), os.dup(2)
     stdout = sys.stdout
@@ -175,8 +175,8 @@ def _printing_into(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Restore the handlers of SIGINT and SIGTERM afterwards. Dagster sets SIGTERM to what SIGINT has. A command that a
-    script starts in the background ignores SIGINT, so after a run it and its children would ignore SIGTERM as well."""
+    """Restore the handlers of SIGINT and SIGTERM afterwards. Dagster sets SIGTERM's handler to SIGINT's. A command that
+    a script starts in the background ignores SIGINT, so it and its children would then ignore SIGTERM, too."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -187,19 +187,19 @@ def _signals_kept() -> Iterator[None]:
 
 @contextmanager
 def _forking_anew() -> Iterator[None]:
-    """End the fork server afterwards, so that the next run's server has its own variables and log."""
+    """End the fork server afterwards, so that the next run's server gets its own variables and log."""
     try:
         yield
     finally:
-        # Python has no public function for this; it ends the fork server only with this process.
+        # Python has no public function for this. It ends the fork server only with this process.
         if (server := forkserver._forkserver._forkserver_pid) is not None:  # type: ignore[attr-defined]
-            os.kill(server, signal.SIGKILL)  # with the steps, where the run ended before them
+            os.kill(server, signal.SIGKILL)  # also ends steps that are still running
             forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 def _reason(result: dg.JobExecutionResult) -> RunStopped:
-    """Return the first reason in the run's events: an error of this project, else a gate that did not pass, else any
-    other error."""
+    """Return the first reason in the run's events: an error of this project, or else a gate that did not pass, or else
+    any other error."""
     for event in result.all_events:
         if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
             given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}
@@ -223,8 +223,8 @@ def _reason(result: dg.JobExecutionResult) -> RunStopped:
 
 
 class _Narration:
-    """A reporter of the newest run's steps, progress and checks while the job runs. It polls the event log, to which
-    every process of the run writes."""
+    """Reports the newest run's steps, progress and checks while the job runs. It polls the event log, to which every
+    process of the run writes."""
 
     def __init__(self, instance: dg.DagsterInstance, line: str, tell: Tell) -> None:
         self._instance = instance
@@ -264,7 +264,7 @@ class _Narration:
 
 
 def _narrate(entry: dg.EventLogEntry) -> str | None:
-    """Return the text for one log entry; None if it is not reported."""
+    """Return the text for one log entry, or None if it is not reported."""
     step = f"{entry.step_key or '':<20}"
     event = entry.dagster_event
     if event is None:
@@ -283,6 +283,6 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
 
 
 def _is_progress(entry: dg.EventLogEntry) -> bool:
-    """Return whether a log entry is progress from a stage. Stages log at INFO from within a step. Entries name no
-    logger; of Dagster's own INFO entries in a step, those of Pipes begin with `[pipes]`."""
+    """Return whether a log entry is progress from a stage. Stages log at INFO from within a step. Of Dagster's own INFO
+    entries in a step, those of Pipes begin with `[pipes]`."""
     return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

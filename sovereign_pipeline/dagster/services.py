@@ -37,8 +37,6 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Ports:
-    """The ports of the HTTP services."""
-
     dagster: int
     mlflow: int
     review: int
@@ -60,15 +58,15 @@ class Ports:
 
 @dataclass(frozen=True)
 class Service:
-    """A service process, and the probe of its readiness."""
+    """A service process and its readiness probe."""
 
     name: str
     command: Sequence[str]
     is_ready: Callable[[], bool]
-    """Probe of the service. Raises OSError or ValueError while there is no valid response."""
+    """Readiness probe. Raises OSError or ValueError while there is no valid response."""
 
     address: str = ""
-    """Address for users; empty if the service has no page."""
+    """URL for users; empty if the service has no page."""
     runs_stages: bool = False
     """True if stages run in child processes of the service. Other services get no variable about the corpus."""
 
@@ -99,7 +97,7 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
                         try:
                             _wait_until_ready([service], {**processes, service.name: started}, settings.logs, tell)
                         except ServiceEnded as error:
-                            if started.poll() is None:  # another service ended
+                            if started.poll() is None:  # because another service ended
                                 raise
                             tell(f"{error.message} {error.hint} It is tried again.")
                             gateway = []
@@ -140,12 +138,11 @@ def _services(ports: Ports, started: float) -> list[Service]:
 
 
 def _auditors(port: int | None) -> list[Service]:
-    """Return the auditor's Dagster, if it has a port."""
     return [] if port is None else [_page("auditor UI", _module("dagster.auditor", port), port, READY)]
 
 
 def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:
-    """Return the gateway if a line has an adapter in production; otherwise report why there is none yet."""
+    """Return the gateway if a line has an adapter in production. Report why otherwise."""
     try:
         lines = lines_in_production(settings)
     except SovereignError as error:
@@ -164,7 +161,7 @@ def _page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
 
 @contextmanager
 def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
-    """Start the services and yield their processes by name. All are stopped on exit."""
+    """Start the services and yield their processes by name. Stops all of them on exit."""
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in services:
@@ -191,8 +188,7 @@ def _start(service: Service, settings: Settings) -> "subprocess.Popen[bytes]":
 def _wait_until_ready(
     services: Sequence[Service], processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path, tell: Tell
 ) -> None:
-    """Wait until every service is ready. Report each one as it becomes ready, and now and then the services still
-    missing."""
+    """Wait until every service is ready. Report each one as it becomes ready, and now and then the missing ones."""
     waiting = list(services)
     started = told = time.monotonic()
     while waiting:
@@ -209,7 +205,7 @@ def _wait_until_ready(
 def _is_ready(service: Service) -> bool:
     try:
         return service.is_ready()
-    except (OSError, ValueError):  # nothing listens yet, or it is not what it will be
+    except (OSError, ValueError):  # nothing listens yet, or another program does
         return False
 
 
@@ -237,7 +233,7 @@ def _has_loaded(dagster: str) -> bool:
 
 
 def _daemons_beat(dagster: str, since: float) -> bool:
-    """Return whether every required daemon of the instance has sent a heartbeat since `since`."""
+    """Return whether every required daemon of the instance has sent a heartbeat since a time."""
     daemons = _query(dagster, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
     needed = [each for each in daemons if each["required"]]
     return bool(needed) and all((each["lastHeartbeatTime"] or 0) >= since for each in needed)

@@ -1,11 +1,11 @@
 """Load the program once in the process from which a run's steps are forked.
 
-Only that process imports this module (`dagster/jobs.py` names it). It must not start threads, open connections or load
+Only that process imports this module (see `dagster/jobs.py`). It must not start threads, open connections or load
 models, because forked steps would inherit them.
 """
 
 from sovereign_pipeline.base.processes import die_with_parent
 
-die_with_parent()  # else steps, which end with this process, would continue after their run was killed
+die_with_parent()  # otherwise steps would continue after their run was killed
 
 import sovereign_pipeline.dagster.definitions  # noqa: E402, F401

@@ -1,4 +1,4 @@
-"""Collect the facts about an adapter from a package's files; write its CycloneDX bill of materials and OpenLineage
+"""Collect the facts about an adapter from a package's files, and write its CycloneDX bill of materials and OpenLineage
 events."""
 
 import json
@@ -25,33 +25,32 @@ class VerdictFacts:
     outcome: Outcome
     message: str
     waived_because: str | None
-    """The officer's reason for waiving the verdict; None if it was not waived."""
+    """The officer's reason for waiving the verdict, or None."""
 
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """An adapter and everything that it was made of."""
+    """An adapter and everything that it was made from."""
 
     id: str
     version: str
     institution: str
-    """Name of the institution."""
     record: AdapterRecord
     manifests: Mapping[str, Manifest]
-    """Kind -> manifest of the record and of every artifact in its lineage, each after its inputs."""
+    """Kind -> manifest of the record and of every artifact in its lineage, inputs first."""
     verdicts: Sequence[VerdictFacts]
     card: Mapping[str, Any]
     """Data card of the training dataset."""
     sources: Sequence[Mapping[str, Any]]
-    """Source files, as `sources.json` lists them."""
+    """Source files, as listed in `sources.json`."""
     issues: Sequence[str]
     """Known issues, as officers wrote them."""
     history: Sequence[Mapping[str, Any]]
-    """Transitions of the adapter, in the format of `release/standing.py`."""
+    """Transitions of the adapter, as returned by `release/standing.py`."""
     review_date: str
     registered_at: str
     made_at: str
-    """UTC time at which the package was made."""
+    """Time at which the package was created, UTC."""
 
 
 def facts_of(
@@ -62,12 +61,7 @@ def facts_of(
     issues: Sequence[str],
     history: Sequence[Mapping[str, Any]],
 ) -> AdapterFacts:
-    """Return the facts about an adapter from a package's verified files.
-
-    Args:
-        issues: the adapter's known issues.
-        history: the adapter's transitions.
-    """
+    """Return the facts about an adapter from a package's verified files."""
     row = json.loads(files[f"registry/{adapter_id}.json"])
 
     def file(digest: str, name: str) -> bytes:
@@ -111,7 +105,7 @@ def _verdict(stated: Mapping[str, Any], file: Any) -> VerdictFacts:
 
 
 def _in_order(manifests: Mapping[str, Manifest]) -> list[str]:
-    """Return the kinds of artifacts, each after its inputs."""
+    """Return the kinds of artifacts, inputs first."""
     by_digest = {manifest.digest: kind for kind, manifest in manifests.items()}
     found: list[str] = []
 
@@ -128,7 +122,7 @@ def _in_order(manifests: Mapping[str, Manifest]) -> list[str]:
 
 
 BY_REWARD = frozenset({"ppo", "rloo", "grpo"})
-"""Preference-training methods that reward the model for its own answers."""
+"""Training methods that reward the model for its own answers."""
 
 
 def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
@@ -222,7 +216,7 @@ def _model_card(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _held(held: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the differences that the report's gates evaluated, each with its interval."""
+    """Yield the differences that the report's gates evaluated, with their intervals."""
     for name, figure in sorted(held.items()):
         if not {"difference", "low", "high"} <= figure.keys() or figure["low"] is None or figure["high"] is None:
             continue
@@ -274,7 +268,7 @@ def _artifact(kind: str, facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _workflow(facts: AdapterFacts) -> dict[str, Any]:
-    """Describe how the adapter was made: one task for each artifact, with its inputs and its time."""
+    """Describe how the adapter was built: one task for each artifact, with its inputs and its time."""
     here = {manifest.digest for manifest in facts.manifests.values()}
     tasks = [
         {
@@ -309,8 +303,7 @@ _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, SPEC)
 
 
 def lineage_events(facts: AdapterFacts) -> bytes:
-    """Return OpenLineage events, one JSON object per line, each after the events of its inputs. The bytes are
-    reproducible."""
+    """Return OpenLineage events, one JSON object per line, inputs first. The bytes are reproducible."""
     events = [_event(kind, manifest, facts) for kind, manifest in facts.manifests.items()]
     lines = [json.dumps(event, ensure_ascii=False, sort_keys=True, separators=(",", ":")) for event in events]
     return "".join(f"{line}\n" for line in lines).encode()
@@ -369,7 +362,8 @@ def _dataset(name: str, digest: str, level: str, institution: str) -> dict[str, 
 
 
 def _outside(name: str, digest: str) -> dict[str, Any]:
-    """Return the dataset of a file outside the store: a source, a suite or a file of the base model, by its SHA-256."""
+    """Return the OpenLineage dataset of a file outside the store (a source, a suite or a base model's file), by its
+    SHA-256."""
     return {
         "namespace": "file",
         "name": name,

@@ -1,4 +1,4 @@
-"""Collect the logged facts about adapters and write them as a signed evidence package. The verifier in the package,
+"""Collect the logged facts about adapters and write them as a signed evidence package. The package's verifier,
 `verify.py`, shares no code with this module."""
 
 import datetime
@@ -85,13 +85,11 @@ SHOWN: Mapping[str, frozenset[str]] = {
     "review_plan": frozenset({"plan.json"}),
     "blind_review": frozenset({"review.json", "ballots.jsonl", "guesses.jsonl"}),
 }
-"""Kind of artifact -> its files that hold counts, digests and verdicts, but no text."""
+"""Kind of artifact -> its files with counts, digests and verdicts and without text."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """An evidence package that was written."""
-
     folder: Path
     archive: Path | None
     adapters: tuple[str, ...]
@@ -102,7 +100,6 @@ class Written:
     """Number of log entries with a proof in the package."""
     root_sha256: str
     verifier_sha256: str
-    """SHA-256 of `verify.py` in this release."""
 
 
 def write_package(
@@ -116,10 +113,10 @@ def write_package(
     on: str | None = None,
     zipped: bool = False,
 ) -> Written:
-    """Append a log entry, then write a package about adapters into a new folder, and a `.zip` beside it if requested.
+    """Append a ledger entry, then write a package about adapters to a new folder and, if requested, a `.zip` beside it.
 
-    Before the folder gets its name, the package's own verifier checks it. Raises IntegrityError if it does not verify
-    or if the witnesses have not yet seen all of its entries, and InputError if the folder exists.
+    The package's own verifier checks the folder before it gets its name. Raises IntegrityError if the package is
+    invalid or if the witnesses have not cosigned all of its entries, and InputError if the folder exists.
     """
     archive = folder.with_name(f"{folder.name}.zip") if zipped else None
     for path in (folder, archive):
@@ -185,8 +182,7 @@ def write_package(
 
 
 def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> str:
-    """Return the draft of an adapter's technical file, filled in from the registry, for people to complete. Raises the
-    same errors as `gather`."""
+    """Return a draft of an adapter's technical file, filled in from the registry. Raises the errors of `gather`."""
     made_at = datetime.datetime.now(datetime.UTC).isoformat()
     with registry.reading() as session:
         found = gather(registry, store, session, [adapter_id])
@@ -196,8 +192,8 @@ def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Set
 def answered(
     session: Session, settings: Settings, line: str, on: str, since: datetime.datetime, until: datetime.datetime
 ) -> list[str]:
-    """Return the adapters of a line of adapters that could answer users between two times. Raises NotFoundError if
-    there are none."""
+    """Return the adapters of a line that could answer users between two times. Raises NotFoundError if there are
+    none."""
     steps = recall.answering(session, settings, line)
     begun = [each for each in steps if each.at <= since][-1:]
     during = [*begun, *(each for each in steps if since < each.at <= until)]
@@ -218,8 +214,8 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
 
 
 def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of an artifact's manifest, its signatures, and its files without text (`SHOWN`). Raises
-    IntegrityError for a file that differs from the manifest, and for an unsigned artifact."""
+    """Yield name and content of an artifact's manifest, signatures and files without text (`SHOWN`). Raises
+    IntegrityError if a file differs from the manifest or the artifact is unsigned."""
     path = store.path_of(ref.digest)
     yield MANIFEST_FILE, (path / MANIFEST_FILE).read_bytes()
     shown = SHOWN.get(manifest.kind, frozenset())
@@ -238,12 +234,12 @@ HINT = "Restore registry and home from copies of the same time."
 
 @dataclass
 class Gathered:
-    """The files of a package by path, and the numbers of the log entries to prove."""
+    """The files of a package by path, and the numbers of the ledger entries to prove."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     entries: set[int] = field(default_factory=set)
     levels: dict[str, int] = field(default_factory=dict)
-    """Classification level of an artifact -> its position in the institution's ladder."""
+    """Classification level of an artifact -> its position in the ladder."""
 
 
 def gather(
@@ -252,7 +248,7 @@ def gather(
     """Collect everything about adapters, their ancestors, and the decisions about their lines.
 
     Args:
-        on: a day or moment. The hours of answers of that day are collected; None for today.
+        on: a date or time whose records of answers are collected; None for today.
 
     Raises IntegrityError if a logged item is missing, and NotFoundError for an unknown adapter.
     """
@@ -275,7 +271,7 @@ def gather(
 
 
 def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[str]) -> dict[str, Adapter]:
-    """Return the adapters and all their ancestors (the adapters whose training they continued), by id."""
+    """Return the adapters and all their parent adapters, by id."""
     found: dict[str, Adapter] = {}
     waiting = list(adapters)
     while waiting:
@@ -290,7 +286,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[s
 
 
 def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
-    """Return an adapter's record and the records and waivers of its gates, as registered."""
+    """Return an adapter's record, and the records and waivers of its gates, as registered."""
     named = [{"digest": row.record_digest, "manifest_sha256": row.record_manifest_sha256}, *row.gate_records]
     named += [each["waiver"] for each in row.gate_records if each.get("waiver")]
     return [
@@ -299,7 +295,7 @@ def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
 
 
 def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactRef], found: Gathered) -> None:
-    """Add the shown files of artifacts and of their whole lineage, and the log entry of each artifact."""
+    """Add the shown files of artifacts and of their whole lineage, and each artifact's ledger entry."""
     waiting, manifests = list(roots), dict[ArtifactRef, Manifest]()
     while waiting:
         ref = waiting.pop()
@@ -323,8 +319,8 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
 def _reviews(
     registry: Registry, store: ArtifactStore, session: Session, rows: Iterable[Adapter], found: Gathered
 ) -> list[ArtifactRef]:
-    """Return the plans, results, verdicts and waivers of the adapters' closed blind reviews. The log entries of these
-    reviews are added to `found`."""
+    """Return the plans, results, verdicts and waivers of the adapters' closed blind reviews, and add the reviews'
+    ledger entries to `found`."""
     plans: dict[str, ArtifactRef] = {}
     for row in rows:
         for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):
@@ -366,8 +362,7 @@ def _trust_and_rules(session: Session, settings: Settings, lines: Sequence[str],
 
 
 def _decisions(session: Session, settings: Settings, lines: Sequence[str], found: Gathered) -> set[str]:
-    """Add requests, decisions, transitions, flags and trials of lines. Returns the ids of the adapters that they
-    name."""
+    """Add requests, decisions, transitions, flags and trials of lines. Returns the ids of the adapters in them."""
     about: set[str] = set()
     for line in lines:
         of_line = select(ReleaseRequest.statement).where(ReleaseRequest.line == line)
@@ -391,8 +386,8 @@ def _decisions(session: Session, settings: Settings, lines: Sequence[str], found
 
 
 def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[str], found: Gathered) -> None:
-    """Add known issues, reviews and purges of the adapters, and the recalls and waivers of all adapters of their lines,
-    which say when one of these answered nobody."""
+    """Add the adapters' known issues, reviews and purges, and the recalls and waivers of all adapters of their lines,
+    which decide when an adapter could answer."""
     tables = (Recall, RecallWaiver, KnownIssue, AdapterReview)
     known = [each for table in tables for each in session.scalars(select(table.statement)) if each is not None]
     by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
@@ -402,12 +397,12 @@ def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[st
             if not {*named} & {*(about if action in (recall.OPENED, recall.WAIVED) else covered)}:
                 continue
             found.entries.add(entry.sequence)
-            if action != PURGED:  # a purge's entry holds its statement
+            if action != PURGED:  # a purge's entry contains its statement
                 _statement(entry, by_digest, found)
 
 
 def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
-    """Add each adapter's registry row, and the log entry that names it."""
+    """Add each adapter's registry row and its ledger entry."""
     for adapter_id in sorted(about):
         row = session.get_one(Adapter, adapter_id)
         found.files[f"registry/{adapter_id}.json"] = canonical_json(row_as_dict(row))
@@ -415,7 +410,7 @@ def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
 
 
 def _statement(entry: AuditEntry, known: Mapping[str, bytes], found: Gathered) -> None:
-    """Add the signed statement that an entry names. Raises IntegrityError if it is missing."""
+    """Add the signed statement that an entry refers to. Raises IntegrityError if it is missing."""
     sha256 = str(entry.subjects.get("statement") or entry.subjects.get("request"))
     if sha256 not in known:
         raise IntegrityError(
@@ -425,7 +420,7 @@ def _statement(entry: AuditEntry, known: Mapping[str, bytes], found: Gathered) -
 
 
 def _enter(session: Session, action: str, found: Gathered, **subjects: str) -> list[AuditEntry]:
-    """Return the entries of an action with these subjects, and add them to the entries to prove."""
+    """Return the entries with an action and these subjects, and add them to the entries to prove."""
     entries = _entries(session, action, **subjects)
     found.entries |= {entry.sequence for entry in entries}
     return entries
@@ -439,7 +434,7 @@ def _entries(session: Session, action: str, **subjects: str) -> list[AuditEntry]
 
 
 GIVEN = "evidence given"
-"""Action of the log entry that precedes a package."""
+"""Action of the ledger entry that precedes a package."""
 INDEX = "index.json"
 A_DAY = len("2027-03-14")
 
@@ -480,7 +475,7 @@ no network.
 def _facts(
     registry: Registry, session: Session, trust: Trust, found: Gathered, adapter_id: str, made_at: str
 ) -> AdapterFacts:
-    """Return the facts from which documents about an adapter are written."""
+    """Return the facts for the documents about an adapter."""
     settings = registry.settings
     issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
     history = history_of(session, settings, trust, find_adapter(registry, adapter_id).line, adapter_id)
@@ -492,14 +487,11 @@ def _as_file(bill: Mapping[str, Any]) -> bytes:
 
 
 def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
-    """Return the checkpoint for the proofs. If the trust root names witnesses, enough of them have cosigned it.
-
-    Raises:
-        ConflictError: an entry that is needed came after the checkpoint.
-        IntegrityError: the log's key does not have its role, or the witnesses have not seen every entry.
-    """
+    """Return the checkpoint for the proofs, cosigned by enough witnesses if the trust root names any. Raises
+    ConflictError if a necessary entry is newer than the checkpoint, and IntegrityError if the log's key lacks its role
+    or the witnesses have not cosigned every entry."""
     log = checkpoints.verifier(session, settings)
-    assert log is not None  # an entry was just made
+    assert log is not None  # an entry was just added
     size = notes.parse_tree_head(newest.text).size
     if size < max(found.entries):
         raise ConflictError("The registry was written to during the export.", "Ask again.")
@@ -529,7 +521,7 @@ def _assert_holds(files: dict[str, bytes], trust: Trust) -> None:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """Create a temporary folder beside `folder`. It is removed at the end unless it was renamed."""
+    """Create a temporary folder beside `folder`, and remove it at the end unless it was renamed."""
     parent = folder.absolute().parent
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
     try:
@@ -546,7 +538,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _zip(archive: Path, root: str, files: Mapping[str, bytes]) -> None:
-    """Write a reproducible `.zip`: files in order of their names, without times."""
+    """Write a reproducible `.zip`: files sorted by name, without times."""
     with zipfile.ZipFile(archive, "x", zipfile.ZIP_DEFLATED) as stream:
         for name in sorted(files):
             entry = zipfile.ZipInfo(f"{root}/{name}")

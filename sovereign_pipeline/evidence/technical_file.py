@@ -16,7 +16,7 @@ from sovereign_pipeline.record.statements import TECHNICAL_FILE, Statement, Subj
 from sovereign_pipeline.record.tables import Adapter
 
 UNWRITTEN = "Not known to this system"
-"""Prefix of each passage that people must write."""
+"""Prefix of each passage that a person must write."""
 UNKNOWN = f"{UNWRITTEN}: {{who}} is to write it."
 
 
@@ -119,7 +119,7 @@ def _sections(facts: AdapterFacts) -> Iterator[str]:
 
 
 def figures(held: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a table of the figures that the report's gates evaluated."""
+    """Yield a table of the numbers that the report's gates evaluated."""
     if not held:
         return
     yield "\n| figure | candidate | reference | difference | 95 % interval |\n|---|---:|---:|---:|---|"
@@ -139,12 +139,10 @@ def _line(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Format a text as one cell of a Markdown table."""
     return _line(text).replace("|", "\\|")
 
 
 LARGEST = 4 << 20
-"""Maximum size of a completed file, in bytes."""
 CORPUS = ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
 """Kinds of artifacts whose gates document how data were selected, labelled and cleaned."""
 TRAINED = ("sft_adapter", "reward_model", "aligned_adapter")

@@ -1,8 +1,8 @@
-"""Take an encrypted backup of an installation while it is in use.
+"""Create an encrypted backup of an installation while it is in use.
 
-Registry, checkpoint and keys are first copied aside under the ledger's lock. The other files follow: references before
-the artifacts that they name, artifacts in the home before those in the corpus. Other databases are copied with SQLite's
-backup API or dumped with pg_dump.
+Registry, checkpoint and keys are copied first, under the ledger's lock. The other files follow: references before the
+artifacts that they name, and the home before the corpus. Other databases are copied with SQLite's backup API or dumped
+with pg_dump.
 """
 
 import datetime
@@ -36,31 +36,29 @@ from sovereign_pipeline.record.stage import Progress
 ASIDE = ".backup-"
 """Prefix of the name of a temporary folder."""
 OURS = ".sovereign-aside"
-"""Suffix of the name of a temporary folder. It tells these folders from others beside the home."""
+"""Suffix of the name of a temporary folder, which distinguishes it from other folders beside the home."""
 _NAME = re.compile(re.escape(ASIDE) + r"\w+" + re.escape(OURS))
 
 
 ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
-"""Fields of the settings that name the directories in a backup. `data` is left out: it is under version control."""
+"""Settings whose directories are backed up. `data` is left out, because it is under version control."""
 
 
 CREATED = "backup created"
-"""Action of a backup's ledger entry. The backup itself contains the entry, among its newest ones."""
+"""Action of a backup's ledger entry. The backup itself contains this entry."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A backup that was written."""
-
     description: Description
     size: int
     """Size of the encrypted archive in bytes."""
     links: tuple[Path, ...]
-    """Symbolic links that were found and not copied."""
+    """Symbolic links, which are not copied."""
 
 
 def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
-    """Append a ledger entry, then write a backup into a new folder, encrypted to a public key. Raises InputError, and
+    """Append a ledger entry, then write a backup to a new folder, encrypted with a public key. Raises InputError, and
     IntegrityError if the registry does not match its checkpoint."""
     database_file(settings)
     for database in on_servers(settings).values():
@@ -91,8 +89,7 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
 
 @contextmanager
 def folder_aside(parent: Path) -> Iterator[Path]:
-    """Create a private temporary folder, and remove it at the end. Folders left by killed processes are removed
-    first."""
+    """Create a private temporary folder, and remove it at the end. Removes leftovers of killed processes first."""
     _remove_left(parent)
     path, lock = _locked(parent)
     try:
@@ -126,7 +123,7 @@ def _remove(path: Path, lock: int) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a folder. Returns None if another process holds the lock, or if the folder is gone or another account's."""
+    """Lock a folder. Returns None if another process has locked it, or if it is missing or another account's."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -142,16 +139,16 @@ def _lock(path: Path) -> int | None:
 
 
 REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP = "registry/registry.db", "registry/registry.dump", "mlflow/mlflow.dump"
-"""Names of the databases in the archive. The registry's name depends on its database: SQLite or PostgreSQL."""
+"""Names of the databases in the archive. The registry's name depends on the kind of database (SQLite or PostgreSQL)."""
 SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
 PASSING = (".building", ".partial", ASIDE)
-"""Prefixes of the names of folders that hold unfinished work."""
+"""Name prefixes of folders with unfinished work."""
 
 
 @dataclass
 class Snapshot:
-    """The state of an installation that a backup copies, and the links that it leaves out."""
+    """The state of an installation that a backup copies."""
 
     settings: Settings
     aside: Path
@@ -159,7 +156,7 @@ class Snapshot:
     links: list[Path] = field(default_factory=list)
 
     def held_together(self) -> str:
-        """Copy registry, ledger and keys aside under the ledger's lock. Returns the checkpoint of this copy."""
+        """Copy registry, ledger and keys under the ledger's lock. Returns the checkpoint of this copy."""
         database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
         with ExitStack() as states:
             with only_writer(self.settings):
@@ -176,7 +173,6 @@ class Snapshot:
         return checkpoint
 
     def write(self, archive: Archive, progress: Progress) -> None:
-        """Add every file to the archive."""
         for name, server in on_servers(self.settings).items():
             if name != REGISTRY_DUMP:
                 postgresql.dump(server, self._aside(name))
@@ -193,7 +189,7 @@ class Snapshot:
                 progress(f"{counted(len(archive.listed), 'file')}, at {name.partition('/')[0]}")
 
     def _others(self) -> Iterator[tuple[str, Path]]:
-        """Yield each file's name in the archive and its path: first references, then artifacts; the home first."""
+        """Yield each file's name in the archive and its path: references before artifacts, and the home first."""
         for field_name in ROOTS:
             root: Path = getattr(self.settings, field_name)
             paths = list(_files(root, self.links))
@@ -212,7 +208,7 @@ class Snapshot:
                 archive.add(name, path)
         except FileNotFoundError:
             if "artifacts" in path.parts:
-                raise  # only a logged purge removes an artifact's files; the next backup leaves them out
+                raise  # only a logged purge removes an artifact's files; the next backup omits them
 
     def _aside(self, name: str) -> Path:
         path = self.aside / name
@@ -221,8 +217,7 @@ class Snapshot:
 
 
 def database_file(settings: Settings) -> Path | None:
-    """Return the path of the registry's SQLite file, or None for a registry on a PostgreSQL server. Raises InputError
-    for any other database."""
+    """Return the path of the registry's SQLite file, or None for PostgreSQL. Raises InputError for another database."""
     url = registry_url(settings)
     if postgresql.is_on_server(settings.registry_url):
         return None
@@ -236,7 +231,7 @@ def database_file(settings: Settings) -> Path | None:
 
 
 def on_servers(settings: Settings) -> dict[str, Database]:
-    """Return the databases of the settings that are on a PostgreSQL server, by the name of their dump."""
+    """Return name of the dump -> database, for the settings' databases on a PostgreSQL server."""
     urls = {REGISTRY_DUMP: "registry_url", MLFLOW_DUMP: "mlflow_url"}
     return {
         name: Database(VARIABLES[field], getattr(settings, field))
@@ -246,7 +241,7 @@ def on_servers(settings: Settings) -> dict[str, Database]:
 
 
 def _files(root: Path, links: list[Path]) -> Iterator[Path]:
-    """Yield every file below a directory, except unfinished folders and databases' journals. Append links to
+    """Yield every file below a directory, except unfinished folders and database journals. Append symbolic links to
     `links`."""
     if not root.is_dir():
         return

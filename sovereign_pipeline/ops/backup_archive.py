@@ -1,7 +1,7 @@
 """Write and read a backup's encrypted archive and its signed description.
 
-The archive is a tar stream that is encrypted to an age key while it is written. Its last member lists every file with
-its SHA-256. The pipeline signs the SHA-256 of the archive, since anybody with the public key could encrypt an archive.
+The archive is a tar stream, encrypted with an age key while it is written. Its last member lists every file with its
+SHA-256. The pipeline signs the archive's SHA-256, because anyone with the public key could encrypt an archive.
 """
 
 import hashlib
@@ -48,8 +48,6 @@ class DamagedBackup(IntegrityError):
 
 @dataclass(frozen=True)
 class Listed:
-    """A file in the list of the archive."""
-
     name: str
     size: int
     sha256: str
@@ -63,7 +61,7 @@ class Archive:
         self.listed: list[Listed] = []
 
     def add(self, name: str, path: Path) -> None:
-        """Add a file, cut at its current size in case it grows meanwhile. Raises OSError."""
+        """Add a file, truncated at its current size in case it grows meanwhile. Raises OSError."""
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             member = tarfile.TarInfo(name)
@@ -81,7 +79,7 @@ class Archive:
 
 
 class _Hashing:
-    """A stream that computes the SHA-256 of the bytes that are read from it."""
+    """A stream that computes the SHA-256 of the bytes read from it."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -95,7 +93,7 @@ class _Hashing:
 
 @contextmanager
 def written(path: Path, recipient: str) -> Iterator[Archive]:
-    """Write an archive into a new file, encrypted to a public key (age1…)."""
+    """Write an archive to a new file, encrypted with a public key (age1…)."""
     import pyrage
 
     key = pyrage.x25519.Recipient.from_str(recipient)
@@ -110,13 +108,13 @@ def written(path: Path, recipient: str) -> Iterator[Archive]:
 
 
 def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iterator[bytes]], None]) -> list[Listed]:
-    """Read an archive from beginning to end and compare it with its list. Returns the list.
+    """Read an archive from start to end, compare it with its list, and return the list.
 
     Args:
-        sha256: signed SHA-256 of the archive. It is compared with the bytes that are decrypted, since the medium may
-            change after an earlier verification.
+        sha256: signed SHA-256 of the archive. The decrypted bytes are compared with it, because the medium may change
+            after an earlier verification.
         take: called with each file and its bytes, in blocks, **before** the list is verified. Use its results only
-            after this function returns. The `Listed` that it gets has an empty digest.
+            after this function returns. Its `Listed` argument has an empty digest.
 
     Raises PrivacyError if the key does not decrypt the archive, and IntegrityError.
     """
@@ -160,7 +158,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
 
 
 def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str) -> None:
-    """Decrypt an archive. Raises IntegrityError at the end if its bytes do not have this SHA-256."""
+    """Decrypt an archive. Raises IntegrityError at the end if its SHA-256 differs."""
     import pyrage
 
     hashing = _Hashing(sealed)
@@ -188,7 +186,7 @@ def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, I
 
 @contextmanager
 def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[bytes]]:
-    """Yield one end of a pipe, while a thread encrypts or decrypts at the other end. Raises the thread's error at the
+    """Yield one end of a pipe while a thread encrypts or decrypts at the other end. Raises the thread's error at the
     end."""
     reading, writing = os.pipe()
     ends = {"rb": reading, "wb": writing}
@@ -220,7 +218,7 @@ def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[b
 
 
 def recipient_in(path: Path) -> str:
-    """Read the public key in a file. Raises InputError if the file holds no age public key."""
+    """Read an age public key from a file. Raises InputError if the file contains none."""
     import pyrage
 
     text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
@@ -239,8 +237,6 @@ ARCHIVE, DESCRIPTION, SIGNATURE = "backup.tar.age", "backup.json", "backup.json.
 
 
 class Description(Frozen):
-    """The content of `backup.json`."""
-
     format: int = 1
     created: str
     """UTC time of the backup, ISO 8601."""
@@ -248,7 +244,7 @@ class Description(Frozen):
     """SHA-256 of the encrypted archive."""
     files: int
     checkpoint: str
-    """Signed checkpoint of the ledger in the backup."""
+    """Signed checkpoint of the backup's ledger."""
 
     @property
     def head(self) -> TreeHead:
@@ -270,7 +266,7 @@ def read_description(directory: Path, trust: Trust) -> Description:
     content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     try:
         description = Description.model_validate_json(content)
-        index = description.head.size  # a key that was replaced later stays valid for what it signed before
+        index = description.head.size  # a key that was replaced later stays valid for earlier signatures
     except (ValidationError, InputError):
         raise DamagedBackup(f"{directory / DESCRIPTION}: this is not a backup's description.") from None
     signature = read_bounded(directory / SIGNATURE, LARGEST_BUNDLE, DamagedBackup.usual_hint)

@@ -1,4 +1,4 @@
-"""Pack a bundle on the connected side; verify and install it with this installation's trust root."""
+"""Pack a bundle on the connected side; verify and install it with the trust root of the receiving installation."""
 
 import hashlib
 import io
@@ -54,8 +54,8 @@ def create(
 
     Args:
         project: the checkout of the release.
-        since: index of an earlier bundle. The new bundle is a delta to it.
-        signatures: folder of publishers' signatures that were fetched.
+        since: index of an earlier bundle, if the new bundle is a delta to it.
+        signatures: folder of publishers' signatures.
     """
     trust = trust_root(settings)
     source = release(project)
@@ -84,12 +84,12 @@ def verified(
     bases: Sequence[Path] = (),
     newer_than: Path | None = None,
 ) -> Bundle:
-    """Verify a bundle with two implementations: the code that it carries, and `record/`. Both must accept it.
+    """Verify a bundle with two implementations: its own code and `record/`. Both must accept it.
 
-    If this installation has a trust root, an older one in the bundle is rejected. Raises IntegrityError.
+    Rejects a trust root that is older than this installation's. Raises IntegrityError.
 
     Args:
-        root_sha256: SHA-256 of the first root. None uses this installation's trust root.
+        root_sha256: SHA-256 of the first root; None uses this installation's trust root.
     """
     at_least = (1, 1)
     if (settings.data / TRUST).is_dir():
@@ -127,11 +127,11 @@ def pack(
     since: Path | None = None,
     now: datetime | None = None,
 ) -> str:
-    """Write a bundle into a new folder. Returns the SHA-256 of its index.
+    """Write a bundle to a new folder. Returns the SHA-256 of its index.
 
     Args:
         contents: the files, including `bundle.pyz` and the trust root.
-        since: index of an earlier bundle. Files in that bundle are left out.
+        since: index of an earlier bundle, whose files are left out.
 
     Raises SignInError if the key may not sign bundles, and InputError.
     """
@@ -186,15 +186,15 @@ def pack(
 
 
 def tool() -> Content:
-    """Return `bundle.pyz`, which verifies and installs on a machine with only Python. Its bytes are reproducible."""
+    """Return `bundle.pyz`, which verifies and installs a bundle with Python alone. Its bytes are reproducible."""
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as opened:  # uncompressed, so that a person can read it
+    with zipfile.ZipFile(archive, "w") as opened:  # uncompressed, so that people can read it
         opened.writestr(zipfile.ZipInfo("__main__.py", FIRST_DAY_OF_ZIP), Path(bundle_tool.__file__).read_bytes())
     return Content(bundle_tool.TOOL, archive.getvalue(), "of this release")
 
 
 def _layer(blobs: Path, content: Content, left_out: frozenset[str]) -> dict[str, Any]:
-    """Store a file under its digest, unless the earlier bundle has it. Returns its descriptor."""
+    """Store a file under its digest unless the earlier bundle contains it. Returns its descriptor."""
     partial, hasher, size = blobs / ".partial", hashlib.sha256(), 0
     with partial.open("wb") as to:
         for block in _blocks(content.source):
@@ -251,7 +251,7 @@ def trust_root_files(settings: Settings) -> Iterator[Content]:
 
 
 def configuration(settings: Settings) -> Iterator[Content]:
-    """Yield the files of `data/`, without documents and base models. Raises InputError for a symbolic link."""
+    """Yield the files of `data/` without documents and base models. Raises InputError for a symbolic link."""
     models = [model_directory(settings, load_card(settings, name)) for name in _cards(settings)]
     for path in sorted(settings.data.rglob("*")):
         relative = path.relative_to(settings.data)
@@ -264,8 +264,7 @@ def configuration(settings: Settings) -> Iterator[Content]:
 
 
 def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
-    """Yield the files of every base model that has a card. Raises IntegrityError for a file that differs from its
-    pin."""
+    """Yield the files of every base model that has a card. Raises IntegrityError if a file differs from its pin."""
     for name in _cards(settings):
         card = load_card(settings, name)
         verify_base_model(settings, card, progress)
@@ -292,7 +291,7 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
 
 
 def release(project: Path) -> Content:
-    """Return the committed source of this release as a tar. Raises InputError if the checkout has uncommitted
+    """Return the committed source of this release as a tar file. Raises InputError if the checkout has uncommitted
     changes."""
     if not (project / ".git").exists():
         raise InputError(f"{project}: this is not a git checkout.", "Pack from a checkout of the release.")
@@ -321,14 +320,14 @@ QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progress) -> list[Content]:
-    """Download the wheels that the given lock files and `build.txt` pin, and build wheels of source archives.
+    """Download the wheels that the given lock files and `build.txt` pin, and build wheels from source archives.
 
     Args:
         requirements: the folder of the lock files.
         names: names of lock files in it, such as `runtime.txt`.
-        into: an empty folder on the disk of the bundle.
+        into: an empty folder on the bundle's disk.
 
-    Raises NotFoundError if pip cannot get a wheel, and IntegrityError for a wheel that no lock file pins.
+    Raises NotFoundError if pip cannot get a wheel, and IntegrityError if no lock file pins a wheel.
     """
     published, built = into / "published", into / "built"
     for folder in (published, built):
@@ -364,8 +363,7 @@ def _built(published: Path, built: Path) -> list[Content]:
 
 
 def _pip(act: str, *options: str) -> None:
-    """Run pip of this environment, with pip and setuptools as `build.txt` pins them. Raises NotFoundError if it
-    fails."""
+    """Run this environment's pip, with pip and setuptools pinned by `build.txt`. Raises NotFoundError if it fails."""
     command = (sys.executable, "-m", "pip", act, *QUIET, *options)
     environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # makes the built wheels reproducible
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,5 +1,5 @@
-"""Verify a bundle and install from it, with Python 3.11 and its standard library alone. A bundle carries this file as
-`bundle.pyz`: `python3.11 -I bundle.pyz verify DIR --trust-root SHA256`. It imports no other module of this package."""
+"""Verify and install a bundle with only Python 3.11. A bundle contains this file as `bundle.pyz`: `python3.11 -I
+bundle.pyz verify DIR --trust-root SHA256`. It imports no other module of this package."""
 
 import argparse
 import base64
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 def on_one_line(text: str) -> str:
-    """Replace unprintable characters by "?". Text from a bundle then cannot move the cursor or begin a new line."""
+    """Replace unprintable characters by "?", so that text from a bundle cannot move the cursor or begin a line."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
@@ -67,7 +67,7 @@ def small_file(path: Path) -> bytes:
 
 
 def each_block(path: Path, digest: str, size: int | None) -> Iterator[bytes]:
-    """Yield the blocks of a file. Raises Refused at the end if the file has another digest or size."""
+    """Yield the blocks of a file. Raises Refused at the end if its digest or size differs."""
     hasher, read = hashlib.sha256(), 0
     with opened(path) as stream:
         while block := stream.read(BLOCK):
@@ -84,7 +84,7 @@ def compare(path: Path, digest: str, size: int | None) -> None:
 
 
 def json_object(content: bytes, where: object) -> dict[str, Any]:
-    """Parse a JSON object. Raises Refused for anything else and for a repeated key, which parsers treat differently."""
+    """Parse a JSON object. Raises Refused for other values, and for a repeated key, which parsers treat differently."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -109,7 +109,7 @@ def moment(text: object, where: object) -> datetime:
 
 
 def spelled(content: Any) -> bytes:
-    """Return the canonical JSON that is signed or hashed: sorted keys, no spaces, UTF-8."""
+    """Return the canonical JSON to sign or hash: sorted keys, no spaces, UTF-8."""
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -136,7 +136,8 @@ SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 
 
 def is_signed(public_der: bytes, signature: bytes, content: bytes) -> bool:
-    """Return whether this key (SubjectPublicKeyInfo, DER) made this ECDSA signature (DER) over these bytes."""
+    """Return whether this is the key's ECDSA signature over these bytes. Key (SubjectPublicKeyInfo) and signature are
+    in DER."""
     key, numbers = _point(public_der), _numbers(signature)
     if key is None or numbers is None:
         return False
@@ -150,7 +151,7 @@ def is_signed(public_der: bytes, signature: bytes, content: bytes) -> bool:
 
 
 def _point(public_der: bytes) -> Point:
-    """Return the point of a public key. None if the bytes are no P-256 key or the point is not on the curve."""
+    """Return the point of a public key, or None if the bytes are not a P-256 key or the point is not on the curve."""
     if len(public_der) != len(SPKI) + 64 or not public_der.startswith(SPKI):
         return None
     x, y = (int.from_bytes(public_der[start : start + 32], "big") for start in (len(SPKI), len(SPKI) + 32))
@@ -159,7 +160,7 @@ def _point(public_der: bytes) -> Point:
 
 
 def _numbers(signature: bytes) -> tuple[int, int] | None:
-    """Return r and s of a signature. None if it is not strict DER."""
+    """Return r and s of a signature, or None if it is not strict DER."""
     if len(signature) < 8 or signature[0] != 0x30 or signature[1] != len(signature) - 2:
         return None
     numbers, at = [], 2
@@ -216,7 +217,7 @@ class BundleKeys:
 
 
 def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> BundleKeys:
-    """Verify the files of a trust root (name -> content) and return the keys of the role bundle. Raises Refused."""
+    """Verify a trust root's files (name -> content) and return the keys with the role `bundle`. Raises Refused."""
     count = sum(ROOTS.fullmatch(name) is not None for name in files)
     if {*files} != {"root.json", "targets.json", *(f"{number}.root.json" for number in range(1, count + 1))}:
         raise Refused(f"{TRUST}: its files are not targets.json, root.json and every root from the first.")
@@ -248,8 +249,8 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
 
 
 def _newest_root(roots: list[bytes]) -> dict[str, Any]:
-    """Verify the chain of roots and return the newest. Each is signed by its own keys and by those of its
-    predecessor."""
+    """Verify the chain of roots and return the newest. Each root's keys and its predecessor's keys must have signed
+    it."""
     before: dict[str, Any] = {}
     for number, content in enumerate(roots, start=1):
         name = f"{TRUST}/{number}.root.json"
@@ -287,7 +288,7 @@ def _public_der(keyid: str, key: Mapping[str, Any], name: str) -> bytes:
 
 
 def _olpc(value: Any) -> str:
-    """Return TUF's canonical JSON, over which TUF signs. It escapes only quotation marks and backslashes."""
+    """Return TUF's canonical JSON, which TUF signs. It escapes only quotation marks and backslashes."""
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
@@ -304,15 +305,14 @@ def _olpc(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Signed:
-    """The content of a verified statement over a bundle's index."""
+    """The content of a verified statement about a bundle's index."""
 
     keyid: str
     files: int
-    """Number of files in the bundle's manifest."""
 
 
 def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> Signed:
-    """Verify the statement over the index. Raises Refused for an untrusted key or a statement about another file."""
+    """Verify the statement about the index. Raises Refused for an untrusted key or another index."""
     parsed = json_object(bundle, SIGNATURE)
     keyid, envelope = parsed["verificationMaterial"]["publicKey"]["hint"], parsed["dsseEnvelope"]
     payload = base64.b64decode(envelope["payload"], validate=True)
@@ -337,7 +337,7 @@ def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> S
 
 
 def _envelope(keyid: str, payload: bytes, signature: bytes) -> dict[str, Any]:
-    """Return a sigstore bundle with one signature and no other fields."""
+    """Return a sigstore bundle with one signature and no optional fields."""
     return {
         "mediaType": SIGSTORE,
         "verificationMaterial": {"publicKey": {"hint": keyid}},
@@ -361,35 +361,33 @@ EMPTY = b"{}"
 """The empty configuration of an OCI image."""
 HEX = frozenset("0123456789abcdef")
 LONGEST_NAME, LONGEST_PART, MOST_FOLDERS = 1_000, 255, 50
-"""Limits of a file's name: bytes, bytes between two slashes, and folders."""
+"""Limits of a file's name: bytes, bytes between two slashes, and number of folders."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A file in a bundle."""
-
     name: str
     sha256: str
     size: int
     origin: str
-    """Source of the file, and what pins its digest."""
+    """Source of the file, and the file that pins its digest."""
     publisher: str
-    """Publisher whose signature over the file was verified during packing; empty if there was none."""
+    """Publisher whose signature was verified during packing; empty if there was none."""
     path: Path
-    """Path of the file's bytes: in this bundle, or in the bundle that a delta adds to."""
+    """Path of the file's bytes, in this bundle or in its base."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every byte was verified against the signed digests."""
+    """A bundle whose bytes all match the signed digests."""
 
     directory: Path
     index_sha256: str
     created: str
     platform: str
-    """Python version and machine that the wheels are for."""
+    """Python version and machine type of the wheels."""
     base: str | None
-    """SHA-256 of the index of the bundle that this delta adds to; None for a complete bundle."""
+    """SHA-256 of the index of this delta's base; None for a complete bundle."""
     keyid: str
     trust_versions: tuple[int, int]
     files: tuple[Carried, ...]
@@ -407,8 +405,8 @@ def verify(
     """Verify every file of a bundle. Raises Refused that names the first difference.
 
     Args:
-        bases: the bundle that this delta adds to, then the base of that bundle, and so on.
-        at_least: minimum versions of root and targets; an older trust root is rejected.
+        bases: the base of this delta, then the base of that bundle, and so on.
+        at_least: minimum versions of root and targets. An older trust root is rejected.
         newer_than: index of a bundle that was verified before. A bundle that is not newer is rejected.
     """
     at = now or datetime.now(UTC)
@@ -464,7 +462,7 @@ def _verified(
 
 
 def _entries(directory: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Yield every file below a directory by its name in the bundle. Raises Refused for links and special files."""
+    """Yield each file's name in the bundle and its path. Raises Refused for links and special files."""
     if directory.is_symlink() or not directory.is_dir():
         raise Refused(f"{directory}: there is no bundle, or it is a link.", "Name the bundle's own directory.")
     for path in sorted(directory.iterdir()):
@@ -486,7 +484,7 @@ def _assert_exactly(directory: Path, there: set[str], listed: set[str]) -> None:
 
 
 def _index(content: bytes, where: Path) -> tuple[dict[str, Any], str]:
-    """Return the annotations of an index, and the digest of its one manifest."""
+    """Return an index's annotations and the digest of its one manifest."""
     index = json_object(content, where)
     listed = index["manifests"]
     if index["mediaType"] != INDEX_TYPE or len(listed) != 1 or listed[0]["artifactType"] != ARTIFACT_TYPE:
@@ -530,7 +528,7 @@ def _short(name: object) -> str:
 
 
 def is_safe(name: object) -> bool:
-    """Return whether a name, unpacked into a folder, stays below that folder and can be stored on every file system."""
+    """Return whether a file name stays below its folder and can be stored on every file system."""
     return (
         isinstance(name, str)
         and name.isprintable()
@@ -559,7 +557,7 @@ class Earlier:
 
 
 def read_earlier(index: Path, trusted: BundleKeys) -> Earlier:
-    """Read an earlier bundle with a trusted signature. Only its index and manifest are needed, not its other blobs."""
+    """Read an earlier bundle with a trusted signature. Needs only its index and manifest."""
     return whole(lambda: _earlier(index, trusted), index)  # type: ignore[no-any-return]
 
 
@@ -573,7 +571,7 @@ def _earlier(index: Path, trusted: BundleKeys) -> Earlier:
 
 
 def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path) -> dict[str, Path]:
-    """Return the blobs that a delta takes from its bases: digest -> path."""
+    """Return digest -> path of the blobs that a delta takes from its bases."""
     found: dict[str, Path] = {}
     above = directory
     for folder in bases:
@@ -602,7 +600,7 @@ def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path
 
 WHEELS, SOURCE, ENVIRONMENT = "wheels", "release/source.tar", "release/.venv"
 READY = f"{ENVIRONMENT}/.ready"
-"""File by which the release's Makefile recognises a complete environment, so that it does not install again."""
+"""File that tells the release's Makefile that the environment is complete."""
 WHEEL = re.compile(r"([A-Za-z0-9_.]+)-([A-Za-z0-9_.+!]+)(?:-[0-9][^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 PLACES: Mapping[str, str] = {
     TRUST: "data/trust",
@@ -611,22 +609,22 @@ PLACES: Mapping[str, str] = {
     "suites": "home/suites",
     WHEELS: ".wheels",
 }
-"""Folder in the bundle -> folder below the target. Other files keep the path in their name."""
+"""Folder in the bundle -> folder below the target. Other files keep their path."""
 SETTINGS = "environment"
-"""File of variables below the target, in the format of systemd's `EnvironmentFile`."""
+"""File with environment variables below the target, in the format of systemd's `EnvironmentFile`."""
 SAFE_LINKS_NOTE = "An archive of a release holds files and folders alone."
 
 Tell = Callable[[str], None]
 
 
 def this_platform() -> str:
-    """Return the Python version and machine that a bundle's wheels must match."""
+    """Return the Python version and machine type that a bundle's wheels must match."""
     return f"cpython-{sys.version_info[0]}.{sys.version_info[1]}-{sys.platform}-{platform.machine()}"
 
 
 def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
-    """Install a verified bundle into a new folder. Returns the environment's folder. Raises Refused if the folder
-    exists, because an environment cannot be moved after it is made. A failed installation is removed."""
+    """Install a verified bundle to a new folder, and return the environment's folder. Raises Refused if the target
+    exists: an environment cannot be moved later. Removes a failed installation."""
     if bundle.platform != this_platform():
         raise Refused(
             f"The bundle is for {bundle.platform}, and this is {this_platform()}.", "Pack one for this machine."
@@ -678,7 +676,7 @@ def _install(bundle: Bundle, target: Path, tell: Tell) -> None:
 
 
 def place_of(name: str) -> PurePosixPath:
-    """Return the path below the target of a file of the bundle."""
+    """Return a bundle file's path below the target."""
     folder, _, rest = name.partition("/")
     return PurePosixPath(PLACES.get(folder, folder), rest) if rest else PurePosixPath(name)
 
@@ -691,7 +689,7 @@ def _copy(carried: Carried, to: Path) -> None:
 
 
 def _unpack(archive: Path, into: Path) -> None:
-    """Unpack an archive. Raises Refused if it has a link, a device or a name that leads outside the folder."""
+    """Unpack an archive. Raises Refused for a link, a device or a name that leads outside the folder."""
     try:
         with tarfile.open(archive, "r:") as opened:
             for member in opened:
@@ -718,7 +716,7 @@ def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
 
 
 def _run(*command: str, target: Path) -> None:
-    """Run pip or venv without this account's configuration: no index, no links, no constraints."""
+    """Run pip or venv without this account's configuration (index, links, constraints)."""
     path = os.environ.get("PATH", os.defpath)
     alone = {"PATH": path, "HOME": str(target), "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(command, env=alone, cwd=target, capture_output=True, text=True, check=False)
@@ -728,7 +726,7 @@ def _run(*command: str, target: Path) -> None:
 
 
 def told(bundle: Bundle) -> Iterator[str]:
-    """Return the lines that describe a verified bundle, without line ends."""
+    """Return the lines that describe a verified bundle, without line breaks."""
     return map(on_one_line, _lines(bundle))
 
 
@@ -751,7 +749,7 @@ def _folder(name: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line. Returns 0 for success, 1 for a rejected bundle, 2 for wrong usage or a file error."""
+    """Run the command line. Returns 0 for success, 1 for a rejected bundle, and 2 for wrong usage or a file error."""
     os.umask(0o077)  # only this account can read the installed files
     parser = argparse.ArgumentParser("bundle.pyz", description="Verify a bundle, or install from it without a network.")
     parser.add_argument("act", choices=("verify", "install"))

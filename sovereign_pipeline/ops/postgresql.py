@@ -18,7 +18,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.ops.backup_archive import DamagedBackup
 from sovereign_pipeline.record.database import parsed_url
 
-# libpq's keyword for a part of the URL -> the environment variable of the client programs. Other keywords have none.
+# libpq's keyword for a part of the URL -> environment variable of the client programs. Other keywords have none.
 _OF_LIBPQ: Mapping[str, str] = {
     **{key: f"PG{key.upper()}" for key in ("host", "port", "user", "password", "options", "passfile", "gssencmode")},
     **{key: f"PG{key.upper()}" for key in ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "connect_timeout")},
@@ -28,7 +28,7 @@ _OF_LIBPQ: Mapping[str, str] = {
     "channel_binding": "PGCHANNELBINDING",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
-# pg_restore connects only if it gets a connection string. This one names no server: the environment does.
+# pg_restore connects only if it gets a connection string. This one names no server; the environment does.
 _ADDRESS_IN_ENVIRONMENT = "application_name=sovereign-backup"
 
 # Every relation and routine that a dump can hold, except those that belong to an extension.
@@ -50,13 +50,13 @@ class Database:
     """A database on a PostgreSQL server."""
 
     variable: str
-    """Environment variable that holds the database's URL. Messages refer to the database by this variable."""
+    """Environment variable with the database's URL. Messages name the database by it."""
     url: str = field(repr=False)
-    """URL of the database; it may contain a password."""
+    """URL of the database, which may contain a password."""
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """Open a transaction over one snapshot, without blocking writers. Raises InputError if the server is
+        """Open a transaction on one snapshot, without blocking writers. Raises InputError if the server is
         unreachable."""
         try:
             engine = create_engine(parsed_url(self.variable, self.url), isolation_level="REPEATABLE READ")
@@ -78,7 +78,7 @@ def is_on_server(url: str) -> bool:
 
 
 def assert_can_dump(database: Database) -> None:
-    """Raise InputError if pg_dump is missing, has another version, or cannot be given the database's URL."""
+    """Raise InputError if pg_dump is missing, has another version, or does not support the database's URL."""
     _environment(database)
     with database.connected() as connection:
         _assert_fits(_program("pg_dump", database), _version_of(connection), database)
@@ -86,8 +86,7 @@ def assert_can_dump(database: Database) -> None:
 
 @contextmanager
 def one_state(database: Database) -> Iterator[str]:
-    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields the snapshot's
-    id."""
+    """Export a snapshot of the database's current state for `dump`, without blocking writers. Yields its id."""
     with database.connected() as connection:
         name: str = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         yield name
@@ -108,13 +107,12 @@ def dump(database: Database, to: Path, state: str | None = None) -> None:
 
 
 def assert_empty(database: Database) -> None:
-    """Raise InputError if the database is not empty."""
     with database.connected() as connection:
         _assert_empty(database, connection)
 
 
 def restore(database: Database, dumped: Path) -> None:
-    """Restore a dump into an empty database, in one transaction. The role in the URL owns the restored tables. Raises
+    """Restore a dump into an empty database in one transaction. The role in the URL owns the restored tables. Raises
     InputError if the database is not empty, the server is older than the dump, or a role in the dump is missing."""
     with database.connected() as connection:
         _assert_empty(database, connection)
@@ -155,7 +153,7 @@ def _version_of(connection: Connection) -> int:
 
 
 def _version_in(database: Database, program: str, dumped: Path) -> int:
-    """Return the major version of the server that was dumped."""
+    """Return the major version of the server that the dump came from."""
     with tempfile.TemporaryFile() as listed:
         _run(database, [program, "--list", str(dumped)], listed)
         listed.seek(0)
@@ -180,8 +178,8 @@ def _program(name: str, database: Database) -> str:
 def _assert_fits(program: str, version: int, database: Database) -> None:
     """Raise InputError if a client program and the server have different major versions.
 
-    A newer pg_dump writes a format that the server's pg_restore cannot read. A newer pg_restore uses settings that an
-    older server does not know.
+    The server's pg_restore cannot read a newer pg_dump's format, and an older server does not know a newer pg_restore's
+    settings.
     """
     shown = subprocess.run((program, "--version"), capture_output=True, text=True, check=False).stdout
     found = re.search(r"\(PostgreSQL\) (\d+)", shown)
@@ -195,7 +193,7 @@ def _assert_fits(program: str, version: int, database: Database) -> None:
 
 
 def _environment(database: Database) -> dict[str, str]:
-    """Return the environment in which the programs find the database. Raises InputError for an unsupported URL
+    """Return the environment through which the programs find the database. Raises InputError for an unsupported URL
     parameter."""
     url = parsed_url(database.variable, database.url)
     named: dict[str, Any] = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
@@ -207,13 +205,13 @@ def _environment(database: Database) -> dict[str, str]:
                 f"Supported, once each: {', '.join(_OF_LIBPQ)}.",
             )
     variables = {_OF_LIBPQ[key]: str(value) for key, value in given.items() if value not in (None, "")}
-    own = {name: value for name, value in os.environ.items() if name != "PGSERVICE"}  # it would override these
+    own = {name: value for name, value in os.environ.items() if name != "PGSERVICE"}  # PGSERVICE would override these
     return {**own, **variables, "LC_ALL": "C"}
 
 
 def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
     """Run a program and write its output to a file. Raises InputError with the program's first error. The output passes
-    through this process. If this process is killed, the program's pipe breaks and it ends too."""
+    through this process, so that killing this process ends the program with a broken pipe."""
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(

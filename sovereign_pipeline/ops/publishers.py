@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 
 ISSUER_OID = "1.3.6.1.4.1.57264.1.8"
 MOST_SAID = 200
-"""Maximum number of characters of a reason in a message. The reason quotes content of the bundle."""
+"""Maximum length of a quoted reason in a message."""
 
 
 class BadSignature(IntegrityError):
-    """Raised when a publisher's signature is invalid, or does not cover the packed file."""
+    """Raised when a publisher's signature is invalid or does not cover the packed file."""
 
     usual_hint = "Get it again from the publisher."
 
 
 @dataclass(frozen=True)
 class Content:
-    """A file to be packed into a bundle."""
+    """A file to pack into a bundle."""
 
     name: str
     """File name in the bundle, such as `wheels/torch-2.13.0-….whl`."""
     source: Path | bytes
     origin: str
-    """Description of the file's source and of what pins its digest."""
+    """Source of the file, and the file that pins its digest."""
     publisher: str = ""
-    """Publishers whose signatures over the file were verified; empty if there are none."""
+    """Publishers whose signatures were verified; empty if there are none."""
 
 
 def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
@@ -66,7 +66,7 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
         signatures: the folder of signatures.
         publishers: the folder of trusted publishers.
 
-    Raises IntegrityError for an invalid signature or one that covers no packed file, and InputError.
+    Raises IntegrityError for a signature that is invalid or covers no packed file, and InputError.
     """
     trusted = load_publishers(publishers)
     paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
@@ -114,14 +114,14 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
 
 @dataclass(frozen=True)
 class Certified:
-    """The verified content of a sigstore bundle, and the identity of its signer."""
+    """The verified content of a sigstore bundle, and its signer's identity."""
 
     identity: str
     """The certificate's only subject."""
     issuer: str
     """OIDC issuer that authenticated the signer to sigstore."""
     payload: bytes | None
-    """In-toto statement; None if the signature is over the file itself."""
+    """In-toto statement, or None if the signature is over the file itself."""
 
 
 def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
@@ -131,7 +131,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
         sha256: SHA-256 of the signed file; None if a statement was signed.
         root: path of sigstore's trusted root.
 
-    Raises IntegrityError with the reason if verification fails, and NotFoundError if `sigstore` is not installed.
+    Raises IntegrityError with the reason, and NotFoundError if `sigstore` is not installed.
     """
     try:
         from sigstore.hashes import Hashed
@@ -152,7 +152,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
             verifier.verify_artifact(digest, parsed, policy)
             return Certified(policy.identity, policy.issuer, None)
         kind, payload = verifier.verify_dsse(parsed, policy)
-    except Exception as error:  # of the library or its parsers: each means invalid
+    except Exception as error:  # every error of the library or its parsers means invalid
         said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
         raise IntegrityError(f"It does not hold under {root.name} ({said[:MOST_SAID]}).") from None
     if kind != PAYLOAD:
@@ -161,8 +161,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
 
 
 class _ReadIdentity:
-    """A verification policy for sigstore's library that records the certificate's identity. The caller checks it
-    later."""
+    """A verification policy for the sigstore library that records the certificate's identity for a later check."""
 
     identity = ""
     issuer = ""
@@ -219,16 +218,14 @@ class CertifiedIdentity(RecipeModel):
 
 @dataclass(frozen=True)
 class Publishers:
-    """The trusted publishers."""
-
     folder: Path
     keys: Mapping[str, "EllipticCurvePublicKey"]
-    """Public keys, by the name of their file without its suffix."""
+    """File name without suffix -> public key."""
     identities: Mapping[str, CertifiedIdentity]
-    """Certified identities, by the name of their file without its suffix."""
+    """File name without suffix -> certified identity."""
 
     def by_root(self) -> Iterator[tuple[Path, dict[str, CertifiedIdentity]]]:
-        """Yield each trusted root with the identities that are certified under it."""
+        """Yield each trusted root with the identities certified under it."""
         for root in sorted({each.trusted_root for each in self.identities.values()}):
             yield (
                 self.folder / root,
@@ -237,7 +234,7 @@ class Publishers:
 
 
 def load_publishers(folder: Path) -> Publishers:
-    """Load the trusted publishers of a folder. Raises InputError, RecipeError or IntegrityError for an invalid file."""
+    """Load a folder of trusted publishers. Raises InputError, RecipeError or IntegrityError for an invalid file."""
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.suffix not in ENDINGS or not path.is_file():
             raise InputError(
@@ -279,7 +276,7 @@ SUFFIX, MODEL = ".sigstore.json", "model.sig"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 PROVENANCE = "https://slsa.dev/provenance/v1"
-"""Type of the only statement that counts as a signature over a file: its publisher states that it built the file."""
+"""The only statement type that counts as a signature over a file: the publisher states that they built it."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +285,7 @@ class _Bundle:
     raw: bytes
     signature: bytes
     payload: bytes | None
-    """In-toto statement; None if the signature is over the file itself."""
+    """In-toto statement, or None if the signature is over the file itself."""
     has_certificate: bool
 
 
@@ -311,7 +308,7 @@ def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) ->
 
 
 def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str, str]]:
-    """Return a model's publisher and its signed files: path in the model's folder -> SHA-256. Raises IntegrityError."""
+    """Return a model's publisher and its signed files (relative path -> SHA-256). Raises IntegrityError."""
     bundle = _read(signature)
     if bundle.payload is None:
         raise BadSignature(f"{signature}: it has no list of a model's files.")
@@ -335,7 +332,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
 
 
 def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> tuple[str, bytes | None]:
-    """Return the publisher who made a signature, and the verified statement. Raises IntegrityError, NotFoundError."""
+    """Return the publisher of a signature, and the verified statement. Raises IntegrityError, NotFoundError."""
     for name, key in publishers.keys.items():
         if _is_signed(key, bundle, signed):
             return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
@@ -447,7 +444,7 @@ def _also_signed(content: Content, publisher: str) -> Content:
 
 
 def _listed(sums: Path) -> dict[str, str]:
-    """Parse a list of SHA-256: path relative to the list -> digest."""
+    """Parse a list of SHA-256: relative path -> digest."""
     digests: dict[str, str] = {}
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         matched = LINE.fullmatch(line)
@@ -460,10 +457,10 @@ def _listed(sums: Path) -> dict[str, str]:
 
 
 def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Mapping[str, Content]) -> list[str]:
-    """Return the packed files that a listing names. Raises IntegrityError if a file differs from its listed digest.
+    """Return the packed files in a listing. Raises IntegrityError if a file differs from its listed digest.
 
     Args:
-        name: the name in the bundle of the listing's signature; the listed files are in the same folder.
+        name: bundle name of the listing's signature. The listed files are in the same folder.
     """
     folder = name.rpartition("/")[0]
     paths = {f"{folder}/{path}".removeprefix("/"): digest for path, digest in digests.items()}
@@ -477,7 +474,7 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
 
 
 def _path(content: Content) -> Path:
-    """Return a file's path. Raises IntegrityError for a file that packing generates, since no publisher signed it."""
+    """Return a file's path. Raises IntegrityError for a file that packing generates, which no publisher signed."""
     if not isinstance(content.source, Path):
         raise IntegrityError(
             f"{content.name}: it is made here, so no publisher can have signed it.", "Remove the signature."

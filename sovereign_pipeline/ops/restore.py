@@ -53,18 +53,17 @@ class Checked:
 
     description: Description
     entries: int
-    """Number of entries in the backup's ledger, all verified."""
+    """Number of entries in the backup's ledger."""
     artifacts: int
-    """Number of artifacts, all of whose files match their manifests."""
+    """Number of artifacts in the backup."""
 
 
 def check(settings: Settings, directory: Path, private_key: str, progress: Progress) -> Checked:
-    """Verify a whole backup: signature, every byte, ledger and artifacts. Nothing of it stays on this machine.
+    """Verify a whole backup: signature, every byte, ledger and artifacts. Leaves nothing on this machine.
 
-    A registry from a PostgreSQL server is restored temporarily into the database of the settings. That database must be
-    empty, so it cannot be the installation's own.
-
-    Raises IntegrityError, and PrivacyError if the key does not decrypt the backup.
+    A registry from a PostgreSQL server is restored temporarily into the settings' database. That database must be
+    empty, so it cannot be the installation's own. Raises IntegrityError, and PrivacyError if the key does not decrypt
+    the backup.
     """
     made = backup_archive.read_description(directory, trust_root(settings))
     with folder_aside(settings.home.parent) as aside:
@@ -79,14 +78,14 @@ class Restored:
 
     description: Description
     entries: int
-    """Number of ledger entries, including the entry of the restore."""
+    """Number of ledger entries, including the restore's own."""
     artifacts: int
     lost: int
     """Number of entries that are known here and missing in the backup."""
     was_compared: bool
-    """True if a known checkpoint or second copy was compared. If False, lost entries cannot be detected."""
+    """False if no known checkpoint or second copy could be compared, so that lost entries cannot be detected."""
     kept_aside: Path | None
-    """New path of the second copy of the ledger, if the restored ledger diverges from it."""
+    """New path of the ledger's second copy, if the restored ledger diverges from it."""
 
 
 def restore(
@@ -99,7 +98,7 @@ def restore(
     known: Sequence[Path] = (),
     loses: int = 0,
 ) -> Restored:
-    """Restore a backup into missing or empty directories and empty databases.
+    """Restore a backup to empty directories and databases.
 
     Args:
         known: files with later checkpoints of the ledger, from the old home, an auditor or a witness.
@@ -164,7 +163,7 @@ def extract(
 
     Args:
         into: a directory; None unpacks beside the settings' directories. In both cases `on_servers_again` restores a
-            registry from a PostgreSQL server into the empty database of the settings.
+            registry from a PostgreSQL server into the settings' empty database.
     """
     roots = {name: into / name if into is not None else _staged(getattr(settings, name)) for name in ROOTS}
     database = (into / "registry.db") if into is not None else _staged_database(settings, roots["home"])
@@ -177,7 +176,7 @@ def extract(
         is_database = listed.name in (REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP)
         if not is_database and (root not in roots or leads_out):
             raise DamagedBackup(f"{directory}: {listed.name!a} does not belong into a backup.")
-        if listed.name == MLFLOW_DUMP and into is not None:  # verification does not need it
+        if listed.name == MLFLOW_DUMP and into is not None:  # verification does not need MLflow's dump
             return
         if is_database:
             _assert_can_hold(servers, listed.name, is_restored=into is None)
@@ -200,7 +199,7 @@ def extract(
 
 @contextmanager
 def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Iterator[None]:
-    """Restore the unpacked dumps while the block runs. Their databases are emptied after an error, or if not `kept`."""
+    """Restore the unpacked dumps while the block runs. Empties their databases after an error, or if not `kept`."""
     dumps = _dumps(staged.home)
     done: list[Database] = []
     try:
@@ -220,12 +219,11 @@ def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Ite
 
 
 def _dumps(home: Path) -> Path:
-    """Return the directory into which dumps are unpacked."""
     return home / f"{ASIDE}dumps"
 
 
 def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
-    """Raise InputError if the settings have no empty database for a database of the archive."""
+    """Raise InputError if the settings lack an empty database for one in the archive."""
     if name == REGISTRY:
         if is_restored and REGISTRY_DUMP in servers:
             raise InputError(
@@ -279,7 +277,6 @@ def _staged(root: Path) -> Path:
 
 
 def _staged_database(settings: Settings, home: Path) -> Path:
-    """Return the path at which the registry's file is unpacked."""
     database = database_file(settings)
     if database is None:
         return home / "registry.db"
@@ -289,15 +286,14 @@ def _staged_database(settings: Settings, home: Path) -> Path:
 
 
 def _refuse_full(settings: Settings) -> None:
-    """Raise InputError if a directory or database file that would be restored is not empty."""
+    """Raise InputError if a directory or database file to be restored is not empty."""
     for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
         if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
             raise InputError(f"{path}: it is not empty, and nothing is restored over it.", "Move it aside first.")
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
-    """Return the largest checkpoint that is known here. Raises IntegrityError if the backup is inconsistent with
-    one."""
+    """Return the largest checkpoint known here. Raises IntegrityError if the backup is inconsistent with one."""
     found = [(path, read_note(path)) for path in known]
     copy = settings.ledger_copy
     if copy is not None and copy.exists() and (confirmed := checkpoints.end_of(copy).confirmed) is not None:
@@ -361,7 +357,7 @@ REPAIRED = "artifact repaired"
 
 @dataclass(frozen=True)
 class Damage:
-    """A missing or changed file, and its good copy."""
+    """A missing or changed file and its good copy."""
 
     name: str
     path: Path
@@ -370,7 +366,7 @@ class Damage:
 
 def repair(settings: Settings, directory: Path, digest: str, private_key: str, progress: Progress) -> list[str]:
     """Restore the missing or changed files of one artifact from a backup. Returns their names. Raises NotFoundError if
-    the backup does not hold the artifact; IntegrityError and InputError."""
+    the backup does not contain the artifact; IntegrityError and InputError."""
     if not KEY_ID.fullmatch(digest):
         raise InputError(f"'{digest[:70]}' is no digest of an artifact.", "Give all 64 digits.")
     made = backup_archive.read_description(directory, trust_root(settings))
@@ -411,7 +407,7 @@ def _extract(path: Path, sha256: str, private_key: str, aside: Path, wanted: Seq
 
 
 def _assert_good(settings: Settings, aside: Path, digest: str, gone: frozenset[str]) -> None:
-    """Raise an error unless the backup's copy of the artifact verifies, including its signatures."""
+    """Raise an error unless the backup's copy of the artifact is valid, including its signatures."""
     root = aside / "home" / "artifacts"
     if not (root / digest).is_dir():
         raise NotFoundError(f"The backup does not hold the artifact {digest}.", "Use a later backup.")
@@ -429,7 +425,6 @@ def _damages(good: Path, place: Path, gone: frozenset[str]) -> Iterator[Damage]:
 
 
 def _put(damage: Damage) -> None:
-    """Replace a file atomically."""
     damage.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = damage.path.with_name(f".{damage.path.name}.repaired")
     shutil.copyfile(damage.good, aside)
