@@ -75,7 +75,15 @@ IN_TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
 WORKERS ?= 2
 SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup
+# Client libraries that a test runs against the gateway (475 MB) want older versions than the pipeline.
+CLIENTS := $(VENV)-clients
+$(CLIENTS)/.ready: requirements/clients.txt
+	@echo "Installing client libraries into $(CLIENTS), every file checked against its hash …"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/pip install --quiet --progress-bar off --disable-pip-version-check --no-deps --no-compile --require-hashes --requirement $<
+	@touch $@
+
+test: setup $(CLIENTS)/.ready
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(IN_TESTS) $(BIN)/pytest $(SPREAD)
 
@@ -101,7 +109,7 @@ test-vllm: setup $(VLLM)/.ready
 	@OMP_NUM_THREADS=1 SOVEREIGN_TEST_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest sovereign_pipeline_tests/serving/engines \
 		sovereign_pipeline_tests/training/rlhf/test_sampling.py
 
-coverage: setup
+coverage: setup $(CLIENTS)/.ready
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(IN_TESTS) $(BIN)/pytest $(SPREAD) --cov sovereign_pipeline --cov-report term --cov-report html
 
@@ -183,4 +191,4 @@ bench-serving: setup
 	@cat "$(RESULTS)/serving.md"
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(CLIENTS)

@@ -1,8 +1,9 @@
 """Write the locks of this folder anew: `make lock`. Each pins every distribution by version and SHA-256.
 
 `build.txt` is what installs the rest, `runtime.txt` what an institution installs, `dev.txt` adds what tests and checks
-need. torch stands apart, in two builds of one version: `torch-cpu.txt` and `torch-cuda.txt`. Versions stay as they are
-where they still fit; `make lock UPGRADE=1` takes the newest. Needs uv and a package index; no other part does.
+need. torch stands apart, in two builds of one version: `torch-cpu.txt` and `torch-cuda.txt`. `clients.txt` has the
+client libraries that a test runs in an environment of their own, since they want older versions. Versions stay as they
+are where they still fit; `make lock UPGRADE=1` takes the newest. Needs uv and a package index; no other part does.
 """
 
 import re
@@ -21,6 +22,8 @@ EXTRAS = ("postgresql", "kubernetes", "ray", "pkcs11")
 """Extras that `runtime.txt` covers. `zero3` is built from source on the machine with the GPU, and is in no lock."""
 BUILD = "pip>=26\nsetuptools>=77"
 """What installs and builds: Python 3.11's own pip does not understand hashes together with extras."""
+CLIENTS = "instructor\nlangchain-openai\nlitellm\nllama-index-llms-openai-like>=0.8\npydantic-ai-slim[openai]"
+"""Without the bound, the resolver takes a llama-index of 2024 for the sake of the newest pydantic-ai."""
 CPU_BUILD = {"2.13.0": ("981442fab184a8791f7724dda9196ffa723bb038c6059d1b04b5f80196e746a6",)}
 """By version of torch: SHA-256 of the CPU builds (x86_64, CPython 3.11) that this project was tested with."""
 ONLY_FOR_CUDA = re.compile(r"^(nvidia-|cuda-|triton$)")
@@ -64,6 +67,7 @@ def main() -> None:
     extras = [option for extra in EXTRAS for option in ("--extra", extra)]
     build = resolve(BUILD, like=HERE / "build.txt", upgrade=upgrade)
     setuptools = f"setuptools=={version(build['setuptools'])}"
+    clients = resolve(CLIENTS, like=HERE / "clients.txt", upgrade=upgrade)
     everything = resolve(setuptools, str(PYPROJECT), *extras, "--extra", "dev", like=HERE / "dev.txt", upgrade=upgrade)
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as pins:
         pins.write("\n".join(f"{name}=={version(block)}" for name, block in everything.items()))
@@ -75,6 +79,7 @@ def main() -> None:
     release = version(torch["torch"])
     hashes = "".join(f" \\\n    --hash=sha256:{sha256}" for sha256 in CPU_BUILD[release])
     write("build.txt", "What installs the rest.", build)
+    write("clients.txt", "Client libraries of the gateway that a test runs, in an environment of their own.", clients)
     write("torch-cuda.txt", "torch as PyPI has it: for CUDA devices, and for CPUs as well.", torch)
     write("torch-cpu.txt", "torch without CUDA.", {**without(torch, for_cuda), "torch": f"torch=={release}{hashes}"})
     write("runtime.txt", "What an institution installs, besides torch.", without(runtime, for_cuda))

@@ -169,11 +169,10 @@ TABLE: tuple[Parameter, ...] = (
     *_rows(ANY, "The context length is the base model's.", "num_ctx"),
     *_rows(ANY, "Usage is counted anyway.", "usage"),
     *_rows(ANY, "It changes the speed only.", "prediction", CHAT),
-    *_rows(ANY, NO_TOOLS, "parallel_tool_calls", CHAT),
+    *_rows(ANY, NO_TOOLS, "parallel_tool_calls tool_choice function_call", CHAT),
     *_rows(TOOLS, f"{NO_TOOLS} They pass with `tool_choice: none`.", "tools", CHAT),
     *_rows(TOOLS, f"{NO_TOOLS} They pass with `function_call: none`.", "functions", CHAT),
     # Ignored at the value that changes nothing.
-    *_rows(one_of("none", "auto"), NO_TOOLS, "tool_choice function_call", CHAT),
     *_rows(one_of(1), "A request gets one answer.", "n best_of"),
     *_rows(one_of(False), "A request gets one answer.", "use_beam_search"),
     *_rows(one_of(0), NO_PENALTY, "presence_penalty frequency_penalty"),

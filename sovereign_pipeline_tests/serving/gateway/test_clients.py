@@ -1,12 +1,30 @@
 """What front ends and client libraries send is answered, or rejected by the parameter's name."""
 
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sovereign_pipeline_tests.serving.gateway.clients import ANSWERED, REQUESTS, Sent, gateway, is_whole, send
-from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+from sovereign_pipeline.serving.engines.engine import Answer
+from sovereign_pipeline_tests.serving.gateway.clients import (
+    ANSWERED,
+    CALLS,
+    REQUESTS,
+    Library,
+    Sent,
+    gateway,
+    is_whole,
+    send,
+)
+from sovereign_pipeline_tests.serving.gateway.conftest import Client, Running
+from sovereign_pipeline_tests.serving.gateway.scripted import WORDS, Bench, ScriptedEngine, adapter
+
+FORM = {"lamp": "the third", "is_mended": True}
 
 
 @pytest.mark.parametrize("sent", REQUESTS, ids=lambda sent: f"{sent.client}: {sent.what}")
@@ -32,3 +50,62 @@ def test_a_forwarded_role_gives_nothing(bench: Bench, client: Client) -> None:
     caller = client(bench.token("INTERNAL"))
     answer = caller.post("/v1/chat/completions", json={**sent.body, "model": "buoys"}, headers=sent.headers)
     assert answer.status_code == 404
+
+
+class FormsEngine(ScriptedEngine):
+    """Answers the line `forms` with a JSON object."""
+
+    async def answer(self, digest: str, *rest: Any, **options: Any) -> Answer:
+        is_form = self.adapters[digest].startswith("forms")
+        self.words: Sequence[str] = ('{"lamp": "the third", ', '"is_mended": true}') if is_form else WORDS
+        return await super().answer(digest, *rest, **options)
+
+
+@dataclass
+class WatchedBench(Bench):
+    """Notes the ignored parameters of each request."""
+
+    ignored: list[list[str]] = field(default_factory=list)
+
+    def app(self) -> FastAPI:
+        app = super().app()
+        app.add_middleware(Watched, ignored=self.ignored)
+        return app
+
+
+@dataclass
+class Watched:
+    app: ASGIApp
+    ignored: list[list[str]]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["method"] == "POST":
+                headers = dict(message["headers"])
+                self.ignored.append(sorted(filter(None, headers.get(b"x-sovereign-ignored", b"").decode().split(", "))))
+            await send(message)
+
+        await self.app(scope, receive, note)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLS)
+def test_a_library_is_answered_or_raises_its_own_error(tmp_path: Path, name: str) -> None:
+    bench = WatchedBench(tmp_path / "serving", FormsEngine())
+    bench.limits = {"requests_per_minute": 1000}
+    bench.serve(adapter("lamps"))
+    bench.serve(adapter("forms"))
+    running = Running(bench)
+    with closing(Library(name, running.url, bench.token(), tmp_path)) as library:
+        assert library.cases == [each.what for each in CALLS[name]]
+        for expected in CALLS[name]:
+            got = library.call(expected.what)
+            assert got["elsewhere"] == [], expected
+            if expected.outcome == ANSWERED:
+                assert got["errors"] == [] and got["answer"] in ("".join(WORDS), FORM), expected
+            else:
+                assert expected.error == got["errors"][0][0], expected
+                assert expected.outcome in [param or "rejected" for _, param in got["errors"]], expected
+            assert bench.ignored == [sorted(expected.ignored)], expected  # and it asked once
+            bench.ignored.clear()
+    running.stop()
