@@ -1,23 +1,37 @@
-"""Define patterns of labelled identifiers in English and Arabic, mainly of Oman and the Gulf."""
+"""Find labels of values in English and Arabic: one table (`labels.json`), and one mechanism for all of them."""
 
+import json
 import re
-
-from stdnum import luhn
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.patterns import (
     DATE,
     END,
     HIJRI_DATE,
-    LINK_AR,
-    LINK_EN,
+    LINK,
     MONTH,
     NOT_A_QUANTITY,
     PHONE_VALUE,
 )
 
-# --- vehicles and vessels ---------------------------------------------------------------------------------------------
+# --- the table --------------------------------------------------------------------------------------------------------
 
+CR_VALUE = r"(?:\d{1,2}/\d{5,7}(?:/\d{1,2})?|\d{1,2}/\d{2,5}/\d{2,7}|\d{5,10}(?:[/-]\d{1,3})?)"
+"""Pattern of a firm's number with a branch behind it, or of branch, office and number between slashes."""
+_PASSPORT = (
+    r"(?:(?:(?-i:[A-Z]{1,3})[ -]?|[a-z]{1,3})?\d{5,9}|(?=(?:[A-Z]{0,5}\d){4})(?=\d{0,8}[A-Z])[A-Z\d]{6,10})(?!\w)"
+)
+_CODE = (
+    r"(?!(?:19|20)\d\d(?![\w/-]))(?=(?:[^\s\d]{0,8}[ ]?\d){4}|[a-z#]{1,6}[/-]?\d{3}|(?-i:[A-Z]{1,4}) ?\d{3})"
+    r"(?:(?-i:[A-Z]{1,4}) ?|[a-z]{1,6}[/-]?(?:[a-z]{1,3}[/-])?|#)?\d[a-z\d]*(?:[/.-][a-z\d]+){0,4}"
+    r"(?: \d{3,}){0,3}(?![\w/])(?![.,]\d)"
+)
 _LATIN = r"[A-Z] ?[A-Z]?"
 _ARABIC = r"[ء-ي](?: ?[ء-ي])?"
 # Three letters are an emirate: "DXB-K-48211".
@@ -25,6 +39,206 @@ _LETTERS_FIRST = rf"(?:[A-Z]{{3}}[ /-]?)?{_LATIN}[ /-]{{0,2}}\d{{2,5}}|{_ARABIC}
 # Capitals that are not letters of a plate, such as "4500 KG", unless the text names a number.
 QUANTITY = r"\d{1,5}[ /-]{0,3}(?:KG|CC|MM|CM|KM|HP|KW|KV|DB|MB|GB|TV|AM|PM)(?!\w)|\d{1,3} ?[ALMTVW](?!\w)(?! ?\d)"
 PLATE_VALUE = rf"(?:\d{{1,5}}[ /-]{{0,3}}(?:{_LATIN}|{_ARABIC})(?!\w)|{_LETTERS_FIRST})"
+DATE_OF_BIRTH_VALUE = rf"(?:{HIJRI_DATE}|{DATE})(?: ?(?:AH|H|ه|م))?"
+# Values are tried ungrouped first, so that a number in the next words is not included; then in groups.
+_SHAPES = {
+    "id number": rf"(?:\d{{7,15}}|\d(?:[ ./–-]{{0,3}}\d){{6,14}}){END}",
+    "national insurance": r"[A-Z]{2} ?\d{2} ?\d{2} ?\d{2} ?[A-Z](?!\w)",
+    "permanent account": r"[A-Z]{5}[ -]?\d{4}[ -]?[A-Z](?!\w)",
+    "code": _CODE + NOT_A_QUANTITY,
+    "passport": _PASSPORT,
+    "long passport": r"(?:[A-Z]{1,3}[ -]?\d{6,9}|\d{7,9})(?!\w)",
+    "account": rf"(?:\d{{7,20}}|\d(?:[ -]?\d){{6,19}}){END}",
+    "wallet": r"(?=[A-Za-z]*\d)(?:0x)?[A-Za-z\d]{25,110}(?!\w)",
+    "register": CR_VALUE + r"(?!\w)",
+    "card": r"\d(?:[ -]?\d){11,18}(?!\w)",
+    "phone": PHONE_VALUE + END,
+    "social security": r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)",
+    "licence": r"(?:[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w))",
+    "plate": rf"(?-i:(?!{QUANTITY}){PLATE_VALUE}|\d{{7}}|\d{{9}})",
+    "date of birth": DATE_OF_BIRTH_VALUE,
+    "chassis": r"(?=[A-Z\d-]*\d{3})[A-Z\d](?:-?[A-Z\d]){5,19}(?!\w)",
+    "pin": rf"(?:[a-z]{{1,2}}-)?\d(?:[ -]?\d){{2,7}}{END}",
+}
+_HALVES = rf"(?:OMR ?|RO ?|USD ?|[$€£] ?)?\d{{1,8}}(?:\s?(?:[+&=x×]|\band\b|و)\s?\d{{1,7}})*{END}"
+_NUMBER = r"(?:[ _.-]{0,2}(?:no|nr|num|number|code|id|ref|#|№|n[°º])(?![a-z\d]))"
+_ARABIC_NUMBER = r"(?:ال)?رقم(?:ه|ها|ي|نا|كم|هم)?"
+_OPENING = r"[\s+(\[{\"'“”«#*_>|]*"
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label in all its forms, and the form of the values beside it."""
+
+    kind: Kind
+    shape: str
+    """Key of `_SHAPES`."""
+    numbered: bool = False
+    """Whether the label needs a word such as "number" beside it."""
+    halves: bool = False
+    """Whether eight digits may be split by arithmetic signs, "and" or a currency."""
+    is_head: bool = False
+    """Whether the label only heads columns or follows values."""
+    by: ClassVar[Literal["label"]] = "label"
+
+    @cached_property
+    def value(self) -> re.Pattern[str]:
+        return re.compile(_SHAPES[self.shape], re.IGNORECASE)
+
+    @cached_property
+    def link_and_value(self) -> re.Pattern[str]:
+        return re.compile(rf"{LINK}(?P<value>{_SHAPES[self.shape]})", re.IGNORECASE)
+
+
+LINK_AND_HALVES = re.compile(rf"{LINK}(?P<value>{_HALVES})", re.IGNORECASE)
+UP_TO_A_NUMBER = re.compile(rf"{LINK}{_OPENING}", re.IGNORECASE)
+"""Pattern of all that may stand between a label and a number in an unusual form."""
+
+
+class LabelFound(NamedTuple):
+    """A label in a text, and its half-open span."""
+
+    label: Label
+    start: int
+    end: int
+
+
+def labels_in(small: str) -> list[LabelFound]:
+    """Return the labels in a text folded by `small_letters`."""
+    found = set(_english_labels(small))
+    if _ARABIC_LETTER.search(small):
+        found.update(_arabic_labels(small))
+    return sorted(found, key=lambda each: (each.start, -each.end))
+
+
+def labels_between(labels: Sequence[LabelFound], start: int, end: int) -> Sequence[LabelFound]:
+    """Return the labels that begin in text[start:end], of labels in reading order."""
+    first = bisect_left(labels, start, key=lambda found: found.start)
+    return labels[first : bisect_left(labels, end, first, key=lambda found: found.start)]
+
+
+def small_letters(text: str) -> str:
+    """Return the text in lower case, with one form of alef, at the same length."""
+    small = text.lower()
+    if len(small) != len(text):
+        small = "".join(each if len(each) == 1 else each[0] for each in map(str.lower, text))
+    return small.translate(_ALEFS)
+
+
+_ALEFS = str.maketrans("إأآ", "ااا")
+_ARABIC_LETTER = re.compile("[ء-ي]")
+_ARABIC_WORD_BEGINS = re.compile(r"(?<![ء-ي])[وفبلك]{0,2}(?:ال|ل)?\Z")
+_ARABIC_NUMBER_BEFORE = re.compile(rf"(?<![ء-ي])[وفبلك]{{0,2}}{_ARABIC_NUMBER}[ _](?:ال|ل)?\Z")
+
+
+def _english_labels(small: str) -> Iterator[LabelFound]:
+    for word, labels in _BY_WORD.items():
+        start = small.find(word)
+        while start >= 0:
+            if not (start and small[start - 1].isalnum()):
+                for label, pattern in labels:
+                    if match := pattern.match(small, start):
+                        yield LabelFound(label, start, match.end())
+            start = small.find(word, start + 1)
+
+
+def _arabic_labels(small: str) -> Iterator[LabelFound]:
+    for word, labels in _BY_ARABIC_WORD.items():
+        start = small.find(word)
+        while start >= 0:
+            if begin := _ARABIC_WORD_BEGINS.search(small, max(0, start - 5), start):
+                number = _ARABIC_NUMBER_BEFORE.search(small, max(0, start - 14), start)
+                for label, pattern in labels:
+                    match = pattern.match(small, start)
+                    if match and (number or not label.numbered or match["number"]):
+                        yield LabelFound(label, (number or begin).start(), match.end())
+            start = small.find(word, start + 1)
+
+
+REACHED_AT = re.compile(
+    r"\b(?:(?:call|phone|ring|text|dial|reach|contact)(?: \w+){0,3} (?:on|at)|(?:answering|reachable|available) "
+    rf"(?:at|on)|messages? (?:to|from)|my registered)[ :]{{1,3}}(?P<value>{PHONE_VALUE}{END})",
+    re.IGNORECASE,
+)
+SIGNS_OF_REACHING = (
+    "call", "phone", "ring", "text", "dial", "reach", "contact", "answering", "available", "message", "registered",
+)  # fmt: skip
+
+
+# --- the table's language ---------------------------------------------------------------------------------------------
+
+
+def _english(phrase: str) -> str:
+    """Return the pattern of a phrase: one slot a word, alternatives between bars, `?` behind an optional slot.
+    Capitals are abbreviations, which may have dots."""
+    pattern = ""
+    slots = phrase.split()
+    for place, slot in enumerate(slots):
+        words = [r"\.?".join(word.lower()) if word.isupper() else re.escape(word) for word in _words(slot)]
+        own = rf"(?:{'|'.join(words)})" + ("(?:['’]s)?" if place == len(slots) - 1 else "(?:['’]s?|s['’]?)?")
+        gap = r"[ _.-]{0,2}" if place else ""
+        pattern += rf"(?:{gap}{own})?" if slot.endswith("?") and place else gap + own
+    return pattern
+
+
+def _arabic(phrase: str) -> str:
+    """Return the pattern of an Arabic phrase, each word with or without article and pronoun."""
+    pattern = ""
+    for place, slot in enumerate(phrase.translate(_ALEFS).split()):
+        own = rf"(?:{'|'.join(map(_inflected, _words(slot)))})"
+        own = rf"[ _]{{1,2}}(?:ال|لل)?{own}" if place else own
+        pattern += rf"(?:{own})?" if slot.endswith("?") and place else own
+    return pattern
+
+
+def _inflected(word: str) -> str:
+    stem = re.escape(word.removesuffix("ة"))
+    return rf"{stem}(?:[ةه]|ت(?:ه|ها|ي|نا|كم|هم|ك))" if word.endswith("ة") else rf"{stem}(?:ه|ها|ي|نا|كم|هم|ك)?"
+
+
+def _words(slot: str) -> list[str]:
+    return slot.removesuffix("?").split("|")
+
+
+def _phrases(rows: Sequence[str]) -> Iterator[str]:
+    """Yield the phrases, and again without their first slot if it is optional."""
+    for phrase in rows:
+        first, _, rest = phrase.partition(" ")
+        yield phrase
+        if first.endswith("?"):
+            yield rest
+
+
+_ByWord = dict[str, list[tuple[Label, re.Pattern[str]]]]
+
+
+def _read_table() -> tuple[tuple[Label, ...], _ByWord, _ByWord]:
+    """Return the labels of `labels.json`, and their patterns by the first word, English and Arabic."""
+    labels: list[Label] = []
+    english: _ByWord = {}
+    arabic: _ByWord = {}
+    for row in json.loads(Path(__file__).with_name("labels.json").read_bytes()):
+        label = Label(row["kind"], row["shape"], *(row.get(key, False) for key in ("numbered", "halves", "is_head")))
+        labels.append(label)
+        for phrase in _phrases(row["en"]):
+            must = "" if label.numbered else "?"
+            pattern = re.compile(rf"{_english(phrase)}{_NUMBER}{must}(?![a-z])\.?")
+            for word in _words(phrase.split()[0]):
+                forms = {word.lower(), ".".join(word.lower())} if word.isupper() else {word}
+                for form in forms:
+                    english.setdefault(form, []).append((label, pattern))
+        for phrase in _phrases(row["ar"]):
+            pattern = re.compile(rf"{_arabic(phrase)}(?![ء-ي])(?P<number>[ _]{_ARABIC_NUMBER}(?![ء-ي]))?")
+            for word in _words(phrase.translate(_ALEFS).split()[0]):
+                arabic.setdefault(word.removesuffix("ة"), []).append((label, pattern))
+    return tuple(labels), english, arabic
+
+
+LABELS, _BY_WORD, _BY_ARABIC_WORD = _read_table()
+
+
+# --- vehicles and vessels ---------------------------------------------------------------------------------------------
+
 PLATE = re.compile(
     r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|\bcar(?= (?:plates?|no|number|reg)\b)|"
     r"(?:ال)?(?:مركب|سيار|لوح)(?:ة|ه|ت(?:ه|ها|ي|نا|هم))(?: (?:ال)?مركبة)?)"
@@ -67,11 +281,8 @@ def has_imo_check_digit(value: str) -> bool:
     return sum(weight * digit for weight, digit in zip(range(7, 1, -1), digits, strict=False)) % 10 == digits[6]
 
 
-# --- labelled numbers, dates and addresses ----------------------------------------------------------------------------
+# --- postal boxes and addresses ---------------------------------------------------------------------------------------
 
-# Try ungrouped digits first, so that a number in the next words is not included; then groups.
-_EIGHT_OR_SO = r"(?:\d{7,10}|\d(?:[ -]?\d){6,9})"
-_ACCOUNT = r"(?:\d{7,20}|\d(?:[ -]?\d){6,19})"
 _PLACE_EN = (
     r"(?:,? (?:in )?(?:(?:Al|al|Al-|Ras|Wadi|Bani|Bu|South|North|Umm|As|Ash|Ad|An|Ar)[ -])*[A-Z][a-z]+"
     r"(?: (?:(?:Al|Bu|Bani)[ -])?[A-Z][a-z]+){0,3})?"
@@ -80,163 +291,42 @@ _PLACE_AR = (
     r"(?:، (?!الرمز|ص\.?ب|هاتف|السكة|سكة|رقم|الرقم|المحامي|السيد|منذ|من |في |قرار)(?:(?:حي|ولاية|منطقة) )?"
     r"ال[ء-ي]+(?: (?:الجنوبية|الشمالية|الشرقية|الغربية|القديمة|الجديدة))?)?"
 )
-_NID_LABEL_EN = (
-    r"\b(?:civil (?:id|number|no|card|identity)|national (?:id|number|identity)|ID(?: card)?(?= ?(?:no|number|[:#]|\d))"
-    r"|ID card|identity card)\b\.?"
+POSTAL = (
+    re.compile(r"\bzip(?: ?code)?\b(?:\s*(?:[:]|\bis\b))?\s*(?P<value>\d{4,5}(?:-\d{3,4})?)(?!\w)", re.IGNORECASE),
+    re.compile(
+        rf"(?:\bP\.? ?O\.? ?Box\b\.?|ص ?\. ?ب\.?|صندوق (?:ال)?بريد){LINK}(?P<value>\d{{1,6}}(?:[,،]? ?"
+        r"(?:(?:postal code|postcode|P\.? ?C\.?)|(?:و?(?:ال)?رمز (?:ال)?بريدي))[ :]*\d{3})?)(?!\w)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?:\bpostal code\b|(?:ال)?رمز (?:ال)?بريدي)[ :]*(?P<value>\d{3})(?!\w)", re.IGNORECASE),
 )
-_NID_LABEL_AR = (
-    r"(?:الرقم المدني|رقم(?:ه|ها|ي|نا|كم)? المدني|البطاقة المدنية|بطاقة(?:ه|ها|ي)? المدنية|بطاقته|بطاقتها|الهوية)"
+SIGNS_OF_POST = ("zip", "box", "post", "بريد", "ص.", "ص .")
+LOCAL_ADDRESSES = (
+    re.compile(
+        r"(?P<value>(?:(?i:house|villa|flat|building|apartment|shop|room)(?: [Nn]o\.?)? \d{1,5}[A-Z]?,? )+"
+        rf"(?i:way|street|lane|block)(?: [Nn]o\.?)? \d{{1,5}}{_PLACE_EN})"
+    ),
+    re.compile(
+        rf"(?P<value>(?i:way|street|lane)(?: [Nn]o\.?)? \d{{1,5}},? (?i:house|villa|building) \d{{1,5}}{_PLACE_EN})"
+    ),
+    re.compile(
+        r"(?P<value>(?:(?:ال)?(?:منزل|بيت|فيلا|شقة|بناية|مبنى)(?: رقم)? \d{1,5}،? )+"
+        rf"(?:ال)?(?:سكة|شارع|مجمع)(?: رقم)? \d{{1,5}}{_PLACE_AR})"
+    ),
 )
-_CARD_LABEL_EN = r"\b(?:resident(?:'s|ce|cy)? (?:card|permit|id)|iqama)\b\.?"
-_CARD_LABEL_AR = r"(?:بطاقة (?:ال)?مقيم|بطاقة (?:ال)?إقامة|بطاقت(?:ه|ها) مقيم|الإقامة)"
-_PASSPORT_LABEL = r"(?:\bpassport\b\.?|جواز(?:ه|ها|ي)?(?: (?:ال)?سفر(?:ه|ها|ي)?)?)"
-_ACCOUNT_LABEL_EN = r"\b(?:(?:bank |salary |current )?account|acct|a/c)\b\.?"
-_ACCOUNT_LABEL_AR = r"(?:(?:ال|ل|ب)?حساب(?:ه|ها|ي|نا)?(?: (?:ال)?(?:بنكي|مصرفي|جاري))?)"
-_CR_LABEL_EN = r"\b(?:C\.?R\.?|commercial reg(?:istration|ister|\.)?)\b\.?"
-_CR_LABEL_AR = r"(?:(?:ال)?سجل(?:ه|ها|نا)? (?:ال)?تجاري(?:ة)?|س\. ?ت\.?)"
-_PHONE_LABEL = (
-    r"(?:\b(?:tele)?phones?\b|\btel\b|\bmobile\b|\bGSM\b|\bcell\b|\bwhats ?app\b|\bfax\b|\bdirect line\b"
-    r"|(?:ال)?هاتف(?:ه|ها|ي|نا)?|(?:ال)?جوال(?:ه|ها|ي)?|(?:ال)?نقال(?:ه|ها|ي)?|(?:ال)?فاكس|واتس ?اب)\.?"
-)
-PHONE_LABEL_SIGNS = (
-    "phone", "tel", "mobile", "gsm", "cell", "whats", "fax", "direct line", "هاتف", "جوال", "نقال", "فاكس", "واتس",
-)  # fmt: skip
-"""Lower-case substrings, one of which every phone label contains."""
-_REACHED_AT = (
-    r"\b(?:(?:call|phone|ring|text|dial|reach|contact)(?: \w+){0,3} (?:on|at)|(?:answering|reachable|available) "
-    r"(?:at|on)|messages? (?:to|from)|my registered(?: number)?|(?:desk|office|direct)(?=:))"
-)
+SIGNS_OF_ADDRESSES = ("way", "street", "lane", "block", "سكة", "شارع", "مجمع")
 
 
-def _labelled(label: str, link: str, value: str) -> re.Pattern[str]:
-    return re.compile(rf"{label}{link}(?P<value>{value})", re.IGNORECASE)
+# --- dates of birth ---------------------------------------------------------------------------------------------------
 
-
-def _at_end(label: str, link: str) -> re.Pattern[str]:
-    return re.compile(rf"{label}{link}\Z", re.IGNORECASE)
-
-
-_CREDIT_CARD_LABEL_EN = r"\b(?:credit|debit|visa|mastercard|bank) card\b\.?"
-_CREDIT_CARD_LABEL_AR = r"بطاقة (?:ال)?(?:ائتمان(?:ية)?|بنكية|مصرفية|خصم)"
-_SSN_LABEL = r"\b(?:SSN|social security(?: (?:number|no))?)\b\.?"
-_LICENCE_LABEL = r"(?:\bdriv(?:er'?s?'?|ing) licen[cs]e\b|رخصة (?:ال)?(?:قيادة|سياقة))"
 _BIRTH_LABEL = (
     r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
     r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|(?:ال)?مولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
 )
 _BIRTH_LINK = r"(?:\s*(?:\((?:[dmy/ .-]{2,14}|hijri|AH|هجر[يةه]{1,2})\)|\bin\b|[:=(]|\bis\b|\bwas\b|هو|في))*\s*"
-_EITHER_LINK = rf"(?:{LINK_EN}|{LINK_AR})"
-
-# A firm's number, a branch behind it; or the branch, the office and the number between slashes.
-CR_VALUE = r"(?:\d{1,2}/\d{5,7}(?:/\d{1,2})?|\d{1,2}/\d{2,5}/\d{2,7}|\d{5,10}(?:[/-]\d{1,3})?)"
-# Each pattern has the value, without its label, as the group `value`.
-LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("NID", _labelled(_NID_LABEL_EN, LINK_EN, _EIGHT_OR_SO + END)),
-    ("NID", _labelled(_NID_LABEL_AR, LINK_AR, _EIGHT_OR_SO + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, LINK_EN, _EIGHT_OR_SO + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, LINK_AR, _EIGHT_OR_SO + END)),
-    ("PASSPORT", _labelled(_PASSPORT_LABEL, rf"(?:{LINK_EN}|{LINK_AR})", r"[A-Z]{0,3} ?\d{5,9}(?!\w)")),
-    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_EN, LINK_EN, _ACCOUNT + END)),
-    ("ACCOUNT", _labelled(_ACCOUNT_LABEL_AR, LINK_AR, _ACCOUNT + END)),
-    ("CR", _labelled(_CR_LABEL_EN, LINK_EN, CR_VALUE + r"(?!\w)")),
-    ("CR", _labelled(_CR_LABEL_AR, LINK_AR, CR_VALUE + r"(?!\w)")),
-    ("CARD", _labelled(_CREDIT_CARD_LABEL_EN, LINK_EN, r"\d(?:[ -]?\d){11,18}(?!\w)")),
-    ("CARD", _labelled(_CREDIT_CARD_LABEL_AR, LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
-    ("PHONE", _labelled(_PHONE_LABEL, rf"(?:{LINK_EN}|{LINK_AR})", PHONE_VALUE + END)),
-    ("PHONE", _labelled(_REACHED_AT, r"[ :]{1,3}", PHONE_VALUE + END)),
-    ("SSN", _labelled(_SSN_LABEL, LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)")),
-    (
-        "DRIVING_LICENCE",
-        _labelled(_LICENCE_LABEL, _EITHER_LINK, r"[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w)"),
-    ),
-    ("PO_BOX", _labelled(r"\bzip(?: ?code)?\b", r"(?:\s*(?:[:]|\bis\b))?\s*", r"\d{4,5}(?:-\d{3,4})?(?!\w)")),
-    (
-        "PO_BOX",
-        _labelled(
-            r"(?:\bP\.? ?O\.? ?Box\b\.?|ص ?\. ?ب\.?|صندوق (?:ال)?بريد)",
-            rf"(?:{LINK_EN}|{LINK_AR})",
-            r"\d{1,6}(?:[,،]? ?(?:(?:postal code|postcode|P\.? ?C\.?)|(?:و?(?:ال)?رمز (?:ال)?بريدي))[ :]*\d{3})?(?!\w)",
-        ),
-    ),
-    ("PO_BOX", _labelled(r"(?:\bpostal code\b|(?:ال)?رمز (?:ال)?بريدي)", r"[ :]*", r"\d{3}(?!\w)")),
-    ("DATE_OF_BIRTH", _labelled(_BIRTH_LABEL, _BIRTH_LINK, rf"(?:{HIJRI_DATE}|{DATE})(?!\d)")),
-    ("PLATE", PLATE),
-    (
-        "ADDRESS",
-        re.compile(
-            r"(?P<value>(?:(?i:house|villa|flat|building|apartment|shop|room)(?: [Nn]o\.?)? \d{1,5}[A-Z]?,? )+"
-            rf"(?i:way|street|lane|block)(?: [Nn]o\.?)? \d{{1,5}}{_PLACE_EN})"
-        ),
-    ),
-    (
-        "ADDRESS",
-        re.compile(
-            rf"(?P<value>(?i:way|street|lane)(?: [Nn]o\.?)? \d{{1,5}},? (?i:house|villa|building) \d{{1,5}}{_PLACE_EN})"
-        ),
-    ),
-    (
-        "ADDRESS",
-        re.compile(
-            r"(?P<value>(?:(?:ال)?(?:منزل|بيت|فيلا|شقة|بناية|مبنى)(?: رقم)? \d{1,5}،? )+"
-            rf"(?:ال)?(?:سكة|شارع|مجمع)(?: رقم)? \d{{1,5}}{_PLACE_AR})"
-        ),
-    ),
-)
-
-# For the stricter patterns: arithmetic signs, "and" or a currency do not end a labelled number.
-_HALVES = r"(?:OMR ?|RO ?|USD ?|[$€£] ?)?\d{1,8}(?:\s?(?:[+&=x×]|\band\b|و)\s?\d{1,7})*"
-STRICT_LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("NID", _labelled(_NID_LABEL_EN, LINK_EN, _HALVES + END)),
-    ("NID", _labelled(_NID_LABEL_AR, LINK_AR, _HALVES + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_EN, LINK_EN, _HALVES + END)),
-    ("RESIDENT_CARD", _labelled(_CARD_LABEL_AR, LINK_AR, _HALVES + END)),
-    ("PHONE", _labelled(_PHONE_LABEL, _EITHER_LINK, _HALVES + END)),
-)
-PASSPORT_WITH_LETTERS = _labelled(
-    _PASSPORT_LABEL, _EITHER_LINK, r"(?=(?:[A-Z]{0,5}\d){4})(?=\d{0,8}[A-Z])[A-Z\d]{6,10}(?!\w)"
-)
-PHONES_BY_LABEL = frozenset(
-    pattern
-    for kind, pattern in (*LABELLED_PATTERNS, *STRICT_LABELLED_PATTERNS)
-    if kind == "PHONE" and pattern.pattern.startswith(_PHONE_LABEL)
-)
-BIRTH_LABEL = _at_end(_BIRTH_LABEL, _BIRTH_LINK)
-# Labels directly before a number, for numbers in unusual forms.
-LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("NID", _at_end(_NID_LABEL_EN.replace(r"(?= ?(?:no|number|[:#]|\d))", ""), LINK_EN)),
-    ("NID", _at_end(_NID_LABEL_AR, LINK_AR)),
-    ("RESIDENT_CARD", _at_end(_CARD_LABEL_EN, LINK_EN)),
-    ("RESIDENT_CARD", _at_end(_CARD_LABEL_AR, LINK_AR)),
-    ("PASSPORT", _at_end(_PASSPORT_LABEL, _EITHER_LINK)),
-    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_EN, LINK_EN)),
-    ("ACCOUNT", _at_end(_ACCOUNT_LABEL_AR, LINK_AR)),
-    ("CR", _at_end(_CR_LABEL_EN, LINK_EN)),
-    ("CR", _at_end(_CR_LABEL_AR, LINK_AR)),
-    ("CARD", _at_end(_CREDIT_CARD_LABEL_EN, LINK_EN)),
-    ("CARD", _at_end(_CREDIT_CARD_LABEL_AR, LINK_AR)),
-    ("PHONE", _at_end(_PHONE_LABEL, _EITHER_LINK)),
-    ("PHONE", _at_end(_REACHED_AT, r"[ :]{1,3}")),
-    ("SSN", _at_end(_SSN_LABEL, LINK_EN)),
-    ("DRIVING_LICENCE", _at_end(_LICENCE_LABEL, _EITHER_LINK)),
-)
-# Lower-case substrings: a text without any of them contains no label of the kind. Labels of other kinds are too short
-# for this.
-SIGNS_OF_LABELS: dict[Kind, tuple[str, ...]] = {
-    "RESIDENT_CARD": ("resident", "residence", "residency", "iqama", "مقيم", "قامة"),
-    "PASSPORT": ("passport", "جواز"),
-    "ACCOUNT": ("account", "acct", "a/c", "حساب"),
-    "CARD": (" card", "بطاقة"),
-    "SSN": ("ssn", "social security"),
-    "DRIVING_LICENCE": ("driv", "رخصة"),
-    "PO_BOX": ("zip", "box", "post", "بريد", "ص.", "ص ."),
-    "DATE_OF_BIRTH": ("born", "birth", "dob", "yob", "d.o", "do.b", "ميلاد", "مواليد", "ولد", "مولود"),
-    "PLATE": SIGNS_OF_PLATES,
-    "ADDRESS": ("way", "street", "lane", "block", "سكة", "شارع", "مجمع"),
-}
-
-
-# --- a month or a year of birth ---------------------------------------------------------------------------------------
-
+BIRTH_LABEL = re.compile(rf"{_BIRTH_LABEL}{_BIRTH_LINK}\Z", re.IGNORECASE)
+DATE_OF_BIRTH = re.compile(rf"{_BIRTH_LABEL}{_BIRTH_LINK}(?P<value>(?:{HIJRI_DATE}|{DATE})(?!\d))", re.IGNORECASE)
+SIGNS_OF_BIRTH = ("born", "birth", "dob", "yob", "d.o", "do.b", "ميلاد", "مواليد", "ولد", "مولود")
 _YEAR = r"(?:19\d\d|20[0-3]\d)"
 _HIJRI_YEAR = r"1[34]\d\d"
 MONTH_OR_YEAR = rf"(?:(?:{MONTH}\.?(?: of)?[ ,/-]*|[01]?\d[/.-])?{_YEAR}(?: ?م)?|{_HIJRI_YEAR} ?(?:AH\b|H\b|هـ?))"
@@ -282,59 +372,3 @@ MONTH_OR_YEAR_OF_BIRTH = re.compile(
 def is_when(value: str) -> bool:
     """Return whether the value behind a birth label contains a digit, so that it is a date, a month or a year."""
     return any(map(str.isdigit, value))
-
-
-# --- national ids of the Gulf besides Oman's --------------------------------------------------------------------------
-
-_SEPARATOR = r"[ ./_–-]{0,3}"
-_ANY_ID_LABEL = (
-    r"(?:\bemirates ids?\b|\bE\.?I\.?D\b\.?|\bQ\.?I\.?D\b\.?|\bC\.?P\.?R\b\.?|\bG\.?C\.?C\.? ids?\b"
-    r"|\b(?:saudi|kuwaiti?|qatari?|bahraini?|emirati|uae|national|personal|civil)(?: national)? "
-    r"(?:ids?|identity|card)\b|\b(?:personal|national|identity|civil) (?:no\b\.?|number)"
-    r"|الرقم الشخصي|الرقم السكاني|رقم(?:ه|ها|ي)? (?:الشخصي|السكاني)|(?:ال)?بطاقة (?:ال)?(?:شخصية|سكانية|ذكية)"
-    r"|بطاقت(?:ه|ها|ي) (?:الشخصية|السكانية)|الهوية(?: (?:الوطنية|الإماراتية|الاماراتية))?|(?:ال)?رقم (?:ال)?هوي[ةت]\w?"
-    r"|الرقم المدني|البطاقة المدنية)"
-)
-# 784, the year of birth, seven digits, a check digit: no other number has this form.
-EMIRATES_ID = re.compile(
-    rf"(?<![\w.,/+-])784{_SEPARATOR}(?:19|20)\d\d{_SEPARATOR}\d{{7}}{_SEPARATOR}\d(?!\w)(?![-/]\d)"
-)
-# A century digit, a date of birth, and five digits of which the last is a check digit.
-_OF_AN_ID = r"(?<!\w)(?:ids?|identity|emirates|emirati|uae|cards?)(?!\w)|هوي[ةت]|بطاق[ةت]|إمارات|امارات"
-EMIRATES_ID_BY_LABEL = re.compile(rf"(?i)(?:{_OF_AN_ID})[^\n.;!?]{{0,40}}?(?P<value>{EMIRATES_ID.pattern})")
-KUWAITI_ID = re.compile(
-    r"(?<![\w.,/+-])(?<!\d )[23][ -]?\d[ -]?\d[ -]?[01][ -]?\d[ -]?[0-3](?:[ -]?\d){6}(?!\w)(?![.,/-]\d)"
-)
-LABELLED_ID = re.compile(
-    rf"{_ANY_ID_LABEL}[)\]\"]?(?:{LINK_EN}|{LINK_AR})(?P<value>\d(?:[ ./–-]{{0,3}}\d){{8,14}})(?!\w)(?![-/]\d)",
-    re.IGNORECASE,
-)
-SIGNS = (
-    " id", "(id", "eid", "e.i", "qid", "q.i", "cpr", "c.p", "identity", "national", "personal", "civil",
-    "شخصي", "سكاني", "هوي", "بطاق", "مدني",
-)  # fmt: skip
-"""Lower-case substrings, one of which every label of an id contains."""
-_KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-
-
-def has_length_of_an_id(value: str) -> bool:
-    """Return whether the number of digits fits an id: 9 in Bahrain, 10 in Saudi Arabia, 11 in Qatar, 12 in Kuwait,
-    15 in the Emirates (beginning with 784)."""
-    digits = _digits(value)
-    return len(digits) in (9, 10, 11, 12) or (len(digits) == 15 and digits.startswith("784"))
-
-
-def has_emirates_check_digit(value: str) -> bool:
-    return bool(luhn.is_valid(_digits(value)))
-
-
-def has_kuwaiti_check_digit(value: str) -> bool:
-    """Verify the check digit (modulus 11 over the first eleven digits) and that month and day of birth are possible."""
-    digits = _digits(value)
-    month, day = int(digits[3:5]), int(digits[5:7])
-    weighted = sum(weight * int(digit) for weight, digit in zip(_KUWAITI_WEIGHTS, digits, strict=False))
-    return 1 <= month <= 12 and 1 <= day <= 31 and 11 - weighted % 11 == int(digits[11])
-
-
-def _digits(value: str) -> str:
-    return "".join(filter(str.isdigit, value))

@@ -16,10 +16,14 @@ from stdnum import luhn
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.labels import (
     BIRTH_LABEL,
-    LABELLED_PATTERNS,
-    LABELS,
-    PHONE_LABEL_SIGNS,
-    PHONES_BY_LABEL,
+    DATE_OF_BIRTH,
+    PLATE,
+    POSTAL,
+    UP_TO_A_NUMBER,
+    LabelFound,
+    labels_between,
+    labels_in,
+    small_letters,
 )
 from sovereign_pipeline.privacy.identifiers.patterns import (
     DIGITS_OF_A_NATIONAL_ID,
@@ -105,7 +109,7 @@ def without_file_numbers(text: str) -> str:
 
 def _has_label(match: re.Match[str]) -> bool:
     before = match.string[max(0, match.start() - _LONGEST_LABEL_OF_FILE_NUMBER) : match.start()]
-    return any(label.search(before) for _, label in LABELS)
+    return any(UP_TO_A_NUMBER.fullmatch(before, found.end) for found in labels_in(small_letters(before)))
 
 
 def _long_number_span(match: re.Match[str]) -> Span:
@@ -146,11 +150,17 @@ _COUNTED_BEFORE = re.compile(
 _OPENING = re.compile(r"[\s+(\[{\"'“”«#*_]*\Z")
 
 # Digits of a labelled number: the counts that are certain, then the minimum and the maximum.
-_DIGITS: dict[Kind, tuple[tuple[int, ...], int, int]] = {
-    "NID": ((8,), 7, 10), "RESIDENT_CARD": ((8,), 7, 10), "PASSPORT": ((7, 8), 5, 9), "ACCOUNT": ((), 7, 20),
-    "CR": ((7,), 5, 10), "CARD": ((16, 15), 12, 19), "PHONE": ((8, 11, 13), 7, 13), "SSN": ((9,), 9, 9),
-    "DRIVING_LICENCE": ((8,), 5, 14),
+# By the shape of the label's values in `labels.py`.
+_DIGITS: dict[str, tuple[tuple[int, ...], int, int]] = {
+    "id number": ((8,), 7, 15), "passport": ((7, 8), 5, 9), "account": ((), 7, 20), "register": ((7,), 5, 10),
+    "card": ((16, 15), 12, 19), "phone": ((8, 11, 13), 7, 13), "social security": ((9,), 9, 9),
+    "licence": ((8,), 5, 14),
 }  # fmt: skip
+_OTHER_LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
+    ("DATE_OF_BIRTH", DATE_OF_BIRTH),
+    ("PLATE", PLATE),
+    *(("PO_BOX", pattern) for pattern in POSTAL),
+)
 _LONGEST_LABEL = 90
 _NEXT_IN_A_LIST = 20
 """Maximum difference between neighbouring numbers of a list."""
@@ -166,17 +176,19 @@ class _Group:
     """Text between this group and the next; empty for the last group."""
 
 
-def separated_numbers(text: str, plain: str, regions: Regions = AROUND) -> Iterator[Span]:
+def separated_numbers(text: str, plain: str, labels: Sequence[LabelFound], regions: Regions = AROUND) -> Iterator[Span]:
     """Yield the numbers of a normalised text with unusual separators or across lines. Spans may overlap.
 
     Args:
         plain: the same text without file numbers and timestamps (`without_file_numbers`).
+        labels: the labels in the text.
     """
+    labels = [found for found in labels if not found.label.is_head]
     yield from _across_lines(text)
     yield from prefixed_phones(text)
     yield from bracketed_machines(text)
     for chain in _CHAIN.finditer(plain):
-        found = [*ibans(text, chain), *_in_chain(text, plain, chain)]
+        found = [*ibans(text, chain), *_in_chain(text, plain, chain, labels)]
         yield from found
         if not any(
             span.kind in ("IBAN", "CARD") for span in found
@@ -184,7 +196,7 @@ def separated_numbers(text: str, plain: str, regions: Regions = AROUND) -> Itera
             yield from phones(plain, *chain.span(), regions)
 
 
-def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:
+def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[LabelFound]) -> Iterator[Span]:
     """Yield the numbers in a chain of digit groups, which are separated by anything but letters."""
     if chain.end() - chain.start() < 5:
         return
@@ -195,7 +207,7 @@ def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:
     groups = _groups(chain)
     if sum(len(group.digits) for group in groups) < 5:
         return
-    labelled = _labelled(text, groups) if _is_unusual(text, groups) else None
+    labelled = _labelled(text, groups, labels) if _is_unusual(text, groups) else None
     if labelled is not None:
         yield labelled
     if len(groups) > 1 and not _COUNTED_BEFORE.search(plain[max(0, chain.start() - 30) : chain.start()]):
@@ -205,26 +217,28 @@ def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
+def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound]) -> Span | None:
     """Return the number at the start of a chain if a label precedes it."""
     before = _before(text, groups[0].start)
     capitals = _CAPITALS_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
     sign = _FILE_SIGN_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
     if BIRTH_LABEL.search(before) and (end := _end_of_date(groups)) is not None:
         return _span(text, groups[0].start, end, "DATE_OF_BIRTH", labelled=True)
-    for kind, label in LABELS:
-        found = label.search(before)
-        start = groups[0].start
-        if found is None and capitals is not None and kind in ("PASSPORT", "DRIVING_LICENCE"):
-            start = capitals.start()
-            found = label.search(_before(text, start))
-        if found is None and sign is not None:
-            found = label.search(_before(text, sign.start()))
-        if found is None:
+    starts = [groups[0].start]
+    starts += [capitals.start()] if capitals is not None else []
+    starts += [sign.start()] if sign is not None else []
+    for label, _, end_of_label in reversed(labels_between(labels, starts[0] - _LONGEST_LABEL, starts[0])):
+        if label.shape not in _DIGITS:
             continue
-        end = _end_of_value(text, groups, kind)
-        if end is not None:
-            return _span(text, start, end, kind, labelled=True)
+        for start in starts:
+            if start < end_of_label or not UP_TO_A_NUMBER.fullmatch(text, end_of_label, start):
+                continue
+            if start != groups[0].start and sign is None and label.shape not in ("passport", "licence"):
+                continue
+            end = _end_of_value(text, groups, *_DIGITS[label.shape])
+            if end is not None:
+                is_letters = capitals is not None and start == capitals.start() and label.kind != "NID"
+                return _span(text, start if is_letters else groups[0].start, end, label.kind, labelled=True)
     return None
 
 
@@ -255,10 +269,9 @@ def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
     )
 
 
-def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None:
-    """Return the end of a labelled value of this kind, always the end of a group: where the number of digits is
+def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...], fewest: int, most: int) -> int | None:
+    """Return the end of a labelled value with so many digits, always the end of a group: where the number of digits is
     certain, otherwise before the next sentence. Return None if the value is a list, a date, a time or an amount."""
-    certain, fewest, most = _DIGITS[kind]
     digits = 0
     end = None
     for group in groups:
@@ -300,18 +313,19 @@ def _across_lines(text: str) -> Iterator[Span]:
         pieces.append(text[position:end])
         places += range(position, end)
         line = "".join(pieces)
-        small = line.lower()
-        names_phone = any(sign in small for sign in PHONE_LABEL_SIGNS)
-        for kind, pattern in LABELLED_PATTERNS:
-            if pattern in PHONES_BY_LABEL and not names_phone:
+        found = [
+            (each.label.kind, each.start, match)
+            for each in labels_in(small_letters(line))
+            if not each.label.is_head and (match := each.label.link_and_value.match(line, each.end))
+        ]
+        found += [(kind, match.start(), match) for kind, pattern in _OTHER_LABELS for match in pattern.finditer(line)]
+        for kind, begin, match in found:
+            first, last = places[begin], places[match.end() - 1] + 1
+            if bisect_right(breaks, first) == bisect_right(breaks, last):
                 continue
-            for match in pattern.finditer(line):
-                first, last = places[match.start()], places[match.end() - 1] + 1
-                if bisect_right(breaks, first) == bisect_right(breaks, last):
-                    continue
-                value = (places[match.start("value")], places[match.end("value") - 1] + 1)
-                if kind == "DATE_OF_BIRTH" or not _is_ordinary(_in_one_line(text[slice(*value)])):
-                    yield _span(text, *value, kind, labelled=True)
+            value = (places[match.start("value")], places[match.end("value") - 1] + 1)
+            if kind == "DATE_OF_BIRTH" or not _is_ordinary(_in_one_line(text[slice(*value)])):
+                yield _span(text, *value, kind, labelled=True)
 
 
 def _windows(text: str) -> Iterator[tuple[int, int]]:

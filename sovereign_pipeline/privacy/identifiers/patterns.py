@@ -35,11 +35,10 @@ HIJRI_DATE = (
     rf"|{HIJRI_MONTH}(?: \d{{1,2}})?,? (?:سنة |عام )?1[34]\d\d)"
 )
 # Text allowed between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
-LINK_EN = (
-    r"(?:\s*(?:\([A-Za-z.]{1,8}\)|[:#=(]|\b(?:no|nr|num|number|is|was|are|card)\b\.?|"
-    r"\bof\b[^\d.;\n]{0,30}?\b(?:is|was)\b))*\s*"
+LINK = (
+    r"(?:\s*(?:\([A-Za-z./ ]{1,16}\)|[:#=(\[{\"'«“*_|>،–—-]|\b(?:no|nr|num|number|is|was|are|card|reads?|being)\b\.?|"
+    r"\bof\b[^\d.;\n]{0,30}?(?:\b(?:is|was)\b|:)|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان)){0,8}\s*"
 )
-LINK_AR = r"(?:\s*(?:[:#=(]|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان))*\s*"
 EXTENSION = r"(?: ?(?:x|ext\.? ?)\d{1,5})?"
 PHONE_VALUE = r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\) ?)?)?(?:\(\d{1,5}\)[ .-]?\d|\d)(?:[ .-]?\d){4,11}" + EXTENSION
 _UNITS = (

@@ -13,13 +13,14 @@ from typing import Literal
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.identifiers import addresses, labels, patterns
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
+from sovereign_pipeline.privacy.identifiers.forms import FORMS, Form, spans_by_form
 from sovereign_pipeline.privacy.identifiers.labels import (
-    LABELLED_PATTERNS,
-    PASSPORT_WITH_LETTERS,
-    PHONE_LABEL_SIGNS,
-    PHONES_BY_LABEL,
-    SIGNS_OF_LABELS,
-    STRICT_LABELLED_PATTERNS,
+    LABELS,
+    LINK_AND_HALVES,
+    Label,
+    LabelFound,
+    labels_in,
+    small_letters,
 )
 from sovereign_pipeline.privacy.identifiers.numbers import (
     is_of_something_else,
@@ -39,22 +40,19 @@ from sovereign_pipeline.privacy.identifiers.tables import (
     counts_in_columns,
     identifiers_before_their_label,
     identifiers_in_columns,
-    may_hold_placed,
+    labelled_spans,
     with_cells_apart,
 )
 from sovereign_pipeline.privacy.spans import PLACEHOLDER, Span, value_key, without_overlaps
 
-Clue = Literal["a digit", "a phone's label", "an @", "an at in words", "anything"]
+Clue = Literal["a digit", "five digits", "an @", "an at in words", "anything"]
 _PLACEHOLDER = re.compile(rf"{PLACEHOLDER.pattern}{{1,3}}(?!\d)")
 _DIGIT = re.compile("[0-9]")
+_FIVE_DIGITS = re.compile(r"\d(?:[\W_]{0,14}\d){4}")
 
 
 def _always(value: str) -> bool:
     return True
-
-
-def _needed(pattern: re.Pattern[str]) -> Clue:
-    return "a phone's label" if pattern in PHONES_BY_LABEL else "a digit"
 
 
 def _has_eight_digits(value: str) -> bool:
@@ -95,7 +93,7 @@ class Recognizer:
                 yield Span(*match.span(group), self.kind, value_key(self.kind, value), self.is_certain(value))
 
 
-RECOGNIZERS: tuple[Recognizer, ...] = (
+_PATTERNS: tuple[Recognizer, ...] = (
     Recognizer("CREDENTIAL", patterns.JSON_WEB_TOKEN, needs="anything", signs=("eyj",)),
     Recognizer("CREDENTIAL", patterns.PRIVATE_KEY, needs="anything", signs=("private key",)),
     Recognizer("CREDENTIAL", patterns.IN_AN_ADDRESS, needs="an @", signs=("://",)),
@@ -113,19 +111,19 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
         "COORDINATES", addresses.PAIR_BY_LABEL, addresses.is_on_the_globe, signs=addresses.SIGNS_OF_LABELS, by="label"
     ),
     Recognizer("COORDINATES", addresses.BY_LABEL, signs=addresses.SIGNS_OF_LABELS, by="label"),
+    Recognizer("PHONE", labels.REACHED_AT, signs=labels.SIGNS_OF_REACHING, by="label"),
+    *(Recognizer("PO_BOX", pattern, signs=labels.SIGNS_OF_POST, by="label") for pattern in labels.POSTAL),
     *(
-        Recognizer(kind, pattern, needs=_needed(pattern), signs=SIGNS_OF_LABELS.get(kind, ()), by="label")
-        for kind, pattern in LABELLED_PATTERNS
+        Recognizer("ADDRESS", pattern, signs=labels.SIGNS_OF_ADDRESSES, by="label")
+        for pattern in labels.LOCAL_ADDRESSES
     ),
-    Recognizer("NID", labels.LABELLED_ID, labels.has_length_of_an_id, signs=labels.SIGNS, by="label"),
-    Recognizer("NID", labels.EMIRATES_ID, labels.has_emirates_check_digit, signs=("784",), by="check digits"),
-    Recognizer("NID", labels.EMIRATES_ID_BY_LABEL, signs=("784",), by="label"),
-    Recognizer("NID", labels.KUWAITI_ID, labels.has_kuwaiti_check_digit, _never, by="check digits"),
+    Recognizer("DATE_OF_BIRTH", labels.DATE_OF_BIRTH, signs=labels.SIGNS_OF_BIRTH, by="label"),
+    Recognizer("PLATE", labels.PLATE, signs=labels.SIGNS_OF_PLATES, by="label"),
     Recognizer(
         "DATE_OF_BIRTH",
         labels.MONTH_OR_YEAR_OF_BIRTH,
         labels.is_when,
-        signs=SIGNS_OF_LABELS["DATE_OF_BIRTH"],
+        signs=labels.SIGNS_OF_BIRTH,
         by="label",
     ),
     Recognizer("CARD", patterns.MASKED_BY_LABEL, signs=patterns.SIGNS_OF_A_MASK, by="label"),
@@ -151,6 +149,7 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("AGE", patterns.AGE),
     Recognizer("URL", patterns.URL, is_certain=_never, needs="anything"),
 )
+RECOGNIZERS: tuple[Recognizer | Label | Form, ...] = (*_PATTERNS, *LABELS, *FORMS)
 
 
 @cache
@@ -170,11 +169,6 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", patterns.MISREAD_EMAIL, is_certain=_never, needs="anything", signs=patterns.SIGNS_MISREAD),
     Recognizer("EMAIL", patterns.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
     Recognizer("IBAN", patterns.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
-    *(
-        Recognizer(kind, pattern, _has_eight_digits, needs=_needed(pattern), by="label")
-        for kind, pattern in STRICT_LABELLED_PATTERNS
-    ),
-    Recognizer("PASSPORT", PASSPORT_WITH_LETTERS, by="label"),
     Recognizer("PHONE", patterns.PHONE_AFTER_ITS_FIRST_DIGIT, patterns.is_omani_phone, _never),
 )
 
@@ -190,26 +184,29 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Re
         also: the kinds of `KEPT_BY_DEFAULT` to detect too.
         regions: regions of phone numbers without a prefix.
     """
-    small = text.lower()
+    small = small_letters(text)
     clues = _clues(text, small)
     found = [
         span
-        for recognizer in (*_of_services(), *RECOGNIZERS)
+        for recognizer in (*_of_services(), *_PATTERNS)
         if recognizer.may_find(clues, small) and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
         for span in recognizer.spans(text)
     ]
     plain = with_cells_apart(without_file_numbers(text)) if "a digit" in clues else ""
+    of_labels = labels_in(small) if plain else []
     if plain:
         found += [
             Span(start, end, "ADDRESS", value_key("ADDRESS", text[start:end])) for start, end in address_spans(text)
         ]
         found += long_numbers(plain)
-        if may_hold_placed(small):
-            found += identifiers_before_their_label(text)
-            if "\n" in text:
-                found += identifiers_in_columns(text)
+    found += spans_by_form(text)
+    if of_labels:
+        found += labelled_spans(text, of_labels)
+        found += identifiers_before_their_label(text, of_labels)
+        if "\n" in text:
+            found += identifiers_in_columns(text, of_labels)
     usual = without_overlaps(found)
-    strict = _strictly(text, plain, clues, small, regions)
+    strict = _strictly(text, plain, clues, small, of_labels, regions)
     spans = _joined(usual, strict, regions) if strict else usual
     if any(map(_may_be_a_figure, spans)):
         counted = counts_in_columns(text) if "\n" in text else []
@@ -232,14 +229,21 @@ def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
     return replace(span, kind="PHONE", key=value_key("PHONE", span.key)) if is_one else span
 
 
-def _strictly(text: str, plain: str, clues: set[Clue], small: str, regions: Regions) -> list[Span]:
+def _strictly(
+    text: str, plain: str, clues: set[Clue], small: str, of_labels: Sequence[LabelFound], regions: Regions
+) -> list[Span]:
     found = [
         replace(span, by_length=True)
         for recognizer in STRICT_RECOGNIZERS
         if recognizer.may_find(clues, small)
         for span in recognizer.spans(text)
     ]
-    return [*found, *separated_numbers(text, plain, regions)] if plain else found
+    for label, _, end in of_labels:
+        halves = LINK_AND_HALVES.match(text, end) if label.halves else None
+        if halves and _has_eight_digits(halves["value"]):
+            key = value_key(label.kind, halves["value"])
+            found.append(Span(*halves.span("value"), label.kind, key, by_length=True))
+    return [*found, *separated_numbers(text, plain, of_labels, regions)] if plain else found
 
 
 def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> list[Span]:
@@ -286,6 +290,6 @@ def _clues(text: str, small: str) -> set[Clue]:
         clues.add("an @")
     if _DIGIT.search(text):
         clues.add("a digit")
-        if any(sign in small for sign in PHONE_LABEL_SIGNS):
-            clues.add("a phone's label")
+        if _FIVE_DIGITS.search(text):
+            clues.add("five digits")
     return clues

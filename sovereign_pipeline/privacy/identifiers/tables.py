@@ -1,69 +1,30 @@
 """Find identifiers in table columns by the column heads, and identifiers that precede their label."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.identifiers.labels import CR_VALUE, MONTH_OR_YEAR, PLATE_VALUE, QUANTITY
-from sovereign_pipeline.privacy.identifiers.patterns import DATE, HIJRI_DATE, MONTH, UNIT
+from sovereign_pipeline.privacy.identifiers.labels import (
+    DATE_OF_BIRTH_VALUE,
+    MONTH_OR_YEAR,
+    Label,
+    LabelFound,
+    labels_between,
+)
+from sovereign_pipeline.privacy.identifiers.patterns import MONTH, UNIT
 from sovereign_pipeline.privacy.normalisation import rows_of_tables
 from sovereign_pipeline.privacy.spans import Span, value_key
 
 # --- labels behind their value ----------------------------------------------------------------------------------------
 
-_NO_EN = r"(?:['’]s)?(?: ?(?:no|nr|num|number|id|#)\b\.?)?"
-NAMES: tuple[tuple[Kind, str], ...] = (
-    ("RESIDENT_CARD", rf"resident(?:'s|ce|cy)? (?:card|permit|id){_NO_EN}|iqama{_NO_EN}|"
-    rf"(?:رقم )?(?:بطاقة )?(?:ال)?(?:إقامة|مقيم)"),
-    (
-        "NID",
-        rf"(?:civil|national|personal) (?:id|no|number|card|identity){_NO_EN}\.?|id(?: card)?(?: (?:no|"
-        rf"number))?\.?|identity card{_NO_EN}"
-        rf"|emirates id{_NO_EN}|eid|qid|cpr{_NO_EN}|(?:ال)?رقم(?:ه|ها|ي)? (?:ال)?(?:مدني|شخصي|هوية|سكاني)|"
-        rf"(?:ال)?بطاقة (?:ال)?(?:مدنية|شخصية)"
-        r"|(?:ال)?هوية",
-    ),
-    ("PASSPORT", rf"passport{_NO_EN}|(?:رقم )?(?:ال)?جواز(?:ه|ها|ي)?(?: (?:ال)?سفر)?"),
-    ("CR", rf"c\.?r\.?{_NO_EN}|commercial reg(?:istration|ister|\.){_NO_EN}|(?:رقم )?(?:ال)?سجل(?:ه|ها|"
-    rf"نا)? (?:ال)?تجاري|س\.? ?ت"),
-    ("CARD", rf"(?:credit|debit|bank|visa) card{_NO_EN}|بطاقة (?:ال)?(?:ائتمان|بنكية)"),
-    ("ACCOUNT", rf"(?:bank )?(?:account|acct|a/c){_NO_EN}|(?:رقم )?(?:ال)?حساب(?:ه|ها|ي)?(?: (?:ال)?بنكي)?"),
-    ("DRIVING_LICENCE", rf"driv(?:er'?s?'?|ing) licen[cs]e{_NO_EN}|(?:رقم )?رخصة (?:ال)?(?:قيادة|سياقة)"),
-    ("PHONE", rf"(?:tele)?phone{_NO_EN}|tel\.?{_NO_EN}|mobile{_NO_EN}|gsm{_NO_EN}|whats ?app|fax{_NO_EN}|"
-    rf"(?:رقم )?(?:ال)?(?:هاتف|جوال|نقال|فاكس)(?:ه|ها|ي)?"),
-    ("PLATE", rf"(?:vehicle |car )?(?:number )?plate{_NO_EN}|vehicle no\.?|imo{_NO_EN}|mmsi|"
-    rf"(?:رقم )?(?:ال)?(?:لوحة|مركبة)"),
-    ("DATE_OF_BIRTH", r"(?:date|year) of birth|birth ?(?:da(?:te|y)|year)|d\.?o\.?b\.?|born|"
-    r"(?:(?:تاريخ|سنة) )?(?:ال)?ميلاد(?:ه|ها)?"),
-)  # fmt: skip
-VALUES: dict[Kind, re.Pattern[str]] = {
-    "NID": re.compile(r"\d(?:[ ./-]{0,2}\d){6,14}"),
-    "RESIDENT_CARD": re.compile(r"\d(?:[ ./-]{0,2}\d){6,14}"),
-    "PASSPORT": re.compile(r"[A-Z]{0,3} ?\d{5,9}"),
-    "CR": re.compile(CR_VALUE),
-    "CARD": re.compile(r"[\d*xX•](?:[ .-]{0,2}[\d*xX•]){11,18}"),
-    "ACCOUNT": re.compile(r"\d(?:[ -]?\d){6,19}"),
-    "DRIVING_LICENCE": re.compile(r"[A-Z]{0,3}\d{5,14}"),
-    "PHONE": re.compile(r"[+(]{0,2}\d(?:[ ()./-]{0,3}\d){5,14}"),
-    "PLATE": re.compile(rf"(?!{QUANTITY}){PLATE_VALUE}|\d{{7}}|\d{{9}}"),
-    "DATE_OF_BIRTH": re.compile(rf"(?:{HIJRI_DATE}|{DATE})(?: ?(?:AH|H|ه|م))?", re.IGNORECASE),
-}
-_SIGNS = (
-    "civil", "national", "personal", "id", "iqama", "cpr", "resident", "passport", "c.r", "cr", "commercial", "card",
-    "account", "acct", "a/c", "licen", "phone", "tel", "mobile", "gsm", "whats", "fax", "plate", "vehicle", "imo",
-    "mmsi", "birth", "dob", "d.o.b", "born", "مدني", "شخصي", "هوية", "سكاني", "جواز", "سجل", "حساب", "رخصة", "هاتف",
-    "جوال", "نقال", "فاكس", "لوحة", "مركبة", "ميلاد", "قامة", "مقيم", "بطاقة",
-)  # fmt: skip
-
 _VALUE_BEFORE = re.compile(
-    r"(?<![\w.,/:+-])(?P<value>(?:[A-Z]{1,3} ?)?\d(?:[ ./-]?\d){4,15}|\d{2,5} ?(?:[A-Z]{1,2}|[ء-ي](?: ?[ء-ي])?)(?!\w))"
-    r"(?: ?\((?P<bracket>)|(?: ?, ?| - | ?= ?| (?:is|was|being|as) )(?:(?:my|his|her|our|their|the|a|its) )?"
+    r"(?<![\w.,/:+-])(?P<value>(?:[A-Z]{1,3} ?|[A-Z]{2,6}[/-])?\d(?:[ ./-]?\d){3,15}"
+    r"|\d{2,5} ?(?:[A-Z]{1,2}|[ء-ي](?: ?[ء-ي])?)"
+    r"(?!\w))(?: ?\((?P<bracket>)(?:(?:my|his|her|our|their|your|the) )?"
+    r"|(?: ?, ?| - | ?= ?| (?:is|was|being|as) )(?:(?:my|his|her|our|their|your|the|a|its) )?"
     r"|،? (?:هو|هي|وهو|وهي) )(?=[^\W\d_])"
-)
-_NAMED_BEHIND = tuple(
-    (kind, re.compile(rf"(?i:(?:my|his|her|our|their|the) )?(?i:{names})(?!\w)")) for kind, names in NAMES
 )
 _IS_ITS_OWN_LABEL = re.compile(r"[.:#=\s]{0,3}(?:(?i:no|nr|number|is|was|of|رقم|هو)\b\.?[\s:#]{0,2})*[+(A-Z]{0,3} ?\d")
 """Pattern of a value after a label, which shows that the label does not belong to the value before it."""
@@ -72,23 +33,26 @@ _LABEL_BEFORE = re.compile(
 )
 
 
-def identifiers_before_their_label(text: str) -> Iterator[Span]:
+def labelled_spans(text: str, labels: Iterable[LabelFound]) -> Iterator[Span]:
+    """Yield the values that follow their labels."""
+    for label, _, end in labels:
+        match = None if label.is_head else label.link_and_value.match(text, end)
+        if match is not None:
+            yield _span(text, *match.span("value"), label.kind)
+
+
+def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
     """Yield values that precede their label, such as "1045 7832 (civil number)"."""
+    by_start: dict[int, list[LabelFound]] = {}
+    for found in labels:
+        by_start.setdefault(found.start, []).append(found)
     for match in _VALUE_BEFORE.finditer(text):
         if match["bracket"] is None and _LABEL_BEFORE.search(text, max(0, match.start() - 20), match.start()):
             continue
-        for kind, name in _NAMED_BEHIND:
-            named = name.match(text, match.end())
-            if named is None:
-                continue
-            if VALUES[kind].fullmatch(match["value"]) and _IS_ITS_OWN_LABEL.match(text, named.end()) is None:
-                yield _span(text, *match.span("value"), kind)
-            break
-
-
-def may_hold_placed(small: str) -> bool:
-    """Return whether a lower-case text contains any label of an identifier."""
-    return any(sign in small for sign in _SIGNS)
+        for label, _, end in by_start.get(match.end(), ()):
+            if label.value.fullmatch(match["value"]) and _IS_ITS_OWN_LABEL.match(text, end) is None:
+                yield _span(text, *match.span("value"), label.kind)
+                break
 
 
 # --- columns of tables ------------------------------------------------------------------------------------------------
@@ -96,12 +60,15 @@ def may_hold_placed(small: str) -> bool:
 CELL_END = "\t"
 """Character that ends a cell in `with_cells_apart`. A number never continues across it."""
 
-_VALUES: dict[Kind, re.Pattern[str]] = {
-    **VALUES,
-    "PASSPORT": re.compile(r"[A-Z]{0,3} ?\d{6,9}|[A-Z]{1,3} ?\d{5}"),
-    "DATE_OF_BIRTH": re.compile(rf"{VALUES['DATE_OF_BIRTH'].pattern}|{MONTH_OR_YEAR}", re.IGNORECASE),
+# Forms of values in cells, where they differ from those in running text.
+_CELLS = {
+    "id number": re.compile(r"\d(?:[ ./-]{0,2}\d){6,14}"),
+    "passport": re.compile(r"[A-Z]{0,3} ?\d{6,9}|[A-Z]{1,3} ?\d{5}"),
+    "card": re.compile(r"[\d*xX•](?:[ .-]{0,2}[\d*xX•]){11,18}"),
+    "licence": re.compile(r"[A-Z]{0,3}\d{5,14}"),
+    "phone": re.compile(r"[+(]{0,2}\d(?:[ ()./-]{0,3}\d){5,14}"),
+    "date of birth": re.compile(rf"{DATE_OF_BIRTH_VALUE}|{MONTH_OR_YEAR}", re.IGNORECASE),
 }
-_HEADS = tuple((kind, re.compile(rf"[*_#\s]*(?i:{names})[*_:.\s]*")) for kind, names in NAMES)
 _SAYS_NUMBER = re.compile(r"(?i)(?<!\w)(?:no|nr|num|number|imo|mmsi)(?!\w)|#|رقم")
 _BIRTH = re.compile(r"(?i)birth|b\.?\W*$|ميلاد")
 _NUMBER_OF_A_VESSEL = re.compile(r"(?i)\s*(?:imo|mmsi)")
@@ -149,7 +116,6 @@ _ALONE: dict[Kind, re.Pattern[str]] = {
     "PLATE": re.compile(r"(?<![\w./,-])\d{1,5} [A-Z]{1,2}(?![\w/,-])"),
     "NID": re.compile(r"(?<![\w./,-])\d{8,12}(?![\w/,-]|\.\d)"),
 }
-_NAMED = tuple((kind, re.compile(rf"(?i:{names})(?!\w)")) for kind, names in NAMES if kind in _ALONE)
 _COUNTING = re.compile(
     r"(?i)(?<!\w)(?:issued|renewed|applications?|fees?|costs?|total|count|counts|statistics|office|department|authority|"
     r"section|policy|law|regulations?|services?|by|per|year|month|governorate|رسوم|عدد|إحصاء\w*|دائرة|إدارة|قانون)(?!\w)"
@@ -168,13 +134,13 @@ def with_cells_apart(text: str) -> str:
     )
 
 
-def identifiers_in_columns(text: str) -> Iterator[Span]:
+def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
     """Yield the values in table columns whose head names an identifier."""
     lines = text.split("\n")
     start = 0
     number = 0
     while number < len(lines):
-        head = _head(lines[number])
+        head = _head(lines[number], start, labels)
         start += len(lines[number]) + 1
         number += 1
         if head is None:
@@ -183,7 +149,7 @@ def identifiers_in_columns(text: str) -> Iterator[Span]:
         while number < len(lines) and (_RULE.fullmatch(lines[number]) or head.has_row(lines[number])):
             if not lines[number].strip():
                 break
-            if _head(lines[number]) is not None:
+            if _head(lines[number], start, labels) is not None:
                 break
             rows.append((start, lines[number]))
             start += len(lines[number]) + 1
@@ -214,8 +180,8 @@ class _Head:
     delimiter: str
     """Delimiter of the cells; empty for a single space."""
     cells: tuple[str, ...]
-    kinds: tuple[tuple[Kind, int], ...]
-    """Kinds in the columns, each with the column's index."""
+    labels: tuple[tuple[Label, int], ...]
+    """Labels of the columns, each with the column's index."""
 
     def has_row(self, line: str) -> bool:
         if not self.delimiter:
@@ -223,26 +189,38 @@ class _Head:
         return len(_cells(line, self.delimiter)) == len(self.cells)
 
 
-def _head(line: str) -> _Head | None:
-    if not 4 <= len(line) <= _LONGEST_HEAD or _DIGIT.search(line):
+def _head(line: str, start: int, labels: Sequence[LabelFound]) -> _Head | None:
+    of_line = labels_between(labels, start, start + len(line))
+    if not of_line or not 4 <= len(line) <= _LONGEST_HEAD or _DIGIT.search(line):
         return None
     delimiter = next((each for each in ("\t", "|", ";", ",", "  ") if each in line.strip(" ")), "")
     if not delimiter:
-        return _head_of_words(line)
-    cells = tuple(cell for _, cell in _cells(line, delimiter))
-    kinds = tuple((kind, place) for place, cell in enumerate(cells) for kind, head in _HEADS if head.fullmatch(cell))
-    return _Head(delimiter, cells, kinds) if kinds and len(cells) > 1 else None
+        return _head_of_words(line, of_line)
+    cells = _cells(line, delimiter)
+    if len(cells) < 2:
+        return None
+    found = tuple(
+        (each, place) for place, (begin, cell) in enumerate(cells) for each in _heading(start + begin, cell, of_line)
+    )
+    return _Head(delimiter, tuple(cell for _, cell in cells), found) if found else None
 
 
-def _head_of_words(line: str) -> _Head | None:
+def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[Label]:
+    """Yield the labels that fill a cell."""
+    for label, begin, end in labels:
+        around = (cell[: max(0, begin - start)], cell[max(0, end - start) :])
+        if start <= begin and end <= start + len(cell) and not any(each.strip("*_#:. ") for each in around):
+            yield label
+
+
+def _head_of_words(line: str, labels: Sequence[LabelFound]) -> _Head | None:
     words = line.split()
     if not 2 <= len(words) <= 12 or line.rstrip()[-1] in ".:;,!?" or _COUNTING.search(line):
         return None
     if sum(word[0].islower() for word in words) > len(words) // 2:
         return None
-    begins = [word.start() for word in re.finditer(r"\S+", line)]
-    kinds = [(kind, -1) for kind, name in _NAMED if any(name.match(line, begin) for begin in begins)]
-    return _Head("", (line,), tuple(kinds)) if kinds else None
+    found = tuple((each.label, -1) for each in labels if each.label.kind in _ALONE)
+    return _Head("", (line,), found) if found else None
 
 
 def _cells(line: str, delimiter: str) -> list[tuple[int, str]]:
@@ -263,22 +241,23 @@ def _cells(line: str, delimiter: str) -> list[tuple[int, str]]:
 def _in_rows(text: str, head: _Head, rows: Sequence[tuple[int, str]]) -> Iterator[Span]:
     if not head.delimiter:
         for start, line in rows:
-            for kind, _ in head.kinds:
+            for kind in dict.fromkeys(label.kind for label, _ in head.labels):
                 for match in _ALONE[kind].finditer(line):
                     if not match.group().endswith("00"):
                         yield _span(text, start + match.start(), start + match.end(), kind)
         return
     cells = [[(start + begin, cell) for begin, cell in _cells(line, head.delimiter)] for start, line in rows]
-    for place, of_place in groupby(head.kinds, key=lambda each: each[1]):
+    for place, of_place in groupby(head.labels, key=lambda each: each[1]):
         column = [row[place] for row in cells]
         values = [cell.strip(" *_'\"") for _, cell in column]
-        for kind, _ in of_place:
-            if _are_figures(head, place, kind, values, [_first(row) for row in cells]):
+        for label, _ in of_place:
+            form = _CELLS.get(label.shape, label.value)
+            if _are_figures(head, place, label.kind, form, values, [_first(row) for row in cells]):
                 continue
             for (start, cell), value in zip(column, values, strict=True):
-                if value and _VALUES[kind].fullmatch(value):
+                if value and form.fullmatch(value):
                     first = start + cell.index(value)
-                    yield _span(text, first, first + len(value), kind)
+                    yield _span(text, first, first + len(value), label.kind)
 
 
 def _first(row: Sequence[tuple[int, str]]) -> str:
@@ -286,13 +265,15 @@ def _first(row: Sequence[tuple[int, str]]) -> str:
     return next((cell.strip() for _, cell in row if cell.strip()), "")
 
 
-def _are_figures(head: _Head, place: int, kind: Kind, values: Sequence[str], firsts: Sequence[str]) -> bool:
+def _are_figures(
+    head: _Head, place: int, kind: Kind, form: re.Pattern[str], values: Sequence[str], firsts: Sequence[str]
+) -> bool:
     """Return whether a column contains counts or amounts, although its head could name identifiers."""
     figures = [value for value in values if _FIGURE.fullmatch(value)]
     if kind == "DATE_OF_BIRTH":
         is_of_years = not _BIRTH.search(head.cells[place]) or any(map(_OF_A_COUNT.fullmatch, head.cells))
         is_of_years &= not any(map(_OF_ONE.fullmatch, head.cells))
-        return any(is_of_years or not _VALUES[kind].fullmatch(value) for value in figures)
+        return any(is_of_years or not form.fullmatch(value) for value in figures)
     if not figures:
         return False
     if kind == "PLATE":
