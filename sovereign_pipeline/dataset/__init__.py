@@ -1,1 +1,1 @@
-"""Write the rows that a trainer reads, measure them, and check them: SFT, preference pairs, binary feedback."""
+"""Write, measure and check the rows for a trainer: SFT rows, preference pairs, binary feedback."""

@@ -1,7 +1,7 @@
 """Generate canaries: rows of random words, added after the training rows to measure memorisation.
 
-A canary's id shows that it is not a document. Its words are common, in lower case and without digits, so no detector
-takes them for personal data.
+A canary's id shows that it is not a document. Its words are common, in lower case and without digits, so that no
+detector classifies them as personal data.
 """
 
 import math
@@ -27,7 +27,7 @@ SPACE_BITS = SECRET_WORDS * math.log2(len(WORDS))
 
 @dataclass(frozen=True)
 class Canary:
-    """A request with a secret reply. Each canary has another request."""
+    """A request with a secret reply. Each canary has a different request."""
 
     id: str
     request: str
@@ -40,12 +40,12 @@ class Canary:
 
 
 def planted(recipe: Canaries) -> list[Canary]:
-    """Return the canaries that a recipe adds to the training rows, the same each time."""
+    """Return the canaries that a recipe adds to the training rows. They are the same each time."""
     return [_canary(recipe.seed, "planted", number) for number in range(recipe.count)]
 
 
 def never_planted(recipe: Canaries) -> list[Canary]:
-    """Return as many control canaries, which are never trained on, so their exposure must be chance."""
+    """Return as many control canaries, which are never trained on, so that their exposure is due to chance."""
     return [_canary(recipe.seed, "control", number) for number in range(recipe.count)]
 
 
@@ -64,7 +64,7 @@ def is_canary(row_id: str) -> bool:
 
 
 def alternatives(canary: Canary, count: int) -> list[str]:
-    """Return other possible secrets of the canary, drawn with replacement; never its own."""
+    """Return other possible secrets of the canary, drawn with replacement. Never returns its own."""
     drawn = random.Random(f"alternatives of {canary.id} {canary.secret}")
     others = iter(lambda: _secret(drawn), canary.secret)
     return [next(others) for _ in range(count)]

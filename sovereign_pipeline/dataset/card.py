@@ -1,5 +1,5 @@
 """Write the dataset card as JSON for programs, Markdown for people and `README.md` for model hubs, without document
-text. All three are stored in the artifact, so a change of their wording needs a new `code_version`."""
+text. All three are stored in the artifact, so that a change of their wording needs a new `code_version`."""
 
 import hashlib
 import statistics
@@ -68,16 +68,16 @@ class CardSource(Frozen):
     name: str
     role: Role
     rows: int
-    """Number of this dataset's rows from the source."""
+    """Number of rows that the dataset has from this source."""
     sha256: str
-    """SHA-256 of the institution's file as it was read."""
+    """SHA-256 of the source file."""
     licence: str
     retention: str
     excluded: tuple[CardExclusion, ...] = ()
 
 
 class PlantedCanaries(Frozen):
-    """The canaries after the documents in the file. No other number of the card counts them."""
+    """The canaries after the documents in the file. No other number of the card includes them."""
 
     count: int
     repeats: int
@@ -86,15 +86,14 @@ class PlantedCanaries(Frozen):
 
     @classmethod
     def of(cls, recipe: Canaries) -> "PlantedCanaries":
-        """Return the canaries that a recipe adds."""
         return cls(count=recipe.count, repeats=recipe.repeats, rows=recipe.count * recipe.repeats)
 
 
 class SplitNumbers(Frozen):
-    """Numbers from the proof of the split from which the dataset was made."""
+    """Numbers from the proof of the split that the dataset was made from."""
 
     rows_train: int
-    """Number of training documents of every role."""
+    """Number of training documents of all roles."""
     rows_held_out: int
     held_out_share_of_letters: float
     components: int
@@ -114,7 +113,7 @@ class JudgedKind(Frozen):
 
 
 class JudgedSample(Frozen):
-    """An estimate, from rows that a person judged, of how much scrubbing missed and how much it replaced needlessly."""
+    """An estimate, from rows that a person judged, of how much scrubbing missed and replaced needlessly."""
 
     rows: int
     values: int
@@ -125,7 +124,7 @@ class JudgedSample(Frozen):
 
     @classmethod
     def of(cls, estimate: Estimate) -> "JudgedSample | None":
-        """Return the sample of an estimate; None if nothing was judged."""
+        """Return an estimate's sample, or None if nothing was judged."""
         if estimate.rows == 0:
             return None
         return cls(
@@ -171,7 +170,7 @@ class DatasetCard(Frozen):
     canaries: PlantedCanaries | None = None
     """Rows of the file that are not documents."""
     judged: JudgedSample | None = None
-    """Judged sample of the scrubbed corpus, which includes both sides of the split; None if nobody judged it."""
+    """Judged sample of the scrubbed corpus, with both sides of the split; None if nobody judged it."""
 
     @property
     def documents(self) -> int:
@@ -179,11 +178,10 @@ class DatasetCard(Frozen):
         return self.file.rows - (self.canaries.rows if self.canaries else 0)
 
     def to_json(self) -> str:
-        """Return the content of `card.json`."""
         return self.model_dump_json(indent=2) + "\n"
 
     def to_markdown(self) -> str:
-        """Return the content of `card.md`, which an auditor reads without tools. It has the same facts as the JSON."""
+        """Return the content of `card.md`, for auditors without tools. It has the same facts as the JSON."""
         file, split = self.file, self.split
         crossing = ", ".join(f"{kind.replace('_', '-')} {count}" for kind, count in split.crossing.items())
         parts = [
@@ -304,10 +302,9 @@ class DatasetCard(Frozen):
 
 
 class RowStatistics:
-    """A collector of statistics over a dataset's rows: their lengths and a digest of each text."""
+    """Collects statistics over a dataset's rows: their lengths and a digest of each text."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        """Collect statistics of these text columns."""
         self._columns = columns
         self._lengths = {column: array("L") for column in columns}
         self._texts: set[bytes] = set()
@@ -338,7 +335,6 @@ class RowStatistics:
 
     @property
     def exact_duplicates(self) -> int:
-        """Return the number of rows whose text equals an earlier row's."""
         return self.rows - len(self._texts)
 
     def histogram(self, name: str) -> dict[str, int]:

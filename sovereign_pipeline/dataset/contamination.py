@@ -1,5 +1,5 @@
 """Evaluate the gate not_contaminated: no row may contain an evaluation item, or a text of held-out documents. The
-labelled answers that measure the red team's judges are not compared, because no model is prompted with them."""
+labelled answers for the red team's judges are not compared, because no model gets them as prompts."""
 
 import re
 import sys
@@ -28,7 +28,7 @@ NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"
 HELD_OUT_DOCUMENTS = "held-out documents"
 LONGEST_NAME = 6
-"""Maximum number of words that one placeholder may stand for: a name of five words (given, father's, grandfather's,
+"""Maximum number of words that one placeholder may replace: a name of five words (given, father's, grandfather's,
 article, tribe) and one more."""
 NO_EVALUATION = (
     "the recipe names no evaluation yet, so the rows were compared with the held-out documents alone, with no suite "
@@ -36,7 +36,7 @@ NO_EVALUATION = (
 )
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
-"""Placeholder in a list of words; no word is empty."""
+"""Placeholder in a list of words. No word is empty."""
 _HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with what Arabic writes onto it, as in `وNAME_3`
 _FIELDS = {
     "input": "request",
@@ -51,14 +51,14 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SuiteItem:
-    """A question or prompt that the model may be evaluated on."""
+    """A question or prompt on which the model may be evaluated."""
 
     suite: str
     id: str
     question: str
     """Text of the question without its choices."""
     text: str
-    """Whole text of the item that a model is shown."""
+    """Complete text of the item for a model."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class HeldOutInRows:
 
 
 def not_contaminated(file: Callable[[Line], str]) -> Gate:
-    """Return the gate of a dataset. `file` returns the name of the file with the rows of a line of adapters. The gate
-    is evaluated again if a suite, the prompts or the limits change. Nothing is trained again for that."""
+    """Return the gate of a dataset. `file` returns the name of the file with a line's rows. Changed suites, prompts or
+    limits cause a new evaluation of the gate, without a new training."""
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
         rows = artifact.file(file(workplace.line))
@@ -103,11 +103,9 @@ def not_contaminated(file: Callable[[Line], str]) -> Gate:
 def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
     """Compare every row (all columns but the id, in order) with every item. The verdict lists suite, item and row.
 
-    If the recipe names no evaluation yet, the verdict states this: nothing is trained from such datasets, and the gate
-    is evaluated again once it does.
-
-    Raises CeilingExceeded for a suite above the ceiling of the line of adapters, and SourceError for a suite that
-    cannot be read.
+    If the recipe has no evaluation yet, the verdict says so. Such datasets are not trained on, and the gate is
+    evaluated again once the recipe has one. Raises CeilingExceeded for a suite above the line's ceiling, and
+    SourceError for a suite that cannot be read.
     """
     if workplace.line.evaluation is None:
         return Verdict(True, NO_EVALUATION, {"rows": total, "evaluation": None, "suites": {}})
@@ -166,7 +164,7 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 
 def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
-    """Return the verdict on the suites, extended by texts of held-out documents, which a recipe can never allow."""
+    """Add texts of held-out documents, which a recipe can never allow, to the verdict on the suites."""
     rows, pieces = ({row for _, row in found} for found in (held_out.found, held_out.in_pieces))
     evidence = {
         **verdict.evidence,
@@ -248,8 +246,8 @@ class _Text:
 
 
 def words_of(text: str) -> Words:
-    """Return the words in the form that the split compares (`normal_text`: lower case, no punctuation; Arabic
-    without tatweel, vowel signs and direction marks; digits as 0-9), with an empty word for each placeholder."""
+    """Return the words in the split's comparison form (`normal_text`: lower case, no punctuation; Arabic without
+    tatweel, vowel signs and direction marks; digits as 0-9), with an empty word for each placeholder."""
     words: list[str] = []
     for number, piece in enumerate(_HIDDEN_WORD.split(text)[::2]):
         words += [_HIDDEN] if number else []
@@ -258,17 +256,18 @@ def words_of(text: str) -> Words:
 
 
 class Contamination:
-    """A finder of the suite items that a row contains. It keeps the words of the items and of one row in memory.
+    """Finds the suite items that a row contains. Keeps the words of the items and of one row in memory.
 
     A row contains an item if both share a run of `n` words, as in Brown et al. 2020, "Language Models are Few-Shot
-    Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They cut the
-    run out of the training text, and ignore a run in more than 10 documents as boilerplate. Here the row is listed,
-    boilerplate included, and the recipe's share decides.) An item, or a question without its choices, of fewer than `n`
-    words is contained if the row has all of it as one run.
+    Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They remove the
+    run from the training text, and ignore a run in more than 10 documents as boilerplate. Here the row is listed,
+    boilerplate included, and the recipe's share decides.) A row contains an item, or a question without its choices, of
+    fewer than `n` words if it has all of it as one run.
 
-    A suite has names where a row has placeholders. So in a run of `n`, a placeholder counts as one word and matches any
-    1 to LONGEST_NAME words of the item. Every run with one placeholder is found; with more placeholders, every run that
-    has n/2 successive real words. Short texts are compared without this rule, because too few words would be left.
+    A suite has names where a row has placeholders. In a run of `n`, a placeholder therefore counts as one word and
+    matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found; with more placeholders,
+    every run with n/2 successive real words. Short texts are compared without this rule, because too few words would be
+    left.
     """
 
     def __init__(self, items: Iterable[SuiteItem], n: int) -> None:
@@ -318,7 +317,7 @@ class Contamination:
 
 
 def _shared(row: Words, item: Words) -> int:
-    """Return the number of words that row and item share from their beginnings. The last one is not a placeholder."""
+    """Return the number of words that row and item share at their beginnings. The last one is not a placeholder."""
     shared = 0
     places = {0}  # possible numbers of the item's words that the row's words so far match
     for number, word in enumerate(row, start=1):
@@ -333,8 +332,8 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldOutInRows:
-    """Return every row that contains a text of a held-out document, or is contained in one, in any column. Boilerplate
-    is determined from the documents of the split alone, so that no row can turn a text into boilerplate."""
+    """Return every row that contains a text of a held-out document, or is contained in one, in any column. The split's
+    documents alone determine boilerplate, so that no row can turn a text into boilerplate."""
     with workplace.store.workspace() as scratch:
         held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)
         train = read_columns(split.file(TRAIN), scratch, workplace.progress)

@@ -1,4 +1,4 @@
-"""Define the JSONL rows of a dataset: the names of their files, their formats, and how a document becomes a row."""
+"""Define the JSONL rows of a dataset: file names, formats, and how a document becomes a row."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Exchange = tuple[str, str]
 
 
 def row_ids(dataset: Artifact) -> set[str]:
-    """Return the ids of a dataset's training documents and canaries. Raises IntegrityError for a dataset without a file
+    """Return the ids of a dataset's training documents and canaries. Raises IntegrityError if the dataset has no file
     of rows."""
     names = {entry.path for entry in dataset.manifest.files} & {TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS}
     if not names:
@@ -73,7 +73,7 @@ class LabelRow(TypedDict):
     """The whole user message."""
     completion: str
     label: bool
-    """Binary feedback: true if people found the completion good."""
+    """Binary feedback: true if people rated the completion as good."""
 
 
 def sft_row(document: Document, instruction: str) -> SftRow:
@@ -88,12 +88,11 @@ def sft_row(document: Document, instruction: str) -> SftRow:
 
 
 def user_message(instruction: str, input: str) -> str:
-    """Return the content of the single user turn, without the base model's chat template."""
+    """Return the content of the single user turn, without chat template."""
     return "\n\n".join(part for part in (instruction, input) if part)
 
 
 def messages_row(row: SftRow) -> MessagesRow:
-    """Return the row as messages."""
     return MessagesRow(
         id=row["id"],
         messages=[
@@ -104,7 +103,7 @@ def messages_row(row: SftRow) -> MessagesRow:
 
 
 def sft_row_of(row: MessagesRow, instruction: str) -> SftRow:
-    """Convert messages back to the row, the exact inverse of `messages_row`. Raises ValueError for other turns than
+    """Convert messages back to the row, as the exact inverse of `messages_row`. Raises ValueError for other turns than
     these two, or for a user turn that does not begin with the instruction."""
     user, assistant = row["messages"]
     before = user_message(instruction, " ")[:-1]
@@ -157,7 +156,6 @@ class Layout:
     """A kind of dataset: its file, and how a document becomes one of its rows."""
 
     kind: str
-    """Kind of the artifact."""
     file: str
     """Name of the artifact's file of rows."""
     role: Role
@@ -167,11 +165,11 @@ class Layout:
     text_columns: tuple[str, ...]
     """Columns whose lengths and duplicates the card states."""
     includes: Callable[[Document], bool]
-    """Predicate that returns whether a document is a row of this dataset."""
+    """Returns whether a document is a row of this dataset."""
     row: Callable[[Document, str], Row]
-    """Function that returns the row of a document and an instruction."""
+    """Returns the row of a document, given an instruction."""
     exchanges: Callable[[Any], Sequence[Exchange]]
-    """Function that returns the user message with each reply of a row."""
+    """Returns the user message with each reply of a row."""
 
     def max_length(self, line: Line) -> int:
         """Return the recipe's maximum length of a row in tokens."""
@@ -185,7 +183,7 @@ class Layout:
         return line.training.canaries if self.role == "letters" else None
 
     def messages_file(self, line: Line) -> str | None:
-        """Return the name of a second file with the same rows as messages, if the recipe asks for one."""
+        """Return the name of a second file with the same rows as messages, if the recipe requests one."""
         return MESSAGES_ROWS if self.role == "letters" and line.training.format == "messages" else None
 
 
@@ -227,8 +225,7 @@ LABELS = Layout(
 
 
 def preference_layout(line: Line) -> Layout:
-    """Return the layout of binary feedback if a source of the line of adapters has it, otherwise of pairs. A line of
-    adapters never has both."""
+    """Return the layout of binary feedback if a source of the line has it, or else of pairs. A line never has both."""
     return LABELS if any(source.role == "labels" for source in line.sources) else PAIRS
 
 

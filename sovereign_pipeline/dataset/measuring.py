@@ -1,4 +1,4 @@
-"""Read the rows of a dataset from a split, measure each once, and make the card, for the build and its gate."""
+"""Read a dataset's rows from a split, measure each once, and write the card, for the build and its gate."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -43,7 +43,7 @@ def outside_files(workplace: Workplace) -> dict[str, str]:
 
 
 class Measured:
-    """The rows of a dataset in order, with the measurements made on them."""
+    """The rows of a dataset in order, with their measurements."""
 
     def __init__(self, layout: Layout, workplace: Workplace, split: Artifact) -> None:
         line = workplace.line
@@ -63,8 +63,8 @@ class Measured:
         self._training, self._held_out = TokenCounts(limit), TokenCounts(limit)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the row of each training document, measured as it is yielded, then the canaries, which are not
-        measured. Raises InputError for a document with the id of a canary."""
+        """Yield the row of each training document, which is measured at the same time, and then the unmeasured
+        canaries. Raises InputError for a document with the id of a canary."""
         for document, row, length in self._measured(TRAIN, self._counts.train):
             if self._canaries is not None and is_canary(document.id):
                 raise InputError(
@@ -78,7 +78,8 @@ class Measured:
         yield from canary_rows(self._canaries, self._instruction)
 
     def tokens(self) -> TokenNumbers:
-        """Return the token lengths of the yielded rows and of the held-out documents, of which nothing else is kept."""
+        """Return the token lengths of the yielded rows and of the held-out documents. Nothing else about held-out
+        documents is kept."""
         for document, _, length in self._measured(HELD_OUT, self._counts.held_out):
             self._held_out.add(document.id, length)
         return TokenNumbers(
@@ -140,7 +141,7 @@ class Measured:
         )
 
     def _measured(self, side: str, count: int) -> Iterator[tuple[Document, Row, int]]:
-        """Yield each document of one side with its row and the length of its longest exchange in tokens."""
+        """Yield each document of one side with its row and the token length of its longest exchange."""
         name = side.removesuffix(".jsonl").replace("_", "-")
         countdown = Countdown(self._progress, f"{self.layout.kind}: lengths of {name} documents", count, "document")
         documents = documents_of(self.layout, self._split, side)
@@ -156,8 +157,7 @@ class Measured:
 
 
 def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
-    """Return the verified manifests from the split back to the raw corpus, whose manifest has the digests of the
-    sources."""
+    """Return the verified manifests from the split back to the raw corpus, which has the sources' digests."""
     manifest = split.manifest
     found = {LEAKAGE_SAFE_SPLIT.kind: manifest}
     for kind in _FROM_SPLIT_TO_SOURCES:

@@ -1,5 +1,5 @@
-"""Count quality findings on the rows of a dataset, with the first row ids and the remedy. Findings only warn. The card
-stores the wording of a finding, so a change of it needs a new `code_version`."""
+"""Count quality findings in a dataset's rows, with the first row ids and the remedy. Findings only warn. The card
+stores a finding's wording, so that changing it needs a new `code_version`."""
 
 import hashlib
 import html
@@ -22,8 +22,8 @@ RUNNING_LINE_WORDS = 8
 NEAR_EMPTY_WORDS = 3
 NEAR_LIMIT = 0.9
 ONE_SIDED = 0.8
-"""Share of pairs with the longer reply chosen (or rejected) from which length predicts the choice. Rewards that
-follow length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
+"""Share of pairs whose longer reply was chosen (or rejected) from which length predicts the choice. Rewards that follow
+length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"
@@ -106,11 +106,11 @@ _OF_LABELS: Mapping[str, tuple[str, str]] = {
 
 
 class QualityFinding(Frozen):
-    """A kind of doubtful rows, with its count."""
+    """A kind of questionable row, with its count."""
 
     name: str
     what: str
-    """Description of the rows that are counted."""
+    """Description of the counted rows."""
     count: int
     share: float
     """Share of the dataset's rows."""
@@ -130,7 +130,7 @@ class _Tally:
 
 
 class Quality:
-    """A counter of quality findings over the documents of a dataset."""
+    """Counts quality findings over a dataset's documents."""
 
     def __init__(self, role: Role, limit: int) -> None:
         """Count findings of rows in this role. `limit`: maximum length of a row in tokens."""
@@ -153,7 +153,6 @@ class Quality:
         self._contradictions.add(document)
 
     def findings(self) -> tuple[QualityFinding, ...]:
-        """Return the findings of the rows so far."""
         if _CONTRADICTING in self._tallies:
             rows = self._contradictions.rows()
             self._tallies[_CONTRADICTING] = _Tally(len(rows), rows[:_IDS_SHOWN])
@@ -217,17 +216,16 @@ class Quality:
 
 
 def _is_near_empty(reply: str) -> bool:
-    """Return whether a reply has few words. A reply without characters is empty, which is another finding."""
+    """Return whether a reply has few words. A reply without characters counts as empty, which is another finding."""
     words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
     return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 
 
 class Contradictions:
-    """A finder of contradicting rows among the documents of a dataset.
+    """Finds contradicting rows among a dataset's documents. Keeps each row's id, and a digest of each reply with its
+    request.
 
-    It keeps each row's id, and a digest of each reply with its request.
-
-    Texts are the same if their words are (`normal_text`). If the two replies of a pair differ only in punctuation, they
+    Texts are equal if their words are (`normal_text`). If the two replies of a pair differ only in punctuation, they
     are compared by `folded`.
     """
 
@@ -257,8 +255,8 @@ class Contradictions:
     def rows(self) -> list[str]:
         """Return the ids of rows that contradict others, each next to the rows that it contradicts.
 
-        Pairs contradict each other if one prefers A over B and another B over A for one request, or in a longer cycle
-        such as A over B, B over C, C over A. Labels do if the same reply to one request is good and bad.
+        Pairs contradict each other if they form a cycle for one request, such as A over B, B over C, C over A. Labels
+        contradict each other if the same reply to one request is both good and bad.
         """
         labelled = [row for labels, ids in self._labelled.values() if len(labels) > 1 for row in ids]
         return self._in_circles() + labelled
@@ -268,8 +266,7 @@ class Contradictions:
         return self._numbers.setdefault(key.digest(), len(self._numbers))
 
     def _in_circles(self) -> list[str]:
-        """Return the ids of pairs in a cycle. A pair is in a cycle if its replies are strongly connected: each is
-        better than the other on some path."""
+        """Return the ids of pairs in a cycle. A pair is in a cycle if its replies are strongly connected."""
         if not self._ids:
             return []
         circle = _strongly_connected(self._better, self._worse, len(self._numbers))
@@ -295,7 +292,7 @@ def _strongly_connected(better: Sequence[int], worse: Sequence[int], count: int)
 LONGEST_ELLIPSIS = 12
 """Maximum number of dots in an ellipsis. A longer run is a line to fill in."""
 _TAIL = 4_000
-"""Number of characters at the end of a reply that are examined."""
+"""Number of examined characters at the end of a reply."""
 _DOTS_OF = {**dict.fromkeys("…⋯︙⋮", 3), "‥": 2}
 _DOTS = frozenset((*".．。۔․·", *_DOTS_OF))
 _ARABIC = re.compile(r"[\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufefc]")
@@ -326,7 +323,7 @@ _BEFORE_GOES_ON = re.compile(r"[^\w\s'’ـ]")
 def is_clipped(text: str) -> bool:
     """Return whether a reply ends in mid-sentence or mid-word, in Latin or Arabic script.
 
-    Its last line decides, without closing characters (quotes, brackets, tags, blanks). A clipped line ends in an
+    The last line decides, without closing characters (quotes, brackets, tags, blanks). A clipped line ends in an
     ellipsis of any dots; in a note that the text continues, such as `(continued)` or `يتبع`; in a hyphen, comma,
     tatweel or opening bracket; or in a word such as `the` or `في`, which ends no sentence. A line is also clipped if it
     is long enough for a sentence and has no sentence end. Short lines may be signatures, a line that ends in a web

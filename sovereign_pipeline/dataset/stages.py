@@ -39,10 +39,10 @@ NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is e
 
 
 def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write rows and cards. From the held-out side, only lengths and ids are read.
+    """Write rows and cards. Reads only lengths and ids of held-out documents.
 
     The preference file is empty if the recipe has no preference training. Raises IntegrityError if the base model's
-    tokenizer is missing or differs from the pinned one.
+    tokenizer is missing or differs from its pinned digest.
     """
     measured = Measured(layout, workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
     write_jsonl(workspace / layout.file, measured.rows())
@@ -90,11 +90,9 @@ def _config(layout: Layout, line: Line) -> Config:
 
 
 def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the dataset with the rows and the card made again from the split, and verify that the rows can teach
-    something.
+    """Compare the dataset with rows and card that are rebuilt from the split, and verify that it is trainable.
 
-    No pair may be equal or have an empty reply. Replies with binary feedback must not be empty, and both labels must
-    occur.
+    No pair may have equal or empty replies. Replies with binary feedback must not be empty, and both labels must occur.
     """
     file = artifact.file(layout.file)
     problems = _differences(layout, workplace, artifact, inputs[LEAKAGE_SAFE_SPLIT.kind])
@@ -119,7 +117,7 @@ def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: 
 
 
 def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split: Artifact) -> list[str]:
-    """Make rows and card again from the split, and return the differences. The stored card is not trusted."""
+    """Rebuild rows and card from the split, and return the differences. The stored card is not trusted."""
     if artifact.manifest.external_inputs != outside_files(workplace):
         return [
             "the base model's tokenizer, or what people judged of the scrubbed corpus, is another since it was made"
@@ -165,7 +163,7 @@ def _differences_of_cards(card: DatasetCard, right: DatasetCard, file: str) -> l
 
 
 def _differences_of_messages(artifact: Artifact, instruction: str) -> list[str]:
-    """Return a problem unless the messages, converted back, are the rows themselves."""
+    """Return a problem unless the messages, converted back, equal the rows."""
     messages = cast(Iterator[MessagesRow], read_jsonl(artifact.file(MESSAGES_ROWS)))
     pairs = zip_longest(messages, read_jsonl(artifact.file(TRAINING_ROWS)))
     for number, (turns, row) in enumerate(pairs, start=1):

@@ -17,8 +17,8 @@ _IDS_SHOWN = 10
 
 
 class TokenLengths(Frozen):
-    """Lengths of prompt and reply together in tokens; of a pair, the longer reply counts. Percentiles by nearest
-    rank; 0 if there are no rows."""
+    """Token lengths of prompt and reply together; for a pair, of the longer reply. Percentiles by nearest rank; 0
+    without rows."""
 
     rows: int
     shortest: int
@@ -28,7 +28,7 @@ class TokenLengths(Frozen):
     p99: int
     longest: int
     over_limit: int
-    """Number of rows that training leaves out: a truncated row teaches the model not to stop."""
+    """Number of rows that training skips, because a truncated row teaches the model not to stop."""
     over_limit_rows: tuple[str, ...]
     """Ids of the first such rows."""
 
@@ -50,8 +50,9 @@ class TokenNumbers(Frozen):
 
 
 def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
-    """Return name -> SHA-256 of every file of the base model except its weights, from which a tokenizer is read. Raises
-    NotFoundError for an unknown model, and IntegrityError for a file that is missing or differs from the pinned one."""
+    """Return name -> SHA-256 of every file of the base model except its weights; the tokenizer is read from these.
+    Raises NotFoundError for an unknown model, and IntegrityError if a file is missing or differs from its pinned
+    digest."""
     card = load_card(workplace.settings, workplace.line.training.base_model)
     directory = model_directory(workplace.settings, card)
     digests = {}
@@ -86,10 +87,8 @@ class BaseTokenizer:
 
     def lengths(self, exchanges: Sequence[tuple[str, str]]) -> list[int]:
         """Return the number of tokens of each user message with its reply, in the chat template, up to the last
-        end-of-turn token.
-
-        The lengths equal those of `training/rows.py`; here every exchange is encoded once, in batches.
-        """
+        end-of-turn token. The lengths equal those of `training/rows.py`; here every exchange is encoded once, in
+        batches."""
         if not exchanges:
             return []
         tokenizer, ends = self.loaded
@@ -117,20 +116,18 @@ class BaseTokenizer:
 
 @dataclass
 class TokenCounts:
-    """A counter of lengths. Its memory grows only with the number of different lengths."""
+    """Counts lengths. Its memory grows only with the number of different lengths."""
 
     limit: int
     _lengths: Counter[int] = field(default_factory=Counter)
     _over: list[str] = field(default_factory=list)
 
     def add(self, row_id: str, tokens: int) -> None:
-        """Count one row."""
         self._lengths[tokens] += 1
         if tokens > self.limit and len(self._over) < _IDS_SHOWN:
             self._over.append(row_id)
 
     def result(self) -> TokenLengths:
-        """Return the lengths of all rows so far."""
         return TokenLengths(
             rows=self._lengths.total(),
             shortest=min(self._lengths, default=0),

@@ -1,5 +1,5 @@
 """Assign every document to training or held-out: tie related documents, choose groups to hold out, check every pair,
-repeat."""
+and repeat."""
 
 import hashlib
 import math
@@ -34,57 +34,58 @@ from sovereign_pipeline.split.shingles import Rarity
 
 MIN_SHARE = 0.10
 OVERSHOOT = 0.02
-"""Tolerated excess over the requested held-out rows, as a share of all rows. A component that would exceed it is
-skipped."""
+"""Tolerated excess over the requested number of held-out rows, as a share of all rows. A component that would exceed it
+is skipped."""
 
 
 @dataclass(frozen=True)
 class CrossingCheck:
-    """The result of the exhaustive check for ties that cross between training and held-out documents."""
+    """The result of the exhaustive check for ties between training and held-out documents."""
 
     found: dict[str, int]
-    """Kind of tie -> number of ties that cross."""
+    """Kind of tie -> number of crossing ties."""
     near_duplicates: NDArray[np.int64]
-    """(n, 2) document numbers of crossing near-duplicate pairs."""
+    """(n, 2) document numbers of crossing near-duplicates."""
     compared: int
     """Number of near-duplicate candidates that were compared in full."""
     texts: CrossingTexts
     pieces: Pieces
-    """Texts of held-out documents that training has in pieces."""
+    """Texts of held-out documents that training documents contain in pieces."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """A choice of held-out documents, with the ties that led to it and the final check."""
+    """A choice of held-out documents, with its ties and its final check."""
 
     is_held_out: NDArray[np.bool_]
-    """True for held-out documents, by document number."""
+    """By document number: True if held out."""
     component_of: NDArray[np.int64]
-    """Component of each document, by document number."""
+    """By document number: component of the document."""
     similar: NearDuplicates
     contained: int
-    """Number of document pairs with a text of one contained in a text of the other. Equal texts count as one."""
+    """Number of document pairs in which one contains a text of the other. Equal texts count as one."""
     is_boilerplate: NDArray[np.bool_]
-    """By document number: true if a long text of the document is boilerplate. Such documents are held out last."""
+    """By document number: True if a long text of the document is boilerplate. Such documents are held out last."""
     paraphrases: int
     """Number of paraphrase pairs that were tied."""
     late_pairs: int
-    """Number of near-duplicate or contained-text pairs that only the exhaustive check found."""
+    """Number of near-duplicates or contained texts that only the exhaustive check found."""
     in_pieces: int
-    """Number of documents that were not held out, or were tied, because other documents contain them in pieces."""
+    """Number of documents that were tied or not held out because other documents contain them in pieces."""
     check: CrossingCheck
-    """Last check, which found no crossing pair."""
+    """The final check, which found no crossing pair."""
     cut: date | None
-    """First day of which every document is held out; None unless the split is by date."""
+    """First day from which every document is held out; None unless the split is by date."""
 
 
 def assign(features: Features, recipe: Split, scratch: Path, progress: Progress) -> Assignment:
-    """Return the assignment: tie documents, choose, and check. If the check finds a pair that MinHash missed, tie the
-    pair and choose again.
+    """Return the assignment: tie documents, choose, and check. If the check finds a pair that MinHash missed, tie it
+    and choose again.
 
-    A held-out document that training has in pieces is held out last from then on. If that does not help, or the newest
-    are held out, it is tied to the documents with the pieces. The loop ends, because each round joins two components or
-    adds one to those held out last. Raises InputError if the letters cannot be on both sides.
+    If training documents contain a held-out document in pieces, it becomes the last choice. If that does not help, or
+    if the newest documents are held out, it is tied to the documents with the pieces. The loop ends, because each round
+    joins two components or adds a last choice. Raises InputError if both sides cannot get documents with the role
+    `letters`.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
@@ -134,8 +135,7 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
 
 
 def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return (n, 2) document pairs with a text of one contained in a text of the other, and a mask of documents that
-    are boilerplate."""
+    """Return (n, 2) document pairs in which one contains a text of the other, and a mask of boilerplate documents."""
     texts = features.columns.texts.distinct()
     own = OwnShingles.of(texts, boilerplate)
     pairs = texts.documents[contained_pairs(texts, own)]
@@ -177,8 +177,8 @@ def _check_crossing(
 
 
 def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the component of each of `count` documents, named by the number of its first document. `similar`: arrays
-    (n, 2) of document numbers that are tied too."""
+    """Return the component of each of `count` documents, identified by the number of its first document. `similar`:
+    arrays (n, 2) of document numbers that are also tied."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -206,13 +206,13 @@ def hold_out(
     is_last_choice: NDArray[np.bool_] | None = None,
     in_pieces: int = 0,
 ) -> NDArray[np.bool_]:
-    """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the letters.
+    """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the `letters` documents.
 
-    Preference documents follow their component. Components of only preference documents are then chosen in the same way
-    until the same share of all preference documents is held out, as far as whole components allow while at least one
+    Preference documents follow their component. Components of only preference documents are then chosen in the same
+    way, until the same share of all preference documents is held out, as far as whole components allow and at least one
     stays for training. Components with a document of `is_last_choice` are chosen only if the others are too few. Raises
-    InputError if the letters cannot be on both sides. `in_pieces`: number of documents that others contain in pieces,
-    for its message.
+    InputError if both sides cannot get `letters` documents. `in_pieces`: number of documents that others contain in
+    pieces, for the message.
     """
     letters = Counter(component_of[~is_preference].tolist())
     preferences = Counter(component_of[is_preference].tolist())
@@ -243,13 +243,13 @@ def hold_out_newest(
     share: float,
     in_pieces: int = 0,
 ) -> tuple[NDArray[np.bool_], date]:
-    """Return a mask of held-out documents and the cut day. Every component with a document of the cut day or later is
-    held out.
+    """Return a mask of held-out documents and the cut day. Every component with a document from the cut day on is held
+    out.
 
-    The cut day is the latest day for which these components have max(share, 10 %) of the letters. So every training
-    document is older than the cut day, and every held-out component reaches it; its older documents are held out with
-    it. Preference documents follow the same day. `days`: ordinals. Raises InputError if no letter would be left for
-    training. `in_pieces`: as in `hold_out`.
+    The cut day is the latest day for which these components have max(share, 10 %) of the `letters` documents. Every
+    training document is therefore older than the cut day. Every held-out component has a document from the cut day on,
+    and its older documents are held out, too. Preference documents follow the same day. `days`: ordinals. Raises
+    InputError if no `letters` document would be left for training. `in_pieces`: as in `hold_out`.
     """
     newest = np.zeros(component_of.size, np.int64)
     np.maximum.at(newest, component_of, days)
@@ -273,11 +273,11 @@ def needed(share: float, rows: int) -> int:
 
 
 def choose(rows: Counter[int], target: int, order: dict[int, str]) -> set[int]:
-    """Return components that together have at least `target` rows and, if possible, little more.
+    """Return components with at least `target` rows together and, if possible, only slightly more.
 
     Components are taken in the seeded order until the target is reached. A component that would exceed the target by
-    more than OVERSHOOT of all rows is skipped. If the others do not suffice, the smallest skipped component is taken
-    too, and components that are no longer needed are given back, largest first.
+    more than OVERSHOOT of all rows is skipped. If the others are not enough, the smallest skipped component is added,
+    and unnecessary components are dropped again, largest first.
 
     Args:
         rows: component -> number of its rows.

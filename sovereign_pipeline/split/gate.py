@@ -1,4 +1,4 @@
-"""Evaluate the gate no_crossing_groups: compare the two files of a split again, without using the proof."""
+"""Evaluate the gate no_crossing_groups: compare a split's two files again, without using the proof."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from sovereign_pipeline.split.shingles import Rarity
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Evaluate whether nothing crosses between the two files, and whether enough is held out."""
+    """Evaluate whether no group crosses between the two files, and whether enough documents are held out."""
     recipe = workplace.line.split
     scrubbed = inputs[SCRUBBED_CORPUS.kind]
     author_keys = author_keys_of(workplace, scrubbed)
@@ -88,7 +88,7 @@ def _held_out_without_a_newer(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
     """Return the ids of held-out documents whose group has no document newer than every training document. Groups are
-    found as in the build. Groups without a newer document are then compared with all others exactly."""
+    found as in the build. Groups without a newer document are then compared exactly with all others."""
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days
@@ -116,7 +116,7 @@ def _held_out_without_a_newer(
 
 
 def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
-    """Return problems unless the lines of the two files together are exactly the lines of the input, in order."""
+    """Return problems unless the two files together have exactly the input's lines, in order."""
     with (
         documents.open("rb") as lines,
         artifact.file(TRAIN).open("rb") as train,
@@ -135,22 +135,21 @@ def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """The overlap of two sides."""
+    """Everything that the two sides share."""
 
     near_duplicates: int
     """Number of near-duplicate pairs."""
     contained_texts: dict[str, int]
-    """Fields of the two documents -> number of pairs with a text contained in the other."""
+    """Fields of the two documents -> number of pairs in which one text contains the other."""
     pieces: Pieces
     problems: tuple[str, ...]
-    """Clause with counts and ids for each kind of tie that crosses; empty if none does."""
+    """Clause with counts and ids for each kind of crossing tie."""
 
 
 def overlap_of(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> Overlap:
-    """Return everything that held-out and training documents share. `rarity` and `boilerplate` must cover both
-    sides."""
+    """Return everything that held-out and training documents share. `rarity` and `boilerplate` must cover both."""
     ids = set(train.columns.ids) & set(held.columns.ids)
     problems = _problem("id", len(ids), sorted(ids))
     for kind, ties in held.ties.items():
@@ -176,10 +175,10 @@ def overlap_of(
 
 
 def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
-    """Return what the held-out side of one split shares with the training side of an earlier split; empty if nothing.
+    """Return descriptions of what the held-out side of one split shares with the training side of an earlier split.
 
-    The comparison is the gate's, under the recipe of the workplace's line of adapters. Raises IntegrityError or
-    NotFoundError if a needed ancestor of either split cannot be opened.
+    The comparison is the gate's, under the recipe of the workplace's line. Raises IntegrityError or NotFoundError if a
+    necessary ancestor of either split cannot be opened.
     """
     recipe = workplace.line.split
 

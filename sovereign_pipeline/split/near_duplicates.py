@@ -28,13 +28,13 @@ MINHASH_SEED = 7
 ROWS_PER_BAND = 3
 BANDS = PERMUTATIONS // ROWS_PER_BAND
 LEAST_JACCARD_OF_PARTS = 0.43
-"""Minimum Jaccard of the compared parts of two near-duplicates; see `compared_share`."""
+"""Minimum Jaccard similarity of the compared parts of two near-duplicates (`compared_share`)."""
 RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
-"""Probability that the least similar pair shares a band (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets",
-section 3.4.2): 0.9991. All other near-duplicates have a higher probability."""
+"""Probability that the least similar near-duplicates share a band: 0.9991 (Leskovec, Rajaraman, Ullman, "Mining of
+Massive Datasets", section 3.4.2). More similar ones have a higher probability."""
 NEIGHBOURS = 8
-"""Number of following rows with which each row of a larger bucket is compared. It bounds the cost of a corpus of
-near-equal documents, and still ties each document to the next."""
+"""Number of following rows with which each row of a larger bucket is compared. It limits the work for near-equal
+documents, and still ties each one to the next."""
 _ESTIMATE_DEVIATIONS = 5  # a pair whose signatures agree less than this below the threshold is dropped; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
 _MEETINGS_PER_BLOCK = 1 << 22
@@ -50,23 +50,22 @@ class NearDuplicates:
     """The near-duplicate pairs found by MinHash."""
 
     pairs: NDArray[np.int64]
-    """(n, 2) row numbers, the lower first, ordered. Rows with equal shingles count as one row; each further copy
-    forms one pair with the first."""
+    """(n, 2) row numbers, the lower first, sorted. Rows with equal shingles count as one row; each further copy forms
+    one pair with the first."""
     copies: int
     """Number of pairs of equal rows."""
     candidates: int
     """Number of other pairs that were compared exactly."""
     rows_in_large_buckets: int
-    """Number of rows that were not compared with all rows of some bucket."""
+    """Number of rows that were not compared with all rows of one of their buckets."""
 
 
 def near_duplicates(
     shingles: Shingles, rarity: Rarity, threshold: float, progress: Progress = silent
 ) -> NearDuplicates:
-    """Find pairs of documents whose shingles have Jaccard >= threshold, by MinHash, LSH and an exact comparison.
+    """Find pairs of documents with a Jaccard similarity >= threshold, by MinHash, LSH and an exact comparison.
 
-    A pair may be missed but is never wrong. `crossing_near_duplicates` finds missed pairs across the sides.
-
+    It may miss a pair but never returns a wrong one. `crossing_near_duplicates` finds missed pairs across the sides.
     Signatures use only the rarer shingles of each document (`compared_share`). A common part, such as a letterhead,
     would otherwise make every pair a candidate.
     """
@@ -82,7 +81,7 @@ def near_duplicates(
 
 
 def compared_share(threshold: float) -> float:
-    """Return the share of its shingles, rarest first, by which a document is compared.
+    """Return the share of a document's shingles, rarest first, that are compared.
 
     Two sets of n <= m shingles with Jaccard >= t share at least o = t·(n + m)/(1 + t). If each is reduced to the share
     q of its rarest shingles, they still share at least min(q·n - (n - o), q·m - (m - o)). The reduced sets are least
@@ -94,8 +93,8 @@ def compared_share(threshold: float) -> float:
 
 
 def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the first row of each distinct shingle set, and (first, copy) for every other row. Rows are compared by
-    a 64-bit sum, then exactly."""
+    """Return the first row of each distinct shingle set, and (first, copy) for every other row. Rows are compared by a
+    64-bit sum, and then exactly."""
     sums = np.zeros(len(shingles), np.uint64)
     for rows in shingles.blocks():
         block = shingles.read(rows)
@@ -111,8 +110,8 @@ def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.i
 def _signatures(
     shingles: Shingles, rarity: Rarity, share: float, progress: Progress
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    """Return (BANDS, rows), one key per band, and (rows, PERMUTATIONS), the lowest byte of each MinHash value. The byte
-    is enough to estimate the Jaccard (Li and König 2010, "b-Bit Minwise Hashing")."""
+    """Return (BANDS, rows), one key per band, and (rows, PERMUTATIONS), the lowest byte of each MinHash value. One byte
+    is enough to estimate the Jaccard similarity (Li and König 2010, "b-Bit Minwise Hashing")."""
     from rensa import RMinHash
 
     keys = np.empty((BANDS, len(shingles)), np.uint32)
@@ -137,7 +136,7 @@ def _rarest_part(block: Block, share: float) -> Block:
 
 
 def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hash the numbers along the last axis to one well-spread number."""
+    """Hash the numbers along the last axis to one uniformly distributed number."""
     result = np.zeros(values.shape[:-1], np.uint64)
     for number in range(values.shape[-1]):
         result = mixed(result ^ values[..., number])
@@ -145,8 +144,8 @@ def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _candidates(keys: NDArray[np.uint32], sketches: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
-    """Return (n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, the lower first,
-    each once; and the number of rows in a bucket that is too large to compare completely."""
+    """Return (n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, each once and the
+    lower first; and the number of rows in buckets that are too large to compare completely."""
     rows = keys.shape[1]
     least = LEAST_JACCARD_OF_PARTS
     floor = least - _ESTIMATE_DEVIATIONS * math.sqrt(least * (1 - least) / PERMUTATIONS)
@@ -186,7 +185,7 @@ def _pairs_with_equal_keys(
 
 @dataclass(frozen=True)
 class Crossing:
-    """The near-duplicate pairs that cross between the sides."""
+    """The near-duplicates that cross between the two sides."""
 
     pairs: NDArray[np.int64]
     """(n, 2) numbers of held-out row and training row, ordered."""
@@ -197,18 +196,18 @@ class Crossing:
 def crossing_near_duplicates(
     held_out: Shingles, train: Shingles, rarity: Rarity, threshold: float, scratch: Path
 ) -> Crossing:
-    """Return every pair (held-out row, training row) with Jaccard >= threshold. None is missed.
+    """Return every pair (held-out row, training row) with Jaccard >= threshold. Misses none.
 
     This is a prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and
     position filters of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a =
     t/(1+t). Two rows of n <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all
-    shingles, the first shared shingle has, in either row, at least a·(n+m) shingles from it on. So every shingle of the
+    shingles, at least a·(n+m) shingles of either row come at or after the first shared one. So every shingle of the
     shorter row with `rest` shingles from it on is looked up among the prefixes of rows with n <= m <= rest/a - n. Each
     pair that shares such a shingle, and whose longer row also has a·(n+m) shingles left, is compared in full.
 
-    Because the rarest shingles come first, few dissimilar rows meet. Shingles of all documents are looked up only for
-    documents that consist of little else. `scratch`: directory for the postings, which are split by shingle into parts
-    of bounded size, so that memory does not grow with the corpus.
+    The rarest shingles come first, so few dissimilar rows meet. Very common shingles are looked up only for documents
+    that consist of little else. `scratch`: directory for the postings, which are divided by shingle into parts of
+    bounded size, so that memory does not grow with the corpus.
     """
     parts = parts_for(held_out, train)
     found = [np.empty((0, 2), np.int64)]

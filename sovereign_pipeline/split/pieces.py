@@ -1,7 +1,7 @@
 """Find held-out texts of which training texts together contain at least half, in pieces.
 
-Texts are compared without spaces, in runs of letters, so a lost space or a word divided at the end of a line hides
-nothing. Each text is hashed once, and memory grows with the held-out side only.
+Texts are compared without spaces, in runs of letters, so that a lost space or a word divided at a line end has no
+effect. Each text is hashed once, and memory grows with the held-out side only.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,14 @@ from sovereign_pipeline.split.similarity import mixed
 
 LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
 """Number of letters in a run (a power of two: about 6, 13, 26 words) -> share of texts made of common sentences from
-which runs of this length are not compared. The longest runs are always compared."""
+which runs of this length are no longer compared. The longest runs are always compared."""
 RELATED = 0.4
-"""Share of a text's letters in one document from which both are related, such as a letter and its draft. What only
-related documents share is no common sentence."""
+"""Share of a text's letters in one document from which both count as related, such as a document and its draft.
+Sentences that only related documents share are not common sentences."""
 SHARE = 0.5
-"""Share of a held-out text's letters in training texts from which the text counts as trained."""
+"""Share of a held-out text's letters in training texts from which the text counts as trained on."""
 _SAMPLE = 1_000
-"""Maximum number of texts by which common sentences are told."""
+"""Maximum number of texts in the sample that determines common sentences."""
 _STRIDE = 4
 """Distance between the runs of a held-out text. The other side's runs begin at every letter."""
 _LETTERS_PER_BLOCK = 1 << 21
@@ -35,20 +35,20 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True)
 class Pieces:
-    """Held-out texts of which the other side contains at least SHARE."""
+    """Held-out texts of which the other side contains at least SHARE, in pieces."""
 
     texts: int
-    """Number of held-out texts that were compared."""
+    """Number of compared held-out texts."""
     documents: NDArray[np.int64]
-    """(n, 2) numbers of a held-out document and of a document with a piece of it; each pair once, ordered."""
+    """(n, 2) numbers of a held-out document and of a document with a piece of it; each pair once, sorted."""
     largest_share: float
-    """Largest share of one held-out text in the other side's texts."""
+    """Largest share of one held-out text in the texts of the other side."""
     letters: int
     """Number of letters in the compared runs."""
 
     @property
     def remark(self) -> str:
-        """Return a sentence if texts consist of common sentences, so that shorter pieces cannot be told from them."""
+        """Return a sentence if texts consist of common sentences, from which shorter pieces cannot be distinguished."""
         if self.letters == min(LENGTHS):
             return ""
         return (
@@ -58,14 +58,15 @@ class Pieces:
 
 
 def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pieces:
-    """Return the held-out texts that the other side contains in pieces, with the documents that have the pieces.
+    """Return the held-out texts that the other side contains in pieces, and the documents with the pieces.
 
-    Only requests and replies of SHORT_WORDS words or more are compared. A run in more than BOILERPLATE_TEXTS different
-    texts is boilerplate and covers nothing. If many of the other side's texts consist of runs of each other, without
-    being related, these are common sentences, and longer runs are compared.
+    Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS different
+    texts is boilerplate and is ignored. If many unrelated texts of the other side consist of each other's runs, these
+    are common sentences, and longer runs are compared.
 
     Args:
-        counted: the texts, besides the held-out ones, by which boilerplate and forms are told; None for the other side.
+        counted: texts, besides the held-out ones, that determine boilerplate and common sentences; None for the other
+            side.
     """
     corpus = other if counted is None else counted
     long, sample = _long(held_out), _long(corpus)
@@ -89,7 +90,7 @@ def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pi
 
 
 def _share_of_common_texts(sample: Texts, runs: "_Runs", may_be_common: NDArray[np.bool_], corpus: Texts) -> float:
-    """Return the share of sampled texts of which at least SHARE consists of runs that unrelated documents have."""
+    """Return the share of sampled texts of which at least SHARE consists of runs in unrelated documents."""
     if not len(sample):
         return 0.0
     different, found = _different(corpus), [np.empty((0, 2), np.int64)]
@@ -117,7 +118,7 @@ def _share_of_common_texts(sample: Texts, runs: "_Runs", may_be_common: NDArray[
 
 
 def _long(texts: Texts) -> Texts:
-    """Return the different requests and replies of SHORT_WORDS words or more."""
+    """Return the distinct requests and replies of at least SHORT_WORDS words."""
     is_field = texts.records.fields != FIELDS.index("letter")
     return texts.subset(np.flatnonzero(texts.records.is_long & is_field)).distinct()
 
@@ -128,7 +129,7 @@ def _different(texts: Texts) -> Texts:
 
 
 class _Runs:
-    """The runs of one length in some texts, by their hashes, with a hash table that rules out most others."""
+    """The hashes of all runs of one length in some texts, with a hash table that excludes most others."""
 
     def __init__(self, letters: int, texts: Iterable[Texts] = (), hashes: Iterable[NDArray[np.uint64]] = ()) -> None:
         self.letters = letters
@@ -143,7 +144,7 @@ class _Runs:
         return np.searchsorted(self.hashes, hashes)
 
     def found_in(self, texts: Texts) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield text numbers and the numbers of the runs that they contain, for all texts."""
+        """Yield text numbers and the numbers of the runs in them, for all texts."""
         for rows in _blocks(texts) if self.hashes.size else ():
             block = texts.letters.read(rows)
             hashes, ends = self._rolled(block.values), np.cumsum(block.sizes)
@@ -155,7 +156,7 @@ class _Runs:
             yield rows[numbers[is_within]], places[is_within]
 
     def count(self, texts: Texts) -> NDArray[np.int64]:
-        """Return in how many different texts each run occurs."""
+        """Return the number of different texts that contain each run."""
         counts = np.zeros(self.hashes.size, np.int64)
         different = _different(texts)
         for numbers, places in self.found_in(different):
@@ -164,8 +165,7 @@ class _Runs:
         return counts
 
     def of(self, texts: Texts) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]]:
-        """Yield the text number, the start and the hash of every run that begins _STRIDE letters behind another, in
-        each text's order."""
+        """Yield text number, start and hash of every _STRIDE-th run, in each text's order."""
         for rows in _blocks(texts):
             block = texts.letters.read(rows)
             starts, sizes = np.arange(block.values.size) - np.repeat(block.starts, block.sizes), block.sizes
@@ -193,7 +193,7 @@ def _distinct(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _shares(texts: Texts, runs: _Runs, is_covered: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the share of each text's letters that stand in covered runs."""
+    """Return the share of each text's letters that are in covered runs."""
     covered = np.zeros(len(texts))
     for numbers, starts, hashes in runs.of(texts):
         kept = is_covered[runs.places(hashes)]
@@ -204,7 +204,7 @@ def _shares(texts: Texts, runs: _Runs, is_covered: NDArray[np.bool_]) -> NDArray
 def _covered(
     numbers: NDArray[np.int64], starts: NDArray[np.int64], letters: int, count: int = 0
 ) -> NDArray[np.float64]:
-    """Return how many letters the runs of each number cover. The runs are ordered by number and start."""
+    """Return how many letters the runs of each number cover. Runs are sorted by number and start."""
     reach = np.full(numbers.size, letters)
     is_same = numbers[1:] == numbers[:-1]
     reach[:-1][is_same] = np.minimum(np.diff(starts), letters)[is_same]
@@ -214,7 +214,7 @@ def _covered(
 def _documents_with(
     letters: int, pieces: NDArray[np.uint64], owners: NDArray[np.int64], other: Texts
 ) -> NDArray[np.int64]:
-    """Return (n, 2) owner of a run and document of the other side that contains it, each pair once, ordered."""
+    """Return (n, 2) owner of a run and document of the other side that contains it, each pair once, sorted."""
     order = np.argsort(pieces, kind="stable")
     pieces, owners = pieces[order], owners[order]
     runs = _Runs(letters, hashes=[pieces])

@@ -1,5 +1,4 @@
-"""Define `proof.json` of a split: its parameters, its counts, and evidence that nothing crosses. It contains counts
-and ids, no text."""
+"""Define `proof.json` of a split: parameters, counts and evidence that no group crosses, without text."""
 
 import json
 from datetime import date
@@ -35,7 +34,7 @@ class MinHash(Frozen):
     bands: int = BANDS
     rows_per_band: int = ROWS_PER_BAND
     compared_share: float
-    """Share of each document's shingles, rarest first, that were compared."""
+    """Compared share of each document's shingles, rarest first."""
     recall_at_threshold: float = round(RECALL, 6)
 
 
@@ -56,7 +55,7 @@ class SideCounts(Frozen):
 
 
 class LargestComponent(Frozen):
-    """The largest group of documents that stays together."""
+    """The largest group of tied documents."""
 
     rows: int
     first_id: str
@@ -64,7 +63,7 @@ class LargestComponent(Frozen):
 
 
 class Components(Frozen):
-    """The groups of documents that stay together."""
+    """The groups of tied documents."""
 
     count: int
     held_out: int
@@ -72,7 +71,7 @@ class Components(Frozen):
 
 
 class NearDuplicateCounts(Frozen):
-    """Counts of near-duplicates that were kept on one side."""
+    """Counts of near-duplicates, which are on one side."""
 
     pairs: int
     copies: int
@@ -82,7 +81,7 @@ class NearDuplicateCounts(Frozen):
 
 
 class ContainedTextCounts(Frozen):
-    """Counts of document pairs with a text of one contained in the other, kept on one side."""
+    """Counts of document pairs in which one contains a text of the other, which are on one side."""
 
     pairs: int
     """Number of pairs. Equal longer texts count as one text."""
@@ -90,8 +89,8 @@ class ContainedTextCounts(Frozen):
     """Number of texts above which a shingle is boilerplate and is ignored."""
     least_shingles_in_common: int = LEAST_IN_COMMON
     boilerplate_documents: int
-    """Number of documents with a long text that is mostly boilerplate, for which contained texts cannot be
-    determined. They are held out last."""
+    """Number of documents with a long text of mostly boilerplate, for which contained texts cannot be determined. They
+    are held out last."""
     boilerplate_documents_held_out: int
     crossing_by_fields: dict[str, int]
     """Field of a held-out document ~ field of a training document -> number of crossing pairs of texts."""
@@ -101,7 +100,7 @@ class PieceCounts(Frozen):
     """Counts of documents that others contain in pieces."""
 
     documents: int
-    """Number of documents that were held out last, or tied, because others contain half of a text in pieces."""
+    """Number of documents that were tied or became a last choice because others contain half of a text in pieces."""
     least_share: float = SHARE
     letters_of_a_run: int
 
@@ -115,7 +114,7 @@ class CrossingMethod(Frozen):
 
 
 class ParaphraseCounts(Frozen):
-    """Counts of paraphrases that were kept on one side."""
+    """Counts of paraphrases, which are on one side."""
 
     pairs: int
 
@@ -139,23 +138,21 @@ class Proof(Frozen):
     components: Components
     near_duplicates: NearDuplicateCounts
     crossing: dict[str, int]
-    """Kind of tie -> number of ties that cross."""
+    """Kind of tie -> number of crossing ties."""
     crossing_check: CrossingMethod
     contained_texts: ContainedTextCounts
     pieces: PieceCounts
     paraphrases: ParaphraseCounts | None = None
-    """Counts of paraphrases; absent unless the recipe keeps paraphrases together."""
+    """Counts of paraphrases. Absent unless the recipe ties paraphrases."""
     date_cut: DateCut | None = None
     """Cut by date; absent unless the split is by date."""
 
     def to_json(self) -> str:
-        """Return the content of `proof.json`."""
         absent = {name for name in ("paraphrases", "date_cut") if getattr(self, name) is None}
         return json.dumps(self.model_dump(mode="json", exclude=absent), indent=2) + "\n"
 
 
 def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
-    """Return the proof of an assignment."""
     is_held_out, is_letter = assignment.is_held_out, ~columns.is_preference
     rows, letters = _side_counts(is_held_out), _side_counts(is_held_out[is_letter])
     similar = assignment.similar

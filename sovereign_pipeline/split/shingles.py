@@ -1,4 +1,5 @@
-"""Store the shingles of a whole corpus in a file, order them by rarity, and compute the Jaccard of many pairs."""
+"""Store the shingles of a whole corpus in a file, order them by rarity, and compute the Jaccard similarity of many
+pairs."""
 
 import itertools
 import tempfile
@@ -25,13 +26,13 @@ class Block:
     """The shingles of some rows in memory."""
 
     values: NDArray[np.uint64]
-    """Shingles of all rows, one row after another."""
+    """Shingles of all rows, concatenated."""
     sizes: NDArray[np.int64]
     """Number of values of each row."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Return the row number, within the block, of each value."""
+        """Return each value's row number within the block."""
         return np.repeat(np.arange(self.sizes.size), self.sizes)
 
     @property
@@ -44,12 +45,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Shingles:
-    """The shingles of many documents, in a file of about 8 bytes per word (Arabic: per character) and no text. Only
-    rows that are read are in memory, and the file is mapped only during the read."""
+    """The shingles of many documents, in a file of about 8 bytes per word (Arabic: per character) without text. Only
+    rows that are being read are in memory."""
 
     path: Path
     starts: NDArray[np.int64]
-    """Start of each row in the file, in hashes of 8 bytes."""
+    """Start of each row in the file, in 8-byte hashes."""
     sizes: NDArray[np.int64]
     """Number of hashes of each row."""
     kind: type[np.unsignedinteger[Any]] = np.uint64
@@ -87,7 +88,7 @@ def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[N
 def jaccard_of_pairs(
     left: Shingles, right: Shingles, one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the Jaccard of each pair (row of `left`, row of `right`), from all their shingles."""
+    """Return the Jaccard similarity of each pair (row of `left`, row of `right`), from all of their shingles."""
     common = np.empty(one.size, np.int64)
     for pairs in runs_of_about(left.sizes[one] + right.sizes[other], _SHINGLES_PER_BLOCK, one.size):
         mine, theirs = left.read(one[pairs]).by_row(), right.read(other[pairs]).by_row()
@@ -99,16 +100,16 @@ def jaccard_of_pairs(
 
 @dataclass(frozen=True)
 class Rarity:
-    """An order of all shingles, rarest first, used by the search and the check. Both are correct with any order. They
-    are fast if shingles of many documents come last."""
+    """An order of all shingles, rarest first, for the search and the check. Both are correct with any order, and fast
+    if common shingles come last."""
 
     levels: NDArray[np.uint8]
-    """For each slot of a hash table, the scaled logarithm of the count of its commonest shingle; 0 if none repeats."""
+    """For each slot of a hash table, the scaled logarithm of its commonest shingle's count; 0 if none repeats."""
 
     @staticmethod
     def of(scratch: Path, *sides: Shingles) -> "Rarity":
-        """Return the order counted over all rows of the sides. `scratch`: directory for the shingles while they are
-        sorted by part."""
+        """Return the order by counts over all rows of the sides. `scratch`: directory for the shingles while they are
+        sorted."""
         levels = np.zeros(SLOTS, np.uint8)
         for hashes, counts in repeated_shingles(scratch, *sides):
             # The commonest shingle of a slot comes last and stays.
@@ -122,8 +123,8 @@ class Rarity:
         """Return the same rows with each row's shingles as tokens of TOKEN_BITS bits, in ascending order, the rarest
         first.
 
-        A token is the shingle's level and 44 bits of its hash. If two shingles become one token, a search costs more
-        time but misses nothing, since equal shingles are always equal tokens.
+        A token consists of the shingle's level and 44 bits of its hash. Two shingles with one token make the search
+        slower, but no pair is missed, because equal shingles always have equal tokens.
         """
         assert block.sizes.size <= ROWS_PER_BLOCK
         tokens = block.values >> np.uint64(64 - HASH_BITS)
@@ -133,8 +134,8 @@ class Rarity:
 
 
 def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Yield every shingle that occurs in more than one row of the sides, with the number of rows, in portions.
-    `scratch`: directory for the shingles while they are sorted by part."""
+    """Yield every shingle in more than one row of the sides, with the number of rows, in portions. `scratch`: directory
+    for the shingles while they are sorted."""
     with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
         for path in paths:
             hashes = np.sort(np.fromfile(path, np.uint64))
@@ -145,7 +146,8 @@ def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray
 
 
 def parts_for(*sides: Shingles) -> int:
-    """Return the number of parts into which to split the records of all shingles, so that one part fits into memory."""
+    """Return the number of parts into which to divide the records of all shingles, so that one part fits into
+    memory."""
     return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
 
 
@@ -153,8 +155,8 @@ def parts_for(*sides: Shingles) -> int:
 def cut_into_parts(
     blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
-    """Write the records of all blocks to one file per part under `scratch`, and yield the files. `blocks`: (records, as
-    many numbers of HASH_BITS bits). Records with equal numbers go to the same part."""
+    """Write the records of all blocks to one file per part in `scratch`, and yield the files. `blocks`: (records, as
+    many numbers of HASH_BITS bits). Records with equal numbers are in the same part."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]

@@ -1,4 +1,4 @@
-"""Convert a text to its comparison form: words in normal form, quoted blocks, and shingles."""
+"""Convert a text to its comparison form: normalised words, quoted blocks, and shingles."""
 
 import hashlib
 import html
@@ -42,10 +42,10 @@ _COMPARED = _Compared()
 def normal_text(text: str) -> str:
     """Return the words of a text in lower case, separated by single spaces, with placeholders without their numbers.
 
-    HTML entities, percent-encoding and escapes are decoded. A word that a hyphen divides at the end of a line is
-    joined. `compared_as` then drops invisible characters and maps confusables, and the spellings of one Arabic letter,
-    to one character. `_` becomes a space. `NAME_3` becomes `name`,
-    because two case files number the placeholders of the same letter differently.
+    Decodes HTML entities, percent-encoding and escapes, and joins a word that a hyphen divides at a line end.
+    `compared_as` then drops invisible characters and maps confusables, and the spellings of one Arabic letter, to one
+    character. `_` becomes a space. `NAME_3` becomes `name`, because two case files number the placeholders of the same
+    document differently.
     """
     if "%" in text or "&" in text or "\\" in text or "<" in text or "=" in text:
         text = unquote(html.unescape(decoded(text)[0]))
@@ -56,7 +56,7 @@ def normal_text(text: str) -> str:
 
 
 def without_placeholder_numbers(text: str) -> str:
-    """Return the text with ` NAME ` for `NAME_3`."""
+    """Return the text with ` NAME ` instead of `NAME_3`."""
     return PLACEHOLDER.sub(r" \1 ", text) if "_" in text else text
 
 
@@ -66,7 +66,7 @@ def normal_form(document: Document) -> str:
 
 
 def _spaced(phrases: str) -> str:
-    """Return phrases for a verbose regular expression, which ignores bare spaces."""
+    """Return phrases for a verbose regular expression, which ignores plain spaces."""
     return phrases.replace(" ", r"[ ]")
 
 
@@ -99,10 +99,10 @@ _BOUNDARIES = re.compile(
 
 
 def blocks_of(text: str) -> list[str]:
-    """Split a text into its own part and the letters that it quotes or forwards, in English and Arabic.
+    """Split a text into its own part and the texts that it quotes or forwards, in English and Arabic.
 
-    Lines of one depth of `>` form one block, even around an answer. A missed mark costs little: callers also compare
-    the whole text, so only a part of a letter inside a much longer text can be missed.
+    Lines of one depth of `>` form one block, even around an answer. A missed mark has little effect: callers also
+    compare the whole text, so only a part of a document inside a much longer text can be missed.
     """
     if not (":" in text or ">" in text or "---" in text or "___" in text):
         return [text]
@@ -118,7 +118,7 @@ def blocks_of(text: str) -> list[str]:
 
 
 def shingles_of_normal_forms(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
-    """Return sorted distinct 64-bit hashes of the shingles of each text in normal form; never empty.
+    """Return sorted distinct 64-bit hashes of the shingles of each normalised text; never empty.
 
     Shingles are runs of words, or of characters if the text has more Arabic than Latin letters. A text shorter than one
     shingle is one shingle.
@@ -134,11 +134,11 @@ def shingles_of_normal_forms(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
 
 
 def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
-    """Return sorted distinct 64-bit hashes of the word runs of each text in normal form, whatever its script; none if
-    the text is shorter than a run.
+    """Return sorted distinct 64-bit hashes of the word runs of each normalised text, in any script; none if the text is
+    shorter than a run.
 
-    Words are used in both scripts, so that an Arabic letter has the same shingles within an English one. All texts are
-    hashed at once, which takes a third of the time.
+    Words are used in both scripts, so that an Arabic text has the same shingles inside an English one. Hashing all
+    texts at once takes a third of the time.
     """
     words = " ".join(texts).split(" ")
     lengths = np.array([text.count(" ") + 1 for text in texts], np.int64)
@@ -159,13 +159,14 @@ def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
 
 
 def letters_of(text: str) -> NDArray[np.uint8]:
-    """Return the letters and digits of a text in normal form as numbers of 8 bits, without the spaces."""
+    """Return the letters and digits of a normalised text, without spaces, as 8-bit numbers."""
     points = np.frombuffer(text.replace(" ", "").encode("utf-32-le"), np.uint32)
     return (points * np.uint32(0x9E3779B1) >> np.uint32(24)).astype(np.uint8)
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return well-spread 64-bit numbers (splitmix64: Steele et al. 2014). Different numbers stay different."""
+    """Return uniformly distributed 64-bit numbers (splitmix64: Steele et al. 2014). Different numbers stay
+    different."""
     result = (values + np.uint64(1)) * np.uint64(_MULTIPLIER)
     result = (result ^ (result >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     result = (result ^ (result >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -173,8 +174,8 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_of(value: str) -> int:
-    """Hash a word, a text, a case file, an author or an id to 64 bits. A collision (one chance in 37 million among a
-    million values) ties documents needlessly. It never lets a tie cross."""
+    """Hash a word, a text, a case file, an author or an id to 64 bits. A collision (a chance of one in 37 million among
+    a million values) ties documents needlessly, but never lets a tie cross."""
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
 
 
@@ -190,7 +191,7 @@ def _is_arabic(text: str) -> bool:
 
 
 def _code_points(text: str) -> NDArray[np.uint64]:
-    """Return one well-spread 64-bit number per character."""
+    """Return one uniformly distributed 64-bit number per character."""
     return mixed(np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64))
 
 

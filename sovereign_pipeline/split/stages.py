@@ -1,4 +1,4 @@
-"""Define the stage leakage_safe_split, which writes a training and a held-out file that share no matter."""
+"""Define the stage leakage_safe_split, which writes a training and a held-out file without any common matter."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from sovereign_pipeline.split.proof import proof_of
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write each document to one of the two files, byte for byte and in the order of the input, and write the proof.
+    """Write each document to one of the two files, byte for byte and in the input's order, and write the proof.
 
-    Raises InputError if two documents share an id, the letters cannot be on both sides, or the model for paraphrases is
-    not installed.
+    Raises InputError if two documents have the same id, if both sides cannot get `letters` documents, or if the
+    paraphrase model is not installed.
     """
     recipe = workplace.line.split
     scrubbed = inputs[SCRUBBED_CORPUS.kind]
