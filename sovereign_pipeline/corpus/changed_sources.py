@@ -1,5 +1,5 @@
-"""Read the source files again and compare them with a raw corpus. The comparison determines each row's classification
-level with separate code. A level missed by both would lower everything made from the row."""
+"""Read the source files again and compare them with a raw corpus. Separate code determines each row's classification
+level here: a level that both missed would lower everything made from the row."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +33,7 @@ class ChangedRows:
     reclassified: tuple[str, ...]
     """Ids of documents with another classification level now."""
     reworded: tuple[str, ...]
-    """Ids of documents at the same level, with a change in text or any other field."""
+    """Ids of documents at the same level whose text or another field changed."""
     added: int
     """Number of documents that were added to the file."""
 
@@ -55,7 +55,7 @@ class ChangedSource:
     """SHA-256 of the file from which the corpus was built."""
     state: Literal["changed", "missing"]
     rows: ChangedRows | None
-    """Changed rows; None if the file or the documents are missing or unreadable."""
+    """Changed rows. None if the file or the documents are missing or unreadable."""
 
     def __str__(self) -> str:
         subject = f"{self.path}: the source '{self.name}' ({short(self.sha256)})"
@@ -73,7 +73,7 @@ def changed_sources(
         data: the directory that the institution edits.
         manifest: the manifest of the raw corpus.
         sources: the content of its `sources.json`.
-        documents: its verified file of documents, or None if it cannot be read.
+        documents: its verified file of documents, or None if unreadable.
         screen: the screen of its columns, from its configuration (`ColumnScreen.of`).
     """
     for source in sources:
@@ -88,7 +88,7 @@ def changed_sources(
 def _compare_rows(
     path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen | None
 ) -> ChangedRows | None:
-    """Return the changed rows of one source; None if the file cannot be read as its source is described."""
+    """Return the changed rows of one source, or None if the file cannot be read with the source's description."""
     described = _description(manifest, name)
     if described is None:
         return None
@@ -149,14 +149,14 @@ class Comparison:
     excluded: int = 0
     """Number of excluded rows of the sources."""
     not_selected: int = 0
-    """Number of rows of the sources that `where` does not select."""
+    """Number of rows of the sources that `where` excludes."""
     different: list[str] = field(default_factory=list)
     """Ids of documents that differ from their row, have no row, or are missing."""
     lowered: list[str] = field(default_factory=list)
-    """Ids of documents below a classification level that their row or source states."""
+    """Ids of documents below the classification level of their row or source."""
     quarantine_differs: bool = False
     levels: set[str] = field(default_factory=set)
-    """Classification levels of the documents that the sources give."""
+    """Classification levels of the sources' documents."""
 
 
 def compare_with_sources(
@@ -202,8 +202,7 @@ def compare_with_sources(
 
 
 def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: ClassificationLadder) -> bool:
-    """Return whether a document's row or source states a level that is higher than the document's or not on the
-    ladder."""
+    """Return whether a document's row or source has a level that is above the document's, or not on the ladder."""
     source = reader.source
     of_source = [level for level in (source.classification_floor, source.constants.get("classification")) if level]
     column = source.columns.get("classification", "classification")

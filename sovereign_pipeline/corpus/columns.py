@@ -1,7 +1,7 @@
 """Check which columns a recipe needs, match spellings of their names, and screen kept columns for personal data.
 
-Ids, cases, departments and links appear in cards, reports, messages and databases. A value that contains personal data
-never leaves the source file: it is replaced by a key, or the row is quarantined.
+Ids, cases, departments and links appear in cards, reports, messages and databases. A value with personal data never
+leaves the source file: a pseudonym replaces it, or the row is quarantined.
 """
 
 import hmac
@@ -50,7 +50,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "id": "id uid uin conversationid reference ref number no key الرقم رقم",
     }.items()
 }
-"""Field -> usual names of its column at institutions, without spaces and punctuation, the likeliest first."""
+"""Field -> usual names of its column at institutions, without spaces and punctuation, the most likely first."""
 
 NAMES_OF_LEVELS, NAMES_OF_STATES = (
     frozenset(names.split())
@@ -62,7 +62,7 @@ NAMES_OF_LEVELS, NAMES_OF_STATES = (
         "الحاله حاله حالهالطلب حالهالمعامله مسوده",
     )
 )
-"""Names of columns of classification levels, and of states of rows, in the form of `plain`."""
+"""Column names of classification levels, and of row states, in the form of `plain`."""
 
 _OTHER_KEYS = {
     "id": "`id_from_row`",
@@ -73,7 +73,7 @@ _OTHER_KEYS = {
 COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
-"""Maximum length of a column name in characters. A longer one is a text."""
+"""Maximum length of a column name in characters. A longer one is counted as a text."""
 MOST_WORDS_OF_A_KNOWN_NAME = 3
 # No word that is a state itself: a first line with such a cell may be a row.
 _OTHER_NAMES = (
@@ -99,7 +99,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+")
 
 
 def needed_columns(source: Source) -> dict[str, str]:
-    """Return the columns that a source needs, each with its use: a field, `where` or `links`."""
+    """Return each column that a source needs -> its use: a field, `where` or `links`."""
     fields = [*REQUIRED, "classification", *([FIELD_OF_ROLE[source.role]] if source.role in FIELD_OF_ROLE else [])]
     given = {*source.constants}
     given |= {"classification"} if source.classification_floor is not None else set()
@@ -148,7 +148,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
 
 
 def format_columns(columns: Iterable[str]) -> str:
-    """Return a sentence with the columns of a file. Names that are too long to be names are only counted."""
+    """Return a sentence with the columns of a file. Overlong names are only counted."""
     names = [*columns]
     short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
     others = f"{counted(len(names) - len(short), 'name')} too long or empty" if len(short) < len(names) else ""
@@ -157,7 +157,7 @@ def format_columns(columns: Iterable[str]) -> str:
 
 
 def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
-    """Return the reason why a table's first line does not name columns, and the remedy; None if it may name columns."""
+    """Return the reason why a table's first line cannot be a header, and the remedy; None if it can."""
     (first, *others) = [each.strip() for each in columns] or [""]
     if first.startswith("sep=") and not any(others):
         return "Its first line is a note for Excel.", "Delete that line from the file."
@@ -173,13 +173,12 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def is_table_of_text(path: Path) -> bool:
-    """Return whether the file's first line names its columns. JSON and Parquet name them elsewhere."""
+    """Return whether the file's first line is its header. JSON and Parquet have none."""
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
 def resembles_a_name(column: str) -> bool:
-    """Return whether a cell of a first line contains a usual word of column names. A cell with digits may be a
-    value, so it does not."""
+    """Return whether a cell of a first line contains a usual word of column names and no digits."""
     words = [plain(word) for word in _WORD.findall(column)]
     if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
         return False
@@ -197,8 +196,8 @@ def plain(name: str) -> str:
 
 
 def seems_a_row(columns: Collection[str]) -> bool:
-    """Return whether column names look like values: a date, an e-mail address, a long text, or at least a third of
-    them numbers."""
+    """Return whether column names look like values: a date, an e-mail address, a long text, or a third of them
+    numbers."""
     names = [name.strip() for name in columns]
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
@@ -216,7 +215,7 @@ GIVE_NAMES = "Give every column a name of its own."
 
 
 def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if two columns have one name. A first line that may be a row is not quoted."""
+    """Raise SourceError if two columns have one name. A first line that may be a row of data is not quoted."""
     times = Counter(columns)
     twice = [name for name in times if times[name] > 1]
     if not twice:
@@ -243,19 +242,18 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 SPELLINGS_REMEMBERED = 1_024
-"""Size of the cache of column-name sets. A table has one set, rows of JSON may have several."""
+"""Size of the cache of column-name sets. A table has one set; rows of JSON may have several."""
 
 
 # --- spellings of column names ----------------------------------------------------------------------------------------
 
 
 class ColumnNames:
-    """A mapping of a file's column names to their spelling in the recipe."""
+    """Maps a file's column names to their spelling in the recipe."""
 
     def __init__(self, read: Iterable[str]) -> None:
-        """
-        Args:
-            read: all columns that the recipe reads. Other columns keep their names.
+        """Args:
+        read: all columns that the recipe reads. Other columns keep their names.
         """
         self._read = {folded(name): name for name in read}
         self._renames = lru_cache(SPELLINGS_REMEMBERED)(self._renames_of)
@@ -265,8 +263,8 @@ class ColumnNames:
         return folded(column) in self._read
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a row, with the columns that are read under their names in the recipe. Raises
-        RowRejected, which names the columns, if several match one name."""
+        """Return the values of a row under the recipe's column names. Raises RowRejected that names the columns if
+        several match one name."""
         renames = self._renames(tuple(values))
         return {renames.get(name, name): value for name, value in values.items()} if renames else values
 
@@ -291,15 +289,15 @@ _AS_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # digits co
 
 @dataclass(frozen=True)
 class ColumnScreen:
-    """A screen that keeps personal data out of the columns of one corpus's documents."""
+    """Keeps personal data out of the columns of one corpus's documents."""
 
     treatment: ColumnTreatment
     kinds_in: KindsIn
     stops: Collection[Kind]
-    """Kinds that the institution's policy treats with "stop"."""
+    """Kinds of personal data with the treatment `stop`."""
     secret: Callable[[], bytes]
-    """Function that returns this installation's secret for the keys. Without the secret, a key could be reversed by
-    trying every number."""
+    """Returns this installation's secret for pseudonyms. Without a secret, an attacker could reverse one by trying
+    every number."""
 
     @classmethod
     def of(
@@ -308,18 +306,18 @@ class ColumnScreen:
         kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn],
         secret: Callable[[], bytes],
     ) -> "ColumnScreen | None":
-        """Return the screen that a raw corpus's configuration describes; None for a release that did not screen
-        columns."""
+        """Return the screen in a raw corpus's configuration; None for a release that did not screen columns."""
         if "columns" not in config:
             return None
         stops = frozenset(kind for kind, treatment in config["sensitive"].items() if treatment == "stop")
         return cls(config["columns"]["personal_data"], kinds_in_columns(config), stops, cache(secret))
 
     def screened(self, fields: dict[str, str], links: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Return the fields and links of a document, with a key in place of each value that contains personal data.
+        """Return the fields and links of a document, with pseudonyms for values with personal data.
 
-        A key depends only on the value and its column, so rows of one case, and links to an id, stay connected. Raises
-        RowRejected if the recipe quarantines such rows, and PrivacyError for a kind that the policy treats with "stop".
+        A pseudonym depends only on the value and its column, so that rows of one case, and links to an id, stay
+        connected. Raises RowRejected if the recipe quarantines such rows, and PrivacyError for a kind with the
+        treatment `stop`.
         """
         found = {name: kinds for name in COLUMNS if (kinds := self.kinds_in(fields[name]))}
         in_links = [bool(kinds) for kinds in map(self.kinds_in, links)]
@@ -343,11 +341,12 @@ class ColumnScreen:
         raise RowRejected(f"personal data in {where} ({', '.join(kinds)})")
 
     def shown(self, id: str) -> str | None:
-        """Return the id for use in messages; None if it contains personal data."""
+        """Return the id for use in messages, or None if it contains personal data."""
         return None if self.kinds_in(id) else id
 
     def tied(self, id: str) -> str | None:
-        """Return the id as links refer to it, which may be a key; None if rows with such links are quarantined."""
+        """Return the id as links refer to it, which may be a pseudonym, or None if rows with such links are
+        quarantined."""
         if not self.kinds_in(id):
             return id
         return self._key("id", id) if self.treatment == "replace" else None

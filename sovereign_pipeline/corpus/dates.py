@@ -21,7 +21,7 @@ _UNITS = {
     16: ("microseconds", 1e6),
     19: ("nanoseconds", 1e9),
 }
-"""Number of digits of a number since 1970 -> its unit, and how many of these are a second."""
+"""Number of digits of a number since 1970 -> its unit, and the number of units in a second."""
 _EPOCH = re.compile(r"\d+(?:[.,]\d+)?")
 _TIME = re.compile(
     r"(?:[ t,]+|[ ]*-[ ]+)(?:at |الساعه )?\d{1,2}[:.]\d\d(?:[:.]\d\d(?:[.,]\d+)?)?"
@@ -40,7 +40,7 @@ _PARTS = re.compile(
 
 
 def day_of(text: str, formats: Iterable[str] = ()) -> str:
-    """Return the day of a date as ISO. ISO dates are read whatever the formats are. Raises RowRejected, without quoting
+    """Return the ISO day of a date. ISO dates are read whatever the formats are. Raises RowRejected, without quoting
     the text, for any other form."""
     text = text.strip()
     digits = _digits_since_1970(text)
@@ -100,15 +100,15 @@ def days_in(text: str) -> Mapping[str, datetime.date]:
 
 
 def is_hijri(text: str) -> bool:
-    """Return whether a text is a date with a year of the Hijri calendar in four digits, such as 12/11/1445."""
+    """Return whether a text is a date with a four-digit year of the Hijri calendar, such as 12/11/1445."""
     plain = _AFTER_HIJRI.sub("", " ".join("".join(map(_plain, text[:LONGEST_DATE])).lower().split()))
     match = _PARTS.fullmatch(_WEEKDAY.sub("", plain))
     return match is not None and any(_HIJRI_YEAR.fullmatch(part) for part in (match[1], match[5]))
 
 
 def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return the formats that together read most values of a column: none if the values are no dates. A format is given
-    with its alternatives, if the values do not decide between them. `values`: value -> number of rows."""
+    """Return the formats that together read most values of a column, or none if the values are not dates. A format
+    includes its alternatives if the values do not decide between them. `values`: value -> number of rows."""
     if len(values) > _SAMPLE and not formats_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
     left, found, read = dict(values), list[tuple[str, ...]](), 0
@@ -123,11 +123,11 @@ def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
 
 
 def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the formats that read most values, with the number of these values' rows."""
+    """Return the formats that read most values, and the number of rows with these values."""
     counts, latest = Counter[str](), datetime.date.today().year + 1
     for value, times in values.items():
         for each, day in days_in(value).items():
-            # A later year in two digits is from another calendar: 45 is 1445, not 2045.
+            # A later two-digit year is from another calendar: 45 is 1445, not 2045.
             if day.year <= latest or _FULL_YEAR.search(each):
                 counts[each] += times
     most = max(counts.values(), default=0)
@@ -137,7 +137,7 @@ def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
 
 
 def _is_read_twice(value: str, formats: Sequence[tuple[str, ...]]) -> bool:
-    """Return whether several of the formats read a value, as different days."""
+    """Return whether several of the formats read a value as different days."""
     days = days_in(value)
     of_each = [{days[each] for each in alternatives if each in days} for alternatives in formats]
     return sum(map(bool, of_each)) > 1 and len(set[datetime.date]().union(*of_each)) > 1
@@ -148,11 +148,11 @@ LEAST_DATED = 0.9
 MOST_FORMATS = 2
 """Maximum number of formats of one column."""
 _SAMPLE = 1_000
-"""Number of values by which most columns are found to hold no dates."""
+"""Number of values after which most columns without dates are recognised as such."""
 _FULL_YEAR = re.compile(f"yyyy|{UNIX}")
 _UNLIKELY = re.compile(r"mm\.dd\.|y+\W+dd|yy mmm")
-"""Pattern of formats that hardly anybody writes: the month first between dots, the day behind the year, and a year of
-two digits before the name of a month."""
+"""Pattern of formats that are hardly ever used: the month first with dots, the day after the year, or a two-digit year
+before the name of a month."""
 _ORDERS = ("dmy", "mdy", "ymd", "ydm")
 
 
@@ -180,7 +180,7 @@ def _day(parts: Mapping[str, str]) -> datetime.date | None:
 
 
 def _digits_since_1970(text: str) -> int:
-    """Return the number of digits of a number before its fraction; 0 if the text is no plain number."""
+    """Return the number of digits of a number before its fraction, or 0 if the text is not a plain number."""
     return len(re.split("[.,]", text)[0]) if _EPOCH.fullmatch(text) else 0
 
 
@@ -194,7 +194,7 @@ def _since_1970(number: str) -> dict[str, datetime.date]:
 
 @cache
 def _months() -> dict[str, int]:
-    """Return name of a month -> its number, in the form in which dates are compared."""
+    """Return name of a month (in comparison form) -> its number."""
     lines = Path(__file__).with_name("months.txt").read_text(encoding="utf-8").splitlines()
     return {
         "".join(map(_plain, name.replace("_", ""))): int(number)

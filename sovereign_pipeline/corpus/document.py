@@ -34,19 +34,19 @@ class Document(Frozen):
     language: str
     subject: str
     request: str
-    """Text that was sent to the institution."""
+    """Text that the institution received."""
     response: str
     """Reply that the institution sent, or the chosen reply of a pair."""
     rejected: str | None = None
     label: bool | None = None
-    """Binary feedback: true if people found the reply good; None without feedback."""
+    """Binary feedback: true if people rated the reply as good; None without feedback."""
     links: tuple[str, ...] = ()
     """Ids of rows that belong to the same matter."""
 
     @property
     def is_preference(self) -> bool:
-        """Return whether the document is a pair of replies or has binary feedback. Its response is then not a reply
-        that the institution sent."""
+        """Return whether the document is a pair of replies or has binary feedback, so that its response was not sent by
+        the institution."""
         return self.rejected is not None or self.label is not None
 
     @property
@@ -123,19 +123,18 @@ class Row:
 
 
 class RowRejected(Exception):
-    """Raised if a row cannot become a document. The message is the reason for quarantine and contains no text of the
-    row."""
+    """Raised if a row cannot become a document. The message is the reason for quarantine, without text of the row."""
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A quarantined row, a line of `quarantine.jsonl`."""
+    """A quarantined row: a line of `quarantine.jsonl`."""
 
     source: str
     row: int
     """Number in the file, from 1."""
     id: str | None
-    """Id of the row; None if it could not be read or must not be shown."""
+    """Id of the row; None if it is unreadable or must not be shown."""
     reason: str
 
 

@@ -1,5 +1,5 @@
-"""Turn the rows of the sources of a line of adapters into documents. Broken rows are quarantined with a reason. No row
-is lost: rows = documents + quarantined + excluded + not selected."""
+"""Convert the rows of a line's sources to documents. Broken rows are quarantined with a reason. Every row is counted:
+rows = documents + quarantined + excluded + not selected."""
 
 import json
 import re
@@ -64,7 +64,7 @@ class Excluded:
 
 
 class Exclusions:
-    """The exclusions of one source, with the number of rows that each matched so far."""
+    """The exclusions of one source, with the number of rows that each has matched."""
 
     def __init__(self, source: Source, screen: ColumnScreen | None) -> None:
         self._source = source
@@ -77,16 +77,15 @@ class Exclusions:
         return list(self._by_id.values())
 
     def naming(self, id: str | None) -> Excluded | None:
-        """Return the exclusion that names a row, by its id or by the key that messages show instead of the id; None
-        if there is none."""
+        """Return the exclusion of a row, by its id or by the pseudonym that messages show, or None."""
         if id is None or not self._by_id:
             return None
         key = self._screen.tied(id) if self._screen is not None else None
         return self._by_id.get(id) or (self._by_id.get(key) if key is not None else None)
 
     def refuse_personal_data(self) -> None:
-        """Raise PrivacyError if the id or reason of an exclusion contains personal data, since both are recorded
-        with the corpus."""
+        """Raise PrivacyError if the id or reason of an exclusion contains personal data. Both are recorded with the
+        corpus."""
         if self._screen is None:
             return
         for number, each in enumerate(self.all, start=1):
@@ -99,8 +98,8 @@ class Exclusions:
                     )
 
     def reject_unmatched(self, path: Path) -> None:
-        """Raise SourceError if no row has the id of an exclusion, because the intended row would stay. Call it after
-        all rows are read."""
+        """Raise SourceError if no row matches an exclusion, because the intended row would remain. Call it after all
+        rows are read."""
         missing = [each.id for each in self.all if not each.rows]
         if missing:
             raise SourceError(
@@ -115,7 +114,7 @@ Values = Mapping[str, Any]
 MOST_COLUMNS = 10_000
 """Maximum number of different keys of JSON rows that are collected."""
 MOST_VALUES = 1_000
-"""Maximum number of different values of a `where` column that are collected for the message if no row is selected."""
+"""Maximum number of distinct values of a `where` column that are collected for the message if no row is selected."""
 
 _IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
@@ -137,14 +136,14 @@ class SourceCount:
     links: int = 0
     """Number of links in the source's documents."""
     links_without_row: int = 0
-    """Number of links that name no row of any source."""
+    """Number of links to ids that no row of any source has."""
     links_to_itself: int = 0
-    """Number of links of a row to itself. They tie nothing and are not counted in `links`."""
+    """Number of links from a row to itself, which `links` does not include."""
     exclusions: list[Excluded] = field(default_factory=list)
 
 
 class SourceReader:
-    """A stream of the documents and the quarantined rows of one source."""
+    """Streams the documents and the quarantined rows of one source."""
 
     def __init__(
         self,
@@ -158,11 +157,10 @@ class SourceReader:
         known_ids: Callable[[], Collection[str]] = frozenset,
         needs_author: bool = False,
     ) -> None:
-        """
-        Args:
+        """Args:
             seen: ids of the documents of all sources so far. An id may be used only once.
             tally: counts the links of all sources; None if no source has links.
-            screen: keeps personal data out of the columns; None to keep the columns as they are.
+            screen: keeps personal data out of the columns; None keeps the columns unchanged.
             known_ids: returns the keys of the ids of all rows of all sources (`row_keys`).
             needs_author: whether a row without an author is broken, because the split is by author.
 
@@ -174,7 +172,7 @@ class SourceReader:
         self.exclusions = Exclusions(source, screen)
         self.count = SourceCount(exclusions=self.exclusions.all)
         self.row = Row(0, None)
-        """Row that was read last, with the file's column names."""
+        """The last row, with the file's column names."""
         self._limits = limits
         self._ladder = ladder
         self._seen = seen
@@ -216,14 +214,13 @@ class SourceReader:
         return [column for column in self._columns if not self._names.reads(column)]
 
     def row_keys(self) -> Iterator[str]:
-        """Yield the key of each row's id, as links are compared with it. A reader that is used for this cannot be
-        used for anything else."""
+        """Yield the key of each row's id, in the form to which links are compared. Use a separate reader for this."""
         ids = map(self._given_id_of, self._rows())
         return (link_key(id) for id in ids if id is not None)
 
     def _outcome_of(self, row: Row) -> Document | Quarantined | None:
-        """Return a row as a document or a quarantined row, and count it. Return None for a row that is excluded or
-        not selected."""
+        """Return a row as a document or a quarantined row, and count it. Returns None for a row that is excluded or not
+        selected."""
         if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
             excluded.rows += 1
             self.count.excluded += 1
@@ -247,8 +244,8 @@ class SourceReader:
         return document
 
     def reject_unlike_recipe(self) -> None:
-        """Raise SourceError if the file has no rows, `where` selects none, or no row has a column that the recipe
-        needs. Call it after all rows are read."""
+        """Raise SourceError if the file has no rows, `where` selects none, or no row has a necessary column. Call it
+        after all rows are read."""
         if not self.count.rows:
             below = " below its header" if has_header(self.path) else ""
             raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or remove the source.")
@@ -264,7 +261,7 @@ class SourceReader:
         self.reject_unknown_levels()
 
     def reject_unknown_levels(self) -> None:
-        """Raise SourceError if the recipe maps words of levels, and rows have others."""
+        """Raise SourceError if the recipe maps level words, but rows have others."""
         if self.source.levels and self.unknown_levels:
             raise SourceError(
                 f"{self.path}: `levels` of source '{self.source.name}' lacks words of the column "
@@ -277,8 +274,8 @@ class SourceReader:
             self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
-        """Yield the rows of the file, with columns under their names in the recipe. If several columns match one name,
-        raises SourceError for a table; a row of JSON is broken."""
+        """Yield the rows of the file under the recipe's column names. If several columns match one name, raises
+        SourceError for a table; a row of JSON is broken."""
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
         for row in read_rows(self.path, limit, source.encoding, source.delimiter, check_header):
@@ -294,10 +291,10 @@ class SourceReader:
                 yield Row(row.number, None, str(rejected))
 
     def _some_row_has_a_level(self) -> bool:
-        """Return whether the file has the column of the classification level, in the header or in any row of JSON.
+        """Return whether the file has the column of the classification level, in the header or in any JSON row.
 
-        If it has, a row without the column does not get the level of the source: its own level may be under a misspelt
-        name. If the source gives no level, such a row is broken in any case.
+        If it has, a row without the column does not get the source's level, because the row's own level may be under a
+        misspelt name. Without a source level, such a row is broken in any case.
         """
         if self.source.classification_floor is None and "classification" not in self.source.constants:
             return False
@@ -375,12 +372,12 @@ class SourceReader:
         return resolved(linked_ids(cell), self._known_ids) if cell is not None else ()
 
     def _level(self, values: Values) -> str:
-        """Return the row's classification level, raised to the source's floor."""
+        """Return the row's classification level, at least the source's floor."""
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"no column '{column}', in which other rows have their level")
         own = self._value(values, "classification")
-        # A constant never replaces an empty value in the column: it can only raise a level.
+        # A constant can only raise a level, so it never replaces an empty value in the column.
         constant = self.source.constants.get("classification") if own or column not in values else None
         named = [self.level_of(level) for level in (own, constant, self.source.classification_floor) if level]
         if own and self.level_of(own) not in self._ladder and len(self.unknown_levels) < MOST_VALUES:
@@ -390,12 +387,12 @@ class SourceReader:
         return self._ladder.highest(named)
 
     def level_of(self, word: str) -> str:
-        """Return the level of the ladder that the recipe gives for a word of the file, or the word itself."""
+        """Return the level that the recipe gives for a word of the file, or the word itself."""
         return word if word in self._ladder else self._levels.get(folded(word), word)
 
     def _may_be_empty(self, name: str) -> bool:
-        """Return whether a field may be empty: if a constant says so, for the subject of a layout, for the
-        department, and for the author unless the split is by author."""
+        """Return whether a field may be empty: if a constant says so, for the subject of a layout, for the department,
+        and for the author unless the split is by author."""
         if name == "department" or (name == "author" and not self._needs_author):
             return True
         return self.source.constants.get(name) == "" or (name == "subject" and self.source.layout != "columns")
@@ -405,12 +402,11 @@ class SourceReader:
 
     @property
     def _named_columns(self) -> list[str]:
-        """Return the columns that the recipe names. A missing one is misspelt; reading it as empty could lose a
-        level."""
+        """Return the columns in the recipe. A missing one is misspelt; reading it as empty could lose a level."""
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
-        """Return whether `where` selects a row. It also selects rows that lack a named column, so that they reach
+        """Return whether `where` selects a row. Rows that lack one of its columns are selected, so that they reach
         quarantine."""
         if not all(column in values for column in self._named_columns):
             return True
@@ -424,7 +420,7 @@ class SourceReader:
         return False
 
     def _value(self, values: Values, name: str) -> str:
-        """Return a field as stripped NFC text, empty if absent. A constant applies to every row."""
+        """Return a field as stripped NFC text, or "". A constant applies to every row."""
         value = values.get(self._column(name))
         constant = self.source.constants.get(name) if name != "classification" else None
         if constant == "" and value is not None and str(value).strip():
@@ -441,12 +437,12 @@ class SourceReader:
         return normal_id(text) if name in _IDENTIFIERS else unicodedata.normalize("NFC", text.strip())
 
     def _id_of(self, row: Row) -> str | None:
-        """Return the id of a broken row for messages; None if there is no valid id or it must not be shown."""
+        """Return the id of a broken row for messages; None if it has no valid id or the id must not be shown."""
         id = self._own_id_of(row)
         return id if id is None or self._screen is None else self._screen.shown(id)
 
     def _tied_id_of(self, row: Row) -> str | None:
-        """Return the id of a row that becomes no document, as links refer to it."""
+        """Return the id, as links refer to it, of a row that does not become a document."""
         id = self._own_id_of(row)
         return id if id is None or self._screen is None else self._screen.tied(id)
 
@@ -467,23 +463,22 @@ class SourceReader:
 
 @dataclass
 class Sample:
-    """The outcome of the first rows of a source."""
+    """Counts over the first rows of a source."""
 
     source: str
     error: str | None = None
-    """Reason why the file cannot be read as the recipe says, with the remedy."""
+    """Reason why the file does not match the recipe, with the remedy."""
     rows: int = 0
     is_whole: bool = True
-    """True if the file has no further rows."""
     documents: int = 0
     quarantined: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     unknown_levels: str = ""
-    """Words that are no level, with their counts."""
+    """Words that are not levels, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
     """Language -> number of documents."""
     other_languages: dict[str, list[int]] = field(default_factory=dict)
-    """Language in which no names are detected -> numbers of its rows."""
+    """Language without name detection -> numbers of its rows."""
     not_read: list[str] = field(default_factory=list)
     """Columns that the recipe does not read."""
     share: float = 0.0
@@ -498,8 +493,8 @@ def sample_of(
     rows: int,
     detected: Collection[str],
 ) -> Sample:
-    """Return what the first rows of a source become. Columns are not screened for personal data. `detected`: languages
-    in which the line detects names."""
+    """Return the counts over the first rows of a source. Columns are not screened for personal data. `detected`:
+    languages in which the line detects names."""
     reader = SourceReader(source, path, limits, ladder, set())
     languages, other_languages, is_whole = Counter[str](), dict[str, list[int]](), True
     try:
@@ -536,7 +531,6 @@ def sample_of(
 
 
 def source_path(workplace: Workplace, source: Source) -> Path:
-    """Return the path of a source's file."""
     return workplace.settings.data / source.path
 
 
@@ -559,14 +553,14 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
 
 
 TAKEN = "rated answers taken in"
-"""Action of the ledger entry of a file of rated answers."""
+"""Action of the ledger entry about an import of rated answers."""
 RATED = Path("sources") / "rated"
-"""Directory of these files below the data root."""
+"""Directory of imported rated answers, below the data root."""
 _RATED_ID = re.compile(rb"""["']?\bid\b["']?\s*:\s*["']rated-[0-9a-f]{16}["']""")
 
 
 def _is_rated(workplace: Workplace, path: Path) -> bool:
-    """Return True for a file of rated answers: in their directory, or with a row of them at its beginning."""
+    """Return whether a file contains rated answers: it is in their directory, or begins with a row of them."""
     if path.resolve().is_relative_to((workplace.settings.data / RATED).resolve()):
         return True
     with path.open("rb") as stream:
@@ -574,8 +568,8 @@ def _is_rated(workplace: Workplace, path: Path) -> bool:
 
 
 def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:
-    """Assert that a file of rated answers is the one that was taken in for the line, that the line still consents, and
-    that the recipe changes no answer, rating or level. Raises SourceError."""
+    """Raise SourceError unless a file of rated answers is the one that was imported for the line, the line still
+    permits it, and the recipe changes no answer, rating or level."""
     line, institution = workplace.line.line, workplace.institution
     query = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN)
     with open_registry(workplace.settings).reading() as session:
@@ -597,7 +591,7 @@ def _not_as_taken(path: Path, problem: str) -> SourceError:
 
 
 def _levels_by_word(source: Source) -> dict[str, str]:
-    """Return the recipe's level of each word, by the spelling in which words are compared."""
+    """Return comparison form of a word -> the recipe's level."""
     levels: dict[str, str] = {}
     for word, level in source.levels.items():
         if levels.setdefault(folded(word), level) != level:
@@ -611,7 +605,7 @@ def _levels_by_word(source: Source) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Readers:
-    """The readers of all sources of a line of adapters, in the order of the recipe."""
+    """The readers of all sources of a line, in the recipe's order."""
 
     of_sources: tuple[SourceReader, ...]
     tally: LinkTally | None
@@ -630,11 +624,11 @@ class Readers:
 
 
 def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes] | None = None) -> Readers:
-    """Return a reader for each source, in the order of the recipe.
+    """Return a reader for each source, in the recipe's order.
 
     Args:
         config: the configuration of the raw corpus at this workplace.
-        secret: returns the secret of the columns' keys; None for the workplace's.
+        secret: returns the secret for pseudonyms; None for the workplace's.
     """
     line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
     screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret or workplace.column_secret)

@@ -26,11 +26,11 @@ from sovereign_pipeline.corpus.values import WrittenNumber
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TABLES = (".csv", ".tsv", ".parquet")
-"""Formats of tables, in which every row has the same columns."""
+"""Suffixes of tables, in which every row has the same columns."""
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\Z)")
 LARGEST_PACKED_PARQUET = 1 << 30
-"""Maximum unpacked size, in bytes, of a compressed Parquet file. Parquet is read from its end, so all of it is
+"""Maximum unpacked size of a compressed Parquet file, in bytes. Parquet is read from its end, so the whole file is
 unpacked into memory, and a small file can unpack to a thousand times its size."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -78,7 +78,7 @@ def read_rows(
 
 
 def has_header(path: Path) -> bool:
-    """Return whether the file is a table, whose rows all have the same columns, named once."""
+    """Return whether the file is a table, whose header names the columns of all rows."""
     return name_without_packing(path).endswith(TABLES)
 
 
@@ -119,15 +119,15 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 
 def _object_of(line: bytes) -> bytes:
-    """Return a line without a byte order mark, and without a trailing comma after its object, as in files made from
-    a split array."""
+    """Return a line without a byte order mark and without a comma after its object, as in files made by splitting an
+    array."""
     stripped = line.removeprefix(BYTE_ORDER_MARK).rstrip()
     return stripped[:-1] if stripped.endswith(b"},") else stripped
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
-    """Return whether a file's first line begins an array of objects, or contains a whole array of several. `is_all`:
-    whether nothing follows the line."""
+    """Return whether a file's first line begins an array of objects, or contains an array of several. `is_all`: whether
+    nothing follows the line."""
     if _ARRAY_OF_OBJECTS.match(line) is None:
         return False
     try:
@@ -138,8 +138,8 @@ def _begins_an_array(line: bytes, is_all: bool) -> bool:
 
 
 class _DuplicateField(ValueError):
-    """Raised if an object has two values under one name. Python keeps the last, which could lower a classification
-    level."""
+    """Raised if an object has two values under one name. Python would keep the last one, which could lower a
+    classification level."""
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
-    """Yield lines without their newline, and None for a line over the limit, which is never held in memory."""
+    """Yield lines without their newline, and None for a line above the limit, which is never loaded completely."""
     buffered = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
     while line := buffered.readline(max_row_bytes + 1):
         if len(line) <= max_row_bytes or line.endswith(b"\n"):
@@ -162,8 +162,8 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
 
 
 def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
-    """Yield the elements of one array of objects, one in memory at a time. Raises SourceError if the array's own syntax
-    is broken or an element does not end within the limit, because the rows after that cannot be separated."""
+    """Yield the elements of one array of objects, with one in memory at a time. Raises SourceError if the array's
+    syntax is broken or an element is above the limit, because the following rows cannot be separated."""
     # surrogateescape lets one wrongly encoded element be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     decoder = json.JSONDecoder()

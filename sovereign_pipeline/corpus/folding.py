@@ -1,5 +1,5 @@
-"""Fold case files, authors and column names to the spelling by which they are compared. `sovereign-vault` loads this
-module and no other one of the corpus."""
+"""Convert case files, authors and column names to their comparison form. `sovereign-vault` loads only this module of
+the package."""
 
 import re
 import unicodedata
@@ -12,11 +12,10 @@ _SPACES_AT_SEPARATORS = re.compile(r"\s*([-/])\s*")
 
 
 def folded(value: str) -> str:
-    """Return the spelling by which case files and authors are compared: `PRM–٢٠٢٤ / 017` is `prm-2024/017`.
+    """Return the comparison form of a case file or author: `PRM–٢٠٢٤ / 017` becomes `prm-2024/017`.
 
-    The text is case-folded. Each character is replaced as by `compared_as`: invisible characters and marks are removed,
-    and characters that look the same, spellings of Arabic letters, and digits get one form. Every dash becomes `-` and
-    every slash `/`, without spaces around them. Other spaces become one space.
+    The text is case-folded, and each character is normalised by `compared_as`. Every dash becomes `-` and every slash
+    `/`, without spaces around them. Other spaces become one space.
     """
     text = unicodedata.normalize("NFKC", value)
     text = "".join(map(_folded_character, text)).casefold()
@@ -24,8 +23,7 @@ def folded(value: str) -> str:
 
 
 def folded_author(value: str) -> str:
-    """Return the spelling by which authors are compared: like `folded`, but with a space for each hyphen, as in `al
-    harthi`."""
+    """Return the comparison form of an author: like `folded`, but with a space for each hyphen, as in `al harthi`."""
     return folded(value).replace("-", " ")
 
 

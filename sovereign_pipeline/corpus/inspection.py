@@ -1,5 +1,5 @@
-"""Inspect a file without a recipe: find its encoding, delimiter, columns, links, dates, states and layout. Reported
-facts contain no text of the file."""
+"""Inspect a file without a recipe: find its encoding, delimiter, columns, links, dates, states and layout. The results
+contain no text of the file."""
 
 import codecs
 import csv
@@ -46,18 +46,18 @@ _DELIMITERS = ",;\t|"
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _BROKEN = re.compile("[\udc80-\udcff]")
 _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
-"""Likely encodings of exports that are not UTF-8. Old terminal encodings fit any bytes and are left out."""
+"""Likely encodings of exports other than UTF-8. Old terminal encodings match any bytes and are left out."""
 _LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
-"""Minimum number, and share relative to broken lines, of valid UTF-8 lines beyond ASCII from which a file is a
-mixture with UTF-8. In another encoding, hardly any line is valid UTF-8 by chance."""
+"""Minimum number, and minimum share relative to broken lines, of valid UTF-8 lines with non-ASCII characters for a
+mixture of encodings that includes UTF-8. In another encoding, hardly any line is valid UTF-8 by chance."""
 
 
 # --- encoding and delimiter -------------------------------------------------------------------------------------------
 
 
 def encoding_of(path: Path) -> str | None:
-    """Return the encoding of a text file for a recipe; None for UTF-8. For a file that is not UTF-8, the encoding is a
-    guess from its first megabyte; a person must check its letters. Raises SourceError if no encoding is plausible."""
+    """Return the encoding of a text file for a recipe; None for UTF-8. Other encodings are guessed from the first
+    megabyte, and a person must check the result. Raises SourceError if no encoding is plausible."""
     from charset_normalizer import from_bytes
 
     with unpacked(path) as stream:
@@ -76,8 +76,8 @@ def encoding_of(path: Path) -> str | None:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Return whether a file counts as UTF-8: nearly all characters beyond ASCII are valid, or enough lines are.
-    Broken rows are then quarantined one by one; another encoding would garble the valid rows."""
+    """Return whether a file counts as UTF-8: nearly all non-ASCII characters are valid, or enough lines are. Broken
+    rows are then quarantined one by one; another encoding would garble the valid rows."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     beyond = broken = right_lines = broken_lines = 0
     line_is_beyond = line_is_broken = False
@@ -124,22 +124,22 @@ LARGEST_ROW = 1_000_000
 LONGEST_SHORT_VALUE = 400
 """Maximum length in characters of an id, a case or a level. A longer value is a text, unless it is a list of ids."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
-"""Number and share of long values. A column that exceeds both contains texts, and its values are no longer counted."""
+"""Number and share of long values above which a column counts as text, and its values are no longer counted."""
 LEAST_DIFFERENT_IDS = 0.95
-"""Minimum share of rows with a distinct value in a column that may hold the rows' ids. Exports repeat some ids,
-leave some empty, and end in a row of totals."""
+"""Minimum share of rows with a distinct value in a column that may contain row ids. Exports repeat some ids, leave some
+empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
 """Number of rows from which one row without a distinct value is tolerated, whatever its share."""
 MOST_WORDS_OF_STATES, LONGEST_WORD_OF_STATES = 12, 30
-"""Number of different values, and length of a value, up to which a column may hold states or levels of rows."""
+"""Maximum number of distinct values, and maximum length of a value, of a column that may contain states or levels."""
 UNFINISHED = frozenset(
     ("draft", "withdrawn", "cancelled", "canceled", "deleted", "archived", "pending", "مسودة", "ملغى", "محذوف", "مسحوب")
 )
-"""States of rows that hardly anybody means to train on."""
+"""Row states that are usually not trained on."""
 ROWS_NAMED = 5
 """Maximum number of broken rows that are listed for each reason."""
 NOT_UTF8 = "not UTF-8"
-"""Reason of `file_formats.py` for a row in another encoding than the rest."""
+"""Reason in `file_formats.py` for a row in another encoding than the rest."""
 MOST_VALUES = 500_000
 """Maximum number of different values of a column that are counted."""
 _TAG = r"p|div|span|li|ul|ol|a|b|i|u|strong|em|table|tr|td|h[1-6]|body|html|font|blockquote"
@@ -183,7 +183,7 @@ class ColumnFacts:
     long: int = 0
     """Number of values that are too long for an id or a level and are not lists of ids."""
     has_texts: bool = False
-    """True if the column has so many long values that values are not counted."""
+    """True if the column has so many long values that values are no longer counted."""
 
     @property
     def filled(self) -> int:
@@ -200,24 +200,24 @@ class ColumnFacts:
 
     @property
     def rows_amiss(self) -> int:
-        """Return the number of rows whose value is empty or repeats an earlier one."""
+        """Return the number of rows whose value is empty or a repetition."""
         return self.rows - len(self.values)
 
     @property
     def may_be_ids(self) -> bool:
-        """Return whether nearly every row has a value of its own."""
+        """Return whether nearly every row has a distinct value."""
         few = self.rows_amiss <= (1 - LEAST_DIFFERENT_IDS) * self.rows
         return self.rows > 0 and (few or (self.rows_amiss == 1 and self.rows >= ROWS_WITH_ONE_AMISS))
 
     @property
     def is_dated(self) -> bool:
-        """Return whether the column holds ISO dates."""
+        """Return whether the column contains ISO dates."""
         return self.filled > 0 and self.dates >= LEAST_DATED * self.filled
 
     @cached_property
     def date_formats(self) -> tuple[tuple[str, ...], ...]:
-        """Return the formats of the dates that are not ISO, each with its alternatives if nothing decides between
-        them. None if there are no such dates."""
+        """Return the formats of the dates other than ISO, each with its alternatives if the values do not decide
+        between them. Empty without such dates."""
         if self.is_dated or self.values.total() < LEAST_DATED * self.filled:
             return ()
         found = formats_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
@@ -231,7 +231,7 @@ class ColumnFacts:
 
     @property
     def has_few_words(self) -> bool:
-        """Return whether the column holds few different short values, each of them often."""
+        """Return whether the column has few distinct short values, each of them often."""
         return (
             0 < len(self.values) <= MOST_WORDS_OF_STATES
             and self.values.total() == self.filled
@@ -240,7 +240,7 @@ class ColumnFacts:
 
     @property
     def states(self) -> dict[str, int]:
-        """Return state -> number of rows, if the column holds several states of rows, such as draft and final."""
+        """Return state -> number of rows, if the column has several row states, such as draft and final."""
         words = {value.strip().casefold() for value in self.values}
         is_named = plain(self.name) in NAMES_OF_STATES
         if not self.has_few_words or not (is_named or words & UNFINISHED) or len(self.values) + bool(self.empty) < 2:
@@ -259,21 +259,21 @@ class FileFacts:
     """Suffix of the format, without the suffix of the compression."""
     compression: str | None
     encoding: str | None
-    """Encoding to name in a recipe; None for UTF-8."""
+    """Encoding for the recipe; None for UTF-8."""
     delimiter: str | None
-    """Delimiter of a CSV or TSV file to name in a recipe; None for the format's default."""
+    """Delimiter of a CSV or TSV file for the recipe; None for the format's default."""
     rows: int = 0
     broken: Counter[str] = field(default_factory=Counter)
-    """Reason -> number of rows that cannot be read."""
+    """Reason -> number of unreadable rows."""
     broken_rows: dict[str, list[int]] = field(default_factory=dict)
     """Reason -> numbers of the first such rows."""
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     layouts: Counter[str] = field(default_factory=Counter)
-    """Layout -> number of rows that are in it, such as sharegpt."""
+    """Layout, such as sharegpt -> number of rows in it."""
     turns: Counter[int] = field(default_factory=Counter)
     """Number of human turns in the request -> number of rows in a layout."""
     unfit: Counter[str] = field(default_factory=Counter)
-    """Reason -> number of rows in a layout that become no document."""
+    """Reason -> number of rows in a layout that cannot become a document."""
 
     @property
     def layout(self) -> Layout | None:
@@ -333,7 +333,7 @@ def format_rows(facts: FileFacts, reason: str) -> str:
 
 
 def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if the first line may be a row. Column names are shown to people; values of a row must not
+    """Raise SourceError if the first line may be a row of data. Column names are shown to people, but values must not
     be."""
     if (odd := odd_first_line(columns)) is not None:
         raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
@@ -354,12 +354,12 @@ class LinkColumn:
 
     column: str
     ids: str
-    """Name of the column with the ids that the links name."""
+    """Name of the column with the linked ids."""
     links: int
     matched: int
-    """Number of links that name a row."""
+    """Number of links to existing rows."""
     doubt: str | None = None
-    """Reason why a person must decide whether the column holds links; None if it does."""
+    """Reason why a person must decide whether the column contains links; None if it does."""
 
     @property
     def unmatched(self) -> int:
@@ -367,12 +367,12 @@ class LinkColumn:
 
 
 LEAST_MATCHED = 0.5
-"""Minimum share of a column's values that must be ids of rows to make it a column of links. A smaller share is
-chance: small numbers match many ids."""
+"""Minimum share of a column's values that must be row ids for a column of links. A smaller share may be chance: small
+numbers match many ids."""
 LEAST_TOLD = 0.05
-"""Minimum share of matching values from which the column is reported to a person."""
+"""Minimum share of matching values from which the column is reported."""
 LEAST_DIFFERENT = 0.05
-"""Minimum share of different ids among all links. A column that repeats a few ids may count something else."""
+"""Minimum share of distinct ids among all links. A column that repeats a few ids may count something else."""
 _NAMES_OF_LINKS = re.compile(
     r"link|relat|parent|thread|repl(?:y|ies)_?to|in_?reply|refers|see_?also|group|duplicate|previous|follow|مرتبط|صلة",
     re.IGNORECASE,
@@ -380,11 +380,11 @@ _NAMES_OF_LINKS = re.compile(
 
 
 def compared_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Return every column that holds or may hold links, each with the id column that it matches best, the surest and
-    largest first.
+    """Return every column that contains or may contain links, each with the id column that it matches best, the most
+    certain and largest first.
 
-    Columns of lists, and of nearly always short texts and numbers, are compared with the columns in which nearly every
-    row has a value of its own.
+    Columns of lists, and of mostly short texts and numbers, are compared with the columns in which nearly every row has
+    a distinct value.
     """
     ids = {name: set(map(link_key, column.values)) for name, column in facts.columns.items() if column.may_be_ids}
     found = []
@@ -393,7 +393,7 @@ def compared_columns(facts: FileFacts) -> list[LinkColumn]:
             continue
         links = _links_of(column)
         compared = [each for of, known in ids.items() if of != name and (each := _compare(column, links, of, known))]
-        # Keep the surest match of a column, and among equals the one with most matching links.
+        # Keep the most certain match of a column and, among equal ones, the one with most matching links.
         compared.sort(key=lambda each: (each.doubt is not None, -each.matched))
         found += compared[:1]
     return sorted(found, key=lambda each: (each.doubt is not None, -each.matched))
@@ -410,7 +410,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
 
 
 def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
-    """Compare a column's values with the ids of another column. Return None if there is nothing to report."""
+    """Compare a column's values with the ids of another column. Returns None if there is nothing to report."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
     matched = sum(named.values())
@@ -466,7 +466,8 @@ def _text_of(value: Any) -> str:
 
 
 def _seems_a_list_of_ids(text: str) -> bool:
-    """Return whether each word of a long text contains a digit, as in a list of ids but in no letter."""
+    """Return whether each word of a long text contains a digit, which is true of lists of ids and of no ordinary
+    text."""
     return all(any(map(str.isdigit, word)) for word in _WORDS.split(text) if word)
 
 

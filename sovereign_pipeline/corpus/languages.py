@@ -1,9 +1,9 @@
 """Find the language of a text by its script and, within a script, by the most common words of languages.
 
-Limits: a text is in its script's most likely language unless the common words of another one are at least MOSTLY of
-its words, and at least LEAST_COMMON. Names are left out: words with a capital letter, and the words beside them. So
-lists, tables and texts below LEAST_WORDS words are in the most likely one, and so are texts in languages that
-`common_words.txt` does not list.
+Limits: a text has its script's most likely language unless the common words of another one are at least MOSTLY of its
+words, and at least LEAST_COMMON. Words with a capital letter and their neighbours are ignored, because they may be
+names. Lists, tables, texts below LEAST_WORDS words, and languages that `common_words.txt` lacks therefore get the most
+likely language.
 """
 
 import itertools
@@ -19,9 +19,9 @@ LEAST_WORDS = 8
 MOSTLY = 0.15
 """Minimum share of common words in a text that is not in its script's most likely language."""
 LEAST_COMMON, LEAST_DIFFERENT = 5, 3
-"""Minimum number of common words, and of different ones, in such a text."""
+"""Minimum number of common words, and of distinct ones, in such a text."""
 _MOSTLY_BESIDE_NOUNS = 0.25
-"""Minimum share in a language that writes nouns with capitals. Its words beside such words count too."""
+"""Minimum share for a language that writes nouns with capitals. There, words beside nouns are counted, too."""
 _NOUNS_IN_CAPITALS = ("de",)
 _MOST_CHARACTERS, _MOST_WORDS = 4_000, 400
 
@@ -53,7 +53,7 @@ _LANGUAGES_OF = {
     "malayalam": "ml",
     "thai": "th",
 }
-"""Script -> languages that are written in it, the most likely one first."""
+"""Script -> its languages, the most likely one first."""
 _SCRIPT_OF = {language: script for script, languages in _LANGUAGES_OF.items() for language in languages.split()}
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _END_OF_SENTENCE = re.compile(r"[.!?:\n]")
@@ -67,25 +67,25 @@ _CLOSE = (
     {"ku", "ckb"},
     {"es", "ca", "gl"},
 )
-"""Languages that the common words do not tell apart."""
+"""Languages that the common words cannot distinguish."""
 
 
 def language_in(texts: Iterable[str]) -> str | None:
-    """Return the language of a document's texts together, by their letters; None if they have no letter."""
+    """Return the language of all texts of a document together, by their letters; None if they have no letters."""
     text = "\n".join(texts)
     script = _script_of(text, least=1)
     return None if script is None else _of_script(text, script)
 
 
 def is_in_other_script(text: str, language: str) -> bool:
-    """Return whether most letters of a text are in another script than its language is written in; False if the
-    language's script is not known or the letters are too few."""
+    """Return whether most letters of a text are not in the script of its language. False if the language's script is
+    unknown or there are too few letters."""
     expected, script = _SCRIPT_OF.get(language), _script_of(text, LEAST_LETTERS)
     return expected is not None and script is not None and script != expected
 
 
 def other_language(text: str, language: str) -> str | None:
-    """Return the language of a text if it is surely not the given one; otherwise None."""
+    """Return the language of a text if it is certainly not the given one; otherwise None."""
     if is_in_other_script(text, language):
         return language_in([text])
     script = _SCRIPT_OF.get(language)
@@ -110,7 +110,7 @@ def _of_script(text: str, script: str) -> str:
 
 
 def _surely_other(text: str, script: str, language: str) -> str | None:
-    """Return the language of the script that has many more of the text's words than the given one, or None."""
+    """Return the language of the same script with many more of the text's words than the given one, or None."""
     text = _TAG.sub(" ", text[:_MOST_CHARACTERS])
     words = [*_WORD.finditer(text.lower() if text.isupper() else text)][:_MOST_WORDS]
     if len(words) < LEAST_WORDS:
@@ -133,7 +133,7 @@ def _surely_other(text: str, script: str, language: str) -> str | None:
 
 
 def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
-    """Return for each word whether it has a capital letter within a sentence, or stands beside one that has."""
+    """Return for each word whether it, or a neighbour, has a capital letter within a sentence."""
     has_capital = [False]
     for before, word in itertools.pairwise(words):
         is_first = _END_OF_SENTENCE.search(word.string, before.end(), word.start()) is not None
@@ -144,7 +144,7 @@ def _may_be_names(words: Sequence[re.Match[str]]) -> list[bool]:
 
 @cache
 def _languages_of_words() -> dict[str, tuple[str, ...]]:
-    """Return word -> languages in which it is common. Words of one letter tell nothing."""
+    """Return word -> languages in which it is common. One-letter words are ignored."""
     found: dict[str, tuple[str, ...]] = {}
     for line in Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").splitlines():
         language, *words = line.split()

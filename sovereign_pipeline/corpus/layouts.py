@@ -1,9 +1,9 @@
 """Convert rows of ShareGPT, Alpaca, HH and ChatGPT exports to a request and replies, and recognise them.
 
-A conversation becomes one request and one reply: the reply is its last turn, the request is everything before it. A
-request with more than one human turn is a transcript: each turn begins with `Human: ` or `Assistant: `, separated by
-empty lines, as in the HH data (Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF", appendix). A
-system turn comes first, without a mark. No turn is dropped.
+The last turn of a conversation is the reply; everything before it is the request. A request with several human turns is
+a transcript: each turn begins with `Human: ` or `Assistant: `, separated by empty lines, as in the HH data (Bai et al.
+2022, "Training a Helpful and Harmless Assistant with RLHF", appendix). A system turn comes first, without a mark. No
+turn is dropped.
 """
 
 import re
@@ -50,7 +50,7 @@ def text_fields(layout: Layout, role: Role, row: Mapping[str, Any]) -> dict[str,
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout | None:
-    """Return the layout other than columns in which a row is; None if it is in none of them."""
+    """Return the layout of a row, or None if it is in no layout but `columns`."""
     if isinstance(row.get("mapping"), dict):
         return "chatgpt"
     if any(_is_conversation(row.get(name)) for name in ("conversations", "messages")):
@@ -91,20 +91,21 @@ def _chatgpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequen
         else:
             turns.append(turn)
     if turns and turns[-1].speaker == "human":
-        turns.pop()  # a question that was not answered
+        turns.pop()  # a question without an answer
     _check_order(turns, "assistant")
     return turns[:-1], [turns[-1].text]
 
 
 def _is_name(name: Any) -> TypeGuard[str]:
-    """Return whether a node of the tree is named; False at the tree's root. Raises RowRejected for another value."""
+    """Return whether a node of the tree has a parent's name; False at the root. Raises RowRejected for another
+    value."""
     if not isinstance(name, str | None):
         raise RowRejected("current_node or parent of a message is no name of a message")
     return name is not None
 
 
 def _node(message: Any) -> Turn | None:
-    """Return a message of a ChatGPT export as a turn; None for messages that nobody sees: of tools, to tools, empty."""
+    """Return a message of a ChatGPT export as a turn; None for invisible messages (of tools, to tools, or empty)."""
     content = message.get("content") if isinstance(message, dict) else None
     author = message.get("author") if isinstance(message, dict) else None
     speaker = _SPEAKERS.get(str(author.get("role"))) if isinstance(author, dict) else None
@@ -146,7 +147,7 @@ def _hh(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[st
 
 
 def _conversation(row: Mapping[str, Any], name: str) -> list[Turn]:
-    """Return the conversation that ends in the chosen or rejected reply. The column contains all of it or only the
+    """Return the conversation that ends in the chosen or rejected reply. The column contains all of it, or only the
     turns after `prompt`."""
     value = row.get(name)
     if isinstance(value, list):
@@ -227,7 +228,7 @@ def _system(row: Mapping[str, Any]) -> list[Turn]:
 
 
 def _history(row: Mapping[str, Any]) -> list[Turn]:
-    """Return the turns in `history`, a list of [request, reply], as some Alpaca files have it."""
+    """Return the turns in `history`, a list of [request, reply], as in some Alpaca files."""
     history = row.get("history") or []
     if not isinstance(history, list):
         raise RowRejected("history is not a list")
@@ -253,8 +254,8 @@ def _text(row: Mapping[str, Any], name: str, *, required: bool = True) -> str:
 
 
 def _check_order(turns: Sequence[Turn], last: Speaker) -> None:
-    """Raise RowRejected unless, after at most one system turn, human and assistant alternate, the human first and
-    `last` last."""
+    """Raise RowRejected unless human and assistant alternate after at most one system turn, the human first and `last`
+    last."""
     offset = 1 if turns and turns[0].speaker == "system" else 0
     for place, turn in enumerate(turns[offset:]):
         if turn.speaker != ("assistant" if place % 2 else "human"):

@@ -26,7 +26,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order mark -> encoding to name in a recipe. UTF-32 is first, because its mark begins with the mark of UTF-16."""
+"""Byte order mark -> encoding for the recipe. UTF-32 comes first, because its mark begins with UTF-16's."""
 BLOCK = 1 << 16
 GET_A_WHOLE_COPY = "Get a whole copy of the file."
 
@@ -57,8 +57,8 @@ _LEAST_ZEROS = 0.1
 _LEAST_TEXT = 6
 """Minimum number of characters for detecting an encoding without a mark."""
 _LEAST_UTF8 = 3
-"""Minimum number of multi-byte characters, all valid UTF-8, from which a text is UTF-8 rather than another encoding
-by chance."""
+"""Minimum number of multi-byte characters, all valid UTF-8, from which a text is UTF-8 and not another encoding by
+chance."""
 
 
 def reject_unreadable(path: Path) -> None:
@@ -93,14 +93,14 @@ def name_without_packing(path: Path) -> str:
 
 
 def packing_of(path: Path) -> str | None:
-    """Return the compression that the file's name states."""
+    """Return the compression in the file's name, or None."""
     return PACKINGS.get(path.suffix.lower())
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Yield the file's bytes, decompressed. Raises SourceError for a file that is empty, truncated, or not
-    compressed as its name states."""
+    """Yield the file's bytes, decompressed. Raises SourceError for a file that is empty, truncated, or not compressed
+    as its name says."""
     with path.open("rb") as stream:
         begin = stream.read(_BEGIN)
     if not begin:
@@ -133,8 +133,8 @@ def _opened(path: Path, packing: str | None) -> IO[bytes]:
 
 
 class _Members(io.RawIOBase):
-    """A decompressed stream of all members of a compressed file. Python's bzip2 and xz files end silently at data
-    that is not another member, which would lose the remaining rows."""
+    """A decompressed stream of all members of a compressed file. Python's bzip2 and xz files end silently at data that
+    is not another member, which would lose the remaining rows."""
 
     def __init__(self, stream: IO[bytes], decompressor: Callable[[], Any]) -> None:
         self._stream, self._decompressor = stream, decompressor
@@ -179,8 +179,8 @@ def signature_of(begin: bytes) -> str | None:
 
 
 def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
-    """Return a text's bytes as UTF-8, unchanged if no encoding is named. Raises SourceError for a file that is not
-    text, and for a text that is clearly in another encoding than the named one."""
+    """Return a text's bytes as UTF-8, unchanged without an encoding. Raises SourceError for a file that is not text, or
+    that is clearly in another encoding."""
     begin = cast(io.BufferedReader, stream).peek(_SAMPLE_OF_TEXT)[:_SAMPLE_OF_TEXT]
     if (found := signature_of(begin)) is not None:
         raise SourceError(
@@ -202,7 +202,7 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
 
 
 def encoding_by_begin(begin: bytes) -> str | None:
-    """Return the encoding that a text's first bytes show, by a byte order mark or by the positions of zero bytes."""
+    """Return the encoding that a text's first bytes reveal, by a byte order mark or the positions of zero bytes."""
     marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
     return marked or _encoding_by_zeros(begin[:_SAMPLE_OF_TEXT])
 
@@ -236,9 +236,8 @@ def _is_read_as(plain: str, encoding: str | None) -> bool:
 
 
 class _Recoded(io.RawIOBase):
-    """A stream that recodes a file to UTF-8. It raises SourceError at a byte that is invalid in the encoding,
-    because the rows after it would be guesses. It also raises for a text that is valid UTF-8 throughout, which would
-    be garbled."""
+    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because
+    later rows would be guesses, and for a text that is valid UTF-8 throughout, which would be garbled."""
 
     def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
         self._stream, self._path, self._encoding = stream, path, encoding

@@ -58,8 +58,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     """Write the documents of every source, and the quarantined rows with their reasons.
 
     The source files are pinned by digest and not copied: a copy would contain quarantined rows, whose classification
-    level may be unknown. Raises SourceError for a file that cannot be read, and QuarantineExceeded for a source with
-    too many broken rows.
+    level may be unknown. Raises SourceError for an unreadable file, and QuarantineExceeded for a source with too many
+    broken rows.
     """
     secret = cache(workplace.column_secret)
     readers = readers_of(workplace, RAW_CORPUS.config_at(workplace), secret)
@@ -118,8 +118,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 
 
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
-    """Return the fingerprint of the secret of the columns' keys. Raises PrivacyError if the secret differs from the
-    secret of the newest raw corpus with keys: trained rows could no longer be told from held-out rows."""
+    """Return the fingerprint of the secret for pseudonyms. Raises PrivacyError if it differs from the newest raw
+    corpus's, because trained rows could no longer be distinguished from held-out ones."""
     fingerprint = sha256(secret).hexdigest()
     store = workplace.store
     made = [store.read_manifest(ref).circumstances for ref in store.indexed(RAW_CORPUS.kind)]
@@ -151,8 +151,8 @@ def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Q
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the documents, each with at least the highest classification level in its case file.
 
-    Different spellings of a case file count as one (`folded`). Raises CeilingExceeded with row id and classification
-    level, before anything else is made of the line of adapters.
+    All spellings of a case file count as one (`folded`). Raises CeilingExceeded with row id and level before anything
+    else of the line is built.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
@@ -203,7 +203,7 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path) -> None:
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify against the raw documents that no level fell, each case has one level, and the manifest states the
+    """Verify against the raw documents that no level fell, that each case has one level, and that the manifest has the
     highest."""
     ladder = workplace.institution.ladder
     fallen: list[str] = []
@@ -237,7 +237,7 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Verify that every row of the source files is exactly the stored document, quarantined, excluded, or not selected.
-    The levels of rows are determined a second time, by other code than the build's."""
+    Other code than the build's determines the rows' levels again."""
     if artifact.manifest.external_inputs != source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
     ladder, readers = workplace.institution.ladder, readers_of(workplace, RAW_CORPUS.config_at(workplace))
@@ -287,7 +287,7 @@ def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
 
 
 def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify the share of links that name rows of the sources, by the counts that `rows_accounted_for` verifies."""
+    """Verify the share of links to existing rows, by the counts that `rows_accounted_for` verifies."""
     limit = workplace.line.quarantine.max_links_without_row
     sources = [row for row in read_sources(artifact) if row["links"]]
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}
@@ -304,12 +304,12 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
 
 
 MOST_IN_OTHER_LANGUAGE = 0.02
-"""Largest accepted share of documents with a text that is surely in another language than the document."""
+"""Largest accepted share of documents with a text that is certainly in another language than the document."""
 
 
 def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that hardly any document has a text in another language than its own. Names are detected by language, so
-    they would be replaced wrongly, and missed."""
+    """Verify that hardly any document has a text in another language than its own. Otherwise names would be missed or
+    replaced wrongly, because they are detected by language."""
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1

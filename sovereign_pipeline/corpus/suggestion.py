@@ -1,5 +1,4 @@
-"""Suggest a recipe for an inspected file, with notes on what a person must decide. A person must read the suggested
-recipe before the line of adapters runs."""
+"""Suggest a recipe for an inspected file, with notes on the decisions that a person must make before the line runs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,16 +26,16 @@ from sovereign_pipeline.policy.recipe_model import FILL_IN
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
 LEAST_MARKUP = 0.5
-"""Minimum share of values with certain markup to treat a column as HTML. Plain letters contain `<` too."""
+"""Minimum share of values with certain markup from which a column counts as HTML. Plain text contains `<`, too."""
 LEAST_ROWS_OF_A_WORD = 3
-"""Minimum number of rows with a word of a column of levels that is shown. A rarer one may be a name."""
+"""Minimum number of rows with a word of a level column that is shown. A rarer word may be a name."""
 LEAST_LETTERS = 15
-"""Minimum mean length in characters of a column that may hold requests or replies."""
+"""Minimum mean length, in characters, of a column that may contain requests or replies."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A suggested recipe as YAML data, with notes on what a person must decide."""
+    """A suggested recipe as YAML data, with notes on the decisions that a person must make."""
 
     recipe: dict[str, Any]
     notes: tuple[str, ...]
@@ -131,7 +130,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 def _set_columns_that_are_not_there(
     facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
 ) -> None:
-    """Add constants for the fields that no column has, and find the language by the text."""
+    """Add constants for fields without a column, and find the language by the text."""
     for name in ("department", "author", "subject", "language"):
         if name == "language" and name in fields and (empty := _empty_cells(facts, fields[name])):
             source["language_from_text"] = True
@@ -186,7 +185,7 @@ def _set_levels(
     source: dict[str, Any],
     notes: list[str],
 ) -> None:
-    """Add the words of levels, and a floor for the rows without one."""
+    """Add the level words, and a floor for rows without one."""
     highest = ladder.levels[-1]
     named = facts.columns[fields["classification"]] if "classification" in fields else None
     own = named or _column_named("classification", facts)
@@ -222,8 +221,7 @@ def _set_levels(
 
 
 def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict[str, int]:
-    """Return word that is no level of the ladder -> number of rows. Spellings that count as one word are one, under
-    the first."""
+    """Return word that is not a level of the ladder -> number of rows. Equal spellings count as the first one."""
     words: dict[str, str] = {}
     times = Counter[str]()
     for value, count in column.values.items():
@@ -235,7 +233,7 @@ def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict
 def _fields(
     facts: FileFacts, links: LinkColumn | None, ladder: ClassificationLadder, notes: list[str]
 ) -> dict[str, str]:
-    """Return field -> column. Each column is used once. A column that is chosen for other reasons than its name is
+    """Return field -> column, using each column once. A column that was chosen for other reasons than its name is
     noted."""
     of_layout = LAYOUT_COLUMNS if facts.layout is not None else ()
     columns = [column for name, column in facts.columns.items() if column.filled and name not in of_layout]
@@ -294,7 +292,7 @@ def _fits(name: str, column: ColumnFacts) -> bool:
 
 
 def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], notes: list[str]) -> None:
-    """Add notes on rows without a distinct id and how they are treated, and set `id_from_row` if no column has ids."""
+    """Add notes on rows without a distinct id, and set `id_from_row` if no column contains ids."""
     if "id" in fields:
         column = facts.columns[fields["id"]]
         repeated = column.values.total() - len(column.values)
@@ -321,7 +319,7 @@ def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
 
 
 def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
-    """Return notes on fields that are empty in some rows. Ids, levels and languages have their own notes."""
+    """Return notes on fields that are empty in some rows. Ids, levels and languages have separate notes."""
     notes = []
     for name, column in fields.items():
         empty = _empty_cells(facts, column)
@@ -335,12 +333,11 @@ def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
 
 
 def _empty_cells(facts: FileFacts, column: str) -> int:
-    """Return the number of rows with nothing in a column."""
     return facts.rows - facts.broken.total() - facts.columns[column].filled
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
-    """Return a note on a column that is read because of its name but has unsuitable values."""
+    """Return a note on a column that is read because of its name although its values are unsuitable."""
     wants = {"date": "dates of one form", "language": "tags of languages (en, ar)"}.get(name, "one text in each row")
     return (
         f"{name}: the column '{own.name}' does not hold {wants} in each row, and is read all the same: rows without "
@@ -349,8 +346,7 @@ def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
 
 
 def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
-    """Return the column with the field's own name, which is read without an entry under `columns`; None if there is
-    none."""
+    """Return the column with the field's own name, which needs no entry under `columns`, or None."""
     return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
 
 
@@ -366,8 +362,8 @@ def _about_links(each: LinkColumn, taken: bool) -> str:
 
 
 def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
-    """Return `html` if one text column is mostly HTML, otherwise None. Tags are noted in either case, because
-    removing them deletes text."""
+    """Return `html` if one text column is mostly HTML, or else None. Tags are noted in either case, because removing
+    them deletes text."""
     columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
     is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
     for column in columns:

@@ -1,9 +1,9 @@
 """Read the rows of a CSV or TSV file, and detect quoted cells that contain whole rows because a quote is missing.
 
 If a cell's closing quote is missing and a later row has an extra quote in the same column, the rows between them form
-one row with as many cells as the header. Such a cell differs from a letter of several lines at the place where one row
-would end and the next begin: the line before it ends in the cells after the quoted one, the line after it begins with
-the cells before it, and these cells look like the cells of other rows.
+one row with as many cells as the header. Such a cell differs from a text of several lines where one row would end and
+the next begin: the line before ends in the cells after the quoted one, the line after begins with the cells before it,
+and these cells resemble the cells of other rows.
 """
 
 import csv
@@ -103,8 +103,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _repeated_header(cells: Sequence[str], header: Sequence[str], path: Path, number: int, line: int) -> Row:
-    """Return the broken row for a repeated header. Raises SourceError if the repeated header orders the columns
-    differently."""
+    """Return the broken row for a repeated header. Raises SourceError if its columns have another order."""
     if [*map(_plain, cells)] == [*map(_plain, header)]:
         return Row(number, None, REPEATED_HEADER)
     raise SourceError(
@@ -130,16 +129,15 @@ class EndlessRecord(Exception):
 
 
 class RecordLines(Iterator[str]):
-    """An iterator over the lines of a file for `csv.reader`, which takes as many lines as a record has.
+    """Iterates over the lines of a file for `csv.reader`, which takes as many lines as a record has.
 
-    For a record above the limit, it keeps only quotes, delimiters and line ends, so that the record still ends in the
+    Of a record above the limit, it keeps only quotes, delimiters and line ends, so that the record still ends in the
     right place.
     """
 
     def __init__(self, text: io.TextIOWrapper, delimiter: str, limit: int) -> None:
-        """
-        Args:
-            limit: maximum length of a record, in characters, that is kept unchanged.
+        """Args:
+        limit: maximum length of a record, in characters, that is kept unchanged.
         """
         self._text, self._limit = text, limit
         self._words = re.compile(rf'[^"\r\n {re.escape(delimiter)}]+')
@@ -177,22 +175,22 @@ class RecordLines(Iterator[str]):
 
 
 _ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
-"""Number of rows from which the columns are learnt; rows of several lines are learnt from for longer."""
+"""Number of rows from which the columns are learnt, and the higher number for rows of several lines."""
 _MOST_SUSPECTS = 20_000
 _SHORT = 60
 """Maximum length in characters of an id, a date, a level or a name."""
 _FEW = 20
-"""Maximum number of different values in a column of levels, languages or states."""
+"""Maximum number of distinct values in a column of levels, languages or states."""
 _ENOUGH = 20
-"""Number of different values in a column from which a value of another form does not belong to it."""
+"""Number of distinct values in a column from which a value of another form does not belong to it."""
 _LONG_NUMBER = 5
 """Number of digits from which a number is not a year, and rarely a street or list number."""
 _NEXT = 10
-"""Minimum tolerance by which an id may exceed the highest learnt id."""
+"""Minimum amount by which an id may exceed the highest learnt id."""
 _CERTAIN = 1.5
 _FEWEST_COLUMNS = 3
-"""Minimum number of columns for detection. In a table of only an id and a text, rows and lines of letters cannot be
-told apart."""
+"""Minimum number of columns for detection. With only an id and a text, rows and lines of texts cannot be
+distinguished."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _DIGITS = re.compile(r"\d+")
@@ -255,7 +253,7 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Return whether a plain number is near the numbers of the column. Numbers of streets and lists are not."""
+        """Return whether a plain number is near the column's numbers. Street and list numbers are not."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:
@@ -268,13 +266,13 @@ class _Suspect:
     """A place in a quoted cell where one row may end and the next begin."""
 
     lines: tuple[int, int]
-    """First and last line of the file on which the whole record lies."""
+    """First and last line of the record in the file."""
     cells: tuple[tuple[int, str], ...]
-    """Column indexes, each with its cell if a row ends at this place."""
+    """Column index and cell of each cell around the possible row end."""
 
 
 class LostQuotes:
-    """A detector of cells that contain whole rows. It learns the columns of one table from its rows."""
+    """Detects cells that contain whole rows. Learns the columns of one table from its rows."""
 
     def __init__(self, columns: int, delimiter: str) -> None:
         self._delimiter = delimiter
@@ -302,8 +300,8 @@ class LostQuotes:
             self._suspects = [each for each in self._suspects if self._is_a_row_end(each)]
 
     def found(self) -> tuple[int, int] | None:
-        """Return the lines of the first record with a cell that contains whole rows; None if there is none. Call it
-        after all rows are added."""
+        """Return the lines of the first record with a cell that contains whole rows, or None. Call it after all rows
+        are added."""
         return next((each.lines for each in self._suspects if self._is_a_row_end(each)), None)
 
     def _suspects_in(self, cell: str, place: int, lines: tuple[int, int]) -> list[_Suspect]:
@@ -325,8 +323,8 @@ class LostQuotes:
         return found
 
     def _is_a_row_end(self, suspect: _Suspect) -> bool:
-        """Return whether the place is the end of a row: every cell fits its column, and some would hardly be there
-        by chance."""
+        """Return whether the place is the end of a row: every cell fits its column, and some would hardly be there by
+        chance."""
         certain = 0.0
         possible = 0
         for place, text in suspect.cells:
@@ -346,7 +344,8 @@ def _is_code(text: str) -> bool:
 
 
 def _shape(text: str) -> str:
-    """Return the shape of a code, which is equal for all rows: `PRM-2024-00017` and `PRM-2025-9` are `a-9-9`."""
+    """Return the shape of a code, which is equal for all rows: `PRM-2024-00017` and `PRM-2025-9` have the shape
+    `a-9-9`."""
     return _DIGITS.sub("9", _LETTERS.sub("a", text))
 
 

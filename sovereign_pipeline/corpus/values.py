@@ -26,7 +26,7 @@ _NAMES_OF_LANGUAGES = {
 NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))
 """Lower-case spellings of null in Python, pandas, databases, workbooks and by people."""
 LONGEST_IDENTIFIER = 200
-"""Maximum length of an id or case in characters. Both appear in messages; a longer value is a text in the wrong
+"""Maximum length of an id or case in characters. Both appear in messages, and a longer value is a text in the wrong
 column."""
 # RFC 5646, section 2.1. Longer first subtags are reserved but not registered for any language: they may be names.
 _LANGUAGE_TAG = re.compile(
@@ -34,7 +34,7 @@ _LANGUAGE_TAG = re.compile(
     r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,3}"
 )
 DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
-"""Pattern of an id that a workbook has shortened: 1.2E+11 may have been several ids."""
+"""Pattern of an id that a workbook has shortened: 1.2E+11 may have been any of several ids."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -64,7 +64,7 @@ def is_unicode(text: str) -> bool:
 
 
 def is_a_text(value: Any) -> bool:
-    """Return whether a value can be one text: not a list, a truth value, bytes, or a number such as NaN."""
+    """Return whether a value can be one text, which excludes lists, truth values, bytes and numbers such as NaN."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
@@ -111,7 +111,7 @@ _SHOWN = frozenset(
 """Words for states, levels, kinds and languages. Any other word may be a person's name."""
 _MOST_SHOWN = 8
 _MOST_LEVELS = 12
-"""Number of different words up to which a column may hold levels. A column with more may hold names."""
+"""Maximum number of distinct words in a column of levels. A column with more may contain names."""
 
 
 def truth_of(value: Any) -> bool | None:
@@ -121,8 +121,8 @@ def truth_of(value: Any) -> bool | None:
 
 
 def is_wanted(value: Any, wanted: WantedValue | tuple[WantedValue, ...]) -> bool:
-    """Return whether a value of a file equals the value, or one of the values, that `where` names, in any spelling. An
-    empty value equals null and false, because exports leave false cells empty."""
+    """Return whether a value of a file equals one of the values in `where`, in any spelling. An empty value equals null
+    and false, because exports leave false cells empty."""
     if isinstance(wanted, tuple):
         return any(is_wanted(value, each) for each in wanted)
     if isinstance(value, bool):
@@ -139,7 +139,7 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
     """Return whether a value may be shown in messages: a word for a state, a level or a language, or a small number.
 
     Args:
-        of_languages: whether the column holds languages. Elsewhere, two letters may be a name.
+        of_languages: whether the column contains languages. In other columns, two letters may be a name.
     """
     word = text.strip().casefold()
     return word in _SHOWN or bool(
@@ -148,7 +148,7 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
 
 
 def format_values(seen: Mapping[str, int]) -> str:
-    """Return the values of a column for a message, each with its count. Values that may be texts are only counted."""
+    """Return the values of a column for a message, each with its count. Possible texts are only counted."""
     shown = [
         f"{value.strip() or 'nothing'} ({times:,})"
         for value, times in Counter(seen).most_common()
@@ -161,8 +161,8 @@ def format_values(seen: Mapping[str, int]) -> str:
 
 
 def format_levels(words: Mapping[str, int]) -> str:
-    """Return the words of a column of levels for a message, each with its count. Words that may be texts or names are
-    only counted."""
+    """Return the words of a level column for a message, each with its count. Possible texts or names are only
+    counted."""
     short = [each for each in words if len(each) <= 30 and len(each.split()) <= 3 and not any(map(str.isdigit, each))]
     shown = short if len(words) <= _MOST_LEVELS else []
     others = len(words) - len(shown)
@@ -200,13 +200,12 @@ _SLASH = re.compile(r"\s*/\s*")
 _LEFT_OVER = re.compile(r"[\[\]{}()\"']")
 _LOST = "the links are numbers such as 1.2E+11, which have lost digits"
 WHOLE_IN_FLOAT = 2**53
-"""Limit from which a float cannot represent every whole number, so that two ids may become one."""
+"""Limit above which a float cannot represent every whole number, so that two ids may become one."""
 
 
 def normal_id(text: str) -> str:
-    """Return the normalised spelling of an id, for rows and for links to them: NFC, stripped, without zero-width
-    characters and direction marks, with digits of any script as 0-9. `5346.0`, as tables of numbers write it,
-    becomes `5346`."""
+    """Return the normalised spelling of an id, for rows and links: NFC, stripped, without zero-width characters and
+    direction marks, with digits of any script as 0-9. `5346.0` (from numeric tables) becomes `5346`."""
     if text.isascii():
         composed = text.strip()
     else:
@@ -227,7 +226,7 @@ def linked_ids(cell: Any) -> tuple[str, ...]:
     """Return the ids in a cell of the links column.
 
     A cell is a list in JSON or Parquet, a list written as text (`["1", "2"]`, `[1, 2]`, `{1,2}`), one number, or a text
-    with ids separated by `,` `;` `|` or line breaks, otherwise by white space. Raises RowRejected for anything else.
+    with ids separated by `,` `;` `|` or line breaks, or else by white space. Raises RowRejected for anything else.
     """
     if isinstance(cell, str):
         return _from_text(cell)
@@ -236,10 +235,10 @@ def linked_ids(cell: Any) -> tuple[str, ...]:
 
 
 def resolved(links: tuple[str, ...], known: Callable[[], Collection[str]]) -> tuple[str, ...]:
-    """Return the links, with ambiguous ones resolved by the ids of the rows. `17/18` is two ids if it is not an id
-    itself and both parts are. `0` is dropped unless a row has that id.
+    """Return the links, with ambiguous ones resolved by the row ids. `17/18` is two ids if it is not an id itself and
+    both parts are. `0` is dropped unless a row has that id.
 
-    `known` returns the keys of the ids of all rows. It is called only for ambiguous links.
+    `known` returns the keys of all row ids. It is called only for ambiguous links.
     """
     if not any("/" in link or link == "0" for link in links):
         return links
@@ -274,8 +273,8 @@ def _from_text(text: str) -> tuple[str, ...]:
 
 
 def _array_of_numpy(inner: str) -> list[str] | None:
-    """Return the ids of an array in NumPy's print format, which may wrap over lines; None for another format. Raises
-    RowRejected for an array that NumPy has shortened."""
+    """Return the ids of an array in NumPy's print format, which may wrap over lines, or None for another format. Raises
+    RowRejected for an array that NumPy shortened."""
     if "..." in inner.split():
         raise RowRejected("the links are shortened with '...'")
     if _QUOTED_BY_SPACES.fullmatch(inner):
@@ -302,7 +301,7 @@ def _normal(values: Any) -> tuple[str, ...]:
 
 
 def _is_id(value: Any) -> bool:
-    """Return whether a list's value can be an id or null: a text, a whole number, null or NaN."""
+    """Return whether a list element can be an id or null: a text, a whole number, null or NaN."""
     if isinstance(value, WrittenNumber):
         return math.isfinite(value)
     if isinstance(value, float | Decimal):
@@ -311,7 +310,7 @@ def _is_id(value: Any) -> bool:
 
 
 class LinkTally:
-    """A count of links of all sources, and of links that name no row of any source. Rows of every outcome count."""
+    """Counts the links of all sources, and the links to missing rows. Rows of every outcome count."""
 
     def __init__(self) -> None:
         self._rows: set[str] = set()
@@ -319,10 +318,9 @@ class LinkTally:
         self._to_themselves = Counter[str]()
 
     def add(self, source: str, row: str | None, links: Iterable[str]) -> None:
-        """
-        Args:
-            row: normalised id of a row of the source; None if it has no readable id.
-            links: ids that the row links to. Links to itself are counted separately.
+        """Args:
+        row: normalised id of a row of the source; None if it is unreadable.
+        links: ids that the row links to. Links to itself are counted separately.
         """
         own = link_key(row) if row is not None else None
         if own is not None:
@@ -333,7 +331,7 @@ class LinkTally:
         self._to_themselves[source] += len(keys) - len(others)
 
     def of(self, source: str) -> tuple[int, int]:
-        """Return the number of links in a source, and the number of them that name no row. Call it after all sources
+        """Return the number of links in a source, and how many of them link to missing rows. Call it after all sources
         are read."""
         links = self._links.get(source, Counter[str]())
         return links.total(), sum(count for id, count in links.items() if id not in self._rows)
