@@ -42,8 +42,8 @@ def client() -> TestClient:
     return TestClient(for_hosts(app, OURS), base_url=HERE)
 
 
-@pytest.mark.security_case("A page elsewhere has its host name lead to 127.0.0.1 (DNS rebinding)", "403, and no answer")
-@pytest.mark.security_case("A page elsewhere sends a request or a query to a UI on loopback", "403, and no answer")
+@pytest.mark.security_case("Another site's host name resolves to 127.0.0.1 (DNS rebinding)", "403, and no answer")
+@pytest.mark.security_case("Another site sends a request or a query to a UI on loopback", "403, and no answer")
 @pytest.mark.parametrize("sent", FOREIGN, ids=str)
 def test_what_is_foreign_is_not_answered(client: TestClient, sent: dict[str, str]) -> None:
     headers = {name: value for name, value in sent.items() if name != "path"}
@@ -76,7 +76,8 @@ def dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 @pytest.mark.slow
 @pytest.mark.security_case(
-    "Dagster's UI is asked for another host name, or GraphQL by a link on a page elsewhere", "403, and no answer"
+    "Dagster's UI gets a request for another host name, or a GraphQL query by a link on another site",
+    "403, and no answer",
 )
 def test_dagsters_own_application_is_guarded(dagster: TestClient) -> None:
     query = {"query": "{ version }"}
@@ -88,8 +89,8 @@ def test_dagsters_own_application_is_guarded(dagster: TestClient) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.security_case("A page elsewhere shows Dagster's UI in a frame", "no browser shows it there")
-@pytest.mark.security_case("A link's address holds a GraphQL query or mutation for Dagster", "405, and nothing is run")
+@pytest.mark.security_case("Another site shows Dagster's UI in a frame", "browsers do not show it")
+@pytest.mark.security_case("A link's URL contains a GraphQL query or mutation for Dagster", "405, and it is not run")
 def test_dagster_is_not_framed_and_runs_no_query_from_an_address(dagster: TestClient) -> None:
     page = dagster.get("/")
     assert page.headers["x-frame-options"] == "DENY"

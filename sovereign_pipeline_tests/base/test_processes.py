@@ -68,7 +68,7 @@ def test_a_librarys_warning_does_not_reach_the_terminal() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.security_case("LOGNAME and USER name somebody else", "logs name the account that the system knows")
+@pytest.mark.security_case("LOGNAME and USER name another person", "logs name the account that the system reports")
 def test_a_variable_does_not_decide_who_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(variable, "somebody-else")

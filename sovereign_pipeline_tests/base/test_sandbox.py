@@ -284,7 +284,7 @@ def test_what_cannot_be_executed_has_a_status_of_its_own() -> None:
     assert end_of(bytes(for_no_machine)).status == 126
 
 
-@pytest.mark.security_case("a command in the sandbox never ends", "processor time and the clock end it")
+@pytest.mark.security_case("a command in the sandbox never ends", "limits on processor time and wall-clock time end it")
 def test_time_ends_a_loop_and_a_sleep() -> None:
     assert end_of(
         SHELL + "while :; do :; done", limits=Limits(cpu_seconds=1, wall_seconds=ROOM_OF_COMMANDS.wall_seconds)
@@ -293,7 +293,9 @@ def test_time_ends_a_loop_and_a_sleep() -> None:
     assert end_of(sleeps, limits=Limits(wall_seconds=1)) == CommandEnd("timeout")
 
 
-@pytest.mark.security_case("a command in the sandbox forks without end", "few processes, and none outlives the run")
+@pytest.mark.security_case(
+    "A command in the sandbox forks endlessly", "the number of processes is limited, and none outlives the run"
+)
 def test_a_fork_bomb_and_a_child_in_the_background_leave_nothing() -> None:
     name = f"bomb{os.getpid()}"
     assert (
@@ -305,7 +307,7 @@ def test_a_fork_bomb_and_a_child_in_the_background_leave_nothing() -> None:
     wait_until_none_is_named(name)
 
 
-@pytest.mark.security_case("who started a command is killed", "the sandbox ends with it")
+@pytest.mark.security_case("The process that started a sandbox is killed", "the sandbox ends, too")
 def test_a_command_does_not_outlive_the_process_that_started_it() -> None:
     """As a trainer that is killed while it judges."""
     name = f"orphan{os.getpid()}"
@@ -322,7 +324,7 @@ def test_a_command_does_not_outlive_the_process_that_started_it() -> None:
     wait_until_none_is_named(name)
 
 
-@pytest.mark.security_case("a command in the sandbox writes its own report", "its exit status is what the kernel says")
+@pytest.mark.security_case("A command in the sandbox forges its report", "its exit status comes from the kernel")
 def test_a_report_that_the_command_writes_itself_is_not_taken() -> None:
     forges = """
         import os
@@ -366,7 +368,7 @@ def test_a_function_that_does_not_end_is_out_of_time() -> None:
 
 
 @pytest.mark.security_case(
-    "code in the sandbox finds its nonce and reports what it was given", "no error and no value quotes it"
+    "Code in the sandbox finds its nonce and reports its input", "no error and no value quotes it"
 )
 @pytest.mark.parametrize("said", ["{}", "raised:{} in line 2", "returned:{}"], ids=["set-up", "raised", "returned"])
 def test_what_a_program_reports_with_its_nonce_is_quoted_nowhere(said: str) -> None:
@@ -378,7 +380,7 @@ def test_what_a_program_reports_with_its_nonce_is_quoted_nowhere(said: str) -> N
     assert found.ending == "raised" and "secretword" not in str(found)
 
 
-@pytest.mark.security_case("code in the sandbox writes to its report", "what does not bear the nonce is no value")
+@pytest.mark.security_case("code in the sandbox writes to its report", "text without the nonce is ignored")
 def test_a_value_that_the_program_writes_itself_is_not_taken() -> None:
     program = (
         "import os\ndef f(x):\n    for fd in range(3, 64):\n        try:\n            os.write(fd, b'x:returned:1')\n"

@@ -191,7 +191,7 @@ def test_what_was_given_up_cannot_be_taken_back() -> None:
     assert outcome_of(tries) == "passed"
 
 
-@pytest.mark.security_case("a command in the sandbox opens a connection", "no network, not even loopback")
+@pytest.mark.security_case("a command in the sandbox opens a connection", "it has no network, not even loopback")
 def test_no_network_is_there_not_even_loopback() -> None:
     name = f"\0sovereign-command-{os.getpid()}"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
@@ -217,7 +217,9 @@ def test_no_network_is_there_not_even_loopback() -> None:
                 listening.accept()
 
 
-@pytest.mark.security_case("a command in the sandbox reads the home, a key, the environment", "none of it is there")
+@pytest.mark.security_case(
+    "A command in the sandbox reads the home, a key or the environment", "none of them exist there"
+)
 def test_its_own_files_its_interpreter_and_libraries_are_there_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,7 +250,8 @@ def test_its_own_files_its_interpreter_and_libraries_are_there_and_nothing_else(
 
 
 @pytest.mark.security_case(
-    "a command in the sandbox writes beside itself or fills the disk", "read-only, and little room"
+    "A command in the sandbox writes to its own directory or fills the disk",
+    "directories are read-only, and space is limited",
 )
 def test_it_writes_little_into_its_own_directory_and_nothing_elsewhere() -> None:
     writes = """
@@ -274,9 +277,7 @@ def test_it_writes_little_into_its_own_directory_and_nothing_elsewhere() -> None
     assert end.status == 0 and end.output.startswith(b"ENOSPC ") and int(end.output.split()[1]) <= 200_000
 
 
-@pytest.mark.security_case(
-    "a command in the sandbox reads what it kept of earlier replies", "each run has an empty /tmp"
-)
+@pytest.mark.security_case("A command in the sandbox reads files of an earlier run", "each run has an empty /tmp")
 def test_nothing_is_kept_from_one_run_to_the_next() -> None:
     keeps = SHELL + "for each in /tmp/*; do echo $each; done\ncat > /tmp/replies\n"
     for _ in range(2):
@@ -310,7 +311,9 @@ def elf(loader: bytes) -> bytes:
     return bytes(header) + struct.pack("<IIQQQQQQ", 3, 0, 120, 0, 0, len(loader) + 1, 0, 0) + loader + b"\0"
 
 
-@pytest.mark.security_case("a command has a file shown that is no program", "only what lies where programs lie")
+@pytest.mark.security_case(
+    "A recipe gives a command a file that is not a program", "only files in program directories are allowed"
+)
 @pytest.mark.parametrize(
     ("content", "uses", "said"),
     [

@@ -119,8 +119,8 @@ def test_a_careless_call_is_one_paragraph(ask: Ask, desk: Path, arguments: list[
 
 
 @pytest.mark.security_case(
-    "Rows that no entry leads to are written into the registry's database",
-    "No reader uses them, and `audit verify` counts them and ends 1",
+    "Rows without an entry are written to the registry's database",
+    "readers ignore them; `audit verify` counts them and exits with status 1",
 )
 def test_rows_beside_the_log_are_counted(institution: DemoInstitution, ask: Ask) -> None:
     registry = open_registry(institution.settings)

@@ -129,8 +129,8 @@ def refuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.security_case(
-    "The name of a line, adapter, dataset or model is empty, has 5,000 characters, NUL, a path or line breaks",
-    "exit status 1 or 2 with a message, never a traceback",
+    "A line's, adapter's, dataset's or model's name is empty, has 5,000 characters, NUL, a path or line breaks",
+    "exit status 1 or 2 with a message, without a traceback",
 )
 @pytest.mark.parametrize("name", ODD_NAMES)
 @pytest.mark.parametrize("command", OF_A_LINE, ids=" ".join)
@@ -148,8 +148,8 @@ def test_an_odd_name_is_refused(
 
 
 @pytest.mark.security_case(
-    "A path has 6,000 characters, leads below a file, to a directory or a device, or holds NUL",
-    "exit status 1 or 2 with a message that names it, never a traceback",
+    "A path has 6,000 characters or NUL, is below a file, or is a directory or a device",
+    "exit status 1 or 2 with a message that names it, without a traceback",
 )
 @pytest.mark.parametrize("path", ODD_PATHS)
 @pytest.mark.parametrize("command", WITH_A_FILE, ids=" ".join)
@@ -161,8 +161,8 @@ def test_an_odd_path_is_refused(
 
 
 @pytest.mark.security_case(
-    "A recipe holds a date that is none, a number of 5,000 digits, 3,000 nested lists, aliases that multiply",
-    "refused as a recipe, with the file's name",
+    "A recipe contains an invalid date, a number of 5,000 digits, 3,000 nested lists, or aliases that multiply",
+    "rejected, with the file's name",
 )
 @pytest.mark.parametrize("content", RECIPES)
 def test_an_odd_recipe_is_refused(
@@ -174,7 +174,7 @@ def test_an_odd_recipe_is_refused(
     assert "odd.yaml" in said and len(said) < 5_000
 
 
-@pytest.mark.security_case("A margin, share or rate in a recipe is infinite, not a number, or out of range", "refused")
+@pytest.mark.security_case("A margin, share or rate in a recipe is infinite, not a number, or out of range", "rejected")
 @pytest.mark.parametrize("value", ODD_VALUES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_odd_number_is_refused(
@@ -190,7 +190,7 @@ def test_an_odd_number_is_refused(
     assert last in refuses(capsys, monkeypatch, "lines", "check", "odd.yaml")
 
 
-@pytest.mark.security_case("A port is 99999, negative or no number", "refused before anything starts")
+@pytest.mark.security_case("A port is 99999, negative or not a number", "rejected before anything starts")
 @pytest.mark.parametrize("port", ODD_PORTS)
 @pytest.mark.parametrize(
     "command",
@@ -210,7 +210,9 @@ def test_an_odd_port_is_refused(
     refuses(capsys, monkeypatch, *command, port)
 
 
-@pytest.mark.security_case("An audit log's export is damaged or no export at all", "refused, with the file's name")
+@pytest.mark.security_case(
+    "An audit log's export is damaged, or the file is not an export", "rejected, with the file's name"
+)
 @pytest.mark.parametrize("content", EXPORTS)
 def test_an_odd_export_is_refused(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, content: str
@@ -219,7 +221,7 @@ def test_an_odd_export_is_refused(
     assert "export.jsonl" in refuses(capsys, monkeypatch, "audit", "verify", "--export", "export.jsonl")
 
 
-@pytest.mark.security_case("A key or a path given to `sovereign-vault` is none", "refused with a message")
+@pytest.mark.security_case("`sovereign-vault` gets an invalid key or path", "rejected with a message")
 @pytest.mark.parametrize("content", EXPORTS)
 def test_the_vault_refuses_odd_keys_and_paths(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, content: str
@@ -233,7 +235,7 @@ def test_the_vault_refuses_odd_keys_and_paths(
         capsys.readouterr()
 
 
-@pytest.mark.security_case("An argument is no UTF-8", "refused before any command")
+@pytest.mark.security_case("An argument is not UTF-8", "rejected before the command runs")
 @pytest.mark.parametrize("main", [cli.main, vault_cli.main, trust_cli.main])
 def test_an_argument_that_is_no_text_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, main: Callable[[], None]
@@ -245,9 +247,7 @@ def test_an_argument_that_is_no_text_is_refused(
     assert "Argument 2 is not UTF-8" in capsys.readouterr().err
 
 
-@pytest.mark.security_case(
-    "`sovereign size` is given infinite, negative or very long numbers", "refused with a message"
-)
+@pytest.mark.security_case("`sovereign size` gets infinite, negative or very long numbers", "rejected with a message")
 @pytest.mark.parametrize("option", ["--rows", "--tokens", "--rank", "--max-length", "--batch-size", "--epochs"])
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "9" * 400, "-1", "1e400"])
 def test_an_odd_size_is_refused(

@@ -101,9 +101,7 @@ def test_doctor_calls_demonstration_keys_a_finding(institution: DemoInstitution,
     assert "there is no trust root" in said()
 
 
-@pytest.mark.security_case(
-    "another account reads files that an earlier release left open", "`sovereign doctor` names them"
-)
+@pytest.mark.security_case("An earlier release left files readable by other accounts", "`sovereign doctor` names them")
 def test_doctor_names_what_an_earlier_release_left_open(institution: DemoInstitution, lines: Path) -> None:
     home = institution.settings.home
     home.chmod(0o755)

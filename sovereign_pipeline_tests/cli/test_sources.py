@@ -32,8 +32,8 @@ def test_a_file_is_shown_without_its_texts(institution: DemoInstitution, export:
 
 
 @pytest.mark.security_case(
-    "A file's column holds few different short letters or identifiers, and `sources look` is asked for its values",
-    "values are shown only where each is shorter than an identifier with its name and stands there often",
+    "A column has a few short letters or identifiers, and `sources look` shows its values",
+    "values are shown only if they are short and frequent",
 )
 def test_short_letters_and_identifiers_are_not_shown(export: Path) -> None:
     letter, civil = "Salim, civil number 10457832, asks again about his boat.", "10457832"
@@ -65,8 +65,8 @@ def test_the_recipe_is_one_that_the_line_reads(institution: DemoInstitution, exp
 
 
 @pytest.mark.security_case(
-    "A file's column holds two names of people or two short replies, each often, and `sources look` shows values",
-    "values are shown only where each is a known word of levels, languages, labels or states",
+    "A column has two frequent names of people or short replies, and `sources look` shows its values",
+    "only known words for levels, languages, labels or states are shown",
 )
 def test_names_and_short_replies_are_not_shown(export: Path) -> None:
     secret = ("Salim Harthi", "Mona", "Permit is granted.", "granted", "salim", "SALIM", "سالم", "Li")

@@ -24,8 +24,8 @@ SPELLINGS = examples(__file__, "spellings")
 
 
 @pytest.mark.security_case(
-    "A row's level stands in `Classification` and the other rows' in `classification`; the source has a lower floor.",
-    "It is the same column: the row keeps its level.",
+    ("One row has its level in `Classification`, the others in `classification`, and the source has a lower floor"),
+    "both are the same column: the row keeps its level",
 )
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_level_under_another_spelling_is_the_level(tmp_path: Path, spelling: str) -> None:
@@ -53,8 +53,8 @@ def test_the_columns_of_a_layout_are_found_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.security_case(
-    "A row has two columns for its level, `classification` and `Classification`, and the lower one is read.",
-    "A table is refused, and a row of JSON goes to quarantine; both columns are named.",
+    ("A row has two columns for its level, `classification` and `Classification`, and the lower one would be read"),
+    "a table is rejected, and a JSON row is quarantined; both columns are named",
 )
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_table_with_two_spellings_of_one_column_is_refused_with_both_names(tmp_path: Path, suffix: str) -> None:
@@ -64,7 +64,7 @@ def test_a_table_with_two_spellings_of_one_column_is_refused_with_both_names(tmp
 
 
 @pytest.mark.security_case(
-    "A row of JSON has both `classification` and `Classification`.", "It goes to quarantine, and both are named."
+    "A JSON row has both `classification` and `Classification`", "the row is quarantined, and both columns are named"
 )
 def test_a_row_of_json_with_two_spellings_of_one_column_goes_to_quarantine(tmp_path: Path) -> None:
     path = write(tmp_path / "letters.jsonl", letter(1), {**letter(2), "Classification": "SECRET"})
@@ -80,8 +80,8 @@ def test_two_spellings_of_a_column_that_is_not_read_do_not_matter(tmp_path: Path
 
 
 @pytest.mark.security_case(
-    "A row's level stands under a misspelt name (`clasification`, a Cyrillic letter), and the source has a floor.",
-    "It goes to quarantine, because other rows of the file have the column.",
+    "A row's level is in a misspelt column (`clasification`, a Cyrillic letter), and the source has a floor",
+    "the row is quarantined, because other rows have the column",
 )
 @pytest.mark.parametrize("misspelt", ["clasification", "classifcation", "level"])
 @pytest.mark.parametrize("given", [{"classification_floor": "PUBLIC"}, {"constants": {"classification": "PUBLIC"}}])
@@ -97,8 +97,8 @@ def test_a_row_without_the_level_that_other_rows_have_goes_to_quarantine(
 
 
 @pytest.mark.security_case(
-    "A recipe gives two spellings of one word for a level, such as Secret and secret, different levels",
-    "the recipe is refused before a row is read",
+    "A recipe maps two spellings of one word, such as Secret and secret, to different levels",
+    "the recipe is rejected before a row is read",
 )
 @pytest.mark.parametrize("spelling", ["secret", "SECRET ", "Ｓｅｃｒｅｔ"])
 def test_spellings_of_a_word_must_have_one_level(tmp_path: Path, spelling: str) -> None:

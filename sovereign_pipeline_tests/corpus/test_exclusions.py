@@ -86,8 +86,8 @@ def test_an_exclusion_is_part_of_the_identity(institution: DemoInstitution) -> N
 
 
 @pytest.mark.security_case(
-    "A recipe excludes a row by an id that is a civil number, or gives a name as the reason",
-    "The line stops, and neither is written; the row is excluded by the key that stands for its id",
+    "A recipe excludes a row by an id that is a civil number, or gives a person's name as the reason",
+    "the line stops without writing either; the row can be excluded by its id's pseudonym",
 )
 def test_personal_data_in_an_exclusion_is_not_recorded(institution: DemoInstitution) -> None:
     civil = "NID 10457832"
@@ -138,8 +138,8 @@ def test_a_row_at_which_the_reading_itself_fails_is_named_by_its_number(institut
 
 
 @pytest.mark.security_case(
-    "An artifact states that a row was excluded which the recipe does not exclude",
-    "The gate counts the excluded rows of the sources again and does not pass",
+    "An artifact claims that a row was excluded that the recipe does not exclude",
+    "the gate counts the sources' excluded rows again, and fails",
 )
 def test_the_gate_counts_the_excluded_rows_again(institution: DemoInstitution) -> None:
     workplace = excluding(institution, WITHDRAWN)

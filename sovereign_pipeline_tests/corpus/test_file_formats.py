@@ -17,8 +17,8 @@ from sovereign_pipeline.corpus.file_formats import read_rows
 
 
 @pytest.mark.security_case(
-    "A gzipped Parquet file of some kilobytes unpacks into more than the memory",
-    "refused once more than 1 GiB is unpacked, and no more is ever held",
+    "A gzipped Parquet file of a few kilobytes unpacks to more than the memory",
+    "rejected after 1 GiB is unpacked",
 )
 def test_a_gzipped_parquet_file_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_formats, "LARGEST_PACKED_PARQUET", 1 << 20)

@@ -14,7 +14,7 @@ def test_spellings_of_one_case_file_are_one(spelling: str) -> None:
 
 
 @pytest.mark.security_case(
-    "An author or a case file is written with other forms of Arabic letters or look-alike ones",
+    "An author or a case file is spelled with other forms of Arabic letters or with confusables",
     "it is the same author or case file",
 )
 @pytest.mark.parametrize(("one", "other"), examples(__file__, "spellings_of_one_author_are_one"))

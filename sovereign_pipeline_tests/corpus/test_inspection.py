@@ -203,8 +203,8 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: byte
 
 
 @pytest.mark.security_case(
-    "A JSON row's level is null where other rows have one, and the source names a low level for all",
-    "It goes to quarantine",
+    "A JSON row's level is null, other rows have one, and the source has a low floor",
+    "the row is quarantined",
 )
 def test_a_level_that_is_null_is_not_the_constant(tmp_path: Path) -> None:
     rows = [{**letter(number), "classification": None if number == 1 else "INTERNAL"} for number in range(4)]
@@ -408,8 +408,8 @@ def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.security_case(
-    "A file's column of levels holds a name in one or two rows, and a recipe is suggested",
-    "only words that at least three rows have are shown",
+    "A level column contains a person's name in one or two rows, and `sources look` suggests a recipe",
+    "only words in at least three rows are shown",
 )
 def test_rare_words_of_a_column_of_levels_are_only_counted(tmp_path: Path) -> None:
     rows = [{**row, "classification": "Restreint"} for _, row in ONE_TO_A_HUNDRED]
@@ -539,8 +539,8 @@ def test_lines_above_the_header_are_named(tmp_path: Path, above: str) -> None:
 
 
 @pytest.mark.security_case(
-    "A table has no header, so its first row stands where the names of columns are shown",
-    "neither the run nor `sources look` quotes a cell of it",
+    "A table has no header, so that its first row would be shown as column names",
+    "neither a run nor `sources look` quotes a cell",
 )
 def test_a_first_line_that_may_be_a_row_is_not_quoted(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"

@@ -230,8 +230,8 @@ def test_a_quarantine_or_a_list_of_sources_that_is_another_is_refused(
 
 
 @pytest.mark.security_case(
-    "The code that reads a row misses its level: it stands in a column whose name has other marks between its letters.",
-    "The gate looks the level up by code of its own and names the row.",
+    "The reading code misses a row's level, because the column's name has unusual punctuation",
+    "the gate determines the level with separate code and names the row",
 )
 @pytest.mark.parametrize("level", ["SECRET", "ALPHA"])
 def test_a_level_that_the_first_reading_missed_is_found_by_the_gate(institution: DemoInstitution, level: str) -> None:

@@ -112,8 +112,8 @@ def test_a_question_that_a_row_holds_stops_the_trainer_until_one_of_them_is_gone
 
 
 @pytest.mark.security_case(
-    "A line's current artifacts are set back to an older chain that passed every gate",
-    "refused: the run that materialized them left other digests in Dagster's event log",
+    "A line's current artifacts are reset to older ones that passed every gate",
+    "rejected: Dagster's event log has other digests",
 )
 def test_an_older_chain_that_passed_is_not_taken_for_the_one_that_ran(line: Line) -> None:
     store = line.workplace.store
@@ -155,8 +155,8 @@ def test_the_plan_names_exactly_what_would_change(line: Line) -> None:
 
 
 @pytest.mark.security_case(
-    "A step that needs no unscrubbed text has the variable that leads to it, or a store that opens it.",
-    "Only the stages up to the split, and registration, are given SOVEREIGN_CORPUS.",
+    "A step that needs no unscrubbed text has the corpus variable, or a store that opens it",
+    "only the stages up to the split, and registration, get SOVEREIGN_CORPUS",
 )
 def test_a_step_is_given_the_corpus_only_where_it_reads_it(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOVEREIGN_CORPUS", str(line.workplace.settings.corpus))

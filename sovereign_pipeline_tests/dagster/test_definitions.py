@@ -132,7 +132,7 @@ def test_every_asset_says_what_its_materialization_will_do() -> None:
         assert "\n\n**Materializing it** " in (spec.description or "")
 
 
-@pytest.mark.security_case("The launchpad's run configuration gives a resource other paths", "refused by Dagster")
+@pytest.mark.security_case("The launchpad's run configuration changes a resource's paths", "rejected by Dagster")
 @pytest.mark.parametrize("name", ["installation", "references"])
 def test_a_run_configuration_can_give_no_resource_other_paths(name: str, tmp_path: Path) -> None:
     job = defs.resolve_job_def("chain")

@@ -118,8 +118,8 @@ def test_each_service_is_told_when_it_answers_and_the_others_are_named_while_the
 
 
 @pytest.mark.security_case(
-    "The review page, the artifact pages and MLflow's page are told where unscrubbed text lies.",
-    "`sovereign up` gives SOVEREIGN_CORPUS to Dagster alone, whose stages need it.",
+    "The review page, the artifact pages or MLflow know the path of unscrubbed text",
+    "`sovereign up` gives SOVEREIGN_CORPUS only to Dagster, whose stages need it",
 )
 def test_only_what_runs_stages_is_told_of_the_corpus(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", data=tmp_path / "data")

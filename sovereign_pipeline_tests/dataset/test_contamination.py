@@ -43,8 +43,8 @@ def three_words_changed(content: str) -> str:
 
 
 @pytest.mark.security_case(
-    "A training row behind the split holds a held-out letter, whole, quoted or with changed words",
-    "not_contaminated refuses the dataset and lists row and letter",
+    "A training row added after the split contains a held-out letter, complete, quoted or with changed words",
+    "not_contaminated fails and lists row and letter",
 )
 @pytest.mark.parametrize(
     ("changes", "fields"),
@@ -71,8 +71,8 @@ def test_a_row_with_a_held_out_text_is_refused(institution: DemoInstitution, cha
 
 
 @pytest.mark.security_case(
-    "A preference row behind the split holds a held-out letter as prompt, or its reply as chosen or rejected",
-    "not_contaminated refuses the dataset and lists row and letter",
+    "A preference row added after the split has a held-out letter as prompt, or its reply as chosen or rejected",
+    "not_contaminated fails and lists row and letter",
 )
 @pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
 @pytest.mark.parametrize("field", ["input", "output"])
@@ -87,8 +87,8 @@ def test_a_preference_row_with_a_held_out_text_is_refused(
 
 
 @pytest.mark.security_case(
-    "Rows behind the split repeat a held-out letter until its words would pass for boilerplate",
-    "not_contaminated refuses: what is boilerplate is told from the split alone",
+    "Rows added after the split repeat a held-out letter until its words could count as boilerplate",
+    "not_contaminated fails, because the split's documents alone determine boilerplate",
 )
 def test_rows_cannot_make_a_held_out_letter_boilerplate(institution: DemoInstitution) -> None:
     def tamper(rows: Rows, held_out: Rows) -> Rows:

@@ -55,8 +55,8 @@ def registered(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> In
 
 
 @pytest.mark.security_case(
-    "A library in any process of the chain connects to its maker, and ignores that nobody answers.",
-    "Every process is traced, and the line made without one address but this machine's.",
+    "A library in a process of the chain connects to its vendor and ignores failures",
+    "every process is traced, and the line is built with only loopback addresses",
 )
 def test_no_process_of_the_chain_connects_elsewhere(registered: Installation) -> None:
     needs_strace()
@@ -172,8 +172,8 @@ def _incumbent(installation: Installation, adapter: str) -> tuple[str, bool]:
 
 
 @pytest.mark.security_case(
-    "Trainer, evaluation and registration read unscrubbed text.",
-    "A line is trained, scored, registered and verified while SOVEREIGN_CORPUS is not readable.",
+    "Trainer, evaluation or registration reads unscrubbed text",
+    "a line is trained, scored, registered and verified while SOVEREIGN_CORPUS is unreadable",
 )
 def test_from_training_to_registration_no_unscrubbed_text_is_read(registered: Installation) -> None:
     corpus = registered.settings.corpus
@@ -198,8 +198,8 @@ def test_from_training_to_registration_no_unscrubbed_text_is_read(registered: In
 
 
 @pytest.mark.security_case(
-    "A page or a service connects to its maker while people work with it.",
-    "Every process of `sovereign up` is traced, and each connection stays on this machine.",
+    "A page or a service connects to its vendor while people use it",
+    "every process of `sovereign up` is traced, and all connections stay on this machine",
 )
 def test_no_service_connects_elsewhere(registered: Installation) -> None:
     needs_strace()

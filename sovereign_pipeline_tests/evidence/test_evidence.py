@@ -252,9 +252,7 @@ def test_none_is_written_of_what_does_not_hold(
     assert [path.name for path in tmp_path.iterdir() if "bad" in path.name] == []
 
 
-@pytest.mark.security_case(
-    "A checkpoint was cosigned by a witness whose key is revoked", "The log counts as seen by nobody"
-)
+@pytest.mark.security_case("A witness with a revoked key cosigned a checkpoint", "the log counts as unwitnessed")
 def test_a_revoked_witness_has_seen_nothing(desk: Desk) -> None:
     settings, trust = desk.office.bench.settings, desk.office.trust
     log = checkpoints.signer(settings)
@@ -386,7 +384,8 @@ def test_nothing_answered_on_a_day_before_the_first_was_in_production(worn: Worn
 
 
 @pytest.mark.security_case(
-    "A statement about a hold, a purge or a change is altered in evidence, or left out", "Refused, though indexed anew"
+    "A statement about a trial, a purge or a flag change is altered or missing in an evidence package",
+    "rejected, even with a new index",
 )
 def test_each_statement_of_its_past_is_needed_as_it_was_signed(worn: Worn) -> None:
     statements = [name for name in worn.package.files if name.startswith("statements/")]
@@ -396,7 +395,9 @@ def test_each_statement_of_its_past_is_needed_as_it_was_signed(worn: Worn) -> No
     assert len(made) > 50
 
 
-@pytest.mark.security_case("Evidence comes with the trust root of before its keys were changed", "Refused as an older")
+@pytest.mark.security_case(
+    "An evidence package has a trust root from before a change of its keys", "rejected as outdated"
+)
 def test_the_root_of_before_is_refused(worn: Worn) -> None:
     files = worn.package.files
     first = files["trust/1.root.json"]

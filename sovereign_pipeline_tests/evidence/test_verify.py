@@ -92,9 +92,7 @@ def _statement(entry: dict[str, Any]) -> str:
     return f"statements/{entry['subjects']['statement']}.sigstore.json"
 
 
-@pytest.mark.security_case(
-    "The approval of another adapter is put in the place of one that is missing", "refused by name"
-)
+@pytest.mark.security_case("An evidence package replaces a missing approval by another adapter's", "rejected by name")
 def test_another_adapters_approval_does_not_count(desk: Desk, pipeline: FileSigner) -> None:
     of_first = _statement(_entries(desk.package, "release approved", adapter=FIRST)[0][1])
     of_second = _statement(_entries(desk.package, "release approved", adapter=SECOND)[0][1])
@@ -103,14 +101,16 @@ def test_another_adapters_approval_does_not_count(desk: Desk, pipeline: FileSign
     assert f"{of_first}: it is not the statement that entry" in str(made.refusal())
 
 
-@pytest.mark.security_case("The proof of another entry is put in the place of one", "refused by name")
+@pytest.mark.security_case("An evidence package replaces an entry's proof by another entry's", "rejected by name")
 def test_the_proof_of_another_entry_is_refused(desk: Desk, pipeline: FileSigner) -> None:
     names = sorted(name for name in desk.package.files if name.startswith("log/entries/"))
     made = desk.package.indexed({names[3]: desk.package.files[names[4]]}, pipeline)
     assert f"{names[3]}: this is not the proof of entry" in str(made.refusal())
 
 
-@pytest.mark.security_case("Trust files of before an officer was added are put back", "refused as older ones")
+@pytest.mark.security_case(
+    "An evidence package has trust files from before an officer was added", "rejected as outdated"
+)
 def test_older_trust_files_are_refused(desk: Desk, pipeline: FileSigner, tmp_path: Path) -> None:
     office, older = desk.office, tmp_path / "older"
     keys = {"pipeline": [office.pipeline.public_pem]}
@@ -123,7 +123,7 @@ def test_older_trust_files_are_refused(desk: Desk, pipeline: FileSigner, tmp_pat
     assert put_back.refusal() is not None
 
 
-@pytest.mark.security_case("A transition, or an entry about the trust root, is left out of evidence", "refused")
+@pytest.mark.security_case("An evidence package omits a transition, or an entry about the trust root", "rejected")
 @pytest.mark.parametrize("action", ["state changed", "flag changed", "release requested", "trust root named"])
 def test_the_first_entry_of_a_kind_cannot_be_left_out(desk: Desk, pipeline: FileSigner, action: str) -> None:
     name, entry = _entries(desk.package, action)[0]
@@ -136,7 +136,7 @@ def test_the_first_entry_of_a_kind_cannot_be_left_out(desk: Desk, pipeline: File
     assert made.refusal() is not None
 
 
-@pytest.mark.security_case("Every change of a line's flag is kept out of evidence", "said, and not taken for nothing")
+@pytest.mark.security_case("An evidence package omits every change of a line's flag", "reported as missing")
 def test_flags_that_are_all_left_out_are_missed(desk: Desk, pipeline: FileSigner) -> None:
     flags = _entries(desk.package, "flag changed")
     left_out: dict[str, bytes | None] = dict.fromkeys([name for name, _ in flags] + [_statement(of) for _, of in flags])
@@ -147,20 +147,20 @@ def test_flags_that_are_all_left_out_are_missed(desk: Desk, pipeline: FileSigner
     assert told in "\n".join(said)
 
 
-@pytest.mark.security_case("The pipeline signs a flag for an adapter that no officer let through", "refused")
+@pytest.mark.security_case("The pipeline signs a flag for an adapter that no officer approved", "rejected")
 def test_a_flag_alone_lets_no_adapter_answer(desk: Desk) -> None:
     package = desk.package.read()
     with pytest.raises(verify.Refused, match=f"no transition before it let {FIRST} be production"):
         verify.read_flags(package, "lamps", [])
 
 
-@pytest.mark.security_case("A JSON key stands twice in a file of evidence", "refused")
+@pytest.mark.security_case("A JSON file of an evidence package repeats a key", "rejected")
 def test_a_key_that_stands_twice_is_refused(desk: Desk) -> None:
     twice = desk.package.files[INDEX].replace(b'"adapters"', b'"adapters": ["other-1.0.0"], "adapters"', 1)
     assert desk.package.but({INDEX: twice}).refusal() == "index.json: a key stands twice in it"
 
 
-@pytest.mark.security_case("One root key stands under two ids in the root, which needs two of them", "refused")
+@pytest.mark.security_case("One root key has two ids in a root that requires two signatures", "rejected")
 def test_one_key_under_two_ids_is_not_two(tmp_path: Path, desk: Desk, pipeline: FileSigner) -> None:
     signer = demonstration_key("root-1")
     root = json.loads(desk.package.files["trust/1.root.json"])
@@ -176,19 +176,19 @@ def test_one_key_under_two_ids_is_not_two(tmp_path: Path, desk: Desk, pipeline: 
     assert "stands under an id that is not its own" in str(made.refusal())
 
 
-@pytest.mark.security_case("A package is dated after its trust root expired", "refused")
+@pytest.mark.security_case("An evidence package is dated after its trust root expired", "rejected")
 def test_a_trust_root_that_had_expired_is_refused(desk: Desk, pipeline: FileSigner) -> None:
     late = desk.package.indexed({}, pipeline, made_at="2036-01-01T00:00:00+00:00")
     assert "expired on" in str(late.refusal())
 
 
-@pytest.mark.security_case("A package is dated before what it holds", "refused")
+@pytest.mark.security_case("An evidence package is dated before its content", "rejected")
 def test_a_package_is_not_older_than_its_entries(desk: Desk, pipeline: FileSigner) -> None:
     early = desk.package.indexed({}, pipeline, made_at="2020-01-01T00:00:00+00:00")
     assert "is younger than the package" in str(early.refusal())
 
 
-@pytest.mark.security_case("Evidence of another adapter is given under an adapter's name", "refused")
+@pytest.mark.security_case("An evidence package about another adapter has this adapter's name", "rejected")
 def test_evidence_of_another_adapter_is_refused(desk: Desk, pipeline: FileSigner) -> None:
     rows = {each: f"registry/{each}.json" for each in (FIRST, SECOND)}
     exchanged = {rows[FIRST]: desk.package.files[rows[SECOND]], rows[SECOND]: desk.package.files[rows[FIRST]]}
@@ -196,7 +196,7 @@ def test_evidence_of_another_adapter_is_refused(desk: Desk, pipeline: FileSigner
     assert "no entry of the log registered this row" in str(made.refusal())
 
 
-@pytest.mark.security_case("A record names other weights than those that its lineage made", "refused")
+@pytest.mark.security_case("A record names weights that its lineage did not produce", "rejected")
 def test_the_weights_are_those_of_the_manifest(desk: Desk) -> None:
     package = desk.package.read()
     row = package.rows[FIRST]
@@ -207,7 +207,7 @@ def test_the_weights_are_those_of_the_manifest(desk: Desk) -> None:
         verify.check_adapter(package, row)
 
 
-@pytest.mark.security_case("A waiver turns the levels around, so that it is below its verdict", "refused")
+@pytest.mark.security_case("A waiver reverses the order of levels, so that its own is below the verdict's", "rejected")
 def test_a_manifest_does_not_choose_the_order_of_levels() -> None:
     def artifact(digest: str, level: str, ladder: list[str], **inputs: str) -> verify.Artifact:
         circumstances = {"input_manifests": inputs}
@@ -227,7 +227,7 @@ def test_a_manifest_does_not_choose_the_order_of_levels() -> None:
             check(v=verdict, w=artifact("w", "PUBLIC", ladder, gate_record="v"))
 
 
-@pytest.mark.security_case("A row of the registry names other figures or another base model than the record", "refused")
+@pytest.mark.security_case("A registry row has other figures or another base model than the record", "rejected")
 @pytest.mark.parametrize("column", ["base_model", "code_version", "evaluation", "version", "source_sha256"])
 def test_a_row_says_what_the_record_says(desk: Desk, column: str) -> None:
     package = desk.package.read()
@@ -235,7 +235,9 @@ def test_a_row_says_what_the_record_says(desk: Desk, column: str) -> None:
         verify.check_adapter(package, {**package.rows[FIRST], column: "another"})
 
 
-@pytest.mark.security_case("The index of evidence names an adapter twice, or no whole number of entries", "refused")
+@pytest.mark.security_case(
+    "An evidence package's index lists an adapter twice, or its number of entries is not an integer", "rejected"
+)
 def test_the_index_is_as_it_is_written(desk: Desk, pipeline: FileSigner) -> None:
     entries = float(desk.smaller.index["entries"])
     wrong: list[dict[str, object]] = [{"adapters": [FIRST, FIRST]}, {"adapters": []}, {"entries": entries}]
@@ -246,7 +248,7 @@ def test_the_index_is_as_it_is_written(desk: Desk, pipeline: FileSigner) -> None
     assert f"{SIGNATURE}: index.json was changed after it was signed" in str(changed_after)
 
 
-@pytest.mark.security_case("The index of evidence has a lower level than what is in it, and is signed", "refused")
+@pytest.mark.security_case("An evidence package's signed index has a lower level than its content", "rejected")
 def test_the_index_has_the_highest_level(desk: Desk, pipeline: FileSigner) -> None:
     package = desk.package.read()
     for artifact in package.artifacts.values():
@@ -261,7 +263,7 @@ def test_the_index_has_the_highest_level(desk: Desk, pipeline: FileSigner) -> No
     assert invented.refusal() == "index.json: its level is NONE, and not the highest of its artifacts"
 
 
-@pytest.mark.security_case("A file that the program does not write lies below documents/ of evidence", "refused")
+@pytest.mark.security_case("An evidence package has an unknown file in documents/", "rejected")
 def test_documents_are_those_that_the_program_writes(desk: Desk, pipeline: FileSigner) -> None:
     written = {name.rpartition("/")[2] for name in desk.smaller.files if name.startswith("documents/")}
     assert written == {*verify.DOCUMENTS}
@@ -281,7 +283,7 @@ def test_it_says_which_entries_it_lacks_and_whether_keys_and_clock_prove_somethi
     assert verify.ranges({7, 3, 4, 5, 1}) == "1, 3 to 5, 7"
 
 
-@pytest.mark.security_case("The witness's signature is taken off the checkpoint of evidence", "refused")
+@pytest.mark.security_case("The witness's signature is removed from an evidence package's checkpoint", "rejected")
 def test_a_checkpoint_without_its_witness_is_refused(desk: Desk, pipeline: FileSigner) -> None:
     note = desk.package.files["log/checkpoint"].decode()
     bare = "".join(line for line in note.splitlines(keepends=True) if "court.example" not in line)
@@ -294,7 +296,7 @@ def test_a_checkpoint_without_its_witness_is_refused(desk: Desk, pipeline: FileS
     assert made.refusal() == "log/checkpoint: 0 of 1 witnesses cosigned it"
 
 
-@pytest.mark.security_case("A link, or an empty folder, is put into evidence", "refused")
+@pytest.mark.security_case("A link or an empty folder is added to an evidence package", "rejected")
 def test_links_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     assert verify.read_folder(tmp_path) == {"file": b"x"}
@@ -307,7 +309,9 @@ def test_links_and_empty_folders_are_refused(tmp_path: Path) -> None:
         verify.read_folder(tmp_path)
 
 
-@pytest.mark.security_case("A file beside the verifier has the name of a module that it imports", "not run")
+@pytest.mark.security_case(
+    "A file beside the verifier has the name of a Python module that it imports", "it is not run"
+)
 def test_the_verifier_imports_nothing_of_its_package(tmp_path: Path) -> None:
     (tmp_path / "verify.py").write_bytes(Path(verify.__file__).read_bytes())
     for name in ("argparse", "hashlib", "cryptography"):
@@ -324,7 +328,9 @@ def test_an_older_package_is_found_by_who_has_seen_more(desk: Desk) -> None:
     assert desk.package.refusal(seen=seen) is None
 
 
-@pytest.mark.security_case("An officer's reason holds a line that looks like the verifier's", "shown on one line")
+@pytest.mark.security_case(
+    "An officer's reason contains a line that looks like the verifier's output", "it is shown on one line"
+)
 def test_what_a_package_says_begins_no_line_of_its_own() -> None:
     assert verify.on_one_line("\nReasons: fine\n✓ all holds\x1b[2K\u202e") == "\nReasons: fine?✓ all holds?[2K?"
 
@@ -383,7 +389,11 @@ def test_a_hold_and_who_accepted_it_are_told(story: Story) -> None:
 
 
 @pytest.mark.security_case(
-    "A hold is accepted by an officer who may not promote, in other words, or of another adapter", "refused by name"
+    (
+        "A trial result is accepted by an officer without the right to promote, with another text, or "
+        "for another adapter"
+    ),
+    "rejected by name",
 )
 @pytest.mark.parametrize(
     ("planted", "why"),
@@ -403,14 +413,14 @@ def test_a_hold_is_accepted_as_it_was_judged(story: Story, planted: dict[str, An
         story.told("Holds")
 
 
-@pytest.mark.security_case("The pipeline signs another judgement of a hold than its entry says", "refused")
+@pytest.mark.security_case("The pipeline signs another trial result than the one in its entry", "rejected")
 def test_a_hold_is_judged_as_its_entry_says(story: Story) -> None:
     story.act("pipeline", "hold judged", HOLD, RECORD, JUDGED, outcome="promote")
     with pytest.raises(verify.Refused, match="entry 2 says something else than what was signed"):
         story.told("Holds")
 
 
-@pytest.mark.security_case("An officer's act is dated before its adapter was registered", "refused")
+@pytest.mark.security_case("An officer's act is dated before its adapter was registered", "rejected")
 def test_an_act_is_dated_after_its_adapter_was_registered(story: Story) -> None:
     story.enter("adapter registered", {"adapter": ADAPTER}, "")
     said = {"adapter": ADAPTER, "number": 1, "text": "It stays.", "at": moment(20)}
@@ -433,7 +443,9 @@ def test_a_purge_is_told(story: Story) -> None:
     assert told.endswith(f': release weights purged by layla, {ADAPTER}: "The disk is full."')
 
 
-@pytest.mark.security_case("Weights are purged by an officer who may not, or with another adapter's purge", "refused")
+@pytest.mark.security_case(
+    "Weights are purged by an officer without the right, or with another adapter's purge", "rejected"
+)
 @pytest.mark.parametrize(
     ("planted", "why"),
     [
@@ -479,8 +491,8 @@ def test_who_closed_a_review_early_is_told(story: Story) -> None:
 
 
 @pytest.mark.security_case(
-    "A blind review is closed early by whoever has its key, without an officer's signature, or with another's",
-    "evidence of it is refused",
+    "A blind review is closed early with its key, but without an officer's signature or with another officer's",
+    "the evidence package is rejected",
 )
 @pytest.mark.parametrize(
     ("planted", "why"),
@@ -498,7 +510,7 @@ def test_a_review_is_closed_early_by_an_officer(story: Story, planted: dict[str,
         [*_close_early(story, **planted).words()]
 
 
-@pytest.mark.security_case("A blind review is closed below its number of ballots as if it were complete", "refused")
+@pytest.mark.security_case("A blind review is closed below its number of ballots, but recorded as complete", "rejected")
 def test_a_review_of_too_few_ballots_was_closed_early(story: Story) -> None:
     review = Review(story, ballots=5)
     review.close(4)
@@ -506,7 +518,7 @@ def test_a_review_of_too_few_ballots_was_closed_early(story: Story) -> None:
         [*review.words()]
 
 
-@pytest.mark.security_case("An act is added to a blind review after its closing", "refused")
+@pytest.mark.security_case("An act is added to a blind review after its closing", "rejected")
 def test_nothing_comes_after_the_closing_of_a_review(story: Story) -> None:
     review = Review(story, ballots=5)
     review.close(5)
@@ -525,7 +537,7 @@ def test_a_wrong_call_ends_two(options: list[str], tmp_path: Path) -> None:
     assert verify.main(["0" * 64, "--folder", str(tmp_path), *options]) == 2
 
 
-@pytest.mark.security_case("A file of evidence cannot be read, or is huge", "refused by name, and not read")
+@pytest.mark.security_case("A file of an evidence package is unreadable or huge", "rejected by name without being read")
 def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "huge").open("wb") as stream:
         stream.truncate(verify.LARGEST + 1)
@@ -541,7 +553,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         verify.read_folder(tmp_path)
 
 
-@pytest.mark.security_case("A folder of evidence lies in a thousand others", "refused in a sentence")
+@pytest.mark.security_case("An evidence package's folder is nested in a thousand others", "rejected in one sentence")
 def test_folders_in_folders_are_refused(tmp_path: Path) -> None:
     """Planted: so many that Python's own walk gives up."""
     (tmp_path / "in").mkdir()
@@ -612,14 +624,16 @@ def test_a_witness_is_named_with_its_key() -> None:
     assert _cosigned(trust, COURT, PRESS) == [f"court, key {court},", f"press, key {press},"]
 
 
-@pytest.mark.security_case("A witness's revoked key cosigns a checkpoint of evidence", "not counted")
+@pytest.mark.security_case("A witness's revoked key cosigns an evidence package's checkpoint", "it is not counted")
 def test_a_revoked_witness_is_not_counted() -> None:
     assert len(_cosigned(_trust(None, court=None, press=4), COURT, PRESS)) == 1
     with pytest.raises(verify.Refused, match="no key of the role log"):
         _cosigned(_trust(4, court=None), COURT)
 
 
-@pytest.mark.security_case("A witness names itself so that the four bytes of its key are another's", "counted once")
+@pytest.mark.security_case(
+    "A witness chooses a name so that its key id (four bytes) equals another witness's", "it is counted once"
+)
 @pytest.mark.parametrize("order", [("court", "press"), ("press", "court")])
 def test_a_key_that_is_named_as_another_counts_once(monkeypatch: pytest.MonkeyPatch, order: tuple[str, str]) -> None:
     real = hashlib.sha256

@@ -37,7 +37,7 @@ def test_an_urgent_promotion_is_told(story: Story) -> None:
     assert note.startswith("! PROMOTED URGENTLY") and '"The fees changed."' in note and "omar" in note
 
 
-@pytest.mark.security_case("A request that has taken effect is used for another transition", "refused")
+@pytest.mark.security_case("A request that has already taken effect is used for another transition", "rejected")
 def test_a_request_takes_effect_once(story: Story) -> None:
     request = story.move("stage", "approved", "staged")
     story.move("unstage", "staged", "approved")
@@ -65,7 +65,7 @@ def test_one_request_promotes_an_adapter_and_supersedes_the_one_before(story: St
     assert story.changes()[-2:] == ["superseded", "production"]
 
 
-@pytest.mark.security_case("The request that superseded an adapter is used to supersede it once more", "refused")
+@pytest.mark.security_case("A request that superseded an adapter is used to supersede it again", "rejected")
 def test_a_request_supersedes_once(story: Story) -> None:
     request, approval = _replaced(story)
     back = story.ask("roll_back", "superseded", "production", incumbent=OTHER)
@@ -78,7 +78,7 @@ def test_a_request_supersedes_once(story: Story) -> None:
         story.changes()
 
 
-@pytest.mark.security_case("A promotion supersedes another adapter than its request names", "refused")
+@pytest.mark.security_case("A promotion supersedes another adapter than its request names", "rejected")
 def test_a_request_supersedes_the_adapter_that_it_names(story: Story) -> None:
     story.move("stage", "approved", "staged")
     request = story.ask("promote", "staged", "production", incumbent=None)
@@ -89,14 +89,14 @@ def test_a_request_supersedes_the_adapter_that_it_names(story: Story) -> None:
         story.changes()
 
 
-@pytest.mark.security_case("A request about an adapter is entered as one of another line", "refused")
+@pytest.mark.security_case("A request about an adapter is logged for another line", "rejected")
 def test_a_request_is_of_the_line_that_its_officer_named(story: Story) -> None:
     story.ask("stage", "approved", "staged", line="lanterns")
     with pytest.raises(verify.Refused, match="says something else than what was signed"):
         story.changes()
 
 
-@pytest.mark.security_case("One approval is named twice where two are needed", "refused")
+@pytest.mark.security_case("One approval is listed twice, but two are needed", "rejected")
 def test_approvals_are_of_different_persons(story: Story) -> None:
     request = story.ask("stage", "approved", "staged", approvals=2)
     approval = story.decide(request)
@@ -105,7 +105,7 @@ def test_approvals_are_of_different_persons(story: Story) -> None:
         story.changes()
 
 
-@pytest.mark.security_case("A second approval of the same officer is named where two are needed", "refused")
+@pytest.mark.security_case("A second approval by the same officer is listed, but two officers are needed", "rejected")
 def test_an_officer_approves_once(story: Story) -> None:
     request = story.ask("stage", "approved", "staged", approvals=2)
     said = {"decision": "approve", "request": request}
@@ -115,7 +115,7 @@ def test_an_officer_approves_once(story: Story) -> None:
         story.changes()
 
 
-@pytest.mark.security_case("A transition is dated before its approvals, or after its entry", "refused")
+@pytest.mark.security_case("A transition is dated before its approvals, or after its entry", "rejected")
 @pytest.mark.parametrize(("day", "why"), [(20, "before entry"), (29, "after entry")])
 def test_a_transition_is_dated_between_its_approvals_and_its_entry(story: Story, day: int, why: str) -> None:
     request = story.ask("stage", "approved", "staged")
@@ -124,14 +124,14 @@ def test_a_transition_is_dated_between_its_approvals_and_its_entry(story: Story,
         story.changes()
 
 
-@pytest.mark.security_case("A request was signed about more gates than its adapter has", "refused")
+@pytest.mark.security_case("A signed request lists more gates than its adapter has", "rejected")
 def test_a_request_rests_on_as_many_gates_as_there_are(story: Story) -> None:
     story.move("stage", "approved", "staged", evidence={**EVIDENCE, "gates": 29})
     with pytest.raises(verify.Refused, match="it rests on another adapter's evidence"):
         story.changes()
 
 
-@pytest.mark.security_case("Newer rules are on record, and their file is kept out of evidence", "refused")
+@pytest.mark.security_case("Newer rules are logged, but their file is missing in the evidence package", "rejected")
 def test_all_rules_on_record_are_here(story: Story) -> None:
     verify.check_rules(story.package)
     story.enter("policy changed", {"file": "institution.yaml", "now": "8" * 64}, "")
@@ -139,7 +139,9 @@ def test_all_rules_on_record_are_here(story: Story) -> None:
         verify.check_rules(story.package)
 
 
-@pytest.mark.security_case("An entry is dated back behind an earlier one, or follows another one", "refused by number")
+@pytest.mark.security_case(
+    "An entry is dated before an earlier one, or its hash does not continue it", "rejected by number"
+)
 @pytest.mark.parametrize(
     ("planted", "why"),
     [
@@ -156,7 +158,7 @@ def test_entries_are_in_the_order_of_time(planted: dict[str, str], why: str) -> 
         verify.check_order(entries)
 
 
-@pytest.mark.security_case("A transition is made of a request that its requester withdrew", "refused")
+@pytest.mark.security_case("A transition is made from a request that its requester withdrew", "rejected")
 @pytest.mark.parametrize("by", ["layla", "clerk"])
 def test_a_request_that_was_withdrawn_takes_no_effect(story: Story, by: str) -> None:
     request = story.ask("stage", "approved", "staged", by)
@@ -167,7 +169,9 @@ def test_a_request_that_was_withdrawn_takes_no_effect(story: Story, by: str) -> 
         story.changes()
 
 
-@pytest.mark.security_case("An officer who may not decide asks for less than no approvals", "refused")
+@pytest.mark.security_case(
+    "An officer without the right requests a transition with a negative number of approvals", "rejected"
+)
 @pytest.mark.parametrize("more", [{"approvals": -1}, {"approvals": False}, {"approvals": 0.5}, {"policy": {}}], ids=str)
 def test_a_request_names_a_number_of_approvals_and_rules(story: Story, more: dict[str, Any]) -> None:
     story.make(story.ask("stage", "approved", "staged", "clerk", **more), "stage", "approved", "staged")
@@ -175,14 +179,14 @@ def test_a_request_names_a_number_of_approvals_and_rules(story: Story, more: dic
         story.changes()
 
 
-@pytest.mark.security_case("An officer who may only recall asks for a recall that ends in production", "refused")
+@pytest.mark.security_case("An officer who may only recall requests a recall whose end state is production", "rejected")
 def test_a_transition_leads_where_its_name_says(story: Story) -> None:
     story.make(story.ask("recall", "approved", "production", "clerk", approvals=0), "recall", "approved", "production")
     with pytest.raises(verify.Refused, match="no 'recall' leads from approved to production"):
         story.changes()
 
 
-@pytest.mark.security_case("An adapter is promoted that was never approved", "refused")
+@pytest.mark.security_case("An adapter is promoted without ever having been approved", "rejected")
 def test_an_adapter_begins_undecided() -> None:
     story = Story()
     story.move("promote", "staged", "production")
@@ -277,7 +281,9 @@ def test_a_flag_that_outlives_its_adapter_gives_it_to_nobody(
     assert "answered nobody" not in story_verify_flags.answered("2026-11-27T10:00")[0]
 
 
-@pytest.mark.security_case("The newest change of a flag is kept out of evidence", "that no flag follows is said")
+@pytest.mark.security_case(
+    "An evidence package omits the newest change of a flag", "the output says that no flag follows"
+)
 def test_a_staging_that_no_flag_follows_is_said() -> None:
     story_verify_flags = Story()
     _in_production(story_verify_flags)
@@ -288,7 +294,7 @@ def test_a_staging_that_no_flag_follows_is_said() -> None:
     assert story_verify_flags.answered("2026-11-29") == [f"at 2026-11-29 00:00:00: {told}"]
 
 
-@pytest.mark.security_case("A flag gives out an adapter that was taken back before it", "evidence of it is refused")
+@pytest.mark.security_case("A flag serves an adapter that was withdrawn before", "the evidence package is rejected")
 @pytest.mark.parametrize("cause", ["transition", "regression", "rollback"])
 def test_a_flag_gives_out_nothing_that_was_taken_back(story_verify_flags: Story, cause: str) -> None:
     story_verify_flags.move("unstage", "staged", "approved", OTHER)
@@ -330,7 +336,7 @@ def test_a_rollback_gives_out_what_its_officer_asked_for() -> None:
             story_verify_flags.answered("2026-11-29")
 
 
-@pytest.mark.security_case("File, statement and entry of a flag differ, or its share is no share", "refused by name")
+@pytest.mark.security_case("A flag's file, statement and entry differ, or its share is invalid", "rejected by name")
 @pytest.mark.parametrize(
     ("planted", "why"),
     [
@@ -350,7 +356,7 @@ def test_a_flag_says_one_thing(story_verify_flags: Story, planted: dict[str, Any
         story_verify_flags.answered("2026-11-29")
 
 
-@pytest.mark.security_case("A flag of evidence gives more than everybody", "refused")
+@pytest.mark.security_case("A flag in an evidence package assigns more than 100 % of the users", "rejected")
 def test_a_share_is_one(story_verify_flags: Story) -> None:
     story_verify_flags.package.acts = verify.read_acts(story_verify_flags.package)
     *_, (entry, act) = story_verify_flags.package.acts_of("flag changed")
@@ -404,7 +410,7 @@ def test_later_roots_are_followed_from_the_first(files: dict[str, bytes]) -> Non
     assert _read(files, files["trust/1.root.json"]).root_version == 3
 
 
-@pytest.mark.security_case("A later root is not signed by the keys of the one before, or not by its own", "refused")
+@pytest.mark.security_case("A later root is not signed by the previous root's keys, or not by its own", "rejected")
 @pytest.mark.parametrize(
     "signers", [NEW, OLD, [*OLD[:1], *NEW], [*OLD, *NEW[:1]]], ids=["new", "old", "1 old", "1 new"]
 )
@@ -416,7 +422,7 @@ def test_a_root_is_signed_by_old_keys_and_new(files: dict[str, bytes], signers: 
     assert _read(again, files["trust/1.root.json"]).root_version == 3
 
 
-@pytest.mark.security_case("A root in the middle is left out, or given as the first", "refused")
+@pytest.mark.security_case("A root in the middle of the chain is missing, or is given as the first", "rejected")
 def test_no_root_is_left_out(files: dict[str, bytes]) -> None:
     first, second, third = (files[f"trust/{number}.root.json"] for number in (1, 2, 3))
     left_out = {name: content for name, content in files.items() if name != "trust/2.root.json"}
@@ -428,7 +434,7 @@ def test_no_root_is_left_out(files: dict[str, bytes]) -> None:
         _read(files | {"trust/1.root.json": second}, second)
 
 
-@pytest.mark.security_case("The targets are signed by root keys that were replaced", "refused")
+@pytest.mark.security_case("The targets are signed by root keys that were replaced", "rejected")
 def test_the_targets_are_the_newest_roots(files: dict[str, bytes]) -> None:
     forged = files | {"trust/targets.json": _signed_by(files["trust/targets.json"], NEW)}
     with pytest.raises(verify.Refused, match=r"trust/targets\.json: 0 of the 2 keys that are needed signed it"):
@@ -439,8 +445,8 @@ DARK = f"; {ADAPTER} answered nobody, under recall-1"
 
 
 @pytest.mark.security_case(
-    "An adapter in production was under a recall for a time, and the evidence is asked what answered then",
-    "It says that the adapter answered nobody from the recall to its waiver, with a flag and without",
+    "An adapter in production was recalled for a time, and the evidence package is asked what answered then",
+    "the output says that it answered nobody from the recall to its waiver, with or without a flag",
 )
 @pytest.mark.parametrize("has_flag", [True, False])
 def test_an_adapter_answers_nobody_from_a_recall_to_its_waiver(has_flag: bool) -> None:

@@ -31,9 +31,7 @@ from sovereign_pipeline_tests.record.test_confined import WORD
 from sovereign_pipeline_tests.trusted import demonstration_key
 
 
-@pytest.mark.security_case(
-    "Somebody finds the medium with a backup.", "No word of a letter, no key and no name in it can be read."
-)
+@pytest.mark.security_case("Someone finds a medium with a backup", "no document text, key or name can be read")
 def test_a_backup_comes_back_on_another_machine(office: Office, tmp_path: Path) -> None:
     taken = office.take(tmp_path / "backup")
     assert {path.name for path in (tmp_path / "backup").iterdir()} == {ARCHIVE, DESCRIPTION, SIGNATURE}
@@ -80,8 +78,8 @@ def test_a_backup_is_of_one_moment_while_acts_are_done(office: Office, tmp_path:
 
 
 @pytest.mark.security_case(
-    "An older state of the ledger is restored, so that what was done since can be done again.",
-    "Refused, naming each lost entry, unless the operator states how many are lost; the restore's entry holds it.",
+    "An older state of the ledger is restored, so that later acts could be repeated",
+    "rejected with each lost entry, unless the operator states their number, which the restore's entry records",
 )
 def test_what_is_lost_must_be_stated(office: Office, tmp_path: Path) -> None:
     office.take(tmp_path / "backup")
@@ -131,8 +129,8 @@ def test_a_checkpoint_of_another_course_of_events_is_refused(office: Office, tmp
 
 
 @pytest.mark.security_case(
-    "Somebody who has the public key encrypts a backup of their own, or changes one.",
-    "Refused: the pipeline signs the digest of each backup.",
+    "Someone with the public key encrypts a forged backup, or changes one",
+    "rejected: the pipeline signs each backup's digest",
 )
 def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
@@ -155,7 +153,7 @@ def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path
         office.restore(office.elsewhere(tmp_path / "third"), backup)
 
 
-@pytest.mark.security_case("A file, folder or link is added to a backup.", "Refused by its name.")
+@pytest.mark.security_case("A file, folder or link is added to a backup.", "rejected by name")
 @pytest.mark.parametrize("name", ["extra", ".hidden", "folder/", "link", "keys\udcff"])
 def test_a_backup_is_exactly_its_files(office: Office, tmp_path: Path, name: str) -> None:
     backup = tmp_path / "backup"
@@ -173,8 +171,8 @@ def test_a_backup_is_exactly_its_files(office: Office, tmp_path: Path, name: str
 
 
 @pytest.mark.security_case(
-    "A backup is signed with a key of the pipeline that was stolen and is revoked.",
-    "Refused if its ledger reaches beyond the entry from which on the key does not count.",
+    "A backup is signed with a stolen pipeline key that has been revoked",
+    "rejected if its ledger reaches beyond the entry of the revocation",
 )
 def test_a_key_that_was_replaced_counts_for_what_was_taken_before(office: Office, tmp_path: Path) -> None:
     trust, roots = office.settings.data / "trust", [demonstration_key("root-1"), demonstration_key("root-2")]
@@ -197,8 +195,8 @@ def test_another_key_does_not_open_a_backup(office: Office, tmp_path: Path) -> N
 
 
 @pytest.mark.security_case(
-    "A backup, its verification or a repair is killed: copies without encryption stay",
-    "The next one removes them, of no process that lives and of nobody else",
+    "A backup, its verification or a repair is killed and leaves unencrypted copies",
+    "the next command removes them, but nothing of running processes or other accounts",
 )
 def test_what_a_killed_process_left_is_removed(office: Office, tmp_path: Path) -> None:
     office.take(tmp_path / "backup")
@@ -256,7 +254,7 @@ def test_missing_and_changed_files_come_back(office: Office, tmp_path: Path) -> 
     assert len(entries(open_registry(office.settings))) == last.sequence
 
 
-@pytest.mark.security_case("A repair would bring back weights that were purged.", "They stay gone.")
+@pytest.mark.security_case("A repair would restore purged weights", "they stay removed")
 def test_what_was_purged_stays_gone(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = next(office.settings.artifacts.glob(f"*/{VERDICT}"))
     office.take(tmp_path / "backup")
@@ -310,7 +308,7 @@ def test_files_of_any_size_and_name_come_back(pair: Pair, tmp_path: Path) -> Non
 
 
 @pytest.mark.security_case(
-    "A backup holds a name that leads out of its directories, a link, or a file twice.", "Refused by its name."
+    "A backup contains a path outside its directories, a link, or a file twice", "rejected by name"
 )
 @pytest.mark.parametrize(
     "name",

@@ -102,7 +102,7 @@ def test_nothing_else_may_lie_there(packers: Packers, bundle: Path, place: str) 
         packers.verified(bundle)
 
 
-@pytest.mark.security_case("A file of a bundle is a link to the same bytes elsewhere.", "Refused.")
+@pytest.mark.security_case("A file of a bundle is a link to the same bytes elsewhere.", "rejected")
 def test_links_are_refused(packers: Packers, bundle: Path, tmp_path: Path) -> None:
     for name in ("index.json", "trust", "blobs", "oci-layout"):
         (bundle / name).rename(tmp_path / "elsewhere")
@@ -139,7 +139,7 @@ NAMES = (
 )
 
 
-@pytest.mark.security_case("A signed bundle holds a name that leads out of its folder.", "Refused.")
+@pytest.mark.security_case("A signed bundle contains a path outside its folder", "rejected")
 @pytest.mark.parametrize("name", NAMES, ids=[f"name-{number}" for number in range(len(NAMES))])
 def test_a_name_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path, name: str) -> None:
     assert not is_safe(name)
@@ -148,7 +148,9 @@ def test_a_name_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path
         packers.verified(packed)
 
 
-@pytest.mark.security_case("A signed bundle holds one name twice, in other letters, or within a file.", "Refused.")
+@pytest.mark.security_case(
+    "A signed bundle contains one name twice, in other letter case, or as a folder of another file", "rejected"
+)
 @pytest.mark.parametrize("name", ["models/tiny/CONFIG.json", "models/tiny", "models/tiny/config.json/x"])
 def test_a_name_stands_there_once(packers: Packers, tmp_path: Path, name: str) -> None:
     packed = packers.packed(tmp_path / "bundle", packers.contents(Content(name, b"x", "made by a test")))
@@ -199,7 +201,7 @@ def test_a_key_that_is_named_twice_in_the_index_is_refused(packers: Packers, bun
 
 
 @pytest.mark.security_case(
-    "A bundle is signed with a key of another role, or of nobody.", "Refused, by packer and reader."
+    "A bundle is signed with a key of another role or an unknown key", "rejected by packer and reader"
 )
 def test_only_a_key_of_the_role_signs(packers: Packers, bundle: Path, tmp_path: Path) -> None:
     index = (bundle / "index.json").read_bytes()
@@ -212,7 +214,7 @@ def test_only_a_key_of_the_role_signs(packers: Packers, bundle: Path, tmp_path: 
             packers.verified(bundle)
 
 
-@pytest.mark.security_case("A bundle names a key, a file or an origin by codes that move a cursor.", "Shown as `?`.")
+@pytest.mark.security_case("A bundle's key, file or origin contains terminal control codes", "they are shown as `?`")
 def test_what_a_bundle_says_moves_no_cursor(packers: Packers, bundle: Path, tmp_path: Path) -> None:
     codes = "\x1b[2J\nverified: 9 files\u202e"
     signature = json.loads((bundle / "index.json.sigstore.json").read_bytes())
@@ -233,7 +235,7 @@ def with_trust(packers: Packers, tmp_path: Path) -> Packers:
     return Packers(directory, packers.roots, packers.bundle, packers.pipeline)
 
 
-@pytest.mark.security_case("A bundle is signed with a revoked key, or brings the trust root of before.", "Refused.")
+@pytest.mark.security_case("A bundle is signed with a revoked key, or contains an older trust root", "rejected")
 def test_a_revoked_key_signs_nothing(packers: Packers, bundle: Path, tmp_path: Path) -> None:
     changed = with_trust(packers, tmp_path)
     revoke(changed.directory, packers.bundle.keyid, 0, packers.roots[:2], now=PACKED)
@@ -256,7 +258,7 @@ def test_later_roots_and_keys_are_followed(packers: Packers, tmp_path: Path) -> 
     assert changed.verified(packed).trust_versions == (2, load_trust(changed.directory, now=now).targets_version)
 
 
-@pytest.mark.security_case("A bundle brings a trust root of its own.", "Refused: the SHA-256 comes from paper.")
+@pytest.mark.security_case("A bundle contains a different trust root", "rejected: the SHA-256 comes from paper")
 def test_another_trust_root_is_refused(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
     from sovereign_pipeline.ops.bundle_tool import verify
 
@@ -271,7 +273,7 @@ def test_an_expired_trust_root_is_refused(packers: Packers, first_bundle: Path) 
         packers.verified(first_bundle, now=PACKED - timedelta(days=1))
 
 
-@pytest.mark.security_case("An older bundle is put in the place of a newer one.", "Refused by --newer-than.")
+@pytest.mark.security_case("A newer bundle is replaced by an older one", "rejected by --newer-than")
 def test_an_older_bundle_is_refused(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
     newer = packers.packed(tmp_path / "newer", now=PACKED + timedelta(days=1))
     assert packers.verified(newer, newer_than=first_bundle / "index.json")
@@ -323,7 +325,7 @@ def test_a_delta_holds_what_is_new(packers: Packers, first_bundle: Path, tmp_pat
         packers.verified(later, small, now=PACKED + 3 * DAY)
 
 
-@pytest.mark.security_case("A delta is given another bundle, older or forged, as the one that it adds to.", "Refused.")
+@pytest.mark.security_case("A delta is combined with another bundle than its base, older or forged", "rejected")
 def test_a_delta_is_taken_with_its_own_base_alone(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
     second = packers.packed(tmp_path / "second", packers.contents(Content("note", b"n", "new")), now=PACKED + DAY)
     small = delta(packers, tmp_path / "delta", second, 2)
@@ -365,7 +367,7 @@ PYTHON = Path(sys.base_prefix) / "bin" / "python3.11"
 """A Python without any distribution of this project."""
 
 
-@pytest.mark.security_case("The machine's configuration of pip names another source of wheels.", "Not read.")
+@pytest.mark.security_case("The machine's pip configuration names another source of wheels", "it is not read")
 def test_a_bare_python_verifies_and_installs(
     packers: Packers, first_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,7 +405,9 @@ def test_a_bare_python_verifies_and_installs(
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.security_case("A medium changes between verifying and installing.", "Refused; what was begun is removed.")
+@pytest.mark.security_case(
+    "A medium changes between verifying and installing.", "rejected; the incomplete installation is removed"
+)
 def test_what_changes_after_it_was_verified_is_refused(packers: Packers, bundle: Path, tmp_path: Path) -> None:
     found = packers.verified(bundle)
     whole = next(each for each in found.files if each.name.endswith("alpha-1.0-py3-none-any.whl")).path
@@ -414,7 +418,7 @@ def test_what_changes_after_it_was_verified_is_refused(packers: Packers, bundle:
 
 
 @pytest.mark.security_case(
-    "The archive of a release holds a link or a name that leads out.", "Refused; nothing is left."
+    "A release's archive contains a link or a path outside its folder", "rejected; no file is left"
 )
 @pytest.mark.parametrize("kind", ["link", "up", "deep"])
 def test_an_archive_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path, kind: str) -> None:
@@ -532,7 +536,9 @@ def test_signatures_of_any_key_hold() -> None:
         assert is_signed(der_of(signer.public_pem), signer.sign(content), content)
 
 
-@pytest.mark.security_case("A bundle's signature is changed, byte by byte.", "Refused, as by another implementation.")
+@pytest.mark.security_case(
+    "A bundle's signature is changed, byte by byte.", "rejected, and by a second implementation, too"
+)
 def test_each_changed_byte_is_judged_as_the_library_judges_it(signer: FileSigner) -> None:
     der, signature = der_of(signer.public_pem), signer.sign(CONTENT)
     for place in range(len(signature)):

@@ -104,8 +104,8 @@ def elsewhere(office: Office, root: Path, url: str) -> Settings:
 
 @pytest.mark.postgresql
 @pytest.mark.security_case(
-    "A registry comes back on another PostgreSQL server, where its tables could be changed.",
-    "Grants come back with it, to owner and service; the password is in no argument of a program.",
+    "A registry is restored to another PostgreSQL server, where its tables could be changed",
+    "grants to owner and service are restored, and the password is in no program argument",
 )
 def test_a_backup_comes_back_on_another_server_with_its_rules(
     office: Office, make_database: MakeDatabase, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -278,7 +278,7 @@ def test_a_registry_stays_what_it_was_in(
 
 
 @pytest.mark.security_case(
-    "A password that is not written as in a URL makes an address unreadable", "Refused; nothing of it is shown"
+    "A password that is not URL-encoded makes a database URL invalid", "rejected without showing any of it"
 )
 @pytest.mark.parametrize("address", ["postgresql://clerk:a@hunter2:x@127.0.0.1/registry", "postgresql:hunter2"])
 def test_an_address_that_cannot_be_read_is_not_repeated(tmp_path: Path, address: str) -> None:

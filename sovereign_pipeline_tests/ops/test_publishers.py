@@ -179,8 +179,8 @@ PLANTED: dict[str, tuple[Plant, str]] = {
 
 
 @pytest.mark.security_case(
-    "A publisher's sigstore bundle is over another file, of another identity, issuer or log, late or changed.",
-    "Nothing is packed.",
+    ("A publisher's sigstore bundle is about another file, has another identity, issuer or log, or is late or changed"),
+    "nothing is packed",
 )
 @pytest.mark.parametrize("planted", PLANTED)
 def test_a_bundle_that_does_not_hold_is_refused(fetched: Fetched, instance: SigstoreInstance, planted: str) -> None:
@@ -218,9 +218,7 @@ def test_a_bundle_needs_the_library_and_says_so(
         fetched.verified()
 
 
-@pytest.mark.security_case(
-    "A publisher's sigstore bundle is of another key, or over other bytes.", "Nothing is packed."
-)
+@pytest.mark.security_case("A publisher's sigstore bundle is by another key or about other bytes", "nothing is packed")
 def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     key, another = new_key(), new_key()
     fetched.put("card.sigstore.json", bundle_by_key(key, CARD))
@@ -327,7 +325,9 @@ def test_a_file_is_not_lost_to_another_of_its_name(fetched: Fetched, packers: Pa
         packers.verified(packers.packed(tmp_path / "bundle", carried))
 
 
-@pytest.mark.security_case("The signed list of a model's files names other bytes, or is none.", "Nothing is packed.")
+@pytest.mark.security_case(
+    "The signed list of a model's files has other digests, or is not a list", "nothing is packed"
+)
 def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: SigstoreInstance) -> None:
     fetched.trust("gemma", identity=IDENTITY)
     good = ("weights", "sha256", sha256(WEIGHTS))

@@ -68,8 +68,8 @@ def test_a_kind_that_the_policy_keeps_stays_in_columns_too() -> None:
 
 
 @pytest.mark.security_case(
-    "a name with phone and e-mail stands in the department, a civil number in id, case or links",
-    "a key of this installation takes its place before anything names it; rows of one case and links stay together",
+    "The department contains a name with phone and e-mail, or an id, case or link contains a civil number",
+    "a pseudonym replaces the value everywhere, so that rows of one case and links stay connected",
 )
 def test_a_key_takes_the_place_of_what_a_column_holds(institution: DemoInstitution) -> None:
     institution.recipe["sources"][0]["links"] = "with"
@@ -102,7 +102,8 @@ def test_keys_stay_the_same_when_rows_are_added_and_differ_between_installations
 
 
 @pytest.mark.security_case(
-    "a column holds personal data, and the recipe says quarantine", "the row is quarantined; its id is in no message"
+    "A column contains personal data, and the recipe says `quarantine`",
+    "the row is quarantined, and no message contains its id",
 )
 def test_the_recipe_may_want_such_rows_in_quarantine(institution: DemoInstitution) -> None:
     institution.recipe["privacy"] |= {"columns": "quarantine"}
@@ -129,7 +130,7 @@ def test_a_kind_at_which_the_policy_stops_stops_the_line(institution: DemoInstit
 
 
 @pytest.mark.security_case(
-    "the secret of the columns' keys is replaced, so that trained rows no longer match held-out ones",
+    "The secret for pseudonyms is replaced, so that trained rows no longer match held-out ones",
     "reading the sources stops until the secret is restored",
 )
 def test_another_secret_stops(institution: DemoInstitution) -> None:
@@ -147,7 +148,7 @@ def test_another_secret_stops(institution: DemoInstitution) -> None:
 
 
 @pytest.mark.security_case(
-    "a whole letter stands in the column `language`", "the row is quarantined, and no message quotes the value"
+    "The column `language` contains a whole letter", "the row is quarantined, and no message quotes the value"
 )
 @pytest.mark.parametrize("language", ["Busaidi", "en_GB", "en Dear Sir, my civil number is 10457832", "x", "12", "e\n"])
 def test_a_language_is_a_language_tag(institution: DemoInstitution, language: str) -> None:

@@ -31,9 +31,11 @@ def outcome_of(scrubber: Scrubber, text: str, language: str, hidden: Sequence[st
 
 
 @pytest.mark.security_case(
-    "personal data in more than a hundred spellings: cut by line ends and quote marks, encoded, in look-alike letters, "
-    "in names of files and addresses of pages",
-    "replaced, but for the spellings that the table names as passing",
+    (
+        "Personal data is spelled in more than a hundred ways: across line ends and quote marks, "
+        "encoded, with confusables, in file names and URLs"
+    ),
+    "replaced, except for the spellings that the table lists as missed",
 )
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=[f"{each.kind}-{each.how}" for each in SPELLINGS])
 def test_each_spelling_has_the_outcome_that_the_table_states(patterns_only: Scrubber, spelling: Spelling) -> None:

@@ -184,7 +184,7 @@ def test_the_recipes_own_recognizers_read_the_output_too(institution: DemoInstit
 
 
 @pytest.mark.security_case(
-    "a level, a case or a row of the scrubbed corpus is rewritten, with manifest and index computed anew",
+    "A level, a case or a row of the scrubbed corpus is changed, and manifest and index are recomputed",
     "the gate `columns_kept` compares every row with the classified corpus and names the rows",
 )
 @pytest.mark.parametrize(
@@ -231,8 +231,8 @@ def test_the_gate_finds_a_row_that_is_missing(institution: DemoInstitution) -> N
 
 
 @pytest.mark.security_case(
-    "the vault's public key is replaced by another one between two runs",
-    "scrubbing stops and names both fingerprints; nothing is sealed to the new key",
+    "The vault's public key is replaced between two runs",
+    "scrubbing stops and names both fingerprints; nothing is encrypted to the new key",
 )
 def test_a_public_key_that_was_swapped_stops_the_line(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
@@ -251,8 +251,8 @@ def test_a_public_key_that_was_swapped_stops_the_line(institution: DemoInstituti
 
 
 @pytest.mark.security_case(
-    "the vault's public key is not the one that institution.yaml names",
-    "scrubbing stops, at the first run too; a key that was changed on purpose is named there",
+    "The vault's public key differs from the one in institution.yaml",
+    "scrubbing stops, even at the first run",
 )
 def test_a_key_that_the_institution_does_not_name_stops_the_line(institution: DemoInstitution) -> None:
     workplace = institution.workplace()

@@ -180,8 +180,8 @@ def test_an_asked_case_that_is_absent_is_in_the_audit_too(filled: Path, keys: tu
 
 
 @pytest.mark.security_case(
-    "an original holds a line separator, such as an author with U+2028",
-    "`reveal` gives it back to the character, and every other case too",
+    "An original contains a line separator, such as an author with U+2028",
+    "`reveal` returns it, and every other case, unchanged",
 )
 @pytest.mark.parametrize("separator", SEPARATORS)
 def test_an_original_with_any_line_separator_comes_back(
@@ -266,7 +266,7 @@ def test_rows_that_no_artifact_vouches_for_need_a_word_of_their_own(scrubbed: Sc
 
 
 @pytest.mark.security_case(
-    "somebody with the public key seals a false mapping beside the true one",
+    "Someone with the public key adds a false mapping to the vault",
     "`reveal` compares the whole mapping with the artifact's digest, shows nothing and names the foreign file",
 )
 def test_a_forged_row_beside_the_true_one_is_refused(scrubbed: Scrubbed) -> None:
@@ -297,7 +297,7 @@ def test_a_vault_file_that_is_missing_is_noticed(scrubbed: Scrubbed) -> None:
 
 
 @pytest.mark.security_case(
-    "an artifact's statement about its mapping is rewritten", "`reveal` refuses the artifact: it has another digest"
+    "An artifact's record of its mapping is changed", "`reveal` rejects the artifact because of its digest"
 )
 @pytest.mark.parametrize("name", ["findings.json", "manifest.json"])
 def test_an_artifact_that_was_changed_is_refused(scrubbed: Scrubbed, name: str) -> None:

@@ -98,7 +98,7 @@ def test_a_first_act_between_reading_files_and_database_is_no_damage(
     assert_not_older(registry)
 
 
-@pytest.mark.security_case("an older copy of the registry is put back", "refused; the missing entries are named")
+@pytest.mark.security_case("An older copy of the registry is restored", "rejected; the missing entries are named")
 def test_an_older_copy_is_refused_and_what_is_missing_is_named(registry: Registry) -> None:
     light(registry, 1, 2, 3, 4, 5)
     cut_to(registry, 3)
@@ -128,7 +128,7 @@ def test_an_older_file_is_refused(bench: Bench, tmp_path: Path) -> None:
         bench.open_registry()
 
 
-@pytest.mark.security_case("an older copy of the registry is put back and written to past the program", "refused")
+@pytest.mark.security_case("An older copy of the registry is restored and changed by another program", "rejected")
 def test_a_fork_is_refused(registry: Registry) -> None:
     light(registry, 1, 2, 3)
     cut_to(registry, 2)

@@ -29,8 +29,8 @@ def without_corpus(workplace: Workplace) -> ArtifactStore:
 
 
 @pytest.mark.security_case(
-    "Raw and classified corpus are read in the home, where the scrubbed one lies.",
-    "Their documents lie under SOVEREIGN_CORPUS, mode 0700, and no word of them in the home.",
+    "Someone looks for raw and classified documents in the home, which contains the scrubbed ones",
+    "they are under SOVEREIGN_CORPUS with mode 0700, and the home contains no word of them",
 )
 def test_no_word_of_a_letter_lies_in_the_home(workplace: Workplace, raw: ArtifactRef) -> None:
     make(CLASSIFIED_CORPUS, workplace, raw_corpus=raw)
@@ -53,7 +53,7 @@ def test_what_holds_no_text_stays_where_everybody_reads_it(workplace: Workplace,
 
 
 @pytest.mark.security_case(
-    "A process that needs no unscrubbed text opens the raw corpus.", "It is not given the root, and is told so."
+    "A process that needs no unscrubbed text opens the raw corpus", "it gets an error instead of the corpus root"
 )
 def test_a_process_without_the_root_is_refused(workplace: Workplace, raw: ArtifactRef) -> None:
     store = without_corpus(workplace)

@@ -56,7 +56,10 @@ def another(directory: Path) -> str:
     return create_trust(directory, [generate() for _ in range(3)], {"pipeline": [generate().public_pem]}).root_sha256
 
 
-@pytest.mark.security_case("another trust root is put into data/trust", "no act is made until it is named in full")
+@pytest.mark.security_case(
+    "Another trust root is installed in data/trust",
+    "every act is rejected until an administrator confirms its full SHA-256",
+)
 def test_the_first_act_names_the_trust_root_and_another_one_stops_every_act(registry: Registry, trust: Path) -> None:
     light(registry, 1)
     assert actions(registry) == ["trust root named", "lamp 1 lit"]
@@ -97,7 +100,8 @@ def test_a_new_version_is_an_entry_and_an_older_one_stops_every_act(
 
 
 @pytest.mark.security_case(
-    "another trust root, or an older one, lies in data/trust when the ledger is verified", "`audit verify` ends 1"
+    "data/trust contains another or an older trust root when the ledger is verified",
+    "`audit verify` exits with status 1",
 )
 def test_verifying_compares_the_trust_root_with_the_one_on_record(
     registry: Registry, trust: Path, roots: tuple[FileSigner, ...], tmp_path: Path, sovereign: Callable[..., str]
@@ -150,7 +154,9 @@ def test_a_trust_root_is_replaced_by_naming_it_in_full(
     assert "is the one in force" in sovereign("audit", "trust-root", new)
 
 
-@pytest.mark.security_case("the rules are laxer for one act and put back", "both changes are entries, with copies")
+@pytest.mark.security_case(
+    "The rules are loosened for one act and then restored", "both changes are logged, with copies"
+)
 def test_changed_rules_are_an_entry_before_the_act_with_a_copy_of_each(
     bench: Bench, registry: Registry, sovereign: Callable[..., str]
 ) -> None:

@@ -77,8 +77,8 @@ def test_a_key_file_and_its_public_half_are_made_once(key: Path) -> None:
 
 
 @pytest.mark.security_case(
-    "A key file that other accounts can read, a link to one, or an unencrypted key in an open directory",
-    "refused: the file is named",
+    "A key file is readable by other accounts, a link, or unencrypted in an open directory",
+    "rejected, with the file's name",
 )
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
 def test_a_key_file_that_others_reach_is_refused(key: Path, mode: int) -> None:

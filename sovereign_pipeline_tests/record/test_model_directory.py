@@ -51,8 +51,11 @@ def _link(adapter: Path) -> None:
 
 
 @pytest.mark.security_case(
-    "In a signed adapter a file is changed, added (below .git too), removed, renamed or linked, or a folder is empty",
-    "refused: the file is named",
+    (
+        "A file of a signed adapter is changed, added (also under .git), removed, renamed or linked, or "
+        "a folder is empty"
+    ),
+    "rejected, with the file's name",
 )
 @pytest.mark.parametrize(
     ("change", "said"),

@@ -67,7 +67,7 @@ def test_a_line_that_reads_it_is_stale_with_it_and_joins_its_level(workplace: Wo
         make(replace(follower, inputs=(optional(renewed),)), workplace, second=made)
 
 
-@pytest.mark.security_case("A reward model whose gate did not pass", "no line that reads it makes anything of it")
+@pytest.mark.security_case("A line uses a reward model whose gate did not pass", "nothing is built from it")
 def test_its_gates_count_for_those_that_read_it(workplace: Workplace) -> None:
     failing = Stage("third", "1", writes("third"), gates=(FAILING,))
     stage = optional(failing)

@@ -84,10 +84,10 @@ def test_a_damaged_file_is_named(workplace: Workplace, damage: str) -> None:
         produce(SECOND, workplace, {"first": ref})
 
 
-@pytest.mark.security_case("A file of an artifact is replaced by a link to the same bytes", "refused, with its name")
-@pytest.mark.security_case("A directory of an artifact is replaced by a link", "refused, with its name")
-@pytest.mark.security_case("A whole artifact is replaced by a link to a copy elsewhere", "refused, with its name")
-@pytest.mark.security_case("A link, an empty directory or a pipe is added to an artifact", "refused, with its name")
+@pytest.mark.security_case("A file of an artifact is replaced by a link to the same bytes", "rejected by name")
+@pytest.mark.security_case("A directory of an artifact is replaced by a link", "rejected by name")
+@pytest.mark.security_case("A whole artifact is replaced by a link to a copy elsewhere", "rejected by name")
+@pytest.mark.security_case("A link, an empty directory or a pipe is added to an artifact", "rejected by name")
 @pytest.mark.parametrize("planted", ["file", "manifest", "directory", "artifact", "added", "empty", "pipe"])
 def test_what_is_no_plain_file_of_the_artifact_is_named(workplace: Workplace, tmp_path: Path, planted: str) -> None:
     def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -256,8 +256,8 @@ def test_an_input_made_from_what_is_no_longer_current_is_refused(workplace: Work
 
 
 @pytest.mark.security_case(
-    "An artifact is stored again with a manifest of a lower level than its inputs have, and becomes the current one.",
-    "Whoever uses it, or anything made from it, refuses: a level never falls.",
+    "An artifact is stored again with a lower level than its inputs', and becomes current",
+    "every user of it, direct or indirect, rejects it: a level can never fall",
 )
 def test_an_artifact_below_its_input_is_refused(workplace: Workplace) -> None:
     third = Stage("third", "1", writes("third"), inputs=(SECOND,))
@@ -274,8 +274,8 @@ def test_an_artifact_below_its_input_is_refused(workplace: Workplace) -> None:
 
 
 @pytest.mark.security_case(
-    "A file outside the store changes after an artifact was made from it, and only what comes later is made.",
-    "Every stage further down refuses; what was registered is still judged by people.",
+    "A file outside the store changes after an artifact was built from it, and only downstream stages are run",
+    "every downstream stage is rejected; reviews still evaluate the registered adapter",
 )
 def test_what_was_made_from_an_outside_file_of_other_bytes_is_refused(workplace: Workplace, tmp_path: Path) -> None:
     outside = tmp_path / "outside.txt"

@@ -122,8 +122,8 @@ COMMANDS = (
 
 @pytest.mark.postgresql
 @pytest.mark.security_case(
-    "A service's role on the server inserts rows of its own, or sets its own search path, read-only mode or time-out",
-    "Every command ends as before, or by a message; no answer changes",
+    "A service's database role inserts rows, or sets a search path, read-only mode or time-out",
+    "every command works as before or ends with a message; no result changes",
 )
 def test_a_service_changes_no_answer_and_every_command_ends_by_a_message(
     bench: Bench, roles: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -38,7 +38,7 @@ def insert_copy(registry: Registry, **changes: str) -> None:
     change(registry, f"INSERT INTO adapter ({', '.join(columns)}) SELECT {chosen} FROM adapter")
 
 
-@pytest.mark.security_case("an adapter's row is inserted, with an entry and a tree that name it", "refused")
+@pytest.mark.security_case("An adapter's row is inserted, with a matching entry and tree", "rejected")
 def test_an_inserted_adapter_is_neither_listed_nor_the_next_incumbent(bench: Bench, database: str) -> None:
     bench.register()
     registry = bench.open_registry()
@@ -86,7 +86,7 @@ def test_every_column_of_an_adapter_is_in_what_its_entry_names(bench: Bench) -> 
     assert {*json.loads(content_of_row(adapter))} | empty == {*Adapter.__table__.columns.keys()}
 
 
-@pytest.mark.security_case("a blob that no entry names, a table or a column is put into the database", "without effect")
+@pytest.mark.security_case("A blob without an entry, a table or a column is added to the database", "no effect")
 def test_what_no_entry_names_is_never_read(bench: Bench, database: str) -> None:
     bench.register()
     registry = bench.open_registry()
@@ -106,9 +106,7 @@ def test_a_registration_is_one_entry_that_names_its_rows(bench: Bench) -> None:
     assert set(entry.subjects["rows"]) == {"adapter", "dataset", "base_model"}
 
 
-@pytest.mark.security_case(
-    "an entry of the ledger is inserted past this program, with all that belongs to it", "refused"
-)
+@pytest.mark.security_case("Another program inserts a ledger entry with everything that belongs to it", "rejected")
 @pytest.mark.parametrize("while_running", [False, True])
 def test_an_entry_that_nobody_signed_is_refused(
     bench: Bench, database: str, while_running: bool, monkeypatch: pytest.MonkeyPatch
@@ -127,7 +125,7 @@ def test_an_entry_that_nobody_signed_is_refused(
             act()
 
 
-@pytest.mark.security_case("a blob is changed while a process runs", "without effect")
+@pytest.mark.security_case("A blob is changed in the database while a process is running", "no effect")
 def test_a_running_process_goes_on_with_what_it_has_verified(bench: Bench, database: str) -> None:
     bench.register()
     registry = bench.open_registry()
@@ -167,7 +165,9 @@ def test_a_state_that_was_kept_is_the_one_of_a_full_replay(bench: Bench, snapsho
     assert lamps_in(bench.open_registry()) == [*range(12)]
 
 
-@pytest.mark.security_case("an entry is changed that a kept state covers", "without effect; verifying names it")
+@pytest.mark.security_case(
+    "An entry that a stored snapshot covers is changed", "no effect; verification names the entry"
+)
 def test_what_a_kept_state_covers_is_not_read_again_and_verifying_does(bench: Bench, snapshot: Path) -> None:
     registry = bench.open_registry()
     with registry.engine.begin() as connection:
@@ -179,7 +179,7 @@ def test_what_a_kept_state_covers_is_not_read_again_and_verifying_does(bench: Be
         open_registry(bench.settings, from_first_entry=True)
 
 
-@pytest.mark.security_case("a kept state is changed, or that of another ledger is put in its place", "not used")
+@pytest.mark.security_case("A stored snapshot is changed, or replaced by another ledger's", "it is not used")
 @pytest.mark.parametrize("other", ["changed", "cut", "empty", "of another ledger"])
 def test_a_state_that_the_ledgers_key_did_not_sign_is_not_used(
     bench: Bench, snapshot: Path, other: str, tmp_path: Path
@@ -230,7 +230,9 @@ def test_an_act_that_cannot_be_replayed_is_not_committed(bench: Bench) -> None:
     assert lamps_in(bench.open_registry()) == [1, 2]
 
 
-@pytest.mark.security_case("an older copy is put in place under a process that runs", "refused by its next look")
+@pytest.mark.security_case(
+    "An older copy of the registry is restored under a running process", "rejected at the next read"
+)
 def test_a_running_process_does_not_go_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = bench.open_registry()
     light(registry, 1)

@@ -91,8 +91,8 @@ def _link(bundle: Path) -> None:
 
 
 @pytest.mark.security_case(
-    "an artifact's signature is removed, changed in one byte, empty, a link, or by a key that is not the pipeline's",
-    "refused by whatever reads the artifact: the file is named",
+    "An artifact's signature is removed, changed in one byte, empty, a link, or by another key",
+    "every reader rejects the artifact, with the file's name",
 )
 @pytest.mark.parametrize(
     "change",
@@ -119,7 +119,7 @@ def test_a_signature_that_is_none_is_refused(
         produce(FIRST, workplace, {})
 
 
-@pytest.mark.security_case("the signatures of two artifacts are exchanged", "refused: the file is named")
+@pytest.mark.security_case("the signatures of two artifacts are exchanged", "rejected, with the file's name")
 def test_the_signature_of_another_artifact_is_refused(workplace: Workplace, first: ArtifactRef) -> None:
     second = make(SECOND, workplace, first=first)
     here, there = (directory_of(workplace, ref) / PROVENANCE_BUNDLE for ref in (first, second))
@@ -131,7 +131,8 @@ def test_the_signature_of_another_artifact_is_refused(workplace: Workplace, firs
 
 
 @pytest.mark.security_case(
-    "a gate's signed verdict on one artifact is put beside the same verdict on another", "refused: the file is named"
+    "A gate's signed verdict on one artifact is copied to another artifact with the same verdict",
+    "rejected, with the file's name",
 )
 def test_a_signed_verdict_on_another_artifact_is_refused(workplace: Workplace) -> None:
     """Both verdicts have the same bytes, so the signature is over the right file."""
@@ -147,7 +148,7 @@ def test_a_signed_verdict_on_another_artifact_is_refused(workplace: Workplace) -
 
 
 @pytest.mark.security_case(
-    "a file beside an artifact's signatures, such as one more signature, is added", "refused: the file is named"
+    "A file, such as another signature, is added beside an artifact's signatures", "rejected, with the file's name"
 )
 def test_a_signature_that_does_not_belong_there_is_refused(workplace: Workplace, first: ArtifactRef) -> None:
     directory = directory_of(workplace, first)
@@ -170,7 +171,7 @@ def _planted(workplace: Workplace, text: str, *, index: bool = True) -> Artifact
     return ref
 
 
-@pytest.mark.security_case("an artifact without a signature is put into the store", "refused, and named")
+@pytest.mark.security_case("An unsigned artifact is added to the store", "rejected, with its name")
 def test_an_artifact_that_is_put_in_unsigned_is_refused(workplace: Workplace, first: ArtifactRef) -> None:
     planted = _planted(workplace, "planted")
     refused(workplace.settings, planted, f"{planted.digest}/{PROVENANCE_BUNDLE}: the signature is missing")
@@ -199,7 +200,7 @@ def test_a_revoked_key_counts_for_what_was_on_record_before(institution: DemoIns
 
 
 @pytest.mark.security_case(
-    "whoever stole a key that is revoked by now signs an artifact and puts it in", "refused: no entry names it"
+    "A thief signs an artifact with a revoked key and adds it", "rejected: it has no ledger entry"
 )
 def test_what_a_revoked_key_signs_without_an_entry_is_refused(institution: DemoInstitution, tmp_path: Path) -> None:
     workplace = institution.workplace()
@@ -297,8 +298,8 @@ def test_an_adapter_carries_every_signature_that_belongs_to_it(bench: Bench) -> 
 
 
 @pytest.mark.security_case(
-    "the signature of an adapter's weights, its record or its report is removed, or is another adapter's",
-    "refused: the file is named",
+    "The signature of an adapter's weights, record or report is removed or replaced by another adapter's",
+    "rejected, with the file's name",
 )
 def test_each_further_signature_is_held_to_its_file(bench: Bench) -> None:
     bench.register()

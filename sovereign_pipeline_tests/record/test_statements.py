@@ -80,7 +80,7 @@ def test_the_bundle_is_what_sigstore_and_in_toto_define(bundle: bytes, holders: 
     }
 
 
-@pytest.mark.security_case("A bit of a signed statement is changed", "refused")
+@pytest.mark.security_case("A bit of a signed statement is changed", "rejected")
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0), bit=st.integers(0, 7))
 def test_a_changed_bit_is_refused(bundle: bytes, holders: Holders, place: int, bit: int) -> None:
@@ -90,7 +90,7 @@ def test_a_changed_bit_is_refused(bundle: bytes, holders: Holders, place: int, b
         verify(bytes(changed), holders)
 
 
-@pytest.mark.security_case("A signature is rewritten into its other form, (r, n - s)", "refused")
+@pytest.mark.security_case("A signature is rewritten into its other form, (r, n - s)", "rejected")
 def test_the_other_form_of_a_signature_is_refused(bundle: bytes, holders: Holders) -> None:
     for _ in range(8):  # a signer draws either form
         signed = sign_statement(holders.pipeline, VERDICT)
@@ -128,7 +128,7 @@ def remade(bundle: bytes, change: Change) -> bytes:
 
 
 @pytest.mark.security_case(
-    "A bundle without the key's id, with a second signature, of another type, or with more in it", "refused"
+    "A sigstore bundle has no key id, a second signature, another type, or additional fields", "rejected"
 )
 @pytest.mark.parametrize(
     ("change", "said"),
@@ -207,7 +207,8 @@ def test_a_signed_payload_that_is_no_statement_of_ours_is_refused(holders: Holde
 
 
 @pytest.mark.security_case(
-    "A statement is signed in another role, by a stranger, about another file or of another kind", "refused: it says so"
+    "A statement is signed with another role, by an unknown key, about another file or with another type",
+    "rejected, with the reason",
 )
 def test_role_key_file_and_kind_are_those_that_are_asked_for(bundle: bytes, holders: Holders) -> None:
     for changes, said in (
@@ -231,7 +232,9 @@ def test_another_ones_id_over_an_own_signature_is_refused(holders: Holders) -> N
         verify(hinted, holders)
 
 
-@pytest.mark.security_case("A statement is signed with a key that was revoked", "refused from the named entry on")
+@pytest.mark.security_case(
+    "A statement is signed with a revoked key", "rejected from the ledger entry of the revocation on"
+)
 def test_a_revoked_key_is_refused_from_its_index_on(bundle: bytes, holders: Holders) -> None:
     revoke(holders.directory, holders.pipeline.keyid, 9, holders.roots[:2], now=BEGINNING)
     assert verify(bundle, holders, at_index=8)

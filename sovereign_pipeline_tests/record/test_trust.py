@@ -42,7 +42,7 @@ def test_an_auditor_starts_from_the_digest_of_the_first_root(holders: Holders) -
     assert load(holders.directory, root_sha256=sha256).root_version == 2
 
 
-@pytest.mark.security_case("A byte of a trust file is changed", "refused: the file is named")
+@pytest.mark.security_case("A byte of a trust file is changed", "rejected, with the file's name")
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(["1.root.json", "root.json", "targets.json"]), place=st.integers(0), bit=st.integers(0, 7))
 def test_a_changed_byte_is_refused_and_named(holders: Holders, name: str, place: int, bit: int) -> None:
@@ -107,7 +107,7 @@ def test_where_there_is_none_its_making_is_proposed(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-@pytest.mark.security_case("Roles are changed with one of the three root keys", "refused: two must sign")
+@pytest.mark.security_case("Roles are changed with one of the three root keys", "rejected: two must sign")
 def test_a_change_needs_as_many_root_keys_as_the_root_says(holders: Holders) -> None:
     with pytest.raises(InputError, match="1 root keys were given, and 2 are needed"):
         revoke(holders.directory, holders.pipeline.keyid, 5, holders.roots[:1])
@@ -130,7 +130,7 @@ def test_a_signature_beyond_the_threshold_is_held_to_the_same(holders: Holders) 
 
 
 @pytest.mark.security_case(
-    "One public key is listed under two ids, so that its holder is counted as two", "refused: the id is named"
+    "One public key is listed under two ids, so that its holder would count as two", "rejected, with the id"
 )
 def test_one_key_under_two_ids_is_refused(holders: Holders, tmp_path: Path) -> None:
     """python-tuf counts it twice: a root that asks for two of three is then one person's."""
@@ -216,7 +216,9 @@ def test_what_the_holders_signed_by_mistake_is_refused(
         load(holders.directory)
 
 
-@pytest.mark.security_case("A key was revoked from an entry of the log on", "what it signs from there on is refused")
+@pytest.mark.security_case(
+    "A key that was revoked from a ledger entry on signs again", "its later signatures are rejected"
+)
 def test_a_revoked_key_counts_up_to_its_index(holders: Holders) -> None:
     keyid = holders.pipeline.keyid
     assert holders.trust.counts("pipeline", keyid, None)

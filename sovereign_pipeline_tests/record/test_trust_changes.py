@@ -35,7 +35,9 @@ def test_a_rotated_key_leaves_the_one_before_for_what_it_signed(holders: Holders
     assert trust.roles["pipeline"].version == 2 and trust.roles["log"].version == 1
 
 
-@pytest.mark.security_case("A new root without the old keys, or without the new ones", "refused: both must sign it")
+@pytest.mark.security_case(
+    "A new root is not signed by the old keys, or not by the new ones", "rejected: both must sign it"
+)
 def test_a_new_root_needs_the_old_keys_and_the_new(holders: Holders) -> None:
     new = tuple(generate() for _ in range(3))
     for old, newer in ((holders.roots[:1], new), (new[:2], new), (holders.roots[:2], new[:1])):
@@ -49,7 +51,7 @@ def test_a_new_root_needs_the_old_keys_and_the_new(holders: Holders) -> None:
     assert revoke(holders.directory, holders.pipeline.keyid, 3, new[1:], now=BEGINNING).targets_version == 5
 
 
-@pytest.mark.security_case("An older trust root, or one of its files, is put back", "refused: both versions are named")
+@pytest.mark.security_case("An older trust root, or one of its files, is restored", "rejected; both versions are named")
 def test_nothing_goes_back(holders: Holders, tmp_path: Path) -> None:
     before = tmp_path / "before"
     shutil.copytree(holders.directory, before)
@@ -149,7 +151,9 @@ def test_an_officer_is_a_person_with_a_scope(
         add_officer(holders.directory, generate().public_pem, person, may, levels, holders.roots[:2])
 
 
-@pytest.mark.security_case("One person is entered as two officers by another spelling", "refused, or taken as the same")
+@pytest.mark.security_case(
+    "One person is added as two officers with two spellings", "rejected, or counted as one person"
+)
 def test_a_person_is_written_in_one_way(holders: Holders) -> None:
     """A second key of the same person is the same person."""
     arguments = (["*"], ["*"], holders.roots[:2])

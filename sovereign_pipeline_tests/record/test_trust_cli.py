@@ -214,7 +214,7 @@ def _late(trust: object, where: str) -> None:
     refuse_expired(trust, trust.expires, where)
 
 
-@pytest.mark.security_case("A key, a path or a file given to `sovereign-trust` is none", "refused with a message")
+@pytest.mark.security_case("`sovereign-trust` gets an invalid key, path or file", "rejected with a message")
 @pytest.mark.parametrize("content", EXPORTS)
 def test_odd_keys_and_paths_are_refused(program: Program, tmp_path: Path, content: str) -> None:
     (tmp_path / "odd").write_bytes(EXPORTS[content])
@@ -228,7 +228,9 @@ def test_odd_keys_and_paths_are_refused(program: Program, tmp_path: Path, conten
         assert program("init", "made", *ROOTS, "--pipeline", path, *WORDS).status == 2
 
 
-@pytest.mark.security_case("The demonstration's keys are taken for real ones", "every output says what they are")
+@pytest.mark.security_case(
+    "The demonstration's keys are mistaken for real ones", "every output says that they are demonstration keys"
+)
 def test_demonstration_keys_say_what_they_are(program: Program, tmp_path: Path) -> None:
     trust = demonstration_trust(tmp_path / "trust", tmp_path / "keys")
     assert trust.is_demonstration and trust == demonstration_trust(tmp_path / "trust", tmp_path / "keys")

@@ -101,7 +101,7 @@ def test_whatever_is_done_to_the_ledger_is_named(registry: Registry, attack: Att
         verify_registry(registry)
 
 
-@pytest.mark.security_case("the ledger is rewritten whole, chain and tree computed anew", "refused")
+@pytest.mark.security_case("The whole ledger is rewritten, and chain and tree are recomputed", "rejected")
 @pytest.mark.parametrize("replaces_key", [False, True])
 def test_a_ledger_that_was_computed_anew_is_not_the_one_that_was_signed(registry: Registry, replaces_key: bool) -> None:
     cut_to(registry, 2)

@@ -86,7 +86,9 @@ def test_a_stale_request_is_refused_with_the_size(registry: Registry, tmp_path: 
     answered(registry, asked(registry, 4), FIRST, tmp_path)
 
 
-@pytest.mark.security_case("the ledger is rewritten by who has database, home and the log's key", "refused")
+@pytest.mark.security_case(
+    "The ledger is rewritten by someone with access to database, home and the log's key", "rejected"
+)
 def test_a_forked_log_is_refused_by_who_cosigned_the_other_and_by_verifying(registry: Registry, tmp_path: Path) -> None:
     by = policy(registry, tmp_path, needed="any")
     witnesses.add_cosignatures(registry.settings, by, answered(registry, asked(registry, 0), FIRST, tmp_path))

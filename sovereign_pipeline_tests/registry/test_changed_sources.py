@@ -54,8 +54,8 @@ CHANGES = [
 
 
 @pytest.mark.security_case(
-    "A row is reclassified or withdrawn in its source after the gates, and the adapter is registered.",
-    "Registration compares every ancestor with the files of today, refuses, and names the row.",
+    "A row is reclassified or withdrawn in its source after the gates passed, and the adapter is registered",
+    "registration compares every ancestor with today's files and rejects it, naming the row",
 )
 @pytest.mark.parametrize(("change", "named"), CHANGES)
 def test_registration_refuses_and_names_the_row(bench: Bench, change: Callable[[Bench], None], named: str) -> None:
@@ -67,8 +67,11 @@ def test_registration_refuses_and_names_the_row(bench: Bench, change: Callable[[
 
 
 @pytest.mark.security_case(
-    "A row is reclassified or withdrawn in its source after the gates, and only an asset further down is materialized.",
-    "The asset is refused, because one that it was made from is stale.",
+    (
+        "A row is reclassified or withdrawn in its source after the gates passed, and only a downstream "
+        "asset is materialized"
+    ),
+    "the asset is rejected, because one of its inputs is stale",
 )
 @pytest.mark.parametrize("stage", [TRAINING_DATASET, SFT_ADAPTER, EVALUATION_REPORT, REGISTERED_ADAPTER])
 @pytest.mark.parametrize("change", [reclassify, withdraw])
@@ -87,8 +90,11 @@ def test_rows_that_were_added_are_counted(bench: Bench) -> None:
 
 
 @pytest.mark.security_case(
-    "The recipe, or a release, changes after the gates what a stage would make, and the adapter is registered.",
-    "Registration compares the whole identity of every ancestor and names what differs.",
+    (
+        "After the gates passed, the recipe or the program changes so that a stage would build another "
+        "artifact, and the adapter is registered"
+    ),
+    "registration compares the whole identity of every ancestor and names the differences",
 )
 @pytest.mark.parametrize(
     ("change", "named"),
@@ -108,7 +114,7 @@ def test_registration_compares_the_recipe_of_every_ancestor(bench: Bench, change
 
 @pytest.mark.security_case(
     "A row of a registered adapter is reclassified or withdrawn in its source.",
-    "`adapters verify` reports it as an outcome of its own, with the row; `--strict-sources` ends 1.",
+    "`adapters verify` reports the row as a separate outcome; with `--strict-sources` it exits with status 1",
 )
 def test_verification_reports_the_rows_as_an_outcome_of_its_own(bench: Bench) -> None:
     adapter = bench.register()

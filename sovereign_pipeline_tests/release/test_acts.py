@@ -107,7 +107,7 @@ def test_each_act_takes_its_right_at_the_level_of_the_adapter(office: Office, ad
     assert not [each for each in audit_log.entries(registry) if any(name in str(each.subjects) for name in names)]
 
 
-@pytest.mark.security_case("a known issue is changed or removed past this program", "refused; it is named")
+@pytest.mark.security_case("Another program changes or removes a known issue", "rejected by name")
 @pytest.mark.parametrize("statement", ["UPDATE known_issue SET text = 'Short.'", "DELETE FROM known_issue"])
 def test_a_known_issue_is_changed_or_removed_by_nobody(office: Office, adapter: Adapter, statement: str) -> None:
     add_issue(office.registry, adapter.id, "Too long.", office.officers["layla"])

@@ -129,7 +129,9 @@ def test_a_withdrawn_approval_is_not_given_again(office: Office) -> None:
             office.decide(asked, key)
 
 
-@pytest.mark.security_case("the rules become stricter while a request is open", "refused: it is requested anew")
+@pytest.mark.security_case(
+    "the rules become stricter while a request is open", "the request is rejected and must be made again"
+)
 def test_a_request_under_laxer_rules_changes_nothing(office: Office) -> None:
     office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 1}}
     adapter = office.adapter()
@@ -141,7 +143,7 @@ def test_a_request_under_laxer_rules_changes_nothing(office: Office) -> None:
 
 
 @pytest.mark.security_case(
-    "the pipeline's key is revoked", "it makes no transition, and the line's history stays whole"
+    "the pipeline's key is revoked", "it makes no transition, and the line's history stays valid"
 )
 def test_a_revoked_pipeline_key_makes_no_transition(office: Office) -> None:
     adapter = office.adapter()
@@ -385,8 +387,8 @@ def test_a_changed_byte_stops_a_request_and_the_last_approval(office: Office) ->
 
 
 @pytest.mark.security_case(
-    "An older trust root, under which a revoked key counts, is put back into data/trust",
-    "No status of a request and no history of a line is shown",
+    "An older trust root, in which a revoked key is still valid, is restored to data/trust",
+    "no request status and no line history is shown",
 )
 def test_nothing_signed_is_read_under_a_trust_root_that_was_put_back(office: Office, tmp_path: Path) -> None:
     trust, asked = office.bench.settings.data / "trust", office.ask("approve", office.adapter())

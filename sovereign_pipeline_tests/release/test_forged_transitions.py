@@ -60,8 +60,8 @@ def assert_refused(office: Office, why: str) -> None:
 
 
 @pytest.mark.security_case(
-    "The pipeline's key signs a promotion on the strength of the request to stage, which officers approved",
-    "Nothing of that line is believed or served",
+    "The pipeline's key signs a promotion that cites the approved request for staging",
+    "nothing of that line is accepted or served",
 )
 def test_a_request_makes_no_other_transition_than_the_one_it_asks_for(office: Office) -> None:
     adapter = office.adapter()
@@ -91,8 +91,8 @@ def test_an_approval_counts_once(office: Office) -> None:
 
 
 @pytest.mark.security_case(
-    "An officer who may do nothing but add known issues asks for a transition, and the pipeline's key makes it",
-    "Nothing of that line is believed or served",
+    "An officer who may only add known issues requests a transition, and the pipeline's key makes it",
+    "nothing of that line is accepted or served",
 )
 def test_rights_of_officers_are_asserted_at_each_reading(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = generate()

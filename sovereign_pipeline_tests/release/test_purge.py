@@ -57,7 +57,7 @@ def test_what_has_ended_is_freed_on_record_and_still_verifies(office: Office, en
     assert "Layla" not in str(entry.subjects)
 
 
-@pytest.mark.security_case("Weights are deleted by hand", "verification names the file, unless a purge is on record")
+@pytest.mark.security_case("Weights are deleted manually", "verification names the file, unless a purge is logged")
 def test_a_missing_file_without_a_purge_on_record_stays_an_error(office: Office) -> None:
     adapter, other = office.adapter(), office.adapter()
     for each in (adapter, other):
@@ -105,9 +105,7 @@ def test_only_an_officer_who_may_retire_purges(office: Office) -> None:
     assert PURGED not in {each.action for each in entries(office.registry)}
 
 
-@pytest.mark.security_case(
-    "An entry says that weights were purged, and no officer signed it", "verification refuses it"
-)
+@pytest.mark.security_case("An entry about a purge has no officer's signature", "verification rejects it")
 def test_an_entry_that_no_officer_signed_excuses_nothing(office: Office) -> None:
     adapter, other = office.adapter(), office.adapter()
     for each in (adapter, other):

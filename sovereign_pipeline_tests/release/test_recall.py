@@ -110,8 +110,11 @@ def test_nothing_is_continued_from_an_adapter_under_an_open_recall(holders: Hold
 
 
 @pytest.mark.security_case(
-    "Whoever may write the database takes away what a dataset holds, or changes it, so that a recall misses an adapter",
-    "Nothing is answered or decided: the registration states the digest",
+    (
+        "Someone with write access to the database removes or changes a dataset's contents, so that a "
+        "recall misses an adapter"
+    ),
+    "no recall is answered or decided: the registration has the digest",
 )
 @pytest.mark.parametrize("change", CHANGES_OF_CONTENTS)
 def test_whoever_changes_what_a_dataset_holds_frees_no_adapter_of_a_recall(
@@ -187,7 +190,7 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
     assert office.ask("approve", second).ended is None
 
 
-@pytest.mark.security_case("a waiver or a recall is inserted or removed past this program", "refused; the row is named")
+@pytest.mark.security_case("Another program inserts or removes a waiver or a recall", "rejected; the row is named")
 @pytest.mark.parametrize("has_the_logs_key", [False, True])
 @pytest.mark.parametrize(
     "statement",

@@ -163,8 +163,8 @@ def test_a_request_that_needs_nobody_else_counts_by_its_requesters_right_alone(
 
 
 @pytest.mark.security_case(
-    "An officer signs a request that asks for no approval, and the pipeline's key makes its transition",
-    "Nothing of that line is believed: the rules on record say how many officers approve",
+    "An officer signs a request with zero approvals, and the pipeline's key makes its transition",
+    "nothing of that line is accepted: the logged rules decide how many officers approve",
 )
 def test_a_request_lowers_no_number_of_approvals(office: Office) -> None:
     adapter = office.adapter()
@@ -194,8 +194,8 @@ def test_rules_that_change_later_change_nothing_that_was_done(office: Office) ->
 
 
 @pytest.mark.security_case(
-    "The kept copy of the institution's rules is changed, so that fewer officers would do",
-    "Requests of every line are refused, and the copy is named",
+    "The stored copy of the institution's rules is changed, so that fewer officers would be enough",
+    "requests of every line are rejected, and the copy is named",
 )
 def test_a_copy_of_the_rules_that_was_changed_is_named(office: Office) -> None:
     asked = office.ask("approve", office.adapter())

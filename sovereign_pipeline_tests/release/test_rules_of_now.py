@@ -25,7 +25,7 @@ def test_rules_that_were_changed_since_the_request_was_shown_are_refused(office:
         request(office.registry, workplace, office.officers["layla"], proposal)
 
 
-@pytest.mark.security_case("the trust root of before a revocation is put back", "no request or decision is taken")
+@pytest.mark.security_case("The trust root from before a revocation is restored", "no request or decision is accepted")
 def test_a_trust_root_that_was_put_back_is_refused(office: Office, tmp_path: Path) -> None:
     adapter = office.adapter()
     asked = office.ask("approve", adapter)

@@ -100,7 +100,7 @@ def test_the_registered_number_is_no_more_than_what_can_be_asked(reviews: Review
 
 
 @pytest.mark.security_case(
-    "closing ends before the signing key is deleted, which then lies there", "found, and deleted"
+    "Closing a review is interrupted before the signing key is deleted", "the key is found and deleted"
 )
 def test_no_key_outlives_the_closing_of_its_review(reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> None:
     reviews.open()
@@ -148,7 +148,7 @@ def test_the_trust_root_must_let_an_officer_close(reviews: ReviewBench) -> None:
         close(reviews.registry, settings, reviews.review, reviews.contents, "clerk", generate(), "late")
 
 
-@pytest.mark.security_case("A review is closed early by whoever has its key, without an officer's", "refused; named")
+@pytest.mark.security_case("A review is closed early with its key, but without an officer's", "rejected by name")
 @pytest.mark.parametrize(
     ("who", "finding"),
     [

@@ -88,8 +88,12 @@ def test_the_seed_is_committed_to_sealed_and_gives_every_pair_again(reviews: Rev
         sealed_seed(reviews.bench.settings, reviews.review)
 
 
-@pytest.mark.security_case("a reader of the store looks for the candidate's answers before closing", "encrypted")
-@pytest.mark.security_case("answers of a review are compared with the candidate's replies in the store", "encrypted")
+@pytest.mark.security_case(
+    "Someone with access to the store reads the candidate's answers before closing", "they are encrypted"
+)
+@pytest.mark.security_case(
+    "Someone compares a review's answers with the candidate's replies in the store", "they are encrypted"
+)
 def test_no_answer_can_be_read_in_home_or_database_before_closing(reviews: ReviewBench) -> None:
     """Under either name, in any order: there is no text to compare with what else the store holds."""
     reviews.open()
@@ -116,7 +120,7 @@ def test_no_answer_can_be_read_in_home_or_database_before_closing(reviews: Revie
     assert artifact.file("answers.jsonl").read_text().count('"candidate"') == 12
 
 
-@pytest.mark.security_case("another account reads what an open review leaves behind", "modes 0700 and 0600")
+@pytest.mark.security_case("Another account reads an open review's files", "modes are 0700 and 0600")
 def test_nothing_that_an_open_review_leaves_behind_is_open_to_another_account(reviews: ReviewBench) -> None:
     settings = reviews.bench.settings
     before = {path for path in settings.home.rglob("*")}
@@ -134,7 +138,7 @@ def test_nothing_that_an_open_review_leaves_behind_is_open_to_another_account(re
     assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
-@pytest.mark.security_case("the directory of seeds and keys is open to other accounts", "refused")
+@pytest.mark.security_case("the directory of seeds and keys is open to other accounts", "rejected")
 def test_seeds_are_put_into_no_directory_that_others_can_enter(reviews: ReviewBench) -> None:
     reviews.bench.settings.review_secrets.mkdir()
     reviews.bench.settings.review_secrets.chmod(0o750)
@@ -264,7 +268,7 @@ def test_a_review_in_which_shared_prompts_alone_were_rated_may_be_opened_again(r
     reviews.open()
 
 
-@pytest.mark.security_case("two openings race into a second review of the same two", "the later one is refused")
+@pytest.mark.security_case("Two commands open a review of the same arms at the same time", "the later one is rejected")
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["on this machine", "on another machine"])
 def test_no_second_review_of_the_same_two_is_opened_beside_a_running_opening(
     reviews: ReviewBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: bool

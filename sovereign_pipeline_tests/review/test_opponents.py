@@ -17,7 +17,7 @@ def review_it(reviews: ReviewBench, outcome: int) -> None:
     reviews.close()
 
 
-@pytest.mark.security_case("an adapter that nobody reviewed is to be the opponent", "passed over, unless it is named")
+@pytest.mark.security_case("An adapter without a review would be the opponent", "it is skipped, unless it is named")
 def test_an_adapter_that_nobody_reviewed_is_passed_over(reviews: ReviewBench) -> None:
     reviews.another_adapter()
     plan = reviews.open().plan
@@ -33,7 +33,7 @@ def test_an_adapter_that_nobody_reviewed_is_passed_over(reviews: ReviewBench) ->
     assert "Passed over" in artifact
 
 
-@pytest.mark.security_case("a straw man is named as the opponent", "the log, the gate and the result state it")
+@pytest.mark.security_case("A weak opponent is named", "the log, the gate and the result say who named it")
 def test_one_that_is_named_is_stated_with_who_named_it(reviews: ReviewBench) -> None:
     reviews.another_adapter()
     plan = reviews.open(opponent="lamps-1.0.0").plan
@@ -59,7 +59,7 @@ def test_the_newest_that_was_reviewed_and_did_not_lose_is_the_opponent(reviews: 
     assert (plan.opponent_choice.is_reviewed, plan.opponent_choice.never_reviewed) == (True, ())
 
 
-@pytest.mark.security_case("a candidate that lost is reviewed again against a weaker opponent, by name", "refused")
+@pytest.mark.security_case("a candidate that lost is reviewed again against a weaker opponent, by name", "rejected")
 def test_a_candidate_that_was_reviewed_is_not_reviewed_against_another_by_name(reviews: ReviewBench) -> None:
     review_it(reviews, 1)
     reviews.another_adapter()
@@ -80,9 +80,7 @@ def test_what_lost_is_the_same_or_is_unknown_cannot_be_named(reviews: ReviewBenc
     assert reviews.open(opponent="base").plan.opponent is None
 
 
-@pytest.mark.security_case(
-    "what lost is trained to the same weights under another recipe, and reviewed again", "refused"
-)
+@pytest.mark.security_case("The losing weights are reproduced under another recipe and reviewed again", "rejected")
 def test_the_same_weights_are_not_reviewed_again_under_another_artifact(reviews: ReviewBench) -> None:
     lost = reviews.with_adapter()
     review_it(reviews, -1)
@@ -99,7 +97,9 @@ def test_the_same_weights_are_not_reviewed_again_under_another_artifact(reviews:
     assert incumbent_digests(workplace) == {}
 
 
-@pytest.mark.security_case("what lost is registered anew and reviewed against a weaker opponent, by name", "refused")
+@pytest.mark.security_case(
+    "The losing weights are registered again and reviewed against a weaker opponent, by name", "rejected"
+)
 def test_the_same_weights_do_not_get_an_opponent_by_name_under_another_artifact(reviews: ReviewBench) -> None:
     review_it(reviews, 1)
     reviews.another_adapter()
@@ -111,7 +111,7 @@ def test_the_same_weights_do_not_get_an_opponent_by_name_under_another_artifact(
 
 
 @pytest.mark.security_case(
-    "a candidate is compared with its own weights under another artifact", "refused by name, no rule"
+    "A candidate is compared with its own weights in another artifact", "rejected if named, and never the rule's choice"
 )
 def test_no_candidate_is_its_own_opponent_or_incumbent(reviews: ReviewBench) -> None:
     first = reviews.with_adapter()

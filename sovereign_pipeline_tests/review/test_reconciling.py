@@ -55,9 +55,9 @@ def findings(reviews: ReviewBench) -> list[str]:
     )
 
 
-@pytest.mark.security_case("ballots of operators who never signed in are inserted, with entries in the log", "refused")
-@pytest.mark.security_case("a ballot, guess, tie, link or sign-in is inserted into the registry", "refused")
-@pytest.mark.security_case("an entry of a true ballot is copied, or given another operator's name", "refused")
+@pytest.mark.security_case("ballots of operators who never signed in are inserted, with entries in the log", "rejected")
+@pytest.mark.security_case("a ballot, guess, tie, link or sign-in is inserted into the registry", "rejected")
+@pytest.mark.security_case("The entry of a genuine ballot is copied, or gets another operator's name", "rejected")
 @pytest.mark.parametrize("attack", INSERTED)
 def test_what_is_inserted_is_found_and_nothing_is_closed(reviews: ReviewBench, attack: str) -> None:
     as_owner(reviews, INSERTED[attack])
@@ -70,10 +70,12 @@ def test_what_is_inserted_is_found_and_nothing_is_closed(reviews: ReviewBench, a
         assert session.get(ReviewClosing, reviews.review.id) is None
 
 
-@pytest.mark.security_case("the database's owner changes a ballot and its entry, and computes the log again", "refused")
-@pytest.mark.security_case("ballots are taken out with their entries, or entries exchanged", "refused")
-@pytest.mark.security_case("the last ballots are cut off with their entries", "refused")
-@pytest.mark.security_case("all acts of a review are signed anew with another key", "refused")
+@pytest.mark.security_case(
+    "the database's owner changes a ballot and its entry, and computes the log again", "rejected"
+)
+@pytest.mark.security_case("Ballots are removed with their entries, or entries are exchanged", "rejected")
+@pytest.mark.security_case("the last ballots are cut off with their entries", "rejected")
+@pytest.mark.security_case("All acts of a review are signed again with another key", "rejected")
 @pytest.mark.parametrize("attack", CHANGED)
 def test_what_the_owner_changes_is_found_and_nothing_is_closed(reviews: ReviewBench, attack: str) -> None:
     as_owner(reviews, CHANGED[attack])
@@ -91,8 +93,8 @@ def test_a_review_without_an_attack_has_no_finding(reviews: ReviewBench) -> None
     assert examine_all(reviews.registry, reviews.bench.store, reviews.bench.settings) == {}
 
 
-@pytest.mark.security_case("a review that was lost is taken out of the registry and the log", "`audit verify` names it")
-@pytest.mark.security_case("the log is cut to one entry", "`audit verify` names the reviews that are gone")
+@pytest.mark.security_case("A lost review is removed from the registry and the log", "`audit verify` names it")
+@pytest.mark.security_case("The log is truncated to one entry", "`audit verify` names the missing reviews")
 @pytest.mark.parametrize("attack", [the_log_cut_to_one_entry, the_whole_log_gone])
 def test_a_review_that_is_gone_altogether_is_known_from_what_was_signed(reviews: ReviewBench, attack: Attack) -> None:
     review = reviews.review.id
@@ -102,7 +104,7 @@ def test_a_review_that_is_gone_altogether_is_known_from_what_was_signed(reviews:
     assert "has no row" in found[review][0]
 
 
-@pytest.mark.security_case("a review is closed by inserting its closing", "its result is refused")
+@pytest.mark.security_case("a review is closed by inserting its closing", "its result is rejected")
 def test_an_inserted_closing_gives_no_result(reviews: ReviewBench) -> None:
     with reviews.registry.writing() as session:
         the_closing(reviews, session)
@@ -112,7 +114,7 @@ def test_an_inserted_closing_gives_no_result(reviews: ReviewBench) -> None:
         adapters_that_lost(reviews.registry, reviews.bench.store, "lamps")
 
 
-@pytest.mark.security_case("a lost review is inserted once more under another id, won", "refused")
+@pytest.mark.security_case("A lost review is inserted again under another id, as won", "rejected")
 def test_a_second_review_on_a_used_plan_gives_no_result(reviews: ReviewBench) -> None:
     reviews.close()
 
@@ -137,7 +139,7 @@ def test_a_second_review_on_a_used_plan_gives_no_result(reviews: ReviewBench) ->
         reviews.materialize()
 
 
-@pytest.mark.security_case("a sign-in link is inserted, to sign in as an operator", "refused")
+@pytest.mark.security_case("a sign-in link is inserted, to sign in as an operator", "rejected")
 def test_a_link_that_nobody_issued_signs_nobody_in(reviews: ReviewBench) -> None:
     token, later = "guessed", datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
     digest = hashlib.sha256(token.encode()).hexdigest()
@@ -148,14 +150,16 @@ def test_a_link_that_nobody_issued_signs_nobody_in(reviews: ReviewBench) -> None
     assert findings(reviews) == ["a link is in the registry without an act in the log, or was changed (1)"]
 
 
-@pytest.mark.security_case("a registry is restored from before the last ballots", "refused, also for further ballots")
+@pytest.mark.security_case(
+    "The registry is restored to a state before the last ballots", "rejected, also for further ballots"
+)
 def test_nothing_is_added_to_a_log_that_ends_before_what_was_signed(reviews: ReviewBench) -> None:
     as_owner(reviews, the_last_two_ballots_cut_off)
     with pytest.raises(IntegrityError, match="is not the one that was signed last"):
         reviews.vote("operator-3", reviews.asked("operator-3")[0].pair, 1)
 
 
-@pytest.mark.security_case("a ballot is put in for a pair, so that the page does not show it", "the page refuses")
+@pytest.mark.security_case("A ballot is inserted for a pair, so that the page does not show it", "the page rejects it")
 def test_an_operator_whose_ballots_were_added_to_is_shown_nothing(reviews: ReviewBench) -> None:
     as_owner(reviews, a_ballot_alone)
     with pytest.raises(IntegrityError, match="what operator-3 gave is not what the audit log says"):
@@ -171,7 +175,7 @@ def test_a_crash_between_commit_and_note_stops_nothing(reviews: ReviewBench) -> 
     assert findings(reviews) == []
 
 
-@pytest.mark.security_case("whoever has taken over the page signs for a review that is closed", "its key is deleted")
+@pytest.mark.security_case("Someone who controls the review page signs for a closed review", "the key has been deleted")
 def test_after_closing_nobody_can_sign(reviews: ReviewBench) -> None:
     key = reviews.bench.settings.review_secrets / f"{reviews.review.id}.key"
     assert key.is_file()
@@ -190,7 +194,7 @@ def test_a_ballot_names_the_sign_in_of_its_operator(reviews: ReviewBench) -> Non
     assert log[1].subjects["sign_in"] == log[0].subjects["act"] == who.sign_in
 
 
-@pytest.mark.security_case("a ballot names the sign-in of another operator", "refused")
+@pytest.mark.security_case("a ballot names the sign-in of another operator", "rejected")
 def test_a_sign_in_is_good_for_one_operator(reviews: ReviewBench) -> None:
     """As a page would record it that confuses two people: everything is signed."""
     pair = reviews.asked("operator-3")[0].pair

@@ -49,12 +49,12 @@ def test_a_gateway_that_starts_while_the_registry_is_down_serves_what_it_verifie
 
 
 @pytest.mark.security_case(
-    "An adapter is recalled, and the gateway starts again while the registry is down",
-    "It is not served, also if an older note of what was verified is put back",
+    "An adapter is recalled, and the gateway restarts while the registry is down",
+    "it is not served, even if an older record of verified adapters is restored",
 )
 @pytest.mark.security_case(
-    "Whoever can write to the gateway's directory notes an adapter that no officer let serve",
-    "It is not served: no flag names it",
+    "Someone with write access to the gateway's directory records an adapter as verified without an officer",
+    "it is not served, because no flag contains it",
 )
 def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice, deploying: Deploying) -> None:
     office = served_office.office
@@ -94,8 +94,8 @@ def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice
 
 
 @pytest.mark.security_case(
-    "A registry that is not believed is taken away, and the gateway started again",
-    "Nothing is served",
+    "An invalid registry is removed, and the gateway is restarted",
+    "nothing is served",
 )
 def test_nothing_is_kept_of_a_registry_that_is_not_believed(served_office: ServedOffice, deploying: Deploying) -> None:
     office = served_office.office
@@ -113,8 +113,8 @@ def test_nothing_is_kept_of_a_registry_that_is_not_believed(served_office: Serve
 
 
 @pytest.mark.security_case(
-    "An adapter is recalled, and the gateway cannot write into its directory",
-    "It is unloaded, and a gateway that starts then serves nothing",
+    "An adapter is recalled, and the gateway cannot write to its directory",
+    "it is unloaded, and a restarted gateway serves nothing",
 )
 def test_a_note_that_cannot_be_written_lets_nothing_be_served(
     served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
@@ -134,8 +134,8 @@ def test_a_note_that_cannot_be_written_lets_nothing_be_served(
 
 
 @pytest.mark.security_case(
-    "A newer release recalls an adapter, and a gateway of this one starts again",
-    "It serves nothing: a registry that it does not know is not one that is down",
+    "A newer release recalls an adapter, and a gateway of this release restarts",
+    "it serves nothing: an unknown registry format does not count as an unreachable registry",
 )
 def test_a_newer_registry_is_not_one_that_is_down(served_office: ServedOffice, deploying: Deploying) -> None:
     office = served_office.office
@@ -151,8 +151,8 @@ def test_a_newer_registry_is_not_one_that_is_down(served_office: ServedOffice, d
 
 
 @pytest.mark.security_case(
-    "An officer takes an adapter back while the registry is down, and the gateway starts again",
-    "It is not served",
+    "An officer withdraws an adapter while the registry is down, and the gateway restarts",
+    "it is not served",
 )
 def test_what_was_taken_back_meanwhile_is_not_served(served_office: ServedOffice, deploying: Deploying) -> None:
     office = served_office.office
@@ -166,8 +166,11 @@ def test_what_was_taken_back_meanwhile_is_not_served(served_office: ServedOffice
 
 
 @pytest.mark.security_case(
-    "Another institution's trust root is put in while the registry is down, and then an older one of the right root",
-    "Neither is believed",
+    (
+        "Another institution's trust root is installed while the registry is down, and then an older "
+        "one of the right root"
+    ),
+    "both are rejected",
 )
 def test_a_foreign_trust_root_makes_no_older_one_the_newest(
     served_office: ServedOffice, deploying: Deploying, tmp_path: Path

@@ -82,8 +82,8 @@ def test_what_answers_users_stays_until_a_later_one_is_loaded(
 
 
 @pytest.mark.security_case(
-    "An adapter answers users when it is retired",
-    "It is unloaded, whatever the flag says",
+    "An adapter is retired while it answers users",
+    "it is unloaded, whatever the flag says",
 )
 def test_what_answers_users_and_is_retired_goes_at_once(served_office: ServedOffice, deploying: Deploying) -> None:
     first = served_office.in_production()
@@ -109,7 +109,7 @@ def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffi
 
 @pytest.mark.security_case(
     "A byte of a production adapter's weights is changed in the store",
-    "It is not served, by name; every other line is",
+    "it is not served, and is reported by name; other lines are",
 )
 def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: ServedOffice, deploying: Deploying) -> None:
     changed, other = served_office.in_production(), served_office.in_production("buoys")
@@ -122,8 +122,8 @@ def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: Served
 
 
 @pytest.mark.security_case(
-    "A byte of a served adapter's weights is changed in the store while the ledger stands still",
-    "The next look verifies it again, and it is no longer served",
+    "A byte of a served adapter's weights is changed in the store without a new ledger entry",
+    "the next check detects it, and the adapter is no longer served",
 )
 def test_byte_changed_under_a_loaded_adapter_is_seen_at_the_next_look(
     served_office: ServedOffice, deploying: Deploying
@@ -145,8 +145,8 @@ def test_byte_changed_under_a_loaded_adapter_is_seen_at_the_next_look(
 
 
 @pytest.mark.security_case(
-    "The registry's row of a transition is changed, so that a staged adapter is in production",
-    "Nothing is served",
+    "The registry's row of a transition is changed, so that a staged adapter seems to be in production",
+    "nothing is served",
 )
 def test_changed_transition_stops_everything(served_office: ServedOffice, deploying: Deploying) -> None:
     staged = served_office.staged()
@@ -162,8 +162,8 @@ def test_changed_transition_stops_everything(served_office: ServedOffice, deploy
 
 
 @pytest.mark.security_case(
-    "The registry's row of an adapter is changed past this program",
-    "Nothing is served",
+    "Another program changes the registry's row of an adapter",
+    "nothing is served",
 )
 def test_row_that_names_other_weights_is_not_served(served_office: ServedOffice, deploying: Deploying) -> None:
     adapter = served_office.in_production()
@@ -188,8 +188,8 @@ def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, de
 
 
 @pytest.mark.security_case(
-    "Whoever owns the database changes the entry of a recall after another act followed",
-    "Nothing is served, and no officer decides, until it is put right",
+    "The database's owner changes a recall's entry after a later act",
+    "nothing is served and officers cannot decide until it is repaired",
 )
 def test_an_entry_whose_columns_were_changed_decides_nothing(served_office: ServedOffice) -> None:
     adapter, office = served_office.in_production(), served_office.office
@@ -204,8 +204,8 @@ def test_an_entry_whose_columns_were_changed_decides_nothing(served_office: Serv
 
 
 @pytest.mark.security_case(
-    "What is served was signed by a key that is revoked",
-    "It is unloaded within seconds",
+    "A served adapter was signed by a key that is then revoked",
+    "it is unloaded within seconds",
 )
 def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: ServedOffice, deploying: Deploying) -> None:
     adapter, office = served_office.in_production(), served_office.office
@@ -216,8 +216,8 @@ def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: Serve
 
 
 @pytest.mark.security_case(
-    "The trust root of before a revocation is put back, or another institution's",
-    "Everything is unloaded, also where no act has put the newer one on record",
+    "The trust root from before a revocation, or another institution's, is restored",
+    "all adapters are unloaded, even if no act has logged the newer one",
 )
 def test_older_and_foreign_trust_roots_are_not_believed(
     served_office: ServedOffice, deploying: Deploying, tmp_path: Path
@@ -246,8 +246,8 @@ def test_older_and_foreign_trust_roots_are_not_believed(
 
 
 @pytest.mark.security_case(
-    "The trust root has expired",
-    "Everything is unloaded",
+    "The trust root expires while adapters are served",
+    "all adapters are unloaded",
 )
 def test_expired_trust_root_unloads_everything(
     served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
@@ -267,8 +267,8 @@ def test_expired_trust_root_unloads_everything(
 
 
 @pytest.mark.security_case(
-    "The trust root is removed",
-    "Everything is unloaded",
+    "The trust root is removed while adapters are served",
+    "all adapters are unloaded",
 )
 def test_missing_trust_root_unloads_everything(served_office: ServedOffice, deploying: Deploying) -> None:
     served_office.in_production()
@@ -289,8 +289,8 @@ def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffic
 
 
 @pytest.mark.security_case(
-    "An older registry is put back, in which a retired adapter is in production",
-    "Everything is unloaded",
+    "An older registry is restored, in which a retired adapter is in production",
+    "all adapters are unloaded",
 )
 def test_older_registry_is_not_believed(served_office: ServedOffice, deploying: Deploying) -> None:
     """The adapter is retired, and an older copy of the registry is put back in which it was in production."""
@@ -350,8 +350,8 @@ def test_lines_of_two_base_models_are_served_and_that_of_most_is_first(
 
 
 @pytest.mark.security_case(
-    "An adapter's file is changed after it was loaded, and the engine is killed",
-    "The engine that takes its place does not load it",
+    "An adapter's file is changed after loading, and the engine is killed",
+    "the replacement engine does not load it",
 )
 def test_changed_adapter_is_not_served_after_the_engine_died(
     served_office: ServedOffice, runner: asyncio.Runner

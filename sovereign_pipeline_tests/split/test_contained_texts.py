@@ -223,7 +223,7 @@ def with_twins(twin: Any, words: int = 120, count: int = 12, **how: Any) -> Rows
 
 
 @pytest.mark.security_case(
-    "A preference pair under a case of its own has a held-out letter as its prompt",
+    "A preference pair in a separate case has a held-out letter as its prompt",
     "the pair stays on the letter's side",
 )
 @pytest.mark.security_case(
@@ -247,7 +247,7 @@ def test_each_field_is_compared_with_each(tmp_path: Path, twin: Any) -> None:
 
 
 @pytest.mark.security_case(
-    "A letter of 38 words comes again with one, two or three words changed", "both stay on one side"
+    "A letter of 38 words is repeated with one, two or three words changed", "both stay on one side"
 )
 @pytest.mark.parametrize("field", ["request", "response", "both"])
 @pytest.mark.parametrize("changes", [1, 2, 3])
@@ -317,7 +317,7 @@ def quoted(content: str) -> str:
 
 
 @pytest.mark.security_case(
-    "A letter forwards a whole earlier one of another case file, quoted in English or Arabic or not marked at all",
+    "A letter forwards a complete letter of another case file, quoted in English or Arabic or without any mark",
     "both stay on one side",
 )
 @pytest.mark.parametrize("form", [*ENGLISH_FORWARDS, *ARABIC_FORWARDS])
@@ -329,7 +329,7 @@ def test_a_forwarded_letter_is_tied_to_the_one_it_quotes(tmp_path: Path, form: s
 
 
 @pytest.mark.security_case(
-    "A long letter quotes a third of an earlier one", "the quoted block is compared by itself, and ties both"
+    "A long letter quotes a third of an earlier letter", "the quotation is compared separately, and ties both"
 )
 @pytest.mark.parametrize("form", [ENGLISH_FORWARDS[0], ENGLISH_FORWARDS[2], *ARABIC_FORWARDS[:3]])
 def test_a_quoted_part_of_a_letter_ties_them_and_so_does_what_was_added(tmp_path: Path, form: str) -> None:
@@ -349,8 +349,8 @@ def test_a_quoted_part_of_a_letter_ties_them_and_so_does_what_was_added(tmp_path
 
 
 @pytest.mark.security_case(
-    "A held-out letter is copied into so many rows that its words pass for boilerplate",
-    "copies count once; where other texts make it boilerplate, it is trained and never held out",
+    "A held-out letter is copied into so many rows that its words could count as boilerplate",
+    "copies count once; a letter that other texts make boilerplate is trained on instead of held out",
 )
 @pytest.mark.parametrize("is_copied", [True, False])
 def test_a_letter_does_not_escape_by_being_repeated(tmp_path: Path, is_copied: bool) -> None:
@@ -366,7 +366,7 @@ def test_a_letter_does_not_escape_by_being_repeated(tmp_path: Path, is_copied: b
 
 
 @pytest.mark.security_case(
-    "A letter of a formula and two or three words of its own is copied word for word, with another reply",
+    "A letter of a standard phrase and two or three other words is copied word for word, with another reply",
     "both stay on one side",
 )
 @pytest.mark.parametrize("own", [2, 3])

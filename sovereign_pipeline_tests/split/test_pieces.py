@@ -125,9 +125,11 @@ def drafts(matter: str) -> list[str]:
 
 
 @pytest.mark.security_case(
-    "Versions of letters, or rows with the same piece, make up half of a corpus whose training has a held-out letter "
-    "in pieces",
-    "they are no common sentences, and the letter is found with its pieces",
+    (
+        "Half of a corpus consists of letter versions or rows with the same piece, and training has a "
+        "held-out letter in pieces"
+    ),
+    "these are not common sentences, and the letter is found with its pieces",
 )
 @pytest.mark.parametrize(
     ("count", "rows", "others"),
@@ -162,8 +164,8 @@ def rows_in_pieces(cut: Cut, letters: int = 16) -> Rows:
 
 
 @pytest.mark.security_case(
-    "The replies of other letters have a held-out letter's reply in quarters, in thirds, or a sentence each",
-    "leakage_safe_split does not hold such a letter out while its pieces are trained",
+    "Other letters' replies contain a held-out letter's reply in quarters, in thirds, or by sentence",
+    "leakage_safe_split does not hold the letter out while its pieces are trained on",
 )
 @pytest.mark.parametrize("cut", ["quarters", "thirds", "sentences"])
 @pytest.mark.parametrize("by_date", [False, True])
@@ -202,8 +204,8 @@ def _with_the_reply_held_out(workplace: Workplace, inputs: Inputs, workspace: Pa
 
 
 @pytest.mark.security_case(
-    "A split holds a letter out although the replies of four training letters have its reply in quarters",
-    "no_crossing_groups refuses the split and names the rows",
+    "A split holds a letter out although four training letters' replies contain its reply in quarters",
+    "no_crossing_groups fails and names the rows",
 )
 def test_the_gate_refuses_a_split_with_a_text_in_pieces(institution: DemoInstitution) -> None:
     institution.rows[1]["response"] = REPLY
@@ -215,8 +217,8 @@ def test_the_gate_refuses_a_split_with_a_text_in_pieces(institution: DemoInstitu
 
 
 @pytest.mark.security_case(
-    "Four training rows behind the split hold a held-out letter's reply in quarters",
-    "not_contaminated refuses the dataset and lists the rows",
+    "Four training rows added after the split contain a held-out letter's reply in quarters",
+    "not_contaminated fails and lists the rows",
 )
 @pytest.mark.parametrize("repeats", [1, 30])
 def test_rows_with_a_held_out_text_in_pieces_are_refused(institution: DemoInstitution, repeats: int) -> None:

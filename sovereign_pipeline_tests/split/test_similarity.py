@@ -66,8 +66,8 @@ def test_wide_letters_and_case_do_not_matter() -> None:
 
 
 @pytest.mark.security_case(
-    "A letter comes again in characters that look the same, cannot be seen, or are encoded",
-    "its words are the same to the split and to not_contaminated",
+    "A letter is repeated in confusable, invisible or encoded characters",
+    "split and not_contaminated compare the same words",
 )
 @pytest.mark.parametrize(("plain", "variant"), EXAMPLES["the same"])
 def test_what_a_reader_takes_for_the_same_is_the_same(plain: str, variant: str) -> None:

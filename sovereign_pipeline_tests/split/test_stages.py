@@ -73,7 +73,7 @@ def test_authors_are_told_apart_by_name_although_scrubbing_numbers_them_anew(ins
 
 
 @pytest.mark.security_case(
-    "Letters of one case file spell it in capitals, in lower case, with Arabic digits and other dashes",
+    "Letters spell their common case file in capitals, in lower case, with Arabic digits and other dashes",
     "all of them stay on one side of the split",
 )
 def test_spellings_of_one_case_file_stay_together(institution: DemoInstitution) -> None:

@@ -174,8 +174,8 @@ def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMa
 
 
 @pytest.mark.security_case(
-    "Another machine, or another account, connects to the processes that train one model together",
-    "they meet in a file of the account's own, and nothing listens but on loopback",
+    "Another machine or account connects to the processes of a distributed training",
+    "they meet through a private file, and listen only on loopback",
 )
 def test_nothing_of_several_trainers_listens_but_on_loopback(make_job: JobMaker, tmp_path: Path) -> None:
     job = make_job("met", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)

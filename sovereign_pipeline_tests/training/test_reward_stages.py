@@ -302,7 +302,10 @@ def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
 
 
 @pytest.mark.slow
-@pytest.mark.security_case("a held-out document becomes a prompt", "the row is on no training side: nothing is trained")
+@pytest.mark.security_case(
+    "A held-out document is used as a prompt for reinforcement learning",
+    "nothing is trained, because the row is not on the training side",
+)
 def test_a_prompt_that_is_on_no_training_side_stops_the_stage(institution: DemoInstitution, directory: Path) -> None:
     chain = RewardedChain(by_reward(institution), crossing=True)
     with pytest.raises(IntegrityError, match="row R-16 is on no training side of its split"):

@@ -70,7 +70,7 @@ def test_what_was_waived_is_named_with_person_reason_and_what_it_is_bound_to(sit
 
 
 @pytest.mark.security_case(
-    "Somebody changes the words of a waiver in the audit log, or what it is about, past this program",
+    "Another program changes a waiver's text or subject in the ledger",
     "the page shows the waiver as the officer signed it",
 )
 def test_a_waiver_is_shown_as_it_was_signed(site: Site) -> None:
@@ -108,8 +108,8 @@ def test_no_command_hashes_weights_that_were_removed(site: Site, monkeypatch: py
 
 
 @pytest.mark.security_case(
-    "A source file is named so that the command which checks it does something else in a reader's shell",
-    "its name is quoted",
+    "A source file's name would run a command in the shell of a reader who pastes the displayed check",
+    "the name is quoted",
 )
 @pytest.mark.parametrize("path", ["sources/a b.jsonl", "x;touch owned", "$(touch owned)", "-c"])
 def test_a_command_hashes_one_file_whatever_its_name(site: Site, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
@@ -231,8 +231,8 @@ def test_every_sentence_has_its_arabic() -> None:
 
 
 @pytest.mark.security_case(
-    "Somebody changes a manifest, or the row of an adapter, that a page of the registry shows",
-    "the page is refused, and names what was changed",
+    "Someone changes a manifest or an adapter's row that a registry page shows",
+    "the page is rejected, and names the changed item",
 )
 def test_what_was_changed_is_not_shown(site: Site) -> None:
     path = next(

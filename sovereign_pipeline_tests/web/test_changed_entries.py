@@ -183,8 +183,11 @@ def outcome(arguments: tuple[str, ...]) -> str:
 
 
 @pytest.mark.security_case(
-    "Whoever can write the database, and has no key, changes, removes, adds or reorders entries and what they name",
-    "Every command, every page and a gateway that starts refuse; one that runs does so, or keeps what it verified",
+    (
+        "Someone with write access to the database, but no key, changes, removes, adds or reorders "
+        "entries and their content"
+    ),
+    "every command, page and restarted gateway rejects it; a running one rejects it or keeps its verified state",
 )
 @pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.__name__.replace("_", " "))
 def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, change: Change) -> None:
@@ -217,8 +220,8 @@ def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, c
 
 
 @pytest.mark.security_case(
-    "The kept state of the registry is replaced by an older one, by one that another key signed, or by junk",
-    "Without effect: what follows it is replayed, or it is not used",
+    "The registry's stored snapshot is replaced by an older one, one signed by another key, or junk",
+    "no effect: later entries are replayed, or the snapshot is not used",
 )
 @pytest.mark.parametrize("state", ["older", "forged", "junk", "empty", "sparse", "longer"])
 def test_a_kept_state_that_was_replaced_changes_no_answer(restored: Site, state: str) -> None:

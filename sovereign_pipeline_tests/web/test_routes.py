@@ -25,8 +25,8 @@ def test_nobody_reads_without_a_token_that_lets_them(site: Site) -> None:
 
 
 @pytest.mark.security_case(
-    "A reader of the registry's pages asks for an adapter above their clearance, or of a line that is not theirs",
-    "the list says how many of that level are withheld and does not name them; their page is one that is not there",
+    "A reader of the registry's pages requests an adapter above their clearance, or of another line",
+    "the list only counts adapters of that level; a page about one is a 404",
 )
 def test_a_reader_sees_what_the_grant_reaches_and_no_name_beyond(site: Site) -> None:
     reader = site.client(site.token("INTERNAL"))
@@ -59,8 +59,8 @@ def test_the_list_says_what_is_due_and_what_is_missing(site: Site) -> None:
 
 
 @pytest.mark.security_case(
-    "A token is revoked, or put into the file past the ledger, while somebody reads the registry's pages with it",
-    "its session ends with the next request, and a token that the ledger does not know lets nobody in",
+    ("A token is revoked, or added to the file without the ledger, while a reader uses it for the registry's pages"),
+    "its session ends with the next request; a token without a ledger entry grants no access",
 )
 def test_a_session_lasts_as_long_as_its_token(site: Site) -> None:
     token = site.token("SECRET")
@@ -98,8 +98,8 @@ def test_a_reader_can_leave(site: Site) -> None:
 
 
 @pytest.mark.security_case(
-    "A page elsewhere posts a form to the registry's pages, or frames one, or a page's text holds a script",
-    "the form is refused; the policy lets no script run, no frame show it and nothing be loaded",
+    "Another site posts a form to the registry's pages or frames one, or a page's text contains a script",
+    "the form is rejected; the content policy blocks scripts, frames and external resources",
 )
 def test_a_page_may_load_nothing_and_is_used_from_here_alone(site: Site) -> None:
     client, token = site.client(), site.token("SECRET")

@@ -234,8 +234,8 @@ def test_what_is_not_there_is_refused(schema: GraphQLSchema, query: str) -> None
 
 
 @pytest.mark.security_case(
-    "An auditor asks what a sensor would do next, for which Dagster runs it: one adds the partitions of new lines.",
-    "The query is refused, and no sensor is run.",
+    "An auditor requests a sensor's dry run, for which Dagster would run it and add partitions",
+    "the query is rejected, and no sensor is run",
 )
 def test_no_sensor_is_run_for_a_query(schema: GraphQLSchema) -> None:
     place = '{repositoryName: "r", repositoryLocationName: "l", sensorName: "new_lines"}'
@@ -245,8 +245,8 @@ def test_no_sensor_is_run_for_a_query(schema: GraphQLSchema) -> None:
 
 
 @pytest.mark.security_case(
-    "A later Dagster gives what steps printed under another name, and the list of what auditors may ask is an old one.",
-    "The auditor's Dagster does not start.",
+    "A later Dagster shows steps' output under another name, and the list of permitted queries is outdated",
+    "the auditor's Dagster does not start",
 )
 @pytest.mark.parametrize(
     ("known", "other"), [("PRINTED", {"PrintedLogs"}), ("EVALUATED", {"Tried"}), ("QUERIES", {"assetsAndMore"})]
@@ -263,8 +263,11 @@ PORTS = Ports(0, 0, 0, 0, 0, auditor=0)
 
 
 @pytest.mark.security_case(
-    "An auditor's Dagster is asked for with no secret of its proxy, a short one, or one that others can read.",
-    "Nothing starts.",
+    (
+        "An auditor's Dagster is started without a proxy secret, with a short one, or with one that "
+        "other accounts can read"
+    ),
+    "nothing starts",
 )
 def test_without_a_secret_nothing_starts(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", data=tmp_path / "data")

@@ -59,8 +59,8 @@ def test_whom_the_provider_names_sees_pages_and_stands_in_both_logs(site: Site, 
 
 
 @pytest.mark.security_case(
-    "Somebody whom the sign-in provider does not name sends the auditor's proxy a name, or its secret.",
-    "401, and nothing is shown.",
+    "Someone whom the sign-in provider does not name sends a name, or the secret, to the auditor's proxy",
+    "401, and nothing is shown",
 )
 @pytest.mark.parametrize("way", PROXIES)
 @pytest.mark.parametrize("cookie", [None, "session=", "other=layla"], ids=["no cookie", "no name", "not signed in"])
@@ -73,7 +73,7 @@ def test_nobody_is_let_in_by_a_header_of_their_own(site: Site, way: str, cookie:
 
 
 @pytest.mark.security_case(
-    "An auditor sends the proxy the header with another person's name", "the own name is recorded"
+    "An auditor sends the proxy a header with another person's name", "the auditor's own name is recorded"
 )
 @pytest.mark.parametrize("way", PROXIES)
 def test_a_name_that_a_client_sends_is_not_believed(site: Site, way: str) -> None:
@@ -86,8 +86,8 @@ def test_a_name_that_a_client_sends_is_not_believed(site: Site, way: str) -> Non
 
 
 @pytest.mark.security_case(
-    "A program on the auditor's machine asks the auditor's Dagster past the proxy, with the header that names people.",
-    "401: it has not the proxy's secret.",
+    "A local program sends the user header directly to the auditor's Dagster",
+    "401: it does not have the proxy's secret",
 )
 @pytest.mark.parametrize("secret", [{}, {"X-Proxy-Secret": "a guess"}], ids=["none", "guess"])
 def test_past_the_proxy_nobody_is_believed(site: Site, secret: dict[str, str]) -> None:
@@ -118,7 +118,7 @@ def changes(site: Site) -> dict[str, str]:
 
 @pytest.mark.security_case(
     "An auditor launches, wipes, reports, reloads, adds a partition, or deletes or ends a run.",
-    "Refused by each proxy's own Dagster, by GraphQL, by HTTP and on the WebSocket.",
+    "rejected by GraphQL, by HTTP and on the WebSocket, behind each proxy",
 )
 @pytest.mark.parametrize("way", ["server", *PROXIES])
 def test_nothing_can_be_changed(site: Site, way: str) -> None:
@@ -142,8 +142,8 @@ def test_nothing_can_be_changed(site: Site, way: str) -> None:
 
 
 @pytest.mark.security_case(
-    "An auditor asks for what a step printed, a run's debug file, a notebook, or the instance's configuration.",
-    "Refused, or empty.",
+    "An auditor requests a step's output, a run's debug file, a notebook, or the instance's configuration",
+    "rejected, or empty",
 )
 @pytest.mark.parametrize("way", ["server", *PROXIES])
 def test_nothing_that_was_printed_is_given(site: Site, way: str) -> None:
@@ -190,9 +190,7 @@ def refusals(site: Site, way: str) -> int:
     return sum(each["status"] == 400 and "layla" in (each.get("who"), each.get("user_id")) for each in of_the_proxy)
 
 
-@pytest.mark.security_case(
-    "The auditor's proxy is asked for another host name, by the handshake or the request", "Refused"
-)
+@pytest.mark.security_case("The auditor's proxy gets another host name, in the handshake or the request", "rejected")
 @pytest.mark.parametrize("way", PROXIES)
 def test_another_host_name_is_refused(site: Site, way: str) -> None:
     assert site.ask(way, headers={"Host": "rebound.example"})[0] == 421
@@ -248,7 +246,7 @@ def test_the_events_of_a_run_come_by_the_websocket(site: Site, way: str) -> None
     assert (look["who"], look["kind"], look["runs"]) == ("layla", "subscription", [site.run])
 
 
-@pytest.mark.security_case("What a step printed, or a change, is asked for on the auditor's WebSocket", "Refused")
+@pytest.mark.security_case("A step's output or a change is requested on the auditor's WebSocket", "rejected")
 @pytest.mark.parametrize("way", ["server", *PROXIES])
 def test_the_websocket_gives_and_changes_nothing_else(site: Site, way: str) -> None:
     for query in (
@@ -261,7 +259,7 @@ def test_the_websocket_gives_and_changes_nothing_else(site: Site, way: str) -> N
 
 
 @pytest.mark.security_case(
-    "The auditor's WebSocket is opened by nobody who signed in, or by a page elsewhere.", "No handshake"
+    "The auditor's WebSocket is opened without sign-in, or by another site", "the handshake is rejected"
 )
 @pytest.mark.parametrize("way", PROXIES)
 def test_the_websocket_is_for_whom_the_provider_names_and_for_pages_here(site: Site, way: str) -> None:
@@ -271,7 +269,7 @@ def test_the_websocket_is_for_whom_the_provider_names_and_for_pages_here(site: S
         assert refused.value.response.status_code in (401, 403), given
 
 
-@pytest.mark.security_case("The auditor's access log cannot be written", "503: what is not on record is not shown")
+@pytest.mark.security_case("The auditor's access log cannot be written", "503, so that nothing is shown unlogged")
 def test_what_is_not_on_record_is_not_shown(site: Site) -> None:
     path = access_log_of(site.settings)
     away = path.rename(path.with_suffix(".away"))
@@ -314,8 +312,8 @@ def test_a_browser_shows_assets_and_runs(site: Site, way: str, tmp_path: Path) -
 
 
 @pytest.mark.security_case(
-    "The auditor's Dagster connects to its maker while people look at it.",
-    "Every process of it is traced, and each connection stays on this machine.",
+    "The auditor's Dagster sends telemetry to its vendor",
+    "all of its processes are traced, and all connections stay on this machine",
 )
 def test_it_connects_to_nothing_elsewhere(site: Site) -> None:
     needs_strace()

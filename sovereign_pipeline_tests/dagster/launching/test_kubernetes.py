@@ -123,7 +123,7 @@ def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path:
 
 
 @pytest.mark.security_case(
-    "A volume of the trainer's pod holds the vault, the reviews' seeds and keys, or unscrubbed text.", "It is refused."
+    "A volume of the trainer's pod contains the vault, review seeds and keys, or unscrubbed text", "rejected"
 )
 @pytest.mark.parametrize(
     "variable",
@@ -136,8 +136,8 @@ def test_a_volume_that_holds_what_is_withheld_is_refused(make_job: JobMaker, tmp
 
 
 @pytest.mark.security_case(
-    "The trainer's pod mounts the whole home: other lines' weights, the registry, Dagster's databases.",
-    "It mounts the paths that its job lists and nothing else, read-only where it only reads.",
+    "The trainer's pod would mount the whole home: other lines' weights, the registry, Dagster's databases",
+    "it mounts only the job's paths, and read-only unless it writes there",
 )
 def test_a_pod_mounts_the_paths_of_its_job_alone(make_job: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
     home = tmp_path / "home"

@@ -172,8 +172,8 @@ def test_the_vault_and_the_private_key_restore_every_field(tmp_path: Path, corpu
 
 
 @pytest.mark.security_case(
-    "a combining mark stands behind a line break, so that composing the written JSON breaks its escape",
-    "texts are composed before they are written; every row is read back as it was",
+    "A combining mark after a line break would break the escape if the written JSON were normalised",
+    "texts are normalised before writing, so that every row is read back unchanged",
 )
 @pytest.mark.parametrize("mark", ["\u0303", "\u0301", "\u0327"])
 def test_a_combining_mark_behind_a_line_break_leaves_every_row_readable(tmp_path: Path, mark: str) -> None:

@@ -55,7 +55,7 @@ def test_a_session_of_another_operator_cannot_be_made_from_ones_own(browser: Pag
     assert browser.get("/").status_code == 401
 
 
-@pytest.mark.security_case("a device on which an operator signed in is lost", "a new link ends its session")
+@pytest.mark.security_case("An operator loses a signed-in device", "a new link ends its session")
 def test_a_new_link_ends_the_session_of_a_lost_device_and_the_links_before_it(
     browser: PageClient, reviews: ReviewBench
 ) -> None:
@@ -77,7 +77,7 @@ def test_a_new_link_ends_the_session_of_a_lost_device_and_the_links_before_it(
     assert other.submit(f"/pairs/{other.attribute('pair')}", BALLOT) == (204, "")
 
 
-@pytest.mark.security_case("an entry without a signature is inserted, to sign an operator out", "it is ignored")
+@pytest.mark.security_case("An unsigned entry is inserted to sign an operator out", "it is ignored")
 def test_an_inserted_entry_ends_no_session(browser: PageClient, reviews: ReviewBench) -> None:
     signed_in(browser, reviews)
     with reviews.registry.writing() as session:
@@ -107,7 +107,7 @@ ELSEWHERE = "http://rebound.example:8600"
 
 
 @pytest.mark.security_case(
-    "A page elsewhere has its name lead to the review page and sends the header of the proxy", "403, and no ballot"
+    "Another site's host name resolves to the review page, and it sends the proxy's header", "403, and no ballot"
 )
 @pytest.mark.parametrize(
     "sent",

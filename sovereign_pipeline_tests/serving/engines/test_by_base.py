@@ -178,8 +178,8 @@ async def test_an_engine_may_be_begun_while_another_thread_asks_what_is_loaded()
 
 
 @pytest.mark.security_case(
-    "The engine of one base model hangs while an adapter of it is taken back",
-    "Nobody is answered by that adapter any more, and adapters of other base models are loaded and unloaded",
+    "An engine hangs while one of its adapters is withdrawn",
+    "the adapter answers nobody any more, and adapters of other base models are still loaded and unloaded",
 )
 async def test_an_engine_that_hangs_holds_nothing_of_another_base_model_up() -> None:
     two = Two()

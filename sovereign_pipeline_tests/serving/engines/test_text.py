@@ -63,8 +63,8 @@ def test_ordinary_conversation_has_the_ids_of_training(template: str, messages: 
 
 
 @pytest.mark.security_case(
-    "A caller's text holds marks of the chat template, whole or in parts that the template joins",
-    "They are plain text to the model",
+    "A caller's text contains the chat template's special tokens, complete or in parts that the template joins",
+    "the model gets them as plain text",
 )
 @pytest.mark.parametrize("template", [TEMPLATE, TRIMS, TOUCHES])
 @given(messages=conversations(MARKED))

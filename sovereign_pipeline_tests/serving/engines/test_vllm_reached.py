@@ -117,8 +117,8 @@ def refusal(tiny: TinyAdapters, given: VllmSettings) -> str:
     ],
 )
 @pytest.mark.security_case(
-    "`serving.vllm.url` leads prompts to another machine that nobody named",
-    "The institution's file is refused",
+    "`serving.vllm.url` names another machine that is not in `hosts`",
+    "institution.yaml is rejected",
 )
 def test_an_address_elsewhere_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match="url must be"):
@@ -153,8 +153,8 @@ async def test_it_is_given_adapters_and_left_without_them(
 
 
 @pytest.mark.security_case(
-    "Somebody else loads an adapter into a vLLM server that the gateway merely reaches",
-    "The gateway does not begin with it, and gives it up when it happens later",
+    "Someone else loads an adapter into a vLLM server that the gateway did not start",
+    "the gateway does not start with it, and stops using it if this happens later",
 )
 def test_an_adapter_of_somebody_else_keeps_the_gateway_out(
     tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., StandingServer]

@@ -92,8 +92,8 @@ def test_an_answer_is_relayed(side: Side) -> None:
 
 
 @pytest.mark.security_case(
-    "A caller times answers to learn what others of a higher clearance asked before",
-    "What vLLM keeps of prompts is kept apart by clearance, with a salt that nobody can guess",
+    "A caller measures response times to learn prompts of callers with a higher clearance",
+    "vLLM's prompt cache is separated by clearance with a secret salt",
 )
 def test_groups_share_no_cached_prompt(side: Side) -> None:
     for group in ("SECRET", "PUBLIC", "SECRET"):
@@ -132,8 +132,8 @@ def test_adapter_in_production_is_used_again_and_again(side: Side) -> None:
 
 
 @pytest.mark.security_case(
-    "Another account of the machine asks vLLM itself, past clearances and states",
-    "Its socket lies in a directory that only the gateway's account may enter; its API listens at no address",
+    "Another account sends requests directly to vLLM, bypassing clearances and states",
+    "its socket is in a private directory of the gateway's account, and its API listens on no address",
 )
 def test_socket_lies_in_a_private_directory_and_the_process_has_no_key(side: Side) -> None:
     started = side.asked("started")[-1]
@@ -277,8 +277,8 @@ def test_all_processes_end_with_the_gateway(gateway: tuple[int, list[psutil.Proc
 
 
 @pytest.mark.security_case(
-    "Gateway and supervisor of a vLLM server are killed together: processes with prompts and copies of adapters stay",
-    "The next start ends and removes them, and touches nothing of a gateway that lives",
+    ("Gateway and vLLM's supervisor are killed together, which leaves processes with prompts and copies of adapters"),
+    "the next start removes them, and nothing of a running gateway",
 )
 def test_what_both_left_behind_is_removed_at_the_next_start(
     gateway: tuple[int, list[psutil.Process]], tmp_path: Path

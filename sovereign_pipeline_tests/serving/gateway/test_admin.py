@@ -51,8 +51,8 @@ def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, 
 
 
 @pytest.mark.security_case(
-    "A caller asks for /admin without the right, or with a clearance below an adapter's level",
-    "404 as for a page that does not exist; an adapter above the clearance, its flag and its hold are not told of",
+    "A caller requests /admin without the permission, or with a clearance below an adapter's level",
+    "404 as for a missing page; adapters above the clearance are not mentioned",
 )
 def test_it_tells_nobody_of_what_is_beyond_their_reach(bench: Bench, client: Client) -> None:
     try_out(bench, staged_level="CONFIDENTIAL")
@@ -160,8 +160,8 @@ def test_every_sentence_has_its_arabic_and_no_other_is_there() -> None:
 
 @pytest.mark.parametrize("path", ["/", "/admin"])
 @pytest.mark.security_case(
-    "A page of the gateway is searched for what could run or load beside it",
-    "its content policy allows its own scripts and styles by their hashes, and nothing else; no text becomes markup",
+    "An attacker injects a script or resource into a page of the gateway",
+    "the content policy allows only the page's own scripts and styles by hash, and text is never markup",
 )
 def test_a_page_says_nothing_of_anybody_and_lets_nothing_else_run(bench: Bench, client: Client, path: str) -> None:
     bench.serve(adapter("lamps"))

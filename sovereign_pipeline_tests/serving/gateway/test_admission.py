@@ -125,8 +125,8 @@ async def settle() -> None:
 
 
 @pytest.mark.security_case(
-    "One line sends far more requests than there are places",
-    "a place stays free for each other line, and turns are fair",
+    "One line sends far more requests than can run at once",
+    "a slot is reserved for each other line, and turns are fair",
 )
 async def test_a_busy_line_keeps_no_other_waiting() -> None:
     crowd = Crowd(concurrent=4, waiting_per_line=100)

@@ -100,7 +100,9 @@ def test_errors_are_the_clients_own_kinds(bench: Bench, running: Start) -> None:
     assert tools.value.param == "tools"
 
 
-@pytest.mark.security_case("The engine is lost in mid-stream", "an error event, no [DONE]: the client raises")
+@pytest.mark.security_case(
+    "The engine is lost during a stream", "an error event without [DONE], so that the client raises"
+)
 def test_an_engine_that_is_lost_in_a_stream_is_an_error(bench: Bench, running: Start) -> None:
     bench.serve(adapter("lamps"))
     client = client_of(running(), bench.token())
@@ -179,7 +181,7 @@ def test_what_takes_too_long_to_end_gets_an_error_event(bench: Bench, running: S
     assert ended.value.code == "gateway_stopping"
 
 
-@pytest.mark.security_case("A request to the gateway has headers without end", "the connection is closed at 64 KiB")
+@pytest.mark.security_case("A request to the gateway has endless headers", "the connection is closed at 64 KiB")
 def test_headers_have_an_end(bench: Bench, running: Start) -> None:
     with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
@@ -193,8 +195,8 @@ def test_headers_have_an_end(bench: Bench, running: Start) -> None:
 
 
 @pytest.mark.security_case(
-    "300 connections send the headers of a request in part, at once or one byte at a time, and then nothing",
-    "each is closed after ten seconds; a body has thirty",
+    "300 connections send partial headers, at once or one byte at a time, and then nothing",
+    "each is closed after ten seconds, or after thirty in the body",
 )
 def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SECONDS_FOR_HEADERS", 0.5)
@@ -233,7 +235,10 @@ def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.M
 
 
 @pytest.mark.security_case(
-    "A request has Content-Length and Transfer-Encoding, so that a proxy and the gateway read different requests",
+    (
+        "A request has both Content-Length and Transfer-Encoding, so that proxy and gateway could read "
+        "different requests"
+    ),
     "400, and the connection is closed",
 )
 @pytest.mark.parametrize("path", ["/healthz", "/v1/chat/completions"])
@@ -289,8 +294,8 @@ def test_what_is_recalled_is_withdrawn_and_no_fault_of_the_gateway(desk: Desk) -
 
 
 @pytest.mark.security_case(
-    "A line's adapter is recalled, and callers of every clearance ask for it",
-    "Who might use it is told that an officer withdrew it; anybody else, that there is no such model",
+    "A line's adapter is recalled, and callers of every clearance request it",
+    "permitted callers learn that an officer withdrew it; to all others it does not exist",
 )
 @pytest.mark.parametrize("model", ["lamps", "lamps-1.0.0"])
 def test_callers_are_told_that_an_officer_withdrew_a_model(bench: Bench, client: Client, model: str) -> None:

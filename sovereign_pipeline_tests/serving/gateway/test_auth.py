@@ -33,8 +33,8 @@ from sovereign_pipeline_tests.serving.gateway.scripted import PROXY, SECRET, Ben
 
 
 @pytest.mark.security_case(
-    "A caller asks for an adapter above their clearance, or of a line that is not theirs",
-    "404, byte for byte as for one that does not exist, and no list names it",
+    "A caller requests an adapter above their clearance, or of another line",
+    "404, identical to the one for a missing model, and no list contains it",
 )
 @pytest.mark.parametrize(("clearance", "level"), list(itertools.product(LADDER, LADDER)), ids=str)
 def test_the_clearance_must_reach_the_level(bench: Bench, client: Client, clearance: str, level: str) -> None:
@@ -155,8 +155,8 @@ def test_the_proxy_names_callers_and_roles_and_clearances_do_not_add_up(bench: B
 
 
 @pytest.mark.security_case(
-    "A program on this machine sends the header by which the institution's proxy names callers of the gateway",
-    "401: the address must be the proxy's and the secret its own; a header that is sent twice names nobody",
+    "A local program sends the header with which the institution's proxy names callers of the gateway",
+    "401: address and secret must be the proxy's; a repeated header names nobody",
 )
 @pytest.mark.parametrize(
     ("address", "changes"),
@@ -277,7 +277,9 @@ def test_nothing_that_is_kept_has_the_token_and_the_ledger_has_no_name(registry:
     assert added(registry)[1].facts()["who"] != token.facts()["who"], "one name, two commitments"
 
 
-@pytest.mark.security_case("Another account reads or writes the gateway's tokens", "nobody is let in, with a message")
+@pytest.mark.security_case(
+    "Another account reads or writes the gateway's tokens", "every caller is rejected with a message"
+)
 def test_the_file_is_private(registry: Registry) -> None:
     text, _ = added(registry)
     path = file_of(registry.settings)
@@ -323,8 +325,11 @@ def test_a_token_is_revoked_while_the_registry_is_down_and_entered_later(
 
 
 @pytest.mark.security_case(
-    "A token is written into the gateway's file, given a higher clearance or a later end, or an older file is put back",
-    "the gateway refuses it once it has compared the file with the ledger",
+    (
+        "A token is added to the gateway's file or gets a higher clearance or a later expiry, or an "
+        "older file is restored"
+    ),
+    "the gateway rejects it at the next comparison with the ledger",
 )
 @pytest.mark.parametrize(
     "change",
@@ -365,9 +370,11 @@ def test_an_older_file_revives_nobody(registry: Registry) -> None:
 
 
 @pytest.mark.security_case(
-    "A token is written into the gateway's file, or raised or revived there, between two comparisons with the ledger, "
-    "or while the registry is away",
-    "nobody is let in by it",
+    (
+        "A token is added, raised or revived in the gateway's file between two comparisons with the "
+        "ledger, or while the registry is down"
+    ),
+    "it grants no access",
 )
 def test_between_two_comparisons_nothing_is_let_in_that_was_not_compared(registry: Registry) -> None:
     text, token = added(registry)

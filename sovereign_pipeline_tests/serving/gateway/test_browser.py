@@ -71,8 +71,8 @@ def person(visitor: Callable[[str], Visitor], pictures: Path) -> Callable[[str],
 
 
 @pytest.mark.security_case(
-    "A model answers, and a person writes, markup with a script into the chat page",
-    "it is shown as text; nothing of it runs",
+    "A model or a person writes markup with a script into the chat page",
+    "it is shown as text; no script runs",
 )
 def test_a_line_is_tried_and_what_anybody_writes_is_shown_as_text(
     bench: Bench, running: Start, person: Callable[[str], Person]

@@ -101,8 +101,11 @@ def test_odd_messages_are_refused_and_not_repeated(caller: TestClient, messages:
 
 
 @pytest.mark.security_case(
-    "A body is no JSON, holds 100,000 nested lists, a number of 5,000 digits, or more bytes than the limit",
-    "400 or 413 in OpenAI's form",
+    (
+        "A request body is not JSON, or contains 100,000 nested lists, a number of 5,000 digits, or "
+        "more bytes than the limit"
+    ),
+    "400 or 413 in OpenAI's format",
 )
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
@@ -262,9 +265,8 @@ CHECKS: list[Any] = [
 
 @pytest.mark.slow
 @pytest.mark.security_case(
-    "schemathesis draws 1,000 requests from the gateway's OpenAPI document: of each operation that takes something 100 "
-    "that fit it, of each that takes a body 100 that do not",
-    "no 5xx; every answer is as the document says",
+    "Schemathesis generates 1,000 valid and invalid requests from the gateway's OpenAPI document",
+    "no 5xx; every response conforms to the document",
 )
 def test_every_answer_is_as_the_document_says(bench: Bench) -> None:
     bench.limits = {"requests_per_minute": 1e9, "tokens_per_minute": 1e12}

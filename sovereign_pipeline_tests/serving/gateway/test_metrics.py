@@ -63,7 +63,7 @@ def attributes(span: Span) -> dict[str, Any]:
 
 
 @pytest.mark.security_case(
-    "Prompts, answers, callers and answers' ids are looked for in what a collector of traces gets", "none is there"
+    "Someone searches a trace collector's data for prompts, answers, callers and answer ids", "it contains none"
 )
 def test_each_answer_is_a_span_of_what_it_used(bench: Bench, client: Client, received: Received) -> None:
     collector = Collector(received.url)
@@ -106,8 +106,8 @@ def test_each_answer_is_a_span_of_what_it_used(bench: Bench, client: Client, rec
 
 
 @pytest.mark.security_case(
-    "A proxy is named in the environment, and a caller asks for no trace",
-    "Spans go to the collector alone, and each answer has one",
+    "The environment names a proxy, and a caller requests no tracing",
+    "spans go only to the collector, one for each answer",
 )
 def test_neither_environment_nor_caller_decides_where_spans_go(
     bench: Bench, client: Client, received: Received, monkeypatch: pytest.MonkeyPatch

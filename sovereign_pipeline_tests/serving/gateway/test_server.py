@@ -322,7 +322,10 @@ def test_a_registry_that_is_down_is_said(institution: DemoInstitution, url: str)
 
 
 @pytest.mark.security_case(
-    "The gateway is set up to believe a header of the proxy, with no secret, a short one, or one that others can read",
+    (
+        "The gateway is configured to trust a proxy header without a secret, with a short one, or with "
+        "one that other accounts can read"
+    ),
     "it does not start",
 )
 def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tmp_path: Path) -> None:
@@ -382,7 +385,7 @@ class Faulty(ScriptedEngine):
 
 
 @pytest.mark.security_case(
-    "Prompts and answers are looked for in files, logs, metrics and errors of the gateway", "none is there"
+    "Someone searches the gateway's files, logs, metrics and errors for prompts and answers", "they contain none"
 )
 def test_no_text_of_a_request_is_kept(
     bench: Bench, client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]

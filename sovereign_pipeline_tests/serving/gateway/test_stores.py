@@ -35,8 +35,8 @@ def say(caller: TestClient, id: str, **said: Any) -> Any:
 
 
 @pytest.mark.security_case(
-    "A caller sends feedback about an answer of another caller, or about one that was never given",
-    "404, the same for both, and nothing is counted",
+    "A caller sends feedback on another caller's answer, or on one that does not exist",
+    "the same 404 for both, and nothing is counted",
 )
 def test_only_who_got_an_answer_may_say_something_of_it(bench: Bench, client: Client) -> None:
     bench.serve(adapter("lamps"))
@@ -186,8 +186,8 @@ def drawn(trying: TryingOut) -> dict[str, int]:
 
 
 @pytest.mark.security_case(
-    "A token that stands for one caller sends another `user` with each request",
-    "it is one user: it gets one adapter, and counts once in the rollout",
+    "A token of a single caller sends another `user` with each request",
+    "it counts as one user, gets one adapter, and counts once in the rollout",
 )
 def test_a_token_is_one_user_whatever_users_it_names(trying: TryingOut) -> None:
     for arm, token in trying.callers_of_arms(versions=True).items():
@@ -220,8 +220,8 @@ def test_any_json_value_names_a_user_by_its_hash() -> None:
 
 
 @pytest.mark.security_case(
-    "A person writes another `user` into a request, and the front end's token names its users by a header",
-    "the header holds, and `user` is ignored and reported",
+    "A person sends another `user` through a front end whose token names users by a header",
+    "the header is used; `user` is ignored and reported",
 )
 def test_a_header_names_the_user_where_the_token_says_so(trying: TryingOut) -> None:
     by_header = trying.client(trying.token(users=True, front_end=FrontEnd(user_header="X-OpenWebUI-User-Id")))
@@ -256,9 +256,8 @@ def test_what_a_person_asks_counts(trying: TryingOut, messages: Any) -> None:
 
 
 @pytest.mark.security_case(
-    "A token that speaks for several callers invents more users than it may bring in on a day, and reports the worst "
-    "for each of them",
-    "those beyond the bound are answered and not compared; their reports are one report",
+    ("A token of several callers invents more users than its daily limit, and reports the worst severity for each"),
+    "users beyond the limit get answers but are not compared; their reports count as one",
 )
 def test_users_beyond_the_bound_of_a_day_are_answered_and_not_compared(trying: TryingOut) -> None:
     trying.limits |= {"new_users_per_day": 5}
@@ -277,8 +276,8 @@ def test_users_beyond_the_bound_of_a_day_are_answered_and_not_compared(trying: T
 
 
 @pytest.mark.security_case(
-    "One caller asks for nothing but empty answers, so that the staged adapter looks broken",
-    "it is not taken back: answers that are empty must be of several users, or lost by the engine",
+    "One caller requests only empty answers, so that the staged adapter seems broken",
+    "it is not withdrawn: empty answers must come from several users, or be lost by the engine",
 )
 def test_one_caller_cannot_make_an_adapter_look_broken(trying: TryingOut) -> None:
     tokens = trying.callers_of_arms()
@@ -301,8 +300,8 @@ def test_an_engine_that_loses_every_answer_of_one_user_is_broken(trying: TryingO
 
 
 @pytest.mark.security_case(
-    "A caller begins streams and takes nothing of them, so that they count as lost by the staged adapter",
-    "they count as given up by their caller",
+    "A caller starts streams and never reads them, so that the staged adapter seems to lose answers",
+    "they count as aborted by the caller",
 )
 def test_an_answer_that_its_caller_does_not_take_is_not_lost(trying: TryingOut) -> None:
     trying.limits |= {"pause_seconds": 0.05}

@@ -91,8 +91,8 @@ def test_no_change_of_the_ledger_writes_no_change(desk: Desk) -> None:
 
 
 @pytest.mark.security_case(
-    "The flag of a line is edited, damaged, a link, or without its signature",
-    "the one before stays in force; at the start nothing of the line is served",
+    "A line's flag is edited, damaged, replaced by a link, or unsigned",
+    "the previous flag stays in force; after a restart nothing of the line is served",
 )
 @pytest.mark.parametrize("fault", ["corrupt", "unsigned", "edited", "link", "empty"])
 def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, fault: str) -> None:
@@ -127,8 +127,8 @@ def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, faul
 
 
 @pytest.mark.security_case(
-    "Somebody puts an older flag back, with the pipeline's own signature, so that an earlier adapter answers",
-    "the one that was in force stays, and a gateway that starts again serves nothing of the line",
+    "Someone restores an older flag with a valid signature, so that an earlier adapter would answer",
+    "the newer flag stays in force; after a restart nothing of the line is served",
 )
 def test_an_older_change_that_is_put_back_is_refused(desk: Desk) -> None:
     first = desk.in_production()

@@ -194,8 +194,8 @@ def test_a_judgement_about_another_comparison_does_not_count(held: Held) -> None
 
 
 @pytest.mark.security_case(
-    "An adapter with a report of severity 1 is staged anew, or its line's share is changed",
-    "The report counts in the next trial too, and if its count is lost, the promotion is refused by the ledger",
+    "An adapter with a severity-1 report is staged again, or its line's share is changed",
+    "the report counts in the next trial, too; if the count is lost, the ledger prevents the promotion",
 )
 @pytest.mark.parametrize("is_lost", [False, True])
 @pytest.mark.parametrize("is_judged", [False, True])
@@ -221,8 +221,8 @@ def test_reports_follow_an_adapter_through_restaging(held: Held, *, is_judged: b
 
 
 @pytest.mark.security_case(
-    "One officer takes the incumbent out of production, so that nothing is there to be compared with",
-    "Retiring it needs the approvals of a promotion; after a recall, nothing is promoted without a trial",
+    "One officer removes the incumbent from production, so that no comparison is possible",
+    "retiring it needs a promotion's approvals; after a recall, nothing is promoted without a trial",
 )
 def test_one_officer_cannot_do_away_with_the_trial(held: Held) -> None:
     held.traffic.ask(12)
@@ -304,7 +304,7 @@ def test_what_its_trial_lets_through_is_not_urgent(held: Held) -> None:
         held.office.ask("promote_urgently", held.staged)
 
 
-@pytest.mark.security_case("The signed judgement of a hold is changed, removed, or signed by somebody else", "refused")
+@pytest.mark.security_case("A signed trial result is changed, removed, or signed by another key", "rejected")
 def test_a_judgement_that_is_not_the_one_on_record_refuses(held: Held) -> None:
     held.traffic.ask(12)
     held.judge(lost=0.001)
@@ -325,8 +325,8 @@ def test_a_judgement_that_is_not_the_one_on_record_refuses(held: Held) -> None:
 
 
 @pytest.mark.security_case(
-    "A hold is judged anew while an officer who accepts it types a passphrase",
-    "Refused: what is accepted is what was shown",
+    "A new trial result arrives while an officer enters the passphrase to accept the previous one",
+    "rejected: only the displayed result can be accepted",
 )
 def test_what_is_accepted_is_what_was_shown(held: Held) -> None:
     held.traffic.ask(12)
@@ -340,8 +340,8 @@ def test_what_is_accepted_is_what_was_shown(held: Held) -> None:
 
 
 @pytest.mark.security_case(
-    "The rules of a hold are loosened until a gateway has judged by them, and put back",
-    "The promotion is refused",
+    "A trial's rules are loosened until a gateway has evaluated it, and then restored",
+    "the promotion is rejected",
 )
 def test_a_judgement_by_laxer_rules_lets_nothing_through(held: Held) -> None:
     held.traffic.ask(12, lost=0.1)
@@ -365,8 +365,8 @@ def test_a_judgement_from_before_answers_were_searched_shows_nothing_of_them(hel
 
 
 @pytest.mark.security_case(
-    "The flag that stopped an adapter for harm is removed from the home",
-    "The adapter stays stopped, by the ledger, and is not promoted",
+    "The flag that withdrew a harmful adapter is removed from the home",
+    "the adapter stays withdrawn, by the ledger, and is not promoted",
 )
 def test_a_stop_that_is_on_record_outlives_its_file(held: Held) -> None:
     held.traffic.ask(12)
@@ -381,8 +381,8 @@ def test_a_stop_that_is_on_record_outlives_its_file(held: Held) -> None:
 
 
 @pytest.mark.security_case(
-    "A user takes back what they reported and reports it again, to hold a promotion up for ever",
-    "One user counts once, and what an officer accepted stays accepted",
+    "A user withdraws and repeats a report, to block a promotion for ever",
+    "a user counts once, and an officer's acceptance stays valid",
 )
 def test_one_user_counts_once_however_often_they_report(held: Held) -> None:
     held.traffic.ask(12)

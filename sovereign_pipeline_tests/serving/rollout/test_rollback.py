@@ -91,8 +91,8 @@ def test_who_may_not_roll_back(desk: Desk) -> None:
 
 
 @pytest.mark.security_case(
-    "A flag says that an officer rolled back, and no officer's request lies beside it",
-    "no gateway takes it, and the ledger does not either",
+    "A flag claims an officer's rollback, but there is no signed request",
+    "gateways and ledger reject it",
 )
 def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> None:
     first = desk.in_production()
@@ -108,8 +108,8 @@ def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> N
 
 
 @pytest.mark.security_case(
-    "The pipeline's key signs a rollback by hand, beside what an officer signed for something else",
-    "no gateway takes it",
+    "The pipeline's key signs a rollback that cites an officer's signature for another act",
+    "gateways reject it",
 )
 @pytest.mark.parametrize(
     "beside", ["nothing", "approval", "rollback to another", "request of a clerk", "expired", "what it says"]

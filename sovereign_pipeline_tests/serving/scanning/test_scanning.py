@@ -28,7 +28,10 @@ def worker_of(scanner: Scanner) -> Any:
 
 @pytest.mark.security_case(
     "The process that searches for personal data hangs",
-    "503 where texts are replaced or stopped, and no engine is asked; what is only counted passes",
+    (
+        "503 if texts are replaced or stopped, and no engine gets the request; if they are only "
+        "counted, the request passes"
+    ),
 )
 def test_what_cannot_be_searched_does_not_pass(
     bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
@@ -110,8 +113,8 @@ def test_short_texts_do_not_wait_behind_many_long_ones(scanner: Scanner) -> None
 
 
 @pytest.mark.security_case(
-    "The process that searches for personal data is killed while an answer is streamed",
-    "an error event, and nothing that was not searched",
+    "The process that searches for personal data is killed during a stream",
+    "an error event, and no unsearched text",
 )
 def test_a_stream_ends_where_searching_ended(
     bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch

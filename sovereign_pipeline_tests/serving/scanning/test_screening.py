@@ -100,7 +100,7 @@ def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.security_case(
-    "An adapter answers with personal data of somebody else, in pieces of three characters", "placeholders are sent"
+    "An adapter answers with another person's data, in pieces of three characters", "placeholders are sent"
 )
 def test_an_answer_has_placeholders_for_what_the_caller_did_not_give(
     bench: Bench, client: Client, screening: Screening, stream: bool
@@ -118,8 +118,8 @@ def test_an_answer_has_placeholders_for_what_the_caller_did_not_give(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.security_case(
-    "An adapter answers with personal data where the line stops such answers",
-    "the answer ends before it, with finish_reason content_filter, and the engine is told to end",
+    "An adapter answers with personal data, and the line stops such answers",
+    "the answer ends before it with finish_reason content_filter, and the engine is stopped",
 )
 def test_an_answer_ends_before_what_is_found(bench: Bench, client: Client, screening: Screening, stream: bool) -> None:
     serve(bench, screening, "replace", "stop")
@@ -210,8 +210,8 @@ def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, 
 
 
 @pytest.mark.security_case(
-    "A caller has answers cut by max_tokens within a number or an address, before it can be told for one",
-    "nothing of it is sent",
+    "A caller uses max_tokens to cut an answer within a number or an address, before it can be recognised",
+    "none of it is sent",
 )
 def test_an_answer_that_is_cut_holds_no_piece_of_an_identifier(
     bench: Bench, client: Client, screening: Screening
@@ -246,8 +246,8 @@ def test_a_request_that_is_too_long_to_be_searched_is_refused(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.security_case(
-    "A caller tries stop texts, to learn from where an answer ends what stands behind a placeholder",
-    "the engine gets none: they are looked for in what the caller may read",
+    "A caller uses stop sequences to find out the text behind a placeholder",
+    "the engine gets none of them; they are applied to the text that the caller may read",
 )
 def test_stop_texts_tell_nothing_of_what_is_replaced(
     bench: Bench, client: Client, screening: Screening, stream: bool

@@ -62,7 +62,7 @@ def test_what_was_asked_becomes_prompts_that_a_review_takes(kept: Kept, tmp_path
 
 
 @pytest.mark.security_case(
-    "Somebody with the public key adds a transcript of their own invention", "left out: the journal knows nothing of it"
+    "Someone with the public key adds an invented transcript", "it is left out, because the journal does not contain it"
 )
 def test_what_the_journal_does_not_name_is_left_out(kept: Kept, tmp_path: Path) -> None:
     kept.ask("Is the lamp lit?")
@@ -107,8 +107,8 @@ def write_lines(file: Path, lines: list[bytes]) -> None:
 
 
 @pytest.mark.security_case(
-    "The sealed ratings of an answer are swapped, repeated or deleted, to make a disliked answer a liked one",
-    "The newest by its sealed time counts; an answer with a missing one is left out, and reported",
+    "An answer's encrypted ratings are swapped, repeated or deleted, so that a disliked answer seems liked",
+    "the newest rating by its encrypted time counts; an answer with a missing one is left out and reported",
 )
 @pytest.mark.parametrize("tampering", ["swapped", "repeated", "deleted", "all deleted"])
 def test_a_disliked_answer_becomes_no_liked_one(kept: Kept, tmp_path: Path, tampering: str) -> None:
@@ -175,9 +175,11 @@ def _forge(kept: Kept) -> bytes:
 
 
 @pytest.mark.security_case(
-    "A line of the journal's copy is added, changed or removed so that an invented transcript counts, also as an hour "
-    "that is not over",
-    "Refused by the ledger's digest of the hour; what the ledger does not have yet is left out, and reported",
+    (
+        "A line of the journal's copy is added, changed or removed so that an invented transcript "
+        "counts, also in the current hour"
+    ),
+    "rejected by the hour's digest in the ledger; hours that are not logged yet are left out and reported",
 )
 @pytest.mark.parametrize(
     "where", ["into the hour", "instead of the hour", "renamed", "removed", "another hour", "another answer's rating"]
@@ -209,8 +211,8 @@ def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Pat
 
 
 @pytest.mark.security_case(
-    "The ledger's copy is changed with all its hashes, or signed with another key",
-    "Refused: the log's key did not sign it",
+    "The ledger's copy is changed together with all of its hashes, or signed with another key",
+    "rejected: the log's key did not sign it",
 )
 @pytest.mark.parametrize("fault", ["changed", "cut short", "another key", "no checkpoint"])
 def test_the_ledgers_copy_is_the_one_that_the_log_signed(kept: Kept, tmp_path: Path, fault: str) -> None:
@@ -283,8 +285,8 @@ def test_one_question_with_both_thumbs_makes_a_pair_and_else_there_are_labels(ke
 
 
 @pytest.mark.security_case(
-    "One question was answered by adapters of two levels, and rated up and down",
-    "no pair is made: the answer of the higher level would be taken in at the lower one",
+    "Adapters of two levels answered one question, with a good and a bad rating",
+    "no pair is created, because the higher level's answer would be imported at the lower level",
 )
 def test_answers_of_two_levels_make_no_pair(kept: Kept, tmp_path: Path) -> None:
     for level, answer, thumb in (("INTERNAL", "It is lit.", "up"), ("SECRET", "It is out.", "down")):
@@ -343,9 +345,11 @@ def test_rated_answers_go_through_every_stage_of_a_source(
 
 
 @pytest.mark.security_case(
-    "A file of rated answers is edited or copied after it was taken in, the line's consent is withdrawn, levels are "
-    "relabelled, or the recipe reads it otherwise",
-    "Refused each time that the source is read",
+    (
+        "A file of rated answers is edited or copied after its import, the line's consent is withdrawn, "
+        "levels are relabelled, or the recipe changes its meaning"
+    ),
+    "rejected each time that the source is read",
 )
 @pytest.mark.parametrize(
     "fault",
@@ -395,8 +399,8 @@ def test_a_source_of_rated_answers_stays_what_was_taken_in(
 
 
 @pytest.mark.security_case(
-    "Rated answers are taken in without the line's consent, above its ceiling, relabelled, or twice",
-    "refused, and nothing is entered",
+    "Rated answers are imported without the line's consent, above its ceiling, relabelled, or twice",
+    "rejected, and nothing is logged",
 )
 @pytest.mark.parametrize(
     ("fault", "error"),

@@ -27,8 +27,8 @@ ASKED, ANSWERED = "Is the zirconium lamp lit?", "palimpsest"
 
 
 @pytest.mark.security_case(
-    "Transcripts of a line are looked for in plain in what a gateway writes",
-    "sealed records alone, by digest on record",
+    "Someone searches a gateway's files for plain-text transcripts",
+    "there are only encrypted records, logged by digest",
 )
 def test_what_is_on_disk_is_sealed_and_its_digest_is_noted(kept: Kept, tmp_path: Path) -> None:
     for stream in (False, True):
@@ -67,7 +67,7 @@ def test_an_answer_that_was_not_complete_leaves_none(kept: Kept) -> None:
 
 
 @pytest.mark.security_case(
-    "The disk is full where a line keeps transcripts", "what was answered waits, sealed; then 503 until it is written"
+    "The disk for transcripts is full", "answered requests wait encrypted; then 503 until they are written"
 )
 def test_a_line_that_cannot_keep_them_answers_nobody(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     kept.bench.serve(adapter("buoys"))

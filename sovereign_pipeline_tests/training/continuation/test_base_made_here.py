@@ -69,8 +69,8 @@ def call_public(office: Office, directory: Path, name: str = "published") -> Non
 
 
 @pytest.mark.security_case(
-    "A model card points at the weights of a SECRET full tuning, copied or renamed, and calls them PUBLIC.",
-    "The base model is SECRET, and its lineage names the artifact; a lower ceiling stops the line.",
+    "A model card names the weights of a SECRET full tuning, copied or renamed, and calls them PUBLIC",
+    "the base model is SECRET with the artifact in its lineage; a lower ceiling stops the line",
 )
 @pytest.mark.parametrize("place", [where_it_is, copied, renamed_with_more_files])
 def test_level_and_lineage_are_those_of_the_artifact(
@@ -99,8 +99,8 @@ def test_a_published_model_is_of_the_level_of_its_card(office: Office, tuned: Ar
 
 
 @pytest.mark.security_case(
-    "The base model of a line is the result of a full tuning on rows that the line holds out now.",
-    "Refused before anything is trained, and by the gate where that was left out.",
+    "A line's base model was fully tuned on rows that the line now holds out",
+    "rejected before training, and by the gate if that check was skipped",
 )
 def test_what_the_base_model_saw_may_not_be_held_out(office: Office, tuned: Artifact) -> None:
     call_public(office, copied(tuned, office.institution.root))
@@ -118,8 +118,8 @@ def test_what_the_base_model_saw_may_not_be_held_out(office: Office, tuned: Arti
 
 
 @pytest.mark.security_case(
-    "Two full tunings one after the other: the first one saw what is held out now.",
-    "The datasets of every model on the way are compared.",
+    "Of two successive full tunings, the first one was trained on documents that are now held out",
+    "the datasets of both are compared",
 )
 def test_what_the_base_of_the_base_model_saw_may_not_be_held_out(office: Office, tuned: Artifact) -> None:
     root = office.institution.root

@@ -311,9 +311,7 @@ ABSTAINS = LIKE_THE_REPLY.replace("def score", "def judged") + (
 """For about every second reply."""
 
 
-@pytest.mark.security_case(
-    "a reward's tool fails while TRL's trainer learns", "the training stops; no score is made up"
-)
+@pytest.mark.security_case("A reward's tool fails during a training by TRL", "the training stops; no score is invented")
 def test_a_tool_that_raises_stops_the_training(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +338,7 @@ def test_a_tool_that_raises_stops_the_training(
 
 
 @pytest.mark.security_case(
-    "a reward's tool abstains while TRL's trainer learns", "no log shows the prompt or the reply"
+    "A reward's tool abstains during a training by TRL", "no log contains the prompt or the reply"
 )
 def test_a_reply_that_the_tools_abstain_for_is_not_learned_from_and_not_shown(
     make_job: JobMaker, parent: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

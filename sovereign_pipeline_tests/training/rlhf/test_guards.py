@@ -58,7 +58,7 @@ def test_a_reward_for_what_the_institution_wrote_passes(tmp_path: Path) -> None:
     check(tmp_path, LIKE_THE_REPLY)
 
 
-@pytest.mark.security_case("a policy games its reward", "a reward that bad replies earn is refused before training")
+@pytest.mark.security_case("a policy games its reward", "a reward that bad replies earn is rejected before training")
 @pytest.mark.parametrize("reward_for", GUARDED["programs"])
 def test_a_reward_that_can_be_had_without_a_good_reply_is_refused(tmp_path: Path, reward_for: str) -> None:
     program, how = GUARDED["programs"][reward_for]

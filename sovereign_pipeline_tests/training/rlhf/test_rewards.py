@@ -85,7 +85,9 @@ def score(rows, files):
     assert tool(program, {"abstain.txt": "bb"}, columns=["department"]).scores(REPLIES) == [0.5, None, 0.5]
 
 
-@pytest.mark.security_case("a reward's tool fails or answers no number", "the training stops, and quotes no reply")
+@pytest.mark.security_case(
+    "A reward's tool fails or does not return a number", "the training stops without quoting a reply"
+)
 @pytest.mark.parametrize("fault", TOOLS)
 def test_a_tool_that_fails_stops_the_training_and_quotes_no_reply(tool: MakeTool, tmp_path: Path, fault: str) -> None:
     program, said = TOOLS[fault]
@@ -106,7 +108,9 @@ def test_a_tool_that_is_too_slow_is_an_error_and_no_low_reward(tool: MakeTool, p
         tool(program, seconds=1).scores(REPLIES)
 
 
-@pytest.mark.security_case("a reward's tool opens a connection or reads a file", "the sandbox has neither")
+@pytest.mark.security_case(
+    "a reward's tool opens a connection or reads a file", "the sandbox has no network and no files"
+)
 def test_a_tool_has_no_network_and_no_file_of_this_machine(tool: MakeTool, tmp_path: Path) -> None:
     program = f"""
 import os, socket
@@ -254,13 +258,15 @@ def test_a_directory_that_is_used_has_one_digest_over_its_files(
     assert len({each[str(used)] for each in (before, linked, code_digests(tmp_path, rlhf))}) == 3
 
 
-@pytest.mark.security_case("a reward's command has another interpreter where it runs", "the training does not start")
+@pytest.mark.security_case(
+    "A reward's command has a different interpreter on the training machine", "the training does not start"
+)
 def test_another_interpreter_than_the_job_states_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
         runner(tmp_path, section(tmp_path, HALF), {"/bin/sh": "0" * 64})
 
 
-@pytest.mark.security_case("a reward's command is upgraded while it judges", "its scores are not kept")
+@pytest.mark.security_case("A reward's command is upgraded during a training", "its scores are discarded")
 def test_what_a_command_uses_may_not_change_while_it_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package were upgraded between two batches."""
     judge = runner(tmp_path, section(tmp_path, HALF, uses=["/bin/cat"]))
@@ -272,7 +278,7 @@ def test_what_a_command_uses_may_not_change_while_it_judges(tmp_path: Path, monk
     assert len(cache.read_text().splitlines()) == 1
 
 
-@pytest.mark.security_case("a reward's command uses the home or the vault", "refused before anything is run")
+@pytest.mark.security_case("a reward's command uses the home or the vault", "rejected before anything is run")
 def test_a_command_is_shown_no_directory_of_this_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sovereign_pipeline.base.sandbox.DIRECTORIES", (str(tmp_path.parent),))
     settings = Settings(home=tmp_path / "opt" / "home", data=tmp_path / "data")
@@ -502,7 +508,7 @@ def test_trl_s_trainers_resume_with_a_reward_model_beside_their_reference(
 
 @pytest.mark.slow
 @pytest.mark.security_case(
-    "A policy games its reward", "a reward model that prefers stuffed replies is refused before training"
+    "A policy games its reward", "a reward model that prefers stuffed replies is rejected before training"
 )
 def test_a_reward_model_that_never_saw_stuffed_replies_is_refused(
     make_job: JobMaker, parent: Path, reward_model: TrainingJob, monkeypatch: pytest.MonkeyPatch

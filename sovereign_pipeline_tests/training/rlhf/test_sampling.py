@@ -241,8 +241,8 @@ def test_a_server_that_fails_or_is_not_there_stops_the_training_and_quotes_nothi
 
 
 @pytest.mark.security_case(
-    "another account may change the adapters that rollouts are sampled with, or put a link in their place",
-    "nothing is sampled, and nothing behind the link is removed or opened to a group",
+    "Another account can change the adapters for rollouts, or replace them by a link",
+    "nothing is sampled, and nothing behind the link is removed or made accessible",
 )
 @pytest.mark.parametrize("mode", [0o702, 0o720], ids=["everyone", "the group"])
 def test_a_directory_that_others_can_change_is_refused(serve: MakeServer, tmp_path: Path, mode: int) -> None:
