@@ -90,7 +90,9 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
     for each, rows in by_line.items():
         _assert_one_follows_the_other(each, rows)
         if at is not None:
-            rows = [row for row, moment in zip(rows, _moments(rows), strict=True) if moment <= at]
+            rows = [
+                row for row, made in zip(rows, in_order([each.made_at for each in rows]), strict=True) if made <= at
+            ]
         found |= {row.adapter_id: _state(row.after) for row in rows}
     return found
 
@@ -127,10 +129,9 @@ def in_production(session: Session, line: str, at: datetime.datetime | None = No
     return next((each for each, state in states(session, line, at).items() if state == "production"), None)
 
 
-def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
-    """Return the time of each transition. A time after the next transition's (from a wrong clock) is lowered to the
-    latter."""
-    return list(itertools.accumulate((row.made_at for row in reversed(rows)), min))[::-1]
+def in_order(times: Sequence[datetime.datetime]) -> list[datetime.datetime]:
+    """Return times in the log's order, each lowered to the earliest one after it: a wrong clock had made it later."""
+    return list(itertools.accumulate(reversed(times), min))[::-1]
 
 
 def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:

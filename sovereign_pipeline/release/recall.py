@@ -16,7 +16,7 @@ from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, contents_in
-from sovereign_pipeline.record.catalog import FLAG_CHANGED, STATE_CHANGED, State, line_of, states
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, STATE_CHANGED, State, in_order, line_of, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.officers import officers_words
@@ -315,8 +315,10 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
         for each, opened in _with_entries(session, settings)
     }
     actions = (STATE_CHANGED, FLAG_CHANGED, OPENED, WAIVED)
-    entries = session.scalars(select(AuditEntry).where(AuditEntry.action.in_(actions)).order_by(AuditEntry.sequence))
-    events = [(_took_effect(entry), entry) for entry in entries if entry.subjects.get("line") in (None, line)]
+    query = select(AuditEntry).where(AuditEntry.action.in_(actions)).order_by(AuditEntry.sequence)
+    entries = [entry for entry in session.scalars(query) if entry.subjects.get("line") in (None, line)]
+    moments = in_order([*(entry.at for entry in entries), datetime.datetime.now(datetime.UTC)])
+    events = [(_took_effect(entry, moment), entry) for entry, moment in zip(entries, moments, strict=False)]
     state, under = dict[str, str](), defaultdict[str, set[str]](set)
     flag: Mapping[str, Any] | None = None
     found: list[Answering] = []
@@ -349,15 +351,22 @@ def answering_at(session: Session, settings: Settings, line: str, at: datetime.d
     return next((each for each in reversed(steps) if at is None or each.at <= at), None)
 
 
+ENTERED_LATE = datetime.timedelta(seconds=5)
+"""An act whose own time is earlier than its entry's by more than this was made while the registry was down."""
 _ANSWERS = ("production", "staged", "superseded")
 """States of adapters that a flag may give to users. `superseded` is one: an officer's rollback changes the flag before
 its transition is made."""
 
 
-def _took_effect(entry: AuditEntry) -> datetime.datetime:
-    """Return when an act took effect. A flag may change while the registry is down, and its entry is added later."""
+def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.datetime:
+    """Return when an act took effect. A flag may change while the registry is down, and its entry is added later.
+
+    Args:
+        entered: the entry's time in the log's order (`in_order`).
+    """
     own = entry.subjects.get({STATE_CHANGED: "at", FLAG_CHANGED: "made_at"}.get(entry.action, ""))
-    return entry.at if own is None else min(entry.at, datetime.datetime.fromisoformat(own))
+    own = entry.at if own is None else datetime.datetime.fromisoformat(own)
+    return own if entry.at - own > ENTERED_LATE else entered
 
 
 def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled", int]]:

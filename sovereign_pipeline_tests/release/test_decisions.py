@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.audit_log import SEALED, append, entries
 from sovereign_pipeline.record.catalog import in_production, transitions_of
 from sovereign_pipeline.record.keys import generate
@@ -20,8 +21,10 @@ from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, s
 from sovereign_pipeline.record.tables import ReleaseDecision
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release import requests
+from sovereign_pipeline.release.recall import Question, answering_at, waive_recall
 from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
+from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.record.owner import change, forge
 from sovereign_pipeline_tests.release.conftest import Office
 
@@ -199,16 +202,11 @@ def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_in_production(
     office.move("approve", second)
     office.move("stage", second)
 
-    class Ahead(datetime.datetime):
-        @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> Self:
-            return super().now(tz) + datetime.timedelta(days=1000)
-
     make_transition = requests.make_transition
 
     def with_the_wrong_clock(*arguments: Any) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(requests, "datetime", SimpleNamespace(datetime=Ahead, UTC=datetime.UTC))
+            patch.setattr(requests, "datetime", _clock_moved_by(24_000))
             make_transition(*arguments)
 
     with monkeypatch.context() as patch:
@@ -219,6 +217,39 @@ def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_in_production(
     with office.registry.reading() as session:
         asked = [in_production(session, "lamps", at) for at in (during, datetime.datetime.now(datetime.UTC), None)]
     assert asked == [first.id, None, None]
+
+
+@pytest.mark.parametrize("hours", [-3, 9_000])
+def test_what_answered_follows_the_log_where_the_clock_was_wrong(
+    office: Office, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    first, second = office.adapter(), office.adapter()
+    office.to_production(first)
+    before = datetime.datetime.now(datetime.UTC)
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_log, "datetime", _clock_moved_by(hours))
+        office.to_production(second)
+    opened = recall(office.registry, Question(source="letters"), office.officers["omar"])
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_log, "datetime", _clock_moved_by(hours))
+        waive_recall(office.registry, opened.id, second.id, office.officers["ines"], "Nothing of it is left.")
+    now = datetime.datetime.now(datetime.UTC)
+    with office.registry.reading() as session:
+        for at in (now, None) if hours < 0 else (None,):  # when an act of the future was made, nobody knows yet
+            found = answering_at(session, office.bench.settings, "lamps", at)
+            assert found is not None and found.adapters == [second.id]
+        if hours > 0:
+            then = answering_at(session, office.bench.settings, "lamps", before)
+            assert then is not None and then.production == first.id
+
+
+def _clock_moved_by(hours: int) -> SimpleNamespace:
+    class Moved(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+            return super().now(tz) + datetime.timedelta(hours=hours)
+
+    return SimpleNamespace(datetime=Moved, UTC=datetime.UTC, timedelta=datetime.timedelta)
 
 
 def test_a_request_that_was_overtaken_changes_nothing(office: Office) -> None:
