@@ -2,6 +2,7 @@
 rows = documents + quarantined + excluded + not selected."""
 
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -186,6 +187,7 @@ class SourceReader:
         self._not_wanted: dict[str, Counter[str]] = {}
         self._needs_author = needs_author
         self._date_formats = source.date.formats if source.date else ()
+        self._may_be_rated = _is_rated(source)
         self._levels = _levels_by_word(source)
         self.unknown_levels = Counter[str]()
         """Word for a classification level that the recipe does not know -> number of rows."""
@@ -196,6 +198,8 @@ class SourceReader:
             self.count.rows += 1
             if row.values is not None and len(self._columns) < MOST_COLUMNS:
                 self._columns |= dict.fromkeys(row.values)
+            if not self._may_be_rated and row.values is not None and _has_rated_id(row.values):
+                raise _not_as_taken(self.path, f"row {row.number} is a rated answer, and the file is not in {RATED}")
             try:
                 outcome = self._outcome_of(row)
             except SovereignError:
@@ -547,7 +551,7 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
         )
     reject_unreadable(path)
     sha256 = file_sha256(path)
-    if _is_rated(workplace, path):
+    if _is_rated(source):
         _assert_as_taken(workplace, source, path, sha256)
     return sha256
 
@@ -556,15 +560,16 @@ TAKEN = "rated answers taken in"
 """Action of the ledger entry about an import of rated answers."""
 RATED = Path("sources") / "rated"
 """Directory of imported rated answers, below the data root."""
-_RATED_ID = re.compile(rb"""["']?\bid\b["']?\s*:\s*["']rated-[0-9a-f]{16}["']""")
+_RATED_ID = re.compile("rated-[0-9a-f]{16}")
 
 
-def _is_rated(workplace: Workplace, path: Path) -> bool:
-    """Return whether a file contains rated answers: it is in their directory, or begins with a row of them."""
-    if path.resolve().is_relative_to((workplace.settings.data / RATED).resolve()):
-        return True
-    with path.open("rb") as stream:
-        return _RATED_ID.search(stream.read(1 << 16)) is not None
+def _is_rated(source: Source) -> bool:
+    """Return True for a file in the directory of rated answers."""
+    return Path(os.path.normpath(source.path)).is_relative_to(RATED)
+
+
+def _has_rated_id(values: Values) -> bool:
+    return any(isinstance(each, str) and _RATED_ID.fullmatch(each) for each in values.values())
 
 
 def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:

@@ -1,9 +1,13 @@
 """Opening transcripts on the machine with the private key: prompts for a blind review."""
 
 import base64
+import csv
 import datetime
+import gzip
+import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,8 @@ from sovereign_pipeline.base.errors import (
 )
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.corpus.documents_from_rows import TAKEN, source_digests
+from sovereign_pipeline.corpus.documents_from_rows import RATED, TAKEN, source_digests
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
 from sovereign_pipeline.record.audit_log import CHECKPOINT, entries
@@ -353,7 +358,7 @@ def test_rated_answers_go_through_every_stage_of_a_source(
 )
 @pytest.mark.parametrize(
     "fault",
-    ["edited", "edited elsewhere", "of another line", "consent", "ladder", "levels", "swapped", "label", "role"],
+    ["edited", "of another line", "consent", "ladder", "levels", "swapped", "label", "role"],
 )
 def test_a_source_of_rated_answers_stays_what_was_taken_in(
     kept: Kept, institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -369,12 +374,8 @@ def test_a_source_of_rated_answers_stays_what_was_taken_in(
     institution.recipe["training"]["preference"] = {"method": "kto"} if fault == "label" else {}
     assert source_digests(institution.workplace())
     path = institution.settings.data / source["path"]
-    if fault.startswith("edited"):
-        content = path.read_text().replace("from dusk", "from dawn")
-        if fault == "edited elsewhere":
-            path = path.parents[1] / "rows.jsonl"
-            source["path"] = "sources/rows.jsonl"
-        path.write_text(content)
+    if fault == "edited":
+        path.write_text(path.read_text().replace("from dusk", "from dawn"))
     if fault == "of another line":
         institution.recipe["line"] = "buoys"
         lines = {each: {"transcripts": {"preferences": True}} for each in (LINE, "buoys")}
@@ -396,6 +397,63 @@ def test_a_source_of_rated_answers_stays_what_was_taken_in(
     with pytest.raises((SourceError, RecipeError)) as refused:
         source_digests(institution.workplace())
     assert isinstance(refused.value, SourceError) or fault == "ladder"
+
+
+def _behind_others(text: str) -> bytes:
+    return (
+        "".join(json.dumps({"id": f"L-{each}", "note": "x" * 9_000}) + "\n" for each in range(9)).encode()
+        + text.encode()
+    )
+
+
+def _as_csv(text: str) -> bytes:
+    rows, written = [json.loads(each) for each in text.splitlines()], io.StringIO()
+    table = csv.DictWriter(written, rows[0])
+    table.writeheader()
+    table.writerows(rows)
+    return written.getvalue().encode()
+
+
+COPIES: dict[str, tuple[str, Callable[[str], bytes]]] = {
+    "plain": ("rows.jsonl", lambda text: text.encode()),
+    "packed": ("rows.jsonl.gz", lambda text: gzip.compress(text.encode())),
+    "a table": ("rows.csv", _as_csv),
+    "ids escaped": ("rows.jsonl", lambda text: text.replace('"rated-', '"\\u0072ated-').encode()),
+    "keys escaped": ("rows.jsonl", lambda text: text.replace('"id"', '"\\u0069d"').encode()),
+    "another column": ("rows.jsonl", lambda text: text.replace('"id"', '"number"').encode()),
+    "another encoding": ("rows.jsonl", lambda text: text.encode("utf-16")),
+    "behind others": ("rows.jsonl", _behind_others),
+    "up and down": ("rated/../rows.jsonl", lambda text: text.encode()),
+}
+
+
+@pytest.mark.security_case(
+    "Rated answers are read from a copy elsewhere, in any spelling, packing or encoding",
+    "Refused: they are read from their own directory alone",
+)
+@pytest.mark.parametrize("spelling", COPIES)
+def test_rated_answers_are_read_from_their_own_directory_alone(
+    kept: Kept, institution: DemoInstitution, tmp_path: Path, spelling: str
+) -> None:
+    two_answers(kept, "Is the lamp lit?", "It is lit from dusk.", "Who knows.")
+    text = made(kept, tmp_path / "pairs.jsonl").read_text()
+    name, spelt = COPIES[spelling]
+    (institution.settings.data / RATED).mkdir(parents=True)
+    (institution.settings.data / "sources" / name).write_bytes(spelt(text))
+    encoding = {"encoding": "utf-16"} if spelling == "another encoding" else {}
+    columns = {"columns": {"id": "number"}} if spelling == "another column" else {}
+    constants = {"department": "", "author": "", "subject": ""}
+    source = {
+        "name": "pairs",
+        "role": "preferences",
+        "path": f"sources/{name}",
+        "licence": "own",
+        "retention": "1 year",
+    }
+    institution.recipe["sources"].append({**source, **encoding, **columns, "constants": constants})
+    institution.recipe["training"]["preference"] = {}
+    with pytest.raises(SourceError):
+        materialize(institution.workplace(), CLASSIFIED_CORPUS)
 
 
 @pytest.mark.security_case(
