@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 from pyrage import x25519
+from typer.testing import CliRunner
 
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, LADDER, PROMPTS
@@ -23,6 +25,7 @@ from sovereign_pipeline_tests.tiny_model import save_tiny_model
 from sovereign_pipeline_tests.trusted import trust_demonstration
 
 SOVEREIGN = str(Path(sys.executable).parent / "sovereign")
+WARM = str(Path(__file__).parent / "warm")
 
 THINGS = ("lamp", "mooring", "slipway", "net store", "ice room", "crane", "buoy", "ladder", "tide gauge", "water tap")
 PLACES = ("north pier", "old quay", "fish market", "east basin", "boat yard", "customs steps", "sand spit", "new jetty")
@@ -54,6 +57,8 @@ class Installation:
     """Paths of one installation and its command line."""
 
     root: Path
+    warm: bool = False
+    """Whether the steps of a run are forked from a process that has loaded the libraries of models."""
 
     @property
     def settings(self) -> Settings:
@@ -71,6 +76,7 @@ class Installation:
             "SOVEREIGN_DATA": str(self.settings.data),
             "SOVEREIGN_VAULT": str(self.settings.vault),
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([*[WARM] * self.warm, *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
 
     def start(self, *arguments: str, before: Sequence[str] = ()) -> "subprocess.Popen[str]":
@@ -90,8 +96,18 @@ class Installation:
         output, _ = process.communicate()
         return process.returncode, output
 
+    def ask(self, *arguments: str) -> tuple[int, str]:
+        """What `run` returns, by a command in this process: an exit status, and all that was printed."""
+        before = dict(os.environ)
+        try:
+            answer = CliRunner().invoke(app, arguments, env=self.environment)
+        finally:
+            os.environ.clear()  # opening Dagster's instance sets some
+            os.environ.update(before)
+        return (getattr(answer.exception, "exit_status", answer.exit_code), answer.output + str(answer.exception or ""))
+
     def json(self, *arguments: str) -> Any:
-        status, output = self.run(*arguments, "--json")
+        status, output = self.ask(*arguments, "--json")
         assert status == 0, output
         return json.loads(output)
 

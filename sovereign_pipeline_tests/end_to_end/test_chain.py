@@ -1,17 +1,37 @@
-"""The whole chain on the tiny model, through the command line, with no network: made, verified, tampered, changed."""
+"""The whole chain on the tiny model, through the command line, with no network.
 
+Made, killed, verified, tampered with, and made again when its review is due. Each test continues on one installation
+or on a copy of it.
+"""
+
+import datetime
 import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
+import psutil
 import pytest
-import yaml
 
+from sovereign_pipeline.base.settings import VARIABLES
+from sovereign_pipeline.dagster.definitions import chain_job
+from sovereign_pipeline.dagster.jobs import CHAIN_JOB, PERIOD_TAG, reviews_due
+from sovereign_pipeline.dagster.resources import open_instance
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.release.cadence import Cause, due_reviews
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, install, invented_letter
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.tracing import Trace, needs_strace, why_not
+from sovereign_pipeline_tests.waiting import wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +44,15 @@ LOOPBACK_UP = (
 )
 NO_NETWORK = ("unshare", "--map-root-user", "--net", "--", sys.executable, "-c", LOOPBACK_UP)
 
-TRACE = "trace.txt"
+TRACES = ("corpus.txt", "training.txt")
 """In the installation's root: what its processes connected to while the line was made."""
+
+EVENTS = ["base_superseded", "template_changed", "source_withdrawn", "policy_changed"]
+RECIPE = {
+    **harbour_recipe(),
+    "ceiling": "SECRET",
+    "review": {"every": "6 months", "on": EVENTS, "retrain": True},
+}
 
 FIELDS = {
     "id",
@@ -42,16 +69,127 @@ FIELDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def registered(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Installation:
-    """A line that was taken to its registered adapter without a network."""
-    installation = install(tmp_path_factory.mktemp("installation"), tiny_model)
-    traced = Trace(installation.root / TRACE).before if why_not() is None else ()
-    status, output = installation.run("run", "harbour", before=(*NO_NETWORK, *traced))
+def run_traced(installation: Installation, trace: str, *arguments: str) -> str:
+    traced = Trace(installation.root / trace).before if why_not() is None else ()
+    status, output = installation.run("run", "harbour", *arguments, before=(*NO_NETWORK, *traced))
     assert status == 0, output
-    assert "step 30/30, loss" in output
-    assert "harbour-1.0.0" in output
+    return output
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Installation:
+    """A line whose training dataset was made without a network."""
+    installation = install(tmp_path_factory.mktemp("installation"), tiny_model)
+    installation.write_recipe(RECIPE)
+    run_traced(installation, TRACES[0], "--until", "training_dataset")
     return installation
+
+
+def copy_of(installation: Installation, root: Path) -> Installation:
+    return Installation(Path(shutil.copytree(installation.root, root, symlinks=True, dirs_exist_ok=True)))
+
+
+@pytest.fixture(scope="module")
+def registered(ready: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A copy of the line, taken to its registered adapter without a network, and without the unscrubbed texts."""
+    installation = replace(copy_of(ready, tmp_path_factory.mktemp("registered")), warm=True)
+    corpus = installation.settings.corpus
+    corpus.rename(corpus.with_name("away"))
+    output = run_traced(installation, TRACES[1])
+    assert "step 30/30, loss" in output and "harbour-1.0.0" in output
+    assert "sft_adapter" in output and "✓ leakage_safe_split" not in output
+    assert not corpus.exists()
+    return installation
+
+
+@pytest.mark.security_case(
+    "Trainer, evaluation or registration reads unscrubbed text",
+    "a line is trained, scored, registered and verified while SOVEREIGN_CORPUS is unreadable",
+)
+def test_from_training_to_registration_no_unscrubbed_text_is_read(registered: Installation) -> None:
+    corpus = registered.settings.corpus
+    away = corpus.with_name("away")
+    try:
+        report = registered.json("adapters", "verify", "harbour-1.0.0")
+        assert not corpus.exists()
+    finally:
+        away.rename(corpus)
+    assert report["outcomes"] == ["verified", "corpus withheld"]
+    assert {each["what"] for each in report["withheld"]} == {"raw_corpus", "classified_corpus"}
+    assert registered.json("adapters", "verify", "harbour-1.0.0")["outcomes"] == ["verified"]
+
+
+Trainings = Callable[[int], tuple[Installation, "subprocess.Popen[str]", psutil.Process]]
+
+
+@pytest.fixture
+def training(ready: Installation, tmp_path: Path) -> Trainings:
+    """A function that begins a training of so many steps. It returns the installation, the run and its trainer."""
+
+    def begin(max_steps: int) -> tuple[Installation, "subprocess.Popen[str]", psutil.Process]:
+        installation = copy_of(ready, tmp_path)
+        sft = {**RECIPE["training"]["sft"], "max_steps": max_steps, "epochs": 100_000}
+        installation.write_recipe({**RECIPE, "training": {**RECIPE["training"], "sft": sft}})
+        run = installation.start("run", "harbour", "--until", "sft_adapter")
+        assert run.stdout is not None
+        printed = ""
+        for line in run.stdout:
+            printed += line
+            if "step 3/" in line:
+                for process in psutil.Process(run.pid).children(recursive=True):
+                    if "sovereign_pipeline.training.worker" in " ".join(process.cmdline()):
+                        return installation, run, process
+        raise AssertionError(f"the training never began:\n{printed}")
+
+    return begin
+
+
+@pytest.mark.parametrize("victim", ["trainer", "step"])
+def test_a_killed_process_leaves_nothing(training: Trainings, victim: str) -> None:
+    installation, run, trainer = training(100_000)
+    family = psutil.Process(run.pid).children(recursive=True)
+    killed = trainer if victim == "trainer" else trainer.parent()
+    assert killed is not None and run.stdout is not None
+    killed.send_signal(signal.SIGKILL)
+    printed = run.stdout.read()
+    assert run.wait() == 1, printed
+    assert "Traceback" not in printed
+    wait_until_ended([*family, trainer])
+    assert installation.store.current("harbour", "sft_adapter") is None
+    assert not [path for path in installation.settings.artifacts.glob("*/adapter")]
+
+
+def test_killing_the_run_itself_kills_the_trainer(training: Trainings) -> None:
+    _, run, trainer = training(100_000)
+    run.kill()
+    run.communicate()
+    wait_until_ended([trainer])
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(training: Trainings) -> None:
+    installation, run, _ = training(150)
+    assert run.stdout is not None
+    family = psutil.Process(run.pid).children(recursive=True)
+    # As a terminal does it: to every process of its own, which the trainer is not.
+    for process in (psutil.Process(run.pid), *family):
+        if os.getsid(process.pid) == os.getsid(run.pid):
+            process.send_signal(signal.SIGINT)
+    printed = run.stdout.read()
+    assert run.wait() != 0 and "Traceback" not in printed, printed
+    wait_until_ended(family)
+    checkpoints = list((installation.settings.home / "checkpoints").glob("harbour.sft/*/step-*"))
+    assert len(checkpoints) in (1, 2), printed
+    newest = max(checkpoint.name for checkpoint in checkpoints)
+    assert f"Line harbour: stopped; a checkpoint at step {int(newest.removeprefix('step-'))}." in printed
+    assert "Interrupted" not in printed and "Run again to resume." in printed
+    assert installation.store.current("harbour", "sft_adapter") is None
+
+    status, output = installation.run("run", "harbour", "--until", "sft_adapter")
+    assert status == 0, output
+    assert f"resuming from {newest}" in output
+    assert "raw_corpus" not in output  # what was made before is reused
+    assert not list((installation.settings.artifacts / ".building").iterdir())
+    assert not list((installation.settings.home / "checkpoints").glob("harbour.sft/*"))
 
 
 @pytest.mark.security_case(
@@ -60,9 +198,10 @@ def registered(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> In
 )
 def test_no_process_of_the_chain_connects_elsewhere(registered: Installation) -> None:
     needs_strace()
-    trace = Trace(registered.root / TRACE)
-    assert trace.elsewhere == []
-    assert trace.processes > 50  # a step of each stage and gate, and what they start
+    traces = [Trace(registered.root / name) for name in TRACES]
+    assert [each for trace in traces for each in trace.elsewhere] == []
+    assert all(trace.processes > 10 for trace in traces)  # a step of each stage, and what they start
+    assert sum(trace.processes for trace in traces) > 50
 
 
 def test_the_registry_lists_the_adapter_with_every_fact(registered: Installation) -> None:
@@ -71,9 +210,11 @@ def test_the_registry_lists_the_adapter_with_every_fact(registered: Installation
     assert all(adapter[field] for field in FIELDS)
     assert (adapter["id"], adapter["classification"]) == ("harbour-1.0.0", "CONFIDENTIAL")
     (dataset,) = registered.json("datasets", "list")
-    assert dataset["digest"] == adapter["dataset_digest"]
-    assert registered.run("adapters", "show", "harbour-1.0.0")[0] == 0
-    assert registered.run("datasets", "verify", dataset["digest"][:10])[0] == 0
+    assert (dataset["digest"], dataset["classification"]) == (adapter["dataset_digest"], "CONFIDENTIAL")
+    assert registered.ask("adapters", "show", "harbour-1.0.0")[0] == 0
+    assert registered.ask("datasets", "verify", dataset["digest"][:10])[0] == 0
+    (holder,) = registered.json("recall", "--source", "letters")["adapters"]
+    assert (holder["adapter"], holder["directly"]) == (adapter["id"], True)
 
 
 def test_the_report_says_with_numbers_that_the_held_out_loss_fell(registered: Installation) -> None:
@@ -128,7 +269,7 @@ def test_an_unchanged_line_is_found_and_nothing_is_run(registered: Installation)
     ],
 )
 def test_one_changed_byte_is_found_and_its_file_is_named(registered: Installation, kind: str, name: str) -> None:
-    assert registered.run("adapters", "verify", "harbour-1.0.0")[0] == 0
+    assert registered.ask("adapters", "verify", "harbour-1.0.0")[0] == 0
     ref = registered.store.current("harbour", kind)
     assert ref is not None
     is_manifest = name == "manifest.json"
@@ -136,65 +277,11 @@ def test_one_changed_byte_is_found_and_its_file_is_named(registered: Installatio
     content = path.read_bytes()
     try:
         path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-        status, output = registered.run("adapters", "verify", "harbour-1.0.0")
+        status, output = registered.ask("adapters", "verify", "harbour-1.0.0")
     finally:
         path.write_bytes(content)
     assert status == 1
     assert str(path) in output
-    assert "Traceback" not in output
-
-
-def test_a_changed_document_makes_a_new_version_and_only_what_depends_on_it(registered: Installation) -> None:
-    before = {kind: registered.store.current("harbour", kind) for kind in ("base_model", "sft_adapter")}
-    rows = [invented_letter(number) for number in range(60)]
-    rows[3]["response"] += " The Harbour Office has spoken."
-    registered.write_source("letters.jsonl", rows)
-    status, output = registered.run("run", "harbour")
-    assert status == 0, output
-    assert "base_model" not in output
-    assert registered.store.current("harbour", "base_model") == before["base_model"]
-    assert registered.store.current("harbour", "sft_adapter") != before["sft_adapter"]
-    assert [each["version"] for each in registered.json("adapters", "list")] == ["1.0.0", "1.1.0"]
-    assert _incumbent(registered, "harbour-1.1.0") == ("harbour-1.0.0", True)
-    assert "nothing to do" in registered.run("run", "harbour")[1]
-    status, output = registered.run("adapters", "verify", "harbour-1.0.0")
-    assert status == 0, output
-    assert "letters.jsonl" in output  # a note: this source is no longer as it was
-
-
-def _incumbent(installation: Installation, adapter: str) -> tuple[str, bool]:
-    """What the registered report of an adapter says it was held against, by id, and whether it was scored."""
-    shown = installation.json("adapters", "show", adapter)
-    incumbent = shown["evaluation"]["incumbent"]
-    earlier = installation.json("adapters", "show", incumbent["id"])
-    assert incumbent["digest"] == earlier["adapter_digest"]
-    return incumbent["id"], incumbent["compared"]
-
-
-@pytest.mark.security_case(
-    "Trainer, evaluation or registration reads unscrubbed text",
-    "a line is trained, scored, registered and verified while SOVEREIGN_CORPUS is unreadable",
-)
-def test_from_training_to_registration_no_unscrubbed_text_is_read(registered: Installation) -> None:
-    corpus = registered.settings.corpus
-    away = corpus.with_name("away")
-    recipe = yaml.safe_load((registered.settings.data / "lines" / "harbour.yaml").read_text())
-    changed = {**recipe, "training": {**recipe["training"], "seed": recipe["training"].get("seed", 7) + 1}}
-    registered.write_recipe(changed)
-    corpus.rename(away)
-    try:
-        status, output = registered.run("run", "harbour")
-        assert status == 0, output
-        assert "sft_adapter" in output and "✓ leakage_safe_split" not in output
-        assert not corpus.exists()
-        newest = registered.json("adapters", "list")[-1]["id"]
-        report = registered.json("adapters", "verify", newest)
-        assert report["outcomes"] == ["verified", "corpus withheld"]
-        assert {each["what"] for each in report["withheld"]} == {"raw_corpus", "classified_corpus"}
-    finally:
-        away.rename(corpus)
-        registered.write_recipe(recipe)
-    assert registered.json("adapters", "verify", newest)["outcomes"] == ["verified"]
 
 
 @pytest.mark.security_case(
@@ -220,19 +307,10 @@ def test_no_service_connects_elsewhere(registered: Installation) -> None:
     assert trace.processes > len(ports)
 
 
-def test_one_secret_document_makes_dataset_and_adapter_secret(installation: Installation) -> None:
-    rows = [{**invented_letter(number), "classification": "PUBLIC"} for number in range(60)]
-    rows[17]["classification"] = "SECRET"
-    installation.write_source("letters.jsonl", rows)
-    installation.write_recipe({**harbour_recipe(), "ceiling": "SECRET"})
-    status, output = installation.run("run", "harbour")
-    assert status == 0, output
-    (adapter,) = installation.json("adapters", "list")
-    (dataset,) = installation.json("datasets", "list")
-    assert adapter["classification"] == dataset["classification"] == "SECRET"
-
-
-def test_a_document_above_the_ceiling_ends_1_before_anything_is_trained(installation: Installation) -> None:
+def test_a_document_above_the_ceiling_ends_1_before_anything_is_trained(ready: Installation, tmp_path: Path) -> None:
+    installation = copy_of(ready, tmp_path)
+    scrubbed = installation.store.current("harbour", "scrubbed_corpus")
+    installation.write_recipe({**RECIPE, "ceiling": "CONFIDENTIAL"})
     rows = [invented_letter(number) for number in range(60)]
     rows[17]["classification"] = LADDER[3]
     installation.write_source("letters.jsonl", rows)
@@ -240,31 +318,77 @@ def test_a_document_above_the_ceiling_ends_1_before_anything_is_trained(installa
     assert status == 1
     assert "row H-0017 of source 'letters' is SECRET" in output
     assert "Traceback" not in output
-    assert installation.store.current("harbour", "scrubbed_corpus") is None
+    assert installation.store.current("harbour", "scrubbed_corpus") == scrubbed
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("run", "harbor"), "There is no line 'harbor'"),
-        (("adapters", "show", "harbour-9.9.9"), "harbour-9.9.9"),
-        (("adapters", "verify", "nothing"), "nothing"),
-        (("datasets", "show", "abc"), "abc"),
-        (("lines", "check", "absent.yaml"), "there is no such file"),
-        (("models", "fetch", "gpt"), "no card of a base model 'gpt'"),
-    ],
-)
-def test_a_mistake_ends_2_in_one_paragraph(installation: Installation, arguments: tuple[str, ...], says: str) -> None:
-    status, output = installation.run(*arguments)
-    assert status == 2, output
-    assert says in output
-    assert "Traceback" not in output
+def test_recipe_and_policy_that_changed_are_causes_of_a_review(registered: Installation) -> None:
+    """Those that only the real chain's manifests tell."""
+    policy = registered.settings.data / "institution.yaml"
+    before = policy.read_text()
+    assert causes(registered) == []
+    try:
+        registered.write_recipe({**RECIPE, "training": {**RECIPE["training"], "instruction": "Answer politely."}})
+        assert causes(registered) == [Cause("template_changed", "the recipe's instruction changed")]
+        registered.write_recipe(RECIPE)
+        policy.write_text(f"{before}\nsensitive: {{PHONE: stop}}\n")
+        assert causes(registered) == [Cause("policy_changed", "PHONE is treated in another way")]
+    finally:
+        registered.write_recipe(RECIPE)
+        policy.write_text(before)
+    assert causes(registered) == []
 
 
-def test_a_misspelt_key_ends_2_and_names_the_nearest(installation: Installation) -> None:
-    recipe = harbour_recipe()
-    recipe["training"]["sft"]["lerning_rate"] = 1
-    installation.write_recipe(recipe)
-    status, output = installation.run("run", "harbour")
-    assert status == 2
-    assert "did you mean 'learning_rate'" in output
+def causes(installation: Installation) -> list[Cause]:
+    today = datetime.datetime.now(datetime.UTC).date()
+    (due,) = due_reviews(open_registry(installation.settings), installation.settings, today)
+    return list(due.causes)
+
+
+def requested(installation: Installation, instance: dg.DagsterInstance, after: int) -> list[dg.RunRequest]:
+    """The runs of the chain that the sensor requests so many days from now."""
+    now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=after)
+    resources = {"installation": installation.settings, "clock": lambda: now}
+    result: Any = reviews_due(dg.build_sensor_context(instance=instance, resources=resources))
+    return [each for each in result.run_requests if each.job_name == CHAIN_JOB.name]
+
+
+def test_one_document_that_became_secret_makes_a_new_secret_version_once_the_review_is_due(
+    registered: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what depends on the document is made anew, dataset and adapter are SECRET, and the earlier adapter stays."""
+    for variable in (*VARIABLES.values(), "DAGSTER_HOME"):
+        monkeypatch.setenv(variable, "")  # restored, whatever opening the instance sets
+    monkeypatch.setenv("PYTHONPATH", registered.environment["PYTHONPATH"])
+    (first,) = registered.json("adapters", "list")
+    before = {kind: registered.store.current("harbour", kind) for kind in ("base_model", "sft_adapter")}
+    rows = [invented_letter(number) for number in range(60)]
+    rows[3] |= {"classification": "SECRET", "response": f"{rows[3]['response']} The Harbour Office has spoken."}
+    registered.write_source("letters.jsonl", rows)
+    instance = open_instance(registered.settings)
+    assert requested(registered, instance, after=0) == []
+    (request,) = requested(registered, instance, after=190)
+    key = request.tags[PERIOD_TAG]
+    assert (request.run_key, request.partition_key) == (key, "harbour")
+    assert key.startswith("harbour:20") and "-H" in key
+    result = dg.execute_job(
+        dg.reconstructable(chain_job),
+        instance=instance,
+        tags={**request.tags, "dagster/partition": "harbour", "dagster/run_key": key},
+    )
+    assert result.success
+    assert requested(registered, instance, after=0) == requested(registered, instance, after=190) == []
+    assert registered.store.current("harbour", "base_model") == before["base_model"]
+    assert registered.store.current("harbour", "sft_adapter") != before["sft_adapter"]
+    old, new = registered.json("adapters", "list")
+    assert old == first
+    assert (new["line"], new["version"], new["classification"]) == ("harbour", "1.1.0", "SECRET")
+    assert [each["classification"] for each in registered.json("datasets", "list")] == ["CONFIDENTIAL", "SECRET"]
+    assert new["review_date"] >= old["review_date"]
+    incumbent = registered.json("adapters", "show", new["id"])["evaluation"]["incumbent"]
+    assert (incumbent["id"], incumbent["digest"], incumbent["compared"]) == (old["id"], old["adapter_digest"], True)
+    (due,) = registered.json("adapters", "status")["reviews"]
+    assert (due["adapter"], due["state"], due["run"]) == (new["id"], "not due", None)
+    assert "nothing to do" in registered.run("run", "harbour")[1]
+    status, output = registered.ask("adapters", "verify", old["id"])
+    assert status == 0, output
+    assert "letters.jsonl" in output  # a note: this source is no longer as it was

@@ -1,7 +1,6 @@
 """An institution's first hour: an empty directory, a file of its own, a recipe, datasets; by the command line alone."""
 
 import csv
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from pyrage import x25519
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, invented_letter
+from sovereign_pipeline_tests.tiny_model import write_card
 
 pytestmark = pytest.mark.slow
 
@@ -31,70 +31,56 @@ def new(tmp_path: Path) -> Installation:
     installation.settings.home.mkdir()
     installation.settings.vault_public_key.write_text(str(x25519.Identity.generate().to_public()))
     rows = [invented_letter(number) for number in range(40)]
-    with (installation.settings.data / "sources" / "export.csv").open("w", newline="") as stream:
+    with source_of(installation).open("w", newline="") as stream:
         table = csv.DictWriter(stream, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
     return installation
 
 
-def write_recipe(new: Installation, line: str, base_model: Path) -> Path:
-    """As an operator does, with the base model of these tests."""
-    recipe = new.settings.data / "lines" / f"{line}.yaml"
-    into_the_file = ("sh", "-c", f'"$0" "$@" > {recipe}')
-    status, output = new.run(
-        "sources", "look", "data/sources/export.csv", "--recipe", "--line", line, before=into_the_file
-    )
-    assert status == 0, output
-    card = new.settings.data / "models" / "tiny.yaml"
-    if not card.exists():
-        shutil.copy(base_model, card)
-    recipe.write_text(recipe.read_text().replace("smollm2-135m-instruct", "tiny"))
-    return recipe
+def source_of(new: Installation) -> Path:
+    return new.settings.data / "sources" / "export.csv"
 
 
-def fill_in(recipe: Path) -> None:
-    recipe.write_text(recipe.read_text().replace("FILL IN", "Harbour Office:"))
+def test_from_an_empty_directory_to_a_dataset_and_an_evaluation_later(new: Installation, tiny_model: Path) -> None:
+    """A recipe is refused until it is filled in; without an evaluation it makes datasets and no more."""
+    settings = new.settings
+    write_card(settings.data, "tiny", tiny_model)
+    recipe = settings.data / "lines" / "harbour.yaml"
+    rules = settings.data / "suites" / "coastal_rules.jsonl"
 
+    def look(filled_in: str = "FILL IN") -> None:
+        """As an operator does, with the base model of these tests."""
+        into_the_file = ("sh", "-c", f'"$0" "$@" > {recipe}')
+        look = ("sources", "look", str(source_of(new)), "--recipe", "--line", "harbour")
+        status, output = new.run(*look, before=into_the_file)
+        assert status == 0, output
+        named = recipe.read_text().replace("smollm2-135m-instruct", "tiny")
+        recipe.write_text(named.replace("FILL IN", filled_in))
 
-def card_of(new: Installation, line: str) -> DatasetCard:
-    ref = new.store.current(line, "training_dataset")
-    assert ref is not None
-    return DatasetCard.model_validate_json(new.store.open(ref).file(CARD).read_bytes())
-
-
-def test_from_an_empty_directory_to_a_dataset(new: Installation, installation: Installation) -> None:
-    tiny = installation.settings.data / "models" / "tiny.yaml"
-    recipe = write_recipe(new, "harbour", tiny)
-    status, output = new.run("lines", "check", str(recipe))
+    look()
+    status, output = new.ask("lines", "check", str(recipe))
     assert status == 1 and "still says FILL IN" in output and "are needed (--power)" in output, output
-    status, output = new.run("run", "harbour", "--until", "training_dataset")
+    status, output = new.ask("run", "harbour", "--until", "training_dataset")
     assert status == 2 and "FILL IN" in output and new.store.current("harbour", "raw_corpus") is None, output
-    fill_in(recipe)
-    status, output = new.run("lines", "check", str(recipe))
-    assert status == 0 and "FILL IN" not in output, output
-    status, output = new.run("run", "harbour", "--until", "training_dataset")
-    assert status == 0, output
-    card = card_of(new, "harbour")
-    assert 0 < card.documents < 40 and card.split.rows_train + card.split.rows_held_out == 40
-    assert "no evaluation yet" not in output
+    look("Harbour Office:")
+    status, output = new.ask("lines", "check", str(recipe))
+    assert status == 0 and "FILL IN" not in output and "no evaluation yet" not in output, output
 
-
-def test_a_line_without_evaluation_makes_its_datasets_and_no_more(
-    new: Installation, installation: Installation
-) -> None:
-    (new.settings.data / "suites" / "coastal_rules.jsonl").rename(new.root / "coastal_rules.jsonl")
-    recipe = write_recipe(new, "harbour", installation.settings.data / "models" / "tiny.yaml")
-    fill_in(recipe)
-    status, output = new.run("run", "harbour")
+    away = rules.rename(new.root / rules.name)
+    look("Harbour Office:")
+    status, output = new.ask("run", "harbour")
     assert status == 2 and "has no 'evaluation' yet" in output and "red_team:" in output, output
     assert new.store.current("harbour", "raw_corpus") is None
     status, output = new.run("run", "harbour", "--until", "training_dataset")
     assert status == 0 and "the recipe names no evaluation yet" in output, output
     made = new.store.current("harbour", "training_dataset")
     assert made is not None
-    (new.root / "coastal_rules.jsonl").rename(new.settings.data / "suites" / "coastal_rules.jsonl")
-    status, output = new.run("lines", "check", str(recipe))
+    card = DatasetCard.model_validate_json(new.store.open(made).file(CARD).read_bytes())
+    assert 0 < card.documents < 40 and card.split.rows_train + card.split.rows_held_out == 40
+
+    away.rename(rules)
+    status, output = new.ask("lines", "check", str(recipe))
     added = yaml.safe_load(output[output.index("\nevaluation:\n") :])
     recipe.write_text(recipe.read_text() + yaml.safe_dump(added))
     (stage,) = [each for each in new.json("lines", "explain", "harbour") if each["stage"] == "training_dataset"]
