@@ -14,7 +14,7 @@ from sovereign_pipeline.record.trust_cli import app as trust_app
 from sovereign_pipeline.serving.gateway.parameters import parameters_markdown
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
-from sovereign_pipeline_tests.corpus.first_files import FILES, ROWS_OF_FILES, TABLES
+from sovereign_pipeline_tests.corpus.first_files import VARIANTS
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
 from sovereign_pipeline_tests.serving.gateway.clients import clients_markdown
 
@@ -46,7 +46,7 @@ def pages() -> dict[Path, str]:
         ),
         REFERENCE / "clients.md": clients_markdown(),
         REFERENCE / "parameters.md": parameters_markdown(),
-        REFERENCE / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
+        REFERENCE / "first-file.md": first_file_markdown(VARIANTS),
         REFERENCE / "licences.md": licences_markdown(),
         REFERENCE / "recipe.md": recipe_markdown(),
         REFERENCE / "security-cases.md": security_cases_markdown(),

@@ -16,9 +16,9 @@ from sovereign_pipeline.record.stage import Verdict
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.corpus.first_file import OUTCOMES, SECRET_WORDS, NotPassed, Read, Stop, Variant
-from sovereign_pipeline_tests.corpus.first_files import FILES, ROWS_OF_FILES, TABLES
+from sovereign_pipeline_tests.corpus.first_files import VARIANTS
 
-EVERY = [variant for variants in (FILES | TABLES | ROWS_OF_FILES).values() for variant in variants]
+EVERY = [variant for variants in VARIANTS.values() for variant in variants]
 
 
 def institution_with(variant: Variant, root: Path) -> tuple[DemoInstitution, Path]:
