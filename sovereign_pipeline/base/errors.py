@@ -70,8 +70,6 @@ class InputError(SovereignError):
 
 
 class RecipeError(InputError):
-    """Raised when a recipe or institution file is invalid."""
-
     usual_hint = "Correct the file."
 
 
@@ -128,8 +126,6 @@ class TrainingFailed(SovereignError):
 
 
 class WorkerKilled(SovereignError):
-    """Raised when a worker process was killed."""
-
     usual_hint = "Free memory on this machine, and run the line again."
 
 

@@ -88,8 +88,6 @@ def run_program(program: str, limits: Limits | None = None) -> Ending:
 
 @dataclass(frozen=True)
 class Call:
-    """The result of a function call in the sandbox."""
-
     ending: Literal["returned", "raised", "timeout"]
     value: Any = None
     """The function's return value, decoded from JSON."""
@@ -241,8 +239,6 @@ def python_parts() -> list[str]:
 
 @dataclass(frozen=True)
 class CommandEnd:
-    """The result of a command in the sandbox."""
-
     ending: Literal["ended", "timeout"]
     status: int | None = None
     """Exit status, or the negative number of the signal. None if the sandbox ended before it could report."""

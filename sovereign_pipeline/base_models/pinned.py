@@ -74,7 +74,6 @@ class BaseModelCard(RecipeModel):
 
 
 def card_path(settings: Settings, name: str) -> Path:
-    """Return the path of a model's card, whether it exists or not."""
     return settings.data / "models" / f"{name}.yaml"
 
 

@@ -44,8 +44,6 @@ from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check."""
-
     what: str
     ok: bool
     found: str
@@ -327,7 +325,6 @@ def recalls(registry: Registry) -> list[Finding]:
 
 
 def mlflow(registry: Registry) -> list[Finding]:
-    """Compare MLflow with the registry."""
     found = differences(registry, registry.settings)
     if not found:
         return [Finding("MLflow", True, "matches the registry")]
@@ -381,7 +378,6 @@ def unwitnessed(registry: Registry) -> list[Finding]:
 
 
 def backups(registry: Registry) -> list[Finding]:
-    """Check the age of the newest backup."""
     newest = select(AuditEntry.at).where(AuditEntry.action == CREATED).order_by(AuditEntry.sequence.desc()).limit(1)
     with registry.reading() as session:
         at = session.scalar(newest)

@@ -108,5 +108,4 @@ server complete and check a file that begins with a line such as
 
 
 def recipe_markdown() -> str:
-    """The page `docs/reference/recipe.md`."""
     return page((LINE, INSTITUTION, WORD_LISTS, BASE_MODEL, SUITE), "Recipe reference", OF_RECIPES)

@@ -49,7 +49,6 @@ COMMANDS: Mapping[Act, str] = {
 
 
 def command_for(remedy: Remedy) -> str:
-    """Return the command that corrects an error."""
     return COMMANDS[remedy.act].format_map(remedy.about)
 
 

@@ -138,8 +138,6 @@ def _digest(document: Document) -> bytes:
 
 @dataclass
 class Comparison:
-    """The result of comparing a raw corpus with its sources."""
-
     rows: int = 0
     """Number of rows in the sources."""
     documents: int = 0

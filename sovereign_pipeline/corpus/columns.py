@@ -186,7 +186,6 @@ def resembles_a_name(column: str) -> bool:
 
 
 def is_a_known_name(column: str) -> bool:
-    """Return whether a whole cell is a usual column name."""
     return plain(column) in _KNOWN_NAMES
 
 
@@ -259,7 +258,6 @@ class ColumnNames:
         self._renames = lru_cache(SPELLINGS_REMEMBERED)(self._renames_of)
 
     def reads(self, column: str) -> bool:
-        """Return whether the recipe reads a column."""
         return folded(column) in self._read
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,6 @@ def _composed(value: object) -> object:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
-    """Stream the rows of a file written by `write_jsonl`."""
     with path.open(encoding="utf-8", newline="\n") as stream:
         for line in stream:
             yield json.loads(line)

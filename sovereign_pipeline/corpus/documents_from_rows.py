@@ -74,7 +74,6 @@ class Exclusions:
 
     @property
     def all(self) -> list[Excluded]:
-        """Return all exclusions in the order of the recipe."""
         return list(self._by_id.values())
 
     def naming(self, id: str | None) -> Excluded | None:

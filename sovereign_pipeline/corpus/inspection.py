@@ -225,7 +225,6 @@ class ColumnFacts:
 
     @property
     def has_hijri_dates(self) -> bool:
-        """Return whether the column holds dates of the Hijri calendar."""
         hijri = sum(times for value, times in self.values.items() if is_hijri(value))
         return self.filled > 0 and hijri >= LEAST_DATED * self.filled
 
@@ -277,7 +276,6 @@ class FileFacts:
 
     @property
     def layout(self) -> Layout | None:
-        """Return the layout of nearly all rows; None for columns."""
         most = self.layouts.most_common(1)
         is_layout = bool(most) and most[0][1] >= LEAST_DATED * (self.rows - self.broken.total())
         return cast(Layout, most[0][0]) if is_layout else None

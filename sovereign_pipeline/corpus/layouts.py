@@ -36,8 +36,6 @@ _PAIR = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn of a conversation."""
-
     speaker: Speaker
     text: str
 

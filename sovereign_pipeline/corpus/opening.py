@@ -93,7 +93,6 @@ def name_without_packing(path: Path) -> str:
 
 
 def packing_of(path: Path) -> str | None:
-    """Return the compression in the file's name, or None."""
     return PACKINGS.get(path.suffix.lower())
 
 

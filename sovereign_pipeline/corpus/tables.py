@@ -117,7 +117,6 @@ def _plain(name: str) -> str:
 
 
 def _was_not_utf8(text: str) -> bool:
-    """Return whether surrogateescape replaced bytes in a text."""
     return not text.isascii() and _ESCAPED_BYTE.search(text) is not None
 
 
@@ -151,7 +150,6 @@ class RecordLines(Iterator[str]):
 
     @property
     def is_too_long(self) -> bool:
-        """Return whether the current record is above the limit."""
         return self._characters > self._limit
 
     def __next__(self) -> str:

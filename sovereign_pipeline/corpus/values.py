@@ -337,5 +337,4 @@ class LinkTally:
         return links.total(), sum(count for id, count in links.items() if id not in self._rows)
 
     def to_themselves(self, source: str) -> int:
-        """Return the number of links in a source from a row to itself."""
         return self._to_themselves[source]

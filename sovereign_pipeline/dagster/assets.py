@@ -103,7 +103,6 @@ def under_own_names(
 
 
 def lets_through(check: dg.AssetCheckResult) -> bool:
-    """Return whether the gate passed or was waived."""
     return check.passed or check.severity == dg.AssetCheckSeverity.WARN
 
 

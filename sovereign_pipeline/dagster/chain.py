@@ -41,8 +41,6 @@ AFTER_PEOPLE: tuple[Stage, ...] = (BLIND_REVIEW,)
 
 @dataclass(frozen=True)
 class Presentation:
-    """The description of a stage's asset."""
-
     group: str
     owner: str
     kinds: frozenset[str]

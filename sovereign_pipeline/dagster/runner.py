@@ -44,8 +44,6 @@ INTERRUPTIONS = (DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__
 
 @dataclass(frozen=True)
 class LineRun:
-    """The result of one run of a line."""
-
     materialized: list[str]
     """Kinds that were materialized."""
 
@@ -109,7 +107,6 @@ def _execute(
 
 
 def _is_interrupted(result: dg.JobExecutionResult) -> bool:
-    """Return whether a step was stopped by Ctrl-C or SIGTERM."""
     errors = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
     return any(error is not None and error.cls_name in INTERRUPTIONS for error in errors)
 

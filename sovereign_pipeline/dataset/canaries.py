@@ -35,7 +35,6 @@ class Canary:
     """Reply whose memorisation is measured."""
 
     def row(self, repeat: int, instruction: str) -> SftRow:
-        """Return the canary as a training row. `repeat` counts from 0."""
         return SftRow(id=f"{self.id}-{repeat + 1}", instruction=instruction, input=self.request, output=self.secret)
 
 
@@ -59,7 +58,6 @@ def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
 
 
 def is_canary(row_id: str) -> bool:
-    """Return whether a row is a canary, by its id."""
     return row_id.startswith(PREFIX)
 
 

@@ -174,7 +174,6 @@ class DatasetCard(Frozen):
 
     @property
     def documents(self) -> int:
-        """Return the number of rows that are documents."""
         return self.file.rows - (self.canaries.rows if self.canaries else 0)
 
     def to_json(self) -> str:
@@ -276,7 +275,6 @@ class DatasetCard(Frozen):
 
     @property
     def token_table(self) -> str:
-        """Return the token lengths of both sides as a Markdown table."""
         rows = as_table(self.tokens)
         return _table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
 
@@ -338,7 +336,6 @@ class RowStatistics:
         return self.rows - len(self._texts)
 
     def histogram(self, name: str) -> dict[str, int]:
-        """Return value -> count, ordered by value."""
         return dict(sorted(self._histograms[name].items()))
 
     def characters(self) -> dict[str, Characters]:
@@ -377,7 +374,6 @@ _TYPES: dict[Any, dict[str, object]] = {
 
 
 def hub_card(card: DatasetCard) -> str:
-    """Return the content of `README.md`."""
     files = (card.file, *card.also)
     front_matter = yaml.safe_dump(
         {

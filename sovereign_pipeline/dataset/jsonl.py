@@ -77,7 +77,6 @@ class LabelRow(TypedDict):
 
 
 def sft_row(document: Document, instruction: str) -> SftRow:
-    """Return the document as a row for supervised fine-tuning."""
     parts = (document.subject, document.request)
     return SftRow(
         id=document.id,
@@ -172,14 +171,12 @@ class Layout:
     """Returns the user message with each reply of a row."""
 
     def max_length(self, line: Line) -> int:
-        """Return the recipe's maximum length of a row in tokens."""
         training = line.training
         if self.role == "letters":
             return training.sft.max_length
         return (training.preference or training.reward_model or training.sft).max_length
 
     def canaries(self, line: Line) -> Canaries | None:
-        """Return the canaries that are added after the documents."""
         return line.training.canaries if self.role == "letters" else None
 
     def messages_file(self, line: Line) -> str | None:

@@ -18,8 +18,6 @@ TLP = ("CLEAR", "GREEN", "AMBER", "RED")
 
 @dataclass(frozen=True)
 class VerdictFacts:
-    """A gate's verdict about one artifact."""
-
     stage: str
     gate: str
     outcome: Outcome

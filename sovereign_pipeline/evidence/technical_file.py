@@ -21,7 +21,6 @@ UNKNOWN = f"{UNWRITTEN}: {{who}} is to write it."
 
 
 def technical_file(facts: AdapterFacts) -> str:
-    """Return the technical file as Markdown."""
     record = facts.manifests["registered_adapter"].digest
     level = f"**{facts.record.classification}.** Written on {facts.made_at} from the record `{record}`."
     to_do = "The persons responsible complete it and sign it."

@@ -71,7 +71,6 @@ class Archive:
         self.listed.append(Listed(name, member.size, hashing.sha256.hexdigest()))
 
     def close(self) -> None:
-        """Add the list of files as the last member."""
         content = canonical_json([vars(each) for each in self.listed])
         member = tarfile.TarInfo(LIST)
         member.size, member.mode = len(content), 0o600

@@ -542,7 +542,6 @@ def is_safe(name: object) -> bool:
 
 
 def _above(name: str) -> Iterator[str]:
-    """Yield the parent folders in a file's name."""
     parts = name.split("/")
     return ("/".join(parts[:count]) for count in range(1, len(parts)))
 
@@ -676,7 +675,6 @@ def _install(bundle: Bundle, target: Path, tell: Tell) -> None:
 
 
 def place_of(name: str) -> PurePosixPath:
-    """Return a bundle file's path below the target."""
     folder, _, rest = name.partition("/")
     return PurePosixPath(PLACES.get(folder, folder), rest) if rest else PurePosixPath(name)
 

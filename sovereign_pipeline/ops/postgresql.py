@@ -47,8 +47,6 @@ WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
 
 @dataclass(frozen=True)
 class Database:
-    """A database on a PostgreSQL server."""
-
     variable: str
     """Environment variable with the database's URL. Messages name the database by it."""
     url: str = field(repr=False)

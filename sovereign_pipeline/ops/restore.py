@@ -49,8 +49,6 @@ STAGED = ".restoring"
 
 @dataclass(frozen=True)
 class Checked:
-    """A verified backup."""
-
     description: Description
     entries: int
     """Number of entries in the backup's ledger."""
@@ -74,8 +72,6 @@ def check(settings: Settings, directory: Path, private_key: str, progress: Progr
 
 @dataclass(frozen=True)
 class Restored:
-    """The result of a restore."""
-
     description: Description
     entries: int
     """Number of ledger entries, including the restore's own."""

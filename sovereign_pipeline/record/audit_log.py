@@ -255,7 +255,6 @@ def signed_content(entry: Entry) -> bytes:
 
 
 def entries(registry: Readable) -> list[Parsed]:
-    """Return the complete log, oldest entry first."""
     with registry.reading() as session:
         return list(stream_in(session))
 

@@ -264,7 +264,6 @@ def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
 
 
 def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
-    """Return the adapter that was registered from a record, or None."""
     with registry.reading() as session:
         return session.scalars(select(Adapter).where(Adapter.record_digest == record_digest)).one_or_none()
 
@@ -451,7 +450,6 @@ class LedgerWaivers:
     opened: Callable[[], Registry]
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
-        """Log a waiver before its artifact is stored."""
         registry = self.opened()
         with registry.writing() as session:
             assert_in_force(session, registry.settings, trust)

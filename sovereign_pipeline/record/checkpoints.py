@@ -33,7 +33,6 @@ def key_file(settings: Settings) -> Path:
 
 
 def new_log() -> Signer:
-    """Return the key of a new log."""
     return notes.new_signer(f"{ORIGIN}/{secrets.token_hex(ID_BYTES)}", notes.SIGNS)
 
 
@@ -150,8 +149,6 @@ class Line:
 
 @dataclass
 class End:
-    """The end of the second copy."""
-
     confirmed: Note | None = None
     """The newest checkpoint."""
     entries: dict[int, bytes] = field(default_factory=dict)
@@ -163,7 +160,6 @@ class End:
 
     @property
     def size(self) -> int:
-        """Number of confirmed entries."""
         return parse_tree_head(self.confirmed.text).size if self.confirmed is not None else 0
 
 

@@ -211,7 +211,6 @@ def parsed_url(variable: str, address: str) -> URL:
 
 
 def registry_url(settings: Settings) -> URL:
-    """Parse the registry's URL. Raises InputError."""
     return parsed_url(VARIABLES["registry_url"], settings.registry_url)
 
 

@@ -399,8 +399,6 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
 
 @dataclass(frozen=True)
 class GateStatus:
-    """The status of one gate for a line's current artifact."""
-
     stage: Stage
     gate: Gate
     ref: ArtifactRef

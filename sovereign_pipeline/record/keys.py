@@ -58,8 +58,6 @@ class Signer(Protocol):
 
 @dataclass(frozen=True)
 class FileSigner:
-    """A private key in memory."""
-
     keyid: str
     public_pem: str
     private: PrivateKey = field(repr=False, compare=False)

@@ -98,8 +98,6 @@ class Note:
 
 @dataclass(frozen=True)
 class TreeHead:
-    """The content of a checkpoint."""
-
     origin: str
     """Name of the log."""
     size: int

@@ -25,8 +25,6 @@ _SALT = re.compile(f"[0-9a-f]{{{2 * SALT_BYTES}}}")
 
 @dataclass(frozen=True)
 class People:
-    """The persons known to one installation."""
-
     settings: Settings
 
     @property

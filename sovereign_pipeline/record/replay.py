@@ -232,7 +232,6 @@ def view_of(*identity: object) -> View:
 
 
 def forget_all() -> None:
-    """Forget every view of this process."""
     global _LOCK
     _LOCK = threading.Lock()
     _VIEWS.clear()

@@ -175,8 +175,6 @@ def pipeline_actor(settings: Settings) -> str:
 
 
 class SealedEntries:
-    """The ledger entries about one installation's sealed artifacts."""
-
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
         """Args:
         opened: opens the registry. Called on first use.

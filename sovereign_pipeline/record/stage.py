@@ -218,8 +218,6 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Production:
-    """A stage's artifact, built or reused."""
-
     ref: ArtifactRef
     reused: bool
     """True if a stored artifact of the same identity was verified and reused."""
@@ -259,7 +257,6 @@ def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, Artifac
 
 
 def stated_identity(manifest: Manifest) -> Identity:
-    """Return the identity in a stored artifact's manifest."""
     return Identity(
         kind=manifest.kind,
         line=manifest.line,

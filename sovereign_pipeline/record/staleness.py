@@ -57,8 +57,6 @@ class Change:
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason why a stage is stale."""
-
     cause: Cause
     subject: str = ""
     """Name of the gate or kind of the upstream stage, or empty."""

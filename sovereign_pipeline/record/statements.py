@@ -32,7 +32,6 @@ def pre_authentication_encoding(payload: bytes) -> bytes:
 
 
 def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
-    """Return a bundle's canonical bytes."""
     envelope = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": PAYLOAD,
@@ -194,8 +193,6 @@ STATEMENT = "https://in-toto.io/Statement/v1"
 
 @dataclass(frozen=True)
 class Subject:
-    """A file that a statement is about."""
-
     name: str
     sha256: str
 
@@ -402,7 +399,6 @@ def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """Return relative path -> SHA-256 of every file in a directory."""
     files = {path.relative_to(directory).as_posix(): _digest(path).hex() for path in _files(directory)}
     if not files:
         raise IntegrityError(f"{directory}: there is no file in it.", "Name a model's directory.")

@@ -66,8 +66,6 @@ class Artifact:
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """The artifacts of one installation."""
-
     root: Path
     seals: Seals
     corpus: Path | None = None
@@ -254,7 +252,6 @@ class ArtifactStore:
                 yield ref, self.read_manifest(ref)
 
     def current(self, line: str, kind: str) -> ArtifactRef | None:
-        """Return the line's current artifact of a kind, or None."""
         path = self._current_path(line, kind)
         return _read_ref(path) if path.is_file() else None
 

@@ -141,8 +141,6 @@ def _plain(value: Any) -> Any:
 
 
 class Dataset(Table):
-    """A dataset on which a registered adapter was trained."""
-
     __tablename__ = "dataset"
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
@@ -166,8 +164,6 @@ class Dataset(Table):
 
 
 class BaseModelRow(Table):
-    """The base model of a registered adapter."""
-
     __tablename__ = "base_model"
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
@@ -179,8 +175,6 @@ class BaseModelRow(Table):
 
 
 class Adapter(Table):
-    """A registered adapter."""
-
     __tablename__ = "adapter"
     __table_args__ = (UniqueConstraint("line", "version"),)
 
@@ -313,8 +307,6 @@ class BlindReview(Table):
 
 
 class SignInLink(Table):
-    """A one-time sign-in link of an operator."""
-
     __tablename__ = "sign_in_link"
 
     token_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)

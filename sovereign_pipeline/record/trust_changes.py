@@ -163,7 +163,6 @@ def rotate_root(
 
 
 def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
-    """Extend the validity of the root, roles and keys."""
     before = read_trust(directory)
     files = read_files(directory)
     moment = now or datetime.now(UTC)

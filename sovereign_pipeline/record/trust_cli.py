@@ -263,7 +263,6 @@ def main() -> None:
 
 
 def as_dict(trust: Trust) -> dict[str, Any]:
-    """Return a trust root as JSON, for `--json`."""
     return {
         "root_sha256": trust.root_sha256,
         "root_version": trust.root_version,

@@ -36,8 +36,6 @@ DEMONSTRATION_KEYS = "demonstration keys"
 
 @dataclass(frozen=True)
 class TrustedKey:
-    """A public key in a role."""
-
     keyid: str
     public_pem: str
     person: str | None = None
@@ -56,8 +54,6 @@ class TrustedKey:
 
 @dataclass(frozen=True)
 class TrustedRole:
-    """A role with its keys."""
-
     name: str
     threshold: int
     keys: tuple[TrustedKey, ...]
@@ -68,8 +64,6 @@ class TrustedRole:
 
 @dataclass(frozen=True)
 class Trust:
-    """A verified trust root."""
-
     root_sha256: str
     """SHA-256 of the first root's file, from which an auditor starts."""
     root_version: int
@@ -157,7 +151,6 @@ def write_files(directory: Path, files: Files) -> None:
 
 
 def written(metadata: Metadata[Any]) -> bytes:
-    """Return the canonical bytes of a metadata file."""
     return JSONSerializer(compact=False).serialize(metadata) + b"\n"
 
 

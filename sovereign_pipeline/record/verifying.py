@@ -41,8 +41,6 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verified:
-    """The result of verifying a ledger."""
-
     newest: Checkpoint
     root: bytes
     in_copy: int | None

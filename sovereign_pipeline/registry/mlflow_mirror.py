@@ -324,8 +324,6 @@ class Version:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference between MLflow and the registry."""
-
     line: str
     what: str
     wrong: Version | None = None
@@ -494,6 +492,5 @@ def _versions(settings: Settings) -> list[Version]:
 
 
 def _is_there(settings: Settings) -> bool:
-    """Return whether MLflow has a database."""
     url = parsed_url(VARIABLES["mlflow_url"], settings.mlflow_url)
     return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()

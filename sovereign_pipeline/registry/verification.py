@@ -155,8 +155,6 @@ def _checked(what: str, digest: str, path: Path, files: list[Path]) -> Checked:
 
 @dataclass(frozen=True)
 class CardOfDataset:
-    """The data card of a registered dataset."""
-
     facts: dict[str, Any]
     markdown: str
     """The card as Markdown."""
@@ -220,8 +218,6 @@ Open = Callable[[ArtifactRef], Artifact]
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """The result of verifying one adapter or dataset."""
-
     subject: str
     """Id of the adapter, or digest of the dataset."""
     checked: tuple[Checked, ...]

@@ -31,8 +31,6 @@ from sovereign_pipeline.review.reconciling import examine_all
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The result of an audit of one adapter."""
-
     trust: Trust
     entries: int
     witnessed: Witnessed | None

@@ -64,8 +64,6 @@ class Plan:
 
 @dataclass(frozen=True)
 class Unused:
-    """An adapter whose weights are not in use."""
-
     adapter: str
     state: State
     bytes: int

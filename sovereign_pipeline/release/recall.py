@@ -119,7 +119,6 @@ def _matches(content: bytes, question: Question) -> bool:
 
 
 def _sources(session: Session, stated: Mapping[str, TrainingData]) -> set[str]:
-    """Return the sources of all datasets."""
     contents = {said["contents"] for data in stated.values() for said in data.datasets.values()}
     return {name for _, each in contents_in(session, contents) for name in json.loads(each)["sources"]}
 

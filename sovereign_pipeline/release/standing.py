@@ -153,8 +153,6 @@ DECIDED: Mapping[Decision, str] = {
 
 @dataclass(frozen=True)
 class Standing:
-    """The status of a release request."""
-
     request: ReleaseRequest
     predicate: Mapping[str, Any]
     """The content of the signed request."""
@@ -180,7 +178,6 @@ class Standing:
 
 
 def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
-    """Return the status of every request of a line, oldest first."""
     on_record, now = _read(session, settings, trust, line), datetime.datetime.now(datetime.UTC)
     return [_standing(on_record, trust, row, now) for row in on_record.requests.values()]
 

@@ -46,7 +46,6 @@ class ReviewSecrets:
 
     @property
     def public_key(self) -> str:
-        """Public key, 64 hex digits."""
         return public_key_of(self.key)
 
 
@@ -191,7 +190,6 @@ def find_open(session: Session, line: str) -> BlindReview | None:
 
 
 def find_all(registry: Registry) -> list[BlindReview]:
-    """Return every review of the installation, oldest first."""
     with registry.reading() as session:
         return list(session.scalars(select(BlindReview).order_by(BlindReview.opened_at, BlindReview.id)))
 

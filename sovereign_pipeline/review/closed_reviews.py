@@ -126,8 +126,6 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Opponent:
-    """The adapter or base model that a candidate is compared with."""
-
     adapter: Adapter | None = field(compare=False)
     """The adapter; None for the candidate's base model."""
     id: str

@@ -61,8 +61,6 @@ class ReviewRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """A newly opened review."""
-
     review: str
     plan: ReviewPlan
     links: dict[str, str]
@@ -71,8 +69,6 @@ class Opened:
 
 @dataclass(frozen=True)
 class _Match:
-    """A candidate and its opponent."""
-
     record: ArtifactRef
     """The candidate's registered_adapter artifact."""
     candidate: Adapter = field(compare=False)

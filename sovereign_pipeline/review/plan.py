@@ -26,8 +26,6 @@ Position = Literal["a", "b"]
 
 
 class Prompt(Frozen):
-    """A prompt as an operator reads it."""
-
     id: str
     language: str
     text: str
@@ -47,8 +45,6 @@ class AnswerPair(Frozen):
 
 
 class PlannedPair(Frozen):
-    """A pair of answers that an operator is shown."""
-
     pair: str
     """Random id for this operator, which reveals nothing."""
     prompt: str

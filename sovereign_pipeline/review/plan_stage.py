@@ -165,8 +165,6 @@ OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContex
 
 @dataclass(frozen=True)
 class LoadedContenders:
-    """The candidate and its opponent in memory."""
-
     instruction: str
     """The line's instruction, which precedes every prompt as in training."""
     candidate: tuple[Models, Arm]
@@ -252,7 +250,6 @@ class PlanRequest:
 
     @property
     def opponent(self) -> Adapter | None:
-        """Adapter of the opponent; None for the candidate's base model."""
         return self.chosen.adapter
 
     @property

@@ -48,8 +48,6 @@ class Agreement(Frozen):
 
 
 class RankedVersion(Frozen):
-    """A version in the ranking."""
-
     version: str
     strength: float
     """Logarithm of the Bradley-Terry parameter; 0 for the lowest version. One version beats another with probability 1

@@ -114,8 +114,6 @@ class TextRecords:
 
 
 class TextCollector:
-    """Collects texts, document by document."""
-
     def __init__(self) -> None:
         self._waiting: list[str] = []
         self._records: list[tuple[int, int, int, bool]] = []

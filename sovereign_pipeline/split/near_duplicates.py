@@ -47,8 +47,6 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """The near-duplicate pairs found by MinHash."""
-
     pairs: NDArray[np.int64]
     """(n, 2) row numbers, the lower first, sorted. Rows with equal shingles count as one row; each further copy forms
     one pair with the first."""

@@ -124,7 +124,6 @@ def _long(texts: Texts) -> Texts:
 
 
 def _different(texts: Texts) -> Texts:
-    """Return the texts without repeats."""
     return texts.subset(np.flatnonzero(~texts.records.is_repeated)).distinct()
 
 

@@ -177,7 +177,6 @@ def question_of(task: AnyTask, row: AnyRow) -> str:
 
 
 def expected_answer(task: AnyTask, row: AnyRow) -> str:
-    """Return the answer that is shown with an example."""
     match row:
         case Question():
             return continuations_of(task, row)[row.answer]

@@ -49,8 +49,6 @@ class Digest:
 
 @dataclass(frozen=True)
 class Waived:
-    """A waiver signed by an officer."""
-
     what: str
     outcome: str
     """Outcome of the waived gate. Empty if the waiver is not about a gate."""
@@ -63,8 +61,6 @@ class Waived:
 
 @dataclass(frozen=True)
 class GateView:
-    """The verdict of a gate on one artifact."""
-
     stage: str
     gate: str
     outcome: Outcome
@@ -77,8 +73,6 @@ class GateView:
 
 @dataclass(frozen=True)
 class Happened:
-    """One event on the time line."""
-
     at: str
     """Time of the event, UTC, ISO 8601, to the second."""
     what: str
@@ -145,8 +139,6 @@ class NextStep:
 
 @dataclass(frozen=True)
 class DueView:
-    """The date of the adapter's next review."""
-
     on: datetime.date
     state: Literal["not due", "due", "overdue"]
     why: tuple[str, ...]

@@ -123,8 +123,6 @@ ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "re
 
 @dataclass(frozen=True)
 class Row:
-    """An adapter in the list."""
-
     id: str
     state: State
     classification: str
@@ -140,8 +138,6 @@ class Row:
 
 @dataclass(frozen=True)
 class LineRows:
-    """The adapters of one line that a reader may see."""
-
     line: str
     rows: tuple[Row, ...]
     folded: tuple[Row, ...]

@@ -150,7 +150,6 @@ class OpenReviews:
         return self._read[review_id]
 
     def assert_not_ended(self, who: SignedIn) -> None:
-        """Raise SignInError if a newer link ended this sign-in."""
         with self._registry.reading() as session:
             row = session.get(BlindReview, who.review)
             if row is None:
