@@ -395,9 +395,11 @@ def all_kept(settings: Settings) -> list[Kept]:
 def read_note(path: Path) -> Note:
     """Read a checkpoint file. Raises IntegrityError if it is not a checkpoint."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("not a file")
         note = notes.parse_note(path.read_text(encoding="utf-8"))
         notes.parse_tree_head(note.text)
-    except (InputError, ValueError, IsADirectoryError):
+    except (InputError, ValueError):
         raise IntegrityError(f"{path}: this is not a signed checkpoint.", RESTORE) from None
     return note
 

@@ -162,7 +162,7 @@ class View:
 
     def _load(self, snapshot: Path | None, log: Verifier) -> bool:
         """Load the state from a file. Returns False if there is none that the ledger's key signed."""
-        if snapshot is None:
+        if snapshot is None or not snapshot.is_file():
             return False
         try:
             with snapshot.open("rb") as stream:

@@ -73,10 +73,11 @@ def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pi
     sample = sample.subset(np.arange(0, len(sample), 1 + len(sample) // _SAMPLE))
     for letters, most in LENGTHS.items():
         runs = _Runs(letters, (long, sample))
-        in_corpus = runs.count(corpus)
-        is_rare = in_corpus + runs.count(held_out) <= BOILERPLATE_TEXTS
+        in_corpus, in_held_out = runs.count(corpus), runs.count(held_out)
+        is_rare = in_corpus + in_held_out <= BOILERPLATE_TEXTS
         if _share_of_common_texts(sample, runs, is_rare & (in_corpus > 1), corpus) < most:
             break
+    is_rare |= in_held_out == 1
     is_covered = is_rare & ((in_corpus if other is corpus else runs.count(other)) > 0)
     shares = _shares(long, runs, is_covered)
     is_found = shares >= SHARE

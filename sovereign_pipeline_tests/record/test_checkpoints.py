@@ -177,6 +177,11 @@ def _a_directory(settings: Settings) -> None:
     (settings.ledger / "checkpoint").mkdir()
 
 
+def _a_pipe(settings: Settings) -> None:
+    (settings.ledger / "checkpoint").unlink()
+    os.mkfifo(settings.ledger / "checkpoint")
+
+
 def _another_key(settings: Settings) -> None:
     checkpoints.key_file(settings).write_text(checkpoints.new_log().to_text())
 
@@ -193,6 +198,7 @@ def _open_key(settings: Settings) -> None:
         (_signed_by_another, "not signed with the ledger's key"),
         (_no_note, "not a signed checkpoint"),
         (_a_directory, "not a signed checkpoint"),
+        (_a_pipe, "not a signed checkpoint"),
         (_another_key, "not the one of the registry's ledger"),
         (_open_key, "other accounts can read this key"),
     ],

@@ -21,7 +21,7 @@ from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, s
 from sovereign_pipeline.record.tables import ReleaseDecision
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release import requests
-from sovereign_pipeline.release.recall import Question, answering_at, waive_recall
+from sovereign_pipeline.release.recall import Question, answering_at, recalls_in_force, waive_recall
 from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
 from sovereign_pipeline_tests.officers import recall
@@ -427,10 +427,14 @@ def test_nothing_signed_is_read_under_a_trust_root_that_was_put_back(office: Off
     shutil.copytree(trust, tmp_path / "older")
     revoke(trust, office.officers["omar"].keyid, 99, office.roots[:2])
     office.decide(asked, "ines")
+    recall(office.registry, Question(source="letters"), office.officers["layla"])
     with office.registry.reading() as session:
+        assert recalls_in_force(session, office.bench.settings)
         for read in (standings, assert_signed):
             assert read(session, office.bench.settings, office.trust, "lamps")
         shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)
         for read in (standings, assert_signed):
             with pytest.raises(IntegrityError):
                 read(session, office.bench.settings, office.trust, "lamps")
+        with pytest.raises(IntegrityError):
+            recalls_in_force(session, office.bench.settings)

@@ -223,7 +223,7 @@ def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, c
     "The registry's stored snapshot is replaced by an older one, one signed by another key, or junk",
     "no effect: later entries are replayed, or the snapshot is not used",
 )
-@pytest.mark.parametrize("state", ["older", "forged", "junk", "empty", "sparse", "longer"])
+@pytest.mark.parametrize("state", ["older", "forged", "junk", "empty", "sparse", "longer", "pipe"])
 def test_a_kept_state_that_was_replaced_changes_no_answer(restored: Site, state: str) -> None:
     site, path = restored, kept_state(restored.settings)
     commands = [each for each in COMMANDS if each != ("audit", "verify")]  # replaces it
@@ -238,6 +238,9 @@ def test_a_kept_state_that_was_replaced_changes_no_answer(restored: Site, state:
     forged = _forged(site, path)
     junk = b"\xff" * 4_096
     path.write_bytes({"older": older, "forged": forged, "empty": b"", "longer": older}.get(state, junk))
+    if state == "pipe":
+        path.unlink()
+        os.mkfifo(path)
     if state in ("sparse", "longer"):
         os.truncate(path, 1 << 40)  # more than any memory
     for each in commands:
