@@ -11,6 +11,8 @@ import socket
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from sovereign_pipeline.serving.engines.local_model import InUse, Model
 
 Message = dict[str, Any]
+RENDERED_AT_ONCE = 4_000
+"""Number of characters up to which a conversation is encoded between two steps of the model."""
 
 
 def main() -> None:
@@ -57,6 +61,10 @@ class Link:
         except queue.Empty:
             return None
 
+    def put(self, message: Message) -> None:
+        """Add a message of this process, to be received like those of the parent."""
+        self._messages.put(message)
+
     def _read(self) -> None:
         with self._socket.makefile("rb") as lines:
             for line in lines:
@@ -64,14 +72,24 @@ class Link:
         os._exit(0)  # the parent closed it, or is gone
 
 
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as token ids."""
+
+    prompt: list[int]
+    limit: int
+    """Maximum number of tokens of the answer."""
+    shared: int
+    """Number of leading tokens that other conversations have too."""
+
+
 class AnswerRow:
     """One answer of an adapter."""
 
-    def __init__(self, link: Link, message: Message, prompt: list[int], limit: int, model: "Model") -> None:
+    def __init__(self, link: Link, message: Message, rendered: "Rendered", model: "Model") -> None:
         sampling = message["sampling"]
-        self.number, self.adapter, self.prompt, self.limit = message["id"], message["digest"], prompt, limit
-        self.group = message["group"]
-        self.shared = model.prompts.shared_tokens(message["messages"], message["shared"], prompt)
+        self.number, self.adapter, self.group = message["id"], message["digest"], message["group"]
+        self.prompt, self.limit, self.shared = rendered.prompt, rendered.limit, rendered.shared
         self._link, self._end = link, model.end_of_turn
         self._text = TextPieces(model.prompts.decode, sampling["stop"])
         self._temperature, self._top_p = float(sampling["temperature"]), float(sampling["top_p"])
@@ -167,6 +185,8 @@ class Worker:
             lambda digest: self.model.make_ready(digest, self._in_use()),
         )
         self._answers: dict[int, AnswerRow] = {}
+        self._renderer = ThreadPoolExecutor(1)
+        self._waiting: dict[int, tuple[Message, Future[Rendered]]] = {}
         self._loading: list[Loading] = []
         link.send({"op": "ready", "template_sha256": self._prompts.template_sha256, "context": self._context})
 
@@ -208,14 +228,32 @@ class Worker:
         digest = message["digest"]
         if not self.model.knows(digest):
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
+        if sum(len(each["content"]) for each in message["messages"]) <= RENDERED_AT_ONCE:
+            self._begin(message, self._rendered(message))
+            return
+        # Encoding a long text takes seconds, and running answers go on meanwhile.
+        rendered = self._renderer.submit(self._rendered, message)
+        self._waiting[message["id"]] = message, rendered
+        rendered.add_done_callback(lambda _: self._link.put({"op": "begin_waiting", "id": message["id"]}))
+
+    def _begin_waiting(self, message: Message) -> None:
+        if (found := self._waiting.pop(message["id"], None)) is not None:
+            self._begin(found[0], found[1].result())
+
+    def _rendered(self, message: Message) -> Rendered:
+        """Render a conversation. Raises EngineRefused if the template rejects it, or if it is too long."""
         prompt = self._prompts.render(message["messages"])
         limit = answer_limit(len(prompt), self._context, message["sampling"]["max_tokens"])
-        row = AnswerRow(self._link, message, prompt, limit, self.model)
-        self._link.send({"op": "begun", "id": message["id"], "prompt_tokens": len(prompt)})
+        return Rendered(prompt, limit, self._prompts.shared_tokens(message["messages"], message["shared"], prompt))
+
+    def _begin(self, message: Message, rendered: Rendered) -> None:
+        row = AnswerRow(self._link, message, rendered, self.model)
+        self._link.send({"op": "begun", "id": message["id"], "prompt_tokens": len(row.prompt)})
         self._answers[row.number] = row
         self._batch.submit(row)
 
     def _cancel(self, message: Message) -> None:
+        self._waiting.pop(message["id"], None)
         row = self._answers.pop(message["id"], None)
         if row is not None:
             self._batch.drop(row)

@@ -218,7 +218,8 @@ class _Connection(h11.Connection):
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with a time limit for the headers of a request, however slowly they arrive."""
+    """HTTP/1.1 with a time limit for the headers of a request, and for a body that arrives after its answer, however
+    slowly they arrive."""
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
@@ -242,7 +243,9 @@ class _Protocol(H11Protocol):
         self._limit_headers()
 
     def _limit_headers(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        is_answered = self.cycle is not None and self.cycle.response_complete
+        waits_for = (h11.IDLE, h11.SEND_BODY) if is_answered else (h11.IDLE,)
+        if self.conn.their_state not in waits_for:
             self._stop()
         elif self._limit is None:
             self._limit = self.loop.call_later(SECONDS_FOR_HEADERS, self.transport.close)

@@ -53,6 +53,21 @@ async def long_answer(running: Running) -> Any:
     return answer
 
 
+def test_a_prompt_that_is_far_too_long_stops_no_running_answer(running: Running) -> None:
+    async def pieces_meanwhile() -> int:
+        answer = await long_answer(running)
+        too_long = [{"role": "user", "content": "lamp " * 200_000}]
+        refusal = running.engine.answer(running.adapters[0].digest, too_long, Sampling(max_tokens=4))
+        asked, count = asyncio.create_task(refusal), 0
+        async for _ in answer.pieces:
+            count += not asked.done()
+        with pytest.raises(EngineRefused):
+            await asked
+        return count
+
+    assert running.do(pieces_meanwhile()) > 100
+
+
 class TestConformance(EngineConformance):
     """Of every engine."""
 

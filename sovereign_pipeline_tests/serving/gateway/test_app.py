@@ -223,6 +223,13 @@ def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.M
                 while each.recv(1000):
                     pass
         assert time.monotonic() - began < 10
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as refused:
+        refused.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n{")
+        assert refused.recv(10_000).startswith(b"HTTP/1.1 401")
+        with pytest.raises(ConnectionError):  # the rest of a body that was answered has no more time either
+            for _ in range(100):
+                refused.sendall(b"X")
+                time.sleep(0.1)
     body = json.dumps({"model": "lamps", "messages": ASK}).encode()
     with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
         slow.sendall(
