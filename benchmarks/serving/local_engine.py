@@ -183,7 +183,7 @@ def letter(number: int) -> str:
     return LETTER.format(day=number + 1, weeks=number + 2)
 
 
-def make_adapters(directory: Path) -> list[Deployable]:
+def make_adapters(directory: Path, count: int = ADAPTERS) -> list[Deployable]:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -195,7 +195,7 @@ def make_adapters(directory: Path) -> list[Deployable]:
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
     found = []
-    for number in range(ADAPTERS):
+    for number in range(count):
         torch.manual_seed(number)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
