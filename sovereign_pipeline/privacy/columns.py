@@ -13,6 +13,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.identifiers.patterns import DIGITS_OF_A_NATIONAL_ID, count_of_digits
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import normalise
@@ -22,6 +23,12 @@ SECRET_FILE = "columns.key"
 _BYTES_OF_SECRET = 32
 # The usual form of ids and case numbers: letters, an optional year or date, and a number of at most six digits.
 _FILE_NUMBER = re.compile(r"[A-Z]{0,6}[-/]?(?:(?:19[5-9]\d|20[0-3]\d)(?:[01]\d[0-3]\d)?[-/])?\d{1,6}", re.ASCII)
+# What is no part of a number that could be a person's: years, dates, and digests.
+_DATES_AND_DIGESTS = re.compile(
+    r"(?<!\d)(?:19[5-9]\d|20[0-3]\d)(?:[-/.]?[01]\d(?:[-/.]?[0-3]\d)?)?(?!\d)"
+    r"|(?<!\w)(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32,64})(?!\w)",
+    re.IGNORECASE,
+)
 
 
 def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
@@ -43,7 +50,10 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
             return frozenset({"NAME"}) if is_name else frozenset()
         text = normalise(value).text
         spans = [*structured_spans(text), *patterns.spans(text)]
-        return frozenset(span.kind for span in spans if treatments[span.kind] != "keep")
+        kinds = {span.kind for span in spans}
+        if count_of_digits(_DATES_AND_DIGESTS.sub("", text)) >= DIGITS_OF_A_NATIONAL_ID:
+            kinds.add("NID")  # over any separators, also with a wrong check digit
+        return frozenset(kind for kind in kinds if treatments[kind] != "keep")
 
     return kinds_in
 

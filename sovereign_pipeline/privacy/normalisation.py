@@ -29,7 +29,8 @@ _ENCODED = re.compile(
     re.IGNORECASE,
 )
 _ELEMENTS = (
-    r"(?:b|i|u|s|em|strong|span|font|small|big|mark|sup|sub|code|wbr|a|br|hr|p|div|td|th|tr|li|ul|ol|dl|dt|dd|pre|table|tbody|"
+    r"(?:b|i|u|s|em|strong|span|font|small|big|mark|sup|sub|code|wbr|a|br|hr|p|div|td|th|tr|li|ul|ol"
+    r"|dl|dt|dd|pre|table|tbody|"
     r"thead|tfoot|caption|center|img|h[1-6]|blockquote|html|head|body|meta|link|style|section|article|label|abbr|bdo|"
     r"bdi|del|ins|q|cite|time|input|form|button|[a-z]\d?:[a-z]\w*)"
 )
@@ -163,8 +164,11 @@ _LOOKALIKES = str.maketrans(LOOKALIKES)
 _HEAD = re.compile(r"(?=.*[^\W\d_])(?:\D|(?<!\d)(?:19|20)\d\d(?!\d))*")  # a year does not count as a figure
 _WORD = re.compile(r"[^\W_]+")
 _LATIN_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
-# "1O45 7832": letters between digits that count as digits.
-_LETTER_AS_DIGIT = re.compile(r"\d[OoIl]{1,3}(?=\d)")
+# "1O45 7832", "lO45 7832": letters between digits, or at a number's start, that count as digits.
+_LETTER_AS_DIGIT = re.compile(
+    r"\d[OoIl]{1,3}(?=\d)(?![A-Za-z\d]{20})"
+    r"|(?<![^\W_])[OoIl]{1,3}(?=\d[\dOoIl]{0,20}+(?![^\W_]))(?=\d(?:[ ./-]?[\dOoIl]){2})|(?<=\d[ -])[OoIl]{1,3}(?=\d)"
+)
 _DIGIT_OF_LETTER = str.maketrans("OoIl", "0011")
 
 

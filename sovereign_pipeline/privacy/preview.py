@@ -359,11 +359,11 @@ _REMARKS: dict[Kind, str] = {
     "PASSPORT": "one or two letters and seven to nine digits, machine-readable zones; visas, seaman's books by label",
     "CR": "never without a label",
     "DRIVING_LICENCE": "without a label British ones only",
-    "PLATE": "numbers of vessels and chassis too; without a label a VIN only",
+    "PLATE": "numbers of vessels and chassis too; without a label a VIN, or Gulf plates by their letters",
     "IP": "MAC addresses too",
     "DATE_OF_BIRTH": "never without a label; Hijri dates, months and years alone too",
     "ADDRESS": "a house and its way, and streets abroad by their words; no place alone",
-    "PO_BOX": "never without a label",
+    "PO_BOX": "without a label ZIP+4 only",
 }
 
 

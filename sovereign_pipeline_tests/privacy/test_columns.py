@@ -52,6 +52,11 @@ def raw(workplace: Workplace) -> tuple[ArtifactRef, list[Document], list[dict[st
         ("HAMOOD-2024-12", {"NAME"}),
         ("قسم سعيد بن راشد العريمي", {"NAME"}),
         ("said%40canary.example", {"EMAIL"}),
+        ("784-1983-1234567-4", {"NID"}),  # a wrong check digit
+        ("OM83 0270 3100 4556 6770 012", {"NID"}),
+        ("12/345/6789", {"NID"}),
+        ("10.45.78.32", {"NID"}),
+        ("case lO45.7832", {"NID"}),
     ],
 )
 def test_personal_data_in_a_column_is_found(value: str, expected: set[str]) -> None:

@@ -1,7 +1,17 @@
 """Find foreign postal addresses around a street or postcode, and coordinates."""
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
+
+_WORDS: dict[str, list[str]] = json.loads(Path(__file__).with_name("addresses.json").read_bytes())
+"""Words for streets in many languages, by their place beside the name, and countries."""
+
+
+def _any_of(place: str) -> str:
+    return "|".join(_WORDS[place])
+
 
 # Words are bounded and possessive: backtracking over a long word would take quadratic time.
 _WORD = r"[^\W\d_a-z][\w.'’-]{0,30}+"  # with a capital, in any script that has them
@@ -11,30 +21,13 @@ _LINKED = (
 _NUMBER = r"\d{1,5}(?:[/-]\d{1,4})?[A-Za-z]?(?!\w)"
 _UNIT = r"(?i:apt|apartment|suite|ste|unit|flat|floor|room|bldg|building|block|door|lot)\.? ?#? ?\d{1,5}[A-Za-z]?(?!\w)"
 # After the name: "24 Clarke Avenue".
-_TYPE_AFTER = (
-    r"(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Court|Ct|Place|Pl|Boulevard|Blvd|Terrace|Close|Crescent|Cres|Way|"
-    r"Square|Sq|Parkway|Pkwy|Highway|Hwy|Trail|Gate|Circle|Cir|Alley|Row|Grove|Hill|Loop|Mews|Path|Plaza|Quay|Ridge|"
-    r"Walk|Wharf|Green|Gardens|Gdns|Rise|View|Vale|Parade|Esplanade|Promenade|Turnpike|Bypass|Mount|Heights|Crossing|"
-    r"Common|Meadow|Lea|gate)\.?(?!\w)"
-)
+_TYPE_AFTER = rf"(?:{_any_of('behind the name')})\.?(?!\w)"
 # Before the name: "Rua Igreja 25", "26 rue de la Gare".
-_TYPE_BEFORE = (
-    r"(?:[Rr]ue|[Rr]ua|[Rr]úa|[Aa]venue|[Aa]venida|[Aa]vda\.?|[Aa]v\.|[Bb]oulevard|[Bb]d\.?|Via|Viale|[Vv]icolo|"
-    r"[Pp]iazza|[Cc]orso|[Ll]argo|[Cc]alle|[Cc]/|[Cc]arretera|[Pp]aseo|[Pp]laza|[Pp]raça|[Tt]ravessa|[Ee]strada|"
-    r"[Cc]hemin|[Aa]llée|[Qq]uai|[Ii]mpasse|[Rr]oute|[Pp]lace|[Cc]ours|[Uu]l\.|[Uu]lica|[Aa]l\.|[Oo]s\.|[Pp]l\.|"
-    r"[Ss]trada|[Cc]arrer|[Rr]onda|[Jj]l\.|[Jj]alan)"
-)
+_TYPE_BEFORE = rf"(?:{_any_of('before the name')})"
 # Joined with the name: "Friedhofstrasse 33", "Aftonvägen 12".
-_GROWN = (
-    r"(?<!\w)[^\W\d_][\w-]{0,30}?(?:stra(?:ss|ß)e|str\.|gasse|platz|allee|damm|ufer|weg|straat|laan|plein|gracht|kade|dijk|singel|"
-    r"steeg|hof|baan|gata|gatan|götu|gade|gaten|vägen|vegen|veien|vej|vænget|stræti|straeti|braut|stien|stigen|backen|"
-    r"gränd|torget|torg|katu|tie|kuja|polku|tori|stezka|ulice|dreef|pad)"
-)
+_GROWN = rf"(?<!\w)[^\W\d_][\w-]{{0,30}}?(?:{_any_of('joined with the name')})"
 # A separate word after the name and before the number: "Erzsébet tér 19.", "Luite tee 87".
-_TYPE_WORD = (
-    r"(?:utca|útja|út|tér|tere|köz|körút|krt\.|rkp\.|fasor|sor|u\.|kapu|tee|tänav|tn\.?|mnt\.?|pst\.?|puiestee|trg|ulica|"
-    r"cesta|náměstí|nám\.|třída|nábřeží|väg|gata|gate|vej|gade|plads|plass|Straat|Strasse|Straße|Weg|Platz|Allee|Laan)"
-)
+_TYPE_WORD = rf"(?:{_any_of('a separate word')})"
 # "P.O. Box" alone, as it is written in the Gulf, carries its own label (`recognizers.py`).
 _BOX = r"(?i:p\.? ?o\.? ?box|post office box)(?: (?i:no)\.?)? ?\d{1,6}"
 _BOX_ABROAD = r"(?i:post ?box|postboks|postfach|apartado|casilla|boîte postale)(?: (?i:no)\.?)? ?\d{1,6}"
@@ -48,22 +41,7 @@ _POSTCODE = (
     r"\d{4} ?[A-Z]{2}|\d{3,6})(?!\w)(?![ .,-]?\d)"
 )
 _UK_POSTCODE = r"(?<![\w/])[A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2}(?!\w)"
-_COUNTRY = (
-    r"(?i:afghanistan|albania|algeria|andorra|angola|argentina|armenia|australia|austria|"
-    r"azerbaijan|bahrain|bangladesh|belarus|belgium|bolivia|bosnia(?: and herzegovina)?|brazil|"
-    r"bulgaria|cambodia|cameroon|canada|chile|china|colombia|costa rica|croatia|cuba|"
-    r"cyprus(?: \(\w+\))?|czech republic|czechia|denmark|ecuador|egypt|england|estonia|ethiopia|"
-    r"finland|france|georgia|germany|ghana|greece|greenland|hungary|iceland|india|"
-    r"indonesia|iran|iraq|ireland|israel|italy|japan|jordan|kazakhstan|kenya|kuwait|"
-    r"latvia|lebanon|libya|liechtenstein|lithuania|luxembourg|malaysia|malta|mexico|moldova|"
-    r"monaco|mongolia|morocco|nepal|(?:the )?netherlands|new zealand|nigeria|northern ireland|"
-    r"norway|oman|pakistan|panama|paraguay|peru|philippines|poland|portugal|qatar|romania|"
-    r"russia|saudi arabia|scotland|senegal|serbia|singapore|slovakia|slovenia|somalia|south|"
-    r"africa|south korea|spain|sri lanka|sudan|sweden|switzerland|syria|taiwan|tanzania|"
-    r"thailand|tunisia|turkey|uganda|ukraine|united arab emirates|united kingdom|united states(?:|"
-    r"of america)?|uruguay|u\.?s\.?a\.?|u\.?k\.?|uae|venezuela|vietnam|wales|yemen|zambia|"
-    r"zimbabwe)(?!\w)"
-)
+_COUNTRY = rf"(?i:{_any_of('countries')})(?!\w)"
 _TOWN = rf"{_LINKED}(?:[ -](?:{_LINKED}|\({_WORD}\))){{0,3}}"
 _REGION = r"(?:[A-Z]{1,3}|\d{2}|[A-Z][a-z]+(?: [A-Z][a-z]+)?)(?![\w.])"
 # A comma, a space, or the end of a line of a letter or of a quoted one.

@@ -15,8 +15,8 @@ from stdnum import bitcoin
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.spans import Span, value_key
 
-# A token with a digit. Every form begins at the start of one, or in the two letters before it.
-_TOKEN = re.compile(r"(?<![^\W_])(?:[A-Z]{2} (?=\d))?[^\W\d_<]*+(?:<[A-Z<]*+)?\d")
+# A token with a digit. Every form begins at the start of one, or at the letters before it.
+_TOKEN = re.compile(r"(?<![^\W_])(?<!<)(?:[A-Z]{1,5} (?=\d))?(?P<own>)[^\W\d_<]*+(?:<[A-Z<]{0,40}+)?\d")
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ FORMS = tuple(
 def spans_by_form(text: str) -> Iterator[Span]:
     """Yield the values of a normalised text that have one of the forms, and the lines of machine-readable zones."""
     for token in _TOKEN.finditer(text):
-        for form, pattern in _patterns():
-            match = pattern.match(text, token.start())
-            if match and form.accepts(match.group()):
-                key = value_key(form.kind, match.group())
-                yield Span(*match.span(), form.kind, key, labelled=not form.weak, by_length=form.weak)
-                break
+        for start in {token.start(), token.start("own")}:
+            for form, pattern in _patterns():
+                match = pattern.match(text, start)
+                if match and form.accepts(match.group()):
+                    key = value_key(form.kind, match.group())
+                    yield Span(*match.span(), form.kind, key, labelled=not form.weak, by_length=form.weak)
+                    break
     if "<<" in text:
         for match in _LINE_OF_A_ZONE.finditer(text):
             yield Span(*match.span(), "PASSPORT", value_key("PASSPORT", match.group()))

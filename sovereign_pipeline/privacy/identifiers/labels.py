@@ -1,5 +1,6 @@
 """Find labels of values in English and Arabic: one table (`labels.json`), and one mechanism for all of them."""
 
+import importlib
 import json
 import re
 from bisect import bisect_left
@@ -12,6 +13,7 @@ from typing import ClassVar, Literal, NamedTuple
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.patterns import (
     DATE,
+    DATE_OF_A_PERSON,
     END,
     HIJRI_DATE,
     LINK,
@@ -25,7 +27,8 @@ from sovereign_pipeline.privacy.identifiers.patterns import (
 CR_VALUE = r"(?:\d{1,2}/\d{5,7}(?:/\d{1,2})?|\d{1,2}/\d{2,5}/\d{2,7}|\d{5,10}(?:[/-]\d{1,3})?)"
 """Pattern of a firm's number with a branch behind it, or of branch, office and number between slashes."""
 _PASSPORT = (
-    r"(?:(?:(?-i:[A-Z]{1,3})[ -]?|[a-z]{1,3})?\d{5,9}|(?=(?:[A-Z]{0,5}\d){4})(?=\d{0,8}[A-Z])[A-Z\d]{6,10})(?!\w)"
+    r"(?:(?:(?:(?-i:[A-Z]{1,3})|[ء-ي])[ -]?|[a-z]{1,3})?\d{5,9}"
+    r"|(?=(?:[A-Z]{0,5}\d){4})(?=\d{0,8}[A-Z])[A-Z\d]{6,10})(?!\w)"
 )
 _CODE = (
     r"(?!(?:19|20)\d\d(?![\w/-]))(?=(?:[^\s\d]{0,8}[ ]?\d){4}|[a-z#]{1,6}[/-]?\d{3}|(?-i:[A-Z]{1,4}) ?\d{3})"
@@ -38,12 +41,32 @@ _ARABIC = r"[ء-ي](?: ?[ء-ي])?"
 _LETTERS_FIRST = rf"(?:[A-Z]{{3}}[ /-]?)?{_LATIN}[ /-]{{0,2}}\d{{2,5}}|{_ARABIC}[ /-]{{0,2}}\d{{3,5}}"
 # Capitals that are not letters of a plate, such as "4500 KG", unless the text names a number.
 QUANTITY = r"\d{1,5}[ /-]{0,3}(?:KG|CC|MM|CM|KM|HP|KW|KV|DB|MB|GB|TV|AM|PM)(?!\w)|\d{1,3} ?[ALMTVW](?!\w)(?! ?\d)"
-PLATE_VALUE = rf"(?:\d{{1,5}}[ /-]{{0,3}}(?:{_LATIN}|{_ARABIC})(?!\w)|{_LETTERS_FIRST})"
-DATE_OF_BIRTH_VALUE = rf"(?:{HIJRI_DATE}|{DATE})(?: ?(?:AH|H|ه|م))?"
+# Of an emirate or of Saudi Arabia, whose plates have three letters.
+_EMIRATE = (
+    r"(?:abu[ -]?dhabi|dubai|sharjah|ajman|umm al[ -]quwain|ras al[ -]khaimah|fujairah|AUH|DXB|SHJ|AJM|UAQ|RAK|FUJ|"
+    r"[أا]بو ?ظبي|دبي|الشارقة|عجمان|[أا]م القيوين|ر[أا]س الخيمة|الفجيرة)"
+)
+_OF_THE_GULF = (
+    rf"(?i:{_EMIRATE})[ ,/-]{{1,3}}(?:(?i:plate|code|كود|رمز|فئة|category)[ :]{{0,2}})*(?:[A-Z]{{1,2}}"
+    rf"|[ء-ي]|\d{{1,2}})[ ,/-]{{1,3}}(?!(?:19|20)\d\d(?!\d))"
+    r"\d{4,5}(?!\w)(?![.,]\d)"
+)
+_THREE_LETTERS = r"(?:[A-Z] [A-Z] [A-Z]|[ء-ي] [ء-ي] [ء-ي])"
+PLATE_BY_FORM = re.compile(
+    rf"(?<![\w.-]){_OF_THE_GULF}|(?<![\w.-])(?<!\b[^\W\d_] ){_THREE_LETTERS} ?\d{{3,4}}(?![\w/-]|[.,]\d)"
+    rf"|(?<![\w.,/-])\d{{3,4}} ?{_THREE_LETTERS}(?![\w-])(?! [^\W\d_](?!\w))"
+)
+PLATE_VALUE = (
+    rf"(?:{_OF_THE_GULF}|(?:[A-Z] ?){{3}}[ -]?\d{{1,4}}|\d{{1,4}}[ -]?(?:[A-Z] ?){{3}}(?!\w)"
+    rf"|[ء-ي] [ء-ي] [ء-ي][ -]?\d{{1,4}}|\d{{1,4}} ?[ء-ي] [ء-ي] [ء-ي](?!\w)"
+    rf"|\d{{1,5}}[ /-]{{0,3}}(?:{_LATIN}|{_ARABIC})(?!\w)|{_LETTERS_FIRST})"
+)
+DATE_OF_BIRTH_VALUE = rf"(?:{HIJRI_DATE}|{DATE}|{DATE_OF_A_PERSON})(?: ?(?:AH|H|ه|م)(?!\w))?"
 # Values are tried ungrouped first, so that a number in the next words is not included; then in groups.
 _SHAPES = {
     "id number": rf"(?:\d{{7,15}}|\d(?:[ ./–-]{{0,3}}\d){{6,14}}){END}",
-    "national insurance": r"[A-Z]{2} ?\d{2} ?\d{2} ?\d{2} ?[A-Z](?!\w)",
+    "national insurance": r"[A-Z]{2}(?:[ -]?\d\d){3}[ -]?[A-Z](?!\w)",
+    "mac": r"[\dA-F]{12}(?!\w)",
     "permanent account": r"[A-Z]{5}[ -]?\d{4}[ -]?[A-Z](?!\w)",
     "code": _CODE + NOT_A_QUANTITY,
     "passport": _PASSPORT,
@@ -53,15 +76,41 @@ _SHAPES = {
     "register": CR_VALUE + r"(?!\w)",
     "card": r"\d(?:[ -]?\d){11,18}(?!\w)",
     "phone": PHONE_VALUE + END,
+    "zip": r"\d{4,5}(?:-\d{3,4})?(?!\w)",
+    "postal code": r"\d{3}(?!\w)",
+    "box": (
+        r"\d{1,6}(?:[,،]? ?(?:(?:postal code|postcode|P\.? ?C\.?)|(?:و?(?:ال)?رمز (?:ال)?بريدي))[ :]*\d{3})?(?!\w)"
+    ),
     "social security": r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)",
     "licence": r"(?:[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w))",
-    "plate": rf"(?-i:(?!{QUANTITY}){PLATE_VALUE}|\d{{7}}|\d{{9}})",
+    "plate": rf"(?-i:(?!{QUANTITY}){PLATE_VALUE})",
+    "seven digits": r"\d{4} ?\d{3}(?!\w)(?![.,/-]\d)",
+    "nine digits": r"\d(?:[ -]?\d){8}(?!\w)",
+    "numbered plate": rf"(?-i:{PLATE_VALUE})",
+    "plate number": r"(?:\d{1,2}/)?\d{3,6}(?:/\d{3,6})?(?![\w/-]|[.,]\d)" + NOT_A_QUANTITY,
+    "handle": (
+        r"(?:(?<![_*])(?:live:)?[@.]?(?=[\w.-]*[\d_]"
+        r"|[\w-]+\.[a-z])[a-z_](?=[\w.-]*[a-z\d])[\w.-]{2,29}|@[a-z_][\w.-]{2,29}"
+        r"|(?:(?<=[:=])|(?<=[:=] ))[a-z][\w.]{3,29}(?=[ \t]*(?:\n|\Z|[,;|)\]])))(?![\w@])"
+    ),
+    "user name": r"(?:(?<=[:=])|(?<=[:=] ))(?=\w*\d)[a-z_]\w{3,29}(?![\w.(@])",
     "date of birth": DATE_OF_BIRTH_VALUE,
     "chassis": r"(?=[A-Z\d-]*\d{3})[A-Z\d](?:-?[A-Z\d]){5,19}(?!\w)",
     "pin": rf"(?:[a-z]{{1,2}}-)?\d(?:[ -]?\d){{2,7}}{END}",
 }
+_UNITS = (
+    r"(?:zero|oh?|nought|nil|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir"
+    r"|four|fif|six|seven|eigh|nine)teen|"
+    r"twenty|thirty|forty|fourty|fifty|sixty|seventy|eighty|ninety|double|triple|treble|"
+    r"صفر|واحد|[إا]ثنا[نى]|[إا]ثنين|[أا]ثن[اي]ن"
+    r"|ثلاث[ةه]?|[أا]ربع[ةه]?|خمس[ةه]?|ست[ةه]?|سبع[ةه]?|ثمان(?:ي[ةه]?)?|تسع[ةه]?)"
+)
+SPOKEN = rf"(?<!\w){_UNITS}(?:[\s,،.-]{{1,3}}{_UNITS}(?!\w)){{3,31}}"
+"""Pattern of a number in words, at least four of them."""
 _HALVES = rf"(?:OMR ?|RO ?|USD ?|[$€£] ?)?\d{{1,8}}(?:\s?(?:[+&=x×]|\band\b|و)\s?\d{{1,7}})*{END}"
-_NUMBER = r"(?:[ _.-]{0,2}(?:no|nr|num|number|code|id|ref|#|№|n[°º])(?![a-z\d]))"
+_BREAK = r"[ \t\r>|]*\n[ \t\r>|]*"
+_GAP = rf"(?:[ _.-]{{0,2}}|{_BREAK})"
+_NUMBER = rf"(?:(?:{_GAP}| ?[(\[])(?:(?:nos?|nr|num|numbers?|code|ids?|ref)(?![a-z\d])|#|№|n[°º]))"
 _ARABIC_NUMBER = r"(?:ال)?رقم(?:ه|ها|ي|نا|كم|هم)?"
 _OPENING = r"[\s+(\[{\"'“”«#*_>|]*"
 
@@ -74,11 +123,11 @@ class Label:
     shape: str
     """Key of `_SHAPES`."""
     numbered: bool = False
-    """Whether the label needs a word such as "number" beside it."""
+    """Whether the label needs a word such as "number" or a colon beside it."""
     halves: bool = False
     """Whether eight digits may be split by arithmetic signs, "and" or a currency."""
-    is_head: bool = False
-    """Whether the label only heads columns or follows values."""
+    check: str = ""
+    """Module of python-stdnum that verifies a value behind the label."""
     by: ClassVar[Literal["label"]] = "label"
 
     @cached_property
@@ -87,7 +136,42 @@ class Label:
 
     @cached_property
     def link_and_value(self) -> re.Pattern[str]:
-        return re.compile(rf"{LINK}(?P<value>{_SHAPES[self.shape]})", re.IGNORECASE)
+        spoken = f"|{SPOKEN}(?!\\w)" if self.shape in _OF_DIGITS or self.shape == "plate" else ""
+        return re.compile(rf"{LINK}(?P<value>{_SHAPES[self.shape]}{spoken})", re.IGNORECASE)
+
+    def value_behind(self, text: str, end: int) -> tuple[int, int] | None:
+        """Return the span of the value behind a label that ends at `end`."""
+        match = self.link_and_value.match(text, end)
+        if match is None and self.shape in _OF_DIGITS:
+            ahead = text[end : end + _AHEAD]
+            if (digits := _NUMBER_WITH_LETTERS.sub(_as_digits, ahead)) != ahead:
+                match = self.link_and_value.match(text[:end] + digits + text[end + _AHEAD :], end)
+        is_valid = match and (not self.check or importlib.import_module(self.check).is_valid(match["value"]))
+        return match.span("value") if match and is_valid else None
+
+
+_OF_DIGITS = frozenset(
+    {
+        "id number",
+        "passport",
+        "account",
+        "card",
+        "phone",
+        "social security",
+        "licence",
+        "pin",
+        "register",
+        "plate number",
+    }
+)
+_AHEAD = 60
+# "1O4S 7B3Z": letters that are read as digits, where at least half of a number are digits.
+_NUMBER_WITH_LETTERS = re.compile(r"(?<!\w)(?=(?:[A-Za-z|]?\d){2})[\dOoQDIl|iLSsBZzGgq]{4,20}(?!\w)")
+_READ_AS_DIGITS = str.maketrans("OoQDIl|iLSsBZzGgq", "00001111155822699")
+
+
+def _as_digits(number: re.Match[str]) -> str:
+    return number.group().translate(_READ_AS_DIGITS)
 
 
 LINK_AND_HALVES = re.compile(rf"{LINK}(?P<value>{_HALVES})", re.IGNORECASE)
@@ -104,11 +188,17 @@ class LabelFound(NamedTuple):
 
 
 def labels_in(small: str) -> list[LabelFound]:
-    """Return the labels in a text folded by `small_letters`."""
-    found = set(_english_labels(small))
+    """Return the labels in a text folded by `small_letters`, without those that begin within another."""
+    found = set(_english_labels(f"{small}  "))
     if _ARABIC_LETTER.search(small):
         found.update(_arabic_labels(small))
-    return sorted(found, key=lambda each: (each.start, -each.end))
+    kept: list[LabelFound] = []
+    start = end = 0
+    for each in sorted(found, key=lambda each: (each.start, -each.end)):
+        if each.start == start or each.start >= end:
+            kept.append(each)
+            start, end = each.start, max(end, each.end)
+    return kept
 
 
 def labels_between(labels: Sequence[LabelFound], start: int, end: int) -> Sequence[LabelFound]:
@@ -131,15 +221,16 @@ _ARABIC_WORD_BEGINS = re.compile(r"(?<![ء-ي])[وفبلك]{0,2}(?:ال|ل)?\Z")
 _ARABIC_NUMBER_BEFORE = re.compile(rf"(?<![ء-ي])[وفبلك]{{0,2}}{_ARABIC_NUMBER}[ _](?:ال|ل)?\Z")
 
 
+# The first letters of each word.
+_BEGINNING = re.compile(r"(?<![^\W_])(?=([a-z]..))", re.DOTALL)
+
+
 def _english_labels(small: str) -> Iterator[LabelFound]:
-    for word, labels in _BY_WORD.items():
-        start = small.find(word)
-        while start >= 0:
-            if not (start and small[start - 1].isalnum()):
-                for label, pattern in labels:
-                    if match := pattern.match(small, start):
-                        yield LabelFound(label, start, match.end())
-            start = small.find(word, start + 1)
+    for word in _BEGINNING.finditer(small):
+        labels = _BY_LETTERS.get(word[1]) or _BY_LETTERS.get(word[1][:2])
+        for label, pattern in labels or ():
+            if match := pattern.match(small, word.start()):
+                yield LabelFound(label, word.start(), match.end())
 
 
 def _arabic_labels(small: str) -> Iterator[LabelFound]:
@@ -174,11 +265,22 @@ def _english(phrase: str) -> str:
     pattern = ""
     slots = phrase.split()
     for place, slot in enumerate(slots):
-        words = [r"\.?".join(word.lower()) if word.isupper() else re.escape(word) for word in _words(slot)]
-        own = rf"(?:{'|'.join(words)})" + ("(?:['’]s)?" if place == len(slots) - 1 else "(?:['’]s?|s['’]?)?")
-        gap = r"[ _.-]{0,2}" if place else ""
+        own = rf"(?:{'|'.join(map(_written, _words(slot)))})" + (
+            "(?:['’]s)?" if place == len(slots) - 1 else "(?:['’]s?|s['’]?)?"
+        )
+        gap = _GAP if place else ""
         pattern += rf"(?:{gap}{own})?" if slot.endswith("?") and place else gap + own
     return pattern
+
+
+def _written(word: str) -> str:
+    """Return the pattern of an English word, of an abbreviation with or without dots, or of the word cut by a dot."""
+    if word.isupper():
+        return r"\.?".join(word.lower()) + "|" + " ".join(word.lower())
+    rest = ""
+    for letter in reversed(word[3:-1]):
+        rest = rf"(?:{letter}{rest})?"
+    return re.escape(word) + (rf"|{word[:3]}{rest}\." if len(word) > 4 and word.isalpha() else "")
 
 
 def _arabic(phrase: str) -> str:
@@ -186,7 +288,7 @@ def _arabic(phrase: str) -> str:
     pattern = ""
     for place, slot in enumerate(phrase.translate(_ALEFS).split()):
         own = rf"(?:{'|'.join(map(_inflected, _words(slot)))})"
-        own = rf"[ _]{{1,2}}(?:ال|لل)?{own}" if place else own
+        own = rf"(?:[ _]{{1,2}}|{_BREAK})(?:[بلو]?ال|لل|ب)?{own}" if place else own
         pattern += rf"(?:{own})?" if slot.endswith("?") and place else own
     return pattern
 
@@ -197,7 +299,7 @@ def _inflected(word: str) -> str:
 
 
 def _words(slot: str) -> list[str]:
-    return slot.removesuffix("?").split("|")
+    return sorted(slot.removesuffix("?").split("|"), key=len, reverse=True)
 
 
 def _phrases(rows: Sequence[str]) -> Iterator[str]:
@@ -213,49 +315,35 @@ _ByWord = dict[str, list[tuple[Label, re.Pattern[str]]]]
 
 
 def _read_table() -> tuple[tuple[Label, ...], _ByWord, _ByWord]:
-    """Return the labels of `labels.json`, and their patterns by the first word, English and Arabic."""
+    """Return the labels of `labels.json`, and their patterns: English by the first three letters, Arabic by the first
+    word."""
     labels: list[Label] = []
     english: _ByWord = {}
     arabic: _ByWord = {}
     for row in json.loads(Path(__file__).with_name("labels.json").read_bytes()):
-        label = Label(row["kind"], row["shape"], *(row.get(key, False) for key in ("numbered", "halves", "is_head")))
+        facts = {key: row[key] for key in ("numbered", "halves", "check") if key in row}
+        label = Label(row["kind"], row["shape"], **facts)
         labels.append(label)
         for phrase in _phrases(row["en"]):
-            must = "" if label.numbered else "?"
-            pattern = re.compile(rf"{_english(phrase)}{_NUMBER}{must}(?![a-z])\.?")
-            for word in _words(phrase.split()[0]):
-                forms = {word.lower(), ".".join(word.lower())} if word.isupper() else {word}
-                for form in forms:
-                    english.setdefault(form, []).append((label, pattern))
+            or_colon = r"|(?=\s?[:=])" if " " in phrase else ""
+            number = f"(?:{_NUMBER}{or_colon})" if label.numbered else f"{_NUMBER}?"
+            pattern = re.compile(rf"{_english(phrase)}{number}(?![a-z])\.?")
+            words = _words(phrase.split()[0])
+            abbreviations = [dot.join(word) for word in words for dot in ". " if word.isupper()]
+            for letters in {word[:3].lower() for word in (*words, *abbreviations)}:
+                english.setdefault(letters, []).append((label, pattern))
         for phrase in _phrases(row["ar"]):
-            pattern = re.compile(rf"{_arabic(phrase)}(?![ء-ي])(?P<number>[ _]{_ARABIC_NUMBER}(?![ء-ي]))?")
+            pattern = re.compile(rf"{_arabic(phrase)}(?![ء-ي])(?P<number>(?:[ _]|{_BREAK}){_ARABIC_NUMBER}(?![ء-ي]))?")
             for word in _words(phrase.translate(_ALEFS).split()[0]):
                 arabic.setdefault(word.removesuffix("ة"), []).append((label, pattern))
     return tuple(labels), english, arabic
 
 
-LABELS, _BY_WORD, _BY_ARABIC_WORD = _read_table()
+LABELS, _BY_LETTERS, _BY_ARABIC_WORD = _read_table()
 
 
 # --- vehicles and vessels ---------------------------------------------------------------------------------------------
 
-PLATE = re.compile(
-    r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|\bcar(?= (?:plates?|no|number|reg)\b)|"
-    r"(?:ال)?(?:مركب|سيار|لوح)(?:ة|ه|ت(?:ه|ها|ي|نا|هم))(?: (?:ال)?مركبة)?)"
-    r"(?i:[ ,:(]*(?:(?P<numbered>no\.?|number|registration|reg\.?|رقم(?:ها)?|رقم اللوحة)|plates?|with|is|was|تحمل))*"
-    r"[ ,:(]*(?:[A-Z][a-z]+ )?"
-    rf"(?(numbered)|(?!{QUANTITY}))(?P<value>{PLATE_VALUE})(?!\w)"
-)
-SIGNS_OF_PLATES = ("plate", "vehicle", "registered as", "car ", "مركب", "سيار", "لوح")
-
-IMO_NUMBER = re.compile(
-    r"\bI\.?M\.?O\b\.?(?: (?:ship|vessel))?(?: ident\w*)?(?: (?:no\b\.?|number|"
-    r"nr\b\.?))?(?: is)?[ :#]{0,3}(?P<value>\d{4} ?\d{3})(?!\w)(?![.,/-]\d)",
-    re.IGNORECASE,
-)
-MMSI = re.compile(
-    r"\bMMSI(?: (?:no\b\.?|number))?(?: is| was)?[ :#=]{0,3}(?P<value>\d(?:[ -]?\d){8})(?!\w)", re.IGNORECASE
-)
 _VESSEL_EN = (
     r"\b(?:vessel|ship|dhow|boat|tanker|yacht|tug|barge|launch|ferry|trawler|craft)(?:'s)?\b"
     r"(?:[^.;\n\d]{0,40}?\b(?:official|hull|registration|registry))?,? (?:no\b\.?|number)(?: is| was)?[ :#]{0,2}"
@@ -275,13 +363,7 @@ SIGNS_OF_VESSELS = (
 )  # fmt: skip
 
 
-def has_imo_check_digit(value: str) -> bool:
-    """Return whether the seventh digit is the last digit of the sum of the first six, weighted 7 to 2."""
-    digits = [int(digit) for digit in value if digit.isdigit()]
-    return sum(weight * digit for weight, digit in zip(range(7, 1, -1), digits, strict=False)) % 10 == digits[6]
-
-
-# --- postal boxes and addresses ---------------------------------------------------------------------------------------
+# --- addresses ---------------------------------------------------------------------------------------
 
 _PLACE_EN = (
     r"(?:,? (?:in )?(?:(?:Al|al|Al-|Ras|Wadi|Bani|Bu|South|North|Umm|As|Ash|Ad|An|Ar)[ -])*[A-Z][a-z]+"
@@ -291,16 +373,6 @@ _PLACE_AR = (
     r"(?:، (?!الرمز|ص\.?ب|هاتف|السكة|سكة|رقم|الرقم|المحامي|السيد|منذ|من |في |قرار)(?:(?:حي|ولاية|منطقة) )?"
     r"ال[ء-ي]+(?: (?:الجنوبية|الشمالية|الشرقية|الغربية|القديمة|الجديدة))?)?"
 )
-POSTAL = (
-    re.compile(r"\bzip(?: ?code)?\b(?:\s*(?:[:]|\bis\b))?\s*(?P<value>\d{4,5}(?:-\d{3,4})?)(?!\w)", re.IGNORECASE),
-    re.compile(
-        rf"(?:\bP\.? ?O\.? ?Box\b\.?|ص ?\. ?ب\.?|صندوق (?:ال)?بريد){LINK}(?P<value>\d{{1,6}}(?:[,،]? ?"
-        r"(?:(?:postal code|postcode|P\.? ?C\.?)|(?:و?(?:ال)?رمز (?:ال)?بريدي))[ :]*\d{3})?)(?!\w)",
-        re.IGNORECASE,
-    ),
-    re.compile(r"(?:\bpostal code\b|(?:ال)?رمز (?:ال)?بريدي)[ :]*(?P<value>\d{3})(?!\w)", re.IGNORECASE),
-)
-SIGNS_OF_POST = ("zip", "box", "post", "بريد", "ص.", "ص .")
 LOCAL_ADDRESSES = (
     re.compile(
         r"(?P<value>(?:(?i:house|villa|flat|building|apartment|shop|room)(?: [Nn]o\.?)? \d{1,5}[A-Z]?,? )+"
@@ -319,13 +391,6 @@ SIGNS_OF_ADDRESSES = ("way", "street", "lane", "block", "سكة", "شارع", "�
 
 # --- dates of birth ---------------------------------------------------------------------------------------------------
 
-_BIRTH_LABEL = (
-    r"(?:\bborn(?: on(?: the)?)?|\bdate of birth|\bbirth(?:day| date)|\bD\.?O\.?B\.?|"
-    r"مواليد(?: يوم)?|تاريخ (?:ال)?ميلاد(?:ه|ها|ي)?|(?:ال)?مولود(?:ة)?(?: في| بتاريخ)?|ولد(?:ت)?(?: في| بتاريخ)?)"
-)
-_BIRTH_LINK = r"(?:\s*(?:\((?:[dmy/ .-]{2,14}|hijri|AH|هجر[يةه]{1,2})\)|\bin\b|[:=(]|\bis\b|\bwas\b|هو|في))*\s*"
-BIRTH_LABEL = re.compile(rf"{_BIRTH_LABEL}{_BIRTH_LINK}\Z", re.IGNORECASE)
-DATE_OF_BIRTH = re.compile(rf"{_BIRTH_LABEL}{_BIRTH_LINK}(?P<value>(?:{HIJRI_DATE}|{DATE})(?!\d))", re.IGNORECASE)
 SIGNS_OF_BIRTH = ("born", "birth", "dob", "yob", "d.o", "do.b", "ميلاد", "مواليد", "ولد", "مولود")
 _YEAR = r"(?:19\d\d|20[0-3]\d)"
 _HIJRI_YEAR = r"1[34]\d\d"
@@ -345,13 +410,16 @@ _BORN = rf"\bborn{_PLACE}{_WHEN}"
 _BORN_AR = r"(?:(?:من )?مواليد|ول(?:د|دت)|(?:ال)?مولود(?:ة)?)(?:\s(?:في|عام|سنة|شهر|خلال|بتاريخ|أواخر|أوائل))*\s"
 # Births of groups, of unspecified people, and of things.
 _SEVERAL = (
-    r"(?:children|infants|babies|newborns|persons|people|those|anyone|anybody|everyone|everybody|all|individuals|citizens|"
-    r"nationals|residents|men|women|boys|girls|students|pupils|workers|employees|applicants|candidates|members|cohorts?|"
+    r"(?:children|infants|babies|newborns|persons|people|those|anyone|anybody|everyone|everybody|all"
+    r"|individuals|citizens|"
+    r"nationals|residents|men|women|boys|girls|students|pupils|workers|employees|applicants|candidates"
+    r"|members|cohorts?|"
     r"generations?|animals?|calves|foals|camels|lambs|patients|adults|youths?|omanis|others|immigrants|"
     r"(?:any|each|every|no|a) (?:person|child|infant|baby|citizen|national|one|applicant|candidate|animal|calf|foal))"
 )
 _NO_PERSON = (
-    r"(?:authority|ministry|company|firm|bank|organi[sz]ation|agency|council|committee|department|programme|program|project|"
+    r"(?:authority|ministry|company|firm|bank|organi[sz]ation|agency|council|committee|department"
+    r"|programme|program|project|"
     r"idea|plan|initiative|scheme|movement|nation|state|union|festival|port|city|town|club|party|concept|policy|term|"
     r"system|service|brand|industry|market|it|this|that|which)"
 )

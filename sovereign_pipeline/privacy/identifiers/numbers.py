@@ -6,7 +6,6 @@ measurement.
 """
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -15,10 +14,7 @@ from stdnum import luhn
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.labels import (
-    BIRTH_LABEL,
-    DATE_OF_BIRTH,
-    PLATE,
-    POSTAL,
+    SPOKEN,
     UP_TO_A_NUMBER,
     LabelFound,
     labels_between,
@@ -48,8 +44,13 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 # --- long numbers -----------------------------------------------------------------------------------------------------
 
 # With a year and at most six digits: a longer number of this shape may be a person's.
-_FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}/(?:19|20)\d\d/\d{1,6}\b")
+_FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}([/-])(?:19|20)\d\d\1\d{1,6}\b")
 _LONGEST_LABEL_OF_FILE_NUMBER = 60
+# Of a file: "IMG_20240315_142233.jpg", "scan-20240315.pdf".
+_DATE_IN_A_FILE_NAME = re.compile(
+    r"(?<!\d)(?:(?:19[89]|20[0-3])\d[01]\d[0-3]\d|[0-3]\d[01]\d20[0-3]\d)(?:[_T-]?[0-2]\d[0-5]\d[0-5]?\d?)?(?!\d)"
+    r"(?=[\w-]{0,40}\.(?:pdf|docx?|xlsx?|pptx?|jpe?g|png|gif|tiff?|heic|mp[34]|mov|wav|opus|txt|csv|zip|eml|msg|html?|md)\b)"
+)
 _TIMESTAMP = re.compile(r"(?<![\d-])(?:19|20)\d\d-[01]\d-[0-3]\d[ T][0-2]?\d:[0-5]\d(?::[0-5]\d)?")
 _LONG_NUMBER = re.compile(rf"(?<!\w){NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){END}")
 # Next to letters, as in web addresses and in tables without separators.
@@ -104,7 +105,9 @@ def without_file_numbers(text: str) -> str:
     """Replace the institution's own file numbers and timestamps by `#`, at the same length. Labelled values are not
     replaced."""
     text = _FILE_NUMBER.sub(lambda match: match.group() if _has_label(match) else "#" * len(match.group()), text)
-    return _TIMESTAMP.sub(lambda match: "#" * len(match.group()), text)
+    for pattern in (_TIMESTAMP, _DATE_IN_A_FILE_NAME):
+        text = pattern.sub(lambda match: "#" * len(match.group()), text)
+    return text
 
 
 def _has_label(match: re.Match[str]) -> bool:
@@ -121,6 +124,43 @@ def _kind(value: str) -> Kind:
     return "NID" if count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
 
 
+# --- numbers in words -------------------------------------------------------------------------------------------------
+
+_IN_WORDS = re.compile(SPOKEN, re.IGNORECASE)
+_FEWEST_IN_WORDS = 7
+_UNIT = re.compile(r"[^\W\d_]+")
+_ORDER = (
+    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
+    ["صفر", "واحد", "اثنان", "ثلاثة", "اربعة", "خمسة", "ستة", "سبعة", "ثمانية", "تسعة"],
+)
+
+
+def has_spoken_digits(small: str) -> bool:
+    """Return whether a lower-case text may contain a number in words."""
+    return sum(map(small.__contains__, _COMMON_DIGITS)) > 1
+
+
+_COMMON_DIGITS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "elev", "ty", "oh", "double",
+    "صفر", "واحد", "اثن", "ثلاث", "اربع", "خمس", "ست", "سبع", "ثما", "تسع",
+)  # fmt: skip
+
+
+def spoken_numbers(text: str) -> Iterator[Span]:
+    """Yield the numbers in words with at least seven digits, without those that count up."""
+    for match in _IN_WORDS.finditer(text):
+        words = _UNIT.findall(match.group().lower().translate(str.maketrans("أإ", "اا")))
+        digits = len(words) + sum(
+            word.endswith(("ty", "teen")) or word in ("ten", "eleven", "twelve", "double") for word in words
+        )
+        counts = any(" ".join(words) in " ".join(order[::step]) for order in _ORDER for step in (1, -1))
+        if digits >= _FEWEST_IN_WORDS and not counts:
+            kind: Kind = (
+                "PHONE" if has_cue(text, *match.span()) else "NID" if digits == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
+            )
+            yield Span(*match.span(), kind, value_key(kind, match.group()), labelled=False, by_length=True)
+
+
 # --- numbers in unusual separators ------------------------------------------------------------------------------------
 
 # A percent or currency sign, an operator or "@" ends a number; anything else except letters may be inside one.
@@ -129,8 +169,6 @@ _CHAIN = re.compile(rf"\d+(?:{_GAP}\d+)*")
 _USUAL_GAPS = frozenset({" ", "-"})
 _ODD = re.compile(r"[_|\\/~*•·>\"'“”«»\[\](){}#]|\s{2,}|\n")
 _SENTENCE_ENDS = re.compile(r"[.;!?,:]\s|\n[\s>|]*\n")
-_LINE_BREAK = re.compile(r"[ \t\r>|]*\n[ \t\r>|]*|[ \t]{2,}")
-_DIGIT = re.compile("[0-9]")
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 _DATE = re.compile(
     r"(?:\d{1,2}[-/. ]{1,3}\d{1,2}[-/. ]{1,3}(?:19|20)?\d\d|(?:19|20)\d\d[-/. ]{1,3}\d{1,2}[-/. ]{1,3}\d{1,2}"
@@ -141,13 +179,11 @@ _TIMES = re.compile(r"[0-2]?\d[:.][0-5]\d(?:[:.][0-5]\d)?(?:\s?[-–]\s?[0-2]?\d
 _AMOUNT = re.compile(r"\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?\Z|(?!\d{5,}\.0\Z)\d+[.,]\d{1,3}\Z")
 _FILE_SIGN_BEFORE = re.compile(r"(?<!\w)[A-Za-z]{2,6}[/_-]\Z")
 _CAPITALS_BEFORE = re.compile(r"(?<![A-Za-z])(?:[A-Za-z][\W_]{0,2}){1,3}[\W_]{0,2}\Z")
-_BIRTH = re.compile(r"(?i)born|birth|d\.?o\.?b|مواليد|ميلاد|ولد|مولود")
 # Words before a number that show that it is not a person's.
 _COUNTED_BEFORE = re.compile(
     r"(?:(?i:(?<!\w)(?:rooms?|sections?|plots?|articles?|ratio|blocks?|berths?|our letter|your letter)"
     r"(?: (?:no\.?|numbers?))?)|(?:كتابكم|كتابنا|القطعة|قطعة) رقم):? ?\Z"
 )
-_OPENING = re.compile(r"[\s+(\[{\"'“”«#*_]*\Z")
 
 # Digits of a labelled number: the counts that are certain, then the minimum and the maximum.
 # By the shape of the label's values in `labels.py`.
@@ -156,15 +192,9 @@ _DIGITS: dict[str, tuple[tuple[int, ...], int, int]] = {
     "card": ((16, 15), 12, 19), "phone": ((8, 11, 13), 7, 13), "social security": ((9,), 9, 9),
     "licence": ((8,), 5, 14),
 }  # fmt: skip
-_OTHER_LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
-    ("DATE_OF_BIRTH", DATE_OF_BIRTH),
-    ("PLATE", PLATE),
-    *(("PO_BOX", pattern) for pattern in POSTAL),
-)
 _LONGEST_LABEL = 90
 _NEXT_IN_A_LIST = 20
 """Maximum difference between neighbouring numbers of a list."""
-_AROUND_A_BREAK = (90, 80)
 
 
 @dataclass(frozen=True)
@@ -183,8 +213,6 @@ def separated_numbers(text: str, plain: str, labels: Sequence[LabelFound], regio
         plain: the same text without file numbers and timestamps (`without_file_numbers`).
         labels: the labels in the text.
     """
-    labels = [found for found in labels if not found.label.is_head]
-    yield from _across_lines(text)
     yield from prefixed_phones(text)
     yield from bracketed_machines(text)
     for chain in _CHAIN.finditer(plain):
@@ -202,12 +230,12 @@ def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[Labe
         return
     if not chain.group().isdigit():
         yield from numbers_beside_digits(plain, *chain.span())
-    if _is_ordinary(chain.group()) and _BIRTH.search(text, max(0, chain.start() - 40), chain.start()) is None:
+    if _is_ordinary(chain.group()):
         return
     groups = _groups(chain)
     if sum(len(group.digits) for group in groups) < 5:
         return
-    labelled = _labelled(text, groups, labels) if _is_unusual(text, groups) else None
+    labelled = _labelled(text, groups, labels)
     if labelled is not None:
         yield labelled
     if len(groups) > 1 and not _COUNTED_BEFORE.search(plain[max(0, chain.start() - 30) : chain.start()]):
@@ -219,11 +247,8 @@ def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[Labe
 
 def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound]) -> Span | None:
     """Return the number at the start of a chain if a label precedes it."""
-    before = _before(text, groups[0].start)
     capitals = _CAPITALS_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
     sign = _FILE_SIGN_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
-    if BIRTH_LABEL.search(before) and (end := _end_of_date(groups)) is not None:
-        return _span(text, groups[0].start, end, "DATE_OF_BIRTH", labelled=True)
     starts = [groups[0].start]
     starts += [capitals.start()] if capitals is not None else []
     starts += [sign.start()] if sign is not None else []
@@ -240,33 +265,6 @@ def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound])
                 is_letters = capitals is not None and start == capitals.start() and label.kind != "NID"
                 return _span(text, start if is_letters else groups[0].start, end, label.kind, labelled=True)
     return None
-
-
-def _end_of_date(groups: Sequence[_Group]) -> int | None:
-    """Return the end of a date at the start of a chain, whatever its separators; None if there is none."""
-    lengths = [len(group.digits) for group in groups[:3]]
-    is_date = len(lengths) == 3 and (
-        (max(lengths[:2]) <= 2 and (lengths[2] == 2 or _is_year(groups[2])))
-        or (_is_year(groups[0]) and max(lengths[1:]) <= 2)
-    )
-    return groups[2].end if is_date else None
-
-
-def _before(text: str, start: int) -> str:
-    """Return the text before a number as one line, without opening brackets and quotes."""
-    return _OPENING.sub(" ", _in_one_line(text[max(0, start - _LONGEST_LABEL) : start]))
-
-
-def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
-    """Return whether the usual patterns of labelled numbers may miss a number, because of the characters before it
-    or between its groups."""
-    before = text[max(0, groups[0].start - 2) : groups[0].start]
-    return (
-        any(group.gap not in _USUAL_GAPS for group in groups[:-1])
-        or not before.replace(" ", "").isalnum()
-        or (len(groups) > 1 and before.strip().isupper())
-        or len(groups[0].digits) == 1
-    )
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...], fewest: int, most: int) -> int | None:
@@ -294,57 +292,6 @@ def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...],
     if end is None or is_row or _is_ordinary(text[groups[0].start : end]):
         return None
     return end
-
-
-def _across_lines(text: str) -> Iterator[Span]:
-    """Yield labelled identifiers that are split by a line end, a quote mark or several spaces."""
-    if "\n" not in text and "  " not in text:
-        return
-    for start, end in _windows(text):
-        pieces: list[str] = []
-        places: list[int] = []
-        position = start
-        breaks: list[int] = []
-        for gap in _LINE_BREAK.finditer(text, start, end):
-            pieces += [text[position : gap.start()], " "]
-            places += [*range(position, gap.start()), gap.start()]
-            breaks.append(gap.start())
-            position = gap.end()
-        pieces.append(text[position:end])
-        places += range(position, end)
-        line = "".join(pieces)
-        found = [
-            (each.label.kind, each.start, match)
-            for each in labels_in(small_letters(line))
-            if not each.label.is_head and (match := each.label.link_and_value.match(line, each.end))
-        ]
-        found += [(kind, match.start(), match) for kind, pattern in _OTHER_LABELS for match in pattern.finditer(line)]
-        for kind, begin, match in found:
-            first, last = places[begin], places[match.end() - 1] + 1
-            if bisect_right(breaks, first) == bisect_right(breaks, last):
-                continue
-            value = (places[match.start("value")], places[match.end("value") - 1] + 1)
-            if kind == "DATE_OF_BIRTH" or not _is_ordinary(_in_one_line(text[slice(*value)])):
-                yield _span(text, *value, kind, labelled=True)
-
-
-def _windows(text: str) -> Iterator[tuple[int, int]]:
-    """Yield disjoint windows of the text around breaks that are followed by a digit."""
-    before, after = _AROUND_A_BREAK
-    begun: tuple[int, int] | None = None
-    for gap in _LINE_BREAK.finditer(text):
-        if _DIGIT.search(text, gap.end(), gap.end() + after) is None:
-            continue
-        window = (max(0, gap.start() - before), min(len(text), gap.end() + after))
-        if begun is None:
-            begun = window
-        elif window[0] <= begun[1]:
-            begun = (begun[0], window[1])
-        else:
-            yield begun
-            begun = window
-    if begun is not None:
-        yield begun
 
 
 # --- without a label -------------------------------------------------------------------------------------------------
@@ -483,10 +430,6 @@ def _groups(chain: re.Match[str]) -> list[_Group]:
         )
         for number, following in zip(numbers, ends, strict=True)
     ]
-
-
-def _in_one_line(text: str) -> str:
-    return _LINE_BREAK.sub(" ", text)
 
 
 def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:

@@ -17,12 +17,32 @@ NOT_AN_AMOUNT = r"(?<!\bOMR )(?<!\bOMR)(?<!\bRO )(?<!\d[.,:-])"
 MONTH = (
     r"(?:January|February|March|April|May|June|July|August|September|October|November|December|"
     r"Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|"
-    r"يناير|فبراير|مارس|أبريل|ابريل|إبريل|مايو|يونيو|يوليو|أغسطس|اغسطس|سبتمبر|أكتوبر|اكتوبر|نوفمبر|ديسمبر)"
+    r"يناير|فبراير|مارس|أبريل|ابريل|إبريل|مايو|يونيو|يوليو|أغسطس|اغسطس|سبتمبر|أكتوبر|اكتوبر|نوفمبر|ديسمبر|"
+    r"كانون (?:الثاني|الأول)|شباط|[آا]ذار|نيسان|[أا]يار|حزيران|تموز|[آا]ب|[أا]يلول|تشرين (?:الأول|الثاني))"
 )
 DATE = (
-    rf"(?:\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of )?{MONTH}[ ,-]*\d{{4}}|{MONTH} \d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}}"
+    rf"(?:\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of )?{MONTH}[ ,-]*(?:\d{{4}}|['’]\d\d)|{MONTH} \d{{1,2}}(?:st"
+    rf"|nd|rd|th)?,? \d{{4}}"
     r"|\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2}))"
 )
+_ORDINALS = (
+    r"(?:(?:twenty|thirty)[ -])?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|tenth|eleventh|twelfth|"
+    r"(?:thir|four|fif|six|seven|eigh|nine)teenth|twentieth|thirtieth|(?:ال)?(?:[أا]ول|ثاني|ثالث|رابع"
+    r"|خامس|سادس|سابع|ثامن|"
+    r"تاسع|عاشر|حادي|واحد|عشرون|عشرين|ثلاثون|ثلاثين)(?: (?:عشر|و(?:ال)?(?:عشرين|عشرون|ثلاثين|ثلاثون)))?"
+)
+_DAY = rf"(?:\d{{1,2}}(?:st|nd|rd|th)?(?!\d)|{_ORDINALS})"
+_SEPARATOR = r"[\s,./-]{0,3}"
+_YEAR = r"(?:\d{4}|['’]?\d\d(?!\d))"
+DATE_OF_A_PERSON = (
+    rf"(?:(?:the )?{_DAY}(?: day)?{_SEPARATOR}(?:of |من )?(?:شهر )?{MONTH}(?![^\W\d])\.?(?:{_SEPARATOR}(?:in "
+    rf"|of |the year |سنة |عام |من )*{_YEAR})?"
+    rf"|{MONTH}{_SEPARATOR}['’]\d\d|{MONTH}\.?{_SEPARATOR}(?:the )?{_DAY}(?:{_SEPARATOR}(?:in )?{_YEAR})?|(?:19"
+    rf"|20)\d\d{_SEPARATOR}{MONTH}{_SEPARATOR}\d{{1,2}}"
+    r"|\d{1,2}\s?[./ -]\s?(?:\d{1,2}|I{1,3}|IV|VI{0,3}|IX|XI{0,2})\s?[./ -]\s?(?:(?:19|20)\d\d|\d\d)"
+    r"|(?:19|20)\d\d[01]\d[0-3]\d)"
+)
+"""Pattern of a date in any usual form, also without its year, for places where a label announces one."""
 HIJRI_MONTH = (
     r"(?:Muharram|Safar|Rabi['’]? ?(?:al-?|ul-? ?)?(?:-?(?:Awwal|Thani|Akh[ai]r|II?))|Juma?da(?: |"
     r"-)(?:al-? ?|ul-? ?)?(?:Awwal|Ula|Ul[aā]|Thani|Akh[ai]ra?h?|II?)|"
@@ -36,9 +56,14 @@ HIJRI_DATE = (
 )
 # Text allowed between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
 LINK = (
-    r"(?:\s*(?:\([A-Za-z./ ]{1,16}\)|[:#=(\[{\"'«“*_|>،–—-]|\b(?:no|nr|num|number|is|was|are|card|reads?|being)\b\.?|"
-    r"\bof\b[^\d.;\n]{0,30}?(?:\b(?:is|was)\b|:)|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان)){0,8}\s*"
+    r"(?:\s*(?:\((?:[A-Za-z./ -]{1,16}|[ء-ي ]{1,16})\)|[:#=(\[{\"'«“*_|>,،/\\–—-]"
+    r"|\b(?:no|nr|num|number|is|was|are|card|reads?|being|on|in|the|falls|fell|with|as|from|by|under"
+    r"|details|changed|given|issued)\b\.?"
+    r"|\b(?:of|for|to|on|from|in|you|he|she|I)\b[^\d.;\n]{0,30}?(?:\b(?:is|was|on)\b|:)"
+    r"|(?:[ء-ي]{2,12} ){1,2}(?=[وب]?(?:ال)?رقم|هو |هي )|(?:ال)?خاص[ةه]? ب[ء-ي]+|ل[ء-ي]{3,12}(?= )"
+    r"|ال[ء-ي]{3,12}(?= )|رقم(?:ه|ها|ي|نا)?|ذات الرقم|ذو الرقم|الرقم|هو|هي|وهو|وهي|كان|في|بتاريخ|يوم|تحمل)){0,8}\s*"
 )
+"""Pattern of what may stand between a label and its value."""
 EXTENSION = r"(?: ?(?:x|ext\.? ?)\d{1,5})?"
 PHONE_VALUE = r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\) ?)?)?(?:\(\d{1,5}\)[ .-]?\d|\d)(?:[ .-]?\d){4,11}" + EXTENSION
 _UNITS = (
@@ -51,7 +76,8 @@ _UNITS = (
 UNIT = rf"(?:[%°]|[$€£](?!\s?\d)|(?i:{_UNITS})(?!\w))"
 """Pattern of a unit after a number."""
 _COUNTED = (
-    r"passengers?|persons?|people|crew|hours?|hrs?|days?|weeks?|months?|years?|points?|pages?|copies|units|pieces|items|"
+    r"passengers?|persons?|people|crew|hours?|hrs?|days?|weeks?|months?|years?|points?|pages?|copies"
+    r"|units|pieces|items|"
     r"cases|shares|راكب\w*|ركاب|شخص\w*|ساعة|ساعات|يوم\w*|شهر\w*|سنة|سنوات|قطعة|نسخة"
 )
 NOT_A_QUANTITY = rf"(?!\s?(?:{UNIT}|(?i:{_COUNTED})(?!\w)))"
@@ -78,6 +104,10 @@ def is_date_or_years(value: str) -> bool:
     """Return whether a value is a range of years or a date: `2022-2023`, `2024-03-09`, `9 3 2024`, Hijri
     `12-7-1445`."""
     return _YEARS_OR_DATE.fullmatch(value) is not None
+
+
+def is_no_date(value: str) -> bool:
+    return not is_date_or_years(value)
 
 
 def has_digits_of_an_iban(value: str) -> bool:
@@ -122,6 +152,7 @@ IBAN = re.compile(
 CARD_NUMBER = re.compile(rf"{NOT_IN_WORD}(?<!\d[ -])(?:\d{{12,19}}|\d{{4}}(?:[ -]\d{{3,6}}){{2,4}})(?![ -]?\d)(?!\w)")
 EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@(?!\d+\.\d+(?:[^\d.]|\.(?!\d)|\Z))\w[\w-]*(?:\.\w[\w-]*)+")
 PREFIXED_PHONE = re.compile(r"(?<![\w+])\(?(?:\+|00) ?\(?\d{1,3}\)?(?:[ -]?\(?\d\)?){6,12}(?!\w)")
+ZIP_PLUS_FOUR = re.compile(r"(?<![\w.,/-])(?<!\d )\d{5}-\d{4}(?![\w-])(?![.,/]\d)")
 GROUPED_PHONE = re.compile(
     r"(?<![\w+.,/-])(?<!\d )(?!(?:19|20)\d\d-\d\d-\d\d)(?:\(\d{1,5}\)[ .-]?|\d{1,5}[ .-])(?:\(0\))?"
     rf"\d{{2,4}}(?:[ .-]\d{{2,4}}){{0,3}}{EXTENSION}(?!\w)(?![.,/:-]\d)"
@@ -132,7 +163,8 @@ PHONE_BEFORE_ITS_LABEL = re.compile(
 SSN = re.compile(r"(?<![\w-])(?!000|666)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 IP_V4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.]*\d)")
 IP_V6 = re.compile(
-    r"(?<![\w:.])(?:(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6})(?![\w:])"
+    r"(?<![\w:.])(?:(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}"
+    r"|(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6})(?![\w:])"
 )
 URL = re.compile(r"(?i)(?:https?://|www\.)[^\s<>\"'|]*[^\s<>\"'|.,;:!?)]")
 _TIME = r"(?:[ T]\d{1,2}:\d{2}(?::\d{2})?)?"
@@ -172,8 +204,10 @@ _WHOLE_HOST = rf"{_LABEL}(?:{_DOT}{_LABEL})*{_DOT}[^\W\d_]{{2,}}"
 _SPACED_HOST = rf"{_LABEL}(?: ?\. ?{_LABEL})* ?\. ?[^\W\d_]{{2,}}"
 SEPARATED_EMAIL = re.compile(rf"(?i){_LOCAL_PART}(?:{_AT}(?:{_CUT_HOST}|{_WHOLE_HOST})|(?:@| @ ){_SPACED_HOST})")
 _SAID_OF_PAGES = (
-    r"(?:\w+(?:ed|able|ible|ing|ly)|found|online|look(?:s)?|is|are|was|were|be|it|them|this|that|here|information|details?|"
-    r"guidance|data|site|website|page|pages|web|report|reports|list|copy|form|forms|see|visit|view|live|set|read|out|and|"
+    r"(?:\w+(?:ed|able|ible|ing|ly)|found|online|look(?:s)?|is|are|was|were|be|it|them|this|that|here"
+    r"|information|details?|"
+    r"guidance|data|site|website|page|pages|web|report|reports|list|copy|form|forms|see|visit|view"
+    r"|live|set|read|out|and|"
     r"or|again|service|services|document|documents|statistics|tool|register|policy|strategy|plan|library|link|us|"
     r"arrive|meet|met|work|works|office|staff|held|kept|put|seen|shown|made|given|begun|sold|built|team|not|also) at "
 )
@@ -183,7 +217,8 @@ BRACKETED_EMAIL = re.compile(
     r"|(?<![\w.+-])[\w.+-]*\w at \w[\w-]*(?: dot \w[\w-]*)+"
     r"|(?<![\w.+-])[\w.+]*\w[-_]at[-_]\w+(?:[-_]\w+){0,3}?(?:[-_]dot[-_]\w+)+"
     # Without brackets: phrases that are not about a page ("available at harbour.example").
-    rf"|(?<![\w.+-])(?!{_SAID_OF_PAGES})[\w.+-]*\w at (?!www\.)(?:\w[\w-]*\.)+[^\W\d_]{{2,}}(?![\w/@])"
+    rf"|(?<![\w.+-])(?!{_SAID_OF_PAGES})(?=[\w.+-]*[^\W\d_])[\w.+-]*\w at (?!www\.)(?:\w[\w-]*\.)+"
+    r"[^\W\d_]{2,}(?![\w/@])"
 )
 AT_IN_WORDS = (
     "-dot-", "_dot_", "(a)", "[a]", "{a}", "<a>", "[at", "(at", "{at", "<at", "[ at", "( at", "{ at", "[@", "(@",
@@ -195,7 +230,8 @@ AT_A_HOST = re.compile(r" at \w[\w-]*(?: dot |\.)")
 STRICT_EMAIL = re.compile(r"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{1,64}\")@{1,3}\[?\w(?:[\w.-]*\w)?")
 # Truncated by an export: text before "@" and nothing after it. It contains a letter: "5 @ 2.500" is a price.
 CLIPPED_EMAIL = re.compile(
-    r"(?<![\w.+%'@/$-])(?=[\w.+%'-]{0,63}[^\W\d_])[\w.+%'-]{1,63}\w@(?:\.{1,3}(?!\w)|…)?(?![\w@.\[({<…]|\s?[\d$€£]|\s?OMR)"
+    r"(?<![\w.+%'@/$-])(?=[\w.+%'-]{0,63}[^\W\d_])[\w.+%'-]{1,63}\w@(?:\.{1,3}(?!\w)"
+    r"|…)?(?![\w@.\[({<…]|\s?[\d$€£]|\s?OMR)"
 )
 LETTER_BY_LETTER_EMAIL = re.compile(r"(?<!\w)(?:[\w.+-] ){2,40}@(?: [\w-]){2,40}(?: \.(?: [\w-]){1,20}(?!\w)){1,4}")
 # "@" as OCR misreads it.
@@ -209,6 +245,21 @@ _OF_NOBODY = (
 HANDLE = re.compile(
     rf"(?i)(?<![\w.@/\\=\[{{$&*%`'\"-])@(?!{_OF_PROGRAMS}|{_OF_NOBODY})[a-z_]\w{{2,29}}(?:\.\w{{1,29}})?(?![\w(@/]|\.\w)"
     r"|(?:(?<=\.[a-z]{2}/)|(?<=\.[a-z]{3}/)|(?<=\.[a-z]{4}/)|(?<=\.example/))@\w[\w.-]{1,39}\w"
+)
+PROFILE = re.compile(
+    r"(?i)(?<![\w-])(?:(?:t|telegram|wa|m|signal|fb)\.me|(?:instagram|facebook|fb|twitter|x|tiktok"
+    r"|threads|github|gitlab|vk|"
+    r"pinterest|snapchat|linkedin|youtube|reddit|medium|twitch|soundcloud)\.(?:com|net|tv))/(?:add/"
+    r"|in/|u/|user/|c/|people/)?@?"
+    r"(?!(?:share|sharer|groups?|pages?|watch|hashtag|intent|p|reels?|status|explore|about|help|search"
+    r"|joinchat|events|jobs|company|"
+    r"school|marketplace|playlist|results|orgs|topics|settings|features|privacy|policies|login|home|feed|posts?|"
+    r"channel|shorts|live|hc|business|ads|embed)(?![\w.-]))(?P<value>[\w.+-]{2,60}\w)(?![\w/]*\.html?)"
+)
+SIGNS_OF_PROFILES = (".me/", ".com/", ".net/", ".tv/")
+# "#SalmaAlHarthi", "#HamoodBinRashid": a person's name by the words between its parts.
+HASHTAG = re.compile(
+    r"(?<![\w&])#(?P<value>(?:[A-Z][a-z]+){1,3}(?:Al|Bin|Bint|Ibn|Abu|Ben|El)(?:[A-Z][a-z]+){1,3})(?!\w)"
 )
 STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")
 
@@ -239,6 +290,20 @@ LAST_DIGITS = re.compile(
 )
 SIGNS_OF_A_MASK = ("**", "••", "●●", "××", "xx", "##", "* *", "• •")
 SIGNS_OF_LAST_DIGITS = (" ending", " ends", " ended", "منتهية", "تنتهي")
+
+
+_CARD_WORD = r"(?:\bcards?\b|\bvisa\b|master ?card|\bamex\b|\bcv[vcn]2?\b|\d{4}[ -]?\d{4}|بطاق[ةت]\w*|البطاقة)"
+_EXPIRY_WORD = (
+    r"(?:\bexp(?:ir(?:y|es|ing|ation|ed))?\b\.?|\bvalid\b|\bgood\b|\bthru\b|\buntil\b|(?:ال)?انتهاء|تنتهي|صالحة)"
+)
+_EXPIRY = r"(?<![\d/.-])(?:0?[1-9]|1[0-2])\s?[/.-]\s?(?:20)?[2-4]\d(?![\w/-])(?![.,]\d)"
+SIGNS_OF_EXPIRY = ("exp", "valid", "good", "thru", "until", "cv", "/2", "انتهاء", "تنتهي", "صالحة")
+EXPIRY = re.compile(
+    rf"(?i){_CARD_WORD}[^\d]{{0,25}}{_EXPIRY_WORD}[^\n\d]{{0,16}}(?P<value>{_EXPIRY})"
+    rf"|{_EXPIRY_WORD}[^\n\d]{{0,16}}(?P<before>{_EXPIRY})(?=[^\n\d]{{0,16}}\b(?:cv[vcn]2?|security code)\b)"
+    rf"|\d{{4}}[ ,;|/-]{{1,4}}(?P<bare>{_EXPIRY})(?=[ ,;|/-]{{1,4}}(?:cv[vcn]2?\W{{0,2}})?\d{{3,4}}\b)"
+)
+CODE_AFTER_EXPIRY = re.compile(rf"\d{{4}}[ ,;|/-]{{1,4}}{_EXPIRY}[ ,;|/-]{{1,4}}(?P<value>\d{{3,4}})(?!\w)(?![.,]\d)")
 
 
 # --- credentials ------------------------------------------------------------------------------------------------------
@@ -278,10 +343,27 @@ PRIVATE_KEY = re.compile(
     r"-{3,5} ?BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)? ?-{3,5}"
     r"(?:[^-]{0,8000}-{3,5} ?END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)? ?-{3,5}|[A-Za-z0-9+/=\s]{0,8000})"
 )
+CODE_TO_ENTER = re.compile(
+    r"(?i)\b(?:enter|use|type|input)(?: code)? (?P<value>\d{4,8}) (?:to|as|for"
+    r"|when)\b[^.\n]{0,30}?(?:verif|confirm|log|sign|auth|activ)"
+)
+IN_A_QUERY = re.compile(
+    r"(?i)[?&;#](?:[\w-]*(?:token|key|sig|signature|auth|secret|passw(?:or)?d|session(?:[_-]?id)?|jwt"
+    r"|otp|nonce|ticket)|pwd|pass|sid|code|pin|state)="
+    r"(?P<value>(?=[^\s&#]{0,200}\d)[^\s&#\"'<>]{4,}[^\s&#\"'<>.,;:!?)])"
+    r"|/(?:reset|invite|invitation|verify|confirm|activate|activation|magic|login|auth|token"
+    r"|unsubscribe|share|signup)[\w-]*/"
+    r"(?P<path>(?=[\w.~-]*\d)(?=[\w.~-]*[A-Za-z])[\w.~-]{10,}\w)"
+)
+SIGNS_OF_QUERIES = (
+    "=", "/reset", "/invit", "/verif", "/confirm", "/activat", "/magic", "/login", "/auth", "/token", "/unsub",
+    "/share", "/signup",
+)  # fmt: skip
 IN_AN_ADDRESS = re.compile(r"://[^\s/:@{}]{1,100}:(?P<value>[^\s/@{}]{1,200})@")
 
 _CREDENTIAL_LABEL = (
-    r"\b(?:pass ?(?:word|code|phrase)|pwd|passwd|pin(?: code| number)?|(?:access|security|login|door|alarm) code|"
+    r"\b(?:pass(?: ?(?:word|code|phrase)|(?= ?[:=]))|pwd|passwd|pin(?: code| number)?|(?:access"
+    r"|security|login|door|alarm) code|"
     r"(?:api|secret|access|private|account|encryption|shared|licen[cs]e)[ _-]?key|"
     r"(?:access|auth|authentication|authorization|api|refresh|session|bearer)[ _-]?token|client[ _-]?secret)"
 )

@@ -6,12 +6,12 @@ Without a cue such as "call", a number must be valid in one of the `valid` regio
 
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import phonenumbers
 from phonenumbers import Leniency, PhoneNumberMatcher
-from stdnum import luhn
+from stdnum import luhn, numdb
 from stdnum.iso7064 import mod_97_10
 
 from sovereign_pipeline.policy.corpus import PhoneRegions
@@ -162,13 +162,12 @@ _BRACKETED_IP = re.compile(
     r"(?<![\w.])\d{1,3}(?:\s?[\[({]\s?(?:\.|dot)\s?[\])}]\s?\d{1,3}|\s\.\s\d{1,3}|\.\d{1,3}){3}(?!\w)"
 )
 
-# Characters of an IBAN by country: SWIFT's IBAN registry.
-_IBAN_LENGTHS = {
-    "AE": 23, "AT": 20, "BE": 16, "BH": 22, "CH": 21, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "EG": 29, "ES": 24,
-    "FI": 18, "FR": 27, "GB": 22, "GR": 27, "HU": 28, "IE": 22, "IL": 23, "IQ": 23, "IT": 27, "JO": 30, "KW": 30,
-    "LB": 28, "LU": 20, "LY": 25, "MT": 31, "NL": 18, "NO": 15, "OM": 23, "PK": 24, "PL": 28, "PT": 25, "QA": 29,
-    "RO": 24, "SA": 24, "SD": 18, "SE": 24, "TN": 24, "TR": 26, "YE": 30,
-}  # fmt: skip
+
+@cache
+def _length_of_an_iban(country: str) -> int:
+    """Return the number of characters of a country's IBANs by SWIFT's registry, or 0 if it has none."""
+    _, facts = numdb.get("iban").info(country.upper())[0]
+    return 4 + sum(map(int, re.findall(r"(\d+)!", facts["bban"]))) if facts else 0
 
 
 def is_complete(kind: Kind, key: str, regions: Regions = AROUND) -> bool:
@@ -217,7 +216,7 @@ def ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
     before = _COUNTRY_BEFORE.search(text, max(0, chain.start() - LONGEST_GAP - 4), chain.start())
     if before is None:
         return
-    length = _IBAN_LENGTHS.get("".join(filter(str.isalpha, before.group())).upper(), 0)
+    length = _length_of_an_iban("".join(filter(str.isalpha, before.group())))
     gathered: list[int] = []
     for position in range(before.start(), len(text)):
         if len(gathered) == length or (gathered and position - gathered[-1] > LONGEST_GAP):
@@ -239,7 +238,7 @@ def bracketed_machines(text: str) -> Iterator[Span]:
 
 
 def has_country_of_an_iban(value: str) -> bool:
-    return value[:2].upper() in _IBAN_LENGTHS
+    return _length_of_an_iban(value[:2]) > 0
 
 
 def _is_iban(characters: str) -> bool:

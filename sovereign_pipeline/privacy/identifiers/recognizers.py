@@ -5,10 +5,11 @@ the value without its label.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.identifiers import addresses, labels, patterns
@@ -23,9 +24,11 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     small_letters,
 )
 from sovereign_pipeline.privacy.identifiers.numbers import (
+    has_spoken_digits,
     is_of_something_else,
     long_numbers,
     separated_numbers,
+    spoken_numbers,
     without_file_numbers,
 )
 from sovereign_pipeline.privacy.identifiers.patterns import AT_A_HOST, AT_IN_WORDS, DIGITS_OF_A_NATIONAL_ID
@@ -80,9 +83,9 @@ class Recognizer:
     by: Literal["label", "check digits", "form"] = "form"
     """Evidence by which the pattern determines the kind."""
 
-    def may_find(self, clues: set[Clue], small: str) -> bool:
-        """Return whether a text may contain a value, by its clues and the substrings of its lower-case form."""
-        return self.needs in clues and (not self.signs or any(sign in small for sign in self.signs))
+    def may_find(self, small: str) -> bool:
+        """Return whether a text may contain a value, by the substrings of its lower-case form."""
+        return not self.signs or any(map(small.__contains__, self.signs))
 
     def spans(self, text: str) -> Iterator[Span]:
         """Yield every value of a normalised text, in reading order."""
@@ -96,6 +99,8 @@ class Recognizer:
 _PATTERNS: tuple[Recognizer, ...] = (
     Recognizer("CREDENTIAL", patterns.JSON_WEB_TOKEN, needs="anything", signs=("eyj",)),
     Recognizer("CREDENTIAL", patterns.PRIVATE_KEY, needs="anything", signs=("private key",)),
+    Recognizer("CREDENTIAL", patterns.CODE_TO_ENTER, signs=("enter", "use", "type", "input"), by="label"),
+    Recognizer("CREDENTIAL", patterns.IN_A_QUERY, signs=patterns.SIGNS_OF_QUERIES),
     Recognizer("CREDENTIAL", patterns.IN_AN_ADDRESS, needs="an @", signs=("://",)),
     Recognizer(
         "CREDENTIAL",
@@ -106,19 +111,17 @@ _PATTERNS: tuple[Recognizer, ...] = (
         by="label",
     ),
     Recognizer("COORDINATES", addresses.IN_DEGREES, signs=("°",)),
-    Recognizer("COORDINATES", addresses.DECIMAL_PAIR, addresses.is_a_place),
+    Recognizer("COORDINATES", addresses.DECIMAL_PAIR, addresses.is_a_place, needs="five digits"),
     Recognizer(
         "COORDINATES", addresses.PAIR_BY_LABEL, addresses.is_on_the_globe, signs=addresses.SIGNS_OF_LABELS, by="label"
     ),
     Recognizer("COORDINATES", addresses.BY_LABEL, signs=addresses.SIGNS_OF_LABELS, by="label"),
     Recognizer("PHONE", labels.REACHED_AT, signs=labels.SIGNS_OF_REACHING, by="label"),
-    *(Recognizer("PO_BOX", pattern, signs=labels.SIGNS_OF_POST, by="label") for pattern in labels.POSTAL),
     *(
         Recognizer("ADDRESS", pattern, signs=labels.SIGNS_OF_ADDRESSES, by="label")
         for pattern in labels.LOCAL_ADDRESSES
     ),
-    Recognizer("DATE_OF_BIRTH", labels.DATE_OF_BIRTH, signs=labels.SIGNS_OF_BIRTH, by="label"),
-    Recognizer("PLATE", labels.PLATE, signs=labels.SIGNS_OF_PLATES, by="label"),
+    Recognizer("PLATE", labels.PLATE_BY_FORM),
     Recognizer(
         "DATE_OF_BIRTH",
         labels.MONTH_OR_YEAR_OF_BIRTH,
@@ -128,21 +131,29 @@ _PATTERNS: tuple[Recognizer, ...] = (
     ),
     Recognizer("CARD", patterns.MASKED_BY_LABEL, signs=patterns.SIGNS_OF_A_MASK, by="label"),
     Recognizer("CARD", patterns.MASKED, signs=patterns.SIGNS_OF_A_MASK),
+    Recognizer("CARD", patterns.EXPIRY, signs=patterns.SIGNS_OF_EXPIRY, by="label"),
+    Recognizer("CREDENTIAL", patterns.CODE_AFTER_EXPIRY, needs="five digits"),
     Recognizer("CARD", patterns.LAST_DIGITS, signs=patterns.SIGNS_OF_LAST_DIGITS, by="label"),
-    Recognizer("PLATE", labels.IMO_NUMBER, labels.has_imo_check_digit, signs=("imo", "i.m.o"), by="label"),
-    Recognizer("PLATE", labels.MMSI, signs=("mmsi",), by="label"),
     Recognizer("PLATE", labels.VESSEL_NUMBER, signs=labels.SIGNS_OF_VESSELS, by="label"),
     Recognizer("EMAIL", patterns.EMAIL, needs="an @"),
     Recognizer(
-        "IBAN", patterns.IBAN, patterns.has_digits_of_an_iban, patterns.has_iban_check_digits, by="check digits"
+        "IBAN",
+        patterns.IBAN,
+        patterns.has_digits_of_an_iban,
+        patterns.has_iban_check_digits,
+        needs="five digits",
+        by="check digits",
     ),
-    Recognizer("CARD", patterns.CARD_NUMBER, patterns.has_card_check_digit, _never, by="check digits"),
-    Recognizer("PHONE", patterns.PREFIXED_PHONE, is_certain=_never),
-    Recognizer("PHONE", patterns.LOCAL_PHONE, patterns.is_omani_phone, _never),
-    Recognizer("PHONE", patterns.GROUPED_PHONE, patterns.is_grouped_phone, _never),
-    Recognizer("PHONE", patterns.PHONE_BEFORE_ITS_LABEL, by="label"),
-    Recognizer("PASSPORT", patterns.PASSPORT_SHAPE, is_certain=_never),
-    Recognizer("SSN", patterns.SSN, is_certain=_never),
+    Recognizer(
+        "CARD", patterns.CARD_NUMBER, patterns.has_card_check_digit, _never, by="check digits", needs="five digits"
+    ),
+    Recognizer("PHONE", patterns.PREFIXED_PHONE, is_certain=_never, needs="five digits"),
+    Recognizer("PHONE", patterns.LOCAL_PHONE, patterns.is_omani_phone, _never, needs="five digits"),
+    Recognizer("PO_BOX", patterns.ZIP_PLUS_FOUR, is_certain=_never, needs="five digits"),
+    Recognizer("PHONE", patterns.GROUPED_PHONE, patterns.is_grouped_phone, _never, needs="five digits"),
+    Recognizer("PHONE", patterns.PHONE_BEFORE_ITS_LABEL, patterns.is_no_date, by="label", needs="five digits"),
+    Recognizer("PASSPORT", patterns.PASSPORT_SHAPE, is_certain=_never, needs="five digits"),
+    Recognizer("SSN", patterns.SSN, is_certain=_never, needs="five digits"),
     Recognizer("IP", patterns.IP_V4),
     Recognizer("IP", patterns.IP_V6),
     Recognizer("DATE", patterns.ANY_DATE, is_certain=_never),
@@ -153,10 +164,13 @@ RECOGNIZERS: tuple[Recognizer | Label | Form, ...] = (*_PATTERNS, *LABELS, *FORM
 
 
 @cache
-def _of_services() -> tuple[Recognizer, ...]:
-    """Return recognizers of the keys of known services. Their patterns are loaded when the first text is searched."""
-    found = patterns.of_services()
-    return tuple(Recognizer("CREDENTIAL", pattern, needs="anything", signs=signs) for pattern, signs in found)
+def _by_clue() -> dict[Clue, tuple[Recognizer, ...]]:
+    """Return the recognizers by what they need, with those of services' keys, whose patterns are loaded only now."""
+    of_services = (
+        Recognizer("CREDENTIAL", pattern, needs="anything", signs=signs) for pattern, signs in patterns.of_services()
+    )
+    every = (*of_services, *_PATTERNS)
+    return {clue: tuple(each for each in every if each.needs == clue) for clue in get_args(Clue)}
 
 
 # Weak evidence only: any other finding takes precedence.
@@ -165,11 +179,13 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", patterns.STRICT_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", patterns.CLIPPED_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", patterns.LETTER_BY_LETTER_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", patterns.PROFILE, is_certain=_never, needs="anything", signs=patterns.SIGNS_OF_PROFILES),
+    Recognizer("EMAIL", patterns.HASHTAG, is_certain=_never, needs="anything", signs=("#",)),
     Recognizer("EMAIL", patterns.HANDLE, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", patterns.MISREAD_EMAIL, is_certain=_never, needs="anything", signs=patterns.SIGNS_MISREAD),
     Recognizer("EMAIL", patterns.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
-    Recognizer("IBAN", patterns.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
-    Recognizer("PHONE", patterns.PHONE_AFTER_ITS_FIRST_DIGIT, patterns.is_omani_phone, _never),
+    Recognizer("IBAN", patterns.STRICT_IBAN, has_country_of_an_iban, is_certain=_never, needs="five digits"),
+    Recognizer("PHONE", patterns.PHONE_AFTER_ITS_FIRST_DIGIT, patterns.is_omani_phone, _never, needs="five digits"),
 )
 
 
@@ -188,20 +204,23 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Re
     clues = _clues(text, small)
     found = [
         span
-        for recognizer in (*_of_services(), *_PATTERNS)
-        if recognizer.may_find(clues, small) and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
+        for clue in clues
+        for recognizer in _by_clue()[clue]
+        if recognizer.may_find(small) and (recognizer.kind not in KEPT_BY_DEFAULT or recognizer.kind in also)
         for span in recognizer.spans(text)
     ]
     plain = with_cells_apart(without_file_numbers(text)) if "a digit" in clues else ""
-    of_labels = labels_in(small) if plain else []
+    of_labels = labels_in(small)
     if plain:
         found += [
             Span(start, end, "ADDRESS", value_key("ADDRESS", text[start:end])) for start, end in address_spans(text)
         ]
-        found += long_numbers(plain)
+        found += long_numbers(plain) if "five digits" in clues else ()
+    if has_spoken_digits(small):
+        found += spoken_numbers(text)
     found += spans_by_form(text)
-    if of_labels:
-        found += labelled_spans(text, of_labels)
+    found += labelled_spans(text, of_labels)
+    if of_labels and plain:
         found += identifiers_before_their_label(text, of_labels)
         if "\n" in text:
             found += identifiers_in_columns(text, of_labels)
@@ -235,7 +254,7 @@ def _strictly(
     found = [
         replace(span, by_length=True)
         for recognizer in STRICT_RECOGNIZERS
-        if recognizer.may_find(clues, small)
+        if recognizer.needs in clues and recognizer.may_find(small)
         for span in recognizer.spans(text)
     ]
     for label, _, end in of_labels:
@@ -243,18 +262,20 @@ def _strictly(
         if halves and _has_eight_digits(halves["value"]):
             key = value_key(label.kind, halves["value"])
             found.append(Span(*halves.span("value"), label.kind, key, by_length=True))
-    return [*found, *separated_numbers(text, plain, of_labels, regions)] if plain else found
+    return [*found, *separated_numbers(text, plain, of_labels, regions)] if "five digits" in clues else found
 
 
 def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> list[Span]:
     """Return the merged findings of both searches, without overlaps."""
-    added = []
+    added: list[Span] = []
+    replaced: set[Span] = set()
     for span in strict:
-        beside = [each for each in usual if each.start < span.end and span.start < each.end]
+        first = bisect_right(usual, span.start, key=lambda each: each.end)
+        beside = usual[first : bisect_left(usual, span.end, first, key=lambda each: each.start)]
         if all(_is_part_of(each, span, regions) for each in beside):
             added.append(span)
-    kept = [each for each in usual if not any(each.start < span.end and span.start < each.end for span in added)]
-    return without_overlaps([*kept, *without_overlaps(added)])
+            replaced.update(beside)
+    return without_overlaps([*(each for each in usual if each not in replaced), *without_overlaps(added)])
 
 
 def _is_part_of(usual: Span, strict: Span, regions: Regions) -> bool:

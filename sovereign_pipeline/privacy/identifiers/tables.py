@@ -20,12 +20,13 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 # --- labels behind their value ----------------------------------------------------------------------------------------
 
 _VALUE_BEFORE = re.compile(
-    r"(?<![\w.,/:+-])(?P<value>(?:[A-Z]{1,3} ?|[A-Z]{2,6}[/-])?\d(?:[ ./-]?\d){3,15}"
+    r"(?<![\w.,/:+-])(?P<value>(?:[A-Z]{1,3} ?|[A-Z]{1,6}[/-])?\d(?:[ ./-]?\d){3,15}"
     r"|\d{2,5} ?(?:[A-Z]{1,2}|[ء-ي](?: ?[ء-ي])?)"
     r"(?!\w))(?: ?\((?P<bracket>)(?:(?:my|his|her|our|their|your|the) )?"
     r"|(?: ?, ?| - | ?= ?| (?:is|was|being|as) )(?:(?:my|his|her|our|their|your|the|a|its) )?"
     r"|،? (?:هو|هي|وهو|وهي) )(?=[^\W\d_])"
 )
+_WORD = re.compile(r"[A-Z]\w{1,20} ")
 _IS_ITS_OWN_LABEL = re.compile(r"[.:#=\s]{0,3}(?:(?i:no|nr|number|is|was|of|رقم|هو)\b\.?[\s:#]{0,2})*[+(A-Z]{0,3} ?\d")
 """Pattern of a value after a label, which shows that the label does not belong to the value before it."""
 _LABEL_BEFORE = re.compile(
@@ -36,9 +37,9 @@ _LABEL_BEFORE = re.compile(
 def labelled_spans(text: str, labels: Iterable[LabelFound]) -> Iterator[Span]:
     """Yield the values that follow their labels."""
     for label, _, end in labels:
-        match = None if label.is_head else label.link_and_value.match(text, end)
-        if match is not None:
-            yield _span(text, *match.span("value"), label.kind)
+        value = label.value_behind(text, end)
+        if value is not None:
+            yield _span(text, *value, label.kind)
 
 
 def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
@@ -49,7 +50,9 @@ def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> I
     for match in _VALUE_BEFORE.finditer(text):
         if match["bracket"] is None and _LABEL_BEFORE.search(text, max(0, match.start() - 20), match.start()):
             continue
-        for label, _, end in by_start.get(match.end(), ()):
+        word = _WORD.match(text, match.end())
+        behind = [*by_start.get(match.end(), ()), *by_start.get(word.end() if word else -1, ())]
+        for label, _, end in behind:
             if label.value.fullmatch(match["value"]) and _IS_ITS_OWN_LABEL.match(text, end) is None:
                 yield _span(text, *match.span("value"), label.kind)
                 break

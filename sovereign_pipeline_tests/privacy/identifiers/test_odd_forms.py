@@ -1,7 +1,7 @@
 """Identifiers in odd forms are replaced, and what only looks like one stays.
 
-`odd_forms.jsonl` has a kind, a text, and the pieces of it that must be gone; `look_alikes.jsonl` has the texts that
-stay. Numbers with check digits are valid by them and belong to nobody.
+`odd_forms.jsonl` and `attacks.jsonl` have a kind, a text, and the pieces of it that must be gone; `look_alikes.jsonl`
+has the texts that stay. Numbers with check digits are valid by them and belong to nobody.
 """
 
 import json
@@ -30,7 +30,10 @@ def rest_and_kinds(text: str) -> tuple[str, set[str]]:
     return rest, {span.kind for span in spans}
 
 
-@pytest.mark.parametrize("form", rows_of("odd_forms.jsonl"), ids=lambda form: form[1].replace("\n", " / "))
+FORMS = [*rows_of("odd_forms.jsonl"), *rows_of("attacks.jsonl")]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form[1].replace("\n", " / "))
 def test_an_identifier_in_an_odd_form_is_found(form: list[str]) -> None:
     kind, text, *hidden = form
     rest, kinds = rest_and_kinds(text)
