@@ -143,6 +143,11 @@ class Line:
         return hashlib.sha256(self.content).hexdigest()
 
     @property
+    def confirmed(self) -> int:
+        """Number of entries that a checkpoint covers, else 0."""
+        return parse_tree_head(self.checkpoint.text).size if self.checkpoint is not None else 0
+
+    @property
     def is_torn(self) -> bool:
         return self.sequence is None and self.void is None and self.checkpoint is None
 
@@ -169,10 +174,15 @@ def lines_of(path: Path) -> Iterator[Line]:
 
 
 def entries_of(path: Path) -> Iterator[Line]:
-    """Yield every entry that is not void. Raises IntegrityError for an unreadable line that is not marked as void."""
-    void = {line.void for line in map(parse_line, _lines_with(path, b'{"void"'))}
+    """Yield every entry that is not void. Raises IntegrityError for an unreadable line that is not marked as void.
+
+    A line is not void if a checkpoint before its mark covers it: nobody signs the marks."""
+    void, size = dict[str | None, int](), 0
+    for line in map(parse_line, _lines_with(path, b'{"void"', b'{"checkpoint"')):
+        size = max(size, line.confirmed)
+        void.setdefault(line.void, size)
     for number, line in enumerate(lines_of(path), 1):
-        if line.sha256 in void:
+        if line.sha256 in void and (line.sequence is None or line.sequence > void[line.sha256]):
             continue
         if line.sequence is not None:
             yield line
@@ -184,9 +194,15 @@ def entries_of(path: Path) -> Iterator[Line]:
             )
 
 
-def _lines_with(path: Path, start: bytes) -> Iterator[bytes]:
+def _lines_with(path: Path, *starts: bytes) -> Iterator[bytes]:
     with path.open("rb") as stream:
-        yield from (each.removesuffix(b"\n") for each in stream if each.startswith(start))
+        yield from (each.removesuffix(b"\n") for each in stream if each.startswith(starts))
+
+
+def largest_in(path: Path) -> Note | None:
+    """Return the checkpoint of the second copy that covers most entries, wherever its line is."""
+    lines = map(parse_line, _lines_with(path, b'{"checkpoint"'))
+    return max(lines, key=lambda line: line.confirmed, default=Line(b"")).checkpoint
 
 
 def parse_line(content: bytes) -> Line:
@@ -295,11 +311,12 @@ def _read_end(content: bytes) -> End:
             end.entries[line.sequence] = line.content
             by_digest[line.sha256] = line.sequence
         elif line.checkpoint is not None:
-            end.confirmed = line.checkpoint
+            end.confirmed = line.checkpoint if line.confirmed >= end.size else end.confirmed
         elif line.void is None:
             end.torn.append(line.content)
         elif line.void in by_digest:
-            end.entries.pop(by_digest[line.void] or 0, None)
+            if (by_digest[line.void] or 0) > end.size:  # else a checkpoint covers it, and nobody signed the mark
+                end.entries.pop(by_digest[line.void] or 0, None)
         else:
             end.torn = [each for each in end.torn if hashlib.sha256(each).hexdigest() != line.void]
     return end

@@ -68,6 +68,8 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
     settings = registry.settings
     # Read this before the database, because others may write meanwhile.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
+    if (copy := settings.ledger_copy) is not None and copy.exists() and (note := checkpoints.largest_in(copy)):
+        kept.append(checkpoints.Kept(copy, note))
     with registry.reading() as session, tree.written_by_this_program():
         log = checkpoints.verified(session, settings, kept)
         claims = [Claim(str(each.path), each.head) for each in kept]

@@ -11,6 +11,7 @@ from sqlalchemy import event
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.record.lamps import cut_to, exact_bytes, kept, light
 from sovereign_pipeline_tests.registry.bench import Bench
 
@@ -133,3 +134,26 @@ def test_a_long_copy_is_read_from_its_end(registry: Registry, copy: Path) -> Non
     assert copy.stat().st_size > 1 << 15
     light(open_registry(registry.settings), 60)
     assert entries_in(copy) == exact_bytes(registry)
+
+
+@pytest.mark.security_case(
+    "Registry and home are put back, and marks that nobody signed and an older checkpoint are appended to the copy",
+    "The entries that a checkpoint covers stay: the registry is refused, and `audit verify` ends 1",
+)
+@pytest.mark.parametrize("repeats", [1, 2_000])
+def test_what_a_checkpoint_covers_is_not_talked_away(registry: Registry, copy: Path, repeats: int) -> None:
+    light(registry, 1)
+    home = registry.settings.ledger / "checkpoint"
+    before, older = home.read_bytes(), copy.read_bytes()
+    light(registry, 2)
+    newer = [each for each in copy.read_bytes().removeprefix(older).splitlines() if each.startswith(b'{"action"')]
+    cut_to(registry, 1)
+    home.write_bytes(before)
+    marks = b"".join(b'{"void":"%s"}\n' % hashlib.sha256(each).hexdigest().encode() for each in newer)
+    with copy.open("ab") as stream:
+        stream.write(marks + older * repeats)
+    with pytest.raises(IntegrityError):
+        verify_registry(open_registry(registry.settings))
+    if repeats == 1:
+        with pytest.raises(IntegrityError):
+            open_registry(registry.settings)
