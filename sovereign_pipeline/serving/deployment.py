@@ -29,7 +29,7 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record import tree
-from sovereign_pipeline.record.checkpoints import assert_not_older
+from sovereign_pipeline.record.checkpoints import all_kept, assert_not_older
 from sovereign_pipeline.record.database import Registry, RegistryNewer, open_registry
 from sovereign_pipeline.record.in_force import assert_not_put_back
 from sovereign_pipeline.record.officers import trust_root
@@ -158,6 +158,14 @@ UNREACHED = (SQLAlchemyError, OSError, RegistryUnreached)
 """Errors raised if the registry is down."""
 
 
+def _assert_no_older(entries: int, accepted: int) -> None:
+    if entries < accepted:
+        raise IntegrityError(
+            f"The registry has {entries} entries, and this gateway has verified {accepted}: it is older.",
+            "Restore the newest copy. If it was restored on purpose, remove the gateway's high-water-marks.json.",
+        )
+
+
 class Sources:
     """A reader of registry, store and trust root that decides which adapters are served."""
 
@@ -188,10 +196,11 @@ class Sources:
     def moved(self) -> tuple[int, ...]:
         """Return a value that changes whenever the ledger or the trust root does. Raises the errors of `find`."""
         with self._forgetting():
-            trust, registry = self._trust(), self._opened()
+            accepted, trust, registry = self._marks.entries, self._trust(), self._opened()
             assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
             with registry.reading() as session:
                 entries = tree.size_of(session)
+            _assert_no_older(entries, accepted)
             return (entries, trust.root_version, trust.targets_version)
 
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
@@ -201,17 +210,30 @@ class Sources:
         it is down.
         """
         with self._forgetting():
-            registry = self._opened()
+            accepted, registry = self._marks.entries, self._opened()
             self._verify_ledger(registry)
             found = find_deployable(registry, self._store, self._trust(), answering)
+            _assert_no_older(found.entries, accepted)
         note(self._settings, found)
         return self._with_bases(found)
 
     def find_last(self) -> FoundAdapters:
         """Find what may be served while the registry is down. Raises SovereignError and OSError."""
+        self.assert_nothing_missed()
         self._marks.accept_trust(trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings).flags()
         return self._with_bases(find_last_verified(self._settings, self._store, flags))
+
+    def assert_nothing_missed(self) -> None:
+        """Raise IntegrityError if the home's checkpoint covers entries that this gateway has not verified. One of them
+        may be a recall, and the registry cannot be asked."""
+        newest = max((each.head.size for each in all_kept(self._settings)), default=0)
+        if newest > (accepted := self._marks.entries):
+            raise IntegrityError(
+                f"The ledger has {newest} entries, this gateway has verified {accepted}, and the registry is not "
+                f"reached, so nothing is served.",
+                "Start the registry's database.",
+            )
 
     def _with_bases(self, found: FoundAdapters) -> FoundAdapters:
         of = {each.deployable.base_model_digest: each.base_model for each in found.verified}
@@ -347,9 +369,10 @@ class Deployment:
         """Continue with the loaded adapters. A restarted engine gets those that were verified last."""
         self._is_complete = False
         served = {each.digest for each in self.deployed.served}
-        if served and served == set(self._engine.loaded()):
-            return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
         try:
+            await asyncio.to_thread(self._sources.assert_nothing_missed)
+            if served and served == set(self._engine.loaded()):
+                return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
             found = await asyncio.to_thread(self._sources.find_last)
         except (SovereignError, OSError) as error:
             await self._unload_all_but(set())

@@ -17,6 +17,7 @@ from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
+from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.serving.engines.conformance import Running, until
@@ -280,12 +281,42 @@ def test_missing_trust_root_unloads_everything(served_office: ServedOffice, depl
 
 def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffice, deploying: Deploying) -> None:
     adapter = served_office.in_production()
+    deploying.look()  # enters the fingerprint that is made now in the ledger
     deploying.look()
     _break_database(served_office.office.bench.settings.home / "registry.db")
     deployed = deploying.look()
     assert [*deployed.refused] == ["registry"]
     assert [each.adapter for each in deployed.served] == [adapter.id]
     assert deploying.engine.names == [adapter.id]
+
+
+@pytest.mark.security_case(
+    "The registry is made unreadable after an act that a running gateway has not seen, such as a recall",
+    "all adapters are unloaded",
+)
+def test_registry_that_is_not_reached_after_an_unseen_act_stops_everything(
+    served_office: ServedOffice, deploying: Deploying
+) -> None:
+    served_office.in_production()
+    deploying.look()
+    deploying.look()
+    served_office.office.adapter()
+    _break_database(served_office.office.bench.settings.home / "registry.db")
+    assert deploying.serves() == []
+
+
+@pytest.mark.security_case(
+    "Registry and home are put back to before an act that the gateway has verified", "all adapters are unloaded"
+)
+def test_registry_with_fewer_entries_than_were_verified_is_not_believed(
+    served_office: ServedOffice, deploying: Deploying
+) -> None:
+    served_office.in_production()
+    deploying.look()
+    assert deploying.serves()
+    marks = HighWaterMarks.of(served_office.office.bench.settings)
+    marks.accept_entries(marks.entries + 1)
+    assert deploying.serves() == []
 
 
 @pytest.mark.security_case(
