@@ -5,7 +5,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -256,6 +256,8 @@ class RequestHandler:
     def __post_init__(self) -> None:
         self.rates = Rates(self.limits)
         self.places = Places(self.limits, self.catalog.lines)
+        self.on_severe_report: Callable[[], Awaitable[None]] = _nothing
+        """Called before a report of severity 1 is confirmed, so that it is on record by then."""
         self.is_ending = False
         self._running: set[asyncio.Timeout] = set()
 
@@ -291,6 +293,8 @@ class RequestHandler:
         self.metrics.said(given.line, given.adapter, feedback)
         if given.choice is not None:
             self.telemetry.rate(given.line, given.choice, feedback, given.before)
+            if feedback.severity == 1:
+                await self.on_severe_report()
         rating = Rating(given=answer_digest(id, caller).hex(), at=utc_now(), feedback=feedback)
         if (sealed := self.transcripts.rate(given.line, rating)) is not None:
             self.journal.note(Rated(line=given.line, given=rating.given, rating=sealed))
@@ -500,6 +504,10 @@ class _Progress:
             self._schedule()
         elif not self._limit.expired():
             self._limit.reschedule(self._loop.time())
+
+
+async def _nothing() -> None:
+    """Do nothing."""
 
 
 async def _close(answer: Answer) -> None:

@@ -153,6 +153,16 @@ class _Installation:
             admin,
         )
         sync = FlagSync(settings, flags, lambda: self.registry, self.workplace_of)
+        entering = asyncio.Lock()
+
+        async def enter_reports() -> None:
+            """Judge the trials and enter the results at once, so that a rollback before the next look hides none."""
+            async with entering:
+                for look in (watcher.look, sync.look):
+                    if problem := await _tried(look):
+                        _LOG.warning("holds: %s", problem)
+
+        handler.on_severe_report = enter_reports
         problem = await _tried(self._compare_tokens)
         if problem:
             _LOG.warning("tokens: %s", problem)

@@ -3,7 +3,7 @@
 import asyncio
 import datetime
 import hashlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +160,7 @@ class Bench:
     levels: tuple[str, ...] = tuple(LADDER)
     condition: Condition = field(default_factory=Condition)
     admin: AdminSources = field(default_factory=AdminSources)
+    on_severe_report: Callable[[], Awaitable[None]] | None = None
     other_engines: list[EngineState] = field(default_factory=list)
     tracer: Tracer = field(default_factory=NoOpTracer)
     screens: Screens = NOTHING_SEARCHED
@@ -255,6 +256,8 @@ class Bench:
             self.screens,
             self.transcripts,
         )
+        if self.on_severe_report is not None:
+            handler.on_severe_report = self.on_severe_report
         sources = replace(self.admin, engines=self.engines)
         return create_gateway(handler, self.callers or Callers(tokens), HOSTS, lambda: self.condition, sources)
 

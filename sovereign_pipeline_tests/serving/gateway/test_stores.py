@@ -114,6 +114,12 @@ def test_a_rollout_counts_it_by_arm_and_the_last_word_stands(trying: TryingOut) 
 def test_a_report_of_the_worst_counts_whoever_asked_and_stays(trying: TryingOut, drawn: bool) -> None:
     """Also from a member of a group, and from an officer who names the version: neither is compared."""
     trying.drawn = drawn
+    counted: list[int] = []
+
+    async def enter() -> None:
+        counted.append(trying.tally().severe)
+
+    trying.on_severe_report = enter
     tokens = trying.callers_of_arms(versions=True)
     caller = trying.client(tokens["production"])
     of_production, of_staged = answer(caller), answer(caller, model="lamps-1.1.0")
@@ -122,6 +128,7 @@ def test_a_report_of_the_worst_counts_whoever_asked_and_stays(trying: TryingOut,
     assert say(caller, of_staged, thumb="up").status_code == 200
     tally = trying.tally()
     assert tally.severe == 1
+    assert counted == [0, 1], "each is entered before it is confirmed"
     assert {*tally.drawn["staged"]} == set(), "who names a version is not drawn"
 
 
