@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import phonenumbers
 from phonenumbers import Leniency, PhoneNumberMatcher
-from stdnum import luhn, numdb
-from stdnum.iso7064 import mod_97_10
+from stdnum import iban, luhn, numdb
 
 from sovereign_pipeline.policy.corpus import PhoneRegions
 from sovereign_pipeline.policy.personal_data import Kind
@@ -242,14 +241,8 @@ def has_country_of_an_iban(value: str) -> bool:
 
 
 def _is_iban(characters: str) -> bool:
-    digits = sum(character.isdigit() for character in characters)  # letters are a bank code, not prose
-    plain = (
-        len(characters) > 14
-        and characters[2:4].isdigit()
-        and characters.isascii()
-        and 5 * digits >= 3 * len(characters)
-    )
-    return plain and bool(mod_97_10.is_valid(characters[4:] + characters[:4]))
+    """Verify the check digits and the form that the country's registry entry gives: letters of prose do not fit it."""
+    return bool(iban.is_valid(characters, check_country=False))
 
 
 def _checked_span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
