@@ -165,6 +165,8 @@ class DemoInstitution:
     rows: list[dict[str, Any]]
     rules: dict[str, Any] = field(default_factory=dict)
     """Further keys of `institution.yaml`."""
+    may_copy: Callable[[], bool] = lambda: False
+    """Whether what an equal institution made before may be copied instead of made anew."""
 
     @property
     def settings(self) -> Settings:
@@ -256,8 +258,12 @@ def minimal_recipe(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def institution(tmp_path: Path) -> DemoInstitution:
-    return DemoInstitution(tmp_path, minimal_recipe(), [letter(number) for number in range(40)])
+def institution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DemoInstitution:
+    def nothing_replaced() -> bool:
+        return not monkeypatch._setattr
+
+    rows = [letter(number) for number in range(40)]
+    return DemoInstitution(tmp_path, minimal_recipe(), rows, may_copy=nothing_replaced)
 
 
 @pytest.fixture

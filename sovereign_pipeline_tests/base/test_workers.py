@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from sovereign_pipeline.base import workers
 from sovereign_pipeline.base.errors import WorkerKilled
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base.workers import WorkerPool
@@ -79,7 +80,8 @@ def sigterm_is_ignored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sigterm_is_ignored")
-def test_a_worker_that_inherited_an_ignored_sigterm_is_not_waited_for() -> None:
+def test_a_worker_that_inherited_an_ignored_sigterm_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "SECONDS_BETWEEN_LOOKS", 0.5)
     with WorkerPool(2) as pool, pytest.raises(WorkerKilled):
         list(pool.over(iter([1, 0]), kill_itself_or_sleep))
 

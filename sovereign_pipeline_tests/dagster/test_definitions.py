@@ -50,14 +50,15 @@ def test_definitions_load_in_under_three_seconds_without_a_heavy_library() -> No
         "import json, sys, time\nstarted = time.process_time()\nimport sovereign_pipeline.dagster.definitions\n"
         "print(json.dumps([time.process_time() - started, sorted(sys.modules)]))"
     )
-    attempts = [
-        json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
-        for _ in range(3)
-    ]
-    heavy = [name for name in attempts[0][1] if name.split(".")[0] in HEAVY]
-    assert heavy == []
+
+    def attempt() -> float:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+        seconds, modules = json.loads(done.stdout)
+        assert [name for name in modules if name.split(".")[0] in HEAVY] == []
+        return float(seconds)
+
     # Seconds of the processor, the best of three: other tests run on the same cores at the same time.
-    assert min(seconds for seconds, _ in attempts) < 3
+    assert any(attempt() < 3 for _ in range(3))
 
 
 def test_dagster_finds_them_valid(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import dagster as dg
 import psutil
 import pytest
 
-from sovereign_pipeline.base.errors import RecipeError
+from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _reason, _signals_kept
+from sovereign_pipeline.dagster.definitions import chain_job
+from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _reason, _signals_kept, run_line
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line
@@ -90,17 +91,13 @@ def test_a_run_ends_with_the_stage_that_is_named(institution: DemoInstitution) -
     environment = {**os.environ, **institution.settings.to_environment()}
     command: list[str | Path] = [Path(sys.executable).with_name("sovereign"), "run", "lamps", "--until"]
 
-    def run(until: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run([*command, until], env=environment, capture_output=True, text=True, check=False)
-
-    first = run("classified_corpus")
+    first = subprocess.run([*command, "classified_corpus"], env=environment, capture_output=True, text=True)
     assert first.returncode == 0, first.stdout + first.stderr
     store = institution.workplace().store
     assert store.current("lamps", "classified_corpus") is not None
     assert store.current("lamps", "scrubbed_corpus") is store.current("lamps", "base_model") is None
-    assert "nothing to do" in run("classified_corpus").stdout
-    wrong = run("clasified_corpus")
-    assert wrong.returncode == 2 and "did you mean 'classified_corpus'?" in wrong.stderr
+    with dg.instance_for_test() as instance, pytest.raises(InputError, match="did you mean 'classified_corpus'"):
+        run_line(instance, chain_job, institution.workplace(), print, "clasified_corpus")
 
 
 RUN = """

@@ -4,7 +4,11 @@ The trainer's place is taken by stages that write a few bytes, so that everythin
 be tried in moments. They hold the same files under the same names as the real ones.
 """
 
+import atexit
+import hashlib
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,6 +222,29 @@ CHAIN = (
 )
 
 
+_REGISTERED: dict[str, tuple[Path, dict[str, ArtifactRef]]] = {}
+"""State before the first adapter -> a copy of the home after it, and the references of its chain."""
+
+_CHAINS: dict[int, tuple[Stage, ...]] = {}
+
+
+def _homes(root: Path) -> list[Path]:
+    """Directories beside `data`: home, corpus, keys and vault."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith(("home", "vault")))
+
+
+def _has_store(settings: Settings) -> bool:
+    return any(path.exists() for path in (settings.artifacts, settings.corpus, settings.home / "registry.db"))
+
+
+def _copy_home(source: Path, target: Path) -> None:
+    """The database may be open, and is at rest."""
+    for directory in _homes(source):
+        shutil.copytree(
+            directory, target / directory.name, ignore=shutil.ignore_patterns("registry.db-shm"), dirs_exist_ok=True
+        )
+
+
 @dataclass
 class Bench:
     """An institution on which the whole chain can be run again and again, with other rows or another recipe."""
@@ -273,8 +300,38 @@ class Bench:
         return self.refs[until.kind]
 
     def register(self) -> Adapter:
-        record = self.run()
-        return register(self.open_registry(), self.workplace(), record, self.chain[-1])
+        """Run the chain and register its adapter. The first adapter of an institution is copied from an equal one."""
+        key = self._state_before_the_first()
+        if key in _REGISTERED:
+            directory, refs = _REGISTERED[key]
+            self.refs |= refs
+            _copy_home(directory, self.institution.root)
+        else:
+            self.run()
+        registered = register(self.open_registry(), self.workplace(), self.refs[self.chain[-1].kind], self.chain[-1])
+        if key is not None and key not in _REGISTERED:
+            directory = Path(tempfile.mkdtemp(prefix="sovereign-registered-"))
+            atexit.register(shutil.rmtree, directory, ignore_errors=True)
+            _copy_home(self.institution.root, directory)
+            _REGISTERED[key] = directory, dict(self.refs)
+        return registered
+
+    def _state_before_the_first(self) -> str | None:
+        """A digest of the chain and of all files; None where there is something in the store, or a test has replaced
+        a part of the program."""
+        self.institution.write()
+        root, settings = self.institution.root, self.settings
+        is_elsewhere = settings.registry_url != f"sqlite:///{settings.home}/registry.db"
+        if not self.institution.may_copy() or self.refs or is_elsewhere or _has_store(settings):
+            return None
+        _CHAINS[id(self.chain)] = self.chain  # so that no other gets this id
+        state: dict[str, object] = {"chain": id(self.chain)}
+        for directory in (settings.data, *_homes(root)):
+            for path in directory.rglob("*"):
+                if path.is_file():
+                    content = path.read_bytes().replace(bytes(root), b"")
+                    state[str(path.relative_to(root))] = hashlib.sha256(content).hexdigest()
+        return digest_of(state)
 
     def artifact(self, kind: str) -> Artifact:
         return self.store.open(self.refs[kind])

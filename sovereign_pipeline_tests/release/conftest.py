@@ -1,10 +1,14 @@
 """An institution with a trust root, three officers and a line of small real adapters."""
 
+import atexit
 import datetime
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
 import pytest
 
@@ -87,27 +91,44 @@ def open_office(institution: DemoInstitution, bench: Bench | None = None, witnes
     Args:
         bench: else a small one. witnesses: public keys (name+id+key) of the log's witnesses.
     """
-    numbers = (1, 2, 3)
-    roots = tuple(demonstration_key(f"root-{number}") for number in numbers)
-    officers = tuple(demonstration_key(f"officer-{number}") for number in numbers)
-    pipeline = demonstration_key("pipeline")
+    roots, officers = keys_of_office()
     institution.rules["release"] = {"blind_review": "not_required", "promote_without_hold": list(LADDER)}
     settings = institution.settings
-    trust = settings.data / "trust"
-    log = checkpoints.new_log()
-    checkpoints.keep(settings, log)
-
-    def pem(verifier: object) -> str:
-        (institution.root / "key.pub").write_text(f"{verifier}\n")
-        return read_public_file(institution.root / "key.pub")
-
-    of_witnesses = {"witness": [pem(each) for each in witnesses]} if witnesses else {}
-    create_trust(trust, roots, {"pipeline": [pipeline.public_pem], "log": [pem(log.verifier)], **of_witnesses})
-    for name, officer in zip(OFFICERS, officers, strict=True):
-        add_officer(trust, officer.public_pem, name, ["*"], ["*"], roots[:2])
+    made = trust_of_office(tuple(witnesses))
+    shutil.copytree(made / "trust", settings.data / "trust")
+    checkpoints.keep(settings, checkpoints.read_key(made / "log.key"))
     trust_demonstration(settings)
     by_name = {name.split()[0].lower(): officer for name, officer in zip(OFFICERS, officers, strict=True)}
-    return Office(bench or small_bench(institution), roots, by_name, pipeline)
+    return Office(bench or small_bench(institution), roots, by_name, demonstration_key("pipeline"))
+
+
+def keys_of_office() -> tuple[tuple[FileSigner, ...], tuple[FileSigner, ...]]:
+    """Those of the root and those of the officers."""
+    roots, officers = (
+        tuple(demonstration_key(f"{role}-{number}") for number in (1, 2, 3)) for role in ("root", "officer")
+    )
+    return roots, officers
+
+
+@cache
+def trust_of_office(witnesses: tuple[str, ...]) -> Path:
+    """A directory with `trust/` and the key of the log, made once a process."""
+    directory = Path(tempfile.mkdtemp(prefix="sovereign-office-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    log = checkpoints.new_log()
+    checkpoints.write_key(directory / "log.key", log)
+
+    def pem(verifier: object) -> str:
+        (directory / "key.pub").write_text(f"{verifier}\n")
+        return read_public_file(directory / "key.pub")
+
+    roots, officers = keys_of_office()
+    of_witnesses = {"witness": [pem(each) for each in witnesses]} if witnesses else {}
+    keys = {"pipeline": [demonstration_key("pipeline").public_pem], "log": [pem(log.verifier)], **of_witnesses}
+    create_trust(directory / "trust", roots, keys)
+    for name, officer in zip(OFFICERS, officers, strict=True):
+        add_officer(directory / "trust", officer.public_pem, name, ["*"], ["*"], roots[:2])
+    return directory
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import yaml
@@ -27,6 +28,7 @@ def _origin_of_base(workplace: Workplace) -> dict[str, str]:
     return made_here(workplace.store, load_card(workplace.settings, workplace.line.training.base_model).files)
 
 
+@cache
 def with_origins() -> tuple[Stage, ...]:
     """The bench's chain, where a recipe's `start_from` and the origin of a base model are inputs as in the real one."""
     external = {"sft_adapter": parent_digests, "base_model": _origin_of_base}
