@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -299,24 +300,31 @@ class Bench:
             self.refs[stage.kind] = materialize(stage, workplace, self.refs)
         return self.refs[until.kind]
 
-    def register(self) -> Adapter:
-        """Run the chain and register its adapter. The first adapter of an institution is copied from an equal one."""
-        key = self._state_before_the_first()
-        if key in _REGISTERED:
-            directory, refs = _REGISTERED[key]
+    def register(self, then: str = "", act: Callable[[Adapter], object] = lambda adapter: None) -> Adapter:
+        """Run the chain and register its adapter. The first one of an institution is copied from that of an equal one.
+
+        Args:
+            then: a name for what `act` does with the adapter at once; acts of one name do the same.
+        """
+        key = self._state_before_the_first(then)
+        copied = _REGISTERED.get(key) if key is not None else None
+        if copied is not None:
+            directory, refs = copied
             self.refs |= refs
             _copy_home(directory, self.institution.root)
         else:
             self.run()
         registered = register(self.open_registry(), self.workplace(), self.refs[self.chain[-1].kind], self.chain[-1])
-        if key is not None and key not in _REGISTERED:
+        if copied is None:
+            act(registered)
+        if copied is None and key is not None:
             directory = Path(tempfile.mkdtemp(prefix="sovereign-registered-"))
             atexit.register(shutil.rmtree, directory, ignore_errors=True)
             _copy_home(self.institution.root, directory)
             _REGISTERED[key] = directory, dict(self.refs)
         return registered
 
-    def _state_before_the_first(self) -> str | None:
+    def _state_before_the_first(self, then: str) -> str | None:
         """A digest of the chain and of all files; None where there is something in the store, or a test has replaced
         a part of the program."""
         self.institution.write()
@@ -325,7 +333,7 @@ class Bench:
         if not self.institution.may_copy() or self.refs or is_elsewhere or _has_store(settings):
             return None
         _CHAINS[id(self.chain)] = self.chain  # so that no other gets this id
-        state: dict[str, object] = {"chain": id(self.chain)}
+        state: dict[str, object] = {"chain": id(self.chain), "then": then}
         for directory in (settings.data, *_homes(root)):
             for path in directory.rglob("*"):
                 if path.is_file():

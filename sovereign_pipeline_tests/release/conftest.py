@@ -26,6 +26,7 @@ from sovereign_pipeline_tests.registry.bench import Bench, small_bench
 from sovereign_pipeline_tests.release.holders import Ask, Holders
 from sovereign_pipeline_tests.trusted import demonstration_key, trust_demonstration
 
+TO_PRODUCTION = ("approve", "stage", "promote")
 OFFICERS = ("Layla Haddad", "Omar Nasser", "Ines Farah")
 
 
@@ -47,11 +48,16 @@ class Office:
     def trust(self) -> Trust:
         return load_trust(self.bench.settings.data / "trust")
 
-    def adapter(self) -> Adapter:
-        """One more version of the line, trained on one document more."""
+    def adapter(self, *transitions: str) -> Adapter:
+        """One more version of the line, trained on one document more, and moved through these transitions."""
+
+        def move(adapter: Adapter) -> None:
+            for transition in transitions:
+                self.move(transition, adapter)
+
         rows = self.bench.institution.rows
         rows.append(letter(len(rows)))
-        return self.bench.register()
+        return self.bench.register(" ".join(transitions), move)
 
     def ask(self, transition: str, adapter: Adapter, officer: str = "layla", reason: str = "It is needed.") -> Standing:
         workplace = self.bench.workplace()
@@ -72,7 +78,7 @@ class Office:
         assert "was made" in standing.ended
 
     def to_production(self, adapter: Adapter) -> None:
-        for transition in ("approve", "stage", "promote"):
+        for transition in TO_PRODUCTION:
             self.move(transition, adapter)
 
     def states(self, at: datetime.datetime | None = None) -> dict[str, State]:

@@ -22,7 +22,7 @@ from sovereign_pipeline.record.database import open_registry, registry_read_only
 from sovereign_pipeline.record.keys import generate, read_public_file
 from sovereign_pipeline.record.notes import parse_verifier
 from sovereign_pipeline.record.sealing import open_store
-from sovereign_pipeline.record.tables import stored_tables
+from sovereign_pipeline.record.tables import Adapter, stored_tables
 from sovereign_pipeline.record.trust_changes import demonstration_trust, rotate_key
 from sovereign_pipeline.record.witnesses import assert_log_of
 from sovereign_pipeline.release.acts import add_issue
@@ -50,15 +50,18 @@ class Copy:
 
 def _busy(office: Office) -> None:
     """An adapter in production and one that was rejected, an open request, an issue, a review."""
-    first = office.adapter()
-    office.to_production(first)
-    second = office.adapter()
-    office.decide(office.ask("approve", second), "omar", "reject")
-    standing = office.ask("approve", second)
-    office.decide(standing, "omar")
-    office.decide(standing, "omar", "withdraw")
-    add_issue(office.registry, first.id, "It takes candles for lamps.", office.officers["layla"])
-    record_review(office.registry, first.id, "It stays.", office.officers["layla"], second.registered_at)
+
+    def act(first: Adapter) -> None:
+        office.to_production(first)
+        second = office.adapter()
+        office.decide(office.ask("approve", second), "omar", "reject")
+        standing = office.ask("approve", second)
+        office.decide(standing, "omar")
+        office.decide(standing, "omar", "withdraw")
+        add_issue(office.registry, first.id, "It takes candles for lamps.", office.officers["layla"])
+        record_review(office.registry, first.id, "It stays.", office.officers["layla"], second.registered_at)
+
+    office.bench.register("busy", act)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.record.owner import change, forge
-from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office
 
 pytestmark = pytest.mark.slow
 
@@ -168,10 +168,8 @@ def test_a_request_expires(office: Office) -> None:
 
 
 def test_a_promotion_supersedes_what_was_in_production(office: Office, database: str) -> None:
-    first = office.adapter()
-    office.to_production(first)
-    second = office.adapter()
-    office.to_production(second)
+    first = office.adapter(*TO_PRODUCTION)
+    second = office.adapter(*TO_PRODUCTION)
     assert office.states() == {first.id: "superseded", second.id: "production"}
     office.move("roll_back", first)
     assert office.states() == {first.id: "production", second.id: "superseded"}
@@ -185,8 +183,7 @@ def test_what_was_in_production_at_a_moment(office: Office) -> None:
     before = datetime.datetime.now(datetime.UTC)
     office.to_production(first)
     during = datetime.datetime.now(datetime.UTC)
-    second = office.adapter()
-    office.to_production(second)
+    second = office.adapter(*TO_PRODUCTION)
     with office.registry.reading() as session:
         asked = [in_production(session, "lamps", at) for at in (before, during, None)]
     assert asked == [None, first.id, second.id]
@@ -196,11 +193,8 @@ def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_in_production(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second promotion is dated years ahead; both adapters are out of production before that day."""
-    first = office.adapter()
-    office.to_production(first)
-    second = office.adapter()
-    office.move("approve", second)
-    office.move("stage", second)
+    first = office.adapter(*TO_PRODUCTION)
+    second = office.adapter("approve", "stage")
 
     make_transition = requests.make_transition
 
@@ -314,8 +308,7 @@ def test_a_request_that_needs_nobody_is_on_record_with_its_transition_or_not_at_
 
 
 def test_a_retired_adapter_stays_retired(office: Office) -> None:
-    adapter = office.adapter()
-    office.move("retire", adapter)
+    adapter = office.adapter("retire")
     with pytest.raises(ConflictError, match="is retired") as refused:
         office.ask("approve", adapter)
     assert refused.value.hint == "Nothing follows retired."
@@ -395,9 +388,7 @@ def test_an_approval_that_was_copied_to_another_request_is_refused(office: Offic
 
 def test_nothing_is_promoted_before_its_hours_in_staging(office: Office) -> None:
     office.bench.institution.rules["release"] = {"blind_review": "not_required", "staged_hours": 48}
-    adapter = office.adapter()
-    office.move("approve", adapter)
-    office.move("stage", adapter)
+    adapter = office.adapter("approve", "stage")
     asked = office.ask("promote", adapter)
     office.decide(asked, "omar")
     with pytest.raises(ConflictError, match="stays staged for 48 hours"):

@@ -64,8 +64,7 @@ def assert_refused(office: Office, why: str) -> None:
     "nothing of that line is accepted or served",
 )
 def test_a_request_makes_no_other_transition_than_the_one_it_asks_for(office: Office) -> None:
-    adapter = office.adapter()
-    office.move("approve", adapter)
+    adapter = office.adapter("approve")
     staging = office.ask("stage", adapter)
     staging = office.decide(staging, "omar")
     with office.registry.reading() as session:

@@ -8,7 +8,7 @@ from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, REPAIRED, differences, follow, mirror_adapter, repair
-from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office
 
 pytestmark = pytest.mark.slow
 
@@ -101,8 +101,7 @@ def test_what_was_changed_in_mlflow_is_named_and_repaired(office: Office) -> Non
 
 def test_an_adapter_that_was_never_mirrored_is_named_and_mirrored_by_the_repair(office: Office) -> None:
     assert differing(office) == []
-    adapter = office.adapter()
-    office.to_production(adapter)
+    adapter = office.adapter(*TO_PRODUCTION)
     assert not office.bench.settings.mlflow_artifacts.parent.exists()
     assert f"{adapter.id} has no version" in differing(office)
     assert repair(office.registry, office.bench.settings) == []

@@ -70,8 +70,7 @@ def test_a_missing_file_without_a_purge_on_record_stays_an_error(office: Office)
 
 
 def test_what_is_not_weights_may_not_be_gone_after_a_purge(office: Office) -> None:
-    adapter = office.adapter()
-    office.move("retire", adapter)
+    adapter = office.adapter("retire")
     purged(office, adapter)
     config = office.bench.store.path_of(adapter.adapter_digest) / "adapter" / "adapter_config.json"
     content = config.read_bytes()
@@ -96,8 +95,7 @@ def test_nothing_in_use_is_purged(office: Office, transitions: tuple[str, ...]) 
 
 
 def test_only_an_officer_who_may_retire_purges(office: Office) -> None:
-    adapter = office.adapter()
-    office.move("retire", adapter)
+    adapter = office.adapter("retire")
     for stranger in (generate(), office.pipeline):
         with pytest.raises((IntegrityError, SignInError)):
             purged(office, adapter, stranger)
@@ -126,8 +124,7 @@ def test_an_interrupted_purge_ends_the_same_when_it_is_run_again(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     office.bench.recipe["training"]["sft"] = {"adapter": "none", "learning_rate": 1e-4}
-    adapter = office.adapter()
-    office.move("retire", adapter)
+    adapter = office.adapter("retire")
     shards = weights(office, adapter)
     assert len(shards) == 2
     removed: list[Path] = []

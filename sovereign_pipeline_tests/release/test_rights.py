@@ -182,8 +182,7 @@ def test_a_request_lowers_no_number_of_approvals(office: Office) -> None:
 
 
 def test_rules_that_change_later_change_nothing_that_was_done(office: Office) -> None:
-    adapter = office.adapter()
-    office.move("approve", adapter)
+    office.adapter("approve")
     office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 3}}
     office.bench.institution.write()
     later = office.adapter()

@@ -19,7 +19,7 @@ from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Severity, Telemetry
-from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office
 from sovereign_pipeline_tests.release.conftest import office as office
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 
@@ -59,15 +59,12 @@ class Desk:
         self.office.bench.institution.rules["rollout"] = rollout
 
     def in_production(self) -> Adapter:
-        adapter = self.office.adapter()
-        self.office.to_production(adapter)
+        adapter = self.office.adapter(*TO_PRODUCTION)
         self.follow()
         return adapter
 
     def staged(self) -> Adapter:
-        adapter = self.office.adapter()
-        for transition in ("approve", "stage"):
-            self.office.move(transition, adapter)
+        adapter = self.office.adapter("approve", "stage")
         self.follow()
         return adapter
 
