@@ -56,11 +56,12 @@ def test_every_file_with_another_byte_missing_extra_or_older_is_found(desk: Desk
     assert len(tried) > 4 * len(desk.package.files) > 1000
 
 
-def test_every_one_is_found_where_the_index_was_made_anew_without_a_key(desk: Desk) -> None:
-    tried = _mutations(desk.smaller, desk.before, 1)
-    made = [(what, desk.smaller.indexed({name: new})) for what, name, new in tried if name not in (INDEX, SIGNATURE)]
+def test_one_in_ten_is_found_where_the_index_was_made_anew_without_a_key(desk: Desk) -> None:
+    """The index's own signature refuses them all alike."""
+    tried = [each for each in _mutations(desk.smaller, desk.before, 1) if each[1] not in (INDEX, SIGNATURE)][::10]
+    made = [(what, desk.smaller.indexed({name: new})) for what, name, new in tried]
     assert [what for what, each in made if each.refusal() is None] == []
-    assert len(made) > 300
+    assert len(made) > 30
 
 
 def test_every_one_is_found_where_the_pipeline_itself_signed_the_index_anew(desk: Desk, pipeline: FileSigner) -> None:
