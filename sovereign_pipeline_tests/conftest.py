@@ -1,11 +1,12 @@
 """Fixtures that several rooms use: an invented institution in a temporary directory, and a workplace in it."""
 
+import gc
 import json
 import os
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +48,17 @@ VLLM_PYTHON = "SOVEREIGN_TEST_VLLM"
 
 def pytest_report_header() -> str | None:
     return None if VLLM_PYTHON in os.environ else "tests marked vllm are left out: `make test-vllm` runs them"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while modules are imported: they leave none, and looking takes a sixth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
