@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import yaml
@@ -46,8 +46,11 @@ class Holders:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.bench.chain = with_origins()
-        self.registry = bench.open_registry()
         self.first_letters = list(bench.institution.rows)
+
+    @cached_property
+    def registry(self) -> Registry:
+        return self.bench.open_registry()
 
     def register(self, line: str = "lamps", rows: list[dict[str, Any]] | None = None, **training: Any) -> Adapter:
         self.bench.recipe["line"] = line

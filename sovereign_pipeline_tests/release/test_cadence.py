@@ -47,7 +47,6 @@ def test_the_recipe_comes_before_the_institution_and_the_newest_adapter_counts(h
 
 
 def test_a_review_starts_the_time_anew_and_is_on_record(holders: Holders, ask: Ask, database: str) -> None:
-    holders.registry = holders.bench.open_registry()
     adapter = holders.register()
     at, signer = NOW + datetime.timedelta(days=170), officer(holders.bench.settings)
     record_review(holders.registry, adapter.id, "Read ten answers; it stays.", signer, at)

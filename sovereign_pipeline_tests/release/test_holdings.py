@@ -21,7 +21,6 @@ def held_by(registry: Registry, **asked: str) -> dict[str, bool]:
 
 
 def test_an_adapter_holds_what_it_was_trained_on_and_not_what_was_held_out(holders: Holders, database: str) -> None:
-    holders.registry = holders.bench.open_registry()
     adapter = holders.register()
     registry = holders.registry
     assert held_by(registry, document="R-00011") == {adapter.id: True}

@@ -66,7 +66,6 @@ def decided(registry: Registry) -> list[Parsed]:
 
 
 def test_asking_changes_nothing_and_opening_names_every_adapter(holders: Holders, database: str) -> None:
-    holders.registry = holders.bench.open_registry()
     first = holders.register()
     child = holders.register("buoys", letters(100, 112), start_from=first.id)
     other = holders.register("ropes", letters(200, 212))
@@ -144,7 +143,6 @@ def test_whoever_changes_what_a_dataset_holds_frees_no_adapter_of_a_recall(
 
 
 def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, database: str) -> None:
-    holders.registry = holders.bench.open_registry()
     first = holders.register()
     second = holders.register(sft={"learning_rate": 1e-4})
     registry = holders.registry
