@@ -23,7 +23,7 @@ from sovereign_pipeline.corpus.inspection import (
     format_rows,
     inspect_file,
 )
-from sovereign_pipeline.corpus.suggestion import Suggestion, about_layout, about_states, suggest
+from sovereign_pipeline.corpus.suggestion import Suggestion, about_layout, about_states, format_texts, suggest
 from sovereign_pipeline.corpus.values import may_be_shown
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
@@ -100,6 +100,9 @@ def sources_look(
     file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also packed.")],
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
     line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; default: the file's name.")] = None,
+    header: Annotated[
+        bool, typer.Option("--header", help="The first line names the columns, in any language; it is shown.")
+    ] = False,
 ) -> Result | None:
     """Show encoding, dialect, rows, columns and links of a file; with --recipe, draft a recipe.
 
@@ -108,7 +111,7 @@ def sources_look(
     ones, each in at least 3 rows.
     """
     settings = Settings.from_environment()
-    facts = inspect_file(file)
+    facts = inspect_file(file, header)
     if recipe:
         name = line or re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
         suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
@@ -140,6 +143,8 @@ def _print_facts(facts: FileFacts) -> None:
             out.print(f"  '{escape(column.name)}' has dates as {escape(formats)}")
         if column.states:
             out.print(f"[yellow]•[/] {escape(about_states(column))}")
+        if facts.layout is None and column.is_of_texts and column.mean_length > LONGEST_SHOWN_VALUE * 2:
+            out.print(f"  '{escape(column.name)}' has {format_texts(column)}")
     for sentence in about_layout(facts):
         out.print(f"  {escape(sentence)}")
     for each in compared_columns(facts):
@@ -200,7 +205,7 @@ def _print_recipe(suggestion: Suggestion) -> None:
     typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
     for note in suggestion.notes:
         err.print(f"[yellow]•[/] {escape(_on_one_line(note))}")
-    err.print(f"  Check it, and replace each {FILL_IN!r}. Then: sovereign lines add FILE")
+    err.print(f"  Replace each {FILL_IN!r}. Then: sovereign lines check FILE, and sovereign lines add FILE")
 
 
 def _on_one_line(note: str) -> str:

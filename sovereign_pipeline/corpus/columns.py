@@ -16,6 +16,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import PrivacyError, SourceError
 from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.corpus.column_words import is_a_known_name, resembles_a_name
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.opening import name_without_packing
@@ -29,41 +30,6 @@ REQUIRED = ("id", "case", "department", "author", "date", "language", "subject",
 FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
 """Role -> additional field that the role needs."""
 
-NAMES: dict[str, tuple[str, ...]] = {
-    field: tuple(names.split())
-    for field, names in {
-        "request": (
-            "request letter question questiontext message inquiry incoming prompt instruction body text "
-            "الرسالة الطلب السؤال"
-        ),
-        "response": "response reply answer answertext outgoing completion output chosen الرد الجواب الإجابة",
-        "rejected": "rejected loser bad",
-        "subject": "subject title heading topic re الموضوع",
-        "date": "date dateanswered answered sent senton received datetabled created createdat day التاريخ تاريخ",
-        "case": (
-            "case caseid caseno casenumber file fileno filenumber thread threadid matter المعاملة الملف "
-            "رقمالمعاملة رقمالملف"
-        ),
-        "department": "department directorate unit answeringbodyname office section desk الدائرة القسم",
-        "author": "author from sender answeringmember officer writer الكاتب المرسل",
-        "language": "language lang locale اللغة",
-        "id": "id uid uin conversationid reference ref number no key الرقم رقم",
-    }.items()
-}
-"""Field -> usual names of its column at institutions, without spaces and punctuation, the most likely first."""
-
-NAMES_OF_LEVELS, NAMES_OF_STATES = (
-    frozenset(names.split())
-    for names in (
-        "classification level sensitivity marking securitylevel security confidentiality protectivemarking "
-        "السريه درجهالسريه التصنيف مستويالسريه",
-        "status state stage workflow disposition withdrawn deleted draft cancelled archived final "
-        "iswithdrawn isdeleted isdraft iscancelled isarchived isfinal "
-        "الحاله حاله حالهالطلب حالهالمعامله مسوده",
-    )
-)
-"""Column names of classification levels, and of row states, in the form of `plain`."""
-
 _OTHER_KEYS = {
     "id": "`id_from_row`",
     "case": "`case_from_row`",
@@ -74,13 +40,6 @@ COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
 """Maximum length of a column name in characters. A longer one is counted as a text."""
-MOST_WORDS_OF_A_KNOWN_NAME = 3
-# No word that is a state itself: a first line with such a cell may be a row.
-_OTHER_NAMES = (
-    "rejected label classification level sensitivity marking السريه درجهالسريه التصنيف مستويالسريه status state الحاله "
-    "حاله type links linked related messages conversations mapping"
-)
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
 A_ROW_FOR_A_HEADER = "Its first line seems to be a row, not the names of columns."
 NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
 _TITLE = (
@@ -177,23 +136,6 @@ def is_table_of_text(path: Path) -> bool:
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
-def resembles_a_name(column: str) -> bool:
-    """Return whether a cell of a first line contains a usual word of column names and no digits."""
-    words = [plain(word) for word in _WORD.findall(column)]
-    if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
-        return False
-    return plain(column) in _KNOWN_NAMES or any(word in _KNOWN_NAMES for word in words)
-
-
-def is_a_known_name(column: str) -> bool:
-    return plain(column) in _KNOWN_NAMES
-
-
-def plain(name: str) -> str:
-    """Return a name without spaces and punctuation, in one letter case."""
-    return "".join(each for each in folded(name) if each.isalnum())
-
-
 def seems_a_row(columns: Collection[str]) -> bool:
     """Return whether column names look like values: a date, an e-mail address, a long text, or a third of them
     numbers."""
@@ -201,9 +143,6 @@ def seems_a_row(columns: Collection[str]) -> bool:
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
     return sum(_NUMBER.fullmatch(name) is not None for name in names) * 3 >= len(names) > 0
-
-
-_KNOWN_NAMES = {plain(each) for names in NAMES.values() for each in names} | {*_OTHER_NAMES.split()}
 
 
 # --- headers that name two columns alike ------------------------------------------------------------------------------

@@ -16,20 +16,17 @@ from typing import Any, cast
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.corpus.column_words import has_phrase, names_of, plain, resembles_a_name
 from sovereign_pipeline.corpus.columns import (
     NAME_THE_COLUMNS,
-    NAMES,
-    NAMES_OF_STATES,
     NO_KNOWN_NAME,
     is_table_of_text,
     odd_first_line,
-    plain,
-    resembles_a_name,
 )
-from sovereign_pipeline.corpus.dates import LEAST_DATED, formats_of_column, is_hijri, is_iso
+from sovereign_pipeline.corpus.dates import LEAST_DATED, days_in, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import Role, RowRejected
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
-from sovereign_pipeline.corpus.layouts import Layout, layout_of, turns_of
+from sovereign_pipeline.corpus.layouts import Layout, layout_of, speakers_of
 from sovereign_pipeline.corpus.opening import (
     BLOCK,
     encoding_by_begin,
@@ -123,6 +120,11 @@ LARGEST_ROW = 1_000_000
 """Maximum size of a row in bytes, equal to the default of `quarantine.max_row_bytes`."""
 LONGEST_SHORT_VALUE = 400
 """Maximum length in characters of an id, a case or a level. A longer value is a text, unless it is a list of ids."""
+LEAST_LETTERS = 15
+"""Minimum mean length in characters of a column that may hold requests or replies."""
+BEGINNING, ENDINGS_OF_REPLIES, MOST_ENDINGS = 300, 2, 20_000
+"""Number of characters in which a letter's first phrases stand; number of endings that replies share, one a language;
+and maximum number of different endings that are counted."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
 """Number and share of long values above which a column counts as text, and its values are no longer counted."""
 LEAST_DIFFERENT_IDS = 0.95
@@ -148,6 +150,8 @@ _MARKUP = re.compile(rf"<br\s*/?>|<({_TAG})\b[^<>]*>.*?</\1\s*>", re.IGNORECASE 
 _KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
 _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
 """Beginning of text that an HTML parser removes, up to the next `>`."""
+_CODE = re.compile(r"(?=.*\d)[^\W_]+(?:[-/_ ][^\W_]+)*")
+"""Pattern of a number or code: letters and digits, in parts. A number with a fraction is an amount."""
 _WORDS = re.compile(r"[\s,;|\[\]{}()\"']+")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
@@ -180,6 +184,12 @@ class ColumnFacts:
     """Number of values with `<` before a letter that begins no known tag, such as an e-mail address in `<>`."""
     values: Counter[str] = field(default_factory=Counter)
     """Short value -> number of occurrences; empty if many values are long."""
+    salutations: int = 0
+    """Number of texts that begin with a salutation."""
+    phrases_of_replies: int = 0
+    """Number of texts that begin with a phrase of replies, such as "your letter"."""
+    endings: Counter[str] = field(default_factory=Counter)
+    """Last two words of a text -> number of texts. An institution signs its letters alike."""
     long: int = 0
     """Number of values that are too long for an id or a level and are not lists of ids."""
     has_texts: bool = False
@@ -192,6 +202,22 @@ class ColumnFacts:
     @property
     def mean_length(self) -> float:
         return self.characters / self.filled if self.filled else 0.0
+
+    @property
+    def salutation_share(self) -> float:
+        return self.salutations / max(1, self.filled)
+
+    @property
+    def reply_share(self) -> float:
+        """Return the share of texts that look like an institution's replies, by their phrases or by their two most
+        frequent endings."""
+        signed = sum(times for _, times in self.endings.most_common(ENDINGS_OF_REPLIES))
+        return max(signed, self.phrases_of_replies) / max(1, self.filled)
+
+    @property
+    def is_of_texts(self) -> bool:
+        """Return whether the column may hold letters."""
+        return self.types["text"] == self.filled > 0 and self.mean_length >= LEAST_LETTERS and self.dates == 0
 
     @property
     def is_unique(self) -> bool:
@@ -210,6 +236,16 @@ class ColumnFacts:
         return self.rows > 0 and (few or (self.rows_amiss == 1 and self.rows >= ROWS_WITH_ONE_AMISS))
 
     @property
+    def may_be_cases(self) -> bool:
+        """Return whether the values may be numbers of case files: short codes with digits, many different ones, some
+        in several rows."""
+        different = len(self.values)
+        is_repeated = MOST_WORDS_OF_STATES < different < LEAST_DIFFERENT_IDS * self.filled
+        if not is_repeated or self.values.total() < self.filled or self.longest > LONGEST_WORD_OF_STATES:
+            return False
+        return not self.is_dated and not self.date_formats and all(map(_CODE.fullmatch, self.values))
+
+    @property
     def is_dated(self) -> bool:
         """Return whether the column contains ISO dates."""
         return self.filled > 0 and self.dates >= LEAST_DATED * self.filled
@@ -222,6 +258,19 @@ class ColumnFacts:
             return ()
         found = formats_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
         return found if found != ((UNIX,),) or is_named_as_date(self.name) else ()
+
+    @property
+    def undated(self) -> int:
+        """Return the number of values that are no dates in the column's formats."""
+        formats = {each for alternatives in self.date_formats for each in alternatives}
+        dated = sum(times for value, times in self.values.items() if is_iso(value) or days_in(value).keys() & formats)
+        return self.filled - dated
+
+    @property
+    def has_mixed_dates(self) -> bool:
+        """Return whether the values are dates in several formats, some of which read one value as different days."""
+        dated = sum(times for value, times in self.values.items() if days_in(value) and not value.isdigit())
+        return not self.is_dated and not self.date_formats and 0 < LEAST_DATED * self.filled <= dated
 
     @property
     def has_hijri_dates(self) -> bool:
@@ -241,7 +290,7 @@ class ColumnFacts:
     def states(self) -> dict[str, int]:
         """Return state -> number of rows, if the column has several row states, such as draft and final."""
         words = {value.strip().casefold() for value in self.values}
-        is_named = plain(self.name) in NAMES_OF_STATES
+        is_named = plain(self.name) in names_of("status")
         if not self.has_few_words or not (is_named or words & UNFINISHED) or len(self.values) + bool(self.empty) < 2:
             return {}
         if not all(map(may_be_shown, self.values)):
@@ -271,6 +320,8 @@ class FileFacts:
     """Layout, such as sharegpt -> number of rows in it."""
     turns: Counter[int] = field(default_factory=Counter)
     """Number of human turns in the request -> number of rows in a layout."""
+    with_system: int = 0
+    """Number of rows in a layout whose request begins with a system turn."""
     unfit: Counter[str] = field(default_factory=Counter)
     """Reason -> number of rows in a layout that cannot become a document."""
 
@@ -289,14 +340,16 @@ class FileFacts:
         return "labels" if label is not None and label.types["truth value"] == label.filled > 0 else "letters"
 
 
-def inspect_file(path: Path) -> FileFacts:
-    """Read a whole file and return its facts. Raises SourceError if it cannot be read."""
+def inspect_file(path: Path, has_header: bool = False) -> FileFacts:
+    """Read a whole file and return its facts. Raises SourceError if it cannot be read. `has_header`: a person says that
+    the first line of a table names the columns, in whatever language."""
     reject_unreadable(path)
     suffix = format_of(path)
     encoding = encoding_of(path) if suffix != ".parquet" else None
     delimiter = delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
     facts = FileFacts(path, suffix, packing_of(path), encoding, delimiter)
-    for row in read_rows(path, LARGEST_ROW, encoding, delimiter, partial(_reject_row_as_header, path)):
+    check = (lambda columns: None) if has_header else partial(_reject_row_as_header, path)
+    for row in read_rows(path, LARGEST_ROW, encoding, delimiter, check):
         facts.rows += 1
         if row.values is None:
             problem = row.problem or "broken"
@@ -318,7 +371,9 @@ def _add_turns(facts: FileFacts, layout: Layout, values: Mapping[str, Any]) -> N
     facts.layouts[layout] += 1
     is_pair = layout == "hh" or all(values.get(name) for name in ("chosen", "rejected"))
     try:
-        facts.turns[turns_of(layout, "preferences" if is_pair else "letters", values)] += 1
+        speakers = speakers_of(layout, "preferences" if is_pair else "letters", values)
+        facts.turns[speakers.count("human")] += 1
+        facts.with_system += "system" in speakers
     except RowRejected as rejected:
         facts.unfit[str(rejected)] += 1
 
@@ -339,7 +394,8 @@ def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
         said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
         raise SourceError(
             f"{path}: {said[0].lower()}{said[1:]}",
-            f"{NAME_THE_COLUMNS} If they are already there, give one of them a name such as id, date or subject.",
+            f"{NAME_THE_COLUMNS} If they are already there, in another language, add --header to the command: its "
+            f"cells are then shown as names.",
         )
 
 
@@ -428,7 +484,7 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
 
 def is_named_as_date(name: str) -> bool:
     """Return whether a column's name says that it holds dates or times."""
-    return plain(name) in NAMES["date"] or any(each in plain(name) for each in ("date", "time", "تاريخ"))
+    return plain(name) in names_of("date") or any(each in plain(name) for each in ("date", "time", "تاريخ"))
 
 
 def _add(column: ColumnFacts, value: Any) -> None:
@@ -444,6 +500,8 @@ def _add(column: ColumnFacts, value: Any) -> None:
         column.markup += _MARKUP.search(text) is not None
         column.like_tags += _LIKE_A_TAG.search(_KNOWN_TAG.sub("", text)) is not None
     column.arabic += len(_ARABIC.findall(text)) > len(_LATIN.findall(text))
+    if len(text) >= LEAST_LETTERS and isinstance(value, str):
+        _add_letter(column, text)
     if isinstance(value, datetime.date | datetime.datetime) or is_iso(text):
         column.dates += 1
     if len(text) > LONGEST_SHORT_VALUE and not isinstance(value, list) and not _seems_a_list_of_ids(text):
@@ -454,6 +512,15 @@ def _add(column: ColumnFacts, value: Any) -> None:
         return
     if not column.has_texts and (len(column.values) < MOST_VALUES or text in column.values):
         column.values[text] += 1
+
+
+def _add_letter(column: ColumnFacts, text: str) -> None:
+    text = _KNOWN_TAG.sub(" ", text) if "<" in text else text
+    column.salutations += has_phrase(text[: BEGINNING // 5], "salutation")
+    column.phrases_of_replies += has_phrase(text[:BEGINNING], "reply")
+    ending = " ".join(text[-BEGINNING // 5 :].split()[-2:])
+    if len(column.endings) < MOST_ENDINGS or ending in column.endings:
+        column.endings[ending] += 1
 
 
 def _text_of(value: Any) -> str:

@@ -60,10 +60,10 @@ def layout_of(row: Mapping[str, Any]) -> Layout | None:
     return "hh" if is_hh else None
 
 
-def turns_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> int:
-    """Return the number of human turns in the request of a row. Raises RowRejected as `text_fields` does."""
+def speakers_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> list[Speaker]:
+    """Return the speakers of the turns in the request of a row. Raises RowRejected as `text_fields` does."""
     conversation, _ = _READERS[layout](role, row)
-    return sum(turn.speaker == "human" for turn in conversation)
+    return [turn.speaker for turn in conversation]
 
 
 def _is_conversation(value: Any) -> bool:

@@ -1,13 +1,14 @@
 """Suggest a recipe for an inspected file, with notes on the decisions that a person must make before the line runs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.text import counted
-from sovereign_pipeline.corpus.columns import NAMES, NAMES_OF_LEVELS, format_columns, plain
+from sovereign_pipeline.corpus.column_words import may_be_request, names_field, names_of, plain
+from sovereign_pipeline.corpus.columns import format_columns
 from sovereign_pipeline.corpus.file_formats import has_header
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.inspection import (
@@ -17,6 +18,7 @@ from sovereign_pipeline.corpus.inspection import (
     LinkColumn,
     compared_columns,
     format_rows,
+    is_named_as_date,
 )
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS
@@ -29,8 +31,15 @@ LEAST_MARKUP = 0.5
 """Minimum share of values with certain markup from which a column counts as HTML. Plain text contains `<`, too."""
 LEAST_ROWS_OF_A_WORD = 3
 """Minimum number of rows with a word of a level column that is shown. A rarer word may be a name."""
-LEAST_LETTERS = 15
-"""Minimum mean length, in characters, of a column that may contain requests or replies."""
+LEAST_ALIKE, LEAST_TIMES_OTHERS = 0.5, 2
+"""Minimum share of a column's texts that look like replies, or begin with a salutation, to decide its side; and the
+factor by which it must exceed the share of every other column."""
+
+FIELDS = ("request", "response", "rejected", "subject", "date", "case", "department", "author", "language", "id")
+FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language", "id")
+"""Fields in the order in which they take a column by its whole name, and by a word in its name."""
+LONGEST_BY_WORD = 60
+"""Maximum mean length of the values of a column that is taken by a word of its name, except a subject."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +108,13 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
         source["role"] = "preferences"
     source["columns"] = {field: column for field, column in fields.items() if field != column}
     source["constants"] = dict[str, str]()
+    _ask_for_sides(facts, fields, source, notes)
     _set_columns_that_are_not_there(facts, fields, source, notes)
     _set_date(facts, fields, source, notes)
     _note_ids(facts, fields, source, notes)
     notes += _about_empty_cells(facts, fields)
     if "case" not in fields:
-        source["case_from_row"] = True
-        notes.append("case: no column has it, so every row is a case file of its own.")
+        _ask_for_case(facts, {*fields.values(), *(each.column for each in compared)}, source, notes)
     _set_levels(facts, ladder, fields, source, notes)
     for column in facts.columns.values():
         if column.states and column.name not in fields.values():
@@ -117,14 +126,40 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
     if (markup := _markup(facts, fields, notes)) is not None:
         source["markup"] = markup
     source |= {"licence": f"{FILL_IN}: under which terms", "retention": f"{FILL_IN}: how long"}
-    needed = ("request", "response") if facts.layout is None else ()
-    notes += [f"{name}: no column looks like it; name one." for name in needed if name not in fields]
     read = {*fields.values(), source.get("links"), *source.get("where", ())}
     read |= {*LAYOUT_COLUMNS} if facts.layout is not None else set()
     unread = [name for name in facts.columns if name not in read and folded(name) not in DOCUMENT_COLUMNS]
     if unread:
         notes.append(f"not read: {len(unread)} of {len(facts.columns)} columns. {format_columns(unread)}")
     return source
+
+
+def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
+    """Write FILL IN for a request or a response that no column surely is."""
+    for name in ("request", "response") if facts.layout is None else ():
+        if name in fields:
+            continue
+        texts = [each for each in facts.columns.values() if each.is_of_texts and each.name not in fields.values()]
+        names = " or ".join(f"'{each.name}'" for each in texts) or "a column"
+        source["columns"][name] = f"{FILL_IN}: {names}"
+        about = "".join(f" '{each.name}' has {format_texts(each)}." for each in texts)
+        notes.append(f"{name}: no column is surely it; name one.{about}")
+
+
+def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, Any], notes: list[str]) -> None:
+    """Make every row a case file of its own, unless a column may hold case files: then a person decides."""
+    may_be = [each for each in facts.columns.values() if each.name not in taken and each.may_be_cases]
+    if not may_be or (facts.layout is not None and facts.layout == "chatgpt"):
+        source["case_from_row"] = True
+        notes.append("case: no column has it, so every row is a case file of its own.")
+        return
+    names = " or ".join(f"'{each.name}'" for each in may_be)
+    source["columns"]["case"] = f"{FILL_IN}: {names}, or take this line out and write case_from_row: true"
+    notes += [
+        f"case: may '{each.name}' be the case file? {len(each.values):,} values in {each.filled:,} rows. Rows of one "
+        f"case must stay on one side of the split. If it is not, take the line out and write `case_from_row: true`."
+        for each in may_be
+    ]
 
 
 def _set_columns_that_are_not_there(
@@ -163,6 +198,8 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
         elif formats:
             source["date"] = {"format": formats if len(formats) > 1 else formats[0]}
             notes.append(f"date: '{column.name}' is read as {' and '.join(formats)}.")
+        if column.undated:
+            notes.append(f"date: {counted(column.undated, 'row')} with another value in '{column.name}': quarantine.")
         return
     own = _column_named("date", facts)
     notes += [
@@ -171,8 +208,15 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
         for column in facts.columns.values()
         if column.has_hijri_dates
     ]
+    mixed = [each for each in facts.columns.values() if each.has_mixed_dates and is_named_as_date(each.name)]
     if own is not None and (own.filled or has_header(facts.path)):
         notes.append(_about_an_unfit_column("date", own))
+    elif mixed:
+        source["columns"]["date"] = f"{FILL_IN}: {mixed[0].name}"
+        notes.append(
+            f"date: '{mixed[0].name}' mixes day before month and month before day: some values may be two days, and no "
+            f"list of formats tells which. Write ISO dates into the file."
+        )
     else:
         source["constants"]["date"] = FILL_IN
         notes.append("date: no column has dates; name one, or write a date for all rows.")
@@ -246,24 +290,21 @@ def _fields(
     if links is not None:
         fields["id"] = links.ids
     levels = [each for each in columns if each.values.total() == each.filled and set(each.values) <= set(ladder.levels)]
-    levels += [each for each in columns if plain(each.name) in NAMES_OF_LEVELS and each.has_few_words]
+    levels += [each for each in columns if _is_named(each, "classification") and each.has_few_words]
     if levels:
         fields["classification"] = levels[0].name
-    texts = ("request", "response", "rejected") if facts.layout is not None else ()
-    for name, known in NAMES.items():
-        if name in fields or name in texts:
-            continue
-        fitting = [column for column in free() if _fits(name, column)]
-        named = {plain(column.name): column.name for column in fitting}
-        if found := [named[each] for each in known if each in named]:
+    sides = ("request", "response", "rejected") if facts.layout is not None else ()
+    for name in (each for each in FIELDS if each not in fields and each not in sides):
+        fitting = {plain(column.name): column.name for column in free() if _fits(name, column)}
+        if found := [fitting[each] for each in names_of(name) if each in fitting]:
             fields[name] = found[0]
-    longest = sorted((each for each in free() if _fits("request", each)), key=lambda each: -each.mean_length)
-    for name in ("response", "request"):
-        if name not in fields and longest and not texts:
-            fields[name] = longest.pop(0).name
-            notes.append(
-                f"{name}: '{fields[name]}' is a guess, by the length of its texts alone; look whether it is so."
-            )
+    if not sides:
+        _add_sides(free, fields, notes)
+    for name in (each for each in FIELDS_BY_WORDS if each not in fields):
+        worded = [each for each in free() if names_field(each.name, name) and _fits_word(name, each)]
+        if worded:
+            fields[name] = worded[0].name
+            notes.append(f"{name}: '{fields[name]}' is taken by a word of its name.")
     if "id" not in fields:
         unique = [column for column in free() if column.is_unique and not _fits("date", column)]
         if unique:
@@ -279,9 +320,57 @@ def _fields(
     return fields
 
 
+def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], notes: list[str]) -> None:
+    """Add the columns of the request and the response by the words of their names, else by their texts. A length
+    decides nothing: a side that cannot be told is left out."""
+
+    texts = _texts(free)
+
+    def add(name: str, columns: Sequence[ColumnFacts], why: str) -> None:
+        if name not in fields and len(columns) == 1:
+            fields[name] = columns[0].name
+            notes.append(f"{name}: '{fields[name]}' by {why}: {format_texts(columns[0])}.")
+
+    add("response", [each for each in _texts(free) if names_field(each.name, "response")], "the words of its name")
+    add("request", [each for each in _texts(free) if names_field(each.name, "request")], "the words of its name")
+    if "response" not in fields:
+        most = sorted(each.reply_share for each in texts)[-2:-1] or [1.0]
+        alike = [each for each in _texts(free) if each.reply_share >= max(LEAST_ALIKE, LEAST_TIMES_OTHERS * most[0])]
+        add("response", alike, "its texts, which look like replies of one institution")
+    if "response" in fields:
+        add("request", [each for each in _texts(free) if may_be_request(each.name)], "its name")
+        letters = [each for each in _texts(free) if each.salutation_share >= LEAST_ALIKE]
+        add("request", letters, "its texts, the only other ones with a salutation")
+
+
+def _texts(free: Callable[[], list[ColumnFacts]]) -> list[ColumnFacts]:
+    """Return the columns that may be a side of letters and are not used yet."""
+    return [each for each in free() if each.is_of_texts and not names_field(each.name, "subject")]
+
+
+def format_texts(column: ColumnFacts) -> str:
+    """Return what the texts of a column are like, without quoting them."""
+    return (
+        f"{column.filled:,} texts of {column.mean_length:,.0f} characters on average, {column.salutation_share:.0%} "
+        f"with a salutation, {column.reply_share:.0%} worded or signed like replies"
+    )
+
+
+def _is_named(column: ColumnFacts, field: str) -> bool:
+    """Return whether a column has a usual name of a field, or a word of it in its name."""
+    return plain(column.name) in names_of(field) or names_field(column.name, field)
+
+
+def _fits_word(name: str, column: ColumnFacts) -> bool:
+    """Return whether a column that a word of its name gives to a field may hold it: short values, and no dates."""
+    is_short = not column.has_texts and column.mean_length <= LONGEST_BY_WORD
+    is_dated = _fits("date", column)
+    return _fits(name, column) and (name == "date" or not is_dated) and (name == "subject" or is_short)
+
+
 def _fits(name: str, column: ColumnFacts) -> bool:
     if name in ("request", "response", "rejected"):
-        return column.types["text"] == column.filled and column.mean_length >= LEAST_LETTERS and column.dates == 0
+        return column.is_of_texts
     if name == "date":
         return column.is_dated or bool(column.date_formats)
     if name == "id":
@@ -303,7 +392,7 @@ def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
                 )
         return
     own = _column_named("id", facts)
-    known = [each for each in facts.columns.values() if plain(each.name) in NAMES["id"] and each is not own]
+    known = [each for each in facts.columns.values() if plain(each.name) in names_of("id") and each is not own]
     for each in known:
         notes.append(
             f"id: '{each.name}' is not taken: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
@@ -392,6 +481,11 @@ def about_layout(facts: FileFacts) -> list[str]:
         said.append(
             f"{counted(more, 'row has', 'rows have')} more turns, up to {max(facts.turns)} requests: the last reply is "
             f"the reply, and all before it becomes one request, as a transcript."
+        )
+    if facts.with_system:
+        said.append(
+            f"{counted(facts.with_system, 'row has', 'rows have')} a system turn, which becomes the beginning of the "
+            f"request, without a mark."
         )
     said += [
         f"{counted(times, 'row becomes', 'rows become')} no document: {reason}."

@@ -20,8 +20,10 @@ from sovereign_pipeline.corpus.inspection import LinkColumn, compared_columns, e
 from sovereign_pipeline.corpus.suggestion import suggest
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline_tests.conftest import LADDER, letter
+from sovereign_pipeline_tests.examples import examples
 
 INSTITUTION = Institution(name="Lamps", classification=tuple(LADDER))
 ROWS: list[dict[str, Any]] = [
@@ -343,7 +345,7 @@ def csv_file(path: Path, rows: list[dict[str, Any]], above: str = "") -> Path:
         stream.write(above)
         writer = csv.DictWriter(stream, [*rows[0]])
         writer.writeheader()
-        writer.writerows({**row, "linked": ";".join(row["linked"])} for row in rows)
+        writer.writerows(row | ({"linked": ";".join(row["linked"])} if "linked" in row else {}) for row in rows)
     return path
 
 
@@ -522,13 +524,6 @@ def test_days_without_dashes_are_dates(tmp_path: Path) -> None:
     assert "date" not in source["constants"] and all(outcome_of(path, source))
 
 
-def test_what_is_guessed_by_length_alone_is_told(tmp_path: Path) -> None:
-    rows = [{"nr": row["id"], "Anfrage": row["request"], "Antwort": row["response"]} for row in replies()]
-    notes = suggested(tmp_path / "a.jsonl", rows)[1]
-    assert "request: 'An" in notes and "response: 'An" in notes and notes.count("by the length of its texts alone") == 2
-    assert "id: 'nr' is a guess" in notes
-
-
 @pytest.mark.parametrize("above", ["# exported in May\n", "Letters of the year\n"])
 def test_lines_above_the_header_are_named(tmp_path: Path, above: str) -> None:
     path = csv_file(tmp_path / "a.csv", replies(), above)
@@ -609,3 +604,108 @@ def test_one_long_line_is_read_in_blocks(tmp_path: Path) -> None:
     """A byte that is no UTF-8 among many characters that are does not make the file another encoding."""
     (tmp_path / "a.jsonl").write_bytes(json.dumps({"a": "é" * 900_000}, ensure_ascii=False).encode() + b"\n\xff")
     assert encoding_of(tmp_path / "a.jsonl") is None
+
+
+def pair(number: int, names: tuple[str, str], is_plain: bool = False) -> dict[str, str]:
+    """A letter and its reply, which is the shorter one. Plain texts have neither a salutation nor a signature."""
+    texts = letter(number)
+    request = f"Dear Sir, {texts['request']} My mother and I have waited for {number} weeks. Yours, Lamp {number * 7}"
+    reply = f"Dear reader, thank you for your letter. {texts['response']} Yours sincerely, Lamp Section"
+    if is_plain:
+        request, reply = f"{texts['request']} I have waited for {number} weeks.", texts["response"]
+    return {"Ref": f"R-{number}", **dict(zip(names, (request, reply), strict=True))}
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize(("request_name", "response_name", "is_told"), examples(__file__, "sides"))
+def test_the_sides_of_letters_are_told_by_names_and_texts_and_never_by_length(
+    tmp_path: Path, request_name: str, response_name: str, is_told: bool, is_reversed: bool
+) -> None:
+    names = (request_name, response_name)
+    rows = [pair(number, names, is_plain=not is_told) for number in range(40)]
+    if is_reversed:
+        rows = [dict(reversed(row.items())) for row in rows]
+    path = written(tmp_path / "a.jsonl", rows)
+    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
+    columns = suggestion.recipe["sources"][0]["columns"]
+    if is_told:
+        assert (columns["request"], columns["response"]) == names
+        assert any("with a salutation" in note for note in suggestion.notes)
+    else:
+        assert columns["request"].startswith(FILL_IN) and request_name in columns["request"]
+        assert "sources.0.columns.request" in keys_to_fill_in(Line.model_validate(suggestion.recipe))
+
+
+def column_of(field: str, source: dict[str, Any]) -> str | None:
+    if field == "status":
+        return next(iter(source.get("where", {})), None)
+    found: str | None = source["columns"].get(field)
+    return found
+
+
+VALUES: dict[str, Callable[[int], str]] = {
+    "case": lambda number: f"C-{100 + number // 2}",
+    "date": lambda number: f"{1 + number % 28:02d}.03.2024",
+    "author": lambda number: ("M. Lopez", "A. Said", "K. Nair")[number % 3],
+    "department": lambda number: ("Lamps", "Harbour")[number % 2],
+    "classification": lambda number: ("PUBLIC", "سري")[number % 2],
+    "status": lambda number: ("draft", "final")[number % 2],
+    "language": lambda number: "en",
+}
+
+
+@pytest.mark.parametrize(("field", "name"), examples(__file__, "columns"))
+def test_columns_are_told_by_words_in_their_names(tmp_path: Path, field: str, name: str) -> None:
+    rows = [{**pair(number, ("Question", "Answer")), name: VALUES[field](number)} for number in range(40)]
+    source, _ = suggested(tmp_path / "a.jsonl", rows)
+    assert column_of(field, source) == name
+
+
+@pytest.mark.parametrize("name", examples(__file__, "not_cases"))
+def test_a_word_that_belongs_to_another_word_is_no_case(tmp_path: Path, name: str) -> None:
+    rows = [{**pair(number, ("Question", "Answer")), name: f"letter {number % 3}"} for number in range(40)]
+    source, _ = suggested(tmp_path / "a.jsonl", rows)
+    assert source["case_from_row"] and "case" not in source["columns"]
+
+
+def test_codes_that_repeat_are_asked_about_as_case_files(tmp_path: Path) -> None:
+    rows = [
+        {**pair(number, ("Question", "Answer")), "Vorgang": f"C-{100 + number // 2}", "Pages": number % 4, "Fee": 1.5}
+        for number in range(40)
+    ]
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert "case_from_row" not in source and source["columns"]["case"].startswith(f"{FILL_IN}: 'Vorgang'")
+    assert "20 values in 40 rows" in notes and "may 'Pages'" not in notes and "may 'Fee'" not in notes
+
+
+def test_a_header_in_an_unknown_language_is_read_once_a_person_says_that_it_is_one(tmp_path: Path) -> None:
+    rows = [pair(number, ("Anfrage", "Antwort")) for number in range(40)]
+    path = csv_file(tmp_path / "a.csv", [{"Vorgang": row.pop("Ref"), **row} for row in rows])
+    with pytest.raises(SourceError, match="3 cells, none of them the name") as refused:
+        inspect_file(path)
+    assert "--header" in str(refused.value.hint)
+    facts = inspect_file(path, has_header=True)
+    source = suggest(facts, path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    assert source["columns"] == {"response": "Antwort", "request": "Anfrage", "id": "Vorgang"}
+    source["constants"]["date"] = "2024-05-01"
+    source["constants"]["subject"] = "Lamps"
+    assert all(outcome_of(path, source))
+
+
+def test_dates_with_day_and_month_in_both_orders_are_named(tmp_path: Path) -> None:
+    rows = [{**row, "date": ("25/12/2024", "12/25/2024", "03/04/2024")[number % 3]} for number, row in ONE_TO_A_HUNDRED]
+    for row in rows:
+        row["Received"] = row.pop("date")
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert source["columns"]["date"] == f"{FILL_IN}: Received" and "mixes day before month" in notes
+
+
+def test_dates_in_no_format_of_their_column_are_counted(tmp_path: Path) -> None:
+    rows = [{**row, "date": "soon" if number < 2 else "25/12/2024"} for number, row in ONE_TO_A_HUNDRED]
+    assert "date: 2 rows with another value in 'date': quarantine." in suggested(tmp_path / "a.jsonl", rows)[1]
+
+
+def test_system_turns_are_mentioned(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "You draft replies."}
+    rows = [{"messages": [*([system] if number < 5 else []), *exchange(number)]} for number in range(30)]
+    assert "5 rows have a system turn, which becomes the beginning" in suggested(tmp_path / "a.jsonl", rows)[1]
