@@ -4,9 +4,10 @@ and repeat."""
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from sovereign_pipeline.split.pieces import Pieces, in_pieces
 from sovereign_pipeline.split.shingles import Rarity
 
 MIN_SHARE = 0.10
+NO_PAIRS = np.empty((0, 2), np.int64)
 OVERSHOOT = 0.02
 """Tolerated excess over the requested number of held-out rows, as a share of all rows. A component that would exceed it
 is skipped."""
@@ -93,27 +95,27 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
     progress("looking for texts that stand in others")
     boilerplate = Boilerplate.of(scratch, columns.texts)
     contained, is_boilerplate = _contained(features, boilerplate)
-    tied = [similar.pairs, contained]
-    paraphrased = np.empty((0, 2), np.int64)
+    tied = ties_by_cause(features, similar.pairs, contained)
+    paraphrased = NO_PAIRS
     if recipe.paraphrases and features.vectors is not None:
         paraphrased = paraphrase_pairs(features.vectors, features.vectors, recipe.paraphrases.cosine - ROUNDING)
-        tied.append(paraphrased)
+        tied["paraphrase"] = paraphrased
+    tied["text in pieces"] = NO_PAIRS
     paraphrases = int((paraphrased[:, 0] < paraphrased[:, 1]).sum())
     late_pairs = 0
     is_last, pieces = is_boilerplate.copy(), set[int]()
     while True:
-        component_of = components(len(columns), features.ties.values(), tied)
+        component_of = components(len(columns), (), tied.values())
         share, cut = recipe.held_out_share, None
+        group = partial(largest_group, ~columns.is_preference, tied)
         if recipe.by_date:
-            is_held_out, cut = hold_out_newest(columns.days, columns.is_preference, component_of, share, len(pieces))
+            is_held_out, cut = hold_out_newest(columns.days, columns.is_preference, component_of, share, group)
         else:
-            is_held_out = hold_out(
-                columns.ids, columns.is_preference, component_of, share, recipe.seed, is_last, len(pieces)
-            )
+            is_held_out = hold_out(columns.ids, columns.is_preference, component_of, share, recipe.seed, is_last, group)
         progress("checking every pair across the split for near-duplicates and contained texts")
         check = _check_crossing(features, is_held_out, rarity, boilerplate, recipe, scratch)
-        late = np.concatenate((check.near_duplicates, check.texts.documents))
-        if not len(late) and not len(check.pieces.documents):
+        late = len(check.near_duplicates) + len(check.texts.documents)
+        if not late and not len(check.pieces.documents):
             return Assignment(
                 is_held_out,
                 component_of,
@@ -130,8 +132,13 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
         pieces.update(in_training.tolist())
         is_tied = is_last[in_training] | recipe.by_date
         is_last |= np.isin(component_of, component_of[in_training])
-        tied += [late, check.pieces.documents[is_tied]]
-        late_pairs += len(late)
+        for cause, pairs in (
+            ("near-duplicate", check.near_duplicates),
+            ("contained text", check.texts.documents),
+            ("text in pieces", check.pieces.documents[is_tied]),
+        ):
+            tied[cause] = np.concatenate((tied[cause], pairs))
+        late_pairs += late
 
 
 def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -182,11 +189,20 @@ def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.in
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    edges = np.concatenate([np.empty((0, 2), np.int64), *map(_chain, ties), *similar])
+    edges = np.concatenate([NO_PAIRS, *map(_chain, ties), *similar])
     graph = coo_array((np.ones(len(edges), np.bool_), (edges[:, 0], edges[:, 1])), shape=(count, count))
     _, label = connected_components(graph, directed=False)
     _, first, number = np.unique(label, return_index=True, return_inverse=True)
     return first[number]
+
+
+def ties_by_cause(
+    features: Features, near_duplicates: NDArray[np.int64], contained: NDArray[np.int64]
+) -> dict[str, NDArray[np.int64]]:
+    """Return kind of tie -> (n, 2) document numbers that are tied. Equal texts count as contained ones."""
+    tied = {kind: _chain(each) for kind, each in features.ties.items()}
+    contained = np.concatenate((contained, tied.pop("equal_text")))
+    return {**tied, "near-duplicate": near_duplicates, "contained text": contained}
 
 
 def _chain(ties: Ties) -> NDArray[np.int64]:
@@ -197,6 +213,53 @@ def _chain(ties: Ties) -> NDArray[np.int64]:
     return np.column_stack((rows[:-1][is_same], rows[1:][is_same]))
 
 
+@dataclass(frozen=True)
+class LargestGroup:
+    """The largest group of letters that stays together, with what joins it."""
+
+    letters: int
+    without: dict[str, int]
+    """Kind of tie in the group -> letters of the largest group of the corpus without this kind; the strongest first."""
+
+    def __str__(self) -> str:
+        causes = ", ".join(f"{cause} (without it {letters:,})" for cause, letters in self.without.items())
+        return f"The largest group has {counted(self.letters, 'letter')}, joined by {causes or 'nothing'}."
+
+    @property
+    def hint(self) -> str:
+        """Return what to change for the kinds of ties that join the group."""
+        remedies = [_REMEDIES[cause] for cause in self.without]
+        return f"Add letters about other matters; {'; '.join(dict.fromkeys(remedies)) or 'see the data card'}."
+
+
+_REMEDIES = {
+    "case": "correct the case numbers in the sources",
+    "link": "correct the column of links",
+    "author": "set split.by_author: false",
+    "contained text": "exclude letters with the text of others, and standard letters",
+    "near-duplicate": "exclude versions of one letter, or raise split.near_duplicate_jaccard",
+    "paraphrase": "raise split.paraphrases.cosine",
+    "text in pieces": "exclude letters that consist of standard sentences",
+}
+
+
+def largest_group(is_letter: NDArray[np.bool_], tied: Mapping[str, NDArray[np.int64]]) -> LargestGroup:
+    """Return the largest group of letters. `tied`: kind of tie -> (n, 2) document numbers."""
+
+    def largest(kinds: Iterable[NDArray[np.int64]]) -> tuple[NDArray[np.int64], int]:
+        component_of = components(is_letter.size, (), kinds)
+        return component_of, int(np.bincount(component_of[is_letter], minlength=1).argmax())
+
+    component_of, group = largest(tied.values())
+    without = {}
+    for cause, pairs in tied.items():
+        if (component_of[pairs[:, 0]] == group).any():
+            rest, other = largest(each for kind, each in tied.items() if kind != cause)
+            without[cause] = int((rest[is_letter] == other).sum())
+    by_strength = dict(sorted(without.items(), key=lambda each: each[1]))
+    return LargestGroup(int((component_of[is_letter] == group).sum()), by_strength)
+
+
 def hold_out(
     ids: Sequence[str],
     is_preference: NDArray[np.bool_],
@@ -204,20 +267,19 @@ def hold_out(
     share: float,
     seed: int,
     is_last_choice: NDArray[np.bool_] | None = None,
-    in_pieces: int = 0,
+    group: Callable[[], LargestGroup] | None = None,
 ) -> NDArray[np.bool_]:
     """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the `letters` documents.
 
     Preference documents follow their component. Components of only preference documents are then chosen in the same
     way, until the same share of all preference documents is held out, as far as whole components allow and at least one
     stays for training. Components with a document of `is_last_choice` are chosen only if the others are too few. Raises
-    InputError if both sides cannot get `letters` documents. `in_pieces`: number of documents that others contain in
-    pieces, for the message.
+    InputError if both sides cannot get `letters` documents. `group`: returns the largest group, for the message.
     """
     letters = Counter(component_of[~is_preference].tolist())
     preferences = Counter(component_of[is_preference].tolist())
     if len(letters) < 2:
-        raise _cannot_split(letters, in_pieces)
+        raise _cannot_split(letters, group)
     key_of: dict[int, str] = {}
     for id, component in zip(ids, component_of.tolist(), strict=True):
         if id < key_of.setdefault(component, id):
@@ -241,7 +303,7 @@ def hold_out_newest(
     is_preference: NDArray[np.bool_],
     component_of: NDArray[np.int64],
     share: float,
-    in_pieces: int = 0,
+    group: Callable[[], LargestGroup] | None = None,
 ) -> tuple[NDArray[np.bool_], date]:
     """Return a mask of held-out documents and the cut day. Every component with a document from the cut day on is held
     out.
@@ -249,19 +311,20 @@ def hold_out_newest(
     The cut day is the latest day for which these components have max(share, 10 %) of the `letters` documents. Every
     training document is therefore older than the cut day. Every held-out component has a document from the cut day on,
     and its older documents are held out, too. Preference documents follow the same day. `days`: ordinals. Raises
-    InputError if no `letters` document would be left for training. `in_pieces`: as in `hold_out`.
+    InputError if no `letters` document would be left for training. `group`: as in `hold_out`.
     """
     newest = np.zeros(component_of.size, np.int64)
     np.maximum.at(newest, component_of, days)
     reaches = newest[component_of]
     of_letters = np.sort(reaches[~is_preference])[::-1]
     if of_letters.size == 0:
-        raise _cannot_split(Counter(), in_pieces)
+        raise _cannot_split(Counter(), group)
     cut = int(of_letters[needed(max(share, MIN_SHARE), of_letters.size) - 1])
     if of_letters[-1] >= cut:
         raise InputError(
             f"By date, all {of_letters.size:,} letters of the corpus would be held out: each is of "
-            f"{date.fromordinal(cut)} or later, or tied to one that is.{_about_pieces(in_pieces)}",
+            f"{date.fromordinal(cut)} or later, or tied to one that is."
+            f"{f' {group()}' if group is not None else ''}",
             "Add older letters about other matters, or set split.by_date: false in the recipe.",
         )
     return reaches >= cut, date.fromordinal(cut)
@@ -311,19 +374,13 @@ def _position(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
 
 
-def _cannot_split(letters: Counter[int], in_pieces: int) -> InputError:
+def _cannot_split(letters: Counter[int], group: Callable[[], LargestGroup] | None) -> InputError:
     if not letters:
         return InputError("The corpus has no letter to hold out.", "Add a source with the role 'letters'.")
-    return InputError(
-        f"All {letters.total():,} letters of the corpus are tied together by case, links, near-duplicates, texts in "
-        f"pieces or, with split.by_author, author. No slice can be held out without a leak.{_about_pieces(in_pieces)}",
-        "Add letters about other matters, correct case numbers and links in the sources, set split.by_author: false, "
-        "or raise split.near_duplicate_jaccard.",
+    message = (
+        f"All {letters.total():,} letters of the corpus are tied together: no slice can be held out without a leak."
     )
-
-
-def _about_pieces(documents: int) -> str:
-    if not documents:
-        return ""
-    have = counted(documents, "document has", "documents have")
-    return f" {have} a text of which other documents contain half or more in pieces; leave such documents out."
+    if group is None:
+        return InputError(message)
+    found = group()
+    return InputError(f"{message} {found}", found.hint)

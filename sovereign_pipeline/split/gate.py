@@ -16,7 +16,7 @@ from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
-from sovereign_pipeline.split.assignment import MIN_SHARE, components, needed
+from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, components, largest_group, needed, ties_by_cause
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs, crossing_texts
 from sovereign_pipeline.split.features import (
     ROUNDING,
@@ -46,17 +46,18 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
         not_newest = (
             _held_out_without_a_newer(held, train, rarity, boilerplate, recipe, scratch) if recipe.by_date else []
         )
+        too_many = _more_than_asked(held, train, rarity, boilerplate, recipe)
     problems = [*_differences_from_input(scrubbed.file(DOCUMENTS), artifact), *overlap.problems]
     if not_newest:
         problems.append(
             f"{len(not_newest):,} held-out documents are neither newer than all training documents nor tied to one "
             f"that is ({and_more(not_newest)})"
         )
-    held_letters = int((~held.columns.is_preference).sum())
-    letters = held_letters + int((~train.columns.is_preference).sum())
+    held_letters, letters = _letters(held), _letters(held) + _letters(train)
     least = max(MIN_SHARE, recipe.held_out_share)
     if not 0 < held_letters < letters or held_letters < needed(least, letters):
         problems.append(f"{held_letters:,} of {letters:,} letters are held out; the recipe asks for {least:.0%}")
+    problems += too_many
     evidence: dict[str, Any] = {
         "rows_train": len(train.columns),
         "rows_held_out": len(held.columns),
@@ -84,6 +85,40 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
     )
 
 
+def _letters(side: Features) -> int:
+    return int((~side.columns.is_preference).sum())
+
+
+def _more_than_asked(
+    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split
+) -> list[str]:
+    """Return a problem if far more letters are held out than asked for: more than twice as many and one whole group, or
+    more than are left for training."""
+    letters, held_letters = _letters(held) + _letters(train), _letters(held)
+    least = max(MIN_SHARE, recipe.held_out_share)
+    asked = needed(least, letters)
+    leaves_fewer = held_letters > letters - held_letters and held_letters > asked + max(1, OVERSHOOT * letters)
+    if held_letters <= 2 * asked and not leaves_fewer:
+        return []
+    group = largest_group(~held.columns.is_preference, _ties_of(held, rarity, boilerplate, recipe))
+    if held_letters <= 2 * asked + group.letters and not leaves_fewer:
+        return []
+    return [
+        f"{held_letters:,} of {letters:,} letters are held out ({held_letters / letters:.0%}) where the recipe asks "
+        f"for {least:.0%}, and {letters - held_letters:,} are left for training. {group} {group.hint.rstrip('.')}"
+    ]
+
+
+def _ties_of(held: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split) -> dict[str, NDArray[np.int64]]:
+    """Return kind of tie -> (n, 2) tied held-out documents, found as in the build."""
+    texts = held.columns.texts.distinct()
+    near = near_duplicates(held.columns.shingles, rarity, recipe.near_duplicate_jaccard).pairs
+    tied = ties_by_cause(held, near, texts.documents[contained_pairs(texts, OwnShingles.of(texts, boilerplate))])
+    if recipe.paraphrases and held.vectors is not None:
+        tied["paraphrase"] = paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING)
+    return tied
+
+
 def _held_out_without_a_newer(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
@@ -92,16 +127,10 @@ def _held_out_without_a_newer(
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days
-    texts = held.columns.texts.distinct()
-    tied = [
-        near_duplicates(shingles, rarity, recipe.near_duplicate_jaccard).pairs,
-        texts.documents[contained_pairs(texts, OwnShingles.of(texts, boilerplate))],
-    ]
-    if recipe.paraphrases and held.vectors is not None:
-        tied.append(paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING))
+    tied = [*_ties_of(held, rarity, boilerplate, recipe).values()]
 
     def rows_without() -> NDArray[np.int64]:
-        component_of = components(len(held.columns), held.ties.values(), tied)
+        component_of = components(len(held.columns), (), tied)
         reaching = component_of[days > train.columns.days.max()]
         return np.flatnonzero(~np.isin(component_of, reaching))
 

@@ -94,10 +94,42 @@ def test_one_huge_case_stays_whole_and_out_of_the_held_out_side(institution: Dem
     assert 12 <= len(held_out) <= 14
 
 
-def test_a_corpus_of_one_matter_stops_with_what_to_change(institution: DemoInstitution) -> None:
-    institution.rows = [letter(number, case="ONE") for number in range(20)]
-    with pytest.raises(InputError, match=r"All 20 letters of the corpus are tied together.*by_author"):
+@pytest.mark.parametrize(
+    ("changes", "split", "cause", "hinted"),
+    [
+        ({"case": "ONE"}, {}, "case", "case numbers"),
+        ({"linked": ["R-00000"]}, {}, "link", "column of links"),
+        ({"author": "A. Clerk"}, {"by_author": True}, "author", "split.by_author: false"),
+        ({"request": letter(99)["request"]}, {}, "contained text", "text of others"),
+    ],
+)
+def test_a_corpus_of_one_matter_stops_with_the_tie_and_what_to_change(
+    institution: DemoInstitution, changes: dict[str, Any], split: dict[str, Any], cause: str, hinted: str
+) -> None:
+    institution.rows = [letter(number, linked=[]) | changes for number in range(20)]
+    institution.recipe["sources"][0]["links"] = "linked"
+    institution.recipe["split"] = split
+    with pytest.raises(InputError) as stopped:
         materialize(institution.workplace(), split_stage())
+    assert "All 20 letters" in str(stopped.value) and f"joined by {cause} (without it" in str(stopped.value)
+    assert hinted in str(stopped.value.hint)
+    assert ("by_author" in str(stopped.value.hint)) == (cause == "author")
+
+
+def test_far_more_held_out_than_asked_is_refused_with_what_joins_the_group(institution: DemoInstitution) -> None:
+    institution.rows = [letter(number, case="HUGE" if number else "C") for number in range(100)]
+    split, verdicts = materialize(institution.workplace(), split_stage())
+    assert not verdicts[GATE].passed and len(documents_of(split, TRAIN)) == 1
+    assert (
+        "99 of 100 letters are held out (99%) where the recipe asks for 12%, and 1 are left" in verdicts[GATE].message
+    )
+    assert "has 99 letters, joined by case (without it" in verdicts[GATE].message
+
+
+def test_half_held_out_because_there_are_two_groups_is_no_fault(institution: DemoInstitution) -> None:
+    institution.rows = [letter(number, case=f"C{number % 2}") for number in range(40)]
+    _, verdicts = materialize(institution.workplace(), split_stage())
+    assert verdicts[GATE].passed, verdicts[GATE].message
 
 
 def test_two_documents_with_one_id_stop_the_split(institution: DemoInstitution) -> None:
