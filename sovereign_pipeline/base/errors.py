@@ -24,6 +24,7 @@ Act = Literal[
     "open_review_with_prompts",
     "review_status",
     "run_line",
+    "run_line_until",
     "show_mask",
     "size_training",
     "waive_gate",

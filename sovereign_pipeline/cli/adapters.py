@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import counted
@@ -30,6 +30,7 @@ from sovereign_pipeline.cli.terminal import (
     tell_progress,
     write_new_file,
 )
+from sovereign_pipeline.policy.line import line_names
 from sovereign_pipeline.record.catalog import (
     adapters_in_brief,
     find_adapter,
@@ -41,6 +42,7 @@ from sovereign_pipeline.record.catalog import (
     urgent_promotions,
 )
 from sovereign_pipeline.record.database import Registry, open_registry, registry_read_only
+from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tables import row_as_dict
@@ -418,19 +420,38 @@ datasets = Group(no_args_is_help=True, help="List, show and verify registered da
 
 @datasets.command("list")
 def datasets_list(line: OfLine = None) -> Result:
-    """List every dataset that a registered adapter was trained on."""
-    rows = list_datasets(open_registry(Settings.from_environment()), line)
+    """List every dataset that a registered adapter was trained on, and the current ones of lines without an adapter."""
+    settings = Settings.from_environment()
+    rows = list_datasets(open_registry(settings), line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
-    return Result(rows, lambda: print_rows([only(row, *named) for row in rows], "Datasets"))
+    known = {row["digest"] for row in rows}
+    made = [ref for ref in _made_datasets(settings) if ref.line == (line or ref.line) and ref.digest not in known]
+
+    def show() -> None:
+        print_rows([only(row, *named) for row in rows], "Datasets")
+        if made:
+            out.print("No registered adapter was trained on:")
+        for ref in made:
+            print_dataset(settings, ref)
+
+    return Result(rows, show)
 
 
 @datasets.command("show")
 def datasets_show(digest: DatasetDigest) -> Result:
-    """Show a dataset's data card and its registry entry."""
-    from sovereign_pipeline.registry.verification import card_of_dataset
+    """Show a dataset's data card and its registry entry. A dataset that no adapter was trained on has only the card."""
+    from sovereign_pipeline.registry.verification import card_of, card_of_dataset
 
     settings = Settings.from_environment()
-    row = show_dataset(open_registry(settings), digest)
+    try:
+        row = show_dataset(open_registry(settings), digest)
+    except NotFoundError:
+        made = [ref for ref in _made_datasets(settings) if ref.digest.startswith(digest)]
+        if len(made) != 1:
+            raise
+        unused = card_of(open_store(settings).open(made[0]))
+        facts = {**made[0].model_dump(), "adapters": [], "card": unused.facts}
+        return Result(facts, lambda: out.print(unused.markdown, markup=False))
     card = card_of_dataset(open_store(settings), row)
 
     def show() -> None:
@@ -438,6 +459,31 @@ def datasets_show(digest: DatasetDigest) -> Result:
         print_facts(only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"))
 
     return Result({**row, "card": card.facts}, show)
+
+
+def print_dataset(settings: Settings, ref: ArtifactRef) -> None:
+    """Print a dataset's digest, the path of its data card, and the findings that warn."""
+    from sovereign_pipeline.dataset.card import DatasetCard
+    from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
+
+    directory = open_store(settings).path_of(ref.digest)
+    card = DatasetCard.model_validate_json((directory / CARD).read_bytes())
+    out.print(f"  {ref.kind} of {ref.line}: {card.documents:,} rows, digest {short(ref.digest)}")
+    out.print(f"  data card: {escape(str(directory / CARD_FOR_PEOPLE))}; sovereign datasets show {short(ref.digest)}")
+    for finding in card.findings:
+        if finding.warns:
+            out.print(f"  [yellow]•[/] {finding.name}: {finding.count:,} rows ({finding.share:.1%}). {finding.todo}")
+
+
+def _made_datasets(settings: Settings) -> list[ArtifactRef]:
+    """Return the current datasets of all lines."""
+    store = open_store(settings)
+    found = [
+        store.current(line, kind)
+        for line in line_names(settings.data)
+        for kind in ("training_dataset", "preference_dataset")
+    ]
+    return [ref for ref in found if ref is not None]
 
 
 @datasets.command("verify")

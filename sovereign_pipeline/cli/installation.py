@@ -109,7 +109,10 @@ def _write(directory: Path, shipped: Path, name: str) -> None:
 def _print_next(directory: Path) -> None:
     settings = Settings.from_environment({"SOVEREIGN_DATA": str(directory)})
     steps = [
-        (f"export SOVEREIGN_DATA={directory}", "used by the commands below"),
+        (
+            f"export SOVEREIGN_DATA={directory} SOVEREIGN_HOME={settings.home}",
+            "read by every command and service; add the line to your shell's profile",
+        ),
         ("sovereign models fetch smollm2-135m-instruct", "the base model, once per machine"),
         (
             f"sovereign-vault keygen --private {settings.home}-offline/vault.key --public {settings.vault_public_key}",

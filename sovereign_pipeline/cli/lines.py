@@ -30,6 +30,7 @@ from sovereign_pipeline.cli.terminal import (
     print_rows,
 )
 from sovereign_pipeline.corpus.documents_from_rows import Sample, sample_of
+from sovereign_pipeline.corpus.stages import MOST_IN_OTHER_LANGUAGE
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
     CHANGED_CHOICES,
@@ -113,8 +114,7 @@ def lines_check(
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
     samples = _samples(recipe, institution)
-    most = recipe.quarantine.max_share
-    is_readable = all(not each.error and each.share <= most and not each.other_languages for each in samples)
+    is_readable = not any(_problems(each, recipe) for each in samples)
     mistakes = warnings(recipe.training, elsewhere=institution.trainer.where != "here")
     facts = {
         "line": recipe.line,
@@ -132,7 +132,7 @@ def lines_check(
         for key in to_fill_in:
             out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
         for sample in samples:
-            _print_sample(sample, most)
+            _print_sample(sample, recipe)
         for warning in mistakes:
             out.print(f"[yellow]•[/] {escape(warning)}")
         if power:
@@ -158,9 +158,14 @@ def lines_check(
 
 @lines.command("add")
 def lines_add(file: RecipeFile) -> None:
-    """Check a recipe and copy it into the institution's lines."""
+    """Check a recipe and copy it into the institution's lines. Rejects what `lines check` rejects, except FILL IN."""
     recipe = _checked(file)
     settings = Settings.from_environment()
+    problems = [
+        each for sample in _samples(recipe, load_institution(settings.data)) for each in _problems(sample, recipe)
+    ]
+    if problems:
+        raise InputError(f"{file}: {' '.join(problems)}", f"`sovereign lines check {file}` lists every row.")
     target = settings.data / "lines" / f"{recipe.line}.yaml"
     if target.exists() and target.resolve() != file.resolve():
         raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
@@ -239,7 +244,8 @@ def _checked(file: Path) -> Line:
     from sovereign_pipeline.training.stages import reward_code
 
     settings = Settings.from_environment()
-    recipe = read_line(file, load_institution(settings.data))
+    of_line = settings.data / "lines" / f"{file}.yaml"
+    recipe = read_line(of_line if not file.exists() and of_line.is_file() else file, load_institution(settings.data))
     named = [source.path for source in recipe.sources]
     evaluation = recipe.evaluation
     if evaluation is not None:
@@ -282,31 +288,67 @@ def _samples(recipe: Line, institution: Institution) -> list[Sample]:
     detected = (*privacy.name_models, *privacy.patterns_only)
     read = (source for source in recipe.sources if source.is_filled_in)
     return [
-        sample_of(each, data / each.path, recipe.quarantine, institution.ladder, ROWS_READ, detected) for each in read
+        sample_of(each, data / each.path, recipe.quarantine, institution.ladder, recipe.ceiling, ROWS_READ, detected)
+        for each in read
     ]
 
 
-def _print_sample(sample: Sample, most: float) -> None:
+def _problems(sample: Sample, recipe: Line) -> list[str]:
+    """Return sentences on what stops a run over the rows of a sample."""
     if sample.error is not None:
-        out.print(f"[red]✗[/] {escape(sample.source)}: {escape(sample.error)}")
-        return
-    rows = f"{sample.rows:,} rows" if sample.is_whole else f"the first {sample.rows:,} rows"
-    languages = ", ".join(f"{name} {count:,}" for name, count in sample.languages.items())
-    mark = "[green]✓[/]" if sample.share <= most else "[red]✗[/]"
-    out.print(
-        f"{mark} {escape(sample.source)}, {rows}: {sample.documents:,} documents ({languages or 'none'}), "
-        f"{sample.quarantined:,} to quarantine, {sample.share:.1%}; the recipe allows {most:.1%}"
-    )
-    for reason, count in sample.reasons.items():
-        out.print(f"    {count:,}: {escape(reason)}")
+        return [f"{sample.source}: {sample.error}"]
+    problems, most = [], recipe.quarantine.max_share
+    if sample.share > most:
+        problems.append(
+            f"{sample.source}: {sample.share:.1%} of the rows would be quarantined; the recipe allows {most:.1%}. "
+            f"{sample.remedy}"
+        )
+    if sample.above_ceiling:
+        levels = ", ".join(f"{level} ({count:,})" for level, count in sample.above_ceiling.items())
+        problems.append(
+            f"{sample.source}: documents above the line's ceiling {recipe.ceiling}: {levels}. Raise the ceiling, or "
+            f"leave these rows out with `where` or `exclude`."
+        )
+    wrong = sum(map(len, sample.wrong_language.values()))
+    if wrong > MOST_IN_OTHER_LANGUAGE * sample.documents:
+        rows = "; ".join(
+            f"{language}: rows {and_more(map(str, numbers))}" for language, numbers in sample.wrong_language.items()
+        )
+        problems.append(
+            f"{sample.source}: {wrong:,} documents have a text in another language than their own ({rows}). "
+            f"Correct the language of the source, or set language_from_text: true."
+        )
+    problems += [
+        f"{sample.source}: no names are detected in {language} ({'row' if len(numbers) == 1 else 'rows'} "
+        f"{and_more(numbers)}); name a model under privacy.name_models, or leave these rows out with `exclude`."
+        for language, numbers in sample.other_languages.items()
+    ]
+    return problems
+
+
+def _print_sample(sample: Sample, recipe: Line) -> None:
+    problems = _problems(sample, recipe)
+    if sample.error is None:
+        rows = f"{sample.rows:,} rows" if sample.is_whole else f"the first {sample.rows:,} rows"
+        languages = ", ".join(f"{name} {count:,}" for name, count in sample.languages.items())
+        left_out = [
+            f", {count:,} {what}"
+            for count, what in ((sample.not_selected, "not selected by `where`"), (sample.excluded, "excluded"))
+            if count
+        ]
+        mark = "[red]✗[/]" if problems else "[green]✓[/]"
+        out.print(
+            f"{mark} {escape(sample.source)}, {rows}: {sample.documents:,} documents ({languages or 'none'})"
+            f"{''.join(left_out)}, {sample.quarantined:,} to quarantine, {sample.share:.1%}; the recipe allows "
+            f"{recipe.quarantine.max_share:.1%}"
+        )
+        for reason, numbers in sample.reasons.items():
+            named = f"{'row' if len(numbers) == 1 else 'rows'} {and_more(numbers)}"
+            out.print(f"    {len(numbers):,}: {escape(reason)} ({named})")
+    for problem in problems:
+        out.print(f"[red]✗[/] {escape(problem)}")
     if sample.unknown_levels:
         out.print(f"    no levels of the ladder, to be mapped under `levels`: {escape(sample.unknown_levels)}")
-    for language, numbers in sample.other_languages.items():
-        out.print(
-            f"[red]✗[/] {escape(sample.source)}: no names are detected in {language} "
-            f"({'row' if len(numbers) == 1 else 'rows'} {and_more(numbers)}); name a model under privacy.name_models, "
-            f"or leave these rows out with `exclude`"
-        )
     if sample.not_read:
         out.print(f"    not read: {escape(and_more(sample.not_read))}")
 

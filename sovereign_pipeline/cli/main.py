@@ -121,7 +121,7 @@ def run(
     ] = None,
 ) -> None:
     """Train lines: run each from raw corpus to registered adapter. Unchanged stages are reused."""
-    from sovereign_pipeline.cli.adapters import print_adapters, with_marks
+    from sovereign_pipeline.cli.adapters import print_adapters, print_dataset, with_marks
     from sovereign_pipeline.dagster.definitions import chain_job
     from sovereign_pipeline.dagster.resources import open_instance
     from sovereign_pipeline.dagster.runner import run_line
@@ -158,6 +158,10 @@ def run(
         else:
             out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
     if until is not None:
+        store = open_store(settings)
+        for ref in (store.current(recipe.line, until) for recipe in recipes if until.endswith("_dataset")):
+            if ref is not None:
+                print_dataset(settings, ref)
         return
     registry = open_registry(settings)
     print_adapters(with_marks(registry, [each for recipe in recipes for each in list_adapters(registry, recipe.line)]))

@@ -42,6 +42,7 @@ COMMANDS: Mapping[Act, str] = {
     "open_review_with_prompts": "sovereign review open {line} --prompts FILE",
     "review_status": "sovereign review status {line}",
     "run_line": "sovereign run {line}",
+    "run_line_until": "sovereign run {line} --until {until}",
     "show_mask": "sovereign lines check {file} --show-mask",
     "size_training": "sovereign size --model {model} --rows ROWS --tokens TOKENS_PER_ROW",
     "waive_gate": "sovereign gates waive {line} {gate} --reason TEXT --key FILE",
@@ -62,7 +63,7 @@ LineName = Annotated[str, typer.Argument(help="Name of the line.")]
 ModelName = Annotated[str, typer.Argument(help="Name of the base model, as its card has it.")]
 AdapterId = Annotated[str, typer.Argument(help="Id of a registered adapter, such as permits-desk-1.0.0.")]
 DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered dataset, or its first digits.")]
-RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe, or the line's name.")]
 OfLine = Annotated[str | None, typer.Option("--line", help="Only this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]

@@ -141,6 +141,7 @@ _REMEDIES = {
     "not UTF-8": "Name the file's encoding under `encoding` of the source.",
     "not JSON": "Write one object on each line, each line ending in LF, or name the file as what it is.",
     "has ": "Give every row as many cells as the header, or correct `delimiter`.",
+    "date is not written as": "Correct the format under `date`, add a second one as a list, or correct these dates.",
     "date": "Name how dates are written under `date: {{format: dd.mm.yyyy}}`; only ISO dates (2024-12-31) need none.",
     "unknown or missing classification level": "Give each word a level under `levels`: {levels}.",
     "repeats the header": "Delete the header lines within the file, or make each export a source of its own.",

@@ -19,10 +19,10 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
 from sovereign_pipeline.corpus.dates import day_of
-from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected
+from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected, remedy_for
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.languages import language_in
+from sovereign_pipeline.corpus.languages import language_in, other_language
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.opening import reject_unreadable
 from sovereign_pipeline.corpus.values import (
@@ -475,7 +475,17 @@ class Sample:
     is_whole: bool = True
     documents: int = 0
     quarantined: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
+    not_selected: int = 0
+    """Number of rows that `where` does not select."""
+    excluded: int = 0
+    reasons: dict[str, list[int]] = field(default_factory=dict)
+    """Reason of quarantine -> numbers of its rows."""
+    remedy: str = ""
+    """Remedy for the most frequent reason."""
+    above_ceiling: dict[str, int] = field(default_factory=dict)
+    """Level above the line's ceiling -> number of documents."""
+    wrong_language: dict[str, list[int]] = field(default_factory=dict)
+    """Language of documents -> numbers of rows with a text that is surely in another."""
     unknown_levels: str = ""
     """Words that are not levels, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
@@ -493,41 +503,48 @@ def sample_of(
     path: Path,
     limits: Quarantine,
     ladder: ClassificationLadder,
+    ceiling: str,
     rows: int,
     detected: Collection[str],
 ) -> Sample:
     """Return the counts over the first rows of a source. Columns are not screened for personal data. `detected`:
     languages in which the line detects names."""
     reader = SourceReader(source, path, limits, ladder, set())
-    languages, other_languages, is_whole = Counter[str](), dict[str, list[int]](), True
+    sample, broken = Sample(source.name), list[Quarantined]()
+    languages, above = Counter[str](), Counter[str]()
     try:
         for outcome in reader:
-            if isinstance(outcome, Document):
-                languages[outcome.language] += 1
-                if outcome.language not in detected:
-                    other_languages.setdefault(outcome.language, []).append(reader.row.number)
+            if isinstance(outcome, Quarantined):
+                broken.append(outcome)
+                sample.reasons.setdefault(outcome.reason, []).append(outcome.row)
+            else:
+                language, number = outcome.language, reader.row.number
+                languages[language] += 1
+                above[outcome.classification] += ladder.exceeds(outcome.classification, ceiling)
+                if language not in detected:
+                    sample.other_languages.setdefault(language, []).append(number)
+                texts = (outcome.request, outcome.response, outcome.rejected or "")
+                if any(other_language(text, language) for text in texts):
+                    sample.wrong_language.setdefault(language, []).append(number)
             if reader.count.rows >= rows:
-                is_whole = False
+                sample.is_whole = False
                 break
-        if is_whole:
+        if sample.is_whole:
             reader.reject_unlike_recipe()
         reader.reject_unknown_levels()
     except SourceError as error:
         return Sample(source.name, str(error))
     count = reader.count
-    return Sample(
-        source=source.name,
-        rows=count.rows,
-        is_whole=is_whole,
-        documents=count.documents,
-        quarantined=count.quarantined,
-        reasons=dict(Counter(count.reasons).most_common()),
-        unknown_levels=format_levels(reader.unknown_levels),
-        languages=dict(languages.most_common()),
-        other_languages=other_languages,
-        not_read=reader.columns_not_read,
-        share=count.quarantined / max(1, count.documents + count.quarantined),
-    )
+    sample.rows, sample.documents, sample.quarantined = count.rows, count.documents, count.quarantined
+    sample.not_selected, sample.excluded = count.not_selected, count.excluded
+    sample.reasons = dict(sorted(sample.reasons.items(), key=lambda each: -len(each[1])))
+    sample.remedy = remedy_for(broken, ladder) if broken else ""
+    sample.above_ceiling = dict(+above)
+    sample.unknown_levels = format_levels(reader.unknown_levels)
+    sample.languages = dict(languages.most_common())
+    sample.not_read = reader.columns_not_read
+    sample.share = count.quarantined / max(1, count.documents + count.quarantined)
+    return sample
 
 
 # --- all sources of a line --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -83,9 +84,9 @@ def run_line(
         with _printing_into(log), _forking_anew(), _signals_kept(), _Narration(instance, workplace.line.line, tell):
             result = _execute(dg.reconstructable(job), instance, kinds, workplace.line.line)
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-        raise _interrupted(workplace) from None
+        raise _interrupted(workplace, until) from None
     if not result.success:
-        raise _interrupted(workplace) if _is_interrupted(result) else _reason(result)
+        raise _interrupted(workplace, until) if _is_interrupted(result) else _reason(result)
     return LineRun(kinds, result.run_id, time.monotonic() - started)
 
 
@@ -111,14 +112,15 @@ def _is_interrupted(result: dg.JobExecutionResult) -> bool:
     return any(error is not None and error.cls_name in INTERRUPTIONS for error in errors)
 
 
-def _interrupted(workplace: Workplace) -> RunStopped:
+def _interrupted(workplace: Workplace, until: str | None) -> RunStopped:
     """Return the error for a run that a person stopped. It names the newest checkpoint that the run wrote or resumed
     from."""
     line = workplace.line.line
     found = (workplace.settings.home / "checkpoints").glob(f"{line}.*/*/step-*")
     steps = [(path.stat().st_mtime, int(path.name.removeprefix("step-"))) for path in found]
     kept = f"; a checkpoint at step {max(steps)[1]}" if steps else ""
-    return RunStopped(f"Line {line}: stopped{kept}.", "Run again to resume.", act="run_line", line=line)
+    stopped = partial(RunStopped, f"Line {line}: stopped{kept}.", "Run again to resume.", line=line)
+    return stopped(act="run_line") if until is None else stopped(act="run_line_until", until=until)
 
 
 def _made_with(until: str | None, line: Line) -> list[Stage]:

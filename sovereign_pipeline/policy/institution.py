@@ -450,6 +450,11 @@ def load_institution(data: Path) -> Institution:
     """Read `institution.yaml`. Raises RecipeError, also if a rule or a role names a line that does not exist: such a
     rule would have no effect."""
     path = data / "institution.yaml"
+    if not path.is_file():
+        raise RecipeError(
+            f"{path}: there is no such file.",
+            "Set the variable SOVEREIGN_DATA to your data directory, or create one with `sovereign init`.",
+        )
     institution = read_yaml(Institution, path)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
     named = [(f"sensitive_by_line.{line}", line) for line in institution.sensitive_by_line]

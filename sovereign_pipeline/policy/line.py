@@ -205,7 +205,10 @@ def load_line(data: Path, name: str, institution: Institution) -> Line:
     """Load the recipe of a line by name. Raises NotFoundError that lists the known lines."""
     if name not in line_names(data):
         known = ", ".join(line_names(data)) or "none"
-        raise NotFoundError(f"There is no line '{name}' under {data / 'lines'}.", f"Known lines: {known}.")
+        raise NotFoundError(
+            f"There is no line '{name}' under {data / 'lines'}.",
+            f"Known lines: {known}. The variable SOVEREIGN_DATA names the data directory; here it is {data}.",
+        )
     return read_line(data / "lines" / f"{name}.yaml", institution)
 
 

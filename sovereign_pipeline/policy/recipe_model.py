@@ -155,6 +155,8 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
     Args:
         act: the act of an interface that checks the file again, if there is one.
     """
+    if path.is_dir():
+        raise RecipeError(f"{path} is a directory.", "Name the file in it.")
     if not path.is_file():
         raise RecipeError(f"{path}: there is no such file.", "Write it, or correct the path.")
     try:

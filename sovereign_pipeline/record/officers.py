@@ -80,7 +80,7 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
     if not path.exists():
         raise NotFoundError(
             f"{path}: the pipeline's key is not here, so nothing can be signed, and nothing is made.",
-            "Run as the account that has it (SOVEREIGN_KEYS), or put it there.",
+            "Run as the account that has it, or put it there. SOVEREIGN_KEYS, else SOVEREIGN_HOME, names the place.",
         )
     signer = read_key(path, lambda: "")
     trust.key(PIPELINE, signer.keyid)

@@ -173,7 +173,13 @@ def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
         raise IntegrityError(
             f"{file}: this is not the data card that was registered.", "Restore the registry from a copy."
         )
-    return CardOfDataset(json.loads(file.read_bytes()), artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8"))
+    return card_of(artifact)
+
+
+def card_of(artifact: Artifact) -> CardOfDataset:
+    """Return the data card of a dataset that was opened."""
+    facts = json.loads(artifact.file(CARD).read_bytes())
+    return CardOfDataset(facts, artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8"))
 
 
 def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:

@@ -127,6 +127,12 @@ def test_the_recipe_as_written_leads_to_a_dataset_and_no_linked_rows_cross(offic
         document.id: (side, document.links) for side in (TRAIN, HELD_OUT) for document in documents_of(split, side)
     }
     assert len(sides) == len(QUESTIONS) and {side for side, _ in sides.values()} == {TRAIN, HELD_OUT}
+    dataset = workplace.store.current("questions", TRAINING_DATASET.kind)
+    assert dataset is not None
+    card = CliRunner().invoke(app, ["datasets", "show", dataset.digest[:12]])
+    listed = CliRunner().invoke(app, ["datasets", "list"])
+    assert card.exit_code == listed.exit_code == 0 and "for training" in card.stdout
+    assert dataset.digest[:12] in listed.stdout and str(workplace.store.path_of(dataset.digest)) in listed.stdout
     takes = 1 if "fraction" in form else GROUP - 1
     for row in QUESTIONS:
         side, links = sides[row["uin"]]

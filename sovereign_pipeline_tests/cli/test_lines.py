@@ -12,12 +12,13 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import InputError, NotFoundError, RecipeError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.pinned import BaseModelCard
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.policy.recipe_model import models_in
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
@@ -212,6 +213,12 @@ def test_every_key_and_section_is_documented(model: type[BaseModel]) -> None:
         ({"classification": "سري"}, {}, "to be mapped under `levels`: سري (40)"),
         ({"language": "fr"}, {}, "no names are detected in fr (rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 30 more)"),
         ({"classification": "سري"}, {"levels": {"internal": "INTERNAL"}}, "lacks words of the column"),
+        (
+            {"classification": "SECRET"},
+            {},
+            "documents above the line's ceiling INTERNAL: SECRET (40). Raise the ceiling",
+        ),
+        ({"language": "ar"}, {}, "40 documents have a text in another language than their own (ar: rows 1, 2"),
         ({"desk note": "x"}, {}, ""),
     ],
 )
@@ -220,6 +227,7 @@ def test_check_reads_the_first_rows_of_every_source(
 ) -> None:
     institution.rows = [{**row, **changes} for row in institution.rows]
     institution.recipe["sources"][0] |= source
+    institution.recipe["ceiling"] = "INTERNAL"
     del institution.recipe["evaluation"]
     institution.write()
     checked = run("lines", "check", str(lines / "lamps.yaml"))
@@ -227,5 +235,30 @@ def test_check_reads_the_first_rows_of_every_source(
     assert said in " ".join(checked.stdout.split()) and ("40 rows" in checked.stdout or "levels" in source)
     assert ("not read: desk note" in checked.stdout) == ("desk note" in changes)
     assert not [row["request"] for row in institution.rows if row["request"] in checked.output]
+    added = run("lines", "add", str(lines / "lamps.yaml"))
+    assert isinstance(added.exception, InputError) == bool(said), added.output
+    assert not said or "lines check" in str(added.exception)
     (sample,) = json.loads(run("lines", "check", str(lines / "lamps.yaml"), "--json").stdout)["sources"]
     assert (sample["rows"] == 40) is (sample["error"] is None)
+
+
+def test_check_takes_a_line_by_name_and_accounts_for_every_row(institution: DemoInstitution, lines: Path) -> None:
+    rows = enumerate(institution.rows)
+    institution.rows = [{**row, "status": "draft" if number < 3 else "final"} for number, row in rows]
+    institution.rows[5]["date"] = "soon"
+    institution.recipe["sources"][0] |= {"where": {"status": "final"}, "date": {"format": "dd.mm.yyyy"}}
+    del institution.recipe["evaluation"]
+    institution.write()
+    printed = " ".join(run("lines", "check", "lamps").stdout.split())
+    assert "36 documents (en 36), 3 not selected by `where`, 1 to quarantine" in printed
+    assert "1: date is not written as dd.mm.yyyy (row 6)" in printed
+    assert "Correct the format under `date`" in printed and "Name how dates are written" not in printed
+
+
+def test_a_wrong_data_directory_names_its_variable(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as wrong:
+        load_institution(tmp_path)
+    with pytest.raises(NotFoundError) as no_line:
+        load_line(tmp_path, "lamps", Institution(name="Lamps", classification=("PUBLIC",)))
+    for error in (wrong.value, no_line.value):
+        assert "SOVEREIGN_DATA" in str(error.hint) and str(tmp_path) in str(error)

@@ -182,6 +182,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(training: Tr
     newest = max(checkpoint.name for checkpoint in checkpoints)
     assert f"Line harbour: stopped; a checkpoint at step {int(newest.removeprefix('step-'))}." in printed
     assert "Interrupted" not in printed and "Run again to resume." in printed
+    assert "sovereign run harbour --until sft_adapter" in printed
     assert installation.store.current("harbour", "sft_adapter") is None
 
     status, output = installation.run("run", "harbour", "--until", "sft_adapter")
