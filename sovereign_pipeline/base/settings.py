@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from sovereign_pipeline.base.errors import InputError
 
@@ -118,8 +118,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
             **{field: home.parent / f"{home.name}-{field}" for field in ("vault", "keys", "corpus", "serving")},
             "review_secrets": home.parent / f"{home.name}-review",
             "suites": home / "suites",
-            "registry_url": f"sqlite:///{home / 'registry.db'}",
-            "mlflow_url": f"sqlite:///{home / 'mlflow' / 'mlflow.db'}",
+            "registry_url": f"sqlite:///{quote(str(home / 'registry.db'))}",
+            "mlflow_url": f"sqlite:///{quote(str(home / 'mlflow' / 'mlflow.db'))}",
         }
         for each in fields(self):
             value = getattr(self, each.name)

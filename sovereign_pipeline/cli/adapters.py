@@ -348,7 +348,7 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
     trained_with = ", ".join(f"{name} {version}" for name, version in libraries.items())
     licence = f"{base['licence']}, {len(base['files'])} files"
     print_facts({**single, "base model licence": licence, "trained with": trained_with})
-    _print_urgent([facts])
+    print_urgent([facts])
     kept = ("kind", "rows", "rows_held_out", "classification", "digest")
     print_rows([only(each, *kept) for each in facts["datasets"]], "Datasets")
     accepted = {(each["stage"], each["gate"]): each for each in facts["waivers"]}
@@ -405,10 +405,10 @@ def print_adapters(rows: Sequence[Mapping[str, Any]], *, wide: bool = False) -> 
     }
     columns |= {name: of for name, of in marks.items() if any(of(row) for row in rows)}
     print_rows([{name: of(row) for name, of in columns.items()} for row in rows], "Registered adapters")
-    _print_urgent(rows)
+    print_urgent(rows)
 
 
-def _print_urgent(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_urgent(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         if row["promoted_urgently"] is not None:
             words = f"promoted urgently on {row['promoted_urgently']}, without a passed trial"

@@ -22,7 +22,7 @@ from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.base_models.pinned import load_card, verify
 from sovereign_pipeline.cli.terminal import advice_of, out, tell_progress
-from sovereign_pipeline.ops.backup import CREATED
+from sovereign_pipeline.ops.backup import CREATED, FAILED
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
@@ -378,9 +378,12 @@ def unwitnessed(registry: Registry) -> list[Finding]:
 
 
 def backups(registry: Registry) -> list[Finding]:
-    newest = select(AuditEntry.at).where(AuditEntry.action == CREATED).order_by(AuditEntry.sequence.desc()).limit(1)
+    query = select(AuditEntry.action, AuditEntry.at).where(AuditEntry.action.in_((CREATED, FAILED)))
+    made: list[datetime.datetime] = []
     with registry.reading() as session:
-        at = session.scalar(newest)
+        for action, entered in session.execute(query.order_by(AuditEntry.sequence)):
+            made = [*made, entered] if action == CREATED else made[:-1]
+    at = made[-1] if made else None
     command = "sovereign backup create --out DIR --recipient FILE"
     if at is None:
         return [wrong("backup", "none is on record", "Create one on other media.", command)]

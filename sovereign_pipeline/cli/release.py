@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, Sovereign
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.cli.adapters import adapters, with_marks
+from sovereign_pipeline.cli.adapters import adapters, print_urgent, with_marks
 from sovereign_pipeline.cli.terminal import (
     AdapterId,
     AsJson,
@@ -42,6 +42,7 @@ from sovereign_pipeline.record.catalog import (
     find_adapter,
     in_production,
     states,
+    urgent_promotions,
 )
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
@@ -291,6 +292,9 @@ def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> N
     _request(adapter_id, "retire", reason, key)
 
 
+_IN_STATUS = ("id", "state", "classification", "recalls", "known_issues", "promoted_urgently")
+
+
 @adapters.command("status")
 def adapters_status(
     line: OfLine = None,
@@ -325,7 +329,7 @@ def adapters_status(
     idle = {each.adapter: each for each in unused(registry, store, line, tell_progress)} if disk else {}
     requests = [_facts(each) for each in found]
     data = {
-        "adapters": [only(row, "id", "state", "classification", "recalls", "known_issues") for row in brief],
+        "adapters": [only(row, *_IN_STATUS) for row in brief],
         "requests": requests,
         "reviews": [{**vars(each), "run": runs.get(each.line)} for each in reviews.values()],
         "unused": [*idle.values()],
@@ -335,6 +339,7 @@ def adapters_status(
         if trust is not None:
             mark_demonstration(trust)
         print_rows([_status_row(row, reviews, runs, idle) for row in brief], "Adapters")
+        print_urgent(brief)
         shown = [
             {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])}
             for each in requests
@@ -447,7 +452,7 @@ def adapters_production(
     asked = moment(at) if at is not None else None
     settings = Settings.from_environment()
     with open_registry(settings).reading() as session:
-        step = answering_at(session, settings, line, asked)
+        step, urgent = answering_at(session, settings, line, asked), urgent_promotions(session)
     found = step.production if step is not None else None
     recalls = list(step.recalls.get(found, ())) if step is not None and found is not None else []
     facts = {
@@ -455,6 +460,7 @@ def adapters_production(
         "at": asked.isoformat() if asked else None,
         "adapter": found if not recalls else None,
         **({"recalled": found, "recalls": recalls} if recalls else {}),
+        "promoted_urgently": urgent[found].isoformat() if found in urgent else None,
     }
 
     def show() -> None:
@@ -463,6 +469,7 @@ def adapters_production(
             out.print(f"Line {line}: nothing answered. {found} {is_or_was} in production, under {and_more(recalls)}.")
         else:
             out.print(found or f"Line {line}: nothing {is_or_was} in production.")
+        print_urgent([{"id": found, **facts}])
 
     return Result(facts, show)
 

@@ -585,7 +585,7 @@ def _is_rated(source: Source) -> bool:
 
 
 def _has_rated_id(values: Values) -> bool:
-    return any(isinstance(each, str) and _RATED_ID.fullmatch(each) for each in values.values())
+    return any(isinstance(each, str) and _RATED_ID.fullmatch(link_key(normal_id(each))) for each in values.values())
 
 
 def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:

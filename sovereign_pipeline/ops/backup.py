@@ -44,8 +44,8 @@ ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
 """Settings whose directories are backed up. `data` is left out, because it is under version control."""
 
 
-CREATED = "backup created"
-"""Action of a backup's ledger entry. The backup itself contains this entry."""
+CREATED, FAILED = "backup created", "backup failed"
+"""Actions of a backup's ledger entries: before it is made, so that it contains the entry, and after a failure."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
         backup_archive.write(out, made, signer)
     except BaseException:
         shutil.rmtree(out)
+        with registry.writing() as session:
+            append(session, actor, FAILED, {"recipient": fingerprint_of(recipient)})
         raise
     return Taken(made, (out / ARCHIVE).stat().st_size, tuple(snapshot.links))
 
@@ -201,8 +203,11 @@ class Snapshot:
         try:
             if _is_database(path):
                 copy = self._aside(f"databases/{name}")
-                _copy_database(path, copy)
-                archive.add(name, copy)
+                try:
+                    _copy_database(path, copy)
+                    archive.add(name, copy)
+                except sqlite3.DatabaseError:  # it begins like a database, and is none
+                    archive.add(name, path)
                 copy.unlink()
             else:
                 archive.add(name, path)
@@ -263,5 +268,6 @@ def _is_database(path: Path) -> bool:
 
 def _copy_database(path: Path, to: Path) -> None:
     """Copy a database in one consistent state, even while others write to it."""
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source, closing(sqlite3.connect(to)) as target:
+    there = f"{path.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(there, uri=True)) as source, closing(sqlite3.connect(to)) as target:
         source.backup(target)

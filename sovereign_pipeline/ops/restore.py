@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import file_sha256
@@ -187,7 +188,7 @@ def extract(
     backup_archive.read(directory / ARCHIVE, made.archive, private_key, take)
     for root in roots.values():
         make_private(root)
-    elsewhere: dict[str, Any] = {**roots, "registry_url": f"sqlite:///{database}", "ledger_copy": None}
+    elsewhere: dict[str, Any] = {**roots, "registry_url": f"sqlite:///{quote(str(database))}", "ledger_copy": None}
     if (dumps / PurePosixPath(REGISTRY_DUMP).name).exists():
         elsewhere["registry_url"] = settings.registry_url
     return replace(settings, **elsewhere)

@@ -16,7 +16,7 @@ from sovereign_pipeline.cli import doctor
 from sovereign_pipeline.cli.doctor import Finding, examine, print_findings
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.ops.backup import CREATED
+from sovereign_pipeline.ops.backup import CREATED, FAILED
 from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.record import notes, witnesses
 from sovereign_pipeline.record.audit_log import append
@@ -107,6 +107,9 @@ def test_backups_are_due_each_month(settings: Settings, monkeypatch: pytest.Monk
     assert found(settings)["backup"].ok
     monkeypatch.setattr(doctor, "LONGEST_WITHOUT_BACKUP", datetime.timedelta(0))
     assert "the newest is of" in found(settings)["backup"].found
+    with open_registry(settings).writing() as session:
+        append(session, "keeper", FAILED, {})
+    assert found(settings)["backup"].found == "none is on record"
 
 
 def test_a_trust_root_that_expires_soon_is_a_finding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

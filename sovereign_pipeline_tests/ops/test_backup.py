@@ -37,7 +37,7 @@ def test_a_backup_comes_back_on_another_machine(office: Office, tmp_path: Path) 
     assert {path.name for path in (tmp_path / "backup").iterdir()} == {ARCHIVE, DESCRIPTION, SIGNATURE}
     assert not any(WORD in path.read_bytes() for path in (tmp_path / "backup").iterdir())
     checked = check(office.settings, tmp_path / "backup", office.pair.private, print)
-    settings = office.elsewhere(tmp_path / "other")
+    settings = office.elsewhere(tmp_path / "other #1, 100%41?")  # letters that mean something in an address
     done = office.restore(settings, tmp_path / "backup")
     assert (done.artifacts, done.lost, checked.artifacts) == (6, 0, 6)  # two, and what their gates came to
     assert not done.was_compared
@@ -49,6 +49,11 @@ def test_a_backup_comes_back_on_another_machine(office: Office, tmp_path: Path) 
     assert log[-1].subjects["backup"] == taken.description.archive and log[-1].subjects["reason"] == "the disk died"
     assert verify_registry(open_registry(settings)).ledger.newest.sequence == done.entries == checked.entries + 1
     act(settings)
+    (settings.home / "notes.db").write_bytes(b"SQLite format 3\0 of nothing")
+    (settings.home / "notes.db").chmod(0o600)
+    again = take(settings, tmp_path / "again", office.pair.public, print)
+    assert again.description.files > taken.description.files
+    assert check(settings, tmp_path / "again", office.pair.private, print).entries == done.entries + 2
     modes = {path.stat().st_mode & 0o077 for path in (settings.home, *settings.home.rglob("*"), settings.corpus)}
     assert modes == {0}
     with pytest.raises(InputError, match="not empty"):

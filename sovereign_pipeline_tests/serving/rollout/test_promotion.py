@@ -280,7 +280,7 @@ def test_an_urgent_promotion_has_all_approvals_and_is_shown_for_good(
     (shown, *others) = json.loads(CliRunner().invoke(app, ["adapters", "list", "--json"]).stdout)[1:]
     assert shown["promoted_urgently"] is not None
     assert {each["promoted_urgently"] for each in others} <= {None}, first
-    for command in ("list", "show"):
+    for command in ("list", "status", "show"):
         arguments = ["adapters", command, *([held.staged.id] if command == "show" else [])]
         assert "without a passed trial" in CliRunner().invoke(app, arguments).output
     view = adapter_view(office.registry, office.bench.store, held.staged.id, datetime.datetime.now(datetime.UTC))

@@ -419,6 +419,7 @@ COPIES: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "packed": ("rows.jsonl.gz", lambda text: gzip.compress(text.encode())),
     "a table": ("rows.csv", _as_csv),
     "ids escaped": ("rows.jsonl", lambda text: text.replace('"rated-', '"\\u0072ated-').encode()),
+    "ids in capitals": ("rows.jsonl", lambda text: text.replace('"rated-', '" RATED-').encode()),
     "keys escaped": ("rows.jsonl", lambda text: text.replace('"id"', '"\\u0069d"').encode()),
     "another column": ("rows.jsonl", lambda text: text.replace('"id"', '"number"').encode()),
     "another encoding": ("rows.jsonl", lambda text: text.encode("utf-16")),
