@@ -467,6 +467,9 @@ def print_dataset(settings: Settings, ref: ArtifactRef) -> None:
     from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 
     directory = open_store(settings).path_of(ref.digest)
+    if not (directory / CARD).is_file():
+        out.print(f"  {ref.kind} of {ref.line}, digest {short(ref.digest)}: its files are gone")
+        return
     card = DatasetCard.model_validate_json((directory / CARD).read_bytes())
     out.print(f"  {ref.kind} of {ref.line}: {card.documents:,} rows, digest {short(ref.digest)}")
     out.print(f"  data card: {escape(str(directory / CARD_FOR_PEOPLE))}; sovereign datasets show {short(ref.digest)}")
