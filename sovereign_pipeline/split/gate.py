@@ -1,5 +1,6 @@
 """Evaluate the gate no_crossing_groups: compare a split's two files again, without using the proof."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -9,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.split import HELD_OUT, TRAIN
+from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, components, largest_group, needed, ties_by_cause
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs, crossing_texts
 from sovereign_pipeline.split.features import (
@@ -47,6 +48,10 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
             _held_out_without_a_newer(held, train, rarity, boilerplate, recipe, scratch) if recipe.by_date else []
         )
         too_many = _more_than_asked(held, train, rarity, boilerplate, recipe)
+    if too_many and (pieces := json.loads(artifact.file(PROOF).read_bytes())["pieces"]["documents"]):
+        too_many.append(
+            f"{counted(pieces, 'document was', 'documents were')} tied or held out last for texts in pieces"
+        )
     problems = [*_differences_from_input(scrubbed.file(DOCUMENTS), artifact), *overlap.problems]
     if not_newest:
         problems.append(
