@@ -155,6 +155,10 @@ JUDGEMENT_FILE = "judgement.sigstore.json"
 """Subject name in an acceptance's signed statement."""
 
 
+CLOCKS = datetime.timedelta(minutes=5)
+"""Tolerated clock difference, as in `evidence/verify.py`."""
+
+
 @dataclass(frozen=True)
 class Held:
     """The newest trial result of a staged adapter."""
@@ -242,6 +246,11 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
             f"`sovereign adapters hold {adapter.line}` says what is missing, and when it could be there.",
         )
     judged = held.signed.judgement
+    if judged.at > datetime.datetime.now(datetime.UTC) + CLOCKS:  # then its days are not over either
+        raise GateRefused(
+            f"{adapter.id}: its hold was judged at {judged.at:%Y-%m-%d %H:%M}, which is to come: a clock was wrong.",
+            "Correct the gateway's clock, and stage the adapter again.",
+        )
     if judged.severe < reports:
         raise GateRefused(
             f"{adapter.id}: its hold counted {judged.severe} reports of severity 1, and {reports} are on record about "

@@ -4,6 +4,8 @@ import datetime
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 from typer.testing import CliRunner
@@ -24,6 +26,7 @@ from sovereign_pipeline.release.trial import (
     read_judgement,
     write_judgement,
 )
+from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
@@ -104,6 +107,21 @@ def test_an_open_hold_refuses_a_promotion_until_it_is_judged(held: Held) -> None
     held.office.decide(standing, "omar")
     assert held.office.decide(standing, "ines").is_made
     assert held.office.states()[held.staged.id] == "production"
+
+
+def test_a_hold_that_a_clock_ahead_ended_does_not_count(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+            return super().now(tz) + datetime.timedelta(days=8)
+
+    held.traffic.ask(12)
+    with monkeypatch.context() as patch:
+        patch.setattr(hold, "datetime", SimpleNamespace(**{**vars(datetime), "datetime": Ahead}))
+        held.judge()
+    assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
+    with pytest.raises(GateRefused):
+        held.office.ask("promote", held.staged)
 
 
 def test_approvals_are_bound_to_the_judgement(held: Held) -> None:
