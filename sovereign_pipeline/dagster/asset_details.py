@@ -279,7 +279,8 @@ def _flat_models(summary: Mapping[str, Any]) -> dict[str, Any]:
         "kept": f"the adapter of iteration {summary['best_iteration']} of {summary['iterations']}",
         "ended early": summary["stopped"] or "no",
         "reward": ", ".join(f"{name} ×{part['weight']:g}" for name, part in summary["reward"].items()),
-        "KL one update before it was kept, nats a reply": round(summary["divergence_of_best"], 2),
+        "KL of the kept adapter from its parent, nats a reply": round(summary["divergence_of_best"], 2),
+        "replies cut at max_new_tokens": f"{summary['cut_share']:.0%}, {summary['cut_replies']}",
     }
 
 

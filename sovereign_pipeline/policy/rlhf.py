@@ -12,6 +12,8 @@ from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel, name
 from sovereign_pipeline.policy.serving import is_here
 
 LARGEST_BATCH = 64
+LARGEST_WEIGHT = 2.0
+"""Default of `Rollouts.cap`; the cap where the trainer itself samples in bfloat16."""
 
 
 def changed_fields(section: RecipeModel, *names: str) -> list[str]:
@@ -209,9 +211,10 @@ class Rollouts(RecipeModel):
     seconds: float = Field(default=600, gt=0)
     """Maximum time for one reply, in seconds."""
 
-    cap: float = Field(default=2.0, ge=1)
+    cap: float = Field(default=LARGEST_WEIGHT, ge=1)
     """Maximum importance weight of a token, if its probability differs between trainer and vLLM: min(π/μ, cap)
-    (truncated importance sampling, Ionides 2008; TRL's default is 2)."""
+    (truncated importance sampling, Ionides 2008; TRL's default is 2). A trainer that samples itself in bfloat16
+    weighs by the same rule, with 2."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: not is_here(it.url), "'url' must be unix:/PATH or http://127.0.0.1:PORT"),
@@ -260,6 +263,15 @@ class Rlhf(RecipeModel):
     missing_end_penalty: float = Field(default=1.0, ge=0)
     """Amount subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). Set it to 0 if
     `max_new_tokens` is shorter than the institution's replies: it would teach the model to stop early."""
+
+    cut_replies: Literal["terminal", "bootstrap", "excluded"] = Field(
+        default="terminal", exclude_if=lambda value: value == "terminal"
+    )
+    """How a reply that was cut at `max_new_tokens` is learned from. `terminal`: as if it ended there, with its score
+    and `missing_end_penalty`. `bootstrap`, `ppo` only: the value of its last state stands in for the score, because
+    the reply would go on (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). `excluded`: not at all; with
+    `rloo` and `grpo` by TRL's `mask_truncated_completions`, which still counts its score in its group's mean. With the
+    last two, an iteration needs two replies that end."""
 
     epochs: int = Field(default=2, ge=1, le=10)
     """Passes over an iteration's replies."""
@@ -324,6 +336,10 @@ class Rlhf(RecipeModel):
             "{0.algorithm} compares replies to one prompt: it needs a group of two at least",
         ),
         (
+            lambda it: it.algorithm != "ppo" and it.cut_replies == "bootstrap",
+            "{0.algorithm} has no value function to bootstrap cut replies from",
+        ),
+        (
             lambda it: it.algorithm != "ppo" and it.replies % it.minibatches,
             "prompts × group, {0.replies}, must be a multiple of minibatches for {0.algorithm}",
         ),
@@ -359,6 +375,15 @@ class Rlhf(RecipeModel):
     def kl_target(self) -> float | None:
         """KL to which β is steered; None if β is constant."""
         return self.kl.target if self.algorithm == "ppo" else None
+
+    def largest_weight(self, precision: str) -> float | None:
+        """Return the cap of a token's importance weight; None if every weight is 1.
+
+        In float32 the trainer's own sampler differs from the update by the last digits only.
+        """
+        if self.rollouts is not None:
+            return self.rollouts.cap
+        return None if precision == "float32" else LARGEST_WEIGHT
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine an adapter: the section's keys without those of other algorithms."""

@@ -29,6 +29,7 @@ use the same kernels.
 Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. Experts get other batches
 after another row, so `LARGEST_SHIFT_IN_PACK` applies to them.
 """
+LARGEST_SHIFT_BETWEEN_PASSES = {"float32": 1e-4, "bfloat16": 2e-2}
 LEAST_CHANGE = 1e-5
 """Smallest relative change of the probe's loss over a training."""
 DIVERGED_SHARE, DIVERGED_NATS = 0.05, 0.05
@@ -142,6 +143,31 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
             f"by {shift_in_pack:.3f} nats per token between packed and alone, and by {shift_by_neighbour:.3f} behind "
             f"another row.",
             "Set packing: false in training.sft and training.preference.",
+        )
+
+
+def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) -> None:
+    """Check that two passes of a row in training mode are equal, so that no dropout is left.
+
+    The policy is compared with log-probabilities of another pass: of its reference, or of itself at sampling. On CUDA
+    sums in another order may round differently.
+    """
+    import torch
+
+    inputs = _on_device(model, [min(rows, key=lambda row: row.longest).completions[0]])
+    was_training = model.training
+    model.train()
+    try:
+        with torch.no_grad():
+            first, second = (token_log_probabilities(model, inputs) for _ in range(2))
+    finally:
+        model.train(was_training)
+    apart = float((first - second).abs().max())
+    if not apart <= (LARGEST_SHIFT_BETWEEN_PASSES[precision] if model.device.type == "cuda" else 0.0):
+        raise TrainingFailed(
+            f"Two passes of one row in training mode differ by {apart:.5f} nats at a token. The model draws random "
+            f"numbers, such as a dropout that its layers read from its configuration.",
+            "Set every dropout in the base model's config.json to 0.",
         )
 
 

@@ -139,17 +139,19 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
 
 
 def without_dropout(model: Any) -> None:
-    """Set dropout to 0 in all layers and adapters.
+    """Set dropout to 0 in all layers and adapters, also where a module holds its share as a number for a function.
 
     References are computed without dropout. With it, the policy would differ from them before the first step.
+    `guards.check_passes_repeat` finds dropout that is held elsewhere.
     """
     import torch
 
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob, name: str = ADAPTER_DIRECTORY) -> None:

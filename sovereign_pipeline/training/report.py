@@ -213,8 +213,11 @@ class RlhfReport(Frozen):
     """Parent adapter's mean held-out reward on the prompts that choose the best adapter."""
     gold_of_best: float
     divergence_of_best: float
-    """Divergence in nats per reply of the policy that sampled the best iteration, which is one update before the kept
-    adapter."""
+    """KL of the kept adapter from its parent in nats per reply, measured after training on replies sampled from it."""
+    cut_replies: str
+    """How replies that were cut at `max_new_tokens` were learned from, as in the recipe."""
+    cut_share: float
+    """Share of the replies sampled for learning that were cut, 0 to 1."""
     kl_coefficient: float
     """KL coefficient at the end."""
     rollouts: int

@@ -316,6 +316,7 @@ def _aligned_config(line: Line) -> Config:
     if line.training.rlhf is None:
         return config
     by_reward = {
+        "code": "2",  # raised, as a `code_version` is, for trainings by reward alone
         "rlhf": line.training.rlhf.identity(),
         "instruction": line.training.instruction,
         "passes": line.training.sft.model_dump(mode="json", include={"max_length", "packing"}),

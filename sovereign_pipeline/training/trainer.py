@@ -20,6 +20,7 @@ from sovereign_pipeline.training.devices import meet
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
+    check_passes_repeat,
     check_rows_are_kept_apart,
     check_template,
     check_trainable,
@@ -262,6 +263,8 @@ class RowsMethod(Method):
             if job.packs and len(rows) > 1:
                 check_rows_are_kept_apart(model, rows, job.sft.precision, job.tuning.max_length)
             self.probe = start_probe(model, self.plan.rows, progress)
+        if job.method != "sft":
+            check_passes_repeat(model, rows, job.sft.precision)
         self.adapter_before = lora_b(model.named_parameters())
         meet(job)
         self.trainer = self.build_trainer()

@@ -10,6 +10,7 @@ from typing import Any
 
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.guards import Row, check_first_ratio, check_sampler
 from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, TokenNumbers
 from sovereign_pipeline.training.rlhf.ppo import (
@@ -41,7 +42,7 @@ class PpoMethod(RewardedMethod):
 
     def prepare(self, model: Any) -> None:
         super().prepare(model)
-        self._learner = Learner(self._policy, self._rlhf, self.job.seed)
+        self._learner = Learner(self._policy, self._rlhf, self.job)
 
     def restore(self, checkpoint: Path) -> RunState:
         state, tensors = RunState.load(checkpoint)
@@ -72,10 +73,12 @@ class PpoMethod(RewardedMethod):
         rollouts = self._sample(prompts, f"rollouts/{iteration}")
         scores = self._judge(prompts, rollouts)
         row = self._judged(iteration, self._learner.learning_rate(iteration), rollouts, scores)
-        kept = [(each, score.total) for each, score in zip(rollouts, scores, strict=True) if score.total is not None]
-        before = self._learner.before(
-            [each for each, _ in kept], [self._penalised(each, total) for each, total in kept], state.kl.coefficient
-        )
+        kept = [
+            (each, self._penalised(each, score.total))
+            for each, score in zip(rollouts, scores, strict=True)
+            if score.total is not None and (each.ended or self._rlhf.cut_replies != "excluded")
+        ]
+        before = self._learner.before([each for each, _ in kept], [score for _, score in kept], state.kl.coefficient)
         check_sampler(before.sampler_gap, self.job.sft.precision, by_server=self._engine is not None)
         update = self._learner.update(
             before.scored, iteration, lambda off: check_first_ratio(off, self.job.sft.precision)
@@ -118,8 +121,7 @@ class Scored:
     advantage: Any
     value_target: Any
     weight: Any
-    """Weight of the policy's loss: 1, or a correction for an engine that sampled from a slightly different
-    distribution."""
+    """Weight of the policy's loss: 1, or a correction for a sampler of a slightly different distribution."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,13 @@ class Update:
 class Learner:
     """The optimizer of a policy."""
 
-    def __init__(self, policy: Policy, rlhf: Rlhf, seed: int) -> None:
+    def __init__(self, policy: Policy, rlhf: Rlhf, job: TrainingJob) -> None:
         import torch
 
         self._policy = policy
         self._rlhf = rlhf
-        self._seed = seed
+        self._seed = job.seed
+        self._largest_weight = rlhf.largest_weight(job.sft.precision)
         self._adapter = [*policy.adapter.values()]
         self._head = [*policy.value_head.parameters()]
         self.optimizer = torch.optim.AdamW(
@@ -182,24 +185,24 @@ class Learner:
         completions = [each.completion for each in rollouts]
         policy, reference = self._numbers(completions, POLICY), self._numbers(completions, REFERENCE)
         lengths = [len(each.reply_ids) for each in completions]
+        after = self._values_after(rollouts) if self._rlhf.cut_replies == "bootstrap" else {}
         found: list[tuple[Any, Any, Any, Any]] = []
-        for score, log, log_reference, value in zip(
-            scores,
-            policy.log_probabilities.split(lengths),
-            reference.log_probabilities.split(lengths),
-            policy.values.split(lengths),
-            strict=True,
+        for place, (score, log, log_reference, value) in enumerate(
+            zip(
+                scores,
+                policy.log_probabilities.split(lengths),
+                reference.log_probabilities.split(lengths),
+                policy.values.split(lengths),
+                strict=True,
+            )
         ):
-            rewards = token_rewards(score, log, log_reference, coefficient)
-            advantage = advantages(rewards, value, self._rlhf.discount, self._rlhf.trace)
+            rewards = token_rewards(0.0 if place in after else score, log, log_reference, coefficient)
+            advantage = advantages(rewards, value, self._rlhf.discount, self._rlhf.trace, after.get(place, 0.0))
             found.append((log, value, advantage, advantage + value))
         white = whitened(torch.cat([advantage for _, _, advantage, _ in found])).split(lengths)
         sampled = torch.tensor([log for each in rollouts for log in each.log_probabilities])
-        engine = self._rlhf.rollouts
-        logs = policy.log_probabilities
-        weights = (
-            torch.ones_like(logs) if engine is None else mismatch_weights(logs, sampled.to(logs.device), engine.cap)
-        )
+        logs, cap = policy.log_probabilities, self._largest_weight
+        weights = torch.ones_like(logs) if cap is None else mismatch_weights(logs, sampled.to(logs.device), cap)
         return BeforeUpdate(
             [
                 Scored(rollout, log, value, advantage, target, weight)
@@ -240,6 +243,15 @@ class Learner:
                 steps.append(numbers)
         policy_loss, value_loss, outside = (sum(each[place] for each in steps) / len(steps) for place in range(3))
         return Update(first_loss, policy_loss, value_loss, outside, first_off)
+
+    def _values_after(self, rollouts: Sequence[Rollout]) -> dict[int, float]:
+        """Return place of a cut reply -> value of the state after its last token."""
+        cut = [place for place, each in enumerate(rollouts) if not each.ended]
+        longer = [  # a value is of the state before a token; which token that is does not matter
+            Completion(each.prompt_ids, [*each.reply_ids, 0]) for each in (rollouts[place].completion for place in cut)
+        ]
+        values = [self._policy.numbers_without_gradient([each]).values for each in longer]
+        return {place: float(each[-1]) for place, each in zip(cut, values, strict=True)}
 
     def _minibatches(self, replies: int) -> list[slice]:
         size = -(-replies // self._rlhf.minibatches)

@@ -15,7 +15,7 @@ from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in
 from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.machine import available_memory, host_memory
-from sovereign_pipeline.training.models import lora_config, save_adapter
+from sovereign_pipeline.training.models import lora_config, save_adapter, without_dropout
 from sovereign_pipeline.training.preflight import check_host
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LOG_FILE, LoggedStep
 from sovereign_pipeline.training.reward_model import (
@@ -229,6 +229,7 @@ def _load(job: TrainingJob) -> Any:
         config = lora_config(job.sft.model_copy(update={"dropout": 0.0}), base)
         config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
         model: Any = get_peft_model(base, config)
+        without_dropout(model)
     except ValueError as error:
         raise TrainingFailed(
             f"{job.base_model_name}: this architecture does not support a reward model: {' '.join(str(error).split())}",

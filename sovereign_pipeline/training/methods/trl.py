@@ -33,7 +33,7 @@ from sovereign_pipeline.training.preflight import rows_a_pass
 from sovereign_pipeline.training.report import TrlNumerics
 from sovereign_pipeline.training.rlhf.guards import Row, check_first_ratio, check_sampler
 from sovereign_pipeline.training.rlhf.policy import POLICY, TwoAdapters
-from sovereign_pipeline.training.rlhf.ppo import clip_share
+from sovereign_pipeline.training.rlhf.ppo import clip_share, mismatch_weights
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.run import RewardedMethod, RunState
 from sovereign_pipeline.training.rlhf.sampling import Rollout
@@ -363,7 +363,11 @@ class _RewardSteps(TrlTrainer):
         self._pass: tuple[Any, Any] = (None, None)
         """Log-probabilities and entropies of the present pass with gradient."""
         self._step_losses = []
+        self._largest_weight = rlhf.largest_weight(method.job.sft.precision)
+        self._inputs: dict[str, Any] = {}
+        """Batch of the present pass with gradient."""
         super().__init__(reward_funcs=[self.reward], **named)  # type: ignore[call-arg]
+        self.eos_token_ids = [*method.job.eos_ids]  # by which TRL knows a cut reply
         self.remember_reference()
 
     @property
@@ -392,6 +396,8 @@ class _RewardSteps(TrlTrainer):
         found = super()._get_per_token_logps_and_entropies(*given, **named)  # type: ignore[misc]
         if torch.is_grad_enabled():
             self._pass = found[0].detach(), found[1].detach()
+            if self._largest_weight is not None:
+                self._weigh(self._inputs, self._inputs.get("before", self._pass[0]), self._largest_weight)
         else:
             self._before[self.model.active_adapter] = found[0]
         return found
@@ -405,23 +411,28 @@ class _RewardSteps(TrlTrainer):
         if POLICY in self._before:  # TRL makes no such pass where the policy cannot have moved
             output["before"] = self._before[POLICY]
         gaps = (self._before.get(POLICY, sampled) - self._before[REFERENCE]) * mask
-        self._seen = _Iteration(divergence=float(gaps.sum()) / len(mask))
+        self._seen = _Iteration(divergence=float(gaps.sum()) / int(mask.any(1).sum()))
         torch.manual_seed(self.job.seed + self.iteration)  # TRL puts the replies into a random order
         return output
 
     def _compute_loss(self: Any, model: Any, inputs: Any) -> Any:
+        self._inputs = inputs = dict(inputs)  # TRL uses a batch again in each epoch
         loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
         log, entropy = self._pass
         counted = inputs["completion_mask"].bool()
         self._step_losses.append(float(loss.detach()))
         before = inputs.get("before", log)
         self._seen.outside.append(self._share_outside(log, before, counted))
-        if self.state.global_step % self.steps_an_iteration == 0:
+        if self.state.global_step % self.steps_an_iteration == 0 and bool(counted.any()):
             self._see_first_step(log[counted], before[counted], inputs["sampled"][counted], entropy[counted])
         return loss
 
     def _share_outside(self: Any, log: Any, before: Any, counted: Any) -> float:
-        return clip_share(log[counted], before[counted], self._rlhf.clip)
+        return clip_share(log[counted], before[counted], self._rlhf.clip) if bool(counted.any()) else 0.0
+
+    def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
+        """Correct the batch for a sampler of a slightly different distribution, as `mismatch_weights` states."""
+        raise NotImplementedError
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
         """Record the first step, whose passes are by the sampling policy. Raises TrainingFailed if they are not."""
@@ -440,13 +451,14 @@ class _RewardSteps(TrlTrainer):
     def numbers(self: Any) -> dict[str, float]:
         """Return the metrics of the finished iteration, for the training log."""
         seen = self._seen
+        tokens = max(seen.tokens, 1.0)  # none, if cut replies are excluded and the first step had no other
         return {
             "loss": fmean(seen.losses),
             "clip_share": fmean(seen.outside),
             "first_ratio_off": seen.ratio_off,
             "kl": seen.divergence,
-            "entropy": seen.entropy / seen.tokens,
-            "sampler_gap": seen.gap / seen.tokens,
+            "entropy": seen.entropy / tokens,
+            "sampler_gap": seen.gap / tokens,
         }
 
     def step_ended(self: Any) -> None:
@@ -461,6 +473,11 @@ class _RlooSteps(_RewardSteps):
     def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any) -> Any:
         return self._sampled()
 
+    def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
+        """Weigh whole replies, as RLOO's ratio is of these."""
+        of_update, of_sampler = ((each * inputs["completion_mask"]).sum(1) for each in (before, inputs["sampled"]))
+        inputs["advantages"] = inputs["advantages"] * mismatch_weights(of_update, of_sampler, cap)
+
     def _share_outside(self, log: Any, before: Any, counted: Any) -> float:
         """Return the share outside the clip. RLOO's ratio is over a whole reply."""
         return clip_share((log * counted).sum(1), (before * counted).sum(1), self._rlhf.clip)
@@ -469,6 +486,17 @@ class _RlooSteps(_RewardSteps):
 class _GrpoSteps(_RewardSteps):
     def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any, *more: Any, **named: Any) -> Any:
         return self._sampled(), None
+
+    def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
+        inputs["importance_sampling_ratio"] = mismatch_weights(before, inputs["sampled"], cap)
+
+    def _compute_loss(self: Any, model: Any, inputs: Any) -> Any:
+        # TRL weighs the replies of vLLM only.
+        self.use_vllm = self.vllm_importance_sampling_correction = self._largest_weight is not None
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self.use_vllm = False
 
 
 class _Iterations(TrainerCallback):  # type: ignore[misc]
@@ -522,6 +550,7 @@ def reward_trainer(method: TrlRewardMethod, model: Any, tokenizer: Any) -> Any:
         lr_scheduler_type="linear",
         adam_epsilon=ADAM_EPSILON,
         max_grad_norm=LARGEST_GRADIENT,
+        mask_truncated_completions=rlhf.cut_replies == "excluded",
         shuffle_dataset=False,
         disable_dropout=True,
         router_aux_loss_coef=0.0,

@@ -134,7 +134,7 @@ def check_first_ratio(off: float, precision: str) -> None:
         raise TrainingFailed(
             f"Before the first step of an iteration a ratio of probabilities is {off:.5f} off 1. The policy is not the "
             f"one that sampled the replies.",
-            "Set dropout in the base model's configuration to 0. If it is 0, report this.",
+            "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.training.forward import passes_in, row_lengths
+from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in, row_lengths
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import without_dropout
 from sovereign_pipeline.training.rows import Completion
@@ -126,6 +126,24 @@ class TwoAdapters:
         finally:
             if adapter != POLICY:
                 self._switch_to(POLICY)
+
+    def divergence(self, completions: Sequence[Completion], temperature: float) -> float:
+        """Estimate KL(policy, reference) of a whole reply in nats, as the mean over replies sampled from the policy at
+        this temperature."""
+        logs = [self._reply_logs(completions, adapter, temperature) for adapter in (POLICY, self.reference)]
+        return float((logs[0] - logs[1]).sum()) / len(completions)
+
+    def _reply_logs(self, completions: Sequence[Completion], adapter: str, temperature: float) -> Any:
+        """Compute the log-probability of each reply, nats; [completions]."""
+        import torch
+
+        found = []
+        with self.running(adapter) as model, in_evaluation_mode(model):
+            for each in completions:
+                inputs, targets = one_pass([each], model, shares_prompts=False)
+                logits = model(**inputs, use_cache=False).logits[0].float() / temperature
+                found.append(-torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+        return torch.stack(found)
 
     def write_adapter(self, directory: Path) -> None:
         """Write the policy's present adapter as a PEFT directory."""

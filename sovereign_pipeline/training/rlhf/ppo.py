@@ -21,16 +21,16 @@ def token_rewards(score: float, log_policy: Any, log_reference: Any, coefficient
     return rewards
 
 
-def advantages(rewards: Any, values: Any, discount: float, trace: float) -> Any:
+def advantages(rewards: Any, values: Any, discount: float, trace: float, value_after: float = 0.0) -> Any:
     """Return generalised advantage estimates of one reply's tokens.
 
-    GAE, equations 12 and 16: δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γ λ A_{t+1}. The reply ends with its last
-    token, so the value after it is zero. values: of the state before each token.
+    GAE, equations 12 and 16: δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γ λ A_{t+1}. values: of the state before each
+    token. value_after: of the state after the last token; zero for a reply that ends there.
     """
     import torch
 
     found = torch.zeros_like(rewards)
-    following_value, following = 0.0, 0.0
+    following_value, following = value_after, 0.0
     for place in reversed(range(len(rewards))):
         delta = rewards[place] + discount * following_value - values[place]
         following = delta + discount * trace * following
@@ -56,12 +56,12 @@ def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float)
 
 
 def mismatch_weights(log_before: Any, log_sampled: Any, cap: float) -> Any:
-    """Return min(π_old / μ, cap) for each token. μ is the sampling distribution, and π_old the policy as the update
-    computes it.
+    """Return min(π_old / μ, cap) for each token, or for each reply if its sums are given. μ is the sampling
+    distribution, and π_old the policy as the update computes it.
 
-    This is truncated importance sampling (Ionides 2008): an engine that rounds differently samples from a slightly
-    different distribution than the one in the ratio's denominator. The weights multiply the surrogate and have no
-    gradient.
+    This is truncated importance sampling (Ionides 2008): a sampler that rounds differently, be it an engine or the
+    trainer in bfloat16, samples from a slightly different distribution than the one in the ratio's denominator. The
+    weights multiply the surrogate and have no gradient.
     """
     return (log_before - log_sampled).exp().clamp(max=cap)
 

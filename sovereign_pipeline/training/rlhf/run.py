@@ -17,6 +17,7 @@ from sovereign_pipeline.base.intervals import clustered_interval
 from sovereign_pipeline.policy.rlhf import Reward, Rlhf
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
+    check_passes_repeat,
     check_rows_are_kept_apart,
     check_trainable,
     lora_b,
@@ -46,7 +47,7 @@ from sovereign_pipeline.training.rlhf.guards import (
     reason_to_stop,
     repetition,
 )
-from sovereign_pipeline.training.rlhf.policy import TwoAdapters
+from sovereign_pipeline.training.rlhf.policy import POLICY, TwoAdapters
 from sovereign_pipeline.training.rlhf.ppo import KlController
 from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, read_all_prompts
 from sovereign_pipeline.training.rlhf.rewards import Rewards, Score, rewards_of
@@ -233,6 +234,9 @@ class RewardedMethod(Method):
         self._trainable = check_trainable(model, job.sft.adapter)
         self._adapter_before = lora_b(model.named_parameters())
         self._policy = self.add_reference(model)
+        for adapter in (POLICY, self._policy.reference):
+            with self._policy.running(adapter) as running:
+                check_passes_repeat(running, self._rows, job.sft.precision)
         self._engine = None if rollouts is None else VllmSampler(rollouts, job.identity, self._policy.write_adapter)
         self._rewards, self._gold = rewards_of(job, model, self._tokenizer)
         self.hooks.progress("judging replies of the institution and replies that are plainly bad")
@@ -294,6 +298,14 @@ class RewardedMethod(Method):
                 f"Iteration {iteration + 1}: the tools abstain for {len(rollouts) - len(totals_)} of {len(rollouts)} "
                 f"replies.",
                 "Have the tools judge more replies.",
+            )
+        ended = sum(each.ended for each in rollouts)
+        if self._rlhf.cut_replies != "terminal" and ended < 2:
+            raise TrainingFailed(
+                f"Iteration {iteration + 1}: {len(rollouts) - ended} of {len(rollouts)} replies were cut at "
+                f"{self._rlhf.max_new_tokens} tokens, and cut_replies: {self._rlhf.cut_replies} learns from no score "
+                f"of these.",
+                "Raise training.rlhf.max_new_tokens until most replies end, or set cut_replies: terminal.",
             )
         compared = groups([score.total for score in scores], self._compared or len(scores))
         by_group = {"groups_without_spread": fmean(not differ(each) for each in compared)}
@@ -383,6 +395,9 @@ class RewardedMethod(Method):
         with policy.running() as model:
             loss_after = probe.loss(model)
         self._keep_samples(state, "end")
+        prompts = self._drawn[state.best_iteration - 1]
+        sampled = [each.completion for each in self._sample_here(prompts, "kept")]
+        divergence = policy.divergence(sampled, self._rlhf.temperature)
 
         def save() -> None:
             alone = policy.alone()
@@ -391,15 +406,15 @@ class RewardedMethod(Method):
         return Outcome(
             save,
             files={
-                RLHF_FILE: self._rlhf_report(totals(self._measured(self._prompts.compared))),
+                RLHF_FILE: self._rlhf_report(totals(self._measured(self._prompts.compared)), divergence),
                 REPORT_FILE: self._report(probe.before, loss_after),
                 TRAINING_LOG_FILE: [{**row, "step": int(row["step"])} for row in state.log],
                 SAMPLES_FILE: state.samples,
             },
         )
 
-    def _rlhf_report(self, adapter_scores: dict[str, float]) -> RlhfReport:
-        """Build the report. adapter_scores: scores on the compared prompts."""
+    def _rlhf_report(self, adapter_scores: dict[str, float], divergence: float) -> RlhfReport:
+        """Build the report. adapter_scores: scores on the compared prompts. divergence: of the kept adapter."""
         state, rlhf = self.state, self._rlhf
         comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
         if comparison is None:
@@ -408,7 +423,6 @@ class RewardedMethod(Method):
                 "compared.",
                 "Have the tools judge more replies.",
             )
-        measured = [row for row in state.log if "gold" in row]
         return RlhfReport(
             algorithm=rlhf.algorithm,
             reward=_facts(rlhf.reward, self._rewards),
@@ -418,7 +432,9 @@ class RewardedMethod(Method):
             best_iteration=state.best_iteration,
             gold_of_parent=state.gold_of_parent,
             gold_of_best=state.best_gold,
-            divergence_of_best=next(row["kl"] for row in measured if row["step"] == state.best_iteration),
+            divergence_of_best=divergence,
+            cut_replies=rlhf.cut_replies,
+            cut_share=fmean(row["missing_ends"] for row in state.log),
             kl_coefficient=state.kl.coefficient,
             rollouts=state.iteration * rlhf.replies,
             sampler="trainer" if self._engine is None else f"vLLM {self._engine.version}",
@@ -460,13 +476,22 @@ class RewardedMethod(Method):
     def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
         """Sample one reply for each prompt. draw: unique name of this draw in the training. Seed and name alone decide
         its random numbers."""
-        seed = int.from_bytes(sha256(f"{self.job.seed}/{draw}".encode()).digest()[:7])
+        if self._engine is None:
+            return self._sample_here(prompts, draw)
         ids = [prompt.ids for prompt in prompts]
-        most, temperature = self._rlhf.max_new_tokens, self._rlhf.temperature
-        if self._engine is not None:
-            return self._engine.sample(ids, self.job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
+        return self._engine.sample(ids, self.job.eos_ids, **self._drawing(draw))
+
+    def _sample_here(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
+        """Sample as `_sample` does, in the trainer."""
         with self._policy.running() as model:
-            return sample(model, ids, self.job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
+            return sample(model, [prompt.ids for prompt in prompts], self.job.eos_ids, **self._drawing(draw))
+
+    def _drawing(self, draw: str) -> dict[str, Any]:
+        return {
+            "most_tokens": self._rlhf.max_new_tokens,
+            "temperature": self._rlhf.temperature,
+            "seed": int.from_bytes(sha256(f"{self.job.seed}/{draw}".encode()).digest()[:7]),
+        }
 
     def _judge(
         self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], rewards: Rewards | None = None

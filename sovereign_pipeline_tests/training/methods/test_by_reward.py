@@ -1,24 +1,32 @@
 """Whole trainings by PPO, RLOO and GRPO on the tiny model: what they learn, record and refuse, and that a kill changes
 no byte."""
 
+import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.dagster.plots import reward_curves_png
-from sovereign_pipeline.training.methods import ppo
-from sovereign_pipeline.training.rlhf import rewards, run, sampling
+from sovereign_pipeline.training.job import TrainerHooks
+from sovereign_pipeline.training.methods import ppo, train
+from sovereign_pipeline.training.methods.trl import _RewardSteps as TrlSteps
+from sovereign_pipeline.training.rlhf import guards, rewards, run, sampling
 from sovereign_pipeline.training.rlhf.policy import Policy
-from sovereign_pipeline_tests.training.conftest import JobMaker
+from sovereign_pipeline_tests.tiny_model import EOS_ID
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.methods.rewarded import RATES, Whole, job_by
-from sovereign_pipeline_tests.training.tiny_reward import learn_until_killed
-from sovereign_pipeline_tests.training.trainings import files, learn, log, report, stopped
+from sovereign_pipeline_tests.training.tiny_reward import learn_until_killed, prompt_rows
+from sovereign_pipeline_tests.training.trainings import files, learn, load, log, report, stopped
 
 pytestmark = pytest.mark.slow
 each = pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
@@ -76,6 +84,138 @@ def test_its_result_is_an_ordinary_adapter_with_its_records(trained_by: Trained,
     assert not report(job, "rlhf")["held_out_parent"].keys() & learned, "held-out prompts are only measured"
     assert {sample["id"] for sample in samples} <= learned
     assert [sample["when"] for sample in samples] == ["start", "start", "middle", "middle", "end", "end"]
+
+
+@each
+def test_the_divergence_shown_is_that_of_the_kept_adapter(
+    trained_by: Trained, tiny_model: Path, parent: Path, algorithm: str
+) -> None:
+    """Against other replies than were measured, by transformers' own sampling and whole distributions."""
+    from peft import PeftModel
+
+    job = trained_by(algorithm).job
+    model = PeftModel.from_pretrained(load(tiny_model), parent, adapter_name="parent")
+    model.load_adapter(str(job.output / "adapter"), "kept")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    torch.manual_seed(1)
+    found = []
+    for row in prompt_rows(letters(16)):
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["prompt"]}], add_generation_prompt=True, return_tensors="pt"
+        )["input_ids"].repeat(8, 1)
+        model.set_adapter("kept")
+        drawn = {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0, "max_new_tokens": 16}
+        whole = model.generate(input_ids=asked, attention_mask=torch.ones_like(asked), pad_token_id=EOS_ID, **drawn)
+        logs = []
+        for adapter in ("kept", "parent"):
+            model.set_adapter(adapter)
+            with torch.no_grad():
+                logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits
+            logs.append((logits[:, asked.shape[1] - 1 : -1] / 0.7).log_softmax(-1))
+        at_token = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
+        written = (whole[:, asked.shape[1] :] == EOS_ID).cumsum(1) - (whole[:, asked.shape[1] :] == EOS_ID).int() == 0
+        found.append((at_token * written).sum(1))
+    every = torch.cat(found)
+    shown, error = report(job, "rlhf")["divergence_of_best"], float(every.std()) / 16**0.5
+    assert shown == pytest.approx(float(every.mean()), abs=4 * error), (shown, float(every.mean()), error)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_the_divergence_shown_is_not_that_before_the_last_update(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Of one iteration: the policy that sampled is the parent adapter, and the one that is kept has learned."""
+    measured = run.RewardedMethod._measured
+
+    def better_each_time(self: Any, prompts: Any) -> Any:
+        asked.append(0)
+        return {name: rewards.Score(len(asked) / 9, {"likeness": 0.5}) for name in measured(self, prompts)}
+
+    asked: list[int] = []
+    monkeypatch.setattr(run.RewardedMethod, "_measured", better_each_time)
+    job = job_by(algorithm, make_job, "one", parent, {"iterations": 1, "samples": 0})
+    learn(job)
+    assert log(job)[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert report(job, "rlhf")["divergence_of_best"] > 0.02
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_trls_trainers_weigh_replies_that_were_sampled_in_bfloat16(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Every second reply is half as likely again at each token in the update as in the sampler. RLOO weighs whole
+    replies, whose weights are then capped; GRPO weighs tokens."""
+    sample, drawn, steps = sampling.sample, list[int](), list[float]()
+
+    def otherwise(*given: Any, **named: Any) -> Any:
+        found = sample(*given, **named)
+        if named["seed"] is None or len(found) < 16:
+            return found
+        drawn[:] = [len(each.completion.reply_ids) for each in found]
+        return [
+            replace(each, log_probabilities=[log - (place % 2) * math.log(1.5) for log in each.log_probabilities])
+            for place, each in enumerate(found)
+        ]
+
+    def judged(self: Any, replies: Sequence[Any]) -> list[rewards.Score]:
+        return [rewards.Score(place**2 / 256, {"likeness": 0.5}) for place in range(len(replies))]
+
+    monkeypatch.setattr(run, "sample", otherwise)
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)
+    monkeypatch.setattr(rewards.Rewards, "judge", judged)
+    monkeypatch.setitem(guards.LARGEST_SAMPLER_GAP, "bfloat16", 1.0)
+    section = {"iterations": 1, "epochs": 1, "minibatches": 1, "missing_end_penalty": 0.0, "samples": 0}
+    job = job_by(algorithm, make_job, "otherwise", parent, section)
+    job = job.model_copy(update={"sft": job.sft.model_copy(update={"precision": "bfloat16"})})
+    hooks = TrainerHooks(lambda step: steps.append(step.loss), lambda message: None)
+    with suppress(TrainingFailed):  # no reply is better than the parent's, so that nothing is kept
+        train(job, hooks)
+    groups = torch.tensor([place**2 / 256 for place in range(16)]).view(4, 4)
+    if algorithm == "rloo":
+        advantages = (groups - (groups.sum(1, keepdim=True) - groups) / 3).flatten()
+        weights = torch.tensor([2.0 if place % 2 else 1.0 for place in range(16)])
+        expected = -(weights * advantages).mean()
+    else:
+        advantages = ((groups - groups.mean(1, keepdim=True)) / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+        lengths = torch.tensor([float(each) for each in drawn])
+        weights = torch.tensor([1.5 if place % 2 else 1.0 for place in range(16)])
+        expected = -(weights * lengths * advantages).sum() / lengths.sum()
+    assert min(drawn) > 1 and steps == [pytest.approx(float(expected), rel=0.05)]
+
+
+@each
+def test_replies_that_were_cut_are_counted_and_learned_from_as_the_recipe_says(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Half of the replies are longer than nine tokens."""
+    learned = list[float]()
+    before, computed = ppo.Learner.before, TrlSteps._compute_loss
+
+    def of_ppo(self: Any, rollouts: Any, *given: Any) -> Any:
+        learned.append(float(all(each.ended for each in rollouts)))
+        return before(self, rollouts, *given)
+
+    def of_trl(self: Any, model: Any, inputs: Any) -> Any:
+        ends = [EOS_ID in row for row in inputs["completion_ids"].tolist()]
+        counted = inputs["completion_mask"].any(1).tolist()
+        learned.append(float(counted == ends))
+        return computed(self, model, inputs)
+
+    monkeypatch.setattr(ppo.Learner, "before", of_ppo)
+    monkeypatch.setattr(TrlSteps, "_compute_loss", of_trl)
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)
+    section = {"cut_replies": "excluded", "max_new_tokens": 9, "samples": 0, "missing_end_penalty": 0.0}
+    job = job_by(algorithm, make_job, "cut", parent, section)
+    with suppress(TrainingFailed):
+        learn(job)
+        found, rows = report(job, "rlhf"), log(job)
+        assert found["cut_replies"] == "excluded"
+        assert found["cut_share"] == pytest.approx(sum(row["missing_ends"] for row in rows) / len(rows))
+        assert 0 < found["cut_share"] < 1
+    assert learned and all(learned)
+    every_one = job_by(algorithm, make_job, "all", parent, {**section, "max_new_tokens": 4})
+    with pytest.raises(TrainingFailed, match="16 of 16 replies were cut at 4 tokens"):
+        learn(every_one)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +280,22 @@ def test_a_sampler_of_another_distribution_is_caught(
     monkeypatch.setattr(run, "sample", hotter)
     with pytest.raises(TrainingFailed, match="between the sampler and the update"):
         learn(job_by(algorithm, make_job, "hotter", parent))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_a_dropout_that_cannot_be_switched_off_is_refused(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    forward = LlamaMLP.forward
+
+    def dropped(self: Any, states: Any) -> Any:
+        return torch.nn.functional.dropout(forward(self, states), p=0.1, training=self.training)
+
+    monkeypatch.setattr(LlamaMLP, "forward", dropped)
+    with pytest.raises(TrainingFailed, match="Two passes of one row"):
+        learn(job_by(algorithm, make_job, "dropped", parent))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+import torch
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.launcher import run_trainer
@@ -93,8 +94,6 @@ def test_a_policy_that_moved_before_the_update_is_caught(
     update = Learner.update
 
     def moved(self: Any, scored: Any, *given: Any) -> Any:
-        import torch
-
         with torch.no_grad():
             next(iter(self._policy.adapter.values())).mul_(1.2)
         return update(self, scored, *given)
@@ -137,10 +136,11 @@ def test_the_trainers_process_runs_it_with_the_sandbox(
     assert files(job.output)["rlhf.json"] == files(trained_by("ppo").job.output)["rlhf.json"]
 
 
-def a_learner(make_job: JobMaker, parent: Path, name: str, **rlhf: Any) -> Learner:
+def a_learner(make_job: JobMaker, parent: Path, name: str, precision: str = "float32", **rlhf: Any) -> Learner:
     job = reward_job(make_job, name, parent, {"minibatches": 8, **rlhf})
+    job = job.model_copy(update={"sft": job.sft.model_copy(update={"precision": precision})})
     assert job.reward is not None
-    return Learner(Policy(load_trainable(job, lambda message: None), job, 0.7), job.reward.rlhf, seed=7)
+    return Learner(Policy(load_trainable(job, lambda message: None), job, 0.7), job.reward.rlhf, job)
 
 
 ROLLOUTS = [Rollout(Completion([5 + row], [40 + row, 2]), [0.0, 0.0], ended=True) for row in range(8)]
@@ -155,23 +155,39 @@ def test_the_first_ratio_is_one_whatever_a_minibatch_parts(make_job: JobMaker, p
     assert offs == [0.0]
 
 
-def test_tokens_that_an_engine_drew_otherwise_weigh_by_both_probabilities(make_job: JobMaker, parent: Path) -> None:
-    """Half as likely again in the trainer as in the engine; the weights of the second engine are capped below."""
+def test_tokens_that_a_sampler_drew_otherwise_weigh_by_both_probabilities(make_job: JobMaker, parent: Path) -> None:
+    """Half as likely again in the update as in the sampler. An engine's weights are capped by the recipe; in bfloat16
+    the trainer's own sampler is weighed as an engine is, and in float32 by 1 to the bit."""
 
-    def first_loss(cap: float | None) -> float:
+    def first_loss(cap: float | None, precision: str = "float32", drawn_otherwise: bool = True) -> float:
         engine = {} if cap is None else {"rollouts": {"url": "unix:/run/api", "copies": "/srv", "cap": cap}}
-        learner = a_learner(make_job, parent, f"learner-{cap}", **engine)
+        learner = a_learner(make_job, parent, f"{cap} {precision} {drawn_otherwise}", precision, **engine)
         logs = [each.log_before.tolist() for each in learner.before(ROLLOUTS, SCORES, 0.05).scored]
         drawn = [
-            Rollout(each.completion, [log - math.log(1.5) for log in own], ended=True)
+            Rollout(each.completion, [log - drawn_otherwise * math.log(1.5) for log in own], ended=True)
             for each, own in zip(ROLLOUTS, logs, strict=True)
         ]
         return learner.update(learner.before(drawn, SCORES, 0.05).scored, 0, lambda off: None).loss
 
     plain = first_loss(None)
-    assert plain != 0
+    assert plain != 0 and plain == first_loss(None, drawn_otherwise=False)
     assert first_loss(2.0) == pytest.approx(1.5 * plain, rel=1e-4)
     assert first_loss(1.2) == pytest.approx(1.2 * plain, rel=1e-4)
+    narrow = first_loss(None, "bfloat16", drawn_otherwise=False)
+    assert first_loss(None, "bfloat16") == pytest.approx(1.5 * narrow, rel=1e-4)
+
+
+def test_the_value_of_its_last_state_stands_in_for_the_score_of_a_cut_reply(make_job: JobMaker, parent: Path) -> None:
+    """With discount and trace 1, and without a divergence, each value's target is what is still to come."""
+    learner = a_learner(make_job, parent, "bootstrap", cut_replies="bootstrap")
+    torch.nn.init.ones_(learner._policy.value_head.weight)
+    cut = [Rollout(each.completion, each.log_probabilities, ended=place > 3) for place, each in enumerate(ROLLOUTS)]
+    found = learner.before(cut, [1.0 + score for score in SCORES], 0.05).scored
+    for place, each in enumerate(found):
+        prompt, reply = each.rollout.completion.prompt_ids, each.rollout.completion.reply_ids
+        longer = learner._policy.numbers_without_gradient([Completion(prompt, [*reply, 77])]).values
+        to_come = float(longer[-1]) if place < 4 else 1.0 + SCORES[place]
+        assert each.value_target.tolist() == pytest.approx([to_come] * len(reply), abs=1e-4), place
 
 
 SEEDS = (11, 12, 13)

@@ -207,6 +207,33 @@ def test_a_base_with_dropout_of_its_own_learns_preferences_without(
 
 
 @pytest.mark.slow
+def test_a_dropout_that_a_module_holds_as_a_number_is_switched_off_and_one_held_elsewhere_refused(
+    make_job: JobMaker, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As architectures do whose layers call torch's function."""
+    from torch.nn.functional import dropout
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    elsewhere: list[float] = []
+
+    def dropped(self: Any, states: Any) -> Any:
+        return dropout(forward(self, states), p=(elsewhere or [self.resid_pdrop])[0], training=self.training)
+
+    def initialised(self: Any, *given: Any) -> None:
+        initialise(self, *given)
+        self.resid_pdrop = 0.5
+
+    forward, initialise = LlamaMLP.forward, LlamaMLP.__init__
+    monkeypatch.setattr(LlamaMLP, "__init__", initialised)
+    monkeypatch.setattr(LlamaMLP, "forward", dropped)
+    job = make_job("held", pairs(8), preference=PREFERENCE, parent_adapter=adapters[0])
+    run(job)
+    assert log(job)[0]["rewards/margins"] == 0
+    elsewhere.append(0.1)
+    refused(make_job("elsewhere", pairs(8), preference=PREFERENCE, parent_adapter=adapters[0]), "Two passes of one row")
+
+
+@pytest.mark.slow
 def test_a_changed_file_stops_the_training(make_job: JobMaker, adapters: list[Path]) -> None:
     first, second = (
         make_job(name, pairs(4), preference=PREFERENCE, parent_adapter=adapters[0]) for name in ("first", "second")
