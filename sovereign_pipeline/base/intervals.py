@@ -34,8 +34,11 @@ CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
 
-def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of the mean. The bootstrap resamples whole clusters.
+def clustered_interval(
+    values: Sequence[float], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
+) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean, or of the weighted mean. The bootstrap resamples whole
+    clusters.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
@@ -53,8 +56,9 @@ def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: i
     names = sorted(set(clusters))
     index = {name: position for position, name in enumerate(names)}
     membership = np.array([index[name] for name in clusters])
-    sums = np.bincount(membership, weights=np.asarray(values, dtype=np.float64), minlength=len(names))
-    sizes = np.bincount(membership, minlength=len(names))
+    each = np.asarray(values, dtype=np.float64) * (1 if weights is None else np.asarray(weights))
+    sums = np.bincount(membership, weights=each, minlength=len(names))
+    sizes = np.bincount(membership, weights=weights, minlength=len(names))
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=RESAMPLES)
     means = (drawn @ sums) / (drawn @ sizes)
     count = len(names)

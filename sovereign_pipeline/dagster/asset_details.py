@@ -290,8 +290,15 @@ def capability_scores(artifact: Artifact) -> Page:
 
 def private_scores(artifact: Artifact) -> Page:
     scores = read_json(artifact.file(SCORES_FILE))
+    result = scores["result"]
     return {
-        "held-out rows": _compared({"loss": scores["result"]["loss"], "choice": scores["result"]["choice"]}),
+        "held-out rows": _compared(
+            {
+                "loss, mean over documents": result["loss"],
+                "loss, mean over tokens": result["loss_by_token"],
+                "choice": result["choice"],
+            }
+        ),
         "selection": facts(scores["selection"]),
     }
 

@@ -147,6 +147,7 @@ def _private_scores(artifact: Artifact) -> Figures:
     result = read_json(artifact.file(SCORES_FILE))["result"]
     return {
         **_of_the_candidate("held-out loss", result["loss"]),
+        **_of_the_candidate("held-out loss, mean over tokens", result["loss_by_token"]),
         **_of_the_candidate("choice accuracy", result["choice"]),
         "rows scored": artifact.manifest.summary["selection"]["chosen"],
     }

@@ -112,6 +112,12 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
         loss=losses_of(samples, seed),
+        loss_by_token=loss_differences(
+            [sample.losses for sample in samples],
+            case_files(samples),
+            seed,
+            weights=[sample.tokens for sample in samples],
+        ),
         choice=share_differences([sample.correct for sample in offered], case_files(offered)),
         by_language={name: losses_of(rows, seed) for name, rows in grouped(samples, "language").items()},
         by_department={name: losses_of(rows, seed) for name, rows in grouped(samples, "department").items()},

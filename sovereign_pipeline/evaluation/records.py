@@ -155,6 +155,9 @@ class PrivateResult(Frozen):
     """The results of the held-out documents."""
 
     loss: dict[Reference, LossDifference]
+    """Mean over the documents of each document's loss per token."""
+    loss_by_token: dict[Reference, LossDifference]
+    """Mean over all tokens, so that long replies count for more."""
     choice: dict[Reference, ShareDifference]
     """Difference in correct choices; empty if no document had another reply to choose from."""
     by_language: dict[str, dict[Reference, LossDifference]]

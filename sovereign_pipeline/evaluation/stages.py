@@ -257,7 +257,7 @@ CAPABILITY_SCORES = Stage(
 )
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="7",
+    code_version="8",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,
@@ -423,7 +423,7 @@ def _precision(workplace: Workplace, inputs: Inputs) -> str:
 
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="8",
+    code_version="9",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,

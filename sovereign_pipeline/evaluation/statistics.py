@@ -56,11 +56,16 @@ Shares = dict[Reference, ShareDifference]
 
 
 def loss_differences(
-    rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int
+    rows: Sequence[Mapping[Arm, float]],
+    clusters: Sequence[str],
+    seed: int,
+    weights: Sequence[float] | None = None,
 ) -> dict[Reference, LossDifference]:
     """Compare losses with each reference (`compare_losses`). All rows must have the same arms; empty without rows."""
     return {
-        reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
+        reference: compare_losses(
+            [row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed, weights
+        )
         for reference in _references(rows)
     }
 
@@ -74,16 +79,20 @@ def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str
 
 
 def compare_losses(
-    reference: Sequence[float], candidate: Sequence[float], clusters: Sequence[str], seed: int
+    reference: Sequence[float],
+    candidate: Sequence[float],
+    clusters: Sequence[str],
+    seed: int,
+    weights: Sequence[float] | None = None,
 ) -> LossDifference:
     """Compare one number per row, with `clustered_interval` of the differences.
 
-    `clusters`: id that dependent rows share, such as their case file. All arguments have the same length and are not
-    empty.
+    `clusters`: id that dependent rows share, such as their case file. `weights`: of each row in all means; None weighs
+    them equally. All arguments have the same length and are not empty.
     """
     differences = [after - before for before, after in zip(reference, candidate, strict=True)]
-    interval = clustered_interval(differences, clusters, seed)
-    return LossDifference(**_paired(reference, candidate, differences, interval, clusters))
+    interval = clustered_interval(differences, clusters, seed, weights)
+    return LossDifference(**_paired(reference, candidate, differences, interval, clusters, weights))
 
 
 def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
@@ -107,11 +116,12 @@ def _paired(
     differences: Sequence[float],
     interval: tuple[float, float],
     clusters: Sequence[str],
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     return {
-        "reference": _mean(reference),
-        "candidate": _mean(candidate),
-        "difference": _mean(differences),
+        "reference": _mean(reference, weights),
+        "candidate": _mean(candidate, weights),
+        "difference": _mean(differences, weights),
         "low": interval[0],
         "high": interval[1],
         "rows": len(differences),
@@ -132,8 +142,10 @@ def _references(rows: Sequence[Mapping[Arm, float]]) -> tuple[Reference, ...]:
     return references_in(rows[0]) if rows else ()
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean(values: Sequence[float], weights: Sequence[float] | None) -> float:
+    if weights is None:
+        return sum(values) / len(values)
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 class OfCase(Protocol):

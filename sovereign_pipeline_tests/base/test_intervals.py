@@ -36,6 +36,15 @@ def test_copies_of_a_row_add_no_certainty_within_a_case() -> None:
     assert as_if_independent[1] - as_if_independent[0] < 0.6 * (once[1] - once[0])
 
 
+def test_a_row_of_weight_three_is_three_rows_of_its_case() -> None:
+    values = np.random.default_rng(6).normal(0.0, 1.0, 30).tolist()
+    names, weights = [str(i // 2) for i in range(30)], [1 + i % 3 for i in range(30)]
+    repeated = [place for place, weight in enumerate(weights) for _ in range(weight)]
+    written_out = clustered_interval([values[i] for i in repeated], [names[i] for i in repeated], seed=7)
+    assert clustered_interval(values, names, seed=7, weights=weights) == pytest.approx(written_out)
+    assert clustered_interval(values, names, seed=7) != pytest.approx(written_out, abs=1e-3)
+
+
 def test_interval_covers_the_truth_about_as_often_as_it_promises() -> None:
     generator = np.random.default_rng(8)
     covered = 0

@@ -47,7 +47,7 @@ GATES = Gates(memorisation=Memorisation(margin=0.5))  # eight letters of each ar
 
 def found(memorisation: MemorisationResult) -> GateFinding:
     """What the gate finds, whatever else was measured."""
-    held_out = PrivateResult(loss={}, choice={}, by_language={}, by_department={})
+    held_out = PrivateResult(loss={}, loss_by_token={}, choice={}, by_language={}, by_department={})
     results = Results(
         held_out=held_out,
         capability={},

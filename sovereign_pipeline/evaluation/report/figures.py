@@ -142,6 +142,7 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
         **_named("department", result.by_department),
     }
     yield from _figures("held-out loss", slices, "nats per token", "lower")
+    yield from _figures("held-out loss, mean over tokens", {ALL: result.loss_by_token}, "nats per token", "lower")
     yield from _figures("true reply preferred", {ALL: result.choice}, "share", "higher")
 
 

@@ -113,10 +113,15 @@ def _held_out_loss(results: Results, gates: Gates) -> GateFinding:
         )
         for reference, loss in results.held_out.loss.items()
     ]
+    by_token = results.held_out.loss_by_token
+    tokens = ", ".join(f"{name} {each.reference:.3f}" for name, each in by_token.items())
+    beside = f"Mean over tokens: {tokens}, candidate {by_token['base'].candidate:.3f}."
     cases = min(loss.clusters for loss in results.held_out.loss.values())
     if cases >= policy.minimum_cases:
-        return _finding("held_out_loss_improves", held)
-    few = f"{counted(cases, 'case file')}, too few for an interval; the recipe requires {policy.minimum_cases}."
+        return _finding("held_out_loss_improves", held, beside)
+    few = (
+        f"{counted(cases, 'case file')}, too few for an interval; the recipe requires {policy.minimum_cases}. {beside}"
+    )
     return _finding("held_out_loss_improves", held, few, "inconclusive")
 
 
@@ -379,6 +384,7 @@ def _sentence(held: MarginTest) -> str:
 
 
 LABELS: Mapping[str, str] = {
+    "held-out loss": "held-out loss, mean over documents",
     "true reply preferred": "preference for the true reply",
     "likeness to the true reply, chrF": "similarity to the true reply, chrF",
     "likeness to the true reply, ROUGE-L": "similarity to the true reply, ROUGE-L",

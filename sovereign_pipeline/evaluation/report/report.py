@@ -206,7 +206,7 @@ def evaluate(
 
 def compared_with(report: EvaluationReport) -> str:
     """Describe the references that the candidate is compared with, and the precision."""
-    incumbent, computed = report.incumbent, f" All computed in {report.precision}."
+    incumbent, computed = report.incumbent, f" {scored_in(report.precision)}"
     if incumbent is None:
         return f"The candidate is compared with its base model; the line has no other registered adapter.{computed}"
     named = f"the incumbent {incumbent.id} ({short(incumbent.digest)})"
@@ -214,6 +214,16 @@ def compared_with(report: EvaluationReport) -> str:
         other = "has another base model and is not compared"
         return f"The candidate is compared with its base model; {named} {other}.{computed}"
     return f"The candidate is compared with its base model and {named}, on the same rows.{computed}"
+
+
+def scored_in(precision: str) -> str:
+    """Say in which precision all arms were scored, and how far the scores are those of lm-eval."""
+    if precision == "float32":
+        return "All arms were scored in float32, in which choices and texts equal lm-eval's."
+    return (
+        f"All arms were scored in {precision}. Choices between nearly equal replies, and generated texts, may differ "
+        f"from float32 and from lm-eval."
+    )
 
 
 def as_markdown(report: EvaluationReport) -> str:
@@ -366,10 +376,11 @@ def as_html(report: EvaluationReport) -> str:
         "<h2>Regressions</h2>",
         *_regressions(report),
         "<h2>All figures</h2>",
-        "<p class=note>Losses in nats per token of the true reply, lower is better; accuracies and refusals as shares; "
-        "lengths in tokens. 95 % confidence intervals: of means by bootstrap over case files, of shares Tango's score "
-        "interval; both are wider where rows share a case file or a passage, and where there are few of these. "
-        "McNemar p: exact test, two-sided, which takes the rows as independent.</p>",
+        "<p class=note>Losses in nats per token of the true reply, lower is better, as the mean of the documents' own "
+        "means, and beside it as the mean over all tokens; accuracies and refusals as shares; lengths in tokens. 95 % "
+        "confidence intervals: of means by bootstrap over case files, of shares Tango's score interval; both are wider "
+        "where rows share a case file or a passage, and where there are few of these. McNemar p: exact test, "
+        "two-sided, which takes the rows as independent.</p>",
         _table(_FIGURE_COLUMNS, [cells_of(figure) for figure in report.figures]),
         _figure(_shares_plot(report.figures), "Shares by arm."),
         "<h2>Rows that got worse</h2>",

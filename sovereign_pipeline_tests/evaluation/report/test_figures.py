@@ -1,13 +1,15 @@
 """The figures, regressions and worse rows of a report, on planted samples."""
 
+import html
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.evaluation import statistics
 from sovereign_pipeline.evaluation.records import CapabilitySample
-from sovereign_pipeline.evaluation.report.report import IncumbentFacts, as_markdown
+from sovereign_pipeline.evaluation.report.report import IncumbentFacts, as_html, as_markdown
 from sovereign_pipeline.evaluation.statistics import score_interval
 from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -148,6 +150,34 @@ def test_a_better_adapter_passes_and_the_report_has_the_numbers(institution: Dem
         assert "language ar" in text
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page
+
+
+def test_the_held_out_loss_is_a_mean_over_documents_and_beside_it_stands_that_over_tokens(
+    institution: DemoInstitution,
+) -> None:
+    """Nineteen short replies become better and a long one worse. The gate compares documents, as its name says."""
+    short = private(0.5)
+    long = short[0].model_copy(update={"tokens": 40_000, "losses": by_arm(3.0, 4.0, None)})
+    report = reported(institution, held_out=[long, *short[1:]])
+    by_document, by_token = figure(report, "held-out loss"), figure(report, "held-out loss, mean over tokens")
+    assert by_document.candidate == pytest.approx(fmean(each.losses["candidate"] for each in [long, *short[1:]]))
+    tokens = [each.tokens for each in [long, *short[1:]]]
+    sums = sum(each.losses["candidate"] * each.tokens for each in [long, *short[1:]])
+    assert by_token.candidate == pytest.approx(sums / sum(tokens))
+    assert by_document.difference < 0 < by_token.difference < by_token.high
+    finding = report.finding("held_out_loss_improves")
+    assert finding.outcome == "pass"
+    for text in (finding.message, as_markdown(report), as_html(report)):
+        assert f"{by_document.candidate:.3f}" in text and f"{by_token.candidate:.3f}" in text
+
+
+def test_the_report_says_in_which_precision_it_was_scored(institution: DemoInstitution) -> None:
+    """Equality with lm-eval is promised in float32 alone."""
+    exact = reported(institution)
+    narrow = exact.model_copy(update={"precision": "bfloat16"})
+    for written in (as_markdown, as_html):
+        assert "scored in float32, in which choices and texts equal lm-eval" in html.unescape(written(exact))
+        assert "scored in bfloat16" in written(narrow) and "equal lm-eval" not in html.unescape(written(narrow))
 
 
 def test_rows_that_got_worse_are_named_by_id(institution: DemoInstitution) -> None:

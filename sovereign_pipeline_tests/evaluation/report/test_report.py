@@ -86,7 +86,7 @@ def test_scores_of_two_precisions_make_no_report(institution: DemoInstitution, m
     _, ref, _ = run(institution.workplace())
     report = read_report(institution.workplace(), ref)
     assert report.precision == "float32"
-    assert compared_with(report).endswith("All computed in float32.")
+    assert compared_with(report).endswith("scored in float32, in which choices and texts equal lm-eval's.")
     other = replace(PRIVATE_SCORES, config=lambda line: {"precision": "bfloat16"})
     monkeypatch.setattr(planted, "PRIVATE_SCORES", other)
     with pytest.raises(StaleInput, match=r"different precisions \(bfloat16, float32\)"):
