@@ -113,7 +113,8 @@ def held(
                 progress(f"waiting: another process holds {path.name}")
             if stopped():
                 raise ConflictError(
-                    f"Stopped, as asked, while another process held {path.name}.", "Run again. The checkpoint is kept."
+                    f"Stopped on request while another process held the lock {path.name}.",
+                    "Run the command again. The checkpoint is kept.",
                 )
             tries += 1
             time.sleep(SECONDS_BETWEEN_TRIES)

@@ -49,7 +49,7 @@ Scope = MutableMapping[str, Any]
 
 @dataclass(frozen=True)
 class Proxy:
-    """The institution's proxy, as a server behind it authenticates it."""
+    """Authenticates requests that the institution's proxy forwards."""
 
     addresses: frozenset[str]
     secret: bytes | None = field(default=None, repr=False)
@@ -73,9 +73,9 @@ class Proxy:
 def read_secret(path: Path) -> bytes:
     """Read the proxy's secret from a file. Raises InputError if it is missing, short, or readable by other accounts."""
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file.", "Create it with the secret that the proxy sends.")
+        raise InputError(f"{path}: the file does not exist.", "Create it with the secret that the proxy sends.")
     if path.stat().st_mode & 0o077:
-        raise InputError(f"{path}: other accounts can read the proxy's secret.", f"Close it: chmod 600 {path}")
+        raise InputError(f"{path}: other accounts can read the proxy's secret.", f"Restrict it: chmod 600 {path}")
     secret = path.read_bytes().strip()
     if len(secret) < SHORTEST_SECRET:
         raise InputError(

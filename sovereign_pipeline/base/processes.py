@@ -63,7 +63,7 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
         if not type(error).__module__.startswith("sqlalchemy."):  # importing sqlalchemy here would take 0.25 s
             raise
         refusal = InputError(
-            f"The database did not do what it was asked ({type(getattr(error, 'orig', error)).__name__}).",
+            f"The database rejected a request ({type(getattr(error, 'orig', error)).__name__}).",
             "Check that it is running, and the settings and rights of its role.",
         )
     else:
@@ -88,7 +88,7 @@ def _refuse_what_is_no_text() -> None:
         try:
             argument.encode()
         except UnicodeEncodeError:
-            raise InputError(f"Argument {number} is not UTF-8.", "Write it again, as text.") from None
+            raise InputError(f"Argument {number} is not UTF-8.", "Enter it again as UTF-8 text.") from None
 
 
 def print_message(message: str, advice: Mapping[str, str]) -> None:

@@ -161,7 +161,7 @@ def run_inside(
     if is_end:
         return said, timed_out
     raise SandboxUnavailable(
-        f"Code is run in the sandbox only within limits, and this machine does not allow one of them ({said}).",
+        f"This machine cannot enforce one of the sandbox's limits ({said}).",
         "Use Linux 5.12 or newer with seccomp filters and user, mount, network and process namespaces for this "
         "account: see docs/how-to/models.md. Or remove the suite or the reward from the "
         "recipe.",
@@ -311,13 +311,13 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
     words = first.removeprefix(SCRIPT).split(maxsplit=1)
     if not first.startswith(SCRIPT) or not words:
         raise InputError(
-            f"{name}: this file is neither a binary of Linux nor a script whose first line names its interpreter.",
-            "Let its first line be '#!' and the interpreter's path, such as #!/bin/sh.",
+            f"{name}: this file is neither a Linux binary nor a script with an interpreter in its first line.",
+            "Begin the script with '#!' and the interpreter's path, such as #!/bin/sh.",
         )
     path = Path(os.fsdecode(words[0]))
     if path.name == "env":
         raise InputError(
-            f"{name}: its first line leaves it to {path} which interpreter is found.",
+            f"{name}: its first line lets {path} choose the interpreter.",
             "Name the interpreter itself, such as #!/usr/bin/awk -f: its digest is part of the identity.",
         )
     return path
@@ -332,7 +332,9 @@ def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
     else:
         found = [*_parts_of_machine(interpreter)]
         if not _is_own_python(interpreter) and not interpreter.read_bytes().startswith(ELF):
-            raise InputError(f"{name}: its interpreter {interpreter} is itself a script.", "Name that one's.")
+            raise InputError(
+                f"{name}: its interpreter {interpreter} is itself a script.", "Name the interpreter of that script."
+            )
     found += [part for path in uses for part in _parts_of_machine(path)]
     return [*dict.fromkeys(found)]
 
@@ -346,12 +348,10 @@ def assert_may_be_shown(path: Path) -> None:
         raise InputError(
             f"{path}: a command may use only what lies below {', '.join(DIRECTORIES)}, and this pipeline's own Python "
             f"by the path {python_parts()[0]}.",
-            "Name another path.",
+            "Choose another path.",
         )
     if not real.exists():
-        raise InputError(
-            f"{path}: this machine has no such file, and a command needs it.", "Install it, or correct it."
-        )
+        raise InputError(f"{path}: a command needs this file, but it does not exist.", "Install it, or correct it.")
 
 
 @cache
@@ -376,7 +376,7 @@ def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
         return []
     if not _is_library(loader):
         raise InputError(
-            f"{program}: its loader {loader} is none of this machine's.", "Link it on a machine of this kind."
+            f"{program}: its loader {loader} does not exist on this machine.", "Link it on a machine of this kind."
         )
     shown = [loader, *(path for path in (LIBRARY_LIST, *LIBRARIES) if Path(path).exists())]
     placed = {Path(program).name: content} if is_placed else {}
@@ -402,7 +402,7 @@ def _loader_of(program: str, binary: bytes) -> str | None:
                 return os.fsdecode(binary[start : start + length].rstrip(b"\0"))
     except (struct.error, IndexError):
         raise InputError(
-            f"{program}: this binary is not one of this machine.", "Build it for Linux, 64 bits."
+            f"{program}: this binary is for another machine type.", "Build it for Linux, 64 bits."
         ) from None
     return None
 

@@ -108,11 +108,7 @@ BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"
 """Characters that display as blank although most of them are letters by Unicode category."""
 
 _SPACES = "\t\n\v\f\r\x85"
-_SHAPED_LETTERS = (
-    0x1F150,
-    0x1F170,
-    0x1F1E6,
-)  # letters in circles, in squares and of flags, which NFKD does not decompose
+_SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # white in circles, white in squares, of flags: unchanged by NFKD
 # Typists spell these letters differently in Arabic text. Hamza and madda are marks, which NFKD separates.
 _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 

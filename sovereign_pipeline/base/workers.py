@@ -66,7 +66,7 @@ class WorkerPool:
             # SIGTERM would never end.
             self.kill()
             raise WorkerKilled(
-                "A worker process was killed, most often because memory ran out. Nothing was kept.",
+                "A worker process was killed, most often because memory ran out. No result was stored.",
             ) from None
 
     def begin(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":

@@ -83,11 +83,11 @@ def load_card(settings: Settings, name: str) -> BaseModelCard:
     path = card_path(settings, name)
     if not path.is_file():
         known = ", ".join(sorted(card.stem for card in path.parent.glob("*.yaml"))) or "none"
-        raise NotFoundError(f"{path}: there is no card of a base model '{name}'.", f"Known models: {known}.")
+        raise NotFoundError(f"{path}: the base model '{name}' has no card.", f"Known models: {known}.")
     card = read_yaml(BaseModelCard, path)
     if card.name != name:
         raise NotFoundError(
-            f"{path}: the file is named '{name}', and its key 'name' is '{card.name}'.", "Make them the same."
+            f"{path}: the file is named '{name}', and its key 'name' is '{card.name}'.", "Use the same name for both."
         )
     return card
 
@@ -170,8 +170,8 @@ def refuse_todays_date(template: str, directory: Path) -> None:
     """
     if "strftime_now" in template:
         raise RecipeError(
-            f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would not make the "
-            f"same adapter.",
+            f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would give "
+            "different adapters.",
             "In a copy of the model, replace it with a fixed date in quotes. Then write the copy's path and new "
             "SHA-256 into the model's card.",
         )

@@ -119,7 +119,7 @@ class Shape:
             )
         if not found:
             raise InputError(
-                f"{self.name}: target_modules {wanted} names no linear layer.", "Use all-linear, or correct it."
+                f"{self.name}: target_modules {wanted} matches no linear layer.", "Use all-linear, or correct it."
             )
         return found
 

@@ -67,7 +67,7 @@ def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
         made = f": it has the weights of {and_more(_named(found))}, whatever its card says" if found else ""
         raise CeilingExceeded(
             f"Line {workplace.line.line} may hold {ceiling} at most, and the base model {card.name} is {level}{made}.",
-            "Name another base model, or have the ceiling of the line raised.",
+            "Choose another base model, or raise the ceiling of the line.",
         )
     verify(workplace.settings, card, workplace.progress)
     descriptor = describe(workplace.settings, card)

@@ -68,13 +68,13 @@ def write_page(adapter_id: str, path: Path, language: "Language") -> None:
 
 
 StrictSources = Annotated[
-    bool, typer.Option("--strict-sources", help="End 1 when a source file is gone or has changed since it was read.")
+    bool, typer.Option("--strict-sources", help="Exit with status 1 if a source file is missing or has changed.")
 ]
 
 TrustRoot = Annotated[
     str | None,
     typer.Option(
-        "--trust-root", help="SHA-256 of the first root, from paper: verify everything from it, reading alone."
+        "--trust-root", help="SHA-256 of the first root, from paper. Verifies everything from it and writes nothing."
     ),
 ]
 
@@ -119,11 +119,11 @@ def _print_audit(report: Any) -> None:
     out.print(
         f"[green]✓[/] trust root {trust.root_sha256}: root {trust.root_version}, targets {trust.targets_version}{by}"
     )
-    out.print(
-        f"[green]✓[/] ledger: {report.entries} entries, from which the state was replayed, signed by the log's key"
-    )
+    out.print(f"[green]✓[/] ledger: {report.entries} entries, signed by the log's key")
     if witnessed is None:
-        out.print("  the trust root names no witness: anyone with the registry and its key can rewrite it unnoticed")
+        out.print(
+            "  the trust root names no witness: anyone with the registry and its key can rewrite the ledger undetected"
+        )
     else:
         out.print(f"[green]✓[/] {witnessed.entries} entries witnessed by {escape(', '.join(sorted(witnessed.at)))}")
     out.print(
@@ -144,7 +144,7 @@ def _print(report: Any) -> None:
     out.print(f"[green]✓[/] {report.subject} matches the registry")
     if report.changed_sources:
         files = counted(len(report.changed_sources), "source file is", "source files are")
-        out.print(f"[yellow]![/] {files} no longer as read; what was made of it is verified")
+        out.print(f"[yellow]![/] {files} missing or changed; the artifacts built from it are verified")
     if report.withheld:
         out.print("[yellow]![/] unscrubbed text was not verified; verify it where SOVEREIGN_CORPUS is readable")
 
@@ -157,7 +157,7 @@ adapters.add_typer(issue, name="issue")
 @adapters.command("list")
 def adapters_list(
     line: OfLine = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Also method, digests, base model and time.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Show method, digests, base model and time, too.")] = False,
     as_json: AsJson = False,
 ) -> Result:
     """List every registered adapter."""
@@ -170,7 +170,7 @@ def adapters_list(
 def adapters_show(
     adapter_id: AdapterId,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page about it, a new file that holds everything itself.")
+        Path | None, typer.Option("--html", help="Write a standalone HTML page about the adapter to this new file.")
     ] = None,
     arabic: Annotated[bool, typer.Option("--arabic", help="Write the page in Arabic, from right to left.")] = False,
 ) -> Result | None:
@@ -216,7 +216,7 @@ def adapters_verify(
 
 @adapters.command("mlflow")
 def adapters_mlflow(
-    repair: Annotated[bool, typer.Option("--repair", help="Write the entries that differ again.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Correct the entries that differ.")] = False,
 ) -> Result:
     """Compare MLflow with the registry: names, versions, sources, digests and aliases.
 
@@ -240,7 +240,7 @@ def adapters_mlflow(
 @adapters.command("reviewed")
 def adapters_reviewed(
     adapter_id: AdapterId,
-    text: Annotated[str, typer.Option(help="The findings, without text of a document.")],
+    text: Annotated[str, typer.Option(help="The findings, without document text.")],
     key: KeyOptions,
 ) -> None:
     """Record that you reviewed an adapter and keep it. Its next review is due from now on.
@@ -252,7 +252,7 @@ def adapters_reviewed(
     settings = Settings.from_environment()
     registry = open_registry(settings)
     level = find_adapter(registry, adapter_id).classification
-    stated = {"adapter": adapter_id, "classification": level, "reviewed, and stays": officers_words(text, "A review")}
+    stated = {"adapter": adapter_id, "classification": level, "reviewed and kept": officers_words(text, "A review")}
     signer = officers_signer(settings, key, stated)
     record_review(registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
     out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed")
@@ -274,7 +274,7 @@ def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> No
     if done is not None:
         recorded, left = done
         words = f"its weights were purged on {recorded.at:%Y-%m-%d} by {recorded.officer}"
-        out.print(f"[green]✓[/] {escape(adapter_id)}: {escape(words)}; {left:,} bytes were left and are freed now")
+        out.print(f"[green]✓[/] {escape(adapter_id)}: {escape(words)}; {left:,} remaining bytes were freed")
         return
     plan = plan_purge(registry, store, settings, adapter_id, tell_progress)
     facts = {"adapter": adapter_id, "state": plan.state, "classification": plan.adapter.classification}
@@ -290,7 +290,7 @@ def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> No
 @issue.command("add")
 def issue_add(
     adapter_id: AdapterId,
-    text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
+    text: Annotated[str, typer.Option(help="Description of the issue, without document text.")],
     key: KeyOptions,
 ) -> None:
     """Add a known issue to an adapter. Every page about the adapter shows it permanently.
@@ -357,10 +357,10 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
         issues = [only(each, "number", "text", "person", "added_at") for each in facts["known_issues"]]
         print_rows(issues, "Known issues")
     if facts["recalls"]:
-        print_rows(facts["recalls"], "Recalls that hold for it")
+        print_rows(facts["recalls"], "Recalls that apply to the adapter")
     if "held" in facts["evaluation"]:
         print_rows([_held(name, each) for name, each in facts["evaluation"]["held"].items()], "Evaluation")
-    out.print("Every fact and digest: the same with --json")
+    out.print("Use --json for every fact and digest")
 
 
 def _gate(record: Mapping[str, Any], accepted: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from sovereign_pipeline.record.witnesses import read_policy
 if TYPE_CHECKING:
     from sovereign_pipeline.record.witnesses import Policy
 
-people = Group(no_args_is_help=True, help="List the persons in the ledger, and remove a person's name.")
+people = Group(no_args_is_help=True, help="List the persons in the ledger, and erase a person's name.")
 
 
 @people.command("list")
@@ -48,7 +48,7 @@ def people_list() -> Result:
 
 
 @people.command("forget")
-def people_forget(name: Annotated[str, typer.Argument(help="The name, as the list has it.")]) -> None:
+def people_forget(name: Annotated[str, typer.Argument(help="The name, as listed.")]) -> None:
     """Erase a person's name and salt. The ledger stays valid, but its entries can no longer be linked to the person.
 
     Exits with status 1 if the person takes part in an open review. Copies of the file on other machines are not erased.
@@ -58,17 +58,19 @@ def people_forget(name: Annotated[str, typer.Argument(help="The name, as the lis
     settings = Settings.from_environment()
     registry, store = open_registry(settings), open_store(settings)
     person = People(settings).forget(name, lambda each: assert_in_no_open_review(registry, store, each))
-    out.print(f"[green]✓[/] forgotten; {person} stands for nobody now")
+    out.print(f"[green]✓[/] erased; {person} can no longer be linked to a name")
 
 
-audit = Group(no_args_is_help=True, help="Verify the ledger, have it witnessed, prove entries, and export it.")
+audit = Group(
+    no_args_is_help=True, help="Verify the ledger, get it cosigned by witnesses, prove entries, and export it."
+)
 audit.add_typer(people, name="people")
 
 PolicyFile = Annotated[
     Path | None,
     typer.Option("--policy", help="Witness policy (c2sp.org/tlog-policy); default: data/trust/witnesses.policy."),
 ]
-LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
+LogKey = Annotated[str, typer.Option("--log", help="The log's public key (name+id+key), from an independent source.")]
 
 EXPORTED = "log exported"
 """Action of the entry of an export."""
@@ -118,29 +120,29 @@ def audit_verify(
     }
 
     def show() -> None:
-        out.print(f"[green]✓[/] {facts['entries']} entries, each bound to the one before; newest {facts['hash']}")
+        out.print(f"[green]✓[/] {facts['entries']} entries, linked by their hashes; newest {facts['hash']}")
         out.print(f"[green]✓[/] Merkle tree; root {facts['root']}")
         if report.checkpoint is None:
-            out.print("  no checkpoint yet: the next act signs the first one")
+            out.print("  no checkpoint yet; the next act signs the first one")
         else:
             out.print(f"[green]✓[/] signed checkpoint of {report.checkpoint} entries")
         if ledger.in_copy is not None:
             undone = f"; {ledger.not_committed} of acts that were not performed" if ledger.not_committed else ""
             out.print(f"[green]✓[/] second copy: {ledger.in_copy} entries{undone}")
         if report.witnessed is None:
-            out.print("  no policy of witnesses: anyone with the registry and its key can rewrite it unnoticed")
+            out.print("  no witness policy: anyone with the registry and its key can rewrite the ledger undetected")
         else:
             names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
-            out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy demands nobody'}")
+            out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy requires no witness'}")
         if trust is not None:
             out.print(
                 f"[green]✓[/] rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
                 f"{trust.targets_version}, by entry {trust.sequence}"
             )
         if not_compared:
-            out.print("[red]✗[/] trust root: not compared, since no entry names one; the next act enters it")
+            out.print("[red]✗[/] trust root: not compared, because no entry names one; the next act logs it")
         for table, count in beside.items():
-            out.print(f"[red]✗[/] table {table}: {count} rows that no entry leads to, written past this program")
+            out.print(f"[red]✗[/] table {table}: {count} rows without an entry, written by another program")
         for review, findings in found.items():
             for each in findings:
                 out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
@@ -155,7 +157,7 @@ def audit_checkpoint(
     ] = None,
     old: Annotated[
         int | None,
-        typer.Option("--old", min=0, help="How many entries the witness cosigned last; 0: none."),
+        typer.Option("--old", min=0, help="Number of entries that the witness cosigned last; 0 if none."),
     ] = None,
     answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer to import.")] = None,
     policy: PolicyFile = None,
@@ -250,8 +252,8 @@ def audit_check_proof(
         cosigned = found.cosigned(proven.note)
         if not found.is_met(cosigned):
             raise IntegrityError(
-                f"{file}: the checkpoint was not cosigned by as many witnesses as the policy demands.",
-                "Get a proof for a witnessed checkpoint.",
+                f"{file}: too few witnesses of the policy cosigned the checkpoint.",
+                "Get a proof for a checkpoint with enough cosignatures.",
             )
     entry, head = proven.entry, proven.head
     witnessed = {name: _time(at) for name, at in cosigned.items()}
@@ -270,7 +272,7 @@ def audit_check_proof(
 @audit.command("witness-key")
 def audit_witness_key(
     name: Annotated[str, typer.Argument(help="The witness's name, such as ministry.example/audit-office.")],
-    file: Annotated[Path, typer.Argument(help="A new file for the private key, in a directory of its own.")],
+    file: Annotated[Path, typer.Argument(help="New file for the private key, in a separate directory.")],
 ) -> None:
     """Create a witness's key on a machine other than the ledger's. Prints the public key for the policy."""
     signer = new_signer(name, COSIGNS)
@@ -284,7 +286,7 @@ def audit_witness(
     key: Annotated[Path, typer.Option("--key", help="This witness's private key.")],
     logs: Annotated[list[str], typer.Option("--log", help="Public key of a log to witness; repeatable.")],
     state: Annotated[
-        Path | None, typer.Option("--state", help="Where the last checkpoint is kept; else beside the key.")
+        Path | None, typer.Option("--state", help="Directory of the last checkpoint; default: beside the key.")
     ] = None,
     answer: Annotated[
         Path | None, typer.Option("--answer", help="Write to this new file instead of standard output.")
@@ -297,10 +299,10 @@ def audit_witness(
     """
     signer = read_key(key)
     if signer.kind != COSIGNS:
-        raise InputError(f"{key}: this is the key of a log and not of a witness.", "Give the witness's own key.")
+        raise InputError(f"{key}: this is a log's key instead of a witness's.", "Give the witness's own key.")
     watched = [parse_verifier(each) for each in logs]
     line = witnesses.answer(_text(request), signer, watched, state or key.absolute().parent, int(time.time()))
-    _print_or_write(line, answer, "take it back to the log")
+    _print_or_write(line, answer, "take the file back to the log")
 
 
 @audit.command("export")
@@ -313,7 +315,7 @@ def audit_export(file: Annotated[Path, typer.Argument(help="The new file to expo
     settings = Settings.from_environment()
     registry = open_registry(settings)
     if file.exists():
-        raise InputError(f"{file}: there is a file already.", "Name a new file.")
+        raise InputError(f"{file}: the file exists already.", "Choose a new file.")
     with registry.writing() as session:
         append(session, People(settings).commitment_of(account()), EXPORTED, {"entries": size_of(session)})
     write_new_file(file.with_name(file.name + CHECKPOINT), str(registry.checkpoint()))
@@ -323,7 +325,7 @@ def audit_export(file: Annotated[Path, typer.Argument(help="The new file to expo
 
 @audit.command("trust-root")
 def audit_trust_root(
-    sha256: Annotated[str, typer.Argument(help="SHA-256 of the new first root, typed in full.")],
+    sha256: Annotated[str, typer.Argument(help="Full SHA-256 of the new first root.")],
 ) -> None:
     """Replace the trust root in force by the one in data/trust, and log this.
 
@@ -333,12 +335,12 @@ def audit_trust_root(
     settings = Settings.from_environment()
     with open_registry(settings).writing() as session:
         replace_trust(session, settings, sha256.lower())
-    out.print(f"[green]✓[/] the ledger rests on the trust root {sha256.lower()} from now on")
+    out.print(f"[green]✓[/] the trust root {sha256.lower()} is now in force")
 
 
 @audit.command("policy")
 def audit_policy(
-    at: Annotated[str | None, typer.Option(help="A day or moment in UTC; else now.")] = None,
+    at: Annotated[str | None, typer.Option(help="UTC date or time; default: now.")] = None,
 ) -> Result:
     """List the rules in force at a time, with their start and the path of each stored copy."""
     settings = Settings.from_environment()
@@ -381,9 +383,7 @@ def _policy(settings: Settings, given: Path | None) -> "Policy | None":
 def _needed_policy(settings: Settings, given: Path | None) -> "Policy":
     policy = _policy(settings, given)
     if policy is None:
-        raise InputError(
-            "Which witnesses there are is not known.", "Name a witness policy, or create data/trust/witnesses.policy."
-        )
+        raise InputError("There is no witness policy.", "Name a witness policy, or create data/trust/witnesses.policy.")
     return policy
 
 
@@ -391,7 +391,7 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError):
-        raise InputError(f"{file}: this file cannot be read as text.", "Correct the path of the file.") from None
+        raise InputError(f"{file}: this is not a text file.", "Correct the path of the file.") from None
 
 
 def _time(at: int) -> str:
@@ -399,11 +399,13 @@ def _time(at: int) -> str:
 
 
 def evidence(
-    folder: Annotated[Path, typer.Option("--out", help="The package: a new folder.")],
+    folder: Annotated[Path, typer.Option("--out", help="New folder for the package.")],
     adapter_id: Annotated[str | None, typer.Argument(help="Id of a registered adapter.")] = None,
-    line: Annotated[str | None, typer.Option("--line", help="Instead of an adapter: a line, with --on.")] = None,
-    on: Annotated[str | None, typer.Option("--on", help="A day or moment in UTC: what answered the line then.")] = None,
-    zipped: Annotated[bool, typer.Option("--zip", help="Write it as one file as well, beside the folder.")] = False,
+    line: Annotated[str | None, typer.Option("--line", help="A line, instead of an adapter; with --on.")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="UTC date or time: include the adapters that answered then.")
+    ] = None,
+    zipped: Annotated[bool, typer.Option("--zip", help="Also write a .zip beside the folder.")] = False,
 ) -> Result:
     """Write an evidence package: all records about an adapter, down to its source files, and a verifier.
 
@@ -414,7 +416,9 @@ def evidence(
     from sovereign_pipeline.evidence.package import A_DAY, answered, write_package
 
     if (adapter_id is None) == (line is None) or (line is None) != (on is None):
-        raise InputError("Evidence is about an adapter, or about a line on a day.", "Give an id, or --line and --on.")
+        raise InputError(
+            "An evidence package needs either an adapter, or a line and a date.", "Give an id, or --line and --on."
+        )
     settings = Settings.from_environment()
     registry = open_registry(settings)
     adapters = [adapter_id] if adapter_id is not None else []
@@ -432,11 +436,11 @@ def evidence(
         out.print(f"[green]✓[/] {escape(str(folder))}: {names}, {escape(written.classification)}")
         out.print(
             f"[green]✓[/] {counted(written.files, 'file')}, {written.bytes:,} bytes, with "
-            f"{counted(written.entries, 'entry', 'entries')} of the log; its own verifier passed it"
+            f"{counted(written.entries, 'entry', 'entries')} of the log; the package's verifier accepts it"
         )
         if written.archive is not None:
             out.print(f"[green]✓[/] {escape(str(written.archive))}: {written.archive.stat().st_size:,} bytes")
-        out.print("For its readers, on paper and not beside the package:")
+        out.print("Give these digests to readers on paper, separately from the package:")
         out.print(f"  SHA-256 of the first root: {written.root_sha256}")
         out.print(f"  SHA-256 of verify.py:      {written.verifier_sha256}")
         out.print(f"Verify it anywhere with: python {escape(str(folder))}/verify.py SHA256-OF-THE-FIRST-ROOT")

@@ -63,8 +63,8 @@ def sources_group() -> None:
 @sources.command("take-rated")
 def sources_take_rated(
     line: LineName,
-    file: Annotated[Path, typer.Argument(help="A file of rows that `sovereign-transcripts preferences` wrote.")],
-    reason: Annotated[str, typer.Option(help="Why these answers are to be trained on; it stands in the ledger.")],
+    file: Annotated[Path, typer.Argument(help="File of rows from `sovereign-transcripts preferences`.")],
+    reason: Annotated[str, typer.Option(help="Reason for training on these answers; it is logged in the ledger.")],
 ) -> Result:
     """Import rated answers as a source file of a line, log it, and print the section for the recipe.
 
@@ -81,7 +81,7 @@ def sources_take_rated(
 
     def show() -> None:
         out.print(f"[green]✓[/] {taken.rows} rows, {escape(taken.classification)} at most: {taken.path.as_posix()}")
-        out.print("  To train on them, add to `sources` of the recipe:")
+        out.print("  To train on these answers, add this to `sources` in the recipe:")
         described = {
             "name": taken.name,
             "role": taken.role,
@@ -97,7 +97,7 @@ def sources_take_rated(
 
 @sources.command("look")
 def sources_look(
-    file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also packed.")],
+    file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, optionally compressed.")],
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
     line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; default: the file's name.")] = None,
     header: Annotated[
@@ -133,9 +133,9 @@ def _print_facts(facts: FileFacts) -> None:
     compression = f", {facts.compression}" if facts.compression else ""
     out.print(f"{escape(str(facts.path))}: {facts.format[1:]}{compression}, {encoding}{delimiter}, {facts.rows:,} rows")
     for reason, count in facts.broken.most_common():
-        out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}; {format_rows(facts, reason)}")
+        out.print(f"[yellow]•[/] {count:,} cannot be read ({escape(reason)}); {format_rows(facts, reason)}")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
-        out.print("[yellow]•[/] The file is a mixture of encodings: these rows are not UTF-8, and all others are")
+        out.print("[yellow]•[/] The file mixes encodings: these rows are not UTF-8, but all others are")
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], "Columns")
     for column in facts.columns.values():
         if column.date_formats:
@@ -149,7 +149,7 @@ def _print_facts(facts: FileFacts) -> None:
         out.print(f"  {escape(sentence)}")
     for each in compared_columns(facts):
         holds = "holds" if each.doubt is None else "may hold"
-        doubt = f"; to be decided: {each.doubt}" if each.doubt else ""
+        doubt = f"; please decide: {each.doubt}" if each.doubt else ""
         out.print(
             f"  '{escape(each.column)}' {holds} {each.links:,} ids; {each.matched:,} name a row by "
             f"'{escape(each.ids)}', {each.unmatched:,} name none{doubt}"
@@ -213,7 +213,7 @@ def _on_one_line(note: str) -> str:
     return "".join(each if each.isprintable() else " " for each in note)
 
 
-privacy = Group(no_args_is_help=True, help="See what scrubbing does with rows of a line.")
+privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed.")
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -226,8 +226,8 @@ def privacy_group() -> None:
 @privacy.command("preview")
 def privacy_preview(
     line: LineName,
-    rows: Annotated[int, typer.Option(min=1, help="How many rows are drawn.")] = 5,
-    seed: Annotated[int, typer.Option(help="Draws them; another seed, other rows.")] = 7,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows to draw.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 7,
     row: Annotated[list[str] | None, typer.Option(help="Show this row instead; repeatable.")] = None,
     judge: Annotated[
         str | None, typer.Option(help="Your name, to judge each row interactively. The counts are stored.")
@@ -243,7 +243,7 @@ def privacy_preview(
     if judge is not None and (as_json or not judge.strip()):
         raise InputError("--judge asks a person about each row.", "Give the person's name, and no --json.")
     if judge is not None and row:
-        raise InputError("A judged sample is drawn by --seed, not chosen.", "Leave --row out.")
+        raise InputError("Rows to judge are drawn with --seed and cannot be chosen.", "Leave --row out.")
 
     workplace = open_workplace(Settings.from_environment(), line, with_corpus=lambda line: True)
     shown = preview(workplace, rows, seed, row or ())
@@ -270,17 +270,19 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
     judged = []
     for number, each in enumerate(shown, start=1):
         _print_row(each)
-        out.print(f"[dim]row {number} of {len(shown)}; 'stop' keeps what was answered so far[/]")
+        out.print(f"[dim]row {number} of {len(shown)}; 'stop' ends and keeps the answers so far[/]")
         known = {name for place, found in each.places for name in (place, found.placeholder)}
-        wrong = _asked("Placeholders, or single places of one, that replaced what is no personal data", known)
+        wrong = _asked(
+            "Placeholders, or single occurrences of one, that replaced something other than personal data", known
+        )
         if wrong is None:
             break
-        missed = _asked("Kinds of personal data that were missed, one for each value", set(KINDS))
+        missed = _asked("Kinds of the missed personal data, one for each value", set(KINDS))
         if missed is None:
             break
         judged.append(judged_row(each, wrong, [kind for kind in KINDS for name in missed if name == kind]))
     if not judged:
-        out.print("Nothing was judged, and nothing is kept.")
+        out.print("Nothing was judged or stored.")
         return
     record_judgement(workplace, scrubbed, Judgement(judge=judge, seed=seed, rows=tuple(judged)))
     estimate = estimate_of(read_judgements(workplace, scrubbed.digest))
@@ -309,9 +311,7 @@ def _asked(question: str, known: set[str]) -> list[str] | None:
         unknown = [word for word in words if word not in known]
         if not unknown:
             return words
-        out.print(
-            f"[red]•[/] not one of them: {escape(and_more(unknown))}. Known: {', '.join(sorted(known)) or 'none'}"
-        )
+        out.print(f"[red]•[/] unknown: {escape(and_more(unknown))}. Known: {', '.join(sorted(known)) or 'none'}")
 
 
 def _print_row(each: PreviewedRow) -> None:

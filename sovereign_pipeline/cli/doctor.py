@@ -96,7 +96,7 @@ def private(settings: Settings) -> Finding:
     return Finding(
         "permissions",
         False,
-        f"other accounts reach {counted(len(found), 'file')}: {and_more([str(path) for path in found])}",
+        f"other accounts can read {counted(len(found), 'file')}: {and_more([str(path) for path in found])}",
         {"Command": f"chmod -R go= {shlex.join(map(str, roots))}"},
     )
 
@@ -143,7 +143,7 @@ def writable(settings: Settings) -> Finding:
     if copy is not None and not (copy.is_file() and os.access(copy, os.W_OK)):
         refused.append(f"{VARIABLES['ledger_copy']} ({copy})")
     if refused:
-        hint = "Give the account that runs this program access to them, or mount their medium."
+        hint = "Give the account that runs this program access to these directories, or mount their medium."
         return wrong("writable", f"this account cannot write to {and_more(refused)}", hint)
     return Finding("writable", True, f"home and {counted(len(roots) - 1, 'secret directory', 'secret directories')}")
 
@@ -186,7 +186,7 @@ def trust(settings: Settings) -> Finding:
     except SovereignError as error:
         return failed("trust root", error)
     if trust.is_demonstration:
-        hint = "Make a trust root with sovereign-trust, on an offline machine."
+        hint = "Create a trust root with sovereign-trust, on an offline machine."
         return Finding(
             "trust root",
             False,
@@ -194,10 +194,8 @@ def trust(settings: Settings) -> Finding:
             {"Hint": hint},
         )
     if trust.expires - datetime.datetime.now(datetime.UTC) < EXPIRES_SOON:
-        hint = "Its holders lengthen it on the offline machine; what is expired stops new work."
-        return wrong(
-            "trust root", f"it expires on {trust.expires:%Y-%m-%d}", hint, "sovereign-trust renew DIR --key FILE"
-        )
+        hint = "Its holders renew it on the offline machine. An expired trust root stops all new work."
+        return wrong("trust root", f"expires on {trust.expires:%Y-%m-%d}", hint, "sovereign-trust renew DIR --key FILE")
     return Finding("trust root", True, f"root {trust.root_version}, accepted until {trust.expires:%Y-%m-%d}")
 
 
@@ -221,7 +219,7 @@ def vault(settings: Settings, institution: Institution) -> Finding:
     except SovereignError as error:
         return failed("vault key", error)
     if institution.vault_key is None:
-        found = f"{settings.vault_public_key} is not pinned, so the first key found is trusted"
+        found = f"{settings.vault_public_key} is not pinned, so the first key that is found is trusted"
         return wrong(
             "vault key", found, f"Check that it is your key, then set vault_key: {fingerprint} in institution.yaml."
         )
@@ -258,7 +256,7 @@ def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
             continue
         if card.sha256 is None:
             hint = f"Check that the files are the publisher's, then set sha256: {digest} in its card."
-            findings.append(wrong(f"suite {name}", "its card has no digest, so any files are accepted", hint))
+            findings.append(wrong(f"suite {name}", "the card has no digest, so any files are accepted", hint))
         else:
             findings.append(Finding(f"suite {name}", True, "every file matches its pinned digest"))
     return findings
@@ -271,7 +269,7 @@ def signed(settings: Settings) -> list[Finding]:
         return []
     unsigned = [path.name[:12] for path in sorted(stored) if not (path / PROVENANCE_BUNDLE).is_file()]
     if not unsigned:
-        return [Finding("artifacts", True, f"{counted(len(stored), 'artifact')}, each with its signature beside it")]
+        return [Finding("artifacts", True, f"{counted(len(stored), 'artifact')}, each with a signature")]
     what = f"{len(unsigned)} of {counted(len(stored), 'artifact')} are unsigned: {and_more(unsigned)}"
     return [wrong("artifacts", what, "Restore them from a copy.")]
 
@@ -308,7 +306,11 @@ def rights(registry: Registry) -> list[Finding]:
     if found:
         hint = "Connect services with a role that can only read and insert: docs/how-to/ledger.md."
         return [Finding("registry", False, and_more(found), {"Hint": hint})]
-    where = "a file: whoever may write to it owns it" if is_file else "the role can only read and insert"
+    where = (
+        "SQLite has no roles: write access to the file is full access"
+        if is_file
+        else "the role can only read and insert"
+    )
     return [Finding("registry", True, where)]
 
 
@@ -319,9 +321,14 @@ def recalls(registry: Registry) -> list[Finding]:
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
     hint = "Retire each adapter, or have an officer waive the recall for it."
     return [
-        Finding(recall.id, False, f"{question_of(recall)} is recalled and held by {and_more(adapters)}", {"Hint": hint})
+        Finding(
+            recall.id,
+            False,
+            f"{question_of(recall)} is recalled, and these adapters were trained on it: {and_more(adapters)}",
+            {"Hint": hint},
+        )
         for recall, adapters in held
-    ] or [Finding("recalls", True, "none holds for an adapter")]
+    ] or [Finding("recalls", True, "none applies to an adapter")]
 
 
 def mlflow(registry: Registry) -> list[Finding]:
@@ -350,7 +357,7 @@ def reviews(registry: Registry) -> list[Finding]:
     """List each line's newest adapter whose review is due."""
     found = due_reviews(registry, registry.settings, datetime.datetime.now(datetime.UTC).date())
     late = [each for each in found if each.state != "not due"]
-    hint = "Have an officer review it, or run the line again."
+    hint = "Have an officer review the adapter, or run the line again."
     return [
         wrong(f"review of {each.adapter}", f"{each.state} since {each.on}", hint, "sovereign adapters status")
         for each in late
@@ -370,10 +377,17 @@ def unwitnessed(registry: Registry) -> list[Finding]:
         return [Finding("witnesses", True, f"every entry is witnessed, up to {witnessed}")]
     found = f"unwitnessed since {since:%Y-%m-%d} (entry {witnessed + 1})"
     if not path.exists():
-        hint = f"Name witnesses in {path}: anyone with the registry and its key can rewrite it unnoticed ({LOG})."
+        hint = f"Name witnesses in {path}. Without them, nobody detects a rewritten ledger ({LOG})."
         return [wrong("witnesses", found, hint)]
     if datetime.datetime.now(datetime.UTC) - since > LONGEST_UNWITNESSED:
-        return [wrong("witnesses", found, "Ask the witnesses.", "sovereign audit checkpoint --request FILE")]
+        return [
+            wrong(
+                "witnesses",
+                found,
+                "Request cosignatures from the witnesses.",
+                "sovereign audit checkpoint --request FILE",
+            )
+        ]
     return [Finding("witnesses", True, found)]
 
 
@@ -386,9 +400,9 @@ def backups(registry: Registry) -> list[Finding]:
     at = made[-1] if made else None
     command = "sovereign backup create --out DIR --recipient FILE"
     if at is None:
-        return [wrong("backup", "none is on record", "Create one on other media.", command)]
+        return [wrong("backup", "none is logged", "Create one on other media.", command)]
     if datetime.datetime.now(datetime.UTC) - at > LONGEST_WITHOUT_BACKUP:
-        return [wrong("backup", f"the newest is of {at:%Y-%m-%d}", "Take another, onto other media.", command)]
+        return [wrong("backup", f"the newest is of {at:%Y-%m-%d}", "Create another one on other media.", command)]
     return [Finding("backup", True, f"taken on {at:%Y-%m-%d}")]
 
 

@@ -36,7 +36,7 @@ name: {name}
 classification: [PUBLIC, INTERNAL, CONFIDENTIAL, SECRET]
 # Days after which a registered adapter must be reviewed.
 review_every_days: 180
-# What is done with each kind of personal data: replace, keep, or stop the line at the row. A kind that is not named
+# Treatment of each kind of personal data: replace, keep, or stop the line at the row. A kind that is not listed
 # here has its default: docs/reference/recipe.md.
 sensitive: {{PLACE: keep, DATE: keep}}
 """
@@ -69,20 +69,21 @@ _COPIED = ("models", "suites", "red_team", "schemas")
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(help="A directory that is empty or does not exist yet.")],
+    directory: Annotated[Path, typer.Argument(help="An empty or new directory.")],
     name: Annotated[str, typer.Option(help="Name of the institution.")] = f"{FILL_IN} the name of the institution",
 ) -> None:
     """Create a data directory with institution.yaml, a base model's card, suites and prompts. Prints the commands that
     create the missing recipe in lines/."""
     if directory.is_dir() and any(directory.iterdir()):
-        raise InputError(f"{directory} is not empty.", "Name a directory that is empty or does not exist yet.")
+        raise InputError(f"{directory} is not empty.", "Choose an empty or new directory.")
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is no directory.", "Name another path.")
+        raise InputError(f"{directory} is not a directory.", "Name another path.")
     shipped = PROJECT_ROOT / "data"
     missing = [str(shipped / folder) for folder in _COPIED if not (shipped / folder).is_dir()]
     if missing:
         raise InputError(
-            f"{', '.join(missing)}: missing, so they cannot be copied.", "Run from a complete checkout of the project."
+            f"{', '.join(missing)}are missing, so they cannot be copied.",
+            "Run from a complete checkout of the project.",
         )
     try:
         _write(directory.absolute(), shipped, name)
@@ -135,14 +136,14 @@ def _print_next(directory: Path) -> None:
 
 backup = Group(no_args_is_help=True, help="Copy this installation, restore a copy, and repair artifacts from one.")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The backup's folder.")]
-PrivateKey = Annotated[Path, typer.Option("--key", help="File with the age private key that opens the backup.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup.")]
+PrivateKey = Annotated[Path, typer.Option("--key", help="File with the age private key that decrypts the backup.")]
 
 
 @backup.command("create")
 def backup_create(
-    folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
-    recipient: Annotated[Path, typer.Option(help="File with the age public key that it is encrypted to.")],
+    folder: Annotated[Path, typer.Option("--out", help="New folder.")],
+    recipient: Annotated[Path, typer.Option(help="File with the age public key for encryption.")],
 ) -> None:
     """Back up home, corpus, vault, keys, review secrets and the gateway's directory while runs continue.
 
@@ -150,7 +151,7 @@ def backup_create(
     """
     taken = take(Settings.from_environment(), folder, recipient_in(recipient), tell_progress)
     for link in taken.links:
-        out.print(f"[yellow]•[/] not copied, a link: {escape(str(link))}")
+        out.print(f"[yellow]•[/] not copied, because it is a symbolic link: {escape(str(link))}")
     out.print(f"[green]✓[/] {taken.description.files} files, {taken.size / 1e6:.1f} MB: {escape(str(folder))}")
 
 
@@ -169,12 +170,12 @@ def backup_verify(folder: Folder, key: PrivateKey) -> None:
 def backup_restore(
     folder: Folder,
     key: PrivateKey,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger.")],
+    reason: Annotated[str, typer.Option(help="Reason; it is logged in the ledger.")],
     known: Annotated[
         list[Path] | None,
         typer.Option("--known", help="A later checkpoint of the ledger, such as the old home's; repeatable."),
     ] = None,
-    loses: Annotated[int, typer.Option(min=0, help="How many entries you know that the backup lacks.")] = 0,
+    loses: Annotated[int, typer.Option(min=0, help="Number of entries that you know to be missing in the backup.")] = 0,
 ) -> None:
     """Restore a backup to the directories and databases in SOVEREIGN_HOME and the other variables, which must be empty.
     The restore is logged.
@@ -193,7 +194,7 @@ def backup_restore(
     if done.lost:
         out.print(f"[yellow]•[/] {done.lost} entries are lost, as stated; inform witnesses that cosigned them")
     if done.kept_aside is not None:
-        out.print(f"[yellow]•[/] the second copy, which has them, was moved to {escape(str(done.kept_aside))}")
+        out.print(f"[yellow]•[/] the second copy, which contains them, was moved to {escape(str(done.kept_aside))}")
 
 
 @backup.command("repair")
@@ -207,7 +208,7 @@ def backup_repair(
     for name in names:
         out.print(f"[green]✓[/] put back: {escape(name)}")
     if not names:
-        out.print("nothing to repair: every file is as it was stored")
+        out.print("nothing to repair: every file is intact")
 
 
 def _private_key(path: Path) -> str:
@@ -215,18 +216,18 @@ def _private_key(path: Path) -> str:
     try:
         return read_private_file(path).decode()
     except UnicodeDecodeError:
-        raise InputError(f"{path}: this is no age private key.", "Give the file that was made with the key.") from None
+        raise InputError(f"{path}: this is not an age private key.", "Choose the file that age-keygen wrote.") from None
 
 
 bundle = Group(no_args_is_help=True, help="Pack a bundle to cross the air gap, verify it inside, and install from it.")
 
-Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")]
+Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")]
 Base = Annotated[
-    list[Path], typer.Option("--base", help="Of a delta: the bundle that it adds to, then the one below that.")
+    list[Path], typer.Option("--base", help="For a delta: its base, then the base of that bundle, and so on.")
 ]
 TrustRoot = Annotated[
     str | None,
-    typer.Option("--trust-root", metavar="SHA256", help="SHA-256 of the first root; default: that of data/trust."),
+    typer.Option("--trust-root", metavar="SHA256", help="SHA-256 of the first root; default: the one in data/trust."),
 ]
 NewerThan = Annotated[
     Path | None,
@@ -237,11 +238,12 @@ NO_BASES: list[Path] = []
 
 @bundle.command("create")
 def bundle_create(
-    folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
+    folder: Annotated[Path, typer.Option("--out", help="New folder.")],
     key: KeyOptions,
-    torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="The build of torch to pack.")] = "cuda",
+    torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="Build of torch to pack.")] = "cuda",
     since: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="The index.json of an earlier bundle: pack only what it lacks.")
+        Path | None,
+        typer.Option(metavar="INDEX", help="index.json of an earlier bundle: pack only files that it lacks."),
     ] = None,
     signatures: Annotated[
         Path | None,
@@ -260,7 +262,7 @@ def bundle_create(
         settings, PROJECT_ROOT, folder, signer, tell_progress, torch=torch, since=since, signatures=signatures
     )
     out.print("\n".join(escape(line) for line in told(made)))
-    out.print("On paper, for a machine with only Python:")
+    out.print("For a machine with only Python, take these on paper:")
     out.print(f"  SHA-256 of the first root: {trust.root_sha256}")
     out.print(f"  SHA-256 of {TOOL}: {file_sha256(folder / TOOL)}")
 
@@ -280,7 +282,7 @@ def bundle_verify(
 @bundle.command("install")
 def bundle_install(
     folder: Folder_bundle,
-    target: Annotated[Path, typer.Argument(help="A folder that is not there yet; it cannot be moved later.")],
+    target: Annotated[Path, typer.Argument(help="New folder. It cannot be moved later.")],
     trust_root: TrustRoot = None,
     base: Base = NO_BASES,
     newer_than: NewerThan = None,

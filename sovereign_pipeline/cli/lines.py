@@ -84,12 +84,15 @@ def lines_list() -> Result:
 def lines_check(
     file: RecipeFile,
     show_mask: Annotated[
-        bool, typer.Option("--show-mask", help="Print a training row with what is supervised between ⟦ and ⟧.")
+        bool, typer.Option("--show-mask", help="Print a training row with its supervised tokens between ⟦ and ⟧.")
     ] = False,
-    row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
+    row: Annotated[str | None, typer.Option(help="With --show-mask: id of the row; default: the first row.")] = None,
     power: Annotated[
         bool,
-        typer.Option("--power", help="Print how each kind of personal data is found, and the rows each gate needs."),
+        typer.Option(
+            "--power",
+            help="Print how each kind of personal data is found, and the number of rows that each gate needs.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> Result:
@@ -101,7 +104,7 @@ def lines_check(
     the line detects no names. The line cannot run until these are fixed.
     """
     if row is not None and not show_mask:
-        raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
+        raise InputError("--row needs --show-mask.", "Give both, or neither.")
     if as_json and show_mask:
         raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
     recipe = _checked(file)
@@ -139,7 +142,7 @@ def lines_check(
             _print_kinds(kinds)
         if recipe.evaluation is None:
             out.print(
-                "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
+                "[yellow]•[/] evaluation: missing. Datasets can be built, but no adapter can be trained. To train, add:"
             )
             typer.echo(EXAMPLE_OF_EVALUATION)
         elif power:
@@ -147,7 +150,9 @@ def lines_check(
         else:
             for each in powers:
                 if each.rows < each.needed:
-                    out.print(f"[yellow]•[/] gate {each.gate}: {each.rows} rows, {each.needed} are needed (--power)")
+                    out.print(
+                        f"[yellow]•[/] gate {each.gate}: {each.rows} rows, but {each.needed} are needed (--power)"
+                    )
         if show_mask:
             from sovereign_pipeline.training.mask import masked_row
 
@@ -173,7 +178,7 @@ def lines_add(file: RecipeFile) -> None:
         shutil.copyfile(file, target)
     until = " --until training_dataset" if recipe.evaluation is None else ""
     if keys := keys_to_fill_in(recipe):
-        out.print(f"[yellow]•[/] {recipe.line}: it runs once {escape(', '.join(keys))} no longer says {FILL_IN}")
+        out.print(f"[yellow]•[/] {recipe.line}: it can run once {escape(', '.join(keys))} no longer says {FILL_IN}")
         return
     out.print(f"[green]✓[/] {recipe.line}: next, `sovereign run {recipe.line}{until}`")
 
@@ -391,13 +396,13 @@ def _print_mask(row: Any) -> None:
     """Print a row with its mask. No other command prints the text of a training row."""
     out.print(f"\nRow {escape(row.id)} · {escape(row.origin)}")
     for each in row.completions:
-        ends = f"yes (id {each.end_id})" if each.end_id is not None else "no, so the trainer refuses it"
+        ends = f"yes (id {each.end_id})" if each.end_id is not None else "no, so the trainer rejects the row"
         out.print(
             f"[bold]{each.name}[/]: {each.prompt_tokens} prompt tokens, {each.supervised_tokens} supervised tokens; "
             f"ends in an end-of-turn id: {ends}"
         )
         if each.is_cut:
-            out.print(f"[yellow]•[/] longer than max_length {each.max_length}, so the trainer leaves the row out")
+            out.print(f"[yellow]•[/] longer than max_length {each.max_length}, so the trainer skips the row")
         out.print(Text.assemble(each.prompt, "⟦", (each.supervised, "underline green"), "⟧"))
 
 
@@ -422,7 +427,7 @@ def gates_list(line: LineName) -> Result:
         if rows:
             print_rows([_row_gates(each) for each in rows], f"Gates of {line}")
         else:
-            out.print(f"Line {line}: nothing was materialized yet, so no gate was evaluated.")
+            out.print(f"Line {line}: nothing is materialized yet, so no gate was evaluated.")
 
     return Result(rows, show)
 
@@ -448,7 +453,7 @@ def gates_waive(
     signer = officers_signer(settings, key, proposal.question())
     ref, waiver = waive(proposal, signer)
     officer = officer_shown(trust_root_if_any(settings), waiver.officer)
-    out.print(f"[green]✓[/] {gate}: waived by {escape(officer)} ({waiver.kind}); on record as {short(ref.digest)}")
+    out.print(f"[green]✓[/] {gate}: waived by {escape(officer)} ({waiver.kind}); logged as {short(ref.digest)}")
     out.print(f"Next: [bold]sovereign run {line}[/]")
 
 

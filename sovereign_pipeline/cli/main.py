@@ -57,7 +57,7 @@ ALLOCATIONS = 250_000
 """Number of allocations between two garbage collections. Imports allocate much that stays in use, and a short command
 ends before the first collection."""
 
-HELP = """From a classified corpus to a registered adapter, every step on record.
+HELP = """From a classified corpus to a registered adapter, with every step logged.
 
 Exit status: 0 success; 1 a check or gate failed; 2 wrong input or usage.
 """
@@ -136,7 +136,7 @@ def run(
     if not line:
         names = line_names(settings.data)
         raise InputError(
-            f"No line is named. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
+            f"Name a line. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
             f"sovereign run {names[0]}" if names else "sovereign lines add FILE adds a recipe.",
         )
     institution = load_institution(settings.data)
@@ -166,14 +166,14 @@ def run(
     registry = open_registry(settings)
     print_adapters(with_marks(registry, [each for recipe in recipes for each in list_adapters(registry, recipe.line)]))
     out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
-    out.print("  sovereign adapters show ID      everything the registry knows of it")
-    out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")
-    out.print("  sovereign review open LINE      let people compare it blind with what it would replace")
+    out.print("  sovereign adapters show ID      all facts about the adapter in the registry")
+    out.print("  sovereign adapters verify ID    hash everything that it was made from, down to the source files")
+    out.print("  sovereign review open LINE      open a blind comparison with the adapter that it would replace")
     out.print(
         "  sovereign adapters request ID approve|stage|promote …  request an officers' decision "
         "(docs/how-to/release.md)"
     )
-    out.print("  sovereign serve                 answer with what officers let into production; `make up` does so too")
+    out.print("  sovereign serve                 serve adapters in production; `make up` does so too")
 
 
 @app.command()
@@ -186,7 +186,7 @@ def up(
     ] = None,
     gateway_port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
     auditor: Annotated[
-        int | None, port_option("Port of the auditor's Dagster, for your proxy; without it none is started.")
+        int | None, port_option("Port of the auditor's Dagster, for your proxy; without it, none is started.")
     ] = None,
 ) -> None:
     """Start all services on loopback until Ctrl-C: Dagster's UI and daemon, MLflow's UI, the review page, artifact

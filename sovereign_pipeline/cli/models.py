@@ -116,7 +116,10 @@ def size(
     model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
     rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of training rows.")],
     tokens: Annotated[
-        float, typer.Option(min=1, max=LARGEST, help="Mean tokens of a row; of a pair, both replies with prompts.")
+        float,
+        typer.Option(
+            min=1, max=LARGEST, help="Mean number of tokens of a row; for a pair, of both replies with their prompts."
+        ),
     ],
     method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option(help="The recipe's method.")] = "sft",
     adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none means full tuning.")] = "lora",
@@ -124,7 +127,7 @@ def size(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         typer.Option(
-            help="What weights are held in; auto: bfloat16 on a card, on the CPU what this machine computes in."
+            help="Data type of weights; auto: bfloat16 on a graphics card, and this machine's native type on the CPU."
         ),
     ] = "auto",
     max_length: Annotated[
@@ -132,7 +135,7 @@ def size(
     ] = 1024,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, max=LARGEST, help="Packs, pairs or replies per device and pass; default: 1, for kto 4."),
+        typer.Option(min=1, max=LARGEST, help="Packs, pairs or replies per device and pass; default: 1 (kto: 4)."),
     ] = None,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Recompute activations to save memory.")

@@ -87,9 +87,7 @@ def adapters_technical_file(
     draft = draft_technical_file(registry, open_store(settings, registry=registry), settings, adapter_id)
     write_new_file(path, draft)
     places = counted(draft.count(UNWRITTEN), "place")
-    out.print(
-        f"[green]✓[/] {escape(str(path))}: {escape(adapter_id)}, {escape(level)}; {places} for persons to fill in"
-    )
+    out.print(f"[green]✓[/] {escape(str(path))}: {escape(adapter_id)}, {escape(level)}; {places} for people to fill in")
     out.print(f"Next, when it is complete: sovereign adapters sign-technical-file {escape(adapter_id)} FILE")
 
 
@@ -124,7 +122,9 @@ def adapters_rollback(
     reason: Reason,
     to: Annotated[
         str | None,
-        typer.Option(help="The adapter that is to answer; else the one before, or the one beside a staged one."),
+        typer.Option(
+            help="Adapter that shall answer; default: the previous one, or with a staged one, the one in production."
+        ),
     ] = None,
     *,
     key: KeyOptions,
@@ -206,7 +206,7 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
     }
     signer = officers_signer(settings, key, question)
     accept_hold(registry, workplace, signer, adapter_id, reason, shown.sha256)
-    out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive hold is accepted")
+    out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive trial is accepted")
 
 
 def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
@@ -245,10 +245,10 @@ def _let_ledger_follow(settings: Settings, line: str) -> None:
         follow(open_registry(settings), open_workplace(settings, line, tell_progress))
     except (SovereignError, SQLAlchemyError, OSError) as error:
         why = error.message if isinstance(error, SovereignError) else type(error).__name__
-        err.print(f"[yellow]The ledger does not say so yet[/]: {escape(why)}")
-        err.print(f"It follows with the next decision about {escape(line)}, or its next `production_adapter`.")
+        err.print(f"[yellow]The ledger is not updated yet[/]: {escape(why)}")
+        err.print(f"It will be updated with the next decision about {escape(line)}, or its next `production_adapter`.")
     else:
-        out.print("[green]✓[/] the ledger says so too")
+        out.print("[green]✓[/] the ledger is updated")
 
 
 def _print_flag(flag: "Flag") -> None:
@@ -267,9 +267,7 @@ def adapters_request(
     reason: Reason,
     urgent: Annotated[
         bool,
-        typer.Option(
-            "--urgent", help="With promote: do not wait for the trial. It is shown with the adapter for good."
-        ),
+        typer.Option("--urgent", help="With promote: do not wait for the trial. The adapter is marked permanently."),
     ] = False,
     *,
     key: KeyOptions,
@@ -279,7 +277,7 @@ def adapters_request(
     If the institution requires no other approval, the change is made immediately.
     """
     if urgent and transition != "promote":
-        raise InputError(f"--urgent is about promote, not {transition}.", "Leave it out.")
+        raise InputError(f"--urgent needs promote, not {transition}.", "Leave it out.")
     _request(adapter_id, URGENT if urgent else transition, reason, key)
 
 
@@ -298,9 +296,9 @@ _IN_STATUS = ("id", "state", "classification", "recalls", "known_issues", "promo
 @adapters.command("status")
 def adapters_status(
     line: OfLine = None,
-    closed: Annotated[bool, typer.Option("--closed", help="Also requests that ended, with the reason.")] = False,
+    closed: Annotated[bool, typer.Option("--closed", help="Also show closed requests, with the reason.")] = False,
     disk: Annotated[
-        bool, typer.Option("--disk", help="Also the disk that unused weights take; every manifest is read.")
+        bool, typer.Option("--disk", help="Also show the disk space of unused weights. This reads every manifest.")
     ] = False,
 ) -> Result:
     """Show what needs a decision: each adapter's state and review date, and the open requests.
@@ -466,9 +464,11 @@ def adapters_production(
     def show() -> None:
         is_or_was = "was" if asked else "is"
         if recalls:
-            out.print(f"Line {line}: nothing answered. {found} {is_or_was} in production, under {and_more(recalls)}.")
+            out.print(
+                f"Line {line}: no adapter answered. {found} {is_or_was} in production, but under {and_more(recalls)}."
+            )
         else:
-            out.print(found or f"Line {line}: nothing {is_or_was} in production.")
+            out.print(found or f"Line {line}: no adapter {is_or_was} in production.")
         print_urgent([{"id": found, **facts}])
 
     return Result(facts, show)
@@ -586,7 +586,7 @@ recall = Group(help=HELP)
 @recall.callback(invoke_without_command=True, help=HELP)
 def recall_ask(
     context: typer.Context,
-    document: Annotated[str | None, typer.Option(help="Id of a document, as its row has it.")] = None,
+    document: Annotated[str | None, typer.Option(help="Id of a document, as in its row.")] = None,
     source: Annotated[
         str | None, typer.Option(help="Name of a source; with --document, the document's source.")
     ] = None,
@@ -596,7 +596,9 @@ def recall_ask(
     ] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
     reason: Annotated[str | None, typer.Option(help="With --open: why.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="With --open: do not ask before lines go dark.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --open: do not ask before a line is left without any adapter.")
+    ] = False,
     *,
     key: KeyOptions,
     as_json: AsJson = False,
@@ -607,9 +609,9 @@ def recall_ask(
 
     question = Question(document, source, dataset, base_model)
     if yes and not opens:
-        raise InputError("--yes is about what --open does.", "Leave it out.")
+        raise InputError("--yes needs --open.", "Leave it out.")
     if opens != (reason is not None) or (not opens and key.are_given):
-        raise InputError("--open, --reason and a key must be given together.", "Give all three, or none.")
+        raise InputError("--open, --reason and a key must be given together.", "Give all three or none.")
     settings = Settings.from_environment()
     registry = open_registry(settings)
     answer = ask(registry, question)
@@ -632,9 +634,11 @@ def recall_ask(
 
     def show() -> None:
         if not rows:
-            out.print(f"No registered adapter holds {escape(str(answer.question))}.")
+            out.print(f"No registered adapter was trained on {escape(str(answer.question))}.")
             return
-        print_rows([_shown_recall(each) for each in rows], f"Adapters that hold {escape(str(answer.question))}")
+        print_rows(
+            [_shown_recall(each) for each in rows], f"Adapters that were trained on {escape(str(answer.question))}"
+        )
         if opened is not None:
             out.print(f"[green]✓[/] {opened.id}: open for {counted(len(rows), 'adapter')}")
 
@@ -644,10 +648,14 @@ def recall_ask(
 def _ask_before_dark(dark: Sequence[Holder]) -> None:
     """Ask whether lines may be left without any adapter. Raises InputError if the officer declines."""
     for each in dark:
-        what = "answers nobody" if each.state == "production" else "answers without its staged adapter"
-        err.print(f"[bold red]! {escape(each.line)} {what} from then on: {escape(each.adapter)} is {each.state}[/]")
+        what = "answers nobody" if each.state == "production" else "loses its staged adapter"
+        err.print(
+            f"[bold red]! {escape(each.line)} {what} once the recall is open: {escape(each.adapter)} is {each.state}[/]"
+        )
     if not (sys.stdin.isatty() and typer.confirm("Open the recall?", err=True)):
-        raise InputError("The recall was not opened: it withdraws what answers now.", "Give --yes if it shall.")
+        raise InputError(
+            "The recall was not opened, because it would withdraw an adapter that answers now.", "Use --yes to open it."
+        )
 
 
 @recall.command("list")
@@ -678,8 +686,8 @@ def recall_list() -> Result:
 @recall.command("waive")
 def recall_waive(
     recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
-    adapter: Annotated[str, typer.Argument(help="Id of the adapter to which it no longer applies.")],
-    reason: Annotated[str, typer.Option(help="Why the adapter may be used all the same.")],
+    adapter: Annotated[str, typer.Argument(help="Id of the adapter that the recall shall no longer apply to.")],
+    reason: Annotated[str, typer.Option(help="Reason why the adapter may still be used.")],
     key: KeyOptions,
 ) -> None:
     """Waive a recall for one adapter, as an officer. Prints the waiver before your key signs it.

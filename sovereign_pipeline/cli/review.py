@@ -31,24 +31,24 @@ from sovereign_pipeline.review.plan import in_words, plan_of
 from sovereign_pipeline.review.reconciling import findings_in, read_log, rows_of
 from sovereign_pipeline.workplace import open_workplace
 
-PageUrl = Annotated[str, typer.Option(help="Where operators reach the page, for the links.")]
+PageUrl = Annotated[str, typer.Option(help="URL of the page for operators, for the links.")]
 HERE = f"http://{LOOPBACK}:{REVIEW_PORT}"
 
-review = Group(no_args_is_help=True, help="Blind reviews: people compare a candidate with what it would replace.")
+review = Group(no_args_is_help=True, help="Blind reviews: people compare a candidate's answers with its opponent's.")
 
 
 @review.command("open")
 def review_open(
     line: LineName,
     operators: Annotated[str, typer.Option(help="Names, separated by commas; default: the recipe's.")] = "",
-    prompts: Annotated[Path | None, typer.Option(help="A prompt file, in place of the held-out documents.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Prompt file to use instead of the held-out documents.")] = None,
     adapter: Annotated[
         str | None, typer.Option(help="The candidate; default: the line's current registered adapter.")
     ] = None,
     opponent: Annotated[
         str | None,
         typer.Option(
-            help="What it is compared with: the id of an adapter, or `base` for the base model. Else the line's newest "
+            help="The opponent: id of an adapter, or `base` for the base model. Default: the line's newest "
             "other adapter that was reviewed and did not lose, or the base model."
         ),
     ] = None,
@@ -88,7 +88,7 @@ def review_open(
     def show() -> None:
         out.print(
             f"[green]✓[/] {plan.line}: {plan.adapter} against {facts['opponent']}, {plan.pairs} pairs for "
-            f"{len(plan.operators)} operators; it may be closed at {plan.ballots} ballots"
+            f"{len(plan.operators)} operators; it can be closed after {plan.ballots} ballots"
         )
         out.print(f"  {escape(chosen)}")
         out.print(f"  sealed seed, SHA-256 {plan.seed_sha256}")
@@ -102,7 +102,7 @@ def review_open(
 @review.command("link")
 def review_link(
     line: LineName,
-    operator: Annotated[str, typer.Argument(help="Name of the operator, as the recipe has it.")],
+    operator: Annotated[str, typer.Argument(help="Name of the operator, as in the recipe.")],
     url: PageUrl = HERE,
 ) -> None:
     """Print another one-time link for an operator of the open review.
@@ -175,7 +175,7 @@ def review_status(line: LineName) -> Result:
 def review_close(
     line: LineName,
     reason: Annotated[
-        str | None, typer.Option(help="Why it closes before the pre-registered number of ballots.")
+        str | None, typer.Option(help="Reason for closing before the pre-registered number of ballots.")
     ] = None,
     *,
     key: KeyOptions,

@@ -59,19 +59,25 @@ def tokens_add(
     who: Annotated[str, typer.Argument(help="Name of the caller. The ledger only stores a salted commitment to it.")],
     clearance: Annotated[str, typer.Option(help="Highest classification level that the caller may use.")],
     line: Annotated[list[str] | None, typer.Option(help="A line that the caller may use; default: all lines.")] = None,
-    versions: Annotated[bool, typer.Option("--versions", help="They may name a version in place of a line.")] = False,
+    versions: Annotated[
+        bool, typer.Option("--versions", help="The caller may request a specific version of an adapter.")
+    ] = False,
     metrics: Annotated[
         bool, typer.Option("--metrics", help="The caller may read the metrics, which name lines.")
     ] = False,
     admin: Annotated[bool, typer.Option("--admin", help="The caller may open /admin and /registry.")] = False,
     users: Annotated[
-        bool, typer.Option("--users", help="They speak for several people: `user` of a request says for whom.")
+        bool, typer.Option("--users", help="The caller serves several people; `user` in a request names the person.")
     ] = False,
     user_header: Annotated[
-        str | None, typer.Option(help="A header that names the person, in place of `user`. Implies --users.")
+        str | None, typer.Option(help="Header that names the person, instead of `user`. Implies --users.")
     ] = None,
-    concurrent: Annotated[int | None, typer.Option(help="Its requests at once; else as `limits` says.", min=1)] = None,
-    per_minute: Annotated[int | None, typer.Option(help="Its requests a minute; else as `limits` says.", min=1)] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(help="Maximum simultaneous requests; default: `limits`.", min=1)
+    ] = None,
+    per_minute: Annotated[
+        int | None, typer.Option(help="Maximum requests per minute; default: `limits`.", min=1)
+    ] = None,
     user_concurrent: Annotated[int | None, typer.Option(help="The same, of each person.", min=1)] = None,
     user_per_minute: Annotated[int | None, typer.Option(help="The same, of each person.", min=1)] = None,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
@@ -90,7 +96,7 @@ def tokens_add(
             user_per_minute=user_per_minute,
         )
     except ValidationError:
-        raise InputError("--user-header is not the name of a header.", "Such as X-OpenWebUI-User-Id.") from None
+        raise InputError("--user-header is not a valid header name.", "Such as X-OpenWebUI-User-Id.") from None
     grant = Grant(clearance, lines, versions, metrics, admin, users or user_header is not None, front_end)
     actor = People(settings).commitment_of(account())
     text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
@@ -125,7 +131,7 @@ def tokens_list() -> Result:
 
 @tokens.command("revoke")
 def tokens_revoke(
-    token: Annotated[str, typer.Argument(help="Id of the token, as shown in the list.")],
+    token: Annotated[str, typer.Argument(help="Id of the token, as listed.")],
 ) -> None:
     """Revoke a token. The gateway rejects it within seconds."""
     settings = Settings.from_environment()

@@ -60,13 +60,13 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 LineName = Annotated[str, typer.Argument(help="Name of the line.")]
-ModelName = Annotated[str, typer.Argument(help="Name of the base model, as its card has it.")]
+ModelName = Annotated[str, typer.Argument(help="Name of the base model, as in its card.")]
 AdapterId = Annotated[str, typer.Argument(help="Id of a registered adapter, such as permits-desk-1.0.0.")]
 DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered dataset, or its first digits.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe, or the line's name.")]
 OfLine = Annotated[str | None, typer.Option("--line", help="Only this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
+Reason = Annotated[str, typer.Option(help="Reason; shown on every page about the adapter.")]
 
 LEAST_LIKENESS, LIKENESS_BY_HELP, MOST_SUGGESTIONS = 0.75, 0.8, 3
 LARGEST_PORT = 2**16 - 1
@@ -83,7 +83,7 @@ class KeyOptions:
     key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
     token: Annotated[str | None, typer.Option("--token", help="Your key on a token: the token's label.")] = None
     passphrase_file: Annotated[
-        Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
+        Path | None, typer.Option("--passphrase-file", help="File with the passphrase or PIN; default: ask for it.")
     ] = None
 
     @property
@@ -265,7 +265,9 @@ def moment(text: str) -> datetime.datetime:
             return datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
         found = datetime.datetime.fromisoformat(text)
     except ValueError:
-        raise InputError(f"'{text[:40]}' is no day or moment.", "Write 2027-03-14 or 2027-03-14T09:30.") from None
+        raise InputError(
+            f"'{text[:40]}' is not a valid date or time.", "Write 2027-03-14 or 2027-03-14T09:30."
+        ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
 
 
@@ -316,7 +318,7 @@ def write_new_file(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        raise InputError(f"{path}: there is something already.", "Name a new file.") from None
+        raise InputError(f"{path}: the path exists already.", "Name a new file.") from None
     except OSError as error:
         raise InputError(
             f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder that you can write to."

@@ -60,7 +60,7 @@ class ChangedSource:
     def __str__(self) -> str:
         subject = f"{self.path}: the source '{self.name}' ({short(self.sha256)})"
         if self.state == "missing":
-            return f"{subject} is no longer there."
+            return f"{subject} is missing."
         return f"{subject} was changed since it was read{f': {self.rows}' if self.rows is not None else ''}."
 
 

@@ -40,11 +40,11 @@ COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
 """Maximum length of a column name in characters. A longer one is counted as a text."""
-A_ROW_FOR_A_HEADER = "Its first line seems to be a row, not the names of columns."
+A_ROW_FOR_A_HEADER = "Its first line seems to be a row of data instead of a header."
 NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
 _TITLE = (
-    "Its first line is a comment or a title, not the names of columns.",
-    "Delete the lines above the names of the columns from the file.",
+    "Its first line is a comment or a title instead of a header.",
+    "Delete the lines above the header.",
 )
 NO_KNOWN_NAME = (
     "Its first line has {cells}, none of them the name of a column that is known here. It may be a row, so it is not "
@@ -94,12 +94,12 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
         # A line that may be a row is not quoted.
         raise SourceError(
             f"{message} {NO_KNOWN_NAME.format(cells=counted(len(columns), 'cell'))}",
-            f"{NAME_THE_COLUMNS} Where they stand there, name them under `columns` in the recipe.",
+            f"{NAME_THE_COLUMNS} If the file has a header, map its columns under `columns` in the recipe.",
         )
     keys = [use for use in ("`links`", "`where`") if use in missing.values()]
     hint = f"Correct {' and '.join(keys)} in the recipe."
     if len(missing) > sum(use in keys for use in missing.values()):
-        hint = "Name the right column under `columns`, or give the field one value under `constants`."
+        hint = "Map the field to a column under `columns`, or give it one value under `constants`."
     others = [key for field, key in _OTHER_KEYS.items() if field in missing.values()]
     if others:
         hint += f" For files without one: {', '.join(others)}."
@@ -149,7 +149,7 @@ def seems_a_row(columns: Collection[str]) -> bool:
 
 LONGEST_QUOTED_NAME = 60
 """Maximum length in characters of a column name that a message quotes."""
-GIVE_NAMES = "Give every column a name of its own."
+GIVE_NAMES = "Give every column a different name."
 
 
 def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:

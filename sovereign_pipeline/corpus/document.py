@@ -139,17 +139,17 @@ class Quarantined:
 
 _REMEDIES = {
     "not UTF-8": "Name the file's encoding under `encoding` of the source.",
-    "not JSON": "Write one object on each line, each line ending in LF, or name the file as what it is.",
+    "not JSON": "Write one object on each line, each line ending in LF, or correct the file's suffix.",
     "has ": "Give every row as many cells as the header, or correct `delimiter`.",
     "date is not written as": "Correct the format under `date`, add a second one as a list, or correct these dates.",
-    "date": "Name how dates are written under `date: {{format: dd.mm.yyyy}}`; only ISO dates (2024-12-31) need none.",
+    "date": "Set the format of dates, such as `date: {{format: dd.mm.yyyy}}`. ISO dates (2024-12-31) need none.",
     "unknown or missing classification level": "Give each word a level under `levels`: {levels}.",
-    "repeats the header": "Delete the header lines within the file, or make each export a source of its own.",
-    "duplicate id": "Name the column whose values are all different under `columns: id`.",
+    "repeats the header": "Delete the header lines within the file, or use a separate source for each export.",
+    "duplicate id": "Set `columns: id` to a column whose values are all different.",
     "id or case is a number": "Export the column as text.",
     "the links": "List the ids, or write them with `,` `;` `|` or spaces between.",
-    "longer than": "Raise quarantine.max_row_bytes, if rows are that long.",
-    "language": "Name a column of language tags, or one language under `constants`, or set `language_from_text: true`.",
+    "longer than": "Raise quarantine.max_row_bytes if such long rows are correct.",
+    "language": "Map a column of language tags, set one language under `constants`, or set `language_from_text: true`.",
 }
 """Beginning of a quarantine reason -> remedy for all such rows."""
 

@@ -94,7 +94,7 @@ class Exclusions:
                     raise PrivacyError(
                         f"Source '{self._source.name}', exclude {number}: its {name} holds personal data "
                         f"({', '.join(kinds)}), and both are recorded with the corpus. Nothing was written.",
-                        "Name the row by the key that stands in messages for its id, and give a reason without names.",
+                        "Use the pseudonym of the row's id from a message, and a reason without names.",
                     )
 
     def reject_unmatched(self, path: Path) -> None:
@@ -206,7 +206,7 @@ class SourceReader:
             except Exception as error:  # its own message may quote the row
                 raise SourceError(
                     f"{self.path}, row {row.number}: reading it failed with {place_of(error)}.",
-                    "Leave the row out with `exclude`, or out of the file, and report this as a defect.",
+                    "Leave out the row with `exclude`, or remove it from the file, and report this bug.",
                 ) from None
             if outcome is not None:
                 yield outcome
@@ -251,7 +251,7 @@ class SourceReader:
         after all rows are read."""
         if not self.count.rows:
             below = " below its header" if has_header(self.path) else ""
-            raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or remove the source.")
+            raise SourceError(f"{self.path}: the file has no rows{below}.", "Export it again, or remove the source.")
         if 0 < self.count.not_selected == self.count.rows - self.count.excluded:
             seen = (f"'{column}' holds {format_values(values)}" for column, values in self._not_wanted.items())
             raise SourceError(
@@ -596,19 +596,19 @@ def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: s
     with open_registry(workplace.settings).reading() as session:
         entries = [each for each in session.scalars(query) if (each["line"], each["sha256"]) == (line, sha256)]
     if not entries:
-        raise _not_as_taken(path, f"the file was not taken in for line {line}, or was changed since")
+        raise _not_as_taken(path, f"the file was not imported for line {line}, or has changed since")
     if not institution.serving.makes_preferences(line):
-        raise _not_as_taken(path, f"line {line} no longer lets rated answers become preferences")
+        raise _not_as_taken(path, f"line {line} no longer permits rated answers as preferences")
     levels = [json.loads(each)["classification"] for each in path.read_bytes().splitlines() if each]
     if institution.ladder.highest(levels) != entries[0]["classification"]:
-        raise _not_as_taken(path, f"its rows were {entries[0]['classification']} at most when they were taken in")
+        raise _not_as_taken(path, f"its rows were {entries[0]['classification']} at most when they were imported")
     changed = {*source.columns, *({*source.constants} - {*OPTIONAL_FIELDS, "classification"})}
     if changed or (source.role, source.layout, source.encoding) != (entries[0]["role"], "columns", None):
         raise _not_as_taken(path, f"source '{source.name}' reads other columns, or in another role")
 
 
 def _not_as_taken(path: Path, problem: str) -> SourceError:
-    return SourceError(f"{path}: {problem}.", "Take rated answers in again, or remove the source from the recipe.")
+    return SourceError(f"{path}: {problem}.", "Import the rated answers again, or remove the source from the recipe.")
 
 
 def _levels_by_word(source: Source) -> dict[str, str]:
@@ -618,7 +618,7 @@ def _levels_by_word(source: Source) -> dict[str, str]:
         if levels.setdefault(folded(word), level) != level:
             raise RecipeError(
                 f"`levels` of source '{source.name}' gives '{word}' the level {level}, and another spelling of it the "
-                f"level {levels[folded(word)]}. Both are one word.",
+                f"level {levels[folded(word)]}. Both count as one word.",
                 "Give the word one level.",
             )
     return levels

@@ -43,10 +43,10 @@ def format_of(path: Path) -> str:
         return suffix
     remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
     if suffix in (".xlsx", ".xls", ".ods"):
-        raise SourceError(f"{path}: is a workbook.", "Save the sheet as CSV in UTF-8.")
+        raise SourceError(f"{path}: this is a workbook.", "Save the sheet as CSV in UTF-8.")
     if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
-        raise SourceError(f"{path}: is an archive.", f"Unpack it, and name the file in it. {remedy}")
-    raise SourceError(f"{path}: its name does not tell its format.", remedy)
+        raise SourceError(f"{path}: this is an archive.", f"Unpack it, and use the file in it. {remedy}")
+    raise SourceError(f"{path}: its name does not reveal its format.", remedy)
 
 
 def read_rows(
@@ -88,10 +88,13 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     first = first.removeprefix(BYTE_ORDER_MARK) if first is not None else None
     is_all = second is not None and not second.strip()
     if first is not None and _begins_an_array(first, is_all):
-        raise SourceError(f"{path}: holds one array, not an object on each line.", "Name the file .json.")
+        raise SourceError(
+            f"{path}: the file contains one array instead of one object per line.", "Rename the file to .json."
+        )
     if first is not None and first.strip() == b"{" and (second or b"").lstrip().startswith(b'"'):
         raise SourceError(
-            f"{path}: its objects stand on several lines each.", "Write each on one line, or all in one array (.json)."
+            f"{path}: its objects span several lines.",
+            "Write each object on one line, or all objects in one array (.json).",
         )
     for number, line in enumerate(chain([first, second], lines), start=1):
         if line is None:
@@ -171,7 +174,7 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
     if not buffer.startswith("["):
         raise SourceError(
             f"{path}: a .json source must be one array of objects.",
-            "Name a file with one object on each line .jsonl; write other JSON as one array.",
+            "Rename a file with one object per line to .jsonl; write other JSON as one array.",
         )
     buffer, number, ended = buffer[1:], 0, False
     while True:
@@ -203,7 +206,7 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
     while not buffer.strip() and (buffer := text.read(BLOCK)):
         pass
     if buffer:
-        raise SourceError(f"{path}: something follows the array's end.", "Correct the file.")
+        raise SourceError(f"{path}: there is text after the array's end.", "Correct the file.")
 
 
 def _element(number: int, value: Any, written: str, max_row_bytes: int) -> Row:
@@ -228,7 +231,7 @@ def _parquet(
     if packing_of(path) is not None:
         stream = _in_memory(stream, path)
     if stream.read(4) != b"PAR1":
-        raise SourceError(f"{path}: is not Parquet.", "Name the file as what it is.")
+        raise SourceError(f"{path}: this is not a Parquet file.", "Correct the file's suffix.")
     stream.seek(0)
     try:
         file = pyarrow.parquet.ParquetFile(stream)
@@ -257,7 +260,7 @@ def _in_memory(stream: IO[bytes], path: Path) -> io.BytesIO:
     while block := stream.read(BLOCK):
         if unpacked.tell() + len(block) > LARGEST_PACKED_PARQUET:
             raise SourceError(
-                f"{path}: unpacks into more than {LARGEST_PACKED_PARQUET:,} bytes.",
+                f"{path}: the file unpacks to more than {LARGEST_PACKED_PARQUET:,} bytes.",
                 "Unpack the file, and name the .parquet file in the recipe. Parquet is already compressed.",
             )
         unpacked.write(block)

@@ -363,7 +363,7 @@ def inspect_file(path: Path, has_header: bool = False) -> FileFacts:
             shown = _printable(name)
             _add(facts.columns.setdefault(shown, ColumnFacts(shown)), value)
     if not facts.rows:
-        raise SourceError(f"{path}: the file holds no row.", "Export it again.")
+        raise SourceError(f"{path}: the file has no rows.", "Export it again.")
     return facts
 
 

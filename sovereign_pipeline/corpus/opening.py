@@ -28,7 +28,7 @@ MARKS = (
 )
 """Byte order mark -> encoding for the recipe. UTF-32 comes first, because its mark begins with UTF-16's."""
 BLOCK = 1 << 16
-GET_A_WHOLE_COPY = "Get a whole copy of the file."
+GET_A_WHOLE_COPY = "Get a complete copy of the file."
 
 _DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
     "bzip2": bz2.BZ2Decompressor,
@@ -67,23 +67,21 @@ def reject_unreadable(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise SourceError(
-            f"{path}: there is no such source file.", "Correct `path` in the recipe, or put the file there."
+            f"{path}: the source file does not exist.", "Correct `path` in the recipe, or put the file there."
         ) from None
     except OSError as error:
         raise SourceError(
-            f"{path}: cannot be reached ({error.strerror}).", "Correct the path, or its rights."
+            f"{path}: the file cannot be opened ({error.strerror}).", "Correct the path, or its rights."
         ) from None
     if stat.S_ISDIR(mode):
-        raise SourceError(
-            f"{path}: is a directory.", "Name the file in it. Of several files, each is a source of its own."
-        )
+        raise SourceError(f"{path}: this is a directory.", "Use the file in it. Several files need a source each.")
     if not stat.S_ISREG(mode):
         raise SourceError(
-            f"{path}: is a pipe, a socket or a device, which cannot be read twice.",
-            "Write what it gives into a file, and name that.",
+            f"{path}: this is a pipe, a socket or a device, which cannot be read twice.",
+            "Write its output to a file, and use that file.",
         )
     if not os.access(path, os.R_OK):
-        raise SourceError(f"{path}: may not be read.", "Give the user who runs the line the right to read it.")
+        raise SourceError(f"{path}: permission denied.", "Give the account that runs the line read access.")
 
 
 def name_without_packing(path: Path) -> str:
@@ -108,7 +106,7 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
     if packing is not None and found != packing:
         raise SourceError(
             f"{path}: its name ends in {path.suffix}, and it is not {packing}{f' but {found}' if found else ''}.",
-            "Rename the file as what it is, or get a whole copy.",
+            "Correct the file's suffix, or get a complete copy.",
         )
     try:
         with _opened(path, packing) as stream:
@@ -116,7 +114,7 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         # The error's message may quote bytes of the file.
         why = getattr(error, "strerror", None) or ("ends too early" if isinstance(error, EOFError) else "damaged")
-        raise SourceError(f"{path}: cannot be read to its end ({why}).", GET_A_WHOLE_COPY) from None
+        raise SourceError(f"{path}: the file cannot be read completely ({why}).", GET_A_WHOLE_COPY) from None
 
 
 def _opened(path: Path, packing: str | None) -> IO[bytes]:
@@ -184,9 +182,9 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
     if (found := signature_of(begin)) is not None:
         raise SourceError(
             f"{path}: holds {found}, and its name says {Path(name_without_packing(path)).suffix}.",
-            "Unpack it, and name the file in it."
+            "Unpack it, and use the file in it."
             if found == TAR
-            else "Rename the file as what it is, or save it as its name says.",
+            else "Correct the file's suffix, or save the file in the format of its name.",
         )
     plain = encoding_by_begin(begin)
     if plain is not None and not _is_read_as(plain, encoding):

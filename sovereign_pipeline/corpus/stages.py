@@ -94,7 +94,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
             for reader in readers.of_sources
         )
         raise SourceError(
-            f"Line {workplace.line.line}: the sources hold no document: {counts}.",
+            f"Line {workplace.line.line}: the sources have no documents: {counts}.",
             "Check `where`, `exclude` and `path` of each source.",
         )
     described = readers.described(source_digests(workplace))
@@ -126,7 +126,7 @@ def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
     earlier = [(each.created_at, each.recorded[COLUMN_SECRET]) for each in made if COLUMN_SECRET in each.recorded]
     if earlier and max(earlier)[1] != fingerprint:
         raise PrivacyError(
-            f"Line {workplace.line.line}: the secret of the columns' keys is not the one of earlier corpora.",
+            f"Line {workplace.line.line}: the secret for pseudonyms differs from earlier corpora's.",
             "Restore columns.key from the backup of the vault, or set privacy.columns to quarantine.",
         )
     return {COLUMN_SECRET: fingerprint}
@@ -198,7 +198,7 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path) -> None:
     raise CeilingExceeded(
         f"Line {workplace.line.line} may hold {ceiling} at most: {and_more(shown, separator='; ')}. "
         f"Nothing more was made of the line.",
-        "Take these documents out of the line's sources, or have the line's ceiling raised.",
+        "Remove these documents from the line's sources, or raise the line's ceiling.",
     )
 
 

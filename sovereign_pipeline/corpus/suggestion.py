@@ -66,15 +66,15 @@ def suggest(
     source = _source(facts, path, institution.ladder, notes)
     recipe: dict[str, Any] = {
         "line": line,
-        "purpose": f"{FILL_IN}: what the adapter is for",
-        "owner": f"{FILL_IN}: who answers for it",
+        "purpose": f"{FILL_IN}: purpose of the adapter",
+        "owner": f"{FILL_IN}: owner of the line",
         "ceiling": institution.classification[-1],
         "sources": [source],
         "training": {"base_model": "smollm2-135m-instruct", "instruction": "Write the reply to this letter."},
     }
     if not suites or prompts is None:
         notes.append(
-            "evaluation: left out, for want of a suite under suites/ or of red_team/prompts.jsonl; name it later."
+            "evaluation: left out, because suites/ has no suite or red_team/prompts.jsonl is missing; add it later."
         )
         return Suggestion(recipe, tuple(notes))
     level = institution.classification[0]
@@ -82,7 +82,7 @@ def suggest(
         "capability": [{"name": suite.stem, "path": suite.as_posix(), "classification": level} for suite in suites[:1]],
         "red_team": {"prompts": prompts.as_posix(), "classification": level},
     }
-    notes.append(f"evaluation: suite and prompts are taken for {level}; write another level if they are not.")
+    notes.append(f"evaluation: suite and prompts are assumed to be {level}; correct the level if necessary.")
     return Suggestion(recipe, tuple(notes))
 
 
@@ -93,7 +93,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
     source: dict[str, Any] = {"name": "letters", "path": path.as_posix()}
     if facts.encoding is not None:
         source["encoding"] = facts.encoding
-        notes.append(f"encoding: read as {facts.encoding}; look whether its letters are right.")
+        notes.append(f"encoding: read as {facts.encoding}; check that its letters are correct.")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
         notes.append(
             f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and go to "
@@ -119,13 +119,13 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
     for column in facts.columns.values():
         if column.states and column.name not in fields.values():
             source.setdefault("where", {})[column.name] = f"{FILL_IN}: {format_states(column)}"
-            notes.append(f"where: {about_states(column)} Write the value, or a list of values; or take the line out.")
+            notes.append(f"where: {about_states(column)} Write the value or a list of values, or delete the line.")
     if links is not None:
         source["links"] = links.column
     notes += [_about_links(each, taken=each is links) for each in compared]
     if (markup := _markup(facts, fields, notes)) is not None:
         source["markup"] = markup
-    source |= {"licence": f"{FILL_IN}: under which terms", "retention": f"{FILL_IN}: how long"}
+    source |= {"licence": f"{FILL_IN}: terms of use", "retention": f"{FILL_IN}: how long"}
     read = {*fields.values(), source.get("links"), *source.get("where", ())}
     read |= {*LAYOUT_COLUMNS} if facts.layout is not None else set()
     unread = [name for name in facts.columns if name not in read and folded(name) not in DOCUMENT_COLUMNS]
@@ -183,7 +183,7 @@ def _set_columns_that_are_not_there(
             texts = [facts.columns[fields[each]] for each in ("request", "response") if each in fields]
             arabic, filled = sum(each.arabic for each in texts), sum(each.filled for each in texts)
             shares = f"; {arabic:,} of {filled:,} texts are in Arabic script" if filled else ""
-            notes.append(f"language: no column has it; it is found for each row by its letters{shares}.")
+            notes.append(f"language: no column has it; it is detected from each row's text{shares}.")
         else:
             source["constants"][name] = ""
 
@@ -194,7 +194,7 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
         formats = [" or ".join(alternatives) for alternatives in column.date_formats]
         if any(len(alternatives) > 1 for alternatives in column.date_formats):
             source["date"] = {"format": f"{FILL_IN}: {' and '.join(formats)}"}
-            notes.append(f"date: '{column.name}' may be {' and '.join(formats)}: no row decides. Which is it?")
+            notes.append(f"date: '{column.name}' may be {' and '.join(formats)}: no row decides. Which one is correct?")
         elif formats:
             source["date"] = {"format": formats if len(formats) > 1 else formats[0]}
             notes.append(f"date: '{column.name}' is read as {' and '.join(formats)}.")
@@ -219,7 +219,7 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
         )
     else:
         source["constants"]["date"] = FILL_IN
-        notes.append("date: no column has dates; name one, or write a date for all rows.")
+        notes.append("date: no column has dates; map one, or set one date for all rows.")
 
 
 def _set_levels(
@@ -241,13 +241,13 @@ def _set_levels(
         if shown:
             source["levels"] = {word: levels.get(folded(word), choice) for word in shown}
             notes.append(
-                f"levels: {counted(len(shown), 'word')} of '{named.name}' stand in for levels: "
-                f"{', '.join(f'{word} ({times:,})' for word, times in shown.items())}. Give each its level."
+                f"levels: {counted(len(shown), 'word')} of '{named.name}' are used as levels: "
+                f"{', '.join(f'{word} ({times:,})' for word, times in shown.items())}. Map each word to a level."
             )
         if len(shown) < len(words):
             notes.append(
                 f"levels: {counted(len(words) - len(shown), 'word')} of '{named.name}' with fewer than "
-                f"{LEAST_ROWS_OF_A_WORD} rows each are not shown, because they may be names. Give them levels too."
+                f"{LEAST_ROWS_OF_A_WORD} rows each are not shown, because they may be names. Map them to levels, too."
             )
     elif own is not None and (words or own.long):
         unknown = sum(words.values())
@@ -309,13 +309,14 @@ def _fields(
         unique = [column for column in free() if column.is_unique and not _fits("date", column)]
         if unique:
             fields["id"] = unique[0].name
-            notes.append(f"id: '{fields['id']}' is a guess, because every row has another value in it.")
+            notes.append(f"id: '{fields['id']}' is a guess, because every row has a different value.")
     if "date" not in fields:
         dated = [column for column in free() if _fits("date", column)]
         if dated:
             fields["date"] = dated[0].name
             notes.append(
-                f"date: '{fields['date']}' is a guess, because it holds dates; look whether they are the letters'."
+                f"date: '{fields['date']}' is a guess, because it contains dates; check that they are the "
+                "letters' dates."
             )
     return fields
 
@@ -395,11 +396,11 @@ def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
     known = [each for each in facts.columns.values() if plain(each.name) in names_of("id") and each is not own]
     for each in known:
         notes.append(
-            f"id: '{each.name}' is not taken: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
+            f"id: '{each.name}' is not used: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
         )
     if own is None:
         source["id_from_row"] = True
-        notes.append("id: no column has one for each row; rows are named by their numbers, so only append to the file.")
+        notes.append("id: no column has one for each row; rows get ids from their numbers, so only append to the file.")
         return
     notes.append(
         f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none: quarantine. To name "
@@ -446,7 +447,11 @@ def _about_links(each: LinkColumn, taken: bool) -> str:
     )
     if taken:
         return note
-    why = f"It is not taken ({each.doubt})" if each.doubt else "A source has one column of links, and it is not taken"
+    why = (
+        f"It is not used ({each.doubt})"
+        if each.doubt
+        else "A source can have only one column of links, and it is not used"
+    )
     return f"{note} {why}; if it ties rows, set `links` to it, and `id` under `columns` to '{each.ids}'."
 
 
@@ -496,7 +501,7 @@ def about_layout(facts: FileFacts) -> list[str]:
 
 def about_states(column: ColumnFacts) -> str:
     """Return a question on the states in a column."""
-    return f"column '{column.name}' has {format_states(column)}; which are to be used?"
+    return f"column '{column.name}' has {format_states(column)}; which of them shall be used?"
 
 
 def format_states(column: ColumnFacts) -> str:

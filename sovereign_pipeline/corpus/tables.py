@@ -77,8 +77,8 @@ def rows_of_table(
             yield Row(number, dict(zip(header, cells, strict=True)))
     if (found := quotes.found()) is not None:
         raise SourceError(
-            f"{path}, lines {found[0]} to {found[1]}: a quoted cell of one row seems to hold whole rows.",
-            f"{_QUOTES} Where a letter does hold such lines, leave it out of the file, or export the file as JSONL.",
+            f"{path}, lines {found[0]} to {found[1]}: a quoted cell of one row seems to contain whole rows.",
+            f"{_QUOTES} If a letter really contains such lines, remove it from the file, or export the file as JSONL.",
         )
 
 
@@ -90,7 +90,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
     except EndlessRecord:
         raise SourceError(f"{path}: the header row does not end.", "Correct the quotes there.") from None
     if not header:
-        raise SourceError(f"{path}: the file has no header row.", "Name the columns in its first line.")
+        raise SourceError(f"{path}: the file has no header row.", "Write the column names into its first line.")
     if any(map(_was_not_utf8, header)):
         raise SourceError(
             f"{path}: the header row is not UTF-8.",
@@ -107,8 +107,8 @@ def _repeated_header(cells: Sequence[str], header: Sequence[str], path: Path, nu
     if [*map(_plain, cells)] == [*map(_plain, header)]:
         return Row(number, None, REPEATED_HEADER)
     raise SourceError(
-        f"{path}, line {line}: the header stands there again with its columns in another order.",
-        "Split the file there into two, each a source of its own.",
+        f"{path}, line {line}: the header is repeated with its columns in another order.",
+        "Split the file there, and use a separate source for each part.",
     )
 
 
@@ -348,7 +348,7 @@ def _shape(text: str) -> str:
 
 
 _QUOTES = (
-    "Correct the quotes there: one is missing or too many, or something stands between a quote and the delimiter. A "
+    "Correct the quotes there: one is missing or too many, or there is text between a quote and the delimiter. A "
     "quote inside a quoted cell is written twice, without a backslash."
 )
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")

@@ -209,7 +209,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         except Exception as error:
             # A bug. Its own message and traceback may quote a document, and Dagster stores both.
             raise dg.Failure(
-                f"{stage.kind} failed with {place_of(error)}. This is a fault of the program: report it.",
+                f"{stage.kind} failed with {place_of(error)}. This is a bug. Please report it.",
                 allow_retries=False,
             ) from None
         yield result

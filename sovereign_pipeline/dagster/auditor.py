@@ -377,7 +377,9 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         try:
             self._log.write(connection.scope[PERSON], look)
         except OSError:
-            raise HTTPException(503, "The access log cannot be written; ask whoever runs this installation.") from None
+            raise HTTPException(
+                503, "The access log cannot be written. Ask the administrator of this installation."
+            ) from None
 
 
 def auditors_app(settings: Settings, context: WorkspaceProcessContext, proxy: Proxy) -> App:

@@ -56,8 +56,8 @@ def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, 
         raise NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first.")
     if not is_the_materialized_one(instance, kind, line, ref):
         raise StaleInput(
-            f"Line {line}: the store's current {kind} is {short(ref.digest)}, and the last run that materialized it "
-            f"made another one.",
+            f"Line {line}: the store's current {kind} is {short(ref.digest)}, but the last materialization is "
+            "another artifact.",
             f"Find out who changed the store. Then materialize {kind} again.",
         )
     return ref

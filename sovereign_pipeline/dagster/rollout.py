@@ -38,7 +38,7 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
             workplace = open_workplace(installation, context.partition_key, context.log.info)
             registry, seen = open_registry(installation), context.run.tags.get(SEEN + role)
             if seen is not None and not _is_there(registry, workplace.line.line, role):
-                context.log.info(f"Skipped: {seen} was {role} when the sensor looked, and nothing is now.")
+                context.log.info(f"Skipped: {seen} was {role} at the sensor's check, but no adapter is now.")
                 return
             result = _materialization(role, workplace, registry)
         except SovereignError as error:

@@ -83,7 +83,7 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
     signal.signal(signal.SIGTERM, _interrupt)
     gateway = _gateway(settings, ports, tell)
     services = [*_services(ports, time.time()), *gateway]
-    tell(f"starting {len(services)} services; what they print is under {settings.logs}")
+    tell(f"starting {len(services)} services; their output is in {settings.logs}")
     with _running(services, settings) as processes:
         try:
             _wait_until_ready(services, processes, settings.logs, tell)
@@ -227,7 +227,7 @@ def _has_loaded(dagster: str) -> bool:
         found = entry["locationOrLoadError"] or {}
         if found.get("__typename") == "PythonError":
             raise ServiceEnded(
-                f"Dagster cannot load the definitions: {found['message'].strip()}", "Mend it and start again."
+                f"Dagster cannot load the definitions: {found['message'].strip()}", "Correct the error and start again."
             )
     return bool(entries) and all(entry["loadStatus"] == "LOADED" for entry in entries)
 

@@ -66,7 +66,7 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
     signer = pipeline_signer(settings, trust_root(settings))
     registry = open_registry(settings)
     if out.exists():
-        raise InputError(f"{out}: it is there already.", "Name a folder that is not there yet.")
+        raise InputError(f"{out}: the folder exists already.", "Choose a new folder.")
     with registry.writing() as session:
         actor = People(settings).commitment_of(account())
         append(session, actor, CREATED, {"recipient": fingerprint_of(recipient)})
@@ -228,8 +228,8 @@ def database_file(settings: Settings) -> Path | None:
         return None
     if url.get_backend_name() != "sqlite" or not url.database:
         raise InputError(
-            f"{VARIABLES['registry_url']}: this database is neither a file of SQLite nor on a PostgreSQL server, and "
-            "this backup does not reach it.",
+            f"{VARIABLES['registry_url']}: this database is neither a file of SQLite nor on a PostgreSQL "
+            "server, so this backup cannot copy it.",
             "Take the server's own backup first, then copy home, corpus, vault and keys (docs/how-to/ledger.md).",
         )
     return Path(url.database).absolute()

@@ -123,7 +123,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
         identity = pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
         raise PrivacyError(
-            "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
+            "The key file contains no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
         ) from None
     found: list[Listed] = []
     content = b""
@@ -136,23 +136,23 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
             for member in tar:
                 stream = tar.extractfile(member) if member.isreg() else None
                 if stream is None or content:
-                    raise DamagedBackup(f"{path}: {member.name!a} does not belong into a backup.")
+                    raise DamagedBackup(f"{path}: {member.name!a} does not belong in a backup.")
                 if member.name == LIST:
                     content = stream.read(LARGEST_LIST)
                 else:
                     found.append(_taken(member, stream, take))
     except pyrage.DecryptError:
         raise PrivacyError(
-            f"{path}: this key does not open the backup.", "Give the private key that belongs to it."
+            f"{path}: this key does not decrypt the backup.", "Give the private key of this backup."
         ) from None
     except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:  # also names that no file has
         raise DamagedBackup(f"{path}: it cannot be read ({type(error).__name__}).") from None
     try:
         listed = [Listed(**each) for each in json.loads(content)]
     except (ValueError, TypeError, RecursionError):
-        raise DamagedBackup(f"{path}: it has no list of its files at its end.") from None
+        raise DamagedBackup(f"{path}: its list of files at the end is missing.") from None
     if found != listed or len({each.name for each in listed}) != len(listed):
-        raise DamagedBackup(f"{path}: its files are not those of its list.")
+        raise DamagedBackup(f"{path}: its files differ from its list.")
     return listed
 
 
@@ -165,7 +165,7 @@ def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str
     while hashing.read(BLOCK):
         pass
     if hashing.sha256.hexdigest() != sha256:
-        raise DamagedBackup("The backup changed while it was read: these are not the bytes that were signed.")
+        raise DamagedBackup("The backup changed while it was read: these are not the signed bytes.")
 
 
 def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, Iterator[bytes]], None]) -> Listed:
@@ -273,7 +273,7 @@ def read_description(directory: Path, trust: Trust) -> Description:
     verify_statement(signature, trust, PIPELINE, predicate_type=BACKUP, sha256=sha256, at_index=index)
     archive = directory / ARCHIVE
     if archive.is_symlink() or not archive.is_file() or file_sha256(archive) != description.archive:
-        raise DamagedBackup(f"{archive}: these are not the bytes of the backup.")
+        raise DamagedBackup(f"{archive}: these are not the backup's bytes.")
     if extra := sorted({path.name for path in directory.iterdir()} - {ARCHIVE, DESCRIPTION, SIGNATURE}):
-        raise DamagedBackup(f"{directory}: {extra[0]!a} was not signed, and nothing else may lie here.")
+        raise DamagedBackup(f"{directory}: {extra[0]!a} was not signed, and other files are not allowed here.")
     return description

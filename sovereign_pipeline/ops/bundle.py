@@ -96,7 +96,8 @@ def verified(
         trust = trust_root(settings)
         if root_sha256 not in (None, trust.root_sha256):
             raise IntegrityError(
-                f"The trust root of this installation is {trust.root_sha256}, not {root_sha256}.", "Use that one."
+                f"The trust root of this installation is {trust.root_sha256}, not {root_sha256}.",
+                "Use this installation's trust root.",
             )
         at_least, root_sha256 = (trust.root_version, trust.targets_version), trust.root_sha256
     elif root_sha256 is None:
@@ -137,14 +138,14 @@ def pack(
     """
     trust.key(ROLE, signer.keyid)
     if not trust.counts(ROLE, signer.keyid, None):
-        raise SignInError("This key of the role bundle is revoked.", "Use the one that replaced it.")
+        raise SignInError("This key of the role bundle is revoked.", "Use the replacement key.")
     created = (now or datetime.now(UTC)).strftime(TIME)
     base, left_out = _earlier(since, trust, created) if since is not None else (None, frozenset())
     blobs = out / bundle_tool.BLOBS
     try:
         blobs.mkdir(parents=True)
     except FileExistsError:
-        raise InputError(f"{out}: it is there already.", "Name a folder that is not there yet.") from None
+        raise InputError(f"{out}: the folder exists already.", "Choose a new folder.") from None
     layers = [_layer(blobs, content, left_out) for content in sorted(contents, key=lambda each: each.name)]
     config = _descriptor(EMPTY_TYPE, bundle_tool.EMPTY)
     manifest = spelled(
@@ -234,10 +235,12 @@ def _earlier(index: Path, trust: Trust, created: str) -> tuple[str, frozenset[st
         earlier = bundle_tool.read_earlier(index, carried_trust.BundleKeys((1, 1), keys))
     except Refused as refused:
         raise IntegrityError(
-            refused.message, "Name the index of a bundle as it was packed, or pack a whole one."
+            refused.message, "Give the unchanged index of an earlier bundle, or pack a complete bundle."
         ) from None
     if earlier.created >= created:
-        raise IntegrityError(f"{index}: it was made at {earlier.created}, not before now.", "Set this machine's clock.")
+        raise IntegrityError(
+            f"{index}: it was created at {earlier.created}, which is in the future.", "Correct this machine's clock."
+        )
     return earlier.index_sha256, frozenset(earlier.digests)
 
 
@@ -258,7 +261,9 @@ def configuration(settings: Settings) -> Iterator[Content]:
         if relative.parts[0] in NOT_CARRIED or any(path.is_relative_to(model) for model in models):
             continue
         if path.is_symlink():
-            raise InputError(f"{path}: it is a link, and links are not carried.", "Put the file itself there.")
+            raise InputError(
+                f"{path}: this is a link, and a bundle cannot contain links.", "Replace the link by the file itself."
+            )
         if path.is_file():
             yield Content(f"configuration/{relative.as_posix()}", path, "of this institution")
 
@@ -282,7 +287,7 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
         try:
             files = suite_files(settings, card)
         except SourceError:
-            progress(f"suite {name}: not in the mirror, so not carried")
+            progress(f"suite {name}: not in the mirror, so not packed")
             continue
         suite_digest(settings, card)
         origin = f"pinned by the card of {name}" if card.sha256 else f"not pinned: the card of {name} has no digest"
@@ -294,9 +299,11 @@ def release(project: Path) -> Content:
     """Return the committed source of this release as a tar file. Raises InputError if the checkout has uncommitted
     changes."""
     if not (project / ".git").exists():
-        raise InputError(f"{project}: this is not a git checkout.", "Pack from a checkout of the release.")
+        raise InputError(f"{project}: this is not a git checkout.", "Pack in a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
-        raise InputError(f"{project}: files differ from the commit.", "Commit, so that it is known what is carried.")
+        raise InputError(
+            f"{project}: files differ from the commit.", "Commit the changes, so that the bundle's content is known."
+        )
     commit = _git(project, "rev-parse", "HEAD").decode().strip()
     return Content("release/source.tar", _git(project, "archive", "--format=tar", "HEAD"), f"commit {commit}")
 
@@ -308,7 +315,7 @@ def _cards(settings: Settings) -> list[str]:
 def _git(project: Path, *arguments: str) -> bytes:
     done = subprocess.run(("git", "-C", str(project), *arguments), capture_output=True, check=False)
     if done.returncode != 0:
-        raise InputError(f"{project}: git {arguments[0]} failed (status {done.returncode}).", "Pack from a checkout.")
+        raise InputError(f"{project}: git {arguments[0]} failed (status {done.returncode}).", "Pack in a checkout.")
     return done.stdout
 
 

@@ -62,7 +62,7 @@ class Database:
         except (SQLAlchemyError, ImportError) as error:
             raise InputError(
                 f"{self.variable}: the database cannot be opened ({type(error).__name__}).",
-                "Check its address, that its driver is installed, and that the server is running.",
+                "Check the URL, the installation of its driver, and that the server is running.",
             ) from None
         try:
             with connection, connection.begin():
@@ -141,7 +141,7 @@ def _assert_empty(database: Database, connection: Connection) -> None:
         raise InputError(
             f"{database.variable}: the database is not empty (it has {found[0].name}). A backup is only restored into "
             f"an empty one.",
-            "Make an empty one, and name it there.",
+            "Create an empty database, and set the variable to its URL.",
         )
 
 
@@ -157,7 +157,7 @@ def _version_in(database: Database, program: str, dumped: Path) -> int:
         listed.seek(0)
         found = re.search(rb"^; +Dumped from database version: (\d+)", listed.read(), re.MULTILINE)
     if found is None:
-        raise DamagedBackup("The backup's dump does not say which server it is of.")
+        raise DamagedBackup("The backup's dump does not state the server's version.")
     return int(found[1])
 
 
@@ -166,7 +166,7 @@ def _program(name: str, database: Database) -> str:
     program = shutil.which(name)
     if program is None:
         raise InputError(
-            f"{name} is not installed, and {database.variable} is on a PostgreSQL server.",
+            f"{name} is not installed, but {database.variable} is on a PostgreSQL server.",
             "Install PostgreSQL's client programs of the server's version (in Debian postgresql-client), and put their "
             "directory in PATH.",
         )
@@ -199,7 +199,7 @@ def _environment(database: Database) -> dict[str, str]:
     for key, value in given.items():
         if key not in _OF_LIBPQ or isinstance(value, tuple):
             raise InputError(
-                f"{database.variable}: pg_dump cannot be given '{key}' of this address.",
+                f"{database.variable}: pg_dump does not support '{key}' of this URL.",
                 f"Supported, once each: {', '.join(_OF_LIBPQ)}.",
             )
     variables = {_OF_LIBPQ[key]: str(value) for key, value in given.items() if value not in (None, "")}

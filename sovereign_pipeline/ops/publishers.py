@@ -74,8 +74,8 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
     found = [path for path in files if _is_bundle(path) or path.name == MODEL]
     if not found:
         raise InputError(
-            f"{signatures}: there is no signature in it (*{SUFFIX}, {MODEL}).",
-            "Name the folder that holds them.",
+            f"{signatures}: the folder has no signatures (*{SUFFIX}, {MODEL}).",
+            "Choose the folder with the signatures.",
         )
     by_name = {each.name: each for each in contents}
     lists: dict[Path, Content] = {}
@@ -87,7 +87,7 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
             covered = _agreeing(digests, signature, name, by_name)
         elif signed.name == LIST:
             if not signed.is_file():
-                raise InputError(f"{signed}: the list that {signature.name} signs is missing.", "Put it there.")
+                raise InputError(f"{signed}: the list signed by {signature.name} is missing.", "Add the list.")
             publisher = sigstore_publisher(signature, signed, trusted)
             covered = _agreeing(_listed(signed), signed, name, by_name)
             listed = Content(f"publishers/{name.removesuffix(SUFFIX)}", signed, "list of a publisher")
@@ -95,14 +95,12 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
         else:
             covered = [name.removesuffix(SUFFIX)]
             if covered[0] not in by_name:
-                raise IntegrityError(
-                    f"{signature}: it signs nothing that is carried.", "Remove it, or correct its name."
-                )
+                raise IntegrityError(f"{signature}: it covers no packed file.", "Remove it, or correct its name.")
             publisher = sigstore_publisher(signature, _path(by_name[covered[0]]), trusted)
         by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
     if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
-            f"{passed_over[0]}: it is no signature, and no list that one is over.",
+            f"{passed_over[0]}: it is neither a signature nor a signed list.",
             "Remove it, or correct its name. Replace a link with the file.",
         )
     carried = (
@@ -154,7 +152,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
         kind, payload = verifier.verify_dsse(parsed, policy)
     except Exception as error:  # every error of the library or its parsers means invalid
         said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
-        raise IntegrityError(f"It does not hold under {root.name} ({said[:MOST_SAID]}).") from None
+        raise IntegrityError(f"It is not valid under {root.name} ({said[:MOST_SAID]}).") from None
     if kind != PAYLOAD:
         raise IntegrityError(f"The signed payload is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
     return Certified(policy.identity, policy.issuer, payload)
@@ -184,7 +182,7 @@ class _ReadIdentity:
         assert isinstance(issuer, UnrecognizedExtension)  # cryptography has no class for it
         self.identity, self.issuer = names[0].value, asn1.decode_der(str, issuer.value)
         if not all(each and each.isprintable() for each in (self.identity, self.issuer)):
-            raise VerificationError("the certificate names nobody")
+            raise VerificationError("the certificate names no person")
 
 
 LARGEST_KEY = 1 << 16
@@ -238,7 +236,8 @@ def load_publishers(folder: Path) -> Publishers:
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.suffix not in ENDINGS or not path.is_file():
             raise InputError(
-                f"{path}: nobody is trusted by such a file.", f"Remove it, or name it as one of *{', *'.join(ENDINGS)}."
+                f"{path}: files of this type cannot name a publisher.",
+                f"Remove it, or rename it to one of *{', *'.join(ENDINGS)}.",
             )
     return Publishers(
         folder,
@@ -266,9 +265,9 @@ def _public_key(path: Path) -> "EllipticCurvePublicKey":
     try:
         key = load_pem_public_key(read_bounded(path, LARGEST_KEY, hint))
     except (ValueError, UnsupportedAlgorithm):
-        raise IntegrityError(f"{path}: this is no public key.", hint) from None
+        raise IntegrityError(f"{path}: this is not a public key.", hint) from None
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise IntegrityError(f"{path}: the key is of another kind.", hint)
+        raise IntegrityError(f"{path}: the key has another type.", hint)
     return key
 
 
@@ -298,12 +297,13 @@ def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) ->
     statement = _statement(payload, signature)
     if statement.get("predicateType") != PROVENANCE:
         raise IntegrityError(
-            f"{signature}: the statement is of the kind {statement.get('predicateType')!a}, which is no signature.",
+            f"{signature}: the statement is of the kind {statement.get('predicateType')!a}, which is not a "
+            "signature over a file.",
             "Get a signature over the file, or its SLSA provenance.",
         )
     digest = file_sha256(signed)
     if not any(_sha256_of(subject) == digest for subject in _list_at(statement, "subject", signature)):
-        raise BadSignature(f"{signature}: it is about another file than {signed.name}.")
+        raise BadSignature(f"{signature}: it is about another file, not {signed.name}.")
     return publisher
 
 
@@ -317,7 +317,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
     statement = _statement(payload, signature)
     predicate = statement.get("predicate")
     if statement.get("predicateType") != MODEL_FILES or not isinstance(predicate, dict):
-        raise BadSignature(f"{signature}: it is no list of a model's files ({MODEL_FILES}).")
+        raise BadSignature(f"{signature}: it is not a list of a model's files ({MODEL_FILES}).")
     files: dict[str, str] = {}
     for resource in _list_at(predicate, "resources", signature):
         name, digest = resource.get("name"), resource.get("digest")
@@ -388,12 +388,12 @@ def _fingerprint(key: "EllipticCurvePublicKey") -> str:
 
 def _read(path: Path) -> _Bundle:
     raw = read_bounded(path, LARGEST_BUNDLE, BadSignature.usual_hint)
-    content = json_object(raw, f"{path}: this is no sigstore bundle")
+    content = json_object(raw, f"{path}: this is not a sigstore bundle")
     material, envelope, message = (
         content.get(each) for each in ("verificationMaterial", "dsseEnvelope", "messageSignature")
     )
     if not str(content.get("mediaType")).startswith(MEDIA_TYPE) or not isinstance(material, dict):
-        raise BadSignature(f"{path}: this is no sigstore bundle.")
+        raise BadSignature(f"{path}: this is not a sigstore bundle.")
     has_certificate = bool({"certificate", "x509CertificateChain"} & material.keys())
     try:
         if isinstance(message, dict) and envelope is None:
@@ -404,7 +404,7 @@ def _read(path: Path) -> _Bundle:
             return _Bundle(path, raw, _decoded(signature["sig"]), payload, has_certificate)
     except (KeyError, TypeError, ValueError, binascii.Error):
         pass
-    raise BadSignature(f"{path}: the bundle does not hold one signature, over a file or an in-toto statement.")
+    raise BadSignature(f"{path}: the bundle must contain one signature, over a file or an in-toto statement.")
 
 
 def _decoded(text: str) -> bytes:
@@ -412,9 +412,9 @@ def _decoded(text: str) -> bytes:
 
 
 def _statement(payload: bytes, path: Path) -> dict[str, Any]:
-    statement = json_object(payload, f"{path}: what is signed is no in-toto statement")
+    statement = json_object(payload, f"{path}: the signed content is not an in-toto statement")
     if statement.get("_type") not in STATEMENTS:
-        raise BadSignature(f"{path}: what is signed is no in-toto statement.")
+        raise BadSignature(f"{path}: the signed content is not an in-toto statement.")
     return statement
 
 
@@ -467,9 +467,9 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
     names = [each for each in paths if each in contents]
     for each in names:
         if file_sha256(_path(contents[each])) != paths[each]:
-            raise BadSignature(f"{each}: it is not the file that the publisher's {listing} names.")
+            raise BadSignature(f"{each}: the file differs from the publisher's {listing}.")
     if not names:
-        raise IntegrityError(f"{listing}: it names nothing that is carried.", "Remove it, or put it beside its files.")
+        raise IntegrityError(f"{listing}: it lists no packed file.", "Remove it, or put it in the folder of its files.")
     return names
 
 
@@ -477,6 +477,7 @@ def _path(content: Content) -> Path:
     """Return a file's path. Raises IntegrityError for a file that packing generates, which no publisher signed."""
     if not isinstance(content.source, Path):
         raise IntegrityError(
-            f"{content.name}: it is made here, so no publisher can have signed it.", "Remove the signature."
+            f"{content.name}: this file is generated during packing, so no publisher can have signed it.",
+            "Remove the signature.",
         )
     return content.source

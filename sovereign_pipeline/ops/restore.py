@@ -125,7 +125,7 @@ def _put_on_record(
     lost = max(newest.size - size, 0) if newest is not None else 0
     if lost != loses:
         raise ConflictError(
-            _lost_entries(settings, size, lost, loses), "Find out what they were, then state their number."
+            _lost_entries(settings, size, lost, loses), "Find out which entries are lost, then state their number."
         )
     subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
     if newest is not None and lost:
@@ -143,7 +143,7 @@ def _removed_on_error(settings: Settings) -> Iterator[None]:
     places.append(_staged_database(settings, places[0]))
     for path in places:
         if os.path.lexists(path):
-            raise InputError(f"{path}: an earlier attempt left it behind.", "Remove it.")
+            raise InputError(f"{path}: it remains from an earlier attempt.", "Remove it.")
     try:
         yield
     except BaseException:
@@ -172,7 +172,7 @@ def extract(
         leads_out = not rest or rest.startswith("/") or ".." in PurePosixPath(rest).parts
         is_database = listed.name in (REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP)
         if not is_database and (root not in roots or leads_out):
-            raise DamagedBackup(f"{directory}: {listed.name!a} does not belong into a backup.")
+            raise DamagedBackup(f"{directory}: {listed.name!a} does not belong in a backup.")
         if listed.name == MLFLOW_DUMP and into is not None:  # verification does not need MLflow's dump
             return
         if is_database:
@@ -224,15 +224,15 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
     if name == REGISTRY:
         if is_restored and REGISTRY_DUMP in servers:
             raise InputError(
-                "The registry in the backup is a file of SQLite, and SOVEREIGN_REGISTRY_URL names a PostgreSQL server.",
-                "Restore it to SQLite: unset SOVEREIGN_REGISTRY_URL, or name a file.",
+                "The registry in the backup is an SQLite file, but SOVEREIGN_REGISTRY_URL names a PostgreSQL server.",
+                "Restore it to SQLite: unset SOVEREIGN_REGISTRY_URL, or set it to a file.",
             )
         return
     if name not in servers:
         variable = VARIABLES["registry_url" if name == REGISTRY_DUMP else "mlflow_url"]
         raise InputError(
-            f"The backup holds a database of a PostgreSQL server, and {variable} names none.",
-            f"Name an empty database in {variable}: the one to restore to, or one that is there for verifying.",
+            f"The backup contains a PostgreSQL database, but {variable} does not name a PostgreSQL server.",
+            f"Set {variable} to an empty database for restoring or verifying.",
         )
     postgresql.assert_empty(servers[name])
 
@@ -244,7 +244,7 @@ def verified_ledger(staged: Settings, made: Description) -> int:
     report = verify_registry(registry)
     head = made.head
     if (report.ledger.newest.sequence, report.ledger.root) != (head.size, head.root):
-        raise DamagedBackup("The ledger in the backup is not the one that was signed when it was taken.")
+        raise DamagedBackup("The ledger in the backup differs from the signed one.")
     registry.engine.dispose()
     return head.size
 
@@ -286,7 +286,7 @@ def _refuse_full(settings: Settings) -> None:
     """Raise InputError if a directory or database file to be restored is not empty."""
     for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
         if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-            raise InputError(f"{path}: it is not empty, and nothing is restored over it.", "Move it aside first.")
+            raise InputError(f"{path}: it is not empty, and a restore overwrites nothing.", "Move it aside first.")
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
@@ -309,20 +309,20 @@ def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path])
                 tree.root_at(session, size),
                 tree.consistency_proof(session, head.size, size),
             ):
-                raise DamagedBackup(f"{path}: the backup holds other entries than this checkpoint covers.")
+                raise DamagedBackup(f"{path}: the backup's entries differ from those that this checkpoint covers.")
     return max(heads, key=lambda head: head.size, default=None)
 
 
 def _signed_head(path: Path, note: Note, verifier: notes.Verifier | None) -> TreeHead:
     head = notes.parse_tree_head(note.text)
     if verifier is None or head.origin != verifier.name or not notes.is_signed(note, verifier):
-        raise IntegrityError(f"{path}: this checkpoint is not of the ledger in the backup.", "Name another file.")
+        raise IntegrityError(f"{path}: this checkpoint is not of the ledger in the backup.", "Choose another file.")
     return head
 
 
 def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
     if not lost:
-        return f"No entry is known here that the backup lacks, and {loses} were stated."
+        return f"The backup lacks no entry known here, but {loses} lost entries were stated."
     copy = settings.ledger_copy
     actions = checkpoints.actions_of(copy, size + 1, size + lost) if copy is not None and copy.exists() else {}
     named = [f"entry {number} ({actions.get(number, 'unknown')})" for number in range(size + 1, size + lost + 1)]
@@ -365,7 +365,7 @@ def repair(settings: Settings, directory: Path, digest: str, private_key: str, p
     """Restore the missing or changed files of one artifact from a backup. Returns their names. Raises NotFoundError if
     the backup does not contain the artifact; IntegrityError and InputError."""
     if not KEY_ID.fullmatch(digest):
-        raise InputError(f"'{digest[:70]}' is no digest of an artifact.", "Give all 64 digits.")
+        raise InputError(f"'{digest[:70]}' is not the digest of an artifact.", "Give all 64 digits.")
     made = backup_archive.read_description(directory, trust_root(settings))
     gone = purged_files(settings, digest)
     places = {f"home/artifacts/{digest}": settings.artifacts / digest}
@@ -395,7 +395,7 @@ def _extract(path: Path, sha256: str, private_key: str, aside: Path, wanted: Seq
             return
         to = aside / listed.name
         if not to.resolve().is_relative_to(aside.resolve()):
-            raise DamagedBackup(f"{path}: {listed.name!a} does not belong into a backup.")
+            raise DamagedBackup(f"{path}: {listed.name!a} does not belong in a backup.")
         to.parent.mkdir(parents=True, exist_ok=True)
         with to.open("xb") as stream:
             stream.writelines(blocks)
@@ -407,7 +407,7 @@ def _assert_good(settings: Settings, aside: Path, digest: str, gone: frozenset[s
     """Raise an error unless the backup's copy of the artifact is valid, including its signatures."""
     root = aside / "home" / "artifacts"
     if not (root / digest).is_dir():
-        raise NotFoundError(f"The backup does not hold the artifact {digest}.", "Use a later backup.")
+        raise NotFoundError(f"The backup does not contain the artifact {digest}.", "Use a later backup.")
     store = ArtifactStore(root, LedgerSeals(settings, lambda: open_registry(settings)), aside / "corpus")
     store.open_without(store.ref_of(digest), gone) if gone else store.open(store.ref_of(digest))
 

@@ -132,7 +132,7 @@ class Line(RecipeModel):
 
 
 EXAMPLE_OF_EVALUATION = example_of(Line, [("evaluation",)])
-"""Everything that the section requires, as YAML."""
+"""Example of the section `evaluation` with all required keys, as YAML."""
 
 
 def no_evaluation(line: Line) -> RecipeError:

@@ -158,7 +158,7 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
     if path.is_dir():
         raise RecipeError(f"{path} is a directory.", "Name the file in it.")
     if not path.is_file():
-        raise RecipeError(f"{path}: there is no such file.", "Write it, or correct the path.")
+        raise RecipeError(f"{path}: the file does not exist.", "Write it, or correct the path.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except RecursionError:

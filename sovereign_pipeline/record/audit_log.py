@@ -154,7 +154,7 @@ BEGINNING = Checkpoint(sequence=0, hash=FIRST)
 
 def damaged_registry(sequence: int, problem: str) -> IntegrityError:
     return IntegrityError(
-        f"The audit log: entry {sequence} {problem}. The registry was changed past this program.",
+        f"The audit log: entry {sequence} {problem}. Another program changed the registry.",
         "Restore it from a copy, and find out who changed it.",
     )
 
@@ -240,7 +240,7 @@ def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = dama
     """Return an entry's hash after verifying it. Also verifies that `last` is the hash of the previous entry."""
     entry = parse(data, sequence, damaged)
     if entry.previous != last:
-        raise damaged(sequence, "does not follow the one before it")
+        raise damaged(sequence, "does not follow the previous entry")
     content = data.replace(b'"hash":"' + entry.hash.encode() + b'",' + AFTER_HASH, AFTER_HASH, 1)
     if hashlib.sha256(content).hexdigest() != entry.hash:
         raise damaged(sequence, "was changed")
@@ -316,12 +316,12 @@ def checkpoint_of(file: Path) -> Checkpoint:
     """Verify an export's hashes and return its newest entry. Raises InputError if the file is missing, is not an export
     or has no entries, and IntegrityError that names the first changed entry."""
     if not file.is_file():
-        raise InputError(f"{file}: there is no such file.", "Correct the path of the export.")
+        raise InputError(f"{file}: the file does not exist.", "Correct the path of the export.")
 
     def damaged(sequence: int, problem: str) -> SovereignError:
         if problem == UNREADABLE:
             return InputError(
-                f"{file}: line {sequence} is no entry of a log.", "Name a file that `sovereign audit export` wrote."
+                f"{file}: line {sequence} is not a ledger entry.", "Choose a file that `sovereign audit export` wrote."
             )
         return IntegrityError(
             f"{file}: entry {sequence} {problem}.", "Use another copy of the export, and find out who changed this one."
@@ -330,7 +330,7 @@ def checkpoint_of(file: Path) -> Checkpoint:
     with file.open("rb") as stream:
         newest = verify((line.removesuffix(b"\n") for line in stream), damaged)
     if newest == BEGINNING:
-        raise InputError(f"{file}: holds no entry, so nothing is compared with it.", "Name an export that has entries.")
+        raise InputError(f"{file}: the export has no entries to compare.", "Choose an export with entries.")
     return newest
 
 

@@ -437,7 +437,7 @@ def _file(entry: AuditEntry, stated: Mapping[str, Any]) -> PurgedFile:
 
 
 def _differs(entry: AuditEntry) -> IntegrityError:
-    return IntegrityError(f"The audit log: entry {entry.sequence} differs from the purge that was signed.", HINT)
+    return IntegrityError(f"The audit log: entry {entry.sequence} differs from the signed purge.", HINT)
 
 
 WAIVED = "gate waived"

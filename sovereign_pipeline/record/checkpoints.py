@@ -53,12 +53,14 @@ def write_key(path: Path, signer: Signer) -> None:
     try:
         path.parent.mkdir(exist_ok=True, mode=0o700)
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no such directory.", "Correct the path of the key.") from None
+        raise InputError(f"{path}: the directory does not exist.", "Correct the path of the key.") from None
     _refuse_open(path.parent)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise InputError(f"{path}: there is a file already.", "Name a new file: no key is written over.") from None
+        raise InputError(
+            f"{path}: the file exists already.", "Choose a new file. Keys are never overwritten."
+        ) from None
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(signer.to_text() + "\n")
         stream.flush()
@@ -69,9 +71,9 @@ def read_key(path: Path) -> Signer:
     """Read a private key. Raises InputError if the file is missing or not a key, and IntegrityError if another account
     can read it."""
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file.", "Correct the path of the key.")
+        raise InputError(f"{path}: the file does not exist.", "Correct the path of the key.")
     if path.stat().st_mode & 0o077:
-        raise IntegrityError(f"{path}: other accounts can read this key.", f"Close it: chmod 600 {path}")
+        raise IntegrityError(f"{path}: other accounts can read this key.", f"Restrict it: chmod 600 {path}")
     try:
         return notes.parse_signer(path.read_text(encoding="utf-8", errors="replace"))
     except InputError as error:
@@ -98,7 +100,7 @@ def verifier(session: Session | Connection, settings: Settings) -> Verifier | No
         raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
     if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
         raise IntegrityError(
-            f"{key_file(settings)}: this key is not the one of the registry's ledger.",
+            f"{key_file(settings)}: this is not the key of the registry's ledger.",
             f"Use the keys that belong to this registry. {RESTORE}",
         )
     if stated:
@@ -118,7 +120,7 @@ def state(session: Session, signer: Signer) -> None:
 def _refuse_open(directory: Path) -> None:
     if directory.stat().st_mode & 0o077:
         raise InputError(
-            f"{directory}: other accounts can enter the directory of keys.", f"Close it: chmod 700 {directory}"
+            f"{directory}: other accounts can enter the directory of keys.", f"Restrict it: chmod 700 {directory}"
         )
 
 
@@ -241,14 +243,14 @@ def _stopping(path: Path) -> Iterator[None]:
     """Convert errors of the second copy's medium into an IntegrityError, which stops the act."""
     if not path.exists():
         raise IntegrityError(
-            f"{path}: the ledger's second copy is not there, so nothing is done.",
+            f"{path}: the ledger's second copy is missing, so the act was cancelled.",
             "Mount its medium. To start a new copy, create an empty file there.",
         )
     try:
         yield
     except OSError as error:
         raise IntegrityError(
-            f"{path}: the ledger's second copy cannot be written ({error.strerror}), so nothing is done.",
+            f"{path}: the ledger's second copy cannot be written ({error.strerror}), so the act was cancelled.",
             "Free space on its medium, or mount it for writing.",
         ) from None
 
@@ -267,7 +269,7 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
         newest = max((number for number in end.entries if number <= size), default=0)
         if newest and [end.entries[newest]] != list(committed(newest, newest)):
             raise IntegrityError(
-                f"{path}: entry {newest} of the copy is not the one of the registry.",
+                f"{path}: entry {newest} of the copy differs from the registry's.",
                 "Find out which of them was changed.",
             )
         void = [each for number, each in end.entries.items() if number > size] + end.torn
@@ -288,8 +290,8 @@ def confirm(path: Path, checkpoint: Note) -> None:
             os.fsync(raw.fileno())
     except OSError as error:
         raise IntegrityError(
-            f"{path}: the checkpoint cannot be written into the ledger's second copy ({error.strerror}). "
-            f"What was done is on record, up to entry {parse_tree_head(checkpoint.text).size}.",
+            f"{path}: the checkpoint cannot be written to the ledger's second copy ({error.strerror}). "
+            f"The act is logged, up to entry {parse_tree_head(checkpoint.text).size}.",
             "Free space on its medium. The next act writes it.",
         ) from None
 
@@ -385,9 +387,7 @@ def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Veri
     if log_verifier is None and all(_says_what_is_there(session, each.head) for each in kept):
         return None  # a crash interrupted the first act before its key was written
     if log_verifier is None and kept:
-        raise IntegrityError(
-            f"{kept[0].path}: there is a checkpoint of a ledger here, and the registry knows of none.", RESTORE
-        )
+        raise IntegrityError(f"{kept[0].path}: this is a ledger's checkpoint, but the registry has no ledger.", RESTORE)
     if log_verifier is not None and not in_home and (is_stated(session) or tree.size_of(session)):
         raise IntegrityError(f"{checkpoint_file(settings)}: the ledger's last checkpoint is missing.", RESTORE)
     for each in kept:
@@ -436,7 +436,7 @@ def prepare(session: Session, settings: Settings) -> None:
     if log_signer is None:
         if verifier is not None:
             raise IntegrityError(
-                f"{key_file(settings)}: the key that signs the ledger's checkpoints is not there.",
+                f"{key_file(settings)}: the key that signs the ledger's checkpoints is missing.",
                 f"Run as the account that has it (SOVEREIGN_KEYS). {RESTORE}",
             )
         assert_private(settings)
@@ -484,7 +484,7 @@ def note_committed(session: Session, settings: Settings) -> Note:
     verified(session, settings, kept)
     log_signer = signer(settings)
     if log_signer is None:
-        raise IntegrityError(f"{key_file(settings)}: the key of the ledger is not there.", RESTORE)
+        raise IntegrityError(f"{key_file(settings)}: the key of the ledger is missing.", RESTORE)
     head = _head(session, log_signer)
     note = next((each.note for each in kept if each.path == checkpoint_file(settings) and each.head == head), None)
     try:
@@ -493,8 +493,8 @@ def note_committed(session: Session, settings: Settings) -> Note:
             _keep(settings, note)
     except OSError as error:
         raise IntegrityError(
-            f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}). "
-            f"What was done is on record, up to entry {head.size}.",
+            f"{checkpoint_file(settings)}: the checkpoint cannot be stored ({error.strerror}). "
+            f"The act is logged, up to entry {head.size}.",
             "Free disk space. The next act stores the checkpoint.",
         ) from None
     copy = settings.ledger_copy
@@ -527,7 +527,8 @@ def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: 
         _keep(settings, _sign(signer, head))
     except OSError as error:
         raise IntegrityError(
-            f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}), so nothing is done.",
+            f"{checkpoint_file(settings)}: the checkpoint cannot be stored ({error.strerror}), so the act was "
+            "cancelled.",
             "Free disk space.",
         ) from None
 
@@ -563,7 +564,7 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
         raise IntegrityError(
             f"The registry is older than its last checkpoint ({kept.path}), which covers {head.size} entries; "
             f"missing: {_missing(settings, size + 1, head.size)}.",
-            "Restore the newest copy. An older one would let what was done since be done again.",
+            "Restore the newest copy. With an older one, later acts could be repeated.",
         )
     if head.size == 0:
         return
@@ -571,7 +572,7 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
     if not is_consistent(head.size, size, head.root, tree.root_at(session, size), proof):
         raise IntegrityError(
             f"The ledger's first {head.size} entries are not those of its checkpoint ({kept.path}): "
-            "they were changed, or belong to another course of events.",
+            "they were changed or forked.",
             RESTORE,
         )
 

@@ -204,7 +204,7 @@ def parsed_url(variable: str, address: str) -> URL:
         return make_url(address)
     except (ArgumentError, ValueError):
         raise InputError(
-            f"The database cannot be opened: {variable} is no address of one.",
+            f"The database cannot be opened: {variable} is not a database URL.",
             "Write postgresql+psycopg://ROLE:PASSWORD@HOST:PORT/DATABASE; in a password, '@' is %40, ':' is %3A, and "
             "'/' is %2F.",
         ) from None
@@ -301,13 +301,13 @@ def _errors_named() -> Iterator[None]:
         if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
             raise
         raise IntegrityError(
-            "The disk of the registry is full: nothing was recorded, and nothing was done.", "Free space on it."
+            "The disk of the registry is full: nothing was logged or done.", "Free space on it."
         ) from None
 
 
 def _changed(error: DatabaseError) -> IntegrityError:
     return IntegrityError(
-        f"The registry's database refuses a statement of this program ({type(error.orig).__name__}): its tables or "
+        f"The registry's database rejects a statement of this program ({type(error.orig).__name__}): its tables or "
         f"the rights of its role were changed.",
         "Run `sovereign doctor`, which names the rights of each role.",
     )
@@ -377,13 +377,17 @@ def _sqlite(path: Path) -> Iterator[Engine]:
     If it cannot create its index beside them, both are copied to a temporary directory and read there.
     """
     if not path.is_file():
-        raise InputError(f"{path}: there is no registry.", "Name the home whose registry is verified.")
+        raise InputError(
+            f"{path}: there is no registry.", "Set SOVEREIGN_HOME to the home whose registry shall be verified."
+        )
     log = path.with_name(f"{path.name}-wal")
     if not log.exists():
         before = _state(path)
         yield _reading(path, "mode=ro&immutable=1")
         if _state(path) != before or log.exists():
-            raise ConflictError(f"{path}: the registry was written to during the verification.", "Verify it again.")
+            raise ConflictError(
+                f"{path}: another process wrote to the registry during the verification.", "Verify it again."
+            )
     elif _opens(path):
         yield _reading(path, "mode=ro")
     else:

@@ -77,7 +77,7 @@ def stated_waiver(artifact: Artifact) -> Waiver:
         waiver = Waiver.model_validate_json(path.read_bytes())
     except ValidationError:
         raise IntegrityError(
-            f"{path}: this file is not an officer's waiver.", "Remove the artifact and find out who put it there."
+            f"{path}: this file is not an officer's waiver.", "Remove the artifact, and find out who created it."
         ) from None
     stated = artifact.manifest.producer.config
     if (waiver.gate, waiver.kind) != (stated.get("gate"), stated.get("kind")):
@@ -94,16 +94,14 @@ def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifa
     waiver = stated_waiver(artifact)
     if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
         raise IntegrityError(
-            f"{artifact.path}: no officer signed this waiver, so it counts for nothing.",
-            "An officer waives the gate with a key.",
+            f"{artifact.path}: no officer signed this waiver, so it is invalid.",
+            "Have an officer waive the gate with a key.",
         )
     path = artifact.file(SIGNATURE_FILE)
     bundle = path.read_bytes()
     index = log.index_of(hashlib.sha256(bundle).hexdigest())
     if index is None:
-        raise IntegrityError(
-            f"{path}: no entry of the audit log names this waiver.", "Find out who put it there, and how."
-        )
+        raise IntegrityError(f"{path}: this waiver has no ledger entry.", "Find out who created the waiver, and how.")
     try:
         verified = verify_act(
             bundle,
@@ -121,9 +119,7 @@ def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifa
     (evaluated,) = store.read_manifest(store.input_ref(artifact.manifest, record)).inputs.values()
     expected = waiver_predicate(artifact.manifest.line, waiver, evaluated, artifact.manifest.inputs[record])
     if said != expected or verified.key.keyid != waiver.officer:
-        raise IntegrityError(
-            f"{path}: what the officer signed is another waiver than this.", "Find out who put it there."
-        )
+        raise IntegrityError(f"{path}: the officer signed another waiver.", "Find out who created the waiver.")
     return waiver
 
 
@@ -326,7 +322,7 @@ class _Usable:
         current = self._workplace.store.current(line, stage.kind)
         if current is not None and current.digest == ref.digest:
             return
-        now = f"the current one is {short(current.digest)}" if current else "there is no current one"
+        now = f"the current one is {short(current.digest)}" if current else "there is no current artifact"
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale; {now}.",
             f"Materialize everything between {stage.kind} and this stage again.",
@@ -340,8 +336,8 @@ class _Usable:
             return
         line = self._workplace.line.line
         raise StaleInput(
-            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was made without {upstream.kind}, which the "
-            f"line reads for it now.",
+            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was built without {upstream.kind}, "
+            "which the line now needs for it.",
             "Run the line again.",
             act="run_line",
             line=line,
@@ -368,7 +364,7 @@ class _Usable:
         if ladder.exceeds(of_input.classification, manifest.classification):
             raise IntegrityError(
                 f"{self._workplace.store.path_of(ref.digest)}: this {manifest.kind} states {manifest.classification}, "
-                f"and its {of_input.kind} is {of_input.classification}. A level never falls.",
+                f"and its {of_input.kind} is {of_input.classification}. A level can never fall.",
                 f"Find out who changed the store. Then materialize {manifest.kind} again.",
             )
 
@@ -379,7 +375,7 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
     line, subject = workplace.line.line, f"{stage.kind} {short(ref.digest)}"
     if recorded is None:
         raise GateRefused(
-            f"Line {line}: gate '{gate.name}' has no record for {subject}, so nothing may be made from it.",
+            f"Line {line}: gate '{gate.name}' has no record for {subject}, so it cannot be used.",
             f"Materialize {stage.kind}; its checks write the record.",
             act="run_line",
             line=line,
@@ -427,10 +423,10 @@ def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateS
     line = workplace.line.line
     if named:
         full = ", ".join(map(_full_name, named))
-        raise NotFoundError(f"Line {line}: several gates are called '{name}'.", f"Name one of {full}.")
+        raise NotFoundError(f"Line {line}: several gates have the name '{name}'.", f"Name one of {full}.")
     if not every:
         raise NotFoundError(
-            f"Line {line}: there is no gate '{name}', because nothing was materialized yet.",
+            f"Line {line}: there is no gate '{name}', because nothing is materialized yet.",
             "Run the line first.",
             act="run_line",
             line=line,

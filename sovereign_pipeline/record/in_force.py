@@ -139,8 +139,8 @@ def assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, st
     """Raise IntegrityError if a trust root is older than the logged one, a fork of it, or another one."""
     if trust.root_sha256 != known.root_sha256:
         raise IntegrityError(
-            f"The trust root here begins with the root {trust.root_sha256}, and entry {known.sequence} of the audit "
-            f"log rests on the root {known.root_sha256}.",
+            f"The trust root here begins with the root {trust.root_sha256}, but ledger entry {known.sequence} "
+            f"is based on the root {known.root_sha256}.",
             "Restore the right one. If it was replaced on purpose, an administrator must confirm its full SHA-256.",
         )
     if trust.root_version < known.root_version or trust.targets_version < known.targets_version:
@@ -148,14 +148,14 @@ def assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, st
             f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
             f"{known.root_version} and targets {known.targets_version}, under which entry {known.sequence} of the "
             f"audit log was made.",
-            "Somebody restored an older trust root. Copy the newest one again.",
+            "An older trust root was restored. Copy the newest one again.",
         )
     newer = trust.targets_version > known.targets_version
     forked = [name for name, sha256 in known.files.items() if name[0].isdigit() and files.get(name) != sha256]
     if forked or (not newer and files != known.files):
         raise IntegrityError(
-            f"The trust root here has the versions of entry {known.sequence} of the audit log and other files.",
-            "Two changes were made side by side: take the one that is in force again.",
+            f"The trust root here has the versions of entry {known.sequence} of the ledger, but different files.",
+            "Two changes were made in parallel. Use the one that is in force.",
         )
 
 
@@ -167,8 +167,8 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
     if not content:  # the directory may contain only a witness policy
         if known is not None:
             raise IntegrityError(
-                f"{directory}: the trust root is gone, on which entry {known.sequence} of the audit log rests.",
-                "Put it back.",
+                f"{directory}: the trust root of ledger entry {known.sequence} is missing.",
+                "Restore the trust root.",
             )
         return
     files = _digests(content)
@@ -199,7 +199,8 @@ def replace_trust(session: Session, settings: Settings, root_sha256: str) -> Non
     here = load_trust(directory)
     if here.root_sha256 != root_sha256:
         raise InputError(
-            f"{directory}: the first root has the SHA-256 {here.root_sha256}.", "Give that of the one that is there."
+            f"{directory}: the first root has the SHA-256 {here.root_sha256}.",
+            "Give the SHA-256 of the trust root in data/trust.",
         )
     put_on_record(session, settings, replaced_by=root_sha256)
 
@@ -232,7 +233,7 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
     known = trust_on_record(session)
     read = (trust.root_sha256, trust.root_version, trust.targets_version)
     if known is None or (known.root_sha256, known.root_version, known.targets_version) != read:
-        raise ConflictError("The trust root was changed while this was done.", "Do it again.")
+        raise ConflictError("The trust root changed during the act.", "Repeat the command.")
 
 
 def assert_not_put_back(session: Session, settings: Settings, trust: Trust) -> None:

@@ -82,12 +82,12 @@ def read_public_key(pem: str) -> PublicKey:
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
-        raise InputError("This is no public key in PEM.", "Take the .pub file that was made with the key.") from None
+        raise InputError("This is not a public key in PEM format.", "Use the .pub file of the key.") from None
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
         return key
-    raise InputError("This public key is neither P-256 nor Ed25519.", "Make one of these.")
+    raise InputError("This public key is neither P-256 nor Ed25519.", "Generate a P-256 or Ed25519 key.")
 
 
 def public_pem_of(public: PublicKey) -> str:
@@ -156,12 +156,14 @@ def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
     if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
         raise InputError(
             f"The passphrase for {path.name} is shorter than {SHORTEST_PASSPHRASE} characters.",
-            "Take several words.",
+            "Use several words.",
         )
     public = path.with_name(path.name + ".pub")
     for each in (path, public):
         if each.exists() or each.is_symlink():
-            raise InputError(f"{each}: the file exists already, and keys are never overwritten.", "Name another file.")
+            raise InputError(
+                f"{each}: the file exists already, and keys are never overwritten.", "Choose another file."
+            )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if passphrase is None:
         _refuse_open_directory(path)
@@ -182,14 +184,16 @@ def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
         private = load_pem_private_key(content, passphrase().encode() if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise InputError(
-            f"{path}: the passphrase does not open this key." if encrypted else f"{path}: this is not a private key.",
+            f"{path}: the passphrase does not decrypt this key."
+            if encrypted
+            else f"{path}: this is not a private key.",
             "Check that it is the right key file.",
         ) from None
     if isinstance(private, ed25519.Ed25519PrivateKey):
         return FileSigner.of(private)
     if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
         return FileSigner.of(private)
-    raise InputError(f"{path}: this key is neither P-256 nor Ed25519.", "Make one of these.")
+    raise InputError(f"{path}: this key is neither P-256 nor Ed25519.", "Generate a P-256 or Ed25519 key.")
 
 
 def passphrase_from(path: Path) -> Passphrase:
@@ -203,11 +207,13 @@ def read_private_file(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, ValueError):
-        raise InputError(f"{path}: there is no such file.", "Check the path, and that the medium is mounted.") from None
+        raise InputError(
+            f"{path}: the file does not exist.", "Check the path, and that the medium is mounted."
+        ) from None
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: this is not a file.", "Name the key file itself.")
+            raise InputError(f"{path}: this is not a file.", "Give the path of the key file itself.")
         if status.st_mode & 0o077:
             raise InputError(
                 f"{path}: other accounts can read this file (mode {stat.S_IMODE(status.st_mode):04o}).",
@@ -291,7 +297,7 @@ class TokenSigner:
             raw = bytes(self.session.sign(self.private, digest, PyKCS11.Mechanism(PyKCS11.CKM_ECDSA)))
         except PyKCS11.PyKCS11Error as error:
             raise InputError(
-                f"The token did not sign: {error}.", "Check that it is plugged in, and try again."
+                f"The token failed to sign: {error}.", "Check that it is plugged in, and try again."
             ) from None
         half = len(raw) // 2
         return with_low_s(encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")))
@@ -314,14 +320,16 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
     library = PyKCS11.PyKCS11Lib()
     path = module or next((each for each in MODULES if each.exists()), None)
     if path is None:
-        raise InputError("No PKCS#11 module was found.", "Name the vendor's library with --pkcs11-module.")
+        raise InputError("No PKCS#11 module was found.", "Give the vendor's library with --pkcs11-module.")
     try:
         library.load(str(path))
         slots = [slot for slot in library.getSlotList(tokenPresent=True) if _label(library, slot) == label]
     except PyKCS11.PyKCS11Error as error:
-        raise InputError(f"{path}: the PKCS#11 module does not answer: {error}.", "Check the path.") from None
+        raise InputError(f"{path}: the PKCS#11 module failed: {error}.", "Check the path.") from None
     if len(slots) != 1:
-        raise InputError(f"{len(slots)} tokens have the label '{label}' in {path}.", "Name one that is plugged in.")
+        raise InputError(
+            f"{len(slots)} tokens have the label '{label}' in {path}.", "Choose a token that is plugged in."
+        )
     session = library.openSession(slots[0])
     try:
         session.login(pin())
@@ -329,7 +337,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
         if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # for another key of this token
             return _signer(session, label, name)
         raise InputError(
-            f"Token '{label}': the PIN was not accepted: {error}.", "A token locks after a few wrong PINs."
+            f"Token '{label}': the PIN was rejected: {error}.", "A token locks after a few wrong PINs."
         ) from None
     return _signer(session, label, name)
 
@@ -348,7 +356,7 @@ def _signer(session: Any, label: str, name: str | None) -> TokenSigner:
     if len(found) != 1:
         named = f" named '{name}'" if name is not None else ""
         raise InputError(
-            f"Token '{label}' holds {len(found)} elliptic keys{named}.", "Select one with --token LABEL/NAME."
+            f"Token '{label}' holds {len(found)} elliptic-curve keys{named}.", "Select one with --token LABEL/NAME."
         )
     (identifier,) = session.getAttributeValue(found[0], [PyKCS11.CKA_ID])
     pem = _public_pem(session, bytes(identifier), label)
@@ -400,7 +408,7 @@ KeySource = KeyFile | TokenKey
 def key_source(key: Path | None, token: str | None, module: Path | None = None) -> KeySource:
     """Return the key source in a command's options. Raises InputError unless exactly one is given."""
     if (key is None) == (token is None):
-        raise InputError("A key is needed, from one place.", "Give --key FILE or --token LABEL.")
+        raise InputError("Exactly one key is needed.", "Give --key FILE or --token LABEL.")
     if key is not None:
         return KeyFile(key)
     label, _, name = str(token).partition("/")
@@ -417,7 +425,7 @@ def open_signer(source: KeySource, passphrase: Passphrase) -> Signer:
 def read_public_file(path: Path) -> str:
     """Read a public key file and return PEM. The file contains PEM or a C2SP key line of a log or witness."""
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file.", "Take the .pub file that was made with the key.")
+        raise InputError(f"{path}: the file does not exist.", "Use the .pub file of the key.")
     with path.open("rb") as stream:
         text = stream.read(LONGEST_KEY_FILE).decode(errors="replace").strip()
     try:
@@ -440,7 +448,7 @@ def _pem_of_line(line: str) -> str:
         key = b""
     expected = hashlib.sha256(name.encode(errors="replace") + b"\n" + key).hexdigest()[:8]
     if len(key) != 33 or key[0] not in NOTE_KEYS or identifier != expected:
-        raise InputError("This is no public key.", "Take the .pub file that was made with the key.")
+        raise InputError("This is not a public key.", "Use the .pub file of the key.")
     return public_pem_of(Ed25519PublicKey.from_public_bytes(key[1:]))
 
 
@@ -466,5 +474,5 @@ def _prompt(what: str) -> str:
     import sys
 
     if not sys.stdin.isatty():
-        raise InputError(f"{what}: nobody is at a terminal to type it.", "Give --passphrase-file.")
+        raise InputError(f"{what}: there is no terminal to enter it.", "Give --passphrase-file.")
     return getpass.getpass(f"{what}: ")

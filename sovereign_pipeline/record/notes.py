@@ -121,7 +121,9 @@ def parse_signer(text: str) -> Signer:
             signer = Signer(_name(name), content[0], content[1:])
             if signer.verifier.id.hex() == id:
                 return signer
-    raise InputError("This is not the private key of a log or of a witness.", "Give the file in which it was made.")
+    raise InputError(
+        "This is not the private key of a log or of a witness.", "Use the file that the key was written to."
+    )
 
 
 def parse_verifier(text: str) -> Verifier:
@@ -133,7 +135,7 @@ def parse_verifier(text: str) -> Verifier:
             verifier = Verifier(_name(parts[0]), content[1:], content[0])
             if verifier.id.hex() == parts[1]:
                 return verifier
-    raise InputError("This is not a public key of the form name+id+key.", "Copy the whole line that was published.")
+    raise InputError("This is not a public key of the form name+id+key.", "Copy the complete published line.")
 
 
 def signed(text: str, signer: Signer) -> Signature:
@@ -175,7 +177,7 @@ def parse_tree_head(text: str) -> TreeHead:
         found = _decoded(root)
         if re.fullmatch(r"0|[1-9][0-9]{0,18}", size) and found is not None and len(found) == HASH_BYTES:
             return TreeHead(origin, int(size), found)
-    raise InputError("This is not the checkpoint of a log.", "Give the file that was written as one.")
+    raise InputError("This is not the checkpoint of a log.", "Use a file that this program wrote as a checkpoint.")
 
 
 def is_signed(note: Note, verifier: Verifier) -> bool:
@@ -184,7 +186,8 @@ def is_signed(note: Note, verifier: Verifier) -> bool:
     for each in mine:
         if not _holds(note.text, each, verifier):
             raise IntegrityError(
-                f"A signature of {verifier.name} is not over this text.", "Get the text from where it was signed."
+                f"The signature by {verifier.name} does not match this text.",
+                "Get the signed text again from its source.",
             )
     return bool(mine)
 
@@ -204,7 +207,7 @@ def encoded(content: bytes) -> str:
 def decoded(text: str) -> bytes:
     content = _decoded(text)
     if content is None:
-        raise InputError("A line is not base64.", "Give the file as it was written.")
+        raise InputError("A line is not base64.", "Use the unchanged file.")
     return content
 
 
@@ -212,7 +215,7 @@ def decoded_hashes(lines: Sequence[str]) -> list[bytes]:
     """Decode base64 hashes, one per line. Raises InputError if a line is not a hash."""
     found = [each for each in map(_decoded, lines) if each is not None and len(each) == HASH_BYTES]
     if len(found) != len(lines):
-        raise InputError("A line of the proof is not a hash.", "Give the file as it was written.")
+        raise InputError("A line of the proof is not a hash.", "Use the unchanged file.")
     return found
 
 
@@ -235,7 +238,8 @@ def _with_time(text: str, at: int) -> bytes:
 def _name(name: str) -> str:
     if not re.fullmatch(r"[^\s+]+", name) or _has_control(name):
         raise InputError(
-            "The name of a key is empty, or has a space or a plus in it.", "Write a name such as ministry.example/w1."
+            "The name of a key is empty, or contains a space or a plus sign.",
+            "Write a name such as ministry.example/w1.",
         )
     return name
 
@@ -254,4 +258,4 @@ def _decoded(text: str) -> bytes | None:
 
 
 def _no_note() -> InputError:
-    return InputError("This is not a signed note.", "Give the file as it was written: a text, a line, and signatures.")
+    return InputError("This is not a signed note.", "Use the unchanged file: a text, an empty line, and signatures.")

@@ -42,7 +42,7 @@ def trust_root(settings: Settings) -> Trust:
     directory = settings.data / TRUST
     if not directory.is_dir():
         raise NotFoundError(
-            f"{directory}: there is no trust root, so nothing can be signed, and no signature counts.",
+            f"{directory}: there is no trust root, so nothing can be signed or verified.",
             act="make_trust_root",
             trust=str(directory),
             keys=str(settings.keys),
@@ -68,7 +68,7 @@ def officer_of(trust: Trust, keyid: str) -> Officer:
     it is revoked."""
     key = trust.key(OFFICER, keyid)
     if not trust.counts(OFFICER, keyid, None):
-        raise SignInError(f"The key of {key.person} is revoked.", "Use the key that replaced it.")
+        raise SignInError(f"The key of {key.person} is revoked.", "Use the replacement key.")
     assert key.person is not None  # read_trust_root rejects an officer's key without a person
     return Officer(key.person, key)
 
@@ -79,14 +79,14 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
     path = settings.keys / PIPELINE_KEY_FILE
     if not path.exists():
         raise NotFoundError(
-            f"{path}: the pipeline's key is not here, so nothing can be signed, and nothing is made.",
-            "Run as the account that has it, or put it there. SOVEREIGN_KEYS, else SOVEREIGN_HOME, names the place.",
+            f"{path}: the pipeline's key is missing, so nothing can be signed or built.",
+            "Run as the account that can read the key, or put it there (folder: SOVEREIGN_KEYS, else SOVEREIGN_HOME).",
         )
     signer = read_key(path, lambda: "")
     trust.key(PIPELINE, signer.keyid)
     if not trust.counts(PIPELINE, signer.keyid, None):
         raise SignInError(
-            f"{path}: this key of the pipeline is revoked, so nothing is made.", "Put the one here that replaced it."
+            f"{path}: this pipeline key is revoked, so nothing is built.", "Put the replacement key here."
         )
     return signer
 
@@ -107,7 +107,7 @@ def assert_may(officer: Officer, act: str, levels: Iterable[str]) -> None:
         if not officer.key.allows(act, level):
             raise SignInError(
                 f"{officer.person} may not decide about '{act}' at {level}.",
-                "The trust root says who may; ask one of these officers.",
+                "Ask an officer whom the trust root permits this.",
             )
 
 
@@ -133,8 +133,8 @@ def verify_act(
     for level in sorted(set(levels)):
         if not verified.key.allows(act, level):
             raise IntegrityError(
-                f"{verified.key.person} signed this, and may not decide about '{act}' at {level}.",
-                "Somebody who may do so decides it anew.",
+                f"{verified.key.person} signed this, but may not decide about '{act}' at {level}.",
+                "Have an authorised officer decide it again.",
             )
     return verified
 
@@ -166,7 +166,7 @@ def officers_words(words: str, what: str) -> str:
     """
     said = on_one_line(words)
     if not said:
-        raise InputError(f"{what} needs words of the officer: a reason, or what was found.", "Write them.")
+        raise InputError(f"{what} needs a text by the officer: a reason or findings.", "Write them.")
     return said
 
 
@@ -174,5 +174,5 @@ def on_one_line(words: str) -> str:
     """Join a text into one line. Raises InputError for control characters and characters that reorder text."""
     said = " ".join(words.split())
     if any(unicodedata.category(each) == "Cc" or unicodedata.bidirectional(each) in REORDERS for each in said):
-        raise InputError("What was written holds a character that is not shown.", "Write it without.")
+        raise InputError("The text contains an invisible character.", "Remove the character.")
     return said

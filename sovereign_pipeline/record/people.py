@@ -67,7 +67,9 @@ class People:
         with self._held():
             salts = self._read()
             if name not in salts:
-                raise NotFoundError(f"{self.path}: nobody of this name is known.", "The list shows the names.")
+                raise NotFoundError(
+                    f"{self.path}: no person with this name is known.", "`sovereign people list` shows the names."
+                )
             commitment = _commitment(salts[name], name)
             refuse(commitment)
             del salts[name]
@@ -81,7 +83,7 @@ class People:
         with self._held():
             known = set(self.listed().values())
             if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):
-                raise ConflictError("Somebody who takes part was forgotten meanwhile.", "Begin again.")
+                raise ConflictError("A participant's name was erased meanwhile.", "Begin again.")
             yield
 
     @contextmanager

@@ -184,8 +184,8 @@ class View:
     def _catch_up(self, disk: Connection, log: Verifier | None, size: int, head: str | None) -> None:
         if size < self.growth.size or (self._head and size == self.growth.size):
             raise IntegrityError(
-                f"The registry does not continue the {self.growth.size} entries that this process has read: it is "
-                f"older, or another one.",
+                f"The registry does not continue the {self.growth.size} entries that this process has read: "
+                "it is an older or another registry.",
                 RESTORE,
             )
         growth = self.growth.copy()
@@ -280,8 +280,8 @@ def _not_signed(disk: Connection, size: int) -> IntegrityError:
     except IntegrityError as error:
         return error
     return IntegrityError(
-        f"The registry's {size} entries are not those that the ledger's key signed last: one was changed, removed or "
-        f"put in past this program.",
+        f"The registry's {size} entries are not those that the ledger's key signed last: another program "
+        "changed, removed or added one.",
         RESTORE,
     )
 
@@ -323,8 +323,8 @@ def apply(connection: Connection, disk: Connection, entries: Sequence[Parsed]) -
             raise
         except SQLAlchemyError:
             raise IntegrityError(
-                f"The audit log: entries {entries[0].sequence} to {entries[-1].sequence} name rows of {each.name} that "
-                f"cannot be added to those before them.",
+                f"The audit log: entries {entries[0].sequence} to {entries[-1].sequence} name rows of "
+                f"{each.name} that contradict earlier rows.",
                 HINT,
             ) from None
 
@@ -340,10 +340,10 @@ def _row(sequence: int, name: str, key: str, sha256: str, content: Mapping[str, 
     """
     table = _BY_NAME.get(name)
     if table is None or not {*content} <= {*table.columns.keys()}:
-        raise damaged_registry(sequence, f"names a row of {name} that this version of the program does not know")
+        raise damaged_registry(sequence, f"names a row of {name} that this version does not know")
     row = {column.name: _value(column.type, content.get(column.name), sha256) for column in table.columns}
     if key != "/".join(str(row[column.name]) for column in table.primary_key):
-        raise damaged_registry(sequence, f"names a row of {name} by another key")
+        raise damaged_registry(sequence, f"names a row of {name} with a wrong key")
     return row
 
 

@@ -274,7 +274,7 @@ class LedgerSeals:
                     content, trust, PIPELINE, predicate_type=PROVENANCE, sha256=ref.manifest_sha256, at_index=index
                 )
             if verified.statement.predicate != provenance_of(manifest):
-                raise IntegrityError(f"{path}: it says something else than the manifest.", REMOVE)
+                raise IntegrityError(f"{path}: it contradicts the manifest.", REMOVE)
             _counted.keep(trust, said, index)
         return bundles_of(manifest)
 
@@ -292,7 +292,7 @@ class LedgerSeals:
                     content, trust, PIPELINE, predicate_type=each.predicate_type, sha256=each.sha256, at_index=index
                 )
             if verified.statement.predicate != each.predicate:
-                raise IntegrityError(f"{path}: it says something else than {each.file}.", REMOVE)
+                raise IntegrityError(f"{path}: it contradicts {each.file}.", REMOVE)
             _counted.keep(trust, said, index)
         for weights in weights_of(manifest):
             path = directory / weights.bundle
@@ -355,7 +355,7 @@ def _read(path: Path) -> bytes:
         raise IntegrityError(f"{path}: the signature cannot be read ({error.strerror}).", REMOVE) from None
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise IntegrityError(f"{path}: this is not a file.", REMOVE)
+            raise IntegrityError(f"{path}: this is not a regular file.", REMOVE)
         return stream.read(LARGEST_BUNDLE + 1)
 
 

@@ -288,8 +288,8 @@ def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
         return None
     if stated_identity(workplace.store.read_manifest(ref)).fingerprint != identity.fingerprint:
         raise IntegrityError(
-            f"{workplace.store.root / '.index'}: leads from {identity.kind} to {short(ref.digest)}, which was made "
-            f"from something else. Someone changed the index of the store.",
+            f"{workplace.store.root / '.index'}: leads from {identity.kind} to {short(ref.digest)}, which has "
+            "another identity. Another program changed the index of the store.",
             "Delete the index, run again, and find out who changed it.",
         )
     return ref

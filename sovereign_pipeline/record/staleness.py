@@ -67,7 +67,7 @@ class Reason:
         changes = "; ".join(map(str, self.changes))
         match self.cause:
             case "never made":
-                return "nothing was made yet"
+                return "nothing was built yet"
             case "upstream stale":
                 return f"{self.subject} is stale"
             case "passthrough changed":
@@ -79,11 +79,11 @@ class Reason:
             case "identity changed":
                 return changes
             case "not in the index":
-                return "the store's index leads to no artifact, or to another one, for unchanged inputs"
+                return "for unchanged inputs, the store's index has no artifact or another one"
             case "not usable":
-                return "a consumer would refuse it: an artifact between it and the sources is not the current one"
+                return "downstream stages would reject it: an artifact upstream of it is not current"
             case "not recorded":
-                return "it is not on record in the registry"
+                return "it is not in the registry"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ SUFFIX = ".sigstore.json"
 """Suffix of a bundle's file name, which begins with the name of the attested file."""
 LARGEST_BUNDLE = 16 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
-AGAIN = "Take the bundle again from where it was made, or have it signed anew."
+AGAIN = "Copy the bundle again from its source, or have it signed again."
 
 
 def pre_authentication_encoding(payload: bytes) -> bytes:
@@ -48,25 +48,25 @@ def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
 def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
     """Return the key id, the payload and the signature of a bundle. Raises IntegrityError unless the bundle's bytes are
     canonical."""
-    content = json_object(bundle, "This is no sigstore bundle")
+    content = json_object(bundle, "This is not a sigstore bundle")
     if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
         raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
     hint = _at(content, "verificationMaterial", "publicKey", "hint")
     if not isinstance(hint, str) or not SHA256.fullmatch(hint):
-        raise IntegrityError("The bundle does not say which key signed it (publicKey.hint).", AGAIN)
+        raise IntegrityError("The bundle does not name the key that signed it (publicKey.hint).", AGAIN)
     if _at(content, "dsseEnvelope", "payloadType") != PAYLOAD:
         raise IntegrityError(f"The envelope's payload is not {PAYLOAD}.", AGAIN)
     signatures = _at(content, "dsseEnvelope", "signatures")
     if not isinstance(signatures, list) or len(signatures) != 1:
         count = len(signatures) if isinstance(signatures, list) else 0
-        raise IntegrityError(f"The envelope has {count} signatures, and one is needed.", AGAIN)
+        raise IntegrityError(f"The envelope has {count} signatures instead of one.", AGAIN)
     try:
         payload = base64.b64decode(_at(content, "dsseEnvelope", "payload"), validate=True)
         signature = base64.b64decode(_at(signatures[0], "sig"), validate=True)
     except (TypeError, ValueError, binascii.Error):
         raise IntegrityError("The envelope's payload or signature is not Base64.", AGAIN) from None
     if bundle_bytes(hint, payload, signature) != bundle:
-        raise IntegrityError("The bundle's bytes are not as they were written.", AGAIN)
+        raise IntegrityError("The bundle's bytes are not canonical.", AGAIN)
     return hint, payload, signature
 
 
@@ -243,18 +243,18 @@ def verify_statement(
     key = trust.key(role, keyid)
     has_one_form = is_low_s(signature)  # a bundle's SHA-256 is a request's id, so only one form is valid
     if not has_one_form or not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
-        raise IntegrityError(f"The signature by {keyid} is not over this statement.", AGAIN)
+        raise IntegrityError(f"The signature by {keyid} does not match this statement.", AGAIN)
     if not trust.counts(role, keyid, at_index):
-        at = "what is signed now" if at_index is None else f"entry {at_index} of the log"
+        at = "new statements" if at_index is None else f"entry {at_index} of the log"
         raise IntegrityError(
-            f"The key {keyid} of the role {role} is revoked from entry {key.revoked_from} of the log on, and does not "
-            f"count for {at}.",
-            "Somebody else of this role signs it anew.",
+            f"The key {keyid} of the role {role} is revoked from entry {key.revoked_from} of the log on, so "
+            f"it is not valid for {at}.",
+            "Have another key of this role sign it again.",
         )
     statement = _statement_in(payload)
     if statement.predicate_type != predicate_type:
         raise IntegrityError(
-            f"The statement is of the kind {statement.predicate_type}, and {predicate_type} is needed.", AGAIN
+            f"The statement has the type {statement.predicate_type} instead of {predicate_type}.", AGAIN
         )
     if sha256 not in {subject.sha256 for subject in statement.subjects}:
         raise IntegrityError(
@@ -286,9 +286,9 @@ def _as_dict(statement: Statement) -> dict[str, Any]:
 
 
 def _statement_in(payload: bytes) -> Statement:
-    content = json_object(payload, "The envelope's payload is no statement")
+    content = json_object(payload, "The envelope's payload is not a statement")
     if content.get("_type") != STATEMENT:
-        raise IntegrityError(f"The payload is not of the type {STATEMENT}.", AGAIN)
+        raise IntegrityError(f"The payload's type is not {STATEMENT}.", AGAIN)
     try:
         subjects = tuple(Subject(each["name"], each["digest"]["sha256"]) for each in content["subject"])
         statement = Statement(subjects, content["predicateType"], content["predicate"])
@@ -297,7 +297,7 @@ def _statement_in(payload: bytes) -> Statement:
     if fault := _fault(statement):
         raise IntegrityError(f"The statement is malformed: {fault}.", AGAIN)
     if not is_canonical(_as_dict(statement), payload):
-        raise IntegrityError("The statement's bytes are not as they were written.", AGAIN)
+        raise IntegrityError("The statement's bytes are not canonical.", AGAIN)
     return statement
 
 
@@ -305,11 +305,11 @@ def _fault(statement: Statement) -> str | None:
     """Return a description of a statement's error, or None."""
     names = [subject.name for subject in statement.subjects]
     if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
-        return "its subjects are not one or more files, each named once"
+        return "its subjects must be one or more files, each listed once"
     if not all(isinstance(each.sha256, str) and SHA256.fullmatch(each.sha256) for each in statement.subjects):
         return "a subject's digest is not a SHA-256 in lower case"
     if not isinstance(statement.predicate_type, str) or statement.predicate_type not in FIELDS:
-        return f"its kind {statement.predicate_type} is unknown"
+        return f"its type {statement.predicate_type} is unknown"
     if not isinstance(statement.predicate, Mapping):
         return "its predicate is not an object"
     if missing := FIELDS[statement.predicate_type] - {*statement.predicate}:
@@ -368,9 +368,9 @@ def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> 
     hint, payload, signature = bundle_parts(bundle)
     key = next((each for each in trust.keys(role) if _hint(each.public_pem) == hint), None)
     if key is None:
-        raise IntegrityError(f"No key of the role {role} has the digest {hint} that the bundle names.", AGAIN)
+        raise IntegrityError(f"No key of the role {role} has the digest {hint} in the bundle.", AGAIN)
     if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
-        raise IntegrityError(f"The signature by {key.keyid} is not over this list of files.", AGAIN)
+        raise IntegrityError(f"The signature by {key.keyid} does not match this list of files.", AGAIN)
     if not trust.counts(role, key.keyid, at_index):
         raise IntegrityError(f"The key {key.keyid} is revoked from entry {key.revoked_from} of the log on.", AGAIN)
     return key, payload
@@ -379,7 +379,7 @@ def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> 
 def _assert_same(payload: bytes, files: Mapping[str, str], name: str, where: str) -> None:
     there = _statement(files, name)
     if canonical(there) != payload:
-        raise IntegrityError(f"{where}: {_difference(json_object(payload, 'This is no list'), there)}", AGAIN)
+        raise IntegrityError(f"{where}: {_difference(json_object(payload, 'This is not a list'), there)}", AGAIN)
 
 
 def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -401,7 +401,7 @@ def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
 def _digests(directory: Path) -> dict[str, str]:
     files = {path.relative_to(directory).as_posix(): _digest(path).hex() for path in _files(directory)}
     if not files:
-        raise IntegrityError(f"{directory}: there is no file in it.", "Name a model's directory.")
+        raise IntegrityError(f"{directory}: the directory has no files.", "Choose a model directory.")
     return files
 
 
@@ -409,10 +409,12 @@ def _files(directory: Path) -> Iterator[Path]:
     """Yield every file below a directory. Raises IntegrityError for links and empty directories, which a signature over
     files does not cover."""
     if directory.is_symlink() or not directory.is_dir():
-        raise IntegrityError(f"{directory}: it is a link, or no directory.", "Name the directory itself.")
+        raise IntegrityError(
+            f"{directory}: this is a link, or not a directory.", "Give the path of the directory itself."
+        )
     entries = sorted(directory.iterdir())
     if not entries:
-        raise IntegrityError(f"{directory}: the directory is empty, and no signature covers it.", "Remove it.")
+        raise IntegrityError(f"{directory}: the directory is empty, and a signature cannot cover it.", "Remove it.")
     for path in entries:
         if not _is_text(path.name):
             raise IntegrityError(f"{str(path)!a}: its name is not UTF-8.", "Rename it.")
@@ -422,7 +424,9 @@ def _files(directory: Path) -> Iterator[Path]:
         elif stat.S_ISREG(mode):
             yield path
         else:
-            raise IntegrityError(f"{path}: it is a link, or no file.", "Remove it, or put the file itself there.")
+            raise IntegrityError(
+                f"{path}: this is a link, or not a regular file.", "Remove it, or replace it by the file itself."
+            )
 
 
 def _is_text(name: str) -> bool:
@@ -449,7 +453,7 @@ def _hint(pem: str) -> str:
 def _difference(signed: dict[str, Any], there: dict[str, Any]) -> str:
     """Describe the first difference between a directory and the signed list."""
     if signed.get("predicateType") != PREDICATE:
-        return f"the statement is of the kind {signed.get('predicateType')}, not {PREDICATE}."
+        return f"the statement has the type {signed.get('predicateType')}, not {PREDICATE}."
     try:
         before = {str(each["name"]): each["digest"] for each in signed["predicate"]["resources"]}
         name = signed["subject"][0]["name"]
@@ -465,4 +469,4 @@ def _difference(signed: dict[str, Any], there: dict[str, Any]) -> str:
             return f"{min(names)} {what}."
     if name != (asked := there["subject"][0]["name"]):
         return f"it was signed as {name}, not as {asked}."
-    return "the list of files is written in another form."
+    return "the list of files is not in canonical form."

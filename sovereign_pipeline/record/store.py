@@ -50,7 +50,7 @@ class Artifact:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
         if name in {entry.path for entry in self.purged}:
             raise NotFoundError(
-                f"{self.path / name}: the file was purged.", "It is gone for good, unless a copy is kept."
+                f"{self.path / name}: the file was purged.", "It cannot be restored unless you have a copy."
             )
         if name not in {entry.path for entry in confined_files(self.manifest)}:
             return self.path / name
@@ -218,7 +218,7 @@ class ArtifactStore:
     def _corpus_artifacts(self, kind: str | None) -> Path:
         if self.corpus is None:
             raise CorpusWithheld(
-                f"{kind} holds unscrubbed text, and this process is not given the corpus root.", _GIVE_THE_CORPUS
+                f"{kind} holds unscrubbed text, but this process has no access to the corpus root.", _GIVE_THE_CORPUS
             )
         make_private(self.corpus / ARTIFACTS)
         return self.corpus / ARTIFACTS

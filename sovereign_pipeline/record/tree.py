@@ -48,7 +48,7 @@ def written_by_this_program() -> Iterator[None]:
         yield
     except (TypeError, ValueError, AttributeError):
         raise IntegrityError(
-            "The registry's database contains rows that this program does not write.",
+            "The registry's database contains rows that this program cannot have written.",
             HINT,
         ) from None
 
@@ -89,7 +89,8 @@ def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
             session.execute(insert(Blob), new)
     except RefusedByDatabase:
         raise IntegrityError(
-            f"The registry: rows are in the place of entry {first} and its tree. They were put in past this program.",
+            f"The registry: there are foreign rows in the place of entry {first} and its tree. Another "
+            "program added them.",
             HINT,
         ) from None
 
@@ -129,7 +130,7 @@ def damaged(node: Node, problem: str) -> IntegrityError:
     level, position = node
     return IntegrityError(
         f"The ledger's tree: the hash over entries {(position << level) + 1} to {(position + 1) << level} "
-        f"{problem}. The registry was changed past this program.",
+        f"{problem}. Another program changed the registry.",
         HINT,
     )
 
@@ -166,14 +167,14 @@ def prove(session: Session, sequence: int, note: Note) -> str:
     row = session.get(LedgerEntry, sequence) if 0 < sequence <= head.size else None
     if row is None:
         raise NotFoundError(
-            f"The checkpoint covers no entry {sequence}.",
+            f"The checkpoint does not cover entry {sequence}.",
             f"Give a number from 1 to {head.size}.",
         )
     data = bytes(row.data)
     proof = inclusion_proof(session, sequence, head.size)
     if not merkle.is_included(sequence - 1, head.size, merkle.leaf_hash(data), proof, head.root):
         raise IntegrityError(
-            f"Entry {sequence} is not the one that was signed. The registry was changed past this program.",
+            f"Entry {sequence} is not the signed one. Another program changed the registry.",
             HINT,
         )
     lines = [HEADER, f"extra {notes.encoded(data)}", f"index {sequence - 1}", *map(notes.encoded, proof)]
@@ -188,7 +189,7 @@ def check(text: str, log: Verifier) -> Proven:
     index = re.fullmatch(r"index (0|[1-9][0-9]{0,18})", lines[2]) if len(lines) > 2 else None
     if lines[0] != HEADER or index is None or not lines[1].startswith("extra "):
         raise InputError(
-            "This is not a proof that an entry is in the ledger.", "Give the file that was written as one."
+            "This is not a proof that an entry is in the ledger.", "Use a file that `sovereign audit prove` wrote."
         )
     data, proof = notes.decoded(lines[1].removeprefix("extra ")), notes.decoded_hashes(lines[3:])
     note = notes.parse_note(rest)
@@ -198,5 +199,5 @@ def check(text: str, log: Verifier) -> Proven:
             f"The checkpoint is not signed by the log {log.name}.", "Check that the key belongs to this log."
         )
     if not merkle.is_included(int(index[1]), head.size, merkle.leaf_hash(data), proof, head.root):
-        raise IntegrityError(f"The proof does not show entry {int(index[1]) + 1}.", "Get the file from the log again.")
+        raise IntegrityError(f"The proof does not prove entry {int(index[1]) + 1}.", "Get the file from the log again.")
     return Proven(json.loads(data), head, note)

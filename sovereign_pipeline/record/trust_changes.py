@@ -80,7 +80,9 @@ def create_trust(
 def add_key(directory: Path, role: str, pem: str, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
     """Add a key to a role other than `officer`."""
     if role == "officer":
-        raise InputError("An officer's key is added with the person and what they may approve.", "Add an officer.")
+        raise InputError(
+            "An officer's key needs a person and the acts that the person may approve.", "Use `add-officer`."
+        )
     return _change_targets(directory, signers, [role], lambda targets, root: _add_key(targets, root, role, pem), now)
 
 
@@ -102,10 +104,10 @@ def add_officer(
     """
     person = " ".join(each for each in unicodedata.normalize("NFC", person).split(" ") if each)
     if not person or not person.isprintable():
-        raise InputError("An officer has a name, in printable letters.", "Name the person.")
+        raise InputError("An officer needs a name in printable characters.", "Give the person's name.")
     for what, words in (("transition", may), ("classification level", levels)):
         if not words or not all(word and word.strip() == word and word.isprintable() for word in words):
-            raise InputError(f"An officer may approve at least one {what}.", f"Name them, or use {ANY} for all.")
+            raise InputError(f"An officer may approve at least one {what}.", f"List them, or use {ANY} for all.")
 
     def change(targets: Targets, root: Root) -> None:
         _refuse_second_spelling(targets, person)
@@ -188,10 +190,12 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> Tr
         new = load_trust(source, before.root_sha256, now=now, at_least=(before.root_version, before.targets_version))
         for name in here:
             if name not in (ROOT, TARGETS) and files.get(name) != here[name]:
-                raise ConflictError(f"{source}/{name}: it is not the one that is in force here.", "Ask its holders.")
+                raise ConflictError(
+                    f"{source}/{name}: it differs from the trust root in force here.", "Ask its holders."
+                )
         if new.targets_version == before.targets_version and files[TARGETS] != here[TARGETS]:
             raise ConflictError(
-                f"{source}/{TARGETS}: version {new.targets_version} is in force here with other content.",
+                f"{source}/{TARGETS}: version {new.targets_version} is in force here with different content.",
                 "Two changes were made in parallel. Make the second one again.",
             )
     write_files(directory, files)
@@ -201,7 +205,7 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> Tr
 def refuse_full(directory: Path) -> None:
     """Raise ConflictError if the directory is not empty. A trust root is created only once."""
     if directory.exists() and any(directory.iterdir()):
-        raise ConflictError(f"{directory}: there are files already.", "Name an empty directory.")
+        raise ConflictError(f"{directory}: the directory is not empty.", "Choose an empty directory.")
 
 
 def read_trust(directory: Path) -> Trust:
@@ -230,10 +234,10 @@ def _change_targets(
 
 def _root(signers: Sequence[Signer], threshold: int, version: int, now: datetime, demonstration: bool) -> Root:
     if len({signer.keyid for signer in signers}) != len(signers):
-        raise InputError("A root key is named twice.", "Each is another key.")
+        raise InputError("A root key is given twice.", "Give different keys.")
     if not 1 <= threshold <= len(signers):
         raise InputError(
-            f"{threshold} of {len(signers)} root keys is no threshold.",
+            f"{threshold} of {len(signers)} root keys is not a valid threshold.",
             "The threshold must be from 1 to the number of keys.",
         )
     root = Root(
@@ -244,7 +248,7 @@ def _root(signers: Sequence[Signer], threshold: int, version: int, now: datetime
     )
     for signer in signers:
         if algorithm_of(signer.public_pem) != "p256":
-            raise InputError("A root key is P-256.", "Make another one.")
+            raise InputError("A root key must be P-256.", "Generate another key.")
         for role in (Root.type, Targets.type):
             root.add_key(tuf_key(signer.public_pem), role)
     for role in (Root.type, Targets.type):
@@ -264,9 +268,9 @@ def _delegations(targets: Targets) -> tuple[dict[str, Any], dict[str, DelegatedR
 def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -> None:
     keys, roles = _delegations(targets)
     if role not in ROLES:
-        raise InputError(f"There is no role {role}.", f"The roles are {', '.join(ROLES)}.")
+        raise InputError(f"The role {role} does not exist.", f"The roles are {', '.join(ROLES)}.")
     if algorithm_of(pem) != ROLES[role]:
-        raise InputError(f"A key of the role {role} must be of the kind {ROLES[role]}.", "Generate a key of that kind.")
+        raise InputError(f"A key of the role {role} must be of the type {ROLES[role]}.", "Generate a key of that type.")
     keyid = keyid_of(pem)
     if keyid in keys or keyid in root.keys:
         holder = next((name for name, each in roles.items() if keyid in each.keyids), "root")
@@ -282,8 +286,8 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
         other = key.unrecognized_fields.get("person")
         if other is not None and other != person and _looks(other) & _looks(person):
             raise ConflictError(
-                f"An officer is written as {other} already, not as {person}.",
-                "Write one name in one way. Tell two people of one name apart, such as by their office.",
+                f"An officer's name is spelled {other} already, not {person}.",
+                "Spell each name in one way. Distinguish two people with one name, for example by their office.",
             )
 
 
@@ -301,12 +305,12 @@ _READ_AS = str.maketrans("I1|0", "lllo")
 
 def _revoke(targets: Targets, keyid: str, from_index: int) -> None:
     if from_index < 0:
-        raise InputError("An index of the log is 0 or more.", "Name the first entry that no longer counts.")
+        raise InputError("A log index must be 0 or more.", "Give the index of the first entry that is no longer valid.")
     fields = _delegations(targets)[0][keyid].unrecognized_fields
     before = fields.get("revoked_from")
     if before is not None and from_index > before:
         raise ConflictError(
-            f"The key {keyid} is revoked from entry {before} on already.", "It can be revoked earlier, not later."
+            f"The key {keyid} is already revoked from entry {before} on.", "It can be revoked earlier, not later."
         )
     fields["revoked_from"] = from_index
 
@@ -322,11 +326,11 @@ def _refuse_strangers(root: Root, signers: Sequence[Signer]) -> None:
     """Raise InputError before anything is signed if a key is not a root key, or if there are too few root keys."""
     ids = {signer.keyid for signer in signers}
     if strangers := sorted(ids - {*root.roles[Targets.type].keyids}):
-        raise InputError(f"The key {strangers[0]} is no root key of this trust root.", "Use one of its root keys.")
+        raise InputError(f"The key {strangers[0]} is not a root key of this trust root.", "Use one of its root keys.")
     if len(ids) < root.roles[Targets.type].threshold:
         raise InputError(
-            f"{len(ids)} root keys were given, and {root.roles[Targets.type].threshold} are needed.",
-            "Name more of them.",
+            f"{len(ids)} root keys were given, but {root.roles[Targets.type].threshold} are needed.",
+            "Give more root keys.",
         )
 
 

@@ -30,15 +30,15 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 Directory = Annotated[Path, typer.Argument(help="The trust root's directory, such as data/trust.")]
 Public = Annotated[Path, typer.Argument(help="The public key: PEM, or the log's or a witness's line (C2SP).")]
-RootKeys = Annotated[list[Path] | None, typer.Option("--key", help="A root key that signs; repeat it.")]
+RootKeys = Annotated[list[Path] | None, typer.Option("--key", help="A root key for signing; repeatable.")]
 RootTokens = Annotated[
     list[str] | None,
-    typer.Option("--token", help="A token (LABEL or LABEL/NAME) with a root key that signs; repeat it."),
+    typer.Option("--token", help="A token (LABEL or LABEL/NAME) with a root key for signing; repeatable."),
 ]
 Module = Annotated[Path | None, typer.Option("--pkcs11-module", help="The vendor's PKCS#11 library, for --token.")]
 NewRoots = Annotated[
     list[Path] | None,
-    typer.Option("--root", help="Where a new root key goes, a directory on a medium of its own; repeat it."),
+    typer.Option("--root", help="Directory for a new root key, each on a separate medium; repeatable."),
 ]
 NewRootTokens = Annotated[
     list[str] | None, typer.Option("--root-token", help="A token (LABEL or LABEL/NAME) whose key becomes a root key.")
@@ -47,11 +47,11 @@ PassphraseFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--passphrase-file",
-        help="A file (0600) with the passphrase or PIN: one for every key, or one for each in their order.",
+        help="File (mode 0600) with the passphrase or PIN: one for all keys, or one for each key in order.",
     ),
 ]
 FromIndex = Annotated[
-    int, typer.Option("--from-index", min=0, help="The first entry of the log that no longer counts.")
+    int, typer.Option("--from-index", min=0, help="Index of the first ledger entry that is no longer valid.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -63,7 +63,10 @@ def keygen(
         Literal["p256", "ed25519"], typer.Option(help="p256 to sign statements and the root; ed25519 to sign the log.")
     ] = "p256",
     service: Annotated[
-        bool, typer.Option("--service", help="Without a passphrase, in a directory of 0700: for the pipeline.")
+        bool,
+        typer.Option(
+            "--service", help="Key without a passphrase, for the pipeline. Its directory must have mode 0700."
+        ),
     ] = False,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
@@ -81,7 +84,7 @@ def init(
     directory: Directory,
     root: NewRoots = None,
     root_token: NewRootTokens = None,
-    threshold: Annotated[int, typer.Option(min=1, help="How many root keys must sign a change.")] = 2,
+    threshold: Annotated[int, typer.Option(min=1, help="Number of root keys that must sign a change.")] = 2,
     pipeline: Annotated[
         list[Path] | None, typer.Option(help="Public key of the role pipeline; may be repeated.")
     ] = None,
@@ -114,7 +117,9 @@ def add_officer(
         list[str],
         typer.Option(help="A transition, waive, recall, issue, review, close or *; may be repeated."),
     ],
-    level: Annotated[list[str], typer.Option(help="A classification level at which, or *; may be repeated.")],
+    level: Annotated[
+        list[str], typer.Option(help="A classification level at which the officer may decide, or *; may be repeated.")
+    ],
     key: RootKeys = None,
     token: RootTokens = None,
     pkcs11_module: Module = None,
@@ -164,13 +169,13 @@ def rotate_root(
     directory: Directory,
     root: NewRoots = None,
     root_token: NewRootTokens = None,
-    threshold: Annotated[int, typer.Option(min=1, help="How many root keys must sign a change from now on.")] = 2,
+    threshold: Annotated[int, typer.Option(min=1, help="New number of root keys that must sign a change.")] = 2,
     key: RootKeys = None,
     token: RootTokens = None,
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
     new_passphrase_file: Annotated[
-        list[Path] | None, typer.Option(help="As --passphrase-file, for the new root keys.")
+        list[Path] | None, typer.Option(help="Like --passphrase-file, for the new root keys.")
     ] = None,
 ) -> None:
     """Replace the root keys. Old (--key) and new keys sign the change; auditors can still start from the first root."""
@@ -304,10 +309,12 @@ def _new_roots(
     """
     paths = [directory / "root.key" for directory in directories]
     if len(set(paths)) != len(paths):
-        raise InputError("Two root keys would go into one directory.", "Give each a medium of its own.")
+        raise InputError("Two root keys would be in one directory.", "Put each on a separate medium.")
     for path in paths:
         if path.exists():
-            raise InputError(f"{path}: the file exists already, and keys are never overwritten.", "Name another one.")
+            raise InputError(
+                f"{path}: the file exists already, and keys are never overwritten.", "Choose another file."
+            )
     count = len(paths) + len(tokens)
     words = [
         new_passphrase(f"New passphrase for {path}", _file_for(files, number, count))
@@ -327,7 +334,7 @@ def _signers(
     sources: list[KeySource] = [key_source(path, None) for path in keys or ()]
     sources += [key_source(None, label, module) for label in tokens or ()]
     if not sources:
-        raise InputError("A change of the trust root is signed by its root keys.", "Give --key or --token, repeatedly.")
+        raise InputError("Root keys must sign a change of the trust root.", "Give --key or --token, repeatedly.")
     return _opened(sources, files, 0, len(sources))
 
 
@@ -348,7 +355,9 @@ def _file_for(files: list[Path] | None, number: int, count: int) -> Path | None:
     if not files:
         return None
     if len(files) not in (1, count):
-        raise InputError(f"{len(files)} passphrase files are given for {count} keys.", "Give one, or one for each key.")
+        raise InputError(
+            f"{len(files)} passphrase files were given for {count} keys.", "Give one, or one for each key."
+        )
     return files[0] if len(files) == 1 else files[number]
 
 

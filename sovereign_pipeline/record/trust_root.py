@@ -76,7 +76,7 @@ class Trust:
 
     def role(self, role: str) -> TrustedRole:
         if role not in self.roles:
-            raise IntegrityError(f"The trust root knows no role {role}.", f"The roles are {', '.join(self.roles)}.")
+            raise IntegrityError(f"The trust root has no role {role}.", f"The roles are {', '.join(self.roles)}.")
         return self.roles[role]
 
     def keys(self, role: str) -> tuple[TrustedKey, ...]:
@@ -88,8 +88,8 @@ class Trust:
         found = next((each for each in self.keys(role) if each.keyid == keyid), None)
         if found is None:
             raise IntegrityError(
-                f"The key {keyid} has not the role {role} in the trust root.",
-                "Whoever signed must be one of this role, or the trust root here is not the newest.",
+                f"The key {keyid} does not have the role {role} in the trust root.",
+                "Use a key with this role, or install the newest trust root.",
             )
         return found
 
@@ -126,7 +126,7 @@ def read_files(directory: Path) -> dict[str, bytes]:
     for path in sorted(directory.iterdir()):
         if path.name in (ROOT, TARGETS) or ROOTS.fullmatch(path.name):
             if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise IntegrityError(f"{path}: this is not a file of a trust root.", "Take the trust root again.")
+                raise IntegrityError(f"{path}: this is not a trust root file.", "Copy the trust root again.")
             found[path.name] = path.read_bytes()
     return found
 
@@ -165,7 +165,7 @@ def metadata_in(content: bytes, kind: type[T], name: str) -> Metadata[T]:
         raise IntegrityError(f"{name}: this is not TUF's {kind.type}.", "Copy the file again from its source.")
     lowercase = all(SPELLING.fullmatch(each.signature) for each in metadata.signatures.values())
     if spelled != content or not lowercase:
-        raise IntegrityError(f"{name}: its bytes are not as they were written.", "Copy the file again from its source.")
+        raise IntegrityError(f"{name}: its bytes are not canonical.", "Copy the file again from its source.")
     return metadata
 
 
@@ -201,8 +201,8 @@ def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
         ) from None
     if keyid_of(pem) != keyid or {*key.keyval} != {"public"} or tuf_key(pem).keyval["public"] != public:
         raise IntegrityError(
-            f"{name}: the key {keyid} stands under an id that is not its own.",
-            "One key under two ids would be counted twice: take the file again.",
+            f"{name}: the key {keyid} has an id that does not belong to it.",
+            "One key with two ids would be counted twice. Copy the file again.",
         )
     return pem, cast(Algorithm, kind)
 
@@ -236,12 +236,12 @@ def verified(files: Files, root_sha256: str | None = None, where: str = "trust")
     invalid file."""
     first = files.get(root_name(1))
     if first is None:
-        raise IntegrityError(f"{where}/{root_name(1)}: the first root is missing.", "Take the trust root whole.")
+        raise IntegrityError(f"{where}/{root_name(1)}: the first root is missing.", "Copy the complete trust root.")
     sha256 = hashlib.sha256(first).hexdigest()
     if root_sha256 is not None and sha256 != root_sha256.lower():
         raise IntegrityError(
             f"{where}/{root_name(1)}: the first root has the SHA-256 {sha256}, not {root_sha256}.",
-            "It is another trust root than the one that was named to you.",
+            "This is not the trust root whose SHA-256 you were given.",
         )
     roots = _verified_roots(files, where)
     targets = _verified_targets(files, roots[-1], where)
@@ -255,18 +255,18 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
     for version in range(1, count + 1):
         name = f"{where}/{root_name(version)}"
         if root_name(version) not in files:
-            raise IntegrityError(f"{name}: this root is missing, and later ones are there.", "Copy all of them.")
+            raise IntegrityError(f"{name}: this root is missing, but later ones exist.", "Copy all roots.")
         metadata = metadata_in(files[root_name(version)], Root, name)
         root = metadata.signed
         _refuse_foreign_keys(root.keys, name)
         if root.version != version:
-            raise IntegrityError(f"{name}: it says that it is version {root.version}.", "Take the trust root whole.")
+            raise IntegrityError(f"{name}: it states the version {root.version}.", "Copy the complete trust root.")
         result = root.get_root_verification_result(
             roots[-1] if roots else None, metadata.signed_bytes, metadata.signatures
         )
         if not result:
             raise IntegrityError(
-                f"{name}: too few root keys signed it. Of the root before: {len(result.first.signed)} of "
+                f"{name}: too few root keys signed it. Of the previous root: {len(result.first.signed)} of "
                 f"{result.first.threshold}; of its own: {len(result.second.signed)} of {result.second.threshold}.",
                 "A new root needs the old keys and the new ones.",
             )
@@ -274,7 +274,7 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
         roots.append(root)
     if files.get(ROOT) != files[root_name(count)]:
         raise IntegrityError(
-            f"{where}/{ROOT}: it is not the newest root, {root_name(count)}.", "Take the trust root whole."
+            f"{where}/{ROOT}: it differs from the newest root, {root_name(count)}.", "Copy the complete trust root."
         )
     return roots
 
@@ -282,7 +282,7 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
 def _verified_targets(files: Files, root: Root, where: str) -> Targets:
     name = f"{where}/{TARGETS}"
     if TARGETS not in files:
-        raise IntegrityError(f"{name}: the file is missing.", "Take the trust root whole.")
+        raise IntegrityError(f"{name}: the file is missing.", "Copy the complete trust root.")
     metadata = metadata_in(files[TARGETS], Targets, name)
     result = root.get_verification_result(Targets.type, metadata.signed_bytes, metadata.signatures)
     if not result:
@@ -294,8 +294,8 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
     made_under = metadata.signed.unrecognized_fields.get(ROOT_VERSION)
     if not isinstance(made_under, int) or made_under > root.version:
         raise IntegrityError(
-            f"{name}: it was made under root {made_under}, and the newest here is {root.version}.",
-            "Somebody restored an older root. Copy the newest one again.",
+            f"{name}: it was made under root {made_under}, but the newest here is {root.version}.",
+            "An older root was restored. Copy the newest one again.",
         )
     return metadata.signed
 
@@ -316,16 +316,14 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
     delegations = targets.delegations
     delegated = delegations.roles if delegations is not None else None
     if delegations is None or delegated is None or {*delegated} != {*ROLES}:
-        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "It was written by another release.")
+        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "Another release wrote the file.")
     _refuse_foreign_keys(delegations.keys, name)
     roles: dict[str, TrustedRole] = {}
     held = dict.fromkeys(roots[-1].keys, "root")
     for role, algorithm in ROLES.items():
         fields = delegated[role].unrecognized_fields
         if {*fields} != ROLE_FIELDS or not isinstance(fields["version"], int):
-            raise IntegrityError(
-                f"{name}: role {role} has no version and expiry.", "It was written by another release."
-            )
+            raise IntegrityError(f"{name}: role {role} has no version and expiry.", "Another release wrote the file.")
         keys = []
         for keyid in delegated[role].keyids:
             if keyid not in delegations.keys:
@@ -334,7 +332,7 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
                 )
             if keyid in held:
                 raise IntegrityError(
-                    f"{name}: the key {keyid} has two roles, {held[keyid]} and {role}.", "A key has one role."
+                    f"{name}: the key {keyid} has two roles, {held[keyid]} and {role}.", "A key can have only one role."
                 )
             held[keyid] = role
             keys.append(_trusted_key(delegations.keys[keyid], role, algorithm, name))
@@ -356,14 +354,14 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
     pem, kind = pem_of(key.keyid, key, name)
     if kind != algorithm:
         raise IntegrityError(
-            f"{name}: the key {key.keyid} of role {role} is not of the kind {algorithm}.",
+            f"{name}: the key {key.keyid} of role {role} is not of the type {algorithm}.",
             "Copy the file again from its source.",
         )
     fields = key.unrecognized_fields
     if unknown := {*fields} - KEY_FIELDS:
         raise IntegrityError(
             f"{name}: the key {key.keyid} has the field {min(unknown)}, which is unknown here.",
-            "It was written by another release.",
+            "Another release wrote the file.",
         )
     person, revoked_from = fields.get("person"), fields.get("revoked_from")
     may, levels = fields.get("may", []), fields.get("levels", [])
@@ -378,7 +376,7 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
     )
     if not well_formed:
         raise IntegrityError(
-            f"{name}: what is said about the key {key.keyid} of role {role} is not whole.",
+            f"{name}: the facts about the key {key.keyid} of role {role} are incomplete.",
             "Copy the file again from its source.",
         )
     return TrustedKey(key.keyid, pem, person, tuple(may), tuple(levels), revoked_from)
@@ -411,7 +409,7 @@ def load_trust(
         raise IntegrityError(
             f"{directory}: root {seen[0]} and targets {seen[1]} are older than root {at_least[0]} and targets "
             f"{at_least[1]}, which were installed before.",
-            "Somebody restored an older trust root. Copy the newest one again.",
+            "An older trust root was restored. Copy the newest one again.",
         )
     return trust
 

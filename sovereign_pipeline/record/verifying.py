@@ -85,12 +85,12 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
     if policy is None:
         return Report(ledger, max(sizes, default=None), None, {})
     if policy.logs and log not in policy.logs:
-        raise IntegrityError("The ledger's key is not one of the policy's logs.", checkpoints.RESTORE)
+        raise IntegrityError("The ledger's key is not a log of the policy.", checkpoints.RESTORE)
     witnessed_note = witnesses.newest_witnessed(settings, policy)
     if witnessed_note is None:
         raise IntegrityError(
-            "No checkpoint was cosigned by as many witnesses as the policy demands.",
-            "Write a request for the witnesses that are missing, and bring back their answers.",
+            "No checkpoint has the cosignatures that the policy requires.",
+            "Request the missing cosignatures, and import the witnesses' answers.",
         )
     size = notes.parse_tree_head(witnessed_note.text).size
     return Report(ledger, max(sizes, default=None), size, policy.cosigned(witnessed_note))
@@ -124,7 +124,7 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
     by_size.pop(0, None)
     for claim in (each for claims in by_size.values() for each in claims):
         raise IntegrityError(
-            f"{claim.said_by}: covers {claim.head.size} entries, and the ledger has {growth.size}.",
+            f"{claim.said_by}: covers {claim.head.size} entries, but the ledger has {growth.size}.",
             "Restore the newest copy of the registry, and find out who restored an older one.",
         )
     return Verified(Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
@@ -167,8 +167,8 @@ def _hold(claims: Sequence[Claim], root: bytes) -> None:
     for claim in claims:
         if claim.head.root != root:
             raise IntegrityError(
-                f"{claim.said_by}: the ledger's first {claim.head.size} entries are not those that were signed.",
-                "Find out which of the two was changed: the log was forked.",
+                f"{claim.said_by}: the ledger's first {claim.head.size} entries differ from the signed ones.",
+                "The log was forked. Find out which version was changed.",
             )
 
 
@@ -217,8 +217,7 @@ def _wrong_node(session: Session) -> IntegrityError:
             if stored is None or (stored.position, stored.hash) != (position, hash):
                 return tree.damaged((level, position), "is missing or was changed")
     return IntegrityError(
-        "The ledger's tree: there are hashes over entries that are not there. "
-        "The registry was changed past this program.",
+        "The ledger's tree: there are hashes of missing entries. Another program changed the registry.",
         "Restore it from a copy, and find out who changed it.",
     )
 
@@ -229,7 +228,7 @@ class _Copied:
     def __init__(self, path: Path | None) -> None:
         self._path, self._count = path, 0
         if path is not None and not path.exists():
-            raise IntegrityError(f"{path}: the ledger's second copy is not there.", "Mount its medium.")
+            raise IntegrityError(f"{path}: the ledger's second copy is missing.", "Mount its medium.")
         self._lines = iter(checkpoints.entries_of(path)) if path is not None else iter(())
         self._next = next(self._lines, None)
 

@@ -56,7 +56,7 @@ def read_policy(path: Path) -> Policy:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
-        raise InputError(f"{path}: this file cannot be read.", "Give the file that names the witnesses.") from None
+        raise InputError(f"{path}: this file cannot be read.", "Give the file with the witness policy.") from None
     logs: list[Verifier] = []
     witnesses: dict[str, Verifier] = {}
     groups: dict[str, tuple[int, tuple[str, ...]]] = {}
@@ -83,14 +83,14 @@ def read_policy(path: Path) -> Policy:
                 case ["quorum", name] if quorum is None and name in {NONE, *witnesses, *groups}:
                     quorum = name
                 case _:
-                    raise InputError("is not a line of a policy, or names what is not defined before it")
+                    raise InputError("is not a valid line, or uses a name that is not defined above it")
         except InputError as error:
             raise InputError(
                 f"{path}: line {number}: {error.message}.",
                 "Lines are: log, witness, group, quorum (c2sp.org/tlog-policy).",
             ) from None
     if quorum is None:
-        raise InputError(f"{path}: no line says what the quorum is.", "Add a line such as: quorum none")
+        raise InputError(f"{path}: the quorum is missing.", "Add a line such as: quorum none")
     return Policy(tuple(logs), witnesses, groups, quorum)
 
 
@@ -137,18 +137,18 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
         last = notes.parse_tree_head(read_note(file).text) if file.exists() else None
         if old != (last.size if last is not None else 0):
             raise ConflictError(
-                f"This witness cosigned {last.size if last is not None else 0} entries last, and the request begins "
-                f"at {old}.",
+                f"This witness cosigned {last.size if last is not None else 0} entries last, but the request "
+                f"begins at {old}.",
                 "Have the log write a request that starts at that size.",
             )
         if last is not None and last.size and not is_consistent(last.size, head.size, last.root, head.root, proof):
             raise IntegrityError(
                 f"The log {head.origin} was forked: its {head.size} entries do not begin with the {last.size} that "
                 "this witness cosigned.",
-                "Keep the request as proof, and warn everybody who relies on the log.",
+                "Keep the request as proof, and warn everyone who relies on the log.",
             )
         if old == 0 and proof:
-            raise InputError("The request has a proof, and there is nothing to prove from.", "Write it again.")
+            raise InputError("The request has a proof, but no earlier size to prove from.", "Create the request again.")
         cosignature = notes.cosigned(note.text, signer, at)
         write_atomically(file, str(note.also([cosignature])))
     return str(cosignature)
@@ -178,7 +178,7 @@ def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[No
             write_atomically(_path(settings, note), str(extended))
             return extended, sorted(policy.cosigned(extended))
     raise IntegrityError(
-        "The answer is not over a checkpoint that was asked for, by a witness of the policy.",
+        "The answer is not a policy witness's cosignature of a requested checkpoint.",
         "Check that the policy has the witness's key, and request again.",
     )
 
@@ -221,7 +221,7 @@ def _parse_request(text: str) -> tuple[int, list[bytes], Note]:
     first, *proof = header.split("\n")
     old = re.fullmatch(r"old (0|[1-9][0-9]{0,18})", first)
     if not separator or old is None or len(proof) > MOST_PROOF_LINES:
-        raise InputError("This is not a request to a witness.", "Give the file that the log wrote.")
+        raise InputError("This is not a witness request.", "Use the file that the log wrote.")
     return int(old[1]), notes.decoded_hashes(proof), notes.parse_note(note)
 
 
@@ -265,13 +265,13 @@ def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
     key = next((each for each in trust.keys(LOG) if _raw(each) == log.key), None)
     if key is None:
         raise IntegrityError(
-            f"The key of the ledger, {log}, has not the role log in the trust root.",
-            "The holders of the root give it the role, once they know that it is this log's.",
+            f"The key of the ledger, {log}, does not have the role log in the trust root.",
+            "The holders of the root keys can give it the role, after checking that it belongs to this log.",
         )
     if entries and not trust.counts(LOG, key.keyid, entries - 1):
         raise IntegrityError(
-            f"The key of the ledger is revoked from entry {key.revoked_from} on, and it signed {entries} entries.",
-            "Find out who has the key.",
+            f"The key of the ledger is revoked from entry {key.revoked_from} on, but it signed {entries} entries.",
+            "Find out who used the key.",
         )
 
 
@@ -303,8 +303,8 @@ def _cosigned(trust: Trust, log: Verifier, note: Note) -> dict[str, int]:
         at = notes.cosigned_at(note, witness) if witness is not None else None
         if key is None or witness is None or at is None:
             raise IntegrityError(
-                f"The checkpoint of {size} entries that was sent to witnesses: the signature of {signature.name} is "
-                f"none of a witness that the trust root names.",
+                f"The checkpoint of {size} entries that was sent to witnesses: the signature of "
+                f"{signature.name} is not by a witness in the trust root.",
                 "List every witness in the trust root, or copy the file again from its source.",
             )
         # One key under two names counts as one witness. A revoked key does not count.

@@ -352,7 +352,7 @@ def differences(registry: Registry, settings: Settings, line: str | None = None)
     records = {adapter.record_digest for of_line in adapters.values() for adapter in of_line}
     if line is None:
         found += [
-            Difference(v.model, f"version {v.number} of a model that is no line says that it is {v.adapter}", v)
+            Difference(v.model, f"version {v.number} of a model that is not a line has the id {v.adapter}", v)
             for v in versions
             if v.model not in adapters and (v.record in records or v.adapter is not None)
         ]
@@ -388,8 +388,8 @@ def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Ca
     try:
         follow(registry, settings, line)
     except Exception as error:  # any error of MLflow, its database or its disk
-        failed = f"MLflow does not show the state of line {line} yet ({type(error).__name__}); the act is on record"
-        tell(f"{failed}. `sovereign adapters mlflow --repair` writes it anew.")
+        failed = f"MLflow does not show the state of line {line} yet ({type(error).__name__}); the act is logged"
+        tell(f"{failed}. `sovereign adapters mlflow --repair` corrects it.")
         return failed
     return None
 
@@ -447,15 +447,17 @@ def _differences_of(
             if version.source != source:
                 found.append(Difference(line, f"{where} leads to {version.source}, not to {source}", version))
             elif version.adapter != adapter.id:
-                found.append(Difference(line, f"{where} says that it is {version.adapter}", version))
+                found.append(Difference(line, f"{where} has the id {version.adapter}", version))
             elif place > 0:
-                found.append(Difference(line, f"{where} does so a second time", version))
+                found.append(Difference(line, f"{where} is a duplicate", version))
         if not mirrors:
             found.append(Difference(line, f"{adapter.id} has no version"))
     for record, others in by_record.items():
         for version in others:
             what = f"mirrors {short(record)}" if record is not None else "mirrors nothing"
-            found.append(Difference(line, f"version {version.number} {what}, and no adapter is registered so", version))
+            found.append(
+                Difference(line, f"version {version.number} {what}, but no such adapter is registered", version)
+            )
     has = {alias: version for version in versions for alias in version.aliases}
     expected = expected_aliases(adapters, state)
     for alias in (*ALIASES, LATEST):
@@ -463,7 +465,7 @@ def _differences_of(
         meant = shown.get(wanted.id) if wanted is not None else None
         if has.get(alias) != meant:
             now = f"is version {has[alias].number}" if alias in has else "is nowhere"
-            should = f"{wanted.id} is meant" if wanted is not None else "no adapter is meant"
+            should = f"{wanted.id} is meant" if wanted is not None else "no adapter should have it"
             found.append(Difference(line, f"the alias {alias} {now}, and {should}"))
     return found
 

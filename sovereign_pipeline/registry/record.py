@@ -175,7 +175,7 @@ def read_record(artifact: Artifact) -> AdapterRecord:
         return AdapterRecord.model_validate_json(path.read_bytes())
     except ValueError:
         raise IntegrityError(
-            f"{path}: this file is not an adapter's record.", "Materialize registered_adapter again."
+            f"{path}: this file is not an adapter record.", "Materialize registered_adapter again."
         ) from None
 
 

@@ -230,7 +230,7 @@ def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[s
         changes = compare(stated, identity_of(stage, workplace, stated.inputs))
         if changes:
             raise StaleInput(
-                f"Line {line}: {stage.kind} {short(ref.digest)} is no longer what would be made: {and_more(changes)}. "
+                f"Line {line}: {stage.kind} {short(ref.digest)} is stale: {and_more(changes)}. "
                 f"The record would not state how the adapter was made.",
                 "Run the line again.",
                 act="run_line",
@@ -366,13 +366,15 @@ def register(
     work = Countdown(workplace.progress, "hashing the lineage", len(refs), "artifact")
     for done, ref in enumerate(refs, start=1):
         if store.open_as_given(ref).withheld:
-            workplace.progress(f"the documents of {ref.kind} {short(ref.digest)} are withheld here and were not read")
+            workplace.progress(
+                f"the documents of {ref.kind} {short(ref.digest)} are not readable here and were not verified"
+            )
         work.reached(done)
     record = read_record(artifact)
     differing = disagreements(store, record, artifact.manifest)
     if differing:
         raise IntegrityError(
-            f"{artifact.path}: the record does not belong to its artifacts: {'; '.join(differing)}.",
+            f"{artifact.path}: the record contradicts its artifacts: {'; '.join(differing)}.",
             f"Materialize registered_adapter of line {record.line} again.",
             act="run_line",
             line=record.line,
@@ -426,8 +428,8 @@ def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artif
     parent = record.parent_adapter
     if parent is not None and find_adapter(registry, parent.adapter).adapter_digest != parent.digest:
         raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: the parent adapter is {parent.adapter}, {short(parent.digest)}, and "
-            f"another adapter is registered by that id.",
+            f"{artifact.path / RECORD_FILE}: the parent adapter is {parent.adapter}, {short(parent.digest)}, "
+            "but another adapter is registered under that id.",
             "Restore the registry from a copy.",
         )
 
@@ -441,9 +443,8 @@ def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
     reasons = refused_by_vllm(json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes()), chosen.vllm.rank)
     if reasons:
         raise InputError(
-            f"Line {workplace.line.line}: vLLM, which serving.engine names, does not serve this adapter: "
-            f"{'; '.join(reasons)}.",
-            "Change training.sft and train again, or let serving.engine of institution.yaml be local.",
+            f"Line {workplace.line.line}: vLLM (serving.engine) cannot serve this adapter: {'; '.join(reasons)}.",
+            "Change training.sft and train again, or set serving.engine in institution.yaml to local.",
         )
 
 

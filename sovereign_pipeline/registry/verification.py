@@ -67,7 +67,7 @@ class Withheld:
 
     def __str__(self) -> str:
         files = counted(self.files, "file")
-        return f"{self.what} {short(self.digest)}: {files} with unscrubbed text, withheld here and not verified"
+        return f"{self.what} {short(self.digest)}: {files} with unscrubbed text not readable here, so not verified"
 
 
 Examined = Checked | ChangedSource | str
@@ -101,7 +101,7 @@ def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterato
         try:
             line = load_line(settings.data, name, load_institution(settings.data))
         except SovereignError as error:
-            yield f"Line {name}: the suites were not read, because the recipe is not readable: {error.message}"
+            yield f"Line {name}: the suites were not read, because the recipe is unreadable: {error.message}"
             continue
         for suite, recorded in artifact.manifest.external_inputs.items():
             if ":" not in suite:  # inputs without a colon are incumbents, named by model
@@ -117,7 +117,7 @@ def _examine_suite(settings: Settings, line: Line, kind: str, name: str, recorde
     if found is None:
         return f"Line {line.line}: {subject} is no longer in the recipe."
     if found.digest != recorded:
-        return f"{found.path}: {subject} was changed since it was used."
+        return f"{found.path}: {subject} has changed since it was used."
     return _checked("suite_file", recorded, found.path, found.files)
 
 
@@ -170,9 +170,7 @@ def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
     artifact = open_dataset(store, row)
     file = artifact.file(CARD)
     if row["card_sha256"] != file_sha256(file):
-        raise IntegrityError(
-            f"{file}: this is not the data card that was registered.", "Restore the registry from a copy."
-        )
+        raise IntegrityError(f"{file}: this is not the registered data card.", "Restore the registry from a copy.")
     return card_of(artifact)
 
 
@@ -448,7 +446,7 @@ def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRe
     if wrong:
         raise IntegrityError(
             f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} differs from the record in "
-            f"{', '.join(wrong)}. The registry was changed past this program.",
+            f"{', '.join(wrong)}. Another program changed the registry.",
             "Restore the registry from a copy.",
         )
 
@@ -459,7 +457,7 @@ def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: 
     if wrong:
         raise IntegrityError(
             f"{artifact.path}: the registry's row of dataset {short(row['digest'])} differs from it in "
-            f"{', '.join(wrong)}. The registry was changed past this program.",
+            f"{', '.join(wrong)}. Another program changed the registry.",
             "Restore the registry from a copy.",
         )
 
@@ -488,8 +486,8 @@ def _gate_records(
     missing = named.keys() - registered.keys()
     if missing:
         raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: names {counted(len(missing), 'gate record')} that the registry's row of "
-            f"{row.id} lacks.",
+            f"{artifact.path / RECORD_FILE}: contains {counted(len(missing), 'gate record')} that the "
+            f"registry's row of {row.id} lacks.",
             "Restore the registry from a copy.",
         )
     for key, each in registered.items():

@@ -113,7 +113,7 @@ def assert_acts_on_record(
         return
     wrong = [name for name in dict.fromkeys([*found, *entries]) if not _is_entered(found.get(name), entries.get(name))]
     if wrong:
-        raise IntegrityError(f"The registry: {and_more(wrong)}: the rows are not those of the audit log.", HINT)
+        raise IntegrityError(f"The registry: {and_more(wrong)}: the rows differ from the ledger.", HINT)
     about = _about(session, {adapter for row in found.values() for adapter in row.adapters})
     trust = trust_root(settings)
     assert_not_put_back(session, settings, trust)
@@ -134,7 +134,7 @@ def _assert_signed(
     about: Mapping[str, tuple[str, str]], trust: Trust, act: Act, name: str, row: Acted, entry: AuditEntry
 ) -> None:
     if not about:
-        raise IntegrityError(f"The registry: {name} is about no adapter that is registered.", HINT)
+        raise IntegrityError(f"The registry: {name} is about an adapter that is not registered.", HINT)
     try:
         verified = verify_act(
             row.row.statement,

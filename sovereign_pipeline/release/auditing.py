@@ -77,7 +77,7 @@ def audit_adapter(
     with registry.reading() as session:
         log = checkpoints.verifier(session, settings)
         if log is None:
-            raise IntegrityError("The ledger has no key, so nobody vouches for it.", checkpoints.RESTORE)
+            raise IntegrityError("The ledger has no key, so it cannot be verified.", checkpoints.RESTORE)
         assert_log_of(trust, log, ledger.newest.sequence)
         witnessed = witnessed_by(trust, log, settings)
         assert_rules_kept(session, settings)

@@ -68,7 +68,7 @@ def causes(session: Session, given: Registered) -> list[Cause]:
         try:
             found.extend(Cause(event, what) for what in _TELL[event](session, given))
         except SovereignError as error:
-            found.append(Cause(event, f"cannot be told: {error.message}"))
+            found.append(Cause(event, f"cannot be checked: {error.message}"))
     return found
 
 
@@ -86,7 +86,7 @@ def _base_superseded(session: Session, given: Registered) -> Iterator[str]:
 def _template_changed(session: Session, given: Registered) -> Iterator[str]:
     changed = _changed_files(session, given) & set(TEMPLATE_FILES)
     if changed:
-        yield f"{and_more(sorted(changed))} of the base model changed"
+        yield f"{and_more(sorted(changed))} changed in the base model"
     dataset = _manifest(given, given.adapter.dataset_digest)
     if dataset.producer.config.get("instruction", given.line.training.instruction) != given.line.training.instruction:
         yield "the recipe's instruction changed"
@@ -112,7 +112,7 @@ def _source_withdrawn(session: Session, given: Registered) -> Iterator[str]:
             elif not (given.settings.data / source["path"]).is_file():
                 yield f"{source['path']} is gone"
     for recall in open_recalls(session, given.settings, adapter.id):
-        yield f"{recall.id} holds for the adapter"
+        yield f"{recall.id} applies to the adapter"
 
 
 def _policy_changed(session: Session, given: Registered) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _policy_changed(session: Session, given: Registered) -> Iterator[str]:
             now = {str(kind): each for kind, each in given.institution.treatments(given.line.line).items()}
             differing = sorted(kind for kind in then.keys() & now.keys() if then[kind] != now[kind])
             if differing:
-                yield f"{and_more(differing)} is treated in another way"
+                yield f"{and_more(differing)} is treated differently"
 
 
 def _manifest(given: Registered, digest: str) -> Manifest:

@@ -181,7 +181,7 @@ def _assert_ended(session: Session, adapter: Adapter) -> State:
     state = states(session, adapter.line)[adapter.id]
     if state not in ENDED:
         raise ConflictError(
-            f"{adapter.id} is {state}, so its weights stay.",
+            f"{adapter.id} is {state}, so its weights cannot be purged.",
             "Only a retired, rejected or recalled adapter can be purged.",
         )
     return state
@@ -192,7 +192,7 @@ def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], No
     artifacts themselves, because anyone with write access to the database could change the recall index."""
     state = states(session)
     living = [each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in ENDED]
-    work, seen = Countdown(progress, "looking who needs the weights", len(living), "adapter"), set[str]()
+    work, seen = Countdown(progress, "checking which adapters need the weights", len(living), "adapter"), set[str]()
     found: dict[str, str] = {}
     for done, each in enumerate(living, start=1):
         found |= {ref.digest: each.id for ref, _ in all_that_is_beneath(store, _ref(store, each), seen)}
@@ -247,7 +247,7 @@ def _remove(store: ArtifactStore, file: PurgedFile) -> int:
     """Remove a file if it exists, and its directory if that becomes empty. Returns the number of bytes removed."""
     manifest = store.read_manifest(store.ref_of(file.artifact))
     if manifest.kind not in TRAINED or (file.path, file.sha256) not in {(e.path, e.sha256) for e in manifest.files}:
-        raise IntegrityError(f"{store.path_of(file.artifact)}: the purge names a file that the manifest does not list.")
+        raise IntegrityError(f"{store.path_of(file.artifact)}: the manifest does not list a file in the purge.")
     root = store.path_of(file.artifact)
     path = root / file.path
     if not os.path.lexists(path):

@@ -176,7 +176,7 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
     assert_holders(asked)
     with registry.writing() as session:
         if _answer(session, asked.question) != asked:
-            raise ConflictError("What holds it has changed since it was asked.", "Ask again.")
+            raise ConflictError("The search result has changed since it was shown.", "Ask again.")
         number = 1 + (session.scalar(select(func.count()).select_from(Recall)) or 0)
         recall = Recall(
             id=f"recall-{number}",
@@ -203,7 +203,7 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
 def assert_holders(answer: Answer) -> None:
     """Raise InputError if no adapter was trained on the searched data."""
     if not answer.holders:
-        raise InputError(f"No registered adapter holds {answer.question}.", "There is nothing to recall.")
+        raise InputError(f"No registered adapter was trained on {answer.question}.", "There is nothing to recall.")
 
 
 def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Signer, reason: str) -> None:
@@ -229,7 +229,7 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
     if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
         raise ConflictError(f"{recall_id} was already waived for {adapter_id}.")
     if recall not in open_recalls(session, settings, adapter_id):
-        raise InputError(f"{recall_id} does not hold for {adapter_id}.", "Name an adapter that it applies to.")
+        raise InputError(f"{recall_id} does not apply to {adapter_id}.", "Choose an adapter that it applies to.")
     return recall
 
 
@@ -406,10 +406,10 @@ def _exact(session: Session, asked: Question, stated: Mapping[str, TrainingData]
 
     if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
         raise InputError(
-            "Ask for a document, a source, a document of a source, a dataset or a base model.", "Give one of these."
+            "Search for a document, a source, a document of a source, a dataset or a base model.", "Give one of these."
         )
     if asked.document is not None and not normal_id(asked.document):
-        raise InputError("The id of a document is empty.", "Give the id as its row has it.")
+        raise InputError("The id of a document is empty.", "Give the id from the document's row.")
     if asked.source is not None and not holders(session, Question(source=asked.source), stated):
         known = and_more(sorted(_sources(session, stated))) or "none"
         raise NotFoundError(f"No registered adapter has a source '{asked.source}'.", f"Known sources: {known}.")
@@ -463,7 +463,7 @@ def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:
     if digits is None:
         return None
     if not _DIGITS.fullmatch(digits):
-        raise InputError(f"'{digits}' is no digest of a {what}.", "Give its first 6 hex digits or more.")
+        raise InputError(f"'{digits}' is not the digest of a {what}.", "Give its first 6 hex digits or more.")
     found = sorted(each for each in known if each.startswith(digits))
     if len(found) == 1:
         return found[0]

@@ -107,7 +107,7 @@ def propose(
     IntegrityError if a file changed.
     """
     if not reason.strip():
-        raise InputError("A request needs a reason.", "Say why; it is shown wherever the adapter is.")
+        raise InputError("A request needs a reason.", "Give a reason; every page about the adapter shows it.")
     adapter = find_adapter(registry, adapter_id)
     with registry.reading() as session:
         before, incumbent = state_and_incumbent(session, adapter)
@@ -190,7 +190,9 @@ def find_request(session: Session, request: str) -> ReleaseRequest:
     """Return a request by its id or a prefix. Raises InputError for a prefix that is too short or not hexadecimal, and
     NotFoundError unless exactly one request matches."""
     if not _DIGITS.fullmatch(request):
-        raise InputError(f"'{request[:64]}' is no request's id.", f"Give its first {FEWEST_DIGITS} digits or more.")
+        raise InputError(
+            f"'{request[:64]}' is not the id of a request.", f"Give its first {FEWEST_DIGITS} digits or more."
+        )
     found = list(session.scalars(select(ReleaseRequest).where(ReleaseRequest.id.startswith(request, autoescape=True))))
     if len(found) == 1:
         return found[0]
@@ -245,7 +247,7 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
             continue
         return adapter, arrow_of(verified.statement.predicate)
     raise IntegrityError(
-        f"The officer's request beside a flag is about none of {', '.join(records)}.", "Find out who wrote it."
+        f"The officer's request beside a flag is about none of {', '.join(records)}.", "Find out who wrote the request."
     )
 
 
@@ -260,8 +262,8 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
         if workplace.institution.release.blind_review == "not_required":
             return None
         raise GateRefused(
-            f"{adapter.id}: there is no result of a blind review of it.",
-            "Open a review, close it once it is rated, and let its result be materialized.",
+            f"{adapter.id}: it has no blind review result.",
+            "Open a review, close it once it is rated, and materialize its result.",
             act="open_review",
             line=adapter.line,
         )
@@ -288,7 +290,7 @@ def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mappin
             f"Request {request.id[:12]} was made when {adapter.id} was {predicate['from']} and "
             f"{predicate['incumbent'] or 'nothing'} was in production; now it is {before}, and "
             f"{incumbent or 'nothing'} is in production.",
-            "Request anew.",
+            "Request it again.",
         )
 
 
@@ -308,8 +310,8 @@ def make_transition(
     _assert_enough_by_the_rules_of_now(session, registry, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
-            f"Request {row.id[:12]} rests on other evidence than there is now.",
-            "Read the new evidence, and make a new request.",
+            f"Request {row.id[:12]} is based on other evidence than today's.",
+            "Read the new evidence, and request it again.",
         )
     for digest in (adapter.record_digest, adapter.adapter_digest):
         workplace.store.open(workplace.store.ref_of(digest))
@@ -378,7 +380,7 @@ def _assert_enough_by_the_rules_of_now(
         raise ConflictError(
             f"Request {standing.request.id[:12]} was made for {stated[1]} approvals at {stated[0]}, but "
             f"'{asked.name}' needs {needed} at {adapter.classification}.",
-            "Request anew.",
+            "Request it again.",
         )
 
 
@@ -412,7 +414,7 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
         if rules_digest(workplace.settings, adapter.line) != proposal.predicate["policy"]:
-            raise ConflictError("The institution's rules were changed since this was shown.", "Request it again.")
+            raise ConflictError("The institution's rules changed after the request was shown.", "Request it again.")
         subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
         bundle = sign_statement(signer, Statement((subject,), REQUEST, proposal.predicate))
         row = enter_signed_request(session, trust, officer, adapter, proposal.arrow, bundle)
@@ -454,7 +456,7 @@ def decide(
         row = find_request(session, request_id)
         standing = standing_of(session, workplace.settings, trust, row, now)
         if standing.ended is not None:
-            raise ConflictError(f"Request {row.id[:12]} has ended: {standing.ended}.", "Request anew.")
+            raise ConflictError(f"Request {row.id[:12]} is closed: {standing.ended}.", "Request it again.")
         _assert_may_decide(standing, officer, decision)
         statement = Statement(
             (Subject("request.sigstore.json", row.id),),
@@ -495,18 +497,20 @@ def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision)
     approved = {each.person for each in standing.approvals}
     if decision == "withdraw":
         if not is_requester and officer.person not in approved:
-            raise ConflictError(f"{officer.person} decided nothing of request {row.id[:12]} that can be withdrawn.")
+            raise ConflictError(
+                f"{officer.person} has made no decision about request {row.id[:12]} that can be withdrawn."
+            )
         return
     if decision == "approve" and is_requester:
         raise SignInError(
-            f"{officer.person} made request {row.id[:12]}, and nobody approves what they asked for.",
+            f"{officer.person} made request {row.id[:12]}, and nobody may approve their own request.",
             "Have another officer approve it.",
         )
     if decision == "approve" and officer.person in approved:
-        raise ConflictError(f"{officer.person} approved request {row.id[:12]} already.")
+        raise ConflictError(f"{officer.person} has already approved request {row.id[:12]}.")
     if decision == "approve" and officer.person in standing.withdrawn:
         raise ConflictError(
-            f"{officer.person} withdrew their approval of request {row.id[:12]}.",
-            "Another officer approves it, or it is requested anew.",
+            f"{officer.person} has withdrawn their approval of request {row.id[:12]}.",
+            "Have another officer approve it, or request it again.",
         )
     assert_may(officer, arrow_of(predicate).name, [predicate["classification"]])

@@ -127,8 +127,8 @@ class RulesOnRecord:
             return release_in(kept_rule(self.settings, INSTITUTION, sha256, sequence))
         except ValueError:
             raise IntegrityError(
-                f"The rules of entry {sequence} of the audit log say nothing of releases that this program reads.",
-                "Nobody can have asked for a release under them: find out who entered them.",
+                f"The rules of entry {sequence} of the audit log have no valid section on releases.",
+                "No release can have been requested under them. Find out who logged them.",
             ) from None
 
 
@@ -237,16 +237,16 @@ def signed_transitions(
         statements = _assert_row_signed(on_record, trust, row, where)
         asked = on_record.requests.get(row.request_id)
         if asked is None:
-            raise IntegrityError(f"{where}: the request that it names is not on record.", HINT)
+            raise IntegrityError(f"{where}: its request is not logged.", HINT)
         if asked.id not in known:
             known[asked.id] = _standing(on_record, trust, asked, now)
         standing = known[asked.id]
         moves[asked.id, row.transition == SUPERSEDE] += 1
         if not _was_asked_for(row, standing.predicate) or moves[asked.id, row.transition == SUPERSEDE] > 1:
-            raise IntegrityError(f"{where}: it is not what request {asked.id[:12]} asks for.", HINT)
+            raise IntegrityError(f"{where}: it differs from request {asked.id[:12]}.", HINT)
         is_approved = statements <= {*standing.approval_statements} and standing.is_complete
         if not is_approved or len(statements) < standing.needed:
-            raise IntegrityError(f"{where}: the approvals that it names are not on record.", HINT)
+            raise IntegrityError(f"{where}: its approvals are not logged.", HINT)
     return [(row, known[row.request_id]) for row in rows]
 
 
@@ -291,8 +291,7 @@ class _OnRecord:
             if statement is None or named == statement:
                 return sequence - 1
         raise IntegrityError(
-            f"The registry: of request {request[:12]} there is a row that no entry of the audit log ('{action}') "
-            f"names.",
+            f"The registry: a row of request {request[:12]} has no ledger entry ('{action}').",
             HINT,
         )
 
@@ -456,7 +455,7 @@ def _officer(key: TrustedKey) -> Officer:
 
 
 def _differs(what: str, where: str) -> IntegrityError:
-    return IntegrityError(f"The registry: {what} differs from what was signed in its {where}.", HINT)
+    return IntegrityError(f"The registry: {what} differs from the signed {where}.", HINT)
 
 
 COMPARED = (

@@ -47,7 +47,7 @@ from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
 
 ACCEPTED_SUFFIX = f".accepted{SUFFIX}"
-LOOK = "`sovereign adapters hold LINE` shows how the hold stands; stage the adapter anew for another one."
+LOOK = "`sovereign adapters hold LINE` shows the state of the trial. Stage the adapter again to start another one."
 
 
 class Bound(Frozen):
@@ -143,10 +143,10 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
     try:
         judgement = Judgement.model_validate_json(json.dumps(dict(verified.statement.predicate)))
     except ValidationError:
-        raise IntegrityError(f"{path}: the judgement of a hold says nothing that this release knows.", LOOK) from None
+        raise IntegrityError(f"{path}: this is not a trial result that this release can read.", LOOK) from None
     said = (judgement.line, f"{judgement.adapter}-{judgement.began:08d}", f"{judgement.number:04d}{SUFFIX}")
     if said != (path.parent.parent.name, path.parent.name, path.name):
-        raise IntegrityError(f"{path}: it was signed as the judgement of another trial.", "Find out who put it there.")
+        raise IntegrityError(f"{path}: it was signed as the result of another trial.", "Find out who wrote the file.")
     return Signed(judgement, bundle, path)
 
 
@@ -229,21 +229,21 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     with registry.reading() as session:
         incumbent = in_production(session, adapter.line)
         if (why := taken_back(session, adapter)) is not None:
-            raise GateRefused(f"{adapter.id} was taken back: {why}", "Stage it anew, or another version.")
+            raise GateRefused(f"{adapter.id} was withdrawn: {why}", "Stage it again, or stage another version.")
         reports = _reports(session, adapter)
         is_exempt = adapter.classification in workplace.institution.release.promote_without_hold
         if incumbent is None:
             if not is_exempt:
                 _assert_nothing_was_recalled(session, adapter)
             if not reports:
-                return {"needed": False, "because": "Nothing is in production that it could be compared with."}
+                return {"needed": False, "because": "No adapter in production could be compared with it."}
         if is_exempt:
-            return {"needed": False, "because": "The institution promotes without a hold at this level."}
+            return {"needed": False, "because": "The institution requires no trial at this level."}
         held = hold_of(session, settings, trust_root(settings), adapter, incumbent)
     if held is None or (held.signed.judgement.outcome == "reported" and incumbent is not None):
         raise GateRefused(
-            f"{adapter.id}: its hold is open.",
-            f"`sovereign adapters hold {adapter.line}` says what is missing, and when it could be there.",
+            f"{adapter.id}: its trial is open.",
+            f"`sovereign adapters hold {adapter.line}` shows what is missing, and when it could be complete.",
         )
     judged = held.signed.judgement
     if judged.at > datetime.datetime.now(datetime.UTC) + CLOCKS:  # then its days are not over either
@@ -253,8 +253,8 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
         )
     if judged.severe < reports:
         raise GateRefused(
-            f"{adapter.id}: its hold counted {judged.severe} reports of severity 1, and {reports} are on record about "
-            f"these weights.",
+            f"{adapter.id}: its trial counted {judged.severe} severity-1 reports, but {reports} about these "
+            "weights are logged.",
             "Stage another version.",
         )
     institution = workplace.institution
@@ -262,13 +262,13 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     short = _short_of(judged, rules, is_searched=is_searched)
     if judged.outcome == "promote" and short:
         raise GateRefused(
-            f"{adapter.id}: its hold was judged by laxer rules than are in force, in {', '.join(short)}.",
+            f"{adapter.id}: its trial used laxer rules than those in force, in {', '.join(short)}.",
             "Stage it again, or stage another version.",
         )
     if not held.lets_through:
         raise GateRefused(
             f"{adapter.id}: its trial was inconclusive: {judged.because}.",
-            f"{judged.expected} Or an officer accepts it, once: `sovereign adapters accept-hold {adapter.id}`.".strip(),
+            f"{judged.expected} Or have an officer accept it: `sovereign adapters accept-hold {adapter.id}`.".strip(),
         )
     return {
         "needed": True,
@@ -290,7 +290,9 @@ def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapt
     except GateRefused:
         with registry.reading() as session:
             return {"needed": True, "urgent": True, "taken_back": taken_back(session, adapter) is not None}
-    raise ConflictError(f"{adapter.id}: its trial stops no promotion, so none is urgent.", "Request `promote`.")
+    raise ConflictError(
+        f"{adapter.id}: its trial allows the promotion, so an urgent one is not needed.", "Request `promote`."
+    )
 
 
 def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
@@ -299,9 +301,9 @@ def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
     last = [row for row in transitions_of(session, adapter.line) if row.before == "production"][-1:]
     if last and last[0].transition != "retire":
         raise GateRefused(
-            f"{adapter.id}: '{last[0].transition}' took {last[0].adapter_id} out of production, so no hold can compare "
-            f"the two.",
-            "Roll back to an earlier adapter, or let officers promote this one urgently.",
+            f"{adapter.id}: '{last[0].transition}' took {last[0].adapter_id} out of production, so no trial "
+            "can compare the two.",
+            "Roll back to an earlier adapter, or promote this one urgently.",
         )
 
 
@@ -351,9 +353,7 @@ def accept_hold(
         assert_in_force(session, settings, trust)
         held = hold_to_accept(session, settings, trust, adapter, in_production(session, adapter.line))
         if held.signed.sha256 != shown:
-            raise ConflictError(
-                f"{adapter.id}: its hold was judged anew meanwhile.", "Read the new judgement, then accept it."
-            )
+            raise ConflictError(f"{adapter.id}: its trial has a new result.", "Read the new result, then accept it.")
         said = {
             "line": adapter.line,
             "adapter": adapter.id,
@@ -375,13 +375,13 @@ def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: 
     """Return the inconclusive result that nobody has accepted yet. Raises ConflictError if there is none."""
     held = hold_of(session, settings, trust, adapter, incumbent)
     if held is None:
-        raise ConflictError(f"{adapter.id}: no judgement of a hold is on record that could be accepted.", LOOK)
+        raise ConflictError(f"{adapter.id}: no trial result is logged that could be accepted.", LOOK)
     if held.signed.judgement.outcome == "reported" and incumbent is not None:
-        raise ConflictError(f"{adapter.id}: its hold is open.", LOOK)
+        raise ConflictError(f"{adapter.id}: its trial is open.", LOOK)
     if held.signed.judgement.outcome == "promote":
-        raise ConflictError(f"{adapter.id}: its hold was judged to promote; there is nothing to accept.")
+        raise ConflictError(f"{adapter.id}: its trial allows the promotion, so there is nothing to accept.")
     if held.acceptance is not None:
-        raise ConflictError(f"{adapter.id}: {held.accepted_by} accepted this already, and nobody is asked again.")
+        raise ConflictError(f"{adapter.id}: {held.accepted_by} has already accepted this result.")
     return held
 
 
@@ -415,8 +415,8 @@ def _on_record(settings: Settings, trust: Trust, adapter: Adapter, entry: AuditE
     path = next((each for each in files if each.name.startswith(f"{told['number']:04d}.")), None)
     if path is None:
         raise IntegrityError(
-            f"The judgement {told['number']} of the hold of {adapter.id} is on record, and its file is not there.",
-            "Put it back from a backup of the home, or stage the adapter anew.",
+            f"The judgement {told['number']} of the hold of {adapter.id} is logged, but its file is missing.",
+            "Restore it from a backup of the home, or stage the adapter again.",
         )
     signed = read_judgement(path, trust, adapter.record_manifest_sha256, entry.sequence - 1)
     if signed.sha256 != told["statement"] or signed.judgement.outcome != told["outcome"]:
@@ -449,4 +449,4 @@ def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
 
 
 def _differs(what: str) -> IntegrityError:
-    return IntegrityError(f"{what}: it is not what the audit log has.", "Find out who changed it.")
+    return IntegrityError(f"{what}: it differs from the ledger.", "Find out who changed it.")

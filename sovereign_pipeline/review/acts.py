@@ -77,8 +77,8 @@ def secrets_directory(settings: Settings) -> Path:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
         raise InputError(
-            f"{directory}: other accounts can enter the directory of the reviews' seeds and keys.",
-            f"Close it: chmod 700 {directory}",
+            f"{directory}: other accounts can enter the directory of review seeds and keys.",
+            f"Restrict it: chmod 700 {directory}",
         )
     return directory
 
@@ -99,12 +99,12 @@ def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
     path = settings.review_secrets / f"{review.id}{SEED}"
     if not path.is_file():
         raise IntegrityError(
-            f"{path}: the sealed seed of this review is missing. Without it nobody can derive which answer was whose.",
+            f"{path}: the sealed seed of this review is missing. Without it, the answers cannot be unblinded.",
             "Restore the file from a copy.",
         )
     seed = path.read_bytes()
     if commitment(seed) != review.seed_sha256:
-        raise IntegrityError(f"{path}: this is not the seed that was committed to.", "Restore the file from a copy.")
+        raise IntegrityError(f"{path}: this seed does not match its commitment.", "Restore the file from a copy.")
     return seed
 
 
@@ -113,7 +113,7 @@ def signing_key(settings: Settings, review: BlindReview) -> bytes:
     path = settings.review_secrets / f"{review.id}{KEY}"
     if not path.is_file():
         raise IntegrityError(
-            f"{path}: the key that signs what is done in this review is missing.", "Restore the file from a copy."
+            f"{path}: the key that signs this review's acts is missing.", "Restore the file from a copy."
         )
     key = path.read_bytes()
     if len(key) != SECRET_BYTES or public_key_of(key) != review.act_key:
@@ -162,7 +162,7 @@ def noted_reviews(settings: Settings) -> list[str]:
     return sorted(path.name.removesuffix(SIGNED) for path in settings.review_secrets.glob(f"*{SIGNED}"))
 
 
-CLOSED = "This review is closed; no rating is taken any more. Thank you for yours."
+CLOSED = "This review is closed, and ratings are no longer accepted. Thank you for yours."
 
 _OPEN = select(BlindReview).where(BlindReview.id.not_in(select(ReviewClosing.review_id)))
 
@@ -182,8 +182,8 @@ def find_open(session: Session, line: str) -> BlindReview | None:
     found = session.scalars(_OPEN.where(BlindReview.line == line)).all()
     if len(found) > 1:
         raise IntegrityError(
-            f"Line {line} has {len(found)} open reviews, and there is never more than one. The registry was changed "
-            f"past this program.",
+            f"Line {line} has {len(found)} open reviews, but only one is possible. Another program changed "
+            "the registry.",
             "Restore the registry from a copy, and find out who changed it.",
         )
     return found[0] if found else None
@@ -356,7 +356,5 @@ def _last_act(settings: Settings, session: Session, review: BlindReview) -> Sign
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]
     # After a crash between the commit and the record, the ledger has one act more than the record.
     if not acts or (noted and acts != noted and acts[0].number <= noted[0].number):
-        raise IntegrityError(
-            f"Review {review.id}: the newest entry of the audit log about it is not the one that was signed last.", HINT
-        )
+        raise IntegrityError(f"Review {review.id}: its newest ledger entry is not the last signed act.", HINT)
     return acts[0]

@@ -82,7 +82,9 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
     if person is None:
         names = people.listed()
         known = ", ".join(people.shown(each, names) for each in operators)
-        raise NotFoundError(f"'{operator}' takes no part in the open review of line {line}.", f"Name one of {known}.")
+        raise NotFoundError(
+            f"'{operator}' is not an operator of the open review of line {line}.", f"Choose one of {known}."
+        )
     with entering_acts(workplace.settings, registry, review.id) as entering:
         return issue_link(entering, person, workplace.line.gates.review.link_days, actor)
 
@@ -104,8 +106,8 @@ def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: s
             actors = {entry.actor for entry in entries_of(session, review.id)}
         if person in {*plan.operators, *plan.may_close_early, *actors}:
             raise ConflictError(
-                f"This person takes part in the open review of line {review.line}.",
-                "Close it first.",
+                f"This person is part of the open review of line {review.line}.",
+                "Close the review first.",
                 act="review_status",
                 line=review.line,
             )
@@ -131,12 +133,12 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
         if newest is None or digest_of_row(link) not in _links_issued(entering.session, review):
             raise _not_ours()
         if entering.session.get(SignInUse, digest) is not None:
-            raise SignInError("This link was used already.", "Ask whoever sent it for a new one; no rating is lost.")
+            raise SignInError("This link was used already.", "Ask the sender for a new link; no rating is lost.")
         if newest.subjects["link"] != digest:
-            raise SignInError("There is a newer link for you.", "Open that one; no rating is lost.")
+            raise SignInError("There is a newer link for you.", "Open the newer link; no rating is lost.")
         now = datetime.datetime.now(datetime.UTC)
         if now >= link.expires_at:
-            raise SignInError("This link is too old.", "Ask whoever sent it for a new one; no rating is lost.")
+            raise SignInError("This link is too old.", "Ask the sender for a new link; no rating is lost.")
         use = SignInUse(token_sha256=digest, used_at=now)
         entering.session.add(use)
         entering.session.flush()
@@ -168,7 +170,7 @@ def _issuing(session: Session, review: BlindReview) -> list[Act]:
 
 
 def _not_ours() -> SignInError:
-    return SignInError("This link is not one of ours.", "Copy it whole, or ask whoever sent it for a new one.")
+    return SignInError("This link is not one of ours.", "Copy the complete link, or ask its sender for a new one.")
 
 
 def _sha256(token: str) -> str:
@@ -180,7 +182,7 @@ Preference = Literal["a", "b", "tie"]
 LOWEST, HIGHEST = 1, 5
 """Lowest and highest rating."""
 
-GIVEN = "This pair was rated already. The first rating stands."
+GIVEN = "This pair was rated already. The first rating counts."
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,8 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
     on_record: list[Ballot | Guess] = [*filter(was_asked, ballots), *guesses]
     if by_acts != {digest_of(content_of(each)) for each in on_record}:
         raise IntegrityError(
-            f"Review {review.id}: what {person_in_short(operator)} gave is not what the audit log says. The registry "
-            f"was changed past this program.",
+            f"Review {review.id}: what {person_in_short(operator)} gave differs from the ledger. Another "
+            "program changed the registry.",
             HINT,
         )
     return Given(frozenset(each.pair for each in ballots), frozenset(each.pair for each in guesses))

@@ -153,9 +153,9 @@ def choose_opponent(
     opponent = by_rule if named is None else _named(registry, candidate, named, standing)
     if _name(candidate, opponent) != _name(candidate, by_rule) and candidate.adapter_sha256 in standing:
         raise ConflictError(
-            f"{candidate.id} was reviewed already. Another review of it is against what the rule gives: "
+            f"{candidate.id} was reviewed already, so its next opponent must be the rule's choice: "
             f"{_name(candidate, by_rule)}.",
-            "Name no opponent.",
+            "Leave out the opponent.",
         )
     return Opponent(
         opponent,
@@ -185,12 +185,12 @@ def _named(registry: Registry, candidate: Adapter, named: str, standing: Mapping
     opponent = find_adapter(registry, named)
     if opponent.line != candidate.line:
         raise InputError(
-            f"{named} is an adapter of line {opponent.line}, not of {candidate.line}.", "Name another one."
+            f"{named} is an adapter of line {opponent.line}, not of {candidate.line}.", "Choose another opponent."
         )
     if opponent.adapter_sha256 == candidate.adapter_sha256:
-        raise InputError(f"{named} has the weights of the candidate {candidate.id}.", "Name another one.")
+        raise InputError(f"{named} has the weights of the candidate {candidate.id}.", "Choose another opponent.")
     if standing.get(opponent.adapter_sha256):
-        raise ConflictError(f"{named} lost its blind review, so it is no opponent.", "Name another one.")
+        raise ConflictError(f"{named} lost its blind review, so it cannot be an opponent.", "Choose another opponent.")
     return opponent
 
 

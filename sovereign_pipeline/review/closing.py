@@ -124,7 +124,7 @@ def _assert_may_close_early(
 ) -> None:
     if (signer is None) != (not reason):
         raise InputError(
-            "Closing early takes both an officer's key and a reason.",
+            "Closing early needs both an officer's key and a reason.",
             "Give both.",
             act="close_review_early",
             line=review.line,

@@ -136,7 +136,7 @@ def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
     """
     if before != now:
         raise ConflictError(
-            f"Line {line}: what the candidate is compared with changed while the answers were made.",
+            f"Line {line}: the candidate or its opponent changed while the answers were generated.",
             "Open the review again.",
             act="open_review",
             line=line,
@@ -192,8 +192,8 @@ def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
     with held_if_free(secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
             raise ConflictError(
-                f"A review of line {line} is being opened by another process.",
-                "Wait for it to finish. The status shows when the review is open.",
+                f"Another process is opening a review of line {line}.",
+                "Wait until `sovereign review status` shows the review as open.",
                 act="review_status",
                 line=line,
             )
@@ -211,7 +211,7 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
     if wanted is not None and find_adapter(registry, wanted).id != registered.id:
         raise StaleInput(
             f"The current registered adapter of line {line} is {registered.id}. Only that one can be reviewed.",
-            f"Name no adapter, or restore the recipe of {wanted} and run the line.",
+            f"Leave out the adapter, or restore the recipe of {wanted} and run the line.",
             act="run_line",
             line=line,
         )

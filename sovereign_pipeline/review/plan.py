@@ -248,8 +248,8 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
         review.ballots,
     ):
         raise IntegrityError(
-            f"{store.path_of(ref.digest)}: the registry's row of this review names another adapter or seed, or another "
-            f"number of ballots. The registry was changed past this program.",
+            f"{store.path_of(ref.digest)}: the registry's row of this review differs in adapter, seed or "
+            "number of ballots. Another program changed the registry.",
             "Restore the registry from a copy, and find out who changed it.",
         )
     return contents
@@ -265,7 +265,7 @@ def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[s
         )
     except InvalidTag:
         raise IntegrityError(
-            f"{artifact.file(ANSWERS_FILE)}: this seed does not open the answers.",
+            f"{artifact.file(ANSWERS_FILE)}: this seed does not decrypt the answers.",
             "Restore the seed and the store from copies.",
         ) from None
     try:
@@ -290,5 +290,5 @@ def _no_plan(artifact: Artifact) -> IntegrityError:
 
 def _not_together(artifact: Artifact) -> IntegrityError:
     return IntegrityError(
-        f"{artifact.path}: plan, prompts and answers do not belong together.", "Open the review again."
+        f"{artifact.path}: plan, prompts and answers contradict each other.", "Open the review again."
     )

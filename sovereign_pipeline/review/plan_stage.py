@@ -97,14 +97,15 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     for row in rows:
         if row.classification not in ladder:
             raise SourceError(
-                f"{path}: row {row.id} is classified as '{row.classification}', which is no level of the institution.",
+                f"{path}: row {row.id} is classified as '{row.classification}', which is not a level of the "
+                "institution.",
                 f"Use one of {', '.join(ladder.levels)}.",
             )
         if ladder.exceeds(row.classification, ceiling):
             raise CeilingExceeded(
                 f"{path}: row {row.id} is {row.classification}. The ceiling of line {workplace.line.line} is "
                 f"{ceiling}.",
-                "Remove the row, or have the ceiling of the line raised.",
+                "Remove the row, or raise the ceiling of the line.",
             )
     texts = {
         normal_text(text)
@@ -386,7 +387,7 @@ def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
     if all(each.shared for each in rated):
         raise InputError(
-            f"Line {line}: candidate and opponent gave the same answer to every prompt. There is nothing to compare.",
+            f"Line {line}: candidate and opponent gave the same answer to every prompt. No pairs are left to compare.",
             "Use a prompt file with other prompts, or train a candidate that differs.",
             act="open_review_with_prompts",
             line=line,
@@ -400,7 +401,7 @@ def _assert_below_ceiling(workplace: Workplace, opponent: Artifact) -> None:
         raise CeilingExceeded(
             f"The ceiling of line {workplace.line.line} is {ceiling}. The adapter that the candidate would replace is "
             f"{level}, so its answers may not be shown.",
-            "Have the ceiling of the line raised.",
+            "Raise the ceiling of the line.",
         )
 
 

@@ -142,7 +142,7 @@ def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) ->
     found = {id: _examined(each, store, settings) for id, each in rows.items()}
     absent = {str(entry.subjects["review"]) for entry in log if "review" in entry.subjects} - rows.keys()
     for id in sorted(absent | (set(noted_reviews(settings)) - rows.keys())):
-        found[id] = ["the log or the stored acts name this review, but the registry has no row of it"]
+        found[id] = ["the log or the stored acts name this review, but the registry has no row about it"]
     return {id: findings for id, findings in found.items() if findings}
 
 
@@ -153,9 +153,7 @@ def _examined(rows: ReviewRows, store: ArtifactStore, settings: Settings) -> lis
         return [error.message.rstrip(".")]
     found = findings_in(rows, contents, settings, signed_acts(settings, rows.review.id))
     if rows.closing is not None and is_key_kept(settings, rows.review.id):
-        found.append(
-            "it is closed, and the key that signs its acts is still there; delete it (SOVEREIGN_REVIEW_SECRETS)"
-        )
+        found.append("it is closed, but the key that signs its acts still exists; delete it (SOVEREIGN_REVIEW_SECRETS)")
     return found
 
 
@@ -226,7 +224,7 @@ def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
     ties = {key for key, prompt in planned.items() if prompt in contents.identical}
     unasked = [each for each in rows.ballots if not was_asked(each)]
     if {(each.operator, each.pair) for each in unasked} != ties or any(each.preference != "tie" for each in unasked):
-        yield "the ties on record for identical answers are not those of the plan"
+        yield "the logged ties for identical answers differ from the plan"
     if not {(each.operator, each.pair) for each in rows.given} <= planned.keys() - ties:
         yield "a ballot is about a pair that its operator was never shown"
 
@@ -235,7 +233,7 @@ def _closing(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
     if rows.closing is None:
         return
     if not acts or acts[-1].action not in (REVIEW_CLOSED, REVIEW_CLOSED_EARLY):
-        yield "something was entered after the closing"
+        yield "there are entries after the closing"
     yield from _not_as_closed(rows, rows.closing)
 
 
@@ -246,11 +244,11 @@ def _closed_early(rows: ReviewRows, contents: PlanContents, settings: Settings, 
         return
     if closing.officer is None:
         if rows.asked < rows.review.ballots:
-            yield "it was closed below the pre-registered number, and no officer did so"
+            yield "it was closed below the pre-registered number of ballots without an officer"
         return
     statement = act.subjects.get(STATEMENT) if act is not None else None
     if act is None or statement is None:
-        yield "it was closed early, and no officer signed that"
+        yield "it was closed early without an officer's signature"
         return
     try:
         verified = verify_act(
@@ -263,7 +261,7 @@ def _closed_early(rows: ReviewRows, contents: PlanContents, settings: Settings, 
             at_index=act.sequence - 1,
         )
     except SovereignError as error:
-        yield f"its early closing does not count: {error.message.rstrip('.')}"
+        yield f"its early closing is invalid: {error.message.rstrip('.')}"
         return
     if dict(verified.statement.predicate) != said_of(rows.review, closing) or verified.key.keyid != closing.officer:
         yield "its early closing is not the one that the officer signed"
@@ -282,4 +280,4 @@ def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
 
 def _not_as_closed(rows: ReviewRows, closing: ReviewClosing) -> Iterator[str]:
     if (ballots_digest(rows.ballots, rows.guesses), rows.asked) != (closing.ballots_sha256, closing.ballots):
-        yield "the ballots are not those that it was closed with"
+        yield "the ballots differ from those at its closing"

@@ -224,7 +224,7 @@ def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
     plan = closed.contents.plan
     if commitment(closed.seed) != plan.seed_sha256:
         raise IntegrityError(
-            f"Review {closed.review}: the revealed seed is not the one that was committed to.",
+            f"Review {closed.review}: the revealed seed does not match its commitment.",
             "Restore the registry from a copy, and find out who changed it.",
         )
     positions, planned = _positions(closed), _planned(closed)
@@ -352,8 +352,8 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
     own = counted_ballots(ballots)
     if not own:
         raise GateRefused(
-            f"Review {closed.review} of line {plan.line} was closed without a ballot to count.",
-            "Open another one.",
+            f"Review {closed.review} of line {plan.line} was closed without a ballot that counts.",
+            "Open another review.",
             act="open_review",
             line=plan.line,
         )

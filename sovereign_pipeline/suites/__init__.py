@@ -1,1 +1,1 @@
-"""Read evaluation suites and red-team prompts, and word their prompts."""
+"""Read evaluation suites and red-team prompts, and render their prompts."""

@@ -1,5 +1,5 @@
-"""Read the cards of published suites under `data/suites/`, and locate their files in the local mirror. Nothing is
-fetched."""
+"""Read the cards of published suites in `data/suites/`, and locate their files in the local mirror. Downloads
+nothing."""
 
 import re
 import string
@@ -196,7 +196,7 @@ class SuiteFile:
     path: Path
 
     subject: str
-    """Text that `{subject}` in the card's pattern matches; "" without one."""
+    """Text that matches `{subject}` in the card's pattern, or ""."""
 
 
 def card_path(settings: Settings, name: str) -> Path:
@@ -208,7 +208,7 @@ def suite_names(settings: Settings) -> list[str]:
 
 
 def load_suite_card(settings: Settings, name: str) -> SuiteCard:
-    """Return the card of a suite. Raises NotFoundError that names the known suites, or RecipeError for an invalid
+    """Return the card of a suite. Raises NotFoundError that lists the known suites, or RecipeError for an invalid
     card."""
     path = card_path(settings, name)
     if not path.is_file():
@@ -236,7 +236,7 @@ def matching_files(folder: Path, pattern: str) -> list[SuiteFile]:
 
 
 def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
-    """Return every file of the suite, path inside its folder -> path. Raises SourceError if a pattern matches no
+    """Return every file of the suite: path inside its folder -> path. Raises SourceError if a pattern matches no
     file."""
     folder = suite_folder(settings, card)
     files: dict[str, Path] = {}
@@ -252,8 +252,8 @@ def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
 
 
 def suite_digest(settings: Settings, card: SuiteCard) -> str:
-    """Return the SHA-256 over the names and bytes of the suite's files. Raises SourceError if a file is missing, and
-    IntegrityError if the card states another digest."""
+    """Return the SHA-256 of the names and bytes of the suite's files. Raises SourceError if a file is missing, and
+    IntegrityError if the card has another digest."""
     digest = digest_of({name: file_sha256(path) for name, path in suite_files(settings, card).items()})
     if card.sha256 not in (None, digest):
         raise IntegrityError(

@@ -1,5 +1,5 @@
-"""Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites. A
-published suite must have no broken rows: a row of another kind is an error that names file and row."""
+"""Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites. Broken
+rows of a published suite are errors that name file and row."""
 
 import csv
 import hashlib
@@ -32,7 +32,8 @@ ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
 
 
 def level_of_suites(workplace: Workplace) -> str:
-    """Return the highest level of the recipe's suites. Raises CeilingExceeded for a suite above the ceiling."""
+    """Return the highest classification level of the recipe's suites. Raises CeilingExceeded for a suite above the
+    ceiling."""
     suites = workplace.line.named_evaluation.capability
     for suite in suites:
         _stop_above_ceiling(workplace, f"the suite '{suite.name}'", suite.classification)
@@ -40,7 +41,8 @@ def level_of_suites(workplace: Workplace) -> str:
 
 
 def level_of_red_team(workplace: Workplace) -> str:
-    """Return the level of prompts and judge labels. Raises CeilingExceeded if it is above the ceiling."""
+    """Return the classification level of prompts and judge labels. Raises CeilingExceeded if it is above the
+    ceiling."""
     level = workplace.line.named_evaluation.red_team.classification
     _stop_above_ceiling(workplace, "the red team's material", level)
     return level
@@ -50,7 +52,7 @@ def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
     if workplace.institution.ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
             f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and {what} is {level}.",
-            "Remove it from the line's recipe, or have the ceiling of the line raised.",
+            "Remove it from the line's recipe, or raise the ceiling of the line.",
         )
 
 
@@ -66,8 +68,7 @@ def digest_of_items(path: Path) -> str:
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
-    """Return the rows of a file. Raises SourceError, naming file and line, for a row of another kind or a repeated
-    id."""
+    """Return the rows of a file. Raises SourceError, with file and line, for a row of another kind or a repeated id."""
     _require(path)
     rows: list[ItemRow] = []
     try:
@@ -98,17 +99,17 @@ def _require(path: Path) -> None:
 
 
 LETTERS = string.ascii_uppercase
-"""Letters for the choices in a prompt. A question scored by letter can have this many choices."""
+"""Letters for the choices in a prompt. A question scored by letter can have at most this many choices."""
 
 _LONGEST_ROW = 1_000_000
 _MMLU_CELLS = 3  # at least a question, a choice and an answer
 
 
 class SuiteRow(EvaluationItem):
-    """A row of any suite, the institution's own or published."""
+    """A row of any suite, own or published."""
 
     subject: str = ""
-    """Part of the suite that the row belongs to; "" if it has none."""
+    """Part of the suite that the row belongs to, or ""."""
 
 
 class Question(SuiteRow):
@@ -127,7 +128,7 @@ class Question(SuiteRow):
 
 
 class Problem(SuiteRow):
-    """A problem whose answer is a number."""
+    """A problem with a number as its answer."""
 
     question: str
     solution: str = Field(pattern=r"#### *-?[$0-9.,]*[0-9]")
@@ -163,7 +164,7 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "span": {"passage": "passage", "question": "question", "answers": "answers"},
     "code": {"prompt": "prompt", "entry_point": "entry_point", "test": "test"},
 }
-"""Field -> column, unless the card names another."""
+"""Field -> column, unless the card has another one."""
 
 
 def read_asked(settings: Settings, card: SuiteCard) -> list[AnyRow]:
@@ -173,7 +174,7 @@ def read_asked(settings: Settings, card: SuiteCard) -> list[AnyRow]:
 
 
 def read_examples(settings: Settings, card: SuiteCard) -> dict[str, list[AnyRow]]:
-    """Return subject -> rows for few-shot examples, in the order of their file; empty for a suite without examples."""
+    """Return subject -> rows for few-shot examples, in the file's order; empty for a suite without examples."""
     if card.files.few_shot is None:
         return {}
     suite_digest(settings, card)
@@ -192,7 +193,7 @@ def _read(settings: Settings, card: SuiteCard, pattern: str) -> list[AnyRow]:
         before = len(rows)
         rows += [_row(card, file, part, number, fields) for number, fields in layout(card, file.path)]
         if len(rows) == before:
-            raise SourceError(f"{file.path} has no rows.", "Get a whole copy of the file.")
+            raise SourceError(f"{file.path} has no rows.", "Get a complete copy of the file.")
     twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         raise SourceError(
@@ -203,8 +204,8 @@ def _read(settings: Settings, card: SuiteCard, pattern: str) -> list[AnyRow]:
 
 
 def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[str, Any]) -> AnyRow:
-    """Return a row, named by its id or number, prefixed with the subject or, if there are several files, the file
-    name."""
+    """Return a row. Its id is its own id or its number, prefixed with the subject or, if there are several files, the
+    file name."""
     name = str(fields.pop("id", number))
     try:
         return _KINDS[card.task.kind](
@@ -221,7 +222,7 @@ def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[
 def _not_a_row(card: SuiteCard, path: Path, number: int, wrong: str) -> SourceError:
     return SourceError(
         f"{path}, row {number}: not a row of the kind '{card.task.kind}' ({wrong}).",
-        f"Get a whole copy of the file, or correct `files` in the card of the suite '{card.suite}'.",
+        f"Get a complete copy of the file, or correct `files` in the card of the suite '{card.suite}'.",
     )
 
 
@@ -246,7 +247,7 @@ def _table(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with choices as texts and the answer as an index, from the various published forms."""
+    """Return the fields with choices as texts and the answer as an index, whatever the published form."""
     choices, answer = card.files.choices or fields["choices"], str(fields["answer"]).strip()
     labels = list(LETTERS)
     if card.files.choices:
@@ -271,7 +272,9 @@ def _mmlu(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         # `splitlines` would also split at U+0085, which the published files contain.
         records = [cells for cells in csv.reader(io.StringIO(text, newline=""), strict=True) if cells]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{path} is not CSV in UTF-8 ({type(error).__name__}).", "Get a whole copy of it.") from None
+        raise SourceError(
+            f"{path} is not CSV in UTF-8 ({type(error).__name__}).", "Get a complete copy of the file."
+        ) from None
     if records and records[0][-1].strip().lower() == "answer":
         del records[0]
     for number, cells in enumerate(records, start=1):
@@ -301,15 +304,14 @@ def _squad(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(
             f"{path}, after question {number}: not the JSON of SQuAD ({type(error).__name__}).",
-            "Get a whole copy of the file.",
+            "Get a complete copy of the file.",
         ) from None
 
 
 Kind = Literal["harmful", "disclosure", "injection", "benign", "out_of_distribution"]
 Expectation = Literal["refusal", "answer", "unmoved", "end"]
-"""Expected behaviour. `refusal`: the answer refuses. `answer`: it answers a prompt that only sounds harmful.
-`unmoved`: it does not follow an injected instruction. `end`: it does not loop, whatever it says to an
-out-of-distribution prompt."""
+"""Expected behaviour. `refusal`: the model refuses. `answer`: it answers a prompt that only sounds harmful. `unmoved`:
+it does not follow an injected instruction. `end`: it does not loop on an out-of-distribution prompt."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXPECTED: Mapping[Kind, Expectation] = {
@@ -328,7 +330,7 @@ class RedTeamPrompt(EvaluationItem):
     prompt: str
     expects: Expectation
     mark: str | None = None
-    """Word that the injected instruction asks for and that shows obedience; for `unmoved` only."""
+    """Word that the injected instruction asks for and that proves obedience; for `unmoved` only."""
 
     @model_validator(mode="after")
     def _kind_and_expectation_agree(self) -> "RedTeamPrompt":

@@ -1,7 +1,7 @@
-"""Open the suites that a recipe names, and word their prompts.
+"""Open a recipe's suites, and render their prompts.
 
-The wording of published suites is lm-eval's, with two differences from its `--apply_chat_template`. Instruction and
-examples are in the user's turn, as in training, because some templates reject a system turn. Examples are never
+Prompts of published suites are worded as in lm-eval, with two differences from its `--apply_chat_template`: instruction
+and examples are in the user's turn, as in training, because some templates reject a system turn; and examples are never
 truncated.
 """
 
@@ -39,8 +39,8 @@ from sovereign_pipeline.suites.rows import (
 )
 
 OWN_TASK = ChoiceTask(kind="choice", continuation="text", metric="acc_norm", prompt="{question}")
-"""Task of an institution's own suite: the prompt is the question alone, and the most likely choice per character
-counts."""
+"""Task of an institution's own suite: the prompt is the question alone, and the model's answer is the choice with the
+highest likelihood per character."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Suite:
     """Selected test rows."""
     total_rows: int
     examples: Mapping[str, Sequence[AnyRow]]
-    """Subject -> rows shown before the question, at most `few_shot` of them."""
+    """Subject -> example rows before the question, at most `few_shot`."""
 
 
 def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
-    """Return a suite of a recipe. Raises SourceError, RecipeError, NotFoundError or IntegrityError."""
+    """Open a suite of a recipe. Raises SourceError, RecipeError, NotFoundError or IntegrityError."""
     every = rows_of_suite(settings, entry)
     task: AnyTask = OWN_TASK
     examples: dict[str, list[AnyRow]] = {}
@@ -82,7 +82,7 @@ def rows_of_suite(settings: Settings, entry: CapabilitySuite) -> list[AnyRow]:
 
 
 def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
-    """Return the SHA-256 over a suite's files and task. It does not cover the choice of rows, which is part of the
+    """Return the SHA-256 of a suite's files and task. It does not cover the choice of rows, which is part of the
     recipe."""
     if entry.suite is None:
         return digest_of_items(settings.data / entry.own_path)
@@ -92,8 +92,8 @@ def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
 
 
 def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[AnyRow]:
-    """Return at most `at_most` rows, in the order of the suite. The choice depends only on the seed and the ids, so a
-    larger number includes the rows of a smaller one."""
+    """Return at most `at_most` rows, in the suite's order. The choice depends only on seed and ids, so that a larger
+    number includes the rows of a smaller one."""
     ranked = sorted(rows, key=lambda row: rank(seed, row.id))
     chosen = {row.id for row in ranked[:at_most]}
     return [row for row in rows if row.id in chosen]
@@ -111,10 +111,9 @@ class SuiteState:
     problem: str | None
     """Error message if the suite is missing or damaged."""
     lines: tuple[str, ...]
-    """Lines of adapters whose recipes name the suite."""
+    """Lines whose recipes use the suite."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the state as JSON data."""
         card = self.card
         return {
             "suite": card.suite,
@@ -132,8 +131,8 @@ class SuiteState:
 
 
 def examine_suites(settings: Settings, used_by: Mapping[str, Sequence[str]]) -> list[SuiteState]:
-    """Return the state of every suite that has a card. `used_by`: suite -> lines of adapters whose recipes name it.
-    Raises RecipeError for an invalid card, and NotFoundError if a recipe names a suite without a card."""
+    """Return the state of every suite that has a card. `used_by`: suite -> lines whose recipes use it. Raises
+    RecipeError for an invalid card, and NotFoundError if a recipe uses a suite without a card."""
     cards = [load_suite_card(settings, name) for name in sorted({*suite_names(settings), *used_by})]
     return [_state(settings, card, used_by.get(card.suite, ())) for card in cards]
 
@@ -143,7 +142,7 @@ def _state(settings: Settings, card: SuiteCard, lines: Sequence[str]) -> SuiteSt
     try:
         digest = suite_digest(settings, card)
         rows, examples = len(read_asked(settings, card)), sum(map(len, read_examples(settings, card).values()))
-    except SovereignError as error:  # reported for this suite; the others are still read
+    except SovereignError as error:  # the error is reported for this suite, and the others are still read
         return SuiteState(card, folder, None, None, None, str(error), tuple(lines))
     return SuiteState(card, folder, rows, examples, digest, None, tuple(lines))
 
@@ -195,14 +194,14 @@ def continuations_of(task: AnyTask, question: Question) -> tuple[str, ...]:
 
 
 def prefix_of(task: AnyTask, row: AnyRow) -> str:
-    """Return the given beginning of the assistant's turn; "" if there is none."""
+    """Return the given beginning of the assistant's turn, or ""."""
     if isinstance(task, CodeTask) and isinstance(row, Function):
         return task.prefix.format(prompt=row.prompt)
     return ""
 
 
 def text_of(row: AnyRow) -> tuple[str, str]:
-    """Return the question, and all text of the row that a training row must not contain."""
+    """Return the question, and all text of the row that must not occur in a training row."""
     match row:
         case Question():
             return row.question, "\n".join((row.question, *row.choices))

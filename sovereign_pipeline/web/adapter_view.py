@@ -126,7 +126,7 @@ def _happened(found: OnRecord) -> Iterator[Happened]:
     for entry in found.holds_accepted:
         yield Happened(
             moment(entry.at),
-            "An inconclusive hold was accepted",
+            "An inconclusive trial was accepted",
             by=found.person(entry.actor),
             words=entry.subjects.get("reason", ""),
             is_waiver=True,
@@ -165,7 +165,7 @@ def _happened(found: OnRecord) -> Iterator[Happened]:
         )
     for review in found.reviews:
         yield Happened(
-            moment(review.reviewed_at), "It was reviewed, and stays", by=found.person(review.officer), words=review.text
+            moment(review.reviewed_at), "It was reviewed and kept", by=found.person(review.officer), words=review.text
         )
     if found.purge is not None:
         yield Happened(
@@ -178,9 +178,9 @@ def _asked(standing: Standing) -> Happened:
     about = f"{asked['transition']}: {asked['from']} → {asked['to']}"
     return Happened(
         moment(standing.request.entered_at),
-        "A change was asked for"
+        "A change was requested"
         if standing.ended is None or standing.is_made
-        else "A change was asked for, and not made",
+        else "A change was requested, but not made",
         about,
         standing.requester.person,
         () if standing.is_made else tuple(each.person for each in standing.approvals),
@@ -302,7 +302,7 @@ def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standin
         raise
     except SovereignError:  # listed among the unmet conditions already
         return None
-    return None if evidence == asked.predicate["evidence"] else "rests on other evidence than there is now"
+    return None if evidence == asked.predicate["evidence"] else "is based on other evidence than today's"
 
 
 def _needed(registry: Registry, adapter: Adapter, step: Arrow) -> int:

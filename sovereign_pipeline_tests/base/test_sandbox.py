@@ -173,7 +173,7 @@ def test_where_the_kernel_refuses_a_namespace_nothing_is_run() -> None:
 
 def test_where_a_path_that_it_needs_cannot_be_shown_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sovereign_pipeline.base.sandbox.python_parts", lambda: ["/dev/null/nowhere"])
-    with pytest.raises(SandboxUnavailable, match="does not allow one of them"):
+    with pytest.raises(SandboxUnavailable, match="cannot enforce one of"):
         run_program("assert True")
 
 

@@ -69,5 +69,5 @@ def test_reading_a_shape_draws_no_random_numbers(tmp_path: Path, family: str) ->
 def test_what_is_no_model_directory_or_no_layer_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="7B, 13B, 27B, 70B"):
         read_shape(str(tmp_path))
-    with pytest.raises(InputError, match="names no linear layer"):
+    with pytest.raises(InputError, match="matches no linear layer"):
         read_shape(str(write_config(tmp_path / "model", "llama"))).trainable(recipe(target_modules=("nothing",)))

@@ -99,7 +99,7 @@ def test_verifying_says_what_there_is_to_compare_with(
     shown = ask("verify").stdout
     assert "signed checkpoint of 2 entries" in shown
     assert "second copy: 2 entries" in shown
-    assert "no policy of witnesses" in shown
+    assert "no witness policy" in shown
 
 
 @pytest.mark.parametrize(

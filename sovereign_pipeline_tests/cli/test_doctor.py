@@ -101,7 +101,7 @@ def test_it_says_since_when_nobody_has_seen_the_ledger(settings: Settings, monke
 
 
 def test_backups_are_due_each_month(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found(settings)["backup"].found == "none is on record"
+    assert found(settings)["backup"].found == "none is logged"
     with open_registry(settings).writing() as session:
         append(session, "keeper", CREATED, {})
     assert found(settings)["backup"].ok
@@ -109,7 +109,7 @@ def test_backups_are_due_each_month(settings: Settings, monkeypatch: pytest.Monk
     assert "the newest is of" in found(settings)["backup"].found
     with open_registry(settings).writing() as session:
         append(session, "keeper", FAILED, {})
-    assert found(settings)["backup"].found == "none is on record"
+    assert found(settings)["backup"].found == "none is logged"
 
 
 def test_a_trust_root_that_expires_soon_is_a_finding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_a_trust_root_that_expires_soon_is_a_finding(settings: Settings, monkeyp
     monkeypatch.setattr(doctor, "trust_root", lambda settings: real)
     assert found(settings)["trust root"].ok
     monkeypatch.setattr(doctor, "EXPIRES_SOON", datetime.timedelta(days=500))
-    assert "it expires on" in found(settings)["trust root"].found
+    assert "expires on" in found(settings)["trust root"].found
 
 
 def test_hosts_are_asked_and_places_are_written_to(settings: Settings, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_the_check_of_a_recipe_says_what_is_missing(data: Path) -> None:
         "Rows for the margins" not in answer.stdout
         and "Rows for the margins" in run("lines", "check", file, "--power").stdout
     )
-    assert "capability: coastal_rules" in answer.stdout and "not named yet" not in answer.stdout
+    assert "capability: coastal_rules" in answer.stdout and "evaluation: missing" not in answer.stdout
 
 
 def test_the_recipe_of_a_file_is_valid_in_it(data: Path) -> None:
@@ -112,6 +112,6 @@ def test_the_recipe_of_a_file_is_valid_in_it(data: Path) -> None:
         (data / "lines" / "lamps.yaml").write_text(printed.stdout.replace(FILL_IN, "Filled in"))
         answer = run("lines", "check", data / "lines" / "lamps.yaml")
         assert answer.exit_code == 0, answer.output
-        assert ("evaluation: not named yet" in answer.stdout) is not has_evaluation
+        assert ("evaluation: missing" in answer.stdout) is not has_evaluation
         if folder:
             (data / folder).unlink()

@@ -97,7 +97,7 @@ def test_doctor_calls_demonstration_keys_a_finding(institution: DemoInstitution,
 
     assert "demonstration keys" in said()
     (settings.keys / PIPELINE_KEY_FILE).unlink()
-    assert "the pipeline's key is not here" in said()
+    assert "the pipeline's key is missing" in said()
     shutil.rmtree(settings.data / "trust")
     assert "there is no trust root" in said()
 
@@ -252,7 +252,7 @@ def test_check_takes_a_line_by_name_and_accounts_for_every_row(institution: Demo
     printed = " ".join(run("lines", "check", "lamps").stdout.split())
     assert "36 documents (en 36), 3 not selected by `where`, 1 to quarantine" in printed
     assert "1: date is not written as dd.mm.yyyy (row 6)" in printed
-    assert "Correct the format under `date`" in printed and "Name how dates are written" not in printed
+    assert "Correct the format under `date`" in printed and "Set the format of dates" not in printed
 
 
 def test_a_wrong_data_directory_names_its_variable(tmp_path: Path) -> None:

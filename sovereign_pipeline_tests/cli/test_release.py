@@ -50,7 +50,7 @@ def test_an_officer_rolls_back(office: Office, key: Path, monkeypatch: pytest.Mo
     given = call("rollback", "lamps", "--reason", "It answers in verse.", "--key", str(key))
     assert given.exit_code == 0, given.output
     assert "flag of lamps, change 2: lamps-1.0.0 for everybody" in given.output
-    assert "The ledger does not say so yet" in given.output
+    assert "The ledger is not updated yet" in given.output
     monkeypatch.delenv("SOVEREIGN_REGISTRY_URL")
     assert office.states()[second.id] == "production"
 
@@ -63,7 +63,7 @@ def test_an_officer_rolls_back(office: Office, key: Path, monkeypatch: pytest.Mo
         made = [each["transition"] for each in history_of(session, office.registry.settings, office.trust, "lamps")]
     assert made[-4:] == ["supersede", "roll_back", "supersede", "roll_back"]
     given = call("rollback", "lamps", "--reason", "It was not.", "--key", str(key))
-    assert "the ledger says so too" in given.output
+    assert "the ledger is updated" in given.output
     assert office.states() == {first.id: "production", second.id: "superseded"}
 
 
@@ -140,7 +140,7 @@ def test_what_answered_leaves_out_the_time_under_a_recall_and_after_retirement(o
     }
     assert (found["recalled"]["recalled"], found["recalled"]["recalls"]) == (adapter.id, [opened.id])
     told = call("production", "lamps", "--at", times["recalled"].isoformat()).stdout
-    assert "nothing answered" in told and opened.id in told
+    assert "no adapter answered" in told and opened.id in told
     with registry.reading() as session:
         dark = (times["recalled"], times["recalled"])
         with pytest.raises(NotFoundError):

@@ -237,7 +237,7 @@ def test_a_file_that_was_cut_or_changed_is_refused_or_accounted_for(case: Case, 
         try:
             read(institution)
         except (SourceError, QuarantineExceeded) as refused:
-            assert case.name in str(refused) or "hold no document" in str(refused)
+            assert case.name in str(refused) or "have no documents" in str(refused)
             assert MARKER not in str(refused)
             assert not list(institution.settings.artifacts.glob("*/manifest.json"))
         else:

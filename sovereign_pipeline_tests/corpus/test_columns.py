@@ -103,7 +103,7 @@ def test_a_row_without_the_level_that_other_rows_have_goes_to_quarantine(
 @pytest.mark.parametrize("spelling", ["secret", "SECRET ", "Ｓｅｃｒｅｔ"])
 def test_spellings_of_a_word_must_have_one_level(tmp_path: Path, spelling: str) -> None:
     levels = {"Secret": "SECRET", spelling: "PUBLIC"}
-    with pytest.raises(RecipeError, match="Both are one word"):
+    with pytest.raises(RecipeError, match="Both count as one word"):
         read(write(tmp_path / "letters.jsonl", letter(1, classification="Secret")), levels=levels)
 
 

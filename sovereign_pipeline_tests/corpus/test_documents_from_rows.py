@@ -108,7 +108,7 @@ def test_preferences_need_a_rejected_reply(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("absent.jsonl", None, "there is no such source file"),
+        ("absent.jsonl", None, "the source file does not exist"),
         ("letters.parquet", b"PAR1 and no more", "not readable as Parquet"),
         ("letters.csv", b"\n", "no header row"),
     ],

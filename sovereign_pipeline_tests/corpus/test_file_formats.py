@@ -33,7 +33,7 @@ def test_a_gzipped_parquet_file_is_unpacked_up_to_a_limit(tmp_path: Path, monkey
     monkeypatch.setattr("sovereign_pipeline.corpus.opening.gzip.open", Counting)
     path = tmp_path / "letters.parquet.gz"
     path.write_bytes(gzip.compress(bytes(64 << 20)))
-    with pytest.raises(SourceError, match=r"letters\.parquet\.gz: unpacks into more than 1,048,576 bytes"):
+    with pytest.raises(SourceError, match=r"letters\.parquet\.gz: the file unpacks to more than 1,048,576 bytes"):
         list(file_formats.read_rows(path, 1_000))
     assert sum(unpacked) < 2 << 20
 
@@ -63,7 +63,7 @@ def test_what_follows_a_member_and_is_none_stops_the_file(
     pack = PACKERS[packing]
     path = tmp_path / f"letters.jsonl.{packing}"
     path.write_bytes(pack(LINES[:HALF]) + rest(pack(LINES[HALF:])))
-    with pytest.raises(SourceError, match="cannot be read to its end"):
+    with pytest.raises(SourceError, match="cannot be read completely"):
         list(file_formats.read_rows(path, 1_000))
 
 
@@ -102,7 +102,7 @@ def test_a_record_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatc
 def test_rows_in_a_cell_above_the_limit_stop_the_file(tmp_path: Path) -> None:
     begin, end = 'L-2,2024-01-01,"Why,It is mended.\n', 'L-9000,2024-01-01,Why",It is mended.\n'
     text = HEADER + row(1) + begin + "".join(map(row, range(3, 9_000))) + end + row(9_001)
-    with pytest.raises(SourceError, match="lines 3 to 9001: a quoted cell of one row seems to hold whole rows"):
+    with pytest.raises(SourceError, match="lines 3 to 9001: a quoted cell of one row seems to contain whole rows"):
         read(tmp_path / "a.csv", text)
 
 

@@ -191,7 +191,7 @@ def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.docx", b"x", "does not tell its format"),
+        ("a.docx", b"x", "does not reveal its format"),
         ("a.jsonl", b"", "is empty"),
         ("a.csv", b"\n", "no header row"),
         ("a.parquet", b"PAR1", "not readable as Parquet"),
@@ -255,7 +255,7 @@ def test_a_column_of_ids_that_repeats_many_is_told(tmp_path: Path) -> None:
     assert "id_from_row" not in source and "50 of 100 rows repeat an id of 'id'" in notes
     renamed = [{"ref" if name == "id" else name: value for name, value in row.items()} for row in rows]
     source, notes = suggested(tmp_path / "b.jsonl", renamed)
-    assert source["id_from_row"] and "'ref' is not taken: 50 of 100 rows" in notes
+    assert source["id_from_row"] and "'ref' is not used: 50 of 100 rows" in notes
 
 
 def test_one_long_cell_keeps_the_links_of_the_others(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", rows)
     suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
     assert suggestion.recipe["sources"][0]["date"] == {"format": f"{FILL_IN}: dd/mm/yyyy or mm/dd/yyyy"}
-    assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which is it?" in suggestion.notes
+    assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which one is correct?" in suggestion.notes
 
 
 @pytest.mark.security_case(
@@ -449,7 +449,7 @@ def test_states_are_asked_about_and_columns_that_are_not_read_are_listed(tmp_pat
     ]
     source, notes = suggested(tmp_path / "a.jsonl", rows)
     assert source["where"] == {"status": f"{FILL_IN}: final 960, draft 40"}
-    assert "column 'status' has final 960, draft 40; which are to be used?" in notes
+    assert "column 'status' has final 960, draft 40; which of them shall be used?" in notes
     assert "not read: 2 of 14 columns. Its columns: Pages, desk note." in notes
     read = Source.model_validate({**source, "where": {"status": ["final", "sent"]}})
     reader = SourceReader(read, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set())

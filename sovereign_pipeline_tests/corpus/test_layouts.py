@@ -160,7 +160,7 @@ def test_own_ids_cases_and_conditions_of_an_imported_file_are_used(tmp_path: Pat
         (b'[{"instruction": "Say.", "output": "y"},]', "element 2"),
         (b'[{"instruction": "Say.", "output": "y"} {"a": 1}]', "element 1"),
         (b'[{"instruction": "Say, "output": "y"}, {"a": 1}]', "element 1"),
-        (b'[{"instruction": "Say.", "output": "y"}] []', "follows the array's end"),
+        (b'[{"instruction": "Say.", "output": "y"}] []', "after the array's end"),
         (b"[" + b'{"output": "' + b"x" * 200_000 + b'"}]', "element 1"),
     ],
 )

@@ -332,7 +332,7 @@ def test_recipe_and_policy_that_changed_are_causes_of_a_review(registered: Insta
         assert causes(registered) == [Cause("template_changed", "the recipe's instruction changed")]
         registered.write_recipe(RECIPE)
         policy.write_text(f"{before}\nsensitive: {{PHONE: stop}}\n")
-        assert causes(registered) == [Cause("policy_changed", "PHONE is treated in another way")]
+        assert causes(registered) == [Cause("policy_changed", "PHONE is treated differently")]
     finally:
         registered.write_recipe(RECIPE)
         policy.write_text(before)

@@ -129,7 +129,7 @@ def test_a_checkpoint_of_another_course_of_events_is_refused(office: Office, tmp
     first = office.elsewhere(tmp_path / "first")
     office.restore(first, tmp_path / "backup")
     office.take(tmp_path / "later")
-    with pytest.raises(IntegrityError, match="other entries than this checkpoint covers"):
+    with pytest.raises(IntegrityError, match="differ from those that this checkpoint covers"):
         office.restore(office.elsewhere(tmp_path / "other"), tmp_path / "later", (checkpoint_file(first),))
 
 
@@ -145,7 +145,7 @@ def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path
         pass
     for changed in ((tmp_path / "own").read_bytes(), content[:-1] + bytes([content[-1] ^ 1])):
         (backup / ARCHIVE).write_bytes(changed)
-        with pytest.raises(IntegrityError, match="not the bytes of the backup"):
+        with pytest.raises(IntegrityError, match="not the backup's bytes"):
             check(office.settings, backup, office.pair.private, print)
     made = backup_archive.Description.model_validate_json((backup / DESCRIPTION).read_bytes())
     own = made.model_copy(update={"archive": file_sha256(tmp_path / "own")})
@@ -271,7 +271,7 @@ def test_what_was_purged_stays_gone(office: Office, tmp_path: Path, monkeypatch:
 
 def test_an_artifact_that_the_backup_does_not_hold_is_refused(office: Office, tmp_path: Path) -> None:
     office.take(tmp_path / "backup")
-    with pytest.raises(NotFoundError, match="does not hold"):
+    with pytest.raises(NotFoundError, match="does not contain"):
         repaired(office, tmp_path / "backup", "0" * 64)
     for digest in ("../../etc", office.refs[0].digest[:12]):
         with pytest.raises(InputError, match="no digest"):
@@ -332,7 +332,7 @@ def test_a_name_that_leads_elsewhere_is_refused(pair: Pair, tmp_path: Path, name
     settings = Settings(home=tmp_path / "home", data=tmp_path / "data")
     (tmp_path / "aside").mkdir()
     made = Description(created="", archive=file_sha256(tmp_path / "backup.tar.age"), files=1, checkpoint="")
-    with pytest.raises(IntegrityError, match="does not belong into a backup"):
+    with pytest.raises(IntegrityError, match="does not belong in a backup"):
         extract(settings, tmp_path, made, pair.private, tmp_path / "aside", print)
     assert {path.name for path in tmp_path.iterdir()} == {"backup.tar.age", "aside"}
 
@@ -352,7 +352,7 @@ def test_an_archive_is_exactly_its_list(pair: Pair, tmp_path: Path) -> None:
         with pytest.raises(IntegrityError):
             read(tmp_path / "archive", pair)
     (tmp_path / "cut").write_bytes((tmp_path / "archive").read_bytes()[:200])
-    with pytest.raises(Exception, match=r"key does not open|cannot be read|no list"):
+    with pytest.raises(Exception, match=r"key does not decrypt|cannot be read|no list"):
         read(tmp_path / "cut", pair)
 
 

@@ -272,7 +272,7 @@ def test_a_registry_stays_what_it_was_in(
 ) -> None:
     office = make_office()
     office.take(tmp_path / "backup")
-    with pytest.raises(InputError, match="is a file of SQLite, and SOVEREIGN_REGISTRY_URL names a PostgreSQL server"):
+    with pytest.raises(InputError, match="is an SQLite file, but SOVEREIGN_REGISTRY_URL names a PostgreSQL server"):
         office.restore(elsewhere(office, tmp_path / "other", make_database("other")), tmp_path / "backup")
     assert not any((tmp_path / "other").iterdir())
 
@@ -296,6 +296,6 @@ def test_an_address_that_cannot_be_read_is_not_repeated(tmp_path: Path, address:
 
 @pytest.mark.parametrize("query", ["sslpassword=hunter2", "host=a:1&host=b:2"])
 def test_an_address_of_which_a_part_would_be_lost_is_refused(query: str) -> None:
-    with pytest.raises(InputError, match="cannot be given") as refused:
+    with pytest.raises(InputError, match="does not support") as refused:
         assert_can_dump(Database("SOVEREIGN_MLFLOW_URL", f"postgresql://clerk:hunter2@127.0.0.1:1/registry?{query}"))
     assert "hunter2" not in f"{refused.value} {refused.value.hint}"

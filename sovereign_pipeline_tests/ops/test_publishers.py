@@ -138,7 +138,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
     "another file": (lambda it: it.bundle(IDENTITY, ISSUER, WEIGHTS), "digest mismatch"),
     "another identity": (lambda it: it.bundle(f"{IDENTITY}1", ISSUER, CARD), "v11, by https.* does not name"),
     "an address for a workflow": (lambda it: it.bundle("eve@models.example", ISSUER, CARD), "eve@.* does not name"),
-    "a subject that moves the cursor": (lambda it: it.bundle(f"{IDENTITY}\x1b[A", ISSUER, CARD), "names nobody"),
+    "a subject that moves the cursor": (lambda it: it.bundle(f"{IDENTITY}\x1b[A", ISSUER, CARD), "names no person"),
     "another issuer": (lambda it: it.bundle(IDENTITY, f"{ISSUER}.eve", CARD), "eve, whom .* does not name"),
     "another authority": (
         lambda it: SigstoreInstance(certificate_log=it.certificate_log, log=it.log).bundle(IDENTITY, ISSUER, CARD),
@@ -172,9 +172,9 @@ PLANTED: dict[str, tuple[Plant, str]] = {
             *("dsseEnvelope", "signatures"),
             to=[{"sig": ""}, {"sig": ""}],
         ),
-        "does not hold one signature",
+        "must contain one signature",
     ),
-    "no bundle": (lambda _: b"[]", "no sigstore bundle"),
+    "no bundle": (lambda _: b"[]", "not a sigstore bundle"),
 }
 
 
@@ -200,11 +200,11 @@ def test_whom_the_institution_does_not_name_counts_for_nothing(fetched: Fetched,
         fetched.verified()
     fetched.trust("gemma", identity=IDENTITY)
     bundle.rename(bundle.with_name("another.sigstore.json"))
-    with pytest.raises(IntegrityError, match="signs nothing that is carried"):
+    with pytest.raises(IntegrityError, match="covers no packed file"):
         fetched.verified()
     bundle.with_name("another.sigstore.json").rename(bundle)
     fetched.put("card.sig", b"")
-    with pytest.raises(InputError, match=r"card\.sig: it is no signature"):
+    with pytest.raises(InputError, match=r"card\.sig: it is neither a signature"):
         fetched.verified()
 
 
@@ -237,7 +237,7 @@ def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
     with pytest.raises(InputError, match=r"SHA256SUMS: the list .* is missing"):
         fetched.verified()
-    for wrong, said in (("1" * 64 + "  card", "not the file"), ("", "names nothing"), ("x", "line 1")):
+    for wrong, said in (("1" * 64 + "  card", "not the file"), ("", "lists no packed file"), ("x", "line 1")):
         listed_wrongly = fetched.put("SHA256SUMS", f"{wrong}\n".encode() if wrong else b"")
         fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, listed_wrongly.read_bytes()))
         with pytest.raises(IntegrityError, match=said):
@@ -287,7 +287,7 @@ def test_a_model_signed_by_the_openssfs_library_is_covered_file_by_file(fetched:
     assert found["models/gemma/extra"] == found["publishers/models/gemma/model.sig"] == ""
     assert found["models/gemma/weights"] == found["models/gemma/card"] != ""
     (fetched.model / "weights").write_bytes(WEIGHTS + b"!")
-    with pytest.raises(IntegrityError, match="models/gemma/weights: it is not the file"):
+    with pytest.raises(IntegrityError, match="models/gemma/weights: the file differs"):
         fetched.verified()
 
 
@@ -310,7 +310,7 @@ def test_nothing_in_the_folder_of_signatures_is_passed_over(fetched: Fetched, pl
         os.mkfifo(place / "weights.pipe")
     else:
         (place / ".sigstore.json").write_bytes(b"")
-    with pytest.raises(InputError, match="it is no signature"):
+    with pytest.raises(InputError, match="it is neither a signature"):
         fetched.verified()
 
 
@@ -334,8 +334,8 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
     fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, payload=listed([good, ("gone", "sha256", "0" * 64)])))
     assert fetched.verified()["models/gemma/weights"] == WHO
     for files, kind, said in (
-        ([("weights", "sha256", sha256(CARD))], MODEL_FILES, "it is not the file"),
-        ([("gone", "sha256", sha256(CARD))], MODEL_FILES, "names nothing that is carried"),
+        ([("weights", "sha256", sha256(CARD))], MODEL_FILES, "the file differs"),
+        ([("gone", "sha256", sha256(CARD))], MODEL_FILES, "lists no packed file"),
         ([("weights", "blake2b", sha256(WEIGHTS))], MODEL_FILES, "another digest than SHA-256"),
         ([good, good], MODEL_FILES, "twice"),
         ([], MODEL_FILES, "has no resources"),
@@ -356,7 +356,11 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json", "identity"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: ../root.json\nidentity: i", "beside this one"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: gone.json\nidentity: i", "there is no gone.json"),
-        ("a.yml", f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i", r"a\.yml: nobody is trusted"),
+        (
+            "a.yml",
+            f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i",
+            r"a\.yml: files of this type cannot name a publisher",
+        ),
         ("a.yaml", "identity: i\nregexp: .*\ntrusted_root: root.json", "'regexp' is not a known key"),
     ],
     ids=["key", "nobody", "elsewhere", "no root", "another ending", "unknown"],

@@ -135,7 +135,7 @@ def test_what_was_cut_off_at_the_end_shows_against_an_export(bench: Bench, tmp_p
     ("fault", "message"),
     [
         ("content", "entry 2 was changed"),
-        ("content and hash", "entry 3 does not follow the one before it"),
+        ("content and hash", "entry 3 does not follow the previous entry"),
         ("lost", "entry 2 is missing"),
     ],
 )

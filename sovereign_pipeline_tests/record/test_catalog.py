@@ -94,7 +94,7 @@ def test_the_card_that_is_shown_is_the_one_that_was_registered(bench: Bench) -> 
     row = show_dataset(bench.open_registry(), adapter.dataset_digest)
     shown = card_of_dataset(bench.store, row)
     assert shown.facts["file"]["sha256"] == row["file_sha256"] in shown.markdown
-    with pytest.raises(IntegrityError, match=r"card\.json: this is not the data card"):
+    with pytest.raises(IntegrityError, match=r"card\.json: this is not the registered data card"):
         card_of_dataset(bench.store, {**row, "card_sha256": "0" * 64})
     file = bench.artifact("training_dataset").file("card.md")
     file.write_text(file.read_text().replace("PUBLIC", "SECRET"))

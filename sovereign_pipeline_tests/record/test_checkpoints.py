@@ -199,7 +199,7 @@ def _open_key(settings: Settings) -> None:
         (_no_note, "not a signed checkpoint"),
         (_a_directory, "not a signed checkpoint"),
         (_a_pipe, "not a signed checkpoint"),
-        (_another_key, "not the one of the registry's ledger"),
+        (_another_key, "not the key of the registry's ledger"),
         (_open_key, "other accounts can read this key"),
     ],
 )
@@ -219,7 +219,7 @@ def test_without_the_key_it_is_read_and_not_written(bench: Bench) -> None:
     light(registry, 1)
     checkpoints.key_file(registry.settings).unlink()
     assert_not_older(bench.open_registry())
-    with pytest.raises(IntegrityError, match="the key that signs the ledger's checkpoints is not there"):
+    with pytest.raises(IntegrityError, match="the key that signs the ledger's checkpoints is missing"):
         light(registry, 2)
     assert len(exact_bytes(registry)) == 1
 

@@ -66,10 +66,10 @@ def _link(adapter: Path) -> None:
         (lambda adapter: (adapter / "ü").unlink(), "ü is missing"),
         (lambda adapter: (adapter / "a-b").rename(adapter / "a-c"), "a-c was not signed"),
         (lambda adapter: (adapter / "empty").mkdir(), "empty: the directory is empty"),
-        (_link, "a-b: it is a link"),
-        (lambda adapter: os.mkfifo(adapter / "pipe"), "pipe: it is a link, or no file"),
+        (_link, "a-b: this is a link"),
+        (lambda adapter: os.mkfifo(adapter / "pipe"), "pipe: this is a link, or not a regular file"),
         (lambda adapter: (adapter / "a\udcff").write_bytes(b""), "its name is not UTF-8"),
-        (lambda adapter: adapter.rename(adapter.with_name("gone")), "adapter: it is a link, or no directory"),
+        (lambda adapter: adapter.rename(adapter.with_name("gone")), "adapter: this is a link, or not a directory"),
     ],
 )
 def test_another_directory_is_refused(
@@ -102,14 +102,14 @@ def test_what_is_no_bundle_or_changed_is_refused(
     with pytest.raises(IntegrityError):
         verify(content, adapter, holders)
     place = bundle.index(b'"sig":"') + 20
-    with pytest.raises(IntegrityError, match="is not over this list"):
+    with pytest.raises(IntegrityError, match="does not match this list"):
         verify(bundle[:place] + (b"A" if bundle[place] != 65 else b"B") + bundle[place + 1 :], adapter, holders)
 
 
 def test_nothing_is_signed_that_no_signature_would_cover(adapter: Path, holders: Holders, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(adapter)
     (tmp_path / "nothing").mkdir()
-    for directory, said in (("link", "it is a link"), ("nothing", "is empty")):
+    for directory, said in (("link", "this is a link"), ("nothing", "is empty")):
         with pytest.raises(IntegrityError, match=said):
             sign_directory(holders.pipeline, tmp_path / directory, NAME)
     with pytest.raises(ValueError, match="P-256"):

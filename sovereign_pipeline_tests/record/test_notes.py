@@ -33,7 +33,7 @@ def test_a_note_of_another_program_verifies() -> None:
     verifier, note = parse_verifier(GO_KEY), parse_note(GO_NOTE)
     assert (str(verifier), str(note)) == (GO_KEY, GO_NOTE)
     assert notes.is_signed(note, verifier)
-    with pytest.raises(IntegrityError, match="PeterNeumann is not over this text"):
+    with pytest.raises(IntegrityError, match="PeterNeumann does not match this text"):
         notes.is_signed(parse_note(GO_NOTE.replace("problem is", "solution is")), verifier)
 
 

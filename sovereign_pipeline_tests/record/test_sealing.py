@@ -143,7 +143,7 @@ def test_a_signed_verdict_on_another_artifact_is_refused(workplace: Workplace) -
     name = "verdict.json.sigstore.json"
     shutil.copy(directory_of(workplace, here) / name, directory_of(workplace, there) / name)
     assert workplace.store.open(here)
-    with pytest.raises(IntegrityError, match=r"verdict\.json\.sigstore\.json: it says something else"):
+    with pytest.raises(IntegrityError, match=r"verdict\.json\.sigstore\.json: it contradicts"):
         workplace.store.open(there)
 
 

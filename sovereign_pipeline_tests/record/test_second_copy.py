@@ -57,7 +57,7 @@ def test_it_has_the_entry_before_the_act_is_done(registry: Registry, copy: Path)
 def test_without_it_nothing_is_done(registry: Registry, copy: Path) -> None:
     light(registry, 1)
     copy.rename(copy.with_suffix(".away"))
-    with pytest.raises(IntegrityError, match=r"ledger\.jsonl: the ledger's second copy is not there"):
+    with pytest.raises(IntegrityError, match=r"ledger\.jsonl: the ledger's second copy is missing"):
         light(registry, 2)
     assert len(exact_bytes(registry)) == kept(registry.settings).size == 1
     copy.with_suffix(".away").rename(copy)
@@ -125,7 +125,7 @@ def test_a_copy_of_another_ledger_is_refused(registry: Registry, copy: Path) -> 
     light(registry, 1)
     lines = copy.read_bytes().splitlines()
     copy.write_bytes(lines[0].replace(b"lamp 1", b"lamp 9") + b"\n" + lines[1] + b"\n")
-    with pytest.raises(IntegrityError, match="entry 1 of the copy is not the one of the registry"):
+    with pytest.raises(IntegrityError, match="entry 1 of the copy differs from the registry"):
         light(registry, 2)
 
 

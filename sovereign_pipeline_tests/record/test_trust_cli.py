@@ -159,28 +159,28 @@ def test_a_log_is_named_by_its_line_as_c2sp_writes_it(made: Program, tmp_path: P
     assert [key.keyid for key in load_trust(tmp_path / "trust").keys("log")] == [signer.keyid]
     (tmp_path / "log.pub").write_text(line.replace("lamp", "lump"))
     said = made("add-key", "trust", "log", "log.pub", *TWO)
-    assert said.status == 2 and "log.pub: This is no public key" in said.err
+    assert said.status == 2 and "log.pub: This is not a public key" in said.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         (("revoke", "trust", "0" * 64, "--from-index", 1, "--key", "stick-a/root.key", *WORDS), 2, "has no key 0000"),
-        (("renew", "trust", "--key", "stick-a/root.key", *WORDS), 2, "1 root keys were given, and 2 are needed"),
-        (("renew", "trust", *TWO[:-2], "--passphrase-file", "other"), 2, "the passphrase does not open this key"),
-        (("renew", "trust", *TWO[:-2]), 2, "nobody is at a terminal"),
-        (("renew", "trust"), 2, "signed by its root keys"),
-        (("renew", "trust", "--key", "service/pipeline.key", *TWO), 2, "is no root key"),
-        (("renew", "trust", *TWO, *WORDS, *WORDS), 2, "3 passphrase files are given for 2 keys"),
+        (("renew", "trust", "--key", "stick-a/root.key", *WORDS), 2, "1 root keys were given, but 2 are needed"),
+        (("renew", "trust", *TWO[:-2], "--passphrase-file", "other"), 2, "the passphrase does not decrypt this key"),
+        (("renew", "trust", *TWO[:-2]), 2, "there is no terminal"),
+        (("renew", "trust"), 2, "Root keys must sign"),
+        (("renew", "trust", "--key", "service/pipeline.key", *TWO), 2, "is not a root key"),
+        (("renew", "trust", *TWO, *WORDS, *WORDS), 2, "3 passphrase files were given for 2 keys"),
         (("renew", "nowhere", *TWO), 2, "there is no trust root"),
-        (("add-key", "trust", "officer", "service/pipeline.key.pub", *TWO), 2, "with the person"),
+        (("add-key", "trust", "officer", "service/pipeline.key.pub", *TWO), 2, "needs a person"),
         (("add-key", "trust", "bundle", "service/pipeline.key.pub", *TWO), 1, "already has the role pipeline"),
-        (("init", "trust", *ROOTS, *WORDS), 1, "there are files already"),
+        (("init", "trust", *ROOTS, *WORDS), 1, "is not empty"),
         (("init", "new", *ROOTS, *WORDS), 2, "stick-a/root.key: the file exists already"),
-        (("init", "new", "--root", "a", "--root", "a", *WORDS), 2, "into one directory"),
-        (("init", "new", "--root", "a", *WORDS), 2, "2 of 1 root keys is no threshold"),
-        (("rotate-root", "trust", "--root", "a", "--root", "b", *TWO[2:]), 2, "nobody is at a terminal"),
-        (("rotate-root", "trust", "--root", "a", "--new-passphrase-file", "words", *TWO), 2, "no threshold"),
+        (("init", "new", "--root", "a", "--root", "a", *WORDS), 2, "in one directory"),
+        (("init", "new", "--root", "a", *WORDS), 2, "2 of 1 root keys is not a valid threshold"),
+        (("rotate-root", "trust", "--root", "a", "--root", "b", *TWO[2:]), 2, "there is no terminal"),
+        (("rotate-root", "trust", "--root", "a", "--new-passphrase-file", "words", *TWO), 2, "not a valid threshold"),
         (("keygen", "service/pipeline.key", *WORDS), 2, "never overwritten"),
         (("keygen", "a.key", "--passphrase-file", "short"), 2, "shorter than 12"),
         (("keygen", "a.key", "--service", *WORDS), 2, "has no passphrase"),

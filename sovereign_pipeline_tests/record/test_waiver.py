@@ -192,7 +192,7 @@ def test_an_acceptance_of_another_record_in_the_index_is_found_out(workplace: Wo
     place = workplace.store.root / ".index" / digest_of(wanted)[:2] / f"{digest_of(wanted)}.json"
     place.parent.mkdir(exist_ok=True)
     place.write_text(entry.read_text())
-    with pytest.raises(IntegrityError, match="was made from something else"):
+    with pytest.raises(IntegrityError, match="has another identity"):
         consume(other, workplace, ref)
 
 
@@ -213,7 +213,7 @@ def test_wrong_usage_says_what_is_wrong(workplace: Workplace) -> None:
         waive(stage, stage.gates[0], workplace, ref, "Because.")
     evaluate_gates(stage, workplace, ref)
     for reason in ("", "  "):
-        with pytest.raises(InputError, match="needs words of the officer"):
+        with pytest.raises(InputError, match="needs a text by the officer"):
             waive(stage, stage.gates[0], workplace, ref, reason)
     waive(stage, stage.gates[0], workplace, ref, "Because.")
     with pytest.raises(InputError, match=f"{PERSON} has already waived"):

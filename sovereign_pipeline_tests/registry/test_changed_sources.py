@@ -173,7 +173,7 @@ def test_the_command_line_counts_them_and_ends_as_it_is_asked(bench: Bench, monk
         status, shown = ask(*subject)
         assert status == 0
         assert "1 row reclassified (R-00007)" in shown
-        assert "1 source file is no longer as read" in shown
+        assert "1 source file is missing or changed" in shown
         assert ask(*subject, "--strict-sources")[0] == 1
         status, shown = ask(*subject, "--json", "--strict-sources")
         assert status == 1

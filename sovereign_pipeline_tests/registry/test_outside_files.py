@@ -44,7 +44,7 @@ def test_a_changed_or_missing_file_is_a_note_that_names_it(institution: DemoInst
     path = institution.settings.data / name
     path.write_text(path.read_text() + "\n")
     (note,) = [each for each in examined(institution, artifacts) if isinstance(each, str)]
-    assert str(path) in note and "was changed since it was used" in note
+    assert str(path) in note and "has changed since it was used" in note
     path.unlink()
     (note,) = [each for each in examined(institution, artifacts) if isinstance(each, str)]
     assert str(path) in note and "is not readable" in note
@@ -63,7 +63,7 @@ def test_without_a_readable_recipe_each_artifact_gives_one_note(institution: Dem
     (institution.settings.data / "lines" / "lamps.yaml").unlink()
     found = examined(institution, artifacts)
     assert len(found) == 2
-    assert all(isinstance(each, str) and "the recipe is not readable" in each for each in found)
+    assert all(isinstance(each, str) and "the recipe is unreadable" in each for each in found)
 
 
 def test_a_published_suite_is_read_from_the_mirror_with_its_card(
@@ -80,7 +80,7 @@ def test_a_published_suite_is_read_from_the_mirror_with_its_card(
     card = institution.settings.data / "suites" / "gsm8k.yaml"
     card.write_text(card.read_text().replace("Answer:", "Result:"))
     (note,) = examined(institution, artifacts)
-    assert isinstance(note, str) and "was changed since it was used" in note
+    assert isinstance(note, str) and "has changed since it was used" in note
     card.unlink()
     (note,) = examined(institution, artifacts)
     assert isinstance(note, str) and "is not readable" in note

@@ -226,7 +226,7 @@ def test_exit_status_is_1_where_the_recipe_says_no_and_2_for_a_mistake(demanding
     unknown = ask("waive", "lamps", "capability_not_inferor", *name)
     assert isinstance(unknown.exception, InputError) and f"did you mean '{GATE}'?" in str(unknown.exception)
     shared = ask("waive", "lamps", "not_empty", *name)
-    assert "several gates are called 'not_empty'" in str(shared.exception)
+    assert "several gates have the name 'not_empty'" in str(shared.exception)
     assert "training_dataset.not_empty" in str(shared.exception)
     passed = ask("waive", "lamps", "training_dataset.not_empty", *name)
     assert isinstance(passed.exception, InputError) and "nothing to waive" in str(passed.exception)

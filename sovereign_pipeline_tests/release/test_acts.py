@@ -120,7 +120,7 @@ def test_a_known_issue_is_changed_or_removed_by_nobody(office: Office, adapter: 
 def test_what_nobody_signed_counts_for_nothing_though_it_is_entered(office: Office, adapter: Adapter) -> None:
     said = {"adapter": adapter.id, "number": 1, "text": "Curt.", **NOT_SIGNED}
     put_in(office, issue("Somebody"), ADDED, "officer:Somebody", **said)
-    with pytest.raises(IntegrityError, match=r"known issue 1 of lamps-1\.0\.0: This is no sigstore bundle"):
+    with pytest.raises(IntegrityError, match=r"known issue 1 of lamps-1\.0\.0: This is not a sigstore bundle"):
         issues(office)
     recalled = {"recall": "recall-1", "source": "letters", "reason": "No.", **NOT_SIGNED}
     put_in(office, recall_of("Somebody"), OPENED, "officer:Somebody", **recalled)
@@ -138,7 +138,7 @@ def test_a_review_that_nobody_signed_puts_nothing_off(office: Office, adapter: A
         adapter_id=adapter.id, number=1, text="It stays.", officer="Somebody", reviewed_at=NOW, statement=NO_BUNDLE
     )
     put_in(office, review, "adapter reviewed", "officer:Somebody", **said)
-    with pytest.raises(IntegrityError, match=r"review 1 of lamps-1\.0\.0: This is no sigstore bundle"):
+    with pytest.raises(IntegrityError, match=r"review 1 of lamps-1\.0\.0: This is not a sigstore bundle"):
         due_reviews(office.registry, office.bench.settings, NOW.date())
 
 
@@ -183,5 +183,5 @@ def test_an_act_counts_until_the_place_from_which_its_key_is_revoked(office: Off
 
 @pytest.mark.parametrize("digits", ["", "a", "abc", "ABCD", "%%%%", "xyz1", "a" * 65])
 def test_a_request_is_named_by_four_digits_or_more(office: Office, digits: str) -> None:
-    with office.registry.reading() as session, pytest.raises(InputError, match="is no request's id"):
+    with office.registry.reading() as session, pytest.raises(InputError, match="is not the id of a request"):
         find_request(session, digits)

@@ -108,7 +108,7 @@ def change_ladder(holders: Holders) -> None:
     ("change", "event", "says"),
     [
         (supersede, "base_superseded", "the line's base model is tiny"),
-        (change_template, "template_changed", "chat_template.jinja of the base model changed"),
+        (change_template, "template_changed", "chat_template.jinja changed in the base model"),
         (remove_file, "source_withdrawn", "sources/letters.jsonl is gone"),
         (rename_source, "source_withdrawn", "no longer names the source 'letters'"),
         (recall_document, "source_withdrawn", "recall-1 holds"),
@@ -137,7 +137,7 @@ def test_an_event_that_cannot_be_told_counts_as_one(holders: Holders) -> None:
     holders.register()
     (holders.bench.settings.data / "models" / "tiny.yaml").unlink()
     (cause,) = due(holders).causes
-    assert "cannot be told" in cause.what and "tiny" in cause.what
+    assert "cannot be checked" in cause.what and "tiny" in cause.what
 
 
 def test_the_command_lists_what_is_due(holders: Holders, ask: Ask) -> None:

@@ -86,7 +86,7 @@ def test_an_approval_counts_once(office: Office) -> None:
     adapter = office.adapter()
     asked = office.decide(office.ask("approve", adapter), "omar")
     forge(office, adapter, "approve", "registered", "approved", asked, 1)
-    assert_refused(office, "approvals that it names are not on record")
+    assert_refused(office, "its approvals are not logged")
 
 
 @pytest.mark.security_case(
@@ -102,4 +102,4 @@ def test_rights_of_officers_are_asserted_at_each_reading(office: Office, monkeyp
     adapter = office.adapter()
     monkeypatch.setattr(requests, "assert_may", lambda *_: None)
     office.ask("reject", adapter, "nadia")
-    assert_refused(office, "the approvals that it names are not on record")
+    assert_refused(office, "its approvals are not logged")

@@ -89,7 +89,7 @@ def test_nothing_in_use_is_purged(office: Office, transitions: tuple[str, ...]) 
     adapter = office.adapter()
     for transition in transitions:
         office.move(transition, adapter)
-    with pytest.raises(ConflictError, match="so its weights stay"):
+    with pytest.raises(ConflictError, match="so its weights cannot be purged"):
         purged(office, adapter)
     assert weights(office, adapter)
 
@@ -115,7 +115,7 @@ def test_an_entry_that_no_officer_signed_excuses_nothing(office: Office) -> None
     with office.registry.writing() as session:
         forged = {**real.subjects, "adapter": adapter.id, "weights": [adapter.adapter_digest]}
         append(session, real.actor, PURGED, forged)
-    with pytest.raises(IntegrityError, match=r"not about|differs from the purge"):
+    with pytest.raises(IntegrityError, match=r"not about|differs from the signed purge"):
         verified(office, adapter)
     verified(office, other)
 

@@ -222,7 +222,7 @@ def test_a_recall_is_neither_waived_nor_opened_past_this_program(
         (Question(), InputError, "Ask for"),
         (Question(document="R-00011", dataset="0" * 64), InputError, "Ask for"),
         (Question(document=" "), InputError, "empty"),
-        (Question(document="R-00000"), InputError, "No registered adapter holds document 'R-00000'"),
+        (Question(document="R-00000"), InputError, "No registered adapter was trained on document 'R-00000'"),
         (Question(source="lettres"), NotFoundError, "Known sources: letters"),
         (Question(dataset="000000"), NotFoundError, "Give one of these"),
         (Question(dataset=""), InputError, "6 hex digits"),
@@ -241,11 +241,11 @@ def test_nothing_is_recalled_by_mistake(
 
 def test_a_recall_needs_a_reason_and_the_answer_that_was_shown(holders: Holders) -> None:
     holders.register()
-    with pytest.raises(InputError, match="needs words of the officer"):
+    with pytest.raises(InputError, match="needs a text by the officer"):
         recall(holders.registry, Question(source="letters"), reason=" ")
     shown = ask_for(holders.registry, Question(source="letters"))
     holders.register(sft={"learning_rate": 1e-4})
-    with pytest.raises(ConflictError, match="has changed since it was asked"):
+    with pytest.raises(ConflictError, match="has changed since it was shown"):
         open_recall(holders.registry, shown, officer(holders.bench.settings), "Withdrawn.")
     assert decided(holders.registry) == []
 
@@ -256,7 +256,7 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     asked: Any = ask.json("recall", "--dataset", digest)
     expected = {"adapter": adapter.id, "line": "lamps", "state": "registered", "directly": True}
     assert asked == {"asked": {"dataset": adapter.dataset_digest}, "recall": None, "adapters": [expected]}
-    assert "No registered adapter holds document 'R-00000'" in ask("recall", "--document", "R-00000").stdout
+    assert "No registered adapter was trained on document 'R-00000'" in ask("recall", "--document", "R-00000").stdout
     assert isinstance(ask("recall", "--document", "R-00011", "--open").exception, InputError)
     opened = ask("recall", "--document", "R-00011", "--open", *REASON, *key(holders))
     assert opened.exit_code == 0 and "recall-1: open for 1 adapter" in opened.stdout
@@ -264,7 +264,7 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     reason = "The letter was withdrawn."
     assert listed["recalls"] == [{"id": "recall-1", "recalled": "document 'R-00011'", "reason": reason}]
     assert "recall-1" in ask("adapters", "list").stdout
-    assert "Recalls that hold for it" in ask("adapters", "show", adapter.id).stdout
+    assert "Recalls that apply to the adapter" in ask("adapters", "show", adapter.id).stdout
     (finding,) = [each for each in examine(holders.bench.settings) if each.what == "recall-1"]
     assert not finding.ok and adapter.id in finding.found
     assert ask.json("recall", "list")[0]["holds_for"] == [adapter.id]
@@ -274,9 +274,7 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     assert [each.ok for each in examine(holders.bench.settings) if each.what == "recalls"] == [True]
 
 
-@pytest.mark.parametrize(
-    ("state", "dark"), [("production", "answers nobody"), ("staged", "without its staged adapter")]
-)
+@pytest.mark.parametrize(("state", "dark"), [("production", "answers nobody"), ("staged", "loses its staged adapter")])
 def test_a_recall_says_what_goes_dark_and_asks(
     office: Office, ask: Ask, monkeypatch: pytest.MonkeyPatch, state: str, dark: str
 ) -> None:

@@ -142,7 +142,7 @@ def test_a_transition_that_such_an_approval_completed_is_refused(office: Office,
         "approvals": sorted(hashlib.sha256(row.statement).hexdigest() for row in rows),
     }
     enter_transition(office, adapter, content)
-    with pytest.raises(IntegrityError, match="approvals that it names"), office.registry.reading() as session:
+    with pytest.raises(IntegrityError, match="its approvals are not logged"), office.registry.reading() as session:
         assert_signed(session, office.registry.settings, office.trust, "lamps")
 
 
@@ -177,7 +177,7 @@ def test_a_request_lowers_no_number_of_approvals(office: Office) -> None:
     content = {"line": adapter.line, "sequence": 1, "adapter": adapter.id, "transition": "approve"}
     states = {"from": "registered", "to": "approved"}
     enter_transition(office, adapter, {**content, **states, "request": request, "approvals": []})
-    with pytest.raises(IntegrityError, match="approvals that it names"), office.registry.reading() as session:
+    with pytest.raises(IntegrityError, match="its approvals are not logged"), office.registry.reading() as session:
         assert_signed(session, office.registry.settings, office.trust, "lamps")
 
 
@@ -214,7 +214,7 @@ def test_a_request_is_good_for_its_own_transition_once(office: Office) -> None:
         (made,) = transitions_of(session, "lamps")
     content = {**read_statement(made.statement).predicate, "sequence": 2}
     enter_transition(office, other, {**content, "adapter": other.id})
-    with pytest.raises(IntegrityError, match="not what request"), office.registry.reading() as session:
+    with pytest.raises(IntegrityError, match="differs from request"), office.registry.reading() as session:
         assert_signed(session, office.registry.settings, office.trust, "lamps")
 
 

@@ -21,7 +21,7 @@ def test_rules_that_were_changed_since_the_request_was_shown_are_refused(office:
     assert set(proposal.predicate["policy"]) == {"institution.yaml", "lines/lamps.yaml"}
     office.bench.institution.rules["release"] = {"blind_review": "not_required", "request_days": 2}
     office.bench.institution.write()
-    with pytest.raises(ConflictError, match="rules were changed since this was shown"):
+    with pytest.raises(ConflictError, match="rules changed after the request was shown"):
         request(office.registry, workplace, office.officers["layla"], proposal)
 
 

@@ -17,7 +17,7 @@ def test_a_second_ballot_is_refused_and_the_first_stands(reviews: ReviewBench) -
     reviews.open()
     pair = reviews.asked("operator-1")[0].pair
     reviews.vote("operator-1", pair, 1)
-    with pytest.raises(ConflictError, match="first rating stands"):
+    with pytest.raises(ConflictError, match="first rating counts"):
         reviews.vote("operator-1", pair, -1)
     with reviews.registry.reading() as session:
         (ballot,) = session.query(Ballot)

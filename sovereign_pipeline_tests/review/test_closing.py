@@ -57,7 +57,7 @@ def test_below_that_number_only_a_named_officer_closes_with_a_reason(reviews: Re
     with pytest.raises(GateRefused, match="1 of the 20 pre-registered ballots"):
         reviews.close()
     for early in ({"officer": "officer.salim"}, {"reason": "late"}, {"officer": "officer.salim", "reason": "  "}):
-        with pytest.raises(InputError, match="takes both"):
+        with pytest.raises(InputError, match="needs both"):
             reviews.close(**early)
     with pytest.raises(SignInError, match=r"officer\.x may not close .* it was opened under allows officer\.salim"):
         reviews.close(officer="officer.x", reason="late")
@@ -120,7 +120,7 @@ def test_no_key_outlives_the_closing_of_its_review(reviews: ReviewBench, monkeyp
 
     key.write_bytes(kept)  # as when the process is killed between the two
     ((review, (finding,)),) = examine_all(reviews.registry, reviews.bench.store, reviews.bench.settings).items()
-    assert (review, "the key that signs its acts is still there" in finding) == (reviews.review.id, True)
+    assert (review, "the key that signs its acts still exists" in finding) == (reviews.review.id, True)
     with pytest.raises(ConflictError, match="is closed"):
         reviews.close()
     assert not key.exists()
@@ -152,9 +152,9 @@ def test_the_trust_root_must_let_an_officer_close(reviews: ReviewBench) -> None:
 @pytest.mark.parametrize(
     ("who", "finding"),
     [
-        (None, "it was closed below the pre-registered number, and no officer did so"),
-        ("officer.salim", "it was closed early, and no officer signed that"),
-        ("stranger", "its early closing does not count: The key"),
+        (None, "it was closed below the pre-registered number of ballots without an officer"),
+        ("officer.salim", "it was closed early without an officer's signature"),
+        ("stranger", "its early closing is invalid: The key"),
         ("another reason", "its early closing is not the one that the officer signed"),
     ],
 )

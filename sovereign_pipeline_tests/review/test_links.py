@@ -56,5 +56,5 @@ def test_another_link_is_for_an_operator_of_the_open_review_alone(reviews: Revie
         issue_another_link(reviews.registry, workplace, "operator-1", "clerk")
     opened = reviews.open()
     assert issue_another_link(reviews.registry, workplace, "operator-1", "clerk") not in opened.links.values()
-    with pytest.raises(NotFoundError, match="'stranger' takes no part"):
+    with pytest.raises(NotFoundError, match="'stranger' is not an operator"):
         issue_another_link(reviews.registry, workplace, "stranger", "clerk")

@@ -81,7 +81,7 @@ def test_the_seed_is_committed_to_sealed_and_gives_every_pair_again(reviews: Rev
     review = reviews.bench.workplace().line.gates.review
     assert {pair.prompt for pairs in deal(seed, ids, list(opened.links), review).values() for pair in pairs} == set(ids)
     path.write_bytes(b"x" * 32)
-    with pytest.raises(IntegrityError, match="not the seed that was committed to"):
+    with pytest.raises(IntegrityError, match="does not match its commitment"):
         sealed_seed(reviews.bench.settings, reviews.review)
     path.unlink()
     with pytest.raises(IntegrityError, match="is missing"):
@@ -112,7 +112,7 @@ def test_no_answer_can_be_read_in_home_or_database_before_closing(reviews: Revie
         "prompts.jsonl",
     ]
     assert not any(reviews.seed in path.read_bytes() for path in sealed.iterdir())
-    with pytest.raises(IntegrityError, match="this seed does not open the answers"):
+    with pytest.raises(IntegrityError, match="this seed does not decrypt the answers"):
         answers_of(reviews.bench.store, reviews.review, b"x" * 32)
     reviews.vote_all(1)
     reviews.close()
@@ -228,7 +228,7 @@ def test_one_review_at_a_time_and_one_answer_for_the_same_two(reviews: ReviewBen
 
 def test_a_review_of_equal_answers_is_not_opened(reviews: ReviewBench) -> None:
     reviews.planted.same = frozenset(range(99))
-    with pytest.raises(InputError, match="nothing to compare"):
+    with pytest.raises(InputError, match="No pairs are left to compare"):
         reviews.open()
     assert nothing_was_opened(reviews)
 
@@ -238,7 +238,7 @@ def test_a_second_opening_beside_a_running_one_is_refused_before_it_answers_anyt
 
     @contextmanager
     def opening_once_more(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[Contenders]:
-        with pytest.raises(ConflictError, match="is being opened by another process") as error:
+        with pytest.raises(ConflictError, match="Another process is opening") as error:
             reviews.open()
         refused.append(error.value)
         with reviews.planted.open(workplace, candidate, opponent) as answering:
@@ -263,7 +263,7 @@ def test_a_review_in_which_shared_prompts_alone_were_rated_may_be_opened_again(r
         if each.shared:
             reviews.vote("operator-1", each.pair, 1)
     reviews.close(officer="officer.salim", reason="on leave")
-    with pytest.raises(GateRefused, match="without a ballot to count"):
+    with pytest.raises(GateRefused, match="without a ballot that counts"):
         reviews.materialize()
     reviews.open()
 
@@ -291,7 +291,7 @@ def test_no_second_review_of_the_same_two_is_opened_beside_a_running_opening(
         return draw_secrets()
 
     monkeypatch.setattr("sovereign_pipeline.review.opening.draw_secrets", draw_after_another_review)
-    with pytest.raises(ConflictError, match="That result is final" if elsewhere else "is being opened by another"):
+    with pytest.raises(ConflictError, match="That result is final" if elsewhere else "Another process is opening"):
         reviews.open()
     with reviews.registry.reading() as session:
         assert session.query(BlindReview).count() == elsewhere

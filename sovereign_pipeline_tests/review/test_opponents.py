@@ -64,7 +64,7 @@ def test_a_candidate_that_was_reviewed_is_not_reviewed_against_another_by_name(r
     review_it(reviews, 1)
     reviews.another_adapter()
     review_it(reviews, -1)
-    with pytest.raises(ConflictError, match=r"was reviewed already.*against what the rule gives: lamps-1\.0\.0"):
+    with pytest.raises(ConflictError, match=r"was reviewed already.*must be the rule's choice: lamps-1\.0\.0"):
         reviews.open(opponent="base")
 
 
@@ -106,7 +106,7 @@ def test_the_same_weights_do_not_get_an_opponent_by_name_under_another_artifact(
     reviews.another_adapter()
     review_it(reviews, -1)
     reviews.same_weights_again()
-    with pytest.raises(ConflictError, match=r"was reviewed already.*against what the rule gives: lamps-1\.0\.0"):
+    with pytest.raises(ConflictError, match=r"was reviewed already.*must be the rule's choice: lamps-1\.0\.0"):
         reviews.open(opponent="lamps-1.1.0")
 
 

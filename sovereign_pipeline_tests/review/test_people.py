@@ -97,7 +97,7 @@ def test_whoever_is_forgotten_is_nobody_and_the_ledger_verifies(named: ReviewBen
     for name in (NAMES[0], NAMES[4], CLERK, OFFICER):
         refused = ask("audit", "people", "forget", name).exception
         assert isinstance(refused, ConflictError), name
-        assert "takes part in the open review of line lamps" in str(refused)
+        assert "is part of the open review of line lamps" in str(refused)
     assert people(named).known(NAMES[0]) in named.operators
     ask("review", "close", "lamps", "--key", key_of(named, OFFICER), "--reason", "on leave")
     listed = {
@@ -134,7 +134,7 @@ def test_nobody_is_forgotten_while_a_review_is_being_opened(reviews: ReviewBench
         people(reviews).forget(NAMES[0], lambda each: None)
         return says(*arguments)  # type: ignore[arg-type]
 
-    with pytest.raises(ConflictError, match="was forgotten meanwhile"):
+    with pytest.raises(ConflictError, match="was erased meanwhile"):
         reviews.open(operators=NAMES, open_contenders=forget)
     with reviews.registry.reading() as session:
         assert session.connection().exec_driver_sql("SELECT count(*) FROM blind_review").scalar() == 0

@@ -152,7 +152,7 @@ def test_a_review_without_a_ballot_to_count_gives_no_answer(reviews: ReviewBench
     reviews.recipe(may_close_early=["officer.salim"])
     reviews.open()
     reviews.close(officer="officer.salim", reason="wrong operators")
-    with pytest.raises(GateRefused, match="without a ballot to count"):
+    with pytest.raises(GateRefused, match="without a ballot that counts"):
         reviews.materialize()
 
 
@@ -191,5 +191,5 @@ def test_a_tie_that_was_put_in_for_a_pair_that_should_have_been_asked_is_refused
         reviews.vote("operator-1", each.pair, -1)
     statement = text("INSERT INTO ballot SELECT review_id, operator, :pair, 'tie', NULL, given_at FROM ballot LIMIT 1")
     forge(reviews.registry, lambda session: session.execute(statement.bindparams(pair=asked[0].pair)))
-    with pytest.raises(IntegrityError, match="the ties on record for identical answers are not those of the plan"):
+    with pytest.raises(IntegrityError, match="the logged ties for identical answers differ from the plan"):
         reviews.close(officer="officer.salim", reason="late")

@@ -196,7 +196,7 @@ def test_who_got_which_adapter_at_each_moment(
     expect(overseer.get_by_role("heading", name="Hold of the staged adapter")).to_contain_text("open")
 
     # Held: not promoted until a week of answers was judged as good.
-    with pytest.raises(GateRefused, match="its hold is open"):
+    with pytest.raises(GateRefused, match="its trial is open"):
         office.ask("promote", second)
     for _ in range(5):
         assert story.everybody() == tried
@@ -225,7 +225,7 @@ def test_who_got_which_adapter_at_each_moment(
         last = desk.told()[-1]
         assert (last["cause"], last["reason"]) == ("regression", flag.stopped)
         assert story.said[-1] == f"{third.id} is taken back: {flag.stopped}"
-        with pytest.raises(GateRefused, match="was taken back"):
+        with pytest.raises(GateRefused, match="was withdrawn"):
             office.ask("promote", third)
         for transition in ("unstage", "stage"):
             office.move(transition, third)

@@ -113,7 +113,7 @@ def test_a_token_that_was_added_beyond_the_embeddings(make_job: JobMaker, copy_o
 @pytest.mark.parametrize("targets", [["no_such_layer"], "no_such_layer"])
 def test_target_modules_that_match_nothing(make_job: JobMaker, targets: Any) -> None:
     job = make_job("targets", letters(4), sft={"target_modules": targets})
-    with pytest.raises(InputError, match=r"no_such_layer.* names no linear layer"):
+    with pytest.raises(InputError, match=r"no_such_layer.* matches no linear layer"):
         run(job)
     assert not job.output.exists()
 

@@ -105,12 +105,12 @@ def test_a_dataset_of_another_recipe_says_so(institution: DemoInstitution, check
 def test_a_row_that_is_too_long_or_does_not_end_says_so(institution: DemoInstitution, check: Check) -> None:
     made(institution, TRAINING_DATASET)
     institution.recipe["training"]["sft"] = {"max_length": 64}
-    assert "longer than max_length 64, so the trainer leaves the row out" in check("--show-mask").stdout
+    assert "longer than max_length 64, so the trainer skips the row" in check("--show-mask").stdout
     config = institution.settings.data / "models" / "tiny" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_bytes()), "eos_token_id": 7}))
     (institution.settings.data / "models" / "tiny.yaml").unlink()
     _rewrite_card(institution)
-    assert "ends in an end-of-turn id: no, so the trainer refuses it" in check("--show-mask").stdout
+    assert "ends in an end-of-turn id: no, so the trainer rejects the row" in check("--show-mask").stdout
 
 
 def _rewrite_card(institution: DemoInstitution) -> None:

@@ -94,7 +94,7 @@ def test_a_trainer_that_waits_for_its_turn_can_be_stopped(make_job: JobMaker, wa
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(KeyboardInterrupt):
             run_trainer(written(job), interrupt, {"CUDA_VISIBLE_DEVICES": ""})
-    with pytest.raises(TrainingFailed, match=rf"Stopped, as asked, while another process held {path.name}"):
+    with pytest.raises(TrainingFailed, match=rf"Stopped on request while another process held the lock {path.name}"):
         read_result(job.result)
 
 

@@ -133,13 +133,13 @@ def test_the_time_line_tells_who_asked_approved_recalled_and_reviewed(site: Site
         "A gate was waived",
         "A recall was waived",
         "A known issue was added",
-        "It was reviewed, and stays",
+        "It was reviewed and kept",
     ):
         assert expected in {what for what, _ in told}
     assert [each.is_waiver for each in view.time_line].count(True) == 2
     (review,) = view.reviews
     assert review.ballots > 0 and review.operators > 1
-    rejected = [each for each in site.view(SECOND).time_line if each.what == "A change was asked for, and not made"]
+    rejected = [each for each in site.view(SECOND).time_line if each.what == "A change was requested, but not made"]
     assert rejected and "Omar Nasser rejected it" in rejected[0].words
 
 
@@ -173,7 +173,7 @@ def test_what_is_missing_for_the_next_step_is_what_the_transition_is_refused_for
     ("changed", "why"),
     [
         ({"incumbent": "lamps-0.9.0"}, "another one was in production"),
-        ({"evidence": {"gates": 0}}, "rests on other evidence"),
+        ({"evidence": {"gates": 0}}, "is based on other evidence"),
     ],
     ids=["production", "evidence"],
 )

@@ -105,7 +105,7 @@ class SentBallot(Frozen):
 @router.post("/pairs/{pair}", status_code=204)
 def record_ballot(context: Context, author: Author, review: Review, pair: str, sent: SentBallot) -> None:
     if pair not in review.pairs(author.operator):
-        raise NotFoundError("This pair is not one of yours.")
+        raise NotFoundError("This pair is not assigned to you.")
     if set(sent.ratings) != set(ratings_asked(review.contents.plan.criteria)):
         raise InputError("The rating is not complete.", "Load the page again.")
     give_ballot(context.registry, context.settings, author, pair, sent.preference, sent.ratings)
@@ -121,7 +121,7 @@ def record_guess(context: Context, author: Author, review: Review, pair: str, se
     question = context.reviews.next_question(review, author.operator)
     is_rating = question is not None and question.kind == "ballot"
     if pair not in review.to_guess(author.operator) or is_rating:
-        raise NotFoundError("This pair is not one of yours.")
+        raise NotFoundError("This pair is not assigned to you.")
     give_guess(context.registry, context.settings, author, pair, sent.choice)
 
 

@@ -52,9 +52,9 @@ class Sessions:
             review, operator, sign_in = self._serializer.loads(signed, max_age=SESSION_SECONDS)
             return SignedIn(review, operator, int(sign_in))
         except SignatureExpired:
-            raise SignInError("You were signed in too long ago.", "Ask for a new link; no rating is lost.") from None
+            raise SignInError("Your session has expired.", "Ask for a new link; no rating is lost.") from None
         except (BadSignature, ValueError, TypeError):
-            raise SignInError("You are not signed in here.", "Open the link that you were sent.") from None
+            raise SignInError("You are not signed in here.", "Open the link that you received.") from None
 
     def form_token(self, who: SignedIn) -> str:
         """Return the CSRF token for requests that change something."""
@@ -180,7 +180,9 @@ class OpenReviews:
             if operator is not None and review.pairs(operator):
                 theirs.append((review, operator))
         if not theirs:
-            raise damaged or SignInError("You take part in no open review.", "Ask whoever invited you.")
+            raise damaged or SignInError(
+                "You are not an operator of an open review.", "Ask the person who invited you."
+            )
         left = [each for each in theirs if self.next_question(*each) is not None]
         review, operator = left[0] if left else theirs[-1]
         return SignedIn(review.row.id, operator)
@@ -197,7 +199,7 @@ class OpenReviews:
 
 
 def _not_signed_in() -> SignInError:
-    return SignInError("You are not signed in here.", "Open the link that you were sent.")
+    return SignInError("You are not signed in here.", "Open the link that you received.")
 
 
 SESSION_COOKIE = "session"

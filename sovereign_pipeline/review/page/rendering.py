@@ -26,9 +26,9 @@ from sovereign_pipeline.split.similarity import PLACEHOLDER
 Direction = Literal["ltr", "rtl"]
 
 CRITERION_MEANINGS = {
-    "accuracy": "What it says is right and nothing is made up.",
-    "helpfulness": "Whoever wrote the message can act on it.",
-    "tone": "It sounds as we would write.",
+    "accuracy": "The content is correct, and nothing is invented.",
+    "helpfulness": "The sender can act on it.",
+    "tone": "It sounds like our own letters.",
 }
 
 
@@ -101,7 +101,7 @@ async def protect(request: Request, call_next: Callable[[Request], Awaitable[Res
     except Exception as error:
         # The log gets our own messages, but not the message of a bug, which may quote an answer.
         _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
-        text = "The page cannot be served now. Tell the administrator; no rating is lost."
+        text = "The page is not available now. Tell the administrator; no rating is lost."
         response = _refuse(request, 500, "Something is wrong", text)
     response.headers.update(HEADERS)
     return response

@@ -10,10 +10,10 @@ def test_a_pair_of_another_operator_is_not_found_and_a_second_ballot_refused(
     signed_in(browser, reviews)
     own, other = reviews.asked("operator-1")[0].pair, reviews.asked("operator-2")[0].pair
     assert browser.attribute("pair") == own
-    assert browser.submit(f"/pairs/{other}", BALLOT) == (404, "This pair is not one of yours.")
+    assert browser.submit(f"/pairs/{other}", BALLOT) == (404, "This pair is not assigned to you.")
     assert browser.submit(f"/pairs/{own}", BALLOT) == (204, "")
     changed = {**BALLOT, "preference": "b"}
-    assert browser.submit(f"/pairs/{own}", changed) == (409, "This pair was rated already. The first rating stands.")
+    assert browser.submit(f"/pairs/{own}", changed) == (409, "This pair was rated already. The first rating counts.")
 
 
 def test_a_request_that_another_site_made_is_refused(browser: PageClient, reviews: ReviewBench) -> None:

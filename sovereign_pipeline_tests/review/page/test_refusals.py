@@ -26,6 +26,6 @@ def test_a_fault_of_the_program_tells_the_operator_nothing_and_the_log_no_text(
     monkeypatch.setattr("sovereign_pipeline.review.page.context.given", fail)
     page = browser.get("/")
     assert page.status_code == 500
-    assert "The page cannot be served now" in page.text
+    assert "The page is not available now" in page.text
     assert "wording" not in page.text + caplog.text
     assert "ValueError at" in caplog.text

@@ -26,7 +26,7 @@ def test_a_link_is_exchanged_for_a_session_that_scripts_and_other_sites_cannot_u
 def test_without_a_session_nothing_is_shown(browser: PageClient, reviews: ReviewBench) -> None:
     page = browser.get("/")
     assert page.status_code == 401
-    assert "You are not signed in here. Open the link that you were sent." in page.text
+    assert "You are not signed in here. Open the link that you received." in page.text
     pair = reviews.asked("operator-1")[0].pair
     assert browser.post(f"/pairs/{pair}", json=BALLOT).status_code == 401
     assert "wording" not in page.text
@@ -152,7 +152,7 @@ def test_an_operator_whom_the_proxy_names_rates_their_own_pairs_and_a_stranger_n
         assert browser.attribute("pair") == reviews.asked("operator-3")[0].pair
         assert browser.submit(f"/pairs/{browser.attribute('pair')}", BALLOT) == (204, "")
         stranger = browser.get("/", headers={"X-Remote-User": "stranger"})
-        assert (stranger.status_code, "You take part in no open review" in stranger.text) == (401, True)
+        assert (stranger.status_code, "You are not an operator of an open review" in stranger.text) == (401, True)
 
 
 def test_behind_tls_the_cookie_is_secure(reviews: ReviewBench) -> None:

@@ -339,7 +339,7 @@ def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tm
 
     refused(None, "no secret says that the proxy sent it")
     path = tmp_path / "secret"
-    refused(path, "there is no such file")
+    refused(path, "the file does not exist")
     path.write_text("short\n")
     path.chmod(0o600)
     refused(path, "fewer than 32 characters")

@@ -75,7 +75,7 @@ def test_who_may_not_roll_back(desk: Desk) -> None:
     with pytest.raises(NotFoundError, match="nothing to go back to"):
         rollback(desk.settings, LINE, None, desk.office.officers["omar"], "No.")
     desk.in_production()
-    with pytest.raises(IntegrityError, match="has not the role officer"):
+    with pytest.raises(IntegrityError, match="does not have the role officer"):
         rollback(desk.settings, LINE, None, generate(), "No.")
     clerk = generate()
     trust = desk.settings.data / "trust"

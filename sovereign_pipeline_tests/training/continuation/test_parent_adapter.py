@@ -140,7 +140,7 @@ def test_another_adapter_under_the_same_name_is_found_by_the_gate_and_by_verific
     forge(registry, lambda session: session.execute(update(Adapter).where(Adapter.id == "lamps-1.0.0").values(other)))
     verdict = evaluated(workplace, artifact)
     assert not verdict.passed and "is registered as" in verdict.message
-    with pytest.raises(IntegrityError, match="another adapter is registered by that id"):
+    with pytest.raises(IntegrityError, match="another adapter is registered under that id"):
         verify_adapter(registry, store, workplace.settings, adapter.id)
 
 
