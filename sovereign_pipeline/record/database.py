@@ -443,6 +443,14 @@ _RIGHTS = text(
     "AND (has_table_privilege(role.oid, relation.oid, kind) "
     "OR (kind = 'UPDATE' AND has_any_column_privilege(role.oid, relation.oid, kind))) ORDER BY 1, 2, 3"
 )
+_MAY_CREATE = text(
+    "SELECT role.rolname FROM pg_roles role, pg_namespace schema WHERE schema.nspname = current_schema() "
+    "AND NOT role.rolsuper AND NOT starts_with(role.rolname, 'pg_') "
+    "AND NOT pg_has_role(role.oid, schema.nspowner, 'MEMBER') AND NOT EXISTS (SELECT FROM pg_class relation "
+    "WHERE relation.relnamespace = schema.oid AND relation.relname = ANY(:tables) "
+    "AND pg_has_role(role.oid, relation.relowner, 'MEMBER')) "
+    "AND has_schema_privilege(role.oid, schema.oid, 'CREATE') ORDER BY 1"
+)
 _OWNED = text(
     "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relname = ANY(:tables) "
     "AND relnamespace = current_schema()::regnamespace AND pg_has_role(current_user, relowner, 'MEMBER')"
@@ -464,6 +472,10 @@ def _beyond(connection: Connection) -> Iterator[str]:
         yield f"{role} is a superuser"
     elif owned := connection.scalar(_OWNED, {"tables": tables}):
         yield f"{role} owns {owned} of its {len(tables)} tables"
+    schema = connection.scalar(text("SELECT current_schema()"))
     granted = connection.execute(_RIGHTS, {"tables": tables, "kinds": list(TOO_MUCH)}).all()
     for (role, kind), rows in groupby(granted, key=lambda row: row[:2]):
         yield f"{role} has {kind} on {', '.join(row[2] for row in rows)}"
+    for each in connection.scalars(_MAY_CREATE, {"tables": tables}):
+        # an operator of its own there would be run by the owner, with the owner's rights
+        yield f"{each} has CREATE on the schema {schema}"

@@ -73,7 +73,10 @@ def test_a_service_does_every_act_and_whoever_may_do_more_is_named(
 
     monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", roles["registry_owner"])
     engine = open_registry(bench.settings).engine
-    grants = ("DELETE ON entry, node", "UPDATE (data) ON blob", "TRUNCATE ON registry_format")
+    grants = (
+        *("DELETE ON entry, node", "UPDATE (data) ON blob", "TRUNCATE ON registry_format"),
+        "CREATE ON SCHEMA public",
+    )
     with engine.begin() as connection:
         for each in grants:
             connection.execute(text(f"GRANT {each} TO registry_service"))
@@ -90,6 +93,7 @@ def test_a_service_does_every_act_and_whoever_may_do_more_is_named(
             "registry_service has DELETE on entry, node",
             "registry_service has TRUNCATE on registry_format",
             "registry_service has UPDATE on blob",
+            "registry_service has CREATE on the schema public",
         ]
     )
     engine.dispose()
