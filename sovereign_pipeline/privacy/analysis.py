@@ -30,8 +30,7 @@ from sovereign_pipeline.privacy.added_recognizers import (
 )
 from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
-from sovereign_pipeline.privacy.names.latin_names import firms
-from sovereign_pipeline.privacy.names.latin_words import recased
+from sovereign_pipeline.privacy.names.latin_names import firms, recased
 from sovereign_pipeline.privacy.names.name_models import LABELS, Entity, NameModel
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
@@ -43,18 +42,14 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 class TextArtifacts(NlpArtifacts):
     """The entities that a name model found in one text, and the text's words if a recognizer needs context."""
 
-    def __init__(
-        self, entities: Sequence[Entity], words: Any = None, is_letter: bool = False, *, by_model: bool = True
-    ) -> None:
+    def __init__(self, entities: Sequence[Entity], words: Any = None, is_letter: bool = False) -> None:
         """
         Args:
-            by_model: whether a name model read the text.
             words: the text as a `spacy.tokens.Doc`; None if no recognizer needs the words around a finding.
             is_letter: whether the text may end with a signature.
         """
         # `NormalisedText.with_tabs` of the text, if the text contains tabs.
         self.is_letter = is_letter
-        self.by_model = by_model
         self.with_tabs = ""
         self.entities = list(entities)
         self.tokens = words if words is not None else []
@@ -101,8 +96,7 @@ class NameModelEngine(NlpEngine):
         if self._model is not None:
             found = self._model.entities([recased(text) for text in batch])
         for text, entities in zip(batch, found, strict=True):
-            words = self._words(text) if self._words is not None else None
-            yield text, TextArtifacts(entities, words, by_model=self._model is not None)
+            yield text, TextArtifacts(entities, self._words(text) if self._words is not None else None)
 
     def is_stopword(self, word: str, language: str) -> bool:
         return self._words is not None and bool(self._words.vocab[word].is_stop)
@@ -111,7 +105,7 @@ class NameModelEngine(NlpEngine):
         return self._words is not None and bool(self._words.vocab[word].is_punct)
 
     def get_supported_entities(self) -> list[str]:
-        return []  # `NameRecognizer` scores the model's entities first
+        return []  # `NameRecognizer` filters the model's entities by the word lists first
 
     def get_supported_languages(self) -> list[str]:
         return [self.language]
@@ -190,8 +184,8 @@ class IdentifierRecognizer(_OwnRecognizer):
 
 
 class NameRecognizer(_OwnRecognizer):
-    """A recognizer of names of people: candidates of the word lists and of a name model, decided by a fitted score. On
-    request it also reports the model's places, organisations and nationalities.
+    """A recognizer of names of people. It finds names by pattern and word list, and adds the persons of a name model
+    that the word lists do not rule out. On request it also reports the model's places, organisations and nationalities.
 
     If decoding moves words of the text, entities of a spaCy model that Presidio ran count only where the words keep
     their order.
@@ -220,8 +214,7 @@ class NameRecognizer(_OwnRecognizer):
         folded = self._folded(text)
         of_model = _placed(folded, _entities_of(nlp_artifacts))
         signed = bool(getattr(nlp_artifacts, "is_letter", False))
-        read = nlp_artifacts is not None and getattr(nlp_artifacts, "by_model", True)
-        names = self._patterns.spans(folded.text, of_model if read else None, signed=signed)
+        names = self._patterns.spans(folded.text, of_model, signed=signed)
         others = [
             Span(start, end, label, folded.text[start:end], labelled=False)
             for start, end, label in of_model

@@ -58,7 +58,7 @@ def test_places_are_those_of_the_text_as_it_was_written() -> None:
 
 
 def test_a_spacy_model_that_presidio_ran_helps_the_names() -> None:
-    """The score weighs what the model takes for a person."""
+    """Whatever the model takes for a person counts once the word lists have judged it."""
     spacy = pytest.importorskip("spacy")
     from presidio_analyzer.nlp_engine import NlpArtifacts
 
@@ -74,13 +74,14 @@ def test_a_spacy_model_that_presidio_ran_helps_the_names() -> None:
     ]
 
 
-def test_firms_with_a_legal_form_are_bodies_where_bodies_are_wanted() -> None:
-    text = "The orchestra played; Kelpwick Lamps Ltd and Tamsin Oakes paid."
+def test_firms_named_after_people_or_with_a_legal_form_are_bodies_where_bodies_are_wanted() -> None:
+    text = "The Saltmarsh, Keane and Brandl Orchestra played; Kelpwick Lamps Ltd and Tamsin Oakes paid."
     wanted: tuple[Kind, ...] = ("ORGANISATION",)
     recognizer = NameRecognizer("en", also=wanted)
     results = recognizer.analyze(text, recognizer.supported_entities)
     assert sorted((each.entity_type, text[each.start : each.end]) for each in results) == [
         ("ORGANIZATION", "Kelpwick Lamps Ltd"),
+        ("ORGANIZATION", "Saltmarsh, Keane and Brandl"),
         ("PERSON", "Tamsin Oakes"),
     ]
     alone = NameRecognizer("en")

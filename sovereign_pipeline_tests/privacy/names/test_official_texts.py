@@ -47,9 +47,9 @@ def test_an_uncertain_finding_does_not_spread() -> None:
 
 
 def test_an_everyday_word_of_a_name_is_replaced_only_where_it_is_the_person(patterns_only: Scrubber) -> None:
-    text = "I am Mr Grant. The Grant Scheme opens. Grant called. We met Grant. A Grant is due."
+    text = "I am Grant Oakes. The Grant Scheme opens. Grant called. We met Grant. A Grant is due."
     scrubbed = scrub(patterns_only, document(text)).documents[0].request
-    assert scrubbed == "I am Mr NAME_1. The Grant Scheme opens. NAME_1 called. We met NAME_1. A Grant is due."
+    assert scrubbed == "I am NAME_1. The Grant Scheme opens. NAME_1 called. We met NAME_1. A Grant is due."
 
 
 @pytest.mark.parametrize(
