@@ -289,7 +289,7 @@ def test_an_address_that_cannot_be_read_is_not_repeated(tmp_path: Path, address:
         "backup": lambda: database_file(settings),
     }
     for act_of in asked.values():
-        with pytest.raises(InputError, match="SOVEREIGN_REGISTRY_URL is no address") as refused:
+        with pytest.raises(InputError, match="SOVEREIGN_REGISTRY_URL is not a database URL") as refused:
             act_of()
         assert "hunter2" not in f"{refused.value} {refused.value.hint}"
 

@@ -212,9 +212,9 @@ def test_a_signed_payload_that_is_no_statement_of_ours_is_refused(holders: Holde
 )
 def test_role_key_file_and_kind_are_those_that_are_asked_for(bundle: bytes, holders: Holders) -> None:
     for changes, said in (
-        ({"role": "officer"}, f"{holders.pipeline.keyid} has not the role officer"),
+        ({"role": "officer"}, f"{holders.pipeline.keyid} does not have the role officer"),
         ({"sha256": "0" * 64}, f"is about {DIGEST}, not about {'0' * 64}"),
-        ({"predicate_type": APPROVAL}, f"of the kind {GATE}, and {APPROVAL} is needed"),
+        ({"predicate_type": APPROVAL}, f"has the type {GATE} instead of {APPROVAL}"),
     ):
         with pytest.raises(IntegrityError, match=said):
             verify(bundle, holders, **changes)

@@ -100,7 +100,7 @@ def test_each_act_takes_its_right_at_the_level_of_the_adapter(office: Office, ad
         for key in (newcomer(office, may, "SECRET"), newcomer(office, f"not {may}")):
             with pytest.raises(SignInError, match=f"may not decide about '{may}' at PUBLIC"):
                 act(key)
-        with pytest.raises(IntegrityError, match="has not the role officer"):
+        with pytest.raises(IntegrityError, match="does not have the role officer"):
             act(generate())
         act(newcomer(office, may, "PUBLIC"))
     names = {str(key.person) for key in office.trust.keys("officer")}
@@ -146,7 +146,7 @@ def test_a_review_that_nobody_signed_puts_nothing_off(office: Office, adapter: A
     ("signs", "says"),
     [
         ("promoter", "may not decide about 'issue' at PUBLIC"),
-        ("stranger", "has not the role officer"),
+        ("stranger", "does not have the role officer"),
         ("other words", "differs from what was signed"),
         ("other adapter", "not about"),
     ],

@@ -219,8 +219,8 @@ def test_a_recall_is_neither_waived_nor_opened_past_this_program(
 @pytest.mark.parametrize(
     ("question", "error", "says"),
     [
-        (Question(), InputError, "Ask for"),
-        (Question(document="R-00011", dataset="0" * 64), InputError, "Ask for"),
+        (Question(), InputError, "Search for"),
+        (Question(document="R-00011", dataset="0" * 64), InputError, "Search for"),
         (Question(document=" "), InputError, "empty"),
         (Question(document="R-00000"), InputError, "No registered adapter was trained on document 'R-00000'"),
         (Question(source="lettres"), NotFoundError, "Known sources: letters"),

@@ -144,7 +144,7 @@ def test_the_trust_root_must_let_an_officer_close(reviews: ReviewBench) -> None:
     add_officer(settings.data / "trust", key.public_pem, "officer.salim", ["waive"], ["*"], roots)
     with pytest.raises(SignInError, match="may not decide about 'close' at PUBLIC"):
         close(reviews.registry, settings, reviews.review, reviews.contents, "clerk", key, "late")
-    with pytest.raises(IntegrityError, match="has not the role officer"):
+    with pytest.raises(IntegrityError, match="does not have the role officer"):
         close(reviews.registry, settings, reviews.review, reviews.contents, "clerk", generate(), "late")
 
 
