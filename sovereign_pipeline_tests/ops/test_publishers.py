@@ -164,7 +164,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
     ),
     "a statement that is no signature": (
         lambda it: it.bundle(IDENTITY, ISSUER, payload=statement({"card": sha256(CARD)}, "https://in-toto.io/test")),
-        "no signature",
+        "not a signature",
     ),
     "two signatures": (
         lambda it: changed(
@@ -237,7 +237,7 @@ def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
     with pytest.raises(InputError, match=r"SHA256SUMS: the list .* is missing"):
         fetched.verified()
-    for wrong, said in (("1" * 64 + "  card", "not the file"), ("", "lists no packed file"), ("x", "line 1")):
+    for wrong, said in (("1" * 64 + "  card", "the file differs"), ("", "lists no packed file"), ("x", "line 1")):
         listed_wrongly = fetched.put("SHA256SUMS", f"{wrong}\n".encode() if wrong else b"")
         fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, listed_wrongly.read_bytes()))
         with pytest.raises(IntegrityError, match=said):
@@ -339,20 +339,20 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
         ([("weights", "blake2b", sha256(WEIGHTS))], MODEL_FILES, "another digest than SHA-256"),
         ([good, good], MODEL_FILES, "twice"),
         ([], MODEL_FILES, "has no resources"),
-        ([good], PROVENANCE, "no list of a model's files"),
+        ([good], PROVENANCE, "not a list of a model's files"),
     ):
         fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, payload=listed(files, kind)))
         with pytest.raises(IntegrityError, match=said):
             fetched.verified()
     fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, WEIGHTS))
-    with pytest.raises(IntegrityError, match="no list of a model's files"):
+    with pytest.raises(IntegrityError, match="not a list of a model's files"):
         fetched.verified()
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.pub", "no key", "no public key"),
+        ("a.pub", "no key", "not a public key"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json", "identity"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: ../root.json\nidentity: i", "beside this one"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: gone.json\nidentity: i", "there is no gone.json"),

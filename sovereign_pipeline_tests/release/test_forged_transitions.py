@@ -70,7 +70,7 @@ def test_a_request_makes_no_other_transition_than_the_one_it_asks_for(office: Of
     with office.registry.reading() as session:
         assert len(assert_signed(session, office.registry.settings, office.trust, "lamps")) == 2
     forge(office, adapter, "promote", "staged", "production", staging, 3)
-    assert_refused(office, "it is not what request")
+    assert_refused(office, "it differs from request")
 
 
 def test_a_request_of_one_adapter_moves_no_other(office: Office) -> None:
@@ -79,7 +79,7 @@ def test_a_request_of_one_adapter_moves_no_other(office: Office) -> None:
     for officer in ("omar", "ines"):
         asked = office.decide(asked, officer)
     forge(office, adapter, "approve", "registered", "approved", asked, 2)
-    assert_refused(office, "it is not what request")
+    assert_refused(office, "it differs from request")
 
 
 def test_an_approval_counts_once(office: Office) -> None:
