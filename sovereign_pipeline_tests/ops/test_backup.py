@@ -96,7 +96,7 @@ def test_what_is_lost_must_be_stated(office: Office, tmp_path: Path) -> None:
         office.restore(settings, tmp_path / "backup", known)
     with pytest.raises(ConflictError):
         office.restore(settings, tmp_path / "backup", known, loses=1)
-    with pytest.raises(ConflictError, match="2 were stated"):
+    with pytest.raises(ConflictError, match="2 lost entries were stated"):
         office.restore(settings, tmp_path / "backup", (), loses=2)
     assert not list((tmp_path / "other").iterdir())
     done = office.restore(settings, tmp_path / "backup", known, loses=2)
@@ -151,7 +151,7 @@ def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path
     own = made.model_copy(update={"archive": file_sha256(tmp_path / "own")})
     (backup / ARCHIVE).write_bytes((tmp_path / "own").read_bytes())
     backup_archive.write(backup, own, demonstration_key("officer-1"))
-    with pytest.raises(IntegrityError, match="has not the role pipeline"):
+    with pytest.raises(IntegrityError, match="does not have the role pipeline"):
         office.restore(office.elsewhere(tmp_path / "other"), backup)
     backup_archive.write(backup, own, demonstration_key("pipeline"))  # an empty archive, signed
     with pytest.raises(IntegrityError):
@@ -274,7 +274,7 @@ def test_an_artifact_that_the_backup_does_not_hold_is_refused(office: Office, tm
     with pytest.raises(NotFoundError, match="does not contain"):
         repaired(office, tmp_path / "backup", "0" * 64)
     for digest in ("../../etc", office.refs[0].digest[:12]):
-        with pytest.raises(InputError, match="no digest"):
+        with pytest.raises(InputError, match="is not the digest"):
             repaired(office, tmp_path / "backup", digest)
 
 
@@ -362,7 +362,7 @@ def test_an_archive_is_the_one_that_was_signed(pair: Pair, tmp_path: Path) -> No
         with backup_archive.written(tmp_path / name, pair.public) as opened:
             (tmp_path / "file").write_text(name)
             opened.add("keys/pipeline.key", tmp_path / "file")
-    with pytest.raises(IntegrityError, match="not the bytes that were signed"):
+    with pytest.raises(IntegrityError, match="not the signed bytes"):
         backup_archive.read(
             tmp_path / "other", file_sha256(tmp_path / "signed"), pair.private, lambda listed, blocks: None
         )

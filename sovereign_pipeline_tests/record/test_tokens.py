@@ -107,7 +107,7 @@ def test_a_wrong_pin_token_or_module_ends_with_what_to_check(tmp_path: Path) -> 
         (TokenKey("Empty", None, MODULE), "000000", "the PIN was rejected"),
         (TokenKey("Empty", None, MODULE), PIN, "holds 0 elliptic-curve keys"),
         (TokenKey("Elsewhere", None, MODULE), PIN, "0 tokens have the label 'Elsewhere'"),
-        (TokenKey("Empty", None, tmp_path / "none.so"), PIN, "does not answer"),
+        (TokenKey("Empty", None, tmp_path / "none.so"), PIN, "PKCS#11 module failed"),
     ):
         with pytest.raises(InputError, match=said):
             open_signer(source, lambda pin=pin: pin)  # type: ignore[misc]

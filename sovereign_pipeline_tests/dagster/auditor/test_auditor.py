@@ -280,7 +280,7 @@ def test_without_a_secret_nothing_starts(tmp_path: Path) -> None:
         assert not settings.home.exists()
 
     refused(settings, "SOVEREIGN_AUDITOR_PROXY_SECRET is not set")
-    refused(given, "there is no such file")
+    refused(given, "the file does not exist")
     path.write_text("x" * 40)
     path.chmod(0o644)
     refused(given, "other accounts can read")
