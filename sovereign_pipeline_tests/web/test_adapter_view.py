@@ -283,5 +283,5 @@ def test_the_command_writes_one_file_and_no_other(site: Site, tmp_path: Path, mo
     assert done.exit_code == 0, done.output
     assert f"{FIRST}, PUBLIC" in done.output and 'dir="rtl"' in page.read_text(encoding="utf-8")
     again = CliRunner().invoke(app, ["adapters", "show", FIRST, "--html", str(page)])
-    assert isinstance(again.exception, InputError) and "there is something already" in str(again.exception)
+    assert isinstance(again.exception, InputError) and "the path exists already" in str(again.exception)
     assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
