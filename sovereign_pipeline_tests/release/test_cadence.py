@@ -111,7 +111,7 @@ def change_ladder(holders: Holders) -> None:
         (change_template, "template_changed", "chat_template.jinja changed in the base model"),
         (remove_file, "source_withdrawn", "sources/letters.jsonl is gone"),
         (rename_source, "source_withdrawn", "no longer names the source 'letters'"),
-        (recall_document, "source_withdrawn", "recall-1 holds"),
+        (recall_document, "source_withdrawn", "recall-1 applies"),
         (change_ladder, "policy_changed", "the classification ladder changed"),
     ],
 )

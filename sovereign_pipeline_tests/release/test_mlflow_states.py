@@ -85,7 +85,7 @@ def test_what_was_changed_in_mlflow_is_named_and_repaired(office: Office) -> Non
     client.set_registered_model_alias("lamps", "production", "2")
     assert differing(office) == [f"the alias production is version 2, and {first.id} is meant"]
     client.set_model_version_tag("lamps", "2", "id", first.id)
-    assert f"version 2, which mirrors {second.id}, says that it is {first.id}" in differing(office)
+    assert f"version 2, which mirrors {second.id}, has the id {first.id}" in differing(office)
     client.delete_model_version("lamps", "1")
     assert f"{first.id} has no version" in differing(office)
     client.create_model_version("lamps", "file:///elsewhere", tags={"id": second.id})
