@@ -29,7 +29,7 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record import tree
-from sovereign_pipeline.record.checkpoints import all_kept, assert_not_older
+from sovereign_pipeline.record.checkpoints import assert_not_older
 from sovereign_pipeline.record.database import Registry, RegistryNewer, open_registry
 from sovereign_pipeline.record.in_force import assert_not_put_back
 from sovereign_pipeline.record.officers import trust_root
@@ -219,21 +219,9 @@ class Sources:
 
     def find_last(self) -> FoundAdapters:
         """Find what may be served while the registry is down. Raises SovereignError and OSError."""
-        self.assert_nothing_missed()
         self._marks.accept_trust(trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings).flags()
         return self._with_bases(find_last_verified(self._settings, self._store, flags))
-
-    def assert_nothing_missed(self) -> None:
-        """Raise IntegrityError if the home's checkpoint covers entries that this gateway has not verified. One of them
-        may be a recall, and the registry cannot be asked."""
-        newest = max((each.head.size for each in all_kept(self._settings)), default=0)
-        if newest > (accepted := self._marks.entries):
-            raise IntegrityError(
-                f"The ledger has {newest} entries, this gateway has verified {accepted}, and the registry is not "
-                f"reached, so nothing is served.",
-                "Start the registry's database.",
-            )
 
     def _with_bases(self, found: FoundAdapters) -> FoundAdapters:
         of = {each.deployable.base_model_digest: each.base_model for each in found.verified}
@@ -369,10 +357,9 @@ class Deployment:
         """Continue with the loaded adapters. A restarted engine gets those that were verified last."""
         self._is_complete = False
         served = {each.digest for each in self.deployed.served}
+        if served and served == set(self._engine.loaded()):
+            return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
         try:
-            await asyncio.to_thread(self._sources.assert_nothing_missed)
-            if served and served == set(self._engine.loaded()):
-                return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
             found = await asyncio.to_thread(self._sources.find_last)
         except (SovereignError, OSError) as error:
             await self._unload_all_but(set())

@@ -291,21 +291,6 @@ def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffic
 
 
 @pytest.mark.security_case(
-    "The registry is made unreadable after an act that a running gateway has not seen, such as a recall",
-    "all adapters are unloaded",
-)
-def test_registry_that_is_not_reached_after_an_unseen_act_stops_everything(
-    served_office: ServedOffice, deploying: Deploying
-) -> None:
-    served_office.in_production()
-    deploying.look()
-    deploying.look()
-    served_office.office.adapter()
-    _break_database(served_office.office.bench.settings.home / "registry.db")
-    assert deploying.serves() == []
-
-
-@pytest.mark.security_case(
     "Registry and home are put back to before an act that the gateway has verified", "all adapters are unloaded"
 )
 def test_registry_with_fewer_entries_than_were_verified_is_not_believed(
