@@ -146,7 +146,7 @@ def test_a_backup_comes_back_on_another_server_with_its_rules(
         run(as_service, "UPDATE entry SET data = NULL")
 
     third = elsewhere(office, tmp_path / "third", other)
-    with pytest.raises(InputError, match="SOVEREIGN_MLFLOW_URL names none"):
+    with pytest.raises(InputError, match="SOVEREIGN_MLFLOW_URL does not name a PostgreSQL server"):
         office.restore(third, tmp_path / "backup")
     with pytest.raises(InputError, match="SOVEREIGN_REGISTRY_URL: the database is not empty"):
         office.restore(replace(third, mlflow_url=make_database("tracking_third")), tmp_path / "backup")
@@ -239,7 +239,7 @@ def test_what_cannot_be_dumped_or_restored_is_refused_before_anything_is_done(
     run(office.settings.registry_url, f"CREATE ROLE {SERVICE} LOGIN", f"GRANT SELECT ON entry TO {SERVICE}")
     office.take(backup)
     run(office.settings.registry_url, f"DROP OWNED BY {SERVICE}", f"DROP ROLE {SERVICE}")
-    with pytest.raises(InputError, match="SOVEREIGN_REGISTRY_URL names none"):
+    with pytest.raises(InputError, match="SOVEREIGN_REGISTRY_URL does not name a PostgreSQL server"):
         office.restore(replace(office.elsewhere(tmp_path / "file")), backup)
     settings = elsewhere(office, tmp_path / "other", other)
     with pytest.raises(InputError, match=f'role "{SERVICE}" does not exist'):

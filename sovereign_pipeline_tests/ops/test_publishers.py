@@ -345,7 +345,7 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
         with pytest.raises(IntegrityError, match=said):
             fetched.verified()
     fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, WEIGHTS))
-    with pytest.raises(IntegrityError, match="not a list of a model's files"):
+    with pytest.raises(IntegrityError, match="has no list of a model's files"):
         fetched.verified()
 
 
