@@ -7,7 +7,7 @@ import datetime
 import hashlib
 from typing import Any
 
-from sovereign_pipeline.base.errors import ConflictError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record.keys import Signer
@@ -51,9 +51,11 @@ def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tup
 def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer, reason: str) -> Flag:
     """Roll back by an officer's signature, effective at once. Returns the new flag.
 
-    Raises SignInError if the officer may not roll back, ConflictError if others must approve it, and the errors of
-    `way_back`.
+    Raises InputError without a reason, SignInError if the officer may not roll back, ConflictError if others must
+    approve it, and the errors of `way_back`.
     """
+    if not reason.strip():
+        raise InputError("A rollback needs a reason.", "Give a reason; every page about the adapter shows it.")
     trust = trust_root(settings)
     officer, signer = officer_of(trust, officer_key.keyid), pipeline_signer(settings, trust)
     institution = load_institution(settings.data)

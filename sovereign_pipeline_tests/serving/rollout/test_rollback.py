@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
 from sovereign_pipeline.record.trust_changes import add_officer
@@ -84,6 +84,8 @@ def test_who_may_not_roll_back(desk: Desk) -> None:
         rollback(desk.settings, LINE, None, clerk, "No.")
     with pytest.raises(NotFoundError, match=r"lamps-9\.0\.0 is no adapter"):
         rollback(desk.settings, LINE, "lamps-9.0.0", desk.office.officers["omar"], "No.")
+    with pytest.raises(InputError):
+        rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], " \n")
     desk.office.bench.institution.rules["release"]["approvals"] = {"roll_back": 1}
     desk.office.bench.workplace()  # writes the rules
     with pytest.raises(ConflictError, match="needs 1 approvals"):
