@@ -102,20 +102,22 @@ def private(settings: Settings) -> Finding:
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:
-    """Yield the files below a directory that its group or other accounts can open through its directories."""
-    if not root.is_dir() or not _grants(root, stat.S_IXGRP | stat.S_IXOTH):
+    """Yield the files below a directory that its group or other accounts can open through its directories. A file may
+    vanish meanwhile, such as SQLite's log when another process closes the database."""
+    if not _grants(root.resolve(), stat.S_IXGRP | stat.S_IXOTH):
         return
-    for path in sorted(root.iterdir()):
-        if path.is_symlink():
-            continue  # a link's target has a mode of its own
-        if path.is_dir():
-            yield from reachable_by_others(path)
-        elif _grants(path, stat.S_IRWXG | stat.S_IRWXO):
-            yield path
+    for directory, inside, names in os.walk(root):  # skips what vanished, and follows no links
+        place = Path(directory)
+        inside[:] = sorted(name for name in inside if _grants(place / name, stat.S_IXGRP | stat.S_IXOTH))
+        yield from (place / name for name in sorted(names) if _grants(place / name, stat.S_IRWXG | stat.S_IRWXO))
 
 
 def _grants(path: Path, bits: int) -> bool:
-    return bool(path.stat().st_mode & bits)
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return bool(mode & bits) and not stat.S_ISLNK(mode)  # a link's target has a mode of its own
 
 
 def device() -> Finding:

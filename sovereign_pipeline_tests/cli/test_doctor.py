@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -49,6 +50,20 @@ def test_every_line_has_a_remedy_where_something_is_wrong(settings: Settings) ->
     assert {"permissions", "writable", "trust root", "vault key", "artifacts", "reviews", "witnesses", "backup"} <= {
         each["what"] for each in findings
     }
+
+
+def test_a_file_that_vanishes_meanwhile_is_skipped(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.home.chmod(0o755)
+    vanishing, stat = settings.home / "registry.db-wal", Path.stat
+
+    def stat_of(path: Path, **how: bool) -> os.stat_result:
+        if path == vanishing:  # as when another process closes the database
+            path.unlink(missing_ok=True)
+        return stat(path, **how)
+
+    vanishing.touch(0o644)
+    monkeypatch.setattr(Path, "stat", stat_of)
+    assert vanishing not in doctor.reachable_by_others(settings.home)
 
 
 def test_the_vault_key_is_compared_with_its_pin(institution: DemoInstitution, settings: Settings) -> None:
