@@ -29,7 +29,7 @@ FORMAT = 3
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
-POSTGRESQL_DISK_FULL = "53100"
+POSTGRESQL_DISK_FULL, POSTGRESQL_LOCKED = "53100", "55P03"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program uses on the server
 
 
@@ -282,23 +282,29 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 def _writing_connection(engine: Engine) -> Iterator[Connection]:
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = {1000 * WAIT_SECONDS}"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRESQL_LOCK})
         yield connection
 
 
 @contextmanager
 def _errors_named() -> Iterator[None]:
-    """Convert the database's errors about a full disk or changed tables into an IntegrityError. An unreachable database
-    raises SQLAlchemy's error."""
+    """Convert the database's errors about a full disk or changed tables into an IntegrityError, and about a lock that
+    another connection keeps into a ConflictError. An unreachable database raises SQLAlchemy's error."""
     try:
         yield
     except (ProgrammingError, DataError) as error:
         raise _changed(error) from None
     except DatabaseError as error:
-        code = getattr(error.orig, "sqlite_errorcode", None)
+        code, state = getattr(error.orig, "sqlite_errorcode", None), getattr(error.orig, "sqlstate", None)
         if code == sqlite3.SQLITE_ERROR:  # such as a missing table
             raise _changed(error) from None
-        if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
+        if code == sqlite3.SQLITE_BUSY or state == POSTGRESQL_LOCKED:
+            raise ConflictError(
+                f"Another connection has kept the registry locked for {WAIT_SECONDS} seconds, so nothing was logged.",
+                "Try again. If it stays locked, end that program; on PostgreSQL, pg_locks names its session.",
+            ) from None
+        if code != sqlite3.SQLITE_FULL and state != POSTGRESQL_DISK_FULL:
             raise
         raise IntegrityError(
             "The disk of the registry is full: nothing was logged or done.", "Free space on it."
@@ -330,7 +336,7 @@ def other_format(found: int | None) -> RegistryNewer:
 
 
 def _create(engine: Engine, settings: Settings) -> None:
-    with checkpoints.only_writer(settings), _writing_connection(engine) as connection:
+    with checkpoints.only_writer(settings), _errors_named(), _writing_connection(engine) as connection:
         if inspect(connection).has_table(FORMAT_TABLE):  # another process was first
             return
         Table.metadata.create_all(connection, tables=stored_tables())

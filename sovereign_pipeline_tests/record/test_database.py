@@ -6,12 +6,14 @@ import sys
 import threading
 
 import pytest
-from sqlalchemy import inspect, select, text
+from sqlalchemy import create_engine, inspect, select, text
 
-from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.errors import ConflictError, InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.record import database as record_database
 from sovereign_pipeline.record.database import FORMAT, format_of, open_registry
 from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline_tests.record.lamps import light
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
@@ -63,6 +65,22 @@ def test_a_file_that_is_no_database_is_refused(bench: Bench) -> None:
     (bench.settings.home / "registry.db").write_text("not a database, but long enough to be looked at as one" * 20)
     with pytest.raises(InputError, match="cannot be opened"):
         bench.open_registry()
+
+
+def test_an_act_waits_no_longer_than_half_a_minute_for_a_lock_of_others(
+    bench: Bench, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_database, "WAIT_SECONDS", 1)
+    registry = bench.open_registry()
+    other = create_engine(registry.engine.url)
+    with other.connect() as connection:
+        is_file = connection.dialect.name == "sqlite"
+        lock = "BEGIN IMMEDIATE" if is_file else f"SELECT pg_advisory_lock({record_database.POSTGRESQL_LOCK})"
+        connection.exec_driver_sql(lock)
+        with pytest.raises(ConflictError):
+            light(registry, 1)
+    other.dispose()
+    light(registry, 1)
 
 
 def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, database: str) -> None:
