@@ -102,7 +102,9 @@ def tokens_add(
     text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
 
     def show() -> None:
-        out.print(f"[green]✓[/] token {token.id} for {escape(who)}, until {token.expires_at:%Y-%m-%d}; shown once:")
+        out.print(
+            f"[green]✓[/] token {token.id} for {escape(token.who)}, until {token.expires_at:%Y-%m-%d}; shown once:"
+        )
         out.print(escape(text))
 
     return Result({"token": text, **_facts(token)}, show)

@@ -26,6 +26,7 @@ from sovereign_pipeline.policy.institution import ClassificationLadder, Institut
 from sovereign_pipeline.policy.serving import FrontEnd, Role
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.officers import on_one_line
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.gateway.messages import Refusal, fault, not_admitted
 from sovereign_pipeline.serving.high_water_marks import Digest, serving_directory
@@ -212,7 +213,7 @@ def add_token(
     try:
         token = Token(
             sha256=sha256_of(text),
-            who=who,
+            who=on_one_line(who),
             salt=secrets.token_hex(32),
             **{**vars(grant), "lines": tuple(sorted(grant.lines)) if grant.lines is not None else None},
             created_at=now,

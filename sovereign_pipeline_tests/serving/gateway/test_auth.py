@@ -450,6 +450,8 @@ def test_the_command_line_adds_lists_and_revokes(sovereign: Sovereign) -> None:
         (("add", WHO, "--clearance", "COSMIC"), "COSMIC"),
         (("add", WHO, "--clearance", "PUBLIC", "--line", "buoys"), "buoys"),
         (("add", "", "--clearance", "PUBLIC"), "name of the caller"),
+        (("add", "a\nb\x1b[31m", "--clearance", "PUBLIC"), "invisible character"),
+        (("add", "\u202egnirts", "--clearance", "PUBLIC"), "invisible character"),
         (("add", WHO, "--clearance", "PUBLIC", "--user-header", "X: 1"), "--user-header"),
     ],
 )
