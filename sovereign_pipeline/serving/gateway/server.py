@@ -282,7 +282,7 @@ class GatewayServer(Server):
                 proxy_headers=False,  # else the proxy's header would replace the address that trust is decided by
                 server_header=False,
                 access_log=False,
-                log_level="warning",
+                log_level="error",  # its warnings are about requests, which anybody can send without end
                 log_config=None,  # else its lines have no time
                 http=_Protocol,  # the other parser accepts headers without end
                 ws="none",

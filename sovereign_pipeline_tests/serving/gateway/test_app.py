@@ -195,6 +195,20 @@ def test_headers_have_an_end(bench: Bench, running: Start) -> None:
 
 
 @pytest.mark.security_case(
+    "Someone without a token sends invalid requests and `Upgrade` headers, again and again",
+    "nothing is logged about them",
+)
+def test_requests_without_a_token_write_no_log(running: Start, caplog: pytest.LogCaptureFixture) -> None:
+    upgrade = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    port = running().port
+    for status, request in ((b"200", upgrade), (b"400", b"\x16\x03\x01 HTTP\r\n\r\n")):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(request)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 " + status)
+    assert caplog.messages == []
+
+
+@pytest.mark.security_case(
     "300 connections send partial headers, at once or one byte at a time, and then nothing",
     "each is closed after ten seconds, or after thirty in the body",
 )
