@@ -247,8 +247,9 @@ def _engine(settings: Settings) -> Engine:
 
 def _on_server(url: URL, read_only: bool = False) -> Engine:
     """Connect to a database server. Tables are in the schema `public`, unless the URL's options name another one: a
-    role may set its own search path, which would lead to other tables, and its own encoding."""
-    engine = create_engine(url, connect_args={"client_encoding": "UTF8"})
+    role may set its own search path, which would lead to other tables, and its own encoding. A connection is closed
+    when its session ends, because a process opens the registry many times and the server's connections are few."""
+    engine = create_engine(url, connect_args={"client_encoding": "UTF8"}, poolclass=NullPool)
     settings = ["SET search_path TO public"] if "search_path" not in str(url.query.get("options", "")) else []
     settings += ["SET default_transaction_read_only TO on"] if read_only else []
 

@@ -16,6 +16,7 @@ from sovereign_pipeline.record import replay
 from sovereign_pipeline.record.database import Registry, beyond_a_service, open_registry
 from sovereign_pipeline_tests.record.lamps import exact_bytes, light
 from sovereign_pipeline_tests.registry.bench import Bench
+from sovereign_pipeline_tests.waiting import wait_until
 
 ROLES, GRANTS = re.findall(
     r"^```sql\n(.*?)^```", (PROJECT_ROOT / "docs" / "how-to" / "ledger.md").read_text(), re.DOTALL | re.MULTILINE
@@ -167,6 +168,18 @@ def test_a_service_changes_no_answer_and_every_command_ends_by_a_message(
     superuser.dispose()
     assert {"an entry", "a key", "a blob", "an artifact"} <= stops and not {"a search path", "an encoding"} & stops
     owner.engine.dispose()
+
+
+@pytest.mark.postgresql
+def test_a_process_that_opens_the_registry_again_and_again_leaves_no_connection_open(
+    bench: Bench, postgresql: str
+) -> None:
+    opened = [open_registry(replace(bench.settings, registry_url=postgresql)) for _ in range(3)]
+    for registry in opened:
+        light(registry, 1)
+    with create_engine(postgresql, isolation_level="AUTOCOMMIT").connect() as connection:
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        wait_until(lambda: connection.scalar(text(others)) == 0, lambda: "connections stay open")
 
 
 UNDONE = (
