@@ -472,7 +472,7 @@ def print_dataset(settings: Settings, ref: ArtifactRef) -> None:
         return
     card = DatasetCard.model_validate_json((directory / CARD).read_bytes())
     out.print(f"  {ref.kind} of {ref.line}: {card.documents:,} rows, digest {short(ref.digest)}")
-    out.print(f"  data card: {escape(str(directory / CARD_FOR_PEOPLE))}; sovereign datasets show {short(ref.digest)}")
+    out.print(f"  data card: {escape(str(directory / CARD_FOR_PEOPLE))}")
     for finding in card.findings:
         if finding.warns:
             out.print(f"  [yellow]•[/] {finding.name}: {finding.count:,} rows ({finding.share:.1%}). {finding.todo}")

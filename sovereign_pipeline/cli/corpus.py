@@ -1,12 +1,14 @@
 """`sovereign sources` and `sovereign privacy`: inspect source files, and preview the scrubbing of rows."""
 
 import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
@@ -14,7 +16,17 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.cli.terminal import AsJson, Group, LineName, Result, err, out, print_rows
+from sovereign_pipeline.cli.terminal import (
+    AsJson,
+    Group,
+    LineName,
+    Result,
+    err,
+    out,
+    print_next,
+    print_rows,
+    write_new_file,
+)
 from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
     ColumnFacts,
@@ -26,7 +38,7 @@ from sovereign_pipeline.corpus.inspection import (
 from sovereign_pipeline.corpus.suggestion import Suggestion, about_layout, about_states, format_texts, suggest
 from sovereign_pipeline.corpus.values import may_be_shown
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.policy.line import LINE_NAME, load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.privacy.preview import (
@@ -99,27 +111,47 @@ def sources_take_rated(
 def sources_look(
     file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, optionally compressed.")],
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
-    line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; default: the file's name.")] = None,
+    line: Annotated[
+        str | None,
+        typer.Option(help="Name of the line: write its draft recipe to lines/NAME.yaml; with --recipe, print."),
+    ] = None,
     header: Annotated[
         bool, typer.Option("--header", help="The first line names the columns, in any language; it is shown.")
     ] = False,
 ) -> Result | None:
-    """Show encoding, dialect, rows, columns and links of a file; with --recipe, draft a recipe.
+    """Show encoding, dialect, rows, columns and links of a file; with --line, write a draft recipe, too.
 
     Shows no text, name or identifier: only column names, and the values of a column with a few repeated, known words
-    for levels, languages, labels or states. With --recipe, also the words of a level column with at most 12 different
+    for levels, languages, labels or states. In the recipe, also the words of a level column with at most 12 different
     ones, each in at least 3 rows.
     """
     settings = Settings.from_environment()
+    named = line or re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
+    if not LINE_NAME.fullmatch(named):
+        raise InputError(f"--line: '{line}' is not a name of a line.", "Use only a-z, 0-9, '-' and '_'.")
+    target = settings.data / "lines" / f"{named}.yaml"
+    if line is not None and not recipe and target.exists():
+        raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
     facts = inspect_file(file, header)
+    if line is None and not recipe:
+        again = shlex.join(["sovereign", "sources", "look", str(file), "--line", named, *["--header"] * header])
+        return Result(_as_json(facts), lambda: _print_facts(facts, again))
+    suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
+    prompts = Path("red_team/prompts.jsonl")
+    found = prompts if (settings.data / prompts).is_file() else None
+    drafted = suggest(facts, _named_path(file, settings), named, load_institution(settings.data), suites, found)
     if recipe:
-        name = line or re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
-        suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
-        prompts = Path("red_team/prompts.jsonl")
-        found = prompts if (settings.data / prompts).is_file() else None
-        _print_recipe(suggest(facts, _named_path(file, settings), name, load_institution(settings.data), suites, found))
+        typer.echo(_as_yaml(drafted), nl=False)
+        _print_notes(drafted, "the recipe", "FILE", err)
         return None
-    return Result(_as_json(facts), lambda: _print_facts(facts))
+    target.parent.mkdir(exist_ok=True)
+    write_new_file(target, _as_yaml(drafted))
+
+    def show() -> None:
+        out.print(f"[green]✓[/] {escape(str(target))}: a draft recipe for {facts.rows:,} rows. Its assumptions:")
+        _print_notes(drafted, str(target), named, out)
+
+    return Result({**_as_json(facts), "recipe": str(target), "notes": drafted.notes}, show)
 
 
 def _named_path(file: Path, settings: Settings) -> Path:
@@ -128,7 +160,8 @@ def _named_path(file: Path, settings: Settings) -> Path:
     return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
 
 
-def _print_facts(facts: FileFacts) -> None:
+def _print_facts(facts: FileFacts, again: str) -> None:
+    """Print the facts, and the command that writes a recipe."""
     encoding, delimiter = facts.encoding or "UTF-8", f", delimiter {facts.delimiter!r}" if facts.delimiter else ""
     compression = f", {facts.compression}" if facts.compression else ""
     out.print(f"{escape(str(facts.path))}: {facts.format[1:]}{compression}, {encoding}{delimiter}, {facts.rows:,} rows")
@@ -154,7 +187,7 @@ def _print_facts(facts: FileFacts) -> None:
             f"  '{escape(each.column)}' {holds} {each.links:,} ids; {each.matched:,} name a row by "
             f"'{escape(each.ids)}', {each.unmatched:,} name none{doubt}"
         )
-    out.print(f"  [bold]sovereign sources look {escape(str(facts.path))} --recipe[/] prints a draft recipe")
+    print_next(again)
 
 
 def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
@@ -198,14 +231,17 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
     }
 
 
-def _print_recipe(suggestion: Suggestion) -> None:
-    """Print the recipe with its notes as comments. Print the notes to standard error too."""
-    for note in suggestion.notes:
-        typer.echo(f"# {_on_one_line(note)}")
-    typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
-    for note in suggestion.notes:
-        err.print(f"[yellow]•[/] {escape(_on_one_line(note))}")
-    err.print(f"  Replace each {FILL_IN!r}. Then: sovereign lines check FILE, and sovereign lines add FILE")
+def _as_yaml(drafted: Suggestion) -> str:
+    """Return the recipe as YAML with its notes as comments."""
+    notes = [f"# {_on_one_line(note)}\n" for note in drafted.notes]
+    return "".join(notes) + yaml.safe_dump(drafted.recipe, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _print_notes(drafted: Suggestion, where: str, named: str, console: Console) -> None:
+    """Print the notes, and the command that checks the recipe once it is filled in."""
+    for note in drafted.notes:
+        console.print(f"[yellow]•[/] {escape(_on_one_line(note))}")
+    print_next(f"sovereign lines check {named}", f"Replace each {FILL_IN!r} in {where}, then", console)
 
 
 def _on_one_line(note: str) -> str:

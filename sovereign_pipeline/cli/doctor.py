@@ -433,4 +433,4 @@ def examine(settings: Settings) -> list[Finding]:
     return [*findings, *signed(settings), *records(settings)]
 
 
-_ADD = "sovereign lines add FILE"
+_ADD = "sovereign sources look FILE --line NAME"

@@ -44,9 +44,9 @@ sensitive: {{PLACE: keep, DATE: keep}}
 _LINES = """\
 # Recipes: one file a line, `NAME.yaml`
 
-    sovereign sources look FILE --recipe --line NAME > NAME.yaml    writes one to start from
-    sovereign lines check NAME.yaml                                 says what is missing or still to be filled in
-    sovereign run NAME --until training_dataset                     makes the datasets, and trains nothing
+    sovereign sources look FILE --line NAME        writes one to start from
+    sovereign lines check NAME                     says what is missing or still to be filled in
+    sovereign run NAME --until training_dataset    makes the datasets, and trains nothing
 
 Every key: docs/reference/recipe.md.
 """
@@ -124,8 +124,8 @@ def _print_next(directory: Path) -> None:
             "demonstration signing keys; in production use sovereign-trust init, offline",
         ),
         ("sovereign doctor", "what is missing"),
-        (f"sovereign sources look FILE --recipe --line NAME > {directory}/lines/NAME.yaml", "a draft recipe"),
-        (f"sovereign lines check {directory}/lines/NAME.yaml", "what is to be filled in"),
+        ("sovereign sources look FILE --line NAME", f"a draft recipe, {directory}/lines/NAME.yaml"),
+        ("sovereign lines check NAME", "what is to be filled in"),
         ("sovereign run NAME --until training_dataset", "the datasets, without training"),
     ]
     out.print(f"[green]✓[/] {escape(str(directory))}: institution.yaml, models/, suites/, red_team/, lines/, sources/")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.errors import InputError, SovereignError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
@@ -23,13 +23,15 @@ from sovereign_pipeline.cli.terminal import (
     Reason,
     RecipeFile,
     Result,
+    command_for,
     officers_signer,
     out,
     print_error,
     print_json,
+    print_next,
     print_rows,
 )
-from sovereign_pipeline.corpus.documents_from_rows import Sample, sample_of
+from sovereign_pipeline.corpus.documents_from_rows import Sample, format_numbers, sample_of
 from sovereign_pipeline.corpus.stages import MOST_IN_OTHER_LANGUAGE
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
@@ -46,10 +48,12 @@ from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.names.name_models import name_model_directory
+from sovereign_pipeline.privacy.vault import read_public_key
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.gates import GateStatus, find_gate, gate_statuses, propose_waiver, waive, waiver_in
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.staleness import explain
 from sovereign_pipeline.suites.rows import read_prompts
@@ -110,7 +114,7 @@ def lines_check(
     recipe = _checked(file)
     institution = load_institution(Settings.from_environment().data)
     load_word_lists(Settings.from_environment().data, recipe.line)
-    of_recipe = keys_to_fill_in(recipe)
+    of_recipe, path = keys_to_fill_in(recipe), _path_of(file)
     to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
     from sovereign_pipeline.privacy.preview import how_found
 
@@ -147,16 +151,21 @@ def lines_check(
             typer.echo(EXAMPLE_OF_EVALUATION)
         elif power:
             _print_powers(powers)
-        else:
-            for each in powers:
-                if each.rows < each.needed:
-                    out.print(
-                        f"[yellow]•[/] gate {each.gate}: {each.rows} rows, but {each.needed} are needed (--power)"
-                    )
+        elif few := [f"{each.gate} has {each.rows} of {each.needed}" for each in powers if each.rows < each.needed]:
+            out.print(
+                "[yellow]•[/] evaluation: fewer rows than are needed (--power), so a good adapter may be inconclusive: "
+                f"{escape('; '.join(few))}. Datasets can be built."
+            )
         if show_mask:
             from sovereign_pipeline.training.mask import masked_row
 
             _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
+        if of_recipe:
+            print_next(f"sovereign lines check {file}", f"Replace each {FILL_IN!r} in {path}, then")
+        elif is_readable:
+            _print_next(path, recipe)
+        else:
+            print_next(_command_for(path, recipe), f"Correct {path} or the rows, then")
 
     return Result(facts, show, passed=is_readable and not of_recipe)
 
@@ -176,11 +185,38 @@ def lines_add(file: RecipeFile) -> None:
         raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
     if not target.exists():
         shutil.copyfile(file, target)
-    until = " --until training_dataset" if recipe.evaluation is None else ""
-    if keys := keys_to_fill_in(recipe):
-        out.print(f"[yellow]•[/] {recipe.line}: it can run once {escape(', '.join(keys))} no longer says {FILL_IN}")
-        return
-    out.print(f"[green]✓[/] {recipe.line}: next, `sovereign run {recipe.line}{until}`")
+    out.print(f"[green]✓[/] {recipe.line}: added as {target}")
+    if keys_to_fill_in(recipe):
+        print_next(f"sovereign lines check {recipe.line}", f"Replace each {FILL_IN!r} in {target}, then")
+    else:
+        _print_next(target, recipe)
+
+
+def _print_next(path: Path, recipe: Line) -> None:
+    """Print the command that works next for a recipe without problems: one that an installation still lacks, or the
+    first run."""
+    command = _command_for(path, recipe)
+    if command.startswith("sovereign run"):
+        from sovereign_pipeline.dataset.tokens import tokenizer_digests
+
+        settings = Settings.from_environment()
+        try:
+            open_store(settings).seals.assert_ready()
+            read_public_key(settings.vault_public_key)
+            tokenizer_digests(open_workplace(settings, recipe.line))
+        except SovereignError as error:
+            if error.remedy is not None:
+                print_next(command_for(error.remedy), f"{error.message} Next")
+            else:
+                print_next(command, f"{error.message} {error.hint} Then")
+            return
+    print_next(command)
+
+
+def _command_for(path: Path, recipe: Line) -> str:
+    """Return the command that uses a recipe: the run of the line, or for a file elsewhere the one that adds it."""
+    is_of_line = path.resolve().parent == (Settings.from_environment().data / "lines").resolve()
+    return f"sovereign run {recipe.line} --until training_dataset" if is_of_line else f"sovereign lines add {path}"
 
 
 @lines.command("explain")
@@ -243,14 +279,19 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def _path_of(file: Path) -> Path:
+    """Return the recipe's path for a file or the name of a line."""
+    of_line = Settings.from_environment().data / "lines" / f"{file}.yaml"
+    return of_line if not file.exists() and of_line.is_file() else file
+
+
 def _checked(file: Path) -> Line:
     from sovereign_pipeline.evaluation.capability import check_suite
     from sovereign_pipeline.evaluation.red_team import read_labels
     from sovereign_pipeline.training.stages import reward_code
 
     settings = Settings.from_environment()
-    of_line = settings.data / "lines" / f"{file}.yaml"
-    recipe = read_line(of_line if not file.exists() and of_line.is_file() else file, load_institution(settings.data))
+    recipe = read_line(_path_of(file), load_institution(settings.data))
     named = [source.path for source in recipe.sources]
     evaluation = recipe.evaluation
     if evaluation is not None:
@@ -283,17 +324,13 @@ def _checked(file: Path) -> Line:
     return recipe
 
 
-ROWS_READ = 5_000
-"""Number of rows of each source that `lines check` reads."""
-
-
 def _samples(recipe: Line, institution: Institution) -> list[Sample]:
     """Return each source's first rows as samples. Skips sources whose keys still say FILL IN."""
     data, privacy = Settings.from_environment().data, recipe.privacy
     detected = (*privacy.name_models, *privacy.patterns_only)
     read = (source for source in recipe.sources if source.is_filled_in)
     return [
-        sample_of(each, data / each.path, recipe.quarantine, institution.ladder, recipe.ceiling, ROWS_READ, detected)
+        sample_of(each, data / each.path, recipe.quarantine, institution.ladder, recipe.ceiling, detected)
         for each in read
     ]
 
@@ -316,16 +353,14 @@ def _problems(sample: Sample, recipe: Line) -> list[str]:
         )
     wrong = sum(map(len, sample.wrong_language.values()))
     if wrong > MOST_IN_OTHER_LANGUAGE * sample.documents:
-        rows = "; ".join(
-            f"{language}: rows {and_more(map(str, numbers))}" for language, numbers in sample.wrong_language.items()
-        )
+        rows = "; ".join(f"{language}: {format_numbers(rows)}" for language, rows in sample.wrong_language.items())
         problems.append(
             f"{sample.source}: {wrong:,} documents have a text in another language than their own ({rows}). "
             f"Correct the language of the source, or set language_from_text: true."
         )
     problems += [
-        f"{sample.source}: no names are detected in {language} ({'row' if len(numbers) == 1 else 'rows'} "
-        f"{and_more(numbers)}); name a model under privacy.name_models, or leave these rows out with `exclude`."
+        f"{sample.source}: no names are detected in {language} ({format_numbers(numbers)}); name a model "
+        f"under privacy.name_models, or leave these rows out with `exclude`."
         for language, numbers in sample.other_languages.items()
     ]
     return problems
@@ -347,9 +382,8 @@ def _print_sample(sample: Sample, recipe: Line) -> None:
             f"{''.join(left_out)}, {sample.quarantined:,} to quarantine, {sample.share:.1%}; the recipe allows "
             f"{recipe.quarantine.max_share:.1%}"
         )
-        for reason, numbers in sample.reasons.items():
-            named = f"{'row' if len(numbers) == 1 else 'rows'} {and_more(numbers)}"
-            out.print(f"    {len(numbers):,}: {escape(reason)} ({named})")
+        for reason in sample.rows_by_reason:
+            out.print(f"    {escape(reason)}")
     for problem in problems:
         out.print(f"[red]✗[/] {escape(problem)}")
     if sample.unknown_levels:

@@ -12,10 +12,11 @@ from rich.markup import escape
 from typer.main import get_command, get_group
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.hosts import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.base.processes import keep_private, run_program
 from sovereign_pipeline.base.settings import Settings, go_offline
-from sovereign_pipeline.cli.terminal import Group, Result, SuggestingGroup, out, port_option, print_error
+from sovereign_pipeline.cli.terminal import Group, Result, SuggestingGroup, out, port_option, print_error, print_next
 
 
 class LoadedWhenAsked(SuggestingGroup):
@@ -137,7 +138,7 @@ def run(
         names = line_names(settings.data)
         raise InputError(
             f"Name a line. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
-            f"sovereign run {names[0]}" if names else "sovereign lines add FILE adds a recipe.",
+            f"sovereign run {names[0]}" if names else "sovereign sources look FILE --line NAME drafts a recipe.",
         )
     institution = load_institution(settings.data)
     recipes = [load_line(settings.data, name, institution) for name in line]
@@ -159,9 +160,11 @@ def run(
             out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
     if until is not None:
         store = open_store(settings)
-        for ref in (store.current(recipe.line, until) for recipe in recipes if until.endswith("_dataset")):
-            if ref is not None:
-                print_dataset(settings, ref)
+        found = [store.current(recipe.line, until) for recipe in recipes if until.endswith("_dataset")]
+        for ref in (datasets := [ref for ref in found if ref is not None]):
+            print_dataset(settings, ref)
+        if datasets:
+            print_next(f"sovereign datasets show {short(datasets[-1].digest)}")
         return
     registry = open_registry(settings)
     print_adapters(with_marks(registry, [each for recipe in recipes for each in list_adapters(registry, recipe.line)]))

@@ -34,10 +34,10 @@ COMMANDS: Mapping[Act, str] = {
     "list_suites": "sovereign suites list",
     "look_at_source": "sovereign sources look {file}",
     "make_trust_root": (
-        "sovereign-trust demonstration {trust} {keys} (demonstration only; in production use sovereign-trust init, "
-        "offline)"
+        "sovereign-trust demonstration {trust} {keys}   # demonstration only; in production use sovereign-trust init, "
+        "offline"
     ),
-    "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
+    "make_vault_key": "sovereign-vault keygen --private {private} --public {public}   # in production, offline",
     "open_review": "sovereign review open {line}",
     "open_review_with_prompts": "sovereign review open {line} --prompts FILE",
     "review_status": "sovereign review status {line}",
@@ -246,6 +246,11 @@ def print_facts(facts: Mapping[str, Any], console: Console = out) -> None:
         text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
         table.add_row(name.replace("_", " "), escape(text))
     console.print(table)
+
+
+def print_next(command: str, begin: str = "Next", console: Console = out) -> None:
+    """Print, as a command's last line, the one command that works next."""
+    console.print(f"{escape(begin)}: [bold]{escape(command)}[/]")
 
 
 def tell_progress(message: str) -> None:

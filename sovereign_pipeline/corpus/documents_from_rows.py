@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -497,6 +497,18 @@ class Sample:
     share: float = 0.0
     """Share of the selected rows that would be quarantined."""
 
+    @property
+    def rows_by_reason(self) -> list[str]:
+        """Return the number, reason and row numbers of quarantined rows, the most frequent reason first."""
+        return [f"{len(rows):,}: {reason} ({format_numbers(rows)})" for reason, rows in self.reasons.items()]
+
+
+def format_numbers(rows: Sequence[int]) -> str:
+    return f"{'row' if len(rows) == 1 else 'rows'} {and_more(rows)}"
+
+
+ROWS_OF_A_SAMPLE = 5_000
+
 
 def sample_of(
     source: Source,
@@ -504,8 +516,8 @@ def sample_of(
     limits: Quarantine,
     ladder: ClassificationLadder,
     ceiling: str,
-    rows: int,
     detected: Collection[str],
+    rows: int = ROWS_OF_A_SAMPLE,
 ) -> Sample:
     """Return the counts over the first rows of a source. Columns are not screened for personal data. `detected`:
     languages in which the line detects names."""

@@ -1,5 +1,6 @@
 """Suggest a recipe for an inspected file, with notes on the decisions that a person must make before the line runs."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from typing import Any
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.column_words import may_be_request, names_field, names_of, plain
 from sovereign_pipeline.corpus.columns import format_columns
+from sovereign_pipeline.corpus.documents_from_rows import Sample, sample_of
 from sovereign_pipeline.corpus.file_formats import has_header
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
+    UNFINISHED,
     ColumnFacts,
     FileFacts,
     LinkColumn,
@@ -21,7 +24,7 @@ from sovereign_pipeline.corpus.inspection import (
     is_named_as_date,
 )
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS
-from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS
+from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 
@@ -72,6 +75,13 @@ def suggest(
         "sources": [source],
         "training": {"base_model": "smollm2-135m-instruct", "instruction": "Write the reply to this letter."},
     }
+    if (sample := _sample_of(facts, source, institution.ladder)) is not None and sample.share > Quarantine().max_share:
+        about = f"{sample.quarantined:,} of {sample.quarantined + sample.documents:,} rows ({sample.share:.1%})"
+        recipe["quarantine"] = {"max_share": f"{FILL_IN}: such as {math.ceil(sample.share * 100) / 100}"}
+        notes.append(
+            f"quarantine: {about} cannot become documents. {'; '.join(sample.rows_by_reason)}. A line stops above "
+            f"{Quarantine().max_share:.0%}: write the share that you accept. {sample.remedy}"
+        )
     if not suites or prompts is None:
         notes.append(
             "evaluation: left out, because suites/ has no suite or red_team/prompts.jsonl is missing; add it later."
@@ -84,6 +94,29 @@ def suggest(
     }
     notes.append(f"evaluation: suite and prompts are assumed to be {level}; correct the level if necessary.")
     return Suggestion(recipe, tuple(notes))
+
+
+def _sample_of(facts: FileFacts, source: Mapping[str, Any], ladder: ClassificationLadder) -> Sample | None:
+    """Read the first rows as if the recipe were filled in: an unknown word is the highest level, and finished rows are
+    selected. Returns None if a person must name a column or a format first."""
+    column = source["columns"].get("classification", "classification")
+    levels = _words_for_levels(facts.columns[column], ladder) if column in facts.columns else {}
+    known = {folded(level): level for level in ladder.levels}
+    states = {name: facts.columns[name].states for name in source.get("where", ())}
+    where = {
+        name: [each or None for each in found if each.casefold() not in UNFINISHED] for name, found in states.items()
+    }
+    filled_in = {
+        **source,
+        "levels": {word: known.get(folded(word), ladder.levels[-1]) for word in levels},
+        "where": {name: finished for name, finished in where.items() if finished},
+        **dict.fromkeys(("licence", "retention"), "-"),
+    }
+    if FILL_IN in str(filled_in):
+        return None
+    of_source = Source.model_validate(filled_in)
+    sample = sample_of(of_source, facts.path, Quarantine(), ladder, ladder.levels[-1], ())
+    return sample if sample.error is None else None
 
 
 def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: list[str]) -> dict[str, Any]:

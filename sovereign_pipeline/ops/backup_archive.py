@@ -228,6 +228,8 @@ def recipient_in(path: Path) -> str:
             f"{path}: this is not an age public key (age1…).",
             "Generate a key pair on an offline machine, and copy its public file here.",
             act="make_vault_key",
+            private="FILE",
+            public=str(path),
         ) from None
     return text
 

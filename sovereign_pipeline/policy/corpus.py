@@ -140,7 +140,7 @@ class Source(RecipeModel):
     such column; a file that has one is rejected."""
 
     date: DateForm | None = None
-    """How dates are written; null: ISO only. `sovereign sources look --recipe` finds the format."""
+    """How dates are written; null: ISO only. `sovereign sources look` finds the format."""
 
     levels: dict[str, str] = Field(default={}, examples=[{"Internal": "INTERNAL", "سري": "CONFIDENTIAL"}])
     """The file's word for a classification level -> level of the ladder. Letter case does not matter, so two spellings

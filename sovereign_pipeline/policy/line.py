@@ -21,6 +21,7 @@ from sovereign_pipeline.policy.recipe_model import (
     named_twice,
     nearest_known,
     read_yaml,
+    still_to_fill_in,
 )
 from sovereign_pipeline.policy.training import Training
 
@@ -190,10 +191,7 @@ def refuse_to_fill_in(line: Line) -> None:
     """Raise RecipeError if the recipe still has the placeholder `FILL IN`. The placeholder would otherwise appear in
     data cards, records and bills of materials."""
     if keys := keys_to_fill_in(line):
-        raise RecipeError(
-            f"Line {line.line}: {', '.join(keys)} still {'say' if len(keys) > 1 else 'says'} {FILL_IN}.",
-            "Fill in these keys of the recipe.",
-        )
+        raise still_to_fill_in(f"Line {line.line}", keys)
 
 
 def line_names(data: Path) -> list[str]:

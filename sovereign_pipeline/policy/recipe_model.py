@@ -99,6 +99,13 @@ def _keys_to_fill_in(value: Any, key: str) -> Iterator[str]:
         yield key
 
 
+def still_to_fill_in(where: str, keys: Sequence[str], **remedy: Any) -> RecipeError:
+    """Return the error for keys that still contain the placeholder."""
+    say = "say" if len(keys) > 1 else "says"
+    hint = "Fill in these keys of the recipe."
+    return RecipeError(f"{where}: {', '.join(keys)} still {say} {FILL_IN}.", hint, **remedy)
+
+
 def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
     """Return a function for `json_schema_extra` that makes a key optional. A validator sets the key's default."""
 
@@ -173,6 +180,9 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
         return model.model_validate(content)
     except ValidationError as error:
         details = _without_consequences(error.errors(include_url=False))
+        if all(isinstance(detail["input"], str) and FILL_IN in detail["input"] for detail in details):
+            keys = [*_keys_to_fill_in(content, "")]
+            raise still_to_fill_in(str(path), keys, act=act, file=str(path)) from None
         problems = "; ".join(_explain(model, content, detail) for detail in details)
         end = "" if problems.endswith("?") else "."
         missing = [detail["loc"] for detail in details if detail["type"] == "missing"]

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -93,13 +94,14 @@ def read_public_key(path: Path) -> str:
     import pyrage
 
     remedy = "Generate a key pair on the offline machine, and copy the public file here."
+    error = partial(PrivacyError, act="make_vault_key", private=f"{path.parent}-offline/vault.key", public=str(path))
     if not path.is_file():
-        raise PrivacyError(f"{path}: the vault's public key is missing.", remedy, act="make_vault_key")
+        raise error(f"{path}: the vault's public key is missing.", remedy)
     recipient = path.read_text(encoding="utf-8", errors="replace").strip()
     try:
         pyrage.x25519.Recipient.from_str(recipient)
     except pyrage.RecipientError:
-        raise PrivacyError(f"{path}: this is not an age public key (age1…).", remedy, act="make_vault_key") from None
+        raise error(f"{path}: this is not an age public key (age1…).", remedy) from None
     return recipient
 
 

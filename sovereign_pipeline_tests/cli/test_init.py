@@ -27,7 +27,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tmp_path / "deep" / "data"
     answer = run("init", data)
     assert answer.exit_code == 0, answer.output
-    assert str(data) in answer.stdout and "sovereign sources look FILE --recipe" in answer.stdout
+    assert str(data) in answer.stdout and "sovereign sources look FILE --line NAME" in answer.stdout
     for name, path in {"DATA": data, "HOME": tmp_path / "home", "VAULT": tmp_path / "vault"}.items():
         monkeypatch.setenv(f"SOVEREIGN_{name}", str(path))
     return data
@@ -82,7 +82,8 @@ def test_the_check_of_a_recipe_says_what_is_missing(data: Path) -> None:
     tables = run("lines", "check", file, "--power").stdout
     assert "Personal data" in tables and "not looked for" in tables
     assert f"institution.yaml: name: still says {FILL_IN}" in answer.stdout
-    added = yaml.safe_load(answer.stdout[answer.stdout.index("\nevaluation:\n") :])
+    shown, _ = answer.stdout.split("\nReplace each")
+    added = yaml.safe_load(shown[shown.index("\nevaluation:\n") :])
     file.write_text(yaml.safe_dump({**recipe, **added}))
     answer = run("lines", "check", file)
     assert answer.exit_code == 1, answer.output
