@@ -83,7 +83,7 @@ def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> 
     """Verify an adapter by its id, or a dataset by its digest.
 
     Args:
-        verify: `verify_adapter` or `verify_dataset`.
+        verify: `verify_with_acts` or `verify_dataset`.
         strict_sources: fail if a source file is missing or has changed.
     """
     settings = Settings.from_environment()
@@ -198,7 +198,7 @@ def adapters_verify(
     trust_root: TrustRoot = None,
     strict_sources: StrictSources = False,
 ) -> Result:
-    """Verify an adapter and all its inputs, down to the source files.
+    """Verify an adapter and all its inputs, down to the source files, and every signed act about its line.
 
     Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
     changed source file is reported with its withdrawn or reclassified rows; it causes status 1 only with
@@ -209,9 +209,9 @@ def adapters_verify(
     """
     if trust_root is not None:
         return verified_from_trust_root(adapter_id, trust_root, strict_sources)
-    from sovereign_pipeline.registry.verification import verify_adapter
+    from sovereign_pipeline.release.auditing import verify_with_acts
 
-    return verified(verify_adapter, adapter_id, strict_sources)
+    return verified(verify_with_acts, adapter_id, strict_sources)
 
 
 @adapters.command("mlflow")

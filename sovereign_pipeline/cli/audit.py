@@ -25,7 +25,7 @@ from sovereign_pipeline.record import notes, witnesses
 from sovereign_pipeline.record.audit_log import CHECKPOINT, append, assert_contains, checkpoint_of, export
 from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier, write_key
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.in_force import assert_not_put_back, replace_trust, rule_file, rules, trust_on_record
+from sovereign_pipeline.record.in_force import replace_trust, rule_file, rules, trust_on_record
 from sovereign_pipeline.record.notes import COSIGNS, new_signer, parse_verifier
 from sovereign_pipeline.record.officers import TRUST, trust_root
 from sovereign_pipeline.record.people import People
@@ -103,8 +103,8 @@ def audit_verify(
     with registry.reading() as session:
         beside = rows_beside(session)
         trust = trust_on_record(session)
-        if trust is not None:
-            assert_not_put_back(session, settings, trust_root(settings))
+    if trust is not None:
+        trust_root(settings)  # raises the error for a missing one
     not_compared = trust is None and ledger.newest.sequence > 0 and (settings.data / TRUST).is_dir()
     facts = {
         "entries": ledger.newest.sequence,
@@ -329,11 +329,11 @@ def audit_trust_root(
 ) -> None:
     """Replace the trust root in force by the one in data/trust, and log this.
 
-    Otherwise every act rejects a trust root with another first root than the logged one. The new trust root does not
-    verify what officers signed under the old one.
+    Otherwise every command rejects a trust root with another first root than the logged one. The new trust root does
+    not verify what officers signed under the old one.
     """
     settings = Settings.from_environment()
-    with open_registry(settings).writing() as session:
+    with open_registry(settings, under_any_trust=True).writing() as session:
         replace_trust(session, settings, sha256.lower())
     out.print(f"[green]✓[/] the trust root {sha256.lower()} is now in force")
 

@@ -29,12 +29,11 @@ from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
 from sovereign_pipeline.record import notes, witnesses
 from sovereign_pipeline.record.audit_log import assert_contents, proven_entry
 from sovereign_pipeline.record.database import Registry, beyond_a_service, is_there, open_registry
-from sovereign_pipeline.record.in_force import assert_same_trust, trust_files, trust_on_record
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
 from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
 from sovereign_pipeline.record.tables import AuditEntry
-from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 from sovereign_pipeline.registry.mlflow_mirror import differences
 from sovereign_pipeline.release.cadence import due_reviews
 from sovereign_pipeline.release.recall import list_recalls, question_of
@@ -184,7 +183,8 @@ def trust(settings: Settings) -> Finding:
     try:
         trust = trust_root(settings)
         pipeline_signer(settings, trust)
-        _assert_on_record(settings, trust)
+        if is_there(settings):
+            open_registry(settings)  # compares the trust root with the logged one
     except SovereignError as error:
         return failed("trust root", error)
     if trust.is_demonstration:
@@ -199,16 +199,6 @@ def trust(settings: Settings) -> Finding:
         hint = "Its holders renew it on the offline machine. An expired trust root stops all new work."
         return wrong("trust root", f"expires on {trust.expires:%Y-%m-%d}", hint, "sovereign-trust renew DIR --key FILE")
     return Finding("trust root", True, f"root {trust.root_version}, accepted until {trust.expires:%Y-%m-%d}")
-
-
-def _assert_on_record(settings: Settings, trust: Trust) -> None:
-    """Raise IntegrityError if the trust root is not the ledger's. Does nothing without a registry."""
-    if not is_there(settings):
-        return
-    with open_registry(settings).reading() as session:
-        known = trust_on_record(session)
-    if known is not None:
-        assert_same_trust(known, trust, trust_files(settings))
 
 
 def vault(settings: Settings, institution: Institution) -> Finding:

@@ -41,6 +41,8 @@ class Registry:
     """Unique identifier of this database."""
     snapshot: Path | None
     """Path of the stored snapshot. If None, every entry is replayed."""
+    under_any_trust: bool = False
+    """True if the trust root in the data root may be another one than the logged one."""
 
     @property
     def view(self) -> View:
@@ -52,8 +54,8 @@ class Registry:
         """Open a session on the newest committed state. Its objects stay usable after it is closed. A nested call in
         the same thread sees the state of the outer one.
 
-        Raises IntegrityError if the ledger's key did not sign the database's entries, or if they are older than the
-        last checkpoint.
+        Raises IntegrityError if the ledger's key did not sign the database's entries, if they are older than the last
+        checkpoint, or if the trust root in the data root is older than the logged one or another one.
         """
         view = self.view
         with _errors_named(), view.lock, ExitStack() as stack:
@@ -72,6 +74,8 @@ class Registry:
                     break
             session = stack.enter_context(_session(view, stack.enter_context(view.connect()), disk))
             checkpoints.verified(session, self.settings, kept)
+            if not self.under_any_trust:
+                in_force.assert_not_put_back(session, self.settings)
             yield session
 
     @contextmanager
@@ -166,14 +170,15 @@ class RegistryNewer(InputError):
     """Raised for a registry that another version of this program created."""
 
 
-def open_registry(settings: Settings, from_first_entry: bool = False) -> Registry:
+def open_registry(settings: Settings, from_first_entry: bool = False, under_any_trust: bool = False) -> Registry:
     """Connect to the registry, and create the schema in an empty database. Safe to call in several processes at once.
 
     Args:
         from_first_entry: replay every entry without a snapshot.
+        under_any_trust: do not compare the trust root with the logged one, because it is replaced.
 
     Raises InputError if the database cannot be opened or another version created it, and IntegrityError if its entries
-    are not the signed ones or are older than the last checkpoint.
+    are not the signed ones or are older than the last checkpoint, or if the trust root is older than the logged one.
     """
     try:
         engine = _engine(settings)
@@ -185,7 +190,7 @@ def open_registry(settings: Settings, from_first_entry: bool = False) -> Registr
     if found not in (None, FORMAT):
         raise other_format(found)
     snapshot = None if from_first_entry else kept_state(settings)
-    registry = Registry(engine, settings, _identity(settings), snapshot)
+    registry = Registry(engine, settings, _identity(settings), snapshot, under_any_trust)
     checkpoints.assert_not_older(registry)
     return registry
 

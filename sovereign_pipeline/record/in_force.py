@@ -135,7 +135,7 @@ def trust_named(trust: Trust) -> dict[str, Any]:
     return {TRUST_ROOT: trust.root_sha256, ROOT: trust.root_version, TARGETS: trust.targets_version}
 
 
-def assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, str]) -> None:
+def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, str]) -> None:
     """Raise IntegrityError if a trust root is older than the logged one, a fork of it, or another one."""
     if trust.root_sha256 != known.root_sha256:
         raise IntegrityError(
@@ -183,7 +183,7 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
     elif replaced_by is not None and replaced_by == trust.root_sha256 != known.root_sha256:
         append(session, _actor(settings), TRUST_REPLACED, {**subjects, "before": known.root_sha256})
     else:
-        assert_same_trust(known, trust, files)
+        _assert_same_trust(known, trust, files)
         append(session, _actor(settings), TRUST_CHANGED, subjects)
 
 
@@ -209,13 +209,6 @@ def _actor(settings: Settings) -> str:
     return People(settings).commitment_of(account())
 
 
-def trust_files(settings: Settings) -> dict[str, str]:
-    """Return name -> SHA-256 of every trust root file in the data root."""
-    from sovereign_pipeline.record.trust_root import read_files
-
-    return _digests(read_files(settings.data / TRUST))
-
-
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
@@ -236,9 +229,15 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
         raise ConflictError("The trust root changed during the act.", "Repeat the command.")
 
 
-def assert_not_put_back(session: Session, settings: Settings, trust: Trust) -> None:
-    """Assert that a trust root is the logged one or a successor, without adding an entry. Raises IntegrityError
-    otherwise."""
-    known = trust_on_record(session)
-    if known is not None:
-        assert_same_trust(known, trust, trust_files(settings))
+def assert_not_put_back(session: Session, settings: Settings) -> None:
+    """Assert that the trust root in the data root, if there is one, is the logged one or a successor, without adding an
+    entry. Raises IntegrityError otherwise: keys that were revoked since would count."""
+    known, directory = trust_on_record(session), settings.data / TRUST
+    if known is None or not directory.is_dir():
+        return
+    from sovereign_pipeline.record.trust_root import read_files, verified
+
+    content = read_files(directory)
+    files = _digests(content)
+    if content and files != known.files:
+        _assert_same_trust(known, verified(content, where=str(directory)), files)

@@ -16,7 +16,7 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.record.audit_log import HINT, ROWS, append
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.in_force import TRUST_NAMES, assert_in_force, assert_not_put_back, trust_named
+from sovereign_pipeline.record.in_force import TRUST_NAMES, assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.officers import actor_of, assert_may, officer_of, officers_words, trust_root, verify_act
 from sovereign_pipeline.record.statements import KNOWN_ISSUE, Statement, Subject, sign_statement
@@ -116,7 +116,6 @@ def assert_acts_on_record(
         raise IntegrityError(f"The registry: {and_more(wrong)}: the rows differ from the ledger.", HINT)
     about = _about(session, {adapter for row in found.values() for adapter in row.adapters})
     trust = trust_root(settings)
-    assert_not_put_back(session, settings, trust)
     for name, row in found.items():
         of_row = {each: about[each] for each in row.adapters if each in about}
         _assert_signed(of_row, trust, act, name, row, entries[name])

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.orm import Session
-
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import checkpoints
 from sovereign_pipeline.record.catalog import find_adapter, line_of
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.in_force import assert_rules_kept, assert_same_trust, trust_files, trust_on_record
-from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.in_force import assert_rules_kept
+from sovereign_pipeline.record.officers import TRUST, trust_root
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.trust_root import Trust, load_trust
@@ -81,16 +79,20 @@ def audit_adapter(
         assert_log_of(trust, log, ledger.newest.sequence)
         witnessed = witnessed_by(trust, log, settings)
         assert_rules_kept(session, settings)
-        known = trust_on_record(session)
-        if known is not None:
-            assert_same_trust(known, trust, trust_files(settings))
     _assert_no_finding(examine_all(registry, store, settings))
-    covered = list(_with_parents(registry, store, adapter_id))
-    lines = dict.fromkeys(map(line_of, covered))
-    with registry.reading() as session:
-        requests, transitions = _signed(session, settings, trust, lines)
+    requests, transitions = _verify_acts(registry, store, settings, trust, adapter_id)
     lineage = verify_adapter(registry, store, settings, adapter_id, progress)
     return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, lineage)
+
+
+def verify_with_acts(
+    registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str, progress: Progress
+) -> VerificationReport:
+    """Verify an adapter and its inputs, and every signed act about its line, under the trust root in the data root.
+    Raises the errors of `verify_adapter`, and IntegrityError that names the first invalid act."""
+    report = verify_adapter(registry, store, settings, adapter_id, progress)
+    _verify_acts(registry, store, settings, trust_root(settings), adapter_id)
+    return report
 
 
 def _assert_no_finding(found: dict[str, list[str]]) -> None:
@@ -108,7 +110,12 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> 
         waiting = record.parent_adapter.adapter if record.parent_adapter is not None else None
 
 
-def _signed(session: Session, settings: Settings, trust: Trust, lines: dict[str, None]) -> tuple[int, int]:
-    """Verify the lines' requests, decisions and transitions. Returns the numbers of requests and of transitions."""
-    requests = sum(len(standings(session, settings, trust, line)) for line in lines)
-    return requests, sum(len(assert_signed(session, settings, trust, line)) for line in lines)
+def _verify_acts(
+    registry: Registry, store: ArtifactStore, settings: Settings, trust: Trust, adapter_id: str
+) -> tuple[int, int]:
+    """Verify the requests, decisions and transitions of the lines of an adapter and its parents. Returns the numbers of
+    requests and of transitions."""
+    lines = dict.fromkeys(map(line_of, _with_parents(registry, store, adapter_id)))
+    with registry.reading() as session:
+        requests = sum(len(standings(session, settings, trust, line)) for line in lines)
+        return requests, sum(len(assert_signed(session, settings, trust, line)) for line in lines)

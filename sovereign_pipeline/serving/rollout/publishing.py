@@ -15,7 +15,6 @@ from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, State, lines_in, states
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.in_force import assert_not_put_back
 from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE, pipeline_signer, trust_root
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.statements import signed_by
@@ -133,7 +132,6 @@ def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
         catch_up(registry, workplace, trust)
         before = newest_verified(settings, line, trust)
         with registry.reading() as session:
-            assert_not_put_back(session, settings, trust)
             known = on_record(session).get(line)
             next_number = 1 + max(before.newest, known.sequence if known is not None else 0)
             flag = _flag(session, registry, workplace, trust, before.flag, next_number)
