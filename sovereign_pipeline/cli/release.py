@@ -236,14 +236,12 @@ def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
 
 def _let_ledger_follow(settings: Settings, line: str) -> None:
     """Make the transition now if the registry is reachable. Gateways follow the flag in any case."""
-    from sqlalchemy.exc import SQLAlchemyError
-
     from sovereign_pipeline.serving.rollout.publishing import follow
     from sovereign_pipeline.workplace import open_workplace
 
     try:
         follow(open_registry(settings), open_workplace(settings, line, tell_progress))
-    except (SovereignError, SQLAlchemyError, OSError) as error:
+    except (SovereignError, OSError) as error:
         why = error.message if isinstance(error, SovereignError) else type(error).__name__
         err.print(f"[yellow]The ledger is not updated yet[/]: {escape(why)}")
         err.print(f"It will be updated with the next decision about {escape(line)}, or its next `production_adapter`.")

@@ -13,10 +13,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError as Contradiction
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, SovereignError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.record import audit_log, checkpoints, in_force, tree
 from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST
@@ -29,6 +31,17 @@ FORMAT = 3
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
+SQLITE_SILENT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
+"""Primary codes of errors about access to a file. All others are about its content, such as `SQLITE_NOTADB`."""
 POSTGRESQL_DISK_FULL, POSTGRESQL_LOCKED = "53100", "55P03"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program uses on the server
 
@@ -166,8 +179,13 @@ def _identity(settings: Settings) -> tuple[object, ...]:
     return settings.home, settings.registry_url, found.st_dev, found.st_ino
 
 
-class RegistryNewer(InputError):
-    """Raised for a registry that another version of this program created."""
+class RegistryUnreached(InputError):
+    """Raised while the registry's database does not answer. One that answers with anything but this program's tables
+    and signed entries raises another error."""
+
+
+class RegistryLocked(ConflictError, RegistryUnreached):
+    """Raised if another connection keeps the database locked."""
 
 
 def open_registry(settings: Settings, from_first_entry: bool = False, under_any_trust: bool = False) -> Registry:
@@ -177,8 +195,9 @@ def open_registry(settings: Settings, from_first_entry: bool = False, under_any_
         from_first_entry: replay every entry without a snapshot.
         under_any_trust: do not compare the trust root with the logged one, because it is replaced.
 
-    Raises InputError if the database cannot be opened or another version created it, and IntegrityError if its entries
-    are not the signed ones or are older than the last checkpoint, or if the trust root is older than the logged one.
+    Raises RegistryUnreached if the database does not answer, InputError if it is none or another version created it,
+    and IntegrityError if its entries are not the signed ones or are older than the last checkpoint, or if the trust
+    root is older than the logged one.
     """
     try:
         engine = _engine(settings)
@@ -196,7 +215,7 @@ def open_registry(settings: Settings, from_first_entry: bool = False, under_any_
 
 
 def cannot_be_opened(error: Exception) -> InputError:
-    return InputError(
+    return (RegistryUnreached if _is_silent(error) else InputError)(
         f"The registry cannot be opened ({type(error).__name__}).",
         "Check that SOVEREIGN_REGISTRY_URL is a database URL whose driver is installed, that the database is "
         "running, and that the file is a registry.",
@@ -295,34 +314,42 @@ def _writing_connection(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _errors_named() -> Iterator[None]:
-    """Convert the database's errors about a full disk or changed tables into an IntegrityError, and about a lock that
-    another connection keeps into a ConflictError. An unreachable database raises SQLAlchemy's error."""
+    """Convert the database's errors: RegistryUnreached if it does not answer, else IntegrityError."""
     try:
         yield
-    except (ProgrammingError, DataError) as error:
-        raise _changed(error) from None
-    except DatabaseError as error:
-        code, state = getattr(error.orig, "sqlite_errorcode", None), getattr(error.orig, "sqlstate", None)
-        if code == sqlite3.SQLITE_ERROR:  # such as a missing table
-            raise _changed(error) from None
-        if code == sqlite3.SQLITE_BUSY or state == POSTGRESQL_LOCKED:
-            raise ConflictError(
-                f"Another connection has kept the registry locked for {WAIT_SECONDS} seconds, so nothing was logged.",
-                "Try again. If it stays locked, end that program; on PostgreSQL, pg_locks names its session.",
-            ) from None
-        if code != sqlite3.SQLITE_FULL and state != POSTGRESQL_DISK_FULL:
-            raise
-        raise IntegrityError(
-            "The disk of the registry is full: nothing was logged or done.", "Free space on it."
-        ) from None
+    except Contradiction:
+        raise
+    except (DBAPIError, PoolTimeout) as error:
+        raise _named(error) from None
 
 
-def _changed(error: DatabaseError) -> IntegrityError:
+def _named(error: DBAPIError | PoolTimeout) -> SovereignError:
+    orig = getattr(error, "orig", None)
+    code, state = getattr(orig, "sqlite_errorcode", None), getattr(orig, "sqlstate", None)
+    if code == sqlite3.SQLITE_FULL or state == POSTGRESQL_DISK_FULL:
+        return IntegrityError("The disk of the registry is full: nothing was logged or done.", "Free space on it.")
+    if code == sqlite3.SQLITE_BUSY or state == POSTGRESQL_LOCKED:
+        return RegistryLocked(
+            f"Another connection has kept the registry locked for {WAIT_SECONDS} seconds, so nothing was logged.",
+            "Try again. If it stays locked, end that program; on PostgreSQL, pg_locks names its session.",
+        )
+    if _is_silent(error):
+        return RegistryUnreached(
+            f"The registry does not answer ({type(orig or error).__name__}).", "Start its database, or try again."
+        )
     return IntegrityError(
-        f"The registry's database rejects a statement of this program ({type(error.orig).__name__}): its tables or "
-        f"the rights of its role were changed.",
-        "Run `sovereign doctor`, which names the rights of each role.",
+        f"The registry's database is damaged, or rejects a statement of this program ({type(orig).__name__}): its "
+        f"tables or the rights of its role were changed.",
+        "Run `sovereign doctor`, which names the rights of each role. Restore a damaged file from a copy.",
     )
+
+
+def _is_silent(error: Exception) -> bool:
+    """Return True if a database did not answer, and False if it answered with an error about its content."""
+    orig = getattr(error, "orig", error)
+    if isinstance(orig, sqlite3.Error):
+        return getattr(orig, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in SQLITE_SILENT
+    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)
 
 
 def format_of(engine: Engine) -> int | None:
@@ -334,8 +361,8 @@ def format_of(engine: Engine) -> int | None:
         return found
 
 
-def other_format(found: int | None) -> RegistryNewer:
-    return RegistryNewer(
+def other_format(found: int | None) -> InputError:
+    return InputError(
         f"The registry has format {found}, and this version reads format {FORMAT}.",
         "Use the version of this program that created it.",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, EngineRefused, IntegrityError, SovereignError, place_of
@@ -21,10 +21,10 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import State, adapters_of, lines_in, states
-from sovereign_pipeline.record.database import Registry, is_there, open_registry
+from sovereign_pipeline.record.database import Registry, RegistryUnreached, is_there, open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
-from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.tables import Adapter, AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.record import AdapterRecord, disagreements, read_record
 from sovereign_pipeline.release.recall import open_recalls
@@ -72,6 +72,13 @@ class FoundAdapters:
     """The rejected adapters that are recalled."""
     entries: int = 0
     """Number of the ledger's entries that decided so."""
+    decision: int = 0
+    """Number of the newest of them that is not about an artifact."""
+
+
+def newest_decision(session: Session) -> int:
+    """Return the number of the newest entry that may change what is served. Entries about artifacts never do."""
+    return session.scalar(select(func.max(AuditEntry.sequence))) or 0
 
 
 def find_deployable(
@@ -81,15 +88,19 @@ def find_deployable(
 
     answering: digests of the adapters that users get now. A superseded adapter among them is also returned, because a
     gateway may not have applied the promotion yet.
+
+    Raises RegistryUnreached if the registry stops answering meanwhile.
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
     withdrawn: list[WithdrawnAdapter] = []
     with registry.reading() as session:
-        entries = tree.size_of(session)
+        entries, decision = tree.size_of(session), newest_decision(session)
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
             try:
                 held = list(_held(session, registry.settings, trust, line, answering))
+            except RegistryUnreached:
+                raise
             except NOT_VERIFIED as error:
                 refused[line] = named(line, error)
                 continue
@@ -111,9 +122,11 @@ def find_deployable(
                         )
                         continue
                     verified.append(verified_adapter(store, adapter, state))
+                except RegistryUnreached:
+                    raise
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = named(adapter.id, error)
-    return FoundAdapters(in_order(verified), refused, tuple(withdrawn), entries)
+    return FoundAdapters(in_order(verified), refused, tuple(withdrawn), entries, decision)
 
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:

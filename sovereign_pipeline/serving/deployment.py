@@ -1,23 +1,20 @@
 """Keep an engine's loaded adapters equal to what the ledger allows.
 
-If the registry is down, the gateway keeps serving what it verified before. If the registry is reached and does not
-verify, nothing that rests on it is served.
+If the registry is down, the gateway keeps serving what it verified before, unless the home's checkpoint covers an entry
+that it has not seen. If the registry is reached and does not verify, nothing is served.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from sovereign_pipeline.base.errors import (
     EngineLost,
     EngineRefused,
-    InputError,
     IntegrityError,
     NotFoundError,
     SovereignError,
@@ -29,8 +26,9 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record import tree
-from sovereign_pipeline.record.checkpoints import assert_not_older
-from sovereign_pipeline.record.database import Registry, RegistryNewer, open_registry
+from sovereign_pipeline.record.checkpoints import checkpoint_file, read_note
+from sovereign_pipeline.record.database import Registry, RegistryUnreached, open_registry
+from sovereign_pipeline.record.notes import parse_tree_head
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Built, Identity, Progress, make_artifact
@@ -44,6 +42,7 @@ from sovereign_pipeline.serving.deployable import (
     find_deployable,
     find_last_verified,
     forget,
+    newest_decision,
     note,
 )
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
@@ -118,6 +117,8 @@ class FingerprintStore:
 OF_ALL = ("registry", "last verified", "deployment")
 """Names in `Deployed.refused` that stand for all adapters."""
 SECONDS_BETWEEN_LOOKS = 5.0
+SECONDS_TO_NOTICE = 0.2
+"""Seconds after which a new entry of the ledger is noticed, by the home's checkpoint."""
 SECONDS_TO_VERIFY_AGAIN = 60.0
 """Seconds after which everything is verified again, because files can change without a new ledger entry."""
 
@@ -147,13 +148,11 @@ class Deployed:
     `served` holds the adapters that were verified when it was reached last."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected ones that officers recalled."""
+    unreached_at: float | None = None
+    """`time.monotonic` of the first check that did not reach the registry; None if the latest check did."""
 
 
-class RegistryUnreached(Exception):
-    """An error for a registry database that does not answer."""
-
-
-UNREACHED = (SQLAlchemyError, OSError, RegistryUnreached)
+UNREACHED = (RegistryUnreached, OSError)
 """Errors raised if the registry is down."""
 
 
@@ -190,23 +189,31 @@ class Sources:
         """Digest -> base model, for all adapters found."""
         serving_directory(settings)
         self._marks = HighWaterMarks.of(settings)
+        self._found: FoundAdapters | None = None
+        """The adapters found last, with the number of entries after which they are still the right ones."""
         self._verify_ledger_at = 0.0
 
+    def stamp(self) -> tuple[tuple[int, ...], ...]:
+        """Return a value that changes with each new entry of the ledger. It needs no registry."""
+        return _stamps([checkpoint_file(self._settings)])
+
     def moved(self) -> tuple[int, ...]:
-        """Return a value that changes whenever the ledger or the trust root does. Raises the errors of `find`."""
+        """Return a value that changes whenever a decision in the ledger or the trust root does. Raises the errors of
+        `find`."""
         with self._forgetting():
-            accepted, trust, registry = self._marks.entries, self._trust(), self._opened()
-            assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
-            with registry.reading() as session:
-                entries = tree.size_of(session)
+            accepted = self._marks.entries
+            with self._opened().reading() as session:
+                trust, entries, decision = self._trust(), tree.size_of(session), newest_decision(session)
             _assert_no_older(entries, accepted)
-            return (entries, trust.root_version, trust.targets_version)
+        if self._found is not None and self._found.decision == decision and self._found.entries < entries:
+            self._found = replace(self._found, entries=entries)
+            note(self._settings, self._found)
+        return (decision, trust.root_version, trust.targets_version)
 
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
         """Find what may be served; see `find_deployable`.
 
-        Raises IntegrityError if the registry does not verify, and SQLAlchemyError, OSError or RegistryUnreached if
-        it is down.
+        Raises IntegrityError if the registry does not verify, and RegistryUnreached or OSError if it is down.
         """
         with self._forgetting():
             accepted, registry = self._marks.entries, self._opened()
@@ -220,11 +227,26 @@ class Sources:
         """Find what may be served while the registry is down. Raises SovereignError and OSError."""
         self._marks.accept_trust(trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings).flags()
-        return self._with_bases(find_last_verified(self._settings, self._store, flags))
+        found = self._with_bases(find_last_verified(self._settings, self._store, flags))
+        if found.verified:
+            self.assert_nothing_missed()
+        return found
+
+    def assert_nothing_missed(self) -> None:
+        """Raise IntegrityError if the home's checkpoint covers entries that this gateway has not verified. One of them
+        may be a recall, and the registry cannot be asked."""
+        known = self._found.entries if self._found is not None else 0
+        newest = parse_tree_head(read_note(checkpoint_file(self._settings)).text).size
+        if newest > known:
+            raise IntegrityError(
+                f"The ledger has {newest} entries, this gateway has verified {known}, and the registry is not reached: "
+                f"a newer entry may be a recall.",
+                "Start the registry's database.",
+            )
 
     def _with_bases(self, found: FoundAdapters) -> FoundAdapters:
         of = {each.deployable.base_model_digest: each.base_model for each in found.verified}
-        self._base_models = {**self._base_models, **of}
+        self._base_models, self._found = {**self._base_models, **of}, found
         return found
 
     @contextlib.contextmanager
@@ -232,7 +254,10 @@ class Sources:
         """Delete the saved adapters if the registry was reached and does not verify."""
         try:
             yield
+        except RegistryUnreached:
+            raise
         except SovereignError:
+            self._found = None
             forget(self._settings)
             raise
 
@@ -248,7 +273,11 @@ class Sources:
     def with_fingerprint(self, verified: VerifiedAdapter) -> Deployable:
         """Add an adapter's fingerprint; computing one takes seconds. Raises the errors of
         `FingerprintStore.fingerprint_of`."""
-        return replace(verified.deployable, fingerprint=self._fingerprints.fingerprint_of(verified))
+        before, fingerprint = self.stamp(), self._fingerprints.fingerprint_of(verified)
+        if self.stamp() != before:
+            with contextlib.suppress(*UNREACHED):  # the entry about it is this gateway's own
+                self.moved()
+        return replace(verified.deployable, fingerprint=fingerprint)
 
     def base_to_serve(self) -> ServingBase | None:
         """Return the base model whose engine is started first: the one with the most adapters in production, then with
@@ -291,12 +320,7 @@ class Sources:
 
     def _opened(self) -> Registry:
         if self._registry is None:
-            try:
-                self._registry = open_registry(self._settings, from_first_entry=True)
-            except RegistryNewer:  # it is reached: what it says is not known here, so nothing is served
-                raise
-            except InputError as error:
-                raise RegistryUnreached(error.message) from None
+            self._registry = open_registry(self._settings, from_first_entry=True)
         return self._registry
 
 
@@ -326,14 +350,19 @@ class Deployment:
         """Result of the latest check."""
 
     async def keep(self, seconds: float = SECONDS_BETWEEN_LOOKS) -> None:
-        """Check at intervals until cancelled. A failed check does not end the loop."""
+        """Check at intervals and after each new entry, until cancelled. A failed check does not end the loop."""
         while True:
+            seen = await asyncio.to_thread(self._sources.stamp)
             try:
                 await self.look()
             except Exception as error:  # a bug here must not freeze what is served as it is
                 self._say(replace(self.deployed, refused={"deployment": place_of(error)}))
                 await self._unload_all_but(set())
-            await asyncio.sleep(seconds)
+            until = time.monotonic() + seconds
+            while True:
+                await asyncio.sleep(min(seconds, SECONDS_TO_NOTICE))
+                if time.monotonic() >= until or await asyncio.to_thread(self._sources.stamp) != seen:
+                    break
 
     async def look(self) -> Deployed:
         """Make the engine load exactly the adapters that may be served now."""
@@ -344,28 +373,30 @@ class Deployment:
                 return self.deployed
             found = await asyncio.to_thread(partial(self._sources.find, self._answering()))
         except UNREACHED as error:
-            return await self._go_on_without({"registry": f"it is not reached ({type(error).__name__})"})
+            return await self._go_on_without(error)
         except SovereignError as error:
             self._is_complete = False
             await self._unload_all_but(set())
             return self._say(Deployed(refused={"registry": error.message}))
         return await self._deploy(found, moved)
 
-    async def _go_on_without(self, why: Mapping[str, str]) -> Deployed:
-        """Continue with the loaded adapters. A restarted engine gets those that were verified last."""
+    async def _go_on_without(self, error: Exception) -> Deployed:
+        """Continue with the loaded adapters, if nothing was entered since. A restarted engine gets those that were
+        verified last."""
+        why = {"registry": _message(error)}
+        since = self.deployed.unreached_at if self.deployed.unreached_at is not None else time.monotonic()
         self._is_complete = False
         served = {each.digest for each in self.deployed.served}
-        if served and served == set(self._engine.loaded()):
-            return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
         try:
-            found = await asyncio.to_thread(self._sources.find_last)
-        except (SovereignError, OSError) as error:
+            if served and served == set(self._engine.loaded()):
+                await asyncio.to_thread(self._sources.assert_nothing_missed)
+            else:
+                await self._deploy(await asyncio.to_thread(self._sources.find_last), None)
+                self._is_complete = False
+        except (SovereignError, OSError) as missed:
             await self._unload_all_but(set())
-            said = {"last verified": error.message if isinstance(error, SovereignError) else place_of(error)}
-            return self._say(Deployed(refused={**said, **why}))
-        await self._deploy(found, None)
-        self._is_complete = False
-        return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
+            return self._say(Deployed(refused={"last verified": _message(missed), **why}, unreached_at=since))
+        return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}, unreached_at=since))
 
     def _is_due(self, moved: tuple[int, ...]) -> bool:
         if not self._is_complete or moved != self._moved:
@@ -428,12 +459,19 @@ class Deployment:
         return deployed
 
 
+def _message(error: Exception) -> str:
+    return error.message if isinstance(error, SovereignError) else place_of(error)
+
+
 def _identities(served: Sequence[Deployable]) -> tuple[tuple[int, ...], ...]:
     """Return values that change when a file of a served adapter is written, replaced, added or removed."""
+    return _stamps(each.directory / name for each in served for name in ("", *sorted(each.files)))
+
+
+def _stamps(paths: Iterable[Path]) -> tuple[tuple[int, ...], ...]:
     found = []
-    for each in served:
-        for path in (each.directory, *(each.directory / name for name in sorted(each.files))):
-            with contextlib.suppress(OSError):
-                stat = path.stat()
-                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    for path in paths:
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return tuple(found)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.record.database import RegistryUnreached
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.trust_changes import add_officer, create_trust
 from sovereign_pipeline.release.recall import Question
 from sovereign_pipeline.serving import deployable
-from sovereign_pipeline.serving.deployment import RegistryUnreached
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.officers import recall
@@ -30,8 +30,8 @@ def test_a_gateway_that_starts_while_the_registry_is_down_serves_what_it_verifie
 ) -> None:
     office = served_office.office
     first, second = served_office.in_production(), served_office.in_production()
-    deploying.look()
     follow(office.registry, office.bench.workplace())
+    deploying.look()
     started = Deploying(served_office, registry_url=NOT_REACHED)
     base = started.sources.base_to_serve()
     assert base is not None and base.digest == first.base_model_digest

@@ -8,6 +8,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record.keys import generate
@@ -18,6 +20,8 @@ from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
 from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
+from sovereign_pipeline.serving.rollout.publishing import follow
+from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.serving.engines.conformance import Running, until
@@ -100,12 +104,15 @@ def test_what_answers_users_and_is_retired_goes_at_once(served_office: ServedOff
 
 def test_nothing_is_verified_again_while_nothing_moved(served_office: ServedOffice, deploying: Deploying) -> None:
     served_office.in_production()
-    deploying.look()  # enters the fingerprint that is made now in the ledger
-    first = deploying.look()
+    first = deploying.look()  # enters the fingerprint that is made now in the ledger
+    assert deploying.look() is first
+    bench = served_office.office.bench
+    bench.institution.rows.append(letter(99))
+    bench.run(bench.chain[3])  # enters artifacts alone
     assert deploying.look() is first
     deploying.engine.adapters.clear()  # the engine was started again
     assert deploying.look().served == first.served
-    assert len(deploying.engine.loads) == 3
+    assert len(deploying.engine.loads) == 2
 
 
 @pytest.mark.security_case(
@@ -279,15 +286,73 @@ def test_missing_trust_root_unloads_everything(served_office: ServedOffice, depl
     assert deploying.serves() == []
 
 
-def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffice, deploying: Deploying) -> None:
+def test_registry_that_is_not_reached_changes_nothing(
+    served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even right after the gateway has entered a fingerprint itself."""
     adapter = served_office.in_production()
-    deploying.look()  # enters the fingerprint that is made now in the ledger
     deploying.look()
-    _break_database(served_office.office.bench.settings.home / "registry.db")
+    with monkeypatch.context() as outage:
+        outage.setattr(Engine, "connect", _no_answer)
+        deployed = deploying.look()
+        assert [*deployed.refused] == ["registry"] and deployed.unreached_at is not None
+        assert [each.adapter for each in deployed.served] == [adapter.id]
+        assert deploying.engine.names == [adapter.id]
+        assert deploying.look().unreached_at == deployed.unreached_at
+    assert deploying.look().unreached_at is None
+    assert deploying.serves() == [adapter.id]
+
+
+@pytest.mark.security_case(
+    "The registry stops answering after an act that a running gateway has not seen, such as a recall",
+    "all adapters are unloaded, and a gateway that starts serves nothing, until it answers again",
+)
+def test_registry_that_is_not_reached_after_an_unseen_act_stops_everything(
+    served_office: ServedOffice, deploying: Deploying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, office = served_office.in_production(), served_office.office
+    follow(office.registry, office.bench.workplace())
+    deploying.look()
+    add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
+    with monkeypatch.context() as outage:
+        outage.setattr(Engine, "connect", _no_answer)
+        assert deploying.serves() == []
+        assert Deploying(served_office, registry_url="postgresql://127.0.0.1:1/registry").serves() == []
+    assert deploying.serves() == [adapter.id]
+
+
+@pytest.mark.security_case(
+    "The registry's file is overwritten with junk, in whole or over its first page",
+    "it counts as a registry that does not verify: all adapters are unloaded, and a gateway that starts serves nothing",
+)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_junk_is_no_registry_that_is_down(served_office: ServedOffice, deploying: Deploying, is_whole: bool) -> None:
+    office = served_office.office
+    served_office.in_production()
+    follow(office.registry, office.bench.workplace())
+    assert deploying.serves()
+    for path in office.bench.settings.home.glob("registry.db*"):
+        content = path.read_bytes()
+        path.write_bytes(b"no database" * 1000 + (b"" if is_whole else content[11_000:]))
     deployed = deploying.look()
-    assert [*deployed.refused] == ["registry"]
-    assert [each.adapter for each in deployed.served] == [adapter.id]
-    assert deploying.engine.names == [adapter.id]
+    assert deployed.unreached_at is None and deployed.served == () and deploying.engine.names == []
+    assert Deploying(served_office).serves() == []
+    assert Deploying(served_office, registry_url="postgresql://127.0.0.1:1/registry").serves() == []
+
+
+def test_new_entry_is_noticed_at_once(
+    served_office: ServedOffice, deploying: Deploying, runner: asyncio.Runner
+) -> None:
+    adapter, office = served_office.in_production(), served_office.office
+
+    async def recalled() -> None:
+        task = asyncio.create_task(deploying.deployment.keep(600))
+        await until(lambda: deploying.engine.names == [adapter.id])
+        await asyncio.to_thread(recall, office.registry, Question(source="letters"), office.officers["layla"])
+        await until(lambda: deploying.engine.names == [])
+        task.cancel()
+
+    runner.run(recalled())
 
 
 @pytest.mark.security_case(
@@ -405,6 +470,5 @@ def test_training_side_computes_the_same_in_a_process_of_its_own(tiny: TinyAdapt
     assert compute_apart(job) == compute(job)
 
 
-def _break_database(path: Path) -> None:
-    for each in path.parent.glob("registry.db*"):
-        each.write_bytes(b"no database" * 1000)
+def _no_answer(*_: object) -> None:
+    raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
@@ -51,6 +51,8 @@ from sovereign_pipeline.serving.rollout.in_force import Flags
 
 _LOG = logging.getLogger(__name__)
 GONE = 499
+SECONDS_WITHOUT_REGISTRY = 24 * 60 * 60
+"""Seconds for which a gateway that does not reach the registry is ready."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Condition:
     """True if a line's newest flag is not in force here."""
     withdrawn: int = 0
     """Number of lines whose adapter in production is recalled. They do not count for `answers`."""
+    unreached_seconds: float | None = None
+    """Seconds since which the registry is not reached; None if it is."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
@@ -76,7 +80,8 @@ def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> C
     others = {each for flag in named for each in flag.adapters if each != flag.production}
     refused = {*deployed.refused} - {each.adapter for each in deployed.withdrawn} - others
     is_asked_of = bool(given or in_production or refused)
-    return Condition(not is_asked_of or bool(given & {*loaded}), bool(flags.problems()), len(withdrawn))
+    unreached = time.monotonic() - deployed.unreached_at if deployed.unreached_at is not None else None
+    return Condition(not is_asked_of or bool(given & {*loaded}), bool(flags.problems()), len(withdrawn), unreached)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,8 @@ class Gateway:
         return self.handler.catalog
 
     async def figures(self) -> Figures:
-        return self.handler.figures(await self.sources.engines())
+        figures = self.handler.figures(await self.sources.engines())
+        return replace(figures, is_registry_reached=self.condition().unreached_seconds is None)
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -297,12 +303,18 @@ async def healthz() -> Health:
 async def readyz(here: Here) -> Health:
     """Whether requests are answered: an engine computes, a line is served where one is in production, answers can be
     noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest, or not at all,
-    because the engine of their base model does not compute, or because an officer withdrew what answered them."""
+    because the engine of their base model does not compute, or because an officer withdrew what answered them; or the
+    registry is not reached, which after a day gives 503."""
     if not here.handler.is_ready or not await here.catalog.engine.is_well():
         raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
     condition = here.condition()
     if not condition.answers:
         raise Refusal(503, "No line is served, although an adapter is in production.", "no_line_served", retry_after=10)
+    if condition.unreached_seconds is not None:
+        if condition.unreached_seconds > SECONDS_WITHOUT_REGISTRY:
+            raise Refusal(503, "The registry has not been reached for a day.", "registry_unreached", retry_after=10)
+        detail = "The registry is not reached. Requests are answered by what was verified before."
+        return Health(status="degraded", detail=detail)
     silent = sum(not engine.computes for engine in await here.sources.engines())
     if silent:
         return Health(status="degraded", detail=f"Engines that do not compute: {silent}. The other lines are answered.")

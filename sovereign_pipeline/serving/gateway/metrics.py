@@ -43,6 +43,7 @@ class Figures:
     """Line -> number of requests that wait for a place."""
     adapters: Mapping[str, Counts]
     """Adapter -> its counts since the gateway started."""
+    is_registry_reached: bool = True
 
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -91,6 +92,7 @@ class Metrics:
         )
         self._waiting = gauge("sovereign_gateway_waiting", "Requests in the queue.", ("line",))
         self._running = gauge("sovereign_gateway_running", "Answers being generated.", ("line",))
+        self._registry_up = gauge("sovereign_registry_up", "1 while the registry is reached.")
         self._engine_up = gauge("sovereign_engine_up", "1 while the engine of a base model computes.", ("base_model",))
         self._loaded = gauge("sovereign_engine_adapters", "Loaded adapters.", ("base_model",))
 
@@ -132,6 +134,7 @@ class Metrics:
 
     def page(self, figures: Figures) -> bytes:
         """Render the page that Prometheus reads."""
+        self._registry_up.set(figures.is_registry_reached)
         self._engine_up.clear()
         self._loaded.clear()
         for engine in figures.engines:

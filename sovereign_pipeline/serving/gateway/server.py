@@ -21,7 +21,7 @@ from sovereign_pipeline.base.hosts import LOOPBACK, listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record.database import Registry, open_registry
-from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
+from sovereign_pipeline.serving.deployment import Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_engine
 from sovereign_pipeline.serving.gateway.admin import AdminSources, Reviews
 from sovereign_pipeline.serving.gateway.app import condition_of, create_gateway
@@ -94,7 +94,7 @@ class _Installation:
     async def serve(self, socket: socket, threads: int | None) -> None:
         settings, institution, report = self.settings, self.institution, self.report
         sources = Sources(settings, report)
-        first = await _first_base(sources)
+        first = await asyncio.to_thread(sources.base_to_serve)
         transcripts = transcript_files(settings, institution)
         screens = start_screens(settings, institution, report)
 
@@ -201,18 +201,6 @@ class _Installation:
     def _compare_tokens(self) -> None:
         for id, why in self.tokens.compare_with(self.registry).items():
             raise InputError(f"Token {id} is refused: {why}.", "Revoke it, and find out who changed the file.")
-
-
-async def _first_base(sources: Sources) -> ServingBase | None:
-    """Return the base model to load first, if any. Raises InputError if the registry is down and nothing was verified
-    before."""
-    try:
-        return await asyncio.to_thread(sources.base_to_serve)
-    except UNREACHED as error:
-        raise InputError(
-            f"The registry is not reached ({type(error).__name__}), and it says what may be served.",
-            "Start its database, then the gateway.",
-        ) from None
 
 
 class _Connection(h11.Connection):

@@ -300,6 +300,8 @@ def test_what_is_in_production_must_be_loaded(desk: Desk) -> None:
     adapter, flags = desk.in_production(), desk.gateway()
     assert condition_of(Deployed(), (), flags) == Condition(answers=False)
     assert condition_of(Deployed(), {adapter.adapter_digest}, flags) == Condition()
+    unreached = condition_of(Deployed(unreached_at=time.monotonic() - 9), {adapter.adapter_digest}, flags)
+    assert unreached.answers and 9 <= (unreached.unreached_seconds or 0) < 60
 
 
 def test_what_is_recalled_is_withdrawn_and_no_fault_of_the_gateway(desk: Desk) -> None:

@@ -223,6 +223,11 @@ def test_readiness_says_that_no_line_answers_or_a_flag_waits(bench: Bench, clien
     answer = anybody.get("/readyz")
     assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
     assert "withdrawn by an officer" in answer.json()["detail"]
+    for seconds, status in ((60.0, 200), (90_000.0, 503)):
+        bench.condition = Condition(unreached_seconds=seconds)
+        answer = anybody.get("/readyz")
+        assert answer.status_code == status and "registry" in answer.text and "lamps" not in answer.text
+    assert "sovereign_registry_up 0.0" in client(bench.token(metrics=True)).get("/metrics").text
     bench.condition = Condition(answers=False)
     answer = anybody.get("/readyz")
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "no_line_served"
