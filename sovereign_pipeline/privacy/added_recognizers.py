@@ -45,12 +45,16 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
         if item.definition is not None:
             recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})
         else:
-            module, _, name = (item.recognizer or "").rpartition(".")
-            recognizer = getattr(importlib.import_module(module), name)(supported_language=language, **item.arguments)
+            named = _class_of(item)
+            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # before it is called
+                raise PrivacyError(
+                    f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer."
+                )
+            recognizer = named(supported_language=language, **item.arguments)
+    except PrivacyError:
+        raise
     except Exception as error:
         raise _load_error(item, error) from error
-    if not isinstance(recognizer, EntityRecognizer):
-        raise PrivacyError(f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer.")
     recognizer.score_thresholds = {
         "default": item.score
     }  # applied before Presidio drops one of two overlapping results

@@ -54,6 +54,10 @@ class NotOne:
     def __init__(self, **arguments: Any) -> None: ...
 
 
+def not_called(**arguments: Any) -> None:
+    pytest.fail("only a class of recognizers may be called, since an editor of a recipe holds no key")
+
+
 def scrubber(*recognizers: dict[str, Any]) -> Scrubber:
     added = tuple(AddedRecognizer.model_validate(each) for each in recognizers)
     return Scrubber("lamps", "run", Privacy(name_models={}, patterns_only=("en", "ar"), recognizers=added))
@@ -192,6 +196,7 @@ def test_a_warning_that_would_go_unseen_stops() -> None:
         ({"recognizer": "presidio_analyzer.predefined_recognizers.NoSuchRecognizer"}, "cannot be loaded"),
         ({"recognizer": "no_such_package.Recognizer"}, "cannot be loaded"),
         ({"recognizer": f"{HERE}.NotOne"}, "is not a Presidio recognizer"),
+        ({"recognizer": f"{HERE}.not_called"}, "is not a Presidio recognizer"),
         ({"arguments": {"unknown": 1}}, "cannot be loaded"),
     ],
 )

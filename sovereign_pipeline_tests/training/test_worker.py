@@ -34,7 +34,7 @@ def written(job: TrainingJob) -> Path:
 def test_a_job_streams_progress_and_answers(
     make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """And keeps its rows nowhere: neither beside the job nor in a cache of a library."""
+    """And keeps its rows nowhere: neither beside the job nor in a cache of a library. It imports nothing from there."""
     monkeypatch.setenv("SOVEREIGN_TEST_SECRET", "must not reach the child")
     home = tmp_path / "home"
     home.mkdir()
@@ -49,6 +49,7 @@ def test_a_job_streams_progress_and_answers(
             if "waiting" in json.loads(line):
                 fcntl.flock(held, fcntl.LOCK_UN)
 
+        (written(job).parent / "json.py").write_text("raise SystemExit('imported')")
         run_trainer(written(job), progress, {"CUDA_VISIBLE_DEVICES": "", "HOME": str(home)})
     assert "another process holds trainer-default.lock" in json.loads(lines[0])["message"]
     messages = [json.loads(line) for line in lines[1:]]
