@@ -41,6 +41,7 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
     from presidio_analyzer import EntityRecognizer, PatternRecognizer
 
     _read_suffixes_from_the_package()
+    recognizer: EntityRecognizer
     try:
         if item.definition is not None:
             recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})

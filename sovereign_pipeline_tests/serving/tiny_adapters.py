@@ -23,10 +23,12 @@ class TinyAdapters:
     root: Path
     heads: int = 4
     """Of the base model's attention; vLLM has none that are narrower than 32, half of this model."""
+    context: int = 512
+    """Of the base model, in tokens."""
 
     @cached_property
     def base(self) -> Path:
-        return save_tiny_model(self.root / "base", [WORDS, WORDS.title()] * 3, heads=self.heads)
+        return save_tiny_model(self.root / "base", [WORDS, WORDS.title()] * 3, self.context, self.heads)
 
     def directory(
         self, name: str, seed: int = 0, base: Path | None = None, spread: float | None = None, **config: Any

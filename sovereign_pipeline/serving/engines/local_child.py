@@ -310,7 +310,8 @@ class Worker:
         from sovereign_pipeline.serving.engines.local_model import InUse
 
         loading = {each.digest for each in self._loading}
-        return InUse(self._batch.computing | loading, self._batch.needed | loading)
+        waiting = {message["digest"] for message, _ in self._waiting.values()}
+        return InUse(self._batch.computing | loading, self._batch.needed | loading | waiting)
 
 
 if __name__ == "__main__":

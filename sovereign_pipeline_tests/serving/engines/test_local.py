@@ -12,7 +12,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base_models.pinned import chat_template
-from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.engines.text import Prompts
 from sovereign_pipeline_tests.packaged_base import packaged_base
@@ -66,6 +66,37 @@ def test_a_prompt_that_is_far_too_long_stops_no_running_answer(running: Running)
         return count
 
     assert running.do(pieces_meanwhile()) > 100
+
+
+def test_an_adapter_is_unloaded_while_a_prompt_for_it_waits_behind_long_ones(
+    runner: asyncio.Runner, tmp_path: Path
+) -> None:
+    tiny = TinyAdapters(tmp_path, context=1024)
+    staying, leaving = tiny.adapter("lamps-1.0.0", 1), tiny.adapter("lamps-1.0.1", 2)
+
+    async def pieces_of_leaving() -> int:
+        engine = await LocalEngine.start(tiny.base, SETTINGS)
+        await engine.load(staying)
+        await engine.load(leaving)
+
+        def ask(adapter: Deployable, text: str) -> Any:
+            messages = [{"role": "user", "content": text}]
+            return asyncio.create_task(engine.answer(adapter.digest, messages, Sampling(max_tokens=4)))
+
+        before = ask(staying, "lamp " * 100_000)
+        await asyncio.sleep(0)
+        asked = ask(leaving, " Mooring" * 520)
+        await asyncio.sleep(0)
+        await engine.unload(leaving.digest)
+        with pytest.raises(EngineRefused):
+            await before
+        pieces = [piece async for piece in (await asked).pieces]
+        with pytest.raises(EngineRefused):
+            await ask(leaving, "lamp")
+        await engine.close()
+        return len(pieces)
+
+    assert runner.run(pieces_of_leaving())
 
 
 class TestConformance(EngineConformance):
