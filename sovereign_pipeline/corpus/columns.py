@@ -292,6 +292,15 @@ class ColumnScreen:
         return [kind for kind in kinds if kind in self.stops]
 
     def _key(self, column: str, value: str) -> str:
-        written = link_key(value) if column == "id" else folded(value) if column == "case" else value
-        digest = hmac.new(self.secret(), f"{column}\0{written}".encode(), sha256).hexdigest()
-        return f"{column}-{digest[:_LETTERS_OF_KEY].translate(_AS_LETTERS)}"
+        return pseudonym(self.secret(), column, value)
+
+
+def pseudonym(secret: bytes, column: str, value: str) -> str:
+    """Return the value that replaces personal data in a column. Spellings of one id or case have one pseudonym."""
+    written = link_key(value) if column == "id" else folded(value) if column == "case" else value
+    digest = hmac.new(secret, f"{column}\0{written}".encode(), sha256).hexdigest()
+    return f"{column}-{digest[:_LETTERS_OF_KEY].translate(_AS_LETTERS)}"
+
+
+def is_pseudonym(id: str) -> bool:
+    return re.fullmatch(rf"id-[a-p]{{{_LETTERS_OF_KEY}}}", id) is not None

@@ -118,9 +118,10 @@ def _matches(content: bytes, question: Question) -> bool:
     )
 
 
-def _sources(session: Session, stated: Mapping[str, TrainingData]) -> set[str]:
+def _names_in(session: Session, stated: Mapping[str, TrainingData], what: str) -> set[str]:
+    """Return the names of all `documents` or `sources` that any of the adapters was trained on."""
     contents = {said["contents"] for data in stated.values() for said in data.datasets.values()}
-    return {name for _, each in contents_in(session, contents) for name in json.loads(each)["sources"]}
+    return {name for _, each in contents_in(session, contents) for name in json.loads(each)[what]}
 
 
 OPENED, WAIVED = "recall opened", "recall waived"
@@ -163,7 +164,7 @@ def ask(registry: Registry, question: Question) -> Answer:
     cannot be combined; and IntegrityError if a dataset's documents and sources do not match the ledger.
     """
     with registry.reading() as session:
-        return _answer(session, question)
+        return _answer(session, registry.settings, question)
 
 
 def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) -> Recall:
@@ -175,7 +176,7 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
     reason = officers_words(reason, "A recall")
     assert_holders(asked)
     with registry.writing() as session:
-        if _answer(session, asked.question) != asked:
+        if _answer(session, registry.settings, asked.question) != asked:
             raise ConflictError("The search result has changed since it was shown.", "Ask again.")
         number = 1 + (session.scalar(select(func.count()).select_from(Recall)) or 0)
         recall = Recall(
@@ -389,9 +390,9 @@ def question_of(recall: Recall) -> Question:
 _RECALLS = select(Recall).order_by(Recall.opened_at, Recall.id)
 
 
-def _answer(session: Session, asked: Question) -> Answer:
+def _answer(session: Session, settings: Settings, asked: Question) -> Answer:
     stated = training_data(session)
-    question = _exact(session, asked, stated)
+    question = _exact(session, settings, asked, stated)
     found = holders(session, question, stated)
     state: dict[str, State] = {}
     # Read line by line, so that another line's errors hide none of these.
@@ -401,7 +402,7 @@ def _answer(session: Session, asked: Question) -> Answer:
     return Answer(question, tuple(held))
 
 
-def _exact(session: Session, asked: Question, stated: Mapping[str, TrainingData]) -> Question:
+def _exact(session: Session, settings: Settings, asked: Question, stated: Mapping[str, TrainingData]) -> Question:
     from sovereign_pipeline.corpus.values import normal_id  # loads the corpus package; lists do not need it
 
     if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
@@ -411,16 +412,39 @@ def _exact(session: Session, asked: Question, stated: Mapping[str, TrainingData]
     if asked.document is not None and not normal_id(asked.document):
         raise InputError("The id of a document is empty.", "Give the id from the document's row.")
     if asked.source is not None and not holders(session, Question(source=asked.source), stated):
-        known = and_more(sorted(_sources(session, stated))) or "none"
+        known = and_more(sorted(_names_in(session, stated, "sources"))) or "none"
         raise NotFoundError(f"No registered adapter has a source '{asked.source}'.", f"Known sources: {known}.")
     return Question(
-        document=normal_id(asked.document) if asked.document is not None else None,
+        document=_stored_id(session, settings, asked.document, stated) if asked.document is not None else None,
         source=asked.source,
         dataset=_whole({each for data in stated.values() for each in data.datasets}, asked.dataset, "dataset"),
         base_model=_whole(
             {each for data in stated.values() for each in data.base_models}, asked.base_model, "base model"
         ),
     )
+
+
+def _stored_id(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> str:
+    """Return a document's id as the datasets have it: the given one, another spelling of it, or its pseudonym if it
+    contains personal data. Returns the given id if no dataset has it.
+
+    Raises InputError if several ids match, and PrivacyError if no id matches, datasets have pseudonyms, and the secret
+    for them cannot be read here.
+    """
+    from sovereign_pipeline.corpus.columns import is_pseudonym, pseudonym
+    from sovereign_pipeline.corpus.values import link_key, normal_id
+    from sovereign_pipeline.privacy.columns import column_secret
+
+    given = normal_id(document)
+    if holders(session, Question(document=given), stated):
+        return given
+    stored = _names_in(session, stated, "documents")
+    found = [each for each in stored if link_key(each) == link_key(given)]
+    if not found and any(map(is_pseudonym, stored)):
+        found = [each for each in [pseudonym(column_secret(settings, create=False), "id", given)] if each in stored]
+    if len(found) > 1:
+        raise InputError(f"Several documents have this id: {and_more(sorted(found))}.", "Give one of these.")
+    return found[0] if found else given
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from sovereign_pipeline.base.errors import (
     InputError,
     IntegrityError,
     NotFoundError,
+    PrivacyError,
     RecipeError,
     SovereignError,
 )
 from sovereign_pipeline.cli.doctor import examine
+from sovereign_pipeline.privacy.columns import SECRET_FILE
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, Parsed
 from sovereign_pipeline.record.database import Registry, open_registry
@@ -237,6 +239,28 @@ def test_nothing_is_recalled_by_mistake(
         recall(holders.registry, question)
     assert says in f"{refusal.value.message} {refusal.value.hint}"
     assert decided(holders.registry) == []
+
+
+def test_a_document_is_found_by_any_spelling_of_the_id_in_its_file(holders: Holders) -> None:
+    """The datasets have a pseudonym for an id with personal data, which the officer does not know."""
+    plain, personal = letters(0, 20), letters(20, 40)
+    for number, row in enumerate(personal):
+        row["id"] = f"2024-00123{number:02}-77"
+    holders.register(rows=[*plain, *personal])
+
+    def found(id: str) -> bool:
+        return bool(ask_for(holders.registry, Question(document=id)).holders)
+
+    (trained, *_), (of_person, *_) = ([row["id"] for row in rows if found(row["id"])] for rows in (plain, personal))
+    for id in (trained, of_person):
+        assert found(id.lower()) and found(id.replace("-", "\N{EN DASH}")) and not found(id.replace("-", "-1"))
+    recall(holders.registry, Question(document=of_person))
+    assert [held for held in in_force(holders).values()] == [["recall-1"]]
+    assert not any(of_person in str(each.subjects) for each in audit_log.entries(holders.registry))
+    (holders.bench.settings.vault / SECRET_FILE).unlink()
+    assert found(trained)
+    with pytest.raises(PrivacyError):
+        found(of_person)
 
 
 def test_a_recall_needs_a_reason_and_the_answer_that_was_shown(holders: Holders) -> None:
