@@ -1,7 +1,7 @@
 """Evaluate the gate no_crossing_groups: compare a split's two files again, without using the proof."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -105,7 +105,7 @@ def _more_than_asked(
     leaves_fewer = held_letters > letters - held_letters and held_letters > asked + max(1, OVERSHOOT * letters)
     if held_letters <= 2 * asked and not leaves_fewer:
         return []
-    group = largest_group(~held.columns.is_preference, _ties_of(held, rarity, boilerplate, recipe))
+    group = largest_group(~held.columns.is_preference, _ties_of(held, train, rarity, boilerplate, recipe))
     if held_letters <= 2 * asked + group.letters and not leaves_fewer:
         return []
     return [
@@ -114,14 +114,37 @@ def _more_than_asked(
     ]
 
 
-def _ties_of(held: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split) -> dict[str, NDArray[np.int64]]:
+def _ties_of(
+    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split
+) -> dict[str, NDArray[np.int64]]:
     """Return kind of tie -> (n, 2) tied held-out documents, found as in the build."""
     texts = held.columns.texts.distinct()
     near = near_duplicates(held.columns.shingles, rarity, recipe.near_duplicate_jaccard).pairs
     tied = ties_by_cause(held, near, texts.documents[contained_pairs(texts, OwnShingles.of(texts, boilerplate))])
     if recipe.paraphrases and held.vectors is not None:
         tied["paraphrase"] = paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING)
+    if recipe.by_date and len(train.columns):
+        tied["text in pieces"] = _pieces_of_newer(held, train, tied.values())
     return tied
+
+
+def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return (n, 2) held-out documents: one that is newer than all training documents, or tied to one that is, and an
+    older one with a piece of it."""
+    texts, is_newer = held.columns.texts, held.columns.days > train.columns.days.max()
+
+    def pieces_of(are_whole: NDArray[np.bool_]) -> NDArray[np.int64]:
+        of_whole = are_whole[texts.documents]
+        whole, others = texts.subset(np.flatnonzero(of_whole)), texts.subset(np.flatnonzero(~of_whole))
+        return in_pieces(whole, others, counted=train.columns.texts).documents
+
+    pairs = pieces_of(is_newer)
+    while True:
+        component_of = components(len(held.columns), (), [*tied, pairs])
+        found = pieces_of(np.isin(component_of, component_of[is_newer]))
+        if not len(found):
+            return pairs
+        pairs = np.concatenate((pairs, found))
 
 
 def _held_out_without_a_newer(
@@ -132,7 +155,7 @@ def _held_out_without_a_newer(
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days
-    tied = [*_ties_of(held, rarity, boilerplate, recipe).values()]
+    tied = [*_ties_of(held, train, rarity, boilerplate, recipe).values()]
 
     def rows_without() -> NDArray[np.int64]:
         component_of = components(len(held.columns), (), tied)

@@ -60,9 +60,9 @@ class Pieces:
 def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pieces:
     """Return the held-out texts that the other side contains in pieces, and the documents with the pieces.
 
-    Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS different
-    texts is boilerplate and is ignored. If many unrelated texts of the other side consist of each other's runs, these
-    are common sentences, and longer runs are compared.
+    Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS
+    different texts is boilerplate and is ignored, unless only one held-out text has it. If many unrelated texts of
+    the other side consist of each other's runs, these are common sentences, and longer runs are compared.
 
     Args:
         counted: texts, besides the held-out ones, that determine boilerplate and common sentences; None for the other

@@ -216,6 +216,23 @@ def test_the_gate_refuses_a_split_with_a_text_in_pieces(institution: DemoInstitu
     assert "1 text in pieces crosses (R-00001 ~ R-00010, R-00001 ~ R-00011" in verdicts["no_crossing_groups"].message
 
 
+def test_by_date_older_rows_are_held_out_with_the_newer_letter_whose_pieces_they_have(
+    institution: DemoInstitution,
+) -> None:
+    """The build ties them, and its gate finds the same tie."""
+    institution.recipe["split"] = {"by_date": True}
+    institution.rows = [
+        letter(n, response=prose(f"reply {n}", 6), date=f"{2025 if n > 34 else 2024}-01-{n % 28 + 1:02d}")
+        for n in range(40)
+    ]
+    for number, piece in enumerate(parts(4)(institution.rows[39]["response"]), start=10):
+        institution.rows[number]["response"] = f"{prose(f'own {number}', 2)} {piece}"
+    split, verdicts = materialize(institution.workplace(), split_stage())
+    held = {each.id for each in read_documents(split.file(HELD_OUT))}
+    assert held == {f"R-{number:05d}" for number in (*range(10, 14), 39)}
+    assert verdicts["no_crossing_groups"].passed, verdicts["no_crossing_groups"].message
+
+
 @pytest.mark.security_case(
     "Four training rows added after the split contain a held-out letter's reply in quarters",
     "not_contaminated fails and lists the rows",
