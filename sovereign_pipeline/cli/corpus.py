@@ -22,6 +22,7 @@ from sovereign_pipeline.cli.terminal import (
     LineName,
     Result,
     err,
+    on_one_line,
     out,
     print_next,
     print_rows,
@@ -126,7 +127,9 @@ def sources_look(
     ones, each in at least 3 rows.
     """
     settings = Settings.from_environment()
-    named = line or re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
+    named = (
+        line if line is not None else re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
+    )
     if not LINE_NAME.fullmatch(named):
         raise InputError(f"--line: '{line}' is not a name of a line.", "Use only a-z, 0-9, '-' and '_'.")
     target = settings.data / "lines" / f"{named}.yaml"
@@ -173,20 +176,18 @@ def _print_facts(facts: FileFacts, again: str) -> None:
     for column in facts.columns.values():
         if column.date_formats:
             formats = " and ".join(map(" or ".join, column.date_formats))
-            out.print(f"  '{escape(column.name)}' has dates as {escape(formats)}")
+            out.print(f"  '{escape(on_one_line(column.name))}' has dates as {escape(formats)}")
         if column.states:
-            out.print(f"[yellow]•[/] {escape(about_states(column))}")
+            out.print(f"[yellow]•[/] {escape(on_one_line(about_states(column)))}")
         if facts.layout is None and column.is_of_texts and column.mean_length > LONGEST_SHOWN_VALUE * 2:
-            out.print(f"  '{escape(column.name)}' has {format_texts(column)}")
+            out.print(f"  '{escape(on_one_line(column.name))}' has {format_texts(column)}")
     for sentence in about_layout(facts):
         out.print(f"  {escape(sentence)}")
     for each in compared_columns(facts):
         holds = "holds" if each.doubt is None else "may hold"
         doubt = f"; please decide: {each.doubt}" if each.doubt else ""
-        out.print(
-            f"  '{escape(each.column)}' {holds} {each.links:,} ids; {each.matched:,} name a row by "
-            f"'{escape(each.ids)}', {each.unmatched:,} name none{doubt}"
-        )
+        told = f"'{each.column}' {holds} {each.links:,} ids; {each.matched:,} name a row by '{each.ids}', "
+        out.print(f"  {escape(on_one_line(told))}{each.unmatched:,} name none{doubt}")
     print_next(again)
 
 
@@ -233,20 +234,15 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
 
 def _as_yaml(drafted: Suggestion) -> str:
     """Return the recipe as YAML with its notes as comments."""
-    notes = [f"# {_on_one_line(note)}\n" for note in drafted.notes]
+    notes = [f"# {on_one_line(note)}\n" for note in drafted.notes]
     return "".join(notes) + yaml.safe_dump(drafted.recipe, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _print_notes(drafted: Suggestion, where: str, named: str, console: Console) -> None:
     """Print the notes, and the command that checks the recipe once it is filled in."""
     for note in drafted.notes:
-        console.print(f"[yellow]•[/] {escape(_on_one_line(note))}")
+        console.print(f"[yellow]•[/] {escape(on_one_line(note))}")
     print_next(f"sovereign lines check {named}", f"Replace each {FILL_IN!r} in {where}, then", console)
-
-
-def _on_one_line(note: str) -> str:
-    """Replace line breaks and control characters. A column's name may contain them, and a YAML comment may not."""
-    return "".join(each if each.isprintable() else " " for each in note)
 
 
 privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed.")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from sovereign_pipeline.base.errors import InputError, SovereignError
+from sovereign_pipeline.base.errors import InputError, NotFoundError, SovereignError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
@@ -42,7 +42,7 @@ from sovereign_pipeline.evaluation.power import (
 )
 from sovereign_pipeline.evaluation.statistics import POWER
 from sovereign_pipeline.policy.institution import Institution, load_institution
-from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
+from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, line_names, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.policy.training import warnings
@@ -173,7 +173,7 @@ def lines_check(
 @lines.command("add")
 def lines_add(file: RecipeFile) -> None:
     """Check a recipe and copy it into the institution's lines. Rejects what `lines check` rejects, except FILL IN."""
-    recipe = _checked(file)
+    recipe, file = _checked(file), _path_of(file)
     settings = Settings.from_environment()
     problems = [
         each for sample in _samples(recipe, load_institution(settings.data)) for each in _problems(sample, recipe)
@@ -281,8 +281,14 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _path_of(file: Path) -> Path:
     """Return the recipe's path for a file or the name of a line."""
-    of_line = Settings.from_environment().data / "lines" / f"{file}.yaml"
-    return of_line if not file.exists() and of_line.is_file() else file
+    data = Settings.from_environment().data
+    of_line = data / "lines" / f"{file}.yaml"
+    if file.suffix or file.exists():
+        return file
+    if not of_line.is_file():
+        known = ", ".join(line_names(data)) or "none"
+        raise NotFoundError(f"There is no file and no line '{file}' in {data}.", f"Known lines: {known}.")
+    return of_line
 
 
 def _checked(file: Path) -> Line:

@@ -134,6 +134,8 @@ def _nearest_commands(context: Any, args: list[str]) -> list[str]:
     """Return the commands whose name resembles the first argument or whose help contains it. Those of the current group
     come first."""
     root = context.find_root()
+    if f"--{args[0].lower()}" in (option for each in root.command.params for option in each.opts):
+        return [f"'{root.command_path} --{args[0].lower()}'"]
     beside = "" if context is root else f"{context.command_path} "
     likeness: dict[str, float] = {}
     for path, command in _commands_below(root.command, root, root.command_path):
@@ -223,8 +225,13 @@ def print_rows(rows: list[dict[str, Any]], title: str) -> None:
     for name in rows[0]:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+        table.add_row(*("" if value is None else escape(on_one_line(str(value), "\n")) for value in row.values()))
     out.print(table)
+
+
+def on_one_line(text: str, kept: str = "") -> str:
+    """Replace control characters and line breaks, which a terminal would obey, by spaces, except those `kept`."""
+    return text if text.isprintable() else "".join(each if each.isprintable() or each in kept else " " for each in text)
 
 
 def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
@@ -234,9 +241,7 @@ def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
         cells = [name.replace("_", " "), *("" if value is None else str(value) for value in values)]
         width = max(map(len, cells))
         padded.append([cell.ljust(width) for cell in cells])
-    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
-    if not "".join(lines).isprintable():
-        lines = ["".join(filter(str.isprintable, line)) for line in lines]
+    lines = [on_one_line("  ".join(cells).rstrip()) for cells in zip(*padded, strict=True)]
     out.file.write("\n".join([f"{title}: {len(rows):,}", *lines, ""]))
 
 

@@ -187,7 +187,7 @@ class SourceReader:
         self._needs_author = needs_author
         self._date_formats = source.date.formats if source.date else ()
         self._may_be_rated = _is_rated(source)
-        self._levels = _levels_by_word(source)
+        self._levels = _levels_by_word(source, ladder)
         self.unknown_levels = Counter[str]()
         """Word for a classification level that the recipe does not know -> number of rows."""
 
@@ -623,8 +623,10 @@ def _not_as_taken(path: Path, problem: str) -> SourceError:
     return SourceError(f"{path}: {problem}.", "Import the rated answers again, or remove the source from the recipe.")
 
 
-def _levels_by_word(source: Source) -> dict[str, str]:
-    """Return comparison form of a word -> the recipe's level."""
+def _levels_by_word(source: Source, ladder: ClassificationLadder) -> dict[str, str]:
+    """Return comparison form of a word -> the recipe's level. Raises RecipeError if two spellings of a word have two
+    levels, or if a level of the ladder, in any spelling, would become a lower one."""
+    own = {folded(level): level for level in ladder.levels}
     levels: dict[str, str] = {}
     for word, level in source.levels.items():
         if levels.setdefault(folded(word), level) != level:
@@ -632,6 +634,12 @@ def _levels_by_word(source: Source) -> dict[str, str]:
                 f"`levels` of source '{source.name}' gives '{word}' the level {level}, and another spelling of it the "
                 f"level {levels[folded(word)]}. Both count as one word.",
                 "Give the word one level.",
+            )
+        named = own.get(folded(word))
+        if named is not None and (ladder.exceeds(named, level) or (word in ladder and level != word)):
+            raise RecipeError(
+                f"`levels` of source '{source.name}' gives '{word}' the level {level}, but it is the level {named}.",
+                "Remove the word: levels of the ladder need no entry.",
             )
     return levels
 

@@ -67,7 +67,7 @@ def reject_unreadable(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise SourceError(
-            f"{path}: the source file does not exist.", "Correct `path` in the recipe, or put the file there."
+            f"{path}: the source file does not exist.", "Correct the path, or put the file there."
         ) from None
     except OSError as error:
         raise SourceError(

@@ -28,9 +28,11 @@ class ClassificationLadder:
     """Levels from lowest to highest, such as PUBLIC, INTERNAL, CONFIDENTIAL, SECRET."""
 
     def __post_init__(self) -> None:
-        if not self.levels or len(set(self.levels)) != len(self.levels):
+        spellings = {unicodedata.normalize("NFKC", level).casefold() for level in self.levels}
+        if not self.levels or len(spellings) != len(self.levels) or not all(map(_is_a_name, self.levels)):
             raise RecipeError(
-                f"The classification ladder {list(self.levels)} must hold at least one level, each named once.",
+                f"The classification ladder {list(self.levels)} must hold at least one level, each named once in any "
+                f"spelling, on one line, without spaces around the name.",
                 "Correct `classification` in institution.yaml.",
             )
 
@@ -52,6 +54,10 @@ class ClassificationLadder:
     def exceeds(self, level: str, ceiling: str) -> bool:
         """Return whether a level is above a ceiling."""
         return self.rank(level) > self.rank(ceiling)
+
+
+def _is_a_name(level: str) -> bool:
+    return level.isprintable() and level.strip() == level != ""
 
 
 TransitionName = Literal[

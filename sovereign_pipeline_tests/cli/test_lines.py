@@ -262,3 +262,21 @@ def test_a_wrong_data_directory_names_its_variable(tmp_path: Path) -> None:
         load_line(tmp_path, "lamps", Institution(name="Lamps", classification=("PUBLIC",)))
     for error in (wrong.value, no_line.value):
         assert "SOVEREIGN_DATA" in str(error.hint) and str(tmp_path) in str(error)
+
+
+@pytest.mark.parametrize("command", ["check", "add"])
+def test_a_recipe_is_named_by_its_line_or_its_file(institution: DemoInstitution, lines: Path, command: str) -> None:
+    del institution.recipe["evaluation"]
+    institution.write()
+    assert run("lines", command, "lamps").exit_code == run("lines", command, str(lines / "lamps.yaml")).exit_code == 0
+    unknown = run("lines", command, "lamp")
+    assert isinstance(unknown.exception, NotFoundError) and "lamps" in unknown.exception.hint
+
+
+def test_the_check_names_what_the_installation_lacks(institution: DemoInstitution, lines: Path) -> None:
+    """Without a trust root, the next command creates one. The recipe itself has passed."""
+    del institution.recipe["evaluation"]
+    institution.write()
+    shutil.rmtree(institution.settings.data / "trust")
+    checked = run("lines", "check", "lamps")
+    assert checked.exit_code == 0 and "sovereign-trust demonstration" in checked.stdout.splitlines()[-1]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
@@ -96,3 +97,32 @@ def test_a_column_with_a_line_break_in_its_name_leaves_the_recipe_readable(expor
     printed = CliRunner().invoke(app, ["sources", "look", str(path), "--recipe"])
     assert printed.exit_code == 0 and "Rel" in printed.stdout
     assert yaml.safe_load(printed.stdout)["sources"][0]["path"].endswith("odd.csv")
+
+
+@pytest.mark.security_case(
+    "A column's name has characters that control a terminal", "`sources look` shows spaces in their place"
+)
+def test_no_column_name_controls_the_terminal(export: Path) -> None:
+    path = export.with_name("odd.csv")
+    path.write_text(
+        'id,"let\x00ter\x1b[2J\x07",status\x9b\n' + "".join(f"{n},Dear Sirs and Madams,draft\n" for n in range(9))
+    )
+    for options in ([], ["--recipe"], ["--line", "odd"]):
+        shown = CliRunner().invoke(app, ["sources", "look", str(path), *options])
+        assert shown.exit_code == 0 and "let ter" in shown.output
+        assert all(each.isprintable() for each in shown.output.replace("\n", ""))
+
+
+@pytest.mark.parametrize("name", ["My Line", "../lamps", ""])
+def test_a_line_without_a_usable_name_is_rejected(export: Path, name: str) -> None:
+    shown = CliRunner().invoke(app, ["sources", "look", str(export), "--line", name])
+    assert isinstance(shown.exception, InputError)
+
+
+def test_a_recipe_is_written_once(institution: DemoInstitution, export: Path) -> None:
+    """A recipe that a person filled in is not written over."""
+    recipe = institution.settings.data / "lines" / "harbour.yaml"
+    assert CliRunner().invoke(app, ["sources", "look", str(export), "--line", "harbour"]).exit_code == 0
+    recipe.write_text("filled in")
+    again = CliRunner().invoke(app, ["sources", "look", str(export), "--line", "harbour"])
+    assert isinstance(again.exception, InputError) and recipe.read_text() == "filled in"

@@ -19,6 +19,7 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
         ("verify lamps-1.0.0", "sovereign adapters verify"),
         ("serve token list", "sovereign serve tokens list"),
         ("approve", "sovereign adapters approve"),
+        ("version", "sovereign --version"),
     ],
 )
 def test_an_unknown_command_gets_the_nearest_ones(typed: str, suggested: str) -> None:

@@ -107,6 +107,19 @@ def test_spellings_of_a_word_must_have_one_level(tmp_path: Path, spelling: str) 
         read(write(tmp_path / "letters.jsonl", letter(1, classification="Secret")), levels=levels)
 
 
+@pytest.mark.security_case(
+    "A recipe maps a level of the ladder, in any spelling, to a lower level",
+    "the recipe is rejected before a row is read",
+)
+@pytest.mark.parametrize("spelling", ["SECRET", "secret", "ＳＥＣＲＥＴ "])
+def test_no_spelling_of_a_level_becomes_a_lower_one(tmp_path: Path, spelling: str) -> None:
+    path = write(tmp_path / "letters.jsonl", letter(1, classification=spelling))
+    with pytest.raises(RecipeError):
+        read(path, levels={spelling: "PUBLIC"})
+    (document,), broken = read(path, levels={spelling: "SECRET"})
+    assert document.classification == "SECRET" and not broken
+
+
 def test_a_file_without_levels_has_the_level_of_its_source(tmp_path: Path) -> None:
     rows = [{name: value for name, value in letter(n).items() if name != "classification"} for n in (1, 2)]
     documents, quarantined = read(write(tmp_path / "letters.jsonl", *rows), classification_floor="INTERNAL")

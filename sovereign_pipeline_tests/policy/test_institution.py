@@ -95,9 +95,10 @@ def test_unknown_level_is_named() -> None:
         LADDER.highest(["PUBLIC", "RESTRICTED"])
 
 
-def test_a_level_named_twice_is_refused() -> None:
-    with pytest.raises(RecipeError, match="each named once"):
-        ClassificationLadder(("PUBLIC", "PUBLIC"))
+@pytest.mark.parametrize("second", ["PUBLIC", "Public", "ＰＵＢＬＩＣ", "", " A", "A\nB", "A\x1b[0m"])
+def test_a_level_has_one_printable_name(second: str) -> None:
+    with pytest.raises(RecipeError):
+        ClassificationLadder(("PUBLIC", second))
 
 
 DAY = datetime.date
