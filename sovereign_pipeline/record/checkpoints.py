@@ -1,15 +1,17 @@
 """Manage the ledger's key, second copy and signed checkpoint. They reveal that an older registry was restored."""
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Session
@@ -125,8 +127,12 @@ def _refuse_open(directory: Path) -> None:
 
 
 VOID, CHECKPOINT = "void", "checkpoint"
-FIRST_LOOK = 1 << 14
-"""Number of bytes at the file's end that are read first to find unconfirmed entries."""
+FIRST_LOOK, LARGEST_LOOK = 1 << 14, 1 << 24
+"""Number of bytes at the file's end that are read first to find unconfirmed entries, and at most."""
+MOST_TORN = 1_000
+"""Largest number of unreadable lines there. A crash leaves one."""
+BYTES_A_CHECKPOINT = 1 << 20
+FLOODED = "Find out who did. To start a new copy, move the file away and create an empty one; the next act logs that."
 
 
 @dataclass(frozen=True)
@@ -160,8 +166,8 @@ class End:
     """The newest checkpoint."""
     entries: dict[int, bytes] = field(default_factory=dict)
     """Number -> bytes of the newest entries that are not marked as void."""
-    torn: list[bytes] = field(default_factory=list)
-    """Unreadable lines that are not marked as void yet."""
+    torn: dict[str, bytes] = field(default_factory=dict)
+    """SHA-256 -> unreadable lines that are not marked as void yet."""
     is_cut: bool = False
     """True if the last line has no line break."""
 
@@ -169,10 +175,42 @@ class End:
     def size(self) -> int:
         return parse_tree_head(self.confirmed.text).size if self.confirmed is not None else 0
 
+    def newest(self, size: int) -> int:
+        """Return the number of the newest entry among the first `size`, or 0."""
+        return max((number for number in self.entries if number <= size), default=0)
 
-def lines_of(path: Path) -> Iterator[Line]:
-    with path.open("rb") as stream:
-        yield from (parse_line(each.removesuffix(b"\n")) for each in stream if each != b"\n")
+
+def lines_of(path: Path, *starts: bytes) -> Iterator[Line]:
+    """Yield the lines of the second copy, or those with one of these starts."""
+    with _reading(path) as stream:
+        while line := stream.readline(LARGEST_LOOK):
+            if line != b"\n" and (not starts or line.startswith(starts)):
+                yield parse_line(line.removesuffix(b"\n"))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with _opened(path, os.O_RDONLY) as stream:
+            yield stream
+    except OSError as error:
+        raise IntegrityError(
+            f"{path}: the ledger's second copy cannot be read ({error.strerror}).",
+            "Mount its medium. To start a new copy, create an empty file there.",
+        ) from None
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[BinaryIO]:
+    """Open the second copy without waiting. Raises OSError unless it is a regular file."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "this is not a regular file")
+        with open(handle, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(handle)
 
 
 def entries_of(path: Path) -> Iterator[Line]:
@@ -180,7 +218,7 @@ def entries_of(path: Path) -> Iterator[Line]:
 
     A line is not void if a checkpoint before its mark covers it: nobody signs the marks."""
     void, size = dict[str | None, int](), 0
-    for line in map(parse_line, _lines_with(path, b'{"void"', b'{"checkpoint"')):
+    for line in lines_of(path, b'{"void"', b'{"checkpoint"'):
         size = max(size, line.confirmed)
         void.setdefault(line.void, size)
     for number, line in enumerate(lines_of(path), 1):
@@ -196,15 +234,9 @@ def entries_of(path: Path) -> Iterator[Line]:
             )
 
 
-def _lines_with(path: Path, *starts: bytes) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        yield from (each.removesuffix(b"\n") for each in stream if each.startswith(starts))
-
-
 def largest_in(path: Path) -> Note | None:
     """Return the checkpoint of the second copy that covers most entries, wherever its line is."""
-    lines = map(parse_line, _lines_with(path, b'{"checkpoint"'))
-    return max(lines, key=lambda line: line.confirmed, default=Line(b"")).checkpoint
+    return max(lines_of(path, b'{"checkpoint"'), key=lambda line: line.confirmed, default=Line(b"")).checkpoint
 
 
 def parse_line(content: bytes) -> Line:
@@ -224,18 +256,20 @@ def parse_line(content: bytes) -> Line:
 
 
 def end_of(path: Path) -> End:
-    """Read the second copy backwards to the first entry that may not be committed."""
-    length = path.stat().st_size
-    look = FIRST_LOOK
-    while True:
-        with path.open("rb") as stream:
+    """Read the second copy backwards to the first entry that may not be committed. Raises IntegrityError if another
+    program wrote many lines."""
+    with _reading(path) as stream:
+        length, look = os.fstat(stream.fileno()).st_size, FIRST_LOOK
+        while look <= LARGEST_LOOK:
             stream.seek(max(0, length - look))
-            content = stream.read(min(look, length))
-        is_whole = look >= length
-        end = _read_end(content if is_whole else content.partition(b"\n")[2])
-        if is_whole or (end.confirmed is not None and end.entries and min(end.entries) <= end.size):
-            return end
-        look *= 4
+            content, is_whole = stream.read(min(look, length)), look >= length
+            end = _read_end(content if is_whole else content.partition(b"\n")[2])
+            if len(end.torn) > MOST_TORN:
+                break
+            if is_whole or (end.confirmed is not None and end.entries and min(end.entries) <= end.size):
+                return end
+            look *= 4
+    raise IntegrityError(f"{path}: another program wrote many lines to the ledger's second copy.", FLOODED)
 
 
 @contextmanager
@@ -255,7 +289,9 @@ def _stopping(path: Path) -> Iterator[None]:
         ) from None
 
 
-def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int) -> None:
+def add(
+    path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int, kept: Note
+) -> None:
     """Write entries that are about to be committed, and flush them to the medium.
 
     Adds missing committed entries first. Marks entries that were never committed as void.
@@ -263,21 +299,22 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
     Args:
         committed: returns the exact bytes of the committed entries between two numbers.
         size: number of committed entries.
+        kept: the checkpoint of the committed entries.
     """
     with _stopping(path):
         end = end_of(path)
-        newest = max((number for number in end.entries if number <= size), default=0)
+        newest = end.newest(size)
         if newest and [end.entries[newest]] != list(committed(newest, newest)):
             raise IntegrityError(
                 f"{path}: entry {newest} of the copy differs from the registry's.",
                 "Find out which of them was changed.",
             )
-        void = [each for number, each in end.entries.items() if number > size] + end.torn
-        with path.open("ab", buffering=0) as raw:
+        void = [each for number, each in end.entries.items() if number > size] + [*end.torn.values()]
+        with _opened(path, os.O_WRONLY | os.O_APPEND) as raw:
             _write(raw.fileno(), b"\n" if end.is_cut else b"")
             marks = [canonical_json({VOID: hashlib.sha256(each).hexdigest()}) for each in void]
             _write_lines(raw.fileno(), marks)
-            _write_lines(raw.fileno(), committed(newest + 1, size))
+            _write_lines(raw.fileno(), _confirmed(committed(newest + 1, size), kept) if newest < size else ())
             _write_lines(raw.fileno(), entries)
             os.fsync(raw.fileno())
 
@@ -285,8 +322,8 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
 def confirm(path: Path, checkpoint: Note) -> None:
     """Write a checkpoint, which confirms all entries that it covers. Raises IntegrityError if writing fails."""
     try:
-        with path.open("ab", buffering=0) as raw:
-            _write_lines(raw.fileno(), [canonical_json({CHECKPOINT: str(checkpoint)})])
+        with _opened(path, os.O_WRONLY | os.O_APPEND) as raw:
+            _write_lines(raw.fileno(), _confirmed((), checkpoint))
             os.fsync(raw.fileno())
     except OSError as error:
         raise IntegrityError(
@@ -294,6 +331,18 @@ def confirm(path: Path, checkpoint: Note) -> None:
             f"The act is logged, up to entry {parse_tree_head(checkpoint.text).size}.",
             "Free space on its medium. The next act writes it.",
         ) from None
+
+
+def _confirmed(entries: Iterable[bytes], checkpoint: Note) -> Iterator[bytes]:
+    """Yield the lines of entries, and of their checkpoint at the end and so often that `end_of` finds it soon."""
+    line, unconfirmed = canonical_json({CHECKPOINT: str(checkpoint)}), 0
+    for each in entries:
+        yield each
+        unconfirmed += len(each)
+        if unconfirmed > BYTES_A_CHECKPOINT:
+            yield line
+            unconfirmed = 0
+    yield line
 
 
 def actions_of(path: Path, first: int, last: int) -> dict[int, str]:
@@ -315,12 +364,12 @@ def _read_end(content: bytes) -> End:
         elif line.checkpoint is not None:
             end.confirmed = line.checkpoint if line.confirmed >= end.size else end.confirmed
         elif line.void is None:
-            end.torn.append(line.content)
+            end.torn[line.sha256] = line.content
         elif line.void in by_digest:
             if (by_digest[line.void] or 0) > end.size:  # else a checkpoint covers it, and nobody signed the mark
                 end.entries.pop(by_digest[line.void] or 0, None)
         else:
-            end.torn = [each for each in end.torn if hashlib.sha256(each).hexdigest() != line.void]
+            end.torn.pop(line.void, None)
     return end
 
 
@@ -471,7 +520,8 @@ def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]
         query = select(LedgerEntry.data).where(LedgerEntry.sequence.between(first, last))
         yield from session.scalars(query.order_by(LedgerEntry.sequence).execution_options(yield_per=tree.AT_ONCE))
 
-    add(settings.ledger_copy, appended, committed, tree.size_of(session) - len(appended))
+    size, kept = tree.size_of(session) - len(appended), read_note(checkpoint_file(settings))
+    add(settings.ledger_copy, appended, committed, size, kept)
 
 
 def note_committed(session: Session, settings: Settings) -> Note:

@@ -14,13 +14,14 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record import checkpoints, tree
 from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST, append
 from sovereign_pipeline.record.officers import TRUST
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
 
-POLICY_CHANGED = "policy changed"
+POLICY_CHANGED, COPY_FILLED = "policy changed", "second copy filled"
 TRUST_NAMED, TRUST_CHANGED, TRUST_REPLACED = "trust root named", "trust changed", "trust root replaced"
 OF_TRUST = (TRUST_NAMED, TRUST_CHANGED, TRUST_REPLACED)
 TRUST_ROOT, ROOT, TARGETS, FILES = "trust_root", "trust_root_version", "trust_targets_version", "files"
@@ -54,13 +55,15 @@ class Rule:
 
 
 def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
-    """Add entries for rules and a trust root that changed since their last entries. Raises IntegrityError if the trust
-    root is missing, invalid, older, or another one.
+    """Add entries for rules and a trust root that changed since their last entries, and for entries that the second
+    copy lacks. Raises IntegrityError if the trust root is missing, invalid, older, or another one.
 
     Args:
         replaced_by: SHA-256 of the first root of a replacement trust root, from an administrator.
     """
     session.info.pop(BEFORE_THE_FIRST, None)
+    if not session.info.get(tree.APPENDED):
+        _copy(session, settings)
     _trust(session, settings, replaced_by)
     before = {rule.file: rule.sha256 for rule in rules(session)}
     now = {name: content for name, content in _rules(settings.data)}
@@ -157,6 +160,14 @@ def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, s
             f"The trust root here has the versions of entry {known.sequence} of the ledger, but different files.",
             "Two changes were made in parallel. Use the one that is in force.",
         )
+
+
+def _copy(session: Session, settings: Settings) -> None:
+    """Log that the second copy lacks entries, before the act writes them there: it is new, or was cut."""
+    copy, size = settings.ledger_copy, tree.size_of(session)
+    newest = checkpoints.end_of(copy).newest(size) if copy is not None and copy.exists() else size
+    if newest < size:
+        append(session, _actor(settings), COPY_FILLED, {"first": newest + 1, "last": size})
 
 
 def _trust(session: Session, settings: Settings, replaced_by: str | None) -> None:

@@ -1,7 +1,10 @@
 """The second copy has an entry before its act is done; without it nothing is done; what failed is marked as void."""
 
+import errno
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,12 @@ import pytest
 from sqlalchemy import event
 
 from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.record import checkpoints
+from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.in_force import COPY_FILLED
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline_tests.record.lamps import cut_to, exact_bytes, kept, light
+from sovereign_pipeline_tests.record.lamps import cut_to, die, exact_bytes, kept, light
 from sovereign_pipeline_tests.registry.bench import Bench
 
 
@@ -65,11 +71,50 @@ def test_without_it_nothing_is_done(registry: Registry, copy: Path) -> None:
     assert entries_in(copy) == exact_bytes(registry)
 
 
-def test_a_full_medium_stops_the_act(bench: Bench, database: str) -> None:
-    registry = with_copy(bench, Path("/dev/full"))
-    with pytest.raises(IntegrityError, match=r"/dev/full: .*cannot be written.*No space left"):
-        light(registry, 1)
+def test_a_full_medium_stops_the_act(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(handle: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write)
+        with pytest.raises(IntegrityError, match=r"cannot be written.*No space left"):
+            light(registry, 1)
     assert exact_bytes(registry) == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda copy: copy.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_refused_at_once(registry: Registry, copy: Path, make: Callable[[Path], None]) -> None:
+    copy.unlink()
+    make(copy)
+    for read in (open_registry, lambda settings: verify_registry(registry)):
+        with pytest.raises(IntegrityError):
+            read(registry.settings)
+    with pytest.raises(IntegrityError):
+        light(registry, 1)
+
+
+@pytest.mark.security_case(
+    "Another program writes very many lines to the second copy",
+    "Every command ends with a message within seconds",
+)
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"\n".join(b"%d" % each for each in range(2_000)),
+        b'{"void":"%s"}\n' % (64 * b"0") * 300_000,
+        b"\n" * (1 << 25),
+        b"x" * (1 << 25),
+    ],
+    ids=["junk", "marks", "empty lines", "one long line"],
+)
+def test_a_flooded_copy_slows_no_command(registry: Registry, copy: Path, lines: bytes) -> None:
+    light(registry, 1)
+    good = copy.read_bytes()
+    copy.write_bytes(good + lines)
+    with pytest.raises(IntegrityError):
+        open_registry(registry.settings)
+    copy.write_bytes(good)
+    light(open_registry(registry.settings), 2)
 
 
 def test_an_entry_whose_commit_failed_is_marked_by_the_next(registry: Registry, copy: Path) -> None:
@@ -105,6 +150,42 @@ def test_what_it_lacks_is_added_first(bench: Bench, database: str, copy: Path) -
     assert entries_in(copy) == exact_bytes(registry)
     light(bench.open_registry(), 4, 5)
     light(registry, 6)
+    assert entries_in(copy) == exact_bytes(registry)
+    assert filled(registry) == [{"first": 1, "last": 2}, {"first": 5, "last": 6}]
+
+
+@pytest.mark.security_case("The second copy is cut or emptied", "the next act writes it again, and an entry says so")
+def test_an_entry_tells_for_good_that_the_copy_was_cut(registry: Registry, copy: Path) -> None:
+    light(registry, 1, 2, 3)
+    whole = copy.read_bytes()
+    light(registry, 4)
+    assert filled(registry) == []
+    for content, missing in ((whole, {"first": 4, "last": 4}), (b"", {"first": 1, "last": 6})):
+        copy.write_bytes(content)
+        light(registry, 5)
+        assert filled(registry)[-1] == missing
+        assert entries_in(copy) == exact_bytes(registry)
+        verify_registry(registry)
+
+
+def filled(registry: Registry) -> list[dict[str, Any]]:
+    """The entries that tell what the copy lacked."""
+    return [each.subjects for each in entries(registry) if each.action == COPY_FILLED]
+
+
+def test_a_long_ledger_is_copied_although_a_first_try_is_cut_off(
+    bench: Bench, database: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "LARGEST_LOOK", checkpoints.FIRST_LOOK)
+    monkeypatch.setattr(checkpoints, "BYTES_A_CHECKPOINT", checkpoints.FIRST_LOOK // 4)
+    light(bench.open_registry(), *range(60))
+    registry = with_copy(bench, copy)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "confirm", die)
+        with pytest.raises(KeyboardInterrupt):
+            light(registry, 60)
+    copy.write_bytes(copy.read_bytes()[:-20_000])
+    light(open_registry(registry.settings), 61)
     assert entries_in(copy) == exact_bytes(registry)
 
 
