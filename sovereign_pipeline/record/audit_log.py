@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import event, inspect, select
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, SovereignError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.text import refuse_long_texts
 from sovereign_pipeline.record import merkle, notes, tree
@@ -159,8 +159,17 @@ def damaged_registry(sequence: int, problem: str) -> IntegrityError:
     )
 
 
+CLOCKS = datetime.timedelta(minutes=5)
+"""Tolerated clock difference, as in `evidence/verify.py`."""
+
+
 def append(
-    session: Session, actor: str, action: str, subjects: Mapping[str, Any], sign: Sign | None = None
+    session: Session,
+    actor: str,
+    action: str,
+    subjects: Mapping[str, Any],
+    sign: Sign | None = None,
+    dated: datetime.datetime | None = None,
 ) -> AuditEntry:
     """Add an entry in the caller's transaction, so that act and entry are committed together. The entry refers to the
     rows that the transaction added since its last entry by their SHA-256.
@@ -169,10 +178,18 @@ def append(
         session: a session of `Registry.writing`.
         subjects: digests, names and counts that identify what the act changed.
         sign: signs the entry; None leaves it unsigned.
+        dated: the time in the act's signed statement.
 
-    Raises InputError for a text that is too long.
+    Raises InputError for a text that is too long, and ConflictError for a statement from the future: no evidence
+    package with it would ever verify.
     """
     refuse_long_texts(subjects)
+    now = datetime.datetime.now(datetime.UTC)
+    if dated is not None and dated > now + CLOCKS:
+        raise ConflictError(
+            f"'{action}' is dated {dated:%Y-%m-%d %H:%M:%S} UTC, which is to come: a clock is wrong.",
+            "Correct the clocks of this machine and of the one that signed it. It is logged once that time is reached.",
+        )
     rows = taken(session)
     if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
         before(session)
@@ -181,7 +198,7 @@ def append(
         raise RuntimeError(f"the act '{action}' cannot add rows")
     entry = AuditEntry(
         sequence=tree.size_of(session) + 1,
-        at=datetime.datetime.now(datetime.UTC),
+        at=now,
         actor=actor,
         action=action,
         subjects={**subjects, **({ROWS: named} if named else {})},

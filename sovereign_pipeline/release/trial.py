@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import ConflictError, GateRefused, Integrity
 from sovereign_pipeline.base.files import Frozen, read_bounded, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.serving import Hold
-from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.audit_log import CLOCKS, append
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, adapters_of, find_adapter, in_production, transitions_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
@@ -155,10 +155,6 @@ JUDGEMENT_FILE = "judgement.sigstore.json"
 """Subject name in an acceptance's signed statement."""
 
 
-CLOCKS = datetime.timedelta(minutes=5)
-"""Tolerated clock difference, as in `evidence/verify.py`."""
-
-
 @dataclass(frozen=True)
 class Held:
     """The newest trial result of a staged adapter."""
@@ -197,7 +193,7 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
                 "judged_at": judged.at.isoformat(),
                 "statement": signed.sha256,
             }
-            append(session, f"pipeline:{signed_by(signed.bundle)}", JUDGED, told)
+            append(session, f"pipeline:{signed_by(signed.bundle)}", JUDGED, told, dated=judged.at)
 
 
 def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held | None:

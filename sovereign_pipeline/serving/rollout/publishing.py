@@ -84,14 +84,15 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Log one change, and make the transition of its request."""
+    """Log one change, and make the transition of its request. Raises ConflictError for a change from the future: it is
+    in force nevertheless, and logged later."""
     with registry.writing() as session:
         told = told_of(change, flag)
         if change.request is not None:
             records = {name: named.record_manifest for name, named in flag.adapters.items()}
             overtaken = enter_rollback(session, registry, workplace, trust, change.request, records)
             told |= {OVERTAKEN: overtaken} if overtaken is not None else {}
-        append(session, f"pipeline:{signed_by(change.signature)}", FLAG_CHANGED, told)
+        append(session, f"pipeline:{signed_by(change.signature)}", FLAG_CHANGED, told, dated=flag.at)
     if change.request is not None and OVERTAKEN not in told:
         follow_after_act(registry, workplace.settings, flag.line, workplace.progress)
 

@@ -118,10 +118,14 @@ def test_a_hold_that_a_clock_ahead_ended_does_not_count(held: Held, monkeypatch:
     held.traffic.ask(12)
     with monkeypatch.context() as patch:
         patch.setattr(hold, "datetime", SimpleNamespace(**{**vars(datetime), "datetime": Ahead}))
-        held.judge()
-    assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
+        with pytest.raises(ConflictError):
+            held.judge()
+    assert held.told(JUDGED) == []
     with pytest.raises(GateRefused):
         held.office.ask("promote", held.staged)
+    held.judgement.unlink()
+    held.judge()
+    assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
 
 
 def test_approvals_are_bound_to_the_judgement(held: Held) -> None:

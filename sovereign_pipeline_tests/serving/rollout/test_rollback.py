@@ -2,14 +2,18 @@
 
 import datetime
 import hashlib
+from types import SimpleNamespace
+from typing import Self
 
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
 from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.standing import history_of
+from sovereign_pipeline.serving.rollout import rollback as module
 from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, current_flag, root_of, sequences, write_change
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
@@ -37,6 +41,29 @@ def test_the_ledger_follows_a_rollback_that_was_made_without_it(desk: Desk) -> N
     assert [each["cause"] for each in told][-2:] == ["rollback", "transition"]
     rollback(desk.settings, LINE, None, desk.office.officers["ines"], "It was right after all.")
     assert desk.follow().production == second.id
+
+
+def test_a_rollback_by_a_clock_that_is_ahead_counts_at_once_and_is_logged_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = desk.in_production(), desk.in_production()
+    before = len(desk.told())
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "datetime", SimpleNamespace(**{**vars(datetime), "datetime": Ahead}))
+        rollback(desk.settings, LINE, None, desk.office.officers["omar"], "It answers in verse.")
+    assert adapter_of(desk.gateway()) == first.id
+    with pytest.raises(ConflictError):
+        desk.follow()
+    assert (len(desk.told()), desk.office.states()[second.id]) == (before, "production")
+    monkeypatch.setattr(audit_log, "datetime", SimpleNamespace(**{**vars(datetime), "datetime": Ahead}))
+    assert desk.follow().production == first.id
+    assert desk.office.states() == {first.id: "production", second.id: "superseded"}
+
+
+class Ahead(datetime.datetime):
+    @classmethod
+    def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+        return super().now(tz) + datetime.timedelta(hours=3)
 
 
 def test_a_staged_adapter_is_taken_back_first(desk: Desk) -> None:
