@@ -4,12 +4,10 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
@@ -318,24 +316,14 @@ def _fault(statement: Statement) -> str | None:
 
 
 PREDICATE = "https://model_signing/signature/v1.0"
-BLOCK = 1 << 20
-
-
-def sign_directory(signer: Signer, directory: Path, name: str) -> bytes:
-    """Sign a model directory and return the bundle's bytes. Store the bundle beside the directory, not in it. Raises
-    IntegrityError if the directory contains a link or an empty directory, or no file.
-
-    Args:
-        name: name of the model, such as an adapter's id.
-    """
-    return sign_listed(signer, _digests(directory), name)
 
 
 def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
-    """Sign a model directory, given the digests of its files.
+    """Sign a model directory, given the digests of its files, and return the bundle's bytes.
 
     Args:
         files: relative path -> SHA-256.
+        name: name of the model, such as an adapter's digest.
     """
     if algorithm_of(signer.public_pem) != "p256":
         raise ValueError("a model's directory is signed with P-256")
@@ -344,22 +332,15 @@ def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
     return bundle_bytes(_hint(signer.public_pem), payload, signature)
 
 
-def verify_directory(
-    bundle: bytes, directory: Path, name: str, trust: Trust, role: str, *, at_index: int | None = None
-) -> TrustedKey:
-    """Verify that a key in this role signed exactly this directory under this name. Returns the key. Raises
-    IntegrityError that names the file that differs, or if the signature is invalid."""
-    key, payload = _signed_by(bundle, trust, role, at_index)
-    _assert_same(payload, _digests(directory), name, str(directory))
-    return key
-
-
 def verify_listed(
     bundle: bytes, files: Mapping[str, str], name: str, trust: Trust, role: str, *, at_index: int | None = None
 ) -> TrustedKey:
-    """Verify the signature over a model directory, given the digests of its files."""
+    """Verify that a key in this role signed exactly these files under this name. Returns the key. Raises IntegrityError
+    that names the file that differs, or if the signature is invalid."""
     key, payload = _signed_by(bundle, trust, role, at_index)
-    _assert_same(payload, files, name, name)
+    there = _statement(files, name)
+    if canonical(there) != payload:
+        raise IntegrityError(f"{name}: {_difference(json_object(payload, 'This is not a list'), there)}", AGAIN)
     return key
 
 
@@ -376,12 +357,6 @@ def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> 
     return key, payload
 
 
-def _assert_same(payload: bytes, files: Mapping[str, str], name: str, where: str) -> None:
-    there = _statement(files, name)
-    if canonical(there) != payload:
-        raise IntegrityError(f"{where}: {_difference(json_object(payload, 'This is not a list'), there)}", AGAIN)
-
-
 def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
     """Return the statement about a model directory: the files' digests, sorted by path, and a digest over them."""
     whole = hashlib.sha256()
@@ -396,53 +371,6 @@ def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
         "predicateType": PREDICATE,
         "predicate": {"serialization": serialization, "resources": resources},
     }
-
-
-def _digests(directory: Path) -> dict[str, str]:
-    files = {path.relative_to(directory).as_posix(): _digest(path).hex() for path in _files(directory)}
-    if not files:
-        raise IntegrityError(f"{directory}: the directory has no files.", "Choose a model directory.")
-    return files
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    """Yield every file below a directory. Raises IntegrityError for links and empty directories, which a signature over
-    files does not cover."""
-    if directory.is_symlink() or not directory.is_dir():
-        raise IntegrityError(
-            f"{directory}: this is a link, or not a directory.", "Give the path of the directory itself."
-        )
-    entries = sorted(directory.iterdir())
-    if not entries:
-        raise IntegrityError(f"{directory}: the directory is empty, and a signature cannot cover it.", "Remove it.")
-    for path in entries:
-        if not _is_text(path.name):
-            raise IntegrityError(f"{str(path)!a}: its name is not UTF-8.", "Rename it.")
-        mode = path.lstat().st_mode
-        if stat.S_ISDIR(mode):
-            yield from _files(path)
-        elif stat.S_ISREG(mode):
-            yield path
-        else:
-            raise IntegrityError(
-                f"{path}: this is a link, or not a regular file.", "Remove it, or replace it by the file itself."
-            )
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _digest(path: Path) -> bytes:
-    hasher = hashlib.sha256()
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as stream:
-        while block := stream.read(BLOCK):
-            hasher.update(block)
-    return hasher.digest()
 
 
 def _hint(pem: str) -> str:
