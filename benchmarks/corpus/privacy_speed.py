@@ -148,6 +148,7 @@ def scrub(source: Path, directory: Path, cache: Path, workers: int | None = None
         treatments=treatments,
         detector=detector_digest(privacy, treatments, digests, ("spacy",)),
         cache=cache,
+        secret=bytes(32),
     )
     findings = scrub_file(job, directory / "scrubbed.jsonl", vault, Corpus(workers=workers), lambda message: None)
     seconds, processor_seconds = time.monotonic() - started, _processor_seconds() - processor_started

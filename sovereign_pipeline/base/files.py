@@ -1,13 +1,14 @@
-"""Type, read, write, lock and hash files and canonical JSON."""
+"""Type, read, write, lock, hash and mark files and canonical JSON."""
 
 import fcntl
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 
 BLOCK = 1 << 20
 """Bytes per read."""
+BYTES_OF_SECRET = 32
+RESTORE_SECRET = (
+    "Restore the file from a backup. To create a missing one, the account needs write access to its directory."
+)
 ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 SECONDS_BETWEEN_TRIES = 1.0
 SECONDS_BETWEEN_SHORT_TRIES = 0.005
@@ -80,6 +85,36 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(BLOCK):
             hasher.update(block)
     return hasher.hexdigest()
+
+
+def read_secret(path: Path, *, create: bool = True) -> bytes:
+    """Return the 32 random bytes of a file. Raises IntegrityError for a file that cannot be used.
+
+    create: create the file if it is missing.
+    """
+    try:
+        if create and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle, aside = tempfile.mkstemp(dir=path.parent)  # 0600
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(secrets.token_bytes(BYTES_OF_SECRET))
+            with suppress(FileExistsError):  # another process created the secret first
+                os.link(aside, path)
+            Path(aside).unlink()
+        secret = path.read_bytes()
+    except OSError as error:
+        raise IntegrityError(f"{path}: this secret cannot be used ({error.strerror}).", RESTORE_SECRET) from None
+    if len(secret) != BYTES_OF_SECRET:
+        raise IntegrityError(f"{path}: this is not a secret ({len(secret)} bytes).", RESTORE_SECRET)
+    return secret
+
+
+def keyed_digest(secret: bytes, purpose: str, content: bytes, size: int = 32) -> bytes:
+    """Return a digest that only a holder of the secret can compute: BLAKE2b with a key.
+
+    purpose: at most 16 characters. Digests of one purpose say nothing about those of another.
+    """
+    return hashlib.blake2b(content, key=secret, person=purpose.encode(), digest_size=size).digest()
 
 
 def short(digest: str) -> str:

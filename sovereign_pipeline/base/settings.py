@@ -177,6 +177,12 @@ class Settings:  # a pydantic model would take 30 ms in every process
         return self.home / "models"
 
     @property
+    def caches_key(self) -> Path:
+        """Secret under which checkpoints and cached results are marked (`files.read_secret`). If it is lost, they are
+        computed again."""
+        return self.keys / "caches.key"
+
+    @property
     def mlflow_artifacts(self) -> Path:
         return self.home / "mlflow" / "artifacts"
 

@@ -8,7 +8,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -45,6 +45,8 @@ class ScrubJob:
     """Digest of the detectors (`detection.detector_digest`)."""
     cache: Path | None
     """Directory of cached findings; None disables the cache."""
+    secret: bytes = field(repr=False)
+    """Secret under which cached findings are marked."""
     words: WordLists = NO_WORDS
     """Corrections of the findings, from the word lists of the line of adapters."""
 
@@ -67,7 +69,7 @@ class BatchScrubber:
     def __init__(self, job: ScrubJob) -> None:
         self._source = job.source
         self._stream = job.source.open("rb")
-        self._cache = FindingsCache(job.cache, job.detector) if job.cache is not None else None
+        self._cache = FindingsCache(job.cache, job.detector, job.secret) if job.cache is not None else None
         self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, self._cache, job.words)
 
     def close(self) -> None:
@@ -265,7 +267,7 @@ def _estimate(job: ScrubJob, offsets: "array[int]") -> _Estimate:
     ]
     known: dict[bytes, bytes] = {}
     if job.cache is not None:
-        cache = FindingsCache(job.cache, job.detector)
+        cache = FindingsCache(job.cache, job.detector, job.secret)
         known = cache.read([text.key for each in texts for text in each])
         cache.close()
     new = [[text for text in each if text.key not in known] for each in texts]

@@ -8,12 +8,12 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.base.files import digest_of, file_sha256, keyed_digest
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
@@ -263,17 +263,20 @@ CHECK_BYTES = 8
 class FindingsCache:
     """A cache of findings: one SQLite file per detector digest, which many processes read and write.
 
-    Each entry has a checksum over its key and content. An entry that was truncated, changed or moved is ignored.
+    Each entry has a keyed digest of its key and content. An entry that was truncated, moved or written by someone
+    without the installation's secret is ignored.
     """
 
-    def __init__(self, directory: Path, detector: str) -> None:
+    def __init__(self, directory: Path, detector: str, secret: bytes) -> None:
         """
         Args:
             detector: digest of the detectors (`detector_digest`).
+            secret: the installation's secret of caches.
 
         Raises PrivacyError if the file cannot be used.
         """
         self._path = directory / f"{detector}.sqlite"
+        self._secret = keyed_digest(secret, "detector", detector.encode())
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             # Ray creates an actor in one thread and uses it in another.
@@ -298,11 +301,11 @@ class FindingsCache:
                 found.update(self._connection.execute(f"SELECT key, content FROM finding WHERE key IN ({marks})", some))
         except sqlite3.Error as error:
             raise self._unusable(error) from None
-        return {key: entry[CHECK_BYTES:] for key, entry in found.items() if _is_whole(key, entry)}
+        return {key: entry[CHECK_BYTES:] for key, entry in found.items() if self._is_whole(key, entry)}
 
     def write(self, entries: Mapping[bytes, bytes]) -> None:
         """Write entries in one transaction. Raises PrivacyError if they cannot be written."""
-        rows = [(key, _check(key, content) + content) for key, content in entries.items()]
+        rows = [(key, self._check(key, content) + content) for key, content in entries.items()]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?)", rows)
@@ -319,10 +322,8 @@ class FindingsCache:
             "Delete the file, which only costs time, or make room for it, and run the line again.",
         )
 
+    def _check(self, key: bytes, content: bytes) -> bytes:
+        return keyed_digest(self._secret, "finding", key + content, CHECK_BYTES)
 
-def _check(key: bytes, content: bytes) -> bytes:
-    return blake2b(key + content, digest_size=CHECK_BYTES).digest()
-
-
-def _is_whole(key: bytes, entry: object) -> bool:
-    return isinstance(entry, bytes) and entry[:CHECK_BYTES] == _check(key, entry[CHECK_BYTES:])
+    def _is_whole(self, key: bytes, entry: object) -> bool:
+        return isinstance(entry, bytes) and entry[:CHECK_BYTES] == self._check(key, entry[CHECK_BYTES:])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.files import digest_of, read_secret
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
@@ -53,6 +53,7 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
         treatments=treatments,
         detector=detector_digest(line.privacy, treatments, digests, libraries, words),
         cache=workplace.settings.privacy_cache,
+        secret=read_secret(workplace.settings.caches_key),
         words=words,
     )
     started = time.monotonic()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign_pipeline.base.errors import PrivacyError, QuarantineExceeded
+from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, QuarantineExceeded
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, read_sources
 from sovereign_pipeline.policy.institution import Institution
@@ -148,7 +148,7 @@ def test_another_secret_stops(institution: DemoInstitution) -> None:
     with pytest.raises(PrivacyError, match="differs from earlier corpora's"):
         produce(RAW_CORPUS, institution.workplace(), {})
     secret.write_bytes(b"short")
-    with pytest.raises(PrivacyError, match="not the secret of the columns' keys"):
+    with pytest.raises(IntegrityError, match="this is not a secret"):
         produce(RAW_CORPUS, institution.workplace(), {})
 
 

@@ -1,6 +1,7 @@
 """The written form of findings, and what makes another detector or another text."""
 
 import sqlite3
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -67,12 +68,12 @@ def test_every_file_of_the_package_and_every_kind_makes_another_detector(
     assert len({before, changed, detector_digest(PATTERNS, {}, {}, ())}) == 3
 
 
-DETECTOR = "d" * 64
+DETECTOR, SECRET = "d" * 64, bytes(32)
 LETTER = "Civil No. 8765 4321, phone +968 9123 4567. Mr Said Al Busaidi"
 
 
 def scrubber(directory: Path, privacy: Privacy = PATTERNS) -> Scrubber:
-    return Scrubber("lamps", "run", privacy, cache=FindingsCache(directory, DETECTOR))
+    return Scrubber("lamps", "run", privacy, cache=FindingsCache(directory, DETECTOR, SECRET))
 
 
 def scrubbed_with(directory: Path) -> tuple[ScrubbedCase, int]:
@@ -119,12 +120,19 @@ def test_nothing_is_remembered_from_a_batch_whose_canary_failed(
     assert scrubbed_with(tmp_path)[0].documents[0].request == "Civil No. NID_1, phone PHONE_1. Mr NAME_1"
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "moved", "emptied", "no bytes"])
+@pytest.mark.security_case(
+    "Cached findings of the scrubber are replaced by others, with digests made without the secret of `SOVEREIGN_KEYS`",
+    "they are ignored, and the texts are searched again",
+)
+@pytest.mark.parametrize("damage", ["cut", "changed", "moved", "emptied", "no bytes", "of no key", "of another key"])
 def test_an_entry_that_is_not_whole_is_found_anew(tmp_path: Path, damage: str) -> None:
     first, _ = scrubbed_with(tmp_path)
     with sqlite3.connect(tmp_path / f"{DETECTOR}.sqlite") as file:
         before = file.execute("SELECT key, content FROM finding").fetchall()
         other = {key: before[place - 1][1] for place, (key, _) in enumerate(before)}
+        foreign = FindingsCache(tmp_path / "foreign", DETECTOR, bytes(31) + b"1")
+        foreign.write({key: b"" for key, _ in before})
+        signed = dict(entries(tmp_path / "foreign"))
         for key, content in before:
             damaged = {
                 "cut": content[:-1],
@@ -132,6 +140,8 @@ def test_an_entry_that_is_not_whole_is_found_anew(tmp_path: Path, damage: str) -
                 "moved": other[key],
                 "emptied": b"",
                 "no bytes": 7,
+                "of no key": blake2b(key, digest_size=8).digest(),
+                "of another key": signed[key],
             }[damage]
             file.execute("UPDATE finding SET content = ? WHERE key = ?", (damaged, key))
     again, searched = scrubbed_with(tmp_path)
@@ -142,7 +152,7 @@ def test_an_entry_that_is_not_whole_is_found_anew(tmp_path: Path, damage: str) -
 def test_an_entry_that_does_not_fit_the_text_is_found_anew(tmp_path: Path) -> None:
     first, _ = scrubbed_with(tmp_path)
     text = Text.of("R-1", "en", True, LETTER)
-    cache = FindingsCache(tmp_path, DETECTOR)
+    cache = FindingsCache(tmp_path, DETECTOR, SECRET)
     (content,) = cache.read([text.key]).values()
     cache.write({text.key: content[:-10] + (len(LETTER) + 1).to_bytes(4, "little") + content[-6:]})
     again, searched = scrubbed_with(tmp_path)

@@ -33,6 +33,7 @@ def job_for(directory: Path, treatments: Treatments | None = None, cache: str | 
         treatments=treatments or {},
         detector="d" * 64,
         cache=directory / cache if cache is not None else None,
+        secret=bytes(32),
     )
 
 
