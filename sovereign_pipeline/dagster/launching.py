@@ -13,10 +13,11 @@ from typing import Any
 import dagster as dg
 
 from sovereign_pipeline.base.errors import InputError, RecipeError
+from sovereign_pipeline.base.files import keyed_digest, read_secret
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Here, Kubernetes, Ray, Volume, load_institution
 from sovereign_pipeline.record.stage import Launch, Progress
-from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import (
     SECONDS_FOR_A_CHECKPOINT,
     read_remote_result,
@@ -33,7 +34,11 @@ WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "
 
 
 def run_trainer_in_pod(
-    context: dg.AssetExecutionContext, place: Kubernetes, withheld: Mapping[str, Path], job: Path
+    context: dg.AssetExecutionContext,
+    place: Kubernetes,
+    withheld: Mapping[str, Path],
+    job: Path,
+    environment: Mapping[str, str],
 ) -> None:
     """Run the trainer on a job file in a pod that sees the same paths, and wait. Progress messages come through the
     pod's log.
@@ -43,6 +48,7 @@ def run_trainer_in_pod(
 
     Args:
         withheld: variable -> directory that a trainer must not see, and that the pod therefore must not mount.
+        environment: variables beside those of every trainer.
 
     Raises InputError if dagster-k8s is not installed or no cluster is reachable, RecipeError for a path that the pod
     would not see, and TrainingFailed with the trainer's own reason or the pod's.
@@ -68,7 +74,7 @@ def run_trainer_in_pod(
             image=place.image,
             namespace=place.namespace,
             command=worker_command(place.python, job),
-            env=remote_environment(job),
+            env={**remote_environment(job), **environment},
             base_pod_meta={"labels": {LABEL: name}},
             base_pod_spec=pod_spec(place, job),
             pod_wait_timeout=0,  # no limit on a training's duration
@@ -275,31 +281,34 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
     """Return a launcher whose trainer reports to this step, for the place in `institution.yaml`."""
 
     def launch(job: Path) -> None:
+        identity = TrainingJob.read(job).identity
+        key = keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode())
+        environment = {KEY_VARIABLE: key.hex()}
         match load_institution(settings.data).trainer:
             case Here():
-                _run_here(context, job)
+                _run_here(context, job, environment)
             case Kubernetes() as place:
-                run_trainer_in_pod(context, place, settings.secret_directories, job)
+                run_trainer_in_pod(context, place, settings.secret_directories, job, environment)
             case Ray() as place:
-                _run_on_ray(context, place, job)
+                _run_on_ray(context, place, job, environment)
 
     return launch
 
 
-def _run_here(context: dg.AssetExecutionContext, job: Path) -> None:
+def _run_here(context: dg.AssetExecutionContext, job: Path, environment: Mapping[str, str]) -> None:
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesTempFileContextInjector(),
         message_reader=dg.PipesTempFileMessageReader(),
     ) as session:
-        run_trainer(job, context.log.info, session.get_bootstrap_env_vars())
+        run_trainer(job, context.log.info, {**environment, **session.get_bootstrap_env_vars()})
 
 
-def _run_on_ray(context: dg.AssetExecutionContext, place: Ray, job: Path) -> None:
+def _run_on_ray(context: dg.AssetExecutionContext, place: Ray, job: Path, environment: Mapping[str, str]) -> None:
     """Run the trainer on Ray. The Pipes files are beside the job file, on a volume shared by both machines."""
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),
         message_reader=dg.PipesFileMessageReader(str(job.parent / "pipes-messages.jsonl")),
     ) as session:
-        run_trainer_on_ray(job, place, context.log.info, session.get_bootstrap_env_vars())
+        run_trainer_on_ray(job, place, context.log.info, {**environment, **session.get_bootstrap_env_vars()})

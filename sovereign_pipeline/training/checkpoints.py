@@ -1,8 +1,8 @@
 """Write, verify and remove checkpoints, from which an interrupted training resumes.
 
-A checkpoint is written to a temporary directory, hashed, and renamed once complete. transformers decides its content
-(weights, optimizer, schedule, random states, the log so far). The order of the data follows from the plan and needs no
-state but the step.
+A checkpoint is written to a temporary directory, hashed, marked with the training's key, and renamed once complete.
+transformers decides its content (weights, optimizer, schedule, random states, the log so far). The order of the data
+follows from the plan and needs no state but the step.
 """
 
 import json
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.files import canonical_json, file_sha256, held_if_free
-from sovereign_pipeline.training.job import TrainingJob, lock_of_line
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line, mark_of
 
 RECORD = "checkpoint.json"
 ASIDE = "unfinished"
@@ -37,21 +37,15 @@ class CheckpointDirectory:
         return cls(job.checkpoint_directory, job.identity, job.checkpoints.keep)
 
     def newest(self, progress: Callable[[str], None]) -> Path | None:
-        """Return the newest checkpoint whose files match their digests; None if there is none.
+        """Return the newest checkpoint that this training wrote and nobody changed; None if there is none.
 
-        A damaged checkpoint is skipped with a message. Raises IntegrityError for a checkpoint of another training.
+        Any other checkpoint is skipped with a message.
         """
         for checkpoint in reversed(self._all()):
-            record = _read_record(checkpoint)
-            if record is not None and record["identity"] != self.identity:
-                raise IntegrityError(
-                    f"{checkpoint}: a checkpoint of another training (other base model, data, recipe or library).",
-                    f"Remove {self.path} if it was put there by hand.",
-                )
-            wrong = RECORD if record is None else _first_wrong(checkpoint, record["files"])
+            wrong = self._wrong(checkpoint)
             if wrong is None:
                 return checkpoint
-            progress(f"skipping {checkpoint.name}: {wrong} is damaged")
+            progress(f"skipping {checkpoint.name}: {wrong}")
         if self._all():
             progress("no checkpoint is whole; training starts at the first step")
         return None
@@ -81,14 +75,28 @@ class CheckpointDirectory:
             self._remove_others(f"step-{step:08}")
 
     def _seal(self, aside: Path, step: int) -> None:
-        files = {str(file.relative_to(aside)): file_sha256(file) for file in sorted(aside.rglob("*")) if file.is_file()}
-        (aside / RECORD).write_bytes(canonical_json({"identity": self.identity, "step": step, "files": files}) + b"\n")
+        target, files = self.path / f"step-{step:08}", _digests(aside)
+        (aside / RECORD).write_bytes(canonical_json({"files": files, "mark": self._mark(target, files)}) + b"\n")
         for file in [*files, RECORD]:
             with (aside / file).open("rb") as written:
                 os.fsync(written.fileno())
-        target = self.path / f"step-{step:08}"
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
+
+    def _mark(self, checkpoint: Path, files: dict[str, str]) -> str:
+        return mark_of("checkpoint", [self.identity, checkpoint.name, files])
+
+    def _wrong(self, checkpoint: Path) -> str | None:
+        try:
+            record: dict[str, Any] = json.loads((checkpoint / RECORD).read_bytes())
+            files, is_marked = record["files"], record["mark"] == self._mark(checkpoint, record["files"])
+        except (OSError, ValueError, KeyError, TypeError):
+            is_marked = False
+        if not is_marked:
+            return f"{RECORD} is damaged, or was not written by this training"
+        found = _digests(checkpoint)
+        wrong = [name for name in sorted(files.keys() | found.keys()) if files.get(name) != found.get(name)]
+        return f"{wrong[0]} is damaged" if wrong else None
 
     def _remove_others(self, newest: str) -> None:
         """Remove all checkpoints except the newest `keep`, and those of later steps.
@@ -127,16 +135,7 @@ def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
                 shutil.rmtree(directory, ignore_errors=True)
 
 
-def _read_record(checkpoint: Path) -> dict[str, Any] | None:
-    try:
-        record: dict[str, Any] = json.loads((checkpoint / RECORD).read_bytes())
-    except (OSError, ValueError):
-        return None
-    return record if {"identity", "step", "files"} <= record.keys() else None
-
-
-def _first_wrong(checkpoint: Path, files: dict[str, str]) -> str | None:
-    for name, digest in files.items():
-        if not (checkpoint / name).is_file() or file_sha256(checkpoint / name) != digest:
-            return name
-    return None
+def _digests(checkpoint: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file by its relative path, without the record."""
+    files = (file for file in sorted(checkpoint.rglob("*")) if file.is_file())
+    return {name: file_sha256(file) for file in files if (name := str(file.relative_to(checkpoint))) != RECORD}

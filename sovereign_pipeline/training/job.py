@@ -1,19 +1,24 @@
 """Define the job file, the result file and the hooks that connect a stage with the trainer's process."""
 
 import os
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed
-from sovereign_pipeline.base.files import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json, keyed_digest
 from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
+KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
+"""Variable with the key of this training's marks, 64 hex digits. It serves one identity and signs nothing."""
+_KEY = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
+"""A process without a key accepts only what it wrote itself."""
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 
 
@@ -69,7 +74,7 @@ class TrainingJob(Frozen):
     locks: Path
     """Directory of the locks that allow one trainer per device."""
     identity: str
-    """Digest of everything that decides the result. A checkpoint with another identity is rejected."""
+    """Digest of everything that decides the result. A checkpoint with another identity is skipped."""
     checkpoint_directory: Path
     """Directory of checkpoints with this identity."""
     references: Path
@@ -196,6 +201,11 @@ def read_result(path: Path) -> TrainingResult:
     if result.failure is not None:
         raise result.failure.as_error()
     return result
+
+
+def mark_of(purpose: str, value: Any) -> str:
+    """Return the mark by which a training recognises what it wrote into the home for its own resumption."""
+    return keyed_digest(_KEY, purpose, canonical_json(value)).hex()
 
 
 def lock_of_line(checkpoint_directory: Path) -> Path:

@@ -20,7 +20,7 @@ from sovereign_pipeline.base.errors import InputError, TrainingFailed
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.record.stage import Progress, library_versions, source_digest
-from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.report import TRAINING_LIBRARIES
 
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
@@ -226,8 +226,14 @@ def run_trainer_on_ray(job: Path, place: Ray, progress: Progress, environment: M
         client.submit_job(
             submission_id=submission,
             entrypoint=entrypoint(job, place, environment),
-            # Ray's job supervisor reads it: after stop_job it kills the job after this many seconds, by default 3.
-            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT)}},
+            runtime_env={
+                "env_vars": {
+                    # Ray's job supervisor reads it: after stop_job it kills the job after this many seconds, by
+                    # default 3.
+                    "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT),
+                    KEY_VARIABLE: environment.get(KEY_VARIABLE, ""),
+                }
+            },
             **reserved,
         )
     except _unreachable() as error:
@@ -253,8 +259,9 @@ def entrypoint(job: Path, place: Ray, environment: Mapping[str, str]) -> str:
     `env -i` is needed because a Ray job otherwise inherits the environment of its node, and `exec` so that the trainer
     itself gets the signals.
     """
-    from_the_node = " ".join(f'${{{name}+"{name}=${name}"}}' for name in INHERITED_VARIABLES if name != "HOME")
-    given = {**remote_environment(job), **environment}
+    names = [name for name in (*INHERITED_VARIABLES, KEY_VARIABLE) if name != "HOME"]
+    from_the_node = " ".join(f'${{{name}+"{name}=${name}"}}' for name in names)
+    given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}
     if place.gpus == 0:
         given["CUDA_VISIBLE_DEVICES"] = ""  # a job that reserves none would see every GPU of its node
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in given.items())

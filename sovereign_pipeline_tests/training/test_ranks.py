@@ -25,7 +25,7 @@ from sovereign_pipeline.training.launcher import run_trainer, worker_environment
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
-from sovereign_pipeline_tests.training.processes.launching import halt_at, run_many
+from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, run_many
 from sovereign_pipeline_tests.training.trainings import files, log, losses, report
 from sovereign_pipeline_tests.training.trainings import run as train_here
 
@@ -42,7 +42,7 @@ def run(
 ) -> None:
     path = job.result.with_name("job.json")
     job.write(path)
-    run_trainer(path, progress, environment)
+    run_trainer(path, progress, {**KEY, **(environment or {})})
 
 
 ZERO3 = pytest.param(
@@ -326,10 +326,13 @@ def test_two_processes_learn_what_one_does(preferences_trained: Trained, method:
 
 
 def test_references_of_two_processes_are_the_file_of_one(preferences_trained: Trained) -> None:
-    one = files(preferences_trained.alone["dpo"].references)
-    assert len(one) == 3  # of dpo, ipo and kto
-    assert {name: preferences_trained.references[name] for name in one} == one
-    assert len(preferences_trained.references) == 4  # and of kto's planted fault
+    alone, together = (
+        {name: json.loads(content)["values"] for name, content in each.items()}
+        for each in (files(preferences_trained.alone["dpo"].references), preferences_trained.references)
+    )
+    assert len(alone) == 3  # of dpo, ipo and kto
+    assert {name: together[name] for name in alone} == alone
+    assert len(together) == 4  # and of kto's planted fault
 
 
 def test_held_out_pairs_are_scored_as_by_one(preferences_trained: Trained) -> None:

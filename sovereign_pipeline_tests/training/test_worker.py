@@ -18,7 +18,7 @@ from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.processes.launching import halt_at
+from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at
 from sovereign_pipeline_tests.training.trainings import files
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
@@ -218,7 +218,7 @@ def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_by
     # It looks for a request at the end of a step, and tells of the step after that.
     assert checkpoint.name == "step-00000004" and not stopped.output.exists()
     lines: list[str] = []
-    run_trainer(written(stopped), lines.append)
+    run_trainer(written(stopped), lines.append, KEY)
     assert f"resuming from {checkpoint.name}" in [json.loads(line)["message"] for line in lines]
     assert files(whole.output) == files(stopped.output)
 
@@ -239,7 +239,7 @@ def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(
     with halt_at(step, tmp_path / "never") as environment, pytest.raises(TrainingFailed, match="killed by SIGKILL"):
         run_trainer(written(killed), kill, environment)
     assert not killed.output.exists()
-    run_trainer(written(killed), lambda line: None)
+    run_trainer(written(killed), lambda line: None, KEY)
     assert files(whole.output) == files(killed.output)
 
 

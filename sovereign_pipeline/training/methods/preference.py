@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.policy.training import Preference
@@ -29,7 +29,7 @@ from sovereign_pipeline.training.forward import (
     passes_in,
     reply_log_probabilities,
 )
-from sovereign_pipeline.training.job import TrainingJob, stopped_before_first_step
+from sovereign_pipeline.training.job import TrainingJob, mark_of, stopped_before_first_step
 from sovereign_pipeline.training.methods.sft import Batches, PackedTrainer
 from sovereign_pipeline.training.plan import Plan
 from sovereign_pipeline.training.rows import Completion, EncodedRow, exchanged, pack
@@ -220,14 +220,15 @@ def reference_log_probabilities(
 
     Call it in the same context as the training's passes, so that the values equal the policy's own before the first
     step. With several processes, all must call it, and all get all values. check_stop: called between two batches;
-    raises after a stop request. Raises TrainingFailed for a value that is not finite, and IntegrityError for a cached
-    file that was changed.
+    raises after a stop request. Raises TrainingFailed for a value that is not finite. A cached file without this
+    training's mark is replaced.
     """
     wanted = {key_of(each): each for each in completions}
     path = job.references / f"{_identity(job, wanted)}.json"
-    if all_processes(job, path.is_file()):
+    cached = _read(path, wanted)
+    if all_processes(job, bool(cached)):
         progress(f"reference log-probabilities of {len(wanted)} replies: cached")
-        return _read(path, wanted)
+        return cached
     progress(f"computing reference log-probabilities of {len(wanted)} replies")
     countdown = Countdown(progress, "reference log-probabilities", len(wanted), "reply")
     rows = [EncodedRow(key, (each,)) for key, each in wanted.items()]
@@ -281,20 +282,16 @@ def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
 def _write(path: Path, found: dict[str, float]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
-    aside.write_bytes(canonical_json({"values": found, "sha256": digest_of(found)}) + b"\n")
+    aside.write_bytes(canonical_json({"values": found, "mark": mark_of("references", [path.stem, found])}) + b"\n")
     aside.replace(path)
 
 
 def _read(path: Path, wanted: dict[str, Completion]) -> dict[str, float]:
+    """Return the cached values; none if the file is missing, damaged or not of this training."""
     try:
         cached = json.loads(path.read_bytes())
         values: dict[str, float] = cached["values"]
-        whole = cached["sha256"] == digest_of(values) and values.keys() == wanted.keys()
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise IntegrityError(
-            f"{path}: the cached log-probabilities are not as the trainer wrote them.",
-            "Delete the file. The values are then computed again.",
-        )
-    return values
+        is_marked = cached["mark"] == mark_of("references", [path.stem, values])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return values if is_marked and values.keys() == wanted.keys() else {}

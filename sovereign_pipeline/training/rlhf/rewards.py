@@ -31,7 +31,7 @@ from sovereign_pipeline.base.sandbox import (
 )
 from sovereign_pipeline.base.sandbox_child import PACKAGES
 from sovereign_pipeline.policy.rlhf import Reward, Rlhf, Tool
-from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob
+from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob, mark_of
 from sovereign_pipeline.training.reward_model import HEAD, Scorer, read_head, scoring_config
 from sovereign_pipeline.training.rows import Completion, encode_completion
 
@@ -203,30 +203,19 @@ def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
 
 
 class ScoreCache:
-    """A file of scores, keyed by the digest of everything that decides them. Each line has its own digest.
+    """A file of scores, keyed by the digest of everything that decides them. Each line has a mark of the training.
 
-    A resumed training reads the scores that exist. An incomplete last line of a killed process is skipped.
+    A resumed training reads the scores that exist. A line without the mark, such as an incomplete one of a killed
+    process, is dropped.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the file. Raises IntegrityError for a changed line."""
         self._path = path
-        self._scores: dict[str, float | None] = {}
-        lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                key, score, digest = json.loads(line)
-                is_whole = digest == digest_of([key, score])
-            except (ValueError, TypeError):
-                is_whole = False
-            if not is_whole:
-                raise IntegrityError(
-                    f"{path}, line {number}: a cached score is not as the trainer wrote it.",
-                    "Delete the file; what it holds is scored again.",
-                )
-            self._scores[key] = score
-        if lines[-1]:
-            path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+        content = path.read_bytes() if path.is_file() else b""
+        self._scores = dict(filter(None, map(_marked, content.splitlines())))
+        if content and (content.count(b"\n") != len(self._scores) or not content.endswith(b"\n")):
+            path.unlink()
+            self._add(self._scores)
 
     def scores(
         self, keys: Sequence[str], items: Sequence[Item], compute: Callable[[list[Item]], Sequence[float | None]]
@@ -240,12 +229,20 @@ class ScoreCache:
     def _add(self, scores: Mapping[str, float | None]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab") as stream:
-            stream.write(
-                b"".join(
-                    json.dumps([key, score, digest_of([key, score])]).encode() + b"\n" for key, score in scores.items()
-                )
+            stream.writelines(
+                json.dumps([key, score, mark_of("score", [key, score])]).encode() + b"\n"
+                for key, score in scores.items()
             )
         self._scores.update(scores)
+
+
+def _marked(line: bytes) -> tuple[str, float | None] | None:
+    """Return the key and the score of a line with this training's mark, or None."""
+    try:
+        key, score, mark = json.loads(line)
+        return (key, score) if mark == mark_of("score", [key, score]) else None
+    except (ValueError, TypeError):
+        return None
 
 
 class ToolRunner:

@@ -1,6 +1,7 @@
 """What the tests of launchers share: a job on disk, an interpreter that prints while it loads, a step that launches."""
 
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def launch_under_dagster(institution: DemoInstitution, section: dict[str, Any] |
             raise
         return dg.MaterializeResult()
 
-    with dg.instance_for_test() as instance:
+    with tempfile.TemporaryDirectory() as keys, dg.instance_for_test() as instance:
+        settings = replace(settings, keys=Path(keys))
         result = dg.materialize([training], instance=instance, raise_on_error=False)
         log = [entry.user_message for entry in instance.all_logs(result.run_id)]
     if raised:

@@ -20,7 +20,7 @@ import pytest
 from sovereign_pipeline.base.errors import InputError, RecipeError, TrainingFailed
 from sovereign_pipeline.dagster.launching import assert_seen_by_pod, pod_spec
 from sovereign_pipeline.policy.institution import Kubernetes
-from sovereign_pipeline.training.job import Failure, TrainingResult, read_result
+from sovereign_pipeline.training.job import KEY_VARIABLE, Failure, TrainingResult, read_result
 from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.launching.conftest import (
@@ -216,6 +216,7 @@ def test_a_pod_trains_and_reports_through_its_log_and_says_nothing_else(
     ]
     assert {each["name"] for each in container["env"]} == {
         *remote_environment(tmp_path),
+        KEY_VARIABLE,
         "DAGSTER_PIPES_CONTEXT",
         "DAGSTER_PIPES_MESSAGES",
     }

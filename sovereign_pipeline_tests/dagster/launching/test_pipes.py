@@ -19,8 +19,9 @@ from sovereign_pipeline.training.launcher import (
 )
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.dagster.launching.conftest import SECRET, launch_under_dagster, say_where
+from sovereign_pipeline_tests.dagster.launching.conftest import SECRET, launch_under_dagster, say_where, written
 from sovereign_pipeline_tests.examples import examples
+from sovereign_pipeline_tests.training.conftest import JobMaker
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +32,12 @@ def test_the_institution_chooses_the_launcher(
     called: str,
     institution: DemoInstitution,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    make_job: JobMaker,
 ) -> None:
     calls: list[str] = []
     for name in ("run_trainer", "run_trainer_in_pod", "run_trainer_on_ray"):
         monkeypatch.setattr(trainer, name, lambda *given, name=name: calls.append(name))
-    launch_under_dagster(institution, section, tmp_path / "job.json")
+    launch_under_dagster(institution, section, written(make_job("where", [])))
     assert calls == [called]
 
 

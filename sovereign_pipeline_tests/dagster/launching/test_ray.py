@@ -20,7 +20,7 @@ import pytest
 from sovereign_pipeline.base.errors import InputError, TrainingFailed
 from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.training import launcher
-from sovereign_pipeline.training.job import Failure, TrainingResult, read_result
+from sovereign_pipeline.training.job import KEY_VARIABLE, Failure, TrainingResult, read_result
 from sovereign_pipeline.training.launcher import remote_environment, run_trainer_on_ray
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.launching.conftest import (
@@ -163,17 +163,18 @@ def test_a_ray_job_gets_the_allowlist_and_not_its_nodes_environment(
     result = shlex.quote(TrainingResult().model_dump_json())
     shown = tmp_path / "shown"
     python = program(tmp_path / "python", f"env -0 > {shown}\necho {result} > {job.result}")
-    run_trainer_on_ray(written(job), on_ray(head, python), lambda line: None, {"DAGSTER_PIPES_CONTEXT": "a 'b' $c"})
+    given = {"DAGSTER_PIPES_CONTEXT": "a 'b' $c", KEY_VARIABLE: "0" * 64}
+    run_trainer_on_ray(written(job), on_ray(head, python), lambda line: None, given)
     lines = [line.partition("=") for line in shown.read_text().split("\0") if line]
     environment = {name: value for name, _, value in lines}
-    assert environment["DAGSTER_PIPES_CONTEXT"] == "a 'b' $c"
+    assert environment.items() >= given.items()
     assert environment.items() >= remote_environment(job.result.with_name("job.json")).items()
     assert SECRET not in shown.read_text()
     from_the_node = {"PATH", "CUDA_VISIBLE_DEVICES", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "OMP_NUM_THREADS"}
     of_the_shell = {"PWD", "SHLVL", "_"}
     assert set(environment) - from_the_node - of_the_shell - {"MKL_NUM_THREADS"} == {
         *remote_environment(Path("/job.json")),
-        "DAGSTER_PIPES_CONTEXT",
+        *given,
     }
 
 
@@ -205,11 +206,12 @@ def test_ray_is_told_what_to_reserve_and_how_long_a_checkpoint_takes(make_job: J
         place = Ray(
             where="ray", address=server.address, python=python, gpus=2, cpus=8, memory_gib=64, resources={"h100": 1}
         )
-        run_trainer_on_ray(written(job), place, lambda line: None, {})
+        run_trainer_on_ray(written(job), place, lambda line: None, {KEY_VARIABLE: "1" * 64})
         (submitted,) = [body for method, path, body in server.seen if (method, path) == ("POST", "/api/jobs/")]
     assert submitted["entrypoint_num_gpus"] == 2 and submitted["entrypoint_num_cpus"] == 8
     assert submitted["entrypoint_memory"] == 64 * 2**30 and submitted["entrypoint_resources"] == {"h100": 1}
-    assert submitted["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "300"}
+    assert submitted["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "300", KEY_VARIABLE: "1" * 64}
+    assert "1" * 64 not in submitted["entrypoint"], "other accounts of the node can read a command line"
     assert SECRET not in json.dumps(submitted)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.training import launcher
-from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob
 
 STEP, UNTIL = "SOVEREIGN_TEST_HALT_AT_STEP", "SOVEREIGN_TEST_HALT_UNTIL_THERE_IS"
 JOBS = "SOVEREIGN_TEST_JOBS"
 """JSON: pairs of a job's file and the name of its fault, or null."""
+KEY = {KEY_VARIABLE: "0" * 64}
 PACKAGE = "sovereign_pipeline_tests.training.processes"
 
 
@@ -31,7 +32,7 @@ def halt_at(step: int, go_on: Path) -> Iterator[dict[str, str]]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "worker_command", lambda python, job: _command(python, job, "worker_that_halts"))
-        yield {STEP: str(step), UNTIL: str(go_on)}
+        yield {STEP: str(step), UNTIL: str(go_on), **KEY}
 
 
 def run_many(jobs: Sequence[tuple[TrainingJob, str | None]]) -> None:
@@ -44,4 +45,4 @@ def run_many(jobs: Sequence[tuple[TrainingJob, str | None]]) -> None:
         named.append((str(path), fault))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "worker_command", lambda python, job: _command(python, job, "worker_of_many"))
-        launcher.run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named)})
+        launcher.run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named), **KEY})

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, TrainingFailed
-from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.sandbox import python_parts
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.plots import reward_curves_png
@@ -160,16 +160,21 @@ def test_one_batch_is_one_call_and_what_was_said_is_not_asked_again(
     assert not any("zzz" in each.read_text() for each in (tmp_path / "cache").iterdir())
 
 
-def test_a_changed_score_is_found_and_a_torn_last_line_is_asked_for_again(tool: MakeTool, tmp_path: Path) -> None:
+@pytest.mark.security_case(
+    "Cached scores of a reward are replaced in the home, with digests made anew",
+    "they are dropped, and asked for again",
+)
+def test_a_changed_score_and_a_torn_last_line_are_asked_for_again(tool: MakeTool, tmp_path: Path) -> None:
     tool(LENGTHS).scores(REPLIES)
     (cache,) = (tmp_path / "cache").iterdir()
     whole = cache.read_bytes()
     cache.write_bytes(whole[:-9])
     assert tool(LENGTHS).scores(REPLIES) == [0.1, 0.2, 0.1]
     assert sorted(cache.read_bytes().splitlines()) == sorted(whole.splitlines())
-    cache.write_bytes(whole.replace(b"0.1", b"0.9"))
-    with pytest.raises(IntegrityError, match="a cached score is not as the trainer wrote it"):
-        tool(LENGTHS)
+    keys = [json.loads(line)[0] for line in whole.splitlines()]
+    cache.write_text("".join(json.dumps([key, 0.9, digest_of([key, 0.9])]) + "\n" for key in keys))
+    assert tool(LENGTHS).scores(REPLIES) == [0.1, 0.2, 0.1]
+    assert sorted(cache.read_bytes().splitlines()) == sorted(whole.splitlines())
 
 
 def test_code_that_is_missing_or_was_changed_is_not_run(tmp_path: Path) -> None:
