@@ -135,6 +135,15 @@ def release_in(content: bytes) -> Release:
         raise ValueError("no rules") from None
 
 
+@lru_cache(maxsize=64)
+def levels_in(content: bytes) -> tuple[str, ...]:
+    """Read the classification levels, lowest first, in a copy of `institution.yaml`. Empty if they cannot be read."""
+    try:
+        return tuple(map(str, yaml.safe_load(content)["classification"]))
+    except (yaml.YAMLError, KeyError, TypeError, RecursionError, UnicodeDecodeError):
+        return ()
+
+
 Event = Literal["base_superseded", "template_changed", "source_withdrawn", "policy_changed"]
 
 _LENGTH = re.compile(r"([1-9][0-9]{0,3}) (day|week|month|year)s?")

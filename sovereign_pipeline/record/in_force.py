@@ -56,12 +56,14 @@ class Rule:
 
 def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
     """Add entries for rules and a trust root that changed since their last entries, and for entries that the second
-    copy lacks. Raises IntegrityError if the trust root is missing, invalid, older, or another one.
+    copy lacks. Raises IntegrityError if the trust root is missing, invalid, older, or another one, or if classification
+    levels changed their order.
 
     Args:
         replaced_by: SHA-256 of the first root of a replacement trust root, from an administrator.
     """
     session.info.pop(BEFORE_THE_FIRST, None)
+    _assert_order_of_levels(session, settings)
     if not session.info.get(tree.APPENDED):
         _copy(session, settings)
     _trust(session, settings, replaced_by)
@@ -241,8 +243,10 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 
 def assert_not_put_back(session: Session, settings: Settings) -> None:
-    """Assert that the trust root in the data root, if there is one, is the logged one or a successor, without adding an
-    entry. Raises IntegrityError otherwise: keys that were revoked since would count."""
+    """Assert that the trust root in the data root, if there is one, is the logged one or a successor, and that
+    `institution.yaml` has the logged levels in their order. Adds no entry. Raises IntegrityError otherwise: keys that
+    were revoked since would count, or readers of a low level would read a high one."""
+    _assert_order_of_levels(session, settings)
     known, directory = trust_on_record(session), settings.data / TRUST
     if known is None or not directory.is_dir():
         return
@@ -252,3 +256,29 @@ def assert_not_put_back(session: Session, settings: Settings) -> None:
     files = _digests(content)
     if content and files != known.files:
         _assert_same_trust(known, verified(content, where=str(directory)), files)
+
+
+def _assert_order_of_levels(session: Session, settings: Settings) -> None:
+    """Raise IntegrityError if two levels of a changed `institution.yaml` have another order than in any logged one."""
+    path = settings.data / INSTITUTION
+    of_file = AuditEntry.subjects["file"].as_string() == INSTITUTION
+    query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED, of_file).order_by(AuditEntry.sequence.desc())
+    last = session.scalars(query.limit(1)).one_or_none()
+    if last is None or not path.is_file():
+        return
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() == last.subjects["now"]:
+        return
+    from sovereign_pipeline.policy.institution import levels_in
+
+    now = levels_in(content)
+    for entry in session.scalars(query):
+        if (sha256 := entry.subjects["now"]) is None:
+            continue
+        before = levels_in(kept_rule(settings, INSTITUTION, sha256, entry.sequence))
+        if [each for each in before if each in now] != [each for each in now if each in before]:
+            raise IntegrityError(
+                f"{path}: `classification` has the levels {', '.join(now)} in another order than entry "
+                f"{entry.sequence} of the ledger, {', '.join(before)}.",
+                "Restore their order. What is registered keeps its level; a level may be added or renamed.",
+            )

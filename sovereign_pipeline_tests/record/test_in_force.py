@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import IntegrityError
@@ -185,6 +186,28 @@ def test_changed_rules_are_an_entry_before_the_act_with_a_copy_of_each(
         assert {each.file: each.sha256 for each in rules(session, between)}["institution.yaml"] == before
     assert now in sovereign("audit", "policy", "--json")
     assert before in sovereign("audit", "policy", "--json", "--at", between.isoformat())
+
+
+@pytest.mark.security_case(
+    "The order of the classification levels in `institution.yaml` is turned around", "nothing is read under it"
+)
+def test_nothing_is_read_under_levels_in_another_order(bench: Bench, registry: Registry) -> None:
+    bench.institution.write()
+    light(registry, 1)
+    file = bench.settings.data / "institution.yaml"
+    content = yaml.safe_load(file.read_text())
+    levels = content["classification"]
+    for changed in ([levels[0], "RESTRICTED", *levels[1:]], ["OPEN", *levels[1:]], levels[1:]):
+        file.write_text(yaml.safe_dump({**content, "classification": changed}))
+        light(registry, len(changed))
+    file.write_text(yaml.safe_dump({**content, "classification": [*reversed(levels)]}))
+    with pytest.raises(IntegrityError):
+        light(registry, 2)
+    with pytest.raises(IntegrityError), registry.reading():
+        pass
+    file.write_text(yaml.safe_dump(content))
+    with registry.reading():
+        pass
 
 
 def test_the_export_of_the_log_is_in_the_log(registry: Registry, sovereign: Callable[..., str], tmp_path: Path) -> None:
