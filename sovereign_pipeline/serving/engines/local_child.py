@@ -253,7 +253,8 @@ class Worker:
         self._batch.submit(row)
 
     def _cancel(self, message: Message) -> None:
-        self._waiting.pop(message["id"], None)
+        if (waiting := self._waiting.pop(message["id"], None)) is not None:
+            waiting[1].cancel()
         row = self._answers.pop(message["id"], None)
         if row is not None:
             self._batch.drop(row)

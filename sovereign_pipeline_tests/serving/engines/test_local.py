@@ -99,6 +99,27 @@ def test_an_adapter_is_unloaded_while_a_prompt_for_it_waits_behind_long_ones(
     assert runner.run(pieces_of_leaving())
 
 
+def test_a_cancelled_prompt_holds_up_nobody(running: Running) -> None:
+    """The later prompt waits for one long prompt at most, not for 20 that were cancelled."""
+    too_long = [{"role": "user", "content": "lamp " * 100_000}]
+
+    async def ask() -> None:
+        await running.engine.answer(running.adapters[0].digest, too_long, Sampling(max_tokens=4))
+
+    async def seconds(cancelled: int) -> float:
+        for _ in range(cancelled):
+            asked = asyncio.create_task(ask())
+            await asyncio.sleep(0)
+            asked.cancel()
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(EngineRefused):
+            await ask()
+        return asyncio.get_running_loop().time() - begun
+
+    alone = running.do(seconds(0))
+    assert running.do(seconds(20)) < 12 * alone
+
+
 class TestConformance(EngineConformance):
     """Of every engine."""
 
