@@ -65,6 +65,8 @@ PLACES_OF_TWO_WORDS = frozenset(place.replace("_", " ") for place in _WORLD_PLAC
 
 _NOT_NAMES = _read("not_names.txt")
 BODIES = _NOT_NAMES["bodies"]
+ADDRESSED_OFFICES = _NOT_NAMES["addressed_offices"]
+GREETINGS = _NOT_NAMES["greetings"]
 OFFICES = _NOT_NAMES["offices"]
 LAW_AND_POLICY = _NOT_NAMES["law_and_policy"]
 EVERYDAY_NOUNS = _NOT_NAMES["everyday_nouns"]

