@@ -22,11 +22,14 @@ import openai
 import psutil
 import pytest
 from openai import OpenAI
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.record import tree
+from sovereign_pipeline.record.catalog import FLAG_CHANGED
+from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.serving.gateway.auth import Grant, Tokens, add_token, callers_of, revoke_token
@@ -163,9 +166,16 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     with pytest.raises(openai.AuthenticationError):
         ask()
     other, _ = add_token(served.settings, office.registry, "Omar Nasser", granted, 1, "root")
-    with office.registry.reading() as session:
-        entries = tree.size_of(session)
-    wait_until(lambda: HighWaterMarks.of(served.settings).entries == entries, served.log.read_text)
+
+    def has_seen_all() -> bool:
+        """The gateway logged its answer to the rollback, too, and verified it."""
+        with office.registry.reading() as session:
+            changes = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED)
+            *_, flag = session.scalars(changes.order_by(AuditEntry.sequence))
+            size = tree.size_of(session)
+        return flag["cause"] == "transition" and HighWaterMarks.of(served.settings).entries == size
+
+    wait_until(has_seen_all, served.log.read_text)
     served.stop()
     away = Served(served_office, registry_url="postgresql://127.0.0.1:1/registry")
     client = away.client(other)
