@@ -433,10 +433,11 @@ def taken_back(session: Session, adapter: Adapter) -> str | None:
 
 
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
-    """Return the newest change of the line's flag if it is about this adapter as it is staged now, or else None."""
-    found = [entry.subjects for entry in _entries(session, FLAG_CHANGED, adapter.line)][-1:]
+    """Return the newest change of the line's flag about this adapter as it is staged now, or None if there is none.
+    Another adapter may have been staged since."""
     now = (adapter.id, _staged_by(session, adapter))
-    return dict(found[0]) if found and (found[0]["staged"], found[0]["staged_by"]) == now else None
+    found = (entry.subjects for entry in reversed(_entries(session, FLAG_CHANGED, adapter.line)))
+    return next((dict(each) for each in found if (each["staged"], each["staged_by"]) == now), None)
 
 
 def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:

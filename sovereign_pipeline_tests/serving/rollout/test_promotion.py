@@ -128,6 +128,22 @@ def test_a_hold_that_a_clock_ahead_ended_does_not_count(held: Held, monkeypatch:
     assert [each["outcome"] for each in held.told(JUDGED)] == ["promote"]
 
 
+def test_what_was_withdrawn_stays_withdrawn_beside_another_staged_adapter(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge()
+    held.traffic.ask(20, lost=0.6)
+    held.traffic.watcher.look()
+    held.desk.follow()
+    other = held.office.adapter("approve", "stage")
+    held.desk.follow()
+    with pytest.raises(GateRefused, match="was withdrawn"):
+        held.office.ask("promote", held.staged)
+    held.office.move("unstage", other)
+    held.desk.follow()
+    flag = held.traffic.flags.flag(LINE)
+    assert flag.staged == held.staged.id and flag.stopped is not None and not flag.is_rolling_out
+
+
 def test_approvals_are_bound_to_the_judgement(held: Held) -> None:
     held.traffic.ask(12)
     held.judge()
