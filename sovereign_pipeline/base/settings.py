@@ -153,6 +153,14 @@ class Settings:  # a pydantic model would take 30 ms in every process
         secret = ("vault", "review_secrets", "keys", "corpus", "serving")
         return {VARIABLES[name]: getattr(self, name) for name in secret}
 
+    def private_directory_of(self, path: Path) -> str | None:
+        """Return the variable of the private directory (home or a secret one) in which a recipe's path lies, or None.
+        Links are followed."""
+        places = {VARIABLES["data"]: self.data, VARIABLES["home"]: self.home, **self.secret_directories}
+        holding = [name for name, each in places.items() if path.resolve().is_relative_to(each.resolve())]
+        innermost = max(holding, key=lambda name: len(places[name].resolve().parts), default=None)
+        return None if innermost == VARIABLES["data"] else innermost
+
     @property
     def artifacts(self) -> Path:
         return self.home / "artifacts"

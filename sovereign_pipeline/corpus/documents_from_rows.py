@@ -577,6 +577,12 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
             f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
             "Correct `path` in the recipe, or put the file there.",
         )
+    if (private := workplace.settings.private_directory_of(path)) is not None:  # of another line and level
+        raise SourceError(
+            f"Line {workplace.line.line}: the file of source '{source.name}' lies in {private}, whose files keep a "
+            f"level and an origin that a source would lose.",
+            "Name a file of the data root.",
+        )
     reject_unreadable(path)
     sha256 = file_sha256(path)
     if _is_rated(source):

@@ -134,7 +134,7 @@ def reward_digests(workplace: Workplace) -> dict[str, str]:
 
 def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
     """Return `code_digests` of the section. Raises InputError if a command would see a directory of this pipeline or of
-    the institution."""
+    the institution, or if a tool names a file of a private one."""
     kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
     for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
         for variable, directory in kept.items():
@@ -142,6 +142,11 @@ def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
                 raise InputError(
                     f"{path}: a command in training.rlhf must not see {directory} ({variable}).", "Name another path."
                 )
+    for path in (settings.data / path for tool in rlhf.tools for path in tool.named):
+        if (private := settings.private_directory_of(path)) is not None:
+            raise InputError(
+                f"{path}: a tool of training.rlhf must not see {private}.", "Name a file of the data root."
+            )
     return code_digests(settings.data, rlhf)
 
 

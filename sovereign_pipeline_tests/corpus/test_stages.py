@@ -122,6 +122,24 @@ def test_a_missing_source_is_named_with_its_remedy(institution: DemoInstitution)
         produce(RAW_CORPUS, workplace, {})
 
 
+@pytest.mark.security_case(
+    "A recipe names another line's stored documents as its source, or a reward's tool names a key",
+    "rejected: their level and origin would be lost",
+)
+def test_no_source_lies_in_a_private_directory(institution: DemoInstitution) -> None:
+    secret, _ = run(institution)
+    stored = secret.file(DOCUMENTS)
+    source = institution.recipe["sources"][0]
+    source["path"] = str(stored)
+    with pytest.raises(SourceError, match="lies in SOVEREIGN_CORPUS"):
+        produce(RAW_CORPUS, institution.workplace(), {})
+    link = institution.settings.data / "sources" / "link.jsonl"
+    link.symlink_to(stored)
+    source["path"] = "sources/link.jsonl"
+    with pytest.raises(SourceError, match="lies in SOVEREIGN_CORPUS"):
+        produce(RAW_CORPUS, institution.workplace(), {})
+
+
 def test_a_changed_document_is_a_new_corpus_and_an_unchanged_one_is_not(institution: DemoInstitution) -> None:
     before, _ = run(institution)
     again, _ = run(institution)

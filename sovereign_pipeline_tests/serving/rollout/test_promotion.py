@@ -141,7 +141,7 @@ def test_what_was_withdrawn_stays_withdrawn_beside_another_staged_adapter(held: 
     held.office.move("unstage", other)
     held.desk.follow()
     flag = held.traffic.flags.flag(LINE)
-    assert flag.staged == held.staged.id and flag.stopped is not None and not flag.is_rolling_out
+    assert flag is not None and flag.staged == held.staged.id and flag.stopped is not None and not flag.is_rolling_out
 
 
 def test_approvals_are_bound_to_the_judgement(held: Held) -> None:

@@ -291,6 +291,9 @@ def test_a_command_is_shown_no_directory_of_this_pipeline(tmp_path: Path, monkey
         (tmp_path / used).mkdir(parents=True, exist_ok=True)
         with pytest.raises(InputError, match="must not see"):
             reward_code(settings, section(tmp_path, HALF, uses=[str(tmp_path / used)]))
+    (tmp_path / "opt" / "home-keys").mkdir()
+    with pytest.raises(InputError, match="must not see"):
+        reward_code(settings, section(tmp_path, HALF, {str(tmp_path / "opt" / "home-keys" / "pipeline.key"): "key"}))
 
 
 @pytest.fixture
