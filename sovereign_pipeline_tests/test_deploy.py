@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import tomllib
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -195,6 +196,8 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     servers = {known: ThreadingHTTPServer(("127.0.0.1", 0), Upstream) for known in ("3000", "8700", "8800")}
     text = NGINX.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
     text = text.replace("/run/secrets/proxy", str(certificate.with_suffix("")))
+    text = text.replace("/run/secrets/operators.htpasswd", str(directory / "operators"))
+    (directory / "operators").write_text("layla:{PLAIN}lamp\n", encoding="utf-8")
     for known, server in servers.items():
         assert f"127.0.0.1:{known};" in text
         text = text.replace(f"127.0.0.1:{known};", f"127.0.0.1:{server.server_port};")
@@ -222,6 +225,18 @@ def _listens(port: int) -> bool:
 def test_each_name_leads_to_its_service(proxied: Proxied) -> None:
     status, seen = proxied.ask(GATEWAY)
     assert (status, seen["port"], seen["Host"]) == (200, proxied.upstreams["8800"], GATEWAY)
+
+
+@pytest.mark.security_case(
+    "Somebody without a sign-in opens Dagster or the artifact pages through the proxy of `deploy/`", "401"
+)
+@pytest.mark.parametrize(("name", "port"), [("dagster", "3000"), ("pages", "8700")])
+def test_what_has_no_sign_in_is_for_operators_alone(proxied: Proxied, name: str, port: str) -> None:
+    host = f"{name}.institution.example"
+    known, unknown = (f"Basic {b64encode(each).decode()}" for each in (b"layla:lamp", b"layla:chain"))
+    assert [proxied.ask(host)[0], proxied.ask(host, Authorization=unknown)[0]] == [401, 401]
+    status, seen = proxied.ask(host, Authorization=known)
+    assert (status, seen["port"]) == (200, proxied.upstreams[port])
 
 
 def test_a_client_says_nothing_of_itself_to_the_gateway(proxied: Proxied) -> None:
