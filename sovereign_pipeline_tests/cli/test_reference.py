@@ -98,5 +98,5 @@ def test_a_long_table_has_a_line_for_each_row_and_no_control_characters(capsys: 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Rows: 201"
     assert lines[1] == "id   said by"
-    assert lines[9] == "7    A[2J"
+    assert lines[9] == "7    A [2J"
     assert len(lines) == len(rows) + 2
