@@ -18,7 +18,7 @@ from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.dataset.jsonl import row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.record.catalog import ENDED, find_adapter, state_of
+from sovereign_pipeline.record.catalog import ENDED, find_adapter, list_adapters, state_of
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
@@ -113,6 +113,19 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
             "Remove start_from, or continue from an adapter that was not trained on these rows.",
         )
     return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level)
+
+
+def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
+    """Raise RecipeError if the base model has the weights of a registered adapter to which an open recall applies."""
+    made = {ref.digest for ref, _ in artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs)}
+    for row in list_adapters(open_registry(workplace.settings)) if made else ():
+        recalls = workplace.open_recalls(row["id"]) if row["adapter_digest"] in made else ()
+        if recalls:
+            raise RecipeError(
+                f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} has the weights of "
+                f"{row['id']}, which is under {and_more(recalls)}.",
+                "Name another base model, or let an officer waive the recall for that adapter.",
+            )
 
 
 def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> None:

@@ -33,6 +33,7 @@ from sovereign_pipeline.training import gates
 from sovereign_pipeline.training.checkpoints import remove_unless_training
 from sovereign_pipeline.training.continuation import (
     GATE_NAME,
+    assert_base_not_recalled,
     assert_base_saw_nothing_held_out,
     evaluate_start,
     parent_config,
@@ -162,6 +163,7 @@ def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path,
     scratch = workspace / "scratch"
     scratch.mkdir()
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
+    assert_base_not_recalled(workplace, inputs)
     assert_base_saw_nothing_held_out(workplace, inputs)
     return scratch, base
 

@@ -2,10 +2,13 @@
 
 import pytest
 
+from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.recall import Question, ask, training_data
 from sovereign_pipeline.release.recall import holders as holders_of
+from sovereign_pipeline.training.continuation import assert_base_not_recalled
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.registry.rewarded import TRAINING, with_reward_model
 from sovereign_pipeline_tests.release.holders import Holders, change_contents, letters
 
@@ -74,6 +77,21 @@ def test_what_a_base_model_was_made_of_here_is_held_by_all_that_rests_on_it(hold
     assert held_by(holders.registry, document="R-00011") == {tuned.id: True, resting.id: False}
     assert held_by(holders.registry, base_model=tuned.base_model_digest) == {tuned.id: True, resting.id: False}
     assert held_by(holders.registry, base_model=resting.base_model_digest) == {resting.id: True}
+
+
+@pytest.mark.security_case(
+    "A recalled adapter, tuned in full, is described as a base model, and a line trains on it",
+    "the line stops before training",
+)
+def test_nothing_is_trained_on_a_base_model_that_was_a_recalled_adapter(holders: Holders) -> None:
+    tuned = holders.register(sft={"adapter": "none"})
+    holders.base_model_of(tuned, "own")
+    holders.register("buoys", letters(100, 112), base_model="own")
+    workplace, base = holders.bench.workplace(), {"base_model": holders.bench.artifact("base_model")}
+    assert_base_not_recalled(workplace, base)
+    recall(holders.registry, Question(document="R-00011"))
+    with pytest.raises(RecipeError):
+        assert_base_not_recalled(workplace, base)
 
 
 def test_names_are_compared_whole(holders: Holders) -> None:
