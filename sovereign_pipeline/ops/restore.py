@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import VARIABLES, Settings
-from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.ops import backup_archive, postgresql
 from sovereign_pipeline.ops.backup import (
     ASIDE,
@@ -323,10 +323,8 @@ def _signed_head(path: Path, note: Note, verifier: notes.Verifier | None) -> Tre
 def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
     if not lost:
         return f"The backup lacks no entry known here, but {loses} lost entries were stated."
-    copy = settings.ledger_copy
-    actions = checkpoints.actions_of(copy, size + 1, size + lost) if copy is not None and copy.exists() else {}
-    named = [f"entry {number} ({actions.get(number, 'unknown')})" for number in range(size + 1, size + lost + 1)]
-    return f"The backup ends at entry {size} and lacks {counted(lost, 'entry', 'entries')}: {and_more(named)}."
+    named = checkpoints.missing_entries(settings, size + 1, size + lost)
+    return f"The backup ends at entry {size} and lacks {counted(lost, 'entry', 'entries')}: {named}."
 
 
 def _put_into_place(settings: Settings, staged: Settings) -> None:

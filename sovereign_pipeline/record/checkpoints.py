@@ -345,15 +345,6 @@ def _confirmed(entries: Iterable[bytes], checkpoint: Note) -> Iterator[bytes]:
     yield line
 
 
-def actions_of(path: Path, first: int, last: int) -> dict[int, str]:
-    """Return number -> action of the entries between two numbers that the copy contains."""
-    return {
-        line.sequence: str(json.loads(line.content).get("action"))
-        for line in lines_of(path)
-        if line.sequence is not None and first <= line.sequence <= last
-    }
-
-
 def _read_end(content: bytes) -> End:
     end = End(is_cut=bool(content) and not content.endswith(b"\n"))
     by_digest: dict[str, int | None] = {}
@@ -613,7 +604,7 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
     if size < head.size:
         raise IntegrityError(
             f"The registry is older than its last checkpoint ({kept.path}), which covers {head.size} entries; "
-            f"missing: {_missing(settings, size + 1, head.size)}.",
+            f"missing: {missing_entries(settings, size + 1, head.size)}.",
             "Restore the newest copy. With an older one, later acts could be repeated.",
         )
     if head.size == 0:
@@ -627,10 +618,14 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
         )
 
 
-def _missing(settings: Settings, first: int, last: int) -> str:
+def missing_entries(settings: Settings, first: int, last: int) -> str:
     """Format the numbers of missing entries, with their actions if the second copy has them."""
     copy = settings.ledger_copy
-    known = actions_of(copy, first, last) if copy is not None and copy.exists() else {}
+    known = {
+        line.sequence: str(json.loads(line.content).get("action"))
+        for line in (lines_of(copy) if copy is not None and copy.exists() else ())
+        if line.sequence is not None and first <= line.sequence <= last
+    }
     if not known:
         return f"entry {first}" if first == last else f"entries {first} to {last}"
     return and_more([f"entry {number} ({known.get(number, 'unknown')})" for number in range(first, last + 1)])
