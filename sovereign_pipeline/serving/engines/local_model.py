@@ -506,6 +506,8 @@ class Model:
         self.prompts = Prompts.read(base)
         with reading_base_model(base):
             model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+        for weights in (*model.parameters(), *model.buffers()):
+            weights.data = weights.data.clone()  # loaded ones are pages of the file, which somebody may change
         config = model.config.get_text_config(decoder=True)
         others = {*(getattr(config, "layer_types", None) or ())} - LAYERS
         if others or getattr(model, "_is_stateful", False):

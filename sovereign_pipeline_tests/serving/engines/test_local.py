@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,23 @@ def test_an_adapter_is_unloaded_while_a_prompt_for_it_waits_behind_long_ones(
         return len(pieces)
 
     assert runner.run(pieces_of_leaving())
+
+
+@pytest.mark.security_case(
+    "The file of a base model's weights is changed under a running engine", "its answers stay as they were"
+)
+def test_a_changed_file_of_the_base_model_changes_no_answer(runner: asyncio.Runner, tmp_path: Path) -> None:
+    tiny = TinyAdapters(tmp_path)
+    adapter = tiny.adapter("lamps-1.0.0")
+    engine = runner.run(LocalEngine.start(tiny.base, SETTINGS))
+    running = Running(engine, [adapter], runner)
+    runner.run(engine.load(adapter))
+    before = running.alone(0, LETTERS[0])
+    with (tiny.base / "model.safetensors").open("r+b") as weights:
+        weights.seek(-50_000, os.SEEK_END)
+        weights.write(b"\x3f" * 50_000)
+    assert running.alone(0, LETTERS[0]) == before
+    runner.run(engine.close())
 
 
 def test_a_cancelled_prompt_holds_up_nobody(running: Running) -> None:
