@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 BLOCK = 1 << 20
 """Bytes per read."""
 BYTES_OF_SECRET = 32
+FIND_OUT = "Find out who changed it, and run again."
 RESTORE_SECRET = (
     "Restore the file from a backup. To create a missing one, the account needs write access to its directory."
 )
@@ -115,6 +116,31 @@ def keyed_digest(secret: bytes, purpose: str, content: bytes, size: int = 32) ->
     purpose: at most 16 characters. Digests of one purpose say nothing about those of another.
     """
     return hashlib.blake2b(content, key=secret, person=purpose.encode(), digest_size=size).digest()
+
+
+@contextmanager
+def unchanged(files: Mapping[Path, str], directories: Iterable[Path] = ()) -> Iterator[None]:
+    """Verify files by their SHA-256, and at the end that nobody wrote to them meanwhile, not even to put them back.
+
+    directories: may hold only these files. Raises IntegrityError that names the first file that is extra or changed.
+    """
+    inside = [path for directory in directories for path in (directory, *directory.rglob("*"))]
+    before = {path: _stamp(path) for path in (*files, *inside)}
+    extra = sorted({path for path in inside if not path.is_dir()} - files.keys())
+    wrong = extra or [path for path, digest in files.items() if file_sha256(path) != digest]
+    if not wrong:
+        yield
+        wrong = [path for path, stamp in before.items() if _stamp(path) != stamp]
+    if wrong:
+        raise IntegrityError(f"{wrong[0]}: it was changed between its verification and its use.", FIND_OUT)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise IntegrityError(f"{path}: the file cannot be read ({error.strerror}).", FIND_OUT) from None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns  # only the kernel sets the last one
 
 
 def short(digest: str) -> str:

@@ -58,6 +58,11 @@ class Artifact:
             raise _withheld(self)
         return self.confined / name
 
+    def digests(self, below: Path) -> dict[Path, str]:
+        """Return path -> SHA-256, from the manifest, of a file or of the files in a directory of the artifact."""
+        paths = {self.path / entry.path: entry.sha256 for entry in self.manifest.files}
+        return {path: digest for path, digest in paths.items() if path.is_relative_to(below)}
+
     @property
     def withheld(self) -> tuple[FileEntry, ...]:
         """Files that were not verified because this process may not read unscrubbed text."""

@@ -4,7 +4,7 @@ Neither may have been trained on rows that are held out now.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class ParentAdapter:
     """PEFT directory of the adapter; every byte was verified."""
     classification: str
     """Higher of the artifact's level and the registration's."""
+    files: Mapping[Path, str]
+    """Files of the directory -> SHA-256."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -112,7 +114,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
             f"{where} was trained on what is held out now: {'; '.join(leaks)}. Its scores would be meaningless.",
             "Remove start_from, or continue from an adapter that was not trained on these rows.",
         )
-    return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level)
+    return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level, artifact.digests(tuned.directory))
 
 
 def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:

@@ -5,13 +5,14 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
 
 from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed
-from sovereign_pipeline.base.files import Frozen, canonical_json, keyed_digest
+from sovereign_pipeline.base.files import FIND_OUT, Frozen, canonical_json, keyed_digest
 from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
@@ -92,6 +93,8 @@ class TrainingJob(Frozen):
     """Settings of a training by reward; only for its algorithms."""
     parent_adapter: Path | None = None
     """PEFT directory that training continues from. Every method after SFT on an adapter needs one."""
+    files: dict[Path, str] | None = None
+    """Every file that the trainer reads -> its SHA-256 as verified by the stage; None only for a job of no stage."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
 
@@ -121,6 +124,13 @@ class TrainingJob(Frozen):
         return self.reward_model or (self.sft if self.method == "sft" or self.preference is None else self.preference)
 
     @property
+    def directories(self) -> list[Path]:
+        """Directories of models and adapters that the trainer reads."""
+        reward_model = self.reward.reward_model if self.reward is not None else None
+        own = [self.base_model, self.parent_adapter, reward_model.directory if reward_model is not None else None]
+        return [each for each in own if each is not None]
+
+    @property
     def packs(self) -> bool:
         """True if several replies share a row in one pass. TRL pads replies instead."""
         return self.tuning.packing and not self.is_trls
@@ -141,10 +151,21 @@ class TrainingJob(Frozen):
 
     @classmethod
     def read(cls, path: Path) -> "TrainingJob":
-        return cls.model_validate_json(path.read_bytes())
+        """Read a job. Raises IntegrityError for a file of `write_named` that was changed."""
+        content = path.read_bytes()
+        if path.stem not in ("job", sha256(content).hexdigest()):
+            raise IntegrityError(f"{path}: this job is not the one that was launched.", FIND_OUT)
+        return cls.model_validate_json(content)
 
     def write(self, path: Path) -> None:
         path.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+
+    def write_named(self, directory: Path) -> Path:
+        """Write the job to a file named by its SHA-256, so that the path alone tells the trainer which job it runs."""
+        content = self.model_dump_json().encode()
+        path = directory / f"{sha256(content).hexdigest()}.json"
+        path.write_bytes(content)
+        return path
 
 
 class Failure(Frozen):

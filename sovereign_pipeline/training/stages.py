@@ -4,11 +4,12 @@ import json
 import shutil
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
-from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
@@ -55,6 +56,7 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
     """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's failure."""
     scratch, base = _begin(workplace, inputs, workspace)
     parent = resolve_parent(workplace, inputs, base)
+    dataset = inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS)
     job = _job(
         workplace,
         inputs,
@@ -62,8 +64,13 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
         "sft",
         {"config": _sft_config(workplace.line), "started_from": parent.facts if parent is not None else None},
         base_model=base,
-        dataset=inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS),
+        dataset=dataset,
         parent_adapter=parent.directory if parent is not None else None,
+        files={
+            **_base_files(inputs, base),
+            **inputs[TRAINING_DATASET.kind].digests(dataset),
+            **(parent.files if parent is not None else {}),
+        },
     )
     built = _run(workplace, job, workspace)
     if parent is None:
@@ -78,7 +85,9 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
     scratch, base = _begin(workplace, inputs, workspace)
     held_out = scratch / "held_out.jsonl"
     pairs = gates.held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
-    held_out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs), encoding="utf-8")
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs).encode()
+    held_out.write_bytes(content)
+    dataset = inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS)
     job = _job(
         workplace,
         inputs,
@@ -86,9 +95,14 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
         "reward",
         {"config": _reward_config(workplace.line)},
         base_model=base,
-        dataset=inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS),
+        dataset=dataset,
         reward_model=workplace.line.training.reward_model,
         held_out=held_out,
+        files={
+            **_base_files(inputs, base),
+            **inputs[PREFERENCE_DATASET.kind].digests(dataset),
+            held_out: sha256(content).hexdigest(),
+        },
     )
     return _run(workplace, job, workspace)
 
@@ -101,14 +115,21 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
     decided_by: Config = {"config": _aligned_config(workplace.line), "started_from": None}
     reward: RewardJob | None = None
     method: Method
+    files = inputs[SFT_ADAPTER.kind].digests(tuned.directory)
+    if tuned.holds == "adapter":
+        files |= _base_files(inputs, base)
     if training.rlhf is not None:
         workplace.progress("writing the prompts of both sides of the split")
         method = training.rlhf.algorithm
         dataset, reward = _prepare_reward(workplace, inputs, scratch, training.rlhf)
+        files |= {path: file_sha256(path) for path in (dataset, reward.held_out)}
+        if reward.reward_model is not None:
+            files |= inputs[REWARD_MODEL.kind].digests(reward.reward_model.directory)
         decided_by = {**decided_by, "reward": reward.code}
     elif training.preference is not None:
         method = training.preference.method
         dataset = inputs[PREFERENCE_DATASET.kind].file(LABEL_ROWS if method == "kto" else PREFERENCE_ROWS)
+        files |= inputs[PREFERENCE_DATASET.kind].digests(dataset)
     else:
         raise ValueError("aligned_adapter is a passthrough of sft_adapter for a line with neither preference nor rlhf")
     job = _job(
@@ -122,6 +143,7 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
         preference=_preference(training),
         reward=reward,
         parent_adapter=tuned.directory if tuned.holds == "adapter" else None,
+        files=files,
     )
     return _run(workplace, job, workspace)
 
@@ -166,6 +188,11 @@ def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path,
     assert_base_not_recalled(workplace, inputs)
     assert_base_saw_nothing_held_out(workplace, inputs)
     return scratch, base
+
+
+def _base_files(inputs: Inputs, base: Path) -> dict[Path, str]:
+    """Return the files of the line's base model -> SHA-256."""
+    return {base / name: digest for name, digest in read_descriptor(inputs[BASE_MODEL.kind])["files"].items()}
 
 
 def _job(
@@ -221,8 +248,7 @@ def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
     of_this_line = job.checkpoint_directory.parent.glob("*")
     remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
     scratch = job.result.parent
-    job.write(scratch / "job.json")
-    workplace.launch(scratch / "job.json")
+    workplace.launch(job.write_named(scratch))
     result = read_result(job.result)
     for path in job.output.iterdir():
         path.rename(workspace / path.name)

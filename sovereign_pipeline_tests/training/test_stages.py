@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +22,8 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.registry.registration import method_of
-from sovereign_pipeline.training.job import lock_of_line
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, lock_of_line
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -197,3 +199,76 @@ def test_checkpoints_of_a_training_that_goes_on_are_left_alone(institution: Demo
     again = Chain(institution.workplace())
     again.make(again.sft)
     assert not other.exists()
+
+
+@dataclass
+class Swapped(Chain):
+    """A chain in which a file is changed while the trainer runs, at its first message, and put back at its second."""
+
+    pattern: str = ""
+
+    def _train(self, job: TrainingJob) -> dict[str, float]:
+        roots = {"rows": job.dataset.parent, "base": job.base_model}
+        root, _, name = self.pattern.partition("/")
+        (file,) = roots[root].glob(name)
+        whole = file.read_bytes()
+        other = whole[:-1] + b"\0" if file.suffix == ".safetensors" else whole + b"\n"
+
+        def progress(message: str) -> None:
+            self.told.append(message)
+            file.write_bytes(whole if len(self.told) > 1 else other)
+
+        return train(job, TrainerHooks(lambda step: None, progress))
+
+
+@pytest.mark.security_case(
+    "Rows, weights or files beside them are changed while the trainer runs, and put back",
+    "the training ends with an error, and nothing is stored",
+)
+@pytest.mark.parametrize("pattern", ["rows/train.jsonl", "base/model.safetensors", "base/tokenizer.json"])
+def test_what_changes_while_the_trainer_runs_is_not_trained(
+    institution: DemoInstitution, directory: Path, pattern: str
+) -> None:
+    chain = Swapped(institution.workplace(), pattern=pattern)
+    with pytest.raises(IntegrityError, match=pattern.partition("/")[2]):
+        chain.make(chain.sft)
+    assert len(chain.told) > 1 and "sft_adapter" not in chain.refs
+
+
+def other_rows(job: TrainingJob) -> None:
+    job.dataset.write_text(job.dataset.read_text().replace("the officer replies", "pay the clerk rope"))
+
+
+def one_file_more(job: TrainingJob) -> None:
+    (job.base_model / "adapter_config.json").write_text("{}")
+
+
+@pytest.mark.parametrize("change", [other_rows, one_file_more])
+def test_what_changed_before_the_trainer_starts_is_not_trained(
+    institution: DemoInstitution, directory: Path, change: Callable[[TrainingJob], None]
+) -> None:
+    chain = Chain(institution.workplace())
+    launch = chain.workplace.launch
+
+    def changed(job: Path) -> None:
+        change(TrainingJob.read(job))
+        launch(job)
+
+    chain.workplace = replace(chain.workplace, launch=changed)
+    with pytest.raises(IntegrityError):
+        chain.make(chain.sft)
+    assert not chain.told
+
+
+@pytest.mark.security_case("The trainer's job is changed before it is read", "rejected, and nothing is trained")
+def test_a_job_that_was_changed_is_not_run(institution: DemoInstitution, directory: Path) -> None:
+    chain = Chain(institution.workplace())
+    launch = chain.workplace.launch
+
+    def changed(job: Path) -> None:
+        TrainingJob.read(job).model_copy(update={"seed": 8, "files": None}).write(job)
+        launch(job)
+
+    chain.workplace = replace(chain.workplace, launch=changed)
+    with pytest.raises(IntegrityError, match="not the one that was launched"):
+        chain.make(chain.sft)

@@ -5,16 +5,18 @@ a reward); subclass `trainer.RowsMethod` or `rlhf.run.RewardedMethod` in a modul
 subclass inherits guards, memory checks, resuming, probes and the report.
 """
 
-from contextlib import closing
+from contextlib import closing, nullcontext
 
+from sovereign_pipeline.base.files import unchanged
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.trainer import Method
 from sovereign_pipeline.training.trainer import train as train_by
 
 
 def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
-    """Run the job by its method; see `trainer.train`."""
-    with closing(_class_of(job)(job, hooks)) as method:
+    """Run the job by its method; see `trainer.train`. Raises IntegrityError if a file that it reads is changed."""
+    guarded = nullcontext() if job.files is None else unchanged(job.files, job.directories)
+    with guarded, closing(_class_of(job)(job, hooks)) as method:
         return train_by(method)
 
 
