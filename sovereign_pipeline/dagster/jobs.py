@@ -65,7 +65,8 @@ process that has loaded the program, because loading takes longer than most step
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Creates a partition for every recipe under data/lines, so that a new line appears without a restart.",
+    description="Creates a partition for every recipe under data/lines, so that a new line appears without a restart. "
+    "Removes that of a deleted recipe, unless an adapter was registered.",
 )
 def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]) -> dg.SkipReason:
     new = register_lines(context.instance, installation)

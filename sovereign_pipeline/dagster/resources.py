@@ -8,14 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy import select
 
 from sovereign_pipeline.base.errors import NotFoundError, SovereignError, StaleInput
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.policy.line import line_names
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import Adapter
 
 Clock = Callable[[], datetime.datetime]
 """Function that returns the current time in UTC."""
@@ -123,9 +126,15 @@ LINES = dg.DynamicPartitionsDefinition(name="line")
 
 
 def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
-    """Add every line that has a recipe to the instance's partitions. Returns the new names."""
-    known = set(instance.get_dynamic_partitions("line"))
-    new = [name for name in line_names(settings.data) if name not in known]
+    """Add every line that has a recipe to the instance's partitions, and remove the others, unless an adapter of theirs
+    was registered. Returns the new names."""
+    known, there = set(instance.get_dynamic_partitions("line")), line_names(settings.data)
+    if gone := known - {*there}:
+        with open_registry(settings).reading() as session:
+            gone -= {*session.scalars(select(Adapter.line).distinct())}
+    for name in gone:
+        instance.delete_dynamic_partition("line", name)
+    new = [name for name in there if name not in known]
     if new:
         instance.add_dynamic_partitions("line", new)
     return new

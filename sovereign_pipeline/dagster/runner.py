@@ -26,6 +26,7 @@ from dagster._core.remote_origin import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from sovereign_pipeline.base.errors import InputError, RunStopped
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.dagster.assets import NOT_REPEATED
 from sovereign_pipeline.dagster.chain import CHAIN
 from sovereign_pipeline.dagster.resources import is_the_materialized_one, register_lines
@@ -68,8 +69,9 @@ def run_line(
         job: the module-level function that returns the chain's job. Each step's process calls it again.
         until: kind of the last stage; its inputs are materialized too. None runs the whole chain.
 
-    Raises InputError for a kind that is not a stage, and RecipeError before any step if the recipe lacks a section that
-    a stage reads.
+    Raises InputError for a kind that is not a stage. Before any step, raises RecipeError if the recipe lacks a section
+    that a stage reads, and SourceError if a source cannot be found: Dagster shows every asset of a run that fails as
+    failed, for all lines.
     """
     stages = _made_with(until, workplace.line)
     started = time.monotonic()
@@ -79,6 +81,8 @@ def run_line(
         return LineRun([], None, time.monotonic() - started)
     for stage in stages:
         stage.config(workplace.line)
+    if RAW_CORPUS.kind in kinds:
+        RAW_CORPUS.external(workplace)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
     try:
         with _printing_into(log), _forking_anew(), _signals_kept(), _Narration(instance, workplace.line.line, tell):

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import dagster as dg
 import psutil
 import pytest
 
-from sovereign_pipeline.base.errors import InputError, RecipeError
+from sovereign_pipeline.base.errors import InputError, RecipeError, SourceError
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.dagster.definitions import chain_job
+from sovereign_pipeline.dagster.resources import register_lines
 from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _reason, _signals_kept, run_line
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -100,6 +102,27 @@ def test_a_run_ends_with_the_stage_that_is_named(institution: DemoInstitution) -
     assert store.current("lamps", "scrubbed_corpus") is store.current("lamps", "base_model") is None
     with dg.instance_for_test() as instance, pytest.raises(InputError, match="did you mean 'classified_corpus'"):
         run_line(instance, chain_job, institution.workplace(), print, "clasified_corpus")
+
+
+def test_a_source_that_is_missing_starts_no_run(line: Line) -> None:
+    """Dagster would show every asset of the run as failed, for all lines."""
+    (source,) = line.institution.recipe["sources"]
+    source["path"] = "sources/nowhere.jsonl"
+    line.institution.write()
+    with pytest.raises(SourceError):
+        run_line(line.instance, chain_job, line.institution.workplace(), print)
+    assert line.instance.get_runs() == []
+
+
+def test_a_line_without_a_recipe_is_no_partition_any_more(line: Line) -> None:
+    recipe = line.institution.settings.data / "lines" / "lamps.yaml"
+    other = recipe.with_name("buoys.yaml")
+    for _ in range(2):
+        shutil.copyfile(recipe, other)
+        assert register_lines(line.instance, line.institution.settings) == ["buoys"]
+        other.unlink()
+        assert register_lines(line.instance, line.institution.settings) == []
+        assert line.instance.get_dynamic_partitions("line") == ["lamps"]
 
 
 RUN = """
