@@ -148,6 +148,20 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
+Stamps = tuple[tuple[int, ...], ...]
+"""Inode, size, mode and times of files."""
+
+
+def stamps(paths: Iterable[Path]) -> Stamps:
+    """Return values that change when a file is written, replaced, added or removed, even if its time goes back."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            stat = path.stat()
+            found.append((stat.st_ino, stat.st_size, stat.st_mode, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(found)
+
+
 def _never() -> bool:
     return False
 

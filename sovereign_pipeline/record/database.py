@@ -31,16 +31,8 @@ FORMAT = 3
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
-SQLITE_SILENT = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_READONLY,
-}
+_SILENT = ("BUSY", "CANTOPEN", "IOERR", "LOCKED", "NOMEM", "PERM", "PROTOCOL", "READONLY")
+SQLITE_SILENT = {getattr(sqlite3, f"SQLITE_{name}") for name in _SILENT}
 """Primary codes of errors about access to a file. All others are about its content, such as `SQLITE_NOTADB`."""
 POSTGRESQL_DISK_FULL, POSTGRESQL_LOCKED = "53100", "55P03"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program uses on the server

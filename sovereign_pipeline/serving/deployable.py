@@ -99,8 +99,6 @@ def find_deployable(
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
             try:
                 held = list(_held(session, registry.settings, trust, line, answering))
-            except RegistryUnreached:
-                raise
             except NOT_VERIFIED as error:
                 refused[line] = named(line, error)
                 continue
@@ -122,8 +120,6 @@ def find_deployable(
                         )
                         continue
                     verified.append(verified_adapter(store, adapter, state))
-                except RegistryUnreached:
-                    raise
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = named(adapter.id, error)
     return FoundAdapters(in_order(verified), refused, tuple(withdrawn), entries, decision)
@@ -148,7 +144,9 @@ def _held(
 
 
 def named(name: str, error: Exception) -> SovereignError:
-    """Prefix a verification error with the artifact it is about."""
+    """Prefix a verification error with the artifact it is about. Raises RegistryUnreached, which is about none."""
+    if isinstance(error, RegistryUnreached):
+        raise error
     if isinstance(error, SovereignError):
         return error
     return IntegrityError(f"{name} cannot be verified: {place_of(error)}.", "Restore what is missing from a copy.")

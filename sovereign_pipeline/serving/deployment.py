@@ -7,7 +7,7 @@ that it has not seen. If the registry is reached and does not verify, nothing is
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from sovereign_pipeline.base.errors import (
     SovereignError,
     place_of,
 )
-from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.base.files import Stamps, canonical_json, stamps
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
@@ -193,9 +193,9 @@ class Sources:
         """The adapters found last, with the number of entries after which they are still the right ones."""
         self._verify_ledger_at = 0.0
 
-    def stamp(self) -> tuple[tuple[int, ...], ...]:
+    def stamp(self) -> Stamps:
         """Return a value that changes with each new entry of the ledger. It needs no registry."""
-        return _stamps([checkpoint_file(self._settings)])
+        return stamps([checkpoint_file(self._settings)])
 
     def moved(self) -> tuple[int, ...]:
         """Return a value that changes whenever a decision in the ledger or the trust root does. Raises the errors of
@@ -342,7 +342,7 @@ class Deployment:
         self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
-        self._files: tuple[tuple[int, ...], ...] = ()
+        self._files: Stamps = ()
         """Identities of the served adapters' files at the last verification."""
         self._verified_at = 0.0
         self._is_complete = False
@@ -463,15 +463,6 @@ def _message(error: Exception) -> str:
     return error.message if isinstance(error, SovereignError) else place_of(error)
 
 
-def _identities(served: Sequence[Deployable]) -> tuple[tuple[int, ...], ...]:
+def _identities(served: Sequence[Deployable]) -> Stamps:
     """Return values that change when a file of a served adapter is written, replaced, added or removed."""
-    return _stamps(each.directory / name for each in served for name in ("", *sorted(each.files)))
-
-
-def _stamps(paths: Iterable[Path]) -> tuple[tuple[int, ...], ...]:
-    found = []
-    for path in paths:
-        with contextlib.suppress(OSError):
-            stat = path.stat()
-            found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-    return tuple(found)
+    return stamps(each.directory / name for each in served for name in ("", *sorted(each.files)))

@@ -310,19 +310,18 @@ async def readyz(here: Here) -> Health:
     condition = here.condition()
     if not condition.answers:
         raise Refusal(503, "No line is served, although an adapter is in production.", "no_line_served", retry_after=10)
-    if condition.unreached_seconds is not None:
-        if condition.unreached_seconds > SECONDS_WITHOUT_REGISTRY:
-            raise Refusal(503, "The registry has not been reached for a day.", "registry_unreached", retry_after=10)
-        detail = "The registry is not reached. Requests are answered by what was verified before."
-        return Health(status="degraded", detail=detail)
+    unreached = condition.unreached_seconds
+    if (unreached or 0) > SECONDS_WITHOUT_REGISTRY:
+        raise Refusal(503, "The registry has not been reached for a day.", "registry_unreached", retry_after=10)
     silent = sum(not engine.computes for engine in await here.sources.engines())
-    if silent:
-        return Health(status="degraded", detail=f"Engines that do not compute: {silent}. The other lines are answered.")
-    if condition.is_behind:
-        return Health(status="degraded", detail="A newer flag of a line is not in force here. The log says why.")
-    if condition.withdrawn:
-        return Health(status="degraded", detail=f"Lines that were withdrawn by an officer: {condition.withdrawn}.")
-    return Health()
+    degraded = {
+        "The registry is not reached. Requests are answered by what was verified before.": unreached is not None,
+        f"Engines that do not compute: {silent}. The other lines are answered.": silent,
+        "A newer flag of a line is not in force here. The log says why.": condition.is_behind,
+        f"Lines that were withdrawn by an officer: {condition.withdrawn}.": condition.withdrawn,
+    }
+    detail = next((text for text, holds in degraded.items() if holds), None)
+    return Health(status="degraded", detail=detail) if detail is not None else Health()
 
 
 async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -> Response:

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError, place_of
-from sovereign_pipeline.base.files import Frozen, digest_of, held_within, write_atomically
+from sovereign_pipeline.base.files import Frozen, Stamps, digest_of, held_within, stamps, write_atomically
 from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.settings import VARIABLES, Settings
@@ -270,7 +270,7 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, ...] | None = ()
+        self._seen: Stamps = ()
         self._tokens: tuple[Token, ...] = ()
         self._compared: frozenset[str] | None = None
         """Digests of the facts of tokens that are valid in the ledger; None before the first comparison."""
@@ -292,7 +292,7 @@ class Tokens:
 
     def all(self) -> tuple[Token, ...]:
         """Read all tokens. Raises IntegrityError for an invalid file."""
-        seen = _identity(self._path)
+        seen = stamps([self._path])
         if seen != self._seen:
             self._tokens = read_tokens(self._path)
             self._seen = seen
@@ -309,15 +309,6 @@ class Tokens:
 
 def sha256_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _identity(path: Path) -> tuple[int, ...] | None:
-    """Return values that change whenever the file does, even if its modification time goes back."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_mode
 
 
 @contextlib.contextmanager

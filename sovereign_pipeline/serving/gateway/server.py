@@ -163,10 +163,8 @@ class _Installation:
                         _LOG.warning("holds: %s", problem)
 
         handler.on_severe_report = enter_reports
-        problem = await _tried(self._compare_tokens)
-        if problem:
-            _LOG.warning("tokens: %s", problem)
-        await _tried(sync.look)  # the task below reports what it finds
+        for each in (self._compare_tokens, sync.look):
+            await _tried(each)  # the tasks below report what they find
         tasks = [
             deployment.keep,
             repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),

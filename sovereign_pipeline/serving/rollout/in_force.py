@@ -41,7 +41,6 @@ SECONDS_BETWEEN_CHECKS = 10.0
 """Seconds after which a flag is verified again, and a rejected change retried, even if its bytes are the same."""
 SECONDS_BETWEEN_TRIES = 0.5
 """Seconds between retries while a named adapter is not loaded."""
-LOCK_SECONDS = 5
 
 Loaded = Callable[[], Collection[str]]
 """Function that returns the digests of the loaded adapters."""
