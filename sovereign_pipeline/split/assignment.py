@@ -227,13 +227,14 @@ class LargestGroup:
 
     @property
     def hint(self) -> str:
-        """Return what to change for the kinds of ties that join the group."""
-        remedies = [_REMEDIES[cause] for cause in self.without]
+        """Return what to change for the kinds of ties without which the group is smaller, or for all kinds."""
+        helping = [cause for cause, left in self.without.items() if left < self.letters] or [*self.without]
+        remedies = [_REMEDIES[cause] for cause in helping]
         return f"Add letters about other matters; {'; '.join(dict.fromkeys(remedies)) or 'see the data card'}."
 
 
 _REMEDIES = {
-    "case": "correct the case numbers in the sources",
+    "case": "correct the case numbers in the sources, or set case_from_row if they tell no matters apart",
     "link": "correct the column of links",
     "author": "set split.by_author: false",
     "contained text": "exclude letters with the text of others, and standard letters",

@@ -126,6 +126,14 @@ def test_far_more_held_out_than_asked_is_refused_with_what_joins_the_group(insti
     assert "has 99 letters, joined by case (without it" in verdicts[GATE].message
 
 
+def test_a_tie_without_which_the_group_is_as_large_has_no_remedy(institution: DemoInstitution) -> None:
+    institution.rows = [letter(number, case="HUGE" if number else "C") for number in range(100)]
+    institution.rows[6] |= {text: institution.rows[5][text] for text in ("request", "response")}
+    _, verdicts = materialize(institution.workplace(), split_stage())
+    assert ", contained text (without it 99)" in verdicts[GATE].message
+    assert "case numbers" in verdicts[GATE].message and "exclude" not in verdicts[GATE].message
+
+
 def test_half_held_out_because_there_are_two_groups_is_no_fault(institution: DemoInstitution) -> None:
     institution.rows = [letter(number, case=f"C{number % 2}") for number in range(40)]
     _, verdicts = materialize(institution.workplace(), split_stage())
