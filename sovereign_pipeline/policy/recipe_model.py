@@ -138,6 +138,11 @@ class _RecipeLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _unused(loader: _RecipeLoader, node: yaml.Node) -> None:
+    # A set has another order in each process, and levels need one.
+    raise yaml.constructor.ConstructorError(None, None, f"recipes have no values of {node.tag}", node.start_mark)
+
+
 def _whole_number(loader: _RecipeLoader, node: yaml.ScalarNode) -> int:
     """Parse a whole number that JSON readers can represent. Raises ConstructorError if it is too large, ValueError if
     it is no number."""
@@ -148,6 +153,8 @@ def _whole_number(loader: _RecipeLoader, node: yaml.ScalarNode) -> int:
 
 
 _RecipeLoader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+for _tag in ("set", "omap", "pairs", "binary"):
+    _RecipeLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _unused)
 _RecipeLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )

@@ -29,6 +29,13 @@ def load(tmp_path: Path, **policy: Any) -> Institution:
     return load_institution(tmp_path)
 
 
+@pytest.mark.parametrize("levels", ["!!set {PUBLIC, SECRET}", "!!omap [PUBLIC: 1, SECRET: 2]"])
+def test_levels_are_a_list_whose_order_is_the_same_everywhere(tmp_path: Path, levels: str) -> None:
+    (tmp_path / "institution.yaml").write_text(f"name: Lamp Office\nclassification: {levels}\n")
+    with pytest.raises(RecipeError, match="not readable as YAML"):
+        load_institution(tmp_path)
+
+
 def test_what_is_not_named_is_replaced_or_kept_by_default(tmp_path: Path) -> None:
     treatments = load(tmp_path).treatments("lamps")
     assert treatments == {kind: "keep" if kind in KEPT_BY_DEFAULT else "replace" for kind in KINDS}
