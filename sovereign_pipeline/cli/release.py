@@ -628,9 +628,12 @@ def recall_ask(
         signer = officers_signer(settings, key, asked, err if as_json else out)
         opened = open_recall(registry, answer, signer, reason)
     rows = [vars(each) for each in answer.holders]
-    facts = {"asked": answer.question.given, "recall": opened.id if opened else None, "adapters": rows}
+    facts: dict[str, Any] = {"asked": answer.question.given, "recall": opened.id if opened else None, "adapters": rows}
+    facts |= {"also": answer.also} if answer.also else {}
 
     def show() -> None:
+        if answer.also:
+            out.print(f"[red]Also ask for[/] {escape(and_more(answer.also))}: the same id in another form.")
         if not rows:
             out.print(f"No registered adapter was trained on {escape(str(answer.question))}.")
             return

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
@@ -155,6 +155,8 @@ class Answer:
     question: Question
     """The search with normalised ids and full digests."""
     holders: tuple[Holder, ...]
+    also: tuple[str, ...] = ()
+    """Other ids in the datasets that are spellings or the pseudonym of the document's. A recall does not cover them."""
 
 
 def ask(registry: Registry, question: Question) -> Answer:
@@ -399,7 +401,8 @@ def _answer(session: Session, settings: Settings, asked: Question) -> Answer:
     for line in sorted({line_of(each) for each in found}):
         state |= states(session, line)
     held = (Holder(each, line_of(each), state[each], directly) for each, directly in sorted(found.items()))
-    return Answer(question, tuple(held))
+    others = _ids_of(session, settings, question.document, stated) if question.document is not None else []
+    return Answer(question, tuple(held), tuple(each for each in others if each != question.document))
 
 
 def _exact(session: Session, settings: Settings, asked: Question, stated: Mapping[str, TrainingData]) -> Question:
@@ -426,25 +429,35 @@ def _exact(session: Session, settings: Settings, asked: Question, stated: Mappin
 
 def _stored_id(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> str:
     """Return a document's id as the datasets have it: the given one, another spelling of it, or its pseudonym if it
-    contains personal data. Returns the given id if no dataset has it.
-
-    Raises InputError if several ids match, and PrivacyError if no id matches, datasets have pseudonyms, and the secret
-    for them cannot be read here.
-    """
-    from sovereign_pipeline.corpus.columns import is_pseudonym, pseudonym
-    from sovereign_pipeline.corpus.values import link_key, normal_id
-    from sovereign_pipeline.privacy.columns import column_secret
+    contains personal data. Returns the given id if no dataset has it. Raises the errors of `_ids_of`, and InputError if
+    several others match."""
+    from sovereign_pipeline.corpus.values import normal_id
 
     given = normal_id(document)
-    if holders(session, Question(document=given), stated):
+    found = _ids_of(session, settings, given, stated)
+    if given in found or not found:
         return given
-    stored = _names_in(session, stated, "documents")
-    found = [each for each in stored if link_key(each) == link_key(given)]
-    if not found and any(map(is_pseudonym, stored)):
-        found = [each for each in [pseudonym(column_secret(settings, create=False), "id", given)] if each in stored]
     if len(found) > 1:
-        raise InputError(f"Several documents have this id: {and_more(sorted(found))}.", "Give one of these.")
-    return found[0] if found else given
+        raise InputError(f"Several documents have this id: {and_more(found)}.", "Give one of these, then the others.")
+    return found[0]
+
+
+def _ids_of(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> list[str]:
+    """Return the ids in the datasets that are a spelling or the pseudonym of a document's id. Raises IntegrityError if
+    none is, datasets have pseudonyms, and the secret for them cannot be read here."""
+    from sovereign_pipeline.corpus.columns import is_pseudonym, pseudonym
+    from sovereign_pipeline.corpus.values import link_key
+    from sovereign_pipeline.privacy.columns import column_secret
+
+    stored = _names_in(session, stated, "documents")
+    found = {each for each in stored if link_key(each) == link_key(document)}
+    if any(map(is_pseudonym, stored)):
+        try:
+            found |= stored & {pseudonym(column_secret(settings, create=False), "id", document)}
+        except IntegrityError:
+            if not found:
+                raise
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from sovereign_pipeline.base.errors import (
     InputError,
     IntegrityError,
     NotFoundError,
-    PrivacyError,
     RecipeError,
     SovereignError,
 )
@@ -259,8 +258,21 @@ def test_a_document_is_found_by_any_spelling_of_the_id_in_its_file(holders: Hold
     assert not any(of_person in str(each.subjects) for each in audit_log.entries(holders.registry))
     (holders.bench.settings.vault / SECRET_FILE).unlink()
     assert found(trained)
-    with pytest.raises(PrivacyError):
+    with pytest.raises(IntegrityError):
         found(of_person)
+
+
+def test_whoever_asks_by_one_of_two_spellings_hears_of_the_other(holders: Holders, ask: Ask) -> None:
+    holders.register()
+    holders.register("buoys", [{**row, "id": row["id"].lower()} for row in holders.first_letters])
+    rows = (row["id"] for row in holders.first_letters)
+    id = next(each for each in rows if ask_for(holders.registry, Question(document=each)).also)
+    answers = [ask_for(holders.registry, Question(document=each)) for each in (id, id.lower())]
+    assert [answer.also for answer in answers] == [(id.lower(),), (id,)]
+    assert {holder.line for answer in answers for holder in answer.holders} == {"lamps", "buoys"}
+    assert id.lower() in ask("recall", "--document", id).stdout
+    with pytest.raises(InputError):
+        ask_for(holders.registry, Question(document=id.replace("-", "\N{EN DASH}")))
 
 
 def test_a_recall_needs_a_reason_and_the_answer_that_was_shown(holders: Holders) -> None:
