@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
@@ -15,7 +15,7 @@ from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import checkpoints, tree
-from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST, append
+from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST, REGISTERED, append
 from sovereign_pipeline.record.officers import TRUST
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.tables import AuditEntry
@@ -259,7 +259,8 @@ def assert_not_put_back(session: Session, settings: Settings) -> None:
 
 
 def _assert_order_of_levels(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError if two levels of a changed `institution.yaml` have another order than in any logged one."""
+    """Raise IntegrityError if two levels of a changed `institution.yaml` have another order than in a version that was
+    in force since the first adapter was registered."""
     path = settings.data / INSTITUTION
     of_file = AuditEntry.subjects["file"].as_string() == INSTITUTION
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED, of_file).order_by(AuditEntry.sequence.desc())
@@ -269,16 +270,20 @@ def _assert_order_of_levels(session: Session, settings: Settings) -> None:
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() == last.subjects["now"]:
         return
+    first = session.scalar(select(func.min(AuditEntry.sequence)).where(AuditEntry.action == REGISTERED))
+    if first is None:
+        return
     from sovereign_pipeline.policy.institution import levels_in
 
     now = levels_in(content)
     for entry in session.scalars(query):
-        if (sha256 := entry.subjects["now"]) is None:
-            continue
-        before = levels_in(kept_rule(settings, INSTITUTION, sha256, entry.sequence))
+        sha256 = entry.subjects["now"]
+        before = levels_in(kept_rule(settings, INSTITUTION, sha256, entry.sequence)) if sha256 is not None else ()
         if [each for each in before if each in now] != [each for each in now if each in before]:
             raise IntegrityError(
                 f"{path}: `classification` has the levels {', '.join(now)} in another order than entry "
                 f"{entry.sequence} of the ledger, {', '.join(before)}.",
                 "Restore their order. What is registered keeps its level; a level may be added or renamed.",
             )
+        if entry.sequence < first:
+            return

@@ -193,10 +193,14 @@ def test_changed_rules_are_an_entry_before_the_act_with_a_copy_of_each(
 )
 def test_nothing_is_read_under_levels_in_another_order(bench: Bench, registry: Registry) -> None:
     bench.institution.write()
-    light(registry, 1)
     file = bench.settings.data / "institution.yaml"
     content = yaml.safe_load(file.read_text())
     levels = content["classification"]
+    file.write_text(yaml.safe_dump({**content, "classification": [*reversed(levels)]}))
+    light(registry, 1)  # before the first adapter, a mistake can be corrected
+    file.write_text(yaml.safe_dump(content))
+    light(registry, 2)
+    bench.register()
     for changed in ([levels[0], "RESTRICTED", *levels[1:]], ["OPEN", *levels[1:]], levels[1:]):
         file.write_text(yaml.safe_dump({**content, "classification": changed}))
         light(registry, len(changed))
