@@ -223,16 +223,18 @@ class Swapped(Chain):
 
 @pytest.mark.security_case(
     "Rows, weights or files beside them are changed while the trainer runs, and put back",
-    "the training ends with an error, and nothing is stored",
+    "the training ends with an error, and nothing is stored, also no checkpoint from which the next one would resume",
 )
 @pytest.mark.parametrize("pattern", ["rows/train.jsonl", "base/model.safetensors", "base/tokenizer.json"])
 def test_what_changes_while_the_trainer_runs_is_not_trained(
     institution: DemoInstitution, directory: Path, pattern: str
 ) -> None:
+    institution.recipe["training"]["checkpoints"] = {"every_steps": 1}
     chain = Swapped(institution.workplace(), pattern=pattern)
     with pytest.raises(IntegrityError, match=pattern.partition("/")[2]):
         chain.make(chain.sft)
     assert len(chain.told) > 1 and "sft_adapter" not in chain.refs
+    assert not list(institution.settings.home.rglob("step-*"))
 
 
 def other_rows(job: TrainingJob) -> None:

@@ -5,8 +5,10 @@ a reward); subclass `trainer.RowsMethod` or `rlhf.run.RewardedMethod` in a modul
 subclass inherits guards, memory checks, resuming, probes and the report.
 """
 
+import shutil
 from contextlib import closing, nullcontext
 
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import unchanged
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.trainer import Method
@@ -14,10 +16,18 @@ from sovereign_pipeline.training.trainer import train as train_by
 
 
 def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
-    """Run the job by its method; see `trainer.train`. Raises IntegrityError if a file that it reads is changed."""
+    """Run the job by its method; see `trainer.train`. Raises IntegrityError if a file that it reads is changed. The
+    checkpoints of a training that may have read other files are removed."""
     guarded = nullcontext() if job.files is None else unchanged(job.files, job.directories)
-    with guarded, closing(_class_of(job)(job, hooks)) as method:
-        return train_by(method)
+    has_read = False
+    try:
+        with guarded, closing(_class_of(job)(job, hooks)) as method:
+            has_read = True
+            return train_by(method)
+    except IntegrityError:
+        if has_read:
+            shutil.rmtree(job.checkpoint_directory, ignore_errors=True)
+        raise
 
 
 def _class_of(job: TrainingJob) -> type[Method]:
