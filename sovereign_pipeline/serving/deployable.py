@@ -72,6 +72,8 @@ class FoundAdapters:
     """The rejected adapters that are recalled."""
     entries: int = 0
     """Number of the ledger's entries that decided so."""
+    root: str = ""
+    """Root hash of their tree."""
     decision: int = 0
     """Number of the newest of them that is not about an artifact."""
 
@@ -96,6 +98,7 @@ def find_deployable(
     withdrawn: list[WithdrawnAdapter] = []
     with registry.reading() as session:
         entries, decision = tree.size_of(session), newest_decision(session)
+        root = tree.root_at(session, entries).hex()
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
             try:
                 held = list(_held(session, registry.settings, trust, line, answering))
@@ -122,7 +125,7 @@ def find_deployable(
                     verified.append(verified_adapter(store, adapter, state))
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = named(adapter.id, error)
-    return FoundAdapters(in_order(verified), refused, tuple(withdrawn), entries, decision)
+    return FoundAdapters(in_order(verified), refused, tuple(withdrawn), entries, root, decision)
 
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
@@ -250,7 +253,7 @@ def note(settings: Settings, found: FoundAdapters) -> None:
     )
     _write(settings, LastVerified(adapters=tuple(noted), withdrawn=found.withdrawn, entries=found.entries))
     try:
-        marks.accept_entries(found.entries)
+        marks.accept_entries(found.entries, found.root)
     except OSError:  # an older copy of the file would not be noticed
         _remove(_file(settings))
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from sovereign_pipeline.base.errors import (
     EngineLost,
     EngineRefused,
@@ -156,12 +158,16 @@ UNREACHED = (RegistryUnreached, OSError)
 """Errors raised if the registry is down."""
 
 
-def _assert_no_older(entries: int, accepted: int) -> None:
-    if entries < accepted:
-        raise IntegrityError(
-            f"The registry has {entries} entries, and this gateway has verified {accepted}: it is older.",
-            "Restore the newest copy. If it was restored on purpose, remove the gateway's high-water-marks.json.",
-        )
+def _assert_follows(session: Session, accepted: tuple[int, str | None]) -> None:
+    """Raise IntegrityError unless the ledger contains the entries that this gateway verified last."""
+    (entries, root), size = accepted, tree.size_of(session)
+    if size >= entries and root in (None, tree.root_at(session, entries).hex()):
+        return
+    raise IntegrityError(
+        f"The registry has {size} entries, and not the {entries} that this gateway has verified: it is older, or was "
+        f"continued from an older copy.",
+        "Restore the newest copy. If it was restored on purpose, remove the gateway's high-water-marks.json.",
+    )
 
 
 class Sources:
@@ -201,12 +207,13 @@ class Sources:
         """Return a value that changes whenever a decision in the ledger or the trust root does. Raises the errors of
         `find`."""
         with self._forgetting():
-            accepted = self._marks.entries
+            accepted = self._marks.ledger
             with self._opened().reading() as session:
                 trust, entries, decision = self._trust(), tree.size_of(session), newest_decision(session)
-            _assert_no_older(entries, accepted)
+                _assert_follows(session, accepted)
+                root = tree.root_at(session, entries).hex()
         if self._found is not None and self._found.decision == decision and self._found.entries < entries:
-            self._found = replace(self._found, entries=entries)
+            self._found = replace(self._found, entries=entries, root=root)
             note(self._settings, self._found)
         return (decision, trust.root_version, trust.targets_version)
 
@@ -216,10 +223,11 @@ class Sources:
         Raises IntegrityError if the registry does not verify, and RegistryUnreached or OSError if it is down.
         """
         with self._forgetting():
-            accepted, registry = self._marks.entries, self._opened()
+            accepted, registry = self._marks.ledger, self._opened()
             self._verify_ledger(registry)
+            with registry.reading() as session:
+                _assert_follows(session, accepted)
             found = find_deployable(registry, self._store, self._trust(), answering)
-            _assert_no_older(found.entries, accepted)
         note(self._settings, found)
         return self._with_bases(found)
 

@@ -44,6 +44,8 @@ class _Marks(Frozen):
     flags: dict[str, FlagMark] = Field(default={})
     entries: int = Field(default=0, ge=0)
     """Number of the ledger's entries when adapters were verified last."""
+    entries_root: Digest | None = None
+    """Root hash of the ledger's tree of these entries. The entries of a fork have another one."""
 
 
 class HighWaterMarks:
@@ -87,10 +89,17 @@ class HighWaterMarks:
         """Return the number of the ledger's entries when adapters were verified last."""
         return self._read().entries
 
-    def accept_entries(self, entries: int) -> None:
-        """Raise the mark to this number of the ledger's entries."""
+    @property
+    def ledger(self) -> tuple[int, str | None]:
+        """Return the number of the ledger's entries when adapters were verified last, and their root hash."""
+        marks = self._read()
+        return marks.entries, marks.entries_root
+
+    def accept_entries(self, entries: int, root: str) -> None:
+        """Raise the mark to this number of the ledger's entries with their root hash."""
         with self._changing() as marks:
-            self._write(marks, marks.model_copy(update={"entries": max(entries, marks.entries)}))
+            if entries >= marks.entries:
+                self._write(marks, marks.model_copy(update={"entries": entries, "entries_root": root}))
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Marks]:

@@ -358,14 +358,16 @@ def test_new_entry_is_noticed_at_once(
 @pytest.mark.security_case(
     "Registry and home are put back to before an act that the gateway has verified", "all adapters are unloaded"
 )
-def test_registry_with_fewer_entries_than_were_verified_is_not_believed(
-    served_office: ServedOffice, deploying: Deploying
+@pytest.mark.parametrize("more", [0, 1])
+def test_registry_without_the_entries_that_were_verified_is_not_believed(
+    served_office: ServedOffice, deploying: Deploying, more: int
 ) -> None:
+    """more: number of entries that it lacks. With none, other acts were entered in their place."""
     served_office.in_production()
     deploying.look()
     assert deploying.serves()
     marks = HighWaterMarks.of(served_office.office.bench.settings)
-    marks.accept_entries(marks.entries + 1)
+    marks.accept_entries(marks.entries + more, "0" * 64)
     assert deploying.serves() == []
 
 

@@ -57,8 +57,8 @@ def test_another_gateway_of_the_directory_remembers_too(marks: HighWaterMarks, t
 
 def test_the_number_of_entries_only_rises(marks: HighWaterMarks, tmp_path: Path) -> None:
     for entries in (3, 7, 5):
-        marks.accept_entries(entries)
-    assert HighWaterMarks(tmp_path / "marks.json").entries == 7
+        marks.accept_entries(entries, f"{entries}" * 64)
+    assert HighWaterMarks(tmp_path / "marks.json").ledger == (7, "7" * 64)
 
 
 @pytest.mark.parametrize(
