@@ -74,7 +74,8 @@ from sovereign_pipeline.release.standing import (
     standing_of,
 )
 from sovereign_pipeline.release.trial import evidence_of_urgency, hold_evidence
-from sovereign_pipeline.review.closed_reviews import blind_review_stage
+from sovereign_pipeline.review.acts import find_open
+from sovereign_pipeline.review.closed_reviews import blind_review_stage, reviews_of
 
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 
@@ -252,21 +253,32 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
 
 
 def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) -> str | None:
-    """Return the digest of the blind review of these weights. Returns None if there is none and the rules require none.
-    Raises GateRefused if it is missing, or did not pass and was not waived."""
-    ref = workplace.store.current(adapter.line, BLIND_REVIEW.kind)
-    reviewed = None
-    if ref is not None:
-        reviewed = find_adapter(registry, workplace.store.read_manifest(ref).summary["adapter"])
-    if ref is None or reviewed is None or reviewed.adapter_sha256 != adapter.adapter_sha256:
+    """Return the digest of the result of the newest blind review of these weights. Returns None if there is none and
+    the rules require none. Raises GateRefused if it is open, missing, or did not pass and was not waived.
+
+    The registry says which review is the newest. The store's index only finds its result."""
+    line, closed, store = adapter.line, reviews_of(registry, adapter), workplace.store
+    with registry.reading() as session:
+        opened = find_open(session, line)
+        is_open = opened is not None and session.get_one(Adapter, opened.adapter_id).adapter_sha256
+    if is_open == adapter.adapter_sha256:
+        raise GateRefused(f"{adapter.id}: its blind review is open.", "Close it once it is rated.")
+    if closed is None:
         if workplace.institution.release.blind_review == "not_required":
             return None
         raise GateRefused(
             f"{adapter.id}: it has no blind review result.",
             "Open a review, close it once it is rated, and materialize its result.",
             act="open_review",
-            line=adapter.line,
+            line=line,
         )
+    made = [(store.read_manifest(ref), ref) for ref in store.indexed(BLIND_REVIEW.kind) if ref.line == line]
+    found = [(each.circumstances.created_at, ref) for each, ref in made if each.external_inputs == closed.digests()]
+    if not found:
+        raise GateRefused(
+            f"{adapter.id}: its newest blind review has no result yet.", "Materialize blind_review, and ask again."
+        )
+    _, ref = max(found, key=lambda each: each[0])
     for gate in BLIND_REVIEW.gates:
         passing_verdict(BLIND_REVIEW, gate, workplace, ref)
     return ref.digest

@@ -56,22 +56,28 @@ class ReviewsToDate:
 
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
-    """Find the closed reviews of the weights in a line's current registered_adapter artifact, under any artifact and
-    version. Raises NotFoundError if there is none."""
+    """Find the closed reviews of the weights in a line's current registered_adapter artifact. Raises NotFoundError if
+    there is none."""
     line, registry = workplace.line.line, open_registry(workplace.settings)
     adapter = registered_as(registry, registered.digest) if registered is not None else None
-    of_adapter = find_closed_of(registry, line, adapter.adapter_sha256) if adapter is not None else []
-    closed = find_closed(registry, line)
-    ids = {review.id for review, _ in of_adapter}
-    numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
-    if not numbers:
+    found = reviews_of(registry, adapter) if adapter is not None else None
+    if found is None:
         raise NotFoundError(
             f"Line {line}: no review of its current registered adapter was closed.",
             "Open a review, and close it when every ballot is given.",
             act="open_review",
             line=line,
         )
-    return ReviewsToDate(closed[numbers[-1]], closed[: numbers[-1]])
+    return found
+
+
+def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
+    """Return the newest closed review of an adapter's weights, under any artifact and version, with every review of the
+    line that was closed before; None if there is none."""
+    closed = find_closed(registry, adapter.line)
+    ids = {review.id for review, _ in find_closed_of(registry, adapter.line, adapter.adapter_sha256)}
+    numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
+    return ReviewsToDate(closed[numbers[-1]], closed[: numbers[-1]]) if numbers else None
 
 
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:

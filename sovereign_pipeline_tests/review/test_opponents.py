@@ -1,10 +1,13 @@
 """What a candidate is compared with: by rule something that was reviewed, by name anything, which is then stated."""
 
+import datetime
+
 import pytest
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError
 from sovereign_pipeline.evaluation.comparison import incumbent_digests
 from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.release.requests import propose
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
@@ -127,3 +130,36 @@ def test_no_candidate_is_its_own_opponent_or_incumbent(reviews: ReviewBench) -> 
 def _result(reviews: ReviewBench) -> tuple[str, list[str]]:
     artifact, verdicts = reviews.materialize()
     return artifact.file("review.md").read_text(), [each.message for each in verdicts.values()]
+
+
+@pytest.mark.security_case(
+    "A lost blind review has no result yet, or the store's unsigned pointer names an earlier one",
+    "`approve` is refused until the newest review of the weights has passed",
+)
+@pytest.mark.parametrize("rule", ["required", "not_required"])
+def test_an_approval_rests_on_the_newest_review_of_the_weights(reviews: ReviewBench, rule: str) -> None:
+    reviews.bench.institution.rules["release"] = {"blind_review": rule}
+    review_it(reviews, 1)
+    adapter = reviews.another_adapter()
+
+    def asks() -> str:
+        now = datetime.datetime.now(datetime.UTC)
+        return propose(reviews.registry, reviews.bench.workplace(), adapter.id, "approve", "Good.", now).adapter.id
+
+    reviews.open(opponent="base")
+    with pytest.raises(GateRefused, match="is open"):
+        asks()
+    reviews.vote_all(1)
+    reviews.close()
+    first, _ = reviews.materialize()
+    assert asks() == adapter.id
+    review_it(reviews, -1)
+    with pytest.raises(GateRefused, match="no result yet"):
+        asks()
+    reviews.materialize()
+    store = reviews.bench.workplace().store
+    for pointed in (None, first.ref):
+        if pointed is not None:
+            store.make_current("lamps", "blind_review", pointed)
+        with pytest.raises(GateRefused, match="net_preference"):
+            asks()
