@@ -216,7 +216,8 @@ def enter_rollback(
         records: id of each permitted adapter -> SHA-256 of its record's manifest.
 
     Returns:
-        A message if a later decision superseded the request, so that no transition was made.
+        A message if another decision superseded the request, such as a recall of the adapter to go back to, so that no
+        transition was made.
     """
     officer = officer_of(trust, signed_by(bundle))
     adapter, asked = _requested(session, trust, bundle, records)
@@ -229,6 +230,7 @@ def enter_rollback(
         )
     try:
         assert_still_so(session, row, standing.predicate, adapter)
+        assert_not_recalled(session, registry.settings, adapter, asked)
     except ConflictError as error:
         return error.message
     make_transition(session, registry, workplace, trust, standing)

@@ -12,10 +12,12 @@ from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
 from sovereign_pipeline.record.trust_changes import add_officer
+from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout import rollback as module
 from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, current_flag, root_of, sequences, write_change
 from sovereign_pipeline.serving.rollout.rollback import rollback
+from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk, adapter_of
 
@@ -95,6 +97,18 @@ def test_others_decided_meanwhile(desk: Desk) -> None:
     assert desk.office.states() == {first.id: "superseded", second.id: "retired"}
     assert flag.production is None
     assert "overtaken" in desk.told()[-2]
+
+
+def test_back_to_an_adapter_that_was_recalled_meanwhile(desk: Desk) -> None:
+    """The flag does not know of the recall yet. The line goes on with what the registry lets answer."""
+    first, second = desk.in_production(), desk.in_production()
+    registry, omar = desk.office.registry, desk.office.officers["omar"]
+    recall(registry, Question(source="letters"), omar)
+    waive_recall(registry, "recall-1", second.id, omar, "It was checked.")
+    rollback(desk.settings, LINE, first.id, omar, "No.")
+    assert desk.follow().production == second.id
+    assert "overtaken" in desk.told()[-2]
+    assert desk.office.states() == {first.id: "superseded", second.id: "production"}
 
 
 def test_who_may_not_roll_back(desk: Desk) -> None:
