@@ -125,8 +125,8 @@ class CheckpointDirectory:
 
 def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
     """Remove the checkpoint directories of one line and method, unless that line is being trained and may be using
-    one."""
-    there = [directory for directory in checkpoint_directories if directory.is_dir()]
+    one. Nothing behind a link is removed."""
+    there = [each for each in checkpoint_directories if each.is_dir() and not each.parent.is_symlink()]
     if not there:
         return
     with held_if_free(lock_of_line(there[0])) as is_held:

@@ -201,6 +201,18 @@ def test_checkpoints_of_a_training_that_goes_on_are_left_alone(institution: Demo
     assert not other.exists()
 
 
+@pytest.mark.security_case("The directory of a line's checkpoints is a link to the keys", "nothing behind it is removed")
+def test_nothing_behind_a_link_is_removed_with_old_checkpoints(institution: DemoInstitution, directory: Path) -> None:
+    chain = Chain(institution.workplace())
+    keys = institution.settings.keys / "officers"
+    keys.mkdir(parents=True)
+    of_line = institution.settings.home / "checkpoints" / f"{chain.workplace.line.line}.sft"
+    of_line.parent.mkdir()
+    of_line.symlink_to(keys.parent)
+    chain.make(chain.sft)
+    assert keys.exists()
+
+
 @dataclass
 class Swapped(Chain):
     """A chain in which a file is changed while the trainer runs, at its first message, and put back at its second."""

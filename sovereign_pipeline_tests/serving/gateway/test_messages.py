@@ -238,9 +238,7 @@ def test_no_line_of_a_stream_ends_within_an_event(bench: Bench, caller: TestClie
     assert all(line == "" or line.startswith("data: ") for line in answer.text.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("level", "header"), [("SECRET", "SECRET"), ("سري", "%D8%B3%D8%B1%D9%8A"), ("A\r\nX: 1", "A%0D%0AX%3A%201")]
-)
+@pytest.mark.parametrize(("level", "header"), [("SECRET", "SECRET"), ("سري", "%D8%B3%D8%B1%D9%8A")])
 def test_a_level_in_any_writing_stands_in_a_header(bench: Bench, client: Client, level: str, header: str) -> None:
     bench.levels = (level,)
     bench.serve(adapter("lamps", level=level))
