@@ -201,7 +201,9 @@ def test_checkpoints_of_a_training_that_goes_on_are_left_alone(institution: Demo
     assert not other.exists()
 
 
-@pytest.mark.security_case("The directory of a line's checkpoints is a link to the keys", "nothing behind it is removed")
+@pytest.mark.security_case(
+    "The directory of a line's checkpoints is a link to the keys", "nothing behind it is removed"
+)
 def test_nothing_behind_a_link_is_removed_with_old_checkpoints(institution: DemoInstitution, directory: Path) -> None:
     chain = Chain(institution.workplace())
     keys = institution.settings.keys / "officers"

@@ -26,7 +26,7 @@ from sovereign_pipeline.release.trial import (
     read_judgement,
     write_judgement,
 )
-from sovereign_pipeline.serving.rollout import hold
+from sovereign_pipeline.serving.rollout import hold, publishing
 from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
@@ -86,6 +86,12 @@ class Held:
     @property
     def judgement(self) -> Path:
         return judgement_files(self.desk.settings, LINE)[-1]
+
+
+@pytest.fixture(autouse=True)
+def same_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run draws the same users, so that chance decides no judgement."""
+    monkeypatch.setattr(publishing, "secrets", SimpleNamespace(token_hex=lambda size: "5a" * size))
 
 
 @pytest.fixture
