@@ -158,8 +158,9 @@ def restored(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("SOVEREIGN_DATA", str(site.settings.data))
     monkeypatch.setattr(Sources, "_verify_ledger", lambda *_: None)  # what is left is what each look compares
     database = site.settings.home / "registry.db"
-    directories = [each for each in (site.settings.ledger, site.settings.serving) if each.exists()]
+    directories = [site.settings.ledger, site.settings.serving]
     for number, directory in enumerate(directories):
+        directory.mkdir(mode=0o700, exist_ok=True)
         shutil.copytree(directory, tmp_path / str(number))
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(":memory:")) as kept:
         source.backup(kept)
