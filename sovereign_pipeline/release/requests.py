@@ -258,8 +258,10 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
     """Return the digest of the result of the newest blind review of these weights. Returns None if there is none and
     the rules require none. Raises GateRefused if it is open, missing, or did not pass and was not waived.
 
-    The registry says which review is the newest. The store's index only finds its result."""
+    The registry says which review is the newest. The store's index only finds its result.
+    """
     line, closed, store = adapter.line, reviews_of(registry, adapter), workplace.store
+    made = [(store.read_manifest(ref), ref) for ref in store.indexed(BLIND_REVIEW.kind) if ref.line == line]
     with registry.reading() as session:
         opened = find_open(session, line)
         is_open = opened is not None and session.get_one(Adapter, opened.adapter_id).adapter_sha256
@@ -274,7 +276,6 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
             act="open_review",
             line=line,
         )
-    made = [(store.read_manifest(ref), ref) for ref in store.indexed(BLIND_REVIEW.kind) if ref.line == line]
     found = [(each.circumstances.created_at, ref) for each, ref in made if each.external_inputs == closed.digests()]
     if not found:
         raise GateRefused(
