@@ -135,12 +135,10 @@ def unchanged(files: Mapping[Path, str], directories: Iterable[Path] = ()) -> It
         raise IntegrityError(f"{wrong[0]}: it was changed between its verification and its use.", FIND_OUT)
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise IntegrityError(f"{path}: the file cannot be read ({error.strerror}).", FIND_OUT) from None
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns  # only the kernel sets the last one
+def _stamp(path: Path) -> "Stamps":
+    if not (found := stamps([path])):
+        raise IntegrityError(f"{path}: the file cannot be read.", FIND_OUT)
+    return found
 
 
 def short(digest: str) -> str:

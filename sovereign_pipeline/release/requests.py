@@ -264,8 +264,8 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
     made = [(store.read_manifest(ref), ref) for ref in store.indexed(BLIND_REVIEW.kind) if ref.line == line]
     with registry.reading() as session:
         opened = find_open(session, line)
-        is_open = opened is not None and session.get_one(Adapter, opened.adapter_id).adapter_sha256
-    if is_open == adapter.adapter_sha256:
+        in_review = session.get_one(Adapter, opened.adapter_id).adapter_sha256 if opened is not None else None
+    if in_review == adapter.adapter_sha256:
         raise GateRefused(f"{adapter.id}: its blind review is open.", "Close it once it is rated.")
     if closed is None:
         if workplace.institution.release.blind_review == "not_required":
