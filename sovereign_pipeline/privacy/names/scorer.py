@@ -1,0 +1,115 @@
+"""Decide by a fitted linear score which candidates are names, and explain the score."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import Field, RootModel
+
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.files import Frozen
+
+PACKAGED = Path(__file__).with_name("weights.json")
+
+Script = Literal["latin", "latin_alone", "arabic", "arabic_alone"]
+"""Key of the weights: the script, and `_alone` for texts that no name model read."""
+Favour = Literal["recall", "balanced", "precision"]
+FAVOURS: tuple[Favour, ...] = ("recall", "balanced", "precision")
+
+
+class Candidate(NamedTuple):
+    """A half-open span that may be a name, and the names of its features."""
+
+    start: int
+    end: int
+    features: tuple[str, ...]
+
+
+class SetRecord(Frozen):
+    """A set that weights were fitted to or measured on."""
+
+    sha256: str
+    licence: str = ""
+    texts: int
+    names: int
+    measured: dict[Favour, tuple[float, float]] = {}
+    """Favour -> precision and recall on texts that were not fitted."""
+
+
+class Weights(Frozen):
+    """The fitted weights of one script, in logits."""
+
+    bias: float
+    features: dict[str, float]
+    thresholds: dict[Favour, float]
+    """Favour -> the score above which a candidate is a name."""
+    sets: dict[str, SetRecord] = Field(default_factory=dict)
+
+    def score(self, features: Iterable[str]) -> float:
+        """Return the score of a candidate. A feature without a weight counts nothing."""
+        weights = self.features
+        return self.bias + sum([weights[each] for each in features if each in weights])
+
+
+class WeightsFile(RootModel[dict[Script, Weights]]):
+    """The content of a file of weights, by script."""
+
+
+class Scorer:
+    """Fitted weights and one policy."""
+
+    def __init__(self, weights: Mapping[Script, Weights], favour: Favour = "balanced") -> None:
+        self.weights = weights
+        self._favour = favour
+
+    def names(self, script: Script, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """Return the candidates that are names, without overlaps. Of overlapping ones, the highest score wins."""
+        weights = self.weights[script]
+        return _above(weights, candidates, weights.thresholds[self._favour])
+
+    def doubtful(self, script: Script, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates beside the names that would be names if the policy favoured recall."""
+        names = self.names(script, candidates)
+        weights = self.weights[script]
+        more = _above(weights, candidates, weights.thresholds["recall"])
+        return [each for each in more if all(each.end <= name.start or name.end <= each.start for name in names)]
+
+
+def explain(weights: Weights, features: Iterable[str], count: int = 3) -> str:
+    """Return the features that count most in a candidate's score: "given name +2.1, after a title +1.4"."""
+    found = sorted({(weights.features[each], each) for each in features if each in weights.features}, key=_strength)
+    return ", ".join(f"{name} {weight:+.1f}" for weight, name in found[:count])
+
+
+def _strength(pair: tuple[float, str]) -> tuple[float, str]:
+    return -abs(pair[0]), pair[1]
+
+
+def chosen(scored: Iterable[tuple[float, Candidate]], threshold: float) -> list[Candidate]:
+    """Return the candidates with a score above the threshold in reading order, of overlapping ones the highest."""
+    found: list[Candidate] = []
+    above = [pair for pair in scored if pair[0] > threshold]
+    for _, each in sorted(above, key=lambda pair: (-pair[0], pair[1].start, pair[1].end)):
+        place = bisect_left(found, each.start, key=lambda other: other.start)
+        after_one = place == 0 or found[place - 1].end <= each.start
+        if after_one and (place == len(found) or each.end <= found[place].start):
+            found.insert(place, each)
+    return found
+
+
+def _above(weights: Weights, candidates: Iterable[Candidate], threshold: float) -> list[Candidate]:
+    return chosen([(weights.score(each.features), each) for each in candidates], threshold)
+
+
+@cache
+def load_weights(path: Path = PACKAGED) -> dict[Script, Weights]:
+    """Read a file of weights. Raises PrivacyError if it is none."""
+    try:
+        return WeightsFile.model_validate_json(path.read_bytes()).root
+    except (OSError, ValueError) as error:
+        raise PrivacyError(
+            f"{path}: this is no file of name weights ({type(error).__name__}).",
+            "Fit the weights again, or use the packaged ones.",
+        ) from None
