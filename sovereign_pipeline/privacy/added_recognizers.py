@@ -51,6 +51,7 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
                 raise PrivacyError(
                     f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer."
                 )
+            _give_transformers(named)
             recognizer = named(supported_language=language, **item.arguments)
     except PrivacyError:
         raise
@@ -136,6 +137,18 @@ class _Raising(logging.Handler):
 def _class_of(item: AddedRecognizer) -> Any:
     module, _, name = (item.recognizer or "").rpartition(".")
     return getattr(importlib.import_module(module), name)
+
+
+def _give_transformers(recognizer: type[Any]) -> None:
+    """Import what Presidio's own transformers recognizer needs, which `without_torch` hid."""
+    of_presidio: Any = importlib.import_module(
+        "presidio_analyzer.predefined_recognizers.ner.huggingface_ner_recognizer"
+    )
+    if issubclass(recognizer, of_presidio.HuggingFaceNerRecognizer) and of_presidio.torch is None:
+        import torch
+        import transformers
+
+        of_presidio.torch, of_presidio.hf_pipeline = torch, transformers.pipeline
 
 
 def _load_error(item: AddedRecognizer, error: Exception) -> PrivacyError:

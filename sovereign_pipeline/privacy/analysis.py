@@ -13,10 +13,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerRegistry, RecognizerResult
-from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer, LemmaContextAwareEnhancer
-from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine
-
 from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.added_recognizers import (
@@ -31,10 +27,15 @@ from sovereign_pipeline.privacy.added_recognizers import (
 from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.latin_names import firms, recased
-from sovereign_pipeline.privacy.names.name_models import LABELS, Entity, NameModel
+from sovereign_pipeline.privacy.names.name_models import LABELS, Entity, NameModel, without_torch
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key
+
+with without_torch():
+    from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerRegistry, RecognizerResult
+    from presidio_analyzer.context_aware_enhancers import ContextAwareEnhancer, LemmaContextAwareEnhancer
+    from presidio_analyzer.nlp_engine import NlpArtifacts, NlpEngine
 
 # --- name models as Presidio's language engine ------------------------------------------------------------------------
 

@@ -29,7 +29,6 @@ from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.batches import Batch, BatchScrubber, Plan, ScrubbedBatch, ScrubJob, plan_for
-from sovereign_pipeline.privacy.names.name_models import is_spacy_model
 from sovereign_pipeline.privacy.scrubbing import Findings
 from sovereign_pipeline.privacy.vault import MappingDigest, Vault
 from sovereign_pipeline.record.stage import Progress
@@ -209,8 +208,6 @@ def _begin_worker(job: ScrubJob) -> None:
     global _worker
     go_offline()
     os.environ["OMP_NUM_THREADS"] = "1"  # each core has a worker already
-    if all(is_spacy_model(model) for model in job.privacy.name_models.values()):
-        sys.modules["torch"] = None  # type: ignore[assignment]  # spaCy would import it needlessly, for over a second
     silence()
     _worker = _Worker(job)
 

