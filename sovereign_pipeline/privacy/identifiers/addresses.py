@@ -32,7 +32,7 @@ _TYPE_WORD = rf"(?:{_any_of('a separate word')})"
 _BOX = r"(?i:p\.? ?o\.? ?box|post office box)(?: (?i:no)\.?)? ?\d{1,6}"
 _BOX_ABROAD = r"(?i:post ?box|postboks|postfach|apartado|casilla|boîte postale)(?: (?i:no)\.?)? ?\d{1,6}"
 _MILITARY = (
-    r"(?:(?i:psc|unit|cmr) \d{1,5},? (?i:box) \d{1,5}|US(?:NS|NV|S|CGC) [A-Z]\w+)"
+    r"(?:(?i:psc|unit|cmr) \d{1,5},? (?i:box) \d{1,5}|US(?:NS|NV|S|CGC) [A-Z]\w+(?=[ ,]{0,3}\n?[>| ]{0,6}[A-Z]PO ))"
     r"(?:[ ,]{0,3}\n?[>| ]{0,6}[A-Z]PO A[AEP] \d{5})?"
     r"|[A-Z]PO A[AEP] \d{5}"
 )
@@ -50,7 +50,7 @@ _LINE = r"(?:,? ?\n{1,3}[ \t]{0,8}(?:[>|]{1,3} ?)?[ ,]{0,4}|, )"
 
 _STREET = re.compile(
     rf"(?<![\w/.,:])(?:"
-    rf"(?:{_NUMBER},? ){{1,2}}(?:{_LINKED} ){{1,4}}?{_TYPE_AFTER}"
+    rf"(?:(?!(?:19|20)\d\d,){_NUMBER},? ){{1,2}}(?:{_LINKED} ){{1,4}}?(?<!Supreme ){_TYPE_AFTER}"
     rf"|(?:{_NUMBER},? ){{0,2}}{_TYPE_BEFORE} {_LINKED}(?: {_LINKED}){{0,4}}?,? {_NUMBER}"
     rf"|(?:{_NUMBER},? ){{1,2}}{_TYPE_BEFORE} {_LINKED}(?: {_LINKED}){{0,3}}"
     rf"|(?:{_NUMBER},? ){{0,2}}(?:{_WORD} ){{0,3}}{_GROWN},? {_NUMBER}"

@@ -58,13 +58,15 @@ def spans_by_form(text: str) -> Iterator[Span]:
                     break
     if "<<" in text:
         for match in _LINE_OF_A_ZONE.finditer(text):
-            yield Span(*match.span(), "PASSPORT", value_key("PASSPORT", match.group()))
+            if "<<" in match.group() and len(match.group().replace(" ", "")) >= _SHORTEST_LINE_OF_A_ZONE:
+                yield Span(*match.span(), "PASSPORT", value_key("PASSPORT", match.group()))
 
 
 # Names and numbers with fillers between them. Nothing else has this form.
 _LINE_OF_A_ZONE = re.compile(
     r"(?<![\w<])(?=[\w< ]{0,40}<<)(?=(?: ?[A-Za-z\d<]){20})[A-Za-z\d<]+(?: ?[A-Za-z\d<]*<[A-Za-z\d<]*)*"
 )
+_SHORTEST_LINE_OF_A_ZONE = 20
 
 
 @cache

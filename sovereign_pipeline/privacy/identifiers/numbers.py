@@ -24,6 +24,7 @@ from sovereign_pipeline.privacy.identifiers.labels import (
 from sovereign_pipeline.privacy.identifiers.patterns import (
     DIGITS_OF_A_NATIONAL_ID,
     END,
+    MONTH,
     NOT_AN_AMOUNT,
     UNIT,
     count_of_digits,
@@ -52,6 +53,12 @@ _DATE_IN_A_FILE_NAME = re.compile(
     r"(?=[\w-]{0,40}\.(?:pdf|docx?|xlsx?|pptx?|jpe?g|png|gif|tiff?|heic|mp[34]|mov|wav|opus|txt|csv|zip|eml|msg|html?|md)\b)"
 )
 _TIMESTAMP = re.compile(r"(?<![\d-])(?:19|20)\d\d-[01]\d-[0-3]\d[ T][0-2]?\d:[0-5]\d(?::[0-5]\d)?")
+_DATE_IN_WORDS = re.compile(rf"(?=[JFMASOND]){MONTH}[ -]\d{{1,2}},?[ -](?:19|20)\d\d(?!\d)")
+# UUIDs, and digests and tokens in hexadecimal digits, whose digits and letters alternate.
+_HEXADECIMAL = re.compile(
+    r"(?=[0-9A-Fa-f-]{16})(?<![^\W_])(?i:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
+    r"|(?=(?:[0-9]*[a-f]+){3})(?=(?:[a-f]*[0-9]+){3})[0-9a-f]{16,})(?![^\W_])"
+)
 _LONG_NUMBER = re.compile(rf"(?<!\w){NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){END}")
 # Next to letters, as in web addresses and in tables without separators.
 _GLUED_NUMBER = re.compile(rf"(?<![\d.,]){NOT_AN_AMOUNT}\d{{8,}}+(?![.,]\d)")
@@ -105,7 +112,7 @@ def without_file_numbers(text: str) -> str:
     """Replace the institution's own file numbers and timestamps by `#`, at the same length. Labelled values are not
     replaced."""
     text = _FILE_NUMBER.sub(lambda match: match.group() if _has_label(match) else "#" * len(match.group()), text)
-    for pattern in (_TIMESTAMP, _DATE_IN_A_FILE_NAME):
+    for pattern in (_TIMESTAMP, _DATE_IN_A_FILE_NAME, _DATE_IN_WORDS, _HEXADECIMAL):
         text = pattern.sub(lambda match: "#" * len(match.group()), text)
     return text
 
@@ -338,7 +345,7 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
     gaps = [group.gap for group in groups[:-1]]
     lengths = [len(group.digits) for group in groups]
     written = text[groups[0].start : groups[-1].end]
-    if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 3 and ", " not in gaps:
+    if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 3 and not {", ", "، "} & set(gaps):
         return None if digits[0] == "0" or len(set(digits)) < 4 or _counts_up(digits) else _eight(digits)
     if gaps and _is_card(digits, lengths, gaps):
         return "CARD"
@@ -381,8 +388,8 @@ def _is_card(digits: str, lengths: Sequence[int], gaps: Sequence[str]) -> bool:
 
 
 def _is_ordinary(written: str) -> bool:
-    """Return whether a number is a date, a time or an amount."""
-    return any(pattern.match(written) for pattern in (_DATE, _TIMES, _AMOUNT))
+    """Return whether a number is a date, a period, a time or an amount."""
+    return is_date_or_years(written) or any(pattern.match(written) for pattern in (_DATE, _TIMES, _AMOUNT))
 
 
 def _is_year(group: _Group) -> bool:
@@ -466,6 +473,10 @@ _CLASSIFIED_BEFORE = re.compile(
 )
 _HS_BEFORE = re.compile(r"(?<!\w)HS:? ?\Z")
 _HS_FORM = re.compile(r"\d{4}([. -])\d\d\1\d\d(?:\1\d\d)?")
+# Of a calculation: "3*33011356 = 101034068".
+_CALCULATED_BEFORE = re.compile(r"[\d)%]\s?[=+×÷*]\s?[$€£]?\Z")
+_CALCULATED_AFTER = re.compile(r"\)?\s?[=+×÷*]\s?[$€£]?\(?\d")
+_FRACTION_OF = re.compile(r"(?:\d\d|(?<!\d)0)\.\Z")
 _DECIMAL = re.compile(r"\d{1,6}[.,]\d{2,6}")
 _LONG_GROUP = re.compile(r"\d{6}")
 _BACK = 120
@@ -475,6 +486,13 @@ _BACK = 120
 def is_of_something_else(text: str, span: Span) -> bool:
     """Return whether the words or the unit beside an unlabelled number show that it is not an identifier."""
     value = text[span.start : span.end]
+    if _CALCULATED_BEFORE.search(text, max(0, span.start - 4), span.start) or (
+        _CALCULATED_AFTER.match(text, span.end)
+        or (value.startswith("+ ") and text[: span.start].rstrip()[-1:].isdigit())
+    ):
+        return True
+    if span.kind in ("CARD", "IBAN", "PO_BOX"):
+        return _FRACTION_OF.search(text, max(0, span.start - 6), span.start) is not None
     if value[0] in "+(" or value.startswith("00"):
         return False
     if _UNIT_BEHIND.match(text, span.end):

@@ -88,8 +88,10 @@ NOT_A_QUANTITY = rf"(?!\s?(?:{UNIT}|(?i:{_COUNTED})(?!\w)))"
 
 # Omani numbering plan: mobile 7[1-9], 9[1-9]; fixed 2[1-6]; toll-free 800.
 _OMANI = re.compile(r"7[1-9]\d{6}|9[1-9]\d{6}|2[1-6]\d{6}|800\d{5}")
+_YEARS = re.compile(r"((?:1[5-9]|20)\d\d)[ -]{1,3}((?:1[5-9]|20)\d\d)")
+_LONGEST_PERIOD = 250
 _YEARS_OR_DATE = re.compile(
-    r"(?:19|20)\d\d[ -](?:19|20)\d\d|(?:19|20)\d\d[ .-][01]?\d[ .-][0-3]?\d|[0-3]?\d[ .-][01]?\d[ .-](?:19|20)\d\d"
+    r"(?:19|20)\d\d[ .-][01]?\d[ .-][0-3]?\d|[0-3]?\d[ .-][01]?\d[ .-](?:19|20)\d\d"
     r"|1[34]\d\d[.-][01]?\d[.-][0-3]?\d|[0-3]?\d[.-][01]?\d[.-]1[34]\d\d"
 )
 _AMOUNT = re.compile(r"\d{1,3}(?: \d{3})+")  # thousands are in groups of three only
@@ -101,17 +103,15 @@ def count_of_digits(value: str) -> int:
 
 
 def is_date_or_years(value: str) -> bool:
-    """Return whether a value is a range of years or a date: `2022-2023`, `2024-03-09`, `9 3 2024`, Hijri
+    """Return whether a value is a range of years or a date: `1872-1936`, `2024-03-09`, `9 3 2024`, Hijri
     `12-7-1445`."""
-    return _YEARS_OR_DATE.fullmatch(value) is not None
+    years = _YEARS.fullmatch(value)
+    is_period = years is not None and abs(int(years[2]) - int(years[1])) <= _LONGEST_PERIOD
+    return is_period or _YEARS_OR_DATE.fullmatch(value) is not None
 
 
 def is_no_date(value: str) -> bool:
     return not is_date_or_years(value)
-
-
-def has_digits_of_an_iban(value: str) -> bool:
-    return count_of_digits(value) >= 10
 
 
 def has_iban_check_digits(value: str) -> bool:
@@ -150,7 +150,8 @@ IBAN = re.compile(
     re.IGNORECASE,
 )
 CARD_NUMBER = re.compile(rf"{NOT_IN_WORD}(?<!\d[ -])(?:\d{{12,19}}|\d{{4}}(?:[ -]\d{{3,6}}){{2,4}})(?![ -]?\d)(?!\w)")
-EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]*\w@(?!\d+\.\d+(?:[^\d.]|\.(?!\d)|\Z))\w[\w-]*(?:\.\w[\w-]*)+")
+_VERSION = r"v?\d+(?:\.\d+){0,2}(?![\w-]|\.\w)"  # "checkout@v3", "50*8@0.00"
+EMAIL = re.compile(rf"(?<![\w.+%'-])[\w.+%'-]*\w@(?!{_VERSION})\w[\w-]*(?:\.\w[\w-]*)+")
 PREFIXED_PHONE = re.compile(r"(?<![\w+])\(?(?:\+|00) ?\(?\d{1,3}\)?(?:[ -]?\(?\d\)?){6,12}(?!\w)")
 ZIP_PLUS_FOUR = re.compile(r"(?<![\w.,/-])(?<!\d )\d{5}-\d{4}(?![\w-])(?![.,/]\d)")
 GROUPED_PHONE = re.compile(
@@ -163,7 +164,7 @@ PHONE_BEFORE_ITS_LABEL = re.compile(
 SSN = re.compile(r"(?<![\w-])(?!000|666)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])")
 IP_V4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.]*\d)")
 IP_V6 = re.compile(
-    r"(?<![\w:.])(?:(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}"
+    r"(?<![\w:.])(?=(?::{0,2}[0-9A-Fa-f]){5})(?:(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}"
     r"|(?:[0-9A-Fa-f]{1,4}:){1,6}(?::[0-9A-Fa-f]{1,4}){1,6})(?![\w:])"
 )
 URL = re.compile(r"(?i)(?:https?://|www\.)[^\s<>\"'|]*[^\s<>\"'|.,;:!?)]")
@@ -227,7 +228,9 @@ AT_IN_WORDS = (
 """Lower-case substrings, one of which every e-mail address with "at" or "dot" in brackets contains."""
 AT_A_HOST = re.compile(r" at \w[\w-]*(?: dot |\.)")
 """Pattern of the lower-case " at " in an e-mail address without brackets."""
-STRICT_EMAIL = re.compile(r"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{1,64}\")@{1,3}\[?\w(?:[\w.-]*\w)?")
+STRICT_EMAIL = re.compile(
+    rf"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{{1,64}}\")@{{1,3}}(?!{_VERSION})\[?\w(?:[\w.-]*\w)?"
+)
 # Truncated by an export: text before "@" and nothing after it. It contains a letter: "5 @ 2.500" is a price.
 CLIPPED_EMAIL = re.compile(
     r"(?<![\w.+%'@/$-])(?=[\w.+%'-]{0,63}[^\W\d_])[\w.+%'-]{1,63}\w@(?:\.{1,3}(?!\w)"

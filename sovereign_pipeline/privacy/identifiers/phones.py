@@ -56,6 +56,7 @@ _YEAR = r"(?:1[34]|19|20)\d\d"
 # Dates and years with any separators; times; amounts and their parts; files and laws.
 _NO_PHONE = re.compile(
     rf"(?<!\d){_YEAR}(?!\d)"
+    r"|(?<!\d)(?:1[5-9]|20)\d\d\s?--?\s?(?:1[5-9]|20)\d\d(?!\d)"
     r"|(?<!\d)\d{1,2}\s*[-/.]\s*\d{1,2}\s*[-/.]\s*\d{2,4}(?!\d)"
     r"|(?<!\d)[0-2]?\d:[0-5]\d"
     r"|(?<![\d.])\d{1,3}(?:,\d{3})+(?!\d)|\d%"

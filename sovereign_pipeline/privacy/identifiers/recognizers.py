@@ -62,6 +62,10 @@ def _has_eight_digits(value: str) -> bool:
     return patterns.count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID
 
 
+def _has_country_and_digits_of_an_iban(value: str) -> bool:
+    return patterns.count_of_digits(value) >= 10 and has_country_of_an_iban(value)
+
+
 def _never(value: str) -> bool:
     return False
 
@@ -139,7 +143,7 @@ _PATTERNS: tuple[Recognizer, ...] = (
     Recognizer(
         "IBAN",
         patterns.IBAN,
-        patterns.has_digits_of_an_iban,
+        _has_country_and_digits_of_an_iban,
         patterns.has_iban_check_digits,
         needs="five digits",
         by="check digits",
@@ -234,7 +238,7 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Re
 
 
 def _may_be_a_figure(span: Span) -> bool:
-    return not span.labelled and span.kind in ("PHONE", "NID", "ACCOUNT", "SSN")
+    return not span.labelled and span.kind in ("PHONE", "NID", "ACCOUNT", "SSN", "CARD", "IBAN", "PO_BOX")
 
 
 def _is_a_figure(text: str, span: Span, counted: Sequence[tuple[int, int]]) -> bool:
