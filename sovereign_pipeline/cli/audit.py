@@ -25,7 +25,13 @@ from sovereign_pipeline.record import notes, witnesses
 from sovereign_pipeline.record.audit_log import CHECKPOINT, append, assert_contains, checkpoint_of, export
 from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier, write_key
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.in_force import replace_trust, rule_file, rules, trust_on_record
+from sovereign_pipeline.record.in_force import (
+    acts_of_revoked_keys,
+    replace_trust,
+    rule_file,
+    rules,
+    trust_on_record,
+)
 from sovereign_pipeline.record.notes import COSIGNS, new_signer, parse_verifier
 from sovereign_pipeline.record.officers import TRUST, trust_root
 from sovereign_pipeline.record.people import People
@@ -85,7 +91,8 @@ def audit_verify(
 ) -> Result:
     """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
 
-    Also compares every review with its signed acts, and the local trust root with the logged one. Exits with status 1
+    Also compares every review with its signed acts, and the local trust root with the logged one, and lists officers'
+    acts that do not count because their key is revoked from an entry at or before theirs. Exits with status 1
     if an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is
     older, unrelated or not logged, or if the database has rows without an entry. The message names each difference.
     """
@@ -103,8 +110,7 @@ def audit_verify(
     with registry.reading() as session:
         beside = rows_beside(session)
         trust = trust_on_record(session)
-    if trust is not None:
-        trust_root(settings)  # raises the error for a missing one
+        void = [] if trust is None else acts_of_revoked_keys(session, trust_root(settings))
     not_compared = trust is None and ledger.newest.sequence > 0 and (settings.data / TRUST).is_dir()
     facts = {
         "entries": ledger.newest.sequence,
@@ -116,6 +122,7 @@ def audit_verify(
         "witnesses": {name: _time(at) for name, at in report.cosigned.items()},
         "trust_root": trust.root_sha256 if trust is not None else None,
         "rows_without_an_entry": beside,
+        "acts_of_revoked_keys": [entry.sequence for entry in void],
         "reviews": found,
     }
 
@@ -141,6 +148,8 @@ def audit_verify(
             )
         if not_compared:
             out.print("[red]✗[/] trust root: not compared, because no entry names one; the next act logs it")
+        for entry in void:
+            out.print(f"[yellow]![/] entry {entry.sequence}, {entry.action}: does not count, as its key is revoked")
         for table, count in beside.items():
             out.print(f"[red]✗[/] table {table}: {count} rows without an entry, written by another program")
         for review, findings in found.items():

@@ -217,8 +217,9 @@ class Package:
         raise Refused(f"{what}: no entry of the log ('{action}') names it")
 
     def acts_of(self, *actions: str, **subjects: object) -> Iterator[tuple[dict[str, Any], "Said"]]:
-        """Yield the same entries, each with its verified statement."""
-        return ((entry, self.acts[entry["sequence"]]) for entry in self.entries(*actions, **subjects))
+        """Yield the same entries, each with its verified statement, without acts of keys that were revoked before."""
+        entries = (entry for entry in self.entries(*actions, **subjects) if entry["sequence"] in self.acts)
+        return ((entry, self.acts[entry["sequence"]]) for entry in entries)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -869,7 +870,8 @@ def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]
 
 
 def read_acts(package: Package) -> dict[int, Said]:
-    """Verify the statement of each act with the key that its entry names. Returns the statements by entry number."""
+    """Verify the statement of each act with the key that its entry names. Returns the statements by entry number,
+    without those of keys that were revoked before."""
     acts: dict[int, Said] = {}
     registered = {each["subjects"]["adapter"]: each for each in package.entries("adapter registered")}
     for number, entry in package.log.items():
@@ -881,6 +883,11 @@ def read_acts(package: Package) -> dict[int, Said]:
         where = f"statements/{digest}.sigstore.json"
         bundle = subjects["bundle"].encode() if "bundle" in subjects else package.take(where)
         require(sha256(bundle) == digest, f"{where}: it is not the statement that entry {number} names")
+        signer = package.trust.roles["officer"].get(entry["actor"].removeprefix("officer:"))
+        if signer is not None and not signer.counts_at(number - 1):
+            revoked = f"{place(entry)}: {entry['action']} by {signer.person} DOES NOT COUNT: this key is revoked from"
+            package.words["Officers' acts"].append(f"{revoked} index {signer.revoked_from} of the log")
+            continue
         named = subjects.get("adapters", [subjects.get("adapter")])
         rows = [package.rows[each] for each in named if each in package.rows]
         require(rows or not (may or of == "adapter"), f"entry {number} is about no adapter of the package")

@@ -16,7 +16,7 @@ from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import checkpoints, tree
 from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST, REGISTERED, append
-from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.officers import OFFICER, TRUST, actor_of
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
@@ -133,6 +133,18 @@ def trust_on_record(session: Session) -> TrustOnRecord | None:
         return None
     said = last.subjects
     return TrustOnRecord(last.sequence, said[TRUST_ROOT], said[ROOT], said[TARGETS], said[FILES])
+
+
+def acts_of_revoked_keys(session: Session, trust: Trust) -> list[AuditEntry]:
+    """Return the entries of officers' acts that do not count, because the trust root revokes their key from that entry
+    or an earlier one."""
+    query = select(AuditEntry).order_by(AuditEntry.sequence)
+    revoked = [key for key in trust.keys(OFFICER) if key.revoked_from is not None]
+    return [
+        entry
+        for entry in session.scalars(query.where(AuditEntry.actor.in_([actor_of(key.keyid) for key in revoked])))
+        if trust.is_revoked_at(OFFICER, entry.actor.removeprefix(actor_of("")), entry.sequence - 1)
+    ]
 
 
 def trust_named(trust: Trust) -> dict[str, Any]:

@@ -104,6 +104,10 @@ class Trust:
             return False
         return found.revoked_from is None or (at_index is not None and at_index < found.revoked_from)
 
+    def is_revoked_at(self, role: str, keyid: str, index: int) -> bool:
+        """Return True if this key had the role and is revoked from this ledger index or an earlier one."""
+        return any(each.keyid == keyid for each in self.keys(role)) and not self.counts(role, keyid, index)
+
 
 Files = Mapping[str, bytes]
 """Name -> content."""

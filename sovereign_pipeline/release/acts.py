@@ -5,7 +5,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -18,7 +18,15 @@ from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import TRUST_NAMES, assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.officers import actor_of, assert_may, officer_of, officers_words, trust_root, verify_act
+from sovereign_pipeline.record.officers import (
+    OFFICER,
+    actor_of,
+    assert_may,
+    officer_of,
+    officers_words,
+    trust_root,
+    verify_act,
+)
 from sovereign_pipeline.record.statements import KNOWN_ISSUE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import Adapter, AdapterReview, AuditEntry, KnownIssue, Recall, RecallWaiver, Table
 from sovereign_pipeline.record.tree import AT_ONCE
@@ -28,6 +36,7 @@ STATEMENT = "statement"
 
 SignedRow = Recall | RecallWaiver | KnownIssue | AdapterReview
 """A row that holds the signed statement of its act."""
+R = TypeVar("R", bound=SignedRow)
 
 
 @dataclass(frozen=True)
@@ -44,10 +53,10 @@ class Act:
 
 
 @dataclass(frozen=True)
-class Acted:
+class Acted(Generic[R]):
     """A database row that an officer's signed act created."""
 
-    row: SignedRow
+    row: R
     at: datetime.datetime
     said: Mapping[str, Any]
     """Facts that both the statement and the ledger entry must contain, without the time."""
@@ -92,11 +101,12 @@ def enter_act(
     append(session, actor_of(signer.keyid), act.action, entered)
 
 
-def assert_acts_on_record(
-    session: Session, settings: Settings, act: Act, rows: Iterable[Acted], adapter_id: str | None = None
-) -> None:
-    """Assert that the rows of a kind of act match the ledger, and that a permitted officer signed each. Raises
-    IntegrityError that names every missing, added or invalid row.
+def acts_that_count(
+    session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]], adapter_id: str | None = None
+) -> list[R]:
+    """Return the rows of a kind of act without those of a key that the trust root revokes from an entry at or before
+    theirs. Raises IntegrityError that names every row that the ledger lacks, that lacks a row, or that no permitted
+    officer signed.
 
     Args:
         rows: all rows of this kind, or only those of `adapter_id`.
@@ -110,18 +120,23 @@ def assert_acts_on_record(
         entries.setdefault(act.named(entry.subjects), entry)  # only the first entry of a name counts
     found = {act.named(row.said): row for row in rows}
     if not found and not entries:
-        return
+        return []
     wrong = [name for name in dict.fromkeys([*found, *entries]) if not _is_entered(found.get(name), entries.get(name))]
     if wrong:
         raise IntegrityError(f"The registry: {and_more(wrong)}: the rows differ from the ledger.", HINT)
     about = _about(session, {adapter for row in found.values() for adapter in row.adapters})
     trust = trust_root(settings)
+    counting = []
     for name, row in found.items():
+        if trust.is_revoked_at(OFFICER, row.row.officer, entries[name].sequence - 1):
+            continue
         of_row = {each: about[each] for each in row.adapters if each in about}
         _assert_signed(of_row, trust, act, name, row, entries[name])
+        counting.append(row.row)
+    return counting
 
 
-def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
+def _is_entered(row: Acted[R] | None, entry: AuditEntry | None) -> bool:
     if row is None or entry is None:
         return False
     said = {name: value for name, value in entry.subjects.items() if name not in {STATEMENT, ROWS, *TRUST_NAMES}}
@@ -130,7 +145,7 @@ def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
 
 
 def _assert_signed(
-    about: Mapping[str, tuple[str, str]], trust: Trust, act: Act, name: str, row: Acted, entry: AuditEntry
+    about: Mapping[str, tuple[str, str]], trust: Trust, act: Act, name: str, row: Acted[R], entry: AuditEntry
 ) -> None:
     if not about:
         raise IntegrityError(f"The registry: {name} is about an adapter that is not registered.", HINT)
@@ -202,18 +217,17 @@ def words_of_issue(text: str) -> str:
 def issues_by_adapter(
     session: Session, settings: Settings, adapter_id: str | None = None
 ) -> dict[str, list[KnownIssue]]:
-    """Return adapter -> its known issues, oldest first, for adapters with issues. Raises IntegrityError if an issue
-    lacks an officer's signature or a ledger entry.
+    """Return adapter -> its known issues that count, oldest first, for adapters with issues. Raises the errors of
+    `acts_that_count`.
 
     Args:
         adapter_id: return the issues of this adapter only.
     """
     query = select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)
-    issues = list(session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id)))
-    rows = (Acted(each, each.added_at, _said(each), [each.adapter_id]) for each in issues)
-    assert_acts_on_record(session, settings, ADDING, rows, adapter_id)
+    issues = session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id))
+    rows = [Acted(each, each.added_at, _said(each), [each.adapter_id]) for each in issues]
     found = defaultdict[str, list[KnownIssue]](list)
-    for issue in issues:
+    for issue in acts_that_count(session, settings, ADDING, rows, adapter_id):
         found[issue.adapter_id].append(issue)
     return dict(found)
 

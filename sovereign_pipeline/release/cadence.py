@@ -34,7 +34,7 @@ from sovereign_pipeline.record.tables import (
     BaseModelRow,
     Dataset,
 )
-from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
+from sovereign_pipeline.release.acts import Act, Acted, acts_that_count, enter_act
 from sovereign_pipeline.release.recall import open_recalls
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
@@ -248,12 +248,10 @@ _COLUMNS = (
 
 
 def reviews_on_record(session: Session, settings: Settings) -> list[AdapterReview]:
-    """Return every recorded review, oldest first. Raises IntegrityError if one lacks an officer's signature or a ledger
-    entry."""
-    reviews = list(session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at)))
-    rows = (Acted(each, each.reviewed_at, _said(each), [each.adapter_id]) for each in reviews)
-    assert_acts_on_record(session, settings, REVIEWING, rows)
-    return reviews
+    """Return every recorded review that counts, oldest first. Raises the errors of `acts_that_count`."""
+    reviews = session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at))
+    rows = [Acted(each, each.reviewed_at, _said(each), [each.adapter_id]) for each in reviews]
+    return acts_that_count(session, settings, REVIEWING, rows)
 
 
 def _last_reviews(session: Session, settings: Settings) -> Mapping[str, datetime.datetime]:

@@ -27,7 +27,7 @@ from sovereign_pipeline.record.tables import (
     RecallAdapter,
     RecallWaiver,
 )
-from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
+from sovereign_pipeline.release.acts import Act, Acted, acts_that_count, enter_act
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
         known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
         raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
     if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
-        raise ConflictError(f"{recall_id} was already waived for {adapter_id}.")
+        raise ConflictError(f"{recall_id} was already waived for {adapter_id}, or by a key that is revoked since.")
     if recall not in open_recalls(session, settings, adapter_id):
         raise InputError(f"{recall_id} does not apply to {adapter_id}.", "Choose an adapter that it applies to.")
     return recall
@@ -247,7 +247,7 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str, state: S
     """
     if (state or states(session, line_of(adapter_id)).get(adapter_id)) == "retired":
         return []
-    recalls = [each for each in _on_record(session, settings) if adapter_id not in each.waived]
+    recalls = [each for each in _on_record(session, settings) if adapter_id not in each.waivers]
     stated = training_data(session, adapter_id) if recalls else {}
     return [
         each.recall
@@ -263,9 +263,8 @@ def ids_of_open_recalls(registry: Registry, adapter_id: str) -> list[str]:
 
 def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) -> list[RecallWaiver]:
     """Return the waivers of recalls for an adapter, oldest first. Raises the errors of `open_recalls`."""
-    _on_record(session, settings)
-    of_adapter = select(RecallWaiver).where(RecallWaiver.adapter_id == adapter_id)
-    return list(session.scalars(of_adapter.order_by(RecallWaiver.waived_at, RecallWaiver.recall_id)))
+    waivers = [each.waivers[adapter_id] for each in _on_record(session, settings) if adapter_id in each.waivers]
+    return sorted(waivers, key=lambda each: (each.waived_at, each.recall_id))
 
 
 def recalls_in_force(
@@ -283,7 +282,7 @@ def recalls_in_force(
     found = defaultdict[str, list[Recall]](list)
     for each, opened in recalls:
         later = training_data(session, after=opened)  # the recall names every adapter that was registered before it
-        held = {*each.named, *holders(session, question_of(each.recall), later)} - each.waived
+        held = {*each.named, *holders(session, question_of(each.recall), later)} - {*each.waivers}
         for adapter in sorted(held):
             if state.get(adapter, "retired") != "retired":
                 found[adapter].append(each.recall)
@@ -312,10 +311,12 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
     The line's flag decides this, or the transitions before the first flag. An adapter under a recall or in a final
     state answers nobody.
     """
+    recalls_entered = _with_entries(session, settings)
     recalled = {
         each.recall.id: each.named | {*holders(session, question_of(each.recall), training_data(session, after=opened))}
-        for each, opened in _with_entries(session, settings)
+        for each, opened in recalls_entered
     }
+    waived = {(each.recall.id, adapter) for each, _ in recalls_entered for adapter in each.waivers}
     actions = (STATE_CHANGED, FLAG_CHANGED, OPENED, WAIVED)
     query = select(AuditEntry).where(AuditEntry.action.in_(actions)).order_by(AuditEntry.sequence)
     entries = [entry for entry in session.scalars(query) if entry.subjects.get("line") in (None, line)]
@@ -331,9 +332,9 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
         elif entry.action == FLAG_CHANGED:
             flag = said
         elif entry.action == OPENED:
-            for each in recalled[said["recall"]]:
+            for each in recalled.get(said["recall"], ()):  # none if its officer's key was revoked before
                 under[each].add(said["recall"])
-        else:
+        elif (said["recall"], said["adapter"]) in waived:
             under[said["adapter"]].discard(said["recall"])
         production = next((each for each in state if state[each] == "production"), None)
         staged = None
@@ -379,9 +380,9 @@ def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled
 
 
 def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall, list[str]]]:
-    """Yield every recall, oldest first, with the adapters that it still applies to."""
+    """Yield every recall that counts, oldest first, with the adapters that it still applies to."""
     in_force = recalls_in_force(session, settings)
-    for recall in session.scalars(_RECALLS):
+    for recall in (each.recall for each in _on_record(session, settings)):
         yield recall, sorted(adapter for adapter, recalls in in_force.items() if recall in recalls)
 
 
@@ -466,24 +467,26 @@ class _Recalled:
 
     recall: Recall
     named: set[str]
-    waived: set[str]
+    waivers: dict[str, RecallWaiver]
+    """Adapter -> the waiver for it."""
 
 
 def _on_record(session: Session, settings: Settings) -> list[_Recalled]:
-    """Return every recall, oldest first. Verifies recalls and waivers against the ledger; raises IntegrityError if one
-    is missing, was added, or is not validly signed."""
-    recalls, waivers = list(session.scalars(_RECALLS)), list(session.scalars(select(RecallWaiver)))
-    named, waived = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    """Return every recall that counts, oldest first, with the waivers that count. Raises the errors of
+    `acts_that_count`."""
+    named, waivers = defaultdict[str, set[str]](set), defaultdict[str, dict[str, RecallWaiver]](dict)
     for row in session.scalars(select(RecallAdapter)):
         named[row.recall_id].add(row.adapter_id)
-    for waiver in waivers:
-        waived[waiver.recall_id].add(waiver.adapter_id)
-    adapters = {each: sorted(named[each.id]) for each in recalls}
-    opened = (Acted(each, each.opened_at, _said(each, adapters[each]), adapters[each]) for each in recalls)
-    not_held = (Acted(each, each.waived_at, _said_of_waiver(each), [each.adapter_id]) for each in waivers)
-    assert_acts_on_record(session, settings, OPENING, opened)
-    assert_acts_on_record(session, settings, WAIVING, not_held)
-    return [_Recalled(each, named[each.id], waived[each.id]) for each in recalls]
+    opened = []
+    for recall in session.scalars(_RECALLS):
+        adapters = sorted(named[recall.id])
+        opened.append(Acted(recall, recall.opened_at, _said(recall, adapters), adapters))
+    rows = session.scalars(select(RecallWaiver))
+    waived = [Acted(each, each.waived_at, _said_of_waiver(each), [each.adapter_id]) for each in rows]
+    recalls = acts_that_count(session, settings, OPENING, opened)
+    for waiver in acts_that_count(session, settings, WAIVING, waived):
+        waivers[waiver.recall_id][waiver.adapter_id] = waiver
+    return [_Recalled(each, named[each.id], waivers[each.id]) for each in recalls]
 
 
 def _said(recall: Recall, adapters: list[str]) -> dict[str, Any]:

@@ -21,13 +21,14 @@ from sovereign_pipeline.record.catalog import (
     State,
     facts_of,
     find_adapter,
+    line_of,
     states,
     transitions_of,
 )
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
 from sovereign_pipeline.record.officers import OFFICER, PIPELINE, Officer
-from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, verify_statement
+from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, signed_by, verify_statement
 from sovereign_pipeline.record.tables import (
     Adapter,
     AuditEntry,
@@ -178,8 +179,11 @@ class Standing:
 
 
 def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
+    """Return the status of every request of a line, oldest first, without those that a key signed that was revoked
+    before. Raises IntegrityError for the first request or decision that is not on record as it was signed."""
     on_record, now = _read(session, settings, trust, line), datetime.datetime.now(datetime.UTC)
-    return [_standing(on_record, trust, row, now) for row in on_record.requests.values()]
+    counting = (row for row in on_record.requests.values() if not _was_revoked(on_record, trust, row))
+    return [_standing(on_record, trust, row, now) for row in counting]
 
 
 def all_standings(
@@ -199,10 +203,9 @@ def all_standings(
 
 
 def standings_of_adapter(session: Session, settings: Settings, trust: Trust, adapter_id: str) -> list[Standing]:
-    """Return the status of every request about one adapter, oldest first."""
-    rows = select(ReleaseRequest).where(ReleaseRequest.adapter_id == adapter_id)
-    ordered = rows.order_by(ReleaseRequest.entered_at, ReleaseRequest.id)
-    return [standing_of(session, settings, trust, row) for row in session.scalars(ordered).all()]
+    """Return the requests of `standings` about one adapter."""
+    found = standings(session, settings, trust, line_of(adapter_id))
+    return [each for each in found if each.request.adapter_id == adapter_id]
 
 
 def standing_of(
@@ -329,6 +332,10 @@ def _read(session: Session, settings: Settings, trust: Trust, line: str, request
     )
 
 
+def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> bool:
+    return trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(REQUESTED, row.id))
+
+
 def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: datetime.datetime) -> Standing:
     adapter = _adapter(on_record, row.adapter_id, f"Request {row.id[:12]}")
     asked_at = on_record.index_of(REQUESTED, row.id)
@@ -398,12 +405,15 @@ def _ended(
 
 
 def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[str, list[tuple[Officer, str]]]:
-    """Return decision -> the officers who signed it, each with the statement's SHA-256."""
+    """Return decision -> the officers who signed it with a key that was not revoked before, each with the statement's
+    SHA-256."""
     found: dict[str, list[tuple[Officer, str]]] = {each: [] for each in DECIDED}
     for given in on_record.decisions.get(row.id, ()):
         statement = hashlib.sha256(given.statement).hexdigest()
         action = next((action for decision, action in DECIDED.items() if decision == given.decision), given.decision)
         at_index = on_record.index_of(action, row.id, statement)
+        if trust.is_revoked_at(OFFICER, given.keyid, at_index):
+            continue
         verified = verify_statement(
             given.statement, trust, OFFICER, predicate_type=APPROVAL, sha256=row.id, at_index=at_index
         )

@@ -2,21 +2,34 @@
 
 import datetime
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SignInError
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.keys import FileSigner, generate
 from sovereign_pipeline.record.statements import KNOWN_ISSUE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import Adapter, AdapterReview, KnownIssue, Recall, Table, row_as_dict
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release.acts import ADDED, add_issue, issues_by_adapter
-from sovereign_pipeline.release.cadence import due_reviews, record_review
-from sovereign_pipeline.release.recall import OPENED, Question, ask, open_recall, open_recalls, waive_recall
+from sovereign_pipeline.release.cadence import due_reviews, record_review, reviews_on_record
+from sovereign_pipeline.release.recall import (
+    OPENED,
+    Question,
+    ask,
+    list_recalls,
+    open_recall,
+    open_recalls,
+    waive_recall,
+    waivers_of_recalls,
+)
 from sovereign_pipeline.release.requests import decide, find_request
+from sovereign_pipeline.release.standing import standing_of, standings
 from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 
@@ -177,8 +190,41 @@ def test_an_act_counts_until_the_place_from_which_its_key_is_revoked(office: Off
         add_issue(office.registry, adapter.id, "Curt.", key)
     add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
     revoke(trust, office.officers["omar"].keyid, newest, office.roots[:2])
-    with pytest.raises(IntegrityError, match=f"is revoked from entry {newest}"):
-        issues(office)
+    assert issues(office) == ["Too long."]
+
+
+@pytest.mark.security_case(
+    "A thief of an officer's key enters acts, and the key is revoked from an earlier entry",
+    "The acts do not count, everything else goes on, and `audit verify` names them",
+)
+def test_acts_of_a_thief_stop_nothing(office: Office, adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, settings, thief = office.registry, office.bench.settings, office.officers["omar"]
+    kept = open_recall(registry, ask(registry, Question(source="letters")), office.officers["layla"], "Withdrawn.")
+    newest = audit_log.entries(registry)[-1].sequence
+    waive_recall(registry, kept.id, adapter.id, thief, "Harmless.")
+    stolen = open_recall(registry, ask(registry, Question(dataset=adapter.dataset_digest)), thief, "Anything.")
+    add_issue(registry, adapter.id, "Anything.", thief)
+    record_review(registry, adapter.id, "Anything.", thief, NOW)
+    asked = office.ask("reject", adapter, "omar")
+    with registry.reading() as session:
+        assert [each.id for each in open_recalls(session, settings, adapter.id)] == [stolen.id]
+    revoke(settings.data / "trust", thief.keyid, newest, office.roots[:2])
+    with registry.reading() as session:
+        assert [each.id for each in open_recalls(session, settings, adapter.id)] == [kept.id]
+        assert [each.id for each, _ in list_recalls(session, settings)] == [kept.id]
+        assert waivers_of_recalls(session, settings, adapter.id) == []
+        assert reviews_on_record(session, settings) == []
+        assert standings(session, settings, office.trust, "lamps") == []
+        with pytest.raises(IntegrityError):
+            standing_of(session, settings, office.trust, asked.request)
+    assert issues(office) == []
+    for name, value in settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    verified = CliRunner().invoke(app, ["audit", "verify", "--json"])
+    assert (verified.exit_code, json.loads(verified.stdout)["acts_of_revoked_keys"]) == (
+        0,
+        [*range(newest + 1, newest + 6)],
+    )
 
 
 @pytest.mark.parametrize("digits", ["", "a", "abc", "ABCD", "%%%%", "xyz1", "a" * 65])
