@@ -324,7 +324,7 @@ def _checked(file: Path) -> Line:
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
     if recipe.privacy.recognizers:
-        from sovereign_pipeline.privacy.analysis import try_added_recognizers
+        from sovereign_pipeline.privacy.added_recognizers import try_added_recognizers
 
         try_added_recognizers(recipe.privacy)
     return recipe

@@ -1,21 +1,35 @@
-"""Load the Presidio recognizers that a recipe adds, and try each on its canary.
+"""Run the Presidio recognizers that a recipe adds, and offer this project's detectors as a Presidio recognizer.
 
-Functions that need Presidio import it themselves.
+This module imports Presidio. Import it inside functions only.
 """
 
 import importlib
 import importlib.metadata
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.policy.corpus import AddedRecognizer
-from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
+from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.privacy.detection import Detector, Text
+from sovereign_pipeline.privacy.names.name_models import without_torch
+from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.spans import Span
+
+with without_torch():
+    from presidio_analyzer import (
+        AnalyzerEngine,
+        EntityRecognizer,
+        PatternRecognizer,
+        RecognizerRegistry,
+        RecognizerResult,
+    )
+    from presidio_analyzer.nlp_engine import NlpArtifacts, SpacyNlpEngine
 
 # Presidio's own names where it has one, so that its operators and other recognizers agree with them.
 ENTITY_OF: dict[Kind, str] = {
@@ -29,54 +43,60 @@ ENTITY_OF: dict[Kind, str] = {
 KIND_OF: dict[str, Kind] = {entity: kind for kind, entity in ENTITY_OF.items()}
 
 
-_PRESIDIO = logging.getLogger("presidio-analyzer")
+class AddedRecognizers:
+    """The recognizers that a recipe adds for texts of one language, in Presidio's `AnalyzerEngine`."""
+
+    def __init__(self, items: Sequence[AddedRecognizer], language: str) -> None:
+        """
+        Args:
+            items: the recipe's recognizers; those for other languages are ignored.
+
+        Raises PrivacyError if a recognizer cannot be loaded, returns an entity type that maps to no kind of personal
+        data, or misses the value in its canary.
+        """
+        items = [item for item in items if language in item.languages]
+        loaded = [_load(item, language) for item in items]
+        self._language = language
+        self._items = {recognizer.id: item for recognizer, item in zip(loaded, items, strict=True)}
+        self._words = _Words(language)
+        self._engine = self._engine_of(loaded) if loaded else None
+        for item, recognizer in zip(items, loaded, strict=True):
+            self._try_canary(item, recognizer)
+
+    def spans(self, text: str) -> list[Span]:
+        """Return the findings in a normalised text, possibly overlapping. Exceptions of recognizers propagate."""
+        if self._engine is None:  # an empty registry would load Presidio's own recognizers
+            return []
+        return [self._span(text, result) for result in _results(self._engine, text, self._language)]
+
+    def _engine_of(self, recognizers: list[Any]) -> AnalyzerEngine:
+        languages = [self._language]
+        registry = RecognizerRegistry(recognizers, supported_languages=languages)
+        return AnalyzerEngine(registry=registry, nlp_engine=self._words, supported_languages=languages)
+
+    def _span(self, text: str, result: RecognizerResult) -> Span:
+        item = self._items[result.recognition_metadata[RecognizerResult.RECOGNIZER_IDENTIFIER_KEY]]
+        kind = item.kind if item.kind is not None else KIND_OF[result.entity_type]
+        return Span(result.start, result.end, kind, text[result.start : result.end], labelled=False)
+
+    def _try_canary(self, item: AddedRecognizer, recognizer: EntityRecognizer) -> None:
+        """Verify a recognizer's canary in an engine of its own: beside other recognizers, Presidio drops one of two
+        equal results."""
+        folded = normalise(item.canary.text)
+        results = _results(self._engine_of([recognizer]), folded.text, self._language)
+        found = [range(*folded.original_span(each.start, each.end)) for each in results]
+        begin = item.canary.text.index(item.canary.finds)
+        if not all(any(place in each for each in found) for place in range(begin, begin + len(item.canary.finds))):
+            raise PrivacyError(
+                f"{_place_of(item)} did not find what its canary holds. Nothing was written.",
+                "Correct the canary, lower `score`, or repair the recognizer.",
+            )
 
 
-def load_recognizer(item: AddedRecognizer, language: str) -> Any:
-    """Return the `presidio_analyzer.EntityRecognizer` of a recipe entry, for texts of one language.
-
-    Raises PrivacyError if the recognizer cannot be loaded, or returns an entity type that maps to no kind of personal
-    data.
-    """
-    from presidio_analyzer import EntityRecognizer, PatternRecognizer
-
-    _read_suffixes_from_the_package()
-    recognizer: EntityRecognizer
-    try:
-        if item.definition is not None:
-            recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})
-        else:
-            named = _class_of(item)
-            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # before it is called
-                raise PrivacyError(
-                    f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer."
-                )
-            _give_transformers(named)
-            recognizer = named(supported_language=language, **item.arguments)
-    except PrivacyError:
-        raise
-    except Exception as error:
-        raise _load_error(item, error) from error
-    recognizer.score_thresholds = {
-        "default": item.score
-    }  # applied before Presidio drops one of two overlapping results
-    unknown = [entity for entity in recognizer.supported_entities if item.kind is None and entity not in KIND_OF]
-    if unknown:
-        raise PrivacyError(
-            f"{_place_of(item)} returns {', '.join(unknown)}, which is not a known kind of personal data.",
-            f"Set `kind:` for its findings to one of {', '.join(KIND_OF.values())}.",
-        )
-    return recognizer
-
-
-def kind_of(item: AddedRecognizer, entity: str) -> Kind:
-    """Return the kind of an added recognizer's finding."""
-    return item.kind if item.kind is not None else KIND_OF[entity]
-
-
-def context_is_read(recognizers: Sequence[Any]) -> bool:
-    """Return whether any recognizer uses the words around a finding as context."""
-    return any(recognizer.context for recognizer in recognizers)
+def try_added_recognizers(privacy: Privacy) -> None:
+    """Load each recognizer of a recipe, for each of its languages, and verify its canary. Raises PrivacyError."""
+    for language in {language for item in privacy.recognizers for language in item.languages}:
+        AddedRecognizers(privacy.recognizers, language)
 
 
 def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
@@ -97,41 +117,86 @@ def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
     return {file.relative_to(root or source.parent).as_posix(): file_sha256(file) for file in files}
 
 
-def reject_unless_found(item: AddedRecognizer, findings: Sequence[tuple[int, int]]) -> None:
-    """Raise PrivacyError unless the findings cover the value `canary.finds` in the canary text of a recognizer."""
-    begin = item.canary.text.index(item.canary.finds)
-    wanted = range(begin, begin + len(item.canary.finds))
-    if not all(any(start <= place < end for start, end in findings) for place in wanted):
-        raise PrivacyError(
-            f"{_place_of(item)} did not find what its canary holds. Nothing was written.",
-            "Correct the canary, lower `score`, or repair the recognizer.",
-        )
+class ProjectRecognizer(EntityRecognizer):
+    """This project's detectors as one recognizer for any Presidio analyzer:
+
+    analyzer.registry.add_recognizer(ProjectRecognizer("en"))
+    """
+
+    def __init__(self, language: str, privacy: Privacy | None = None) -> None:
+        """
+        Args:
+            privacy: the recipe's section; by default, names are found by patterns alone.
+        """
+        recipe = privacy if privacy is not None else Privacy(name_models={}, patterns_only=(language,))
+        self._detector = Detector(recipe, dict.fromkeys(KINDS, "replace"))
+        super().__init__(list(KIND_OF), supported_language=language)
+
+    def load(self) -> None:
+        """Do nothing: detectors are loaded with the first text."""
+
+    def analyze(
+        self, text: str, entities: Collection[str], nlp_artifacts: NlpArtifacts | None = None
+    ) -> list[RecognizerResult]:
+        read = Text.of(self.supported_language, True, text)
+        found = self._detector.find([read])[read.key]
+        return [
+            RecognizerResult(
+                ENTITY_OF[span.kind],
+                *read.normalised.original_span(span.start, span.end),
+                1.0 if span.labelled else 0.6 if span.by_length else 0.85,
+            )
+            for span in found
+            if ENTITY_OF[span.kind] in entities
+        ]
 
 
-@contextmanager
-def warnings_as_errors() -> Iterator[None]:
-    """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern that was skipped because it timed
-    out."""
-    if not _PRESIDIO.isEnabledFor(logging.WARNING):
-        raise PrivacyError(
-            "Presidio's warnings are switched off, so a pattern that was skipped would go unseen. Nothing was written.",
-            "Set the level of the logger 'presidio-analyzer' to WARNING or below.",
-        )
-    handler = _Raising(logging.WARNING)
-    _PRESIDIO.addHandler(handler)
+class _Words(SpacyNlpEngine):
+    """A Presidio NLP engine that only splits a text into words, for recognizers that read the words around a
+    finding."""
+
+    def __init__(self, language: str) -> None:
+        import spacy
+
+        super().__init__()
+        base = language.split("-")[0]
+        # Other languages have no tokeniser here: texts are split at spaces and punctuation.
+        self._split = spacy.blank(base if base in ("en", "ar") else "xx")
+        self.nlp: Any = {language: self._split}
+
+    def process_text(self, text: str, language: str) -> NlpArtifacts:
+        words = self._split(text)
+        return NlpArtifacts([], words, [word.idx for word in words], [word.lower_ for word in words], self, language)
+
+
+def _load(item: AddedRecognizer, language: str) -> Any:
+    """Return the recognizer of a recipe entry, for texts of one language."""
+    _read_suffixes_from_the_package()
+    recognizer: EntityRecognizer
     try:
-        yield
-    finally:
-        _PRESIDIO.removeHandler(handler)
-
-
-class RecognizerSkippedError(Exception):
-    """Raised when Presidio skips a part of a recognizer."""
-
-
-class _Raising(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        raise RecognizerSkippedError
+        if item.definition is not None:
+            recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})
+        else:
+            named = _class_of(item)
+            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # before it is called
+                raise PrivacyError(
+                    f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer."
+                )
+            _give_transformers(named)
+            recognizer = named(supported_language=language, **item.arguments)
+    except PrivacyError:
+        raise
+    except Exception as error:
+        raise _load_error(item, error) from error
+    # Applied before Presidio drops one of two overlapping results.
+    recognizer.score_thresholds = {"default": item.score}
+    unknown = [entity for entity in recognizer.supported_entities if item.kind is None and entity not in KIND_OF]
+    if unknown:
+        raise PrivacyError(
+            f"{_place_of(item)} returns {', '.join(unknown)}, which is not a known kind of personal data.",
+            f"Set `kind:` for its findings to one of {', '.join(KIND_OF.values())}.",
+        )
+    return recognizer
 
 
 def _class_of(item: AddedRecognizer) -> Any:
@@ -169,3 +234,37 @@ def _read_suffixes_from_the_package() -> None:
     import tldextract.tldextract
 
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+
+
+_PRESIDIO = logging.getLogger("presidio-analyzer")
+
+
+def _results(engine: AnalyzerEngine, text: str, language: str) -> list[RecognizerResult]:
+    with _warnings_as_errors():
+        return engine.analyze(text, language)
+
+
+@contextmanager
+def _warnings_as_errors() -> Iterator[None]:
+    """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern that was skipped because it timed
+    out."""
+    if not _PRESIDIO.isEnabledFor(logging.WARNING):
+        raise PrivacyError(
+            "Presidio's warnings are switched off, so a pattern that was skipped would go unseen. Nothing was written.",
+            "Set the level of the logger 'presidio-analyzer' to WARNING or below.",
+        )
+    handler = _Raising(logging.WARNING)
+    _PRESIDIO.addHandler(handler)
+    try:
+        yield
+    finally:
+        _PRESIDIO.removeHandler(handler)
+
+
+class RecognizerSkippedError(Exception):
+    """Raised when Presidio skips a part of a recognizer."""
+
+
+class _Raising(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RecognizerSkippedError

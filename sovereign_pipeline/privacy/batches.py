@@ -9,19 +9,18 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO
 
-from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, SovereignError, place_of
-from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE, Countdown, and_more, counted
+from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
+from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE, Countdown, counted
 from sovereign_pipeline.corpus.document import Document, jsonl_line
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
-from sovereign_pipeline.privacy.detection import FindingsCache, guarded, texts_of
+from sovereign_pipeline.privacy.detection import FindingsCache
 from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, findings_of
 from sovereign_pipeline.privacy.vault import MappingRow
 from sovereign_pipeline.record.stage import Progress
@@ -78,40 +77,7 @@ class BatchScrubber:
             self._cache.close()
 
     def scrub(self, batch: Batch) -> ScrubbedBatch:
-        """Scrub a batch. Raises only PrivacyError or IntegrityError: the message of any other exception could quote
-        a text."""
-        try:
-            return self._scrub(batch)
-        except SovereignError:
-            raise
-        except Exception as error:
-            raise PrivacyError(
-                f"Scrubbing failed with {place_of(error)}, {self._where_it_fails(batch)}. Nothing was kept.",
-                "Correct the row in its source, or leave it out with `exclude`. Please report this bug.",
-            ) from None
-
-    def _where_it_fails(self, batch: Batch) -> str:
-        """Return the ids of the rows that fail: single rows if they fail alone, otherwise all rows of the case file
-        that fails."""
-        for case in batch:
-            if not self._fails([case]):
-                continue
-            alone = [array("Q", [offset]) for offset in case if self._fails([array("Q", [offset])])]
-            ids = [self._id_at(offset) for rows in alone or [case] for offset in rows]
-            return f"in {'row' if len(ids) == 1 else 'rows of one case file:'} {and_more(ids)}"
-        return f"in a batch that begins with row {self._id_at(batch[0][0])}, and in none of its case files alone"
-
-    def _fails(self, batch: Batch) -> bool:
-        try:
-            self._scrub(batch)
-        except Exception:  # `scrub` reports the exception's class
-            return True
-        return False
-
-    def _id_at(self, offset: int) -> str:
-        return document_at(self._source, self._stream, offset).id
-
-    def _scrub(self, batch: Batch) -> ScrubbedBatch:
+        """Scrub a batch. Raises PrivacyError or IntegrityError."""
         documents = [[document_at(self._source, self._stream, offset) for offset in rows] for rows in batch]
         searched_before = self._scrubber.texts_searched
         scrubbed = self._scrubber.scrub(documents)
@@ -150,13 +116,9 @@ def not_a_document(source: Path, where: str) -> IntegrityError:
 
 
 # Every batch searches the canaries again, so a batch is large enough to be worth that and small enough for progress.
-NEW_DOCUMENTS_PER_BATCH = 128
-DOCUMENTS_PER_BATCH = 2_048
-# Rough cost of the work on one core. It only decides how many workers are started.
-SECONDS_PER_DOCUMENT = 250e-6
-NEW_CHARACTERS_PER_SECOND = 50_000
-SECONDS_WORTH_A_WORKER = 6.0
-SAMPLE = 1_000
+DOCUMENTS_PER_BATCH = 512
+BYTES_WORTH_A_WORKER = 500_000
+"""Size of texts that take as long to search as a worker takes to start."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +156,8 @@ def plan_for(job: ScrubJob, progress: Progress) -> Plan:
     Raises PrivacyError for a language without a name detector, and IntegrityError for a row that is not a document.
     """
     index = _read_index(job, progress)
-    estimate = _estimate(job, index.offsets)
-    rows_of_batches = list(_cut(index.cases, estimate.new_share))
-    seconds = len(index.offsets) * SECONDS_PER_DOCUMENT + estimate.new_characters / NEW_CHARACTERS_PER_SECOND
-    useful = max(1, int(seconds / SECONDS_WORTH_A_WORKER))
+    rows_of_batches = list(_cut(index.cases))
+    useful = max(1, job.source.stat().st_size // BYTES_WORTH_A_WORKER)
     return Plan(index, rows_of_batches, min(useful, len(rows_of_batches)))
 
 
@@ -241,50 +201,14 @@ def _reject_unknown_languages(job: ScrubJob, languages: Counter[str], first_ids:
         )
 
 
-@dataclass(frozen=True)
-class _Estimate:
-    """An estimate, from an evenly spaced sample of rows, of how many texts are not in the cache."""
-
-    new_share: float
-    """Share of documents with at least one text that is not in the cache."""
-    new_characters: float
-    """Characters of all texts that are not in the cache."""
-
-
-def _estimate(job: ScrubJob, offsets: "array[int]") -> _Estimate:
-    if not offsets:
-        return _Estimate(new_share=1.0, new_characters=0.0)
-    rows = range(0, len(offsets), -(-len(offsets) // SAMPLE))
-    with job.source.open("rb") as stream:
-        documents = [document_at(job.source, stream, offsets[row]) for row in rows]
-    texts = [
-        [
-            text
-            for text in guarded("the normalisation", document.id, partial(texts_of, document)).values()
-            if text.original
-        ]
-        for document in documents
-    ]
-    known: dict[bytes, bytes] = {}
-    if job.cache is not None:
-        cache = FindingsCache(job.cache, job.detector, job.secret)
-        known = cache.read([text.key for each in texts for text in each])
-        cache.close()
-    new = [[text for text in each if text.key not in known] for each in texts]
-    characters = sum(len(text.original) for each in new for text in each)
-    return _Estimate(sum(map(bool, new)) / len(rows), characters * len(offsets) / len(rows))
-
-
-def _cut(cases: Sequence["array[int]"], new_share: float) -> Iterator[list["array[int]"]]:
-    """Yield batches of whole case files, each with enough uncached documents to be worth its canaries."""
-    size = int(NEW_DOCUMENTS_PER_BATCH / max(new_share, 1e-6))
-    size = min(DOCUMENTS_PER_BATCH, max(NEW_DOCUMENTS_PER_BATCH, size))
+def _cut(cases: Sequence["array[int]"]) -> Iterator[list["array[int]"]]:
+    """Yield batches of whole case files."""
     batch: list[array[int]] = []
     documents = 0
     for rows in cases:
         batch.append(rows)
         documents += len(rows)
-        if documents >= size:
+        if documents >= DOCUMENTS_PER_BATCH:
             yield batch
             batch, documents = [], 0
     if batch:

@@ -7,22 +7,19 @@ searched again, and the whole text if that finds something.
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.corrections import NO_CORRECTIONS, Corrections
-from sovereign_pipeline.privacy.detection import Detector, SearchedText, guarded
-from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
+from sovereign_pipeline.privacy.corrections import Corrections
+from sovereign_pipeline.privacy.detection import Detector
+from sovereign_pipeline.privacy.identifiers.recognizers import without_placeholders
 from sovereign_pipeline.privacy.names.latin_words import without_marks
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.names.persons import PersonName, known_parts, person_name, same_person
-from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import AUTHOR, Placeholders, Span, kind_of, value_key, without_overlaps
 from sovereign_pipeline.privacy.vault import MappingRow
 
@@ -31,6 +28,20 @@ _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX",
 
 
 # --- further mentions -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SearchedText:
+    """A text, the name of its field, and its findings in reading order, without overlaps."""
+
+    field: str
+    normalised: NormalisedText
+    spans: Sequence[Span]
+
+    @property
+    def content(self) -> str:
+        """Return the normalised text, which the spans index."""
+        return self.normalised.text
 
 
 def add_further_mentions(
@@ -67,7 +78,7 @@ def _with_mentions(
 ) -> SearchedText:
     further, found = list(_mentions_of_values(text, values)), list(text.spans)
     if _may_mention_names(text, stems):
-        names = guarded("the name patterns", text.text.row, partial(patterns.mentions, text.content, parts))
+        names = patterns.mentions(text.content, parts)
         for name in names:
             found = _grown(text.content, found, name)
         # `labelled=False` gives a name that was found whole precedence over a mention of one of its parts.
@@ -164,11 +175,6 @@ class Filled:
     starts: tuple[int, ...]
     """Offset of each placeholder in `text`."""
 
-    @property
-    def originals(self) -> list[tuple[str, str]]:
-        """Return each placeholder with the original characters that it replaced."""
-        return [(place.placeholder, self.original[place.start : place.end]) for place in self.places]
-
     def original_span(self, start: int, end: int) -> tuple[int, int]:
         """Return the span of the original that corresponds to text[start:end]. A partly covered placeholder counts
         as its whole value."""
@@ -204,61 +210,11 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
     return Filled(original, tuple(kept), "".join([*pieces, original[position:]]), tuple(starts))
 
 
-Added = Callable[[str], list[Span]]
-"""Function that runs the recipe's own recognizers over a normalised text."""
-
-
-class Remaining(NamedTuple):
-    """The findings of a second reading of a scrubbed text, as spans of its normalised form."""
-
-    left: list[Span]
-    by_lists: list[Span]
-    """Findings that the word lists of the line of adapters declare not personal data."""
-
-
-@dataclass(frozen=True)
-class SecondReading:
-    """A second, stricter search of scrubbed text, used by the scrubber and by the gate."""
-
-    is_kept: Callable[[Kind], bool]
-    """Function that returns whether the policy keeps a kind. Values of kept kinds are ignored, also where another
-    finding in the same text has the same key."""
-    added: Added | None = None
-    """The recipe's own recognizers; None if it has none."""
-    corrections: Corrections = NO_CORRECTIONS
-    regions: Regions = AROUND
-
-    @classmethod
-    def by(cls, detector: Detector, language: str, is_kept: Callable[[Kind], bool]) -> "SecondReading":
-        """Return the second reading that a detector's configuration defines for texts of a language."""
-        added = partial(detector.added_spans, language) if detector.has_added else None
-        return cls(is_kept, added, detector.corrections, detector.regions)
-
-    def of(self, content: str) -> Remaining:
-        """Search a text."""
-        normalised = normalise(content)
-        spans = leftovers(normalised.with_tabs, self.regions)
-        if self.added is not None:
-            spans += self.added(without_placeholders(normalised.text))
-        kept = {span.key for span in spans if self.is_kept(span.kind)}
-        counted = [span for span in spans if span.key not in kept]
-        left = self.corrections.without_never(normalised.text, counted)
-        return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
-
-
-def reread(
-    row: str, text: Filled, reading: SecondReading, placeholder_of: Callable[[Kind, str], str]
-) -> tuple[Filled, list[Kind]]:
-    """Replace what the second reading finds in a text, and return the text and the replaced kinds.
-
-    Args:
-        placeholder_of: returns the placeholder for a kind and the key of a value.
-
-    Raises PrivacyError, which names the row, if the second reading raises.
-    """
+def reread(text: Filled, detector: Detector, language: str, placeholders: Placeholders) -> tuple[Filled, list[Kind]]:
+    """Replace what the second reading finds in a text, and return the text and the replaced kinds."""
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
-        left = guarded("the second reading", row, partial(_left_in, text, reading))
+        left = _left_in(text, detector, language)
         if not left:
             break
         places = list(text.places)
@@ -266,19 +222,23 @@ def reread(
             first, last = text.original_span(start, end)
             places = [place for place in places if place.end <= first or last <= place.start]
             key = value_key(kind, text.original[first:last])
-            places.append(Place(first, last, placeholder_of(kind, key)))
+            places.append(Place(first, last, placeholders.of(kind, key)))
             replaced.append(kind)
         text = filled(text.original, places)
     return text, replaced
 
 
-def _left_in(text: Filled, reading: SecondReading) -> list[tuple[int, int, Kind]]:
-    own = replace(reading, added=None)
-    if reading.added is None and not any(own.of(window).left for window in _windows(text)):
+def _left_in(text: Filled, detector: Detector, language: str) -> list[tuple[int, int, Kind]]:
+    """Return what the second reading finds, as spans of the text. Without added recognizers, the whole text is searched
+    only if something is found around a placeholder."""
+    if not detector.has_added and not any(detector.read_again(language, window).left for window in _windows(text)):
         return []
     folded = normalise(text.text)
     return sorted(
-        ((*folded.original_span(span.start, span.end), span.kind) for span in reading.of(text.text).left),
+        (
+            (*folded.original_span(span.start, span.end), span.kind)
+            for span in detector.read_again(language, text.text).left
+        ),
         key=lambda span: span[:2],
     )
 
@@ -323,141 +283,113 @@ def _word_behind(text: str, position: int) -> int:
 
 @dataclass(frozen=True)
 class SearchedDocument:
-    """A document and the findings in each of its texts."""
+    """A document and the findings in each of its texts that is not empty."""
 
     document: Document
     texts: Sequence[SearchedText]
     author: str
     """Normalised name of the author; empty if the document has none."""
 
-    @classmethod
-    def of(cls, document: Document, texts: Sequence[SearchedText]) -> "SearchedDocument":
-        return cls(document, texts, normalise(document.author).text)
-
     @property
     def spans(self) -> list[Span]:
         return [span for text in self.texts for span in text.spans]
 
 
-@dataclass(frozen=True)
-class ScrubbedDocument:
-    """A scrubbed document, the mapping of its placeholders to originals, and counts of its values."""
-
-    document: Document
-    mapping: list[MappingRow]
-    has_ambiguous_name: bool
-    kept: Counter[Kind]
-    stopped: tuple[Kind, ...]
-    doubtful: Counter[Kind]
-
-
-@dataclass(frozen=True)
+@dataclass
 class ScrubbedCase:
     """A scrubbed case file, the mapping of its placeholders to originals, and counts of its values."""
 
-    documents: list[Document]
+    documents: list[Document] = field(default_factory=list)
     """Scrubbed documents, in the order of the input."""
-    mapping: list[MappingRow]
+    mapping: list[MappingRow] = field(default_factory=list)
     """Rows of the vault, one for each replaced value, in reading order."""
-    ambiguous_rows: list[str]
+    ambiguous_rows: list[str] = field(default_factory=list)
     """Ids of rows with a short name that could belong to several people and therefore gets a number of its own."""
     kept: Counter[Kind] = field(default_factory=Counter)
     """Number of values of each kind that the policy leaves in the text."""
-    stopped: tuple[tuple[Kind, str], ...] = ()
+    stopped: list[tuple[Kind, str]] = field(default_factory=list)
     """Kinds that the policy treats with "stop", each with the id of a row that contains the kind."""
-    doubtful: Mapping[str, Counter[Kind]] = field(default_factory=dict)
-    """Row id -> number of values of each kind that were replaced on weak evidence: by their number of digits alone,
-    or by the second reading."""
+    doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
+    """Kind -> row id -> number of values that were replaced on weak evidence: by their number of digits alone, or by
+    the second reading."""
 
 
-@dataclass(frozen=True)
 class CaseScrubber:
-    """A scrubber of case files of one line of adapters, by the institution's policy."""
+    """The scrubbing of one case file of a line of adapters."""
 
-    line: str
-    run: str
-    """Fingerprint under which originals go to the vault."""
-    treatments: Treatments
-    """Treatment of each kind. A kind that is missing is replaced."""
-    patterns: NamePatterns
-    corrections: Corrections = NO_CORRECTIONS
-    reads_again: bool = True
-    """True if a second reading searches the result and replaces what it finds."""
-    added: Callable[[str, str], list[Span]] | None = None
-    """Function that runs the recipe's own recognizers over a normalised text of a language; None if it has none."""
-    regions: Regions = AROUND
-    """Regions of phone numbers without a prefix."""
+    def __init__(self, line: str, run: str, detector: Detector, *, reads_again: bool = True) -> None:
+        """
+        Args:
+            run: fingerprint under which originals go to the vault.
+            reads_again: whether a second reading searches the result and replaces what it finds.
+        """
+        self._line, self._run = line, run
+        self._detector = detector
+        self._reads_again = reads_again
+        self._placeholders = Placeholders()
+        self._done = ScrubbedCase()
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
-        """Scrub a case file. Placeholders are numbered in the order of the documents' dates, then rows, so that a
+        """Scrub the case file. Placeholders are numbered in the order of the documents' dates, then rows, so that a
         letter has smaller numbers than its reply."""
         searched = self._with_further_mentions(documents)
-        reading_order = sorted(range(len(searched)), key=lambda row: (searched[row].document.date, row))
-        values = CaseValues.of(searched, reading_order, self.corrections)
-        placeholders = Placeholders()
-        scrubbed = {row: self._scrub_document(searched[row], values, placeholders) for row in reading_order}
-        return _joined(list(scrubbed.values()), [scrubbed[row].document for row in range(len(searched))])
+        in_reading_order = sorted(searched, key=lambda each: each.document.date)
+        values = CaseValues.of(in_reading_order, self._detector.corrections)
+        scrubbed = {id(each): self._scrub_document(each, values) for each in in_reading_order}
+        self._done.documents = [scrubbed[id(each)] for each in searched]
+        return self._done
 
     def _with_further_mentions(self, documents: Sequence[SearchedDocument]) -> list[SearchedDocument]:
         texts = [text for each in documents for text in each.texts]
         authors = [each.author for each in documents if each.author]
+        never = self._detector.corrections.without_never
         mentioned = (
-            replace(text, spans=self.corrections.without_never(text.content, text.spans))
-            for text in add_further_mentions(texts, authors, self.patterns)
+            replace(text, spans=never(text.content, text.spans))
+            for text in add_further_mentions(texts, authors, self._detector.patterns)
         )
         return [replace(each, texts=[next(mentioned) for _ in each.texts]) for each in documents]
 
-    def _scrub_document(
-        self, searched: SearchedDocument, values: "CaseValues", placeholders: Placeholders
-    ) -> ScrubbedDocument:
-        document = searched.document
+    def _scrub_document(self, searched: SearchedDocument, values: "CaseValues") -> Document:
+        document, keeps, done = searched.document, self._detector.keeps, self._done
         fields: dict[str, str] = {}
-        mapping: list[MappingRow] = []
-        kept: Counter[Kind] = Counter()
-        doubtful: Counter[Kind] = Counter()
+        kinds: dict[Kind, None] = {}
         for text in searched.texts:
             places: list[Place] = []
+            doubtful: list[Kind] = []
             for span in text.spans:
                 kind = values.kind_of(span)
-                if self._is_kept(kind):
-                    kept[kind] += 1
+                if keeps(kind):
+                    done.kept[kind] += 1
                     continue
-                doubtful[kind] += span.by_length
-                start, end = text.text.normalised.original_span(span.start, span.end)
-                places.append(Place(start, end, placeholders.of(kind, values.identity_of(span, kind))))
+                if span.by_length:
+                    doubtful.append(kind)
+                start, end = text.normalised.original_span(span.start, span.end)
+                places.append(Place(start, end, self._placeholders.of(kind, values.identity_of(span, kind))))
             if not places:
                 continue
-            done, seen = self._reread(document, filled(text.text.original, places), placeholders)
-            doubtful.update(seen)
-            fields[text.field] = done.text
-            mapping += [self._row(document, text.field, *pair) for pair in done.originals]
-        stopped = dict.fromkeys(
-            kind for row in mapping if self.treatments.get(kind := kind_of(row.placeholder)) == "stop"
+            after = filled(text.normalised.original, places)
+            if self._reads_again:
+                after, replaced = reread(after, self._detector, document.language, self._placeholders)
+                doubtful += replaced
+            fields[text.field] = after.text
+            for place in after.places:
+                kinds[kind_of(place.placeholder)] = None
+                self._map(document, text.field, place.placeholder, after.original[place.start : place.end])
+            for kind in doubtful:
+                done.doubtful.setdefault(kind, Counter())[document.id] += 1
+        done.stopped += [(kind, document.id) for kind in kinds if self._detector.treatments.get(kind) == "stop"]
+        if not keeps("NAME"):
+            if searched.author:
+                fields[AUTHOR] = self._placeholders.of("NAME", values.person_of(searched.author))
+                self._map(document, AUTHOR, fields[AUTHOR], document.author)
+            if any(map(values.is_ambiguous, searched.spans)):
+                done.ambiguous_rows.append(document.id)
+        return document.model_copy(update=fields)
+
+    def _map(self, document: Document, field: str, placeholder: str, original: str) -> None:
+        self._done.mapping.append(
+            MappingRow(self._line, self._run, document.case, document.id, field, placeholder, original)
         )
-        if searched.author and not self._is_kept("NAME"):
-            fields[AUTHOR] = placeholders.of("NAME", values.person_of(searched.author))
-            mapping.append(self._row(document, AUTHOR, fields[AUTHOR], document.author))
-        return ScrubbedDocument(
-            document=document.model_copy(update=fields),
-            mapping=mapping,
-            has_ambiguous_name=not self._is_kept("NAME") and any(map(values.is_ambiguous, searched.spans)),
-            kept=kept,
-            stopped=tuple(stopped),
-            doubtful=+doubtful,
-        )
-
-    def _reread(self, document: Document, text: Filled, placeholders: Placeholders) -> tuple[Filled, list[Kind]]:
-        if not self.reads_again:
-            return text, []
-        added = partial(self.added, document.language) if self.added is not None else None
-        reading = SecondReading(self._is_kept, added, self.corrections, self.regions)
-        return reread(document.id, text, reading, placeholders.of)
-
-    def _is_kept(self, kind: Kind) -> bool:
-        return self.treatments.get(kind) == "keep"
-
-    def _row(self, document: Document, field: str, placeholder: str, original: str) -> MappingRow:
-        return MappingRow(self.line, self.run, document.case, document.id, field, placeholder, original)
 
 
 @dataclass(frozen=True)
@@ -468,17 +400,23 @@ class CaseValues:
     """Key of a value that is labelled somewhere in the case -> kind of the label."""
     persons: Mapping[PersonName, PersonName]
     """Name -> fullest name of the same person."""
-    ambiguous: frozenset[PersonName]
+    ambiguous: Collection[PersonName]
     """Names that could belong to several people."""
 
     @classmethod
-    def of(
-        cls, documents: Sequence[SearchedDocument], reading_order: Iterable[int], corrections: Corrections
-    ) -> "CaseValues":
-        names = [name for row in reading_order for name in _names_in(documents[row])]
+    def of(cls, in_reading_order: Sequence[SearchedDocument], corrections: Corrections) -> "CaseValues":
+        names = [
+            person_name(name)
+            for each in in_reading_order
+            for name in [*(span.key for span in each.spans if span.kind == "NAME"), each.author]
+            if name
+        ]
         persons, ambiguous = same_person(names)
-        persons = corrections.one_person(persons)
-        return cls(_certain_kinds(span for each in documents for span in each.spans), persons, frozenset(ambiguous))
+        kinds: dict[str, Kind] = {}
+        for span in (span for each in in_reading_order for span in each.spans):
+            if span.labelled and span.kind != "NAME":
+                kinds.setdefault(span.key, span.kind)
+        return cls(kinds, corrections.one_person(persons), ambiguous)
 
     def kind_of(self, span: Span) -> Kind:
         """Return the span's kind, or the kind that a label elsewhere in the case gives to its value."""
@@ -494,27 +432,3 @@ class CaseValues:
 
     def is_ambiguous(self, span: Span) -> bool:
         return span.kind == "NAME" and person_name(span.key) in self.ambiguous
-
-
-def _names_in(searched: SearchedDocument) -> list[PersonName]:
-    written = [span.key for span in searched.spans if span.kind == "NAME"]
-    return [person_name(name) for name in [*written, searched.author] if name]
-
-
-def _certain_kinds(spans: Iterable[Span]) -> dict[str, Kind]:
-    kinds: dict[str, Kind] = {}
-    for span in spans:
-        if span.labelled and span.kind != "NAME":
-            kinds.setdefault(span.key, span.kind)
-    return kinds
-
-
-def _joined(in_reading_order: Sequence[ScrubbedDocument], documents: list[Document]) -> ScrubbedCase:
-    return ScrubbedCase(
-        documents=documents,
-        mapping=[row for each in in_reading_order for row in each.mapping],
-        ambiguous_rows=[each.document.id for each in in_reading_order if each.has_ambiguous_name],
-        kept=sum((each.kept for each in in_reading_order), Counter()),
-        stopped=tuple((kind, each.document.id) for each in in_reading_order for kind in each.stopped),
-        doubtful={each.document.id: each.doubtful for each in in_reading_order if each.doubtful},
-    )

@@ -1,41 +1,42 @@
-"""Run the detectors over texts, and cache the findings by the text's digest.
+"""Run the detectors over texts, search scrubbed texts again, and cache the findings by the text's digest.
 
 Findings depend only on the text and the detectors. The cache contains offsets and kinds, never text.
 """
 
 import sqlite3
 import struct
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import digest_of, file_sha256, keyed_digest
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
 from sovereign_pipeline.privacy.identifiers.phones import Regions
-from sovereign_pipeline.privacy.names.name_models import load_name_model
+from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
+from sovereign_pipeline.privacy.names.latin_names import firms, recased
+from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
 from sovereign_pipeline.record.stage import library_versions
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.privacy.analysis import Analysis, TextArtifacts
+    from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
 
 LETTER = "request"
 """Name of the document field that may end with a signature."""
 
-_SPAN = struct.Struct("<IIBB")  # start, end, index of the kind, flags
-_LABELLED, _BY_LENGTH = 1, 2
 
-Found = TypeVar("Found")
+SpansByText = dict[bytes, list[Span]]
+"""Findings in reading order, without overlaps, by the key of their text."""
 
 
 class Text(NamedTuple):
@@ -43,8 +44,6 @@ class Text(NamedTuple):
 
     key: bytes
     """SHA-256 of language, `is_letter` and original text. Equal texts of different documents share it."""
-    row: str
-    """The document's id."""
     language: str
     is_letter: bool
     """True if the text may end with a signature."""
@@ -52,140 +51,143 @@ class Text(NamedTuple):
     is_canary: bool = False
 
     @classmethod
-    def of(cls, row: str, language: str, is_letter: bool, original: str, is_canary: bool = False) -> "Text":
+    def of(cls, language: str, is_letter: bool, original: str, is_canary: bool = False) -> "Text":
         key = sha256(f"{language}\0{is_letter:d}\0{original}".encode("utf-8", "surrogatepass")).digest()
-        return cls(key, row, language, is_letter, normalise(original), is_canary)
-
-    @property
-    def original(self) -> str:
-        return self.normalised.original
-
-
-@dataclass(frozen=True)
-class SearchedText:
-    """A text, the name of its field, and its findings in reading order, without overlaps."""
-
-    field: str
-    text: Text
-    spans: Sequence[Span]
-
-    @property
-    def content(self) -> str:
-        """Return the normalised text, which the spans index."""
-        return self.text.normalised.text
+        return cls(key, language, is_letter, normalise(original), is_canary)
 
 
 def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
-    """Return field name -> text of a document, in reading order, including empty texts."""
+    """Return field name -> text of a document, in reading order, without empty texts."""
     return {
-        field: Text.of(document.id, document.language, field == LETTER, original, is_canary)
+        field: Text.of(document.language, field == LETTER, original, is_canary)
         for field, original in document.texts.items()
+        if original
     }
 
 
+class Remaining(NamedTuple):
+    """The findings of the second reading of a scrubbed text, as spans of its normalised form."""
+
+    left: list[Span]
+    by_lists: list[Span]
+    """Findings that the word lists of the line of adapters declare not personal data."""
+
+
 class Detector:
-    """The detectors of one recipe. The detectors of a language are loaded when its first text is searched."""
+    """The detectors of one recipe, its word lists, and the institution's treatment of each kind.
+
+    The name model and the added recognizers of a language are loaded when its first text is searched. Exceptions of
+    detectors propagate; their messages may quote a text.
+    """
 
     def __init__(self, privacy: Privacy, treatments: Treatments, words: WordLists = NO_WORDS) -> None:
         """
         Args:
-            treatments: treatment of each kind. A kind of `KEPT_BY_DEFAULT` is detected only if listed and not "keep".
+            treatments: treatment of each kind. A kind that is missing is replaced. A kind of `KEPT_BY_DEFAULT` is
+                detected only if listed and not "keep".
             words: the word lists that correct the findings.
         """
+        self.treatments = treatments
         self.patterns = NamePatterns(privacy.keep_words)
         self.corrections = Corrections(words)
-        self.regions = Regions.of(privacy.phone_regions)
+        self.has_added = bool(privacy.recognizers)
+        self._regions = Regions.of(privacy.phone_regions)
         self._also = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
         self._privacy = privacy
-        self._analyses: dict[str, Analysis] = {}
+        self._models: dict[str, NameModel] = {}
+        self._added: dict[str, AddedRecognizers] = {}
 
-    def find(self, texts: Sequence[Text]) -> list[bytes]:
-        """Return the findings in each text, in binary form (see `read_findings`).
+    def keeps(self, kind: Kind) -> bool:
+        """Return whether the policy leaves values of a kind in the text."""
+        return self.treatments.get(kind) == "keep"
 
-        Raises PrivacyError in three cases: a detector raises (the error names the row), a name model finds no person in
-        its language's canary, or an added recognizer misses its canary.
+    def find(self, texts: Sequence[Text]) -> SpansByText:
+        """Return the findings in each text.
+
+        Raises PrivacyError if a name model finds no person in its language's canary, or an added recognizer misses its
+        canary.
         """
-        found: dict[Text, bytes] = {}
+        found: SpansByText = {}
         for language in dict.fromkeys(text.language for text in texts):
-            analysis = self._analysis(language)
             of_language = [text for text in texts if text.language == language]
-            for text, artifacts in self._artifacts(analysis, language, of_language).items():
-                artifacts.is_letter = text.is_letter
-                artifacts.with_tabs = text.normalised.with_tabs
-                find = partial(analysis.spans, text.normalised.text, artifacts)
-                spans = without_overlaps(guarded("a recognizer", text.row, find))
-                found[text] = _written(self.corrections.applied(text.normalised.text, spans))
-        return [found[text] for text in texts]
+            for text, entities in zip(of_language, self._entities(language, of_language), strict=True):
+                content = text.normalised.text
+                spans = without_overlaps(self._spans(text, entities))
+                spans = self.corrections.applied(content, spans)
+                found[text.key] = [replace(span, key=_key(content, span.start, span.end, span.kind)) for span in spans]
+        return found
 
-    @property
-    def has_added(self) -> bool:
-        """Return whether the recipe adds recognizers."""
-        return bool(self._privacy.recognizers)
+    def read_again(self, language: str, content: str) -> Remaining:
+        """Search a scrubbed text with the identifiers' patterns and the added recognizers.
 
-    def added_spans(self, language: str, content: str) -> list[Span]:
-        """Run the recipe's own recognizers over a normalised text. Raises PrivacyError; exceptions of a recognizer
-        propagate."""
-        return self._analysis(language).added_spans(content) if self.has_added else []
+        The scrubber and the gate use this reading. Values of kinds that the policy keeps are ignored, also where
+        another finding in the same text has the same key.
+        """
+        text = normalise(content)
+        spans = leftovers(text.with_tabs, self._regions)
+        if self.has_added:
+            spans += self._added_spans(language, without_placeholders(text.text))
+        kept = {span.key for span in spans if self.keeps(span.kind)}
+        counted = [span for span in spans if span.key not in kept]
+        left = self.corrections.without_never(text.text, counted)
+        return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
 
-    def _artifacts(self, analysis: "Analysis", language: str, texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
-        found = _read_by_model(analysis, texts)
-        persons_in_canaries = [
-            entity.label == "PERSON"
-            for text, artifacts in found.items()
-            if text.is_canary
-            for entity in artifacts.entities
-        ]
-        canaries = any(text.is_canary for text in texts)
-        if language in self._privacy.name_models and canaries and not any(persons_in_canaries):
+    def _entities(self, language: str, texts: Sequence[Text]) -> Sequence[list[Entity]]:
+        """Return the entities that the language's name model finds in each text, none if it has no model."""
+        models = self._privacy.name_models
+        if language not in models:
+            return [[] for _ in texts]
+        if language not in self._models:
+            self._models[language] = load_name_model(language, models[language])
+        found = list(self._models[language].entities([recased(text.normalised.text) for text in texts]))
+        of_canaries = [entities for text, entities in zip(texts, found, strict=True) if text.is_canary]
+        if of_canaries and not any(entity.label == "PERSON" for entities in of_canaries for entity in entities):
             raise PrivacyError(
                 f"The name model of language '{language}' found no person in the canary text. Nothing was written.",
                 "Install the model again, or name another one in the recipe.",
             )
         return found
 
-    def _analysis(self, language: str) -> "Analysis":
-        if language not in self._analyses:
-            from sovereign_pipeline.privacy.analysis import Analysis
+    def _spans(self, text: Text, entities: Sequence[Entity]) -> list[Span]:
+        """Return every finding in a text, unordered and possibly overlapping. The key of each is its text."""
+        content = text.normalised.text
+        found = structured_spans(text.normalised.with_tabs, self._also, self._regions)
+        found += self.patterns.spans(content, entities, signed=text.is_letter)
+        spans = [replace(span, key=content[span.start : span.end]) for span in found]
+        spans += [
+            Span(start, end, label, content[start:end], labelled=False)
+            for start, end, label in entities
+            if label != "PERSON" and label in self._also
+        ]
+        if "ORGANISATION" in self._also:
+            spans += [Span(start, end, "ORGANISATION", content[start:end]) for start, end in firms(content)]
+        return spans + self._added_spans(text.language, content)
 
-            models = self._privacy.name_models
-            model = load_name_model(language, models[language]) if language in models else None
-            self._analyses[language] = Analysis(
-                language, model, self.patterns, self._also, self._privacy.recognizers, self.regions
-            )
-        return self._analyses[language]
+    def _added_spans(self, language: str, content: str) -> list[Span]:
+        if not self.has_added:
+            return []
+        if language not in self._added:
+            from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
 
-
-def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
-    """Run a detector. Convert any exception to a PrivacyError that names the row and drops the cause, which may
-    quote text."""
-    try:
-        return find()
-    except Exception as error:
-        raise PrivacyError(
-            f"Row {row}: {detector} raised {type(error).__name__}, so the row was not searched. Nothing was written.",
-            "Correct the row or the detector, and run again.",
-        ) from None
-
-
-def _read_by_model(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
-    """Run the name model. If it raises, retry the texts one by one, so that the error names the row."""
-    try:
-        return _artifacts_of(analysis, texts)
-    except Exception:
-        for text in texts:
-            guarded("the name model", text.row, partial(_artifacts_of, analysis, [text]))
-        raise PrivacyError(
-            f"The name model raised in a batch that begins with row {texts[0].row}, and in none of its texts alone. "
-            f"Nothing was written.",
-            "Run again. If the error persists, reinstall the model.",
-        ) from None
+            self._added[language] = AddedRecognizers(self._privacy.recognizers, language)
+        return self._added[language].spans(content)
 
 
-def _artifacts_of(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
-    return dict(zip(texts, analysis.artifacts_of([text.normalised.text for text in texts]), strict=True))
+_BY_THEIR_TEXT = ("PLACE", "ORGANISATION", "NATIONALITY")
+_value_key = lru_cache(maxsize=65_536)(value_key)  # a value occurs several times in a case
 
 
-# --- the written form ------------------------------------------------------------------------------------------------
+def _key(text: str, start: int, end: int, kind: Kind) -> str:
+    if kind == "NAME":
+        return name_key(text, start, end)
+    value = text[start:end]
+    return value if kind in _BY_THEIR_TEXT else _value_key(kind, value)
+
+
+# --- cached findings --------------------------------------------------------------------------------------------------
+
+_SPAN = struct.Struct("<IIBB")  # start, end, index of the kind, flags
+_LABELLED, _BY_LENGTH = 1, 2
 
 
 def _written(spans: Sequence[Span]) -> bytes:
@@ -197,32 +199,19 @@ def _written(spans: Sequence[Span]) -> bytes:
     )
 
 
-def read_findings(content: bytes, text: NormalisedText) -> list[Span] | None:
-    """Return the spans of findings in binary form, or None if they do not fit the text. Keys are computed from the
-    text."""
-    if len(content) % _SPAN.size:
-        return None
-    spans: list[Span] = []
-    position = 0
-    for start, end, kind, flags in _SPAN.iter_unpack(content):
-        if not position <= start < end <= len(text.text) or kind >= len(KINDS):
-            return None
-        key = _key(text.text, start, end, kind)
-        spans.append(Span(start, end, KINDS[kind], key, bool(flags & _LABELLED), bool(flags & _BY_LENGTH)))
-        position = end
-    return spans
-
-
-_NAME = KINDS.index("NAME")
-_BY_THEIR_TEXT = frozenset(KINDS.index(kind) for kind in ("PLACE", "ORGANISATION", "NATIONALITY"))
-_value_key = lru_cache(maxsize=65_536)(value_key)  # a value occurs several times in a case
-
-
-def _key(text: str, start: int, end: int, kind: int) -> str:
-    if kind == _NAME:
-        return name_key(text, start, end)
-    value = text[start:end]
-    return value if kind in _BY_THEIR_TEXT else _value_key(KINDS[kind], value)
+def _read(content: bytes, text: str) -> list[Span]:
+    """Return the spans of a cached entry. Keys are computed from the text."""
+    return [
+        Span(
+            start,
+            end,
+            KINDS[kind],
+            _key(text, start, end, KINDS[kind]),
+            bool(flags & _LABELLED),
+            bool(flags & _BY_LENGTH),
+        )
+        for start, end, kind, flags in _SPAN.iter_unpack(content)
+    ]
 
 
 def detector_digest(
@@ -256,7 +245,7 @@ def detector_digest(
 
 
 SECONDS_TO_WAIT = 120.0  # for other processes that write
-KEYS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
+TEXTS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
 CHECK_BYTES = 8
 
 
@@ -291,21 +280,24 @@ class FindingsCache:
         except sqlite3.Error as error:
             raise self._unusable(error) from None
 
-    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Return the valid cached entries for these keys. Raises PrivacyError if the file is not a database."""
-        found: dict[bytes, bytes] = {}
+    def read(self, texts: Sequence[Text]) -> SpansByText:
+        """Return the findings of these texts that are cached. Raises PrivacyError if the file is not a database."""
+        found: SpansByText = {}
         try:
-            for start in range(0, len(keys), KEYS_PER_QUERY):
-                some = keys[start : start + KEYS_PER_QUERY]
-                marks = ",".join("?" * len(some))
-                found.update(self._connection.execute(f"SELECT key, content FROM finding WHERE key IN ({marks})", some))
+            for start in range(0, len(texts), TEXTS_PER_QUERY):
+                some = {text.key: text.normalised.text for text in texts[start : start + TEXTS_PER_QUERY]}
+                query = f"SELECT key, content FROM finding WHERE key IN ({','.join('?' * len(some))})"
+                for key, entry in self._connection.execute(query, list(some)):
+                    if self._is_whole(key, entry):
+                        found[key] = _read(entry[CHECK_BYTES:], some[key])
         except sqlite3.Error as error:
             raise self._unusable(error) from None
-        return {key: entry[CHECK_BYTES:] for key, entry in found.items() if self._is_whole(key, entry)}
+        return found
 
-    def write(self, entries: Mapping[bytes, bytes]) -> None:
-        """Write entries in one transaction. Raises PrivacyError if they cannot be written."""
-        rows = [(key, self._check(key, content) + content) for key, content in entries.items()]
+    def write(self, findings: Mapping[bytes, Sequence[Span]]) -> None:
+        """Write the findings of texts, by the text's key, in one transaction. Raises PrivacyError if that fails."""
+        entries = [(key, _written(spans)) for key, spans in findings.items()]
+        rows = [(key, self._check(key, content) + content) for key, content in entries]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?)", rows)

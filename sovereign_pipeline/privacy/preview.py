@@ -16,9 +16,8 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
-from sovereign_pipeline.privacy.case_files import SecondReading
 from sovereign_pipeline.privacy.corrections import Corrections, load_word_lists
-from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
+from sovereign_pipeline.privacy.detection import Detector, Text, texts_of
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS, STRICT_RECOGNIZERS
 from sovereign_pipeline.privacy.names.name_models import LABELS
 from sovereign_pipeline.privacy.scrubbing import Scrubber
@@ -144,13 +143,13 @@ def _fields(
         found = _found(scrubber.detector, texts[name]) if name in texts else {}
         rows = [row for row in mapping if row.field == name]
         replaced = tuple(_replaced(results[name], rows, found, scrubber.detector.corrections))
-        left = SecondReading.by(scrubber.detector, before.language, scrubber.keeps).of(results[name]).left
+        left = scrubber.detector.read_again(before.language, results[name]).left
         yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left))
 
 
 def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
     """Return the findings of a text on its own, by their span of the original."""
-    spans = read_findings(detector.find([text])[0], text.normalised) or []
+    spans = detector.find([text])[text.key]
     return {text.normalised.original_span(span.start, span.end): span for span in spans}
 
 

@@ -2,21 +2,23 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError, SovereignError, place_of
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
-from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument
+from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument, SearchedText
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
-from sovereign_pipeline.privacy.detection import Detector, FindingsCache, SearchedText, Text, read_findings, texts_of
-from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of, reject_placeholders
+from sovereign_pipeline.privacy.detection import Detector, FindingsCache, SpansByText, Text, texts_of
+from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.spans import AUTHOR, kind_of, reject_placeholders
 
 CANARY_CASE = "canary"
 
@@ -33,18 +35,17 @@ class Canary:
     def language(self) -> str:
         return self.document.language
 
-    def check(self, scrubbed: Document, kept: Collection[Kind] = ()) -> None:
+    def check(self, scrubbed: Document, keeps: Callable[[Kind], bool]) -> None:
         """Raise PrivacyError unless every planted value is gone and each expected kind has a placeholder.
 
         Args:
-            kept: kinds that the policy leaves in the text. Kinds in `kept` are not checked, and those of
+            keeps: returns whether the policy leaves a kind in the text. Such a kind is not checked, and those of
                 `KEPT_BY_DEFAULT` need no placeholder.
         """
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
-        missed = sum(kind not in kept and value in text for kind, value in self.planted)
-        absent = [
-            kind for kind in KINDS if kind not in KEPT_BY_DEFAULT and kind not in kept and f"{kind}_1" not in text
-        ]
+        missed = sum(value in text for kind, value in self.planted if not keeps(kind))
+        expected = [kind for kind in KINDS if kind not in KEPT_BY_DEFAULT and not keeps(kind)]
+        absent = [kind for kind in expected if f"{kind}_1" not in text]
         if missed or absent:
             raise PrivacyError(
                 f"The scrubbed {self.language} canary has {missed} planted values left, and no placeholder for "
@@ -79,9 +80,6 @@ def _read_canaries() -> tuple[Canary, ...]:
 CANARIES = _read_canaries()
 """Canary documents, one for each language. Their IBANs and card number have valid check digits and belong to nobody."""
 
-TextsByField = Mapping[str, Text]
-SpansByText = dict[bytes, list[Span]]
-
 
 class Scrubber:
     """A scrubber with the detectors of one line of adapters and its institution's treatment of each kind."""
@@ -105,23 +103,8 @@ class Scrubber:
         """
         self.detector = Detector(privacy, treatments or {}, words)
         self.texts_searched = 0
-        added = self.detector.added_spans if privacy.recognizers else None
-        self._cases = CaseScrubber(
-            line,
-            run,
-            treatments or {},
-            self.detector.patterns,
-            self.detector.corrections,
-            added=added,
-            regions=self.detector.regions,
-        )
-        self._once = replace(self._cases, reads_again=False)  # a second reading would hide a failure of the first one
-        self._kept = frozenset(kind for kind, treatment in (treatments or {}).items() if treatment == "keep")
+        self._line, self._run = line, run
         self._cache = cache
-
-    def keeps(self, kind: Kind) -> bool:
-        """Return whether the policy leaves values of a kind in the text."""
-        return kind in self._kept
 
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
         """Scrub whole case files together with the canaries. The documents of a case file are in row order.
@@ -129,59 +112,78 @@ class Scrubber:
         New findings are cached only after the canaries pass. Raises PrivacyError if a detector raises (the error names
         the row), a canary value survives, or a text already contains something that looks like a placeholder.
         """
-        for case in cases:
-            for document in case:
-                reject_placeholders(document)
+        try:
+            return self._scrub(cases)
+        except SovereignError:
+            raise
+        except Exception as error:  # its message may quote a text
+            raise PrivacyError(
+                f"Scrubbing failed with {place_of(error)}, {self._where_it_fails(cases)}. Nothing was written.",
+                "Correct the row in its source or the detector, or leave the row out with `exclude`.",
+            ) from None
+
+    def _scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
+        for document in chain(*cases):
+            reject_placeholders(document)
         texts = [[texts_of(document) for document in case] for case in cases]
         canaries = [texts_of(canary.document, is_canary=True) for canary in CANARIES]
-        spans, new = self._search(text for fields in (*chain(*texts), *canaries) for text in fields.values())
-        scrubbed = [_scrub_case(self._cases, case, fields, spans) for case, fields in zip(cases, texts, strict=True)]
-        self._check_canaries(canaries, spans)
+        spans, new = self._search([text for fields in (*chain(*texts), *canaries) for text in fields.values()])
+        scrubbed = [self._scrub_case(case, fields, spans) for case, fields in zip(cases, texts, strict=True)]
+        for canary, fields in zip(CANARIES, canaries, strict=True):
+            # A second reading would hide a failure of the first one.
+            (after,) = self._scrub_case([canary.document], [fields], spans, reads_again=False).documents
+            canary.check(after, self.detector.keeps)
         if self._cache is not None and new:
             self._cache.write(new)
         return scrubbed
 
-    def _search(self, texts: Iterable[Text]) -> tuple[SpansByText, dict[bytes, bytes]]:
-        """Return the spans of each text by its key, and the new findings in binary form.
+    def _search(self, texts: Sequence[Text]) -> tuple[SpansByText, SpansByText]:
+        """Return the spans of each text by its key, and those of them that were not cached.
 
         If any text is searched, the canaries are searched with it instead of being read from the cache.
         """
-        by_key = {text.key: text for text in texts if text.original}
-        spans = self._remembered(by_key)
-        missing = [key for key in by_key if key not in spans]
+        by_key = {text.key: text for text in texts}
+        cached = self._cache.read(list(by_key.values())) if self._cache is not None else {}
+        missing = len(by_key.keys() - cached.keys())
         if not missing:
-            return spans, {}
-        searched = [text for key, text in by_key.items() if text.is_canary or key not in spans]
-        new = dict(zip((text.key for text in searched), self.detector.find(searched), strict=True))
-        self.texts_searched += len(missing)
-        return spans | _read(new, by_key), new
+            return cached, {}
+        new = self.detector.find([text for key, text in by_key.items() if text.is_canary or key not in cached])
+        self.texts_searched += missing
+        return cached | new, new
 
-    def _remembered(self, texts: Mapping[bytes, Text]) -> dict[bytes, list[Span]]:
-        return _read(self._cache.read(list(texts)), texts) if self._cache is not None else {}
+    def _scrub_case(
+        self,
+        case: Sequence[Document],
+        texts: Sequence[Mapping[str, Text]],
+        spans: SpansByText,
+        *,
+        reads_again: bool = True,
+    ) -> ScrubbedCase:
+        searched = [
+            SearchedDocument(
+                document,
+                [SearchedText(name, text.normalised, spans[text.key]) for name, text in fields.items()],
+                normalise(document.author).text,
+            )
+            for document, fields in zip(case, texts, strict=True)
+        ]
+        return CaseScrubber(self._line, self._run, self.detector, reads_again=reads_again).scrub(searched)
 
-    def _check_canaries(self, texts: Sequence[TextsByField], spans: SpansByText) -> None:
-        for canary, fields in zip(CANARIES, texts, strict=True):
-            canary.check(_scrub_case(self._once, [canary.document], [fields], spans).documents[0], self._kept)
+    def _where_it_fails(self, cases: Sequence[Sequence[Document]]) -> str:
+        """Return the ids of the rows that fail: single rows if they fail alone, otherwise all rows of the case file
+        that fails."""
+        for case in cases:
+            if self._fails(case):
+                ids = [document.id for document in case if self._fails([document])] or [each.id for each in case]
+                return f"in {'row' if len(ids) == 1 else 'rows of one case file:'} {and_more(ids)}"
+        return f"in a batch that begins with row {cases[0][0].id}, and in none of its case files alone"
 
-
-def _scrub_case(
-    scrubber: CaseScrubber, documents: Sequence[Document], fields: Sequence[TextsByField], spans: SpansByText
-) -> ScrubbedCase:
-    searched = [
-        SearchedDocument.of(document, [_searched(name, text, spans) for name, text in texts.items()])
-        for document, texts in zip(documents, fields, strict=True)
-    ]
-    return scrubber.scrub(searched)
-
-
-def _read(findings: Mapping[bytes, bytes], texts: Mapping[bytes, Text]) -> dict[bytes, list[Span]]:
-    """Return the spans of findings in binary form. Findings that do not fit their text are ignored."""
-    read = {key: read_findings(content, texts[key].normalised) for key, content in findings.items()}
-    return {key: spans for key, spans in read.items() if spans is not None}
-
-
-def _searched(field: str, text: Text, spans: SpansByText) -> SearchedText:
-    return SearchedText(field, text, spans[text.key] if text.original else [])
+    def _fails(self, case: Sequence[Document]) -> bool:
+        try:
+            self._scrub([case])
+        except Exception:  # `scrub` reports the exception's class
+            return True
+        return False
 
 
 @dataclass
@@ -258,10 +260,6 @@ def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
     by_language: dict[str, Counter[Kind]] = {}
     for entry in case.mapping:
         by_language.setdefault(languages[entry.row], Counter())[kind_of(entry.placeholder)] += 1
-    doubtful: dict[Kind, Counter[str]] = {}
-    for row, kinds in case.doubtful.items():
-        for kind, values in kinds.items():
-            doubtful.setdefault(kind, Counter())[row] += values
     return Findings(
         documents=len(before),
         documents_touched=len({row.row for row in case.mapping if row.field != AUTHOR}),
@@ -270,5 +268,5 @@ def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
         by_language=by_language,
         kept=case.kept,
         ambiguous=[{"case": before[0].case, "rows": case.ambiguous_rows}] if case.ambiguous_rows else [],
-        doubtful=doubtful,
+        doubtful=case.doubtful,
     )

@@ -3,29 +3,25 @@
 import json
 import time
 from collections import Counter
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError, SovereignError
 from sovereign_pipeline.base.files import digest_of, read_secret
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
-from sovereign_pipeline.policy.institution import Institution, Treatments
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.added_recognizers import recognizer_parts
 from sovereign_pipeline.privacy.batches import ScrubJob
-from sovereign_pipeline.privacy.case_files import Remaining, SecondReading
 from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
-from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
+from sovereign_pipeline.privacy.detection import Detector, detector_digest
 from sovereign_pipeline.privacy.engines import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.preview import estimate_of, format_share, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.vault import FINDINGS, PUBLIC_KEY, Vault
-from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, KindsIn, Stage, Verdict, Workplace, identity_of
+from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace, identity_of
 from sovereign_pipeline.record.store import Artifact
 
 ROWS_IN_EVIDENCE = 20
@@ -106,7 +102,7 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Search the output again with the second reading that the scrubber used (`case_files.SecondReading`).
+    """Search the output again with the second reading that the scrubber used (`Detector.read_again`).
 
     The recipe's own recognizers run too. Findings whose only evidence is weak make the gate inconclusive; a recipe may
     let an officer waive that. The gate ignores kinds that the policy keeps, values that the same row labels as such a
@@ -123,11 +119,21 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     certain = count = 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
-        found = guarded("the second reading", document.id, partial(_remaining_in, document, treatments, detector))
-        in_columns = guarded("the second reading", f"on line {count}", partial(_kinds_in_columns, document, kinds_in))
-        by_lists.update(span.kind for span in found.by_lists)
-        certain += len(in_columns) + sum(not span.by_length for span in found.left)
-        kinds = [*(span.kind for span in found.left), *in_columns]
+        try:
+            texts = (*document.texts.values(), document.author)
+            found = [detector.read_again(document.language, text) for text in texts]
+            in_columns = [kind for value in _columns_of(document) for kind in kinds_in(value)]
+        except SovereignError:
+            raise
+        except Exception as error:  # its message may quote a text
+            raise PrivacyError(
+                f"Line {count}: the second reading raised {type(error).__name__}, so the row was not searched.",
+                "Correct the row or the detector, and run again.",
+            ) from None
+        left_here = [span for each in found for span in each.left]
+        by_lists.update(span.kind for each in found for span in each.by_lists)
+        certain += len(in_columns) + sum(not span.by_length for span in left_here)
+        kinds = [*(span.kind for span in left_here), *in_columns]
         left.update(kinds)
         if kinds:  # the id itself may contain the finding
             listed.append({"row": f"line {count}" if in_columns else document.id, "kinds": sorted(set(kinds))})
@@ -217,19 +223,6 @@ def _columns(document: Document) -> dict[str, object]:
     return {**columns, "texts": [name for name, text in document.texts.items() if text]}
 
 
-def _kinds_in_columns(document: Document, kinds_in: KindsIn) -> list[Kind]:
-    return [kind for value in _columns_of(document) for kind in kinds_in(value)]
-
-
-def _remaining_in(document: Document, treatments: Treatments, detector: Detector) -> Remaining:
-    def is_kept(kind: Kind) -> bool:
-        return treatments[kind] == "keep"
-
-    reading = SecondReading.by(detector, document.language, is_kept)
-    found = [reading.of(text) for text in (*document.texts.values(), document.author)]
-    return Remaining([span for each in found for span in each.left], [span for each in found for span in each.by_lists])
-
-
 def _columns_of(document: Document) -> tuple[str, ...]:
     """Return the column values that are kept and may contain personal data."""
     return (document.id, document.case, document.department, *document.links)
@@ -246,7 +239,11 @@ def detector_parts(workplace: Workplace) -> dict[str, str]:
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
     classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
-    recognizers = {f"recognizer:{name}": digest_of(recognizer_parts(item)) for name, item in classes.items()}
+    recognizers = {}
+    if classes:
+        from sovereign_pipeline.privacy.added_recognizers import recognizer_parts
+
+        recognizers = {f"recognizer:{name}": digest_of(recognizer_parts(item)) for name, item in classes.items()}
     words = load_word_lists(workplace.settings.data, workplace.line.line)
     lists = {"word_lists": digest_of(words.model_dump(mode="json"))} if words != NO_WORDS else {}
     return dict(sorted({**models, **recognizers, **lists}.items()))

@@ -276,7 +276,7 @@ def test_controls_match_in_department_and_language(better: Models, scanner: Outp
 
 
 def test_a_detector_that_raises_stops(better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments, **named: [])
+    monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments, **named: [])
     with pytest.raises(PrivacyError):
         continue_documents(better, TRAINED, HELD_OUT, INSTRUCTION, 4, 7, scanner)
 

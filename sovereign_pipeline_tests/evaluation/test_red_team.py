@@ -146,15 +146,15 @@ def test_a_detector_that_raises_stops_and_names_the_row_without_its_text(
     def broken(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("the words of the answer")
 
-    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", broken)
-    with pytest.raises(PrivacyError, match="Row A-1") as caught:
+    monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", broken)
+    with pytest.raises(PrivacyError, match="row A-1") as caught:
         found(scanner, "Call 9341 2207.")
     assert "9341" not in str(caught.value)
     assert "words of the answer" not in str(caught.value)
 
 
 def test_detectors_that_find_nothing_are_not_believed(scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments, **named: [])
+    monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments, **named: [])
     with pytest.raises(PrivacyError, match="canary"):
         found(scanner, "All is well.")
 
@@ -456,7 +456,7 @@ def test_answers_stand_in_the_answers_alone(better: Models, scanner: OutputScann
 def test_a_scanner_that_fails_stops_the_red_team(
     better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments, **named: [])
+    monkeypatch.setattr("sovereign_pipeline.privacy.detection.structured_spans", lambda *arguments, **named: [])
     with pytest.raises(PrivacyError, match="canary"):
         run_red_team(better, PROMPTS, [], scanner, "Answer this letter.", 8)
 

@@ -1,4 +1,4 @@
-"""Recognizers that a recipe adds: what they find is replaced, and whatever is wrong with one stops the line."""
+"""Recognizers that a recipe adds, and this project's detectors in an analyzer of others."""
 
 import importlib.metadata
 import logging
@@ -10,15 +10,22 @@ from typing import Any
 
 import pytest
 import yaml
-from presidio_analyzer import EntityRecognizer, RecognizerResult
+from presidio_analyzer import AnalyzerEngine, EntityRecognizer, RecognizerRegistry, RecognizerResult
+from presidio_analyzer.nlp_engine import NoOpNlpEngine
 from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
-from sovereign_pipeline.privacy.added_recognizers import recognizer_parts
-from sovereign_pipeline.privacy.analysis import try_added_recognizers
-from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.policy.personal_data import KINDS
+from sovereign_pipeline.privacy.added_recognizers import (
+    ENTITY_OF,
+    KIND_OF,
+    ProjectRecognizer,
+    recognizer_parts,
+    try_added_recognizers,
+)
+from sovereign_pipeline.privacy.scrubbing import CANARIES, Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 BERTHS = {
@@ -159,7 +166,7 @@ def test_a_recognizer_that_misses_its_canary_stops() -> None:
 
 
 def test_a_recognizer_that_raises_stops_with_the_row_and_without_text() -> None:
-    with pytest.raises(PrivacyError, match=r"Row R-2: a recognizer raised ValueError") as stopped:
+    with pytest.raises(PrivacyError, match=r"ValueError at .* in row R-2\.") as stopped:
         scrub(scrubber(slips()), document("fine", id="R-1"), document("break now", id="R-2"))
     assert "break now" not in str(stopped.value)
 
@@ -177,7 +184,7 @@ def test_a_pattern_that_takes_too_long_stops_instead_of_being_skipped(monkeypatc
         "kind": "CR",
         "canary": {"text": "BL-1", "finds": "BL-1"},
     }
-    with pytest.raises(PrivacyError, match=r"Row R-7: a recognizer raised RecognizerSkippedError"):
+    with pytest.raises(PrivacyError, match=r"RecognizerSkippedError at .* in row R-7\."):
         scrub(scrubber(slow), document("a" * 5_000 + "!", id="R-7"))
 
 
@@ -251,3 +258,49 @@ def test_every_file_of_a_package_that_no_distribution_holds_is_part_of_the_ident
 def test_a_class_that_is_not_installed_has_no_identity() -> None:
     with pytest.raises(PrivacyError, match="cannot be loaded"):
         recognizer_parts(AddedRecognizer.model_validate(slips(recognizer="no_such_package.Recognizer")))
+
+
+# --- in an analyzer that is not this project's ------------------------------------------------------------------------
+
+
+def found(language: str, text: str, **how: Any) -> list[tuple[str, str, float]]:
+    registry = RecognizerRegistry([ProjectRecognizer(language)], supported_languages=[language])
+    engine = NoOpNlpEngine([{"lang_code": language, "model_name": "none"}])
+    analyzer = AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=[language])
+    results = analyzer.analyze(text, language, **how)
+    return sorted((result.entity_type, text[result.start : result.end], result.score) for result in results)
+
+
+def test_each_kind_has_one_entity_of_its_own() -> None:
+    assert list(ENTITY_OF) == list(KINDS)
+    assert {KIND_OF[entity]: entity for entity in KIND_OF} == ENTITY_OF
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+def test_anybodys_analyzer_finds_what_every_canary_holds(language: str) -> None:
+    canary = next(each for each in CANARIES if each.document.language == language)
+    results = found(language, canary.document.request)
+    for kind, value in canary.planted:
+        if value in canary.document.request:
+            assert any(entity == ENTITY_OF[kind] and value in text for entity, text, _ in results), (kind, value)
+
+
+def test_only_what_is_asked_for_is_found_as_it_was_written() -> None:
+    """Folding changes how long a text is."""
+    text = "اتصل — Mr Hamood Al Araimi, hamood&#64;canary.example, ﬃ, civil number １０４５７８３２ or 1045/7832."
+    results = found("en", text, entities=["EMAIL_ADDRESS", "OM_CIVIL_NUMBER", "PERSON"])
+    assert results == [
+        ("EMAIL_ADDRESS", "hamood&#64;canary.example", 1.0),
+        ("OM_CIVIL_NUMBER", "1045/7832", 0.6),
+        ("OM_CIVIL_NUMBER", "１０４５７８３２", 1.0),
+        ("PERSON", "Hamood Al Araimi", 1.0),
+    ]
+
+
+def test_firms_named_after_people_or_with_a_legal_form_are_bodies_where_bodies_are_wanted() -> None:
+    text = "The Saltmarsh, Keane and Brandl Orchestra played; Kelpwick Lamps Ltd and Tamsin Oakes paid."
+    assert [each[:2] for each in found("en", text, entities=["ORGANIZATION", "PERSON"])] == [
+        ("ORGANIZATION", "Kelpwick Lamps Ltd"),
+        ("ORGANIZATION", "Saltmarsh, Keane and Brandl"),
+        ("PERSON", "Tamsin Oakes"),
+    ]

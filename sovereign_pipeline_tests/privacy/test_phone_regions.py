@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.personal_data import KINDS
-from sovereign_pipeline.privacy.case_files import SecondReading
+from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.preview import how_found
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
@@ -43,8 +43,7 @@ def test_the_gate_reads_by_the_same_regions() -> None:
     text = "the desk, 01--42--27--12--34, knows"
 
     def kinds(privacy: Privacy) -> list[str]:
-        detector = Scrubber("lamps", "run", privacy).detector
-        return [span.kind for span in SecondReading.by(detector, "en", lambda kind: False).of(text).left]
+        return [span.kind for span in Detector(privacy, {}).read_again("en", text).left]
 
     assert kinds(recipe) == ["PHONE"]
     assert kinds(Privacy(name_models={})) == []

@@ -16,7 +16,7 @@ from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import PLACEHOLDER
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
-STRUCTURED_SPANS = "sovereign_pipeline.privacy.analysis.structured_spans"
+STRUCTURED_SPANS = "sovereign_pipeline.privacy.detection.structured_spans"
 
 
 @pytest.mark.parametrize("text", ["as NAME_3 said", "NID_1", "the IBAN_٢"])

@@ -12,7 +12,7 @@ from sovereign_pipeline.base.errors import GateRefused, PrivacyError
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.privacy import stages
-from sovereign_pipeline.privacy.case_files import SecondReading
+from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import FINDINGS, fingerprint_of, read_public_key, read_vault
 from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict
@@ -137,15 +137,15 @@ def test_a_row_at_which_the_gate_itself_fails_is_named(
     add_public_key(workplace)
     scrubbed = made(SCRUBBED_CORPUS, workplace, classified(institution, workplace))
 
-    read = SecondReading.of
+    read = Detector.read_again
 
-    def fails(self: SecondReading, text: str) -> Any:
+    def fails(self: Detector, language: str, text: str) -> Any:
         if "w3x" in text:
             raise RuntimeError(text)
-        return read(self, text)
+        return read(self, language, text)
 
-    monkeypatch.setattr(SecondReading, "of", fails)
-    with pytest.raises(PrivacyError, match="Row R-00003: the second reading raised RuntimeError") as failed:
+    monkeypatch.setattr(Detector, "read_again", fails)
+    with pytest.raises(PrivacyError, match="Line 4: the second reading raised RuntimeError") as failed:
         stages.evaluate_no_identifier_left(workplace, workplace.store.open(scrubbed), {})
     assert "w3x" not in str(failed.value)
 

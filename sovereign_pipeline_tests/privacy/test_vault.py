@@ -238,7 +238,7 @@ class Scrubbed:
 
 @pytest.fixture
 def scrubbed(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scrubbed]:
-    monkeypatch.setattr(batches, "NEW_DOCUMENTS_PER_BATCH", 7)
+    monkeypatch.setattr(batches, "DOCUMENTS_PER_BATCH", 7)
     yield Scrubbed(institution)
 
 

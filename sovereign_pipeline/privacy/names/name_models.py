@@ -119,7 +119,7 @@ class SpacyModel:
             import spacy
 
         try:
-            with warnings.catch_warnings():
+            with without_torch(), warnings.catch_warnings():  # loading imports the factories of every installed package
                 # "trained with spaCy 3.7": the packaged model finds as much in 3.8, see docs/benchmarks/corpus.md.
                 warnings.filterwarnings("ignore", message=r"\[W095\]")
                 self._pipeline: Any = spacy.load(

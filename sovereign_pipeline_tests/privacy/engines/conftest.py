@@ -18,4 +18,5 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workers_are_always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "SECONDS_WORTH_A_WORKER", 1e-9)
+    monkeypatch.setattr(batches, "BYTES_WORTH_A_WORKER", 1)
+    monkeypatch.setattr(batches, "DOCUMENTS_PER_BATCH", 64)

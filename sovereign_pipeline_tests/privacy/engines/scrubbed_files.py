@@ -84,7 +84,7 @@ def result_of(directory: Path, corpus_file: Path, corpus: Corpus, **changes: Any
 
 def write_result(directory: Path, corpus_file: Path, corpus: Corpus) -> None:
     """What a process of its own does with the file; its parent reads `result`."""
-    batches.SECONDS_WORTH_A_WORKER = 1e-9
+    batches.BYTES_WORTH_A_WORKER, batches.DOCUMENTS_PER_BATCH = 1, 64
     text, findings, rows = result_of(directory, corpus_file, corpus)
     (directory / "result").write_bytes(pickle.dumps((text, findings, rows)))
 

@@ -11,7 +11,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.corpus.document import write_documents
-from sovereign_pipeline.privacy import analysis, batches, case_files, detection, scrubbing
+from sovereign_pipeline.privacy import case_files, detection, scrubbing
 from sovereign_pipeline.privacy.batches import BatchScrubber
 from sovereign_pipeline.privacy.case_files import add_further_mentions
 from sovereign_pipeline_tests.privacy.conftest import document
@@ -36,10 +36,9 @@ def failing(real: Callable[..., Any]) -> Callable[..., Any]:
 PLACES = {
     "normalising a text": (detection, "normalise"),
     "looking for placeholders": (scrubbing, "reject_placeholders"),
-    "a detector": (analysis, "structured_spans"),
+    "a detector": (detection, "structured_spans"),
     "further mentions": (case_files, "add_further_mentions"),
-    "counting what was found": (batches, "findings_of"),
-    "writing the row": (batches, "jsonl_line"),
+    "the second reading": (case_files, "reread"),
 }
 
 
@@ -59,13 +58,13 @@ def test_rows_that_fail_together_are_all_named(tmp_path: Path, monkeypatch: pyte
     write_documents(tmp_path / "in.jsonl", (document(FATAL, id=f"R-{n}", case=f"C-{n // 3}") for n in range(12)))
 
     def fails(texts: Any, *others: Any) -> Any:
-        if {text.text.row for text in texts} >= {"R-3", "R-4", "R-5"}:
+        if [text.content for text in texts] == [FATAL] * 3:
             raise RuntimeError(FATAL)
         return real(texts, *others)
 
     real = add_further_mentions
     monkeypatch.setattr(case_files, "add_further_mentions", fails)
-    with pytest.raises(PrivacyError, match="in rows of one case file: R-3, R-4, R-5") as failed:
+    with pytest.raises(PrivacyError, match="in rows of one case file: R-0, R-1, R-2") as failed:
         scrub_in(tmp_path)
     assert FATAL not in str(failed.value)
 
@@ -98,12 +97,12 @@ def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from sovereign_pipeline.base.errors import PrivacyError\n"
         "from sovereign_pipeline.policy.corpus import Corpus\n"
-        "from sovereign_pipeline.privacy import batches\n"
+        "from sovereign_pipeline.privacy import batches, scrubbing\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import scrub_in\n"
         "from sovereign_pipeline_tests.privacy.engines.test_batches import failing\n"
-        "batches.findings_of = failing(batches.findings_of)\n"
+        "scrubbing.reject_placeholders = failing(scrubbing.reject_placeholders)\n"
         "if __name__ == '__main__':\n"
-        "    batches.SECONDS_WORTH_A_WORKER = 1e-9\n"
+        "    batches.BYTES_WORTH_A_WORKER, batches.DOCUMENTS_PER_BATCH = 1, 64\n"
         "    try: scrub_in(Path(sys.argv[1]), Corpus(workers=2))\n"
         "    except PrivacyError as error: print(error)\n"
     )
@@ -116,11 +115,3 @@ def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
         text=True,
     )
     assert "in row R-207." in done.stdout and FATAL not in done.stdout + done.stderr
-
-
-def test_the_plan_names_the_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_documents(tmp_path / "in.jsonl", (document(FATAL if n else "CR 1000000", id=f"R-{n}") for n in range(2)))
-    monkeypatch.setattr(batches, "texts_of", failing(detection.texts_of))
-    with pytest.raises(PrivacyError, match=r"Row R-1: the normalisation raised RuntimeError") as failed:
-        scrub_in(tmp_path)
-    assert FATAL not in str(failed.value)

@@ -49,7 +49,7 @@ def test_a_changed_document_is_all_that_is_searched(tmp_path: Path, corpus_file:
 def test_a_file_is_scrubbed_in_order_although_cases_are_read_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "NEW_DOCUMENTS_PER_BATCH", 3)
+    monkeypatch.setattr(batches, "DOCUMENTS_PER_BATCH", 3)
     monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0)
     documents = [
         document(f"CR {1000000 + number} and CR 9999999", id=f"R-{number}", case=f"A/2024/{number % 4}")
