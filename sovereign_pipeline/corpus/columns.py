@@ -281,6 +281,10 @@ class ColumnScreen:
         """Return the id for use in messages, or None if it contains personal data."""
         return None if self.kinds_in(id) else id
 
+    def case_of(self, case: str) -> str:
+        """Return the case as documents of it have it: a pseudonym if it contains personal data."""
+        return self._key("case", case) if self.kinds_in(case) else case
+
     def tied(self, id: str) -> str | None:
         """Return the id as links refer to it, which may be a pseudonym, or None if rows with such links are
         quarantined."""

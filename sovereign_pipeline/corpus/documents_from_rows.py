@@ -19,7 +19,7 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
 from sovereign_pipeline.corpus.dates import day_of
-from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected, remedy_for
+from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected, read_documents, remedy_for
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import language_in, other_language
@@ -190,6 +190,10 @@ class SourceReader:
         self._levels = _levels_by_word(source, ladder)
         self.unknown_levels = Counter[str]()
         """Word for a classification level that the recipe does not know -> number of rows."""
+        self.left_out: dict[str, str] = {}
+        """Case (`folded`) -> highest level of its rows that became no document."""
+        self.left_out_unread = 0
+        """Number of rows that became no document and whose case or level cannot be read."""
 
     def __iter__(self) -> Iterator[Document | Quarantined]:
         self._every_row_has_a_level = self._some_row_has_a_level()
@@ -227,11 +231,11 @@ class SourceReader:
         if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
             excluded.rows += 1
             self.count.excluded += 1
-            self._count_links(self._tied_id_of(row))
+            self._leave_out(row)
             return None
         if row.values is not None and not self._is_selected(row.values):
             self.count.not_selected += 1
-            self._count_links(self._tied_id_of(row))
+            self._leave_out(row)
             return None
         try:
             document = self._document(row)
@@ -239,7 +243,7 @@ class SourceReader:
             reason = str(rejected)
             self.count.quarantined += 1
             self.count.reasons[reason] = self.count.reasons.get(reason, 0) + 1
-            self._count_links(self._tied_id_of(row))
+            self._leave_out(row)
             return Quarantined(self.source.name, row.number, self._id_of(row), reason)
         self._seen.add(document.id)
         self.count.documents += 1
@@ -271,6 +275,20 @@ class SourceReader:
                 f"'{self._column('classification')}': {format_levels(self.unknown_levels)}.",
                 f"Give each word a level under `levels`: {', '.join(self._ladder.levels)}.",
             )
+
+    def _leave_out(self, row: Row) -> None:
+        """Count the links to a row that becomes no document, and its level for its case file."""
+        self._count_links(self._tied_id_of(row))
+        values = row.values or {}
+        case = self._value(values, "case") if is_a_text(values.get(self._column("case"))) else ""
+        if not case and self.source.case_from_row:
+            case = self._given_id_of(row) or ""
+        level = self._stated_level(values)
+        if not case or not is_unicode(case) or level is None:
+            self.left_out_unread += 1
+            return
+        case = folded(self._screen.case_of(case) if self._screen is not None else case)
+        self.left_out[case] = self._ladder.highest((self.left_out.get(case, level), level))
 
     def _count_links(self, row: str | None, links: tuple[str, ...] = ()) -> None:
         if self._tally is not None:
@@ -380,14 +398,23 @@ class SourceReader:
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"no column '{column}', in which other rows have their level")
         own = self._value(values, "classification")
+        if own and self.level_of(own) not in self._ladder and len(self.unknown_levels) < MOST_VALUES:
+            self.unknown_levels[own] += 1
+        level = self._stated_level(values)
+        if level is None:
+            raise RowRejected("unknown or missing classification level")
+        return level
+
+    def _stated_level(self, values: Values) -> str | None:
+        """Return the highest level that the row and its source state; None if one is unknown or all are missing."""
+        column = self._column("classification")
+        if not is_a_text(values.get(column)) or (self._every_row_has_a_level and column not in values):
+            return None
+        own = self._value(values, "classification")
         # A constant can only raise a level, so it never replaces an empty value in the column.
         constant = self.source.constants.get("classification") if own or column not in values else None
         named = [self.level_of(level) for level in (own, constant, self.source.classification_floor) if level]
-        if own and self.level_of(own) not in self._ladder and len(self.unknown_levels) < MOST_VALUES:
-            self.unknown_levels[own] += 1
-        if not named or any(level not in self._ladder for level in named):
-            raise RowRejected("unknown or missing classification level")
-        return self._ladder.highest(named)
+        return self._ladder.highest(named) if named and all(level in self._ladder for level in named) else None
 
     def level_of(self, word: str) -> str:
         """Return the level that the recipe gives for a word of the file, or the word itself."""
@@ -657,6 +684,20 @@ class Readers:
     of_sources: tuple[SourceReader, ...]
     tally: LinkTally | None
 
+    def levels_left_out(self, documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
+        """Return case (`folded`) -> highest level of its rows that became no document, for each case that has only
+        lower ones among the documents. Call it after all rows are read."""
+        left_out = dict[str, str]()
+        for reader in self.of_sources:
+            for case, level in reader.left_out.items():
+                left_out[case] = ladder.highest((left_out.get(case, level), level))
+        highest = levels_by_case(documents, ladder)
+        return {
+            case: level
+            for case, level in sorted(left_out.items())
+            if case in highest and ladder.exceeds(level, highest[case])
+        }
+
     def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the rows of `sources.json`, with the digests of `source_digests`. Call it after all rows are read."""
         return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
@@ -668,6 +709,15 @@ class Readers:
             count.links_to_itself = self.tally.to_themselves(reader.source.name)
         terms = reader.source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
         return {**terms, "sha256": sha256, **asdict(count)}
+
+
+def levels_by_case(documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
+    """Return case (`folded`) -> highest level of its documents in a file."""
+    levels = dict[str, str]()
+    for document in read_documents(documents):
+        case = folded(document.case)
+        levels[case] = ladder.highest((levels.get(case, document.classification), document.classification))
+    return levels
 
 
 def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes] | None = None) -> Readers:

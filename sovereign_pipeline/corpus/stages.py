@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -22,7 +22,7 @@ from sovereign_pipeline.corpus.document import (
     write_documents,
     write_jsonl,
 )
-from sovereign_pipeline.corpus.documents_from_rows import SourceReader, readers_of, source_digests
+from sovereign_pipeline.corpus.documents_from_rows import SourceReader, levels_by_case, readers_of, source_digests
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import other_language
 from sovereign_pipeline.corpus.values import format_levels
@@ -35,6 +35,8 @@ from sovereign_pipeline.record.store import Artifact
 DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"
 SOURCES = "sources.json"
+LEFT_OUT = "left_out.json"
+"""File of a raw corpus with the levels of `Readers.levels_left_out`. It is missing if there are none."""
 COLUMN_SECRET = "column_secret"
 """Key of the column secret's fingerprint among a manifest's recorded facts."""
 
@@ -99,6 +101,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
         )
     described = readers.described(source_digests(workplace))
     write_jsonl(workspace / QUARANTINE, (asdict(row) for row in quarantined))
+    if left_out := readers.levels_left_out(workspace / DOCUMENTS, workplace.institution.ladder):
+        (workspace / LEFT_OUT).write_text(json.dumps(left_out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (workspace / SOURCES).write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     reasons = Counter(row.reason for row in quarantined)
     return Built(
@@ -151,17 +155,14 @@ def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Q
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the documents, each with at least the highest classification level in its case file.
 
-    All spellings of a case file count as one (`folded`). Raises CeilingExceeded with row id and level before anything
-    else of the line is built.
+    Every row of the sources counts for its case file, also one that is excluded, quarantined or not selected. All
+    spellings of a case file count as one (`folded`). Raises CeilingExceeded with row id and level before anything else
+    of the line is built.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
-    by_case: dict[str, str] = {}
-    for document in read_documents(raw):
-        case = folded(document.case)
-        level = by_case.get(case, document.classification)
-        by_case[case] = ladder.highest((level, document.classification))
-    _stop_above_ceiling(workplace, raw)
+    by_case = {**levels_by_case(raw, ladder), **_left_out(inputs["raw_corpus"])}
+    _stop_above_ceiling(workplace, raw, by_case)
     histogram: Counter[str] = Counter()
     raised = 0
 
@@ -185,27 +186,36 @@ def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Pat
     )
 
 
-def _stop_above_ceiling(workplace: Workplace, documents: Path) -> None:
+def _left_out(raw_corpus: Artifact) -> dict[str, str]:
+    """Return the levels of rows that became no document, for cases that have only lower documents."""
+    if all(entry.path != LEFT_OUT for entry in raw_corpus.manifest.files):
+        return {}
+    levels: dict[str, str] = json.loads(raw_corpus.file(LEFT_OUT).read_bytes())
+    return levels
+
+
+def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[str, str]) -> None:
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
-    above = [
-        (document.id, document.classification, document.source)
-        for document in read_documents(documents)
-        if ladder.exceeds(document.classification, ceiling)
-    ]
-    if not above:
-        return
-    shown = (f"row {id} of source '{source}' is {level}" for id, level, source in above)
-    raise CeilingExceeded(
-        f"Line {workplace.line.line} may hold {ceiling} at most: {and_more(shown, separator='; ')}. "
-        f"Nothing more was made of the line.",
-        "Remove these documents from the line's sources, or raise the line's ceiling.",
-    )
+    own, of_case = list[str](), list[str]()
+    for document in read_documents(documents):
+        level, named = document.classification, f"row {document.id} of source '{document.source}' is"
+        if ladder.exceeds(level, ceiling):
+            own.append(f"{named} {level}")
+        elif ladder.exceeds(level := by_case[folded(document.case)], ceiling):
+            of_case.append(f"{named} in a case file with a {level} row")
+    if own or of_case:
+        raise CeilingExceeded(
+            f"Line {workplace.line.line} may hold {ceiling} at most: {and_more(own + of_case, separator='; ')}. "
+            f"Nothing more was made of the line.",
+            "Remove the whole case files of these documents from the line's sources, or raise the line's ceiling.",
+        )
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify against the raw documents that no level fell, that each case has one level, and that the manifest has the
-    highest."""
+    """Verify against the raw corpus that no level fell, that each case has one level, also by its rows that became no
+    document, and that the manifest has the highest."""
     ladder = workplace.institution.ladder
+    left_out = _left_out(inputs["raw_corpus"])
     fallen: list[str] = []
     level_of: dict[str, str] = {}
     mixed: dict[str, None] = {}
@@ -214,7 +224,8 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
         read_documents(inputs["raw_corpus"].file(DOCUMENTS)), read_documents(artifact.file(DOCUMENTS)), strict=True
     )
     for before, after in pairs:
-        if before.id != after.id or ladder.exceeds(before.classification, after.classification):
+        least = ladder.highest((before.classification, left_out.get(folded(after.case), before.classification)))
+        if before.id != after.id or ladder.exceeds(least, after.classification):
             fallen.append(after.id)
         if level_of.setdefault(folded(after.case), after.classification) != after.classification:
             mixed[after.case] = None
@@ -264,11 +275,17 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
     if stated != highest:
         return Verdict(False, f"the manifest states {stated}, and the highest document is {highest}.", evidence)
+    if _left_out(artifact) != readers.levels_left_out(artifact.file(DOCUMENTS), ladder):
+        return Verdict(False, f"{LEFT_OUT} has other levels than the rows that became no document.", evidence)
     passed = found.rows == found.documents + found.quarantined + found.excluded + found.not_selected
     message = (
         f"{found.rows:,} rows = {found.documents:,} documents + {found.quarantined:,} quarantined + "
         f"{found.excluded:,} excluded + {found.not_selected:,} not selected, each as read."
     )
+    if unread := sum(reader.left_out_unread for reader in readers.of_sources):
+        rows = counted(unread, "row that became no document states", "rows that became no document state")
+        message += f" {rows} no level or case that can be read, and raise no case file."
+
     return Verdict(passed, message, evidence)
 
 
@@ -336,7 +353,7 @@ def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: I
 
 RAW_CORPUS = Stage(
     kind="raw_corpus",
-    code_version="7",
+    code_version="8",
     build=build_raw_corpus,
     config=_raw_config,
     policy=_sensitive_kinds,
@@ -350,7 +367,7 @@ RAW_CORPUS = Stage(
                 "Is every row of every source file a document with exactly its text and level, quarantined or excluded "
                 "with a reason, or not selected?"
             ),
-            code_version="6",
+            code_version="7",
             evaluate=evaluate_rows_accounted_for,
         ),
         Gate(
@@ -371,7 +388,7 @@ RAW_CORPUS = Stage(
 
 CLASSIFIED_CORPUS = Stage(
     kind="classified_corpus",
-    code_version="3",
+    code_version="4",
     build=build_classified_corpus,
     inputs=(RAW_CORPUS,),
     reads_corpus=lambda line: True,
@@ -380,7 +397,7 @@ CLASSIFIED_CORPUS = Stage(
         Gate(
             name="classification_inherited",
             question="Did no level fall, and is the corpus as high as its highest document?",
-            code_version="2",
+            code_version="3",
             evaluate=evaluate_classification_inherited,
             config=lambda line: {"ceiling": line.ceiling},
         ),

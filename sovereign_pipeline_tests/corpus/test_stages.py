@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, LEFT_OUT, QUARANTINE, RAW_CORPUS, SOURCES
 from sovereign_pipeline.record.gates import assert_usable, evaluate_gates
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
@@ -54,6 +54,53 @@ def test_a_case_file_is_as_high_as_its_highest_document(institution: DemoInstitu
     levels = {document.id: document.classification for document in read_documents(classified.file(DOCUMENTS))}
     assert levels["R-00003"] == levels["R-00004"] == "CONFIDENTIAL"
     assert classified.manifest.summary["raised_by_case"] == 1
+
+
+@pytest.mark.security_case(
+    "The one SECRET row of a case file is excluded, not selected or quarantined",
+    "its other documents are SECRET nevertheless, and a raw corpus without its level does not pass",
+)
+@pytest.mark.parametrize("way", ["excluded", "not selected", "quarantined", "a duplicate"])
+def test_a_row_that_becomes_no_document_raises_its_case_file(institution: DemoInstitution, way: str) -> None:
+    row, source = institution.rows[4], institution.recipe["sources"][0]
+    for each in institution.rows:
+        each["status"] = "final"
+    institution.rows[3]["case"] = "PRM/2024/017"
+    row.update(case="prm / ٢٠٢٤/017", classification="SECRET")
+    institution.recipe["quarantine"] = {"max_share": 0.1}
+    if way == "excluded":
+        source["exclude"] = [{"id": row["id"], "reason": "withdrawn"}]
+    elif way == "not selected":
+        source["where"], row["status"] = {"status": ["final"]}, "draft"
+    elif way == "quarantined":
+        row["date"] = "some day"
+    else:
+        row["id"] = institution.rows[0]["id"]
+    institution.rows.append({**letter(99), "date": "some day", "classification": "ALPHA", "status": "final"})
+    raw, classified = run(institution)
+    levels = {document.id: document.classification for document in read_documents(classified.file(DOCUMENTS))}
+    assert (levels["R-00003"], levels["R-00005"]) == ("SECRET", "PUBLIC")
+    assert classified.manifest.classification == "SECRET"
+    verdict = evaluate_gates(RAW_CORPUS, institution.workplace(), raw.ref)["rows_accounted_for"]
+    assert "1 row that became no document states no level or case" in verdict.message
+
+    def forgets(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = RAW_CORPUS.build(workplace, inputs, workspace)
+        (workspace / LEFT_OUT).unlink()
+        return built
+
+    institution.rows[5]["subject"] = "another corpus"
+    _refused_with(institution, forgets, "other levels than the rows that became no document")
+
+
+def test_a_case_file_above_the_ceiling_stops_the_line_although_its_highest_row_is_excluded(
+    institution: DemoInstitution,
+) -> None:
+    institution.recipe["ceiling"] = "INTERNAL"
+    institution.rows[7].update(classification="SECRET", case=institution.rows[8]["case"])
+    institution.recipe["sources"][0]["exclude"] = [{"id": "R-00007", "reason": "too high"}]
+    with pytest.raises(CeilingExceeded, match="row R-00008 of source 'letters' is in a case file with a SECRET row"):
+        run(institution)
 
 
 @pytest.mark.security_case(
