@@ -461,16 +461,20 @@ class Institution(RecipeModel):
         return {kind: chosen.get(kind, "keep" if kind in KEPT_BY_DEFAULT else "replace") for kind in KINDS}
 
 
-def load_institution(data: Path) -> Institution:
+def load_institution(data: Path, content: bytes | None = None) -> Institution:
     """Read `institution.yaml`. Raises RecipeError, also if a rule or a role names a line that does not exist: such a
-    rule would have no effect."""
+    rule would have no effect.
+
+    Args:
+        content: the file's bytes, if they were read already.
+    """
     path = data / "institution.yaml"
     if not path.is_file():
         raise RecipeError(
             f"{path}: there is no such file.",
             "Set the variable SOVEREIGN_DATA to your data directory, or create one with `sovereign init`.",
         )
-    institution = read_yaml(Institution, path)
+    institution = read_yaml(Institution, path, content=content)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))
     named = [(f"sensitive_by_line.{line}", line) for line in institution.sensitive_by_line]
     named += [(f"serving.lines.{line}", line) for line in institution.serving.lines]

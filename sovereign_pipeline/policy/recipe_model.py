@@ -163,37 +163,39 @@ _RecipeLoader.add_implicit_resolver(
 Model = TypeVar("Model", bound=RecipeModel)
 
 
-def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
+def read_yaml(model: type[Model], path: Path, act: Act | None = None, content: bytes | None = None) -> Model:
     """Read and validate one file. Raises RecipeError that names file, key, and the nearest known key.
 
     Args:
         act: the act of an interface that checks the file again, if there is one.
+        content: the file's bytes, if they were read already.
     """
     if path.is_dir():
         raise RecipeError(f"{path} is a directory.", "Name the file in it.")
     if not path.is_file():
         raise RecipeError(f"{path}: the file does not exist.", "Write it, or correct the path.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
+        text = (path.read_bytes() if content is None else content).decode()
+        given = yaml.load(text, _RecipeLoader)
     except RecursionError:
         raise RecipeError(f"{path}: lists or mappings are nested too deeply.") from None
     # A value that does not match its tag, such as `!!int x`, raises the error of the conversion.
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError | UnicodeError) else "a wrong value"
         raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}") from None
-    if not isinstance(content, dict):
+    if not isinstance(given, dict):
         raise RecipeError(f"{path}: must be a mapping of keys to values at the top.")
     try:
-        return model.model_validate(content)
+        return model.model_validate(given)
     except ValidationError as error:
         details = _without_consequences(error.errors(include_url=False))
         if all(isinstance(detail["input"], str) and FILL_IN in detail["input"] for detail in details):
-            keys = [*_keys_to_fill_in(content, "")]
+            keys = [*_keys_to_fill_in(given, "")]
             raise still_to_fill_in(str(path), keys, act=act, file=str(path)) from None
-        problems = "; ".join(_explain(model, content, detail) for detail in details)
+        problems = "; ".join(_explain(model, given, detail) for detail in details)
         end = "" if problems.endswith("?") else "."
         missing = [detail["loc"] for detail in details if detail["type"] == "missing"]
-        hint = f"Add what is missing, with your values:\n{example_of(model, missing, content)}" if missing else None
+        hint = f"Add what is missing, with your values:\n{example_of(model, missing, given)}" if missing else None
         raise RecipeError(f"{path}: {problems}{end}", hint, act=act, file=str(path)) from None
 
 

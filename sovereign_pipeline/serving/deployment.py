@@ -6,6 +6,7 @@ that it has not seen. If the registry is reached and does not verify, nothing is
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.checkpoints import checkpoint_file, read_note
 from sovereign_pipeline.record.database import Registry, RegistryUnreached, open_registry
+from sovereign_pipeline.record.in_force import INSTITUTION, put_on_record
+from sovereign_pipeline.record.in_force import rules as rules_on_record
 from sovereign_pipeline.record.notes import parse_tree_head
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.sealing import open_store
@@ -170,6 +173,10 @@ def _assert_follows(session: Session, accepted: tuple[int, str | None]) -> None:
     )
 
 
+def _is_in_force(session: Session, sha256: str) -> bool:
+    return any((rule.file, rule.sha256) == (INSTITUTION, sha256) for rule in rules_on_record(session))
+
+
 class Sources:
     """A reader of registry, store and trust root that decides which adapters are served."""
 
@@ -179,7 +186,7 @@ class Sources:
         progress: Progress = silent,
         compute: Callable[[Job], Fingerprint] = compute_apart,
     ) -> None:
-        """Read the institution file and open the stores.
+        """Read the institution file, once for the whole gateway, and open the stores.
 
         `compute`: function that computes a fingerprint in the training environment.
 
@@ -188,8 +195,12 @@ class Sources:
         """
         self._settings, self._progress = settings, progress
         self._store = open_store(settings)
-        institution = load_institution(settings.data)
-        self._fingerprints = FingerprintStore(self._store, institution, settings, progress, compute)
+        path = settings.data / INSTITUTION
+        rules = path.read_bytes() if path.is_file() else None
+        self.institution = load_institution(settings.data, rules)
+        self._rules = hashlib.sha256(rules or b"").hexdigest()
+        self._are_rules_logged = False
+        self._fingerprints = FingerprintStore(self._store, self.institution, settings, progress, compute)
         self._registry: Registry | None = None
         self._base_models: dict[str, Artifact] = {}
         """Digest -> base model, for all adapters found."""
@@ -225,6 +236,7 @@ class Sources:
         with self._forgetting():
             accepted, registry = self._marks.ledger, self._opened()
             self._verify_ledger(registry)
+            self._log_rules(registry)
             with registry.reading() as session:
                 _assert_follows(session, accepted)
             found = find_deployable(registry, self._store, self._trust(), answering)
@@ -277,6 +289,24 @@ class Sources:
         verify_registry(registry)
         took = time.monotonic() - began
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
+
+    def _log_rules(self, registry: Registry) -> None:
+        """Log the institution's rules. Raises IntegrityError unless this gateway has read the logged ones, because the
+        file may have been changed since."""
+        if self._are_rules_logged:
+            return
+        with registry.reading() as session:
+            is_logged = _is_in_force(session, self._rules)
+        if not is_logged:
+            with registry.writing() as session:
+                put_on_record(session, self._settings)
+                is_logged = _is_in_force(session, self._rules)
+        if not is_logged:
+            raise IntegrityError(
+                f"{self._settings.data / INSTITUTION} was changed after this gateway had read it.",
+                "Find out who changed it, and start the gateway again.",
+            )
+        self._are_rules_logged = True
 
     def with_fingerprint(self, verified: VerifiedAdapter) -> Deployable:
         """Add an adapter's fingerprint; computing one takes seconds. Raises the errors of

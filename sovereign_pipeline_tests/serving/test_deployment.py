@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import yaml
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
@@ -474,3 +475,22 @@ def test_training_side_computes_the_same_in_a_process_of_its_own(tiny: TinyAdapt
 
 def _no_answer(*_: object) -> None:
     raise OperationalError("SELECT 1", {}, Exception("the server closed the connection"))
+
+
+@pytest.mark.security_case(
+    "The order of classification levels is changed until a starting gateway has read `institution.yaml`",
+    "the gateway serves nothing, because it compares the rules in use with the ledger",
+)
+def test_rules_that_were_put_back_after_the_gateway_read_them_serve_nothing(served_office: ServedOffice) -> None:
+    served_office.in_production()
+    bench = served_office.office.bench
+    bench.institution.write()
+    path = bench.settings.data / "institution.yaml"
+    right = path.read_text()
+    given = yaml.safe_load(right)
+    path.write_text(yaml.safe_dump({**given, "classification": given["classification"][::-1]}))
+    deploying = Deploying(served_office)
+    path.write_text(right)
+    assert "was changed after" in deploying.look().refused["registry"]
+    assert deploying.engine.names == []
+    assert Deploying(served_office).serves()

@@ -19,7 +19,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from sovereign_pipeline.base.errors import InputError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import LOOPBACK, listen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.deployment import Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_engine
@@ -81,7 +80,8 @@ class _Installation:
 
     def __init__(self, settings: Settings, report: Report, workplace_of: WorkplaceOf) -> None:
         self.settings, self.report, self.workplace_of = settings, report, workplace_of
-        self.institution = load_institution(settings.data)
+        self.sources = Sources(settings, report)
+        self.institution = self.sources.institution
         self.tokens = Tokens(file_of(settings))
         self.journal = Journal(serving_directory(settings) / "answers")
         self.callers = callers_of(settings, self.institution, self.tokens)
@@ -93,7 +93,7 @@ class _Installation:
 
     async def serve(self, socket: socket, threads: int | None) -> None:
         settings, institution, report = self.settings, self.institution, self.report
-        sources = Sources(settings, report)
+        sources = self.sources
         first = await asyncio.to_thread(sources.base_to_serve)
         transcripts = transcript_files(settings, institution)
         screens = start_screens(settings, institution, report)
