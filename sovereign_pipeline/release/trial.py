@@ -3,7 +3,8 @@
 import datetime
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -150,7 +151,9 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
     return Signed(judgement, bundle, path)
 
 
-JUDGED, ACCEPTED = "hold judged", "hold accepted"
+JUDGED, ACCEPTED, REPORTED = "hold judged", "hold accepted", "severity 1 reported"
+GATEWAY = "gateway"
+"""Actor of the gateways' entries."""
 JUDGEMENT_FILE = "judgement.sigstore.json"
 """Subject name in an acceptance's signed statement."""
 
@@ -168,6 +171,27 @@ class Held:
     @property
     def lets_through(self) -> bool:
         return self.signed.judgement.outcome == "promote" or self.acceptance is not None
+
+
+@dataclass(frozen=True, order=True)
+class Report:
+    """A user's report of severity 1 about an adapter. It stops promotions of the adapter's weights until an officer
+    accepts a trial that counted it."""
+
+    line: str
+    adapter: str
+    user: str
+    """Salted hash of the user."""
+
+
+def enter_reports(registry: Registry, reports: Collection[Report]) -> None:
+    """Add a ledger entry for every report that has none yet, also if the adapter is not staged now."""
+    with registry.reading() as session:
+        new = {*reports} - {Report(**each) for each in _subjects(session, REPORTED)}
+    if new:
+        with registry.writing() as session:
+            for each in sorted(new):
+                append(session, GATEWAY, REPORTED, asdict(each))
 
 
 def enter_judgements(registry: Registry, settings: Settings, line: str, trust: Trust) -> None:
@@ -304,11 +328,12 @@ def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
 
 
 def _reports(session: Session, adapter: Adapter) -> int:
-    """Return the highest number of severity-1 reports about these weights in one trial, however often they were
-    staged."""
+    """Return the number of users who reported severity 1 about these weights, however often they were staged: as
+    logged one by one, or as the highest number of one trial."""
     same = set(session.scalars(select(Adapter.id).where(Adapter.adapter_sha256 == adapter.adapter_sha256)))
-    judged = session.scalars(select(AuditEntry.subjects).where(AuditEntry.action == JUDGED))
-    return max((each["severe"] for each in judged if each["adapter"] in same), default=0)
+    users = {each["user"] for each in _subjects(session, REPORTED) if each["adapter"] in same}
+    counted = (int(each["severe"]) for each in _subjects(session, JUDGED) if each["adapter"] in same)
+    return max([len(users), *counted])
 
 
 def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]:
@@ -438,6 +463,10 @@ def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
     now = (adapter.id, _staged_by(session, adapter))
     found = (entry.subjects for entry in reversed(_entries(session, FLAG_CHANGED, adapter.line)))
     return next((dict(each) for each in found if (each["staged"], each["staged_by"]) == now), None)
+
+
+def _subjects(session: Session, action: str) -> list[dict[str, Any]]:
+    return list(session.scalars(select(AuditEntry.subjects).where(AuditEntry.action == action)))
 
 
 def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:

@@ -19,9 +19,9 @@ from sovereign_pipeline.base.files import Frozen, digest_of, held_if_free
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.release.trial import GATEWAY
 
 ANSWERED = "hour of answers"
-ACTOR = "gateway"
 HOUR = "%Y-%m-%dT%H"
 STILL_WRITTEN = datetime.timedelta(minutes=2)
 """Time after an hour's end during which another process may still write into its file."""
@@ -171,5 +171,5 @@ def _enter(registry: Registry, path: Path) -> int:
         hours = [facts_of(hour, line, noted, unreadable) for line in sorted({each.line for each in noted})]
         new = [each for each in hours if each not in entered]
         for facts in new:
-            audit_log.append(session, ACTOR, ANSWERED, facts)
+            audit_log.append(session, GATEWAY, ANSWERED, facts)
     return len(new)

@@ -293,8 +293,10 @@ class RequestHandler:
         self.metrics.said(given.line, given.adapter, feedback)
         if given.choice is not None:
             self.telemetry.rate(given.line, given.choice, feedback, given.before)
-            if feedback.severity == 1:
-                await self.on_severe_report()
+        if feedback.is_worst:
+            user = given.choice.user if given.choice is not None else answer_digest(id, caller).hex()
+            self.telemetry.report(given.line, given.adapter, user)
+            await self.on_severe_report()
         rating = Rating(given=answer_digest(id, caller).hex(), at=utc_now(), feedback=feedback)
         if (sealed := self.transcripts.rate(given.line, rating)) is not None:
             self.journal.note(Rated(line=given.line, given=rating.given, rating=sealed))

@@ -20,6 +20,7 @@ from sovereign_pipeline.base.errors import InputError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import LOOPBACK, listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.release.trial import enter_reports
 from sovereign_pipeline.serving.deployment import Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_engine
 from sovereign_pipeline.serving.gateway.admin import AdminSources, Reviews
@@ -33,7 +34,7 @@ from sovereign_pipeline.serving.high_water_marks import serving_directory
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.publishing import FlagSync, WorkplaceOf
-from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory, read_reports
 from sovereign_pipeline.serving.screening import start_screens
 from sovereign_pipeline.serving.transcripts import transcript_files
 
@@ -155,19 +156,24 @@ class _Installation:
         sync = FlagSync(settings, flags, lambda: self.registry, self.workplace_of)
         entering = asyncio.Lock()
 
-        async def enter_reports() -> None:
-            """Judge the trials and enter the results at once, so that a rollback before the next look hides none."""
+        def log_reports() -> None:
+            telemetry.write()
+            enter_reports(self.registry, read_reports(telemetry.directory))
+
+        async def report_at_once() -> None:
+            """Log reports, and judge the trials, before a report is confirmed to its user."""
             async with entering:
-                for look in (watcher.look, sync.look):
+                for look in (log_reports, watcher.look, sync.look):
                     if problem := await _tried(look):
                         _LOG.warning("holds: %s", problem)
 
-        handler.on_severe_report = enter_reports
+        handler.on_severe_report = report_at_once
         for each in (self._compare_tokens, sync.look):
             await _tried(each)  # the tasks below report what they find
         tasks = [
             deployment.keep,
             repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),
+            repeated("reports", log_reports, SECONDS_BETWEEN_HOLDS),
             repeated("flags", sync.look, SECONDS_BETWEEN_COMPARISONS),
             repeated("tokens", self._compare_tokens, SECONDS_BETWEEN_COMPARISONS),
             repeated("reviews", reviews.look, SECONDS_BETWEEN_REVIEWS),

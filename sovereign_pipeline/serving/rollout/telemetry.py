@@ -3,22 +3,24 @@
 Each gateway process writes its own file, and readers add them up.
 """
 
+import json
 import math
 import secrets
 import threading
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.evaluation.red_team import loops
+from sovereign_pipeline.release.trial import Report
 from sovereign_pipeline.serving.rollout.flag import Arm, Flag
 from sovereign_pipeline.serving.rollout.in_force import Choice
 
@@ -113,7 +115,7 @@ class Tally(Frozen):
     """True if the newest answers of the staged adapter all failed and those of the other adapter did not. Empty answers
     count only if they are from several users, because a single user could request nothing else."""
     reported: tuple[str, ...] = ()
-    """Hashed users who reported severity 1 about the staged adapter. Later feedback removes none."""
+    """Hashed users who reported severity 1 about the staged adapter, whenever it answered them."""
 
     @property
     def severe(self) -> int:
@@ -139,7 +141,6 @@ class _Counting:
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
     failed: dict[Arm, deque[_Failed]] = field(default_factory=lambda: {"staged": _row(), "production": _row()})
     """Arm -> its newest consecutive failed answers."""
-    reported: set[str] = field(default_factory=set)
 
     def add(self, choice: Choice, counted: Counted) -> None:
         in_a_row = self.failed[choice.arm]
@@ -151,8 +152,6 @@ class _Counting:
 
     def rate(self, choice: Choice, said: Feedback, before: Feedback | None) -> None:
         was_disliked = before is not None and before.thumb == "down"
-        if choice.arm == "staged" and said.is_worst:
-            self.reported.add(choice.user)  # and stays, whatever is said later
         disliked = int(said.thumb == "down") - int(was_disliked)
         self._count(choice, Counted(rated=int(before is None), disliked=disliked))
 
@@ -166,7 +165,7 @@ class _Counting:
         is_of_several = len({each.user for each in newest}) > 1 or all(each.is_lost for each in newest)
         is_broken = len(newest) == LAST and is_of_several and not self.failed["production"]
         drawn = {arm: dict(users) for arm, users in self.drawn.items()}
-        return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(self.reported)))
+        return Tally(drawn=drawn, is_broken=is_broken)
 
 
 class Telemetry:
@@ -176,6 +175,7 @@ class Telemetry:
         self.directory = directory
         self._process = secrets.token_hex(8)
         self._countings: dict[Path, _Counting] = {}
+        self._reports: dict[Path, set[str]] = {}
         self._changing = threading.Lock()
 
     def note(
@@ -207,17 +207,25 @@ class Telemetry:
         with self._changing:
             self._counting_of(line, choice.staged, choice.began).rate(choice, said, before)
 
+    def report(self, line: str, adapter: str, user: str) -> None:
+        """Note that a hashed user reported severity 1 about an adapter. Later feedback does not remove it."""
+        with self._changing:
+            self._reports.setdefault(self._file(_reports_of(line, adapter)), set()).add(user)
+
     def _counting_of(self, line: str, staged: str, began: int) -> _Counting:
-        path = directory_of(self.directory, line, staged, began) / f"{self._process}.json"
-        return self._countings.setdefault(path, _Counting())
+        return self._countings.setdefault(self._file(directory_of(Path(), line, staged, began)), _Counting())
+
+    def _file(self, directory: Path) -> Path:
+        return self.directory / directory / f"{self._process}.json"
 
     def write(self) -> None:
-        """Write the counts to disk."""
+        """Write counts and reports to disk."""
         with self._changing:
-            tallies = {path: counting.tally() for path, counting in self._countings.items()}
-        for path, tally in tallies.items():
+            written = {path: counting.tally().model_dump_json() for path, counting in self._countings.items()}
+            written |= {path: json.dumps(sorted(users)) for path, users in self._reports.items()}
+        for path, content in written.items():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_atomically(path, tally.model_dump_json() + "\n")
+            write_atomically(path, content + "\n")
 
 
 def counts_directory(settings: Settings) -> Path:
@@ -231,28 +239,42 @@ def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
 
 
 def read_tally(directory: Path, flag: Flag) -> Tally:
-    """Add up all gateways' counts of a flag's comparison. Raises IntegrityError for an invalid file.
-
-    Reports of severity 1 follow the staged adapter: those of its earlier comparisons count too.
-    """
+    """Add up all gateways' counts of a flag's comparison, and the reports about its staged adapter. Raises
+    IntegrityError for an invalid file."""
     drawn: dict[Arm, dict[str, Counted]] = {"staged": {}, "production": {}}
-    is_broken, reported = False, set[str]()
+    is_broken = False
     if flag.staged is None:
         return Tally(drawn=drawn)
-    own = directory_of(directory, flag.line, flag.staged, flag.began)
-    for path in sorted(own.parent.glob(f"{flag.staged}-{'[0-9]' * 8}/*.json")):
-        try:
-            tally = Tally.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
-            raise IntegrityError(f"{path}: these counts of a rollout cannot be read.", "Remove the file.") from None
-        reported |= {*tally.reported}
-        if path.parent != own:
-            continue
+    for _, tally in _read(_TALLY, directory_of(directory, flag.line, flag.staged, flag.began).glob("*.json")):
         is_broken = is_broken or tally.is_broken
         for arm, users in tally.drawn.items():
             for user, counted in users.items():
                 drawn[arm][user] = drawn[arm].get(user, Counted()).plus(counted)
-    return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(reported)))
+    reports = read_reports(directory, flag.line, flag.staged)
+    return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(each.user for each in reports)))
+
+
+def read_reports(directory: Path, line: str = "*", adapter: str = "*") -> set[Report]:
+    """Return all gateways' reports of severity 1, of one adapter or of all. Raises IntegrityError for an invalid
+    file."""
+    files = _read(_USERS, directory.glob(f"{_reports_of(line, adapter)}/*.json"))
+    return {Report(path.parts[-3], path.parent.stem, user) for path, users in files for user in users}
+
+
+def _reports_of(line: str, adapter: str) -> Path:
+    return Path(line) / f"{adapter}.reports"
+
+
+T = TypeVar("T")
+_TALLY, _USERS = TypeAdapter(Tally), TypeAdapter(list[str])
+
+
+def _read(content: TypeAdapter[T], paths: Iterable[Path]) -> Iterator[tuple[Path, T]]:
+    for path in sorted(paths):
+        try:
+            yield path, content.validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            raise IntegrityError(f"{path}: these counts of a rollout cannot be read.", "Remove the file.") from None
 
 
 def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str) -> Counted:

@@ -29,7 +29,7 @@ from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
 from sovereign_pipeline.serving.rollout.flag import Arm, Flag, FlagAdapter
 from sovereign_pipeline.serving.rollout.hold import State, judge
 from sovereign_pipeline.serving.rollout.in_force import Choice
-from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally, Telemetry
+from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally, Telemetry, read_reports
 from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screens
 from sovereign_pipeline.serving.transcripts import NOTHING_KEPT, TranscriptFiles
 from sovereign_pipeline_tests.conftest import LADDER
@@ -294,6 +294,11 @@ class TryingOut(Bench):
         self.telemetry.write()
         (path,) = (self.directory / "rollout" / "lamps").glob(f"lamps-1.1.0-{BEGAN:08d}/*.json")
         return Tally.model_validate_json(path.read_bytes())
+
+    def reports(self, adapter: str = "lamps-1.1.0") -> int:
+        """The number of users who reported severity 1 about an adapter."""
+        self.telemetry.write()
+        return len(read_reports(self.telemetry.directory, "lamps", adapter))
 
     def callers_of_arms(self, **rights: Any) -> dict[Arm, str]:
         """Arm -> a token whose holder gets it."""

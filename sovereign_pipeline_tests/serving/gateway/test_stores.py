@@ -107,7 +107,7 @@ def test_a_rollout_counts_it_by_arm_and_the_last_word_stands(trying: TryingOut) 
     for arm in ("staged", "production"):
         (counted,) = tally.drawn[arm].values()
         assert (counted.answers, counted.rated, counted.disliked) == (3, 2, 2)
-    assert tally.severe == 0
+    assert trying.reports() == 0
 
 
 @pytest.mark.parametrize("drawn", [True, False])
@@ -117,7 +117,7 @@ def test_a_report_of_the_worst_counts_whoever_asked_and_stays(trying: TryingOut,
     counted: list[int] = []
 
     async def enter() -> None:
-        counted.append(trying.tally().severe)
+        counted.append(trying.reports())
 
     trying.on_severe_report = enter
     tokens = trying.callers_of_arms(versions=True)
@@ -126,10 +126,18 @@ def test_a_report_of_the_worst_counts_whoever_asked_and_stays(trying: TryingOut,
     for id in (of_production, of_staged):
         assert say(caller, id, thumb="down", severity=1).status_code == 200
     assert say(caller, of_staged, thumb="up").status_code == 200
-    tally = trying.tally()
-    assert tally.severe == 1
+    assert trying.reports() == trying.reports("lamps-1.0.0") == 1
     assert counted == [0, 1], "each is entered before it is confirmed"
-    assert {*tally.drawn["staged"]} == set(), "who names a version is not drawn"
+    assert {*trying.tally().drawn["staged"]} == set(), "who names a version is not drawn"
+
+
+def test_a_report_about_a_version_that_no_flag_gives_counts_too(
+    trying: TryingOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trying, "choose", lambda *_: None)
+    caller = trying.client(trying.token(versions=True))
+    assert say(caller, answer(caller, model="lamps-1.1.0"), thumb="down", severity=1).status_code == 200
+    assert trying.reports() == 1
 
 
 def test_answers_are_known_to_another_gateway_and_after_a_restart(bench: Bench, client: Client) -> None:
@@ -276,7 +284,7 @@ def test_users_beyond_the_bound_of_a_day_are_answered_and_not_compared(trying: T
         said = {"id": each["id"], "thumb": "down", "severity": 1}
         assert caller.post("/v1/feedback", json=said).status_code == 200
     tally = trying.tally()
-    assert tally.severe == 1
+    assert trying.reports() + trying.reports("lamps-1.0.0") == 1
     assert sum(each.rated for arm in tally.drawn.values() for each in arm.values()) == 0
     ask_for(caller, INVENTED[0])
     assert max(drawn(trying).values()) == 2, "who was brought in stays"

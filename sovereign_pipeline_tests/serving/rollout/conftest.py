@@ -136,10 +136,13 @@ class Traffic:
                     self.telemetry.rate(LINE, choice, Feedback(thumb="down", reason="wrong"), None)
 
     def report(self, severity: Severity) -> None:
-        """Somebody says how bad an answer of the staged adapter is."""
+        """Somebody says how bad an answer of the staged adapter is, as the gateway counts it."""
         choices = (self.flags.which(LINE, user) for user in USERS)
         choice = next(each for each in choices if each is not None and each.arm == "staged")
-        self.telemetry.rate(LINE, choice, Feedback(thumb="down", severity=severity), None)
+        feedback = Feedback(thumb="down", severity=severity)
+        self.telemetry.rate(LINE, choice, feedback, None)
+        if feedback.is_worst:
+            self.telemetry.report(LINE, choice.adapter, choice.user)
 
     @property
     def flag(self) -> Flag:

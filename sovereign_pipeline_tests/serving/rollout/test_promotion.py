@@ -21,7 +21,9 @@ from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.trial import (
     ACCEPTED,
     JUDGED,
+    REPORTED,
     accept_hold,
+    enter_reports,
     judgement_files,
     read_judgement,
     write_judgement,
@@ -30,7 +32,7 @@ from sovereign_pipeline.serving.rollout import hold, publishing
 from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
-from sovereign_pipeline.serving.rollout.telemetry import Severity
+from sovereign_pipeline.serving.rollout.telemetry import Severity, read_reports
 from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Traffic
@@ -295,6 +297,32 @@ def test_after_a_retirement_with_approvals_reports_are_accepted_first(held: Held
     held.desk.follow()
     with pytest.raises(GateRefused, match="inconclusive"):
         held.office.ask("promote", held.staged)
+    held.accept()
+    held.office.move("promote", held.staged)
+
+
+@pytest.mark.security_case(
+    "A user reports severity 1 about an adapter that was rolled back, and it is staged again at once",
+    "the report is a ledger entry at once, and the promotion is rejected",
+)
+def test_a_report_about_an_adapter_that_is_not_staged_stops_its_promotion(held: Held) -> None:
+    with held.office.registry.reading() as session:
+        incumbent = session.get_one(Adapter, held.traffic.flag.production)
+    held.office.move("retire", incumbent)
+    held.office.move("unstage", held.staged)
+    held.desk.follow()
+    telemetry = held.traffic.telemetry
+    telemetry.report(LINE, held.staged.id, "5a" * 32)
+    telemetry.write()
+    for _ in range(2):
+        enter_reports(held.office.registry, read_reports(telemetry.directory))
+    assert held.told(REPORTED) == [{"line": LINE, "adapter": held.staged.id, "user": "5a" * 32}]
+    held.office.move("stage", held.staged)
+    with pytest.raises(GateRefused):
+        held.office.ask("promote", held.staged)
+    held.desk.follow()
+    held.traffic.watcher.look()
+    held.desk.follow()
     held.accept()
     held.office.move("promote", held.staged)
 
