@@ -186,10 +186,7 @@ def _parts(url: str) -> SplitResult | None:
 
 
 class Local(RecipeModel):
-    """The memory limits of the local engine."""
-
-    adapters: int = Field(default=8, ge=1)
-    """Adapters in memory at once, besides those in production."""
+    """The memory limit of the local engine."""
 
     cache_tokens: int = Field(default=16_384, ge=64)
     """Tokens of all prompts and answers in memory at once. A quarter more is kept of beginnings that prompts share."""
@@ -269,7 +266,7 @@ class EngineChoice(RecipeModel):
     """CPU threads. Null: half of the cores. `sovereign serve --threads` overrides it."""
 
     local: Local = Local()
-    """Memory limits of the local engine."""
+    """Memory limit of the local engine."""
 
     vllm: Vllm = Vllm()
     """How vLLM is run."""

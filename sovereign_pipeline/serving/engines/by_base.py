@@ -256,5 +256,5 @@ async def start_engine(
         return await VllmEngine.start(base, with_vllm, base_model_digest=base_model_digest)
     from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 
-    here = LocalSettings(threads, resident=chosen.local.adapters, cache_tokens=chosen.local.cache_tokens)
+    here = LocalSettings(threads, cache_tokens=chosen.local.cache_tokens)
     return await LocalEngine.start(base, here, base_model_digest=base_model_digest)

@@ -43,8 +43,6 @@ class LocalSettings:
     """Number of answers computed at once."""
     gather_seconds: float = 0.03
     """Seconds that the first answer waits for others to join its batch."""
-    resident: int = 8
-    """Maximum number of unpinned adapters in memory."""
     cache_tokens: int = 16384
     """Maximum number of tokens of all answers in memory, padding included. One answer always fits."""
     chunk_tokens: int = 256
@@ -108,7 +106,6 @@ class LocalEngine(SupervisedEngine["_Child"]):
             "digest": adapter.digest,
             "directory": str(adapter.directory),
             "files": dict(adapter.files),
-            "pinned": adapter.pinned,
             "conversations": fingerprint.conversations if fingerprint is not None else (),
             "marks": [mark.model_dump() for mark in fingerprint.marks] if fingerprint is not None else (),
         }

@@ -21,7 +21,7 @@ from sovereign_pipeline.base.processes import die_with_parent, keep_private, sil
 from sovereign_pipeline.serving.engines.text import TextPieces, answer_limit
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.serving.engines.local_model import InUse, Model
+    from sovereign_pipeline.serving.engines.local_model import Model
 
 Message = dict[str, Any]
 RENDERED_AT_ONCE = 4_000
@@ -174,16 +174,10 @@ class Worker:
         from sovereign_pipeline.serving.engines.local_model import Batch, Model
 
         self._link, self._gather_seconds = link, settings["gather_seconds"]
-        self.model = Model(Path(settings["base"]), settings["resident"])
+        self.model = Model(Path(settings["base"]))
         self._prompts = self.model.prompts
         self._context = min(self.model.context, settings["context"] or self.model.context)
-        self._batch = Batch(
-            self.model.compute,
-            settings["rows"],
-            settings["cache_tokens"],
-            settings["chunk_tokens"],
-            lambda digest: self.model.make_ready(digest, self._in_use()),
-        )
+        self._batch = Batch(self.model.compute, settings["rows"], settings["cache_tokens"], settings["chunk_tokens"])
         self._answers: dict[int, AnswerRow] = {}
         self._renderer = ThreadPoolExecutor(1)
         self._waiting: dict[int, tuple[Message, Future[Rendered]]] = {}
@@ -202,6 +196,7 @@ class Worker:
                 self._batch.step()
                 self._answers = {number: row for number, row in self._answers.items() if self._batch.holds(row)}
                 self._finish_loading()
+            self.model.remove_left(self._needed)
 
     def _gather(self) -> None:
         """Wait briefly for more requests, so that they start as one batch."""
@@ -263,7 +258,7 @@ class Worker:
         """Load an adapter, and compute its fingerprint in the running batch."""
         digest, expected = message["digest"], message["marks"]
         self._batch.prefixes.forget(digest)
-        self.model.load(digest, Path(message["directory"]), message["files"], message["pinned"], self._in_use())
+        self.model.load(digest, Path(message["directory"]), message["files"])
         rows = []
         for conversation, mark in zip(message["conversations"], expected, strict=True):
             prompt = self._prompts.render([{"role": "user", "content": conversation}])
@@ -280,14 +275,9 @@ class Worker:
         for each in list(self._loading):
             if not any(self._batch.holds(row) for row in each.rows):
                 self._loading.remove(each)
-                try:
-                    self.model.make_ready(each.digest, self._in_use())
-                    marks = [self._mark(row, mark) for row, mark in zip(each.rows, each.expected, strict=True)]
-                except EngineRefused as error:
-                    self._refuse(each.number, error)
-                else:
-                    files = self.model.files_of(each.digest)
-                    self._link.send({"op": "loaded", "id": each.number, "marks": marks, "files": files})
+                marks = [self._mark(row, mark) for row, mark in zip(each.rows, each.expected, strict=True)]
+                files = self.model.files[each.digest]
+                self._link.send({"op": "loaded", "id": each.number, "marks": marks, "files": files})
 
     def _mark(self, row: ProbeRow, expected: Message) -> Message:
         """Compute this engine's values for an expected mark."""
@@ -305,14 +295,12 @@ class Worker:
 
     def _unload(self, message: Message) -> None:
         self._batch.prefixes.forget(message["digest"])
-        self.model.forget(message["digest"], self._in_use())
+        self.model.forget(message["digest"])
 
-    def _in_use(self) -> "InUse":
-        from sovereign_pipeline.serving.engines.local_model import InUse
-
-        loading = {each.digest for each in self._loading}
+    def _needed(self) -> set[str]:
+        """Return the adapters of running, waiting and loading rows."""
         waiting = {message["digest"] for message, _ in self._waiting.values()}
-        return InUse(self._batch.computing | loading, self._batch.needed | loading | waiting)
+        return self._batch.needed | waiting | {each.digest for each in self._loading}
 
 
 if __name__ == "__main__":

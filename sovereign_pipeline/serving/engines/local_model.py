@@ -197,25 +197,20 @@ SMALLEST_CHUNK = 32
 class Batch:
     """The batch of one model's rows. A step is one token of each row, and one chunk of a prompt."""
 
-    def __init__(
-        self, compute: Compute, places: int, cache_tokens: int, chunk_tokens: int, prepare: Callable[[str], None]
-    ) -> None:
+    def __init__(self, compute: Compute, places: int, cache_tokens: int, chunk_tokens: int) -> None:
         """Create an empty batch.
 
         Args:
             chunk_tokens: maximum number of prompt tokens computed between two tokens of the other rows, padding
                 included. Fewer are, if they take too long.
-            prepare: called before a row joins, to make its adapter resident. Raises EngineRefused.
             places: number of rows computed at once.
             cache_tokens: maximum number of tokens of all rows in memory, padding included; one row always fits.
         """
         self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
-        self._chunk_tokens, self._prepare = chunk_tokens, prepare
-        self._chunk = chunk_tokens
+        self._chunk_tokens = self._chunk = chunk_tokens
         """Number of prompt tokens of the next chunk, if other rows wait for their next token."""
         self.prefixes = Prefixes(cache_tokens // 4)
         self._waiting: deque[Row] = deque()
-        self._joining: list[Row] = []
         self._prefills: deque[_Prefill] = deque()
         """Prompts in turn: a short one does not wait for the end of a long one."""
         self._rows: list[Row] = []
@@ -231,17 +226,12 @@ class Batch:
 
     @property
     def _computed(self) -> list[Row]:
-        return [*self._rows, *self._joining, *(row for prefill in self._prefills for row in prefill.rows)]
-
-    @property
-    def computing(self) -> set[str]:
-        """Adapters of the rows under computation."""
-        return {row.adapter for row in self._computed}
+        return [*self._rows, *(row for prefill in self._prefills for row in prefill.rows)]
 
     @property
     def needed(self) -> set[str]:
         """Adapters of running and waiting rows."""
-        return self.computing | {row.adapter for row in self._waiting}
+        return {row.adapter for row in (*self._computed, *self._waiting)}
 
     def holds(self, row: Row) -> bool:
         return row in self._computed or row in self._waiting
@@ -273,21 +263,16 @@ class Batch:
 
     def _admit(self) -> None:
         """Admit waiting rows while there are places and memory. Short prompts are computed together."""
-        while self._waiting and len(self._computed) < self._places:
-            together = [*self._computed, self._waiting[0]]
+        joining: list[Row] = []
+        computed = self._computed
+        while self._waiting and len(computed) + len(joining) < self._places:
+            together = [*computed, *joining, self._waiting[0]]
             longest = max(len(row.prompt) + row.limit for row in together)
             if len(together) > 1 and longest * len(together) > self._cache_tokens:
                 break
-            row = self._waiting.popleft()
-            self._joining.append(row)
-            try:
-                self._prepare(row.adapter)
-            except EngineRefused as error:
-                self._joining.remove(row)
-                row.fail(error.message)
-        short = [row for row in self._joining if len(row.prompt) <= self._chunk_tokens]
-        long = [[row] for row in self._joining if len(row.prompt) > self._chunk_tokens]
-        self._joining = []
+            joining.append(self._waiting.popleft())
+        short = [row for row in joining if len(row.prompt) <= self._chunk_tokens]
+        long = [[row] for row in joining if len(row.prompt) > self._chunk_tokens]
         self._prefills.extend(self._begin(rows) for rows in ([short, *long] if short else long))
 
     def _begin(self, rows: list[Row]) -> _Prefill:
@@ -472,37 +457,12 @@ MAY_DIFFER = frozenset(
 saved modules and expert tensors cannot share a batch."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """An adapter that can answer."""
-
-    directory: Path
-    files: Mapping[str, str]
-    """File name -> SHA-256, as of the first load."""
-    pinned: bool
-
-
-@dataclass(frozen=True)
-class InUse:
-    """The adapters that answers need."""
-
-    computing: Collection[str]
-    """Adapters of running rows, which must stay in memory."""
-    needed: Collection[str]
-    """Adapters of running and waiting rows."""
-
-
 class Model:
     """One base model with its prompts, and adapters by digest."""
 
-    def __init__(self, base: Path, resident: int) -> None:
-        """Load the base model. Raises EngineRefused if this engine does not support it.
-
-        Args:
-            resident: maximum number of unpinned adapters in memory; those under computation may exceed it.
-        """
+    def __init__(self, base: Path) -> None:
+        """Load the base model. Raises EngineRefused if this engine does not support it."""
         disable_progress_bar()
-        self._resident = resident
         self.prompts = Prompts.read(base)
         with reading_base_model(base):
             model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
@@ -521,63 +481,34 @@ class Model:
         self._rows = Rows(self._model)
         self._rows.take_layers()
         self.compute = self._rows.compute
-        self._known: dict[str, Known] = {}
+        self.files: dict[str, dict[str, str]] = {}
+        """Adapter in memory -> file name -> SHA-256 of the loaded bytes."""
         self._leaving: set[str] = set()
-        self._in_memory: list[str] = []
-        """Adapters in memory, the most recently used last."""
+        """Adapters that are unloaded once no answer needs them."""
 
     def knows(self, digest: str) -> bool:
         """Return whether an adapter can answer."""
-        return digest in self._known and digest not in self._leaving
+        return digest in self.files and digest not in self._leaving
 
-    def files_of(self, digest: str) -> dict[str, str]:
-        """Return file name -> SHA-256 of the loaded files."""
-        return dict(self._known[digest].files)
-
-    def load(self, digest: str, directory: Path, files: Mapping[str, str], pinned: bool, in_use: InUse) -> None:
+    def load(self, digest: str, directory: Path, files: Mapping[str, str]) -> None:
         """Load an adapter into memory. Raises EngineRefused."""
         content = read_adapter(directory, files)
-        known = Known(directory, {name: sha256(each).hexdigest() for name, each in content.items()}, pinned)
-        if digest not in self._in_memory:
+        if digest not in self.files:
             self._load(digest, content)
-        self._known[digest] = known
+        self.files[digest] = {name: sha256(each).hexdigest() for name, each in content.items()}
         self._leaving.discard(digest)
-        self._touch(digest)
-        self._make_room(in_use)
 
-    def make_ready(self, digest: str, in_use: InUse) -> None:
-        """Reload the adapter if it was evicted. Raises EngineRefused if its bytes have changed."""
-        known = self._known[digest]
-        if digest not in self._in_memory:
-            self._load(digest, read_adapter(known.directory, known.files))
-        self._touch(digest)
-        self._make_room(in_use)
+    def forget(self, digest: str) -> None:
+        """Let an adapter begin no more answers. `remove_left` frees its memory."""
+        self._leaving |= {digest} & self.files.keys()
 
-    def forget(self, digest: str, in_use: InUse) -> None:
-        """Unload an adapter once no answer needs it."""
-        if digest in self._known:
-            self._leaving.add(digest)
-        self._make_room(in_use)
-
-    def _touch(self, digest: str) -> None:
-        self._in_memory.remove(digest)
-        self._in_memory.append(digest)
-
-    def _make_room(self, in_use: InUse) -> None:
-        """Evict unloaded adapters, and the least recently used ones above the limit."""
-        for digest in self._leaving - set(in_use.needed):
-            self._leaving.discard(digest)
-            del self._known[digest]
-            if digest in self._in_memory:
-                self._evict(digest)
-        loose = [each for each in self._in_memory if not self._known[each].pinned]
-        surplus = max(0, len(loose) - self._resident)
-        for digest in [each for each in loose[:-1] if each not in in_use.computing][:surplus]:
-            self._evict(digest)
-
-    def _evict(self, digest: str) -> None:
-        self._model.delete_adapter(digest)
-        self._in_memory.remove(digest)
+    def remove_left(self, needed: Callable[[], Collection[str]]) -> None:
+        """Free the memory of forgotten adapters that no answer needs."""
+        if self._leaving:
+            for digest in self._leaving - set(needed()):
+                self._leaving.discard(digest)
+                del self.files[digest]
+                self._model.delete_adapter(digest)
 
     def _load(self, digest: str, content: Mapping[str, bytes]) -> None:
         _assert_done_here(content[ADAPTER_CONFIG])
@@ -597,7 +528,6 @@ class Model:
             except EngineRefused:
                 self._take_back(digest)
                 raise
-        self._in_memory.append(digest)
 
     def _take_back(self, digest: str) -> None:
         """Remove the remains of a failed load."""

@@ -25,11 +25,11 @@ from sovereign_pipeline_tests.serving.engines.conformance import (
     kill_fork,
     until,
 )
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_last_byte
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = LocalSettings(threads=1, resident=4, chunk_tokens=100, hang_seconds=8)
+SETTINGS = LocalSettings(threads=1, chunk_tokens=100, hang_seconds=8)
 
 
 @pytest.fixture(scope="module")
@@ -173,30 +173,6 @@ def test_process_ends_with_its_parent(tiny: TinyAdapters) -> None:
     parent, (child,) = forked(lambda: LocalEngine.start(tiny.base, SETTINGS))
     kill_fork(parent)
     child.wait(timeout=10)
-
-
-def test_unpinned_adapters_are_put_out_and_read_again(running: Running, tiny: TinyAdapters) -> None:
-    many = [tiny.adapter(f"many-1.0.{number}", seed=20 + number) for number in range(8)]
-    for adapter in many:
-        running.do(running.engine.load(adapter))
-    resident = Running(running.engine, many, running.runner)
-    alone = [resident.alone(number, LETTERS[0]).text for number in range(8)]
-    assert len(set(alone)) > 6
-    mixed = resident.together(*(resident.ask(number, LETTERS[0]) for number in range(8)))
-    assert [told.text for told in mixed] == alone
-    for adapter in many:
-        running.do(running.engine.unload(adapter.digest))
-
-
-def test_adapter_that_was_changed_while_it_was_put_out_is_not_served(running: Running, tiny: TinyAdapters) -> None:
-    many = [tiny.adapter(f"changed-1.0.{number}", seed=40 + number) for number in range(7)]
-    for adapter in many:
-        running.do(running.engine.load(adapter))
-    change_last_byte(many[0].directory / "adapter_model.safetensors")
-    with pytest.raises(EngineLost, match="not the recorded ones"):
-        Running(running.engine, many, running.runner).alone(0, LETTERS[0])
-    for adapter in many:
-        running.do(running.engine.unload(adapter.digest))
 
 
 def test_another_base_model_is_refused_by_name(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def compute() -> Recorded:
 
 @pytest.fixture
 def batch(compute: Recorded) -> Batch:
-    return Batch(compute, 16, 100_000, CHUNK, lambda adapter: None)
+    return Batch(compute, 16, 100_000, CHUNK)
 
 
 def row(tokens: int, adapter: str = "a", **changes: Any) -> Row:
@@ -157,7 +157,7 @@ def test_rows_with_and_without_a_kept_beginning_are_laid_out_together(batch: Bat
 
 
 def test_kept_beginnings_have_a_bound(compute: Recorded) -> None:
-    batch = Batch(compute, 16, 400, CHUNK, lambda adapter: None)  # a quarter of it
+    batch = Batch(compute, 16, 400, CHUNK)  # a quarter of it
     for adapter in ("a", "b", "c"):
         columns(batch, compute, shared(40, 10, adapter))
     assert columns(batch, compute, shared(40, 10, "c")) == 10
