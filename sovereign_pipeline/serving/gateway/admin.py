@@ -9,9 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import BeforeValidator, ConfigDict, Field
+from typing import Any, Literal
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.pages import hash_of, style
@@ -20,7 +18,6 @@ from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.serving.gateway.messages import ResponseModel
 from sovereign_pipeline.serving.gateway.metrics import Counts, Figures
 from sovereign_pipeline.serving.gateway.request_handler import Catalog
 from sovereign_pipeline.serving.rollout.flag import Flag
@@ -68,98 +65,6 @@ class Reviews:
         return self._known.get(line)
 
 
-class Facts(ResponseModel):
-    """A part of `/admin` that is read from the fields of another value."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-
-class EngineFacts(Facts):
-    name: str = Field(validation_alias="kind")
-    base_model: str
-    computes: bool
-    problem: str
-    is_of_others: bool
-    """True if others started it, so that the gateway cannot say who else reaches it."""
-
-
-class AdapterFacts(ResponseModel):
-    adapter: str
-    digest: str
-    stage: Stage
-    classification: str
-    is_loaded: bool
-    registered: str | None
-    days: int | None
-    """Since it was registered."""
-    complete: int
-    lost: int
-    cancelled: int
-    thumbs_up: int
-    thumbs_down: int
-
-
-class RolloutFacts(Facts):
-    production: str | None
-    staged: str | None
-    is_rolling_out: bool
-    share: float
-    groups: list[str]
-    stopped: str | None
-    change: int = Field(validation_alias="sequence")
-    at: Annotated[str, BeforeValidator(lambda at: at.isoformat(timespec="seconds"))]
-
-
-class ReviewFacts(Facts):
-    adapter: str
-    on: Annotated[str, BeforeValidator(str)]
-    state: Literal["not due", "due", "overdue"]
-
-
-class Needed(Facts):
-    what: str
-    there: float
-    needed: int
-
-
-class ComparedFacts(ResponseModel):
-    measure: str
-    difference: str | None
-    at_most: str | None
-    margin: str
-    is_worse: bool
-
-
-class HoldFacts(ResponseModel):
-    outcome: Literal["open", "abort", "promote", "inconclusive"]
-    because: str
-    needed: list[Needed]
-    rated: tuple[int, int]
-    severe: int
-    compared: list[ComparedFacts]
-
-
-class LineFacts(ResponseModel):
-    line: str
-    adapters: list[AdapterFacts]
-    running: int
-    waiting: int
-    is_behind: bool
-    rollout: RolloutFacts | None
-    review: ReviewFacts | None
-    hold: HoldFacts | None
-    is_readable: bool
-
-
-class AdminState(ResponseModel):
-    """The content of `/admin`. Counts are of this gateway, since it started."""
-
-    at: str
-    engines: list[EngineFacts]
-    """Engines of the adapters that the caller may see."""
-    lines: list[LineFacts]
-
-
 @dataclass(frozen=True)
 class _Row:
     """An adapter that is served or named by a flag."""
@@ -174,8 +79,9 @@ class _Row:
 
 def overview(
     caller: Caller, catalog: Catalog, figures: Figures, sources: AdminSources, now: datetime.datetime
-) -> AdminState:
-    """Return the state of every line with an adapter that the caller may see."""
+) -> dict[str, Any]:
+    """Return the state of every line with an adapter that the caller may see, as the page shows it. Counts are of this
+    gateway, since it started."""
     flags, behind = sources.flags(), sources.behind()
     loaded = {each.digest for each in catalog.served()} & {*catalog.engine.loaded()}
     lines = []
@@ -188,49 +94,55 @@ def overview(
         sees_all = len(seen) == len(rows)
         if not sees_all:
             flag = None
-        hold, is_readable = _hold_of(sources, flag) if flag is not None else (None, True)
+        is_of_seen = due is not None and due.adapter in {each.adapter for each in seen}
         lines.append(
-            LineFacts(
-                line=line,
-                adapters=[_adapter(each, each.digest in loaded, figures, now) for each in seen],
-                running=figures.running.get(line, 0) if sees_all else 0,
-                waiting=figures.waiting.get(line, 0) if sees_all else 0,
-                is_behind=line in behind,
-                rollout=RolloutFacts.model_validate(flag) if flag is not None else None,
-                review=ReviewFacts.model_validate(due)
-                if due is not None and due.adapter in {each.adapter for each in seen}
+            {
+                "line": line,
+                "adapters": [_adapter(each, each.digest in loaded, figures, now) for each in seen],
+                "running": figures.running.get(line, 0) if sees_all else 0,
+                "waiting": figures.waiting.get(line, 0) if sees_all else 0,
+                "is_behind": line in behind,
+                "rollout": _rollout(flag) if flag is not None else None,
+                "review": _facts(due, "adapter", "state") | {"on": str(due.on)}
+                if due is not None and is_of_seen
                 else None,
-                hold=hold,
-                is_readable=is_readable,
-            )
+                **_trial(sources, flag),
+            }
         )
     bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
     # Without the number of adapters, which would reveal those beyond reach.
-    engines = [EngineFacts.model_validate(each) for each in figures.engines if each.base_model_digest in bases]
-    return AdminState(at=now.isoformat(timespec="seconds"), engines=engines, lines=lines)
+    engines = [
+        {"name": each.kind, **_facts(each, "base_model", "computes", "problem", "is_of_others")}
+        for each in figures.engines
+        if each.base_model_digest in bases
+    ]
+    return {"at": now.isoformat(timespec="seconds"), "engines": engines, "lines": lines}
 
 
-def _hold_of(sources: AdminSources, flag: Flag) -> tuple[HoldFacts | None, bool]:
+def _facts(of: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
+
+
+def _rollout(flag: Flag) -> dict[str, Any]:
+    facts = _facts(flag, "production", "staged", "is_rolling_out", "share", "groups", "stopped")
+    return {**facts, "change": flag.sequence, "at": flag.at.isoformat(timespec="seconds")}
+
+
+def _trial(sources: AdminSources, flag: Flag | None) -> dict[str, Any]:
     """Return a trial's state, and whether its counts could be read. `sovereign adapters hold` reports what could not be
     read."""
     try:
-        state = sources.hold(flag)
+        state = sources.hold(flag) if flag is not None else None
     except SovereignError:
-        return None, False
+        return {"hold": None, "is_readable": False}
     if state is None:
-        return None, True
-    facts = HoldFacts(
-        outcome=state.outcome,
-        because=state.because,
-        needed=[Needed.model_validate(each) for each in state.needed],
-        rated=state.rated,
-        severe=state.severe,
-        compared=[
-            ComparedFacts(measure=each.measure.name, is_worse=each.is_worse, **asdict(each.figures()))
-            for each in state.compared
-        ],
-    )
-    return facts, True
+        return {"hold": None, "is_readable": True}
+    compared = [
+        {"measure": each.measure.name, "is_worse": each.is_worse, **asdict(each.figures())} for each in state.compared
+    ]
+    facts = _facts(state, "outcome", "because", "rated", "severe")
+    needed = [asdict(each) for each in state.needed]
+    return {"hold": {**facts, "needed": needed, "compared": compared}, "is_readable": True}
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
@@ -252,22 +164,18 @@ def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
     return sorted(rows.values(), key=lambda each: (order.index(each.stage), each.adapter))
 
 
-def _adapter(row: _Row, is_loaded: bool, figures: Figures, now: datetime.datetime) -> AdapterFacts:
+def _adapter(row: _Row, is_loaded: bool, figures: Figures, now: datetime.datetime) -> dict[str, Any]:
     registered, counts = row.registered_at, figures.adapters.get(row.adapter, Counts())
-    return AdapterFacts(
-        adapter=row.adapter,
-        digest=row.digest[:DIGITS],
-        stage=row.stage,
-        classification=row.classification,
-        is_loaded=is_loaded,
-        registered=registered.date().isoformat() if registered is not None else None,
-        days=(now - registered).days if registered is not None else None,
-        complete=counts.complete,
-        lost=counts.lost,
-        cancelled=counts.cancelled,
-        thumbs_up=counts.up,
-        thumbs_down=counts.down,
-    )
+    return {
+        **_facts(row, "adapter", "stage", "classification"),
+        "digest": row.digest[:DIGITS],
+        "is_loaded": is_loaded,
+        "registered": registered.date().isoformat() if registered is not None else None,
+        "days": (now - registered).days if registered is not None else None,
+        **_facts(counts, "complete", "lost", "cancelled"),
+        "thumbs_up": counts.up,
+        "thumbs_down": counts.down,
+    }
 
 
 HERE = Path(__file__).resolve().parent / "pages"

@@ -22,7 +22,7 @@ from sovereign_pipeline.base.errors import place_of
 from sovereign_pipeline.base.hosts import REFUSAL, for_hosts
 from sovereign_pipeline.serving.deployment import Deployed
 from sovereign_pipeline.serving.engines.engine import Deployable
-from sovereign_pipeline.serving.gateway.admin import AdminSources, AdminState, Name, overview, page_of
+from sovereign_pipeline.serving.gateway.admin import AdminSources, Name, overview, page_of
 from sovereign_pipeline.serving.gateway.auth import Caller, Callers, auth_middleware
 from sovereign_pipeline.serving.gateway.messages import (
     ChatCompletion,
@@ -269,8 +269,8 @@ async def metrics_page(here: Here, caller: From) -> Response:
     return Response(here.handler.metrics.page(await here.figures()), media_type=CONTENT_TYPE)
 
 
-@api.get("/admin/state", response_model=AdminState)
-async def admin_state(here: Here, caller: From) -> AdminState:
+@api.get("/admin/state")
+async def admin_state(here: Here, caller: From) -> dict[str, Any]:
     """The state of lines and engines, for callers with `admin`."""
     if not caller.may_administer:
         raise no_such_page()
