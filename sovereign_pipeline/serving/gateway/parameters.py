@@ -1,39 +1,27 @@
-"""Read requests in OpenAI's form, by one table of parameters from which the docs' table is made.
+"""Read requests in OpenAI's form, by the table `parameters.yaml`, from which the docs' table is made.
 
 A parameter that changes nothing is ignored and reported to the caller. One that would change the answer is rejected
 by name. Errors never quote a value of a request.
 """
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
+from jsonschema import Draft202012Validator
 
 from sovereign_pipeline.dataset.jsonl import user_message
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.gateway.messages import Kind, Refusal
 
-LONGEST_NAME = 200
-MOST_MESSAGES = 1_000
-MOST_PARTS = 100
-MOST_STOPS = 16
-LARGEST_SEED = 2**63 - 1
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 """Pattern of a parameter's name. Errors do not quote a name that does not match."""
-
-
-class Values(NamedTuple):
-    """A set of JSON values."""
-
-    words: str
-    """Description, for errors and the docs."""
-    schema: Mapping[str, Any]
-    """JSON schema for the OpenAPI document."""
-    holds: Callable[[Any], bool]
+KINDS: tuple[Kind, ...] = ("chat", "text")
 
 
 @dataclass(frozen=True)
@@ -41,191 +29,50 @@ class Parameter:
     """A parameter of a request, and what the gateway does with it."""
 
     name: str
-    values: Values
-    """Accepted values. Null always means that the parameter was not sent."""
+    schema: Mapping[str, Any]
+    """JSON schema of the accepted values. Null always means that the parameter was not sent."""
+    words: str
+    """Description of the accepted values, for errors and the docs; "" if none is accepted."""
     why: str
     """Effect of a used parameter; reason why an ignored one changes nothing, or why other values are rejected."""
-    is_used: bool = False
-    kinds: tuple[Kind, ...] = ("chat", "text")
+    is_used: bool
+    kinds: tuple[Kind, ...]
+    validator: Any
+
+    def accepts(self, value: Any) -> bool:
+        if not self.schema:
+            return True
+        return bool(self.validator.is_valid(value)) and not (self.is_used and _is_unreadable(value))
 
 
-def _is_number(value: Any) -> bool:
-    is_finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-    return is_finite and not isinstance(value, bool)
+def _is_unreadable(value: Any) -> bool:
+    """Return whether a text has a lone surrogate, which JSON allows and which cannot be encoded."""
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(each, str) and re.search("[\ud800-\udfff]", each) is not None for each in texts)
 
 
-def _is_text(value: Any) -> bool:
-    """Return whether a value is text. A lone surrogate, which JSON allows, cannot be encoded."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-
-def one_of(*values: Any) -> Values:
-    words = " or ".join(json.dumps(each) for each in values)
-    return Values(words, {"enum": [*values]}, lambda value: any(_equal(value, each) for each in values))
-
-
-def number(low: float, high: float, *, above: bool = False) -> Values:
-    """Return the numbers of a range. above: without `low` itself."""
-    words = f"a number above {low:g} up to {high:g}" if above else f"a number from {low:g} to {high:g}"
-    schema = {"type": "number", "exclusiveMinimum" if above else "minimum": low, "maximum": high}
-    return Values(words, schema, lambda it: _is_number(it) and (low < it if above else low <= it) and it <= high)
-
-
-def integer(low: int, high: int, words: str) -> Values:
-    schema = {"type": "integer", "minimum": low, "maximum": high}
-    return Values(words, schema, lambda it: _is_number(it) and int(it) == it and low <= it <= high)
-
-
-def text(longest: int) -> Values:
-    schema = {"type": "string", "maxLength": longest}
-    return Values(f"text of up to {longest} characters", schema, lambda it: _is_text(it) and len(it) <= longest)
-
-
-def _are_stops(value: Any) -> bool:
-    listed = value if isinstance(value, list) else [value]
-    return len(listed) <= MOST_STOPS and all(_is_text(each) and len(each) <= LONGEST_NAME for each in listed)
-
-
-_A_STOP = {"type": "string", "maxLength": LONGEST_NAME}
-ANY = Values("any value", {}, lambda value: True)
-NONE = Values("no value", {"type": "null"}, lambda value: False)
-FLAG = Values("true or false", {"type": "boolean"}, lambda value: isinstance(value, bool))
-OBJECT = Values("an object", {"type": "object"}, lambda value: isinstance(value, dict))
-STOPS = Values(
-    f"text or a list of up to {MOST_STOPS} texts, each of up to {LONGEST_NAME} characters",
-    {"anyOf": [_A_STOP, {"type": "array", "items": _A_STOP, "maxItems": MOST_STOPS}]},
-    _are_stops,
-)
-TOKENS = integer(1, LARGEST_SEED, "a whole number from 1")
-CONTENT = Values(
-    "text or a list of text parts",
-    {
-        "anyOf": [
-            {"type": "string"},
-            {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": MOST_PARTS},
+def _parameters(rows: Iterable[dict[str, Any]]) -> tuple[Parameter, ...]:
+    found = []
+    for row in rows:
+        schema = row.get("accepts", {}) if row.get("accepts", {}) is not None else {"type": "null"}
+        words = " or ".join(map(json.dumps, schema.get("enum", ()))) or row.get("words", "" if schema else "any value")
+        kinds = (row["kind"],) if "kind" in row else KINDS
+        validator = Draft202012Validator(schema)
+        found += [
+            Parameter(name, schema, words, row["why"], row.get("used", False), kinds, validator)
+            for name in row["names"]
         ]
-    },
-    lambda value: _is_text(value) or (isinstance(value, list) and 0 < len(value) <= MOST_PARTS),
-)
-MESSAGES = Values(
-    f"a list of 1 to {MOST_MESSAGES} messages",
-    {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": MOST_MESSAGES},
-    lambda value: isinstance(value, list) and 0 < len(value) <= MOST_MESSAGES,
-)
-PROMPT = Values(
-    "text or a list of one text",
-    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1}]},
-    lambda value: _is_text(value) or (isinstance(value, list) and len(value) == 1 and _is_text(value[0])),
-)
-TOOLS = Values("a list: empty, or any with 'none' as the choice", {"type": "array"}, lambda it: isinstance(it, list))
-
-CHAT: tuple[Kind, ...] = ("chat",)
-TEXT: tuple[Kind, ...] = ("text",)
-NO_REASONING = "The models do not reason before they answer."
-NO_TOOLS = "Tools are not called here."
-NO_PENALTY = "Tokens are drawn without penalties."
-NO_FORMAT = "Answers are not forced into a format."
-NOT_STORED = "It is not stored."
-NO_CACHE = "The caller does not control caching."
-NO_FILTER = "Tokens are drawn by temperature and top_p only."
-AS_IN_TRAINING = "The template is rendered as in training."
+    return tuple(found)
 
 
-def _rows(values: Values, why: str, names: str, kinds: tuple[Kind, ...] = ("chat", "text")) -> list[Parameter]:
-    return [Parameter(name, values, why, kinds=kinds) for name in names.split()]
-
-
-TABLE: tuple[Parameter, ...] = (
-    Parameter("model", text(LONGEST_NAME), "The line, or a version for callers who may name one.", True),
-    Parameter("messages", MESSAGES, "The conversation.", True, CHAT),
-    Parameter("prompt", PROMPT, "The one message of a conversation.", True, TEXT),
-    Parameter("stream", FLAG, "Whether the answer is streamed.", True),
-    Parameter("stream_options", OBJECT, "Only with `stream: true`; see below.", True),
-    Parameter("max_tokens", TOKENS, "Longest answer. More than `limits.tokens` is capped and reported.", True),
-    Parameter("max_completion_tokens", TOKENS, "The newer name of max_tokens. The smaller one holds.", True),
-    Parameter("temperature", number(0, 2), "0 is the default: as the adapter was evaluated and reviewed.", True),
-    Parameter("top_p", number(0, 1, above=True), "Share of the likeliest tokens that are drawn from.", True),
-    Parameter("seed", integer(-LARGEST_SEED - 1, LARGEST_SEED, "a whole number of 64 bits"), "Repeats a draw.", True),
-    Parameter("stop", STOPS, "The answer ends before one of these. Empty texts are ignored.", True),
-    Parameter("user", ANY, "Names the person, for a token with `--users`. It is hashed. Otherwise ignored.", True),
-    # Ignored, whatever the value.
-    Parameter("metadata", ANY, f"{NOT_STORED} With `task`, the answer does not count in a trial."),
-    *_rows(ANY, NOT_STORED, "safety_identifier chat_id session_id message_id conversation_id request_id"),
-    *_rows(ANY, NO_CACHE, "prompt_cache_key prompt_cache_retention cache_control cache_prompt cache_salt"),
-    *_rows(ANY, "A model runs in one place only.", "service_tier provider priority keep_alive"),
-    *_rows(ANY, NO_REASONING, "reasoning_effort reasoning include_reasoning reasoning_format thinking"),
-    *_rows(ANY, NO_REASONING, "thinking_budget enable_thinking verbosity"),
-    *_rows(ANY, AS_IN_TRAINING, "chat_template_kwargs"),
-    *_rows(ANY, "The context length is the base model's.", "num_ctx"),
-    *_rows(ANY, "Usage is counted anyway.", "usage"),
-    *_rows(ANY, "It changes the speed only.", "prediction", CHAT),
-    *_rows(ANY, NO_TOOLS, "parallel_tool_calls tool_choice function_call", CHAT),
-    *_rows(TOOLS, f"{NO_TOOLS} They pass with `tool_choice: none`.", "tools", CHAT),
-    *_rows(TOOLS, f"{NO_TOOLS} They pass with `function_call: none`.", "functions", CHAT),
-    # Ignored at the value that changes nothing.
-    *_rows(one_of(1), "A request gets one answer.", "n best_of"),
-    *_rows(one_of(False), "A request gets one answer.", "use_beam_search"),
-    *_rows(one_of(0), NO_PENALTY, "presence_penalty frequency_penalty"),
-    *_rows(one_of(1), NO_PENALTY, "repetition_penalty repeat_penalty length_penalty"),
-    *_rows(one_of({}), NO_PENALTY, "logit_bias"),
-    *_rows(one_of(0), NO_FILTER, "min_p top_a mirostat"),
-    *_rows(one_of(0, -1), NO_FILTER, "top_k"),
-    *_rows(one_of(1), NO_FILTER, "typical_p"),
-    *_rows(one_of(0), "An answer ends where the model ends it.", "min_tokens"),
-    *_rows(one_of(False), "An answer ends where the model ends it.", "ignore_eos"),
-    *_rows(one_of([]), "Send `stop`.", "stop_token_ids"),
-    *_rows(one_of(False, 0), "Log-probabilities are not returned.", "logprobs"),
-    *_rows(one_of(0), "Log-probabilities are not returned.", "top_logprobs", CHAT),
-    *_rows(one_of({"type": "text"}), NO_FORMAT, "response_format"),
-    *_rows(one_of(["text"]), "Answers are text.", "modalities", CHAT),
-    *_rows(one_of(False), "A request cannot ask that its answer is stored.", "store", CHAT),
-    *_rows(one_of(True), AS_IN_TRAINING, "skip_special_tokens add_generation_prompt"),
-    *_rows(one_of(False), AS_IN_TRAINING, "continue_final_message"),
-    *_rows(one_of(False), "The prompt is not repeated.", "echo", TEXT),
-    *_rows(one_of(""), "Text is not inserted.", "suffix", TEXT),
-    # Rejected, whatever the value.
-    *_rows(NONE, "Answers are text.", "audio", CHAT),
-    *_rows(NONE, "Nothing is searched.", "web_search_options", CHAT),
-    *_rows(NONE, NO_FORMAT, "structured_outputs guided_json guided_regex guided_choice guided_grammar grammar"),
+_TABLES: dict[str, tuple[Parameter, ...]] = {
+    name: _parameters(rows)
+    for name, rows in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items()
+}
+_BY_NAME = {kind: {each.name: each for each in _TABLES["request"] if kind in each.kinds} for kind in KINDS}
+_MESSAGE, _PART, _STREAM = (
+    {each.name: each for each in _TABLES[name]} for name in ("message", "part", "stream_options")
 )
-
-ROLES = one_of("system", "developer", "user", "assistant")
-NO_PLACE = "The prompt has no place for it."
-OF_MESSAGE: tuple[Parameter, ...] = (
-    Parameter("role", ROLES, f"The speaker. {NO_TOOLS}", True),
-    Parameter("content", CONTENT, "The text. Images, audio and files are not read.", True),
-    *_rows(ANY, NO_PLACE, "name id"),
-    *_rows(ANY, NO_CACHE, "cache_control"),
-    *_rows(ANY, NO_REASONING, "reasoning reasoning_content"),
-    *_rows(one_of([]), NO_TOOLS, "tool_calls"),
-    *_rows(NONE, NO_TOOLS, "function_call tool_call_id"),
-    *_rows(one_of([]), NO_PLACE, "annotations images"),
-    *_rows(one_of(""), NO_PLACE, "refusal"),
-    *_rows(NONE, "Audio is not read.", "audio"),
-)
-OF_PART: tuple[Parameter, ...] = (
-    Parameter("type", one_of("text"), "Images, audio and files are not read.", True),
-    Parameter("text", text(1 << 30), "The text.", True),
-    *_rows(ANY, NO_CACHE, "cache_control"),
-    *_rows(one_of([]), NO_PLACE, "annotations"),
-)
-OF_STREAM: tuple[Parameter, ...] = (
-    Parameter("include_usage", FLAG, "The last event of the stream has the usage.", True),
-    *_rows(ANY, "Nothing is padded.", "include_obfuscation"),
-    *_rows(ANY, "The last event has the usage.", "continuous_usage_stats"),
-)
-_BY_NAME = {kind: {each.name: each for each in TABLE if kind in each.kinds} for kind in ("chat", "text")}
-_MESSAGE, _PART, _STREAM = ({each.name: each for each in table} for table in (OF_MESSAGE, OF_PART, OF_STREAM))
 _REQUIRED = {"chat": ("model", "messages"), "text": ("model", "prompt")}
 
 
@@ -321,10 +168,10 @@ def _read(
         if known is None:
             message = f"The parameter '{param}' is not known here and might change the answer. Leave it out."
             raise Refusal(400, message, "unknown_parameter", param=param)
-        if not known.values.holds(value):
+        if not known.accepts(value):
             if known.is_used:
                 why = f" {known.why}" if path.startswith("messages.") else ""
-                message = f"The parameter '{param}' must be {known.values.words}.{why}"
+                message = f"The parameter '{param}' must be {known.words}.{why}"
                 raise Refusal(400, message, "invalid_parameter", param=param)
             raise _unsupported(known, param)
         if known.is_used:
@@ -338,7 +185,7 @@ def _read(
 
 
 def _unsupported(known: Parameter, param: str) -> Refusal:
-    accepted = "" if known.values is NONE else f" Leave it out, or send {known.values.words}."
+    accepted = f" Leave it out, or send {known.words}." if known.words else ""
     message = f"The parameter '{param}' is not supported. {known.why}{accepted}"
     return Refusal(400, message, "unsupported_parameter", param=param)
 
@@ -416,8 +263,8 @@ def request_schema(kind: Kind) -> dict[str, Any]:
     """Return the JSON schema of a request's body, for the OpenAPI document."""
     properties = {}
     for each in _BY_NAME[kind].values():
-        is_nullable = bool(each.values.schema) and each.name not in _REQUIRED[kind] and each.values is not NONE
-        schema = {"anyOf": [each.values.schema, {"type": "null"}]} if is_nullable else dict(each.values.schema)
+        is_nullable = bool(each.schema and each.words) and each.name not in _REQUIRED[kind]
+        schema = {"anyOf": [each.schema, {"type": "null"}]} if is_nullable else dict(each.schema)
         properties[each.name] = {**schema, "description": each.why}
     return {
         "type": "object",
@@ -425,6 +272,14 @@ def request_schema(kind: Kind) -> dict[str, Any]:
         "required": [*_REQUIRED[kind]],
         "additionalProperties": {"type": "null"},
     }
+
+
+_TITLES = (
+    "`/v1/chat/completions` and `/v1/completions`",
+    "A message",
+    "A part of a message",
+    "`stream_options`",
+)
 
 
 def parameters_markdown() -> str:
@@ -436,17 +291,11 @@ def parameters_markdown() -> str:
         "same as leaving a parameter out. The response header `X-Sovereign-Ignored` lists the parameters of a request",
         "that had no effect.",
     ]
-    for title, table in (
-        ("`/v1/chat/completions` and `/v1/completions`", TABLE),
-        ("A message", OF_MESSAGE),
-        ("A part of a message", OF_PART),
-        ("`stream_options`", OF_STREAM),
-    ):
+    for title, table in zip(_TITLES, _TABLES.values(), strict=True):
         lines += ["", f"## {title}", "", "| parameter | accepted | otherwise | why |", "|---|---|---|---|"]
         for each in table:
-            only = "" if len(each.kinds) == 2 else " (chat)" if each.kinds == CHAT else " (text)"
-            outcome = "used" if each.is_used else "rejected" if each.values is NONE else "ignored"
-            accepted = "–" if each.values is NONE else f"{each.values.words}: {outcome}"
-            otherwise = "–" if each.values is ANY else "rejected"
+            only = "" if each.kinds == KINDS else f" ({each.kinds[0]})"
+            accepted = f"{each.words}: {'used' if each.is_used else 'ignored'}" if each.words else "–"
+            otherwise = "rejected" if each.schema else "–"
             lines.append(f"| `{each.name}`{only} | {accepted} | {otherwise} | {each.why} |")
     return "\n".join(lines) + "\n"
