@@ -50,13 +50,13 @@ class Opened:
     """Answer identifier (`given` of a transcript) -> its newest feedback, by the sealed time."""
     spoilt: int
     """Number of invalid lines, such as those cut by a crash."""
-    foreign: int = 0
+    foreign: int
     """Number of records that are not in the journal."""
-    twice: int = 0
+    twice: int
     """Number of lines that repeat a record."""
-    missing: int = 0
+    missing: int
     """Number of records that the journal names and no file has, since the oldest transcript."""
-    unsure: frozenset[str] = frozenset()
+    unsure: frozenset[str]
     """Identifiers of answers with a missing rating: nobody knows their newest feedback."""
 
 
@@ -85,10 +85,10 @@ class JournalCopy:
             )
 
 
-def open_transcripts(directory: Path, line: str, private_key: str, journal: JournalCopy | None) -> Opened:
+def open_transcripts(directory: Path, line: str, private_key: str, journal: JournalCopy) -> Opened:
     """Open every transcript file of a line.
 
-    journal: names the true records; None accepts every record.
+    journal: names the true records.
 
     Raises PrivacyError, naming the file, if the key is invalid or opens no record of a file; and IntegrityError if the
     journal lacks an hour.
@@ -122,14 +122,12 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
             if record is None or (isinstance(record, Transcript) and record.line != line):
                 continue
             twice += sha256 in found
-            if journal is not None and not _is_named(journal, sha256, record):
+            if not _is_named(journal, sha256, record):
                 foreign += 1
                 continue
             found.setdefault(sha256, record)
     transcripts = tuple(each for each in found.values() if isinstance(each, Transcript))
     ratings = {sha256: each for sha256, each in found.items() if isinstance(each, Rating)}
-    if journal is None:
-        return Opened(transcripts, _newest(ratings.values()), spoilt, foreign, twice)
     # Anyone can rename a file. The journal's hour of a record is the ledger's.
     hours = (journal.transcripts[sha256] for sha256 in found if sha256 in journal.transcripts)
     oldest = min([files[0].name[: len("2026-11-27T04")], *hours])

@@ -18,6 +18,7 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
 from sovereign_pipeline.corpus.document import jsonl_line
 from sovereign_pipeline.serving.rated_answers import (
+    JournalCopy,
     Opened,
     Role,
     open_transcripts,
@@ -33,16 +34,12 @@ OfLine = Annotated[str, typer.Option("--line", help="The line.")]
 Key = Annotated[Path, typer.Option(help="The private key file.")]
 Out = Annotated[Path, typer.Option(help="The file to write; it must not exist.")]
 JournalDirectory = Annotated[
-    Path | None, typer.Option("--journal", help="The copy of `answers` in SOVEREIGN_SERVING: it says which are true.")
+    Path, typer.Option("--journal", help="The copy of `answers` in SOVEREIGN_SERVING: it says which are true.")
 ]
 LedgerCopy = Annotated[
-    Path | None,
-    typer.Option(help="The ledger's copy that `sovereign audit export` wrote: it says which hours are true."),
+    Path, typer.Option(help="The ledger's copy that `sovereign audit export` wrote: it says which hours are true.")
 ]
-LogKey = Annotated[str | None, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
-Unchecked = Annotated[
-    bool, typer.Option("--unchecked", help="Accept records that are not in a journal. Anyone may have written them.")
-]
+LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -53,16 +50,15 @@ def prompts(
     line: OfLine,
     key: Key,
     out: Out,
-    journal: JournalDirectory = None,
-    ledger: LedgerCopy = None,
-    log: LogKey = None,
-    unchecked: Unchecked = False,
+    journal: JournalDirectory,
+    ledger: LedgerCopy,
+    log: LogKey,
 ) -> None:
     """Write the callers' prompts for `sovereign review open LINE --prompts FILE`, after an audit line.
 
     Conversations of several turns are left out; a question that was asked twice is there once.
     """
-    opened = _open(directory, line, key, (journal, ledger, log), unchecked)
+    opened = _open(directory, line, key, read_journal(journal, line, ledger, log))
     rows = list(prompts_of(opened.transcripts))
     _write(directory, line, "prompts", out, rows)
     typer.echo(f"{len(rows)} prompts of {len(opened.transcripts)} transcripts: {out}")
@@ -76,13 +72,12 @@ def preferences(
     key: Key,
     out: Out,
     role: Annotated[Role, typer.Option(help="Pairs of answers to one question, or answers with their thumb (KTO).")],
-    journal: JournalDirectory = None,
-    ledger: LedgerCopy = None,
-    log: LogKey = None,
-    unchecked: Unchecked = False,
+    journal: JournalDirectory,
+    ledger: LedgerCopy,
+    log: LogKey,
 ) -> None:
     """Write rated answers as rows of a source, after an audit line. `sovereign sources take-rated` takes them in."""
-    opened = _open(directory, line, key, (journal, ledger, log), unchecked)
+    opened = _open(directory, line, key, read_journal(journal, line, ledger, log))
     made = preferences_of(opened, role)
     _write(directory, line, role, out, made.rows)
     typer.echo(f"{len(made.rows)} rows of {len(opened.transcripts)} transcripts: {out}")
@@ -97,24 +92,13 @@ def main() -> None:
     run_program(app, lambda error: print_message(error.message, {"Hint": error.hint} if error.hint else {}))
 
 
-def _open(
-    directory: Path, line: str, key: Path, checked_by: tuple[Path | None, Path | None, str | None], unchecked: bool
-) -> Opened:
-    journal, ledger, log = checked_by
-    if {each is None for each in checked_by} != {unchecked}:
-        raise InputError(
-            "Give the gateway's journal (--journal), the ledger's copy (--ledger) and its key (--log), or --unchecked.",
-            "Whoever has the public key can add records; journal and ledger say which are true.",
-        )
+def _open(directory: Path, line: str, key: Path, journal: JournalCopy) -> Opened:
     if not key.is_file():
         raise InputError(f"{key}: there is no such key file.", "Name the private key.")
-    known = None
-    if journal is not None and ledger is not None and log is not None:
-        known = read_journal(journal, line, ledger, log)
-        typer.echo(f"the ledger's copy ends with {known.ends}", err=True)
-        if known.not_entered:
-            typer.echo(f"left out, hours that the ledger does not have yet: {known.not_entered}", err=True)
-    return open_transcripts(directory, line, key.read_text(encoding="utf-8", errors="replace"), known)
+    typer.echo(f"the ledger's copy ends with {journal.ends}", err=True)
+    if journal.not_entered:
+        typer.echo(f"left out, hours that the ledger does not have yet: {journal.not_entered}", err=True)
+    return open_transcripts(directory, line, key.read_text(encoding="utf-8", errors="replace"), journal)
 
 
 def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Frozen]) -> None:

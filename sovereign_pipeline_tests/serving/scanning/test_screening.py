@@ -9,8 +9,8 @@ import pyrage
 import pytest
 from openai import BadRequestError, OpenAI
 
-from sovereign_pipeline.serving.gateway.journal import digest_of_answer
-from sovereign_pipeline.serving.rated_answers import open_transcripts, preferences_of
+from sovereign_pipeline.serving.gateway.journal import Answered, Rated, digest_of_answer, read_hour
+from sovereign_pipeline.serving.rated_answers import JournalCopy, open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter, answered_in
@@ -76,7 +76,12 @@ def test_a_transcript_has_placeholders_beside_what_they_stood_for(
     answer = say(caller).json()
     assert answer["choices"][0]["message"]["content"] == f"{NAME} is heard, Mr NAME_2 is not."
     assert caller.post("/v1/feedback", json={"id": answer["id"], "thumb": "up"}).status_code == 200
-    opened = open_transcripts(bench.directory / "transcripts", LINE, key.read_text(), None)
+    (hour,) = bench.journal.glob("*.jsonl")
+    noted, _ = read_hour(hour)
+    transcripts = {each.transcript: hour.stem for each in noted if isinstance(each, Answered) and each.transcript}
+    ratings = {each.rating: each.given for each in noted if isinstance(each, Rated)}
+    journal = JournalCopy(transcripts, ratings, frozenset(), 0, "")
+    opened = open_transcripts(bench.directory / "transcripts", LINE, key.read_text(), journal)
     (kept,) = opened.transcripts
     assert kept.messages[0].content == "Ms NAME_1 asks for a lamp. Her phone is PHONE_1, her mail EMAIL_1."
     assert kept.answer == "NAME_1 is heard, Mr NAME_2 is not."

@@ -58,14 +58,11 @@ class Kept:
             log = verifier(session, self.registry.settings)
         return ["--journal", str(self.bench.journal), "--ledger", str(file), "--log", str(log)]
 
-    def open(
-        self, command: str, out: Path, *options: str, checked: bool = True, copies: list[str] | None = None
-    ) -> Result:
+    def open(self, command: str, out: Path, *options: str, copies: list[str] | None = None) -> Result:
         """copies: the options of `enter`; else made anew."""
         directory = self.bench.directory
-        of = (copies or self.enter()) if checked else ["--unchecked"]
         given = [str(directory / "transcripts"), "--line", LINE, "--key", str(self.key), "--out", str(out)]
-        return CliRunner().invoke(app, [command, *given, *of, *options])
+        return CliRunner().invoke(app, [command, *given, *(copies or self.enter()), *options])
 
 
 def keeping(directory: Path, key: Path, **rules: Any) -> TranscriptFiles:

@@ -82,11 +82,9 @@ def test_what_the_journal_does_not_name_is_left_out(kept: Kept, tmp_path: Path) 
     assert opened.exit_code == 0
     assert "not in the journal: 1" in opened.output and "not readable: 1" in opened.output
     assert [each.prompt for each in read_items(tmp_path / "prompts.jsonl", PromptRow)] == ["Is the lamp lit?"]
-    unchecked = kept.open("prompts", tmp_path / "all.jsonl", checked=False)
-    assert "2 prompts" in unchecked.output
 
 
-@pytest.mark.parametrize("what", ["another key", "no key", "another line", "neither checked nor unchecked"])
+@pytest.mark.parametrize("what", ["another key", "no key", "another line"])
 def test_what_cannot_be_opened_is_named_and_nothing_is_written(kept: Kept, tmp_path: Path, what: str) -> None:
     kept.ask("Is the lamp lit?")
     out, options = tmp_path / "prompts.jsonl", []
@@ -96,8 +94,6 @@ def test_what_cannot_be_opened_is_named_and_nothing_is_written(kept: Kept, tmp_p
         kept.key.write_text("lamp")
     if what == "another line":
         options = ["--line", "../lamps"]
-    if what == "neither checked nor unchecked":
-        options = ["--unchecked"]
     refused = kept.open("prompts", out, *options)
     assert refused.exit_code and isinstance(refused.exception, Exception) and not out.exists()
     assert not (kept.bench.directory / "transcripts" / "audit.jsonl").exists()
