@@ -97,14 +97,14 @@ DONE = frozenset(
         "use_rslora",
     }
 )
-"""Keys of `adapter_config.json` that do not affect vLLM's agreement with PEFT, whatever their values."""
+"""Keys of `adapter_config.json` that do not affect an engine's agreement with PEFT, whatever their values."""
 BEGUN = (True, False, None, "gaussian", "orthogonal")
 """Values of `init_lora_weights` that leave the base model unchanged."""
 NAMES = {"use_dora": "DoRA", "modules_to_save": "modules that are saved whole"}
 
 
-def refused_by_vllm(config: Mapping[str, Any], largest_rank: int) -> list[str]:
-    """Return the reasons why vLLM cannot serve an adapter with this `adapter_config.json`; empty if it can.
+def refused_by_engines(config: Mapping[str, Any]) -> list[str]:
+    """Return the reasons why no engine serves an adapter with this `adapter_config.json`; empty if there are none.
 
     An unknown key counts as unsupported unless its value is empty, because its meaning cannot be guessed.
     """
@@ -119,7 +119,12 @@ def refused_by_vllm(config: Mapping[str, Any], largest_rank: int) -> list[str]:
         reasons.append("it does not do bias")
     if config.get("init_lora_weights", True) not in BEGUN:
         reasons.append(f"init_lora_weights {config['init_lora_weights']} changed the base model")
-    rank = max([int(config.get("r", 8)), *(int(each) for each in (config.get("rank_pattern") or {}).values())])
-    if rank > largest_rank:
-        reasons.append(f"its rank is {rank}, and serving.vllm.rank allows {largest_rank}")
     return reasons
+
+
+def refused_by_vllm(config: Mapping[str, Any], largest_rank: int) -> list[str]:
+    """Return the reasons why vLLM cannot serve an adapter with this `adapter_config.json`; empty if it can."""
+    if reasons := refused_by_engines(config):
+        return reasons
+    rank = max([int(config.get("r", 8)), *(int(each) for each in (config.get("rank_pattern") or {}).values())])
+    return [f"its rank is {rank}, and serving.vllm.rank allows {largest_rank}"] if rank > largest_rank else []

@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import read_adapter
 from sovereign_pipeline.serving.engines.text import Prompts, reading_base_model
-from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refused_by_engines
 
 BASE = "__base__"
 """Name that stands for the base model without an adapter."""
@@ -432,29 +432,6 @@ def _padded(tensor: Any, width: int, dimension: int) -> Any:
 NO_ONES = "no-ones"
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layer types whose keys and values can be split by rows. A recurrent state cannot be split."""
-MAY_DIFFER = frozenset(
-    {
-        "alpha_pattern",
-        "base_model_name_or_path",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_alpha",
-        "lora_dropout",
-        "peft_type",
-        "peft_version",
-        "r",
-        "rank_pattern",
-        "revision",
-        "target_modules",
-        "task_type",
-        "use_rslora",
-    }
-)
-"""Keys of `adapter_config.json` that this engine supports. Every other key must have PEFT's default: DoRA, fully
-saved modules and expert tensors cannot share a batch."""
 
 
 class Model:
@@ -511,7 +488,7 @@ class Model:
                 self._model.delete_adapter(digest)
 
     def _load(self, digest: str, content: Mapping[str, bytes]) -> None:
-        _assert_done_here(content[ADAPTER_CONFIG])
+        _assert_done_here(digest, content[ADAPTER_CONFIG])
         with tempfile.TemporaryDirectory(prefix="adapter-") as name:
             for file, data in content.items():
                 (Path(name) / file).write_bytes(data)
@@ -547,29 +524,17 @@ def _with_room_for_adapters(model: Any) -> Any:
     return get_peft_model(model, config, adapter_name=NO_ONES).eval()
 
 
-def _assert_done_here(content: bytes) -> None:
+def _assert_done_here(digest: str, content: bytes) -> None:
     """Raise EngineRefused for an adapter that this engine would compute differently from PEFT."""
     try:
-        given = json.loads(content)
-        kind = given["peft_type"]
-    except (ValueError, TypeError, KeyError):
+        config = json.loads(content)
+        reasons = refused_by_engines({**config, "fan_in_fan_out": None})
+    except (ValueError, TypeError, AttributeError):
         raise EngineRefused(f"{ADAPTER_CONFIG} is not the configuration of an adapter.", "Train again.") from None
-    if kind != "LORA":
-        raise EngineRefused(f"The local engine does LoRA alone, and this adapter is {kind}.", "Train LoRA or QLoRA.")
-    default = LoraConfig().to_dict()
-    # The initialisation of the weights has no effect after training, unless it changed the base model too.
-    begun = given.get("init_lora_weights", True) in (True, False, None, "gaussian", "orthogonal")
-    odd = [
-        name
-        for name, value in given.items()
-        if name not in MAY_DIFFER | {"init_lora_weights"} and value not in (default.get(name), None, False, [], {})
-    ]
-    if not begun:
-        odd.append("init_lora_weights")
-    if odd:
+    if reasons:
         raise EngineRefused(
-            f"The local engine does not do {', '.join(sorted(odd))} of this adapter in one batch with others.",
-            "Remove it from training.sft, or serve the line with another engine.",
+            f"The local engine does not serve adapter {digest[:12]}: {'; '.join(reasons)}.",
+            "Train it without these features.",
         )
 
 
