@@ -136,34 +136,6 @@ class AnswerRow:
         return finish is None
 
 
-class ProbeRow:
-    """A row that computes the likeliest tokens after one prompt of a fingerprint."""
-
-    shared, group = 0, ""
-
-    def __init__(self, digest: str, prompt: list[int], limit: int) -> None:
-        self.adapter, self.prompt, self.limit = digest, prompt, limit
-        self.tokens: list[int] = []
-        self.has_failed = False
-
-    def choose(self, logits: Any) -> int:
-        return int(logits.argmax())
-
-    def take(self, token: int) -> bool:
-        self.tokens.append(token)
-        return True
-
-    def fail(self, reason: str) -> None:
-        self.has_failed = True
-
-
-class Loading:
-    """An adapter that counts as loaded once its fingerprint is computed."""
-
-    def __init__(self, number: int, digest: str, rows: list[ProbeRow], expected: list[Message]) -> None:
-        self.number, self.digest, self.rows, self.expected = number, digest, rows, expected
-
-
 class Worker:
     """A loop that runs the model and schedules the running requests."""
 
@@ -181,7 +153,6 @@ class Worker:
         self._answers: dict[int, AnswerRow] = {}
         self._renderer = ThreadPoolExecutor(1)
         self._waiting: dict[int, tuple[Message, Future[Rendered]]] = {}
-        self._loading: list[Loading] = []
         link.send({"op": "ready", "template_sha256": self._prompts.template_sha256, "context": self._context})
 
     def run(self) -> None:
@@ -195,7 +166,6 @@ class Worker:
             if self._batch.is_busy:
                 self._batch.step()
                 self._answers = {number: row for number, row in self._answers.items() if self._batch.holds(row)}
-                self._finish_loading()
             self.model.remove_left(self._needed)
 
     def _gather(self) -> None:
@@ -255,39 +225,25 @@ class Worker:
             self._batch.drop(row)
 
     def _load(self, message: Message) -> None:
-        """Load an adapter, and compute its fingerprint in the running batch."""
-        digest, expected = message["digest"], message["marks"]
+        """Load an adapter, and compute its fingerprint."""
+        digest = message["digest"]
         self._batch.prefixes.forget(digest)
         self.model.load(digest, Path(message["directory"]), message["files"])
-        rows = []
-        for conversation, mark in zip(message["conversations"], expected, strict=True):
-            prompt = self._prompts.render([{"role": "user", "content": conversation}])
-            same = prompt == mark["prompt"] and len(prompt) + len(mark["tokens"]) < self._context
-            rows.append(ProbeRow(digest, prompt, len(mark["tokens"]) if same else 0))
-        for row in rows:
-            if row.limit > 0:
-                self._batch.submit(row, first=True)
-        self._loading.append(Loading(message["id"], digest, rows, expected))
-        self._finish_loading()
+        expected = zip(message["conversations"], message["marks"], strict=True)
+        marks = [self._mark(digest, conversation, mark) for conversation, mark in expected]
+        self._link.send({"op": "loaded", "id": message["id"], "marks": marks, "files": self.model.files[digest]})
 
-    def _finish_loading(self) -> None:
-        """Report every adapter whose fingerprint is complete."""
-        for each in list(self._loading):
-            if not any(self._batch.holds(row) for row in each.rows):
-                self._loading.remove(each)
-                marks = [self._mark(row, mark) for row, mark in zip(each.rows, each.expected, strict=True)]
-                files = self.model.files[each.digest]
-                self._link.send({"op": "loaded", "id": each.number, "marks": marks, "files": files})
-
-    def _mark(self, row: ProbeRow, expected: Message) -> Message:
-        """Compute this engine's values for an expected mark."""
+    def _mark(self, digest: str, conversation: str, expected: Message) -> Message:
+        """Compute this engine's values for an expected mark: each after the expected tokens."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
-        found: Message = {**expected, "prompt": row.prompt, "tokens": row.tokens}
-        if row.prompt != expected["prompt"]:
+        prompt = self._prompts.render([{"role": "user", "content": conversation}])
+        found: Message = {**expected, "prompt": prompt}
+        if prompt != expected["prompt"]:
             return found
-        scores = log_probabilities(self.model.compute, row.adapter, row.prompt, expected["tokens"])
-        for name, of_one in zip(("adapter", "base"), scores, strict=True):
+        of_adapter, of_base = log_probabilities(self.model.compute, digest, prompt, expected["tokens"])
+        found["tokens"] = of_adapter[:-1].argmax(-1).tolist()
+        for name, of_one in (("adapter", of_adapter), ("base", of_base)):
             found[name] = [
                 [float(at_place[each]) for each in ids] for at_place, ids in zip(of_one, expected["top"], strict=True)
             ]
@@ -298,9 +254,8 @@ class Worker:
         self.model.forget(message["digest"])
 
     def _needed(self) -> set[str]:
-        """Return the adapters of running, waiting and loading rows."""
-        waiting = {message["digest"] for message, _ in self._waiting.values()}
-        return self._batch.needed | waiting | {each.digest for each in self._loading}
+        """Return the adapters of running and waiting rows."""
+        return self._batch.needed | {message["digest"] for message, _ in self._waiting.values()}
 
 
 if __name__ == "__main__":

@@ -236,9 +236,9 @@ class Batch:
     def holds(self, row: Row) -> bool:
         return row in self._computed or row in self._waiting
 
-    def submit(self, row: Row, *, first: bool = False) -> None:
-        """Queue a row. `first`: put it before the waiting rows."""
-        self._waiting.appendleft(row) if first else self._waiting.append(row)
+    def submit(self, row: Row) -> None:
+        """Queue a row."""
+        self._waiting.append(row)
 
     def drop(self, row: Row) -> None:
         """Drop a row and free its place at once."""
