@@ -23,7 +23,7 @@ import psutil
 
 from benchmarks.harness import alternating, base_model, machine_facts, say
 from benchmarks.serving.local_engine import MODEL, letter, make_adapters
-from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline.serving.engines.engine import EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 
 OURS = "local engine, float32"
@@ -82,7 +82,7 @@ async def _local(adapter: Any, given: argparse.Namespace) -> AsyncIterator[Arm]:
 
     async def ask(number: int) -> AsyncIterator[str]:
         messages = [{"role": "user", "content": letter(number)}]
-        answer = await engine.answer(adapter.digest, messages, Sampling(given.new_tokens))
+        answer = await engine.answer(EngineRequest(adapter.digest, messages, Sampling(given.new_tokens)))
         async for piece in answer.pieces:
             yield piece.text
 

@@ -27,7 +27,7 @@ import psutil
 from benchmarks.harness import PROJECT_ROOT, base_model, machine_facts, say
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.base_models.pinned import chat_template
-from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 
 MODEL = "smollm2-135m-instruct"
@@ -108,7 +108,9 @@ async def tokens_per_second(
 ) -> float:
     async def one(number: int) -> int:
         messages = [{"role": "user", "content": letter(number)}]
-        answer = await engine.answer(adapters[number % len(adapters)].digest, messages, Sampling(new_tokens))
+        answer = await engine.answer(
+            EngineRequest(adapters[number % len(adapters)].digest, messages, Sampling(new_tokens))
+        )
         return sum([piece.tokens async for piece in answer.pieces])
 
     before = process.cpu_times()

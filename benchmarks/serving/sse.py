@@ -8,13 +8,13 @@ stands between (`proxies.py`).
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.base.errors import EngineLost
 from sovereign_pipeline.base.hosts import LOOPBACK
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineRequest, Piece
 
 MODEL = "line"
 SECONDS_OF_AN_ANSWER = 120
@@ -152,15 +152,8 @@ class RelayedEngine:
     def loaded(self) -> Mapping[str, str]:
         return self.adapters
 
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer:
-        return Answer(7, self._pieces(sampling.max_tokens))
+    async def answer(self, request: EngineRequest) -> Answer:
+        return Answer(7, self._pieces(request.sampling.max_tokens))
 
     async def _pieces(self, tokens: int) -> AsyncGenerator[Piece, None]:
         try:

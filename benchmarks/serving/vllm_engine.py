@@ -24,7 +24,7 @@ from benchmarks.harness import base_model, machine_facts, say
 from benchmarks.serving.local_engine import MODEL, letter, make_adapters
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.policy.serving import Vllm
-from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline.serving.fingerprints import PROMPTS, Job, LogProbabilities, Precision, compute
@@ -117,7 +117,9 @@ def _largest(one: LogProbabilities, other: LogProbabilities) -> float:
 async def tokens_per_second(engine: VllmEngine, adapters: Sequence[Deployable], answers: int, new_tokens: int) -> float:
     async def one(number: int) -> int:
         messages = [{"role": "user", "content": letter(number)}]
-        answer = await engine.answer(adapters[number % len(adapters)].digest, messages, Sampling(new_tokens))
+        answer = await engine.answer(
+            EngineRequest(adapters[number % len(adapters)].digest, messages, Sampling(new_tokens))
+        )
         return sum([piece.tokens async for piece in answer.pieces])
 
     before = processor_seconds()

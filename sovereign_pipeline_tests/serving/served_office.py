@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineRequest
 from sovereign_pipeline.serving.fingerprints import compute
 from sovereign_pipeline_tests.registry.bench import CHAIN
 from sovereign_pipeline_tests.release.conftest import Office
@@ -106,14 +106,7 @@ class NotedEngine:
     def loaded(self) -> Mapping[str, str]:
         return {} if self.is_lost else {digest: each.adapter for digest, each in self.adapters.items()}
 
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer:
+    async def answer(self, request: EngineRequest) -> Answer:
         raise NotImplementedError
 
     async def is_well(self) -> bool:

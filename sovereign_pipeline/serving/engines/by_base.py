@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from sovereign_pipeline.serving.engines.engine import (
     Answer,
     Deployable,
     Engine,
+    EngineRequest,
     EngineState,
-    Sampling,
     SupervisedEngine,
 )
 from sovereign_pipeline.serving.high_water_marks import serving_directory
@@ -131,19 +131,12 @@ class Engines:
                 found |= held.started.engine.loaded()
         return {digest: adapter for digest, adapter in found.items() if digest in self._ready}
 
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer:
-        held = self._held.get(self._base_of.get(digest, ""))
-        started = held.started if held is not None and digest in self._ready else None
+    async def answer(self, request: EngineRequest) -> Answer:
+        held = self._held.get(self._base_of.get(request.digest, ""))
+        started = held.started if held is not None and request.digest in self._ready else None
         if started is None:
-            raise EngineRefused(f"Adapter {digest[:DIGITS]} is not loaded.", "Load it first.")
-        return await started.engine.answer(digest, messages, sampling, cache_group, shared)
+            raise EngineRefused(f"Adapter {request.digest[:DIGITS]} is not loaded.", "Load it first.")
+        return await started.engine.answer(request)
 
     async def is_well(self) -> bool:
         """Return whether any engine computes. `states` lists them all."""

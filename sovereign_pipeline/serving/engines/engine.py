@@ -68,6 +68,21 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class EngineRequest:
+    """A conversation to answer with an adapter. It is rendered with the base model's chat template."""
+
+    digest: str
+    """Digest of the adapter's artifact."""
+    messages: Sequence[Mapping[str, str]]
+    sampling: Sampling
+    cache_group: str = ""
+    """Cached prompts are used within a group only. Otherwise response times would reveal the prompts of others."""
+    shared: int = 0
+    """Number of leading characters of the first user turn that other requests have too. The prompt up to there may be
+    cached."""
+
+
+@dataclass(frozen=True)
 class Piece:
     """A streamed part of an answer."""
 
@@ -126,24 +141,8 @@ class Engine(Protocol):
     def loaded(self) -> Mapping[str, str]:
         """Return digest -> adapter id, of all adapters that can answer now."""
 
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer:
-        """Begin an answer to a conversation, rendered with the base model's chat template.
-
-        Args:
-            cache_group: cached prompts are used within a group only. Otherwise response times would reveal the prompts
-                of others.
-            shared: number of leading characters of the first user turn that other requests have too. The prompt up
-                to there may be cached.
-
-        Raises EngineRefused if the adapter is not loaded or the prompt is too long, and EngineLost.
-        """
+    async def answer(self, request: EngineRequest) -> Answer:
+        """Begin an answer. Raises EngineRefused if the adapter is not loaded or the prompt too long, and EngineLost."""
 
     async def is_well(self) -> bool:
         """Return whether the engine computes. Returns False within two seconds if it hangs."""
@@ -227,14 +226,7 @@ class SupervisedEngine(ABC, Generic[P]):
     async def _unload_from(self, process: P, digest: str) -> None: ...
 
     @abstractmethod
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer: ...
+    async def answer(self, request: EngineRequest) -> Answer: ...
 
     async def load(self, adapter: Deployable) -> None:
         async with self._loading:

@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,9 +18,9 @@ from sovereign_pipeline.serving.engines.engine import (
     THREADS,
     Answer,
     Deployable,
+    EngineRequest,
     Piece,
     PiecesOfProcess,
-    Sampling,
     SupervisedEngine,
     environment_of,
 )
@@ -78,19 +77,11 @@ class LocalEngine(SupervisedEngine["_Child"]):
         await engine._begin()
         return engine
 
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer:
+    async def answer(self, request: EngineRequest) -> Answer:
         child = self._running()
-        if digest not in self._adapters:
-            raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
-        asked = {"op": "ask", "digest": digest, "messages": [dict(each) for each in messages], "shared": shared}
-        pieces = _Pieces(child, child.ask({**asked, "sampling": asdict(sampling), "group": cache_group}))
+        if request.digest not in self._adapters:
+            raise EngineRefused(f"Adapter {request.digest[:12]} is not loaded.", "Load it first.")
+        pieces = _Pieces(child, child.ask({"op": "ask", **asdict(request)}))
         try:
             begun = await pieces.next_message()
         except BaseException:

@@ -88,7 +88,7 @@ class AnswerRow:
 
     def __init__(self, link: Link, message: Message, rendered: "Rendered", model: "Model") -> None:
         sampling = message["sampling"]
-        self.number, self.adapter, self.group = message["id"], message["digest"], message["group"]
+        self.number, self.adapter, self.group = message["id"], message["digest"], message["cache_group"]
         self.prompt, self.limit, self.shared = rendered.prompt, rendered.limit, rendered.shared
         self._link, self._end = link, model.end_of_turn
         self._text = TextPieces(model.prompts.decode, sampling["stop"])

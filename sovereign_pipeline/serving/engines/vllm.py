@@ -25,6 +25,7 @@ from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines.engine import (
     Answer,
     Deployable,
+    EngineRequest,
     Piece,
     PiecesOfProcess,
     Sampling,
@@ -281,26 +282,19 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         await super().close()
         self._rendering.shutdown(wait=False)
 
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer:
+    async def answer(self, request: EngineRequest) -> Answer:
         server = self._running()
-        name = self._name(server, digest)
-        prompt = await self._render(messages)
-        limit = answer_limit(len(prompt), self.base.context, sampling.max_tokens)
+        name = self._name(server, request.digest)
+        prompt = await self._render(request.messages)
+        limit = answer_limit(len(prompt), self.base.context, request.sampling.max_tokens)
         body = {
             "model": name,
             "prompt": prompt,
             "max_tokens": limit,
             "stop_token_ids": self.base.end_of_turn,
             "return_token_ids": True,
-            "cache_salt": server.salt(cache_group),
-            **_drawing(sampling),
+            "cache_salt": server.salt(request.cache_group),
+            **_drawing(request.sampling),
         }
         self._answering[name] += 1
         try:
@@ -308,7 +302,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         except BaseException:
             self.end(server, name)
             raise
-        return Answer(len(prompt), _Pieces(self, server, name, response, sampling.stop))
+        return Answer(len(prompt), _Pieces(self, server, name, response, request.sampling.stop))
 
     async def _start_process(self) -> VllmServer:
         self._answering.clear()

@@ -17,7 +17,15 @@ from sovereign_pipeline.base.errors import EngineLost, EngineRefused, PromptTooL
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, EngineState, Piece, Sampling
+from sovereign_pipeline.serving.engines.engine import (
+    Answer,
+    Deployable,
+    Engine,
+    EngineRequest,
+    EngineState,
+    Piece,
+    Sampling,
+)
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, Rated, digest_of_answer, utc_now
@@ -324,11 +332,13 @@ class RequestHandler:
                 stack.callback(progress.cancel)
                 is_computed, prompt = True, request.prompt(screen.messages)
                 of_engine = await self.catalog.engine.answer(
-                    request.adapter.digest,
-                    prompt.messages,
-                    replace(request.sampling, stop=screen.stops),
-                    request.caller.cache_group,
-                    prompt.shared,
+                    EngineRequest(
+                        request.adapter.digest,
+                        prompt.messages,
+                        replace(request.sampling, stop=screen.stops),
+                        request.caller.cache_group,
+                        prompt.shared,
+                    )
                 )
                 answer = RunningAnswer(request, of_engine, self.metrics, began, progress, screen)
                 stack.push_async_callback(_close, of_engine)

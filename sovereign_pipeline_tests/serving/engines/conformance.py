@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from sovereign_pipeline.base.errors import EngineRefused
-from sovereign_pipeline.serving.engines.engine import Deployable, Engine, Piece, Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, Engine, EngineRequest, Piece, Sampling
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Running:
         """shared: number of leading characters that other letters have too."""
         messages = [{"role": "user", "content": letter}]
         asked = Sampling(max_tokens=max_tokens, **sampling)
-        answer = await self.engine.answer(self.adapters[adapter].digest, messages, asked, shared=shared)
+        answer = await self.engine.answer(EngineRequest(self.adapters[adapter].digest, messages, asked, shared=shared))
         return Told([piece async for piece in answer.pieces], answer.prompt_tokens)
 
     def alone(self, adapter: int, letter: str, **sampling: Any) -> Told:
@@ -229,7 +229,10 @@ class EngineConformance(LoadingConformance):
     def test_given_up_answer_frees_its_place(self, running: Running) -> None:
         async def give_up() -> float:
             digest, messages = running.adapters[0].digest, [{"role": "user", "content": LETTERS[0]}]
-            answers = [await running.engine.answer(digest, messages, Sampling(max_tokens=400)) for _ in range(32)]
+            answers = [
+                await running.engine.answer(EngineRequest(digest, messages, Sampling(max_tokens=400)))
+                for _ in range(32)
+            ]
             for answer in answers:
                 await answer.pieces.aclose()
             loop = asyncio.get_running_loop()
@@ -241,7 +244,11 @@ class EngineConformance(LoadingConformance):
 
     def test_unknown_adapter_is_refused(self, running: Running) -> None:
         with pytest.raises(EngineRefused, match="is not loaded"):
-            running.do(running.engine.answer("f" * 64, [{"role": "user", "content": "x"}], Sampling(max_tokens=1)))
+            running.do(
+                running.engine.answer(
+                    EngineRequest("f" * 64, [{"role": "user", "content": "x"}], Sampling(max_tokens=1))
+                )
+            )
 
     def test_conversation_that_is_too_long_is_refused(self, running: Running) -> None:
         with pytest.raises(EngineRefused, match="tokens"):
@@ -266,13 +273,13 @@ class EngineConformance(LoadingConformance):
         async def unload_while_it_answers() -> tuple[str, str]:
             await running.engine.load(extra)
             messages = [{"role": "user", "content": LETTERS[0]}]
-            whole = await running.engine.answer(extra.digest, messages, Sampling(max_tokens=40))
+            whole = await running.engine.answer(EngineRequest(extra.digest, messages, Sampling(max_tokens=40)))
             expected = "".join([piece.text async for piece in whole.pieces])
-            begun = await running.engine.answer(extra.digest, messages, Sampling(max_tokens=40))
+            begun = await running.engine.answer(EngineRequest(extra.digest, messages, Sampling(max_tokens=40)))
             await running.engine.unload(extra.digest)
             assert extra.digest not in running.engine.loaded()
             with pytest.raises(EngineRefused):
-                await running.engine.answer(extra.digest, messages, Sampling(max_tokens=1))
+                await running.engine.answer(EngineRequest(extra.digest, messages, Sampling(max_tokens=1)))
             return expected, "".join([piece.text async for piece in begun.pieces])
 
         expected, told = running.do(unload_while_it_answers())

@@ -9,7 +9,7 @@ import pytest
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines import by_base
 from sovereign_pipeline.serving.engines.by_base import Engines, Started
-from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline_tests.serving.gateway.scripted import ScriptedEngine, adapter
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,7 @@ def _looks_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def told(engines: Engines, digest: str) -> str:
-    answer = await engines.answer(digest, ASKED, Sampling(max_tokens=8))
+    answer = await engines.answer(EngineRequest(digest, ASKED, Sampling(max_tokens=8)))
     return "".join([piece.text async for piece in answer.pieces])
 
 

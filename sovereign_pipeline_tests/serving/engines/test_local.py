@@ -13,7 +13,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base_models.pinned import chat_template
-from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.engines.text import Prompts
 from sovereign_pipeline_tests.packaged_base import packaged_base
@@ -49,7 +49,7 @@ def process_of(running: Running) -> psutil.Process:
 
 async def long_answer(running: Running) -> Any:
     messages = [{"role": "user", "content": LETTERS[0]}]
-    answer = await running.engine.answer(running.adapters[0].digest, messages, Sampling(max_tokens=400))
+    answer = await running.engine.answer(EngineRequest(running.adapters[0].digest, messages, Sampling(max_tokens=400)))
     await anext(answer.pieces)
     return answer
 
@@ -58,7 +58,7 @@ def test_a_prompt_that_is_far_too_long_stops_no_running_answer(running: Running)
     async def pieces_meanwhile() -> int:
         answer = await long_answer(running)
         too_long = [{"role": "user", "content": "lamp " * 200_000}]
-        refusal = running.engine.answer(running.adapters[0].digest, too_long, Sampling(max_tokens=4))
+        refusal = running.engine.answer(EngineRequest(running.adapters[0].digest, too_long, Sampling(max_tokens=4)))
         asked, count = asyncio.create_task(refusal), 0
         async for _ in answer.pieces:
             count += not asked.done()
@@ -82,7 +82,7 @@ def test_an_adapter_is_unloaded_while_a_prompt_for_it_waits_behind_long_ones(
 
         def ask(adapter: Deployable, text: str) -> Any:
             messages = [{"role": "user", "content": text}]
-            return asyncio.create_task(engine.answer(adapter.digest, messages, Sampling(max_tokens=4)))
+            return asyncio.create_task(engine.answer(EngineRequest(adapter.digest, messages, Sampling(max_tokens=4))))
 
         before = ask(staying, "lamp " * 100_000)
         await asyncio.sleep(0)
@@ -122,7 +122,7 @@ def test_a_cancelled_prompt_holds_up_nobody(running: Running) -> None:
     too_long = [{"role": "user", "content": "lamp " * 100_000}]
 
     async def ask() -> None:
-        await running.engine.answer(running.adapters[0].digest, too_long, Sampling(max_tokens=4))
+        await running.engine.answer(EngineRequest(running.adapters[0].digest, too_long, Sampling(max_tokens=4)))
 
     async def seconds(cancelled: int) -> float:
         for _ in range(cancelled):

@@ -21,7 +21,7 @@ import pytest
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.policy.serving import Vllm
-from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline.serving.engines.engine import EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline_tests.conftest import VLLM_PYTHON
@@ -114,7 +114,9 @@ def test_server_that_dies_or_hangs_is_replaced(running: Running, process: str, f
     async def break_it() -> None:
         starts = running.engine.starts  # type: ignore[attr-defined]
         messages = [{"role": "user", "content": LETTERS[0]}]
-        answer = await running.engine.answer(running.adapters[0].digest, messages, Sampling(max_tokens=400))
+        answer = await running.engine.answer(
+            EngineRequest(running.adapters[0].digest, messages, Sampling(max_tokens=400))
+        )
         await anext(answer.pieces)
         for each in processes_of(running, process):
             each.send_signal(fault)
@@ -198,7 +200,9 @@ def test_server_that_others_started_is_reached(
             engine = await reached()
             await engine.load(adapter)
             asked = Sampling(max_tokens=8)
-            answer = await engine.answer(adapter.digest, [{"role": "user", "content": LETTERS[0]}], asked)
+            answer = await engine.answer(
+                EngineRequest(adapter.digest, [{"role": "user", "content": LETTERS[0]}], asked)
+            )
             assert sum([piece.tokens async for piece in answer.pieces]) == 8
             of_other_base = tiny.fingerprint(adapter, other_base(tiny, tmp_path))
             other = replace(adapter, digest="0" * 64, fingerprint=of_other_base)

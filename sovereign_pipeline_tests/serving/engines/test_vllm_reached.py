@@ -20,7 +20,7 @@ from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.serving import Vllm
 from sovereign_pipeline.serving.engines import vllm_server
-from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline.serving.engines.engine import EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline_tests.serving.engines.conformance import until
@@ -91,7 +91,7 @@ def settings(directory: Path, url: str, **options: Any) -> VllmSettings:
 
 
 async def told(engine: VllmEngine, digest: str) -> str:
-    answer = await engine.answer(digest, ASKED, Sampling(max_tokens=8))
+    answer = await engine.answer(EngineRequest(digest, ASKED, Sampling(max_tokens=8)))
     return "".join([piece.text async for piece in answer.pieces])
 
 

@@ -22,7 +22,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.policy.serving import EngineChoice, Vllm
 from sovereign_pipeline.serving.engines import vllm, vllm_server, vllm_supervisor
 from sovereign_pipeline.serving.engines.by_base import start_engine
-from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline_tests.serving.engines.conformance import LoadingConformance, Running, forked, kill_fork, until
@@ -53,7 +53,7 @@ class Side:
 
     async def text(self, tokens: int = 8, group: str = "", **sampling: Any) -> str:
         asked = Sampling(max_tokens=tokens, **sampling)
-        answer = await self.engine.answer(self.adapter.digest, MESSAGES, asked, group)
+        answer = await self.engine.answer(EngineRequest(self.adapter.digest, MESSAGES, asked, group))
         return "".join([piece.text async for piece in answer.pieces])
 
     def process(self) -> psutil.Process:
@@ -154,7 +154,7 @@ def test_a_stream_that_does_not_end_as_it_should_is_lost(side: Side, tokens: int
 
 def test_given_up_answer_is_given_up_in_vllm(side: Side) -> None:
     async def give_up() -> None:
-        answer = await side.engine.answer(side.adapter.digest, MESSAGES, Sampling(max_tokens=44))
+        answer = await side.engine.answer(EngineRequest(side.adapter.digest, MESSAGES, Sampling(max_tokens=44)))
         await anext(answer.pieces)
         await answer.pieces.aclose()
         await until(lambda: 44 in side.asked("given up"), 10)
@@ -205,7 +205,7 @@ def test_unloaded_adapter_is_unknown(side: Side, tiny: TinyAdapters, monkeypatch
     loaded_from = next(body["lora_path"] for body in side.asked("/v1/load_lora_adapter") if body["lora_name"] == name)
     wait_until(lambda: side.runner.run(asyncio.sleep(0.1)) or not Path(loaded_from).exists(), lambda: "a copy is there")
     with pytest.raises(EngineRefused, match="is not loaded"):
-        side.runner.run(side.engine.answer(extra.digest, MESSAGES, Sampling(max_tokens=1)))
+        side.runner.run(side.engine.answer(EngineRequest(extra.digest, MESSAGES, Sampling(max_tokens=1))))
 
 
 class TestLoading(LoadingConformance):

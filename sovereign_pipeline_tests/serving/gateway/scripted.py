@@ -19,7 +19,7 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Hold, Limits, Role
 from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineState, Piece, Sampling
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineRequest, EngineState, Piece
 from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
 from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Grant, Token, TokenFile, Tokens, sha256_of
@@ -60,17 +60,6 @@ def adapter(line: str, version: str = "1.0.0", level: str = "INTERNAL", instruct
     return Deployable(id, line, digest, Path("/nowhere"), level, "0" * 64, instruction)
 
 
-@dataclass(frozen=True)
-class AskedOf:
-    """What the engine was asked."""
-
-    digest: str
-    messages: list[dict[str, str]]
-    sampling: Sampling
-    cache_group: str
-    shared: int = 0
-
-
 @dataclass
 class ScriptedEngine:
     """Answers everything with the same words."""
@@ -90,7 +79,7 @@ class ScriptedEngine:
     pause_after: int | None = None
     """Pieces after which it pauses for half a second."""
     well: bool = True
-    asked: list[AskedOf] = field(default_factory=list)
+    asked: list[EngineRequest] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
     given_up: int = 0
@@ -105,19 +94,12 @@ class ScriptedEngine:
     def loaded(self) -> Mapping[str, str]:
         return self.adapters
 
-    async def answer(
-        self,
-        digest: str,
-        messages: Sequence[Mapping[str, str]],
-        sampling: Sampling,
-        cache_group: str = "",
-        shared: int = 0,
-    ) -> Answer:
+    async def answer(self, request: EngineRequest) -> Answer:
         if self.error is not None:
             raise self.error
         if self.refuses is not None:
             raise EngineRefused(self.refuses)
-        self.asked.append(AskedOf(digest, [dict(each) for each in messages], sampling, cache_group, shared))
+        self.asked.append(request)
         return Answer(PROMPT_TOKENS, self._pieces())
 
     async def _pieces(self) -> AsyncGenerator[Piece, None]:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sovereign_pipeline.serving.engines.engine import Answer
+from sovereign_pipeline.serving.engines.engine import Answer, EngineRequest
 from sovereign_pipeline_tests.serving.gateway.clients import (
     ANSWERED,
     CALLS,
@@ -55,10 +54,10 @@ def test_a_forwarded_role_gives_nothing(bench: Bench, client: Client) -> None:
 class FormsEngine(ScriptedEngine):
     """Answers the line `forms` with a JSON object."""
 
-    async def answer(self, digest: str, *rest: Any, **options: Any) -> Answer:
-        is_form = self.adapters[digest].startswith("forms")
+    async def answer(self, request: EngineRequest) -> Answer:
+        is_form = self.adapters[request.digest].startswith("forms")
         self.words: Sequence[str] = ('{"lamp": "the third", ', '"is_mended": true}') if is_form else WORDS
-        return await super().answer(digest, *rest, **options)
+        return await super().answer(request)
 
 
 @dataclass

@@ -32,6 +32,7 @@ from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.recall import Question, waive_recall
+from sovereign_pipeline.serving.engines.engine import EngineRequest
 from sovereign_pipeline.serving.gateway.auth import Grant, Tokens, add_token, callers_of, revoke_token
 from sovereign_pipeline.serving.gateway.server import repeated, serve
 from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
@@ -395,8 +396,8 @@ SECRET_ASK: dict[str, Any] = {
 class Faulty(ScriptedEngine):
     """Fails as a bug does: with the prompt in the message."""
 
-    async def answer(self, digest: str, messages: Any, sampling: Any, cache_group: str = "", shared: int = 0) -> Any:
-        raise ValueError(str(messages))
+    async def answer(self, request: EngineRequest) -> Any:
+        raise ValueError(str(request.messages))
 
 
 @pytest.mark.security_case(
