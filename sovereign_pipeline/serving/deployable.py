@@ -239,7 +239,7 @@ class LastVerified(Frozen):
 def note(settings: Settings, found: FoundAdapters) -> None:
     """Save the verified adapters, unless another gateway has saved newer ones."""
     marks = HighWaterMarks.of(settings)
-    if found.entries < marks.entries:
+    if found.entries < marks.ledger[0]:
         return
     noted = (
         Noted(
@@ -273,7 +273,7 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
     last = _read(settings)
-    if last.adapters and last.entries < (newest := HighWaterMarks.of(settings).entries):
+    if last.adapters and last.entries < (newest := HighWaterMarks.of(settings).ledger[0]):
         raise IntegrityError(
             f"{_file(settings)}: it is of a ledger of {last.entries} entries, and this gateway has verified {newest}.",
             "Somebody restored an older file. Remove it, and start the registry's database.",

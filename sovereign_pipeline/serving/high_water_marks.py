@@ -85,11 +85,6 @@ class HighWaterMarks:
             self._write(marks, _marked(marks, trust).model_copy(update={"flags": {**marks.flags, line: mark}}))
 
     @property
-    def entries(self) -> int:
-        """Return the number of the ledger's entries when adapters were verified last."""
-        return self._read().entries
-
-    @property
     def ledger(self) -> tuple[int, str | None]:
         """Return the number of the ledger's entries when adapters were verified last, and their root hash."""
         marks = self._read()

@@ -368,7 +368,7 @@ def test_registry_without_the_entries_that_were_verified_is_not_believed(
     deploying.look()
     assert deploying.serves()
     marks = HighWaterMarks.of(served_office.office.bench.settings)
-    marks.accept_entries(marks.entries + more, "0" * 64)
+    marks.accept_entries(marks.ledger[0] + more, "0" * 64)
     assert deploying.serves() == []
 
 

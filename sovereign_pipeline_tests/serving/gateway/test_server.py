@@ -174,7 +174,7 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
             changes = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED)
             *_, flag = session.scalars(changes.order_by(AuditEntry.sequence))
             size = tree.size_of(session)
-        return flag["cause"] == "transition" and HighWaterMarks.of(served.settings).entries == size
+        return flag["cause"] == "transition" and HighWaterMarks.of(served.settings).ledger[0] == size
 
     wait_until(has_seen_all, served.log.read_text)
     served.stop()
