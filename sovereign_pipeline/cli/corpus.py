@@ -44,7 +44,6 @@ from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.privacy.preview import (
     Judgement,
-    PreviewedField,
     PreviewedRow,
     assert_matches_stored,
     estimate_of,
@@ -358,7 +357,8 @@ def _print_row(each: PreviewedRow) -> None:
         out.print(_coloured(field.before, spans))
         if field.replaced:
             out.print("[dim]becomes[/]")
-            out.print(_coloured(field.after, _placed(field)))
+            placed = [(found.placed, found.placed + len(found.placeholder), found.kind) for found in field.replaced]
+            out.print(_coloured(field.after, placed))
         for kind in field.doubted:
             out.print(f"[red]•[/] the second detection pass still finds a value of kind {kind}")
     places = iter(each.places)
@@ -372,17 +372,6 @@ def _print_row(each: PreviewedRow) -> None:
         for finding in field.replaced
     ]
     print_rows(found, "Replaced")
-
-
-def _placed(field: PreviewedField) -> list[tuple[int, int, Kind]]:
-    """Return the positions of the placeholders in the scrubbed text."""
-    places: list[tuple[int, int, Kind]] = []
-    position = 0
-    for found in field.replaced:
-        start = field.after.index(found.placeholder, position)
-        position = start + len(found.placeholder)
-        places.append((start, position, found.kind))
-    return places
 
 
 def _coloured(text: str, spans: list[tuple[int, int, Kind]]) -> Text:

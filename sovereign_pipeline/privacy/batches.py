@@ -7,10 +7,10 @@ returns the finished JSON lines. Only the parent process writes.
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import TypeAlias
 
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE, Countdown, counted
@@ -21,12 +21,12 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.detection import FindingsCache
-from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, findings_of
+from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber
 from sovereign_pipeline.privacy.vault import MappingRow
 from sovereign_pipeline.record.stage import Progress
 
-Batch = list["array[int]"]
-"""Byte offsets of the rows of each case file, in the file of documents."""
+Batch: TypeAlias = "array[int]"
+"""Byte offsets of the rows of whole case files, case by case, in the file of documents."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,15 @@ class BatchScrubber:
 
     def scrub(self, batch: Batch) -> ScrubbedBatch:
         """Scrub a batch. Raises PrivacyError or IntegrityError."""
-        documents = [[document_at(self._source, self._stream, offset) for offset in rows] for rows in batch]
+        cases: dict[str, list[Document]] = {}
+        for offset in batch:
+            document = self._document_at(offset)
+            cases.setdefault(folded(document.case), []).append(document)
         searched_before = self._scrubber.texts_searched
-        scrubbed = self._scrubber.scrub(documents)
+        scrubbed = self._scrubber.scrub(list(cases.values()))
         findings = Findings(searched=self._scrubber.texts_searched - searched_before)
-        for before, case in zip(documents, scrubbed, strict=True):
-            findings.add(findings_of(before, case))
+        for before, case in zip(cases.values(), scrubbed, strict=True):
+            findings.add(before, case)
         return ScrubbedBatch(
             lines=[jsonl_line(document.model_dump()).encode() for case in scrubbed for document in case.documents],
             mapping=[row for case in scrubbed for row in case.mapping],
@@ -91,28 +94,18 @@ class BatchScrubber:
             stopped=[each for case in scrubbed for each in case.stopped],
         )
 
-
-def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
-    """Return the document whose row starts at a byte offset of the file. Raises IntegrityError."""
-    stream.seek(offset)
-    try:
-        return Document.model_validate_json(stream.readline())
-    except ValueError:
-        raise not_a_document(source, f"line {line_at(source, offset)}") from None
-
-
-def line_at(source: Path, offset: int) -> int:
-    """Return the line number, from 1, of the line that starts at a byte offset of the file."""
-    line = 1
-    with source.open("rb") as stream:
-        while offset > 0 and (block := stream.read(min(offset, 1 << 20))):
-            line += block.count(b"\n")
-            offset -= len(block)
-    return line
+    def _document_at(self, offset: int) -> Document:
+        self._stream.seek(offset)
+        try:
+            return Document.model_validate_json(self._stream.readline())
+        except ValueError:
+            self._stream.seek(0)
+            line = self._stream.read(offset).count(b"\n") + 1
+            raise _not_a_document(self._source, line) from None
 
 
-def not_a_document(source: Path, where: str) -> IntegrityError:
-    return IntegrityError(f"{source}, {where}: not a document.", "Build the corpus again.")
+def _not_a_document(source: Path, line: int) -> IntegrityError:
+    return IntegrityError(f"{source}, line {line}: not a document.", "Build the corpus again.")
 
 
 # Every batch searches the canaries again, so a batch is large enough to be worth that and small enough for progress.
@@ -122,32 +115,20 @@ BYTES_WORTH_A_WORKER = 500_000
 
 
 @dataclass(frozen=True)
-class CorpusIndex:
-    """An index of the rows and case files in a file of documents."""
+class Plan:
+    """The batches of a file of documents and the number of workers to start."""
 
     offsets: "array[int]"
     """Byte offset of every row."""
-    cases: list["array[int]"]
-    """Row numbers of every case file, in the order in which the case files first appear."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A file's batches and the number of workers to start."""
-
-    index: CorpusIndex
-    rows_of_batches: list[list["array[int]"]]
-    """Row numbers of the case files in each batch."""
+    cases: int
+    """Number of case files."""
+    rows_of_batches: list["array[int]"]
+    """Row numbers of each batch, case by case."""
     useful_workers: int
     """Number of workers that save more time than their start costs."""
 
-    @property
-    def documents(self) -> int:
-        return len(self.index.offsets)
-
     def batches(self) -> Iterator[Batch]:
-        for rows_of_cases in self.rows_of_batches:
-            yield [array("Q", (self.index.offsets[row] for row in rows)) for rows in rows_of_cases]
+        return (array("Q", (self.offsets[row] for row in rows)) for rows in self.rows_of_batches)
 
 
 def plan_for(job: ScrubJob, progress: Progress) -> Plan:
@@ -155,13 +136,6 @@ def plan_for(job: ScrubJob, progress: Progress) -> Plan:
 
     Raises PrivacyError for a language without a name detector, and IntegrityError for a row that is not a document.
     """
-    index = _read_index(job, progress)
-    rows_of_batches = list(_cut(index.cases))
-    useful = max(1, job.source.stat().st_size // BYTES_WORTH_A_WORKER)
-    return Plan(index, rows_of_batches, min(useful, len(rows_of_batches)))
-
-
-def _read_index(job: ScrubJob, progress: Progress) -> CorpusIndex:
     offsets = array("Q")
     cases: dict[str, array[int]] = {}
     languages: Counter[str] = Counter()
@@ -174,7 +148,7 @@ def _read_index(job: ScrubJob, progress: Progress) -> CorpusIndex:
                 row = json.loads(line)
                 id, case, language = row["id"], row["case"], row["language"]
             except (ValueError, KeyError, TypeError):
-                raise not_a_document(job.source, f"line {number + 1}") from None
+                raise _not_a_document(job.source, number + 1) from None
             offsets.append(position)
             cases.setdefault(folded(case), array("Q")).append(number)
             languages[language] += 1
@@ -183,7 +157,9 @@ def _read_index(job: ScrubJob, progress: Progress) -> CorpusIndex:
             position += len(line)
             countdown.reached(position)
     _reject_unknown_languages(job, languages, first_ids)
-    return CorpusIndex(offsets, list(cases.values()))
+    batches = list(_cut(cases.values()))
+    useful = max(1, min(position // BYTES_WORTH_A_WORKER, len(batches)))
+    return Plan(offsets, len(cases), batches, useful)
 
 
 def _reject_unknown_languages(job: ScrubJob, languages: Counter[str], first_ids: Mapping[str, list[str]]) -> None:
@@ -201,15 +177,13 @@ def _reject_unknown_languages(job: ScrubJob, languages: Counter[str], first_ids:
         )
 
 
-def _cut(cases: Sequence["array[int]"]) -> Iterator[list["array[int]"]]:
-    """Yield batches of whole case files."""
-    batch: list[array[int]] = []
-    documents = 0
+def _cut(cases: Iterable["array[int]"]) -> Iterator["array[int]"]:
+    """Yield the rows of whole case files in batches."""
+    batch = array("Q")
     for rows in cases:
-        batch.append(rows)
-        documents += len(rows)
-        if documents >= DOCUMENTS_PER_BATCH:
+        batch += rows
+        if len(batch) >= DOCUMENTS_PER_BATCH:
             yield batch
-            batch, documents = [], 0
+            batch = array("Q")
     if batch:
         yield batch

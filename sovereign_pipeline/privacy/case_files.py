@@ -164,6 +164,17 @@ class Place(NamedTuple):
     placeholder: str
 
 
+def replaced_spans(after: str, mapping: Iterable[MappingRow]) -> Iterator[tuple[MappingRow, int, int, int]]:
+    """Yield each row of a scrubbed text's mapping with the half-open span of its value in the original, and the start
+    of its placeholder. The text between placeholders is unchanged."""
+    before_at = after_at = 0
+    for row in mapping:
+        placed = after.index(row.placeholder, after_at)
+        start = before_at + placed - after_at
+        before_at, after_at = start + len(row.original), placed + len(row.placeholder)
+        yield row, start, before_at, placed
+
+
 @dataclass(frozen=True)
 class Filled:
     """A text whose values were replaced by placeholders."""

@@ -123,11 +123,6 @@ class Corrections:
         never = [_place(found) for found in self._never.finditer(text)]
         return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in never)]
 
-    def left(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """Return the findings that `without_never` removes."""
-        kept = set(self.without_never(text, spans))
-        return [span for span in spans if span not in kept]
-
     def one_person(self, persons: Mapping[PersonName, PersonName]) -> dict[PersonName, PersonName]:
         """Return each name's fullest name, with the names of each `same_person` list merged under the first of them
         found."""

@@ -9,17 +9,16 @@ import logging
 import os
 import pickle
 import secrets
-import shutil
 import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any
 
 from sovereign_pipeline.base.errors import PrivacyError, SovereignError, WorkerKilled
 from sovereign_pipeline.base.processes import keep_private, silence
@@ -41,73 +40,69 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
     is written.
     """
     plan = plan_for(job, progress)
-    progress(f"privacy: {counted(plan.documents, 'document')} in {counted(len(plan.index.cases), 'case file')}")
+    progress(f"privacy: {counted(len(plan.offsets), 'document')} in {counted(plan.cases, 'case file')}")
     with (
         choose_engine(job, corpus, plan.useful_workers, progress) as engine,
         tempfile.TemporaryFile(dir=target.parent) as aside,
     ):
         if "stop" in job.treatments.values():
-            _reject_stopped_rows(
-                job.line, _scrubbed(plan, engine, progress, "privacy, looking for what stops the line")
-            )
+            _reject_stopped_rows(job.line, _scrubbed(job, plan, engine, progress, "looking for what stops the line"))
         findings, digest = Findings(), MappingDigest()
-        places = array("Q", bytes(8 * plan.documents))
-        for number, batch in _scrubbed(plan, engine, progress, "privacy, scrubbing"):
+        places = array("Q", bytes(8 * len(plan.offsets)))
+        batches = _scrubbed(job, plan, engine, progress, "scrubbing")
+        for rows, batch in zip(plan.rows_of_batches, batches, strict=True):
             # Write originals to the vault before the scrubbed text.
             vault.add(job.line, batch.mapping)
             digest.add(batch.mapping)
-            rows = (row for case in plan.rows_of_batches[number] for row in case)
             for row, line in zip(rows, batch.lines, strict=True):
                 places[row] = aside.tell()
                 aside.write(line)
-            findings.add(batch.findings)
+            findings.merge(batch.findings)
         _write_in_order(aside, places, target, progress)
     return replace(findings, mapping_sha256=digest.value)
 
 
-class Engine(Protocol):
-    """An engine that scrubs batches. It is a context manager."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """Yield the number and the result of each batch, in any order. Can be called again. Raises PrivacyError."""
-        ...
+Engine = Callable[[Iterator[Batch]], Iterator[ScrubbedBatch]]
+"""Function that scrubs batches and yields the results in order. It can be called several times. Raises PrivacyError,
+and WorkerKilled."""
 
 
-def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress) -> Engine:
+def choose_engine(
+    job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress
+) -> AbstractContextManager[Engine]:
     """Return the engine: Ray if `corpus.engine` says so, otherwise a process pool, or this process if one worker is
     enough.
 
     Args:
         useful_workers: number of workers that save more time than their start costs.
     """
-    workers = corpus.workers or _usable_cores()
+    workers = corpus.workers or len(os.sched_getaffinity(0))
     if corpus.engine == "ray":
-        return RayActors(job, workers, progress)
-    if min(workers, useful_workers) <= 1:
-        return InThisProcess(job)
-    return ProcessPool(job, min(workers, useful_workers))
+        return ray_actors(job, workers, progress)
+    workers = min(workers, useful_workers)
+    return process_pool(job, workers) if workers > 1 else this_process(job)
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _scrubbed(plan: Plan, engine: Engine, progress: Progress, work: str) -> Iterator[tuple[int, ScrubbedBatch]]:
-    countdown = Countdown(progress, work, plan.documents, "document")
+def _scrubbed(job: ScrubJob, plan: Plan, engine: Engine, progress: Progress, work: str) -> Iterator[ScrubbedBatch]:
+    countdown = Countdown(progress, f"privacy, {work}", len(plan.offsets), "document")
     done = 0
-    for number, batch in engine.scrub(plan.batches()):
-        yield number, batch
-        done += batch.findings.documents
-        countdown.reached(done)
+    try:
+        for batch in engine(plan.batches()):
+            yield batch
+            done += batch.findings.documents
+            countdown.reached(done)
+    except WorkerKilled as killed:
+        raise PrivacyError(
+            killed.message,
+            "Lower corpus.workers in the recipe, and run the line again.",
+            act="run_line",
+            line=job.line,
+        ) from None
 
 
-def _reject_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]]) -> None:
+def _reject_stopped_rows(line: str, scrubbed: Iterator[ScrubbedBatch]) -> None:
     rows: dict[Kind, set[str]] = {}
-    for _, batch in scrubbed:
+    for batch in scrubbed:
         for kind, row in batch.stopped:
             rows.setdefault(kind, set()).add(row)
     if not rows:
@@ -135,85 +130,45 @@ def _write_in_order(aside: IO[bytes], places: "array[int]", target: Path, progre
             countdown.reached(row)
 
 
-# --- this process -----------------------------------------------------------------------------------------------------
+# --- processes of this machine ----------------------------------------------------------------------------------------
 
 
-class InThisProcess:
-    """An engine that scrubs batches one after the other in the calling process."""
-
-    def __init__(self, job: ScrubJob) -> None:
-        self._scrubber = BatchScrubber(job)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._scrubber.close()
-
-    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """Implement `Engine.scrub`. Batches are yielded in order."""
-        return enumerate(map(self._scrubber.scrub, batches))
+@contextmanager
+def this_process(job: ScrubJob) -> Iterator[Engine]:
+    """Scrub batches one after the other in the calling process."""
+    with closing(BatchScrubber(job)) as scrubber:
+        yield partial(map, scrubber.scrub)
 
 
-# --- a pool of processes ----------------------------------------------------------------------------------------------
+@contextmanager
+def process_pool(job: ScrubJob, workers: int) -> Iterator[Engine]:
+    """Run worker processes, which end with this process."""
+    with WorkerPool(workers, _begin_worker, job) as pool:
+        yield partial(pool.over, work=_scrub_in_worker)
 
 
-class ProcessPool:
-    """An engine that runs worker processes, which end with this process."""
-
-    def __init__(self, job: ScrubJob, workers: int) -> None:
-        self._job = job
-        self._pool = WorkerPool(workers, _begin_worker, job)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.__exit__(*error)
-
-    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """Implement `Engine.scrub`. Batches are yielded in order."""
-        try:
-            yield from enumerate(self._pool.over(batches, _scrub_in_worker))
-        except WorkerKilled:
-            raise PrivacyError(
-                "A worker of the scrubbing was killed, most often because memory ran out. Nothing was kept.",
-                "Lower corpus.workers in the recipe, and run the line again.",
-                act="run_line",
-                line=self._job.line,
-            ) from None
-
-
-# --- in a worker process ---------------------------------------------------------------------------------------------
-
-
-class _Worker:
-    """The state that a worker process keeps between batches."""
-
-    def __init__(self, job: ScrubJob) -> None:
-        self._job = job
-
-    @cached_property
-    def scrubber(self) -> BatchScrubber:
-        """Create the scrubber with the first batch. An error at the start of the process would only break the pool."""
-        scrubber = BatchScrubber(self._job)
-        gc.freeze()  # the loaded models stay; collecting them again and again costs a sixth of the time
-        return scrubber
-
-
-_worker: _Worker  # set by `_begin_worker`, once in each process
+_job: ScrubJob  # set by `_begin_worker`, once in each process
 
 
 def _begin_worker(job: ScrubJob) -> None:
-    global _worker
+    global _job
     go_offline()
     os.environ["OMP_NUM_THREADS"] = "1"  # each core has a worker already
     silence()
-    _worker = _Worker(job)
+    _job = job
+
+
+@cache
+def _worker() -> BatchScrubber:
+    """Create the worker's scrubber with the first batch. An error at the start of the process would only break the
+    pool."""
+    scrubber = BatchScrubber(_job)
+    gc.freeze()  # the loaded models stay; collecting them again and again costs a sixth of the time
+    return scrubber
 
 
 def _scrub_in_worker(batch: Batch) -> ScrubbedBatch:
-    return _worker.scrubber.scrub(batch)
+    return _worker().scrub(batch)
 
 
 # --- Ray --------------------------------------------------------------------------------------------------------------
@@ -226,73 +181,57 @@ SECONDS_BETWEEN_MESSAGES = 15
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
-class RayActors:
-    """An engine of Ray actors, on the cluster at RAY_ADDRESS or on a local Ray that only this process can use and
-    that stops with it."""
+@contextmanager
+def ray_actors(job: ScrubJob, workers: int, progress: Progress) -> Iterator[Engine]:
+    """Run Ray actors, on the cluster at RAY_ADDRESS or on a local Ray that only this process can use and that stops
+    with it.
 
-    def __init__(self, job: ScrubJob, workers: int, progress: Progress) -> None:
-        """Raises PrivacyError if Ray is not installed, or was imported before it could be restricted to this
-        process."""
-        if importlib.util.find_spec("ray") is None:
-            raise PrivacyError(
-                "corpus.engine is 'ray', but Ray is not installed.",
-                "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
-                "corpus.engine to 'processes'.",
-            )
-        # Ray reads these while it is imported, and so do the processes it starts.
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
-        os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
-        os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(SECONDS_TO_START))
-        if not os.environ.get("RAY_ADDRESS"):
-            _close_to_others()
-        import ray
-
-        self._job = job
-        self._workers = workers
-        self._progress = progress
-        self._ray: Any = ray
-        self._end = ExitStack()
-
-    def __enter__(self) -> Self:
-        """Start Ray or connect to it. Raises PrivacyError if that fails."""
-        context = self._ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        context.execution_options.preserve_order = True
-        scratch = tempfile.mkdtemp(prefix="ray-")  # short, for the paths of its sockets
-        with ExitStack() as started:
-            started.callback(shutil.rmtree, scratch)
-            started.callback(self._ray.shutdown)
-            _start(self._ray, self._workers, scratch, self._progress)
-            self._end = started.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._end.close()
-
-    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """Implement `Engine.scrub`."""
-        ray = self._ray
-        actor: Any = _Actor  # Ray's type hints accept only functions
-        rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in enumerate(batches)]
-        scrubbed = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
-            actor, fn_constructor_args=(self._job,), compute=ray.data.ActorPoolStrategy(size=self._workers), num_cpus=1
+    Raises PrivacyError if Ray is not installed, was imported before it could be restricted to this process, or does not
+    start.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise PrivacyError(
+            "corpus.engine is 'ray', but Ray is not installed.",
+            "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
+            "corpus.engine to 'processes'.",
         )
+    # Ray reads these while it is imported, and so do the processes it starts.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
+    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(SECONDS_TO_START))
+    if not os.environ.get("RAY_ADDRESS"):
+        _close_to_others()
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.execution_options.preserve_order = True
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:  # short, for its sockets
         try:
-            for row in scrubbed.iter_rows():
-                result = pickle.loads(row["result"])
-                if isinstance(result, SovereignError):
-                    raise result
-                yield row["number"], result
-        except ray.exceptions.RayError as error:
-            raise PrivacyError(
-                f"Ray ended the scrubbing with {type(error).__name__}, most often because an actor was killed when "
-                f"memory ran out. Nothing was kept.",
-                "Lower corpus.workers in the recipe, and run the line again.",
-                act="run_line",
-                line=self._job.line,
-            ) from None
+            _start(ray, workers, scratch, progress)
+            yield partial(_scrub_by_ray, ray, job, workers)
+        finally:
+            ray.shutdown()
+
+
+def _scrub_by_ray(ray: Any, job: ScrubJob, workers: int, batches: Iterator[Batch]) -> Iterator[ScrubbedBatch]:
+    rows = [{"batch": pickle.dumps(batch)} for batch in batches]
+    scrubbed = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
+        _Actor, fn_constructor_args=(job,), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1
+    )
+    try:
+        for row in scrubbed.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, SovereignError):
+                raise result
+            yield result
+    except ray.exceptions.RayError as error:
+        raise WorkerKilled(
+            f"Ray ended the scrubbing with {type(error).__name__}, most often because an actor was killed when memory "
+            f"ran out. No result was stored."
+        ) from None
 
 
 class _Actor:
@@ -310,7 +249,7 @@ class _Actor:
             result: ScrubbedBatch | SovereignError = self._scrubber.scrub(pickle.loads(row["batch"]))
         except SovereignError as error:
             result = error
-        return {"number": row["number"], "result": pickle.dumps(result)}
+        return {"result": pickle.dumps(result)}
 
 
 def _close_to_others() -> None:

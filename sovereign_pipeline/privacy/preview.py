@@ -16,7 +16,8 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
-from sovereign_pipeline.privacy.corrections import Corrections, load_word_lists
+from sovereign_pipeline.privacy.case_files import replaced_spans
+from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, Text, texts_of
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS, STRICT_RECOGNIZERS
 from sovereign_pipeline.privacy.names.name_models import LABELS
@@ -34,6 +35,8 @@ class Replaced:
     start: int
     end: int
     placeholder: str
+    placed: int
+    """Start of the placeholder in the scrubbed field."""
     why: str
     """Explanation of how the value was found."""
 
@@ -141,8 +144,17 @@ def _fields(
         if not original:
             continue
         found = _found(scrubber.detector, texts[name]) if name in texts else {}
-        rows = [row for row in mapping if row.field == name]
-        replaced = tuple(_replaced(results[name], rows, found, scrubber.detector.corrections))
+        is_listed = scrubber.detector.corrections.is_listed
+        replaced = tuple(
+            Replaced(
+                start,
+                end,
+                row.placeholder,
+                placed,
+                "the line's word lists" if is_listed(row.original) else _why(row, found.get((start, end))),
+            )
+            for row, start, end, placed in replaced_spans(results[name], (row for row in mapping if row.field == name))
+        )
         left = scrubber.detector.read_again(before.language, results[name]).left
         yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left))
 
@@ -151,21 +163,6 @@ def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
     """Return the findings of a text on its own, by their span of the original."""
     spans = detector.find([text])[text.key]
     return {text.normalised.original_span(span.start, span.end): span for span in spans}
-
-
-def _replaced(
-    after: str, mapping: Sequence[MappingRow], found: dict[tuple[int, int], Span], corrections: Corrections
-) -> Iterator[Replaced]:
-    """Yield each replaced value with its span of the original. The text between placeholders is unchanged."""
-    before_at, after_at = 0, 0
-    for row in mapping:
-        place = after.index(row.placeholder, after_at)
-        start = before_at + place - after_at
-        end = start + len(row.original)
-        listed = corrections.is_listed(row.original)
-        why = "the line's word lists" if listed else _why(row, found.get((start, end)))
-        yield Replaced(start, end, row.placeholder, why)
-        before_at, after_at = end, place + len(row.placeholder)
 
 
 def _why(row: MappingRow, span: Span | None) -> str:

@@ -215,7 +215,27 @@ class Findings:
     def by_kind(self) -> Counter[Kind]:
         return sum(self.by_language.values(), Counter())
 
-    def add(self, other: "Findings") -> None:
+    def add(self, before: Sequence[Document], case: ScrubbedCase) -> None:
+        """Add the counts of one scrubbed case.
+
+        Args:
+            before: the documents of the case before scrubbing.
+        """
+        self.documents += len(before)
+        self.documents_touched += len({row.row for row in case.mapping if row.field != AUTHOR})
+        self.cases += 1
+        self.characters += sum(len(text) for document in before for text in document.texts.values())
+        languages = {document.id: document.language for document in before}
+        for entry in case.mapping:
+            self.by_language.setdefault(languages[entry.row], Counter())[kind_of(entry.placeholder)] += 1
+        self.kept.update(case.kept)
+        if case.ambiguous_rows:
+            self.ambiguous.append({"case": before[0].case, "rows": case.ambiguous_rows})
+        for kind, rows in case.doubtful.items():
+            self.doubtful.setdefault(kind, Counter()).update(rows)
+
+    def merge(self, other: "Findings") -> None:
+        """Add the counts of another part of the same scrubbing."""
         self.documents += other.documents
         self.documents_touched += other.documents_touched
         self.cases += other.cases
@@ -248,25 +268,3 @@ class Findings:
             },
             "ambiguous_names": sorted(self.ambiguous, key=lambda entry: str(entry["case"])),
         }
-
-
-def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
-    """Return the counts of one scrubbed case.
-
-    Args:
-        before: the documents of the case before scrubbing.
-    """
-    languages = {document.id: document.language for document in before}
-    by_language: dict[str, Counter[Kind]] = {}
-    for entry in case.mapping:
-        by_language.setdefault(languages[entry.row], Counter())[kind_of(entry.placeholder)] += 1
-    return Findings(
-        documents=len(before),
-        documents_touched=len({row.row for row in case.mapping if row.field != AUTHOR}),
-        cases=1,
-        characters=sum(len(text) for document in before for text in document.texts.values()),
-        by_language=by_language,
-        kept=case.kept,
-        ambiguous=[{"case": before[0].case, "rows": case.ambiguous_rows}] if case.ambiguous_rows else [],
-        doubtful=case.doubtful,
-    )

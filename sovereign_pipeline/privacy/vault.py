@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import to_json
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
@@ -33,6 +34,8 @@ _LINE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 class MappingRow:
     """A replaced value. The field names are the keys of the vault's JSON."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
     line: str
     run: str
     """Fingerprint of the scrubbing, as in findings.json."""
@@ -44,6 +47,9 @@ class MappingRow:
     placeholder: str
     original: str
     """Exact characters that the placeholder replaced."""
+
+
+_ROW = TypeAdapter(MappingRow)
 
 
 @dataclass(frozen=True)
@@ -115,20 +121,12 @@ def public_key_of(private_key: str) -> str:
     return str(_identity(private_key).to_public())
 
 
-def read_vault(directory: Path, private_key: str, line: str | None = None) -> Iterator[MappingRow]:
-    """Decrypt every row of a vault, or of one line of adapters in it, file by file in order of file name.
+def read_vault(directory: Path, private_key: str, line: str | None = None) -> Iterator[tuple[Path, list[MappingRow]]]:
+    """Decrypt a vault, or one line of adapters in it, and yield each file with its rows, in order of file name.
 
     Raises PrivacyError for an invalid private key, and, naming the file, for a file that the key does not decrypt or
     that contains anything but rows.
     """
-    for _, rows in read_vault_files(directory, private_key, line):
-        yield from rows
-
-
-def read_vault_files(
-    directory: Path, private_key: str, line: str | None = None
-) -> Iterator[tuple[Path, list[MappingRow]]]:
-    """Decrypt like `read_vault`, and yield each file with its rows."""
     import pyrage
 
     identity = _identity(private_key)
@@ -143,27 +141,13 @@ def read_vault_files(
                 "Give the key whose public half was in use when the file was written, or restore the file.",
             ) from None
         # Split at newlines only: an original may contain other separators, such as U+2028.
-        rows = [_row(each) for each in content.split(b"\n") if each]
-        if None in rows:
+        try:
+            yield file, [_ROW.validate_json(each) for each in content.split(b"\n") if each]
+        except ValueError:
             raise PrivacyError(
                 f"{file}: it holds something that is no row of a mapping. Nothing is shown.",
                 "Find out who wrote to the vault, and move the file elsewhere.",
-            )
-        yield file, [row for row in rows if row is not None]
-
-
-def _row(line: bytes) -> MappingRow | None:
-    try:
-        values = json.loads(line)
-        row = MappingRow(**values)
-    except (ValueError, TypeError, RecursionError):
-        return None
-    return row if all(isinstance(value, str) and _is_unicode(value) for value in values.values()) else None
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text has no lone surrogate, which JSON can contain and terminals cannot show."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+            ) from None
 
 
 def _identity(private_key: str) -> "pyrage.x25519.Identity":
@@ -213,7 +197,7 @@ class StatedMapping:
     """Fingerprint of the scrubbing, in each of its rows in the vault."""
     mapping_sha256: str
     public_key: str | None
-    """Fingerprint of the public key that the originals were encrypted to; None for artifacts of early releases."""
+    """Fingerprint of the public key that the originals were encrypted to."""
 
     @classmethod
     def of(cls, directory: Path) -> "StatedMapping":
@@ -237,12 +221,6 @@ class StatedMapping:
                 "Copy it again.",
             )
         findings = json.loads((directory / FINDINGS).read_bytes())
-        if "mapping_sha256" not in findings:
-            raise InputError(
-                f"{directory}: this artifact was made before artifacts stated their mapping, so no row of the vault "
-                f"can be compared with it.",
-                "Run its line again, or show the rows with --unchecked.",
-            )
         return cls(
             manifest.digest,
             findings["run"],
@@ -252,7 +230,7 @@ class StatedMapping:
 
     def check_key(self, fingerprint: str) -> None:
         """Raise PrivacyError if the mapping was encrypted to another public key than the one with this fingerprint."""
-        if self.public_key not in (None, fingerprint):
+        if self.public_key != fingerprint:
             raise PrivacyError(
                 f"Artifact {short(self.artifact)} was sealed to the public key {self.public_key}, and this private key "
                 f"belongs to {fingerprint}.",

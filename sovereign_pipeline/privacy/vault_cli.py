@@ -16,7 +16,7 @@ import typer
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.privacy.vault import MappingRow, StatedMapping, fingerprint_of, public_key_of, read_vault_files
+from sovereign_pipeline.privacy.vault import MappingRow, StatedMapping, fingerprint_of, public_key_of, read_vault
 
 AUDIT_FILE = "audit.jsonl"
 
@@ -79,7 +79,7 @@ def reveal(
     stated = [StatedMapping.of(directory) for directory in artifact or ()]
     for each in stated:
         each.check_key(fingerprint_of(public_key_of(private_key)))
-    by_file = dict(read_vault_files(vault, private_key, line))
+    by_file = dict(read_vault(vault, private_key, line))
     for each in stated:
         each.check_rows(by_file)
     runs = {each.run for each in stated}

@@ -19,6 +19,7 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.privacy.case_files import replaced_spans
 from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.scrubbing import Scrubber
@@ -92,7 +93,14 @@ class TextDetectors:
         rows: dict[str, list[MappingRow]] = {document.id: [] for document in documents}
         for row in case.mapping:
             rows[row.row].append(row)
-        return [list(_places(after.request, rows[after.id])) for after in case.documents]
+        return [
+            [
+                Detection(start, end, kind_of(row.placeholder), row.placeholder)
+                for row, start, end, _ in replaced_spans(after.request, rows[after.id])
+                if row.original
+            ]
+            for after in case.documents
+        ]
 
     def _document(self, number: int, text: str) -> Document:
         return Document(
@@ -129,19 +137,6 @@ def _masked(text: str) -> str:
 def _end_of(text: str, begun: re.Match[str]) -> int:
     whole = _WHOLE_PLACEHOLDER.match(text, begun.start())
     return whole.end() if whole is not None else begun.end() - 1
-
-
-def _places(after: str, rows: Sequence[MappingRow]) -> list[Detection]:
-    """Recover the span of each value from the scrubbed text."""
-    found: list[Detection] = []
-    before_at = after_at = 0
-    for row in rows:
-        place = after.index(row.placeholder, after_at)
-        start = before_at + place - after_at
-        before_at, after_at = start + len(row.original), place + len(row.placeholder)
-        if row.original:
-            found.append(Detection(start, before_at, kind_of(row.placeholder), row.placeholder))
-    return found
 
 
 SECONDS_TO_SEARCH = 15.0

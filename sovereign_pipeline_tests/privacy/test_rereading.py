@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.detection import Detector
-from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, findings_of
+from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -42,5 +42,5 @@ def test_what_a_look_alone_tells_is_counted_by_kind_and_row() -> None:
     before = [document("write to hamood@", id="R-1"), document("civil number 10457832", id="R-2")]
     findings = Findings()
     for each in before:
-        findings.add(findings_of([each], scrub(SCRUBBER, each)))
+        findings.add([each], scrub(SCRUBBER, each))
     assert findings.to_json("run")["doubtful"] == {"EMAIL": {"values": 1, "rows": ["R-1"]}}

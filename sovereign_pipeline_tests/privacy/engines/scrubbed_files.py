@@ -42,7 +42,7 @@ def vault_in(directory: Path) -> Vault:
 
 
 def mapping(directory: Path) -> list[MappingRow]:
-    return list(read_vault(directory / "vault", str(IDENTITY)))
+    return [row for _, rows in read_vault(directory / "vault", str(IDENTITY)) for row in rows]
 
 
 def scrub_in(directory: Path, corpus: Corpus | None = None, **changes: Any) -> Findings:

@@ -1,7 +1,5 @@
 """Whatever fails while a batch is scrubbed, the message names the row and quotes nothing of it."""
 
-import subprocess
-import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +13,7 @@ from sovereign_pipeline.privacy import case_files, detection, scrubbing
 from sovereign_pipeline.privacy.batches import BatchScrubber
 from sovereign_pipeline.privacy.case_files import add_further_mentions
 from sovereign_pipeline_tests.privacy.conftest import document
-from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, scrub_in
-from sovereign_pipeline_tests.waiting import SECONDS
+from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, scrub_in
 
 FATAL = "LANTERN-FATAL"
 """Stands in the text of one row, at which what is planted raises."""
@@ -75,7 +72,7 @@ def test_a_row_that_is_no_document_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_bytes(first + second + third.replace(b'"request"', b'"requested"'))
     scrubber = BatchScrubber(job_for(tmp_path))
     with pytest.raises(IntegrityError, match="line 3: not a document"):
-        scrubber.scrub([array("Q", [len(first) + len(second)])])
+        scrubber.scrub(array("Q", [len(first) + len(second)]))
     scrubber.close()
 
 
@@ -84,34 +81,3 @@ def test_rows_in_a_language_without_a_detector_are_named(tmp_path: Path) -> None
     with pytest.raises(PrivacyError, match=r"it \(1 row: R-0\)") as stopped:
         scrub_in(tmp_path)
     assert "exclude" in stopped.value.hint
-
-
-@pytest.mark.slow
-def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
-    """The program is imported anew by each worker, and plants the fault there."""
-    write_documents(
-        tmp_path / "in.jsonl",
-        (document(f"CR 1000000 {FATAL if n == 207 else n}", id=f"R-{n}", case=f"C-{n}") for n in range(300)),
-    )
-    (tmp_path / "program.py").write_text(
-        "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.base.errors import PrivacyError\n"
-        "from sovereign_pipeline.policy.corpus import Corpus\n"
-        "from sovereign_pipeline.privacy import batches, scrubbing\n"
-        "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import scrub_in\n"
-        "from sovereign_pipeline_tests.privacy.engines.test_batches import failing\n"
-        "scrubbing.reject_placeholders = failing(scrubbing.reject_placeholders)\n"
-        "if __name__ == '__main__':\n"
-        "    batches.BYTES_WORTH_A_WORKER, batches.DOCUMENTS_PER_BATCH = 1, 64\n"
-        "    try: scrub_in(Path(sys.argv[1]), Corpus(workers=2))\n"
-        "    except PrivacyError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, tmp_path / "program.py", tmp_path],
-        env=of_no_cluster(),
-        check=True,
-        timeout=SECONDS,
-        capture_output=True,
-        text=True,
-    )
-    assert "in row R-207." in done.stdout and FATAL not in done.stdout + done.stderr

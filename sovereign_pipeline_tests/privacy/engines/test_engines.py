@@ -16,7 +16,7 @@ from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.policy.corpus import Corpus
-from sovereign_pipeline.privacy.engines import InThisProcess, ProcessPool, choose_engine
+from sovereign_pipeline.privacy import engines
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, result_of, scrub_in
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
@@ -48,9 +48,9 @@ def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
     """Not from the network, whatever Ray listens on by default, and not from another account of this machine."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy.engines import RayActors\n"
+        "from sovereign_pipeline.privacy.engines import ray_actors\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "with RayActors(job_for(Path(sys.argv[1])), 1, lambda message: None):\n"
+        "with ray_actors(job_for(Path(sys.argv[1])), 1, lambda message: None):\n"
         "    import ray\n"
         "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
         "    sys.stdin.read()\n"
@@ -85,9 +85,9 @@ def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
 def test_a_ray_that_was_imported_open_is_refused(tmp_path: Path) -> None:
     program = (
         "import sys, ray; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy.engines import RayActors\n"
+        "from sovereign_pipeline.privacy.engines import ray_actors\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "with RayActors(job_for(Path(sys.argv[1])), 1, print): pass\n"
+        "with ray_actors(job_for(Path(sys.argv[1])), 1, print): pass\n"
     )
     refused = subprocess.run(
         [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
@@ -103,15 +103,18 @@ def test_a_ray_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
         "from sovereign_pipeline.privacy import engines\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
         "engines.SECONDS_BETWEEN_MESSAGES = 0\n"
-        "engine = engines.RayActors(job_for(Path(sys.argv[1])), 1, print)\n"
-        "import ray._private.node as node, ray._private.services as services\n"
-        "ticks, looks, look = itertools.count(0, 31), itertools.count(1), services.get_node\n"
-        "def slow(*of):\n"
-        "    if next(looks) < 3: raise RuntimeError('not found')\n"
-        "    return look(*of)\n"
-        "services.get_node = slow\n"
-        "node.time = types.SimpleNamespace(**{**vars(time), 'monotonic': lambda: next(ticks)})\n"
-        "with engine: print('started', flush=True)\n"
+        "ticks, looks, start = itertools.count(0, 31), itertools.count(1), engines._start\n"
+        "def start_slowly(ray, *others):\n"
+        "    import ray._private.node as node, ray._private.services as services\n"
+        "    look = services.get_node\n"
+        "    def slow(*of):\n"
+        "        if next(looks) < 3: raise RuntimeError('not found')\n"
+        "        return look(*of)\n"
+        "    services.get_node = slow\n"
+        "    node.time = types.SimpleNamespace(**{**vars(time), 'monotonic': lambda: next(ticks)})\n"
+        "    start(ray, *others)\n"
+        "engines._start = start_slowly\n"
+        "with engines.ray_actors(job_for(Path(sys.argv[1])), 1, print): print('started', flush=True)\n"
     )
     started = subprocess.run(
         [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
@@ -124,14 +127,13 @@ def test_a_ray_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
-def test_little_work_is_done_in_this_process(tmp_path: Path) -> None:
-    write_documents(tmp_path / "in.jsonl", [document("CR 1000000")])
-    with choose_engine(job_for(tmp_path), Corpus(workers=8), useful_workers=1, progress=print) as engine:
-        assert isinstance(engine, InThisProcess)
-    with choose_engine(job_for(tmp_path), Corpus(workers=1), useful_workers=8, progress=print) as engine:
-        assert isinstance(engine, InThisProcess)
-    with choose_engine(job_for(tmp_path), Corpus(workers=2), useful_workers=8, progress=print) as engine:
-        assert isinstance(engine, ProcessPool)
+@pytest.mark.parametrize(("workers", "useful", "chosen"), [(8, 1, "this process"), (1, 8, "this process"), (2, 8, 2)])
+def test_little_work_is_done_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, useful: int, chosen: object
+) -> None:
+    monkeypatch.setattr(engines, "this_process", lambda job: "this process")
+    monkeypatch.setattr(engines, "process_pool", lambda job, workers: workers)
+    assert engines.choose_engine(job_for(tmp_path), Corpus(workers=workers), useful, print) == chosen
 
 
 def test_a_missing_ray_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,4 +198,4 @@ def test_a_worker_that_is_killed_stops_the_work_and_says_so(endless: "subprocess
     workers_of(endless)[0].kill()
     _, errors = endless.communicate(timeout=SECONDS)
     assert endless.returncode != 0
-    assert b"A worker of the scrubbing was killed" in errors
+    assert b"A worker process was killed" in errors
