@@ -146,8 +146,9 @@ bench-corpus: setup
 	@test -n "$(DATA)" || { echo "make bench-corpus DATA=DIR, see docs/benchmarks/corpus.md"; exit 2; }
 	@test -x $(PRESIDIO) || $(PYTHON) -m venv $(dir $(PRESIDIO))..
 	@$(PRESIDIO) -m pip install --quiet --disable-pip-version-check -r benchmarks/corpus/presidio-requirements.txt
-	@$(BIN)/python -W ignore benchmarks/corpus/privacy_quality.py --pii "$(DATA)/pii/presidio_synth_v2.json" \
-		--ner "$(DATA)/ner" --out "$(RESULTS)" --presidio-python $(PRESIDIO)
+	@$(BIN)/python -W ignore benchmarks/corpus/privacy_quality.py --set synthetic="$(DATA)/pii/presidio_synth_v2.json" \
+		--set WNUT-17="$(DATA)/ner/wnut17train.conll" --set Wojood="$(DATA)/ner/wojood_train.txt" \
+		--set Wojood-val="$(DATA)/ner/wojood_val.txt" --out "$(RESULTS)" --presidio-python $(PRESIDIO)
 	@$(BIN)/python -W ignore benchmarks/corpus/privacy_speed.py --questions "$(DATA)/parliament" --out "$(RESULTS)" \
 		--presidio-python $(PRESIDIO)
 	@$(BIN)/python -m benchmarks.corpus.split_scale --rows 10000 100000 1000000 --questions "$(DATA)/parliament" \

