@@ -175,21 +175,50 @@ LONGEST_PAUSE = 30.0
 """Longest pause in seconds before a crashing process is restarted."""
 
 
-class Process(Protocol):
+SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_PROBES = 3.0
+
+
+class Process(ABC):
     """A process that computes."""
 
-    heard_at: float
-    """Time of the last message from the process."""
-    template_sha256: str
+    def __init__(self, template_sha256: str = "") -> None:
+        self.template_sha256 = template_sha256
+        self.heard_at = time.monotonic()
+        """Time of the last message from the process."""
+        self._gone = asyncio.Event()
 
     @property
-    def is_gone(self) -> bool: ...
+    def is_gone(self) -> bool:
+        return self._gone.is_set()
+
+    @abstractmethod
+    async def _probe(self) -> None:
+        """Ask for a message, which updates `heard_at`."""
+
+    @abstractmethod
+    async def end(self) -> None:
+        """Kill the process or leave it. Its running requests are lost."""
 
     async def watch(self, hang_seconds: float) -> None:
         """Return once the process is gone or hangs."""
-
-    async def end(self) -> None:
-        """Kill the process. Its running requests are lost."""
+        self.heard_at = looked_at = time.monotonic()
+        probe: asyncio.Task[None] | None = None
+        probed_at = 0.0
+        look, pause = (min(each, hang_seconds / 4) for each in (SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_PROBES))
+        try:
+            while not self.is_gone and time.monotonic() - self.heard_at <= hang_seconds:
+                if (probe is None or probe.done()) and time.monotonic() - probed_at > pause:
+                    probe, probed_at = asyncio.create_task(self._probe()), time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(look):
+                        await self._gone.wait()
+                if time.monotonic() - looked_at > 3 * look:
+                    self.heard_at = time.monotonic()  # this loop stood still, and could hear nothing
+                looked_at = time.monotonic()
+        finally:
+            if probe is not None:
+                probe.cancel()
 
 
 P = TypeVar("P", bound=Process)

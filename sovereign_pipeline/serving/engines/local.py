@@ -21,6 +21,7 @@ from sovereign_pipeline.serving.engines.engine import (
     EngineRequest,
     Piece,
     PiecesOfProcess,
+    Process,
     SupervisedEngine,
     environment_of,
 )
@@ -28,7 +29,6 @@ from sovereign_pipeline.serving.fingerprints import Mark, difference
 
 LONGEST_MESSAGE = 64 << 20
 """Longest JSON line of the protocol in bytes."""
-SECONDS_BETWEEN_LOOKS = 1.0
 
 Message = dict[str, Any]
 
@@ -128,24 +128,17 @@ class LocalEngine(SupervisedEngine["_Child"]):
         return child
 
 
-class _Child:
+class _Child(Process):
     """The child process and its running requests."""
 
     def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
+        super().__init__()
         self._process, self._writer = process, writer
         self._handle = os.pidfd_open(process.pid)
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Queue[Message | Exception]] = {}
         self._reader: asyncio.Task[None] | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.template_sha256 = ""
-        self.heard_at = time.monotonic()
-        """Time of the last message from the process."""
-        self._gone = asyncio.Event()
-
-    @property
-    def is_gone(self) -> bool:
-        return self._gone.is_set()
 
     @classmethod
     async def start(cls, base: Path, settings: LocalSettings) -> Self:
@@ -206,21 +199,10 @@ class _Child:
         finally:
             self.forget(number)
 
-    async def watch(self, hang_seconds: float) -> None:
-        """Return once the process is gone or hangs."""
-        self.heard_at, looks = time.monotonic(), 0
-        while not self.is_gone:
-            self.send({"op": "ping"})
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(SECONDS_BETWEEN_LOOKS, hang_seconds / 4)):
-                    await self._gone.wait()
-            # One check is not enough: if this event loop was blocked, messages from the process are still unread.
-            looks = looks + 1 if time.monotonic() - self.heard_at > hang_seconds else 0
-            if looks > 1:
-                return
+    async def _probe(self) -> None:
+        self.send({"op": "ping"})
 
     async def end(self) -> None:
-        """Kill the process. Its running requests are lost."""
         self._lose_all()
         with contextlib.suppress(ProcessLookupError):
             # `Process.kill` would reap a process that is already dead, and asyncio would then miss its exit status.

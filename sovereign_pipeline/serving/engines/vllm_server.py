@@ -14,7 +14,6 @@ import shutil
 import stat
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,15 +26,13 @@ import aiohttp
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.policy.serving import UNIX, Vllm
-from sovereign_pipeline.serving.engines.engine import INHERITED_VARIABLES, THREADS, environment_of
+from sovereign_pipeline.serving.engines.engine import INHERITED_VARIABLES, THREADS, Process, environment_of
 from sovereign_pipeline.serving.engines.vllm_supervisor import HeldDirectory, remove_left_behind
 
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 SECONDS_IDLE = 2.0
 """Seconds after which an idle connection is dropped. vLLM closes one after 5, which could lose a request."""
-SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_BETWEEN_PROBES = 3.0
 
 Body = dict[str, Any]
 
@@ -56,25 +53,20 @@ class VllmSettings:
     """Seconds after which a server that is not ready is killed."""
 
 
-class VllmServer(ABC):
+class VllmServer(Process):
     """One running server."""
 
     def __init__(self, copies: Path, template_sha256: str, url: str, connector: aiohttp.BaseConnector) -> None:
         """Connect to a server. copies: directory from which the server reads adapters."""
-        self.copies, self.template_sha256 = copies, template_sha256
+        super().__init__(template_sha256)
+        self.copies = copies
         self.names: dict[str, str] = {}
         """Adapter's digest -> its name on the server."""
         self.kept: set[str] = set()
         """Names that are used regularly, so that the server does not evict them."""
-        self.heard_at = time.monotonic()
         self._url = url
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         self._salt = secrets.token_hex(32)
-        self._gone = asyncio.Event()
-
-    @property
-    def is_gone(self) -> bool:
-        return self._gone.is_set()
 
     async def load(self, name: str, directory: Path) -> None:
         """Load an adapter. Raises EngineRefused with the server's reason, and EngineLost."""
@@ -123,30 +115,6 @@ class VllmServer(ABC):
         """Send one request to each adapter, because vLLM evicts the least recently used one."""
         one_token = {"prompt": [0], "max_tokens": 1, "temperature": 0}
         await asyncio.gather(*(self.post(COMPLETIONS, {"model": name, **one_token}) for name in sorted(names)))
-
-    async def watch(self, hang_seconds: float) -> None:
-        """Return once the server is gone or hangs."""
-        self.heard_at = looked_at = time.monotonic()
-        probe: asyncio.Task[None] | None = None
-        probed_at = 0.0
-        look = min(SECONDS_BETWEEN_LOOKS, hang_seconds / 4)
-        try:
-            while not self.is_gone and time.monotonic() - self.heard_at <= hang_seconds:
-                if (probe is None or probe.done()) and time.monotonic() - probed_at > SECONDS_BETWEEN_PROBES:
-                    probe, probed_at = asyncio.create_task(self._probe()), time.monotonic()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(look):
-                        await self._gone.wait()
-                if time.monotonic() - looked_at > 3 * look:
-                    self.heard_at = time.monotonic()  # this loop stood still, and could hear nothing
-                looked_at = time.monotonic()
-        finally:
-            if probe is not None:
-                probe.cancel()
-
-    @abstractmethod
-    async def end(self) -> None:
-        """Disconnect from or kill the server. Its running requests are lost."""
 
     async def _probe(self) -> None:
         """Probe the server, and keep pinned adapters from being evicted."""

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.serving import Vllm
-from sovereign_pipeline.serving.engines import vllm_server
+from sovereign_pipeline.serving.engines import engine as engine_module
 from sovereign_pipeline.serving.engines.engine import EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
@@ -81,8 +81,8 @@ def standing(tmp_path: Path) -> Iterator[Callable[..., StandingServer]]:
 
 @pytest.fixture(autouse=True)
 def _probes_are_frequent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_server, "SECONDS_BETWEEN_PROBES", 0.1)
-    monkeypatch.setattr(vllm_server, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(engine_module, "SECONDS_BETWEEN_PROBES", 0.1)
+    monkeypatch.setattr(engine_module, "SECONDS_BETWEEN_LOOKS", 0.05)
 
 
 def settings(directory: Path, url: str, **options: Any) -> VllmSettings:

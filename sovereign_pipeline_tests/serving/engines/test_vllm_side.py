@@ -20,7 +20,8 @@ import pytest
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.policy.serving import EngineChoice, Vllm
-from sovereign_pipeline.serving.engines import vllm, vllm_server, vllm_supervisor
+from sovereign_pipeline.serving.engines import engine as engine_module
+from sovereign_pipeline.serving.engines import vllm, vllm_supervisor
 from sovereign_pipeline.serving.engines.by_base import start_engine
 from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
@@ -76,7 +77,7 @@ def settings(directory: Path, **options: Any) -> VllmSettings:
 def side(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
     directory = tmp_path_factory.mktemp("side")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vllm_server, "SECONDS_BETWEEN_PROBES", 0.2)
+        patch.setattr(engine_module, "SECONDS_BETWEEN_PROBES", 0.2)
         engine = runner.run(VllmEngine.start(tiny.base, settings(directory)))
         adapter = replace(tiny.adapter("lamps-1.0.0"), pinned=True)
         runner.run(engine.load(adapter))
