@@ -11,7 +11,7 @@ from sovereign_pipeline.cli.reference import INSTITUTION, LINE, WORD_LISTS, comm
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app
-from sovereign_pipeline.serving.gateway.parameters import parameters_markdown
+from sovereign_pipeline.serving.gateway.parameters import KINDS, TABLES
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
 from sovereign_pipeline_tests.corpus.first_files import VARIANTS
@@ -31,6 +31,13 @@ wheels. Base models and evaluation suites state theirs on their cards.
 | distribution | version | licence |
 |---|---|---|
 """
+
+PARAMETERS = (
+    "`/v1/chat/completions` and `/v1/completions`",
+    "A message",
+    "A part of a message",
+    "`stream_options`",
+)
 
 
 def pages() -> dict[Path, str]:
@@ -56,6 +63,24 @@ def pages() -> dict[Path, str]:
             for each in (LINE, INSTITUTION, WORD_LISTS)
         },
     }
+
+
+def parameters_markdown() -> str:
+    lines = [
+        "# Parameters of requests",
+        "",
+        "Every parameter that the gateway knows, by what it does with it. Any other one is rejected. `null` is the",
+        "same as leaving a parameter out. The response header `X-Sovereign-Ignored` lists the parameters of a request",
+        "that had no effect.",
+    ]
+    for title, table in zip(PARAMETERS, TABLES.values(), strict=True):
+        lines += ["", f"## {title}", "", "| parameter | accepted | otherwise | why |", "|---|---|---|---|"]
+        for each in table:
+            only = "" if each.kinds == KINDS else f" ({each.kinds[0]})"
+            accepted = f"{each.words}: {'used' if each.is_used else 'ignored'}" if each.words else "–"
+            otherwise = "rejected" if each.schema else "–"
+            lines.append(f"| `{each.name}`{only} | {accepted} | {otherwise} | {each.why} |")
+    return "\n".join(lines) + "\n"
 
 
 def licences_markdown() -> str:

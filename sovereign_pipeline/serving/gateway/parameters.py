@@ -65,13 +65,14 @@ def _parameters(rows: Iterable[dict[str, Any]]) -> tuple[Parameter, ...]:
     return tuple(found)
 
 
-_TABLES: dict[str, tuple[Parameter, ...]] = {
+TABLES: dict[str, tuple[Parameter, ...]] = {
     name: _parameters(rows)
     for name, rows in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items()
 }
-_BY_NAME = {kind: {each.name: each for each in _TABLES["request"] if kind in each.kinds} for kind in KINDS}
+"""Parameters of a request, of a message, of a part of one, and of `stream_options`."""
+_BY_NAME = {kind: {each.name: each for each in TABLES["request"] if kind in each.kinds} for kind in KINDS}
 _MESSAGE, _PART, _STREAM = (
-    {each.name: each for each in _TABLES[name]} for name in ("message", "part", "stream_options")
+    {each.name: each for each in TABLES[name]} for name in ("message", "part", "stream_options")
 )
 _REQUIRED = {"chat": ("model", "messages"), "text": ("model", "prompt")}
 
@@ -272,30 +273,3 @@ def request_schema(kind: Kind) -> dict[str, Any]:
         "required": [*_REQUIRED[kind]],
         "additionalProperties": {"type": "null"},
     }
-
-
-_TITLES = (
-    "`/v1/chat/completions` and `/v1/completions`",
-    "A message",
-    "A part of a message",
-    "`stream_options`",
-)
-
-
-def parameters_markdown() -> str:
-    """Return the docs' page of all parameters."""
-    lines = [
-        "# Parameters of requests",
-        "",
-        "Every parameter that the gateway knows, by what it does with it. Any other one is rejected. `null` is the",
-        "same as leaving a parameter out. The response header `X-Sovereign-Ignored` lists the parameters of a request",
-        "that had no effect.",
-    ]
-    for title, table in zip(_TITLES, _TABLES.values(), strict=True):
-        lines += ["", f"## {title}", "", "| parameter | accepted | otherwise | why |", "|---|---|---|---|"]
-        for each in table:
-            only = "" if each.kinds == KINDS else f" ({each.kinds[0]})"
-            accepted = f"{each.words}: {'used' if each.is_used else 'ignored'}" if each.words else "–"
-            otherwise = "rejected" if each.schema else "–"
-            lines.append(f"| `{each.name}`{only} | {accepted} | {otherwise} | {each.why} |")
-    return "\n".join(lines) + "\n"
