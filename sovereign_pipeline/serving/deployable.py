@@ -76,6 +76,8 @@ class FoundAdapters:
     """Root hash of their tree."""
     decision: int = 0
     """Number of the newest of them that is not about an artifact."""
+    rules: str = ""
+    """SHA-256 of the institution's rules then."""
 
 
 def newest_decision(session: Session) -> int:
@@ -234,6 +236,8 @@ class LastVerified(Frozen):
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     entries: int = 0
     """Number of the ledger's entries then."""
+    rules: str = ""
+    """SHA-256 of the institution's rules then."""
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
@@ -251,7 +255,8 @@ def note(settings: Settings, found: FoundAdapters) -> None:
         )
         for each in found.verified
     )
-    _write(settings, LastVerified(adapters=tuple(noted), withdrawn=found.withdrawn, entries=found.entries))
+    last = LastVerified(adapters=tuple(noted), withdrawn=found.withdrawn, entries=found.entries, rules=found.rules)
+    _write(settings, last)
     try:
         marks.accept_entries(found.entries, found.root)
     except OSError:  # an older copy of the file would not be noticed
@@ -289,7 +294,7 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
             refused[noted.adapter] = named(noted.adapter, error)
         else:
             verified.append(found)
-    return FoundAdapters(in_order(verified), refused, last.withdrawn, last.entries)
+    return FoundAdapters(in_order(verified), refused, last.withdrawn, last.entries, rules=last.rules)
 
 
 def _row(store: ArtifactStore, noted: Noted) -> Adapter:

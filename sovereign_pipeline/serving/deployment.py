@@ -240,6 +240,7 @@ class Sources:
             with registry.reading() as session:
                 _assert_follows(session, accepted)
             found = find_deployable(registry, self._store, self._trust(), answering)
+        found = replace(found, rules=self._rules)
         note(self._settings, found)
         return self._with_bases(found)
 
@@ -250,6 +251,7 @@ class Sources:
         found = self._with_bases(find_last_verified(self._settings, self._store, flags))
         if found.verified:
             self.assert_nothing_missed()
+            self._assert_same_rules(found.rules)
         return found
 
     def assert_nothing_missed(self) -> None:
@@ -307,6 +309,13 @@ class Sources:
                 "Find out who changed it, and start the gateway again.",
             )
         self._are_rules_logged = True
+
+    def _assert_same_rules(self, rules: str) -> None:
+        if rules != self._rules:
+            raise IntegrityError(
+                f"{self._settings.data / INSTITUTION} was changed since this gateway verified adapters.",
+                "Start the registry's database, so that the change is logged.",
+            )
 
     def with_fingerprint(self, verified: VerifiedAdapter) -> Deployable:
         """Add an adapter's fingerprint; computing one takes seconds. Raises the errors of

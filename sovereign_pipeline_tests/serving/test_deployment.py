@@ -484,13 +484,18 @@ def _no_answer(*_: object) -> None:
 def test_rules_that_were_put_back_after_the_gateway_read_them_serve_nothing(served_office: ServedOffice) -> None:
     served_office.in_production()
     bench = served_office.office.bench
-    bench.institution.write()
+    follow(served_office.office.registry, bench.workplace())
     path = bench.settings.data / "institution.yaml"
     right = path.read_text()
     given = yaml.safe_load(right)
-    path.write_text(yaml.safe_dump({**given, "classification": given["classification"][::-1]}))
+    changed = yaml.safe_dump({**given, "classification": given["classification"][::-1]})
+    path.write_text(changed)
     deploying = Deploying(served_office)
     path.write_text(right)
     assert "was changed after" in deploying.look().refused["registry"]
     assert deploying.engine.names == []
     assert Deploying(served_office).serves()
+    not_reached = "postgresql://127.0.0.1:1/registry"
+    assert Deploying(served_office, registry_url=not_reached).serves()
+    path.write_text(changed)
+    assert "was changed since" in Deploying(served_office, registry_url=not_reached).look().refused["last verified"]
