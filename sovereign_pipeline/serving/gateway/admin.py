@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sovereign_pipeline.base.errors import SovereignError
-from sovereign_pipeline.base.pages import hash_of, style
+from sovereign_pipeline.base.pages import HEADERS, hash_of, style
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.cadence import Due, due_reviews
@@ -215,15 +215,7 @@ def page_of(name: Name) -> Page:
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]
-    return Page(
-        content,
-        {
-            "Content-Security-Policy": "; ".join(policy),
-            "X-Frame-Options": "DENY",
-            "Cross-Origin-Opener-Policy": "same-origin",
-            "Cross-Origin-Resource-Policy": "same-origin",
-        },
-    )
+    return Page(content, {**HEADERS, "Content-Security-Policy": "; ".join(policy)})
 
 
 def _text(file: str) -> str:
