@@ -3,7 +3,7 @@
 A new kind needs three changes; `sovereign_pipeline_tests/privacy/test_kinds.py` reports a missing one:
 
 1. here, its name in `Kind`, at its place in the order of precedence, and in `KEPT_BY_DEFAULT` if it is to be kept;
-2. in `privacy/identifiers/`, a row of `forms.json` or `labels.json`, or a pattern in `recognizers.py`;
+2. in `privacy/identifiers/`, a row of `forms.toml` or `labels.json`;
 3. in `privacy/canaries.json`, a planted value in each canary, unless it is kept by default.
 
 Then raise the `code_version` of `scrubbed_corpus` (`privacy/stages.py`), since the same documents give other bytes now;

@@ -8,7 +8,7 @@ from typing import Any
 from sovereign_pipeline.base.files import read_secret
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.identifiers.patterns import DIGITS_OF_A_NATIONAL_ID, count_of_digits
+from sovereign_pipeline.privacy.identifiers.forms import DIGITS_OF_A_NATIONAL_ID, count_of_digits
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import normalise

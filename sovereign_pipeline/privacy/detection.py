@@ -19,7 +19,7 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
-from sovereign_pipeline.privacy.identifiers.phones import Regions
+from sovereign_pipeline.privacy.identifiers.numbers import Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
 from sovereign_pipeline.privacy.names.latin_names import firms, recased
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
@@ -228,7 +228,7 @@ def detector_digest(
     number.
     """
     package = Path(__file__).parent
-    files = sorted(file for file in package.rglob("*") if file.suffix in (".json", ".py", ".txt"))
+    files = sorted(file for file in package.rglob("*") if file.suffix in (".json", ".py", ".toml", ".txt"))
     code = {file.relative_to(package).as_posix(): file_sha256(file) for file in files}
     return digest_of(
         {

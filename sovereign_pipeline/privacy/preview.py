@@ -19,7 +19,7 @@ from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.case_files import replaced_spans
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, Text, texts_of
-from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS, STRICT_RECOGNIZERS
+from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
 from sovereign_pipeline.privacy.names.name_models import LABELS
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of
@@ -416,7 +416,7 @@ def _ways(kind: Kind, privacy: Privacy, treatment: str) -> Iterator[str]:
             if language not in privacy.name_models:
                 yield f"{language}: nothing"
     elif not is_off:
-        found = [each.by for each in (*RECOGNIZERS, *STRICT_RECOGNIZERS) if each.kind == kind]
+        found = [each.by for each in RECOGNIZERS if each.kind == kind]
         yield from dict.fromkeys([*found, *([_SEARCHES[kind]] if kind in _SEARCHES else [])])
     for item in privacy.recognizers:
         if item.kind == kind:

@@ -20,7 +20,7 @@ def test_something_finds_it(kind: Kind) -> None:
     by_pattern = {recognizer.kind for recognizer in RECOGNIZERS}
     by_model = set(LABELS.values())
     assert kind == "NAME" or kind in by_pattern | by_model, (
-        f"Nothing finds {kind}. Add a row to RECOGNIZERS in privacy/identifiers/recognizers.py, or a label of name "
+        f"Nothing finds {kind}. Add a row to privacy/identifiers/forms.toml, or a label of name "
         f"models to LABELS in privacy/names/name_models.py."
     )
 

@@ -1,1 +1,1 @@
-"""Find structured identifiers by label, form, check digits or length. `recognizers.py` lists all recognizers."""
+"""Find structured identifiers by form (`forms.py`), label (`labels.py`, `tables.py`) or length (`numbers.py`)."""

@@ -1,60 +1,153 @@
-"""Find identifiers by published forms and check digits: the table `forms.json`, checked with `python-stdnum`."""
+"""Find identifiers by their form: the table `forms.toml`, whose check digits `python-stdnum` verifies."""
 
 import importlib
-import json
 import re
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from stdnum import bitcoin
+import phonenumbers
+from stdnum import bitcoin, iban, numdb
+from stdnum.iso7064 import mod_97_10
 
-from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
 from sovereign_pipeline.privacy.spans import Span, value_key
 
-# A token with a digit. Every form begins at the start of one, or at the letters before it.
-_TOKEN = re.compile(r"(?<![^\W_])(?<!<)(?:[A-Z]{1,5} (?=\d))?(?P<own>)[^\W\d_<]*+(?:<[A-Z<]{0,40}+)?\d")
+# --- the table --------------------------------------------------------------------------------------------------------
+
+Clue = Literal["a digit", "five digits", "an @", "an at in words", "anything"]
+_TABLE: dict[str, Any] = tomllib.loads(Path(__file__).with_name("forms.toml").read_text(encoding="utf-8"))
+_FRAGMENT = re.compile(r"\{([A-Z][A-Z_\d]+)\}")
+
+
+def section(name: str) -> dict[str, str]:
+    """Return the patterns of a section of the table, with their fragments, not compiled."""
+    return {key: _written_out(pattern) for key, pattern in _TABLE[name].items()}
+
+
+def _written_out(pattern: str) -> str:
+    """Return a pattern without line breaks, with its fragments in place of their names."""
+    plain = re.sub(r"(?:\A|\n) *", "", pattern)
+    return _FRAGMENT.sub(lambda name: _written_out(_TABLE["fragments"][name[1]]), plain)
+
+
+FRAGMENTS = section("fragments")
 
 
 @dataclass(frozen=True)
 class Form:
-    """A row of `forms.json`."""
+    """A row of the table: a pattern of values of one kind. The value is the named group that matched, or the match."""
 
     kind: Kind
     name: str
-    form: str
-    """Pattern of the value."""
-    check: str
-    """Module of python-stdnum, or a key of `_CHECKS`; empty if the form is unmistakable."""
-    weak: bool
-    """Whether other numbers have the form too, so that any other finding takes precedence."""
+    pattern: str
+    check: str = ""
+    """Module of python-stdnum or a key of `_CHECKS` that a value must pass."""
+    certain: bool = True
+    """Whether the kind is certain (`Span.labelled`)."""
+    certain_by: str = ""
+    """Check that makes the kind certain, where the form alone does not."""
+    needs: Clue = "a digit"
+    """Clue that a text must contain before the pattern runs. Most texts contain no identifier."""
+    signs: tuple[str, ...] = ()
+    """Lower-case substrings, one of which the text must contain too; empty if the pattern has no words."""
+    by: Literal["label", "check digits", "form"] = "form"
+    """Evidence by which the pattern determines the kind."""
+    strict: bool = False
+    """Whether the form is weak evidence, over which any other finding takes precedence."""
+    example: str = ""
 
-    @property
-    def by(self) -> Literal["check digits", "form"]:
-        return "check digits" if self.check else "form"
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        return re.compile(_written_out(self.pattern))
 
     def accepts(self, value: str) -> bool:
         return not self.check or _check(self.check)(value)
 
+    def span(self, match: re.Match[str]) -> Span | None:
+        """Return the span of a match whose value passes the check."""
+        group = match.lastgroup if match.lastgroup not in (None, "own") else 0
+        value = match[group]
+        if not self.accepts(value):
+            return None
+        certain = self.certain and (not self.certain_by or _check(self.certain_by)(value))
+        return Span(*match.span(group), self.kind, value_key(self.kind, value), certain, by_length=self.strict)
 
-FORMS = tuple(
-    Form(row["kind"], row["name"], row["form"], row.get("check", ""), row.get("weak", False))
-    for row in json.loads(Path(__file__).with_name("forms.json").read_bytes())
+
+def _forms(of: str) -> tuple[Form, ...]:
+    by = {"by": "check digits"}
+    rows = ({**(by if of == "code" and "check" in row else {}), **row} for row in _TABLE[of])
+    return tuple(Form(**{**row, "signs": tuple(row.get("signs", ()))}) for row in rows)
+
+
+FORMS, CODES = _forms("form"), _forms("code")
+"""Forms that are searched for in the whole text, and those that begin where a token with a digit begins."""
+
+
+@cache
+def _by_clue() -> dict[tuple[Clue, bool], list[Form]]:
+    """Return the forms by clue and strictness, with those of services' keys, whose patterns detect-secrets has."""
+    by_clue: dict[tuple[Clue, bool], list[Form]] = {}
+    for form in (*_of_services(), *FORMS):
+        by_clue.setdefault((form.needs, form.strict), []).append(form)
+    return by_clue
+
+
+def form_spans(
+    text: str, small: str, has: Iterable[Clue], also: frozenset[Kind] = frozenset(), strict: bool = False
+) -> Iterator[Span]:
+    """Yield the values in a normalised text that have one of the forms.
+
+    Args:
+        small: the text folded by `labels.small_letters`.
+        has: the clues in the text.
+        also: the kinds of `KEPT_BY_DEFAULT` to detect too.
+        strict: whether to use the strict forms or the others.
+    """
+    for clue in has:
+        for form in _by_clue().get((clue, strict), ()):
+            wanted = form.kind not in KEPT_BY_DEFAULT or form.kind in also
+            if wanted and (not form.signs or any(map(small.__contains__, form.signs))):
+                yield from filter(None, map(form.span, form.compiled.finditer(text)))
+
+
+_AT_IN_WORDS = re.compile(r" at \w[\w-]*(?: dot |\.)|[-_]dot[-_]|[(\[{<] ?(?:at|@)|[(\[{<]a[)\]}>]")
+_DIGIT = re.compile("[0-9]")
+_FIVE_DIGITS = re.compile(r"\d(?:[\W_]{0,14}\d){4}")
+
+
+def clues(text: str, small: str) -> list[Clue]:
+    """Return what a text contains of what forms need."""
+    has: dict[Clue, object] = {
+        "anything": True,
+        "an at in words": _AT_IN_WORDS.search(small),
+        "an @": "@" in text,
+        "a digit": _DIGIT.search(text),
+        "five digits": _FIVE_DIGITS.search(text),
+    }
+    return [clue for clue, is_there in has.items() if is_there]
+
+
+# A token with a digit, and the same token behind letters: "CR 1234567".
+_TOKEN = re.compile(r"(?<![^\W_])(?<!<)(?:[A-Z]{1,5} (?=\d))?(?P<own>)[^\W\d_<]*+(?:<[A-Z<]{0,40}+)?\d")
+# Names and numbers with fillers between them, as in machine-readable zones. Nothing else has this form.
+_LINE_OF_A_ZONE = re.compile(
+    r"(?<![\w<])(?=[\w< ]{0,40}<<)(?=(?: ?[A-Za-z\d<]){20})[A-Za-z\d<]+(?: ?[A-Za-z\d<]*<[A-Za-z\d<]*)*"
 )
+_SHORTEST_LINE_OF_A_ZONE = 20
 
 
-def spans_by_form(text: str) -> Iterator[Span]:
-    """Yield the values of a normalised text that have one of the forms, and the lines of machine-readable zones."""
+def code_spans(text: str) -> Iterator[Span]:
+    """Yield the codes in a normalised text, and the lines of machine-readable zones."""
     for token in _TOKEN.finditer(text):
         for start in {token.start(), token.start("own")}:
-            for form, pattern in _patterns():
-                match = pattern.match(text, start)
-                if match and form.accepts(match.group()):
-                    key = value_key(form.kind, match.group())
-                    yield Span(*match.span(), form.kind, key, labelled=not form.weak, by_length=form.weak)
+            for form in CODES:
+                if (match := form.compiled.match(text, start)) and (span := form.span(match)):
+                    yield span
                     break
     if "<<" in text:
         for match in _LINE_OF_A_ZONE.finditer(text):
@@ -62,16 +155,41 @@ def spans_by_form(text: str) -> Iterator[Span]:
                 yield Span(*match.span(), "PASSPORT", value_key("PASSPORT", match.group()))
 
 
-# Names and numbers with fillers between them. Nothing else has this form.
-_LINE_OF_A_ZONE = re.compile(
-    r"(?<![\w<])(?=[\w< ]{0,40}<<)(?=(?: ?[A-Za-z\d<]){20})[A-Za-z\d<]+(?: ?[A-Za-z\d<]*<[A-Za-z\d<]*)*"
-)
-_SHORTEST_LINE_OF_A_ZONE = 20
-
-
 @cache
-def _patterns() -> tuple[tuple[Form, re.Pattern[str]], ...]:
-    return tuple((form, re.compile(form.form)) for form in FORMS)
+def _of_services() -> tuple[Form, ...]:
+    """Return the forms of services' keys. Imports detect-secrets."""
+    forms = []
+    for module, (name, *signs) in _TABLE["services"].items():
+        plugin = importlib.import_module(f"detect_secrets.plugins.{module}")
+        for pattern in getattr(plugin, name).denylist:
+            form = Form("CREDENTIAL", module, pattern.pattern, needs="anything", signs=tuple(signs))
+            form.__dict__["compiled"] = pattern
+            forms.append(form)
+    return tuple(forms)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+DIGITS_OF_A_NATIONAL_ID = 8
+# Omani numbering plan: mobile 7[1-9], 9[1-9]; fixed 2[1-6]; toll-free 800.
+_OMANI = re.compile(r"7[1-9]\d{6}|9[1-9]\d{6}|2[1-6]\d{6}|800\d{5}")
+_YEARS = re.compile(r"((?:1[5-9]|20)\d\d)[ -]{1,3}((?:1[5-9]|20)\d\d)")
+_LONGEST_PERIOD = 250
+_DATE = re.compile(
+    r"(?:19|20)\d\d[ .-][01]?\d[ .-][0-3]?\d|[0-3]?\d[ .-][01]?\d[ .-](?:19|20)\d\d"
+    r"|1[34]\d\d[.-][01]?\d[.-][0-3]?\d|[0-3]?\d[.-][01]?\d[.-]1[34]\d\d"
+)
+_THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+")
+_DECIMAL = re.compile(r"-?\d+\.\d+")
+_SURE_PLACES = 5
+"""Decimal places that make a pair of numbers a place: five, about a metre. Rates and measurements have fewer."""
+_KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
+_VIN_VALUES = dict(
+    zip("ABCDEFGHJKLMNPRSTUVWXYZ0123456789", [*map(int, "12345678123457923456789"), *range(10)], strict=True)
+)
+_BECH32_CONSTANTS = (1, 0x2BC830A3)
+"""Checksums of bech32 (BIP 173) and bech32m (BIP 350)."""
 
 
 @cache
@@ -82,15 +200,84 @@ def _check(name: str) -> Callable[[str], bool]:
     return lambda value: is_valid(value) or is_valid(re.sub(r"[ ./_–-]", "", value))
 
 
-# --- checks that python-stdnum lacks ----------------------------------------------------------------------------------
+def count_of_digits(value: str) -> int:
+    return sum(character.isdigit() for character in value)
 
-_KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-_VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
-_VIN_VALUES = dict(
-    zip("ABCDEFGHJKLMNPRSTUVWXYZ0123456789", [*map(int, "12345678123457923456789"), *range(10)], strict=True)
-)
-_BECH32_CONSTANTS = (1, 0x2BC830A3)
-"""Checksums of bech32 (BIP 173) and bech32m (BIP 350)."""
+
+def is_date_or_years(value: str) -> bool:
+    """Return whether a value is a range of years or a date: `1872-1936`, `2024-03-09`, `9 3 2024`, Hijri
+    `12-7-1445`."""
+    years = _YEARS.fullmatch(value)
+    is_period = years is not None and abs(int(years[2]) - int(years[1])) <= _LONGEST_PERIOD
+    return is_period or _DATE.fullmatch(value) is not None
+
+
+def is_omani_phone(value: str) -> bool:
+    plain = _without_separators(value)
+    return _OMANI.fullmatch(plain) is not None or is_valid_phone(plain, ("OM",))
+
+
+def is_valid_phone(digits: str, regions: Iterable[str | None]) -> bool:
+    """Return whether the numbering plan of a region has a number; of the region None with its prefix."""
+    for region in regions:
+        try:
+            if phonenumbers.is_valid_number(phonenumbers.parse(digits, region)):
+                return True
+        except phonenumbers.NumberParseException:  # a prefix without a number
+            continue
+    return False
+
+
+def is_iban(characters: str) -> bool:
+    """Verify the check digits and the form that the country's registry entry gives: letters of prose do not fit it."""
+    return bool(iban.is_valid(characters, check_country=False))
+
+
+@cache
+def length_of_an_iban(country: str) -> int:
+    """Return the number of characters of a country's IBANs by SWIFT's registry, or 0 if it has none."""
+    _, facts = numdb.get("iban").info(country.upper())[0]
+    return 4 + sum(map(int, re.findall(r"(\d+)!", facts["bban"]))) if facts else 0
+
+
+def _has_iban_check_digits(value: str) -> bool:
+    plain = _without_separators(value).upper()
+    return bool(mod_97_10.is_valid(plain[4:] + plain[:4]))
+
+
+def _is_grouped_phone(value: str) -> bool:
+    """Return whether a value has eight to thirteen digits and is neither a date nor an amount."""
+    digits = count_of_digits(re.split("x|ext", value)[0])
+    return 8 <= digits <= 13 and _THOUSANDS.fullmatch(value) is None and not is_date_or_years(value)
+
+
+def _without_separators(value: str) -> str:
+    return re.sub("[ -]", "", value)
+
+
+def _looks_like_a_credential(value: str) -> bool:
+    """Return whether a value behind a label is a credential rather than a word: it contains a digit, a symbol, or
+    unusual capitals."""
+    if any(map(str.isdigit, value)):
+        return re.fullmatch(r"\d{1,2}-?(?:digits?|characters?|letters?)", value) is None
+    has_sign = re.search(r"\w[^\w\s'’.-]\w|[!#$%&*+?@^_~]", value) is not None
+    return has_sign or value not in (value.lower(), value.upper(), value.capitalize())
+
+
+def _is_on_the_globe(pair: str) -> bool:
+    """Return whether two numbers can be latitude and longitude, in either order."""
+    one, other = (abs(float(each)) for each in _DECIMAL.findall(pair)[:2])
+    return min(one, other) <= 90 and max(one, other) <= 180
+
+
+def _is_a_place(pair: str) -> bool:
+    """Return whether an unlabelled pair of numbers is a place, by its signs (°, N, S, E, W) or its precision."""
+    exact = all(len(each.partition(".")[2]) >= _SURE_PLACES for each in _DECIMAL.findall(pair)[:2])
+    return _is_on_the_globe(pair) and (exact or re.search("[°NSEW]", pair) is not None)
+
+
+def _is_bracketed_address(value: str) -> bool:
+    return not re.fullmatch(r"[\d.]+", value) and max(map(int, re.findall(r"\d+", value))) < 256
 
 
 def _is_kuwaiti(value: str) -> bool:
@@ -112,17 +299,9 @@ def _is_zone(value: str) -> bool:
     return sum(_zone_digit(value[start:end]) == value[end] for start, end in ((0, 9), (13, 19), (21, 27))) >= 2
 
 
-def _is_zone_of_a_card(value: str) -> bool:
-    return _zone_digit(value[5:14]) == value[14]
-
-
 def _zone_digit(field: str) -> str:
     values = (0 if each == "<" else int(each, 36) for each in field)
     return str(sum((7, 3, 1)[place % 3] * value for place, value in enumerate(values)) % 10)
-
-
-def _is_mac(value: str) -> bool:
-    return len(set(re.sub(r"\W", "", value).lower())) > 1
 
 
 def _is_base58(value: str) -> bool:
@@ -140,11 +319,50 @@ def _is_bech32(value: str) -> bool:
 
 
 _CHECKS: dict[str, Callable[[str], bool]] = {
+    "digit": lambda value: any(map(str.isdigit, value)),
+    "no date": lambda value: not is_date_or_years(value),
+    "Omani phone": is_omani_phone,
+    "grouped phone": _is_grouped_phone,
+    "credential": _looks_like_a_credential,
+    "on the globe": _is_on_the_globe,
+    "place": _is_a_place,
+    "bracketed address": _is_bracketed_address,
+    "country and digits of an IBAN": lambda value: count_of_digits(value) >= 10 and length_of_an_iban(value[:2]) > 0,
+    "check digits of an IBAN": _has_iban_check_digits,
     "kuwaiti": _is_kuwaiti,
     "vin": _is_vin,
     "mrz": _is_zone,
-    "mrz of a card": _is_zone_of_a_card,
-    "mac": _is_mac,
+    "mrz of a card": lambda value: _zone_digit(value[5:14]) == value[14],
+    "mac": lambda value: len(set(re.sub(r"\W", "", value).lower())) > 1,
     "base58": _is_base58,
     "bech32": _is_bech32,
 }
+
+
+# --- postal addresses -------------------------------------------------------------------------------------------------
+
+_POSTAL = {name: re.compile(pattern) for name, pattern in section("addresses").items()}
+
+
+def address_spans(text: str) -> Iterator[Span]:
+    """Yield the addresses in a normalised text around a street or postcode, in reading order, without overlaps."""
+    last = 0
+    for start, end in sorted(_anchors(text)):
+        if start < last:
+            continue
+        before = _POSTAL["before"].search(text, max(last, start - 40), start)
+        after = _POSTAL["after"].match(text, end)
+        last = after.end() if after else end
+        first = before.start() if before else start
+        yield Span(first, last, "ADDRESS", value_key("ADDRESS", text[first:last]))
+
+
+def _anchors(text: str) -> Iterator[tuple[int, int]]:
+    for name in ("street", "corner", "postcode"):
+        yield from (match.span() for match in _POSTAL[name].finditer(text))
+    for name in ("between numbers", "name and number"):
+        for match in _POSTAL[name].finditer(text):
+            is_cued = _POSTAL["cue"].search(text, max(0, match.start() - 40), match.start()) is not None
+            is_next = name == "between numbers" and _POSTAL["next unit or town"].match(text, match.end()) is not None
+            if (is_cued or is_next) and _POSTAL["date or law"].search(match.group()) is None:
+                yield match.span()

@@ -1,4 +1,4 @@
-"""Find long unlabelled numbers, and numbers with unusual separators or line breaks.
+"""Find unlabelled numbers by length, numbering plan and separators, and tell them from figures.
 
 Exported letters break lines anywhere, quote one another with `> `, and use people's numbers in file names. A number
 that is missed cannot be removed later, so every long number is replaced unless it is a date, an amount, a list or a
@@ -8,73 +8,65 @@ measurement.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
+from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import luhn
 
+from sovereign_pipeline.policy.corpus import PhoneRegions
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.identifiers.forms import (
+    DIGITS_OF_A_NATIONAL_ID,
+    FRAGMENTS,
+    count_of_digits,
+    is_date_or_years,
+    is_iban,
+    is_omani_phone,
+    is_valid_phone,
+    length_of_an_iban,
+    section,
+)
 from sovereign_pipeline.privacy.identifiers.labels import (
-    SPOKEN,
     UP_TO_A_NUMBER,
     LabelFound,
     labels_between,
     labels_in,
     small_letters,
 )
-from sovereign_pipeline.privacy.identifiers.patterns import (
-    DIGITS_OF_A_NATIONAL_ID,
-    END,
-    MONTH,
-    NOT_AN_AMOUNT,
-    UNIT,
-    count_of_digits,
-    is_date_or_years,
-    is_omani_phone,
-)
-from sovereign_pipeline.privacy.identifiers.phones import (
-    AROUND,
-    Regions,
-    bracketed_machines,
-    has_cue,
-    ibans,
-    phones,
-    prefixed_phones,
-)
 from sovereign_pipeline.privacy.spans import Span, value_key
+
+_WORDS = {name: re.compile(pattern) for name, pattern in section("numbers").items()}
+
+
+class Regions(NamedTuple):
+    """The regions of `policy.corpus.PhoneRegions` as a hashable value."""
+
+    valid: tuple[str, ...]
+    grouped: tuple[str, ...]
+
+    @classmethod
+    def of(cls, regions: PhoneRegions) -> "Regions":
+        return cls(regions.valid, regions.grouped)
+
+
+AROUND = Regions.of(PhoneRegions())
+"""Default regions of a recipe."""
+
 
 # --- long numbers -----------------------------------------------------------------------------------------------------
 
-# With a year and at most six digits: a longer number of this shape may be a person's.
-_FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}([/-])(?:19|20)\d\d\1\d{1,6}\b")
-_LONGEST_LABEL_OF_FILE_NUMBER = 60
-# Of a file: "IMG_20240315_142233.jpg", "scan-20240315.pdf".
-_DATE_IN_A_FILE_NAME = re.compile(
-    r"(?<!\d)(?:(?:19[89]|20[0-3])\d[01]\d[0-3]\d|[0-3]\d[01]\d20[0-3]\d)(?:[_T-]?[0-2]\d[0-5]\d[0-5]?\d?)?(?!\d)"
-    r"(?=[\w-]{0,40}\.(?:pdf|docx?|xlsx?|pptx?|jpe?g|png|gif|tiff?|heic|mp[34]|mov|wav|opus|txt|csv|zip|eml|msg|html?|md)\b)"
+_LONG_NUMBER = re.compile(
+    rf"(?<!\w){FRAGMENTS['NOT_AN_AMOUNT']}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){FRAGMENTS['END']}"
 )
-_TIMESTAMP = re.compile(r"(?<![\d-])(?:19|20)\d\d-[01]\d-[0-3]\d[ T][0-2]?\d:[0-5]\d(?::[0-5]\d)?")
-_DATE_IN_WORDS = re.compile(rf"(?=[JFMASOND]){MONTH}[ -]\d{{1,2}},?[ -](?:19|20)\d\d(?!\d)")
-# UUIDs, and digests and tokens in hexadecimal digits, whose digits and letters alternate.
-_HEXADECIMAL = re.compile(
-    r"(?=[0-9A-Fa-f-]{16})(?<![^\W_])(?i:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}"
-    r"|(?=(?:[0-9]*[a-f]+){3})(?=(?:[a-f]*[0-9]+){3})[0-9a-f]{16,})(?![^\W_])"
-)
-_LONG_NUMBER = re.compile(rf"(?<!\w){NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){END}")
 # Next to letters, as in web addresses and in tables without separators.
-_GLUED_NUMBER = re.compile(rf"(?<![\d.,]){NOT_AN_AMOUNT}\d{{8,}}+(?![.,]\d)")
+_GLUED_NUMBER = re.compile(rf"(?<![\d.,]){FRAGMENTS['NOT_AN_AMOUNT']}\d{{8,}}+(?![.,]\d)")
 # Beside other digits, as in a table's row or behind the number of a list's entry.
 _RUN = re.compile(r"(?<!\d)\d{8,20}(?!\d)")
-_CURRENCY = (
-    r"(?:(?<![A-Z])(?:OMR|R\.?O\.?|AED|SAR|QAR|KWD|BHD|USD|US|EUR|GBP|INR)|(?i:rials?|riyals?|dollars?|euros?|pounds?)(?!\w)"
-    r"|[$€£¥]|ر\.? ?ع\.?|ريال|درهم|دينار|دولار)"
-)
-_CURRENCY_BEFORE = re.compile(rf"{_CURRENCY}[ .:]{{0,2}}\Z")
-_CURRENCY_AFTER = re.compile(rf"(?:[.,]\d{{1,3}})? ?(?:{_CURRENCY}|%)")
-_FRACTION = re.compile(r"\.(?!0+(?!\d))\d{1,3}(?!\d|[.,-]\d)")
-_FRACTION_WITH_COMMA = re.compile(
-    r",\d{1,3}(?!\d|[.,-]\d)"
-)  # may also be the next cell, so it is ignored for eight digits
+_FRACTION = re.compile(r"\.(?!0+(?!\d))\d{1,3}(?!\d|[.,-]\d)")  # 10457832.0 is a number that a table wrote
 _FRACTION_BEFORE = re.compile(r"(?<![\d.])\d{1,3}\.\Z")
+_LONGEST_LABEL = 90
 
 
 def long_numbers(plain: str) -> Iterator[Span]:
@@ -85,121 +77,102 @@ def long_numbers(plain: str) -> Iterator[Span]:
     """
     for match in _LONG_NUMBER.finditer(plain):
         if count_of_digits(match.group()) >= DIGITS_OF_A_NATIONAL_ID and not is_date_or_years(match.group()):
-            yield _long_number_span(match)
+            yield _span(plain, *match.span(), _kind_by_length(match.group()))
     for match in _GLUED_NUMBER.finditer(plain):
-        yield _long_number_span(match)
+        yield _span(plain, *match.span(), _kind_by_length(match.group()))
 
 
-def numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
+def _numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
     """Yield the long numbers in plain[start:end] that `long_numbers` skips because of adjacent digits, without
-    amounts. An amount has a currency beside it or a fraction other than zero. A whole number that a table wrote as
-    10457832.0 is not an amount."""
+    amounts: those have a currency beside them or a fraction."""
     for match in _RUN.finditer(plain, start, end):
         before = plain[max(0, match.start() - 10) : match.start()]
-        if _CURRENCY_BEFORE.search(before) or _CURRENCY_AFTER.match(plain, match.end()):
-            continue
-        if _FRACTION.match(plain, match.end()):
+        if _WORDS["currency before"].search(before) or _FRACTION.match(plain, match.end()):
             continue
         digits = match.group()
-        kind: Kind = "PHONE" if is_omani_phone(digits) or is_omani_phone(f"+{digits}") else _kind(digits)
-        is_measure = _FRACTION_BEFORE.search(before) or _FRACTION_WITH_COMMA.match(plain, match.end())
-        if kind == "ACCOUNT" and is_measure:
-            continue
-        yield Span(match.start(), match.end(), kind, value_key(kind, digits), labelled=False, by_length=True)
+        kind: Kind = "PHONE" if is_omani_phone(digits) or is_omani_phone(f"+{digits}") else _kind_by_length(digits)
+        if kind != "ACCOUNT" or not _FRACTION_BEFORE.search(before):
+            yield _span(plain, *match.span(), kind)
 
 
 def without_file_numbers(text: str) -> str:
-    """Replace the institution's own file numbers and timestamps by `#`, at the same length. Labelled values are not
-    replaced."""
-    text = _FILE_NUMBER.sub(lambda match: match.group() if _has_label(match) else "#" * len(match.group()), text)
-    for pattern in (_TIMESTAMP, _DATE_IN_A_FILE_NAME, _DATE_IN_WORDS, _HEXADECIMAL):
-        text = pattern.sub(lambda match: "#" * len(match.group()), text)
+    """Replace the institution's own file numbers, timestamps and digests by `#`, at the same length. Labelled values
+    are not replaced."""
+    text = _WORDS["file number"].sub(lambda match: match.group() if _has_label(match) else _hashes(match), text)
+    for name in ("timestamp", "date in a file name", "date in words", "hexadecimal"):
+        text = _WORDS[name].sub(_hashes, text)
     return text
 
 
+def _hashes(match: re.Match[str]) -> str:
+    return "#" * len(match.group())
+
+
 def _has_label(match: re.Match[str]) -> bool:
-    before = match.string[max(0, match.start() - _LONGEST_LABEL_OF_FILE_NUMBER) : match.start()]
+    before = match.string[max(0, match.start() - _LONGEST_LABEL) : match.start()]
     return any(UP_TO_A_NUMBER.fullmatch(before, found.end) for found in labels_in(small_letters(before)))
 
 
-def _long_number_span(match: re.Match[str]) -> Span:
-    kind = _kind(match.group())
-    return Span(match.start(), match.end(), kind, value_key(kind, match.group()), labelled=False, by_length=True)
-
-
-def _kind(value: str) -> Kind:
+def _kind_by_length(value: str) -> Kind:
     return "NID" if count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
+
+
+def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
+    return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)
 
 
 # --- numbers in words -------------------------------------------------------------------------------------------------
 
-_IN_WORDS = re.compile(SPOKEN, re.IGNORECASE)
+_IN_WORDS = re.compile(FRAGMENTS["NUMBER_IN_WORDS"], re.IGNORECASE)
 _FEWEST_IN_WORDS = 7
-_UNIT = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d_]+")
 _ORDER = (
     ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
     ["صفر", "واحد", "اثنان", "ثلاثة", "اربعة", "خمسة", "ستة", "سبعة", "ثمانية", "تسعة"],
 )
+_COMMON = ("elev", "ty", "oh", "double", "اثن", "ثلاث", "اربع", "خمس", "ست", "سبع", "ثما", "تسع")
 
 
-def has_spoken_digits(small: str) -> bool:
-    """Return whether a lower-case text may contain a number in words."""
-    return sum(map(small.__contains__, _COMMON_DIGITS)) > 1
+def spoken_numbers(text: str, small: str) -> Iterator[Span]:
+    """Yield the numbers in words with at least seven digits, without those that count up.
 
-
-_COMMON_DIGITS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "elev", "ty", "oh", "double",
-    "صفر", "واحد", "اثن", "ثلاث", "اربع", "خمس", "ست", "سبع", "ثما", "تسع",
-)  # fmt: skip
-
-
-def spoken_numbers(text: str) -> Iterator[Span]:
-    """Yield the numbers in words with at least seven digits, without those that count up."""
+    Args:
+        small: the text folded by `small_letters`.
+    """
+    if sum(map(small.__contains__, (*_ORDER[0][:11], "صفر", "واحد", *_COMMON))) < 2:
+        return
     for match in _IN_WORDS.finditer(text):
-        words = _UNIT.findall(match.group().lower().translate(str.maketrans("أإ", "اا")))
+        words = _WORD.findall(match.group().lower().translate(str.maketrans("أإ", "اا")))
         digits = len(words) + sum(
             word.endswith(("ty", "teen")) or word in ("ten", "eleven", "twelve", "double") for word in words
         )
         counts = any(" ".join(words) in " ".join(order[::step]) for order in _ORDER for step in (1, -1))
         if digits >= _FEWEST_IN_WORDS and not counts:
-            kind: Kind = (
-                "PHONE" if has_cue(text, *match.span()) else "NID" if digits == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
-            )
-            yield Span(*match.span(), kind, value_key(kind, match.group()), labelled=False, by_length=True)
+            kind: Kind = "NID" if digits == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
+            yield _span(text, *match.span(), "PHONE" if has_cue(text, *match.span()) else kind)
 
 
 # --- numbers in unusual separators ------------------------------------------------------------------------------------
 
 # A percent or currency sign, an operator or "@" ends a number; anything else except letters may be inside one.
-_GAP = r"(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
-_CHAIN = re.compile(rf"\d+(?:{_GAP}\d+)*")
+_CHAIN = re.compile(r"\d+(?:(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}\d+)*")
 _USUAL_GAPS = frozenset({" ", "-"})
 _ODD = re.compile(r"[_|\\/~*•·>\"'“”«»\[\](){}#]|\s{2,}|\n")
 _SENTENCE_ENDS = re.compile(r"[.;!?,:]\s|\n[\s>|]*\n")
 _YEAR = re.compile(r"(?:19|20)\d\d\Z")
-_DATE = re.compile(
-    r"(?:\d{1,2}[-/. ]{1,3}\d{1,2}[-/. ]{1,3}(?:19|20)?\d\d|(?:19|20)\d\d[-/. ]{1,3}\d{1,2}[-/. ]{1,3}\d{1,2}"
-    r"|[0-3]?\d[-/.][01]?\d[-/.]1[34]\d\d|1[34]\d\d[-/.][01]?\d[-/.][0-3]?\d)"  # after the Hijra
-    r"(?:[ T,]{1,3}\d{1,2}[:.]\d\d(?:[:.]\d\d)?)?\Z"
+_TIMES_AND_AMOUNTS = re.compile(
+    r"(?:[0-2]?\d[:.][0-5]\d(?:[:.][0-5]\d)?(?:\s?[-–]\s?[0-2]?\d[:.][0-5]\d)?"
+    r"|\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?|(?!\d{5,}\.0\Z)\d+[.,]\d{1,3})\Z"
 )
-_TIMES = re.compile(r"[0-2]?\d[:.][0-5]\d(?:[:.][0-5]\d)?(?:\s?[-–]\s?[0-2]?\d[:.][0-5]\d)?\Z")
-_AMOUNT = re.compile(r"\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?\Z|(?!\d{5,}\.0\Z)\d+[.,]\d{1,3}\Z")
-_FILE_SIGN_BEFORE = re.compile(r"(?<!\w)[A-Za-z]{2,6}[/_-]\Z")
+_SIGN_BEFORE = re.compile(r"(?<!\w)[A-Za-z]{2,6}[/_-]\Z")
 _CAPITALS_BEFORE = re.compile(r"(?<![A-Za-z])(?:[A-Za-z][\W_]{0,2}){1,3}[\W_]{0,2}\Z")
-# Words before a number that show that it is not a person's.
-_COUNTED_BEFORE = re.compile(
-    r"(?:(?i:(?<!\w)(?:rooms?|sections?|plots?|articles?|ratio|blocks?|berths?|our letter|your letter)"
-    r"(?: (?:no\.?|numbers?))?)|(?:كتابكم|كتابنا|القطعة|قطعة) رقم):? ?\Z"
-)
 
-# Digits of a labelled number: the counts that are certain, then the minimum and the maximum.
-# By the shape of the label's values in `labels.py`.
+# Digits of a labelled number by the label's shape: the counts that are certain, then the minimum and the maximum.
 _DIGITS: dict[str, tuple[tuple[int, ...], int, int]] = {
     "id number": ((8,), 7, 15), "passport": ((7, 8), 5, 9), "account": ((), 7, 20), "register": ((7,), 5, 10),
     "card": ((16, 15), 12, 19), "phone": ((8, 11, 13), 7, 13), "social security": ((9,), 9, 9),
     "licence": ((8,), 5, 14),
 }  # fmt: skip
-_LONGEST_LABEL = 90
 _NEXT_IN_A_LIST = 20
 """Maximum difference between neighbouring numbers of a list."""
 
@@ -212,6 +185,15 @@ class _Group:
     gap: str
     """Text between this group and the next; empty for the last group."""
 
+    @property
+    def is_year(self) -> bool:
+        return _YEAR.match(self.digits) is not None
+
+    def precedes(self, after: "_Group") -> bool:
+        """Return whether the other group may be the next number of a list."""
+        is_short = max(len(self.digits), len(after.digits)) <= 6
+        return is_short and 0 < int(after.digits) - int(self.digits) <= _NEXT_IN_A_LIST
+
 
 def separated_numbers(text: str, plain: str, labels: Sequence[LabelFound], regions: Regions = AROUND) -> Iterator[Span]:
     """Yield the numbers of a normalised text with unusual separators or across lines. Spans may overlap.
@@ -220,139 +202,104 @@ def separated_numbers(text: str, plain: str, labels: Sequence[LabelFound], regio
         plain: the same text without file numbers and timestamps (`without_file_numbers`).
         labels: the labels in the text.
     """
-    yield from prefixed_phones(text)
-    yield from bracketed_machines(text)
+    yield from _prefixed_phones(text)
     for chain in _CHAIN.finditer(plain):
-        found = [*ibans(text, chain), *_in_chain(text, plain, chain, labels)]
+        found = [*_ibans(text, chain), *_in_chain(text, plain, chain, labels)]
         yield from found
-        if not any(
-            span.kind in ("IBAN", "CARD") for span in found
-        ):  # part of an IBAN or card number could look like a phone
-            yield from phones(plain, *chain.span(), regions)
+        if not any(span.kind in ("IBAN", "CARD") for span in found):  # part of one could look like a phone
+            yield from _phones(plain, *chain.span(), regions)
 
 
 def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[LabelFound]) -> Iterator[Span]:
     """Yield the numbers in a chain of digit groups, which are separated by anything but letters."""
-    if chain.end() - chain.start() < 5:
+    written = chain.group()
+    if not written.isdigit():
+        yield from _numbers_beside_digits(plain, *chain.span())
+    if count_of_digits(written) < 5 or _is_ordinary(written):
         return
-    if not chain.group().isdigit():
-        yield from numbers_beside_digits(plain, *chain.span())
-    if _is_ordinary(chain.group()):
-        return
-    groups = _groups(chain)
-    if sum(len(group.digits) for group in groups) < 5:
-        return
-    labelled = _labelled(text, groups, labels)
-    if labelled is not None:
-        yield labelled
-    if len(groups) > 1 and not _COUNTED_BEFORE.search(plain[max(0, chain.start() - 30) : chain.start()]):
+    numbers = list(re.finditer(r"\d+", written))
+    ends = [*(number.start() for number in numbers[1:]), len(written)]
+    groups = [
+        _Group(chain.start() + each.start(), chain.start() + each.end(), each.group(), written[each.end() : end])
+        for each, end in zip(numbers, ends, strict=True)
+    ]
+    yield from _labelled(text, groups, labels)
+    if len(groups) > 1 and not _WORDS["counted before"].search(plain[max(0, chain.start() - 30) : chain.start()]):
         yield from _by_shape(plain, groups)
 
 
-# --- labels ----------------------------------------------------------------------------------------------------------
-
-
-def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound]) -> Span | None:
-    """Return the number at the start of a chain if a label precedes it."""
-    capitals = _CAPITALS_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
-    sign = _FILE_SIGN_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
-    starts = [groups[0].start]
-    starts += [capitals.start()] if capitals is not None else []
-    starts += [sign.start()] if sign is not None else []
-    for label, _, end_of_label in reversed(labels_between(labels, starts[0] - _LONGEST_LABEL, starts[0])):
-        if label.shape not in _DIGITS:
+def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound]) -> Iterator[Span]:
+    """Yield the number at the start of a chain if a label precedes it, with at most a few letters between them."""
+    number = groups[0].start
+    sign, capitals = (each.search(text, max(0, number - 8), number) for each in (_SIGN_BEFORE, _CAPITALS_BEFORE))
+    letters = capitals or sign
+    for label, _, end_of_label in reversed(labels_between(labels, number - _LONGEST_LABEL, number)):
+        end = _end_of_value(text, groups, *_DIGITS[label.shape]) if label.shape in _DIGITS else None
+        if end is None:
             continue
-        for start in starts:
-            if start < end_of_label or not UP_TO_A_NUMBER.fullmatch(text, end_of_label, start):
+        start = number
+        if not UP_TO_A_NUMBER.fullmatch(text, end_of_label, number):
+            may_have_letters = sign or label.shape in ("passport", "licence")
+            if not (letters and may_have_letters and UP_TO_A_NUMBER.fullmatch(text, end_of_label, letters.start())):
                 continue
-            if start != groups[0].start and sign is None and label.shape not in ("passport", "licence"):
-                continue
-            end = _end_of_value(text, groups, *_DIGITS[label.shape])
-            if end is not None:
-                is_letters = capitals is not None and start == capitals.start() and label.kind != "NID"
-                return _span(text, start if is_letters else groups[0].start, end, label.kind, labelled=True)
-    return None
+            start = capitals.start() if capitals and label.kind != "NID" else number
+        yield _span(text, start, end, label.kind, labelled=True)
+        return
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...], fewest: int, most: int) -> int | None:
     """Return the end of a labelled value with so many digits, always the end of a group: where the number of digits is
     certain, otherwise before the next sentence. Return None if the value is a list, a date, a time or an amount."""
-    digits = 0
-    end = None
-    for group in groups:
+    digits = count = 0
+    for number, group in enumerate(groups, start=1):
         digits += len(group.digits)
         if digits > most:
             break
-        if digits in certain:
-            end = group.end
-            break
-        if digits >= fewest:
-            end = group.end
-            if _SENTENCE_ENDS.search(group.gap):
+        if digits in certain or digits >= fewest:
+            count = number
+            if digits in certain or _SENTENCE_ENDS.search(group.gap):
                 break
-    within = [group for group in groups if end is not None and group.end <= end]
-    is_row = (
-        len(within) > 2
-        and all(group.gap in (", ", "، ") for group in within[:-1])
-        and (_is_list(within) or all(map(_is_year, within)))
-    )
-    if end is None or is_row or _is_ordinary(text[groups[0].start : end]):
+    within = groups[:count]
+    is_row = len(within) > 2 and all(group.gap in (", ", "، ") for group in within[:-1])
+    is_row = is_row and (_is_list(within) or all(group.is_year for group in within))
+    if not within or is_row or _is_ordinary(text[groups[0].start : within[-1].end]):
         return None
-    return end
-
-
-# --- without a label -------------------------------------------------------------------------------------------------
+    return within[-1].end
 
 
 def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
     """Yield the numbers that their digits and groups alone identify."""
     for place, (first, second) in enumerate(pairwise(chain)):
-        is_pair = len(first.digits) == len(second.digits) == 4 and (
-            first.gap not in _USUAL_GAPS or (first.gap == " " and _is_parted(chain, place))
-        )
-        if not is_pair or _is_year(first) or _is_year(second) or _follows(first, second):
+        is_pair = len(first.digits) == len(second.digits) == 4 and first.gap not in _USUAL_GAPS
+        if not is_pair or first.is_year or second.is_year or first.precedes(second):
             continue
         # Another four-digit group beside the pair would make it a column of figures.
         beside = [*chain[max(0, place - 1) : place], *chain[place + 2 : place + 3]]
         if is_omani_phone(first.digits + second.digits) and all(len(group.digits) != 4 for group in beside):
             yield _span(text, first.start, second.end, "PHONE")
-    for groups in _sentences(chain):
+    ends = [number for number, group in enumerate(chain[:-1], start=1) if _SENTENCE_ENDS.search(group.gap)]
+    pieces = [chain[start:end] for start, end in pairwise((0, *ends, len(chain)))]
+    for groups in (*pieces, chain) if ends else pieces:
         kind = _kind_of(text, groups)
         if kind is not None:
             yield _span(text, groups[0].start, groups[-1].end, kind)
-
-
-def _is_parted(chain: Sequence[_Group], place: int) -> bool:
-    """Return whether punctuation separates two groups from their neighbours: "1.9234 1187", "10:30,9234 1187"."""
-    gaps = [each.gap for each in (*chain[max(0, place - 1) : place], chain[place + 1])]
-    return any(gaps) and all(gap.strip() or not gap for gap in gaps)
-
-
-def _sentences(chain: Sequence[_Group]) -> Iterator[Sequence[_Group]]:
-    """Yield the pieces of a chain, split where a sentence or a list entry ends."""
-    begun = 0
-    for number, group in enumerate(chain[:-1]):
-        if _SENTENCE_ENDS.search(group.gap):
-            yield chain[begun : number + 1]
-            begun = number + 1
-    yield chain[begun:]
-    if begun:
-        yield chain
 
 
 def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
     digits = "".join(group.digits for group in groups)
     gaps = [group.gap for group in groups[:-1]]
     lengths = [len(group.digits) for group in groups]
-    written = text[groups[0].start : groups[-1].end]
     if lengths == [1] * DIGITS_OF_A_NATIONAL_ID and max(map(len, gaps)) <= 3 and not {", ", "، "} & set(gaps):
-        return None if digits[0] == "0" or len(set(digits)) < 4 or _counts_up(digits) else _eight(digits)
+        counts_up = len({int(after) - int(before) for before, after in pairwise(digits)}) == 1
+        return None if digits[0] == "0" or len(set(digits)) < 4 or counts_up else _eight(digits)
     if gaps and _is_card(digits, lengths, gaps):
         return "CARD"
     in_a_name = "_" in text[max(0, groups[0].start - 1) : groups[0].start] + text[groups[-1].end : groups[-1].end + 1]
-    if not gaps or _is_ordinary(written) or (all(gap in _USUAL_GAPS for gap in gaps) and not in_a_name):
+    if not gaps or (all(gap in _USUAL_GAPS for gap in gaps) and not in_a_name):
         return None
-    if any(map(_is_year, groups)) or _is_column(text, groups) or _is_list(groups):
+    if _is_ordinary(text[groups[0].start : groups[-1].end]) or any(group.is_year for group in groups):
+        return None
+    if _is_column(text, groups) or _is_list(groups):
         return None
     if len(digits) == DIGITS_OF_A_NATIONAL_ID:
         tight = lengths == [4, 4] and not re.search(r"\s", gaps[0])
@@ -374,103 +321,144 @@ def _eight(digits: str) -> Kind:
 def _is_card(digits: str, lengths: Sequence[int], gaps: Sequence[str]) -> bool:
     ends = set(accumulate(lengths[:-1]))
     grouped = ends <= {4, 8, 12, 16} or ends <= {4, 10} or set(lengths) == {1}  # as printed on cards
-    return (
-        13 <= len(digits) <= 19
-        and digits[0] in "3456"
-        and grouped
-        and sum("\n" in gap for gap in gaps) <= 1
-        and len(set(digits)) > 1
-        and bool(luhn.is_valid(digits))
-    )
-
-
-# --- what is something else ------------------------------------------------------------------------------------------
+    is_one = 13 <= len(digits) <= 19 and digits[0] in "3456" and grouped and sum("\n" in gap for gap in gaps) <= 1
+    return is_one and len(set(digits)) > 1 and bool(luhn.is_valid(digits))
 
 
 def _is_ordinary(written: str) -> bool:
     """Return whether a number is a date, a period, a time or an amount."""
-    return is_date_or_years(written) or any(pattern.match(written) for pattern in (_DATE, _TIMES, _AMOUNT))
-
-
-def _is_year(group: _Group) -> bool:
-    return _YEAR.match(group.digits) is not None
+    patterns = (_WORDS["date"], _TIMES_AND_AMOUNTS)
+    return is_date_or_years(written) or any(pattern.match(written) for pattern in patterns)
 
 
 def _is_column(text: str, groups: Sequence[_Group]) -> bool:
     """Return whether the groups are a column of figures: they span lines, and nothing but figures precedes them in
     their first line."""
-    if not any("\n" in group.gap for group in groups[:-1]):
-        return False
     line = text[text.rfind("\n", 0, groups[0].start) + 1 : groups[0].start]
-    return re.search(r"[^\W\d_]", line) is None
+    return any("\n" in group.gap for group in groups[:-1]) and re.search(r"[^\W\d_]", line) is None
 
 
 def _is_list(groups: Sequence[_Group]) -> bool:
     """Return whether the groups are a list of at least three slowly rising numbers, such as "berths 101/102/103"."""
-    return len(groups) > 2 and all(_follows(before, after) for before, after in pairwise(groups))
+    return len(groups) > 2 and all(before.precedes(after) for before, after in pairwise(groups))
 
 
-def _follows(before: _Group, after: _Group) -> bool:
-    """Return whether a group may be the next number of a list."""
-    if max(len(before.digits), len(after.digits)) > 6:
-        return False
-    return 0 < int(after.digits) - int(before.digits) <= _NEXT_IN_A_LIST
+# --- phones and IBANs in running text ---------------------------------------------------------------------------------
+
+# More than one character between two groups, or one that is unusual there.
+_ODD_GAP = re.compile(r"\d[^\w\n]{2,5}\d|\d[./\\_)]\d")
+_PIECE_ENDS = re.compile(r"\n|[,;|،؛]|\s{3,}|\.\s(?=\d{1,2}\D)")
+_NO_CUE_ACROSS = re.compile(r"[.!?؟]\s|\n\s*\n")
+_REACH_OF_A_CUE = 40
+_LONGEST = 60
+_CALCULATED = re.compile(r"\s?[=+×÷*<>]")
+_FIGURES = re.compile(r"\d{1,3}(?:[., ]\d{3})+|\d{1,6}\.\d{1,4}(?:\s+-?\s*\d{1,6}\.\d{1,4})+\s*")
+_LONGEST_GAP = 14
+"""Maximum number of characters between two characters of a number."""
+_PREFIXED = re.compile(r"(?<![\w+])\(?(?:\+|00)[ ().\-/_\n>|]{0,3}\d(?:[ ().\-/_\n>|]{0,8}\d){5,14}(?!\d)")
+_OMAN_PREFIX = re.compile(r"\(?(?:\+|(?<!\d)00)[\W_]{0,3}9[\W_]?6[\W_]?8(?:[\W_]{0,8}\d){1,8}")
+_COUNTRY_BEFORE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][\W_]{0,2}[A-Za-z][\W_]{0,14}\Z")
 
 
-def _counts_up(digits: str) -> bool:
-    steps = {int(after) - int(before) for before, after in pairwise(digits)}
-    return len(steps) == 1
+def _phones(text: str, start: int, end: int, regions: Regions) -> Iterator[Span]:
+    """Yield the phone numbers in text[start:end], which contains digits separated by anything but letters.
+
+    Without a cue such as "call", a number must be valid in one of the `valid` regions, or have the grouping of one of
+    the `grouped` regions. With a cue, it must be valid in one of these regions or possible in the first.
+    """
+    if _ODD_GAP.search(text, start, end) is None:
+        return
+    ends = [gap.span() for gap in _PIECE_ENDS.finditer(text, start, end)]
+    for (_, first), (last, _) in pairwise(((start, start), *ends, (end, end))):
+        yield from _in_piece(text, first, last, regions)
 
 
-# --- text ------------------------------------------------------------------------------------------------------------
+def _in_piece(text: str, start: int, end: int, regions: Regions) -> Iterator[Span]:
+    if end - start > _LONGEST or count_of_digits(text[start:end]) < 7 or _ODD_GAP.search(text, start, end) is None:
+        return
+    before = text[max(0, start - 2) : start]
+    start -= len(before) - len(before.rstrip("+("))  # the number's opening
+    piece = text[start:end]
+    if _WORDS["no phone"].search(piece) or _FIGURES.fullmatch(piece) or _WORDS["unit after"].match(text, end):
+        return
+    cued = has_cue(text, start, end)
+    numbered = _WORDS["numbered before"].search(text[max(0, start - 20) : start]) or _CALCULATED.match(text, end)
+    if numbered and not cued:
+        return
+    for begin, length in _matches(piece, cued, regions):
+        span = _span(text, start + begin, start + begin + length, "PHONE")
+        if cued or not (text[span.start - 1 : span.start].isalnum() or text[span.end : span.end + 1].isalnum()):
+            yield span
 
 
-def _groups(chain: re.Match[str]) -> list[_Group]:
-    numbers = list(re.finditer(r"\d+", chain.group()))
-    ends = [*(number.start() for number in numbers[1:]), len(chain.group())]
-    return [
-        _Group(
-            chain.start() + number.start(),
-            chain.start() + number.end(),
-            number.group(),
-            chain.group()[number.end() : following],
-        )
-        for number, following in zip(numbers, ends, strict=True)
-    ]
+def has_cue(text: str, start: int, end: int) -> bool:
+    """Return whether a word beside a number shows that it is a phone number, such as "call" or "mobile"."""
+    before = _NO_CUE_ACROSS.split(text[max(0, start - _REACH_OF_A_CUE) : start])[-1]
+    behind = re.compile(r"[ ()-]*").match(text, end)
+    return (
+        _WORDS["cue"].search(before) is not None
+        or _WORDS["cue"].match(text, behind.end() if behind else end) is not None
+    )
 
 
-def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
-    return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)
+@lru_cache(maxsize=4096)
+def _matches(piece: str, cued: bool, regions: Regions) -> tuple[tuple[int, int], ...]:
+    """Return the start and length of each phone number, by the first region and leniency that find any."""
+    ways = [(region, Leniency.VALID) for region in regions.valid]
+    ways += [(region, Leniency.STRICT_GROUPING) for region in regions.grouped]
+    if cued:
+        ways += [(region, Leniency.VALID) for region in regions.grouped] + [(regions.valid[0], Leniency.POSSIBLE)]
+    for region, leniency in ways:
+        found = [(match.start, len(match.raw_string)) for match in PhoneNumberMatcher(piece, region, leniency, 64)]
+        if found:
+            return tuple(found)
+    return ()
+
+
+def _prefixed_phones(text: str) -> Iterator[Span]:
+    if "+" in text or "00" in text:
+        yield from (_span(text, *match.span(), "PHONE") for match in _OMAN_PREFIX.finditer(text))
+        for match in _PREFIXED.finditer(text):
+            if is_valid_phone(f"+{re.sub(r'[^0-9]', '', match.group()).removeprefix('00')}", (None,)):
+                yield _span(text, *match.span(), "PHONE")
+
+
+def is_complete(kind: Kind, key: str, regions: Regions = AROUND) -> bool:
+    """Return whether a number, given by its digits, is complete by the rules of its kind, so that no further digits
+    belong to it."""
+    match kind:
+        case "NID" | "RESIDENT_CARD":
+            return len(key) == DIGITS_OF_A_NATIONAL_ID
+        case "PHONE":
+            return len(key) <= 15 and (
+                is_omani_phone(key) or is_valid_phone(f"+{key}", (None,)) or is_valid_phone(key, sum(regions, ()))
+            )
+        case "CARD":
+            return 13 <= len(key) <= 19 and bool(luhn.is_valid(key))
+        case "IBAN":
+            return is_iban(key.upper())
+    return True
+
+
+def _ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
+    """Yield the IBAN whose digits begin at the chain, by country, length and check digits, whatever its separators."""
+    before = _COUNTRY_BEFORE.search(text, max(0, chain.start() - _LONGEST_GAP - 4), chain.start())
+    if before is None:
+        return
+    length = length_of_an_iban("".join(filter(str.isalpha, before.group())))
+    gathered: list[int] = []
+    for position in range(before.start(), len(text)):
+        if len(gathered) == length or (gathered and position - gathered[-1] > _LONGEST_GAP):
+            break
+        if text[position].isascii() and text[position].isalnum():
+            gathered.append(position)
+    if gathered and len(gathered) == length and is_iban("".join(text[place] for place in gathered).upper()):
+        yield _span(text, gathered[0], gathered[-1] + 1, "IBAN", labelled=True)
 
 
 # --- what a number counts or measures ---------------------------------------------------------------------------------
 
-_UNIT_BEHIND = re.compile(rf"(?:[.,]\d{{1,4}})?\s?{UNIT}")
-# Other numbers of the same list, and what joins them.
-_REST_OF_A_LIST = r"(?:[\s\d.,;:/&()#–-]|\b(?:and|or|to|nos?|numbers?|list|of)\b\.?|و|إلى|رقم|أرقام){0,80}\Z"
-# Not offices, shops and desks: a phone may follow one of these.
-_ONE = (
-    r"rooms?|lockers?|classrooms?|chalets?|wards?|berths?|plots?|sections?|articles?|seats?|booths?|stalls?|gates?|"
-    r"parcels?|wells?|bays?|cabins?|channels?|frequenc(?:y|ies)|flights?|pages?|annex(?:es)?|lots?|"
-    r"(?:ال)?(?:غرفة|قاعة|قطعة|رصيف|تردد)"
-)
-_SEVERAL = (
-    r"(?:(?:room|office|hall|locker|classroom|chalet|ward|flat|apartment|unit|villa|berth|plot|block|section|article|"
-    r"seat|stand|booth|stall|shop|gate|parcel|well|bay|cabin|suite|desk|building|channel|flight|route|road|train|page|"
-    r"item|lot|tender|pump|machine|valve|invoice|permit)(?:s| list| numbers| nos\b\.?)|frequencies|buses|"
-    r"(?:ال)?(?:غرف|قاعات|مكاتب|قطع|أرصفة|مواد|صفحات|ترددات))"
-)
-_SEVERAL_BEFORE = re.compile(rf"(?i)(?<!\w){_SEVERAL}(?!\w){_REST_OF_A_LIST}")
-_ONE_BEFORE = re.compile(rf"(?i)(?<!\w)(?:{_ONE})(?: (?:no\.?|numbers?|رقم))?:? ?\Z")
-_MEASURED_BEFORE = re.compile(
-    r"(?i)(?<!\w)(?:rates?|ind(?:ex|ices)|prices?|coefficients?|ratios?|levels?|frequenc(?:y|ies)|bands?|channels?|vhf|uhf|"
-    r"tides?|readings?|سعر|أسعار|معدل|مؤشر|تردد|الترددات)(?!\w)[^\n.;!?\d]{0,30}" + _REST_OF_A_LIST
-)
-_CLASSIFIED_BEFORE = re.compile(
-    r"(?i)(?<!\w)(?:(?:H\.?S\.?|harmoni[sz]ed(?: system)?|customs|commodity|CN|tariff) "
-    r"(?:(?:sub)?headings?|codes?|items?|lines?|tariffs?)|tariffs?|(?:sub)?headings?|"
-    r"(?:ال)?(?:بند|بنود|رمز|رموز) (?:ال)?(?:جمركي|جمركية|منسق)|النظام المنسق)(?!\w)" + _REST_OF_A_LIST
-)
+_UNIT_BEHIND = re.compile(rf"(?:[.,]\d{{1,4}})?\s?{FRAGMENTS['UNIT']}")
 _HS_BEFORE = re.compile(r"(?<!\w)HS:? ?\Z")
 _HS_FORM = re.compile(r"\d{4}([. -])\d\d\1\d\d(?:\1\d\d)?")
 # Of a calculation: "3*33011356 = 101034068".
@@ -484,28 +472,22 @@ _BACK = 120
 
 
 def is_of_something_else(text: str, span: Span) -> bool:
-    """Return whether the words or the unit beside an unlabelled number show that it is not an identifier."""
+    """Return whether the words, the unit or the operator beside an unlabelled number show that it is no identifier."""
     value = text[span.start : span.end]
-    if _CALCULATED_BEFORE.search(text, max(0, span.start - 4), span.start) or (
-        _CALCULATED_AFTER.match(text, span.end)
-        or (value.startswith("+ ") and text[: span.start].rstrip()[-1:].isdigit())
-    ):
+    before = text[max(0, span.start - _BACK) : span.start]
+    is_added = value.startswith("+ ") and before.rstrip()[-1:].isdigit()
+    if is_added or _CALCULATED_BEFORE.search(before) or _CALCULATED_AFTER.match(text, span.end):
         return True
     if span.kind in ("CARD", "IBAN", "PO_BOX"):
-        return _FRACTION_OF.search(text, max(0, span.start - 6), span.start) is not None
+        return _FRACTION_OF.search(before) is not None
     if value[0] in "+(" or value.startswith("00"):
         return False
-    if _UNIT_BEHIND.match(text, span.end):
+    if _UNIT_BEHIND.match(text, span.end) or _WORDS["classified before"].search(before):
         return True
-    before = text[max(0, span.start - _BACK) : span.start]
-    if _CLASSIFIED_BEFORE.search(before) or (_HS_FORM.fullmatch(value) and _HS_BEFORE.search(before)):
+    is_cued = has_cue(text, span.start, span.end)
+    if _HS_FORM.fullmatch(value) and (_HS_BEFORE.search(before) or ("." in value and not is_cued)):
         return True
-    if has_cue(text, span.start, span.end):
+    if is_cued or _LONG_GROUP.search(value):  # rooms have no such numbers, and a phone may follow a room
         return False
-    if _HS_FORM.fullmatch(value) and "." in value:
-        return True
-    if _DECIMAL.fullmatch(value) and _MEASURED_BEFORE.search(before):
-        return True
-    if _LONG_GROUP.search(value):
-        return False  # rooms have no such numbers, and a phone may follow a room
-    return bool(_SEVERAL_BEFORE.search(before) or _ONE_BEFORE.search(before))
+    words = ("several before", "one before", *(("measured before",) if _DECIMAL.fullmatch(value) else ()))
+    return any(_WORDS[each].search(before) for each in words)

@@ -6,14 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.identifiers.labels import (
-    DATE_OF_BIRTH_VALUE,
-    MONTH_OR_YEAR,
-    Label,
-    LabelFound,
-    labels_between,
-)
-from sovereign_pipeline.privacy.identifiers.patterns import MONTH, UNIT
+from sovereign_pipeline.privacy.identifiers.forms import section
+from sovereign_pipeline.privacy.identifiers.labels import Label, LabelFound, labels_between
 from sovereign_pipeline.privacy.normalisation import rows_of_tables
 from sovereign_pipeline.privacy.spans import Span, value_key
 
@@ -63,67 +57,13 @@ def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> I
 CELL_END = "\t"
 """Character that ends a cell in `with_cells_apart`. A number never continues across it."""
 
-# Forms of values in cells, where they differ from those in running text.
-_CELLS = {
-    "id number": re.compile(r"\d(?:[ ./-]{0,2}\d){6,14}"),
-    "passport": re.compile(r"[A-Z]{0,3} ?\d{6,9}|[A-Z]{1,3} ?\d{5}"),
-    "card": re.compile(r"[\d*xX•](?:[ .-]{0,2}[\d*xX•]){11,18}"),
-    "licence": re.compile(r"[A-Z]{0,3}\d{5,14}"),
-    "phone": re.compile(r"[+(]{0,2}\d(?:[ ()./-]{0,3}\d){5,14}"),
-    "date of birth": re.compile(rf"{DATE_OF_BIRTH_VALUE}|{MONTH_OR_YEAR}", re.IGNORECASE),
-}
-_SAYS_NUMBER = re.compile(r"(?i)(?<!\w)(?:no|nr|num|number|imo|mmsi)(?!\w)|#|رقم")
-_BIRTH = re.compile(r"(?i)birth|b\.?\W*$|ميلاد")
-_NUMBER_OF_A_VESSEL = re.compile(r"(?i)\s*(?:imo|mmsi)")
-# Heads of columns that name the person or firm of a row.
-_OF_ONE = re.compile(
-    r"(?i)[*_\s]*(?:(?:full |first |last |family |given )?names?|surname|"
-    r"holder|owner|applicant|passenger|guest|visitor|"
-    r"employee|staff|crew|seafarer|master|tenant|driver|student|patient|client|customer|person|firm|company|trader|"
-    r"supplier|contractor|licensee|establishment|الاسم|اسم .{2,20}|المالك|صاحب .{2,20}|"
-    r"مقدم الطلب|الموظف|المؤسسة|الشركة|"
-    r"المسافر|السائق)(?:['’]s)?(?: name)?[*_:.\s]*"
+_CELLS, _HEADS, _ALONE = (
+    {name: re.compile(pattern) for name, pattern in section(of).items()} for of in ("cells", "heads", "alone")
 )
-# Heads of columns that name the subject of a row's figures.
-_OF_FIGURES = re.compile(
-    r"(?i)[*_\s]*(?:(?:fiscal |financial )?years?|months?|quarters?|periods?|dates?|days?|weeks?|"
-    r"governorates?|regions?|"
-    r"wilayats?|departments?|directorates?|sections?|ministr(?:y|ies)|branches?|services?|items?|categor(?:y|ies)|types?|"
-    r"sectors?|nationalit(?:y|ies)|countr(?:y|ies)|age(?: groups?)?|gender|sex|"
-    r"indicators?|descriptions?|particulars|total|"
-    r"السنة|العام|الشهر|الربع|الفترة|التاريخ|المحافظة|الولاية|المنطقة|الإدارة|المديرية|الخدمة|البند|النوع|القطاع|"
-    r"الجنسية|الدولة|البيان|المؤشر)[*_:.\s]*"
-)
-_OF_A_COUNT = re.compile(
-    rf"(?i)[*_\s]*(?:(?:19|20)\d\d(?:[/-]\d{{2,4}})?|(?:total |number of |count of )?(?:\w+ )?\(?(?:{UNIT}|amounts?|"
-    r"values?|totals?|counts?|quantit(?:y|ies)|qty|births|population|volumes?|turnover|revenues?|costs?|prices?|budgets?)"
-    r"\)?(?: \([^()]{1,20}\))?|(?:total )?number of [\w ]+|"
-    r"العدد|عدد [\w ]+|الكمية|المبلغ|القيمة|الإجمالي|المجموع)[*_:.\s]*"
-)
-_OF_ACCOUNTS = re.compile(r"(?i)[*_\s]*(?:DR|debits?|credits?|balance|amount|value|مدين|دائن|الرصيد|المبلغ)\b.*")
-_SUM = re.compile(
-    r"(?i)[*_\s]*(?:(?:grand |sub-?)?totals?|sum|average|mean|share|المجموع|الإجمالي|الاجمالي|المتوسط)\b.*"
-)
-_TIME = re.compile(rf"(?i)[*_\s]*(?:(?:19|20)\d\d(?:[/-]\d{{2,4}})?|Q[1-4](?: ?\d{{4}})?|{MONTH}(?: \d{{4}})?)[*_\s]*")
 _FIGURE = re.compile(r"\d+")
-_AMOUNT = re.compile(r"(?i)(?:OMR|RO|R\.O\.|USD|AED|[$€£])? ?\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+ ?%|0|\d{1,4}")
-_DIGIT = re.compile(r"\d")
 _RULE = re.compile(r"[-=|:+\t ]*")
 _WIDE_GAP = re.compile(r" {2,}")
 _LONGEST_HEAD = 300
-
-# In rows with cells separated by one space: only values that are hardly anything else.
-_ALONE: dict[Kind, re.Pattern[str]] = {
-    "CR": re.compile(r"(?<![\w./,-])\d{7}(?![\w/,-]|\.\d)"),
-    "PASSPORT": re.compile(r"(?<![\w./,-])(?:[A-Z]{1,2}\d{6,8}|\d{7,8})(?![\w/,-]|\.\d)"),
-    "PLATE": re.compile(r"(?<![\w./,-])\d{1,5} [A-Z]{1,2}(?![\w/,-])"),
-    "NID": re.compile(r"(?<![\w./,-])\d{8,12}(?![\w/,-]|\.\d)"),
-}
-_COUNTING = re.compile(
-    r"(?i)(?<!\w)(?:issued|renewed|applications?|fees?|costs?|total|count|counts|statistics|office|department|authority|"
-    r"section|policy|law|regulations?|services?|by|per|year|month|governorate|رسوم|عدد|إحصاء\w*|دائرة|إدارة|قانون)(?!\w)"
-)
-_SENTENCE = re.compile(r"(?:^| )(?!(?:bin|bint|al|el|ben|ibn|abu|of|and|de|van|von) )[a-z]{2,}|[.:;!?]$")
 
 
 def with_cells_apart(text: str) -> str:
@@ -169,7 +109,7 @@ def counts_in_columns(text: str) -> list[tuple[int, int]]:
         if not places or not (_RULE.fullmatch(line) or len(_cells(line, delimiter)) == width):
             delimiter = next((each for each in ("\t", "|", ";", "  ") if each in line.strip(" ")), "")
             cells = _cells(line, delimiter) if delimiter and len(line) <= _LONGEST_HEAD else []
-            places = [place for place, (_, cell) in enumerate(cells) if _OF_A_COUNT.fullmatch(cell.strip())]
+            places = [place for place, (_, cell) in enumerate(cells) if _HEADS["of a count"].fullmatch(cell.strip())]
             width = len(cells)
         elif not _RULE.fullmatch(line):
             cells = _cells(line, delimiter)
@@ -188,13 +128,13 @@ class _Head:
 
     def has_row(self, line: str) -> bool:
         if not self.delimiter:
-            return bool(line.strip()) and _SENTENCE.search(line.strip()) is None
+            return bool(line.strip()) and _HEADS["sentence"].search(line.strip()) is None
         return len(_cells(line, self.delimiter)) == len(self.cells)
 
 
 def _head(line: str, start: int, labels: Sequence[LabelFound]) -> _Head | None:
     of_line = labels_between(labels, start, start + len(line))
-    if not of_line or not 4 <= len(line) <= _LONGEST_HEAD or _DIGIT.search(line):
+    if not of_line or not 4 <= len(line) <= _LONGEST_HEAD or any(map(str.isdigit, line)):
         return None
     delimiter = next((each for each in ("\t", "|", ";", ",", "  ") if each in line.strip(" ")), "")
     if not delimiter:
@@ -218,7 +158,7 @@ def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[La
 
 def _head_of_words(line: str, labels: Sequence[LabelFound]) -> _Head | None:
     words = line.split()
-    if not 2 <= len(words) <= 12 or line.rstrip()[-1] in ".:;,!?" or _COUNTING.search(line):
+    if not 2 <= len(words) <= 12 or line.rstrip()[-1] in ".:;,!?" or _HEADS["counting"].search(line):
         return None
     if sum(word[0].islower() for word in words) > len(words) // 2:
         return None
@@ -274,19 +214,21 @@ def _are_figures(
     """Return whether a column contains counts or amounts, although its head could name identifiers."""
     figures = [value for value in values if _FIGURE.fullmatch(value)]
     if kind == "DATE_OF_BIRTH":
-        is_of_years = not _BIRTH.search(head.cells[place]) or any(map(_OF_A_COUNT.fullmatch, head.cells))
-        is_of_years &= not any(map(_OF_ONE.fullmatch, head.cells))
+        is_of_years = not _HEADS["birth"].search(head.cells[place]) or any(
+            map(_HEADS["of a count"].fullmatch, head.cells)
+        )
+        is_of_years &= not any(map(_HEADS["of one"].fullmatch, head.cells))
         return any(is_of_years or not form.fullmatch(value) for value in figures)
     if not figures:
         return False
     if kind == "PLATE":
-        return _NUMBER_OF_A_VESSEL.match(head.cells[place]) is None
+        return _HEADS["number of a vessel"].match(head.cells[place]) is None
     others = [cell for number, cell in enumerate(head.cells) if number != place and cell.strip()]
-    if any(_AMOUNT.fullmatch(value) for value in values):
+    if any(_HEADS["amount"].fullmatch(value) for value in values):
         return True
-    if kind == "CR" and any(_OF_ACCOUNTS.fullmatch(cell) for cell in others):
+    if kind == "CR" and any(_HEADS["of accounts"].fullmatch(cell) for cell in others):
         return True
-    if _SAYS_NUMBER.search(head.cells[place]):
+    if _HEADS["says number"].search(head.cells[place]):
         return False
     if kind == "ACCOUNT" and max(map(len, figures)) < 8:
         return True  # account codes of a chart of accounts
@@ -294,11 +236,13 @@ def _are_figures(
     round_ones = sum(value.endswith("00") for value in figures)
     if max(lengths) - min(lengths) > 1 or min(lengths) < 6 or 2 * round_ones > len(figures):
         return True
-    if any(_SUM.fullmatch(first) for first in firsts):
+    if any(_HEADS["sum"].fullmatch(first) for first in firsts):
         return True
-    if any(_OF_ONE.fullmatch(cell) for cell in others):
+    if any(_HEADS["of one"].fullmatch(cell) for cell in others):
         return False
-    return all(_TIME.fullmatch(first) for first in firsts) or any(_OF_FIGURES.fullmatch(cell) for cell in others[:1])
+    return all(_HEADS["time"].fullmatch(first) for first in firsts) or any(
+        _HEADS["of figures"].fullmatch(cell) for cell in others[:1]
+    )
 
 
 def _span(text: str, start: int, end: int, kind: Kind) -> Span:

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from sovereign_pipeline.privacy.identifiers.addresses import address_spans
+from sovereign_pipeline.privacy.identifiers.forms import address_spans
 from sovereign_pipeline_tests.examples import examples
 
 
 def found(text: str) -> list[str]:
-    return [text[start:end] for start, end in address_spans(text)]
+    return [text[span.start : span.end] for span in address_spans(text)]
 
 
 @pytest.mark.parametrize("address", examples(__file__, "an_address_is_found_whole"))
