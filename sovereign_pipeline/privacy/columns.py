@@ -9,6 +9,7 @@ from sovereign_pipeline.base.files import read_secret
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.forms import DIGITS_OF_A_NATIONAL_ID, count_of_digits
+from sovereign_pipeline.privacy.identifiers.numbers import without_file_numbers
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import normalise
@@ -17,12 +18,7 @@ from sovereign_pipeline.record.stage import KindsIn
 SECRET_FILE = "columns.key"
 # The usual form of ids and case numbers: letters, an optional year or date, and a number of at most six digits.
 _FILE_NUMBER = re.compile(r"[A-Z]{0,6}[-/]?(?:(?:19[5-9]\d|20[0-3]\d)(?:[01]\d[0-3]\d)?[-/])?\d{1,6}", re.ASCII)
-# What is no part of a number that could be a person's: years, dates, and digests.
-_DATES_AND_DIGESTS = re.compile(
-    r"(?<!\d)(?:19[5-9]\d|20[0-3]\d)(?:[-/.]?[01]\d(?:[-/.]?[0-3]\d)?)?(?!\d)"
-    r"|(?<!\w)(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{32,64})(?!\w)",
-    re.IGNORECASE,
-)
+_DATE = re.compile(r"(?<!\d)(?:19[5-9]\d|20[0-3]\d)(?:[-/.]?[01]\d(?:[-/.]?[0-3]\d)?)?(?!\d)")
 
 
 def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
@@ -45,7 +41,7 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
         text = normalise(value).text
         spans = [*structured_spans(text), *patterns.spans(text)]
         kinds = {span.kind for span in spans}
-        if count_of_digits(_DATES_AND_DIGESTS.sub("", text)) >= DIGITS_OF_A_NATIONAL_ID:
+        if count_of_digits(_DATE.sub("", without_file_numbers(text))) >= DIGITS_OF_A_NATIONAL_ID:
             kinds.add("NID")  # over any separators, also with a wrong check digit
         return frozenset(kind for kind in kinds if treatments[kind] != "keep")
 

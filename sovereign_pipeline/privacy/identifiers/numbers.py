@@ -379,7 +379,7 @@ def _in_piece(text: str, start: int, end: int, regions: Regions) -> Iterator[Spa
     before = text[max(0, start - 2) : start]
     start -= len(before) - len(before.rstrip("+("))  # the number's opening
     piece = text[start:end]
-    if _WORDS["no phone"].search(piece) or _FIGURES.fullmatch(piece) or _WORDS["unit after"].match(text, end):
+    if _WORDS["no phone"].search(piece) or _FIGURES.fullmatch(piece) or _UNIT_BEHIND.match(text, end):
         return
     cued = has_cue(text, start, end)
     numbered = _WORDS["numbered before"].search(text[max(0, start - 20) : start]) or _CALCULATED.match(text, end)
@@ -482,6 +482,8 @@ def is_of_something_else(text: str, span: Span) -> bool:
         return _FRACTION_OF.search(before) is not None
     if value[0] in "+(" or value.startswith("00"):
         return False
+    if _WORDS["document before"].search(before):
+        return True
     if _UNIT_BEHIND.match(text, span.end) or _WORDS["classified before"].search(before):
         return True
     is_cued = has_cue(text, span.start, span.end)

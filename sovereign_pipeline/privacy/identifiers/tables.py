@@ -1,9 +1,8 @@
 """Find identifiers in table columns by the column heads, and identifiers that precede their label."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.forms import section
@@ -57,10 +56,7 @@ def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> I
 CELL_END = "\t"
 """Character that ends a cell in `with_cells_apart`. A number never continues across it."""
 
-_CELLS, _HEADS, _ALONE = (
-    {name: re.compile(pattern) for name, pattern in section(of).items()} for of in ("cells", "heads", "alone")
-)
-_FIGURE = re.compile(r"\d+")
+_CELLS, _HEADS = ({name: re.compile(pattern) for name, pattern in section(of).items()} for of in ("cells", "heads"))
 _RULE = re.compile(r"[-=|:+\t ]*")
 _WIDE_GAP = re.compile(r" {2,}")
 _LONGEST_HEAD = 300
@@ -77,75 +73,78 @@ def with_cells_apart(text: str) -> str:
     )
 
 
+@dataclass
+class _Table:
+    """Adjacent lines with the same number of cells, whose head names identifiers or counts."""
+
+    delimiter: str
+    head: list[str]
+    columns: list[tuple[int, Label | None]]
+    """Indexes of the columns that the head names, each with its label."""
+    rows: list[list[tuple[int, str]]]
+    """Cells of each row, each with its offset in the text."""
+
+
 def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
     """Yield the values in table columns whose head names an identifier."""
-    lines = text.split("\n")
-    start = 0
-    number = 0
-    while number < len(lines):
-        head = _head(lines[number], start, labels)
-        start += len(lines[number]) + 1
-        number += 1
-        if head is None:
-            continue
-        rows: list[tuple[int, str]] = []
-        while number < len(lines) and (_RULE.fullmatch(lines[number]) or head.has_row(lines[number])):
-            if not lines[number].strip():
-                break
-            if _head(lines[number], start, labels) is not None:
-                break
-            rows.append((start, lines[number]))
-            start += len(lines[number]) + 1
-            number += 1
-        yield from _in_rows(text, head, [row for row in rows if not _RULE.fullmatch(row[1])])
+
+    def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
+        if any(character.isdigit() for _, cell in cells for character in cell):
+            return []
+        of_line = labels_between(labels, cells[0][0], cells[-1][0] + len(cells[-1][1]))
+        return [(place, label) for place, cell in enumerate(cells) for label in _heading(*cell, of_line)]
+
+    for table in _tables(text, ("\t", "|", ";", ",", "  "), columns, head_ends=True):
+        yield from _in_rows(text, table)
 
 
 def counts_in_columns(text: str) -> list[tuple[int, int]]:
     """Return the spans of cells in columns whose head names a count, a measurement or a year."""
-    found: list[tuple[int, int]] = []
-    places: list[int] = []
-    delimiter, width, start = "", 0, 0
+
+    def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
+        heads = enumerate(cell.strip() for _, cell in cells)
+        return [(place, None) for place, head in heads if _HEADS["of a count"].fullmatch(head)]
+
+    cells = [
+        row[place]
+        for table in _tables(text, ("\t", "|", ";", "  "), columns, head_ends=False)
+        for row in table.rows
+        for place, _ in table.columns
+    ]
+    return [(start, start + len(cell)) for start, cell in cells]
+
+
+def _tables(
+    text: str,
+    delimiters: Sequence[str],
+    columns: Callable[[Sequence[tuple[int, str]]], list[tuple[int, Label | None]]],
+    head_ends: bool,
+) -> Iterator[_Table]:
+    """Yield the tables of a text.
+
+    Args:
+        columns: returns the columns that a line names; none if the line is no head.
+        head_ends: whether another head ends a table.
+    """
+    table: _Table | None = None
+    start = 0
     for line in text.split("\n"):
-        if not places or not (_RULE.fullmatch(line) or len(_cells(line, delimiter)) == width):
-            delimiter = next((each for each in ("\t", "|", ";", "  ") if each in line.strip(" ")), "")
-            cells = _cells(line, delimiter) if delimiter and len(line) <= _LONGEST_HEAD else []
-            places = [place for place, (_, cell) in enumerate(cells) if _HEADS["of a count"].fullmatch(cell.strip())]
-            width = len(cells)
-        elif not _RULE.fullmatch(line):
-            cells = _cells(line, delimiter)
-            found += [(start + cells[place][0], start + cells[place][0] + len(cells[place][1])) for place in places]
+        delimiter = next((each for each in delimiters if each in line.strip(" ")), "")
+        cells = _cells(line, delimiter, start) if delimiter and len(line) <= _LONGEST_HEAD else []
+        named = columns(cells) if len(cells) > 1 and (head_ends or table is None) else []
+        row = _cells(line, table.delimiter, start) if table else []
+        if table and line.strip() and not named and _RULE.fullmatch(line):
+            pass
+        elif table and not named and len(row) == len(table.head):
+            table.rows.append(row)
+        else:
+            if table:
+                yield table
+            named = named or (columns(cells) if len(cells) > 1 else [])
+            table = _Table(delimiter, [cell for _, cell in cells], named, []) if named else None
         start += len(line) + 1
-    return found
-
-
-@dataclass(frozen=True)
-class _Head:
-    delimiter: str
-    """Delimiter of the cells; empty for a single space."""
-    cells: tuple[str, ...]
-    labels: tuple[tuple[Label, int], ...]
-    """Labels of the columns, each with the column's index."""
-
-    def has_row(self, line: str) -> bool:
-        if not self.delimiter:
-            return bool(line.strip()) and _HEADS["sentence"].search(line.strip()) is None
-        return len(_cells(line, self.delimiter)) == len(self.cells)
-
-
-def _head(line: str, start: int, labels: Sequence[LabelFound]) -> _Head | None:
-    of_line = labels_between(labels, start, start + len(line))
-    if not of_line or not 4 <= len(line) <= _LONGEST_HEAD or any(map(str.isdigit, line)):
-        return None
-    delimiter = next((each for each in ("\t", "|", ";", ",", "  ") if each in line.strip(" ")), "")
-    if not delimiter:
-        return _head_of_words(line, of_line)
-    cells = _cells(line, delimiter)
-    if len(cells) < 2:
-        return None
-    found = tuple(
-        (each, place) for place, (begin, cell) in enumerate(cells) for each in _heading(start + begin, cell, of_line)
-    )
-    return _Head(delimiter, tuple(cell for _, cell in cells), found) if found else None
+    if table:
+        yield table
 
 
 def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[Label]:
@@ -156,93 +155,56 @@ def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[La
             yield label
 
 
-def _head_of_words(line: str, labels: Sequence[LabelFound]) -> _Head | None:
-    words = line.split()
-    if not 2 <= len(words) <= 12 or line.rstrip()[-1] in ".:;,!?" or _HEADS["counting"].search(line):
-        return None
-    if sum(word[0].islower() for word in words) > len(words) // 2:
-        return None
-    found = tuple((each.label, -1) for each in labels if each.label.kind in _ALONE)
-    return _Head("", (line,), found) if found else None
-
-
-def _cells(line: str, delimiter: str) -> list[tuple[int, str]]:
-    """Return the cells of a line, each with its offset."""
-    if delimiter != "  ":
-        places = [0]
-        for cell in line.split(delimiter):
-            places.append(places[-1] + len(cell) + 1)
-        return [(begin, line[begin : end - 1]) for begin, end in pairwise(places)]
-    begin = len(line) - len(line.lstrip(" "))
+def _cells(line: str, delimiter: str, start: int) -> list[tuple[int, str]]:
+    """Return the cells of a line that begins at `start`, each with its offset."""
+    gap = _WIDE_GAP if delimiter == "  " else re.compile(re.escape(delimiter))
+    begin = len(line) - len(line.lstrip(" ")) if delimiter == "  " else 0
     cells: list[tuple[int, str]] = []
-    for gap in _WIDE_GAP.finditer(line.rstrip(" "), begin):
-        cells.append((begin, line[begin : gap.start()]))
-        begin = gap.end()
-    return [*cells, (begin, line[begin:].rstrip(" "))]
+    for match in gap.finditer(line.rstrip(" ") if delimiter == "  " else line, begin):
+        cells.append((start + begin, line[begin : match.start()]))
+        begin = match.end()
+    return [*cells, (start + begin, line[begin:])]
 
 
-def _in_rows(text: str, head: _Head, rows: Sequence[tuple[int, str]]) -> Iterator[Span]:
-    if not head.delimiter:
-        for start, line in rows:
-            for kind in dict.fromkeys(label.kind for label, _ in head.labels):
-                for match in _ALONE[kind].finditer(line):
-                    if not match.group().endswith("00"):
-                        yield _span(text, start + match.start(), start + match.end(), kind)
-        return
-    cells = [[(start + begin, cell) for begin, cell in _cells(line, head.delimiter)] for start, line in rows]
-    for place, of_place in groupby(head.labels, key=lambda each: each[1]):
-        column = [row[place] for row in cells]
+def _in_rows(text: str, table: _Table) -> Iterator[Span]:
+    for place, label in table.columns:
+        if label is None or not table.rows:
+            continue
+        column = [row[place] for row in table.rows]
         values = [cell.strip(" *_'\"") for _, cell in column]
-        for label, _ in of_place:
-            form = _CELLS.get(label.shape, label.value)
-            if _are_figures(head, place, label.kind, form, values, [_first(row) for row in cells]):
-                continue
+        form = _CELLS.get(label.shape, label.value)
+        if not _are_figures(table, place, label.kind, form, values):
             for (start, cell), value in zip(column, values, strict=True):
                 if value and form.fullmatch(value):
                     first = start + cell.index(value)
                     yield _span(text, first, first + len(value), label.kind)
 
 
-def _first(row: Sequence[tuple[int, str]]) -> str:
-    """Return the first cell that is not empty."""
-    return next((cell.strip() for _, cell in row if cell.strip()), "")
-
-
-def _are_figures(
-    head: _Head, place: int, kind: Kind, form: re.Pattern[str], values: Sequence[str], firsts: Sequence[str]
-) -> bool:
+def _are_figures(table: _Table, place: int, kind: Kind, form: re.Pattern[str], values: Sequence[str]) -> bool:
     """Return whether a column contains counts or amounts, although its head could name identifiers."""
-    figures = [value for value in values if _FIGURE.fullmatch(value)]
+
+    def some(cells: Iterable[str], heads: str) -> bool:
+        return any(map(_HEADS[heads].fullmatch, cells))
+
+    figures = [value for value in values if value.isdigit()]
+    others = [cell for number, cell in enumerate(table.head) if number != place and cell.strip()]
     if kind == "DATE_OF_BIRTH":
-        is_of_years = not _HEADS["birth"].search(head.cells[place]) or any(
-            map(_HEADS["of a count"].fullmatch, head.cells)
-        )
-        is_of_years &= not any(map(_HEADS["of one"].fullmatch, head.cells))
+        is_of_years = not _HEADS["birth"].search(table.head[place]) or some(table.head, "of a count")
+        is_of_years &= not some(table.head, "of one")
         return any(is_of_years or not form.fullmatch(value) for value in figures)
     if not figures:
         return False
-    if kind == "PLATE":
-        return _HEADS["number of a vessel"].match(head.cells[place]) is None
-    others = [cell for number, cell in enumerate(head.cells) if number != place and cell.strip()]
-    if any(_HEADS["amount"].fullmatch(value) for value in values):
+    if some(values, "amount"):
         return True
-    if kind == "CR" and any(_HEADS["of accounts"].fullmatch(cell) for cell in others):
-        return True
-    if _HEADS["says number"].search(head.cells[place]):
+    if _HEADS["says number"].search(table.head[place]):
         return False
-    if kind == "ACCOUNT" and max(map(len, figures)) < 8:
-        return True  # account codes of a chart of accounts
     lengths = set(map(len, figures))
+    if kind == "ACCOUNT" and max(lengths) < 8:
+        return True  # account codes of a chart of accounts
     round_ones = sum(value.endswith("00") for value in figures)
     if max(lengths) - min(lengths) > 1 or min(lengths) < 6 or 2 * round_ones > len(figures):
         return True
-    if any(_HEADS["sum"].fullmatch(first) for first in firsts):
-        return True
-    if any(_HEADS["of one"].fullmatch(cell) for cell in others):
-        return False
-    return all(_HEADS["time"].fullmatch(first) for first in firsts) or any(
-        _HEADS["of figures"].fullmatch(cell) for cell in others[:1]
-    )
+    return not some(others, "of one") and some(others[:1], "of figures")
 
 
 def _span(text: str, start: int, end: int, kind: Kind) -> Span:
