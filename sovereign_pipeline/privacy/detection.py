@@ -19,7 +19,6 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
-from sovereign_pipeline.privacy.identifiers.numbers import Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
 from sovereign_pipeline.privacy.names.latin_names import firms, recased
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
@@ -91,7 +90,7 @@ class Detector:
         self.patterns = NamePatterns(privacy.keep_words)
         self.corrections = Corrections(words)
         self.has_added = bool(privacy.recognizers)
-        self._regions = Regions.of(privacy.phone_regions)
+        self._regions = privacy.phone_regions
         self._also = frozenset(kind for kind in KEPT_BY_DEFAULT if treatments.get(kind, "keep") != "keep")
         self._privacy = privacy
         self._models: dict[str, NameModel] = {}

@@ -150,11 +150,15 @@ def _arabic_labels(small: str) -> Iterator[LabelFound]:
 
 
 def _english(phrase: str) -> str:
-    """Return the pattern of a phrase: one slot a word, alternatives between bars, `?` behind an optional slot.
+    """Return the pattern of a phrase: one slot a word, alternatives between bars, `?` behind an optional slot,
+    `*` for up to three words.
     Capitals are abbreviations, which may have dots."""
     pattern = ""
     slots = phrase.split()
     for place, slot in enumerate(slots):
+        if slot == "*":
+            pattern += r"(?: \w+){0,3}?"
+            continue
         own = rf"(?:{'|'.join(map(_written, _words(slot)))})" + (
             "(?:['’]s)?" if place == len(slots) - 1 else "(?:['’]s?|s['’]?)?"
         )

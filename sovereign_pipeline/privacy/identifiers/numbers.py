@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 from phonenumbers import Leniency, PhoneNumberMatcher
 from stdnum import luhn
@@ -40,18 +39,7 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 _WORDS = {name: re.compile(pattern) for name, pattern in section("numbers").items()}
 
 
-class Regions(NamedTuple):
-    """The regions of `policy.corpus.PhoneRegions` as a hashable value."""
-
-    valid: tuple[str, ...]
-    grouped: tuple[str, ...]
-
-    @classmethod
-    def of(cls, regions: PhoneRegions) -> "Regions":
-        return cls(regions.valid, regions.grouped)
-
-
-AROUND = Regions.of(PhoneRegions())
+AROUND = PhoneRegions()
 """Default regions of a recipe."""
 
 
@@ -121,37 +109,6 @@ def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -
     return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)
 
 
-# --- numbers in words -------------------------------------------------------------------------------------------------
-
-_IN_WORDS = re.compile(FRAGMENTS["NUMBER_IN_WORDS"], re.IGNORECASE)
-_FEWEST_IN_WORDS = 7
-_WORD = re.compile(r"[^\W\d_]+")
-_ORDER = (
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
-    ["صفر", "واحد", "اثنان", "ثلاثة", "اربعة", "خمسة", "ستة", "سبعة", "ثمانية", "تسعة"],
-)
-_COMMON = ("elev", "ty", "oh", "double", "اثن", "ثلاث", "اربع", "خمس", "ست", "سبع", "ثما", "تسع")
-
-
-def spoken_numbers(text: str, small: str) -> Iterator[Span]:
-    """Yield the numbers in words with at least seven digits, without those that count up.
-
-    Args:
-        small: the text folded by `small_letters`.
-    """
-    if sum(map(small.__contains__, (*_ORDER[0][:11], "صفر", "واحد", *_COMMON))) < 2:
-        return
-    for match in _IN_WORDS.finditer(text):
-        words = _WORD.findall(match.group().lower().translate(str.maketrans("أإ", "اا")))
-        digits = len(words) + sum(
-            word.endswith(("ty", "teen")) or word in ("ten", "eleven", "twelve", "double") for word in words
-        )
-        counts = any(" ".join(words) in " ".join(order[::step]) for order in _ORDER for step in (1, -1))
-        if digits >= _FEWEST_IN_WORDS and not counts:
-            kind: Kind = "NID" if digits == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
-            yield _span(text, *match.span(), "PHONE" if has_cue(text, *match.span()) else kind)
-
-
 # --- numbers in unusual separators ------------------------------------------------------------------------------------
 
 # A percent or currency sign, an operator or "@" ends a number; anything else except letters may be inside one.
@@ -195,7 +152,9 @@ class _Group:
         return is_short and 0 < int(after.digits) - int(self.digits) <= _NEXT_IN_A_LIST
 
 
-def separated_numbers(text: str, plain: str, labels: Sequence[LabelFound], regions: Regions = AROUND) -> Iterator[Span]:
+def separated_numbers(
+    text: str, plain: str, labels: Sequence[LabelFound], regions: PhoneRegions = AROUND
+) -> Iterator[Span]:
     """Yield the numbers of a normalised text with unusual separators or across lines. Spans may overlap.
 
     Args:
@@ -352,6 +311,8 @@ _NO_CUE_ACROSS = re.compile(r"[.!?؟]\s|\n\s*\n")
 _REACH_OF_A_CUE = 40
 _LONGEST = 60
 _CALCULATED = re.compile(r"\s?[=+×÷*<>]")
+_GAP = re.compile(r"(?<=\d)\D+(?=\d)")
+_ALONE = re.compile(r"(?<![\d+(])(?!\A1\W)\d(?!\d)")
 _FIGURES = re.compile(r"\d{1,3}(?:[., ]\d{3})+|\d{1,6}\.\d{1,4}(?:\s+-?\s*\d{1,6}\.\d{1,4})+\s*")
 _LONGEST_GAP = 14
 """Maximum number of characters between two characters of a number."""
@@ -360,7 +321,7 @@ _OMAN_PREFIX = re.compile(r"\(?(?:\+|(?<!\d)00)[\W_]{0,3}9[\W_]?6[\W_]?8(?:[\W_]
 _COUNTRY_BEFORE = re.compile(r"(?<![A-Za-z0-9])[A-Za-z][\W_]{0,2}[A-Za-z][\W_]{0,14}\Z")
 
 
-def _phones(text: str, start: int, end: int, regions: Regions) -> Iterator[Span]:
+def _phones(text: str, start: int, end: int, regions: PhoneRegions) -> Iterator[Span]:
     """Yield the phone numbers in text[start:end], which contains digits separated by anything but letters.
 
     Without a cue such as "call", a number must be valid in one of the `valid` regions, or have the grouping of one of
@@ -373,7 +334,7 @@ def _phones(text: str, start: int, end: int, regions: Regions) -> Iterator[Span]
         yield from _in_piece(text, first, last, regions)
 
 
-def _in_piece(text: str, start: int, end: int, regions: Regions) -> Iterator[Span]:
+def _in_piece(text: str, start: int, end: int, regions: PhoneRegions) -> Iterator[Span]:
     if end - start > _LONGEST or count_of_digits(text[start:end]) < 7 or _ODD_GAP.search(text, start, end) is None:
         return
     before = text[max(0, start - 2) : start]
@@ -382,7 +343,13 @@ def _in_piece(text: str, start: int, end: int, regions: Regions) -> Iterator[Spa
     if _WORDS["no phone"].search(piece) or _FIGURES.fullmatch(piece) or _UNIT_BEHIND.match(text, end):
         return
     cued = has_cue(text, start, end)
-    numbered = _WORDS["numbered before"].search(text[max(0, start - 20) : start]) or _CALCULATED.match(text, end)
+    gaps = set(_GAP.findall(piece))
+    numbered = (
+        ("." in gaps and len(gaps) > 1)
+        or _ALONE.search(piece)
+        or _WORDS["numbered before"].search(text[max(0, start - 20) : start])
+        or _CALCULATED.match(text, end)
+    )
     if numbered and not cued:
         return
     for begin, length in _matches(piece, cued, regions):
@@ -402,7 +369,7 @@ def has_cue(text: str, start: int, end: int) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _matches(piece: str, cued: bool, regions: Regions) -> tuple[tuple[int, int], ...]:
+def _matches(piece: str, cued: bool, regions: PhoneRegions) -> tuple[tuple[int, int], ...]:
     """Return the start and length of each phone number, by the first region and leniency that find any."""
     ways = [(region, Leniency.VALID) for region in regions.valid]
     ways += [(region, Leniency.STRICT_GROUPING) for region in regions.grouped]
@@ -423,7 +390,7 @@ def _prefixed_phones(text: str) -> Iterator[Span]:
                 yield _span(text, *match.span(), "PHONE")
 
 
-def is_complete(kind: Kind, key: str, regions: Regions = AROUND) -> bool:
+def is_complete(kind: Kind, key: str, regions: PhoneRegions = AROUND) -> bool:
     """Return whether a number, given by its digits, is complete by the rules of its kind, so that no further digits
     belong to it."""
     match kind:
@@ -431,7 +398,9 @@ def is_complete(kind: Kind, key: str, regions: Regions = AROUND) -> bool:
             return len(key) == DIGITS_OF_A_NATIONAL_ID
         case "PHONE":
             return len(key) <= 15 and (
-                is_omani_phone(key) or is_valid_phone(f"+{key}", (None,)) or is_valid_phone(key, sum(regions, ()))
+                is_omani_phone(key)
+                or is_valid_phone(f"+{key}", (None,))
+                or is_valid_phone(key, regions.valid + regions.grouped)
             )
         case "CARD":
             return 13 <= len(key) <= 19 and bool(luhn.is_valid(key))

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from sovereign_pipeline.policy.corpus import PhoneRegions
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.forms import (
     CODES,
@@ -32,12 +33,10 @@ from sovereign_pipeline.privacy.identifiers.labels import (
 )
 from sovereign_pipeline.privacy.identifiers.numbers import (
     AROUND,
-    Regions,
     is_complete,
     is_of_something_else,
     long_numbers,
     separated_numbers,
-    spoken_numbers,
     without_file_numbers,
 )
 from sovereign_pipeline.privacy.identifiers.tables import (
@@ -55,7 +54,7 @@ _FIGURES: tuple[Kind, ...] = ("PHONE", "NID", "ACCOUNT", "SSN", "CARD", "IBAN", 
 """Kinds that a figure could be mistaken for."""
 
 
-def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Regions = AROUND) -> list[Span]:
+def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: PhoneRegions = AROUND) -> list[Span]:
     """Return every structured identifier of a normalised text, without overlaps, in reading order.
 
     The text is searched twice: for identifiers in their usual form, and with stricter patterns that also match unusual
@@ -73,7 +72,6 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Re
     found = [
         *form_spans(text, small, has, also),
         *code_spans(text),
-        *spoken_numbers(text, small),
         *labelled_spans(text, labels),
         *long_numbers(plain),
         *(address_spans(text) if "a digit" in has else ()),
@@ -93,7 +91,7 @@ def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Re
     return spans if regions.valid == AROUND.valid else [_as_a_phone(span, regions.valid) for span in spans]
 
 
-def leftovers(text: str, regions: Regions = AROUND) -> list[Span]:
+def leftovers(text: str, regions: PhoneRegions = AROUND) -> list[Span]:
     """Return the identifiers in a scrubbed, normalised text."""
     return structured_spans(without_placeholders(text), regions=regions)
 
@@ -127,7 +125,7 @@ def _halves(text: str, labels: Iterable[LabelFound]) -> Iterable[Span]:
             yield Span(*halves.span("value"), label.kind, key, by_length=True)
 
 
-def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> list[Span]:
+def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: PhoneRegions) -> list[Span]:
     """Return the merged findings of both searches, without overlaps."""
     added: list[Span] = []
     replaced: set[Span] = set()
@@ -140,7 +138,7 @@ def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> 
     return without_overlaps([*(each for each in usual if each not in replaced), *without_overlaps(added)])
 
 
-def _is_part_of(usual: Span, strict: Span, regions: Regions) -> bool:
+def _is_part_of(usual: Span, strict: Span, regions: PhoneRegions) -> bool:
     """Return whether a usual finding is a part of a complete strict finding, such as the first line of a number that
     continues in the next line."""
     if usual.kind == strict.kind == "EMAIL":
