@@ -40,78 +40,70 @@ _TAG = re.compile(
     r"|(?<=\S<)/?(?P<other>[a-z][\w:.-]{0,30}(?:\s[^<>@]{0,2000})?))>(?(other)(?=\S))",
     re.IGNORECASE | re.DOTALL,
 )
-_APART = "\n" * 16
-"""Separator that is longer than any gap within a number, name or address."""
+_APART = 16
+"""Line ends between texts: longer than any gap within a number, name or address."""
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
 _MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
 _LINE_BREAKING = re.compile(r"</?(?:br|p|div|t|li|ul|ol|pre)", re.IGNORECASE)
 _ROUNDS = 64
 """Maximum number of nested encodings that are decoded. It bounds the work; nobody nests so many."""
 
-Places = tuple[Sequence[int], Sequence[int]]
-"""Start and end offsets in the original of the source of each character."""
+Characters = list[tuple[str, int, int]]
+"""Characters, each with the half-open span of its source in the original."""
 
 
-def decoded(original: str) -> tuple[str, Places | None]:
-    """Return the text with encoded characters decoded, and their places in the original; None for the places if
-    nothing is encoded."""
-    text, places = original, None
-    if _MAY_BE_ENCODED.search(text) is None:
-        return text, places
-    for _ in range(_ROUNDS):
-        found = [(match, characters) for match in _ENCODED.finditer(text) if (characters := _read(match)) is not None]
+def decoded(original: str) -> tuple[str, Characters | None]:
+    """Return the text with encoded characters decoded, and its characters; None for them if nothing is encoded."""
+    text, characters = original, None
+    for _ in range(_ROUNDS if _MAY_BE_ENCODED.search(text) else 0):
+        found = [(match, read) for match in _ENCODED.finditer(text) if (read := _read(match)) is not None]
         tags = [] if found or "<" not in text else list(_TAG.finditer(text))
-        if found:
-            text, places = _with(text, places, found)
-        elif tags:
-            text, places = _without_tags(text, places, tags)
-        else:
+        if not found and not tags:
             break
-    return text, places
+        characters = characters or _characters(text)
+        aside: Characters = []
+        for tag in tags:
+            first, last = tag.span(tag.lastgroup or 0)
+            if text[first:last].strip(" /"):  # attributes, comments and unknown names stand before the text
+                _, _, end = characters[last - 1]
+                aside += [*characters[first:last], *[("\n", end - 1, end)] * _APART]
+            found.append((tag, [("\n", *tag.span())] if _LINE_BREAKING.match(tag.group()) else []))
+        characters = aside + _replaced(characters, found)
+        text = "".join(character for character, _, _ in characters)
+    return text, characters
 
 
-def _without_tags(text: str, places: Places | None, tags: Sequence[re.Match[str]]) -> tuple[str, Places]:
-    """Return the text without its tags, preceded by the text inside the tags, such as attributes."""
-    starts, ends = places if places is not None else (range(len(text)), range(1, len(text) + 1))
-    held: list[tuple[str, list[int], list[int]]] = []
-    for tag in tags:
-        first, last = tag.span(tag.lastgroup or 0)
-        if text[first:last].strip(" /"):
-            apart = len(_APART)
-            held.append((text[first:last], list(starts[first:last]), list(ends[first:last])))
-            held.append((_APART, [starts[last - 1]] * apart, [ends[last - 1]] * apart))
-    breaks: list[tuple[re.Match[str], _Read]] = [
-        (tag, [("\n", tag.start(), tag.end())] if _LINE_BREAKING.match(tag.group()) else []) for tag in tags
-    ]
-    rest, (rest_starts, rest_ends) = _with(text, (starts, ends), breaks)
-    return "".join([*(piece for piece, _, _ in held), rest]), (
-        [*(place for _, piece, _ in held for place in piece), *rest_starts],
-        [*(place for _, _, piece in held for place in piece), *rest_ends],
-    )
+def _characters(text: str) -> Characters:
+    return list(zip(text, range(len(text)), range(1, len(text) + 1), strict=True))
 
 
-_Read = list[tuple[str, int, int]]
-"""Decoded characters, each with its half-open span of the encoded text."""
+def _replaced(characters: Characters, found: Sequence[tuple[re.Match[str], Characters]]) -> Characters:
+    """Return the characters with those of each match replaced; the spans of the new ones are of the text."""
+    replaced: Characters = []
+    position = 0
+    for match, read in found:
+        replaced += characters[position : match.start()]
+        replaced += [(each, characters[start][1], characters[end - 1][2]) for each, start, end in read]
+        position = match.end()
+    return replaced + characters[position:]
 
 
-def _read(match: re.Match[str]) -> _Read | None:
+def _read(match: re.Match[str]) -> Characters | None:
     """Decode one match. Return None if it is not an encoding."""
-    written = match.group()
+    written, span = match.group(), match.span()
     if written[0] == "=":
-        return [("@", match.start(), match.end())] if written == "=40" else []
+        return [("@", *span)] if written == "=40" else []
     if written[0] == "<":
-        return [("\n", match.start(), match.end())] if _LINE_BREAKING.match(written) else []
+        return [("\n", *span)] if _LINE_BREAKING.match(written) else []
     if written[0] == "%" and written[1] not in "uU":
         read = list(_of_bytes(match))
     elif written[0] == "&":
         name = written.replace("amp;", "")
         character = html.unescape(name if name.endswith(";") else f"{name};")
-        read = [(each, match.start(), match.end()) for each in character] if character != name else []
+        read = [(each, *span) for each in character] if character != name else []
     else:
-        read = [(chr(int(written[2:], 16)), match.start(), match.end())]
-    if not read or any(not (each.isprintable() or each.isspace()) for each, _, _ in read):
-        return None
-    return read
+        read = [(chr(int(written[2:], 16)), *span)]
+    return read if read and all(each.isprintable() or each.isspace() for each, _, _ in read) else None
 
 
 def _of_bytes(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
@@ -128,34 +120,12 @@ def _of_bytes(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
         position = last + 1
 
 
-def _with(text: str, places: Places | None, found: Sequence[tuple[re.Match[str], _Read]]) -> tuple[str, Places]:
-    starts, ends = places if places is not None else (range(len(text)), range(1, len(text) + 1))
-    pieces: list[str] = []
-    new_starts: list[int] = []
-    new_ends: list[int] = []
-    position = 0
-    for match, characters in found:
-        pieces += [text[position : match.start()], *(each for each, _, _ in characters)]
-        new_starts.extend(starts[position : match.start()])
-        new_ends.extend(ends[position : match.start()])
-        new_starts.extend(starts[start] for _, start, _ in characters)
-        new_ends.extend(ends[end - 1] for _, _, end in characters)
-        position = match.end()
-    pieces.append(text[position:])
-    new_starts.extend(starts[position:])
-    new_ends.extend(ends[position:])
-    return "".join(pieces), (new_starts, new_ends)
-
-
 # --- folding ----------------------------------------------------------------------------------------------------------
 
 _LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2043\ufe58"
-_SHAPED_LETTERS = (
-    0x1F150,
-    0x1F170,
-    0x1F1E6,
-)  # letters in black circles and squares, and of flags: NFKC does not fold them
+# Letters in black circles and squares, and of flags: NFKC does not fold them.
+_SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)
 _UNSEEN_IN_ASCII = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"
 _NUMBER_OF_SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPTS}]{{4,}}")  # fewer are exponents and footnotes
@@ -222,38 +192,38 @@ def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
 def normalise(original: str) -> NormalisedText:
     """Fold a text: characters that look the same become the same, and invisible characters are removed. Line breaks
     become newlines, other spaces become plain spaces."""
-    text, places = decoded(original)
+    text, characters = decoded(original)
     if text.isascii() and _UNSEEN_IN_ASCII.search(text) is None:
-        return _result(original, _with_digits(text.replace("\t", " ")), places)
-    folds = {character: _folded(character) for character in set(text)}
-    if not _NUMBER_OF_SUPERSCRIPTS.search(text):
-        folds.update({each: each for each in _SUPERSCRIPTS if each in folds})
-    if all(len(fold) == 1 for fold in folds.values()):
-        changed = {ord(each): fold for each, fold in folds.items() if each != fold}
-        return _result(original, _with_digits(_without_lookalikes(text.translate(changed))), places)
-    folded, places = _replaced(text, places, folds)
-    return _result(original, _with_digits(_without_lookalikes(folded)), places)
-
-
-def _result(original: str, text: str, places: Places | None) -> NormalisedText:
-    if places is None:
+        text = text.replace("\t", " ")
+    else:
+        folds = {character: _folded(character) for character in set(text)}
+        if not _NUMBER_OF_SUPERSCRIPTS.search(text):
+            folds.update({each: each for each in _SUPERSCRIPTS if each in folds})
+        if any(len(fold) != 1 for fold in folds.values()):
+            characters = _with_folds(characters or _characters(text), folds)
+        text = text.translate({ord(each): fold for each, fold in folds.items() if each != fold})
+        if _LOOKALIKE.search(text):
+            text = _WORD.sub(_without_imitations, text)
+    text = _LETTER_AS_DIGIT.sub(lambda letters: letters.group().translate(_DIGIT_OF_LETTER), text)
+    if characters is None:
         return NormalisedText(original, text)
-    starts, ends = places
-    return NormalisedText(original, text, tuple(starts), tuple(ends))
+    _, starts, ends = zip(*characters, strict=True) if characters else ((), (), ())
+    return NormalisedText(original, text, starts, ends)
 
 
-def _replaced(text: str, places: Places | None, folds: dict[str, str]) -> tuple[str, Places]:
-    old_starts, old_ends = places if places is not None else (range(len(text)), range(1, len(text) + 1))
-    starts: list[int] = []
-    ends: list[int] = []
-    for character, start, end in zip(text, old_starts, old_ends, strict=True):
+def _with_folds(characters: Characters, folds: dict[str, str]) -> Characters:
+    """Return the folded characters. A mark that is removed belongs to the letter before it."""
+    folded: Characters = []
+    for each in characters:
+        character, start, end = each
         fold = folds[character]
-        for _ in fold:
-            starts.append(start)
-            ends.append(end)
-        if not fold and ends and ends[-1] == start and _belongs_to_letter_before(character):
-            ends[-1] = end
-    return "".join(map(folds.__getitem__, text)), (starts, ends)
+        if fold == character:
+            folded.append(each)
+        elif fold:
+            folded += [(part, start, end) for part in fold]
+        elif folded and folded[-1][2] == start and (character == TATWEEL or unicodedata.category(character)[0] == "M"):
+            folded[-1] = (*folded[-1][:2], end)
+    return folded
 
 
 @lru_cache(maxsize=1 << 16)
@@ -284,25 +254,10 @@ def _folded(character: str) -> str:
     return character
 
 
-def _belongs_to_letter_before(character: str) -> bool:
-    return character == TATWEEL or unicodedata.category(character) in ("Mn", "Me")
-
-
-def _without_lookalikes(text: str) -> str:
-    """Replace confusables by Latin letters, in words that contain Latin letters or digits, or only confusables. The
-    length stays the same."""
-    if _LOOKALIKE.search(text) is None:
-        return text
-    return _WORD.sub(_without_imitations, text)
-
-
 def _without_imitations(word: re.Match[str]) -> str:
+    """Replace confusables by Latin letters, in a word that contains Latin letters or digits, or only confusables."""
     letters = word.group()
     plain = letters.translate(_LOOKALIKES)
     if plain == letters:
         return letters
     return plain if plain.isascii() or _LATIN_OR_DIGIT.search(letters) or letters[0] >= "\u0600" else letters
-
-
-def _with_digits(text: str) -> str:
-    return _LETTER_AS_DIGIT.sub(lambda letters: letters.group().translate(_DIGIT_OF_LETTER), text)
