@@ -59,6 +59,8 @@ class Form:
     strict: bool = False
     """Whether the form is weak evidence, over which any other finding takes precedence."""
     example: str = ""
+    counter: str = ""
+    """Text that has no value of the kind, although it resembles one."""
 
     @cached_property
     def compiled(self) -> re.Pattern[str]:

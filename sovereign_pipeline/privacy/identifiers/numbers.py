@@ -436,6 +436,7 @@ _CALCULATED_AFTER = re.compile(r"\)?\s?[=+×÷*]\s?[$€£]?\(?\d")
 _FRACTION_OF = re.compile(r"(?:\d\d|(?<!\d)0)\.\Z")
 _DECIMAL = re.compile(r"\d{1,6}[.,]\d{2,6}")
 _LONG_GROUP = re.compile(r"\d{6}")
+_NO_NUMBER_OF_ANYBODY = ("currency before", "document before", "classified before")
 _BACK = 120
 """Number of characters before a number that are searched for context."""
 
@@ -451,9 +452,7 @@ def is_of_something_else(text: str, span: Span) -> bool:
         return _FRACTION_OF.search(before) is not None
     if value[0] in "+(" or value.startswith("00"):
         return False
-    if _WORDS["document before"].search(before):
-        return True
-    if _UNIT_BEHIND.match(text, span.end) or _WORDS["classified before"].search(before):
+    if _UNIT_BEHIND.match(text, span.end) or any(_WORDS[each].search(before) for each in _NO_NUMBER_OF_ANYBODY):
         return True
     is_cued = has_cue(text, span.start, span.end)
     if _HS_FORM.fullmatch(value) and (_HS_BEFORE.search(before) or ("." in value and not is_cued)):

@@ -25,6 +25,11 @@ def test_each_row_finds_its_example(kind: str, example: str) -> None:
     assert kinds(f"It is so: {example}, and that is all.") == [kind]
 
 
+@pytest.mark.parametrize(("kind", "counter"), [(form.kind, form.counter) for form in (*FORMS, *CODES) if form.counter])
+def test_what_resembles_a_row_is_none(kind: str, counter: str) -> None:
+    assert kind not in kinds(f"It is so: {counter}, and that is all.")
+
+
 NO_CHECK_DIGIT = ("", "mac", "mrz", "stdnum.in_.pan", "stdnum.pk.cnic")
 
 
