@@ -180,7 +180,6 @@ _DATE = re.compile(
     r"(?:19|20)\d\d[ .-][01]?\d[ .-][0-3]?\d|[0-3]?\d[ .-][01]?\d[ .-](?:19|20)\d\d"
     r"|1[34]\d\d[.-][01]?\d[.-][0-3]?\d|[0-3]?\d[.-][01]?\d[.-]1[34]\d\d"
 )
-_THOUSANDS = re.compile(r"\d{1,3}(?: \d{3})+")
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _SURE_PLACES = 5
 """Decimal places that make a pair of numbers a place: five, about a metre. Rates and measurements have fewer."""
@@ -244,7 +243,7 @@ def length_of_an_iban(country: str) -> int:
 def _is_grouped_phone(value: str) -> bool:
     """Return whether a value has eight to thirteen digits and is neither a date nor an amount."""
     digits = count_of_digits(re.split("x|ext", value)[0])
-    return 8 <= digits <= 13 and _THOUSANDS.fullmatch(value) is None and not is_date_or_years(value)
+    return 8 <= digits <= 13 and not is_date_or_years(value)
 
 
 def _without_separators(value: str) -> str:

@@ -53,7 +53,6 @@ _GLUED_NUMBER = re.compile(rf"(?<![\d.,]){FRAGMENTS['NOT_AN_AMOUNT']}\d{{8,}}+(?
 # Beside other digits, as in a table's row or behind the number of a list's entry.
 _RUN = re.compile(r"(?<!\d)\d{8,20}(?!\d)")
 _FRACTION = re.compile(r"\.(?!0+(?!\d))\d{1,3}(?!\d|[.,-]\d)")  # 10457832.0 is a number that a table wrote
-_FRACTION_BEFORE = re.compile(r"(?<![\d.])\d{1,3}\.\Z")
 _LONGEST_LABEL = 90
 
 
@@ -79,8 +78,7 @@ def _numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
             continue
         digits = match.group()
         kind: Kind = "PHONE" if is_omani_phone(digits) or is_omani_phone(f"+{digits}") else _kind_by_length(digits)
-        if kind != "ACCOUNT" or not _FRACTION_BEFORE.search(before):
-            yield _span(plain, *match.span(), kind)
+        yield _span(plain, *match.span(), kind)
 
 
 def without_file_numbers(text: str) -> str:
@@ -307,13 +305,10 @@ def _is_list(groups: Sequence[_Group]) -> bool:
 # More than one character between two groups, or one that is unusual there.
 _ODD_GAP = re.compile(r"\d[^\w\n]{2,5}\d|\d[./\\_)]\d")
 _PIECE_ENDS = re.compile(r"\n|[,;|،؛]|\s{3,}|\.\s(?=\d{1,2}\D)")
-_NO_CUE_ACROSS = re.compile(r"[.!?؟]\s|\n\s*\n")
 _REACH_OF_A_CUE = 40
 _LONGEST = 60
-_CALCULATED = re.compile(r"\s?[=+×÷*<>]")
 _GAP = re.compile(r"(?<=\d)\D+(?=\d)")
 _ALONE = re.compile(r"(?<![\d+(])(?!\A1\W)\d(?!\d)")
-_FIGURES = re.compile(r"\d{1,3}(?:[., ]\d{3})+|\d{1,6}\.\d{1,4}(?:\s+-?\s*\d{1,6}\.\d{1,4})+\s*")
 _LONGEST_GAP = 14
 """Maximum number of characters between two characters of a number."""
 _PREFIXED = re.compile(r"(?<![\w+])\(?(?:\+|00)[ ().\-/_\n>|]{0,3}\d(?:[ ().\-/_\n>|]{0,8}\d){5,14}(?!\d)")
@@ -340,17 +335,12 @@ def _in_piece(text: str, start: int, end: int, regions: PhoneRegions) -> Iterato
     before = text[max(0, start - 2) : start]
     start -= len(before) - len(before.rstrip("+("))  # the number's opening
     piece = text[start:end]
-    if _WORDS["no phone"].search(piece) or _FIGURES.fullmatch(piece) or _UNIT_BEHIND.match(text, end):
+    if _WORDS["no phone"].search(piece) or _UNIT_BEHIND.match(text, end):
         return
     cued = has_cue(text, start, end)
     gaps = set(_GAP.findall(piece))
-    numbered = (
-        ("." in gaps and len(gaps) > 1)
-        or _ALONE.search(piece)
-        or _WORDS["numbered before"].search(text[max(0, start - 20) : start])
-        or _CALCULATED.match(text, end)
-    )
-    if numbered and not cued:
+    is_of_figures = ("." in gaps and len(gaps) > 1) or _ALONE.search(piece)
+    if not cued and (is_of_figures or _WORDS["numbered before"].search(text[max(0, start - 20) : start])):
         return
     for begin, length in _matches(piece, cued, regions):
         span = _span(text, start + begin, start + begin + length, "PHONE")
@@ -360,7 +350,7 @@ def _in_piece(text: str, start: int, end: int, regions: PhoneRegions) -> Iterato
 
 def has_cue(text: str, start: int, end: int) -> bool:
     """Return whether a word beside a number shows that it is a phone number, such as "call" or "mobile"."""
-    before = _NO_CUE_ACROSS.split(text[max(0, start - _REACH_OF_A_CUE) : start])[-1]
+    before = text[max(0, start - _REACH_OF_A_CUE) : start]
     behind = re.compile(r"[ ()-]*").match(text, end)
     return (
         _WORDS["cue"].search(before) is not None
@@ -432,7 +422,7 @@ _HS_BEFORE = re.compile(r"(?<!\w)HS:? ?\Z")
 _HS_FORM = re.compile(r"\d{4}([. -])\d\d\1\d\d(?:\1\d\d)?")
 # Of a calculation: "3*33011356 = 101034068".
 _CALCULATED_BEFORE = re.compile(r"[\d)%]\s?[=+×÷*]\s?[$€£]?\Z")
-_CALCULATED_AFTER = re.compile(r"\)?\s?[=+×÷*]\s?[$€£]?\(?\d")
+_CALCULATED_AFTER = re.compile(r"\)?\s?[=+×÷*]\s?[$€£<(]{0,4}\d")
 _FRACTION_OF = re.compile(r"(?:\d\d|(?<!\d)0)\.\Z")
 _DECIMAL = re.compile(r"\d{1,6}[.,]\d{2,6}")
 _LONG_GROUP = re.compile(r"\d{6}")
@@ -448,9 +438,9 @@ def is_of_something_else(text: str, span: Span) -> bool:
     is_added = value.startswith("+ ") and before.rstrip()[-1:].isdigit()
     if is_added or _CALCULATED_BEFORE.search(before) or _CALCULATED_AFTER.match(text, span.end):
         return True
-    if span.kind in ("CARD", "IBAN", "PO_BOX"):
-        return _FRACTION_OF.search(before) is not None
-    if value[0] in "+(" or value.startswith("00"):
+    if span.kind in ("ACCOUNT", "CARD", "IBAN") and _FRACTION_OF.search(before):
+        return True
+    if span.kind in ("CARD", "IBAN", "PO_BOX") or value[0] in "+(" or value.startswith("00"):
         return False
     if _UNIT_BEHIND.match(text, span.end) or any(_WORDS[each].search(before) for each in _NO_NUMBER_OF_ANYBODY):
         return True

@@ -20,8 +20,6 @@ _VALUE_BEFORE = re.compile(
     r"|،? (?:هو|هي|وهو|وهي) )(?=[^\W\d_])"
 )
 _WORD = re.compile(r"[A-Z]\w{1,20} ")
-_IS_ITS_OWN_LABEL = re.compile(r"[.:#=\s]{0,3}(?:(?i:no|nr|number|is|was|of|رقم|هو)\b\.?[\s:#]{0,2})*[+(A-Z]{0,3} ?\d")
-"""Pattern of a value after a label, which shows that the label does not belong to the value before it."""
 _LABEL_BEFORE = re.compile(
     r"(?i)(?:no\b\.?|number|phone|tel\.?|mobile|passport|card|account|رقم|هاتف)(?: is)?[ :#]{0,3}\Z"
 )
@@ -45,10 +43,9 @@ def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> I
             continue
         word = _WORD.match(text, match.end())
         behind = [*by_start.get(match.end(), ()), *by_start.get(word.end() if word else -1, ())]
-        for label, _, end in behind:
-            if label.value.fullmatch(match["value"]) and _IS_ITS_OWN_LABEL.match(text, end) is None:
-                yield _span(text, *match.span("value"), label.kind)
-                break
+        kind = next((each.label.kind for each in behind if each.label.value.fullmatch(match["value"])), None)
+        if kind is not None:
+            yield _span(text, *match.span("value"), kind)
 
 
 # --- columns of tables ------------------------------------------------------------------------------------------------
