@@ -284,7 +284,7 @@ class SourceReader:
         if not case and self.source.case_from_row:
             case = self._given_id_of(row) or ""
         level = self._stated_level(values)
-        if not case or not is_unicode(case) or level is None:
+        if not case or not is_unicode(case) or not is_identifier(case) or level is None:
             self.left_out_unread += 1
             return
         case = folded(self._screen.case_of(case) if self._screen is not None else case)
@@ -691,7 +691,7 @@ class Readers:
         for reader in self.of_sources:
             for case, level in reader.left_out.items():
                 left_out[case] = ladder.highest((left_out.get(case, level), level))
-        highest = levels_by_case(documents, ladder)
+        highest = levels_by_case(documents, ladder) if left_out else {}
         return {
             case: level
             for case, level in sorted(left_out.items())

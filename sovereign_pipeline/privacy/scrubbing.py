@@ -20,8 +20,6 @@ from sovereign_pipeline.privacy.detection import Detector, FindingsCache, SpansB
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import AUTHOR, kind_of, reject_placeholders
 
-CANARY_CASE = "canary"
-
 
 @dataclass(frozen=True)
 class Canary:
@@ -56,25 +54,17 @@ class Canary:
 
 def _read_canaries() -> tuple[Canary, ...]:
     rows = json.loads(Path(__file__).with_name("canaries.json").read_bytes())
-    return tuple(
-        Canary(
-            Document(
-                id=f"{CANARY_CASE}-{row['language']}",
-                source=CANARY_CASE,
-                case=f"{CANARY_CASE}-{row['language']}",
-                department=CANARY_CASE,
-                author=row["author"],
-                date="2000-01-01",
-                classification=CANARY_CASE,
-                language=row["language"],
-                subject="",
-                request=row["request"],
-                response=row["response"],
-            ),
-            tuple((kind, value) for kind, value in row["planted"]),
-        )
-        for row in rows
-    )
+    columns = {
+        "date": "2000-01-01",
+        "subject": "",
+        **dict.fromkeys(("source", "department", "classification"), "canary"),
+    }
+    found = []
+    for row in rows:
+        planted = tuple((kind, value) for kind, value in row.pop("planted"))
+        name = f"canary-{row['language']}"
+        found.append(Canary(Document.model_validate({**columns, **row, "id": name, "case": name}), planted))
+    return tuple(found)
 
 
 CANARIES = _read_canaries()
