@@ -1,4 +1,4 @@
-"""Run the Presidio recognizers that a recipe adds, and offer this project's detectors as a Presidio recognizer.
+"""Run the Presidio recognizers that a recipe adds.
 
 This module imports Presidio. Import it inside functions only.
 """
@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import inspect
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
-from sovereign_pipeline.policy.personal_data import KINDS, Kind
-from sovereign_pipeline.privacy.detection import Detector, Text
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.names.name_models import without_torch
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import Span
@@ -115,40 +114,6 @@ def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
     root = next((parent for parent in source.parents if parent.name == package), None)
     files = sorted(root.rglob("*.py")) if root is not None else [source]
     return {file.relative_to(root or source.parent).as_posix(): file_sha256(file) for file in files}
-
-
-class ProjectRecognizer(EntityRecognizer):
-    """This project's detectors as one recognizer for any Presidio analyzer:
-
-    analyzer.registry.add_recognizer(ProjectRecognizer("en"))
-    """
-
-    def __init__(self, language: str, privacy: Privacy | None = None) -> None:
-        """
-        Args:
-            privacy: the recipe's section; by default, names are found by patterns alone.
-        """
-        recipe = privacy if privacy is not None else Privacy(name_models={}, patterns_only=(language,))
-        self._detector = Detector(recipe, dict.fromkeys(KINDS, "replace"))
-        super().__init__(list(KIND_OF), supported_language=language)
-
-    def load(self) -> None:
-        """Do nothing: detectors are loaded with the first text."""
-
-    def analyze(
-        self, text: str, entities: Collection[str], nlp_artifacts: NlpArtifacts | None = None
-    ) -> list[RecognizerResult]:
-        read = Text.of(self.supported_language, True, text)
-        found = self._detector.find([read])[read.key]
-        return [
-            RecognizerResult(
-                ENTITY_OF[span.kind],
-                *read.normalised.original_span(span.start, span.end),
-                1.0 if span.labelled else 0.6 if span.by_length else 0.85,
-            )
-            for span in found
-            if ENTITY_OF[span.kind] in entities
-        ]
 
 
 class _Words(SpacyNlpEngine):

@@ -21,10 +21,10 @@ from sovereign_pipeline.policy.personal_data import KINDS
 from sovereign_pipeline.privacy.added_recognizers import (
     ENTITY_OF,
     KIND_OF,
-    ProjectRecognizer,
     recognizer_parts,
     try_added_recognizers,
 )
+from sovereign_pipeline.privacy.project_recognizer import ProjectRecognizer
 from sovereign_pipeline.privacy.scrubbing import CANARIES, Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
