@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.processes import account
-from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.cli.terminal import (
     AsJson,
@@ -42,6 +42,8 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import LINE_NAME, load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.privacy.names.name_models import PACKAGED_FOR, files_digest, is_spacy_model, model_files
+from sovereign_pipeline.privacy.names.ner import train_own
 from sovereign_pipeline.privacy.preview import (
     Judgement,
     PreviewedRow,
@@ -55,8 +57,10 @@ from sovereign_pipeline.privacy.preview import (
 )
 from sovereign_pipeline.privacy.spans import AUTHOR
 from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.statements import SUFFIX, sign_listed
 from sovereign_pipeline.workplace import open_workplace
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
@@ -244,7 +248,7 @@ def _print_notes(drafted: Suggestion, where: str, named: str, console: Console) 
     print_next(f"sovereign lines check {named}", f"Replace each {FILL_IN!r} in {where}, then", console)
 
 
-privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed.")
+privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed, and train a model of names.")
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -327,6 +331,53 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
         for name, kinds in [*of_kinds, ("all", None)]
     ]
     print_rows(table, f"{estimate.judged} replaced values in {estimate.rows} rows, judged by people")
+
+
+@privacy.command("train")
+def privacy_train(
+    line: LineName,
+    on: Annotated[list[Path], typer.Option(help="A set with marked names: BIO, or JSON lines with spans; repeatable.")],
+    to: Annotated[Path, typer.Option(help="The new directory of the model.")],
+    language: Annotated[str, typer.Option(help="The language of the sets.")] = "ar",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Begin anew, not from the recipe's or the packaged model.")
+    ] = False,
+    as_json: AsJson = False,
+) -> Result:
+    """Train a spaCy model of names on the institution's own sets. It continues the recipe's or the packaged model.
+
+    A fifth of the documents is held out, and the model is measured on it. The directory holds the model, its card, and
+    a signature by the pipeline's key. The recipe names the directory and the printed digest of its files.
+    """
+    settings = Settings.from_environment()
+    recipe = load_line(settings.data, line, load_institution(settings.data))
+    parent = None if anew else recipe.privacy.name_models.get(language, PACKAGED_FOR.get(language))
+    if parent is not None and not is_spacy_model(parent):
+        raise InputError(f"{parent} is no spaCy model, so no training continues from it.", "Add --anew.")
+    if to.exists():
+        raise InputError(f"{to}: the path exists already.", "Name a new directory.")
+    missing = next((path for path in on if not path.is_file()), None)
+    if missing is not None:
+        raise InputError(f"{missing}: there is no such file.", "Name files with marked names.")
+    signer = pipeline_signer(settings, trust_root(settings))
+
+    def report(epoch: int, count: int, loss: float) -> None:
+        err.print(f"pass {epoch} of {count}: loss {loss:.2f}")
+
+    go_offline()
+    trained = train_own(language, {path.name: path for path in on}, to, parent, report)
+    files = model_files(to)
+    digest = files_digest(to)
+    (to / f"model{SUFFIX}").write_bytes(sign_listed(signer, files, digest))
+    recipe_keys = {"name_models": {language: str(to.absolute())}, "name_model_sha256": {language: digest}}
+
+    def show() -> None:
+        rows = [("before", trained.before)] if trained.before is not None else []
+        table = [{"model": name, **figures} for name, figures in [*rows, ("trained", trained.after)]]
+        print_rows(table, f"{trained.names} names in {trained.held_out} of {trained.documents} documents, held out")
+        out.print(yaml.safe_dump({"privacy": recipe_keys}), end="", markup=False)
+
+    return Result({**trained._asdict(), "privacy": recipe_keys}, show)
 
 
 def _asked(question: str, known: set[str]) -> list[str] | None:

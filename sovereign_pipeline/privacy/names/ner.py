@@ -1,0 +1,376 @@
+"""Train a small spaCy model of names on marked texts: the packaged Arabic one, and an institution's own."""
+
+import importlib.metadata
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.privacy.names import lexicon
+from sovereign_pipeline.privacy.names.name_models import (
+    CAUTION,
+    LABELS,
+    LIBRARIES,
+    PIECES,
+    WORD_CLASSES,
+    Entity,
+    NameModel,
+    SpacyModel,
+    folded,
+    load_name_model,
+    name_model_directory,
+    without_torch,
+    word_features,
+)
+from sovereign_pipeline.privacy.names.training import Counts, Place, counts_of, read_set
+
+WIDTH, DEPTH = 64, 4
+_ATTRIBUTES = {"NORM": 3_000, "LOWER": 3_000, "PREFIX": 1_500, "SUFFIX": 1_500, "SHAPE": 500, "LANG": 300}
+"""Attribute of a word -> rows of its table of hashed vectors."""
+DROPOUT, RATE = 0.3, 0.001
+_MANY = 2_000
+NAMES_OF_LABELS = {"PERSON": "PERS", "PLACE": "LOC", "ORGANISATION": "ORG"}
+
+
+class Sentence(NamedTuple):
+    """A text with its entities, and the document that it is from."""
+
+    text: str
+    entities: tuple[Entity, ...]
+    document: str
+    unknown: tuple[tuple[int, int], ...] = ()
+    """Places of words of which nobody knows whether they are part of an entity."""
+
+
+# --- sets -------------------------------------------------------------------------------------------------------------
+
+_INVISIBLE = re.compile("[\u200b-\u200f\ufeff]")
+_DOCUMENT = ("-DOCSTART-", "# source")
+_ENDS = ("$#$",)  # lines that end a sentence in Wojood
+LINES_OF_DOCUMENT = 50
+"""Sentences of a file without `-DOCSTART-` or `# source:` lines count as documents in blocks of this number."""
+
+
+def read_bio(path: Path) -> list[Sentence]:
+    """Read a BIO file: a word and its labels on each line, an empty line after a sentence. Of nested entities, the
+    longest counts. Raises InputError, which names the line and never quotes it."""
+    sentences: list[Sentence] = []
+    words: list[str] = []
+    labels: list[list[str]] = []
+    document = ""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    has_documents = sum(line.startswith(_DOCUMENT) for line in lines) > 1
+    for number, line in enumerate([*lines, ""], start=1):
+        parts = line.split()
+        if not parts or parts[0] in _ENDS:
+            if words:
+                block = document or str(len(sentences) // LINES_OF_DOCUMENT)
+                sentences.append(_sentence(words, labels, f"{path.name} {block}"))
+                words, labels = [], []
+        elif line.startswith(_DOCUMENT):
+            document = (line if line.startswith("#") else str(number)) if has_documents else ""
+        else:
+            word = _INVISIBLE.sub("", parts[0])
+            if any(not re.fullmatch(r"O|[BI]-\S+|-X-|_", label) for label in parts[1:]) or len(parts) < 2:
+                raise InputError(f"{path}, line {number}: not a word with its labels.", "Write `WORD B-PERS`.")
+            if word:
+                words.append(word)
+                labels.append(parts[1:])
+    return sentences
+
+
+def _sentence(words: Sequence[str], labels: Sequence[Sequence[str]], document: str) -> Sentence:
+    starts, text = [], ""
+    for word in words:
+        text += " " * bool(text)
+        starts.append(len(text))
+        text += word
+    found: list[Entity] = []
+    for kind in NAMES_OF_LABELS:
+        here = [[label for label in each if LABELS.get(label[2:]) == kind] for each in labels]
+        for place, each in enumerate(here):
+            if each and (not place or not here[place - 1] or any(label[0] == "B" for label in each)):
+                last = place
+                while last + 1 < len(here) and here[last + 1] and not any(one[0] == "B" for one in here[last + 1]):
+                    last += 1
+                found.append(Entity(starts[place], starts[last] + len(words[last]), kind))  # type: ignore[arg-type]
+    kept: list[Entity] = []
+    for one in sorted(found, key=lambda each: (each.start - each.end, each.label != "PERSON")):
+        if not any(one.start < other.end and other.start < one.end for other in kept):
+            kept.append(one)
+    return Sentence(text, tuple(sorted(kept)), document)
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def arabic_classes() -> dict[str, str]:
+    """Return folded word -> the list that it is on, for the features of an Arabic model."""
+    lists: dict[str, frozenset[str]] = {
+        "tribe": lexicon.TRIBES_AR,
+        "given": lexicon.GIVEN_AR - lexicon.EVERYDAY_GIVEN_AR,
+        "everyday": lexicon.GIVEN_AR & lexicon.EVERYDAY_GIVEN_AR,
+        "place": lexicon.PLACE_HEADS_AR,
+        "meeting": lexicon.MEETING_AR,
+        "reporting": lexicon.REPORTING_AR | lexicon.CUES_AR,
+        "title": lexicon.TITLES_AR | lexicon.ROLES_AR | lexicon.OFFICES_AR,
+        "stop": lexicon.STOP_WORDS_AR | lexicon.NOUNS_AR | lexicon.KEEP_AR,
+        "joined": frozenset({"أبو", "أبي", "أبا", "بو", "عبد", "آل", "أم"}),
+        "kinship": lexicon.KINSHIP_AR | {"ابن", "ولد"},
+    }
+    return {folded(word): name for name, words in lists.items() for word in words}  # the last list wins
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train_ner(
+    language: str,
+    epochs: Sequence[Sequence[Sentence]],
+    parent: str | None = None,
+    classes: Mapping[str, str] | None = None,
+    pieces: Mapping[str, int] | None = None,
+    report: Callable[[int, int, float], None] = lambda epoch, count, loss: None,
+) -> Any:
+    """Return a spaCy pipeline with one entity recognizer. The same sentences give the same model.
+
+    Args:
+        epochs: the sentences of each epoch.
+        parent: a spaCy model from which the training continues; None to begin anew.
+        classes: folded word -> class, which the model sees as a feature; None for spaCy's own features.
+        pieces: letters of a word -> how much they look like a name's, for words without a class.
+        report: is called after each epoch with its number, their count and the loss of a sentence.
+    """
+    with without_torch():
+        import spacy
+        from thinc.api import Adam
+
+    spacy.util.fix_random_seed(0)
+    if parent is not None:
+        pipeline = SpacyModel(parent, name_model_directory(parent)).pipeline
+        pipeline.resume_training()
+    else:
+        pipeline = spacy.blank(language)
+        if classes is not None:
+            pipeline.vocab.lookups.add_table(WORD_CLASSES, dict(classes))
+            pipeline.vocab.lookups.add_table(PIECES, dict(pieces or {}))
+            word_features(pipeline)
+        pipeline.add_pipe("ner", config={"model": _architecture(own=classes is not None)})
+        first = _examples(pipeline, epochs[0])
+        pipeline.initialize(lambda: first)
+    optimizer = Adam(RATE, beta1=0.9, beta2=0.999, L2=0.01, grad_clip=1.0, L2_is_weight_decay=True, use_averages=True)
+    chance = random.Random(0)
+    for number, sentences in enumerate(epochs):
+        examples = _examples(pipeline, sentences)
+        chance.shuffle(examples)
+        losses: dict[str, float] = {}
+        optimizer.learn_rate = RATE * (1 - 0.9 * number / len(epochs))
+        batch = 64 if len(examples) > _MANY else 16
+        for begin in range(0, len(examples), batch):
+            pipeline.update(examples[begin : begin + batch], sgd=optimizer, drop=DROPOUT, losses=losses)
+        report(number + 1, len(epochs), losses["ner"] / len(examples))
+    _average(pipeline, optimizer)
+    return pipeline
+
+
+def _average(pipeline: Any, optimizer: Any) -> None:
+    """Set the weights to their averages over the training, which vary less."""
+    for node in pipeline.get_pipe("ner").model.walk():
+        for name in node.param_names:
+            key = (node.id, name)
+            if node.has_param(name) and key in optimizer.averages:
+                node.set_param(name, optimizer.averages[key])
+
+
+def _architecture(own: bool) -> dict[str, Any]:
+    rows = _ATTRIBUTES if own else {"NORM": 5_000, "PREFIX": 1_000, "SUFFIX": 2_500, "SHAPE": 2_500}
+    return {
+        "@architectures": "spacy.TransitionBasedParser.v2",
+        "state_type": "ner",
+        "extra_state_tokens": False,
+        "hidden_width": WIDTH,
+        "maxout_pieces": 2,
+        "use_upper": True,
+        "nO": None,
+        "tok2vec": {
+            "@architectures": "spacy.Tok2Vec.v2",
+            "embed": {
+                "@architectures": "spacy.MultiHashEmbed.v2",
+                "width": WIDTH,
+                "attrs": list(rows),
+                "rows": list(rows.values()),
+                "include_static_vectors": False,
+            },
+            "encode": {
+                "@architectures": "spacy.MaxoutWindowEncoder.v2",
+                "width": WIDTH,
+                "window_size": 1,
+                "maxout_pieces": 3,
+                "depth": DEPTH,
+            },
+        },
+    }
+
+
+def _examples(pipeline: Any, sentences: Sequence[Sentence]) -> list[Any]:
+    from spacy.training import Example
+
+    found = []
+    for text, entities, _, unknown in sentences:
+        document = pipeline.make_doc(text)
+        spans: list[Any] = []
+        for start, end, label in entities:
+            span = document.char_span(start, end, label=NAMES_OF_LABELS[label], alignment_mode="expand")
+            if span is not None and not any(one.start < span.end and span.start < one.end for one in spans):
+                spans.append(span)
+        marked = document.copy()
+        missing = [document.char_span(*place, alignment_mode="expand") for place in unknown]
+        marked.set_ents(spans, missing=missing)
+        found.append(Example(document, marked))
+    return found
+
+
+PRECISION = 0.8
+_CAUTION = [step / 2 for step in range(13)]
+
+
+def choose_caution(
+    pipeline: Any,
+    sentences: Sequence[Sentence],
+    names: Callable[..., Sequence[Place]] | None = None,
+    precision: float = PRECISION,
+) -> None:
+    """Set the least caution at which this share of the found persons is right, in texts that were not trained on.
+
+    Args:
+        names: returns the places of the names in a text, given the model's entities; None for those that are persons.
+    """
+    model = SpacyModel.of(pipeline)
+    for caution in _CAUTION:
+        pipeline.meta[CAUTION] = caution
+        if counted(model, sentences, names).precision >= precision:
+            return
+
+
+def write_model(pipeline: Any, directory: Path) -> None:
+    """Write a trained pipeline, with its weights in half precision and without the words that it was trained on."""
+    import numpy as np
+    import srsly
+
+    pipeline.to_disk(directory)
+    strings = [*LABELS, *NAMES_OF_LABELS.values()]
+    srsly.write_json(directory / "vocab" / "strings.json", sorted(strings))
+    weights = directory / "ner" / "model"
+    content = srsly.msgpack_loads(weights.read_bytes())
+    content["params"] = [
+        {name: value if value is None else value.astype(np.float16) for name, value in each.items()}
+        for each in content["params"]
+    ]
+    weights.write_bytes(srsly.msgpack_dumps(content))
+
+
+# --- an institution's own model ---------------------------------------------------------------------------------------
+
+HELD_OUT = 5
+"""One document of this number is measured on, and half as many choose the caution; none of these is trained on."""
+LEAST_DOCUMENTS = 10
+EPOCHS, SENTENCES = 8, 3_000
+"""The training passes over the sets as often as the larger demands."""
+
+
+def read_sentences(path: Path) -> list[Sentence]:
+    """Read a set: JSON lines with spans (`training.read_set`), or a BIO file. Raises InputError."""
+    if path.suffix == ".jsonl":
+        return [
+            Sentence(
+                row.text, tuple(Entity(*span, "PERSON") for span in sorted(row.spans)), f"{path.name} {row.group or n}"
+            )
+            for n, row in enumerate(read_set(path).texts)
+        ]
+    return read_bio(path)
+
+
+class Trained(NamedTuple):
+    """What a training printed and wrote into the card."""
+
+    documents: int
+    held_out: int
+    names: int
+    """Persons in the documents held out."""
+    before: dict[str, float] | None
+    """Recall and precision of the model that the training continued from."""
+    after: dict[str, float]
+
+
+def train_own(
+    language: str,
+    sets: Mapping[str, Path],
+    directory: Path,
+    parent: str | None,
+    report: Callable[[int, int, float], None],
+) -> Trained:
+    """Train a model on an institution's sets, measure it on documents that were held out, and write it with its card.
+
+    Args:
+        sets: name -> file.
+        directory: a new directory.
+        parent: the model from which the training continues; None to begin anew.
+
+    Raises InputError if a set cannot be read or has too few documents.
+    """
+    sentences = [each for path in sets.values() for each in read_sentences(path)]
+    documents = sorted({each.document for each in sentences}, key=lambda name: sha256(name.encode()).digest())
+    if len(documents) < LEAST_DOCUMENTS:
+        raise InputError(
+            f"The sets have {len(documents)} documents; {LEAST_DOCUMENTS} are needed to hold some out.",
+            "Name the document of each text in `group`, or add sets.",
+        )
+    held_out, chosen_on = {*documents[::HELD_OUT]}, {*documents[1 :: 2 * HELD_OUT]}
+    rest = [each for each in sentences if each.document not in held_out | chosen_on]
+    test = [each for each in sentences if each.document in held_out]
+    classes = arabic_classes() if language == "ar" and parent is None else None
+    pipeline = train_ner(language, [rest] * max(EPOCHS, SENTENCES // len(rest)), parent, classes, report=report)
+    choose_caution(pipeline, [each for each in sentences if each.document in chosen_on])
+    write_model(pipeline, directory)
+    trained = Trained(
+        len(documents),
+        len(held_out),
+        sum(entity.label == "PERSON" for each in test for entity in each.entities),
+        measured(load_name_model(language, parent), test) if parent is not None else None,
+        measured(load_name_model(language, str(directory.absolute())), test),
+    )
+    card = {
+        "language": language,
+        "continues": parent,
+        "sets": {name: {"sha256": file_sha256(path)} for name, path in sets.items()},
+        "measured": trained._asdict(),
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES["spacy"]},
+    }
+    (directory / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    return trained
+
+
+def measured(model: NameModel, sentences: Sequence[Sentence]) -> dict[str, float]:
+    """Return a model's recall and precision of persons."""
+    counts = counted(model, sentences)
+    return {"recall": round(counts.recall, 3), "precision": round(counts.precision, 3)}
+
+
+def counted(
+    model: NameModel, sentences: Sequence[Sentence], names: Callable[..., Sequence[Place]] | None = None
+) -> Counts:
+    """Compare a model's persons, or the names that `names` makes of its entities, with the marked ones."""
+    counts = Counts()
+    for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
+        found = names(each.text, entities) if names is not None else _persons(entities)
+        counts += counts_of(_persons(each.entities), found)
+    return counts
+
+
+def _persons(entities: Sequence[Entity]) -> list[tuple[int, int]]:
+    return [(each.start, each.end) for each in entities if each.label == "PERSON"]
