@@ -256,7 +256,7 @@ def sensitive_kinds(institution: Institution, line: Line) -> Config:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="7",
+    code_version="8",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     reads_corpus=lambda line: True,
@@ -271,7 +271,7 @@ SCRUBBED_CORPUS = Stage(
                 "Does a second, stricter reading find no structured identifier in the texts, and no personal data in "
                 "the columns?"
             ),
-            code_version="6",
+            code_version="7",
             evaluate=evaluate_no_identifier_left,
             policy=sensitive_kinds,
             officer_may=lambda line: line.privacy.officer_may,
