@@ -410,6 +410,8 @@ def _print_row(each: PreviewedRow) -> None:
             out.print("[dim]becomes[/]")
             placed = [(found.placed, found.placed + len(found.placeholder), found.kind) for found in field.replaced]
             out.print(_coloured(field.after, placed))
+        for start, end in field.perhaps_names:
+            out.print(f"[yellow]•[/] perhaps a name, not replaced: {escape(field.before[start:end])}")
         for kind in field.doubted:
             out.print(f"[red]•[/] the second detection pass still finds a value of kind {kind}")
     places = iter(each.places)

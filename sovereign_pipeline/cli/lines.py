@@ -116,7 +116,7 @@ def lines_check(
     load_word_lists(Settings.from_environment().data, recipe.line)
     of_recipe, path = keys_to_fill_in(recipe), _path_of(file)
     to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
-    from sovereign_pipeline.privacy.preview import how_found
+    from sovereign_pipeline.privacy.preview import how_found, trade_off
 
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
@@ -142,6 +142,10 @@ def lines_check(
             _print_sample(sample, recipe)
         for warning in mistakes:
             out.print(f"[yellow]•[/] {escape(warning)}")
+        out.print(
+            f"[green]✓[/] names: favour {recipe.privacy.names.favour}. Measured precision and recall: "
+            f"{'; '.join(trade_off(recipe.privacy))}"
+        )
         if power:
             _print_kinds(kinds)
         if recipe.evaluation is None:

@@ -354,6 +354,14 @@ class PhoneRegions(RecipeModel):
         return regions
 
 
+class Names(RecipeModel):
+    """How names of people are decided."""
+
+    favour: Literal["recall", "balanced", "precision"] = "balanced"
+    """Which mistakes to avoid where a score decides whether words are a name. `recall`: more names are replaced, and
+    more words that are none. `precision`: the contrary. `sovereign lines check` prints what was measured for each."""
+
+
 class Privacy(RecipeModel):
     """The name detectors that run, by language. Structured identifiers are detected in every language."""
 
@@ -372,6 +380,9 @@ class Privacy(RecipeModel):
     """Treatment of a row with personal data in its department, id, case or links. `replace` puts a pseudonym made with
     this installation's key in the value's place, the same one wherever the value occurs; `quarantine` quarantines the
     row."""
+
+    names: Names = Names()
+    """How names of people are decided."""
 
     keep_words: tuple[str, ...] = Field(default=(), examples=[["Harbour Master"]])
     """Words and phrases that are never a name in this line."""
@@ -394,7 +405,7 @@ class Privacy(RecipeModel):
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the findings, for artifacts' identities. Keys added in later releases are
         included only if they are used, so that older artifacts are not recomputed."""
-        later = ("recognizers", "phone_regions", "name_model_sha256")
+        later = ("names", "recognizers", "phone_regions", "name_model_sha256")
         unused = {name for name in later if getattr(self, name) == getattr(Privacy(), name)}
         return self.model_dump(mode="json", exclude={"columns", "judged", "officer_may", *unused})
 

@@ -20,7 +20,8 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
-from sovereign_pipeline.privacy.names.latin_names import firms, recased
+from sovereign_pipeline.privacy.names.latin_names import firms
+from sovereign_pipeline.privacy.names.latin_words import recased
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
@@ -87,7 +88,7 @@ class Detector:
             words: the word lists that correct the findings.
         """
         self.treatments = treatments
-        self.patterns = NamePatterns(privacy.keep_words)
+        self.patterns = NamePatterns(privacy.keep_words, privacy.names.favour)
         self.corrections = Corrections(words)
         self.has_added = bool(privacy.recognizers)
         self._regions = privacy.phone_regions
@@ -116,6 +117,11 @@ class Detector:
                 found[text.key] = [replace(span, key=_key(content, span.start, span.end, span.kind)) for span in spans]
         return found
 
+    def scored_names(self, text: Text) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
+        """Return span -> explanation of each scored name, and the spans of doubtful ones, in the normalised text."""
+        (entities,) = self._entities(text.language, [text])
+        return self.patterns.explained(text.normalised.text, entities, signed=text.is_letter)
+
     def read_again(self, language: str, content: str) -> Remaining:
         """Search a scrubbed text with the identifiers' patterns and the added recognizers.
 
@@ -131,11 +137,11 @@ class Detector:
         left = self.corrections.without_never(text.text, counted)
         return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
 
-    def _entities(self, language: str, texts: Sequence[Text]) -> Sequence[list[Entity]]:
-        """Return the entities that the language's name model finds in each text, none if it has no model."""
+    def _entities(self, language: str, texts: Sequence[Text]) -> Sequence[list[Entity] | None]:
+        """Return the entities that the language's name model finds in each text; None if it has no model."""
         models = self._privacy.name_models
         if language not in models:
-            return [[] for _ in texts]
+            return [None for _ in texts]
         if language not in self._models:
             digest = self._privacy.name_model_sha256.get(language)
             self._models[language] = load_name_model(language, models[language], digest)
@@ -148,7 +154,7 @@ class Detector:
             )
         return found
 
-    def _spans(self, text: Text, entities: Sequence[Entity]) -> list[Span]:
+    def _spans(self, text: Text, entities: Sequence[Entity] | None) -> list[Span]:
         """Return every finding in a text, unordered and possibly overlapping. The key of each is its text."""
         content = text.normalised.text
         found = structured_spans(text.normalised.with_tabs, self._also, self._regions)
@@ -156,7 +162,7 @@ class Detector:
         spans = [replace(span, key=content[span.start : span.end]) for span in found]
         spans += [
             Span(start, end, label, content[start:end], labelled=False)
-            for start, end, label in entities
+            for start, end, label in entities or ()
             if label != "PERSON" and label in self._also
         ]
         if "ORGANISATION" in self._also:

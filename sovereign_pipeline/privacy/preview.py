@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import Frozen, canonical_json, digest_of
@@ -21,6 +22,7 @@ from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, Text, texts_of
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
 from sovereign_pipeline.privacy.names.name_models import LABELS
+from sovereign_pipeline.privacy.names.scorer import FAVOURS, load_weights
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of
 from sovereign_pipeline.privacy.vault import MappingRow
@@ -55,6 +57,8 @@ class PreviewedField:
     replaced: tuple[Replaced, ...]
     doubted: tuple[Kind, ...]
     """Kinds that the gate's second reading still finds in the result."""
+    perhaps_names: tuple[tuple[int, int], ...] = ()
+    """Half-open spans that were left, and would be replaced if `privacy.names.favour` were recall."""
 
 
 @dataclass(frozen=True)
@@ -145,18 +149,24 @@ def _fields(
             continue
         found = _found(scrubber.detector, texts[name]) if name in texts else {}
         is_listed = scrubber.detector.corrections.is_listed
+        reasons, doubtful = _scored_names(scrubber.detector, texts[name]) if name in texts else ({}, [])
         replaced = tuple(
             Replaced(
                 start,
                 end,
                 row.placeholder,
                 placed,
-                "the line's word lists" if is_listed(row.original) else _why(row, found.get((start, end))),
+                "the line's word lists"
+                if is_listed(row.original)
+                else _why(row, found.get((start, end)), reasons.get((start, end))),
             )
             for row, start, end, placed in replaced_spans(results[name], (row for row in mapping if row.field == name))
         )
+        perhaps = tuple(
+            each for each in doubtful if all(each[1] <= one.start or one.end <= each[0] for one in replaced)
+        )
         left = scrubber.detector.read_again(before.language, results[name]).left
-        yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left))
+        yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left), perhaps)
 
 
 def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
@@ -165,13 +175,20 @@ def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
     return {text.normalised.original_span(span.start, span.end): span for span in spans}
 
 
-def _why(row: MappingRow, span: Span | None) -> str:
+def _scored_names(detector: Detector, text: Text) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
+    """Return `Detector.scored_names` by spans of the original."""
+    reasons, doubtful = detector.scored_names(text)
+    original = text.normalised.original_span
+    return {original(*span): reason for span, reason in reasons.items()}, [original(*span) for span in doubtful]
+
+
+def _why(row: MappingRow, span: Span | None, reason: str | None) -> str:
     if row.field == AUTHOR:
         return "the author's column"
     if span is None:
         return "named elsewhere in the case file"
     if span.kind == "NAME":
-        return "a name, by pattern, word list or model"
+        return f"a name: {reason}" if reason is not None else "a name, by pattern or word list"
     if span.kind != kind_of(row.placeholder):
         return "labelled elsewhere in the case file"
     if span.by_length:
@@ -387,6 +404,17 @@ def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
     ]
 
 
+def trade_off(privacy: Privacy) -> list[str]:
+    """Return the mean precision and recall of names in English for each `privacy.names.favour`, as measured on texts
+    that were not fitted (docs/benchmarks/corpus.md)."""
+    weights = load_weights()["latin" if "en" in privacy.name_models else "latin_alone"]
+    measured = [each.measured for each in weights.sets.values() if each.names]
+    return [
+        f"{favour} {fmean(each[favour][0] for each in measured):.2f}, {fmean(each[favour][1] for each in measured):.2f}"
+        for favour in FAVOURS
+    ]
+
+
 def how_found_markdown(facts: Sequence[KindFacts]) -> str:
     """Return the facts as a Markdown table."""
     rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
@@ -394,6 +422,8 @@ def how_found_markdown(facts: Sequence[KindFacts]) -> str:
 
 
 def _remark(kind: Kind, privacy: Privacy) -> str:
+    if kind == "NAME":
+        return f"favour: {privacy.names.favour}. Measured precision and recall: {'; '.join(trade_off(privacy))}"
     if kind != "PHONE":
         return _REMARKS.get(kind, "")
     regions = privacy.phone_regions

@@ -31,7 +31,7 @@ def line(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> DemoI
         "request": "I am Mr Hamood Quorvan, civil number 10457832; my file is 81440982.",
         "response": "Write to hamood@canary.example.",
     }
-    institution.rows[4] |= {"case": "c-1", "request": "Quorvan asked again about 10457832.", "response": "No."}
+    institution.rows[4] |= {"case": "c-1", "request": "The berth of Quorvan, 10457832.", "response": "No."}
     workplace = institution.workplace()
     refs: dict[str, ArtifactRef] = {}
     for stage in (RAW_CORPUS, CLASSIFIED_CORPUS):
@@ -69,11 +69,11 @@ def test_a_row_is_shown_before_and_after_with_the_reason_of_each_finding(line: D
     values = {each["placeholder"]: request["before"][each["start"] : each["end"]] for each in request["replaced"]}
     assert values == {"NAME_1": "Hamood Quorvan", "NID_1": "10457832", "NID_2": "81440982"}
     why = {each["placeholder"]: each["why"] for field in shown["R-00003"].values() for each in field["replaced"]}
-    assert why["NAME_1"].startswith("a name")
+    assert why["NAME_1"].startswith("a name: first word: given name +")
     assert why["NID_1"] == "its label, or its check digits"
     assert why["NID_2"] == "its digits alone: doubtful"
     second = shown["R-00004"]["request"]
-    assert second["after"] == "NAME_1 asked again about NID_1."
+    assert second["after"] == "The berth of NAME_1, NID_1."
     assert second["replaced"][0]["why"] == "named elsewhere in the case file"
 
 

@@ -72,11 +72,9 @@ OFFICES = _NOT_NAMES["offices"]
 LAW_AND_POLICY = _NOT_NAMES["law_and_policy"]
 EVERYDAY_NOUNS = _NOT_NAMES["everyday_nouns"]
 SITES = _NOT_NAMES["sites"]
-THINGS = _NOT_NAMES["things"]
 LETTERS_BEHIND_NAMES = _NOT_NAMES["letters_behind_names"]
-SURNAMES_TOO = _NOT_NAMES["surnames_too"]
-MANY_FAMILIES = _NOT_NAMES["many_families"]
-FAMILIES_TOO = SURNAMES_TOO | MANY_FAMILIES
-NAMES_OF_SITES = _NOT_NAMES["names_of_sites"]
+FAMILIES_TOO = _NOT_NAMES["surnames_too"] | _NOT_NAMES["many_families"]
 BEHIND_NAMES_OF_THINGS = _NOT_NAMES["behind_names_of_things"]
-BEHIND_NAMES_OF_PEOPLE = _NOT_NAMES["behind_names_of_people"]
+
+BESIDE = _read("beside_names.txt")
+"""Feature -> the words beside a candidate that give it."""

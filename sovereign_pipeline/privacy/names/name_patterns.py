@@ -1,21 +1,15 @@
-"""Find names in Latin and Arabic text by patterns, and filter a name model's findings by the word lists."""
+"""Find names in Latin and Arabic text: candidates, and one fitted score that decides."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.arabic_names import ARABIC_LETTER, LETTERS, ArabicNames, by_line, is_role
-from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
-from sovereign_pipeline.privacy.names.latin_names import (
-    LatinNames,
-    ModelFindings,
-    firms,
-    is_surname_first,
-    listed_surname_first,
-    recased,
-)
-from sovereign_pipeline.privacy.names.latin_words import Segments
+from sovereign_pipeline.privacy.names.latin_names import is_certain_alone, latin_candidates, one_word
+from sovereign_pipeline.privacy.names.latin_words import EACH_TOKEN, kinds_of, recased
 from sovereign_pipeline.privacy.names.name_models import Entity
+from sovereign_pipeline.privacy.names.persons import folded_word
+from sovereign_pipeline.privacy.names.scorer import Candidate, Favour, Scorer, Script, explain, load_weights
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
 _ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")
@@ -30,47 +24,62 @@ _FORMULA = re.compile(
     re.IGNORECASE,
 )
 
+_NAMES_TOO = ("given name", "given name or word", "family name", "family name or word")
+_LEAST_FOR_MENTION = -3.0  # score of an everyday word that is part of a name which the case already has
+
 
 class NamePatterns:
-    """A finder of names by honorific, kinship word, signature and word list."""
+    """A finder of names: candidates by entity, list, title and shape, decided by one fitted score."""
 
-    def __init__(self, keep_words: Iterable[str] = ()) -> None:
+    def __init__(self, keep_words: Iterable[str] = (), favour: Favour = "balanced") -> None:
         """
         Args:
             keep_words: words and phrases of the recipe that are never names.
         """
-        never = frozenset(word for phrase in keep_words for word in phrase.casefold().split())
-        self._segments = Segments(never)
-        self._never = self._segments.never
-        self._latin = LatinNames(self._segments)
-        self._model = ModelFindings(self._segments)
-        self._arabic = ArabicNames(never)
+        self._keep_words = frozenset(word for phrase in keep_words for word in phrase.casefold().split())
+        self._scorer = Scorer(load_weights(), favour)
+        self._arabic = ArabicNames(self._keep_words)
 
-    def spans(self, text: str, entities: Sequence[Entity] = (), *, signed: bool = False) -> list[Span]:
-        """Return the names in a text, without overlaps: by pattern, and a name model's findings that the word lists do
-        not rule out.
+    def spans(self, text: str, entities: Sequence[Entity] | None = None, *, signed: bool = False) -> list[Span]:
+        """Return the names in a text, without overlaps.
 
         Args:
             text: normalised text.
-            entities: the model's entities in this text.
+            entities: the name model's entities in this text; None if no model read it.
             signed: whether the text is a letter, which may end with a signature.
         """
-        cased = _with_plain_endings(recased(text))
-        bodies = _of_several_words(text, entities)
-        found = [span for span in self._latin.spans(cased, signed=signed) if not _is_word_within(text, span, bodies)]
-        found += [span for entity in entities for span in self._in_entity(cased, entity)]
-        of_firms = firms(text)
-        formulas = [formula.span() for formula in _FORMULA.finditer(text)]
-        found = [span for span in found if not _is_word_within(text, span, of_firms) and not _is_within(span, formulas)]
-        found += joined_names(text, self._never)
-        found += listed_surname_first(text, self._segments)
+        script: Script = "latin_alone" if entities is None else "latin"
+        found = [each[:2] for each in self._scorer.names(script, self.candidates(text, entities, signed=signed))]
         if ARABIC_LETTER.search(text):
             titled = _with_titles_beside_names(text)
             found += self._arabic.spans(titled)
             if (spaced := _with_single_spaces(titled)) != titled:
                 found += [line for span in self._arabic.spans(spaced) for line in by_line(text, *span)]
+            for each in entities or ():
+                if each.label == "PERSON" and ARABIC_LETTER.search(text, each.start, each.end):
+                    found += [each[:2]] if self._arabic.may_be_name(text[each.start : each.end]) else []
         spans = without_overlaps(_name_span(text, *_whole_words(text, *span)) for span in found)
-        return [_with_generation(text, span) for span in _surname_first(text, spans)]
+        return [_with_generation(text, span) for span in spans]
+
+    def candidates(
+        self, text: str, entities: Sequence[Entity] | None = None, *, signed: bool = False
+    ) -> list[Candidate]:
+        """Return the candidates in Latin letters that `spans` scores."""
+        cased = _with_plain_endings(recased(text))
+        formulas = [formula.span() for formula in _FORMULA.finditer(text)]
+        found = latin_candidates(cased, entities, self._keep_words, signed=signed)
+        return [each for each in found if not _is_within(each[:2], formulas)]
+
+    def explained(
+        self, text: str, entities: Sequence[Entity] | None, *, signed: bool
+    ) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
+        """Return span -> explanation of each name in Latin letters, and the spans of doubtful names: those that would
+        be names if the policy favoured recall."""
+        script: Script = "latin_alone" if entities is None else "latin"
+        found = self.candidates(text, entities, signed=signed)
+        weights = self._scorer.weights[script]
+        names = {each[:2]: explain(weights, each.features) for each in self._scorer.names(script, found)}
+        return names, [each[:2] for each in self._scorer.doubtful(script, found)]
 
     def mentions(self, text: str, parts: frozenset[str]) -> list[Span]:
         """Return further mentions of the people of a case file, in reading order within each script.
@@ -79,30 +88,33 @@ class NamePatterns:
             text: normalised text.
             parts: the folded parts of these people's names (`persons.known_parts`).
         """
-        found = list(self._latin.mentions(text, parts))
-        known = {*found}
-        found += [span for span in joined_mentions(text, parts, self._never) if span not in known]
+        found = list(self._latin_mentions(text, parts))
         if ARABIC_LETTER.search(text):
             found += self._arabic.mentions(text, parts)
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
     def may_spread(self, text: str, span: Span) -> bool:
         """Return whether a name is certain enough to be searched for in the rest of its case."""
-        if ARABIC_LETTER.search(text, span.start, span.end):
+        tokens = list(EACH_TOKEN.finditer(text, span.start, span.end))
+        if ARABIC_LETTER.search(text, span.start, span.end) or len(tokens) != 1:
             return True
-        return self._latin.may_spread(text, span.start, span.end)
+        return is_certain_alone(text, tokens[0])
 
-    def _in_entity(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
-        if entity.label == "DATE":
-            return
-        if entity.label != "PERSON":
-            yield from self._model.in_other_entity(text, entity)
-        elif self._model.may_hold_person(text, entity):
-            yield from self._model.in_person(text, entity)
-        elif not ARABIC_LETTER.search(text, entity.start, entity.end):
-            yield from self._model.in_small_letters(text, entity)
-        elif self._arabic.may_be_name(text[entity.start : entity.end]):
-            yield entity.start, entity.end
+    def _latin_mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
+        """Yield single words that are known parts of names. An everyday word must score as a name, too."""
+        for token in EACH_TOKEN.finditer(text):
+            folded = folded_word(token.group())
+            if folded not in parts or folded in self._keep_words or text[token.start() - 1 : token.start()].isalpha():
+                continue
+            kinds = kinds_of(token.group())
+            if "stop" in kinds and kinds.isdisjoint(_NAMES_TOO):
+                continue
+            candidate = one_word(text, token)
+            if "after a vessel's word" in candidate.features:
+                continue
+            everyday = not kinds.isdisjoint(("noun", "office", "everyday word", "stop"))
+            if not everyday or self._scorer.weights["latin_alone"].score(candidate.features) > _LEAST_FOR_MENTION:
+                yield token.span()
 
 
 def _with_plain_endings(text: str) -> str:
@@ -111,20 +123,6 @@ def _with_plain_endings(text: str) -> str:
     if ARABIC_LETTER.search(text) is None:
         return text
     return _ARABIC_ONTO_LATIN.sub(lambda letters: "a" * len(letters.group()), text)
-
-
-def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, int]]:
-    """Return the spans of multi-word organisations among the entities: "Davis, Reynolds and Williams"."""
-    return [
-        (each.start, each.end)
-        for each in entities
-        if each.label == "ORGANISATION" and " " in text[each.start : each.end].strip()
-    ]
-
-
-def _is_word_within(text: str, span: tuple[int, int], bodies: Iterable[tuple[int, int]]) -> bool:
-    """Return whether the span is a single word inside a longer organisation name."""
-    return " " not in text[slice(*span)] and _is_within(span, bodies)
 
 
 def _is_within(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
@@ -169,22 +167,6 @@ def _with_generation(text: str, span: Span) -> Span:
     """Return the span of a name with a following generation suffix such as "Jr."."""
     behind = _GENERATION.match(text, span.end)
     return _name_span(text, span.start, behind.end()) if behind is not None and " " in span.key else span
-
-
-def _surname_first(text: str, spans: Sequence[Span]) -> list[Span]:
-    """Join names such as "OAKES, Tamsin" to one span, in a field of a form or table or at the start of a line."""
-    joined: list[Span] = []
-    for span in spans:
-        before = joined[-1] if joined else None
-        if (
-            before is not None
-            and text[before.end : span.start] == ", "
-            and is_surname_first(text, (before.start, before.end), (span.start, span.end))
-        ):
-            joined[-1] = _name_span(text, before.start, span.end)
-        else:
-            joined.append(span)
-    return joined
 
 
 def _name_span(text: str, start: int, end: int) -> Span:

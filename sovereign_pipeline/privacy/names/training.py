@@ -4,8 +4,9 @@ import json
 import random
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ FOLDS = 5
 BETA: Mapping[Favour, float] = {"recall": 2.0, "balanced": 1.0, "precision": 0.5}
 """Favour -> beta of the F that its threshold maximises."""
 _VARIANCE = 1.0  # of a weight's prior
-_LARGE = 100  # names; the F of a smaller set moves too much to choose a threshold by
-_GRID = [step / 10 for step in range(-40, 41)]
+_LARGE = 60  # names; the F of a smaller set moves too much to choose a threshold by
+_GRID = [step / 10 for step in range(-30, 21)]
 Place = tuple[int, int]
 
 
@@ -75,6 +76,17 @@ class Example:
     group: str
     names: tuple[Place, ...]
     candidates: tuple[Candidate, ...]
+
+    @cached_property
+    def labelled(self) -> list[tuple[Candidate, bool]]:
+        """Return the candidates with whether each is a name, without those beside a name that no candidate matches."""
+        matched = {name for name in self.names if any(_matches(each[:2], name) for each in self.candidates)}
+        near = [(each, _overlapping(each[:2], self.names)) for each in self.candidates]
+        return [
+            (each, any(_matches(each[:2], name) for name in names))
+            for each, names in near
+            if matched.issuperset(names) or any(_matches(each[:2], name) for name in names)
+        ]
 
 
 Find = Callable[[Sequence[str], Sequence[bool]], Iterable[Iterable[Candidate]]]
@@ -172,6 +184,8 @@ class CrossValidation:
 
 
 def _counts_at(example: Example, scores: Sequence[float], threshold: float) -> Counts:
+    if not example.candidates:
+        return Counts(names=len(example.names))
     found = chosen(zip(scores, example.candidates, strict=True), threshold)
     return counts_of(example.names, [each[:2] for each in found])
 
@@ -271,7 +285,7 @@ def fit_weights(
         for name, examples in sets.items()
         for times in [(importance or {}).get(name, 1.0)]
         for example in examples
-        for one, label in _labelled(example)
+        for one, label in example.labelled
     ]
     features = sorted({feature for each, _, _ in rows for feature in each} | set(prior.features if prior else ()))
     column = {feature: place for place, feature in enumerate(features)}
@@ -295,17 +309,6 @@ def fit_weights(
     fitted = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1_000}).x
     weights = {feature: round(float(value), 2) for feature, value in zip(features, fitted, strict=False)}
     return Weights(bias=round(float(fitted[-1]), 2), features=weights, thresholds={})
-
-
-def _labelled(example: Example) -> Iterator[tuple[Candidate, bool]]:
-    """Yield the candidates with whether each is a name, without those beside a name that no candidate matches."""
-    matched = {name for name in example.names if any(_matches(each[:2], name) for each in example.candidates)}
-    for each in example.candidates:
-        near = _overlapping(each[:2], example.names)
-        if any(_matches(each[:2], name) for name in near):
-            yield each, True
-        elif all(name in matched for name in near):
-            yield each, False
 
 
 def _matches(place: Place, name: Place) -> bool:

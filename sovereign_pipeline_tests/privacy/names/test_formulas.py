@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.privacy.names.latin_names import recased
+from sovereign_pipeline.privacy.names.latin_words import recased
 from sovereign_pipeline.privacy.names.name_models import NameModel, load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import normalise
@@ -23,7 +23,7 @@ def letters(language: str) -> list[str]:
 
 def masked(language: str, model: NameModel | None) -> list[str]:
     texts = letters(language)
-    read = model.entities([recased(text) for text in texts]) if model is not None else (() for _ in texts)
+    read = model.entities([recased(text) for text in texts]) if model is not None else (None for _ in texts)
     patterns = NamePatterns()
     return [
         text[span.start : span.end]
