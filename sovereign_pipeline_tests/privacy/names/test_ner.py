@@ -8,10 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy.names.name_models import PACKAGED, files_digest, load_name_model, model_files
+from sovereign_pipeline.privacy.names.name_models import files_digest, load_name_model, model_files
 from sovereign_pipeline.privacy.names.ner import read_bio, read_sentences
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.stages import detector_parts
@@ -22,8 +21,6 @@ from sovereign_pipeline_tests.privacy.conftest import document, scrub
 from sovereign_pipeline_tests.privacy.names.tiny_ner import sentences
 
 pytestmark = pytest.mark.slow
-
-INVENTED = Path(__file__).parents[3] / "benchmarks" / "corpus" / "arabic"
 
 
 def bio(path: Path, count: int, per_document: int = 20) -> Path:
@@ -104,18 +101,3 @@ def test_nested_entities_and_spans_are_read(tmp_path: Path) -> None:
     rows.write_text('{"text": "Said came", "spans": [[0, 4]], "group": "a"}\n', encoding="utf-8")
     (row,) = read_sentences(rows)
     assert (row.entities, row.document) == (((0, 4, "PERSON"),), "rows.jsonl a")
-
-
-def test_the_packaged_model_finds_names_that_no_pattern_knows() -> None:
-    text = "التقى وزير الخارجية الفنلندي ماتيس كورهونن نظيره في الرياض امس ."
-    letter = document(text, language="ar")
-    assert scrub(Scrubber("lamps", "run", Privacy(name_models={})), letter).documents[0].request == text
-    with_model = scrub(Scrubber("lamps", "run", Privacy(name_models={"ar": "arabic_ner"})), letter).documents[0].request
-    assert with_model == text.replace("ماتيس كورهونن", "NAME_1")
-
-
-def test_the_packaged_model_is_made_from_the_texts_that_its_card_names() -> None:
-    card = json.loads((PACKAGED["arabic_ner"] / "card.json").read_text())
-    made_from = {path.name: file_sha256(path) for path in INVENTED.glob("*.txt")}
-    assert made_from
-    assert made_from.items() <= {name: each["sha256"] for name, each in card["trained_on"].items()}.items()
