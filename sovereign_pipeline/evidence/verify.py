@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; every check starts from it.
 The exit status is 0 if every check passes, 1 at the first check that fails, and 2 for wrong usage.
 
-**How to read it.** 1,526 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
+**How to read it.** 1,533 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
 uses only the sections above it. `check_all` in the last section shows the order of the checks.
 
  1. Bytes        JSON formats, times, keys
