@@ -11,7 +11,7 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 @pytest.mark.parametrize(
     ("typed", "suggested"),
     [
-        ("train lamps", "sovereign run"),
+        ("train lamps", "sovereign privacy train"),
         ("status", "sovereign adapters status"),
         ("adapter list", "sovereign adapters list"),
         ("adapters stage", "sovereign adapters request"),

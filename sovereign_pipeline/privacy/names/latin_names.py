@@ -38,6 +38,8 @@ def latin_candidates(
     for run in RUN.finditer(facts.text):
         tokens = list(EACH_TOKEN.finditer(facts.text, run.start(), run.end()))
         kinds = [kinds_of(token.group()) for token in tokens]
+        if len(tokens) > 1 and "title" in kinds[-1] and not kinds[-2].isdisjoint(_LISTED):
+            kinds[-1] = frozenset({"family name or word"})  # "Salim Sayyid": a title stands before a name
         further = ("beside a firm's word",) if any("firm" in each for each in kinds) else ()
         for piece in _pieces(tokens, kinds, keep_words):
             if facts.may_hold_name(tokens[piece], kinds[piece]):
@@ -108,6 +110,7 @@ def _pieces(tokens: Sequence[Token], kinds: Sequence[Kinds], keep_words: frozens
 
 
 _SEPARATORS = ("title", "head of a place", "stop")
+_MONTHS_TOO = frozenset({"april", "june"})  # given names; the other months are stop words
 
 
 def _spans_of(
@@ -122,8 +125,14 @@ def _spans_of(
         ):
             continue
         for end in range(first + 1, min(len(tokens), first + longest) + 1):
-            if "small" not in kinds[end - 1]:
+            month, firm = end == first + 1 and facts.is_month(tokens[first]), _is_firm(kinds[first:end])
+            if "small" not in kinds[end - 1] and not month and not firm:
                 yield facts.candidate(tokens[first:end], kinds[first:end], further)
+
+
+def _is_firm(kinds: Sequence[Kinds]) -> bool:
+    """Return whether words are a firm such as "Noordzand Dredging", or else a person such as "Lubna Dredging"."""
+    return len(kinds) > 1 and "firm" in kinds[-1] and all(each.isdisjoint(_LISTED) for each in kinds)
 
 
 _WORDS_TOO = frozenset(["said", "amer", "hind", "jan", "noor", "see", "rich", "art", "grant", "will", "may", "mark"])
@@ -247,6 +256,12 @@ class _Facts:
             return True
         speaks = len(tokens) == 1 and "before a verb of people" in self._after(end)
         return speaks or not _SPEAKS_BEFORE.isdisjoint(self.before(start))
+
+    def is_month(self, token: Token) -> bool:
+        """Return whether a single word is a month, unless the model or the word before it speaks for a person."""
+        if token.group().casefold() not in _MONTHS_TOO or not _SPEAKS_BEFORE.isdisjoint(self.before(token.start())):
+            return False
+        return all(each[:2] != token.span() or each.label != "PERSON" for each in self.entities)
 
     def candidate(self, tokens: Sequence[Token], kinds: Sequence[Kinds], further: Sequence[str]) -> Candidate:
         """Return the candidate of adjacent words, with all its features."""
