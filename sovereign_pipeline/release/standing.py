@@ -333,7 +333,9 @@ def _read(session: Session, settings: Settings, trust: Trust, line: str, request
 
 
 def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> bool:
-    return trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(REQUESTED, row.id))
+    """Return True if the key of a request was revoked before it. The request's id is the digest of what was signed."""
+    is_own = hashlib.sha256(row.statement).hexdigest() == row.id
+    return is_own and trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(REQUESTED, row.id))
 
 
 def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: datetime.datetime) -> Standing:
@@ -412,7 +414,7 @@ def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[st
         statement = hashlib.sha256(given.statement).hexdigest()
         action = next((action for decision, action in DECIDED.items() if decision == given.decision), given.decision)
         at_index = on_record.index_of(action, row.id, statement)
-        if trust.is_revoked_at(OFFICER, given.keyid, at_index):
+        if trust.is_revoked_at(OFFICER, signed_by(given.statement), at_index):  # the entry names these bytes
             continue
         verified = verify_statement(
             given.statement, trust, OFFICER, predicate_type=APPROVAL, sha256=row.id, at_index=at_index

@@ -335,9 +335,9 @@ def _in_piece(text: str, start: int, end: int, regions: PhoneRegions) -> Iterato
     before = text[max(0, start - 2) : start]
     start -= len(before) - len(before.rstrip("+("))  # the number's opening
     piece = text[start:end]
-    if _WORDS["no phone"].search(piece) or _UNIT_BEHIND.match(text, end):
-        return
     cued = has_cue(text, start, end)
+    if _WORDS["no phone"].search(piece) or (_UNIT_BEHIND.match(text, end) and not cued):
+        return
     gaps = set(_GAP.findall(piece))
     is_of_figures = ("." in gaps and len(gaps) > 1) or _ALONE.search(piece)
     if not cued and (is_of_figures or _WORDS["numbered before"].search(text[max(0, start - 20) : start])):
@@ -417,16 +417,16 @@ def _ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
 
 # --- what a number counts or measures ---------------------------------------------------------------------------------
 
-_UNIT_BEHIND = re.compile(rf"(?:[.,]\d{{1,4}})?\s?{FRAGMENTS['UNIT']}")
+_UNIT_BEHIND = re.compile(rf"(?:[.,]\d{{1,4}})? ?{FRAGMENTS['UNIT']}")
 _HS_BEFORE = re.compile(r"(?<!\w)HS:? ?\Z")
 _HS_FORM = re.compile(r"\d{4}([. -])\d\d\1\d\d(?:\1\d\d)?")
-# Of a calculation: "3*33011356 = 101034068".
-_CALCULATED_BEFORE = re.compile(r"[\d)%]\s?[=+×÷*]\s?[$€£]?\Z")
-_CALCULATED_AFTER = re.compile(r"\)?\s?[=+×÷*]\s?[$€£<(]{0,4}\d")
+_OPERAND = r"[$€£(]{0,3}\d[\d.,]*[%)]{0,2}"
+_CALCULATION = re.compile(rf"{_OPERAND}(?: ?[+×÷*/-] ?{_OPERAND})+ ?= ?{_OPERAND}")  # "3*33011356 = 101034068"
+_REACH_OF_A_CALCULATION = 60
 _FRACTION_OF = re.compile(r"(?:\d\d|(?<!\d)0)\.\Z")
 _DECIMAL = re.compile(r"\d{1,6}[.,]\d{2,6}")
 _LONG_GROUP = re.compile(r"\d{6}")
-_NO_NUMBER_OF_ANYBODY = ("currency before", "document before", "classified before")
+_OF_GOODS = ("currency before", "classified before")
 _BACK = 120
 """Number of characters before a number that are searched for context."""
 
@@ -435,16 +435,17 @@ def is_of_something_else(text: str, span: Span) -> bool:
     """Return whether the words, the unit or the operator beside an unlabelled number show that it is no identifier."""
     value = text[span.start : span.end]
     before = text[max(0, span.start - _BACK) : span.start]
-    is_added = value.startswith("+ ") and before.rstrip()[-1:].isdigit()
-    if is_added or _CALCULATED_BEFORE.search(before) or _CALCULATED_AFTER.match(text, span.end):
+    near = max(0, span.start - _REACH_OF_A_CALCULATION), span.end + _REACH_OF_A_CALCULATION
+    if any(each.start() <= span.start and span.end <= each.end() for each in _CALCULATION.finditer(text, *near)):
         return True
     if span.kind in ("ACCOUNT", "CARD", "IBAN") and _FRACTION_OF.search(before):
         return True
     if span.kind in ("CARD", "IBAN", "PO_BOX") or value[0] in "+(" or value.startswith("00"):
         return False
-    if _UNIT_BEHIND.match(text, span.end) or any(_WORDS[each].search(before) for each in _NO_NUMBER_OF_ANYBODY):
-        return True
     is_cued = has_cue(text, span.start, span.end)
+    is_measured = _UNIT_BEHIND.match(text, span.end) or any(_WORDS[each].search(before) for each in _OF_GOODS)
+    if is_measured or (span.kind != "PHONE" and _WORDS["document before"].search(before)):
+        return not is_cued
     if _HS_FORM.fullmatch(value) and (_HS_BEFORE.search(before) or ("." in value and not is_cued)):
         return True
     if is_cued or _LONG_GROUP.search(value):  # rooms have no such numbers, and a phone may follow a room

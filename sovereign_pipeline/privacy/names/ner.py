@@ -148,9 +148,14 @@ def train_ner(
     spacy.util.fix_random_seed(0)
     if parent is not None:
         pipeline = SpacyModel(parent, name_model_directory(parent)).pipeline
+        if not {*NAMES_OF_LABELS.values()} <= {*pipeline.get_pipe("ner").labels}:
+            raise InputError(f"{parent}: its labels are not {', '.join(NAMES_OF_LABELS.values())}.", "Add --anew.")
         pipeline.resume_training()
     else:
-        pipeline = spacy.blank(language)
+        try:
+            pipeline = spacy.blank(language)
+        except ImportError:
+            raise InputError(f"spaCy has no language '{language}'.", "Name its ISO code, such as ar.") from None
         if classes is not None:
             pipeline.vocab.lookups.add_table(WORD_CLASSES, dict(classes))
             word_features(pipeline)
