@@ -436,7 +436,8 @@ def is_of_something_else(text: str, span: Span) -> bool:
     value = text[span.start : span.end]
     before = text[max(0, span.start - _BACK) : span.start]
     near = max(0, span.start - _REACH_OF_A_CALCULATION), span.end + _REACH_OF_A_CALCULATION
-    if any(each.start() <= span.start and span.end <= each.end() for each in _CALCULATION.finditer(text, *near)):
+    sums = _CALCULATION.finditer(text, *near) if text.find("=", *near) >= 0 else ()
+    if any(each.start() <= span.start and span.end <= each.end() for each in sums):
         return True
     if span.kind in ("ACCOUNT", "CARD", "IBAN") and _FRACTION_OF.search(before):
         return True
