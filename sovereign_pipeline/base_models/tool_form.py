@@ -1,0 +1,231 @@
+"""Learn from a chat template how a model writes tool calls, and read the calls in what it wrote."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from sovereign_pipeline.base.files import Frozen
+
+
+class ToolCall(Frozen):
+    """A call of a tool that an assistant asks for."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+    id: str | None = None
+
+
+CALL_ID = "callid000"
+"""Id of a call in the literal parts of a form whose template shows ids. Any nine letters and digits may stand there."""
+
+
+class _Object(NamedTuple):
+    """A JSON object that a call is, between two marks. Without `name`, a call is the name, `middle` and arguments."""
+
+    opening: str
+    closing: str
+    name: str | None = None
+    """Key of the function's name. `arguments` is that of the arguments."""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class ToolForm:
+    """The literal text around tool calls: `begin`, then `head NAME middle ARGUMENTS tail` for each call, with
+    `separator` between two, then `end`. ARGUMENTS is a JSON object.
+
+    Example: in the Hermes form, `<tool_call>\\n{"name": "` is the head, `", "arguments": ` the middle and
+    `}\\n</tool_call>` the tail. Its begin and end are empty.
+    """
+
+    begin: str
+    head: str
+    middle: str
+    tail: str
+    separator: str | None
+    """None if a message may hold one call only."""
+    end: str
+
+    @property
+    def mark(self) -> str:
+        """Text that opens the first call, without spaces at its ends. Empty if a message that calls a tool is a bare
+        JSON object."""
+        return (self.begin + self._object.opening).strip()
+
+    def write(self, calls: Iterable[ToolCall]) -> str:
+        """Return calls as the template renders them. Raises ValueError for more calls than a message may hold."""
+        written = [
+            f"{self.head}{call.name}{self.middle}{json.dumps(call.arguments, ensure_ascii=False)}{self.tail}"
+            for call in calls
+        ]
+        if self.separator is None and len(written) > 1:
+            raise ValueError("the chat template renders one tool call a message")
+        return self.begin + (self.separator or "").join(written) + self.end
+
+    def parse(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Return the content and the calls of a message. Text with a malformed call is content as a whole.
+
+        Spaces between marks, the order of JSON keys and further keys may differ from the template's.
+
+        Args:
+            text: what the model wrote before its end of turn, with special tokens. Marks such as `[TOOL_CALLS]` are
+                special tokens of some models.
+        """
+        reasoning = re.match(r".*</think>", text, re.DOTALL)
+        place = reasoning.end() if reasoning else 0
+        found = re.compile(_loosely(self.mark)).search(text, place) if self.mark else None
+        if self.mark and found is None:
+            return text, []
+        before, place = (text[: found.start()], found.end()) if found else (text[:place], place)
+        closing = f"(?:{_loosely(self._object.closing)})?"
+        following = re.compile(closing + _loosely((self.separator or "") + self._object.opening) + r"(?=\S)")
+        calls: list[ToolCall] = []
+        try:
+            while not calls or (self.separator is not None and (found := following.match(text, place))):
+                call, place = self._read(text, found.end() if found else place)
+                calls.append(call)
+        except (KeyError, TypeError, ValueError):
+            return text, []
+        after = re.sub(rf"^{closing}(?:{_loosely(self.end)})?", "", text[place:]).strip()
+        if after and not self.mark:
+            return text, []
+        return "\n".join(part for part in (before.rstrip(), after) if part), calls
+
+    def _read(self, text: str, place: int) -> tuple[ToolCall, int]:
+        """Return the call at a place of the text, and the place behind its arguments or object."""
+        decoder = json.JSONDecoder(strict=False, parse_constant=int)  # int refuses NaN
+        if self._object.name is None:
+            named = re.compile(rf"\s*([\w.-]+){_loosely(self.middle)}").match(text, place)
+            if named is None:
+                raise ValueError("a call without a name")
+            name, (arguments, place) = named[1], decoder.raw_decode(text, named.end())
+        else:
+            value, place = decoder.raw_decode(text, place + len(text[place:]) - len(text[place:].lstrip()))
+            name, arguments = value[self._object.name], value[self._object.arguments]
+        if isinstance(arguments, str):
+            arguments = decoder.decode(arguments)
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise TypeError("a call has a name and an object of arguments")
+        return ToolCall(name=name, arguments=arguments), place
+
+    @cached_property
+    def _object(self) -> _Object:
+        for brace in reversed([found.start() for found in re.finditer("{", self.head)]):
+            text = f"{self.head[brace:]}{_NAME}{self.middle}{{}}{self.tail}"
+            try:
+                value, end = json.JSONDecoder().raw_decode(text)
+            except ValueError:
+                continue
+            keys = {json.dumps(each): key for key, each in value.items()}
+            if {json.dumps(_NAME), "{}"} <= keys.keys():
+                return _Object(self.head[:brace], text[end:], keys[json.dumps(_NAME)], keys["{}"])
+        return _Object(self.head, self.tail)
+
+
+def tool_form_of(tokenizer: Any) -> ToolForm | None:
+    """Return how the tokenizer's chat template writes tool calls, learned from what it renders.
+
+    None if the template ignores tools, calls or results, or if it writes arguments in another form than as a JSON
+    object.
+    """
+    from jinja2 import TemplateError
+
+    def rendered(*messages: Mapping[str, Any]) -> str:
+        conversation = for_template([{"role": "user", "content": "?"}, *messages])
+        return str(tokenizer.apply_chat_template(conversation, tools=[_TOOL], tokenize=False))
+
+    def calling(*names: str) -> dict[str, Any]:
+        calls = [{"function": {"name": name, "arguments": {_KEY: _VALUE}}} for name in names]
+        return {"role": "assistant", "tool_calls": calls}
+
+    try:
+        answered = rendered({"role": "assistant", "content": _ANSWER})
+        called = re.sub(_NUMBERED, CALL_ID, rendered(calling(_NAME)))
+        whole = rendered(calling(_NAME), {"role": "tool", "name": _NAME, "content": _RESULT})
+        try:
+            twice = re.sub(_NUMBERED, CALL_ID, rendered(calling(_NAME, _NAME)))
+        except TemplateError:
+            twice = None
+    except (TemplateError, TypeError, ValueError):
+        return None
+    before, _, end_of_turn = answered.partition(_ANSWER)
+    header = _common_start(before, called)
+    call = rf"{_NAME}(.*?)\{{\s*\"{_KEY}\":\s*\"{_VALUE}\"\s*\}}"
+    once = re.search(call, called[len(header) :], re.DOTALL)
+    shown = _TOOL["function"]["description"] in before and _RESULT in whole
+    if once is None or not shown or header.rstrip() != before.rstrip() or not called.endswith(end_of_turn):
+        return None
+    head, middle = called[len(header) :][: once.start()], once[1]
+    behind = called[len(header) + once.end() :].removesuffix(end_of_turn)
+    between = re.search(rf"{call}(.*?){call}", twice[len(header) :], re.DOTALL) if twice else None
+    if between is None:
+        return ToolForm("", head, middle, behind, None, "")
+    opening = _common_start(head[::-1], between[2][::-1])[::-1]
+    tail = _common_start(behind, between[2].removesuffix(opening))
+    return ToolForm(
+        begin=head.removesuffix(opening),
+        head=opening,
+        middle=middle,
+        tail=tail,
+        separator=between[2].removesuffix(opening).removeprefix(tail),
+        end=behind.removeprefix(tail),
+    )
+
+
+def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages as chat templates read them: calls are numbered with ids of nine characters (Mistral's accept no
+    others), each result has the id of its call, and arguments are objects. Training and serving render these."""
+    ready: list[dict[str, Any]] = []
+    waiting: list[tuple[object, str]] = []
+    count = 0
+    for message in messages:
+        turn = {"role": message["role"], "content": message.get("content") or ""}
+        calls = []
+        for call in message.get("tool_calls") or ():
+            arguments = call["function"]["arguments"]
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+            count += 1
+            waiting.append((call.get("id"), f"call{count:05d}"))
+            function = {"name": call["function"]["name"], "arguments": arguments}
+            calls.append({"type": "function", "id": waiting[-1][1], "function": function})
+        if calls:
+            turn["tool_calls"] = calls
+        if message["role"] == "tool":
+            ids = [given for given, _ in waiting]
+            asked = message.get("tool_call_id")
+            place = ids.index(asked) if asked in ids else 0
+            turn["tool_call_id"] = waiting.pop(place)[1] if waiting else f"call{0:05d}"
+        if message.get("name"):
+            turn["name"] = message["name"]
+        ready.append(turn)
+    return ready
+
+
+_NAME, _KEY, _VALUE, _ANSWER, _RESULT = "probe_function", "probe_key", "probe_value", "Probe answer", "Probe result"
+_NUMBERED = r"\bcall\d{5}\b"
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "Probe description",
+        "parameters": {
+            "type": "object",
+            "properties": {_KEY: {"type": "string", "description": "Probe value"}},
+            "required": [_KEY],
+        },
+    },
+}
+
+
+def _common_start(one: str, other: str) -> str:
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return "".join(letter for letter, _ in alike)
+
+
+def _loosely(literal: str) -> str:
+    """Return a pattern for a literal with any spaces around and between its words and signs."""
+    return r"\s*".join(["", *map(re.escape, re.findall(r"\w+|[^\w\s]", literal)), ""]) or r"\s*"
