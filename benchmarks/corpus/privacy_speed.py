@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.corpus.document import Document, exchange, write_documents
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.privacy.batches import ScrubJob
@@ -103,23 +103,20 @@ def whole_rows(questions: Path) -> Iterator[Document]:
                         classification="PUBLIC",
                         language="en",
                         subject=row["heading"] or "",
-                        request=row["questionText"],
-                        response=row["answerText"],
+                        messages=exchange(row["questionText"], row["answerText"]),
                     )
 
 
 def copies(documents: list[Document], count: int) -> Iterator[Document]:
     for number in range(count):
         for document in documents:
-            yield document.model_copy(
-                update={
-                    "id": f"{document.id}-{number}",
-                    "case": f"{document.case}-{number}",
-                    "subject": f"{document.subject} part {number}",
-                    "request": f"{document.request} This is part {number} of it.",
-                    "response": f"{document.response} That was part {number}.",
-                }
-            )
+            texts = {
+                "subject": f"{document.subject} part {number}",
+                "request": f"{document.request} This is part {number} of it.",
+                "response": f"{document.response} That was part {number}.",
+            }
+            columns = {"id": f"{document.id}-{number}", "case": f"{document.case}-{number}"}
+            yield document.with_texts(texts).model_copy(update=columns)
 
 
 def one_in_a_hundred_changed(documents: Iterator[Document]) -> Iterator[Document]:
@@ -127,7 +124,7 @@ def one_in_a_hundred_changed(documents: Iterator[Document]) -> Iterator[Document
         if number % 100:
             yield document
             continue
-        yield document.model_copy(update={"response": f"{document.response} It was corrected later."})
+        yield document.with_texts({"response": f"{document.response} It was corrected later."})
 
 
 def scrub(source: Path, directory: Path, cache: Path, workers: int | None = None) -> dict[str, float]:

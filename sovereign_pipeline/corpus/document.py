@@ -1,12 +1,16 @@
-"""Define documents and quarantined rows, and read and write their canonical JSONL."""
+"""Define documents as lists of messages, and quarantined rows; read and write their canonical JSONL."""
 
 import json
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen
@@ -17,8 +21,50 @@ Role = Literal["letters", "preferences", "labels"]
 """Kind of rows in a source: requests with their replies, pairs of replies, or replies with binary feedback."""
 
 
+class ToolCall(Frozen):
+    """A call of a tool that an assistant asks for."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+    id: str | None = None
+
+
+class Message(Frozen):
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    """Text of the turn; of a tool, what it returned, often JSON. Reasoning stands first, between <think> and
+    </think>."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that the assistant asks for."""
+    tool_call_id: str | None = None
+    """Id of the call that a tool's message answers."""
+    name: str | None = None
+    """Name of the tool that answers."""
+    weight: Literal[0, 1] = 1
+    """0 if an assistant's turn must not be trained, as in OpenAI's files."""
+
+    @property
+    def as_text(self) -> str:
+        """Return the content and the calls as one text."""
+        calls = [
+            json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False) for call in self.tool_calls
+        ]
+        return "\n".join(part for part in (self.content, *calls) if part)
+
+
+def exchange(request: str, response: str) -> tuple[Message, Message]:
+    """Return a request and its reply as two messages."""
+    return Message(role="user", content=request), Message(role="assistant", content=response)
+
+
 class Document(Frozen):
-    """A request with its reply, a chosen and a rejected reply, or a reply with binary feedback."""
+    """A conversation that ends in the institution's reply, such as a letter and its answer; a conversation with a
+    chosen and a rejected last reply; or one with binary feedback on its last reply.
+
+    A letter (`is_letter`) is stored with `request` and `response` instead of `messages`, and can be built from them.
+    """
 
     # The order of the fields is the order of the keys in every JSONL file of documents.
 
@@ -33,15 +79,48 @@ class Document(Frozen):
     classification: str
     language: str
     subject: str
-    request: str
-    """Text that the institution received."""
-    response: str
-    """Reply that the institution sent, or the chosen reply of a pair."""
+    messages: tuple[Message, ...]
+    """Turns in order. The last is the reply that the institution sent, or the chosen reply of a pair."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that the assistant could call, each `{type: function, function: {name, description, parameters}}`."""
     rejected: str | None = None
     label: bool | None = None
     """Binary feedback: true if people rated the reply as good; None without feedback."""
     links: tuple[str, ...] = ()
     """Ids of rows that belong to the same matter."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _letter_as_messages(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "request" not in values or "response" not in values:
+            return values
+        others = {name: value for name, value in values.items() if name not in ("request", "response")}
+        turns = [("user", values["request"]), ("assistant", values["response"])]
+        # A second list of messages stays under the name of a field that does not exist, and is refused.
+        name = "messages" if "messages" not in values else "request"
+        return {**others, name: [{"role": role, "content": content} for role, content in turns]}
+
+    @model_validator(mode="after")
+    def _ends_in_a_reply(self) -> "Document":
+        if not self.messages or self.messages[-1].role != "assistant":
+            raise ValueError("the last message is not the assistant's")
+        if any(message.tool_calls for message in self.messages if message.role != "assistant"):
+            raise ValueError("a message that is not the assistant's calls tools")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _stored(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        stored: dict[str, Any] = dump(self)
+        if "messages" not in stored:  # it was left out by the caller
+            return stored
+        turns: dict[str, Any] = {"request": self.request, "response": self.response}
+        if not self.is_letter:
+            turns = {"messages": [message.model_dump(exclude_defaults=True) for message in self.messages]}
+            turns |= {"tools": stored["tools"]} if self.tools else {}
+        names = tuple(stored)
+        place = names.index("messages")
+        before, behind = names[:place], [name for name in names[place + 1 :] if name != "tools"]
+        return {**{name: stored[name] for name in before}, **turns, **{name: stored[name] for name in behind}}
 
     @property
     def is_preference(self) -> bool:
@@ -50,10 +129,127 @@ class Document(Frozen):
         return self.rejected is not None or self.label is not None
 
     @property
+    def is_letter(self) -> bool:
+        """Return whether the document is one request and one reply of text alone."""
+        if len(self.messages) != 2 or self.tools:
+            return False
+        request, reply = self.messages
+        return request == Message(role="user", content=request.content) and reply == Message(
+            role="assistant", content=reply.content
+        )
+
+    @property
+    def request(self) -> str:
+        """Return a letter's request; of another conversation, all messages before the last as one text."""
+        return "\n\n".join(message.as_text for message in self.messages[:-1])
+
+    @property
+    def response(self) -> str:
+        """Return the last message as text."""
+        return self.messages[-1].as_text
+
+    @property
     def texts(self) -> dict[str, str]:
-        """Return the fields with free text, in reading order."""
-        fields = {"subject": self.subject, "request": self.request, "response": self.response}
-        return fields if self.rejected is None else {**fields, "rejected": self.rejected}
+        """Return every free text by its name, in reading order: `subject`, `request` and `response` of a letter,
+        `message 1` and so on otherwise. JSON in messages and tools counts as a text for each of its values, such as
+        `message 3 value 2`."""
+        found: dict[str, str] = {}
+        self._changed(lambda name, text: found.setdefault(name, text))
+        return found
+
+    def with_texts(self, texts: Mapping[str, str]) -> "Document":
+        """Return the document with other texts, by their names in `texts`. JSON stays JSON."""
+        return self._changed(lambda name, text: texts.get(name, text))
+
+    def _changed(self, change: Callable[[str, str], str]) -> "Document":
+        """Return the document with `change(name, text)` in place of each text."""
+        subject = change("subject", self.subject)
+        messages: tuple[Message, ...]
+        if self.is_letter:
+            messages = exchange(change("request", self.request), change("response", self.response))
+        else:
+            numbered = enumerate(self.messages, start=1)
+            messages = tuple(_changed_message(each, f"message {number}", change) for number, each in numbered)
+        rejected = None if self.rejected is None else change("rejected", self.rejected)
+        tools = tuple(_changed_schema(tool, _by_number("tools", change)) for tool in self.tools)
+        return self.model_copy(update={"subject": subject, "messages": messages, "rejected": rejected, "tools": tools})
+
+
+_FREE_TEXT_IN_SCHEMAS = ("title", "description", "default", "examples", "enum", "const")
+"""Keys of JSON Schema whose values are free text. The others name parameters and types."""
+_FIELD_NAME = re.compile(r"[a-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*", re.ASCII)
+"""Pattern of a JSON key that names a field. Another key, such as a person's name, is a text."""
+
+
+def _changed_message(message: Message, name: str, change: Callable[[str, str], str]) -> Message:
+    by_number = _by_number(name, change)
+    content, value = message.content, _json_in(message.content)
+    if value is None:
+        content = change(name, content)
+    elif (changed := _changed_json(value, by_number)) != value:
+        content = json.dumps(changed, ensure_ascii=False)
+    calls = [
+        call.model_copy(update={"arguments": _changed_json(call.arguments, by_number)}) for call in message.tool_calls
+    ]
+    return message.model_copy(update={"content": content, "tool_calls": tuple(calls)})
+
+
+def _by_number(name: str, change: Callable[[str, str], str]) -> Callable[[str], str]:
+    numbers = count(1)
+    return lambda text: change(f"{name} value {next(numbers)}", text)
+
+
+def _json_in(content: str) -> Any:
+    """Return the object or list that a text is as JSON, or None. A text that repeats a key is none, because one of its
+    values would not be seen."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError
+        return dict(pairs)
+
+    if not content.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(content, object_pairs_hook=unique)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _changed_json(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with `change` applied to its strings, to its numbers as text, and to keys that are no names
+    of fields. Raises ValueError if two keys become equal."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        pairs = [
+            (key if _FIELD_NAME.fullmatch(key) else change(key), _changed_json(each, change))
+            for key, each in value.items()
+        ]
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError("two keys of one object become equal")
+        return dict(pairs)
+    if isinstance(value, list | tuple):
+        return [_changed_json(each, change) for each in value]
+    if value is None or isinstance(value, bool):
+        return value
+    number = json.dumps(value)
+    return value if (changed := change(number)) == number else changed
+
+
+def _changed_schema(schema: Any, change: Callable[[str], str]) -> Any:
+    """Return a tool or JSON Schema with `change` applied to its free texts."""
+    if isinstance(schema, list | tuple):
+        return [_changed_schema(each, change) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    # A property may be called `title`; its value is a schema.
+    return {
+        key: _changed_json(each, change)
+        if key in _FREE_TEXT_IN_SCHEMAS and not isinstance(each, Mapping)
+        else _changed_schema(each, change)
+        for key, each in schema.items()
+    }
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:

@@ -345,7 +345,9 @@ class SourceReader:
             fields, links = self._screen.screened(fields, links)
         if fields["id"] in self._seen:
             raise RowRejected("duplicate id")
-        return Document(**fields, source=self.source.name, classification=level, label=label, links=links)
+        return Document.model_validate(
+            {**fields, "source": self.source.name, "classification": level, "label": label, "links": links}
+        )
 
     def _with_text_fields(self, values: Values) -> Values:
         """Return the values of a row, with the request and replies of an imported layout under the document's field
@@ -562,7 +564,7 @@ def sample_of(
                 above[outcome.classification] += ladder.exceeds(outcome.classification, ceiling)
                 if language not in detected:
                     sample.other_languages.setdefault(language, []).append(number)
-                texts = (outcome.request, outcome.response, outcome.rejected or "")
+                texts = (*(message.content for message in outcome.messages), outcome.rejected or "")
                 if any(other_language(text, language) for text in texts):
                     sample.wrong_language.setdefault(language, []).append(number)
             if reader.count.rows >= rows:

@@ -330,7 +330,7 @@ def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: I
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1
-        texts = (document.request, document.response, document.rejected or "")
+        texts = (*(message.content for message in document.messages), document.rejected or "")
         found = next((each for each in (other_language(text, document.language) for text in texts) if each), None)
         if found is not None:
             counts[f"{document.language}, found {found}"] += 1

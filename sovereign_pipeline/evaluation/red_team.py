@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import GateRefused, IntegrityError, SourceEr
 from sovereign_pipeline.base.files import digest_of, file_sha256, short
 from sovereign_pipeline.base.intervals import measured_share
 from sovereign_pipeline.base.text import counted
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, exchange
 from sovereign_pipeline.dataset.jsonl import user_message
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Answer, Models, prompt_text
@@ -117,8 +117,7 @@ def _document(output: Output) -> Document:
         classification="",
         language=output.language,
         subject="",
-        request=_PLACEHOLDER.sub(_NEVER_A_PLACEHOLDER, output.prompt),
-        response=_PLACEHOLDER.sub(_NEVER_A_PLACEHOLDER, output.text),
+        messages=exchange(*(_PLACEHOLDER.sub(_NEVER_A_PLACEHOLDER, text) for text in (output.prompt, output.text))),
     )
 
 

@@ -395,7 +395,8 @@ class CaseScrubber:
                 self._map(document, AUTHOR, fields[AUTHOR], document.author)
             if any(map(values.is_ambiguous, searched.spans)):
                 done.ambiguous_rows.append(document.id)
-        return document.model_copy(update=fields)
+        author = fields.pop(AUTHOR, document.author)
+        return document.with_texts(fields).model_copy(update={"author": author})
 
     def _map(self, document: Document, field: str, placeholder: str, original: str) -> None:
         self._done.mapping.append(

@@ -219,7 +219,7 @@ def judgements_demanded(workplace: Workplace) -> dict[str, str]:
 
 def _columns(document: Document) -> dict[str, object]:
     """Return the columns that scrubbing must not change, and the names of the non-empty texts."""
-    columns = document.model_dump(exclude={*document.texts, "author"})
+    columns = document.with_texts(dict.fromkeys(document.texts, "")).model_dump(exclude={"author"})
     return {**columns, "texts": [name for name, text in document.texts.items() if text]}
 
 

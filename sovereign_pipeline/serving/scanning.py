@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import PrivacyError, ScannerLost, SovereignE
 from sovereign_pipeline.base.processes import silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.workers import WorkerPool
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, exchange
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
@@ -113,8 +113,7 @@ class TextDetectors:
             classification="",
             language=self._detectors.language_of(text),
             subject="",
-            request=text,
-            response="",
+            messages=exchange(text, ""),
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import digest_of, short
-from sovereign_pipeline.corpus.document import Document, read_jsonl
+from sovereign_pipeline.corpus.document import Document, exchange, read_jsonl
 from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS, sft_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
@@ -28,8 +28,10 @@ _SAMPLE = Document(
     classification="",
     language="en",
     subject="Lamp on the pier",
-    request="Sir, the lamp on the pier has been dark since Monday. When will it be mended?",
-    response="The lamp will be mended on Thursday. Thank you for your letter.",
+    messages=exchange(
+        "Sir, the lamp on the pier has been dark since Monday. When will it be mended?",
+        "The lamp will be mended on Thursday. Thank you for your letter.",
+    ),
 )
 
 

@@ -54,3 +54,8 @@ def outcomes_of(reader: SourceReader) -> tuple[list[Document], list[Quarantined]
     quarantined = [each for each in outcomes if isinstance(each, Quarantined)]
     assert reader.count.rows == len(documents) + len(quarantined) + reader.count.not_selected
     return documents, quarantined
+
+
+def changed_document(document: Document, changes: Mapping[str, Any]) -> Document:
+    """Return a letter with other values under the keys of its stored row."""
+    return Document.model_validate({**document.model_dump(), **changes})

@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.values import is_wanted
 from sovereign_pipeline_tests.conftest import LADDER, letter
-from sovereign_pipeline_tests.corpus.sources import outcomes_of, read, reader_of, write
+from sovereign_pipeline_tests.corpus.sources import changed_document, outcomes_of, read, reader_of, write
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
@@ -147,8 +147,8 @@ def test_documents_come_back_as_they_were_written(tmp_path: Path, pairs: list[tu
     ]
     write_documents(tmp_path / "documents.jsonl", documents)
     normal = [
-        document.model_copy(
-            update={name: unicodedata.normalize("NFC", getattr(document, name)) for name in ("request", "response")}
+        changed_document(
+            document, {name: unicodedata.normalize("NFC", getattr(document, name)) for name in ("request", "response")}
         )
         for document in documents
     ]

@@ -20,6 +20,7 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, minimal_recipe
+from sovereign_pipeline_tests.corpus.sources import changed_document
 
 
 def run(institution: DemoInstitution) -> tuple[Artifact, Artifact]:
@@ -228,7 +229,7 @@ def _lower_one(documents: list[Document]) -> list[Document]:
 
 
 def _reword_one(documents: list[Document]) -> list[Document]:
-    return [documents[0].model_copy(update={"response": "Another reply."}), *documents[1:]]
+    return [changed_document(documents[0], {"response": "Another reply."}), *documents[1:]]
 
 
 def _leave_one_out(documents: list[Document]) -> list[Document]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.corpus.document import Document, read_jsonl, write_jsonl
+from sovereign_pipeline.corpus.document import Document, exchange, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, WORDS, alternatives, canary_rows, never_planted, planted
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE, TRAINING_ROWS
@@ -56,8 +56,7 @@ def test_no_detector_takes_a_canary_for_personal_data(with_model: Scrubber) -> N
                 classification="",
                 language="en",
                 subject="",
-                request=row["input"],
-                response=row["output"],
+                messages=exchange(row["input"], row["output"]),
             )
         ]
         for row in canary_rows(Canaries(count=40), "Answer this letter.")

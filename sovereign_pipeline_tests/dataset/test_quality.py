@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.dataset.quality import Quality, QualityFinding, is_clipped
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.corpus.sources import changed_document
 from sovereign_pipeline_tests.examples import examples
 
 ENGLISH = "The lamp at the north pier was mended on Monday and burns again."
@@ -89,7 +90,7 @@ def found(rows: list[Document], role: Role = "letters", tokens: int = 10) -> dic
 def test_each_kind_is_found_where_it_was_planted_and_nowhere_else(name: str, changes: dict[str, Any]) -> None:
     rows = documents(20)
     assert not any(finding.warns for finding in found(rows).values())
-    rows[7] = rows[7].model_copy(update=changes)
+    rows[7] = changed_document(rows[7], changes)
     warned = {finding.name: finding for finding in found(rows).values() if finding.warns}
     assert name in warned
     assert (warned[name].count, warned[name].share, warned[name].rows) == (1, 0.05, (rows[7].id,))
@@ -120,7 +121,7 @@ def test_copies_are_counted() -> None:
 def pairs(longer: int, of: int) -> list[Document]:
     texts = {True: (ENGLISH * 2, ENGLISH), False: (ENGLISH, ENGLISH * 2)}
     return [
-        row.model_copy(update=dict(zip(("response", "rejected"), texts[number < longer], strict=True)))
+        changed_document(row, dict(zip(("response", "rejected"), texts[number < longer], strict=True)))
         for number, row in enumerate(documents(of))
     ]
 
@@ -134,7 +135,7 @@ def test_pairs_in_which_one_side_is_nearly_always_longer(longer: int, warns: boo
 
 def test_equal_pairs_are_found() -> None:
     rows = pairs(5, 10)
-    rows[3] = rows[3].model_copy(update={"rejected": rows[3].response + " "})
+    rows[3] = changed_document(rows[3], {"rejected": rows[3].response + " "})
     assert found(rows, "preferences")["chosen equals rejected"].rows == (rows[3].id,)
 
 
@@ -153,7 +154,7 @@ def test_a_reply_that_was_turned_down_may_be_clipped() -> None:
 def preferences(*rows: tuple[str, str, str]) -> list[Document]:
     """Pairs of request, chosen and rejected reply."""
     return [
-        row.model_copy(update={"subject": "", "request": request, "response": chosen, "rejected": rejected})
+        changed_document(row, {"subject": "", "request": request, "response": chosen, "rejected": rejected})
         for row, (request, chosen, rejected) in zip(documents(len(rows)), rows, strict=True)
     ]
 
@@ -200,10 +201,10 @@ def test_a_chain_of_preferences_and_copies_are_no_contradiction() -> None:
 
 def test_one_reply_with_both_labels_contradicts_itself() -> None:
     rows = [
-        row.model_copy(update={"label": number != 2, "request": "Which?"}) for number, row in enumerate(documents(4))
+        changed_document(row, {"label": number != 2, "request": "Which?"}) for number, row in enumerate(documents(4))
     ]
     rows = [
-        row.model_copy(update={"subject": "", "response": LAMPS if number else BUOYS})
+        changed_document(row, {"subject": "", "response": LAMPS if number else BUOYS})
         for number, row in enumerate(rows)
     ]
     finding = found(rows, "labels")["contradicting preferences"]

@@ -28,6 +28,7 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATAS
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
+from sovereign_pipeline_tests.corpus.sources import changed_document
 from sovereign_pipeline_tests.dataset.chain import (
     GATE,
     Rows,
@@ -208,7 +209,7 @@ def test_pairs_that_scrubbing_made_useless_are_refused(
     with_preferences: DemoInstitution, reply: Any, says: str
 ) -> None:
     def change(document: Document) -> Document:
-        return document.model_copy(update=reply(document)) if document.is_preference else document
+        return changed_document(document, reply(document)) if document.is_preference else document
 
     stage = dataset_stage(PREFERENCE_DATASET, change=change)
     _, verdicts = materialize(with_preferences.workplace(), stage)

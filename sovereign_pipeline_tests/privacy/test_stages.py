@@ -20,6 +20,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.corpus.sources import changed_document
 from sovereign_pipeline_tests.officers import waive
 
 
@@ -85,7 +86,7 @@ def test_the_gate_finds_an_identifier_that_was_left(
         }
         write_documents(
             workspace / DOCUMENTS,
-            (row.model_copy(update={"response": planted.get(row.id, "ok"), "author": "NAME_1"}) for row in source),
+            (changed_document(row, {"response": planted.get(row.id, "ok"), "author": "NAME_1"}) for row in source),
         )
         return Built(summary={"left": 0})
 
@@ -115,7 +116,7 @@ def test_an_officer_may_record_that_what_only_looks_like_an_identifier_is_none(
 
     def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
         source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
-        changed = (row.model_copy(update={"response": left, "author": "NAME_1"}) for row in source)
+        changed = (changed_document(row, {"response": left, "author": "NAME_1"}) for row in source)
         return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
 
     stage = replace(SCRUBBED_CORPUS, code_version="x", build=careless, external=lambda workplace: {})
@@ -175,7 +176,7 @@ def test_the_recipes_own_recognizers_read_the_output_too(institution: DemoInstit
     assert documents[4].request == "May I lie at CR_1?"
 
     def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
-        changed = (row.model_copy(update={"response": "BL-481"}) if row.id == "R-00009" else row for row in documents)
+        changed = (changed_document(row, {"response": "BL-481"}) if row.id == "R-00009" else row for row in documents)
         return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
 
     stage = replace(SCRUBBED_CORPUS, code_version="x", build=careless, external=lambda workplace: {})
@@ -207,7 +208,7 @@ def test_the_gate_finds_a_row_that_is_not_the_classified_one(
 
     def rewriting(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
         source = read_documents(inputs["classified_corpus"].file(DOCUMENTS))
-        changed = (row.model_copy(update=change if row.id in ("R-00002", "R-00005") else {}) for row in source)
+        changed = (changed_document(row, change if row.id in ("R-00002", "R-00005") else {}) for row in source)
         return Built(summary={"rows": write_documents(workspace / DOCUMENTS, changed)})
 
     stage = replace(SCRUBBED_CORPUS, code_version="x", build=rewriting, external=lambda workplace: {})

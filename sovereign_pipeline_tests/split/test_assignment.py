@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, exchange
 from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, choose, components, hold_out, hold_out_newest
 from sovereign_pipeline.split.features import Ties, matters_of
 from sovereign_pipeline.split.similarity import key_of
@@ -39,7 +39,7 @@ def test_the_kinds_are_apart() -> None:
 def test_a_document_carries_its_own_id_and_those_it_links_to() -> None:
     document = Document(
         id="a", source="", case="", department="", author="", date="2024-01-01", classification="", language="",
-        subject="", request="", response="", links=("gone", "b"),
+        subject="", messages=exchange("", ""), links=("gone", "b"),
     )  # fmt: skip
     assert matters_of(document) == ("a", "gone", "b")
     other = document.model_copy(update={"id": "PRM\u2013017", "links": ("\u0661\u0668",)})

@@ -15,6 +15,7 @@ from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.privacy import batches
 from sovereign_pipeline.privacy.engines import scrub_file
 from sovereign_pipeline.privacy.vault import MappingRow
+from sovereign_pipeline_tests.corpus.sources import changed_document
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import (
     IDENTITY,
@@ -41,7 +42,7 @@ def test_a_changed_document_is_all_that_is_searched(tmp_path: Path, corpus_file:
     documents = list(read_documents(corpus_file))
     write_documents(tmp_path / "in.jsonl", documents)
     scrub_in(tmp_path)
-    documents[17] = documents[17].model_copy(update={"request": "The buoy at House 14, Way 3021 has gone."})
+    documents[17] = changed_document(documents[17], {"request": "The buoy at House 14, Way 3021 has gone."})
     write_documents(tmp_path / "in.jsonl", documents)
     assert scrub_in(tmp_path).searched == 1
 
