@@ -8,16 +8,7 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from sovereign_pipeline.base.files import Frozen
-
-
-class ToolCall(Frozen):
-    """A call of a tool that an assistant asks for."""
-
-    name: str
-    arguments: dict[str, Any] = {}
-    id: str | None = None
-
+from sovereign_pipeline.corpus.document import ToolCall
 
 CALL_ID = "callid000"
 """Id of a call in the literal parts of a form whose template shows ids. Any nine letters and digits may stand there."""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sovereign_pipeline.base_models.tool_form import CALL_ID, ToolCall, ToolForm, for_template, tool_form_of
+from sovereign_pipeline.base_models.tool_form import CALL_ID, ToolForm, for_template, tool_form_of
+from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
 
 HERMES = ToolForm("", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n", "")
