@@ -72,6 +72,9 @@ class Limits(RecipeModel):
     tokens_by_default: int = Field(default=512, ge=1)
     """Maximum number of tokens of an answer if the request does not set one."""
 
+    choices: int = Field(default=4, ge=1)
+    """Maximum number of answers that a request may ask for (`n`). Each counts as a request."""
+
     concurrent: int = Field(default=16, ge=1)
     """Answers that are computed at once. A place is reserved for each line that has no running answer, up to half of
     them."""

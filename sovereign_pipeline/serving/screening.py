@@ -186,6 +186,11 @@ class Screen:
         self._searched = 0
         self._counted: set[tuple[Kind, str]] = set()
 
+    @property
+    def changes_text(self) -> bool:
+        """Return whether the caller may get another text than the engine writes."""
+        return self._changes_answers or self.rules.requests == "replace"
+
     async def take_request(self) -> bool:
         """Search the request, and return whether it may be answered. Raises ScannerLost and TextTooLong."""
         if self.rules.requests is None:

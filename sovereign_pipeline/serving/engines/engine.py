@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Se
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
@@ -65,6 +65,9 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     """Stop texts, which are cut from the answer."""
+    logprobs: int | None = None
+    """Number of likeliest tokens that are returned at each place, beside the chosen one. None returns no
+    log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,16 @@ class EngineRequest:
     shared: int = 0
     """Number of leading characters of the first user turn that other requests have too. The prompt up to there may be
     cached."""
+    grammar: str = ""
+    """Grammar of the answer, as `serving.grammars` writes it. Empty: any text."""
+
+
+class TokenLogprob(NamedTuple):
+    """A token of an answer, and the likeliest tokens at its place. Sampling and grammar do not change these values."""
+
+    text: str
+    logprob: float
+    likeliest: Sequence[tuple[str, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,8 @@ class Piece:
     """Number of new tokens in it."""
     finish: Literal["stop", "length"] | None = None
     """Finish reason, set on the last piece only."""
+    logprobs: Sequence[TokenLogprob] = ()
+    """Its tokens, if the request asks for log-probabilities."""
 
 
 class Pieces(AsyncIterable[Piece], Protocol):

@@ -23,6 +23,7 @@ from sovereign_pipeline.serving.engines.engine import (
     PiecesOfProcess,
     Process,
     SupervisedEngine,
+    TokenLogprob,
     environment_of,
 )
 from sovereign_pipeline.serving.fingerprints import Mark, difference
@@ -249,7 +250,8 @@ class _Pieces(PiecesOfProcess):
 
     async def _next_piece(self) -> Piece:
         message = await self.next_message()
-        return Piece(message["text"], message["tokens"], message["finish"])
+        logprobs = [TokenLogprob(*each) for each in message["logprobs"]]
+        return Piece(message["text"], message["tokens"], message["finish"], logprobs)
 
     def _end(self, is_complete: bool) -> None:
         self._child.forget(self._number)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
+from sovereign_pipeline.serving.engines.engine import TokenLogprob
 from sovereign_pipeline.serving.engines.text import TextPieces, answer_limit
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.serving.engines.local_model import Model
+    from sovereign_pipeline.serving.engines.local_model import Matcher, Model
 
 Message = dict[str, Any]
 RENDERED_AT_ONCE = 4_000
@@ -81,6 +82,8 @@ class Rendered:
     """Maximum number of tokens of the answer."""
     shared: int
     """Number of leading tokens that other conversations have too."""
+    matcher: "Matcher | None"
+    """Grammar of the answer; None if it may be any text."""
 
 
 class AnswerRow:
@@ -94,9 +97,27 @@ class AnswerRow:
         self._text = TextPieces(model.prompts.decode, sampling["stop"])
         self._temperature, self._top_p = float(sampling["temperature"]), float(sampling["top_p"])
         self._random = random.Random(sampling["seed"]) if sampling["seed"] is not None else random.SystemRandom()
+        self._matcher, self._most_likely = rendered.matcher, sampling["logprobs"]
+        self._decode = model.prompts.decode
         self._count = self._unsent = 0
+        self._logprobs: list[TokenLogprob] = []
 
     def choose(self, logits: Any) -> int:
+        token = self._drawn(logits if self._matcher is None else self._matcher.masked(logits))
+        if self._most_likely is not None and token not in self._end:
+            self._note(token, logits)
+        return token
+
+    def _note(self, token: int, logits: Any) -> None:
+        """Note the log-probabilities of a token's place, as they are without grammar and temperature."""
+        import torch
+
+        scores = torch.log_softmax(logits, dim=-1)
+        values, ids = scores.topk(self._most_likely or 0)
+        likeliest = [(self._decode([id]), value) for id, value in zip(ids.tolist(), values.tolist(), strict=True)]
+        self._logprobs.append(TokenLogprob(self._decode([token]), float(scores[token]), likeliest))
+
+    def _drawn(self, logits: Any) -> int:
         import torch
 
         if self._temperature == 0:
@@ -115,11 +136,17 @@ class AnswerRow:
     def take(self, token: int) -> bool:
         self._count += 1
         self._unsent += 1
+        is_over = self._matcher is not None and token not in self._end and self._matcher.is_over_after(token)
+        if self._matcher is not None and self._matcher.is_broken:
+            self.fail("the form of the answer became too complex")
+            return False
         if token in self._end:
             return self._send(self._text.rest(), "stop")
         text = self._text.add(token)
         if self._text.is_stopped:
             return self._send(text, "stop")
+        if is_over:
+            return self._send(text + self._text.rest(), "stop")
         if self._count >= self.limit:
             return self._send(text + self._text.rest(), "length")
         return self._send(text, None)
@@ -130,9 +157,9 @@ class AnswerRow:
     def _send(self, text: str, finish: str | None) -> bool:
         """Send text to the parent. Returns whether another token is needed."""
         if text or finish is not None:
-            piece = {"text": text, "tokens": self._unsent, "finish": finish}
+            piece = {"text": text, "tokens": self._unsent, "finish": finish, "logprobs": self._logprobs}
             self._link.send({"op": "piece", "id": self.number, **piece})
-            self._unsent = 0
+            self._unsent, self._logprobs = 0, []
         return finish is None
 
 
@@ -193,7 +220,7 @@ class Worker:
         digest = message["digest"]
         if not self.model.knows(digest):
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
-        if sum(len(each["content"]) for each in message["messages"]) <= RENDERED_AT_ONCE:
+        if sum(len(each["content"]) for each in message["messages"]) + len(message["grammar"]) <= RENDERED_AT_ONCE:
             self._begin(message, self._rendered(message))
             return
         # Encoding a long text takes seconds, and running answers go on meanwhile.
@@ -209,7 +236,8 @@ class Worker:
         """Render a conversation. Raises EngineRefused if the template rejects it, or if it is too long."""
         prompt = self._prompts.render(message["messages"])
         limit = answer_limit(len(prompt), self._context, message["sampling"]["max_tokens"])
-        return Rendered(prompt, limit, self._prompts.shared_tokens(message["messages"], message["shared"], prompt))
+        shared = self._prompts.shared_tokens(message["messages"], message["shared"], prompt)
+        return Rendered(prompt, limit, shared, self.model.matcher(message["grammar"]) if message["grammar"] else None)
 
     def _begin(self, message: Message, rendered: Rendered) -> None:
         row = AnswerRow(self._link, message, rendered, self.model)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -429,6 +429,34 @@ def _padded(tensor: Any, width: int, dimension: int) -> Any:
     return torch.cat([tensor.new_zeros(shape), tensor], dim=dimension)
 
 
+class Matcher:
+    """The state of one answer in its grammar: which tokens may come next."""
+
+    def __init__(self, vocabulary: Any, grammar: str) -> None:
+        from llguidance import LLMatcher
+
+        self._matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
+        self._mask = torch.zeros((vocabulary.vocab_size + 31) // 32, dtype=torch.int32)
+        if self._matcher.is_error():
+            raise EngineRefused("The form of the answer cannot be computed.", "Use a simpler schema.")
+
+    def masked(self, logits: Any) -> Any:
+        """Return the logits with minus infinity for every token that may not come next."""
+        self._matcher.unsafe_compute_mask_ptr(self._mask.data_ptr(), self._mask.nbytes)
+        bits = (self._mask[:, None] >> torch.arange(32, dtype=torch.int32)) & 1
+        return logits.masked_fill(bits.flatten()[: len(logits)] == 0, float("-inf"))
+
+    def is_over_after(self, token: int) -> bool:
+        """Take a token. Returns whether nothing can follow it."""
+        self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped())
+
+    @property
+    def is_broken(self) -> bool:
+        """Return whether the grammar became too complex to follow."""
+        return bool(self._matcher.is_error())
+
+
 NO_ONES = "no-ones"
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layer types whose keys and values can be split by rows. A recurrent state cannot be split."""
@@ -453,6 +481,7 @@ class Model:
                 "Serve this base model with another engine.",
             )
         self.context = int(config.max_position_embeddings)
+        self._vocabulary_size = int(config.vocab_size)
         self.end_of_turn = self.prompts.end_of_turn(model.generation_config.eos_token_id)
         self._model = _with_room_for_adapters(model)
         self._rows = Rows(self._model)
@@ -462,6 +491,22 @@ class Model:
         """Adapter in memory -> file name -> SHA-256 of the loaded bytes."""
         self._leaving: set[str] = set()
         """Adapters that are unloaded once no answer needs them."""
+
+    def matcher(self, grammar: str) -> "Matcher":
+        """Return the state of a new answer in a grammar. Raises EngineRefused."""
+        return Matcher(self._vocabulary, grammar)
+
+    @cached_property
+    def _vocabulary(self) -> Any:
+        from llguidance import hf
+
+        try:
+            return hf.from_tokenizer(self.prompts.tokenizer, self._vocabulary_size, [*self.end_of_turn])
+        except (ValueError, TypeError) as error:
+            raise EngineRefused(
+                f"The tokenizer of this base model does not let answers be kept to a form: {_first_line(error)}",
+                "Send the request without tools and response_format.",
+            ) from None
 
     def knows(self, digest: str) -> bool:
         """Return whether an adapter can answer."""

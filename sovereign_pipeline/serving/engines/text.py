@@ -42,7 +42,7 @@ class Prompts:
     """The prompts of one tokenizer and its chat template."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         template = str(tokenizer.chat_template)
         # Other added tokens, such as runs of spaces, are ordinary words to the model.
         marks = {
@@ -69,12 +69,12 @@ class Prompts:
         return cls(tokenizer)
 
     def decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def end_of_turn(self, configured: int | list[int] | None) -> frozenset[int]:
         """Return the token ids that end generation: those that the model configures and the end of sequence."""
         listed = configured if isinstance(configured, list) else [configured]
-        return frozenset(token for token in [*listed, self._tokenizer.eos_token_id] if token is not None)
+        return frozenset(token for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
 
     def ids_of(self, messages: Messages) -> list[int]:
         """Return the token ids of a conversation, up to the beginning of the answer.
@@ -146,10 +146,10 @@ class Prompts:
 
     def _shown(self, messages: Messages) -> str:
         turns = [dict(each) for each in messages]
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def _encoded(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _marks_in(self, ids: Sequence[int]) -> list[int]:

@@ -30,6 +30,7 @@ from sovereign_pipeline.serving.engines.engine import (
     PiecesOfProcess,
     Sampling,
     SupervisedEngine,
+    TokenLogprob,
     read_adapter,
 )
 from sovereign_pipeline.serving.engines.text import Prompts, TextPieces, answer_limit, reading_base_model
@@ -151,6 +152,11 @@ def _shapes(header: bytes) -> dict[str, tuple[int, ...]]:
 PREFIX = "token_id:"
 
 
+def id_of(name: str) -> int:
+    """Return a token's id from the name that vLLM gives it with `return_tokens_as_token_ids`."""
+    return int(name.removeprefix(PREFIX))
+
+
 async def measure(
     server: VllmServer, name: str, base: str, prompts: Sequence[Sequence[int]], expected: Sequence[Mark]
 ) -> list[Mark]:
@@ -205,8 +211,7 @@ async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple
     try:
         choice = answer["choices"][0]
         places = [
-            {int(id.removeprefix(PREFIX)): float(value) for id, value in place.items()}
-            for place in choice["logprobs"]["top_logprobs"]
+            {id_of(name): float(value) for name, value in place.items()} for place in choice["logprobs"]["top_logprobs"]
         ]
         return [int(token) for token in choice["token_ids"]], places
     except (KeyError, TypeError, IndexError, ValueError):
@@ -295,6 +300,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             "return_token_ids": True,
             "cache_salt": server.salt(request.cache_group),
             **_drawing(request.sampling),
+            **({"structured_outputs": {"grammar": request.grammar}} if request.grammar else {}),
         }
         self._answering[name] += 1
         try:
@@ -302,7 +308,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         except BaseException:
             self.end(server, name)
             raise
-        return Answer(len(prompt), _Pieces(self, server, name, response, request.sampling.stop))
+        return Answer(len(prompt), _Pieces(self, server, name, response, request.sampling))
 
     async def _start_process(self) -> VllmServer:
         self._answering.clear()
@@ -417,12 +423,14 @@ class _Pieces(PiecesOfProcess):
     characters."""
 
     def __init__(
-        self, engine: VllmEngine, server: VllmServer, name: str, response: aiohttp.ClientResponse, stops: Sequence[str]
+        self, engine: VllmEngine, server: VllmServer, name: str, response: aiohttp.ClientResponse, sampling: Sampling
     ) -> None:
         self._engine, self._server, self._name, self._response = engine, server, name, response
         self._base = engine.base
-        self._texts = TextPieces(self._base.decode, stops)
+        self._texts = TextPieces(self._base.decode, sampling.stop)
+        self._likeliest = sampling.logprobs
         self._unsent = 0
+        self._logprobs: list[TokenLogprob] = []
 
     def _end(self, is_complete: bool) -> None:
         self._response.close()  # stops the server's computation, if there is any left
@@ -433,10 +441,22 @@ class _Pieces(PiecesOfProcess):
         while True:
             event = await self._next_event()
             choice = event["choices"][0] if event.get("choices") else {}
-            text, finish = self._taken(choice.get("token_ids") or (), choice.get("finish_reason"))
+            tokens = choice.get("token_ids") or ()
+            if self._likeliest is not None:
+                self._note(tokens, choice["logprobs"])
+            text, finish = self._taken(tokens, choice.get("finish_reason"))
             if text or finish is not None:
-                tokens, self._unsent = self._unsent, 0
-                return Piece(text, tokens, finish)
+                piece = Piece(text, self._unsent, finish, self._logprobs)
+                self._unsent, self._logprobs = 0, []
+                return piece
+
+    def _note(self, tokens: Sequence[int], logprobs: Any) -> None:
+        """Note the log-probabilities of tokens that are no end of turn."""
+        for token, value, place in zip(tokens, logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):
+            if token not in self._base.end_of_turn:
+                found = sorted(((id_of(name), each) for name, each in place.items()), key=lambda pair: -pair[1])
+                likeliest = [(self._base.decode([id]), each) for id, each in found[: self._likeliest]]
+                self._logprobs.append(TokenLogprob(self._base.decode([token]), value, likeliest))
 
     def _taken(self, tokens: Sequence[int], finish: str | None) -> tuple[str, Literal["stop", "length"] | None]:
         """Add tokens and return the text that is now final, and the finish reason if there is one."""
@@ -473,7 +493,8 @@ class _Pieces(PiecesOfProcess):
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:
     """Convert sampling parameters to vLLM's."""
+    reported = {} if sampling.logprobs is None else {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
     if sampling.temperature < COLDEST or sampling.top_p <= 0:
-        return {"temperature": 0}
-    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        return {"temperature": 0, **reported}
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0, **reported}
     return drawn if sampling.seed is None else {**drawn, "seed": sampling.seed}

@@ -272,6 +272,7 @@ def _command(base: Path, name: str, context: int, settings: VllmSettings, socket
         "tensor-parallel-size": options.tensor_parallel,
         "gpu-memory-utilization": options.gpu_memory,
         "generation-config": "vllm",  # the base model's own would change how tokens are drawn
+        "structured-outputs-config": '{"backend": "guidance"}',
         "seed": secrets.randbits(31),
     }
     flags = ("enable-lora", "disable-uvicorn-access-log", "disable-log-stats")

@@ -5,7 +5,7 @@ import datetime
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
@@ -24,9 +24,11 @@ from sovereign_pipeline.serving.deployment import Deployed
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.gateway.admin import AdminSources, Name, overview, page_of
 from sovereign_pipeline.serving.gateway.auth import Caller, Callers, auth_middleware
+from sovereign_pipeline.serving.gateway.grammars import assert_enforceable
 from sovereign_pipeline.serving.gateway.messages import (
     ChatCompletion,
     Chunks,
+    CompleteAnswer,
     Completion,
     ErrorBody,
     FeedbackRequest,
@@ -36,6 +38,7 @@ from sovereign_pipeline.serving.gateway.messages import (
     ModelFacts,
     ModelList,
     Refusal,
+    Usage,
     event,
     facts_of_answer,
     fault,
@@ -46,7 +49,7 @@ from sovereign_pipeline.serving.gateway.messages import (
 )
 from sovereign_pipeline.serving.gateway.metrics import CONTENT_TYPE, Figures
 from sovereign_pipeline.serving.gateway.parameters import A_FIELD, read_request, request_schema
-from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler, RoutedRequest
+from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler, RoutedRequest, RunningAnswer
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
 _LOG = logging.getLogger(__name__)
@@ -228,7 +231,7 @@ def _body(kind: Kind) -> dict[str, Any]:
 
 @api.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM, openapi_extra=_body("chat"))
 async def chat(request: Request, here: Here, caller: From) -> Response:
-    """Answer a conversation. Only text, one answer, no tools."""
+    """Answer a conversation by texts, by JSON of a schema, or by calls of the caller's tools."""
     return await _answer(request, here, caller, "chat")
 
 
@@ -329,6 +332,8 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
     user = sent.sent.get("user")
     found = here.catalog.find(sent.model, caller, user)
     line, sampling = found.adapter.line, sent.sampling(here.handler.limits)
+    if sent.grammar:
+        await asyncio.to_thread(assert_enforceable, sent.grammar, "response_format")
     is_user_ignored = user is not None and caller.user_for(line, user) == caller.user_for(line, None)
     routed = RoutedRequest(
         caller,
@@ -341,10 +346,12 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
         user=found.user,
         ignored=(*sent.ignored, *(["user"] if is_user_ignored else [])),
         replaces_instruction=line in here.handler.replaced,
+        grammar=sent.grammar,
     )
+    choices = [routed.choice_of(index) for index in range(sent.choices(here.handler.limits))]
     if sent.stream:
-        return EventStream(here.handler, routed, kind, sent.wants_usage)
-    answer = await whole_answer(here.handler, routed, kind, request.receive)
+        return EventStream(here.handler, choices, kind, sent.wants_usage)
+    answer = await whole_answer(here.handler, choices, kind, request.receive)
     return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(here.handler, routed))
 
 
@@ -389,29 +396,51 @@ def _facts(handler: RequestHandler, request: RoutedRequest, kind: Kind) -> dict[
 
 
 async def whole_answer(
-    handler: RequestHandler, request: RoutedRequest, kind: Kind, receive: Receive
+    handler: RequestHandler, choices: Sequence[RoutedRequest], kind: Kind, receive: Receive
 ) -> ChatCompletion | Completion:
-    """Compute an answer to its end. Raises Refusal and CallerGone."""
+    """Compute the answers to their ends. Raises Refusal and CallerGone."""
 
-    async def compute() -> ChatCompletion | Completion:
+    async def compute(request: RoutedRequest) -> RunningAnswer:
         async with handler.answer(request) as answer:
             async for _ in answer.pieces():
                 pass
-            assert answer.finish is not None  # else the pieces end with an error
-            used = usage(answer.prompt_tokens, answer.answer_tokens)
-            return whole(kind, _facts(handler, request, kind), "".join(answer.texts), answer.finish, used)
+            return answer
 
-    return await _while_connected(receive, compute())
+    answers = await _while_connected(receive, _together(map(compute, choices)))
+    facts, has_logprobs = _facts(handler, choices[0], kind), choices[0].sampling.logprobs is not None
+    complete = [
+        CompleteAnswer("".join(each.texts), each.finish, logprobs=each.logprobs if has_logprobs else None)
+        for each in answers
+    ]
+    return whole(kind, facts, complete, _used(answers))
+
+
+def _used(answers: Sequence[RunningAnswer]) -> Usage:
+    """Return the tokens of all choices of a request. Their prompt counts once."""
+    return usage(answers[0].prompt_tokens, sum(each.answer_tokens for each in answers))
+
+
+async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines at once. If one raises, the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class EventStream(Response):
     """An answer as server-sent events. An error before the first piece is an ordinary error response."""
 
-    def __init__(self, handler: RequestHandler, request: RoutedRequest, kind: Kind, with_usage: bool) -> None:
+    def __init__(self, handler: RequestHandler, choices: Sequence[RoutedRequest], kind: Kind, with_usage: bool) -> None:
         self._handler = handler
-        self._request = request
-        self._chunks = Chunks(kind, _facts(handler, request, kind), with_usage)
+        self._choices = choices
+        facts = _facts(handler, choices[0], kind)
+        self._chunks = [Chunks(kind, facts, with_usage, index) for index in range(len(choices))]
         self._begun = False
+        self._beginning = asyncio.Lock()
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -430,24 +459,33 @@ class EventStream(Response):
             await self._end_with(fault(), send)
 
     async def _send_all(self, send: Send) -> None:
-        async with self._handler.answer(self._request) as answer:
-            async for piece in answer.pieces():
-                if not self._begun:
-                    await self._begin(send)
-                if piece.text:
-                    await _send(send, self._chunks.text(piece.text))
-            assert answer.finish is not None  # else the pieces end with an error
-            used = usage(answer.prompt_tokens, answer.answer_tokens)
-            await _send(send, self._chunks.last(answer.finish, used))
+        works = [self._send_choice(send, *each) for each in zip(self._choices, self._chunks, strict=True)]
+        answers = await _together(works)
+        await _send(send, self._chunks[0].end(_used(answers)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_choice(self, send: Send, request: RoutedRequest, chunks: Chunks) -> RunningAnswer:
+        async with self._handler.answer(request) as answer:
+            async for piece in answer.pieces():
+                async with self._beginning:
+                    if not self._begun:
+                        await self._begin(send)
+                if piece.logprobs:
+                    await _send(send, chunks.logprobs(piece.text, piece.logprobs))
+                elif piece.text:
+                    await _send(send, chunks.text(piece.text))
+            assert answer.finish is not None  # else the pieces end with an error
+            await _send(send, chunks.last(answer.finish))
+            return answer
 
     async def _begin(self, send: Send) -> None:
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
-        headers |= headers_of(self._handler, self._request)
+        headers |= headers_of(self._handler, self._choices[0])
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         self._begun = True
         await send({"type": "http.response.start", "status": 200, "headers": pairs})
-        await _send(send, self._chunks.first())
+        for chunks in self._chunks:
+            await _send(send, chunks.first())
 
     async def _end_with(self, refusal: Refusal, send: Send) -> None:
         """Send an error event without [DONE]. Clients treat a stream that just ends as complete."""

@@ -4,16 +4,17 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from sovereign_pipeline.serving.engines.engine import Deployable
+from sovereign_pipeline.serving.engines.engine import Deployable, TokenLogprob
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Reason, Severity, Thumb
 
-Finish = Literal["stop", "length", "content_filter"]
+Finish = Literal["stop", "length", "tool_calls", "content_filter"]
 """`content_filter`: the answer was stopped because of personal data in it."""
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
@@ -60,16 +61,48 @@ def level_of(adapter: Deployable, is_kept: bool) -> Level:
     return Level(classification=adapter.classification, transcript="kept" if is_kept else None)
 
 
+class CalledFunction(ResponseModel):
+    name: str
+    arguments: str
+    """JSON object."""
+
+
+class AnswerCall(ResponseModel):
+    """A call of a tool that the answer asks the caller for. The gateway calls nothing."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AnswerMessage(ResponseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """Null if the answer is calls alone."""
+    refusal: None = None
+    tool_calls: list[AnswerCall] = Field(default=[], exclude_if=lambda calls: not calls)
+
+
+class TopToken(ResponseModel):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    """UTF-8 of the token; null if it is a part of a character."""
+
+
+class TokenFacts(TopToken):
+    top_logprobs: list[TopToken]
+
+
+class ChatLogprobs(ResponseModel):
+    content: list[TokenFacts]
     refusal: None = None
 
 
 class ChatChoice(ResponseModel):
-    index: Literal[0] = 0
+    index: int
     message: AnswerMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None
     finish_reason: Finish
 
 
@@ -84,10 +117,17 @@ class ChatCompletion(ResponseModel):
     metadata: Level
 
 
+class TextLogprobs(ResponseModel):
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
 class TextChoice(ResponseModel):
-    index: Literal[0] = 0
+    index: int
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None
     finish_reason: Finish
 
 
@@ -143,21 +183,71 @@ def facts_of_answer(kind: Kind, id: str, model: str, adapter: Deployable, is_kep
     }
 
 
-def whole(kind: Kind, facts: dict[str, Any], text: str, finish: Finish, used: Usage) -> ChatCompletion | Completion:
-    """Build the response for an answer that is sent at once."""
+@dataclass(frozen=True)
+class CompleteAnswer:
+    """An answer that is sent at once, or a part of one that is streamed."""
+
+    text: str
+    finish: Finish | None
+    calls: Sequence[AnswerCall] = ()
+    logprobs: Sequence[TokenLogprob] | None = None
+    """None if the request does not ask for them."""
+
+
+def whole(
+    kind: Kind, facts: dict[str, Any], answers: Sequence[CompleteAnswer], used: Usage
+) -> ChatCompletion | Completion:
+    """Build the response for answers that are sent at once."""
+    numbered: list[dict[str, Any]] = [
+        {"index": index, "finish_reason": each.finish, "logprobs": logprobs_of(kind, each.logprobs)}
+        for index, each in enumerate(answers)
+    ]
+    if kind == "text":
+        texts = [TextChoice(text=each.text, **choice) for each, choice in zip(answers, numbered, strict=True)]
+        return Completion(choices=texts, usage=used, **facts)
+    messages = [
+        AnswerMessage(content=each.text or (None if each.calls else ""), tool_calls=[*each.calls]) for each in answers
+    ]
+    choices = [ChatChoice(message=each, **choice) for each, choice in zip(messages, numbered, strict=True)]
+    return ChatCompletion(choices=choices, usage=used, **facts)
+
+
+def logprobs_of(
+    kind: Kind, tokens: Sequence[TokenLogprob] | None, offset: int = 0
+) -> ChatLogprobs | TextLogprobs | None:
+    """Return log-probabilities in OpenAI's form. offset: number of characters before the first token."""
+    if tokens is None:
+        return None
     if kind == "chat":
-        choice = ChatChoice(message=AnswerMessage(content=text), finish_reason=finish)
-        return ChatCompletion(choices=[choice], usage=used, **facts)
-    return Completion(choices=[TextChoice(text=text, finish_reason=finish)], usage=used, **facts)
+        return ChatLogprobs(
+            content=[
+                TokenFacts(
+                    **_token(each.text, each.logprob), top_logprobs=[TopToken(**_token(*top)) for top in each.likeliest]
+                )
+                for each in tokens
+            ]
+        )
+    lengths = [len(each.text) for each in tokens]
+    return TextLogprobs(
+        tokens=[each.text for each in tokens],
+        token_logprobs=[each.logprob for each in tokens],
+        top_logprobs=[dict(each.likeliest) for each in tokens],
+        text_offset=[offset + sum(lengths[:place]) for place in range(len(tokens))],
+    )
+
+
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else [*text.encode()]}
 
 
 class Chunks:
-    """The events of one streamed answer."""
+    """The events of one choice of a streamed answer."""
 
-    def __init__(self, kind: Kind, facts: dict[str, Any], with_usage: bool) -> None:
-        self._kind = kind
+    def __init__(self, kind: Kind, facts: dict[str, Any], with_usage: bool, index: int = 0) -> None:
+        self._kind, self._index = kind, index
         self._with_usage = with_usage
         self._facts = {**facts, "object": "chat.completion.chunk" if kind == "chat" else "text_completion"}
+        self._length = 0
         mark = secrets.token_hex(16)
         before, _, after = self._event({"content": mark}, None).partition(b'"' + mark.encode() + b'"')
         self._before, self._after = before, after
@@ -170,15 +260,34 @@ class Chunks:
         """Return an event with text. Only the text differs between events, so the rest is rendered once."""
         return self._before + json.dumps(text).encode() + self._after
 
-    def last(self, finish: Finish, used: Usage) -> bytes:
-        """Return the finish reason, the usage if requested, and the end mark."""
-        events = self._event({}, finish)
-        if self._with_usage:
-            events += event({**self._facts, "choices": [], "usage": used.model_dump()})
-        return events + DONE
+    def logprobs(self, text: str, tokens: Sequence[TokenLogprob]) -> bytes:
+        """Return an event with text and the log-probabilities of its tokens."""
+        facts = logprobs_of(self._kind, tokens, self._length)
+        self._length += sum(len(each.text) for each in tokens)
+        return self._event({"content": text}, None, facts.model_dump() if facts is not None else None)
 
-    def _event(self, delta: dict[str, str], finish: Finish | None) -> bytes:
-        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+    def calls(self, first: int, calls: Sequence[AnswerCall]) -> bytes:
+        """Return two events for each call: with its id and name, and with its arguments.
+
+        first: number of calls of the answer before these.
+        """
+        events = b""
+        for index, call in enumerate(calls, start=first):
+            begun = {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": ""}}
+            rest = {"function": {"arguments": call.function.arguments}}
+            events += b"".join(self._event({"tool_calls": [{"index": index, **each}]}, None) for each in (begun, rest))
+        return events
+
+    def last(self, finish: Finish) -> bytes:
+        return self._event({}, finish)
+
+    def end(self, used: Usage) -> bytes:
+        """Return the usage if requested, and the end mark."""
+        spent = event({**self._facts, "choices": [], "usage": used.model_dump()}) if self._with_usage else b""
+        return spent + DONE
+
+    def _event(self, delta: dict[str, Any], finish: Finish | None, logprobs: dict[str, Any] | None = None) -> bytes:
+        choice: dict[str, Any] = {"index": self._index, "logprobs": logprobs, "finish_reason": finish}
         choice |= {"delta": delta} if self._kind == "chat" else {"text": delta.get("content", "")}
         facts = {**self._facts, "choices": [choice]}
         return event(facts | {"usage": None} if self._with_usage else facts)

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from sovereign_pipeline.dataset.jsonl import user_message
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.gateway.grammars import json_grammar
 from sovereign_pipeline.serving.gateway.messages import Kind, Refusal
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
@@ -91,6 +92,8 @@ class CompletionRequest:
     wants_usage: bool = False
     is_task: bool = False
     """True if a front end asks for itself, such as for a chat's title."""
+    grammar: str = ""
+    """Grammar of the answer; empty if it may be any text."""
 
     @property
     def model(self) -> str:
@@ -99,6 +102,21 @@ class CompletionRequest:
     @property
     def stream(self) -> bool:
         return bool(self.sent.get("stream"))
+
+    def choices(self, limits: Limits) -> int:
+        """Return the number of answers. Raises Refusal."""
+        choices = int(self.sent.get("n", 1))
+        if choices > limits.choices:
+            raise Refusal(400, f"The parameter 'n' must be at most {limits.choices}.", "invalid_parameter", param="n")
+        return choices
+
+    @property
+    def logprobs(self) -> int | None:
+        """Number of likeliest tokens to report at each place; None if nothing is reported."""
+        asked = self.sent.get("logprobs", False)
+        if asked is False:
+            return None
+        return int(self.sent.get("top_logprobs", 0)) if asked is True else int(asked)
 
     def sampling(self, limits: Limits) -> Sampling:
         """Convert to an engine's sampling. More tokens than one answer may have are capped, and then reported."""
@@ -113,6 +131,7 @@ class CompletionRequest:
             top_p=float(self.sent.get("top_p", 1)),
             seed=int(self.sent["seed"]) if "seed" in self.sent else None,
             stop=tuple(dict.fromkeys(each for each in ([stops] if isinstance(stops, str) else stops) if each)),
+            logprobs=self.logprobs,
         )
 
 
@@ -139,7 +158,23 @@ def read_request(kind: Kind, content_type: str, body: bytes) -> CompletionReques
     task = given.get("metadata")
     is_task = bool(isinstance(task, dict) and task.get("task")) or _is_task(conversation)
     wants_usage = bool(sent.get("stream") and options.get("include_usage"))
-    return CompletionRequest(kind, sent, conversation, [*dict.fromkeys(ignored)], wants_usage, is_task)
+    ignored = [*dict.fromkeys(ignored)]
+    request = CompletionRequest(kind, sent, conversation, ignored, wants_usage, is_task, _grammar(sent))
+    for name, other, is_wrong in (
+        ("top_logprobs", "logprobs: true", request.logprobs is None and bool(sent.get("top_logprobs"))),
+        ("stop", "response_format: text, because it would cut JSON", bool(request.grammar) and bool(sent.get("stop"))),
+    ):
+        if is_wrong:
+            message = f"The parameter '{name}' is supported only with {other}."
+            raise Refusal(400, message, "unsupported_parameter", param=name)
+    return request
+
+
+def _grammar(sent: Mapping[str, Any]) -> str:
+    wanted = sent.get("response_format", {})
+    if wanted.get("type", "text") == "text":
+        return ""
+    return json_grammar(wanted.get("json_schema", {"schema": {"type": "object"}})["schema"])
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from sovereign_pipeline.serving.engines.engine import (
     EngineState,
     Piece,
     Sampling,
+    TokenLogprob,
 )
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
@@ -179,12 +180,22 @@ class RoutedRequest:
     """Parameters of the request that had no effect."""
     replaces_instruction: bool = False
     """True if the caller's system message replaces the line's instruction."""
+    grammar: str = ""
+    """Grammar of the answer; empty if it may be any text."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
     @property
     def newest_message(self) -> str:
         """Return the newest message, without the line's instruction."""
         return self.sent[-1]["content"] if self.sent else ""
+
+    def choice_of(self, index: int) -> "RoutedRequest":
+        """Return the request of one choice. Choices but the first do not count in a rollout and cannot be rated."""
+        if index == 0:
+            return self
+        seed = None if self.sampling.seed is None else self.sampling.seed + index
+        sampling, id = replace(self.sampling, seed=seed), secrets.token_hex(ID_BYTES)
+        return replace(self, sampling=sampling, choice=None, id=id)
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """Return messages of this request with the line's instruction."""
@@ -209,6 +220,7 @@ class RunningAnswer:
         self.finish: Finish | None = None
         self.texts: list[str] = []
         """Text that was sent to the caller."""
+        self.logprobs: list[TokenLogprob] = []
         self.is_at_caller = False
         """True while the caller has yet to receive a piece."""
         self.screen = screen
@@ -235,9 +247,10 @@ class RunningAnswer:
             self.texts.append(text)
             at_stop_text: Finish | None = "stop" if self.screen.is_at_stop_text else piece.finish
             self.finish = "content_filter" if self.screen.is_stopped else at_stop_text
+            self.logprobs += piece.logprobs
             self._progress.note()
             self.is_at_caller = True
-            yield Piece(text, piece.tokens, piece.finish)
+            yield replace(piece, text=text)
             self.is_at_caller = False
             self._progress.note()
             if self.finish is not None:
@@ -338,6 +351,7 @@ class RequestHandler:
                         replace(request.sampling, stop=screen.stops),
                         request.caller.cache_group,
                         prompt.shared,
+                        request.grammar,
                     )
                 )
                 answer = RunningAnswer(request, of_engine, self.metrics, began, progress, screen)
@@ -369,6 +383,9 @@ class RequestHandler:
         """Search the request for personal data. Raises Refusal and ScannerLost."""
         line, adapter = request.adapter.line, request.adapter.adapter
         screen = self.screens.of(line, request.sent, request.sampling.stop)
+        if request.sampling.logprobs is not None and screen.changes_text:
+            message = "The parameter 'logprobs' is not supported: this model replaces personal data. Leave it out."
+            raise Refusal(400, message, "unsupported_parameter", param="logprobs")
         try:
             may_pass = await screen.take_request()
         except TextTooLong:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -12,9 +13,12 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
+import yaml
+from jsonschema import FormatChecker, validate
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine, EngineRequest, Piece, Sampling
+from sovereign_pipeline.serving.gateway.grammars import json_grammar
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
 
 T = TypeVar("T")
@@ -28,6 +32,10 @@ LETTERS = [
     "A rope, a buoy and a boat.",
     "permit\nfee\nofficer",
 ]
+
+ANSWER_SCHEMAS: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("answer_schemas.yaml").read_text(encoding="utf-8")
+)
 
 
 @dataclass
@@ -61,11 +69,14 @@ class Running:
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    async def ask(self, adapter: int, letter: str, max_tokens: int = 24, shared: int = 0, **sampling: Any) -> Told:
+    async def ask(
+        self, adapter: int, letter: str, max_tokens: int = 24, shared: int = 0, grammar: str = "", **sampling: Any
+    ) -> Told:
         """shared: number of leading characters that other letters have too."""
         messages = [{"role": "user", "content": letter}]
         asked = Sampling(max_tokens=max_tokens, **sampling)
-        answer = await self.engine.answer(EngineRequest(self.adapters[adapter].digest, messages, asked, shared=shared))
+        digest = self.adapters[adapter].digest
+        answer = await self.engine.answer(EngineRequest(digest, messages, asked, shared=shared, grammar=grammar))
         return Told([piece async for piece in answer.pieces], answer.prompt_tokens)
 
     def alone(self, adapter: int, letter: str, **sampling: Any) -> Told:
@@ -241,6 +252,41 @@ class EngineConformance(LoadingConformance):
             return loop.time() - before
 
         assert running.do(give_up()) < 2
+
+    @pytest.mark.parametrize("drawn", [{}, {"temperature": 1.0, "seed": 5}])
+    def test_every_answer_is_valid_by_its_schema_and_others_beside_it_stay_the_same(
+        self, running: Running, drawn: dict[str, Any]
+    ) -> None:
+        alone = [running.alone(number % 3, letter) for number, letter in enumerate(LETTERS)]
+        free = [running.ask(number % 3, letter) for number, letter in enumerate(LETTERS)]
+        kept = [
+            running.ask(number % 3, LETTERS[number % 8], max_tokens=300, grammar=json_grammar(schema), **drawn)
+            for number, schema in enumerate(ANSWER_SCHEMAS.values())
+        ]
+        told = running.together(*free, *kept)
+        assert [each.text for each in told[: len(free)]] == [each.text for each in alone]
+        for schema, answer in zip(ANSWER_SCHEMAS.values(), told[len(free) :], strict=True):
+            assert answer.finish == "stop", schema
+            validate(json.loads(answer.text), schema, format_checker=FormatChecker())
+
+    def test_an_answer_by_a_schema_that_is_cut_says_so(self, running: Running) -> None:
+        told = running.alone(0, LETTERS[0], max_tokens=5, grammar=json_grammar(ANSWER_SCHEMAS["identifier"]))
+        assert (told.finish, told.tokens) == ("length", 5)
+
+    def test_log_probabilities_are_those_of_the_tokens(self, running: Running) -> None:
+        told = running.alone(1, LETTERS[0], logprobs=3)
+        tokens = [token for piece in told.pieces for token in piece.logprobs]
+        assert told.text == running.alone(1, LETTERS[0]).text
+        assert len(tokens) == told.tokens - (told.finish == "stop")
+        whole_characters = [token.text for token in tokens if token.text.isascii()]
+        assert "".join(whole_characters) == "".join(filter(str.isascii, told.text))
+        for token in tokens:
+            text, value = token.likeliest[0]
+            assert text == token.text and value == pytest.approx(token.logprob), "greedy takes the likeliest"
+            assert len(token.likeliest) == 3 and 0.0 >= token.likeliest[0][1] >= token.likeliest[2][1]
+        kept = running.alone(1, LETTERS[0], logprobs=1, grammar='start: "zzz"').pieces
+        (first, *_) = (token for piece in kept for token in piece.logprobs)
+        assert first.text == "z" and first.likeliest[0] == tokens[0].likeliest[0], "of the model, not of the grammar"
 
     def test_unknown_adapter_is_refused(self, running: Running) -> None:
         with pytest.raises(EngineRefused, match="is not loaded"):

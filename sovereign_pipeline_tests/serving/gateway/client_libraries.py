@@ -49,11 +49,17 @@ def openai_cases(url: str, token: str) -> Cases:
     def stream() -> str:
         return joined(each.choices[0].delta.content for each in chat.create(**several, stream=True))
 
+    def logprobs() -> str:
+        choice = chat.create(**several, logprobs=True, top_logprobs=2).choices[0]
+        return joined(each.token for each in choice.logprobs.content)
+
     return {
         "chat": lambda: chat.create(**several).choices[0].message.content,
         "chat, streamed": stream,
-        "JSON object": lambda: chat.create(**several, response_format=format),
-        "parse": lambda: chat.parse(**several, response_format=Repair),
+        "JSON object": lambda: json.loads(chat.create(**several, response_format=format).choices[0].message.content),
+        "parse": lambda: dict(chat.parse(**several, response_format=Repair).choices[0].message.parsed or {}),
+        "several choices": lambda: chat.create(**several, n=3, temperature=1).choices[2].message.content,
+        "log-probabilities": logprobs,
         "tools": lambda: chat.create(**several, tools=TOOLS),
     }
 
@@ -80,7 +86,9 @@ def litellm_cases(url: str, token: str) -> Cases:
         "completion, streamed": stream,
         "acompletion": lambda: asyncio.run(acompletion()),
         "text_completion": text,
-        "response_format": lambda: litellm.completion(**several, response_format=Repair),
+        "response_format": lambda: json.loads(
+            litellm.completion(**several, response_format=Repair).choices[0].message.content
+        ),
         "tools": lambda: litellm.completion(**several, tools=TOOLS),
         "unknown model": lambda: litellm.completion(**{**several, "model": "openai/unknown"}),
         "wrong token": lambda: litellm.completion(**{**several, "api_key": "wrong"}),
@@ -97,7 +105,8 @@ def langchain_openai_cases(url: str, token: str) -> Cases:
     asked = [("system", "Be brief."), ("human", ASK)]
 
     def structured(method: Any) -> Callable[[], Any]:
-        return lambda: chat.with_structured_output(Repair, method=method).invoke("A repair in JSON: " + ASK)
+        made = chat.with_structured_output(Repair, method=method)
+        return lambda: made.invoke("A repair in JSON: " + ASK).model_dump()
 
     async def astream() -> str:
         return joined([each.content async for each in chat.astream(asked)])

@@ -19,7 +19,14 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Hold, Limits, Role
 from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineRequest, EngineState, Piece
+from sovereign_pipeline.serving.engines.engine import (
+    Answer,
+    Deployable,
+    EngineRequest,
+    EngineState,
+    Piece,
+    TokenLogprob,
+)
 from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
 from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Grant, Token, TokenFile, Tokens, sha256_of
@@ -100,9 +107,9 @@ class ScriptedEngine:
         if self.refuses is not None:
             raise EngineRefused(self.refuses)
         self.asked.append(request)
-        return Answer(PROMPT_TOKENS, self._pieces())
+        return Answer(PROMPT_TOKENS, self._pieces(request.sampling.logprobs))
 
-    async def _pieces(self) -> AsyncGenerator[Piece, None]:
+    async def _pieces(self, likeliest: int | None) -> AsyncGenerator[Piece, None]:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         finished = False
@@ -117,7 +124,8 @@ class ScriptedEngine:
                     return
                 await asyncio.sleep(0.5 if number == self.pause_after else self.seconds)
                 finished = number == len(self.words) - 1
-                yield Piece(word, 1, self.ends_for if finished else None)
+                tokens = [] if likeliest is None else [TokenLogprob(word, -0.5, [(word, -0.5)] * likeliest)]
+                yield Piece(word, 1, self.ends_for if finished else None, tokens)
         finally:
             self.running -= 1
             self.given_up += not finished

@@ -62,10 +62,43 @@ def test_it_streams(bench: Bench, running: Start) -> None:
     assert chunks[-1].usage.completion_tokens == len(WORDS)
 
 
+def test_several_choices_are_streamed_and_told_apart(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    create = client_of(running(), bench.token()).chat.completions.create
+    several: Any = {"model": "lamps", "messages": ASK, "n": 3, "seed": 5, "logprobs": True, "top_logprobs": 2}
+    whole = create(**several)
+    chunks = list(create(**several, stream=True, stream_options={"include_usage": True}))
+    assert {each.sampling.seed for each in bench.engine.asked[:3]} == {5, 6, 7}
+    for index, choice in enumerate(whole.choices):
+        parts = [each.choices[0] for each in chunks[:-1] if each.choices[0].index == index]
+        assert choice.index == index and choice.message.content == "".join(WORDS)
+        assert "".join(each.delta.content or "" for each in parts) == "".join(WORDS)
+        assert [each.finish_reason for each in parts if each.finish_reason] == ["stop"]
+        assert choice.logprobs is not None and choice.logprobs.content is not None
+        streamed = [token for each in parts if each.logprobs for token in each.logprobs.content or ()]
+        assert streamed == choice.logprobs.content
+        assert [(each.token, len(each.top_logprobs)) for each in streamed] == [(word, 2) for word in WORDS]
+    for used in (whole.usage, chunks[-1].usage):
+        assert used is not None and (used.prompt_tokens, used.completion_tokens) == (PROMPT_TOKENS, 3 * len(WORDS))
+
+
+def test_a_choice_that_is_lost_ends_the_others(bench: Bench, running: Start) -> None:
+    bench.serve(adapter("lamps"))
+    bench.engine.lost_after = 2
+    create = client_of(running(), bench.token()).chat.completions.create
+    with pytest.raises(openai.InternalServerError):
+        create(model="lamps", messages=ASK, n=3)
+    with pytest.raises(openai.APIError):
+        list(create(model="lamps", messages=ASK, n=3, stream=True))
+    assert bench.engine.running == 0
+
+
 def test_completions_are_answered_too(bench: Bench, running: Start) -> None:
     bench.serve(adapter("lamps", instruction="Answer letters."))
     client = client_of(running(), bench.token())
     assert client.completions.create(model="lamps", prompt="Out.").choices[0].text == "".join(WORDS)
+    logprobs = client.completions.create(model="lamps", prompt="Out.", logprobs=1).choices[0].logprobs
+    assert logprobs is not None and logprobs.tokens == [*WORDS] and logprobs.text_offset == [0, 4, 9, 12, 18]
     chunks = list(client.completions.create(model="lamps", prompt="Out.", stream=True))
     assert "".join(each.choices[0].text for each in chunks) == "".join(WORDS)
     assert chunks[-1].choices[0].finish_reason == "stop"

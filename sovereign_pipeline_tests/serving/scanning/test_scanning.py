@@ -57,6 +57,14 @@ def test_what_cannot_be_searched_does_not_pass(
     assert say(client(bench.token()), content="Is it lit?").status_code == 200
 
 
+@pytest.mark.parametrize(("rules", "status"), [(("replace", None), 400), ((None, "stop"), 400), (("report",) * 2, 200)])
+def test_log_probabilities_would_show_what_is_replaced(
+    bench: Bench, client: Client, screening: Screening, rules: tuple[Any, Any], status: int
+) -> None:
+    serve(bench, screening, *rules)
+    assert say(client(bench.token()), logprobs=True).status_code == status
+
+
 def test_waiting_for_a_search_is_no_fault_of_the_adapter(
     tmp_path: Path, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
