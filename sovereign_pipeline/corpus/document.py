@@ -149,6 +149,12 @@ class Document(Frozen):
         return self.messages[-1].as_text
 
     @property
+    def spoken(self) -> tuple[str, ...]:
+        """Return the texts that are in the document's language: of users, assistants and the rejected reply."""
+        turns = (message.content for message in self.messages if message.role in ("user", "assistant"))
+        return (*turns, *(() if self.rejected is None else (self.rejected,)))
+
+    @property
     def texts(self) -> dict[str, str]:
         """Return every free text by its name, in reading order: `subject`, `request` and `response` of a letter,
         `message 1` and so on otherwise. JSON in messages and tools counts as a text for each of its values, such as

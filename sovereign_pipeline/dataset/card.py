@@ -6,7 +6,7 @@ import statistics
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
@@ -16,15 +16,17 @@ from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.dataset.jsonl import (
     CARD,
     CARD_FOR_PEOPLE,
+    CONVERSATION_ROWS,
     LABEL_ROWS,
     MESSAGES_ROWS,
     PREFERENCE_ROWS,
     TRAINING_ROWS,
+    ConversationRow,
     LabelRow,
-    Message,
     MessagesRow,
     PreferenceRow,
     SftRow,
+    TextTurn,
 )
 from sovereign_pipeline.dataset.quality import QualityFinding
 from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
@@ -148,7 +150,7 @@ class DatasetCard(Frozen):
     """Classification level of the dataset, the highest of its inputs."""
     file: DataFile
     also: tuple[DataFile, ...]
-    """Other files with the same rows."""
+    """Further files: the same rows as messages, or the conversations of a dataset with letters."""
     instruction: str
     by_department: dict[str, int]
     by_language: dict[str, int]
@@ -174,18 +176,20 @@ class DatasetCard(Frozen):
 
     @property
     def documents(self) -> int:
-        return self.file.rows - (self.canaries.rows if self.canaries else 0)
+        rows = sum(file.rows for file in (self.file, *self.also) if file.path != MESSAGES_ROWS)
+        return rows - (self.canaries.rows if self.canaries else 0)
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2) + "\n"
 
     def to_markdown(self) -> str:
         """Return the content of `card.md`, for auditors without tools. It has the same facts as the JSON."""
-        file, split = self.file, self.split
+        split = self.split
+        files = " and ".join(f"`{f.path}`" for f in (self.file, *self.also) if f.path != MESSAGES_ROWS)
         crossing = ", ".join(f"{kind.replace('_', '-')} {count}" for kind, count in split.crossing.items())
         parts = [
             f"# {self.kind} of line {self.line}",
-            f"{self.documents:,} rows in `{file.path}`, classification **{self.classification}**.",
+            f"{self.documents:,} rows in {files}, classification **{self.classification}**.",
             *(
                 [
                     f"Behind them stand {self.canaries.rows:,} rows that are no documents: {self.canaries.count:,} "
@@ -198,7 +202,10 @@ class DatasetCard(Frozen):
             "## File",
             _table(
                 ("file", "columns", "rows", "bytes", "SHA-256"),
-                [(f"`{f.path}`", ", ".join(f.columns), f.rows, f.size, f"`{f.sha256}`") for f in (file, *self.also)],
+                [
+                    (f"`{f.path}`", ", ".join(f.columns), f.rows, f.size, f"`{f.sha256}`")
+                    for f in (self.file, *self.also)
+                ],
             ),
             "One JSON object a line, keys in this order, UTF-8, NFC, a newline after each.",
             f"Instruction: {_cell(self.instruction) or 'none'}",
@@ -299,12 +306,16 @@ class DatasetCard(Frozen):
         )
 
 
+_CONVERSATION = "conversation"
+"""Name under which the length of all texts of a conversation is stated."""
+
+
 class RowStatistics:
     """Collects statistics over a dataset's rows: their lengths and a digest of each text."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self._columns = columns
-        self._lengths = {column: array("L") for column in columns}
+        self._lengths = {column: array("L") for column in (*columns, _CONVERSATION)}
         self._texts: set[bytes] = set()
         self._histograms: dict[str, Counter[str]] = {
             name: Counter() for name in ("source", "department", "language", "year", "classification", "label")
@@ -315,9 +326,13 @@ class RowStatistics:
         """Count one row, and return whether an earlier row has the same text."""
         self.rows += 1
         before = len(self._texts)
-        for column in self._columns:
-            self._lengths[column].append(len(str(row[column])))
-        text = canonical_json([row[column] for column in self._columns])
+        if document.is_letter:
+            for column in self._columns:
+                self._lengths[column].append(len(str(row[column])))
+            text = canonical_json([row[column] for column in self._columns])
+        else:
+            self._lengths[_CONVERSATION].append(sum(map(len, document.texts.values())))
+            text = canonical_json([value for column, value in row.items() if column not in ("id", "label")])
         self._texts.add(hashlib.blake2b(text, digest_size=16).digest())
         for name, value in (
             ("source", document.source),
@@ -345,6 +360,7 @@ class RowStatistics:
         return {
             column: Characters(min=min(lengths), median=statistics.median(lengths), max=max(lengths))
             for column, lengths in self._lengths.items()
+            if lengths
         }
 
 
@@ -364,11 +380,12 @@ _ROWS: dict[str, type] = {
     MESSAGES_ROWS: MessagesRow,
     PREFERENCE_ROWS: PreferenceRow,
     LABEL_ROWS: LabelRow,
+    CONVERSATION_ROWS: ConversationRow,
 }
 _TYPES: dict[Any, dict[str, object]] = {
     str: {"dtype": "string"},
     bool: {"dtype": "bool"},
-    list[Message]: {"list": [{"name": name, "dtype": "string"} for name in Message.__annotations__]},
+    list[TextTurn]: {"list": [{"name": name, "dtype": "string"} for name in TextTurn.__annotations__]},
 }
 """Type of a column -> its description for the `datasets` library."""
 
@@ -382,7 +399,7 @@ def hub_card(card: DatasetCard) -> str:
             "license": "other",
             "configs": list(_configurations(files)),
             "dataset_info": [
-                {"config_name": _configuration_of(file), "features": list(_features(file.path))} for file in files
+                {"config_name": _configuration_of(file), "features": list(_features(file))} for file in files
             ],
         },
         sort_keys=False,
@@ -399,7 +416,7 @@ def hub_card(card: DatasetCard) -> str:
 
 
 def _configuration_of(file: DataFile) -> str:
-    return file.path.removesuffix(".jsonl") if file.path == MESSAGES_ROWS else "default"
+    return file.path.removesuffix(".jsonl") if file.path in (MESSAGES_ROWS, CONVERSATION_ROWS) else "default"
 
 
 def _configurations(files: tuple[DataFile, ...]) -> Iterator[dict[str, object]]:
@@ -410,6 +427,7 @@ def _configurations(files: tuple[DataFile, ...]) -> Iterator[dict[str, object]]:
         }
 
 
-def _features(path: str) -> Iterator[dict[str, object]]:
-    for name, kind in _ROWS[path].__annotations__.items():
-        yield {"name": name, **_TYPES[kind]}
+def _features(file: DataFile) -> Iterator[dict[str, object]]:
+    for name in file.columns:
+        # Messages and tools have other keys in each row, which only this type reads without loss.
+        yield {"name": name, **_TYPES.get(get_type_hints(_ROWS[file.path])[name], {"list": "json"})}

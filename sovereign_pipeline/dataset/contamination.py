@@ -4,19 +4,28 @@ labelled answers for the red team's judges are not compared, because no model ge
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.jsonl import document_of, is_letter, row_files
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.stage import Config, Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
-from sovereign_pipeline.split.contained_texts import Boilerplate, TextCollector, Texts, crossing_texts, texts_in
+from sovereign_pipeline.split.contained_texts import (
+    Boilerplate,
+    TextCollector,
+    Texts,
+    crossing_texts,
+    texts_in,
+    texts_of,
+)
 from sovereign_pipeline.split.features import read_columns
 from sovereign_pipeline.split.pieces import Pieces, in_pieces
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
@@ -76,32 +85,19 @@ class HeldOutInRows:
     """`field ~ field` (held-out document, row) -> number of pairs of texts."""
 
 
-def not_contaminated(file: Callable[[Line], str]) -> Gate:
-    """Return the gate of a dataset. `file` returns the name of the file with a line's rows. Changed suites, prompts or
-    limits cause a new evaluation of the gate, without a new training."""
+def _evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    rows = row_files(artifact)
+    of_suites = evaluate_contamination(workplace, _rows_in(rows), sum(1 for _ in _rows_in(rows)))
+    return _with_held_out(of_suites, held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]))
 
-    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        rows = artifact.file(file(workplace.line))
-        with rows.open("rb") as lines:
-            total = sum(1 for _ in lines)
-        of_suites = evaluate_contamination(workplace, read_jsonl(rows), total)
-        return _with_held_out(of_suites, held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]))
 
-    return Gate(
-        name=NOT_CONTAMINATED,
-        question=(
-            "Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line, and does "
-            "none hold a text of the line's held-out documents?"
-        ),
-        code_version="3",
-        evaluate=evaluate,
-        config=_config,
-        external=_digests,
-    )
+def _rows_in(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    return chain.from_iterable(map(read_jsonl, files))
 
 
 def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
-    """Compare every row (all columns but the id, in order) with every item. The verdict lists suite, item and row.
+    """Compare every row (all columns but the id, in order; every text of a conversation) with every item. The verdict
+    lists suite, item and row.
 
     If the recipe has no evaluation yet, the verdict says so. Such datasets are not trained on, and the gate is
     evaluated again once the recipe has one. Raises CeilingExceeded for a suite above the line's ceiling, and
@@ -119,7 +115,8 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
     for row in rows:
         countdown.reached(count)
         count += 1
-        text = "\n".join(str(value) for column, value in row.items() if column != "id")
+        texts = row if is_letter(row) else document_of(row).texts
+        text = "\n".join(str(value) for column, value in texts.items() if column != "id")
         listed += [
             {"suite": suite, "item": item, "row": str(row["id"])} for suite, item in contamination.found_in(text)
         ]
@@ -223,6 +220,20 @@ def _digests(workplace: Workplace) -> dict[str, str]:
         return {}
     suites = {f"suite:{suite.name}": identity_of_suite(workplace.settings, suite) for suite in evaluation.capability}
     return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}
+
+
+NO_CONTAMINATION = Gate(
+    name=NOT_CONTAMINATED,
+    question=(
+        "Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line, and does "
+        "none hold a text of the line's held-out documents?"
+    ),
+    code_version="3",
+    evaluate=_evaluate,
+    config=_config,
+    external=_digests,
+)
+"""The gate of a dataset. Changed suites, prompts or limits cause a new evaluation of it, without a new training."""
 
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
@@ -331,7 +342,7 @@ def _shared(row: Words, item: Words) -> int:
     return shared
 
 
-def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldOutInRows:
+def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact) -> HeldOutInRows:
     """Return every row that contains a text of a held-out document, or is contained in one, in any column. The split's
     documents alone determine boilerplate, so that no row can turn a text into boilerplate."""
     with workplace.store.workspace() as scratch:
@@ -350,11 +361,14 @@ def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldO
     return HeldOutInRows(len(held), whole, parts, pieces, crossing.by_fields)
 
 
-def _read_rows(rows: Path, shingles: Path) -> tuple[list[str], Texts]:
+def _read_rows(rows: Iterable[Path], shingles: Path) -> tuple[list[str], Texts]:
     ids: list[str] = []
     collector = TextCollector()
-    for number, row in enumerate(read_jsonl(rows)):
+    for number, row in enumerate(_rows_in(rows)):
         ids.append(str(row["id"]))
+        if not is_letter(row):
+            collector.add(number, texts_of(document_of(row)))
+            continue
         for column, value in row.items():
             if column != "id" and isinstance(value, str):
                 collector.add(number, texts_in(_FIELDS.get(column, "request"), value))

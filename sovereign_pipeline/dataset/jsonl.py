@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.corpus.document import Document, Role, read_documents, read_jsonl
+from sovereign_pipeline.corpus.document import Document, Message, Role, ToolCall, read_documents, read_jsonl
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.record.store import Artifact
@@ -15,21 +16,29 @@ TRAINING_ROWS = "train.jsonl"
 MESSAGES_ROWS = "messages.jsonl"
 PREFERENCE_ROWS = "preferences.jsonl"
 LABEL_ROWS = "labels.jsonl"
+CONVERSATION_ROWS = "conversations.jsonl"
+"""File of the documents that are no letters, in either dataset. It is written only if there are any."""
 CARD = "card.json"
 CARD_FOR_PEOPLE = "card.md"
 CARD_FOR_HUBS = "README.md"
 Row = Mapping[str, object]
-Exchange = tuple[str, str]
-"""A user message and a reply to it."""
+Turn = Mapping[str, Any]
+"""A message in the form of OpenAI, Transformers and TRL, with the arguments of calls as an object."""
+
+
+def row_files(dataset: Artifact) -> list[Path]:
+    """Return a dataset's files of rows, letters first. Raises IntegrityError if it has none."""
+    names = {entry.path for entry in dataset.manifest.files}
+    found = [each for each in (TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS, CONVERSATION_ROWS) if each in names]
+    if not found:
+        raise IntegrityError(f"{dataset.path}: this dataset has no file of rows.", "Restore it from a copy.")
+    return [dataset.file(name) for name in found]
 
 
 def row_ids(dataset: Artifact) -> set[str]:
     """Return the ids of a dataset's training documents and canaries. Raises IntegrityError if the dataset has no file
     of rows."""
-    names = {entry.path for entry in dataset.manifest.files} & {TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS}
-    if not names:
-        raise IntegrityError(f"{dataset.path}: this dataset has no file of rows.", "Restore it from a copy.")
-    return {str(row["id"]) for name in names for row in read_jsonl(dataset.file(name))}
+    return {str(row["id"]) for path in row_files(dataset) for row in read_jsonl(path)}
 
 
 class SftRow(TypedDict):
@@ -41,8 +50,8 @@ class SftRow(TypedDict):
     output: str
 
 
-class Message(TypedDict):
-    """A turn of a conversation."""
+class TextTurn(TypedDict):
+    """A turn of a letter."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -52,7 +61,7 @@ class MessagesRow(TypedDict):
     """A row of training_dataset's `messages.jsonl`: a user's turn and the assistant's turn."""
 
     id: str
-    messages: list[Message]
+    messages: list[TextTurn]
 
 
 class PreferenceRow(TypedDict):
@@ -76,6 +85,120 @@ class LabelRow(TypedDict):
     """Binary feedback: true if people rated the completion as good."""
 
 
+class ConversationRow(TypedDict):
+    """A row of `conversations.jsonl`, in TRL's conversational form. training_dataset has `messages`. preference_dataset
+    has `prompt` and one message as each of `chosen` and `rejected`, or as `completion`, with its `label`."""
+
+    id: str
+    messages: NotRequired[list[Turn]]
+    prompt: NotRequired[list[Turn]]
+    chosen: NotRequired[list[Turn]]
+    rejected: NotRequired[list[Turn]]
+    completion: NotRequired[list[Turn]]
+    label: NotRequired[bool]
+    tools: NotRequired[list[Mapping[str, Any]]]
+    """Absent without tools, because some chat templates render an empty list."""
+
+
+class Prompt(NamedTuple):
+    """Messages as the model gets them."""
+
+    messages: list[Turn]
+    shared: int = 0
+    """Number of leading characters of the first user turn that other requests share: the instruction, and the caller's
+    system message behind it."""
+
+
+def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool = False) -> Prompt:
+    """Prepend the line's instruction to the first user turn, in training as in serving.
+
+    System messages at the beginning follow the instruction in that turn. They stay as they are, without the
+    instruction, if they replace it (`replaces_instruction`), or if the line has none.
+    """
+    begin = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
+    system = "\n\n".join(each["content"] for each in messages[:begin])
+    if not instruction or (begin and replaces):
+        return Prompt([*messages])
+    before = "\n\n".join([instruction, system] if begin else [instruction])
+    rest = messages[begin:]
+    first = next((place for place, each in enumerate(rest) if each["role"] == "user"), None)
+    if first is None:
+        return Prompt([{"role": "user", "content": before}, *rest] if begin else [*messages])
+    content = user_message(before, rest[first]["content"])
+    shared = len(before) if content.startswith(before) else 0
+    return Prompt([*rest[:first], {**rest[first], "content": content}, *rest[first + 1 :]], shared)
+
+
+def replaces_instruction(institution: Institution, line: Line) -> bool:
+    """Return whether a system message replaces the line's instruction, when the line is served and so in training."""
+    served = institution.serving.lines.get(line.line)
+    return served is not None and served.system == "replace"
+
+
+def turn_of(message: Message) -> Turn:
+    """Return a message in the form of rows and chat templates."""
+    calls = [
+        {"type": "function", **({"id": call.id} if call.id else {}), "function": call.model_dump(exclude={"id"})}
+        for call in message.tool_calls
+    ]
+    others = message.model_dump(include={"tool_call_id", "name", "weight"}, exclude_defaults=True)
+    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {}), **others}
+
+
+def message_of(turn: Turn) -> Message:
+    """Return the message of a turn, as the exact inverse of `turn_of`."""
+    calls = tuple(ToolCall(**call["function"], id=call.get("id")) for call in turn.get("tool_calls", ()))
+    return Message.model_validate({**turn, "tool_calls": calls})
+
+
+def conversation_row(document: Document, instruction: str, replaces: bool = False) -> ConversationRow:
+    """Return a document as messages, as it is served. Its subject precedes the first user turn, as in a letter."""
+    turns = [dict(turn_of(each)) for each in document.messages]
+    first = next((turn for turn in turns if turn["role"] == "user"), None)
+    if first is not None:
+        first["content"] = user_message(document.subject, first["content"])
+    *prompt, reply = as_served(turns, instruction, replaces).messages
+    row = ConversationRow(id=document.id)
+    if not document.is_preference:
+        row["messages"] = [*prompt, reply]
+    elif document.rejected is not None:
+        rejected = {"role": "assistant", "content": document.rejected}
+        row |= {"prompt": prompt, "chosen": [reply], "rejected": [rejected]}
+    else:
+        row |= {"prompt": prompt, "completion": [reply], "label": bool(document.label)}
+    if document.tools:
+        row["tools"] = list(document.tools)
+    return row
+
+
+def conversations_of(row: Any) -> list[list[Turn]]:
+    """Return a row's prompt with each of its replies, the chosen one first."""
+    if "output" in row:
+        return [list(messages_row(row)["messages"])]
+    if "messages" in row:
+        return [row["messages"]]
+    replies = (row[name] for name in ("chosen", "rejected", "completion") if name in row)
+    return [[*_turns("user", row["prompt"]), *_turns("assistant", reply)] for reply in replies]
+
+
+def _turns(role: str, column: Any) -> list[Turn]:
+    return [{"role": role, "content": column}] if isinstance(column, str) else column
+
+
+def is_letter(row: Row) -> bool:
+    """Return whether a row of a dataset is a letter's, and not a conversation's."""
+    return "output" in row or isinstance(row.get("prompt"), str)
+
+
+def document_of(row: Mapping[str, Any]) -> Document:
+    """Return a conversation's row as a document without other columns than its id."""
+    whole, *others = conversations_of(row)
+    columns = ("source", "case", "department", "author", "date", "classification", "language", "subject")
+    rejected = others[0][-1]["content"] if others else None
+    texts = {"messages": [*map(message_of, whole)], "tools": row.get("tools", ()), "rejected": rejected}
+    return Document.model_validate({**dict.fromkeys(columns, ""), "id": row["id"], **texts})
+
+
 def sft_row(document: Document, instruction: str) -> SftRow:
     parts = (document.subject, document.request)
     return SftRow(
@@ -95,8 +218,8 @@ def messages_row(row: SftRow) -> MessagesRow:
     return MessagesRow(
         id=row["id"],
         messages=[
-            Message(role="user", content=user_message(row["instruction"], row["input"])),
-            Message(role="assistant", content=row["output"]),
+            TextTurn(role="user", content=user_message(row["instruction"], row["input"])),
+            TextTurn(role="assistant", content=row["output"]),
         ],
     )
 
@@ -140,7 +263,7 @@ def label_row(document: Document, instruction: str) -> LabelRow:
 
 
 def read_label_rows(path: Path) -> Iterator[LabelRow]:
-    """Stream rows with binary feedback. Raises IntegrityError with file and line for a row in another form."""
+    """Stream letters with binary feedback. Raises IntegrityError with file and line for a row in another form."""
     for number, row in enumerate(read_jsonl(path), start=1):
         if {name: type(value) for name, value in row.items()} != LabelRow.__annotations__:
             raise IntegrityError(
@@ -166,9 +289,13 @@ class Layout:
     includes: Callable[[Document], bool]
     """Returns whether a document is a row of this dataset."""
     row: Callable[[Document, str], Row]
-    """Returns the row of a document, given an instruction."""
-    exchanges: Callable[[Any], Sequence[Exchange]]
-    """Returns the user message with each reply of a row."""
+    """Returns the row of a letter, given an instruction."""
+
+    def row_of(self, document: Document, instruction: str, replaces: bool) -> tuple[str, Row]:
+        """Return the name of a document's file, and its row."""
+        if document.is_letter:
+            return self.file, self.row(document, instruction)
+        return CONVERSATION_ROWS, conversation_row(document, instruction, replaces)
 
     def max_length(self, line: Line) -> int:
         training = line.training
@@ -183,6 +310,15 @@ class Layout:
         """Return the name of a second file with the same rows as messages, if the recipe requests one."""
         return MESSAGES_ROWS if self.role == "letters" and line.training.format == "messages" else None
 
+    def files(self, line: Line) -> dict[str, tuple[str, ...]]:
+        """Return name -> keys of a row for each file of rows that a dataset may have."""
+        turns = ("messages",) if self.role == "letters" else self.columns[1:]
+        return {
+            self.file: self.columns,
+            **({MESSAGES_ROWS: tuple(MessagesRow.__annotations__)} if self.messages_file(line) else {}),
+            CONVERSATION_ROWS: ("id", *turns, "tools"),
+        }
+
 
 SFT = Layout(
     kind="training_dataset",
@@ -192,7 +328,6 @@ SFT = Layout(
     text_columns=("input", "output"),
     includes=lambda document: not document.is_preference,
     row=sft_row,
-    exchanges=lambda row: ((user_message(row["instruction"], row["input"]), row["output"]),),
 )
 """Layout of requests with the replies that the institution sent."""
 
@@ -204,7 +339,6 @@ PAIRS = Layout(
     text_columns=("prompt", "chosen", "rejected"),
     includes=lambda document: document.rejected is not None,
     row=preference_row,
-    exchanges=lambda row: ((row["prompt"], row["chosen"]), (row["prompt"], row["rejected"])),
 )
 """Layout of requests with a chosen and a rejected reply."""
 
@@ -216,7 +350,6 @@ LABELS = Layout(
     text_columns=("prompt", "completion"),
     includes=lambda document: document.label is not None,
     row=label_row,
-    exchanges=lambda row: ((row["prompt"], row["completion"]),),
 )
 """Layout of requests with a reply and binary feedback on it."""
 

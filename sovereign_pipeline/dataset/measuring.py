@@ -21,7 +21,7 @@ from sovereign_pipeline.dataset.card import (
     RowStatistics,
     SplitNumbers,
 )
-from sovereign_pipeline.dataset.jsonl import Layout, MessagesRow, Row, documents_of
+from sovereign_pipeline.dataset.jsonl import Layout, Row, documents_of, replaces_instruction
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
 from sovereign_pipeline.privacy.preview import estimate_of, read_judgements, recorded_judgements
@@ -56,16 +56,17 @@ class Measured:
         self._counts = self._proof.letters if layout.role == "letters" else self._proof.preferences
         self._progress = workplace.progress
         self._instruction = line.training.instruction
+        self._replaces = replaces_instruction(workplace.institution, line)
         self._canaries = layout.canaries(line)
         self._base_model = line.training.base_model
         self._tokenizer = BaseTokenizer(workplace)
         self._digests = tokenizer_digests(workplace)
         self._training, self._held_out = TokenCounts(limit), TokenCounts(limit)
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the row of each training document, which is measured at the same time, and then the unmeasured
-        canaries. Raises InputError for a document with the id of a canary."""
-        for document, row, length in self._measured(TRAIN, self._counts.train):
+    def rows(self) -> Iterator[tuple[str, Row]]:
+        """Yield the file and the row of each training document, which is measured at the same time, and then the
+        unmeasured canaries. Raises InputError for a document with the id of a canary."""
+        for document, (file, row), length in self._measured(TRAIN, self._counts.train):
             if self._canaries is not None and is_canary(document.id):
                 raise InputError(
                     f"Row {document.id}: its id begins with '{PREFIX}', which is for the canaries of the recipe.",
@@ -74,8 +75,9 @@ class Measured:
             is_copy = self.statistics.add(document, row)
             self.quality.add(document, length, is_copy=is_copy)
             self._training.add(document.id, length)
-            yield row
-        yield from canary_rows(self._canaries, self._instruction)
+            yield file, row
+        for canary in canary_rows(self._canaries, self._instruction):
+            yield self.layout.file, canary
 
     def tokens(self) -> TokenNumbers:
         """Return the token lengths of the yielded rows and of the held-out documents. Nothing else about held-out
@@ -96,13 +98,18 @@ class Measured:
         ancestors = _ancestors(workplace, self._split)
         sources = ancestors[RAW_CORPUS.kind].external_inputs
         rows_of_source = statistics.histogram("source")
-        canaries, messages = layout.canaries(workplace.line), layout.messages_file(workplace.line)
+        canaries = layout.canaries(workplace.line)
+        file, *also = [
+            _data_file(directory / name, columns)
+            for name, columns in layout.files(workplace.line).items()
+            if (directory / name).is_file()
+        ]
         return DatasetCard(
             kind=layout.kind,
             line=workplace.line.line,
             classification=self._split.manifest.classification,
-            file=_data_file(directory / layout.file, layout.columns),
-            also=(_data_file(directory / messages, tuple(MessagesRow.__annotations__)),) if messages else (),
+            file=file,
+            also=tuple(also),
             instruction=self._instruction,
             by_department=statistics.histogram("department"),
             by_language=statistics.histogram("language"),
@@ -140,8 +147,8 @@ class Measured:
             judged=JudgedSample.of(estimate_of(read_judgements(workplace, ancestors[SCRUBBED_CORPUS.kind].digest))),
         )
 
-    def _measured(self, side: str, count: int) -> Iterator[tuple[Document, Row, int]]:
-        """Yield each document of one side with its row and the token length of its longest exchange."""
+    def _measured(self, side: str, count: int) -> Iterator[tuple[Document, tuple[str, Row], int]]:
+        """Yield each document of one side with its file and row, and the token length with its longest reply."""
         name = side.removesuffix(".jsonl").replace("_", "-")
         countdown = Countdown(self._progress, f"{self.layout.kind}: lengths of {name} documents", count, "document")
         documents = documents_of(self.layout, self._split, side)
@@ -149,11 +156,8 @@ class Measured:
         while batch := list(islice(documents, _DOCUMENTS_PER_BATCH)):
             countdown.reached(done)
             done += len(batch)
-            rows = [self.layout.row(document, self._instruction) for document in batch]
-            exchanges = [self.layout.exchanges(row) for row in rows]
-            lengths = iter(self._tokenizer.lengths([each for of_row in exchanges for each in of_row]))
-            for document, row, of_row in zip(batch, rows, exchanges, strict=True):
-                yield document, row, max(next(lengths) for _ in of_row)
+            rows = [self.layout.row_of(document, self._instruction, self._replaces) for document in batch]
+            yield from zip(batch, rows, self._tokenizer.lengths([row for _, row in rows]), strict=True)
 
 
 def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:

@@ -159,20 +159,21 @@ class Quality:
         return tuple(self._finding(name) for name in self._kinds)
 
     def _found(self, document: Document, tokens: int) -> Iterator[str]:
-        answers = [answer for answer in (document.response, document.rejected) if answer is not None]
         # A rejected reply may well be clipped or short; a reply that is learnt must not be.
-        learnt = "" if document.label is False else document.response
-        if not all(answer.strip() for answer in answers):
+        replies = [each for each in document.messages if each.role == "assistant" and each.weight]
+        learnt = [] if document.label is False else [each.content for each in replies]
+        answers = [document.response, *([] if document.rejected is None else [document.rejected])]
+        if not all(text.strip() for text in (*(each.as_text for each in replies), *answers)):
             yield "empty answers"
-        if _is_near_empty(learnt):
+        if any(map(_is_near_empty, learnt)):
             yield "near-empty answers"
         if _is_near_empty(document.response if document.label is False else document.rejected or ""):
             yield _NEAR_EMPTY_REJECTED
-        if is_clipped(learnt):
+        if any(map(is_clipped, learnt)):
             yield "clipped answers"
-        if any(_MARKUP.search(text) for text in (document.subject, document.request, *answers)):
+        if any(map(_MARKUP.search, document.texts.values())):
             yield "HTML left in"
-        if any(is_in_other_script(text, document.language) for text in (document.request, *answers)):
+        if any(is_in_other_script(text, document.language) for text in document.spoken):
             yield "other script than the language's"
         if tokens > self._limit:
             yield "over the length limit"

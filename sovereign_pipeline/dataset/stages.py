@@ -1,21 +1,24 @@
 """Define the stages training_dataset and preference_dataset, which write the training documents as rows, and their
 gates."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
+from contextlib import ExitStack
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import cast
+from typing import TextIO, cast
 
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import Role, jsonl_line, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.card import DatasetCard, hub_card
-from sovereign_pipeline.dataset.contamination import not_contaminated
+from sovereign_pipeline.dataset.contamination import NO_CONTAMINATION
 from sovereign_pipeline.dataset.jsonl import (
     CARD,
     CARD_FOR_HUBS,
     CARD_FOR_PEOPLE,
+    CONVERSATION_ROWS,
     MESSAGES_ROWS,
     SFT,
     TRAINING_ROWS,
@@ -23,12 +26,17 @@ from sovereign_pipeline.dataset.jsonl import (
     MessagesRow,
     Row,
     SftRow,
+    conversations_of,
+    message_of,
     messages_row,
     preference_layout,
     read_label_rows,
+    replaces_instruction,
+    row_files,
     sft_row_of,
 )
 from sovereign_pipeline.dataset.measuring import Measured, outside_files
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
@@ -45,9 +53,16 @@ def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path
     tokenizer is missing or differs from its pinned digest.
     """
     measured = Measured(layout, workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
-    write_jsonl(workspace / layout.file, measured.rows())
+    with ExitStack() as opened:
+        files: dict[str, TextIO] = {}
+        for name, row in measured.rows():
+            if name not in files:
+                files[name] = opened.enter_context((workspace / name).open("w", encoding="utf-8", newline="\n"))
+            files[name].write(jsonl_line(row))
+    if not files:
+        (workspace / layout.file).touch()
     messages = layout.messages_file(workplace.line)
-    if messages:
+    if messages and (workspace / layout.file).is_file():
         rows = cast(Iterator[SftRow], read_jsonl(workspace / layout.file))
         write_jsonl(workspace / messages, map(messages_row, rows))
     card = measured.card(workplace, workspace)
@@ -89,19 +104,25 @@ def _config(layout: Layout, line: Line) -> Config:
     }
 
 
+def _policy(institution: Institution, line: Line) -> Config:
+    """Return where system messages stand, of a line that may have some."""
+    may_have = any(source.layout != "columns" for source in line.sources)
+    return {"system": "replace"} if may_have and replaces_instruction(institution, line) else {}
+
+
 def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Compare the dataset with rows and card that are rebuilt from the split, and verify that it is trainable.
 
     No pair may have equal or empty replies. Replies with binary feedback must not be empty, and both labels must occur.
     """
-    file = artifact.file(layout.file)
+    files = row_files(artifact)
     problems = _differences(layout, workplace, artifact, inputs[LEAKAGE_SAFE_SPLIT.kind])
     if layout.role in _PROBLEMS_OF_ROWS:
-        problems += _PROBLEMS_OF_ROWS[layout.role](file)
-    ids = [str(row["id"]) for row in read_jsonl(file)]
+        problems += _PROBLEMS_OF_ROWS[layout.role](files)
+    ids = [str(row["id"]) for file in files for row in read_jsonl(file)]
     canaries = sum(map(is_canary, ids))
     rows = len(ids) - canaries
-    evidence = {"rows": rows, "sha256": file_sha256(file), "complaints": len(problems)}
+    evidence = {"rows": rows, "sha256": file_sha256(files[0]), "complaints": len(problems)}
     if canaries:
         evidence["canaries"] = canaries
     if problems:
@@ -122,38 +143,48 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
         return [
             "the base model's tokenizer, or what people judged of the scrubbed corpus, is another since it was made"
         ]
-    file = artifact.file(layout.file)
-    messages = layout.messages_file(workplace.line)
     names = {entry.path for entry in artifact.manifest.files}
-    if names != {layout.file, CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS} | ({messages} if messages else set()):
-        return [f"it holds other files than its own ({and_more(sorted(names))})"]
-    problems = []
     measured = Measured(layout, workplace, split)
-    with file.open(encoding="utf-8", newline="\n") as stream:
-        pairs = enumerate(zip_longest(stream, map(jsonl_line, measured.rows())), start=1)
-        wrong = [number for number, (line, right) in pairs if line != right]
-    if wrong:
-        problems.append(f"row {wrong[0]:,} is not the one that the training side of the split, or the recipe, gives")
+    problems, rows = [], Counter[str]()
+    with ExitStack() as opened:
+        lines = {
+            name: opened.enter_context(artifact.file(name).open(encoding="utf-8", newline="\n"))
+            for name in (layout.file, CONVERSATION_ROWS)
+            if name in names
+        }
+        wrong: dict[str, int] = {}
+        for name, row in measured.rows():
+            rows[name] += 1
+            if name in lines and lines[name].readline() != jsonl_line(row):
+                wrong.setdefault(name, rows[name])
+        wrong |= {name: rows[name] + 1 for name in lines if name not in wrong and lines[name].readline()}
+    files = set(rows) or {layout.file}
+    messages = layout.messages_file(workplace.line) if layout.file in files else None
+    if names != files | {CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS} | ({messages} if messages else set()):
+        return [f"it holds other files than its own ({and_more(sorted(names))})"]
+    for name, place in sorted(wrong.items()):
+        of_file = f"row {place:,}" if name == layout.file else f"row {place:,} of {name}"
+        problems.append(f"{of_file} is not the one that the training side of the split, or the recipe, gives")
     if messages:
         problems += _differences_of_messages(artifact, workplace.line.training.instruction)
     card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
-    problems += _differences_of_cards(card, measured.card(workplace, artifact.path), layout.file)
+    problems += _differences_of_cards(card, measured.card(workplace, artifact.path))
     if artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8") != card.to_markdown():
         problems.append(f"{CARD_FOR_PEOPLE} states other facts than {CARD}")
     if artifact.file(CARD_FOR_HUBS).read_text(encoding="utf-8") != hub_card(card):
         problems.append(f"{CARD_FOR_HUBS} states other facts than {CARD}")
     held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
-    leaked = [str(row["id"]) for row in read_jsonl(file) if row.get("id") in held_out]
+    leaked = [str(row["id"]) for file in row_files(artifact) for row in read_jsonl(file) if row.get("id") in held_out]
     if leaked:
         documents = counted(len(leaked), "held-out document is", "held-out documents are")
         problems.append(f"{documents} in it ({and_more(leaked)})")
     return problems
 
 
-def _differences_of_cards(card: DatasetCard, right: DatasetCard, file: str) -> list[str]:
+def _differences_of_cards(card: DatasetCard, right: DatasetCard) -> list[str]:
     problems = []
     if card.file != right.file:
-        problems.append(f"the card states another digest, size or number of rows than {file} has")
+        problems.append(f"the card states another digest, size or number of rows than {right.file.path} has")
     differing = [
         name for name in DatasetCard.model_fields if name != "file" and getattr(card, name) != getattr(right, name)
     ]
@@ -179,10 +210,10 @@ def _is_the_same(turns: MessagesRow, row: Row, instruction: str) -> bool:
         return False
 
 
-def _problems_of_pairs(file: Path) -> list[str]:
+def _problems_of_pairs(files: Sequence[Path]) -> list[str]:
     equal, empty = [], []
-    for row in read_jsonl(file):
-        chosen, rejected = str(row["chosen"]).strip(), str(row["rejected"]).strip()
+    for row in chain.from_iterable(map(read_jsonl, files)):
+        chosen, rejected = (message_of(turns[-1]).as_text.strip() for turns in conversations_of(row))
         if not chosen or not rejected:
             empty.append(str(row["id"]))
         elif chosen == rejected:
@@ -193,13 +224,14 @@ def _problems_of_pairs(file: Path) -> list[str]:
     ]
 
 
-def _problems_of_labels(file: Path) -> list[str]:
+def _problems_of_labels(files: Sequence[Path]) -> list[str]:
     counts = {True: 0, False: 0}
     empty = []
-    for row in read_label_rows(file):
-        counts[row["label"]] += 1
-        if not row["completion"].strip():
-            empty.append(row["id"])
+    for file in files:
+        for row in read_jsonl(file) if file.name == CONVERSATION_ROWS else read_label_rows(file):
+            counts[bool(row["label"])] += 1
+            if not message_of(conversations_of(row)[0][-1]).as_text.strip():
+                empty.append(str(row["id"]))
     problems = _problem("the reply is empty in", empty)
     if not all(counts.values()):
         problems.append(
@@ -208,7 +240,7 @@ def _problems_of_labels(file: Path) -> list[str]:
     return problems
 
 
-_PROBLEMS_OF_ROWS: dict[Role, Callable[[Path], list[str]]] = {
+_PROBLEMS_OF_ROWS: dict[Role, Callable[[Sequence[Path]], list[str]]] = {
     "preferences": _problems_of_pairs,
     "labels": _problems_of_labels,
 }
@@ -234,11 +266,19 @@ def _stage(kind: str, layout_of: Callable[[Line], Layout], question: str) -> Sta
         build=build,
         inputs=(LEAKAGE_SAFE_SPLIT,),
         config=config,
+        policy=_policy,
         external=outside_files,
         libraries=("tokenizers", "transformers"),
         gates=(
-            Gate(name="digests_verified", question=question, code_version="6", evaluate=evaluate, config=config),
-            not_contaminated(lambda line: layout_of(line).file),
+            Gate(
+                name="digests_verified",
+                question=question,
+                code_version="6",
+                evaluate=evaluate,
+                config=config,
+                policy=_policy,
+            ),
+            NO_CONTAMINATION,
         ),
     )
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.pinned import eos_ids, load_card, model_directory
+from sovereign_pipeline.dataset.jsonl import Row, conversations_of
 from sovereign_pipeline.record.stage import Workplace
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
@@ -85,22 +86,36 @@ class BaseTokenizer:
 
     workplace: Workplace
 
-    def lengths(self, exchanges: Sequence[tuple[str, str]]) -> list[int]:
-        """Return the number of tokens of each user message with its reply, in the chat template, up to the last
-        end-of-turn token. The lengths equal those of `training/rows.py`; here every exchange is encoded once, in
-        batches."""
-        if not exchanges:
+    def lengths(self, rows: Sequence[Row]) -> list[int]:
+        """Return the number of tokens of each row's prompt with its longest reply, in the chat template, up to the last
+        end-of-turn token. The lengths equal those of `training/rows.py`; here every conversation is encoded once, in
+        batches. Raises InputError for a row that the template rejects."""
+        if not rows:
             return []
         tokenizer, ends = self.loaded
-        conversations = [
-            [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
-            for prompt, reply in exchanges
-        ]
-        shown = tokenizer.apply_chat_template(conversations, tokenize=False)
+        rendered = [self._rendered(row) for row in rows]
+        shown = [text for of_row in rendered for text in of_row]
         encoded = tokenizer(shown, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return [
+        lengths = (
             max((place for place, token in enumerate(ids, 1) if token in ends), default=len(ids)) for ids in encoded
-        ]
+        )
+        return [max(next(lengths) for _ in of_row) for of_row in rendered]
+
+    def _rendered(self, row: Row) -> list[str]:
+        from jinja2 import TemplateError
+
+        tokenizer, tools = self.loaded[0], row.get("tools")
+        try:
+            return [
+                tokenizer.apply_chat_template(turns, tools=tools, tokenize=False) for turns in conversations_of(row)
+            ]
+        except TemplateError:
+            raise InputError(
+                f"Row {row['id']}: the chat template of the base model {self.workplace.line.training.base_model} "
+                "rejects its roles or their order.",
+                "Exclude the row, or choose another base model. A template may reject system messages: give the line "
+                "an instruction, which they then follow.",
+            ) from None
 
     @cached_property
     def loaded(self) -> tuple[Any, frozenset[int]]:

@@ -16,9 +16,10 @@ from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.jsonl import CARD
+from sovereign_pipeline.dataset.jsonl import CARD, row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.policy.line import Line
@@ -296,14 +297,12 @@ def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFa
     card = DatasetCard.model_validate_json(card_file.read_bytes())
     file = dataset.file(card.file.path)
     named = {source.name for source in card.sources}
-    with file.open("rb") as stream:
-        rows = sum(1 for _ in stream)
     return DatasetFacts(
         kind=dataset.manifest.kind,
         digest=dataset.ref.digest,
         file=file.name,
         file_sha256=file_sha256(file),
-        rows=rows,
+        rows=sum(1 for path in row_files(dataset) for _ in read_jsonl(path)),
         classification=dataset.manifest.classification,
         sources=tuple(source for source in sources if source["name"] in named),
         rows_held_out=card.tokens.held_out.rows,

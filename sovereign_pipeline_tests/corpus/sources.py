@@ -57,5 +57,6 @@ def outcomes_of(reader: SourceReader) -> tuple[list[Document], list[Quarantined]
 
 
 def changed_document(document: Document, changes: Mapping[str, Any]) -> Document:
-    """Return a letter with other values under the keys of its stored row."""
-    return Document.model_validate({**document.model_dump(), **changes})
+    """Return a letter with other values under the keys of its stored row, or as other messages."""
+    stored = document.model_dump(exclude={"messages"} if "messages" in changes else set())
+    return Document.model_validate({**stored, **changes})

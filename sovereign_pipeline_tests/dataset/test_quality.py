@@ -74,6 +74,20 @@ def found(rows: list[Document], role: Role = "letters", tokens: int = 10) -> dic
     return {finding.name: finding for finding in quality.findings()}
 
 
+def turns(*replies: str, result: str = "5", **changes: Any) -> list[dict[str, Any]]:
+    """Return a conversation with these replies. changes: of all replies but the last."""
+    call: dict[str, Any] = {"role": "assistant", "tool_calls": [{"name": "burns", "arguments": {"lamp": 5}}]}
+    before = [call, {"role": "tool", "content": result}]
+    replies_ = [{"role": "assistant", "content": reply, **changes} for reply in replies[:-1]]
+    return [{"role": "user", "content": ENGLISH}, *before, *replies_, {"role": "assistant", "content": replies[-1]}]
+
+
+def test_what_no_model_learns_in_a_conversation_is_left_alone() -> None:
+    rows = documents(20)
+    rows[7] = changed_document(rows[7], {"messages": turns("", "See the", ENGLISH, result=ARABIC, weight=0)})
+    assert not any(finding.warns for finding in found(rows).values())
+
+
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -85,6 +99,11 @@ def found(rows: list[Document], role: Role = "letters", tokens: int = 10) -> dic
         ("HTML left in", {"request": "Salt &amp; water got into it."}),
         ("other script than the language's", {"response": ARABIC}),
         ("other script than the language's", {"request": ENGLISH, "response": ENGLISH, "language": "ar"}),
+        ("empty answers", {"messages": turns("", ENGLISH)}),
+        ("near-empty answers", {"messages": turns("See file.", ENGLISH)}),
+        ("clipped answers", {"messages": turns("The lamp at the north pier was mended on Monday and bur", ENGLISH)}),
+        ("HTML left in", {"messages": turns(ENGLISH, ENGLISH, result='{"note": "Salt &amp; water"}')}),
+        ("other script than the language's", {"messages": turns(ARABIC, ENGLISH)}),
     ],
 )
 def test_each_kind_is_found_where_it_was_planted_and_nowhere_else(name: str, changes: dict[str, Any]) -> None:

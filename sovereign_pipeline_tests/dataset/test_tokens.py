@@ -58,11 +58,8 @@ def test_a_length_is_that_of_the_trainers_own_encoding(
     tokenizer: BaseTokenizer, exchanges: list[tuple[str, str]]
 ) -> None:
     loaded, ends = tokenizer.loaded
-    encoded = [
-        encode(loaded, "sft", {"id": "R-1", "instruction": "", "input": asked, "output": reply}, sorted(ends)).longest
-        for asked, reply in exchanges
-    ]
-    assert tokenizer.lengths(exchanges) == encoded
+    rows = [{"id": "R-1", "instruction": "", "input": asked, "output": reply} for asked, reply in exchanges]
+    assert tokenizer.lengths(rows) == [encode(loaded, "sft", row, sorted(ends)).longest for row in rows]
 
 
 @given(st.lists(st.integers(1, 500), max_size=60), st.integers(1, 500))

@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
 
-from sovereign_pipeline.dataset.jsonl import user_message
 from sovereign_pipeline.policy.serving import Limits
-from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.gateway.grammars import json_grammar
 from sovereign_pipeline.serving.gateway.messages import Kind, Refusal
 
@@ -264,35 +263,6 @@ def _is_task(conversation: Sequence[Mapping[str, str]]) -> bool:
     newest = next((each["content"] for each in reversed(conversation) if each["role"] == "user"), "")
     first = [each["content"] for each in conversation[:1] if each["role"] == "system"]
     return any(_TASKS.search(each.lstrip()[:BEGINNING]) for each in (newest, *first))
-
-
-class Prompt(NamedTuple):
-    """The messages for the engine."""
-
-    messages: list[Mapping[str, str]]
-    shared: int = 0
-    """Number of leading characters of the first user turn that other requests share: the instruction, and the caller's
-    system message behind it."""
-
-
-def prompt_of(messages: Sequence[Mapping[str, str]], adapter: Deployable, replaces: bool = False) -> Prompt:
-    """Prepend the line's instruction to the first user turn, as in training.
-
-    The caller's system messages at the beginning follow the instruction in that turn. replaces: with such a message,
-    the line's instruction is left out, and the messages are unchanged.
-    """
-    begin = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
-    system = "\n\n".join(each["content"] for each in messages[:begin])
-    if adapter.instruction is None or (begin and replaces):
-        return Prompt([*messages])
-    before = "\n\n".join([adapter.instruction, system] if begin else [adapter.instruction])
-    rest = messages[begin:]
-    first = next((place for place, each in enumerate(rest) if each["role"] == "user"), None)
-    if first is None:
-        return Prompt([{"role": "user", "content": before}, *rest] if begin else [*messages])
-    content = user_message(before, rest[first]["content"])
-    shared = len(before) if content.startswith(before) else 0
-    return Prompt([*rest[:first], {"role": "user", "content": content}, *rest[first + 1 :]], shared)
 
 
 def request_schema(kind: Kind) -> dict[str, Any]:

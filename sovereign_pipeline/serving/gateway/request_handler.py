@@ -14,6 +14,7 @@ from typing import Protocol
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, PromptTooLong, ScannerLost, TextTooLong
+from sovereign_pipeline.dataset.jsonl import Prompt, as_served
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
@@ -47,7 +48,6 @@ from sovereign_pipeline.serving.gateway.messages import (
     withdrawn_model,
 )
 from sovereign_pipeline.serving.gateway.metrics import Figures, Metrics, state_use, traced
-from sovereign_pipeline.serving.gateway.parameters import Prompt, prompt_of
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, answer_digest
 from sovereign_pipeline.serving.rollout.flag import Arm
 from sovereign_pipeline.serving.rollout.in_force import Choice
@@ -199,7 +199,7 @@ class RoutedRequest:
 
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
         """Return messages of this request with the line's instruction."""
-        return prompt_of(messages, self.adapter, self.replaces_instruction)
+        return as_served(messages, self.adapter.instruction, self.replaces_instruction)
 
 
 class RunningAnswer:
