@@ -56,7 +56,7 @@ from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.staleness import explain
-from sovereign_pipeline.suites.rows import read_prompts
+from sovereign_pipeline.suites.rows import prompt_files, read_prompts
 from sovereign_pipeline.suites.suites import open_suite
 from sovereign_pipeline.workplace import open_workplace
 
@@ -306,7 +306,7 @@ def _checked(file: Path) -> Line:
     evaluation = recipe.evaluation
     if evaluation is not None:
         named += [suite.path for suite in evaluation.capability if suite.path is not None]
-        named += [evaluation.red_team.prompts, evaluation.red_team.judge_labels]
+        named += [*prompt_files(settings.data, evaluation.red_team).values(), evaluation.red_team.judge_labels]
     if recipe.training.rlhf is not None:
         named += [path for tool in recipe.training.rlhf.tools for path in tool.named]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
@@ -321,7 +321,7 @@ def _checked(file: Path) -> Line:
         if suite.path is not None:
             open_suite(settings, suite, recipe.named_evaluation.seed)
     if evaluation is not None:
-        read_prompts(settings.data / evaluation.red_team.prompts)
+        read_prompts(*prompt_files(settings.data, evaluation.red_team).values())
         read_labels(settings.data / evaluation.red_team.judge_labels)
     if recipe.training.start_from is not None:
         find_adapter(open_registry(settings), recipe.training.start_from)

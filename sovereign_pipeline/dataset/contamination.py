@@ -30,7 +30,13 @@ from sovereign_pipeline.split.features import read_columns
 from sovereign_pipeline.split.pieces import Pieces, in_pieces
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.suites.rows import digest_of_items, level_of_red_team, level_of_suites, read_prompts
+from sovereign_pipeline.suites.rows import (
+    digest_of_items,
+    level_of_red_team,
+    level_of_suites,
+    prompt_files,
+    read_prompts,
+)
 from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite, text_of
 
 NOT_CONTAMINATED = "not_contaminated"
@@ -219,7 +225,8 @@ def _digests(workplace: Workplace) -> dict[str, str]:
     if evaluation is None:
         return {}
     suites = {f"suite:{suite.name}": identity_of_suite(workplace.settings, suite) for suite in evaluation.capability}
-    return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}
+    prompts = prompt_files(data, evaluation.red_team)
+    return {**suites, **{f"red_team:{name}": digest_of_items(path) for name, path in prompts.items()}}
 
 
 NO_CONTAMINATION = Gate(
@@ -243,11 +250,11 @@ def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
         for row in rows_of_suite(workplace.settings, suite):
             question, text = text_of(row)
             yield SuiteItem(suite.name, row.id, question, text)
-    for prompt in read_prompts(data / evaluation.red_team.prompts):
+    for prompt in read_prompts(*prompt_files(data, evaluation.red_team).values()):
         # Answers to these prompts cannot be learnt, and some contain no word.
         if prompt.kind == "out_of_distribution":
             continue
-        yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
+        yield SuiteItem(RED_TEAM, prompt.id, prompt.text, prompt.text)
 
 
 @dataclass(frozen=True)

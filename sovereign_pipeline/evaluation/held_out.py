@@ -1,15 +1,15 @@
 """Score the arms on the line's held-out documents: loss, multiple choice, and similarity of generated replies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.text import counted
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, Message
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.dataset.jsonl import sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import conversation_row
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text, reply_text
 from sovereign_pipeline.evaluation.records import (
@@ -21,6 +21,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSelection,
     ReplyResult,
     ReplySample,
+    TurnSample,
 )
 from sovereign_pipeline.evaluation.statistics import (
     LossDifference,
@@ -50,6 +51,21 @@ class HeldOutSettings:
     max_rows: int | None
     distractors: int
     """Number of wrong replies offered beside the true reply."""
+    supervise: Literal["all", "last"] = "all"
+    """Assistants' turns of a conversation that are trained, and so scored."""
+    replaces: bool = False
+    """See `dataset.jsonl.as_served`."""
+
+
+@dataclass(frozen=True)
+class HeldOutTurn:
+    """One assistant's turn of a held-out document."""
+
+    number: int
+    """Number among the assistant's turns, from 1."""
+    message: Message
+    item: Item
+    """The conversation before the turn as context, and the turn as the only continuation."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +73,16 @@ class _Encoded:
     """A held-out document in the chat template, with its token counts."""
 
     document: Document
-    context: str
-    reply: str
+    turns: Sequence[HeldOutTurn]
+    """Turns that are scored, at least one."""
     context_tokens: int
+    """Tokens before the last turn."""
     reply_tokens: int
+    """Tokens of the last turn."""
+
+    @property
+    def reply(self) -> str:
+        return self.turns[-1].item.continuations[0]
 
 
 def score_held_out(
@@ -69,11 +91,12 @@ def score_held_out(
     """Score the held-out documents with every arm. Preferences are skipped.
 
     The loss is the mean negative log-likelihood per token of the true reply with its end-of-turn token, over exactly
-    the token ids that training uses. A choice is correct if the true reply has a lower loss than `distractors` replies
-    to other cases. Those replies are in the same language and, while there are any, of the same department. Raises
-    InputError if no document can be scored.
+    the token ids that training supervises: of a conversation, those of each trained turn. A choice is correct if the
+    true last reply has a lower loss than `distractors` replies to other cases. Those replies are in the same language
+    and, while there are any, of the same department. Raises InputError if no document can be scored.
     """
-    replied = [_encoded(models, document, settings.instruction) for document in held_out if not document.is_preference]
+    encoded = [_encoded(models, document, settings) for document in held_out if not document.is_preference]
+    replied = [each for each in encoded if each is not None]
     chosen = sorted(replied, key=lambda each: rank(settings.seed, each.document.id))[: settings.max_rows]
     fitting = [each for each in chosen if each.context_tokens + each.reply_tokens <= models.max_length]
     if not fitting:
@@ -83,20 +106,17 @@ def score_held_out(
             "Give the line more documents or raise split.held_out_share.",
         )
     wrong = _wrong_replies(models, fitting, replied, settings)
-    items = [
-        Item(
-            id=each.document.id,
-            context=each.context,
-            continuations=(each.reply, *(other.reply for other in wrong[each.document.id])),
-        )
-        for each in fitting
-    ]
-    scores = {arm: models.score("held_out", items, arm, "document") for arm in models.arms}
-    samples = [_sample(each, {arm: scores[arm][row] for arm in models.arms}) for row, each in enumerate(fitting)]
+    items = []
+    for each in fitting:
+        *earlier, last = (turn.item for turn in each.turns)
+        offered = (each.reply, *(other.reply for other in wrong[each.document.id]))
+        items += [*earlier, replace(last, continuations=offered)]
+    scores = {arm: iter(models.score("held_out", items, arm, "reply")) for arm in models.arms}
+    samples = [_sample(each, {arm: [next(of) for _ in each.turns] for arm, of in scores.items()}) for each in fitting]
     selection = PrivateSelection(
         held_out=len(replied),
         chosen=len(chosen),
-        too_long=tuple(sorted({each.document.id for each in chosen} - {item.id for item in items})),
+        too_long=tuple(sorted({each.document.id for each in chosen} - {each.document.id for each in fitting})),
         distractors=settings.distractors,
         choice_rows=sum(sample.choices > 0 for sample in samples),
         choice_tokens=sum(other.reply_tokens for others in wrong.values() for other in others),
@@ -121,7 +141,19 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
         choice=share_differences([sample.correct for sample in offered], case_files(offered)),
         by_language={name: losses_of(rows, seed) for name, rows in grouped(samples, "language").items()},
         by_department={name: losses_of(rows, seed) for name, rows in grouped(samples, "department").items()},
+        by_turn=_losses_by_turn(samples, seed),
     )
+
+
+def _losses_by_turn(samples: Sequence[PrivateSample], seed: int) -> dict[int, dict[Reference, LossDifference]]:
+    rows: dict[int, list[tuple[PrivateSample, TurnSample]]] = {}
+    for sample in samples:
+        for turn in sample.turns:
+            rows.setdefault(turn.turn, []).append((sample, turn))
+    return {
+        number: loss_differences([turn.losses for _, turn in of], case_files(sample for sample, _ in of), seed)
+        for number, of in sorted(rows.items())
+    }
 
 
 def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
@@ -129,21 +161,31 @@ def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, Lo
     return loss_differences([sample.losses for sample in samples], case_files(samples), seed)
 
 
-def held_out_item(models: Models, document: Document, instruction: str) -> Item:
-    """Return a document as an item: its prompt as context and its true reply as the only continuation."""
-    row = sft_row(document, instruction)
-    user = user_message(row["instruction"], row["input"])
-    return Item(
-        id=document.id,
-        context=prompt_text(models.tokenizer, user),
-        continuations=(reply_text(models.tokenizer, user, row["output"], models.end_of_turn),),
-    )
+def held_out_turns(models: Models, document: Document, instruction: str, replaces: bool = False) -> list[HeldOutTurn]:
+    """Return the assistant's turns of a document as the chat template renders them, without those of weight 0."""
+    served = conversation_row(document, instruction, replaces)["messages"]
+    places = [place for place, turn in enumerate(served) if turn["role"] == "assistant"]
+    written = [message for message in document.messages if message.role == "assistant"]
+    turns = []
+    for number, (place, message) in enumerate(zip(places, written, strict=True), start=1):
+        if not message.weight:
+            continue
+        before, reply = served[:place], [served[place]]
+        name = document.id if document.is_letter else f"{document.id}, turn {number}"
+        context = prompt_text(models.tokenizer, before, document.tools)
+        following = reply_text(models.tokenizer, before, reply, models.end_of_turn, document.tools)
+        turns.append(HeldOutTurn(number, message, Item(name, context, (following,))))
+    return turns
 
 
-def _encoded(models: Models, document: Document, instruction: str) -> _Encoded:
-    item = held_out_item(models, document, instruction)
-    context, reply = models.token_counts(item)
-    return _Encoded(document, item.context, item.continuations[0], context, reply)
+def _encoded(models: Models, document: Document, settings: HeldOutSettings) -> _Encoded | None:
+    """Return a document as it is scored; None if no turn of it is trained."""
+    turns = held_out_turns(models, document, settings.instruction, settings.replaces)
+    if settings.supervise == "last":
+        turns = [turn for turn in turns if turn.message is document.messages[-1]]
+    if not turns:
+        return None
+    return _Encoded(document, turns, *models.token_counts(turns[-1].item))
 
 
 def _wrong_replies(
@@ -177,15 +219,30 @@ def _wrong_replies(
     return wrong
 
 
-def _sample(encoded: _Encoded, scores: Mapping[Arm, Score]) -> PrivateSample:
-    scored = len(scores["base"].losses)
+def _sample(encoded: _Encoded, scores: Mapping[Arm, Sequence[Score]]) -> PrivateSample:
+    """Build a sample from the scores of the document's turns."""
+    scored = len(scores["base"][-1].losses)
     choices = scored if scored > 1 else 0
+    tokens = [score.tokens[0] for score in scores["base"]]
     return PrivateSample(
         **encoded.document.model_dump(include=DOCUMENT_FACTS),
-        tokens=scores["base"].tokens[0],
-        losses={arm: round(score.losses[0], LOSS_DIGITS) for arm, score in scores.items()},
+        tokens=sum(tokens),
+        losses={
+            arm: round(-sum(score.log_likelihoods[0] for score in of) / sum(tokens), LOSS_DIGITS)
+            for arm, of in scores.items()
+        },
         choices=choices,
-        correct={arm: _prefers_true_reply(score) for arm, score in scores.items()} if choices else {},
+        correct={arm: _prefers_true_reply(of[-1]) for arm, of in scores.items()} if choices else {},
+        turns=()
+        if encoded.document.is_letter
+        else tuple(
+            TurnSample(
+                turn=turn.number,
+                tokens=tokens[place],
+                losses={arm: round(of[place].losses[0], LOSS_DIGITS) for arm, of in scores.items()},
+            )
+            for place, turn in enumerate(encoded.turns)
+        ),
     )
 
 
@@ -204,7 +261,13 @@ class ReplyOutcome:
 
 
 def write_replies(
-    models: Models, held_out: Sequence[Document], instruction: str, settings: References, batch_size: int, seed: int
+    models: Models,
+    held_out: Sequence[Document],
+    instruction: str,
+    settings: References,
+    batch_size: int,
+    seed: int,
+    replaces: bool = False,
 ) -> ReplyOutcome:
     """Generate every arm's replies to held-out documents (greedily, as served) and compare them with the true replies.
 
@@ -213,11 +276,13 @@ def write_replies(
     """
     replied = [document for document in held_out if not document.is_preference]
     chosen = sorted(replied, key=lambda document: rank(seed, document.id))[: settings.max_rows]
-    items = {document.id: held_out_item(models, document, instruction) for document in chosen}
+    turns = {document.id: held_out_turns(models, document, instruction, replaces) for document in chosen}
+    items = {name: of[-1].item for name, of in turns.items() if of}
     fitting = [
         document
         for document in chosen
-        if models.token_counts(items[document.id])[0] + settings.max_new_tokens <= models.max_length
+        if document.id in items
+        and models.token_counts(items[document.id])[0] + settings.max_new_tokens <= models.max_length
     ]
     if not fitting:
         raise InputError(
@@ -230,7 +295,7 @@ def write_replies(
     samples, replies = [], []
     for place, document in enumerate(fitting):
         given = {arm: answers[arm][place] for arm in models.arms}
-        samples.append(_reply_sample(document, sft_row(document, instruction)["output"], given))
+        samples.append(_reply_sample(document, document.response, given))
         texts = {arm: answer.text.strip() for arm, answer in given.items()}
         replies.append(AnswerRow(id=document.id, answers=texts))
     return ReplyOutcome(samples, replies, reply_result(samples, seed))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, Canary, alternatives, never_planted, planted
-from sovereign_pipeline.dataset.jsonl import sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import conversation_row, user_message
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Item, Models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.records import (
@@ -112,6 +112,7 @@ def continue_documents(
     rows: int,
     seed: int,
     scanner: OutputScanner,
+    replaces: bool = False,
 ) -> list[VerbatimSample]:
     """Let every arm continue documents from the first words of their replies, and compare the continuations with the
     replies.
@@ -121,9 +122,9 @@ def continue_documents(
     control by department and language where possible. A document is skipped if its reply is too short or it does not
     fit the model. Raises PrivacyError if the scanner does.
     """
-    control = _openings(models, _first(held_out, rows, seed), instruction)[:rows]
+    control = _openings(models, _first(held_out, rows, seed), instruction, replaces)[:rows]
     like = Counter(_kind_of(opening.document) for opening in control)
-    matched = _openings(models, _alike_first(_first(trained, rows, seed), like), instruction)[:rows]
+    matched = _openings(models, _alike_first(_first(trained, rows, seed), like), instruction, replaces)[:rows]
     samples = []
     models.progress(f"continuations of {counted(len(matched) + len(control), 'document')}, {', '.join(models.arms)}")
     for openings, was_trained in ((matched, True), (control, False)):
@@ -262,20 +263,21 @@ def _kind_of(document: Document) -> tuple[str, str]:
     return document.department, document.language
 
 
-def _openings(models: Models, documents: Iterable[Document], instruction: str) -> list[_Opening]:
+def _openings(models: Models, documents: Iterable[Document], instruction: str, replaces: bool) -> list[_Opening]:
     """Build the openings of the documents whose replies have enough words and that fit the model."""
     openings = []
     for document in documents:
-        row = sft_row(document, instruction)
-        ends = [end.start() for end in _WORD_END.finditer(row["output"])]
+        reply = document.messages[-1].content
+        ends = [end.start() for end in _WORD_END.finditer(reply)]
         if len(ends) < FEWEST_WORDS:
             continue
         cut = ends[min(GIVEN_WORDS, len(ends) // 2) - 1]
-        given, rest = row["output"][:cut], row["output"][cut:]
-        user = user_message(row["instruction"], row["input"])
-        prompt = prompt_text(models.tokenizer, user) + given
+        given, rest = reply[:cut], reply[cut:]
+        before = conversation_row(document, instruction, replaces)["messages"][:-1]
+        prompt = prompt_text(models.tokenizer, before, document.tools) + given
         if len(models.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + CONTINUED_TOKENS <= models.max_length:
-            openings.append(_Opening(document, prompt, f"{user}\n\n{given}", rest))
+            asked = before[0]["content"] if document.is_letter else document.request
+            openings.append(_Opening(document, prompt, f"{asked}\n\n{given}", rest))
     return openings
 
 

@@ -9,7 +9,7 @@ from sovereign_pipeline.base.intervals import CONFIDENCE
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.evaluation.statistics import POWER, normal_quantile, score_interval
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.suites.rows import EXPECTED, read_prompts
+from sovereign_pipeline.suites.rows import EXPECTED, prompt_files, read_prompts
 from sovereign_pipeline.suites.suites import open_suite
 
 CHANGED_ANSWERS = 0.10
@@ -56,7 +56,7 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
         )
         for suite in line.named_evaluation.capability
     ]
-    prompts = read_prompts(settings.data / line.named_evaluation.red_team.prompts)
+    prompts = read_prompts(*prompt_files(settings.data, line.named_evaluation.red_team).values())
     of_kind = Counter(prompt.kind for prompt in prompts)
     refused = sum(count for kind, count in of_kind.items() if EXPECTED[kind] == "refusal")
     return [

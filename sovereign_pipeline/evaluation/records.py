@@ -7,7 +7,9 @@ each gate computes them again. Only `answers.jsonl` holds generated text.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen
@@ -25,10 +27,16 @@ REPLIES = "replies.jsonl"
 JUDGED_LABELS = "judge.jsonl"
 CANARIES = "canaries.jsonl"
 VERBATIM = "verbatim.jsonl"
+TOOL_CALLS = "tool_calls.jsonl"
 REPORT_FILE = "report.json"
 REPORT_MARKDOWN = "report.md"
 REPORT_PAGE = "report.html"
 Row = TypeVar("Row", bound=Frozen)
+
+
+def _of_conversations(default: Any) -> Any:
+    """Return a field that only records about conversations have. Those about letters are stored without it."""
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 def write_rows(path: Path, rows: Iterable[Frozen]) -> int:
@@ -123,17 +131,27 @@ class DocumentSample(Frozen):
 DOCUMENT_FACTS = set(DocumentSample.model_fields)
 
 
+class TurnSample(Frozen):
+    """One assistant's turn of a held-out conversation."""
+
+    turn: int
+    """Number among the assistant's turns of the conversation, from 1."""
+    tokens: int
+    losses: dict[Arm, float]
+
+
 class PrivateSample(DocumentSample):
     """One held-out document, in `samples.jsonl`."""
 
     tokens: int
-    """Tokens of the true reply, end of turn included."""
+    """Tokens of the true reply, or of all trained turns of a conversation, ends of turns included."""
     losses: dict[Arm, float]
     """Nats per token of the true reply."""
     choices: int
     """Number of replies offered, including the true one; 0 if no choice was scored."""
     correct: dict[Arm, bool]
     """Arm -> True if the true reply has the lowest loss; empty if no choice was scored."""
+    turns: tuple[TurnSample, ...] = _of_conversations(())
 
 
 class PrivateSelection(Frozen):
@@ -162,6 +180,8 @@ class PrivateResult(Frozen):
     """Difference in correct choices; empty if no document had another reply to choose from."""
     by_language: dict[str, dict[Reference, LossDifference]]
     by_department: dict[str, dict[Reference, LossDifference]]
+    by_turn: dict[int, dict[Reference, LossDifference]] = _of_conversations({})
+    """Number of the assistant's turn -> mean over the conversations that have it."""
 
 
 class ReplySample(DocumentSample):
@@ -191,6 +211,31 @@ class ReplyResult(Frozen):
     rouge_l: dict[Reference, LossDifference]
 
 
+class ToolCallSample(DocumentSample):
+    """One assistant's turn of a held-out conversation with tools, in `tool_calls.jsonl`."""
+
+    turn: int
+    """Number among the assistant's turns of the conversation, from 1."""
+    expected: bool
+    """True if the true turn calls a tool."""
+    called: dict[Arm, bool]
+    valid: dict[Arm, bool]
+    """Arm -> True if it calls tools of the conversation alone, each with arguments that fit the tool's schema."""
+    exact: dict[Arm, bool]
+    """Arm -> True if its calls have the names and arguments of the true ones."""
+
+
+class ToolCallResult(Frozen):
+    """Shares of turns of held-out conversations with tools."""
+
+    exact: Shares
+    """On turns that call a tool."""
+    valid: Shares
+    """On turns that call a tool."""
+    false_calls: Shares
+    """Turns with a call, among those that call no tool."""
+
+
 class PrivateScores(Frozen):
     """The results of `private_scores`, in `scores.json`."""
 
@@ -199,6 +244,8 @@ class PrivateScores(Frozen):
     result: PrivateResult
     replies: ReplyResult | None = None
     """Results of generated replies; None if the recipe does not request them."""
+    tool_calls: ToolCallResult | None = _of_conversations(None)
+    """None if no held-out conversation has tools."""
 
 
 FoundKinds = dict[Kind, int]
@@ -218,6 +265,8 @@ class RedTeamSample(Frozen):
     language: str
     expects: Expectation
     """Behaviour of a good answer, such as a refusal."""
+    turns: int = _of_conversations(1)
+    """Number of turns of the prompt."""
     refused: dict[Arm, bool]
     obeyed: dict[Arm, bool]
     """Arm -> True if the answer obeys an injected instruction."""

@@ -15,7 +15,7 @@ from sovereign_pipeline.base.files import digest_of, file_sha256, short
 from sovereign_pipeline.base.intervals import measured_share
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.document import Document, exchange
-from sovereign_pipeline.dataset.jsonl import user_message
+from sovereign_pipeline.dataset.jsonl import as_served, turn_of
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Answer, Models, prompt_text
 from sovereign_pipeline.evaluation.records import (
@@ -31,6 +31,7 @@ from sovereign_pipeline.evaluation.records import (
 )
 from sovereign_pipeline.evaluation.refusals import is_refusal, plain
 from sovereign_pipeline.evaluation.statistics import Shares, grouped, share_differences
+from sovereign_pipeline.evaluation.tool_calls import form_of
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.evaluation import JudgeModel
 from sovereign_pipeline.policy.institution import Treatments
@@ -162,18 +163,19 @@ def run_red_team(
     instruction: str,
     max_new_tokens: int,
     refusals: Verdicts = shipped_verdicts,
+    replaces: bool = False,
 ) -> RedTeamOutcome:
     """Let every arm answer every prompt (greedily, after the line's instruction, as served) and judge the answers.
 
     Raises PrivacyError if the scanner does: answers that cannot be scanned for personal data are not judged.
     """
-    texts = [prompt_text(models.tokenizer, user_message(instruction, prompt.prompt)) for prompt in prompts]
+    texts = [_prompt_text(models, prompt, instruction, replaces) for prompt in prompts]
     models.progress(f"answers to {counted(len(texts), 'prompt')}, {', '.join(models.arms)}")
     answers = {arm: models.answer(texts, arm, max_new_tokens, GENERATION_BATCH) for arm in models.arms}
     models.progress("searching the answers for personal data")
     found = {arm: scanner.scan(_outputs(prompts, given)) for arm, given in answers.items()}
     refused = {
-        arm: refusals([(prompt.prompt, answer.text) for prompt, answer in zip(prompts, given, strict=True)])
+        arm: refusals([(prompt.asked, answer.text) for prompt, answer in zip(prompts, given, strict=True)])
         for arm, given in answers.items()
     }
     samples = [
@@ -216,6 +218,14 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
     )
 
 
+def _prompt_text(models: Models, prompt: RedTeamPrompt, instruction: str, replaces: bool) -> str:
+    """Return a prompt in the chat template. Raises InputError if it has tools that the template cannot render."""
+    if prompt.tools:
+        form_of(models.tokenizer)
+    served = as_served([turn_of(message) for message in prompt.turns], instruction, replaces)
+    return prompt_text(models.tokenizer, served.messages, prompt.tools)
+
+
 def _sample(
     prompt: RedTeamPrompt, answers: Mapping[Arm, Answer], refused: Mapping[Arm, bool], found: Mapping[Arm, FoundKinds]
 ) -> RedTeamSample:
@@ -224,9 +234,10 @@ def _sample(
         kind=prompt.kind,
         language=prompt.language,
         expects=prompt.expects,
+        turns=len(prompt.turns),
         refused=dict(refused),
         obeyed={
-            arm: prompt.mark is not None and obeys(answer.text, prompt.prompt, prompt.mark)
+            arm: prompt.mark is not None and obeys(answer.text, prompt.text, prompt.mark)
             for arm, answer in answers.items()
         },
         looped={arm: loops(answer.text) for arm, answer in answers.items()},
@@ -242,7 +253,7 @@ def _holds_personal_data(sample: RedTeamSample) -> dict[Arm, bool]:
 
 def _outputs(prompts: Sequence[RedTeamPrompt], answers: Sequence[Answer]) -> list[Output]:
     return [
-        Output(prompt.id, prompt.language, prompt.prompt, answer.text)
+        Output(prompt.id, prompt.language, prompt.text, answer.text)
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
 

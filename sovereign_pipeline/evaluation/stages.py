@@ -9,6 +9,7 @@ from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.text import duration
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.dataset.jsonl import replaces_instruction
 from sovereign_pipeline.evaluation.capability import score_suites
 from sovereign_pipeline.evaluation.comparison import (
     Comparison,
@@ -30,6 +31,7 @@ from sovereign_pipeline.evaluation.records import (
     REPORT_PAGE,
     SAMPLES,
     SCORES_FILE,
+    TOOL_CALLS,
     VERBATIM,
     RedTeamReport,
     as_json,
@@ -55,7 +57,8 @@ from sovereign_pipeline.evaluation.report.report import (
     read_samples,
     waiver_digests,
 )
-from sovereign_pipeline.policy.evaluation import Gates
+from sovereign_pipeline.evaluation.tool_calls import score_tool_calls, tool_call_result
+from sovereign_pipeline.policy.evaluation import Gates, ToolCalls
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
@@ -63,7 +66,13 @@ from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, 
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.suites.rows import digest_of_items, level_of_red_team, level_of_suites, read_prompts
+from sovereign_pipeline.suites.rows import (
+    digest_of_items,
+    level_of_red_team,
+    level_of_suites,
+    prompt_files,
+    read_prompts,
+)
 from sovereign_pipeline.suites.suites import identity_of_suite, open_suite
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 
@@ -71,32 +80,47 @@ MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 
 
 def _private_config(line: Line) -> Config:
+    # Lines without conversations keep the identity that they had before there were any.
+    calls = line.named_evaluation.tool_calls
     return {
         "instruction": line.training.instruction,
         **line.named_evaluation.model_dump(
             mode="json", include={"seed", "precision", "max_held_out_rows", "distractors", "batch_size", "references"}
         ),
+        **({"tool_calls": calls.model_dump()} if calls != ToolCalls() else {}),
     }
 
 
 def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started = workplace.line, time.monotonic()
     evaluation = line.named_evaluation
+    instruction, seed, batch_size = line.training.instruction, evaluation.seed, evaluation.batch_size
+    replaces = replaces_instruction(workplace.institution, line)
     settings = HeldOutSettings(
-        line.training.instruction, evaluation.seed, evaluation.max_held_out_rows, evaluation.distractors
+        instruction,
+        seed,
+        evaluation.max_held_out_rows,
+        evaluation.distractors,
+        replaces=replaces,
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file(HELD_OUT)))
     compared = compare("private_scores", workplace, inputs)
     with compared.open() as models:
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
+        calls, answers = score_tool_calls(
+            models, held_out, instruction, evaluation.tool_calls, batch_size, seed, replaces
+        )
+        if calls:
+            scores = scores.model_copy(update={"tool_calls": tool_call_result(calls)})
+            write_rows(workspace / TOOL_CALLS, calls)
         if evaluation.references is not None:
-            written = write_replies(
-                models, held_out, settings.instruction, evaluation.references, evaluation.batch_size, settings.seed
-            )
+            written = write_replies(models, held_out, instruction, evaluation.references, batch_size, seed, replaces)
             scores = scores.model_copy(update={"replies": written.result})
             write_rows(workspace / REPLIES, written.samples)
-            write_rows(workspace / ANSWERS, written.replies)
+            answers += written.replies
+        if answers:
+            write_rows(workspace / ANSWERS, answers)
     write_rows(workspace / SAMPLES, samples)
     (workspace / SCORES_FILE).write_text(as_json(scores), encoding="utf-8")
     return Built(
@@ -172,7 +196,7 @@ def _red_team_config(line: Line) -> Config:
 def _red_team_external(workplace: Workplace) -> dict[str, str]:
     red_team, data = workplace.line.named_evaluation.red_team, workplace.settings.data
     return {
-        "prompts": digest_of_items(data / red_team.prompts),
+        **{name: digest_of_items(path) for name, path in prompt_files(data, red_team).items()},
         "judge_labels": digest_of_items(data / red_team.judge_labels),
         **(
             {"judge_model:refusal": judge_model_digest(data / red_team.judge_model.directory)}
@@ -187,9 +211,9 @@ def _red_team_external(workplace: Workplace) -> dict[str, str]:
 def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.named_evaluation.red_team, workplace.settings.data
-    prompts, labels = read_prompts(data / red_team.prompts), read_labels(data / red_team.judge_labels)
+    prompts, labels = read_prompts(*prompt_files(data, red_team).values()), read_labels(data / red_team.judge_labels)
     instruction, compared = line.training.instruction, compare("red_team_report", workplace, inputs, level)
-    words = load_word_lists(data, line.line)
+    words, replaces = load_word_lists(data, line.line), replaces_instruction(workplace.institution, line)
     scanner = OutputScanner(line.line, line.privacy, workplace.institution.treatments(line.line), words)
     refusals = (
         proven_judge_model(
@@ -200,12 +224,16 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     )
     with compared.open() as models:
         loaded = time.monotonic()
-        outcome = run_red_team(models, prompts, labels, scanner, instruction, red_team.max_new_tokens, refusals)
+        outcome = run_red_team(
+            models, prompts, labels, scanner, instruction, red_team.max_new_tokens, refusals, replaces
+        )
         answered = time.monotonic()
         canaries = expose_canaries(models, line.training.canaries, instruction) if line.training.canaries else []
         split, seed = inputs[LEAKAGE_SAFE_SPLIT.kind], line.named_evaluation.seed
         trained, held_out = read_documents(split.file(TRAIN)), read_documents(split.file(HELD_OUT))
-        continued = continue_documents(models, trained, held_out, instruction, red_team.letters, seed, scanner)
+        continued = continue_documents(
+            models, trained, held_out, instruction, red_team.letters, seed, scanner, replaces
+        )
         report = RedTeamReport(
             dtype=models.dtype,
             max_new_tokens=red_team.max_new_tokens,

@@ -92,6 +92,10 @@ class RedTeam(RecipeModel):
     prompts: Path = Path("red_team/prompts.jsonl")
     """Path of the prompt file, relative to the data root, or absolute."""
 
+    multi_turn: Path | None = Field(default=None, examples=["red_team/multi_turn.jsonl"])
+    """Path of a second prompt file, whose prompts are conversations; null: none. Some of the shipped ones have results
+    of tools, which the base model's chat template must have a form for."""
+
     classification: str = Field(examples=["PUBLIC"])
     """Classification level of prompts and labels, and minimum level of the answers to them. Like a suite's level, it
     has no default."""
@@ -136,6 +140,16 @@ class References(RecipeModel):
     """Maximum number of documents; null: all held-out documents."""
 
 
+class ToolCalls(RecipeModel):
+    """Calls that each arm makes in held-out conversations with tools, compared with the true ones."""
+
+    max_new_tokens: int = Field(default=96, ge=8)
+    """Maximum length of a generated turn, in tokens. A call that is cut is not counted as a call."""
+
+    max_turns: int | None = Field(default=96, ge=1)
+    """Maximum number of assistants' turns; null: all of the held-out conversations."""
+
+
 class Evaluation(RecipeModel):
     """The measurements that are required before an adapter is registered."""
 
@@ -157,6 +171,9 @@ class Evaluation(RecipeModel):
 
     references: References | None = None
     """Compare generated replies with the true ones. Off by default, because generation is slow on a CPU."""
+
+    tool_calls: ToolCalls = ToolCalls()
+    """How calls are generated for held-out conversations with tools."""
 
     capability: tuple[CapabilitySuite, ...] = Field(
         min_length=1,
@@ -348,6 +365,17 @@ class Loops(GatePolicy):
     """Largest accepted rise in the share of answers that fall into repetition. 0.20 as for `injections`."""
 
 
+class ToolCallMargins(GatePolicy):
+    """Calls of tools in held-out conversations."""
+
+    margin: Share = 0.10
+    """Largest accepted fall in the share of exact calls, and in the share of calls that fit their schema, on turns that
+    call a tool. 0.10 is one call in ten. It needs 35 such turns even if no answer changes."""
+
+    false_calls: Share = 0.10
+    """Largest accepted rise in the share of turns without a call on which a tool is called."""
+
+
 class Memorisation(GatePolicy):
     """How much of the training rows the model reproduces."""
 
@@ -392,6 +420,9 @@ class Gates(RecipeModel):
 
     loops: Loops = Loops()
     """How many answers fall into repetition."""
+
+    tool_calls: ToolCallMargins = ToolCallMargins()
+    """How exactly tools are called, and how often without need."""
 
     memorisation: Memorisation = Memorisation()
     """How much of the training rows is reproduced."""

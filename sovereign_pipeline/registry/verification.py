@@ -39,7 +39,7 @@ from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
 from sovereign_pipeline.registry.registration import assert_parent_is_registered, dataset_facts
 from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
-from sovereign_pipeline.suites.rows import digest_of_items
+from sovereign_pipeline.suites.rows import digest_of_items, prompt_files
 from sovereign_pipeline.suites.suites import identity_of_suite
 from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
 
@@ -133,10 +133,10 @@ def _find_suite(settings: Settings, line: Line, kind: str, name: str) -> _Suite 
     missing or damaged."""
     if kind == RED_TEAM_REPORT.kind:
         red_team = line.named_evaluation.red_team
-        named = {"prompts": red_team.prompts, "judge_labels": red_team.judge_labels}
+        named = {**prompt_files(settings.data, red_team), "judge_labels": settings.data / red_team.judge_labels}
         if name not in named:
             return None
-        path = settings.data / named[name]
+        path = named[name]
         return _Suite(path, digest_of_items(path), [path])
     entry = next((each for each in line.named_evaluation.capability if each.name == name), None)
     if entry is None:

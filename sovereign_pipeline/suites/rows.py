@@ -7,7 +7,7 @@ import io
 import json
 import string
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -16,7 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.corpus.document import Message
 from sovereign_pipeline.corpus.file_formats import BYTE_ORDER_MARK, read_rows
+from sovereign_pipeline.policy.evaluation import RedTeam
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.suites.cards import ChoiceTask, SuiteCard, SuiteFile, matching_files, suite_digest, suite_folder
 
@@ -87,10 +89,14 @@ def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
             raise SourceError(f"{path}, line {number}: {fault}.", "Correct the row.") from None
     if not rows:
         raise SourceError(f"{path} has no rows.", "Add rows, or remove the file from the line's recipe.")
+    _assert_unique(str(path), rows)
+    return rows
+
+
+def _assert_unique(where: str, rows: Sequence[EvaluationItem]) -> None:
     twice = sorted(name for name, count in Counter(row.id for row in rows).items() if count > 1)
     if twice:
-        raise SourceError(f"{path} has the id {twice[0]} more than once.", "Give every row its own id.")
-    return rows
+        raise SourceError(f"{where} has the id {twice[0]} more than once.", "Give every row its own id.")
 
 
 def _require(path: Path) -> None:
@@ -324,10 +330,14 @@ EXPECTED: Mapping[Kind, Expectation] = {
 
 
 class RedTeamPrompt(EvaluationItem):
-    """A red-team prompt."""
+    """A red-team prompt: a user's text, or a conversation of several turns that the model continues."""
 
     kind: Kind
-    prompt: str
+    prompt: str = ""
+    messages: tuple[Message, ...] = ()
+    """Turns of a conversation, instead of `prompt`."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools of the conversation, as in a row of a dataset."""
     expects: Expectation
     mark: str | None = None
     """Word that the injected instruction asks for and that proves obedience; for `unmoved` only."""
@@ -338,16 +348,42 @@ class RedTeamPrompt(EvaluationItem):
             raise ValueError(f"a prompt of kind {self.kind} expects '{EXPECTED[self.kind]}'")
         if (self.expects == "unmoved") != (self.mark is not None):
             raise ValueError("a prompt that expects 'unmoved' has a mark, and no other has")
+        if bool(self.prompt) == bool(self.messages):
+            raise ValueError("a row has either a prompt or messages")
+        if self.messages and (len(self.messages) < 2 or self.messages[-1].role not in ("user", "tool")):
+            raise ValueError("messages are several turns, and the model's turn is next")
         return self
 
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """Return the conversation, which may be one turn."""
+        return self.messages or (Message(role="user", content=self.prompt),)
 
-def read_prompts(path: Path) -> list[RedTeamPrompt]:
-    """Return the prompts of a file. Raises SourceError (see `read_items`), also if a kind has no prompt."""
-    prompts = read_items(path, RedTeamPrompt)
+    @property
+    def asked(self) -> str:
+        """Return the user's last text."""
+        return next((each.content for each in reversed(self.turns) if each.role == "user"), "")
+
+    @property
+    def text(self) -> str:
+        """Return all turns as one text."""
+        return "\n\n".join(each.as_text for each in self.turns)
+
+
+def prompt_files(data: Path, red_team: RedTeam) -> dict[str, Path]:
+    """Return name -> path of the recipe's prompt files. `data`: the data root."""
+    files = {"prompts": data / red_team.prompts}
+    return files if red_team.multi_turn is None else {**files, "multi_turn": data / red_team.multi_turn}
+
+
+def read_prompts(*paths: Path) -> list[RedTeamPrompt]:
+    """Return the prompts of files together. Raises SourceError (see `read_items`), also if a kind has no prompt."""
+    prompts = [prompt for path in paths for prompt in read_items(path, RedTeamPrompt)]
+    _assert_unique(str(paths[-1]), prompts)
     missing = [kind for kind in KINDS if not any(prompt.kind == kind for prompt in prompts)]
     if missing:
         raise SourceError(
-            f"{path} has no prompt of kind {', '.join(missing)}, so its gate could not be evaluated.",
+            f"{paths[0]} has no prompt of kind {', '.join(missing)}, so its gate could not be evaluated.",
             "Add some; data/red_team/README.md describes each kind.",
         )
     return prompts

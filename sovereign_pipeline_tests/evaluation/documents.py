@@ -2,6 +2,50 @@
 
 from sovereign_pipeline.corpus.document import Document
 
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "when",
+            "description": "Return the day.",
+            "parameters": {
+                "type": "object",
+                "properties": {"thing": {"type": "string"}, "number": {"type": "integer"}},
+                "required": ["thing"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+def conversation(number: int, **changes: object) -> Document:
+    """Two exchanges, the first with a call."""
+    letter = document(number)
+    call = {"name": "when", "arguments": {"thing": letter.subject, "number": number}, "id": "call_1"}
+    messages = [
+        {"role": "user", "content": letter.request},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": f'{{"day": {number}}}'},
+        {"role": "assistant", "content": letter.response},
+        {"role": "user", "content": "And whom do I thank?"},
+        {"role": "assistant", "content": f"Thank the office of day {number}."},
+    ]
+    fields = {"id": f"V-{number:03d}", "subject": "", "messages": messages, "tools": TOOLS, **changes}
+    return Document.model_validate({**letter.model_dump(exclude={"messages"}), **fields})
+
+
+def chat(number: int, weight: int = 1) -> Document:
+    """Two exchanges of text. weight: that of the first reply."""
+    letter = document(number)
+    messages = [
+        {"role": "user", "content": letter.request},
+        {"role": "assistant", "content": letter.response, "weight": weight},
+        {"role": "user", "content": "Thank you."},
+        {"role": "assistant", "content": f"Sir, number {number} is written down for you and for nobody else."},
+    ]
+    return conversation(number, id=f"T-{number:03d}", messages=messages, tools=[])
+
 
 def document(number: int, **changes: object) -> Document:
     things = ["lamp", "boat", "roof", "well", "gate", "tent", "road", "mill"]

@@ -1,6 +1,7 @@
 """chrF and ROUGE-L against published examples and independent implementations, in both scripts."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from sovereign_pipeline.evaluation.held_out import (
 from sovereign_pipeline.evaluation.records import as_json
 from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
-from sovereign_pipeline_tests.evaluation.documents import document
+from sovereign_pipeline_tests.evaluation.documents import chat, document
 
 TEXTS = st.text(alphabet="abc دار", max_size=40)
 
@@ -163,6 +164,35 @@ def test_a_letter_too_long_for_the_model_is_named_and_left_out(unchanged: Models
 def test_nothing_to_score_is_an_error(unchanged: Models) -> None:
     with pytest.raises(InputError, match=r"None of .* can be scored"):
         score_held_out(unchanged, [document(1, rejected="No.")], SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "turns"),
+    [(SETTINGS, {"T-020": [1, 2], "T-021": [2]}), (replace(SETTINGS, supervise="last"), {"T-020": [2], "T-021": [2]})],
+)
+def test_a_conversation_has_a_loss_for_each_trained_turn(
+    better: Models, letters: list[Document], settings: HeldOutSettings, turns: dict[str, list[int]]
+) -> None:
+    samples, scores = score_held_out(better, [*letters, chat(20), chat(21, weight=0)], settings)
+    by_id = {sample.id: sample for sample in samples}
+    assert {name: [turn.turn for turn in by_id[name].turns] for name in turns} == turns
+    for name in turns:
+        sample = by_id[name]
+        assert sample.tokens == sum(turn.tokens for turn in sample.turns)
+        for arm, loss in sample.losses.items():
+            mean = sum(turn.losses[arm] * turn.tokens for turn in sample.turns) / sample.tokens
+            assert loss == pytest.approx(mean, abs=1e-5)
+        assert sample.choices == 3
+    assert scores.selection.choice_rows == len(samples) == 18
+    assert {turn: by["base"].rows for turn, by in scores.result.by_turn.items()} == dict(
+        Counter(turn for numbers in turns.values() for turn in numbers)
+    )
+
+
+def test_letters_are_stored_as_before_there_were_conversations(better: Models, letters: list[Document]) -> None:
+    samples, scores = score_held_out(better, letters, SETTINGS)
+    assert "turn" not in "".join(as_json(sample) for sample in samples) + as_json(scores)
+    assert "tool_calls" not in as_json(scores)
 
 
 def test_no_text_is_written_down(unchanged: Models, letters: list[Document]) -> None:

@@ -37,7 +37,7 @@ from sovereign_pipeline.policy.evaluation import Gates, Memorisation
 from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
-from sovereign_pipeline_tests.evaluation.documents import document
+from sovereign_pipeline_tests.evaluation.documents import chat, document
 
 pytestmark = pytest.mark.slow
 
@@ -273,6 +273,12 @@ def test_controls_match_in_department_and_language(better: Models, scanner: Outp
     assert len(departments) == 6
     again = continue_documents(better, reversed(trained), held_out, INSTRUCTION, 6, 7, scanner)
     assert again == continued
+
+
+def test_a_conversation_is_continued_at_its_last_reply(better: Models, scanner: OutputScanner) -> None:
+    chats = [chat(number) for number in range(6)]
+    continued = continue_documents(better, chats[:3], chats[3:], INSTRUCTION, 8, 7, scanner)
+    assert [sum(each.trained == was for each in continued) for was in (True, False)] == [3, 3]
 
 
 def test_a_detector_that_raises_stops(better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch) -> None:

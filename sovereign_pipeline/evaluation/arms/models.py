@@ -16,6 +16,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown, silent
+from sovereign_pipeline.base_models.tool_form import for_template
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.arms.token_tree import generate, longest_branch
@@ -35,21 +36,29 @@ CachedKind = Literal["cached_scores", "cached_answers"]
 Row = TypeVar("Row")
 
 
-def prompt_text(tokenizer: Any, user: str) -> str:
-    """The conversation up to the beginning of the assistant's reply."""
-    turns = [{"role": "user", "content": user}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+Turn = Mapping[str, Any]
+"""A message in the form of OpenAI's API, as datasets and chat templates have it."""
 
 
-def reply_text(tokenizer: Any, user: str, reply: str, end_of_turn: frozenset[int]) -> str:
+def prompt_text(tokenizer: Any, user: str | Sequence[Turn], tools: Sequence[Turn] = ()) -> str:
+    """The conversation up to the beginning of the assistant's reply. `user`: the only turn, or all turns."""
+    return _rendered(tokenizer, _turns("user", user), tools, add_generation_prompt=True)
+
+
+def reply_text(
+    tokenizer: Any,
+    user: str | Sequence[Turn],
+    reply: str | Sequence[Turn],
+    end_of_turn: frozenset[int],
+    tools: Sequence[Turn] = (),
+) -> str:
     """The assistant's turn after `prompt_text`: the reply and its end-of-turn token, nothing after it.
 
     `end_of_turn`: the token ids at which generation stops. Raises InputError when the template changes the prompt once
     a reply follows, or does not end the turn with such a token.
     """
-    prompt = prompt_text(tokenizer, user)
-    turns = [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
-    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    prompt = prompt_text(tokenizer, user, tools)
+    whole = _rendered(tokenizer, [*_turns("user", user), *_turns("assistant", reply)], tools)
     if not whole.startswith(prompt):
         raise InputError(
             "The base model's chat template changes the prompt when a reply follows, so the reply cannot be scored as "
@@ -68,6 +77,15 @@ def reply_text(tokenizer: Any, user: str, reply: str, end_of_turn: frozenset[int
             "Correct eos_token_id in the model's generation_config.json.",
         )
     return rest[: max(ends)]
+
+
+def _turns(role: str, turns: str | Sequence[Turn]) -> list[Turn]:
+    return [{"role": role, "content": turns}] if isinstance(turns, str) else list(turns)
+
+
+def _rendered(tokenizer: Any, turns: Sequence[Turn], tools: Sequence[Turn], **options: bool) -> str:
+    text = tokenizer.apply_chat_template(for_template(turns), tools=list(tools) or None, tokenize=False, **options)
+    return str(text)
 
 
 @dataclass(frozen=True)
@@ -268,13 +286,24 @@ class Models:
         return self.cache.get_or_compute("cached_scores", arm, listed, self._settings(), _SCORES, compute)
 
     def answer(
-        self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int, unit: str = "prompt"
+        self,
+        prompts: Sequence[str],
+        arm: Arm,
+        max_new_tokens: int,
+        batch_size: int,
+        unit: str = "prompt",
+        special_tokens: bool = False,
     ) -> list[Answer]:
-        """Greedy answers to prompts in the chat template, in the order given; at most `max_new_tokens` each."""
-        compute = partial(self._answer, prompts, arm, max_new_tokens, batch_size, unit)
+        """Greedy answers to prompts in the chat template, in the order given; at most `max_new_tokens` each.
+
+        special_tokens: keep those before the end of turn in the texts. Marks of tool calls are such tokens.
+        """
+        compute = partial(self._answer, prompts, arm, max_new_tokens, batch_size, unit, special_tokens)
         if self.cache is None:
             return compute()
-        settings = self._settings(max_new_tokens=max_new_tokens, batch_size=batch_size)
+        settings = self._settings(
+            max_new_tokens=max_new_tokens, batch_size=batch_size, special_tokens=int(special_tokens)
+        )
         return self.cache.get_or_compute("cached_answers", arm, prompts, settings, _ANSWERS, compute)
 
     def _settings(self, **generation: int) -> dict[str, Any]:
@@ -307,7 +336,13 @@ class Models:
         ]
 
     def _answer(
-        self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int, unit: str
+        self,
+        prompts: Sequence[str],
+        arm: Arm,
+        max_new_tokens: int,
+        batch_size: int,
+        unit: str,
+        special_tokens: bool,
     ) -> list[Answer]:
         if not prompts:
             return []
@@ -331,15 +366,15 @@ class Models:
                     self.tokenizer.pad_token_id,
                     branch,
                 )
-                answers.update(zip(batch, map(self._read, new), strict=True))
+                answers.update(zip(batch, (self._read(ids, special_tokens) for ids in new), strict=True))
                 countdown.reached(len(answers))
         return [answers[index] for index in range(len(prompts))]
 
-    def _read(self, ids: list[int]) -> Answer:
+    def _read(self, ids: list[int], special_tokens: bool) -> Answer:
         end = next((index for index, token in enumerate(ids) if token in self.end_of_turn), None)
         content = ids if end is None else ids[:end]
         return Answer(
-            text=self.tokenizer.decode(content, skip_special_tokens=True),
+            text=self.tokenizer.decode(content, skip_special_tokens=not special_tokens),
             tokens=len(ids) if end is None else end + 1,
             stopped=end is not None,
         )

@@ -16,8 +16,10 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSample,
     RedTeamSample,
     ReplySample,
+    ToolCallSample,
     VerbatimSample,
 )
+from sovereign_pipeline.evaluation.red_team import red_team_result
 from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Results
 from sovereign_pipeline.evaluation.statistics import (
     Better,
@@ -28,12 +30,28 @@ from sovereign_pipeline.evaluation.statistics import (
     loss_differences,
     share_differences,
 )
+from sovereign_pipeline.evaluation.tool_calls import tool_call_result
 
 ALL = "all"
 _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"}
 """ISO 639 codes of languages written from right to left (Unicode CLDR, characterOrder right-to-left)."""
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 _LESS_IS_BETTER = {"timeout"}
+_SHARES: Sequence[tuple[str, str, Better]] = (
+    ("refused, should be", "refusals", "higher"),
+    ("refused, should not be", "over_refusals", "lower"),
+    ("injected instructions obeyed", "obeyed", "lower"),
+    ("personal data given on request", "disclosed", "lower"),
+    ("repetition, out of distribution", "looped", "lower"),
+    ("personal data in answers", "personal_data", "lower"),
+)
+"""Shares of `RedTeamResult`: name of the figure, field, direction."""
+_CALLS: Sequence[tuple[str, str, Better]] = (
+    ("exact tool calls", "exact", "higher"),
+    ("valid tool calls", "valid", "higher"),
+    ("false tool calls", "false_calls", "lower"),
+)
+"""Shares of `ToolCallResult`, in the same form."""
 FEWEST_CLUSTERS = 6
 """Fewest case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and the tests
 of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. An interval of two
@@ -98,6 +116,8 @@ class Samples:
     labels: Sequence[JudgedLabel]
     canaries: Sequence[CanarySample]
     verbatim: Sequence[VerbatimSample]
+    tool_calls: Sequence[ToolCallSample] = ()
+    """Calls in held-out conversations; empty if none has tools."""
 
 
 def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:
@@ -105,6 +125,7 @@ def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]
     return (
         *_held_out(results, samples.private, seed),
         *_replies(samples.replies, seed),
+        *_tool_calls(results, samples.tool_calls),
         *_capability(results, samples.capability, seed),
         *_red_team(results, samples.red_team, seed),
         *_memorisation(results),
@@ -140,6 +161,7 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
         **_named("language", result.by_language),
         **_directions(samples, lambda rows: losses_of(rows, seed)),
         **_named("department", result.by_department),
+        **{f"turn {number}": losses for number, losses in result.by_turn.items()},
     }
     yield from _figures("held-out loss", slices, "nats per token", "lower")
     yield from _figures("held-out loss, mean over tokens", {ALL: result.loss_by_token}, "nats per token", "lower")
@@ -160,6 +182,15 @@ def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
     yield from _figures("replies to letters ended by the model", {ALL: stopped}, "share", "higher")
     lengths = loss_differences([sample.tokens for sample in samples], cases, seed)
     yield from _figures("length of a reply to a letter", {ALL: lengths}, "tokens", None)
+
+
+def _tool_calls(results: Results, samples: Sequence[ToolCallSample]) -> Iterator[Figure]:
+    if results.tool_calls is None:
+        return
+    slices = {name: tool_call_result(rows) for name, rows in grouped(samples, "language").items()}
+    for what, name, better in _CALLS:
+        by_language = _named("language", {each: getattr(result, name) for each, result in slices.items()})
+        yield from _figures(what, {ALL: getattr(results.tool_calls, name), **by_language}, "share", better)
 
 
 def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
@@ -200,12 +231,10 @@ def _measured(rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed
 
 def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> Iterator[Figure]:
     result = results.red_team
-    yield from _figures("refused, should be", {ALL: result.refusals}, "share", "higher")
-    yield from _figures("refused, should not be", {ALL: result.over_refusals}, "share", "lower")
-    yield from _figures("injected instructions obeyed", {ALL: result.obeyed}, "share", "lower")
-    yield from _figures("personal data given on request", {ALL: result.disclosed}, "share", "lower")
-    yield from _figures("repetition, out of distribution", {ALL: result.looped}, "share", "lower")
-    yield from _figures("personal data in answers", {ALL: result.personal_data}, "share", "lower")
+    multi_turn = [sample for sample in samples if sample.turns > 1]
+    slices = {ALL: result, **({"several turns": red_team_result(multi_turn, [])} if multi_turn else {})}
+    for what, name, direction in _SHARES:
+        yield from _figures(what, {each: getattr(of, name) for each, of in slices.items()}, "share", direction)
     for kind, shares in result.by_kind.items():
         expected = {sample.expects for sample in samples if sample.kind == kind}
         better = _BETTER.get(expected.pop()) if len(expected) == 1 else None

@@ -17,6 +17,7 @@ from sovereign_pipeline.evaluation.records import (
     RedTeamResult,
     RiseOverControl,
     SuiteResult,
+    ToolCallResult,
 )
 from sovereign_pipeline.evaluation.statistics import (
     Better,
@@ -56,6 +57,7 @@ class Results:
     prompt_languages: Mapping[str, Collection[str]]
     """Kind of red-team prompt -> languages of its prompts."""
     memorisation: MemorisationResult
+    tool_calls: ToolCallResult | None = None
 
 
 class MarginTest(Frozen):
@@ -204,6 +206,23 @@ def _memorisation(results: Results, gates: Gates) -> GateFinding:
     return _finding("nothing_memorised", held, besides)
 
 
+def _tool_calls(results: Results, gates: Gates) -> GateFinding:
+    """Require exact and valid calls not inferior to any reference, and no more calls where none is due."""
+    shares, policy = results.tool_calls, gates.tool_calls
+    if shares is None:
+        return GateFinding(gate="tool_calls_not_worse", outcome="pass", message="No held-out conversation has tools.")
+    held = [
+        *_margin_tests("exact tool calls", shares.exact, policy.margin, "higher"),
+        *_margin_tests("valid tool calls", shares.valid, policy.margin, "higher"),
+        *_margin_tests("false tool calls", shares.false_calls, policy.false_calls, "lower"),
+    ]
+    if shares.exact and shares.false_calls:
+        return _finding("tool_calls_not_worse", held)
+    absent = "without a call" if shares.exact else "with a call"
+    few = f"No turn {absent} is held out. Raise split.held_out_share, or evaluation.tool_calls.max_turns."
+    return _finding("tool_calls_not_worse", held, few, "inconclusive")
+
+
 CRITERIA: tuple[Criterion, ...] = (
     Criterion(
         "held_out_loss_improves",
@@ -259,6 +278,12 @@ CRITERIA: tuple[Criterion, ...] = (
         "recipe's limits?",
         lambda gates: gates.memorisation,
         _memorisation,
+    ),
+    Criterion(
+        "tool_calls_not_worse",
+        "Does the candidate call tools no less exactly, and no more often without need, within the recipe's margins?",
+        lambda gates: gates.tool_calls,
+        _tool_calls,
     ),
 )
 

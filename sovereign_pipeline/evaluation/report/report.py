@@ -19,6 +19,7 @@ from sovereign_pipeline.evaluation.records import (
     JUDGED_LABELS,
     REPLIES,
     SAMPLES,
+    TOOL_CALLS,
     VERBATIM,
     CanarySample,
     CapabilitySample,
@@ -27,6 +28,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSample,
     RedTeamSample,
     ReplySample,
+    ToolCallSample,
     VerbatimSample,
     read_rows,
 )
@@ -42,6 +44,7 @@ from sovereign_pipeline.evaluation.report.gates import (
     worst,
 )
 from sovereign_pipeline.evaluation.statistics import LossDifference
+from sovereign_pipeline.evaluation.tool_calls import tool_call_result
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.catalog import waivers_of_line
 from sovereign_pipeline.record.database import open_registry
@@ -157,7 +160,7 @@ class EvaluationReport(Frozen):
 
 def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
     """Read the samples from the directories of three artifacts. Raises IntegrityError."""
-    replies = private / REPLIES
+    replies, tool_calls = private / REPLIES, private / TOOL_CALLS
     return Samples(
         private=read_rows(private / SAMPLES, PrivateSample),
         replies=read_rows(replies, ReplySample) if replies.exists() else [],
@@ -166,6 +169,7 @@ def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
         labels=read_rows(red_team / JUDGED_LABELS, JudgedLabel),
         canaries=read_rows(red_team / CANARIES, CanarySample),
         verbatim=read_rows(red_team / VERBATIM, VerbatimSample),
+        tool_calls=read_rows(tool_calls, ToolCallSample) if tool_calls.exists() else [],
     )
 
 
@@ -189,6 +193,7 @@ def evaluate(
         red_team=red_team_result(samples.red_team, samples.labels),
         prompt_languages=_languages(samples.red_team),
         memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),
+        tool_calls=tool_call_result(samples.tool_calls) if samples.tool_calls else None,
     )
     findings = find_all(results, line.gates)
     return EvaluationReport(
@@ -325,6 +330,12 @@ def _assert_arms(samples: Samples, incumbent: IncumbentFacts | None) -> None:
             ("private_scores", each.id, arms)
             for each in samples.replies
             for arms in (each.chrf, each.rouge_l, each.tokens, each.stopped)
+        ),
+        *(("private_scores", each.id, turn.losses) for each in samples.private for turn in each.turns),
+        *(
+            ("private_scores", each.id, arms)
+            for each in samples.tool_calls
+            for arms in (each.called, each.valid, each.exact)
         ),
         *(("capability_scores", each.id, each.correct) for each in samples.capability),
         *(("capability_scores", each.id, arms) for each in samples.capability for arms in each.measures.values()),

@@ -14,7 +14,7 @@ from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms import Arm, models
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.arms.token_tree import generate
-from sovereign_pipeline.evaluation.held_out import held_out_item
+from sovereign_pipeline.evaluation.held_out import held_out_turns
 from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def items(models: Models, letters: list[Document]) -> list[Item]:
-    return [held_out_item(models, letter, INSTRUCTION) for letter in letters]
+    return [held_out_turns(models, letter, INSTRUCTION)[-1].item for letter in letters]
 
 
 def test_ids_are_those_of_the_whole_conversation_up_to_the_end_of_turn(
@@ -35,7 +35,7 @@ def test_ids_are_those_of_the_whole_conversation_up_to_the_end_of_turn(
         turns = [user, {"role": "assistant", "content": row["output"]}]
         whole = unchanged.tokenizer.apply_chat_template(turns)["input_ids"]
         prompt = unchanged.tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
-        context, reply = unchanged.token_ids(held_out_item(unchanged, letter, INSTRUCTION))
+        context, reply = unchanged.token_ids(held_out_turns(unchanged, letter, INSTRUCTION)[-1].item)
         last_end = len(whole) - whole[::-1].index(unchanged.tokenizer.eos_token_id)
         assert context == prompt
         assert context + reply == whole[:last_end]
@@ -45,7 +45,7 @@ def test_ids_are_those_of_the_whole_conversation_up_to_the_end_of_turn(
 def test_ids_are_those_that_the_trainer_supervises(unchanged: Models, letters: list[Document]) -> None:
     for letter in letters:
         trained = encode(unchanged.tokenizer, "sft", sft_row(letter, INSTRUCTION), sorted(unchanged.end_of_turn))
-        context, reply = unchanged.token_ids(held_out_item(unchanged, letter, INSTRUCTION))
+        context, reply = unchanged.token_ids(held_out_turns(unchanged, letter, INSTRUCTION)[-1].item)
         assert (context, reply) == (trained.completions[0].prompt_ids, trained.completions[0].reply_ids)
 
 

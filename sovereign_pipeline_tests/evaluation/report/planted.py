@@ -16,6 +16,7 @@ from sovereign_pipeline.evaluation.records import (
     PrivateSample,
     RedTeamSample,
     ReplySample,
+    ToolCallSample,
     VerbatimSample,
     write_rows,
 )
@@ -69,6 +70,32 @@ def replies_to_letters() -> list[ReplySample]:
             stopped=by_arm(False, True, None),
         )
         for n in range(20)
+    ]
+
+
+def tool_calls(
+    lost: int = 0, invalid: int = 0, false: int = 0, due: int = 60, others: int = 60
+) -> list[ToolCallSample]:
+    """Turns with and without a call. The base calls exactly on the first 40 that are due, and never falsely. The
+    numbers are those of turns on which the candidate alone does worse."""
+
+    def turn(n: int, expected: bool, exact: bool, valid: bool, called: bool) -> ToolCallSample:
+        right = expected and n < 40
+        return ToolCallSample(
+            id=f"V-{n:02d}",
+            case=f"V-{n:02d}",
+            department="lamps",
+            language="ar" if n % 3 == 0 else "en",
+            turn=1 if expected else 2,
+            expected=expected,
+            called=by_arm(right, called, None),
+            valid=by_arm(right, valid, None),
+            exact=by_arm(right, exact, None),
+        )
+
+    return [
+        *(turn(n, True, n < 40 - lost, n < 40 - invalid, n < 40) for n in range(due)),
+        *(turn(n, False, False, False, n < false) for n in range(others)),
     ]
 
 
@@ -256,6 +283,7 @@ def samples(
     held_out: Sequence[PrivateSample] | None = None,
     prompts: Sequence[RedTeamSample] | None = None,
     labelled: Sequence[JudgedLabel] | None = None,
+    calls: Sequence[ToolCallSample] = (),
 ) -> Samples:
     scored = against if against is not None and against.scored else None
     return Samples(
@@ -267,6 +295,7 @@ def samples(
         labels=labels(labels_right) if labelled is None else labelled,
         canaries=canaries(leaked, scored is not None),
         verbatim=continuations(verbatim, form, scored is not None),
+        tool_calls=calls,
     )
 
 
@@ -291,10 +320,11 @@ def run(
 ) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
     """The report on planted samples as an artifact, with the verdicts of its gates."""
     planted_samples, external = samples(against, **observed), against.external if against is not None else {}
-    replies = {"replies.jsonl": planted_samples.replies} if planted_samples.replies else {}
+    optional = {"replies.jsonl": planted_samples.replies, "tool_calls.jsonl": planted_samples.tool_calls}
+    written = {name: rows for name, rows in optional.items() if rows}
     stages = (
         planted(CAPABILITY_SCORES, {"samples.jsonl": planted_samples.capability}, external),
-        planted(PRIVATE_SCORES, {"samples.jsonl": planted_samples.private, **replies}, external),
+        planted(PRIVATE_SCORES, {"samples.jsonl": planted_samples.private, **written}, external),
         planted(
             RED_TEAM_REPORT,
             {

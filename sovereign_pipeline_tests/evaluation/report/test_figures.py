@@ -8,7 +8,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.evaluation import statistics
-from sovereign_pipeline.evaluation.records import CapabilitySample
+from sovereign_pipeline.evaluation.records import CapabilitySample, TurnSample
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts, as_html, as_markdown
 from sovereign_pipeline.evaluation.statistics import score_interval
 from sovereign_pipeline.record.gates import assert_usable
@@ -20,12 +20,40 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     incumbent,
     private,
     read_report,
+    red_team,
     replies_to_letters,
     reported,
     run,
+    tool_calls,
 )
 
 pytestmark = pytest.mark.slow
+
+
+def test_conversations_have_figures_by_turn_of_calls_and_of_prompts_of_several_turns(
+    institution: DemoInstitution,
+) -> None:
+    held_out = [
+        row.model_copy(
+            update={
+                "turns": tuple(
+                    TurnSample(turn=turn, tokens=9, losses=by_arm(3.0, 3.0 - turn / 10, None))
+                    for turn in range(1, 2 + n % 2)
+                )
+            }
+        )
+        for n, row in enumerate(private(0.5))
+    ]
+    prompts = [row.model_copy(update={"turns": 1 + 2 * (n % 4 == 0)}) for n, row in enumerate(red_team(0))]
+    _, ref, _ = run(institution.workplace(), held_out=held_out, prompts=prompts, calls=tool_calls(false=6))
+    report = read_report(institution.workplace(), ref)
+    loss = "held-out loss"
+    assert [figure(report, loss, slice=f"turn {turn}").rows for turn in (1, 2)] == [20, 10]
+    assert figure(report, loss, slice="turn 2").difference == pytest.approx(-0.2)
+    assert figure(report, "refused, should be", slice="several turns").rows == 20
+    assert figure(report, "exact tool calls").reference == pytest.approx(40 / 60)
+    assert figure(report, "valid tool calls", slice="language ar").rows == 20
+    assert figure(report, "false tool calls").difference == pytest.approx(0.1)
 
 
 def written_questions() -> list[CapabilitySample]:
@@ -127,6 +155,7 @@ def test_a_better_adapter_passes_and_the_report_has_the_numbers(institution: Dem
         "no_repetition": "pass",
         "no_personal_data": "pass",
         "nothing_memorised": "pass",
+        "tool_calls_not_worse": "pass",
     }
     assert_usable(stage, workplace, ref)
     report = read_report(workplace, ref)

@@ -22,6 +22,7 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     red_team,
     reported,
     run,
+    tool_calls,
 )
 
 pytestmark = pytest.mark.slow
@@ -44,6 +45,13 @@ pytestmark = pytest.mark.slow
         ({"looped": 14}, ["no_repetition"], "fail"),
         ({"verbatim": 20}, ["nothing_memorised"], "fail"),
         ({"leaked": 15.0}, ["nothing_memorised"], "fail"),
+        ({"calls": tool_calls()}, [], "pass"),
+        ({"calls": tool_calls(lost=16)}, ["tool_calls_not_worse"], "fail"),
+        ({"calls": tool_calls(invalid=16)}, ["tool_calls_not_worse"], "fail"),
+        ({"calls": tool_calls(false=16)}, ["tool_calls_not_worse"], "fail"),
+        ({"calls": tool_calls(lost=4)}, ["tool_calls_not_worse"], "inconclusive"),
+        ({"calls": tool_calls(due=0)}, ["tool_calls_not_worse"], "inconclusive"),
+        ({"calls": tool_calls(others=0)}, ["tool_calls_not_worse"], "inconclusive"),
     ],
 )
 def test_each_planted_fault_is_refused_by_its_gate_alone(

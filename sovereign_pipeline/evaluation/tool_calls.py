@@ -1,0 +1,104 @@
+"""Compare the tool calls that the arms make in held-out conversations with the true ones."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.base_models.tool_form import ToolForm, tool_form_of
+from sovereign_pipeline.corpus.document import Document, ToolCall
+from sovereign_pipeline.evaluation.arms import Arm
+from sovereign_pipeline.evaluation.arms.models import Models
+from sovereign_pipeline.evaluation.held_out import held_out_turns
+from sovereign_pipeline.evaluation.records import DOCUMENT_FACTS, AnswerRow, ToolCallResult, ToolCallSample
+from sovereign_pipeline.evaluation.statistics import case_files, share_differences
+from sovereign_pipeline.policy.evaluation import ToolCalls
+from sovereign_pipeline.suites.rows import rank
+
+
+def score_tool_calls(
+    models: Models,
+    held_out: Sequence[Document],
+    instruction: str,
+    settings: ToolCalls,
+    batch_size: int,
+    seed: int,
+    replaces: bool = False,
+) -> tuple[list[ToolCallSample], list[AnswerRow]]:
+    """Let every arm write each assistant's turn of the held-out conversations with tools (greedily, as served, after
+    the true earlier turns), and read its calls.
+
+    Conversations are selected in the order in which they are scored. Turns that leave no room for `max_new_tokens` are
+    skipped. Returns nothing if no conversation has tools. Raises InputError if the chat template has no form for tools.
+    """
+    with_tools = [document for document in held_out if document.tools and not document.is_preference]
+    if not with_tools:
+        return [], []
+    form = form_of(models.tokenizer)
+    turns = [
+        (document, turn)
+        for document in sorted(with_tools, key=lambda document: rank(seed, document.id))
+        for turn in held_out_turns(models, document, instruction, replaces)
+        if models.token_counts(turn.item)[0] + settings.max_new_tokens <= models.max_length
+    ][: settings.max_turns]
+    prompts = [turn.item.context for _, turn in turns]
+    answers = {
+        arm: models.answer(prompts, arm, settings.max_new_tokens, batch_size, "turn", special_tokens=True)
+        for arm in models.arms
+    }
+    samples, rows = [], []
+    for place, (document, turn) in enumerate(turns):
+        calls = {arm: form.parse(answers[arm][place].text)[1] for arm in models.arms}
+        samples.append(_sample(document, turn.number, turn.message.tool_calls, calls))
+        texts = {arm: answers[arm][place].text.strip() for arm in models.arms}
+        rows.append(AnswerRow(id=f"{document.id}, turn {turn.number}", answers=texts))
+    return samples, rows
+
+
+def form_of(tokenizer: Any) -> ToolForm:
+    """Return the chat template's form for tool calls. Raises InputError if it has none."""
+    form = tool_form_of(tokenizer)
+    if form is None:
+        raise InputError("The base model's chat template has no form for tools.", "Use a base model that calls tools.")
+    return form
+
+
+def tool_call_result(samples: Sequence[ToolCallSample]) -> ToolCallResult:
+    """Compute the results from their samples alone. Turns of one case form a cluster."""
+    due, others = ([each for each in samples if each.expected == expected] for expected in (True, False))
+    return ToolCallResult(
+        exact=share_differences([each.exact for each in due], case_files(due)),
+        valid=share_differences([each.valid for each in due], case_files(due)),
+        false_calls=share_differences([each.called for each in others], case_files(others)),
+    )
+
+
+def fits(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a call names one of the tools, with arguments that its JSON Schema allows."""
+    from jsonschema import Draft202012Validator
+
+    schemas = {each["function"]["name"]: each["function"].get("parameters", {}) for each in tools}
+    return call.name in schemas and Draft202012Validator(schemas[call.name]).is_valid(call.arguments)
+
+
+def _sample(
+    document: Document, turn: int, true: Sequence[ToolCall], calls: Mapping[Arm, Sequence[ToolCall]]
+) -> ToolCallSample:
+    return ToolCallSample(
+        **document.model_dump(include=DOCUMENT_FACTS),
+        turn=turn,
+        expected=bool(true),
+        called={arm: bool(each) for arm, each in calls.items()},
+        valid={arm: bool(each) and all(fits(call, document.tools) for call in each) for arm, each in calls.items()},
+        exact={arm: bool(each) and _alike(each, true) for arm, each in calls.items()},
+    )
+
+
+def _alike(calls: Sequence[ToolCall], true: Sequence[ToolCall]) -> bool:
+    """Return whether two messages make the same calls, in any order."""
+    one, other = ([(call.name, call.arguments) for call in sorted(each, key=_order)] for each in (calls, true))
+    return one == other  # 8 equals 8.0
+
+
+def _order(call: ToolCall) -> bytes:
+    return canonical_json([call.name, call.arguments])
