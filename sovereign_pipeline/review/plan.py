@@ -5,15 +5,15 @@ import hmac
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen, canonical_json
-from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.corpus.document import Message, json_in, read_jsonl
 from sovereign_pipeline.policy.evaluation import Criterion, Review
 from sovereign_pipeline.policy.evaluation import OfficerMay_review as OfficerMay
 from sovereign_pipeline.record.manifest import ArtifactRef
@@ -30,6 +30,22 @@ class Prompt(Frozen):
     language: str
     text: str
     """The prompt without the line's instruction, which the models also get."""
+    messages: tuple[Message, ...] = Field(default=(), exclude_if=lambda messages: not messages)
+    """Turns of a conversation before the answer; empty for a letter."""
+    tools: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=lambda tools: not tools)
+
+
+def readable(message: Message) -> str:
+    """Return a turn for people: its text, JSON as lines of `name: value`, then its calls."""
+    parts = [message.content and _lines(json_in(message.content) or message.content)]
+    parts += [f"{call.name}\n{_lines(call.arguments)}".strip() for call in message.tool_calls]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _lines(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}: {_lines(each)}" for name, each in value.items())
+    return ", ".join(map(_lines, value)) if isinstance(value, list | tuple) else str(value)
 
 
 class AnswerPair(Frozen):

@@ -11,11 +11,21 @@ from sovereign_pipeline.base.errors import CeilingExceeded, InputError, Integrit
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.base_models.pinned import open_base_model
-from sovereign_pipeline.corpus.document import Document, read_documents, write_jsonl
+from sovereign_pipeline.base_models.tool_form import ToolForm
+from sovereign_pipeline.corpus.document import Document, Message, read_documents, write_jsonl
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.dataset.jsonl import sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import (
+    as_served,
+    conversation_row,
+    message_of,
+    replaces_instruction,
+    sft_row,
+    turn_of,
+    user_message,
+)
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
+from sovereign_pipeline.evaluation.tool_calls import form_of
 from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
@@ -36,6 +46,7 @@ from sovereign_pipeline.review.plan import (
     ReviewPlan,
     commitment,
     deal,
+    readable,
     seal_answers,
 )
 from sovereign_pipeline.split import HELD_OUT, TRAIN
@@ -78,8 +89,7 @@ def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -
             cases.add(folded(document.case))
     documents = [each for each in read_documents(split.file(HELD_OUT)) if not each.is_preference]
     fresh = [each for each in documents if each.id not in ids and folded(each.case) not in cases]
-    prompts = tuple(Prompt(id=each.id, language=each.language, text=_shown(each)) for each in fresh)
-    return UsablePrompts(prompts, None, len(documents) - len(fresh))
+    return UsablePrompts(tuple(map(prompt_of, fresh)), None, len(documents) - len(fresh))
 
 
 def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) -> UsablePrompts:
@@ -141,6 +151,14 @@ def assert_enough(line: str, count: int, review: Review, where: str) -> None:
     )
 
 
+def prompt_of(document: Document) -> Prompt:
+    turns = () if document.is_letter else conversation_row(document, "")["messages"][:-1]
+    messages = tuple(map(message_of, turns))
+    return Prompt(
+        id=document.id, language=document.language, text=_shown(document), messages=messages, tools=document.tools
+    )
+
+
 def _shown(document: Document) -> str:
     return sft_row(document, "")["input"]
 
@@ -171,6 +189,8 @@ class LoadedContenders:
     candidate: tuple[Models, Arm]
     opponent: tuple[Models, Arm]
     """Models and arm of the opponent. If both arms have one base model, these are the candidate's models."""
+    replaces: bool
+    """See `dataset.jsonl.as_served`."""
 
     @property
     def dtype(self) -> str:
@@ -185,14 +205,29 @@ class LoadedContenders:
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
         def of(models: Models, arm: Arm) -> list[str]:
-            texts = [self._text(models, prompt) for prompt in prompts]
-            return [answer.text.strip() for answer in models.answer(texts, arm, max_new_tokens, batch_size)]
+            answers = dict[str, str]()
+            for with_tools in (False, True):
+                chosen = [prompt for prompt in prompts if bool(prompt.tools) == with_tools]
+                texts = [self._text(models, prompt) for prompt in chosen]
+                given = models.answer(texts, arm, max_new_tokens, batch_size, special_tokens=with_tools)
+                read = partial(_called, form_of(models.tokenizer)) if with_tools and chosen else str.strip
+                answers.update({prompt.id: read(answer.text) for prompt, answer in zip(chosen, given, strict=True)})
+            return [answers[prompt.id] for prompt in prompts]
 
         answered = zip(prompts, of(*self.candidate), of(*self.opponent), strict=True)
         return [AnswerPair(id=prompt.id, candidate=ours, opponent=theirs) for prompt, ours, theirs in answered]
 
     def _text(self, models: Models, prompt: Prompt) -> str:
-        return prompt_text(models.tokenizer, user_message(self.instruction, prompt.text))
+        if not prompt.messages:
+            return prompt_text(models.tokenizer, user_message(self.instruction, prompt.text))
+        served = as_served([turn_of(message) for message in prompt.messages], self.instruction, self.replaces)
+        return prompt_text(models.tokenizer, served.messages, prompt.tools)
+
+
+def _called(form: ToolForm, text: str) -> str:
+    """Return an answer with its calls for people."""
+    content, calls = form.parse(text)
+    return readable(Message(role="assistant", content=content.strip(), tool_calls=tuple(calls)))
 
 
 @contextmanager
@@ -203,7 +238,11 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     IntegrityError if its bytes changed.
     """
     store = workplace.store
-    instruction = workplace.line.training.instruction
+    loaded = partial(
+        LoadedContenders,
+        workplace.line.training.instruction,
+        replaces=replaces_instruction(workplace.institution, workplace.line),
+    )
     in_memory = partial(open_models, precision=workplace.line.named_evaluation.precision)
 
     def base_and_adapter(record: Artifact) -> tuple[Artifact, TunedModel]:
@@ -215,18 +254,18 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     with ExitStack() as opened:
         if opponent is None:
             models = opened.enter_context(in_memory(directory, {"candidate": tuned}))
-            yield LoadedContenders(instruction, (models, "candidate"), (models, "base"))
+            yield loaded((models, "candidate"), (models, "base"))
             return
         other_base, other = base_and_adapter(opponent)
         if open_base_model(workplace.settings, other_base, workplace.progress) == directory:
             models = opened.enter_context(in_memory(directory, {"incumbent": other, "candidate": tuned}))
-            yield LoadedContenders(instruction, (models, "candidate"), (models, "incumbent"))
+            yield loaded((models, "candidate"), (models, "incumbent"))
             return
         models = opened.enter_context(in_memory(directory, {"candidate": tuned}))
         others = opened.enter_context(
             in_memory(open_base_model(workplace.settings, other_base, workplace.progress), {"candidate": other})
         )
-        yield LoadedContenders(instruction, (models, "candidate"), (others, "candidate"))
+        yield loaded((models, "candidate"), (others, "candidate"))
 
 
 Pairs = Mapping[str, Sequence[PlannedPair]]

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sovereign_pipeline.corpus.document import Document, Message
 from sovereign_pipeline.policy.evaluation import Review
-from sovereign_pipeline.review.plan import candidate_positions, commitment, deal, pairs_to_guess
+from sovereign_pipeline.review.plan import candidate_positions, commitment, deal, pairs_to_guess, readable
+from sovereign_pipeline.review.plan_stage import prompt_of
+from sovereign_pipeline_tests.conftest import letter
 
 seeds = st.binary(min_size=32, max_size=32)
 shapes = st.builds(
@@ -93,3 +96,35 @@ def test_neither_place_nor_id_tells_the_position(what: str) -> None:
                 as_a[key] += positions[each.pair] == "a"
     for key, count in counts.items():
         assert abs(as_a[key] / count - 0.5) < 4 * 0.5 / count**0.5, key
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"role": "user", "content": "Is it lit?"}, "Is it lit?"),
+        ({"role": "tool", "content": '{"fee": 9.5, "left": ["a", "b"]}'}, "fee: 9.5\nleft: a, b"),
+        ({"role": "tool", "content": "[1, 2]"}, "1, 2"),
+        ({"role": "tool", "content": '{"broken": '}, '{"broken": '),
+        (
+            {
+                "role": "assistant",
+                "content": "I look.",
+                "tool_calls": [{"name": "fee", "arguments": {"harbour": "صور"}}],
+            },
+            "I look.\n\nfee\nharbour: صور",
+        ),
+        ({"role": "assistant", "tool_calls": [{"name": "one"}, {"name": "two"}]}, "one\n\ntwo"),
+    ],
+)
+def test_a_turn_is_readable(message: dict[str, object], expected: str) -> None:
+    assert readable(Message.model_validate(message)) == expected
+
+
+def test_a_held_out_conversation_is_a_prompt_of_its_turns_and_a_letter_one_of_text() -> None:
+    turns = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "It is."}]
+    columns = {**letter(1), "source": "letters", "messages": [*turns, *turns], "subject": "Lamp"}
+    conversation = Document.model_validate({k: v for k, v in columns.items() if k not in ("request", "response")})
+    prompt = prompt_of(conversation)
+    assert [each.content for each in prompt.messages] == ["Lamp\n\nIs it?", "It is.", "Is it?"]
+    stored = prompt_of(Document.model_validate({**letter(1), "source": "letters"})).model_dump()
+    assert set(stored) == {"id", "language", "text"}

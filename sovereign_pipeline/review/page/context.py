@@ -15,6 +15,7 @@ from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.corpus.document import Message
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.sealing import open_store
@@ -29,6 +30,7 @@ from sovereign_pipeline.review.plan import (
     candidate_positions,
     pairs_to_guess,
     plan_of,
+    readable,
 )
 
 SESSION_SECONDS = 7 * 24 * 3600
@@ -79,6 +81,14 @@ def _signing_key(settings: Settings) -> bytes:
 
 _LOG = logging.getLogger(__name__)
 
+TURN_HEADINGS = {
+    "system": "Rules",
+    "user": "Message",
+    "assistant": "Our reply",
+    "call": "Call of a tool",
+    "tool": "Result of the tool",
+}
+
 
 @dataclass(frozen=True)
 class Question:
@@ -96,6 +106,8 @@ class PairTexts:
     """The texts of one pair as they are shown."""
 
     prompt: str
+    turns: tuple[tuple[str, str], ...]
+    """Turns of a conversation, each with its heading; empty for a letter."""
     answers: tuple[tuple[Literal["a"], str], tuple[Literal["b"], str]]
 
 
@@ -126,7 +138,13 @@ class OpenReview:
         a, b = answers.candidate, answers.opponent
         if candidate_positions(self.seed, operator, planned)[pair] == "b":
             a, b = b, a
-        return PairTexts(self.contents.prompts[prompt].text, (("a", a), ("b", b)))
+        shown = self.contents.prompts[prompt]
+        turns = tuple((_heading(message), readable(message)) for message in shown.messages)
+        return PairTexts(shown.text, turns, (("a", a), ("b", b)))
+
+
+def _heading(message: Message) -> str:
+    return TURN_HEADINGS["call" if message.tool_calls else message.role]
 
 
 class OpenReviews:

@@ -7,11 +7,16 @@ import base64
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sovereign_pipeline.corpus.document import Message
 from sovereign_pipeline.record.tables import Guess
+from sovereign_pipeline.review.page import context
+from sovereign_pipeline.review.plan import PlanContents, plan_of
 from sovereign_pipeline_tests.browser import DESKTOP, PHONE, assert_accessible
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.operators import (
@@ -54,6 +59,62 @@ def whole_review(operator: Operator, reviews: ReviewBench, pictures: Path, langu
     page.screenshot(path=pictures / f"{language}-done.png")
     assert_accessible(page)
     assert {"en": "All your pairs are rated", "ar": "قيّمت كل ما لديك"}[language] in page.inner_text("main")
+
+
+CONVERSATIONS = {
+    "en": [
+        {"role": "user", "content": "What is a berth for 9 metres in Sur, and where is my file?"},
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {"name": "fee_for_vessel", "arguments": {"harbour": "Sur", "length_m": 9}},
+                {"name": "permit_status", "arguments": {"file": "PRM/2025/017"}},
+            ],
+        },
+        {"role": "tool", "content": '{"fee_omr": 63.0, "missing": ["survey", "consent"]}'},
+        {"role": "assistant", "content": "OMR 63.000. The survey and the consent are missing."},
+        {"role": "user", "content": "Until when?"},
+    ],
+    "ar": [
+        {"role": "user", "content": "كم رسم المرسى في صور لقارب طوله تسعة أمتار؟"},
+        {"role": "assistant", "tool_calls": [{"name": "fee_for_vessel", "arguments": {"harbour": "صور"}}]},
+        {"role": "tool", "content": '{"fee_omr": 28.0}'},
+        {"role": "assistant", "content": "الرسم 28.000 ريالاً للسنة."},
+        {"role": "user", "content": "وهل يمكن الدفع على قسطين؟"},
+    ],
+}
+
+
+@pytest.mark.parametrize(("language", "heading"), [("en", "Call of a tool"), ("ar", "استدعاء أداة")])
+def test_a_conversation_is_read_turn_by_turn_with_its_calls_and_results(
+    operators: Operators,
+    reviews: ReviewBench,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    language: str,
+    heading: str,
+) -> None:
+    messages = [Message.model_validate(each) for each in CONVERSATIONS[language]]
+
+    def conversing(*arguments: Any) -> PlanContents:
+        contents = plan_of(*arguments)
+        prompts = {name: each.model_copy(update={"messages": messages}) for name, each in contents.prompts.items()}
+        return replace(contents, prompts=prompts)
+
+    monkeypatch.setattr(context, "plan_of", conversing)
+    operator = operators("operator-1", language)
+    operator.sign_in(token(reviews, operator.name))
+    turns = operator.page.locator(".turns li")
+    shown = turns.all_inner_texts()
+    assert len(shown) == 5 and operator.complaints == []
+    assert heading in shown[1] and "harbour: " in shown[1] and "{" not in "".join(shown)
+    assert ("PRM/2025/017" in shown[1] and "missing: survey, consent" in shown[2]) or language == "ar"
+    direction = {"en": "ltr", "ar": "rtl"}[language]
+    assert turns.nth(3).locator(".text").get_attribute("dir") == direction
+    assert_accessible(operator.page)
+    operator.page.screenshot(path=pictures / f"{language}-conversation.png", full_page=True)
+    operator.page.set_viewport_size(PHONE)
+    assert operator.page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_a_full_review_by_keyboard_in_both_languages_and_nothing_that_was_received_tells_the_positions(

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from sovereign_pipeline.review.page.context import TURN_HEADINGS
 from sovereign_pipeline.review.page.rendering import CRITERION_MEANINGS, HERE, REFUSALS, direction
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import PageClient, signed_in
@@ -13,7 +14,7 @@ from sovereign_pipeline_tests.review.page.client import PageClient, signed_in
 def test_every_sentence_of_the_pages_has_its_arabic(browser: PageClient, reviews: ReviewBench) -> None:
     source = "".join(file.read_text() for file in (HERE / "templates").glob("*.html"))
     sentences = {*re.findall(r'say\("([^"~]+)"\)', source), *CRITERION_MEANINGS, *CRITERION_MEANINGS.values()}
-    sentences |= {title for _, _, title in REFUSALS}
+    sentences |= {title for _, _, title in REFUSALS} | set(TURN_HEADINGS.values())
     arabic = json.loads((HERE / "arabic.json").read_text(encoding="utf-8"))
     assert sentences <= arabic.keys() | {"Answer "}
     signed_in(browser, reviews)
