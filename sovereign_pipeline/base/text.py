@@ -143,3 +143,16 @@ def _plain(character: str) -> str:
             character = LOOKALIKES[case].lower()
             break
     return _SPELLINGS.get(character, character)
+
+
+class _Compared(dict[int, str | None]):
+    """A table for `str.translate` that computes each character's entry when it first occurs."""
+
+    def __missing__(self, point: int) -> str | None:
+        # None, not "": Python then translates an ASCII text without a lookup of each character.
+        self[point] = compared_as(chr(point)) or None
+        return self[point]
+
+
+COMPARED = _Compared()
+"""Table for `str.translate` that applies `compared_as` to each character."""

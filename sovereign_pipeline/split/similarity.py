@@ -10,8 +10,9 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.base.text import compared_as
+from sovereign_pipeline.base.text import COMPARED
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.quotes import QUOTE_HEAD, QUOTE_MARK
 from sovereign_pipeline.privacy.normalisation import decoded
 
 # Word 5-shingles as in Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", section 4.2. Arabic
@@ -23,18 +24,6 @@ PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 _WORD = re.compile(r"\w+")
 _DIVIDED = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n[ \t>]*(?=\w)")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
-
-
-class _Compared(dict[int, str | None]):
-    """A table for `str.translate` that computes each character's entry when it first occurs."""
-
-    def __missing__(self, point: int) -> str | None:
-        # None, not "": Python then translates an ASCII text without a lookup of each character.
-        self[point] = compared_as(chr(point)) or None
-        return self[point]
-
-
-_COMPARED = _Compared()
 
 
 # Callers normalise the texts of one document several times in a row.
@@ -51,7 +40,7 @@ def normal_text(text: str) -> str:
         text = unquote(html.unescape(decoded(text)[0]))
     if "\n" in text:
         text = _DIVIDED.sub("", text)
-    text = without_placeholder_numbers(text.translate(_COMPARED)).lower().replace("_", " ")
+    text = without_placeholder_numbers(text.translate(COMPARED)).lower().replace("_", " ")
     return " ".join(_WORD.findall(text))
 
 
@@ -65,39 +54,6 @@ def normal_form(document: Document) -> str:
     return f"{normal_text(document.request)} {normal_text(document.response)}".strip()
 
 
-def _spaced(phrases: str) -> str:
-    """Return phrases for a verbose regular expression, which ignores plain spaces."""
-    return phrases.replace(" ", r"[ ]")
-
-
-_QUOTE_MARK = re.compile(r"^[ \t]*((?:>[ \t]?)+)", re.MULTILINE)
-_FORWARDED = _spaced(
-    r"original message|forwarded message|begin forwarded message|forwarded by|"
-    r"الرسالة الأصلية|رسالة أصلية|النص الأصلي|الرسالة المعاد توجيهها|رسالة معاد توجيهها|رسالة مُعاد توجيهها|"
-    r"رسالة محولة|رسالة مُحوّلة|الرسالة المحولة|بدء الرسالة"
-)
-_LABEL = _spaced(
-    r"(?:from|sent|date|to|cc|subject|"
-    r"من|المرسل|أرسلت|أُرسلت|أرسل|تاريخ الإرسال|تم الإرسال|التاريخ|إلى|الى|المرسل إليه|نسخة|نسخة إلى|الموضوع)"
-)
-_BOUNDARIES = re.compile(
-    rf"""
-      [-_=*]{{3,}} [ \t]* (?:{_FORWARDED}) [^\n]*                     # -----Original Message-----
-    | ^ [ \t]* (?:{_FORWARDED}) [^\n]{{0,80}} : [ \t]* $              # Begin forwarded message:
-    | ^ [ \t]* [_-]{{10,}} [ \t]* $                                   # the line that Outlook draws
-    | (?: ^ [ \t*>]* {_LABEL} [ \t*]* : [^\n]* \n? ){{2,}}             # From: … / Sent: … / Subject: …
-    | \b (?:from|من|المرسل) [ \t]* : [^\n]{{1,120}}?
-      \b (?:sent|date|to|أرسلت|أرسل|التاريخ|تاريخ[ ]الإرسال|إلى|الى) [ \t]* : [^\n]{{1,120}}?
-      \b (?:subject|الموضوع) [ \t]* :                                 # the same in one line
-    | ^ [ \t]* on \b [^\n]{{1,200}} (?: \n [^\n]{{0,200}} )?? \b wrote [ \t]* :   # On 4 May 2024, A wrote:
-    | ^ [ \t]* (?:في|بتاريخ|يوم) \b [^\n]{{1,200}} (?: \n [^\n]{{0,200}} )??
-      \b كتبت? \b [^\n]{{0,120}} (?: \n [^\n]{{0,80}} )?? :
-    | ^ [ \t]* (?:و|وقد[ ]|وكان[ ]قد[ ])? كتبت? \b [^\n]{{1,160}} : [ \t]* $
-    """,
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
-)
-
-
 def blocks_of(text: str) -> list[str]:
     """Split a text into its own part and the texts that it quotes or forwards, in English and Arabic.
 
@@ -107,10 +63,10 @@ def blocks_of(text: str) -> list[str]:
     if not (":" in text or ">" in text or "---" in text or "___" in text):
         return [text]
     blocks: list[str] = []
-    for piece in _BOUNDARIES.split(text):
+    for piece in QUOTE_HEAD.split(text):
         by_depth: dict[int, list[str]] = {}
         for line in piece.split("\n"):
-            mark = _QUOTE_MARK.match(line)
+            mark = QUOTE_MARK.match(line)
             depth = mark.group(1).count(">") if mark else 0
             by_depth.setdefault(depth, []).append(line[mark.end() :] if mark else line)
         blocks += ["\n".join(lines) for lines in by_depth.values()]

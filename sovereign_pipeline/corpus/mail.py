@@ -1,0 +1,468 @@
+"""Read the messages of .eml, mbox, Maildir and Outlook .msg files."""
+
+import codecs
+import datetime
+import email
+import email.errors
+import email.utils
+import hashlib
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from email.header import decode_header
+from email.message import Message
+from email.policy import compat32
+from pathlib import Path
+from typing import IO
+
+LARGEST_MESSAGE = 64 << 20
+LARGEST_HEADERS = 256 << 10
+LONGEST_TEXT = 500_000
+DEEPEST = 50
+_LONGEST_SUBJECT = 4_000
+_MOST_REFERENCES = 200
+_OUTLOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A message that cannot be read."""
+
+    path: str
+    sha256: str
+    reason: str
+    """Reason for quarantine, without text of the message."""
+
+
+@dataclass(frozen=True)
+class Mail:
+    """A message, in plain text."""
+
+    path: str
+    """Path of its file; in an mbox with its number, as in `archive.mbox#17`."""
+    sha256: str
+    """Digest of the message's bytes."""
+    id: str
+    """Message-ID without brackets, or the digest."""
+    references: tuple[str, ...]
+    """Ids of earlier messages, the one that it answers last."""
+    date: datetime.datetime
+    sender: str
+    """Address in lower case."""
+    recipients: tuple[str, ...]
+    subject: str
+    text: str
+    attachments: tuple[str, ...] = ()
+    """Media type of each attachment."""
+    markings: tuple[str, ...] = ()
+    """Values of the headers that state a classification."""
+    left_out: str | None = None
+    """Kind of a message that is no correspondence, such as a bounce."""
+
+
+class _Unreadable(Exception):
+    """The message is the reason for quarantine."""
+
+
+def messages_in(path: Path) -> Iterator[Mail | Broken]:
+    """Yield every message of a file, or of the files below a directory in the order of their paths. Links and Maildir's
+    unfinished messages (`tmp`) are ignored."""
+    if path.is_dir():
+        for each in sorted(path.iterdir()):
+            if not each.is_symlink() and not (each.name == "tmp" and (path / "cur").is_dir()):
+                yield from messages_in(each)
+        return
+    name = str(path).encode(errors="backslashreplace").decode()
+    with path.open("rb") as stream:
+        begin = stream.read(len(_OUTLOOK))
+        stream.seek(0)
+        if begin.startswith(b"From "):
+            for number, message in enumerate(_messages_in_mbox(stream), start=1):
+                yield _parsed(f"{name}#{number}", *message)
+        else:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            stream.seek(0)
+            yield _parsed(name, stream.read(LARGEST_MESSAGE + 1), digest)
+
+
+# mailbox.mbox divides at every line that begins with "From ", also within a text whose writer did not escape it, and
+# reads a message whole, however large.
+_ENVELOPE = re.compile(rb"From \S+ .*\d\d:\d\d.*\d{4}")
+
+
+def _messages_in_mbox(stream: IO[bytes]) -> Iterator[tuple[bytes, str]]:
+    """Yield the bytes of each message, cut above LARGEST_MESSAGE, and the digest of all of them."""
+    lines, size, digest, is_blank = list[bytes](), 0, hashlib.sha256(), True
+    begun = False
+    while line := stream.readline(1 << 20):
+        if is_blank and _ENVELOPE.match(line):
+            if begun:
+                yield b"".join(lines), digest.hexdigest()
+            lines, size, digest, begun = [], 0, hashlib.sha256(), True
+        else:
+            line = line[1:] if re.match(rb">+From ", line) else line
+            digest.update(line)
+            size += len(line)
+            if size - len(line) <= LARGEST_MESSAGE:
+                lines.append(line)
+        is_blank = not line.strip()
+    yield b"".join(lines), digest.hexdigest()
+
+
+def _parsed(path: str, data: bytes, digest: str) -> Mail | Broken:
+    try:
+        if len(data) > LARGEST_MESSAGE:
+            raise _Unreadable(f"larger than {LARGEST_MESSAGE >> 20} MB")
+        if data.startswith(_OUTLOOK):
+            return _mail(path, digest, *_outlook(data))
+        if not re.search(rb"\r?\n\r?\n", data[:LARGEST_HEADERS]) and len(data) > LARGEST_HEADERS:
+            raise _Unreadable(f"headers longer than {LARGEST_HEADERS >> 10} kB")
+        return _mail(path, digest, email.message_from_bytes(data, policy=compat32))
+    except _Unreadable as error:
+        return Broken(path, digest, str(error))
+    except RecursionError:
+        return Broken(path, digest, "parts nested too deep")
+    except Exception as error:  # the parsers of untrusted files raise errors of many classes
+        return Broken(path, digest, f"not a readable message ({type(error).__name__})")
+
+
+def _mail(path: str, digest: str, message: "Message[str, str]", kind: str | None = None) -> Mail:
+    headers = _Headers(message)
+    sender = headers.addresses("from")
+    if not sender:
+        raise _Unreadable("no address under From")
+    body = _Body()
+    kind = kind or _kind(headers, sender[0], message.get_content_type())
+    if kind is None and _MAILDIR_FLAGS.search(path):
+        kind = "a draft, or deleted"
+    if kind is None:
+        body.read(message)
+    text = _tidy("\n\n".join(body.texts))
+    kind = kind or ("a calendar entry" if body.has_calendar else None if text else "without text")
+    ids = headers.ids("message-id")
+    answered = headers.ids("in-reply-to")
+    earlier = [each for each in headers.ids("references") if each not in answered[:1]] + answered[:1]
+    return Mail(
+        path=path,
+        sha256=digest,
+        id=ids[0] if ids else digest,
+        references=tuple(dict.fromkeys(earlier[-_MOST_REFERENCES:])),
+        date=headers.date(),
+        sender=sender[0],
+        recipients=tuple(dict.fromkeys(headers.addresses("to", "cc", "bcc"))),
+        subject=headers.text("subject"),
+        text=text,
+        attachments=tuple(body.attachments),
+        markings=headers.markings(),
+        left_out=kind,
+    )
+
+
+_MAILDIR_FLAGS = re.compile(r":2,[A-Z]*[DT][A-Z]*$")
+_DELETED_IN_MOZILLA = 0x0008
+_ID = re.compile(r"<([^<>\s]{1,500})>")
+_MARKING = re.compile(
+    r"x-(?!ms-exchange|microsoft|.*spam)(?:.*-)?(?:classification|(?:protective|security)-(?:marking|label))"
+)
+_LABEL_NAME = re.compile(r"_Name=([^;]+)")
+
+
+class _Headers:
+    """A message's headers. They are decoded here, because the `email` package's modern policy parses an address or a
+    subject 10 times slower, in quadratic time, and raises for many malformed ones."""
+
+    def __init__(self, message: "Message[str, str]") -> None:
+        self._values: Mapping[str, list[str]] = defaultdict(list)
+        for name, value in message.raw_items():
+            self._values[name.lower()].append(str(value))
+        self._charset = message.get_content_charset()
+
+    def raw(self, *names: str) -> str:
+        return ", ".join(value for name in names for value in self._values.get(name, ()))[:LARGEST_HEADERS]
+
+    def text(self, name: str) -> str:
+        """Return a header as text on one line, with encoded words (RFC 2047) and bytes above 127 decoded."""
+        value = _decoded(self.raw(name)[:_LONGEST_SUBJECT].encode(errors="surrogateescape"), self._charset)
+        try:
+            pieces = decode_header(re.sub(r"\r?\n(?=[ \t])", "", value))
+        except email.errors.HeaderParseError:
+            pieces = [(value, None)]
+        # Pieces around encoded words are bytes in an encoding of the module's own.
+        text = "".join(
+            piece
+            if isinstance(piece, str)
+            else _decoded(piece, charset)
+            if charset
+            else piece.decode("raw-unicode-escape")
+            for piece, charset in pieces
+        )
+        return " ".join("".join(c if unicodedata.category(c) != "Cc" else " " for c in text).split())
+
+    def ids(self, name: str) -> list[str]:
+        value = self.raw(name)
+        return _ID.findall(value) or ([value.strip()] if re.fullmatch(r"\s*[^\s<>]+@[^\s<>]+\s*", value) else [])
+
+    def addresses(self, *names: str) -> list[str]:
+        value = re.sub(r"\s+", " ", self.raw(*names))
+        return [each.lower() for _, each in email.utils.getaddresses([value]) if "@" in each]
+
+    def date(self) -> datetime.datetime:
+        """Return the date, of the first server if the sender wrote none. A date without a zone is in UTC."""
+        for value in (self.raw("date"), *(each.rpartition(";")[2] for each in reversed(self._values["received"]))):
+            try:
+                date = email.utils.parsedate_to_datetime(value.strip())
+                date.astimezone(datetime.UTC)  # raises for the first and the last day of the calendar
+            except (ValueError, TypeError, IndexError, OverflowError):
+                continue
+            return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+        raise _Unreadable("no readable date")
+
+    def markings(self) -> tuple[str, ...]:
+        found = [self.text(name)[:400] for name in self._values if _MARKING.fullmatch(name)]
+        found += _LABEL_NAME.findall(self.text("msip_labels"))
+        found += [value for value in (self.text("sensitivity"),) if value.casefold() not in ("", "normal", *_PRIVATE)]
+        return tuple(found)
+
+
+_PRIVATE = ("personal", "private")
+_AUTOMATIC_SUBJECT = re.compile(
+    r"\s*(?:auto(?:matic)?[- ]?(?:reply|response)|out of (?:the )?office|رد تلقائي|الرد التلقائي|خارج المكتب)\b",
+    re.IGNORECASE,
+)
+
+
+def _kind(headers: _Headers, sender: str, content_type: str) -> str | None:
+    """Return the kind of a message that is no correspondence, by its headers."""
+    state = headers.raw("x-mozilla-status").strip()
+    if headers.raw("x-unsent").strip() == "1" or (
+        re.fullmatch("[0-9a-fA-F]{4}", state) and int(state, 16) & _DELETED_IN_MOZILLA
+    ):
+        return "a draft, or deleted"
+    precedence = headers.raw("precedence").strip().lower()
+    submitted = headers.raw("auto-submitted").strip().lower()
+    if content_type == "multipart/report" or sender.startswith(("mailer-daemon@", "postmaster@")):
+        return "a bounce"
+    if submitted not in ("", "no") or precedence in ("auto_reply", "auto-reply"):
+        return "an automatic reply"
+    if headers.raw("x-autoreply", "x-autorespond", "x-autoresponder") or _AUTOMATIC_SUBJECT.match(
+        headers.text("subject")
+    ):
+        return "an automatic reply"
+    if headers.raw("return-path").strip() == "<>":
+        return "a bounce"
+    if headers.raw("list-unsubscribe") and (precedence in ("bulk", "junk") or headers.raw("list-unsubscribe-post")):
+        return "a newsletter"
+    return "private" if headers.raw("sensitivity").strip().lower() in _PRIVATE else None
+
+
+_DAMAGE: Mapping[type[email.errors.MessageDefect], str] = {
+    email.errors.NoBoundaryInMultipartDefect: "a multipart without a boundary",
+    email.errors.StartBoundaryNotFoundDefect: "a multipart whose parts are missing",
+    email.errors.CloseBoundaryNotFoundDefect: "cut off: a multipart without its end",
+    email.errors.InvalidBase64CharactersDefect: "base64 that cannot be decoded",
+    email.errors.InvalidBase64LengthDefect: "base64 that cannot be decoded",
+}
+_ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pkcs7-mime")
+
+
+@dataclass
+class _Body:
+    texts: list[str] = field(default_factory=list)
+    attachments: list[str] = field(default_factory=list)
+    has_calendar: bool = False
+
+    def read(self, part: "Message[str, str]", depth: int = 0, *, is_chosen: bool = True) -> None:
+        """Add a part: of alternatives the first plain text that is not blank, or else the HTML; all texts of other
+        multiparts. `is_chosen`: False if another alternative is the text."""
+        kind = part.get_content_type()
+        if depth > DEEPEST:
+            raise _Unreadable("parts nested too deep")
+        if kind in _ENCRYPTED:
+            raise _Unreadable("encrypted")
+        _refuse_damage(part)
+        if kind.startswith("multipart/"):
+            self._read_parts(kind, part, depth, is_chosen)
+        elif part.get_content_disposition() == "attachment" or part.get_filename() or not kind.startswith("text/"):
+            self.attachments.append(kind)
+        elif kind == "text/calendar":
+            self.has_calendar = True
+        elif is_chosen:
+            text = _text_of(part, kind)
+            self.texts += [text] if text.strip() else []
+
+    def _read_parts(self, kind: str, part: "Message[str, str]", depth: int, is_chosen: bool) -> None:
+        if not part.is_multipart():
+            raise _Unreadable("a multipart without parts")
+        parts: list[Message[str, str]] = part.get_payload()  # type: ignore[assignment]
+        is_alternative, before = kind == "multipart/alternative", len(self.texts)
+        if is_alternative:
+            parts = sorted(parts, key=lambda each: each.get_content_type() != "text/plain")
+        for each in parts:
+            self.read(each, depth + 1, is_chosen=is_chosen and not (is_alternative and len(self.texts) > before))
+
+
+def _refuse_damage(part: "Message[str, str]") -> None:
+    for defect in part.defects:
+        if (reason := _DAMAGE.get(type(defect))) is not None:
+            raise _Unreadable(reason)
+
+
+def _text_of(part: "Message[str, str]", kind: str) -> str:
+    data = part.get_payload(decode=True)
+    assert isinstance(data, bytes)
+    _refuse_damage(part)
+    text = _decoded(data, part.get_content_charset()).replace("\r\n", "\n").replace("\r", "\n")
+    if "\0" in text:
+        raise _Unreadable("a text with NUL characters")
+    if "-----BEGIN PGP MESSAGE-----" in text:
+        raise _Unreadable("encrypted")
+    if len(text) > LONGEST_TEXT:
+        raise _Unreadable(f"a text longer than {LONGEST_TEXT:,} characters")
+    if kind == "text/html":
+        return text_of_html(text)
+    is_flowed = str(part.get_param("format", "")).lower() == "flowed"
+    return _unflowed(text, str(part.get_param("delsp", "")).lower() == "yes") if is_flowed else text
+
+
+_LATIN = ("iso8859-1", "cp1252")
+_NO_LATIN_WORD = re.compile("[\u00c0-\u00ff]{4}")
+_NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7")
+
+
+def _decoded(data: bytes, charset: str | None) -> str:
+    """Decode bytes of a message. Many messages state no charset or a wrong one: UTF-8 is tried first, because no other
+    text is valid UTF-8 by chance. Four Western letters with accents in a row are windows-1256."""
+    try:
+        stated = codecs.lookup(charset or "ascii").name
+    except (LookupError, ValueError):
+        stated = "ascii"
+    if stated.replace("_", "-") in _NO_CHARSETS:
+        stated = "ascii"
+    # UTF-16 and ISO-2022 texts can be valid UTF-8.
+    first = ("utf-8", stated) if stated.startswith(("iso8859", "cp", "ascii", "koi8", "mac")) else (stated, "utf-8")
+    for each in (*first, "cp1256"):
+        try:
+            text = data.decode(each)
+        except (LookupError, ValueError):
+            continue
+        if each not in _LATIN or not _NO_LATIN_WORD.search(text):
+            return text
+    raise _Unreadable("a text in no charset that can be decoded")
+
+
+def _unflowed(text: str, is_delsp: bool) -> str:
+    """Join the lines of format=flowed (RFC 3676): a line that ends in a space goes on in the next of the same quote
+    depth."""
+    lines, open_depth = list[str](), -1
+    for line in text.split("\n"):
+        content = line.lstrip(">")
+        depth = len(line) - len(content)
+        content = content.removeprefix(" ")
+        if depth == open_depth:
+            lines[-1] += content
+        else:
+            lines.append(f"{'>' * depth} {content}" if depth else content)
+        is_open = content.endswith(" ") and content != "-- "
+        if is_open and is_delsp:
+            lines[-1] = lines[-1][:-1]
+        open_depth = depth if is_open else -1
+    return "\n".join(lines)
+
+
+_BLOCKS = ("div", "li", "tr", "dt", "dd", "address", "article", "section", "header", "footer", "pre")
+_PARAGRAPHS = ("p", "blockquote", "table", "ul", "ol", "dl", "hr", "h1", "h2", "h3", "h4", "h5", "h6")
+_BLOCK, _PARAGRAPH = "\x1e", "\x1d"
+"""Characters that stand for the edges of blocks, and of blocks with a margin."""
+_EDGES = re.compile(rf"[ \n]*[{_BLOCK}{_PARAGRAPH}][ \n{_BLOCK}{_PARAGRAPH}]*")
+_UNSEEN = ("head", "style", "script", "title", "template")
+_MOST_QUOTATIONS = 200
+
+
+def text_of_html(html: str) -> str:
+    """Return the visible text of HTML, with `> ` before each line of a quotation."""
+    from bs4 import BeautifulSoup
+    from bs4.element import NavigableString
+
+    soup = BeautifulSoup(html, "html.parser")
+    for unseen in soup.find_all(_UNSEEN):
+        unseen.decompose()
+    has_lines = soup.find("pre") is not None
+    for string in soup.find_all(string=True):
+        if type(string) is not NavigableString:  # a comment or a declaration
+            string.extract()
+        elif not has_lines or string.find_parent("pre") is None:
+            string.replace_with(re.sub(r"[ \t\r\n\f\x1d\x1e]+", " ", string))
+    for line_break in soup.find_all("br"):
+        line_break.replace_with("\n")
+    for names, edge in ((_BLOCKS, _BLOCK), (_PARAGRAPHS, _PARAGRAPH)):
+        for block in soup.find_all(names):
+            block.insert(0, edge)
+            block.append(edge)
+    # Inner quotations follow outer ones, and are marked before them.
+    for quoted in reversed(soup.find_all("blockquote")[:_MOST_QUOTATIONS]):
+        lines = _laid_out(quoted.get_text()).split("\n")
+        quoted.replace_with(
+            _PARAGRAPH + "\n".join(f">{line}" if line[:1] == ">" else f"> {line}" for line in lines) + _PARAGRAPH
+        )
+    return _laid_out(soup.get_text())
+
+
+def _laid_out(text: str) -> str:
+    return "\n".join(line.strip() for line in _EDGES.sub(_line_ends, text).split("\n")).strip()
+
+
+def _line_ends(edges: re.Match[str]) -> str:
+    run = edges.group().replace(" ", "")
+    # A line break at the end of a block adds no line.
+    breaks = run.count("\n") - run.startswith("\n")
+    return "\n" * max(1 + breaks, 2 if _PARAGRAPH in run else 1)
+
+
+def _tidy(text: str) -> str:
+    lines = (line.rstrip() for line in text.replace("\u00a0", " ").replace("\ufeff", "").split("\n"))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+_OUTLOOK_KINDS = {"IPM.Schedule": "a calendar entry", "REPORT.": "a bounce", "IPM.Note.Rules.": "an automatic reply"}
+_IDS_IN_OUTLOOK = {"message-id": 0x1035, "in-reply-to": 0x1042, "references": 0x1039}
+_SENDER_IN_OUTLOOK = (0x5D01, 0x0C1F, 0x5D02, 0x0065)
+_PRIVATE_IN_OUTLOOK = {1: "Personal", 2: "Private", 3: "Company-Confidential"}
+
+
+def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
+    """Return an Outlook message as one of the `email` package, and its kind if it is no correspondence. A message that
+    came by SMTP has its headers; one that was sent has properties instead."""
+    from oxmsg import Message as OutlookMessage
+
+    found = OutlookMessage.load(data)
+    properties, kind = found.properties, found.message_class
+    if kind.startswith("IPM.Note.SMIME"):
+        raise _Unreadable("encrypted")
+    message = email.message_from_string(properties.str_prop_value(0x007D) or "", policy=compat32)
+    for name in ("content-type", "content-transfer-encoding", "content-disposition"):
+        del message[name]
+    values = {name: properties.str_prop_value(number) for name, number in _IDS_IN_OUTLOOK.items()}
+    values["subject"] = found.subject
+    values["from"] = next(
+        (each for each in map(properties.str_prop_value, _SENDER_IN_OUTLOOK) if each and "@" in each), ""
+    )
+    values["to"] = ", ".join(each.email_address for each in found.recipients)
+    values["date"] = email.utils.format_datetime(found.sent_date) if found.sent_date else ""
+    values["sensitivity"] = _PRIVATE_IN_OUTLOOK.get(properties.int_prop_value(0x0036) or 0, "")
+    for name, value in values.items():
+        if value and name not in message:
+            message[name] = value
+    message["content-type"] = "multipart/mixed"
+    body = Message(policy=compat32)
+    is_html = not (found.body or "").strip()
+    body["content-type"] = f"text/{'html' if is_html else 'plain'}; charset=utf-8"
+    body.set_payload(((found.html_body if is_html else found.body) or "").encode().decode("ascii", "surrogateescape"))
+    message.set_payload([body])
+    for attachment in found.attachments:
+        part = Message(policy=compat32)
+        part["content-type"] = attachment.mime_type or "application/octet-stream"
+        part["content-disposition"] = "attachment"
+        message.attach(part)
+    return message, next((each for begin, each in _OUTLOOK_KINDS.items() if kind.startswith(begin)), None)

@@ -1,0 +1,247 @@
+import datetime
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.corpus.mail import Broken, Mail, messages_in
+from sovereign_pipeline.corpus.markings import Markings
+from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
+from sovereign_pipeline.corpus.threads import Outcome, rows_of
+from sovereign_pipeline.policy.institution import ClassificationLadder
+from sovereign_pipeline_tests.corpus import mailboxes
+
+MARKINGS = Markings(
+    ClassificationLadder(("PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET")),
+    {"سري": "CONFIDENTIAL", "سري للغاية": "SECRET"},
+)
+DESK, ANNA, OMAR, CHIEF = mailboxes.DESK, "anna@mail.example", "omar@mail.example", "chief@hq.coasts.example"
+
+
+def _mail(id: str, sender: str, to: str, text: str, answers: str = "", hours: float = 0, **others: Any) -> Mail:
+    date = datetime.datetime(2024, 2, 5, 8, tzinfo=datetime.UTC) + datetime.timedelta(hours=hours)
+    return Mail(
+        **{
+            "path": f"{id}.eml", "sha256": f"{id:0>64}", "id": id, "references": tuple(answers.split()), "date": date,
+            "sender": sender, "recipients": tuple(to.split()), "subject": "Re: Jetty" if answers else "Jetty",
+            "text": text, **others,
+        }
+    )  # fmt: skip
+
+
+def _rows(found: Iterable[Mail | Broken], floor: str = "INTERNAL") -> tuple[list[dict[str, Any]], list[Outcome]]:
+    both = [*rows_of(found, mailboxes.OURS, MARKINGS, floor)]
+    return [row for row, _ in both if row is not None], [each for _, outcomes in both for each in outcomes]
+
+
+def test_an_invented_mailbox(tmp_path: Path) -> None:
+    """Every message has one outcome, each reply is paired with the letters that it answers, and texts are whole."""
+    box = mailboxes.mailbox()
+    letters = mailboxes.write(box, tmp_path)
+    found = [*messages_in(tmp_path)]
+    rows, outcomes = _rows(found)
+    assert len(outcomes) == len({each.path for each in outcomes}) == len(found) == len(box.letters) + box.copies >= 300
+    assert [
+        each for each in outcomes if each.path in letters and not each.outcome.startswith(letters[each.path].expected)
+    ] == []
+    assert Counter(each.outcome.startswith("duplicate of ") for each in outcomes)[True] == box.copies
+    in_rows = {file["path"] for row in rows for file in row["files"]}
+    assert in_rows >= {each.path for each in outcomes if each.outcome.startswith("row ")}
+    assert not in_rows & {each.path for each in outcomes if each.outcome.startswith(("left out", "quarantined"))}
+    pairs, own = set[tuple[str, str]](), {letter.mark: letter.own for letter in box.letters}
+    for row in rows:
+        turns = [(turn, re.findall(r"ZX\d{5}Q", turn["content"])) for turn in row["messages"]]
+        assert [turn["role"] for turn, _ in turns] == ["user", "assistant"] * (len(turns) // 2)
+        assert [turn["content"] for turn, _ in turns] == [
+            "\n\n".join(own[mark] for mark in marks) for _, marks in turns
+        ]
+        for (_, before), (turn, marks) in itertools.pairwise(turns):
+            pairs |= {(one, other) for one in before for other in marks if turn["role"] == "assistant"}
+    assert pairs - box.pairs == set()  # precision 1.00
+    assert len(pairs) >= 0.95 * len(box.pairs)
+
+
+_ASKED, _ANSWERED = _mail("1", ANNA, DESK, "May I build?"), _mail("2", DESK, ANNA, "You may.", "1", 1)
+_LONG = "We refuse the jetty at the old quay because the channel is too narrow for it."
+THREADS: dict[str, tuple[list[Mail], list[str], dict[str, str]]] = {
+    "a reply": ([_ANSWERED, _ASKED], ["< May I build? > You may."], {}),
+    "letters of one side are one turn": (
+        [_ASKED, _mail("b", ANNA, DESK, "Please hurry.", "1", 0.5), _ANSWERED],
+        ["< May I build?\n\nPlease hurry. > You may."],
+        {},
+    ),
+    "not answered": ([_ASKED], [], {"1": "left out: not answered"}),
+    "a last letter without an answer": (
+        [_ASKED, _ANSWERED, _mail("3", ANNA, DESK, "Thanks", "1 2", 2)],
+        ["< May I build? > You may."],
+        {"3": "left out: not answered"},
+    ),
+    "ours first": (
+        [
+            _mail("0", DESK, ANNA, _LONG),
+            _mail("1", ANNA, DESK, f"Why?\n\nOn 5 May, D wrote:\n> {_LONG}", "0", 1),
+            _mail("2", DESK, ANNA, "Width.", "1", 2),
+        ],
+        [f"< Why?\n\nOn 5 May, D wrote:\n> {_LONG} > Width."],
+        {"0": "left out: ours, before the other side wrote"},
+    ),
+    "a letter to two people, who answer": (
+        [
+            _mail("0", DESK, f"{ANNA} {OMAR}", "Who comes?"),
+            _mail("1", ANNA, DESK, "I do.", "0", 1),
+            _mail("2", OMAR, DESK, "Not me.", "0", 2),
+            _mail("3", DESK, ANNA, "Good.", "1", 3),
+            _mail("4", DESK, OMAR, "Pity.", "2", 4),
+        ],
+        ["< I do. > Good.", "< Not me. > Pity."],
+        {"0": "left out: ours, before the other side wrote"},
+    ),
+    "internal messages": (
+        [
+            _ASKED,
+            _mail("a", DESK, CHIEF, "Boss, may she?", "1", 0.2),
+            _mail("b", CHIEF, DESK, "Fine.", "a", 0.3),
+            _ANSWERED,
+        ],
+        ["< May I build? > You may."],
+        {"a": "left out: an internal message", "b": "left out: an internal message"},
+    ),
+    "ours asks another house": (
+        [
+            _ASKED,
+            _mail("a", DESK, OMAR, "Any concern?", "1", 0.2),
+            _mail("b", OMAR, DESK, "None.", "a", 0.3),
+            _ANSWERED,
+        ],
+        ["< May I build? > You may."],
+        {"a": "left out: ours, before the other side wrote", "b": "left out: not answered"},
+    ),
+    "undisclosed recipients": ([_ASKED, _mail("2", DESK, "", "You may.", "1", 1)], ["< May I build? > You may."], {}),
+    "a cycle": (
+        [
+            _mail("1", ANNA, DESK, "May I build?", "2"),
+            _mail("2", DESK, ANNA, "You may.", "1", 1),
+            _mail("3", ANNA, DESK, "When?", "3 2", 2),
+            _mail("4", DESK, ANNA, "Now.", "3", 3),
+        ],
+        ["< May I build? > You may. < When? > Now."],
+        {},
+    ),
+    "a missing parent": (
+        [_mail("2", ANNA, DESK, "May I build?", "x"), _mail("3", DESK, ANNA, "You may.", "x y", 1)],
+        ["< May I build? > You may."],
+        {},
+    ),
+    "a clock that is wrong": ([_ASKED, _mail("2", DESK, ANNA, "You may.", "1", -9)], ["< May I build? > You may."], {}),
+    "a reply without references": (
+        [_ASKED, _mail("2", DESK, ANNA, "You may.", hours=1, subject="RE: رد: jetty")],
+        ["< May I build? > You may."],
+        {},
+    ),
+    "the same subject of another person": (
+        [_ASKED, _mail("2", DESK, OMAR, "You may.", hours=1, subject="Re: Jetty")],
+        [],
+        {"1": "left out: not answered", "2": "left out: ours, before the other side wrote"},
+    ),
+    "the same subject a season later": (
+        [_ASKED, _mail("2", DESK, ANNA, "You may.", hours=24 * 90, subject="Re: Jetty")],
+        [],
+        {"1": "left out: not answered", "2": "left out: ours, before the other side wrote"},
+    ),
+    "a copy with a banner": (
+        [_ASKED, _ANSWERED, _mail("1", ANNA, DESK, "External message\nMay I build?", path="c.eml")],
+        ["< May I build? > You may."],
+        {"c": "duplicate of 1.eml"},
+    ),
+    "another message with a used id": (
+        [_ASKED, _ANSWERED, _mail("1", OMAR, DESK, "Buy boats", path="c.eml", sha256="c" * 64)],
+        ["< May I build? > You may."],
+        {"c": "left out: not answered"},
+    ),
+    "only a quotation": (
+        [_ASKED, _ANSWERED, _mail("3", DESK, ANNA, "On 5 May, A wrote:\n> May I build?", "1", 2)],
+        ["< May I build? > You may."],
+        {"3": "left out: without text of its own"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THREADS)
+def test_conversations(name: str) -> None:
+    mails, expected, others = THREADS[name]
+    rows, outcomes = _rows(mails)
+    signs = {"user": "<", "assistant": ">"}
+    texts = [" ".join(f"{signs[each['role']]} {each['content']}" for each in row["messages"]) for row in rows]
+    assert texts == expected
+    assert len({row["case"] for row in rows}) <= 1
+    assert len(outcomes) == len(mails)
+    assert {Path(each.path).stem: each.outcome for each in outcomes if not each.outcome.startswith("row ")} == others
+
+
+LEVELS: dict[str, tuple[dict[str, Any], str]] = {
+    "none": ({}, "INTERNAL"),
+    "a tag": ({"subject": "[Confidential] Jetty"}, "CONFIDENTIAL"),
+    "a tag with a name": ({"subject": "Jetty (SECRET - HR)"}, "SECRET"),
+    "a word at the end": ({"subject": "Jetty - سريّ"}, "CONFIDENTIAL"),
+    "a longer word": ({"subject": "سري للغاية: Jetty"}, "SECRET"),
+    "a word of a sentence": ({"subject": "The secret jetty"}, "INTERNAL"),
+    "a lower one": ({"subject": "[PUBLIC] Jetty"}, "INTERNAL"),
+    "a header": ({"markings": ("UK secret",)}, "SECRET"),
+    "a folder": ({"path": "box/Confidential/1.eml"}, "CONFIDENTIAL"),
+    "a line": ({"text": "Classification: SECRET\n\nMay I build?"}, "SECRET"),
+    "a last line": ({"text": "May I build?\n\nسري"}, "CONFIDENTIAL"),
+}
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "a header": {"markings": ("VS-NfD",)},
+    "a tag": {"subject": "[Top Secret] Jetty"},
+    "a line": {"text": "محظور\nMay I build?"},
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_row_has_the_highest_level_of_its_thread(name: str) -> None:
+    fields, level = LEVELS[name]
+    fields = {"id": "3", "sender": ANNA, "to": DESK, "text": "Thanks", "answers": "2", "hours": 3, **fields}
+    rows, _ = _rows([_ASKED, _ANSWERED, _mail(**fields)])  # not a turn, and counts
+    assert [row["classification"] for row in rows] == [level]
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_marking_quarantines_the_thread(name: str) -> None:
+    fields: dict[str, Any] = {"id": "1", "sender": ANNA, "to": DESK, "text": "May I build?", **UNKNOWN[name]}
+    rows, outcomes = _rows([_mail(**fields), _ANSWERED])
+    assert rows == []
+    assert [each.outcome.partition(":")[0] for each in outcomes] == ["quarantined", "quarantined"]
+
+
+_KNOWN = "Dear desk,\n\nplease send me the form for the jetty at the old quay\nbefore the end of this month.\n\nAnna"
+_MARKED = "\n".join(f"> {line}" for line in _KNOWN.split("\n"))
+QUOTES = {
+    "no quotation": ("Done.", "Done."),
+    "marked": (f"Done.\n\nOn 4 May 2024, Anna wrote:\n{_MARKED}", "Done."),
+    "marked, in Arabic": (f"تم.\n\nفي 4 مايو 2024، كتبت آنا:\n{_MARKED}", "تم."),
+    "wrapped anew": (f"Done.\n\nOn 4 May 2024, Anna wrote:\n> {_KNOWN.replace(chr(10), ' ')}", "Done."),
+    "below": (f"On 4 May 2024, Anna wrote:\n{_MARKED}\n\nDear Anna,\n\nDone.\n--\nD", "Dear Anna,\n\nDone."),
+    "between": (f"{_MARKED[:-8]}\n\nWhich?\n\n{_MARKED[-6:]}\n\nToo late.", "Which?\n\nToo late."),
+    "Outlook": (f"Done.\n\n____________\nFrom: Anna\nSent: today\nTo: D\nSubject: x\n\n{_KNOWN}", "Done."),
+    "Outlook, in Arabic": (f"تم.\n\nمن: آنا\nتاريخ الإرسال: اليوم\nإلى: المكتب\nالموضوع: س\n\n{_KNOWN}", "تم."),
+    "without a mark": (f"{_KNOWN}\n\nDone.", "Dear desk,\n\nAnna\n\nDone."),
+    "signature": ("Done.\n\n-- \nD\nDesk 4", "Done."),
+    "phone": ("Done.\nSent from my iPhone", "Done."),
+    "another message": ("See this.\n\nOn 4 May, Omar wrote:\n> No permit for boats", None),
+    "forwarded": ("See this.\n\n---- Forwarded message ----\nFrom: O\nTo: D\n\nNo permit for boats\n-- \nO", None),
+    "a sentence with a head": ("On 4 May you wrote:\nthat the form is lost. We regret this.", None),
+    "a greeting behind another's head": ("On 4 May, Omar wrote:\n> Dear desk,\n> no permit for boats?", None),
+}
+
+
+@pytest.mark.parametrize("name", QUOTES)
+def test_quotations_of_known_messages_are_removed(name: str) -> None:
+    text, own = QUOTES[name]
+    known = KnownMessages()
+    known.add(_KNOWN, is_ours=False)
+    assert own_text(text, known, is_ours=True) == (text if own is None else own)
