@@ -189,7 +189,7 @@ _FIELD_NAME = re.compile(r"[a-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*", re.ASCII)
 
 def _changed_message(message: Message, name: str, change: Callable[[str, str], str]) -> Message:
     by_number = _by_number(name, change)
-    content, value = message.content, json_in(message.content)
+    content, value = message.content, _json_in(message.content)
     if value is None:
         content = change(name, content)
     elif (changed := _changed_json(value, by_number)) != value:
@@ -205,7 +205,7 @@ def _by_number(name: str, change: Callable[[str, str], str]) -> Callable[[str], 
     return lambda text: change(f"{name} value {next(numbers)}", text)
 
 
-def json_in(content: str) -> Any:
+def _json_in(content: str) -> Any:
     """Return the object or list that a text is as JSON, or None. A text that repeats a key is none, because one of its
     values would not be seen."""
 

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen, canonical_json
-from sovereign_pipeline.corpus.document import Message, json_in, read_jsonl
+from sovereign_pipeline.corpus.document import Message, read_jsonl
 from sovereign_pipeline.policy.evaluation import Criterion, Review
 from sovereign_pipeline.policy.evaluation import OfficerMay_review as OfficerMay
 from sovereign_pipeline.record.manifest import ArtifactRef
@@ -37,7 +38,10 @@ class Prompt(Frozen):
 
 def readable(message: Message) -> str:
     """Return a turn for people: its text, JSON as lines of `name: value`, then its calls."""
-    parts = [message.content and _lines(json_in(message.content) or message.content)]
+    value = None
+    with suppress(ValueError, RecursionError):
+        value = json.loads(message.content)
+    parts = [_lines(value) if isinstance(value, dict | list) else message.content]
     parts += [f"{call.name}\n{_lines(call.arguments)}".strip() for call in message.tool_calls]
     return "\n\n".join(part for part in parts if part)
 

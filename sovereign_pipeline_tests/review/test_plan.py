@@ -104,6 +104,7 @@ def test_neither_place_nor_id_tells_the_position(what: str) -> None:
         ({"role": "user", "content": "Is it lit?"}, "Is it lit?"),
         ({"role": "tool", "content": '{"fee": 9.5, "left": ["a", "b"]}'}, "fee: 9.5\nleft: a, b"),
         ({"role": "tool", "content": "[1, 2]"}, "1, 2"),
+        ({"role": "user", "content": "null"}, "null"),
         ({"role": "tool", "content": '{"broken": '}, '{"broken": '),
         (
             {
