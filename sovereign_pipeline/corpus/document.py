@@ -1,12 +1,10 @@
 """Define documents as lists of messages, and quarantined rows; read and write their canonical JSONL."""
 
 import json
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,10 +46,13 @@ class Message(Frozen):
     @property
     def as_text(self) -> str:
         """Return the content and the calls as one text."""
-        calls = [
-            json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False) for call in self.tool_calls
-        ]
-        return "\n".join(part for part in (self.content, *calls) if part)
+        return "\n".join(part for part in (self.content, self.calls_as_text) if part)
+
+    @property
+    def calls_as_text(self) -> str:
+        """Return the calls as a line of JSON each."""
+        calls = ({"name": call.name, "arguments": call.arguments} for call in self.tool_calls)
+        return "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
 
 
 def exchange(request: str, response: str) -> tuple[Message, Message]:
@@ -157,14 +158,14 @@ class Document(Frozen):
     @property
     def texts(self) -> dict[str, str]:
         """Return every free text by its name, in reading order: `subject`, `request` and `response` of a letter,
-        `message 1` and so on otherwise. JSON in messages and tools counts as a text for each of its values, such as
-        `message 3 value 2`."""
+        `message 1` and so on otherwise. Arguments of a call (`message 3 call 1`) and `tools` are JSON texts."""
         found: dict[str, str] = {}
         self._changed(lambda name, text: found.setdefault(name, text))
         return found
 
     def with_texts(self, texts: Mapping[str, str]) -> "Document":
-        """Return the document with other texts, by their names in `texts`. JSON stays JSON."""
+        """Return the document with other texts, by their names in `texts`. Texts of arguments and tools must be
+        JSON."""
         return self._changed(lambda name, text: texts.get(name, text))
 
     def _changed(self, change: Callable[[str, str], str]) -> "Document":
@@ -177,85 +178,36 @@ class Document(Frozen):
             numbered = enumerate(self.messages, start=1)
             messages = tuple(_changed_message(each, f"message {number}", change) for number, each in numbered)
         rejected = None if self.rejected is None else change("rejected", self.rejected)
-        tools = tuple(_changed_schema(tool, _by_number("tools", change)) for tool in self.tools)
+        tools = tuple(_changed_json(list(self.tools), "tools", change)) if self.tools else ()
         return self.model_copy(update={"subject": subject, "messages": messages, "rejected": rejected, "tools": tools})
 
 
-_FREE_TEXT_IN_SCHEMAS = ("title", "description", "default", "examples", "enum", "const")
-"""Keys of JSON Schema whose values are free text. The others name parameters and types."""
-_FIELD_NAME = re.compile(r"[a-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*", re.ASCII)
-"""Pattern of a JSON key that names a field. Another key, such as a person's name, is a text."""
-
-
 def _changed_message(message: Message, name: str, change: Callable[[str, str], str]) -> Message:
-    by_number = _by_number(name, change)
-    content, value = message.content, _json_in(message.content)
-    if value is None:
-        content = change(name, content)
-    elif (changed := _changed_json(value, by_number)) != value:
-        content = json.dumps(changed, ensure_ascii=False)
-    calls = [
-        call.model_copy(update={"arguments": _changed_json(call.arguments, by_number)}) for call in message.tool_calls
-    ]
-    return message.model_copy(update={"content": content, "tool_calls": tuple(calls)})
+    def changed(part: str, text: str | None) -> str | None:
+        return text and change(f"{name} {part}", text)
+
+    return message.model_copy(
+        update={
+            "content": change(name, message.content),
+            # The name of who speaks is a text; that of a tool stays.
+            "name": message.name if message.role == "tool" else changed("name", message.name),
+            "tool_calls": tuple(
+                call.model_copy(
+                    update={
+                        "arguments": _changed_json(call.arguments, f"{name} call {number}", change),
+                        "id": changed(f"call {number} id", call.id),
+                    }
+                )
+                for number, call in enumerate(message.tool_calls, start=1)
+            ),
+            "tool_call_id": changed("call id", message.tool_call_id),
+        }
+    )
 
 
-def _by_number(name: str, change: Callable[[str, str], str]) -> Callable[[str], str]:
-    numbers = count(1)
-    return lambda text: change(f"{name} value {next(numbers)}", text)
-
-
-def _json_in(content: str) -> Any:
-    """Return the object or list that a text is as JSON, or None. A text that repeats a key is none, because one of its
-    values would not be seen."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError
-        return dict(pairs)
-
-    if not content.lstrip().startswith(("{", "[")):
-        return None
-    try:
-        return json.loads(content, object_pairs_hook=unique)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _changed_json(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a JSON value with `change` applied to its strings, to its numbers as text, and to keys that are no names
-    of fields. Raises ValueError if two keys become equal."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        pairs = [
-            (key if _FIELD_NAME.fullmatch(key) else change(key), _changed_json(each, change))
-            for key, each in value.items()
-        ]
-        if len({key for key, _ in pairs}) < len(pairs):
-            raise ValueError("two keys of one object become equal")
-        return dict(pairs)
-    if isinstance(value, list | tuple):
-        return [_changed_json(each, change) for each in value]
-    if value is None or isinstance(value, bool):
-        return value
-    number = json.dumps(value)
-    return value if (changed := change(number)) == number else changed
-
-
-def _changed_schema(schema: Any, change: Callable[[str], str]) -> Any:
-    """Return a tool or JSON Schema with `change` applied to its free texts."""
-    if isinstance(schema, list | tuple):
-        return [_changed_schema(each, change) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    # A property may be called `title`; its value is a schema.
-    return {
-        key: _changed_json(each, change)
-        if key in _FREE_TEXT_IN_SCHEMAS and not isinstance(each, Mapping)
-        else _changed_schema(each, change)
-        for key, each in schema.items()
-    }
+def _changed_json(value: Any, name: str, change: Callable[[str, str], str]) -> Any:
+    text = json.dumps(value, ensure_ascii=False)
+    return value if (changed := change(name, text)) == text else json.loads(changed)
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:

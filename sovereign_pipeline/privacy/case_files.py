@@ -16,10 +16,11 @@ from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.identifiers.recognizers import without_placeholders
+from sovereign_pipeline.privacy.json_texts import is_json, readings_of, reject_equal_keys
 from sovereign_pipeline.privacy.names.latin_words import without_marks
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.names.persons import PersonName, known_parts, person_name, same_person
-from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
+from sovereign_pipeline.privacy.normalisation import Leaf, NormalisedText
 from sovereign_pipeline.privacy.spans import AUTHOR, Placeholders, Span, kind_of, value_key, without_overlaps
 from sovereign_pipeline.privacy.vault import MappingRow
 
@@ -157,7 +158,8 @@ _ROUNDS = 4
 
 
 class Place(NamedTuple):
-    """A half-open span of the original text, and the placeholder that replaces it."""
+    """A half-open span of the original text, and the placeholder that replaces it, in quotation marks for a number in
+    JSON."""
 
     start: int
     end: int
@@ -221,37 +223,43 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
     return Filled(original, tuple(kept), "".join([*pieces, original[position:]]), tuple(starts))
 
 
-def reread(text: Filled, detector: Detector, language: str, placeholders: Placeholders) -> tuple[Filled, list[Kind]]:
-    """Replace what the second reading finds in a text, and return the text and the replaced kinds."""
+def reread(
+    text: Filled, detector: Detector, document: Document, field: str, placeholders: Placeholders
+) -> tuple[Filled, list[Kind]]:
+    """Replace what the second reading finds in a text of a document, and return the text and the replaced kinds."""
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
-        left = _left_in(text, detector, language)
+        left = _left_in(text, detector, document, field)
         if not left:
             break
         places = list(text.places)
-        for start, end, kind in left:
-            first, last = text.original_span(start, end)
+        for leaf, kind in left:
+            first, last = text.original_span(leaf.start, leaf.end)
             places = [place for place in places if place.end <= first or last <= place.start]
-            key = value_key(kind, text.original[first:last])
-            places.append(Place(first, last, placeholders.of(kind, key)))
+            placeholder = placeholders.of(kind, value_key(kind, text.original[first:last]))
+            places.append(Place(first, last, f"{leaf.quote}{placeholder}{leaf.quote}"))
             replaced.append(kind)
         text = filled(text.original, places)
     return text, replaced
 
 
-def _left_in(text: Filled, detector: Detector, language: str) -> list[tuple[int, int, Kind]]:
-    """Return what the second reading finds, as spans of the text. Without added recognizers, the whole text is searched
-    only if something is found around a placeholder."""
-    if not detector.has_added and not any(detector.read_again(language, window).left for window in _windows(text)):
+def _left_in(text: Filled, detector: Detector, document: Document, field: str) -> list[tuple[Leaf, Kind]]:
+    """Return what the second reading finds, by its places in the text. Without added recognizers, the whole of a plain
+    text is searched only if something is found around a placeholder."""
+    language, is_plain = document.language, document.is_letter or not is_json(text.text)
+    windows = _windows(text) if is_plain and not detector.has_added else ()
+    if windows and not any(detector.read_again(language, window).left for window in windows):
         return []
-    folded = normalise(text.text)
-    return sorted(
-        (
-            (*folded.original_span(span.start, span.end), span.kind)
-            for span in detector.read_again(language, text.text).left
-        ),
-        key=lambda span: span[:2],
-    )
+    found: list[tuple[Leaf, Kind]] = []
+    for reading in readings_of(document, field, text.text):
+        left = detector.read_again(language, reading).left
+        new = [(each, span.kind) for span in left for each in reading.places(span.start, span.end)]
+        found += [each for each in new if not any(_meet(each[0], other) for other, _ in found)]
+    return sorted(found, key=lambda each: each[0][:2])
+
+
+def _meet(one: Leaf, other: Leaf) -> bool:
+    return one.start < other.end and other.start < one.end
 
 
 def _windows(text: Filled) -> Iterator[str]:
@@ -374,14 +382,18 @@ class CaseScrubber:
                     continue
                 if span.by_length:
                     doubtful.append(kind)
-                start, end = text.normalised.original_span(span.start, span.end)
-                places.append(Place(start, end, self._placeholders.of(kind, values.identity_of(span, kind))))
-            if not places:
+                placeholder = self._placeholders.of(kind, values.identity_of(span, kind))
+                for start, end, quote in text.normalised.places(span.start, span.end):
+                    places.append(Place(start, end, f"{quote}{placeholder}{quote}"))
+            is_json = text.normalised.leaves is not None
+            if not places and not is_json:
                 continue
             after = filled(text.normalised.original, places)
             if self._reads_again:
-                after, replaced = reread(after, self._detector, document.language, self._placeholders)
+                after, replaced = reread(after, self._detector, document, text.field, self._placeholders)
                 doubtful += replaced
+            if is_json:
+                reject_equal_keys(document, after.original, after.text)
             fields[text.field] = after.text
             for place in after.places:
                 kinds[kind_of(place.placeholder)] = None

@@ -20,6 +20,7 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
+from sovereign_pipeline.privacy.json_texts import readings_of
 from sovereign_pipeline.privacy.names.latin_names import firms
 from sovereign_pipeline.privacy.names.latin_words import recased
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
@@ -31,10 +32,6 @@ from sovereign_pipeline.record.stage import library_versions
 if TYPE_CHECKING:
     from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
 
-LETTER = "request"
-"""Name of the document field that may end with a signature."""
-
-
 SpansByText = dict[bytes, list[Span]]
 """Findings in reading order, without overlaps, by the key of their text."""
 
@@ -43,24 +40,32 @@ class Text(NamedTuple):
     """A field of a document, as input of the detectors."""
 
     key: bytes
-    """SHA-256 of language, `is_letter` and original text. Equal texts of different documents share it."""
+    """SHA-256 of language, `is_letter`, original text and what is read of it. Equal texts of different documents share
+    it."""
     language: str
     is_letter: bool
-    """True if the text may end with a signature."""
+    """True if the text may end with a signature: it is a user's."""
     normalised: NormalisedText
     is_canary: bool = False
 
     @classmethod
     def of(cls, language: str, is_letter: bool, original: str, is_canary: bool = False) -> "Text":
-        key = sha256(f"{language}\0{is_letter:d}\0{original}".encode("utf-8", "surrogatepass")).digest()
-        return cls(key, language, is_letter, normalise(original), is_canary)
+        return cls.read(language, is_letter, normalise(original), is_canary)
+
+    @classmethod
+    def read(cls, language: str, is_letter: bool, text: NormalisedText, is_canary: bool = False) -> "Text":
+        lines = "" if text.leaves is None else f"\0{text.text}"
+        key = sha256(f"{language}\0{is_letter:d}\0{text.original}{lines}".encode("utf-8", "surrogatepass")).digest()
+        return cls(key, language, is_letter, text, is_canary)
 
 
 def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
     """Return field name -> text of a document, in reading order, without empty texts."""
+    of_users = [f"message {number}" for number, each in enumerate(document.messages, start=1) if each.role == "user"]
+    signed = ["request"] if document.is_letter else of_users
     return {
-        field: Text.of(document.language, field == LETTER, original, is_canary)
-        for field, original in document.texts.items()
+        name: Text.read(document.language, name in signed, readings_of(document, name, original)[0], is_canary)
+        for name, original in document.texts.items()
         if original
     }
 
@@ -114,7 +119,11 @@ class Detector:
                 content = text.normalised.text
                 spans = without_overlaps(self._spans(text, entities))
                 spans = self.corrections.applied(content, spans)
-                found[text.key] = [replace(span, key=_key(content, span.start, span.end, span.kind)) for span in spans]
+                found[text.key] = [
+                    replace(span, key=_key(content, span.start, span.end, span.kind))
+                    for span in spans
+                    if text.normalised.places(span.start, span.end)
+                ]
         return found
 
     def scored_names(self, text: Text) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
@@ -122,13 +131,13 @@ class Detector:
         (entities,) = self._entities(text.language, [text])
         return self.patterns.explained(text.normalised.text, entities, signed=text.is_letter)
 
-    def read_again(self, language: str, content: str) -> Remaining:
+    def read_again(self, language: str, content: str | NormalisedText) -> Remaining:
         """Search a scrubbed text with the identifiers' patterns and the added recognizers.
 
         The scrubber and the gate use this reading. Values of kinds that the policy keeps are ignored, also where
         another finding in the same text has the same key.
         """
-        text = normalise(content)
+        text = normalise(content) if isinstance(content, str) else content
         spans = leftovers(text.with_tabs, self._regions)
         if self.has_added:
             spans += self._added_spans(language, without_placeholders(text.text))

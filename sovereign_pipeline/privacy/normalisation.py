@@ -8,10 +8,12 @@ as Base64.
 import html
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 from sovereign_pipeline.base.text import BLANK_LETTERS, LOOKALIKES, TATWEEL
 
@@ -40,7 +42,7 @@ _TAG = re.compile(
     r"|(?<=\S<)/?(?P<other>[a-z][\w:.-]{0,30}(?:\s[^<>@]{0,2000})?))>(?(other)(?=\S))",
     re.IGNORECASE | re.DOTALL,
 )
-_APART = 16
+APART = 16
 """Line ends between texts: longer than any gap within a number, name or address."""
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
 _MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
@@ -52,28 +54,29 @@ Characters = list[tuple[str, int, int]]
 """Characters, each with the half-open span of its source in the original."""
 
 
-def decoded(original: str) -> tuple[str, Characters | None]:
-    """Return the text with encoded characters decoded, and its characters; None for them if nothing is encoded."""
-    text, characters = original, None
+def decoded(original: str, characters: Characters | None = None) -> tuple[str, Characters | None]:
+    """Return the text with encoded characters decoded, and its characters; None for them if nothing is encoded.
+    `characters`: what to read of the original, if that is not all of it."""
+    text = original if characters is None else "".join(character for character, _, _ in characters)
     for _ in range(_ROUNDS if _MAY_BE_ENCODED.search(text) else 0):
         found = [(match, read) for match in _ENCODED.finditer(text) if (read := _read(match)) is not None]
         tags = [] if found or "<" not in text else list(_TAG.finditer(text))
         if not found and not tags:
             break
-        characters = characters or _characters(text)
+        characters = characters or characters_of(text)
         aside: Characters = []
         for tag in tags:
             first, last = tag.span(tag.lastgroup or 0)
             if text[first:last].strip(" /"):  # attributes, comments and unknown names stand before the text
                 _, _, end = characters[last - 1]
-                aside += [*characters[first:last], *[("\n", end - 1, end)] * _APART]
+                aside += [*characters[first:last], *[("\n", end - 1, end)] * APART]
             found.append((tag, [("\n", *tag.span())] if _LINE_BREAKING.match(tag.group()) else []))
         characters = aside + _replaced(characters, found)
         text = "".join(character for character, _, _ in characters)
     return text, characters
 
 
-def _characters(text: str) -> Characters:
+def characters_of(text: str) -> Characters:
     return list(zip(text, range(len(text)), range(1, len(text) + 1), strict=True))
 
 
@@ -142,6 +145,16 @@ _LETTER_AS_DIGIT = re.compile(
 _DIGIT_OF_LETTER = str.maketrans("OoIl", "0011")
 
 
+class Leaf(NamedTuple):
+    """A string or number in a JSON text."""
+
+    start: int
+    end: int
+    """Half-open span of a string without its quotation marks, or of a number."""
+    quote: str
+    """Quotation mark to write around what replaces a number; empty for a string."""
+
+
 @dataclass(frozen=True)
 class NormalisedText:
     """A text and its folded form."""
@@ -153,6 +166,8 @@ class NormalisedText:
     """Start offset in `original` of the source of each character of `text`; None if all offsets are equal."""
     ends: tuple[int, ...] | None = None
     """End offset of the same source, including the marks on the character."""
+    leaves: tuple[Leaf, ...] | None = None
+    """What may be replaced in a JSON text, in order; None for a text of which everything may."""
 
     @property
     def with_tabs(self) -> str:
@@ -177,6 +192,19 @@ class NormalisedText:
             return start, end
         return self.starts[start], self.ends[end - 1]
 
+    def places(self, start: int, end: int) -> list[Leaf]:
+        """Return the spans of `original` to replace for text[start:end]: one, or one in each string or number of a
+        JSON text that it reaches."""
+        first, last = self.original_span(start, end)
+        if self.leaves is None:
+            return [Leaf(first, last, "")]
+        found = []
+        for leaf in self.leaves[bisect_right(self.leaves, first, key=lambda each: each.end) :]:
+            if leaf.start >= last:
+                break
+            found.append(leaf if leaf.quote else Leaf(max(first, leaf.start), min(last, leaf.end), ""))
+        return found
+
 
 def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
     """Return for each line whether it is a table row with cells separated by `mark`. A table is a block of adjacent
@@ -189,10 +217,10 @@ def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
     return rows
 
 
-def normalise(original: str) -> NormalisedText:
+def normalise(original: str, characters: Characters | None = None) -> NormalisedText:
     """Fold a text: characters that look the same become the same, and invisible characters are removed. Line breaks
-    become newlines, other spaces become plain spaces."""
-    text, characters = decoded(original)
+    become newlines, other spaces become plain spaces. `characters`: as in `decoded`."""
+    text, characters = decoded(original, characters)
     if text.isascii() and _UNSEEN_IN_ASCII.search(text) is None:
         text = text.replace("\t", " ")
     else:
@@ -200,7 +228,7 @@ def normalise(original: str) -> NormalisedText:
         if not _NUMBER_OF_SUPERSCRIPTS.search(text):
             folds.update({each: each for each in _SUPERSCRIPTS if each in folds})
         if any(len(fold) != 1 for fold in folds.values()):
-            characters = _with_folds(characters or _characters(text), folds)
+            characters = _with_folds(characters or characters_of(text), folds)
         text = text.translate({ord(each): fold for each, fold in folds.items() if each != fold})
         if _LOOKALIKE.search(text):
             text = _WORD.sub(_without_imitations, text)

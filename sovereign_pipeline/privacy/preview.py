@@ -21,6 +21,7 @@ from sovereign_pipeline.privacy.case_files import replaced_spans
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, Text, texts_of
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
+from sovereign_pipeline.privacy.json_texts import readings_of
 from sovereign_pipeline.privacy.names.name_models import LABELS
 from sovereign_pipeline.privacy.names.scorer import FAVOURS, load_weights
 from sovereign_pipeline.privacy.scrubbing import Scrubber
@@ -165,8 +166,9 @@ def _fields(
         perhaps = tuple(
             each for each in doubtful if all(each[1] <= one.start or one.end <= each[0] for one in replaced)
         )
-        left = scrubber.detector.read_again(before.language, results[name]).left
-        yield PreviewedField(name, original, results[name], replaced, tuple(span.kind for span in left), perhaps)
+        language, readings = before.language, readings_of(after, name, results[name])
+        left = tuple(span.kind for each in readings for span in scrubber.detector.read_again(language, each).left)
+        yield PreviewedField(name, original, results[name], replaced, left, perhaps)
 
 
 def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:

@@ -62,13 +62,28 @@ def _read_canaries() -> tuple[Canary, ...]:
     found = []
     for row in rows:
         planted = tuple((kind, value) for kind, value in row.pop("planted"))
-        name = f"canary-{row['language']}"
-        found.append(Canary(Document.model_validate({**columns, **row, "id": name, "case": name}), planted))
-    return tuple(found)
+        request, response = row.pop("request"), row.pop("response")
+        looked_up = {"text": request}
+        conversation = [
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "tool_calls": [{"name": "look_up", "arguments": looked_up}]},
+            {"role": "tool", "content": json.dumps(looked_up)},
+            {"role": "assistant", "content": response},
+        ]
+        for name, texts in (
+            ("canary", {"request": request, "response": response}),
+            ("canary-conversation", {"messages": conversation}),
+        ):
+            name = f"{name}-{row['language']}"
+            found.append(
+                Canary(Document.model_validate({**columns, **row, **texts, "id": name, "case": name}), planted)
+            )
+    return tuple(sorted(found, key=lambda each: not each.document.is_letter))
 
 
 CANARIES = _read_canaries()
-"""Canary documents, one for each language. Their IBANs and card number have valid check digits and belong to nobody."""
+"""Canary documents: for each language a letter, and a conversation with a call and its result. Their IBANs and card
+number have valid check digits and belong to nobody."""
 
 
 class Scrubber:

@@ -123,8 +123,8 @@ class Placeholders:
 
 
 def kind_of(placeholder: str) -> Kind:
-    """Return the kind in a placeholder: NAME for `NAME_1`."""
-    kind: Kind = placeholder.rsplit("_", 1)[0]  # type: ignore[assignment]
+    """Return the kind in a placeholder: NAME for `NAME_1`, with or without quotation marks."""
+    kind: Kind = placeholder.lstrip('\\"').rsplit("_", 1)[0]  # type: ignore[assignment]
     return kind
 
 

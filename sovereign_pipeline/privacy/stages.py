@@ -18,6 +18,7 @@ from sovereign_pipeline.privacy.batches import ScrubJob
 from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, detector_digest
 from sovereign_pipeline.privacy.engines import scrub_file
+from sovereign_pipeline.privacy.json_texts import outline_of, readings_of
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.preview import estimate_of, format_share, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.vault import FINDINGS, PUBLIC_KEY, Vault
@@ -120,8 +121,9 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
     for document in read_documents(artifact.file(DOCUMENTS)):
         count += 1
         try:
-            texts = (*document.texts.values(), document.author)
-            found = [detector.read_again(document.language, text) for text in texts]
+            readings = [each for name, text in document.texts.items() for each in readings_of(document, name, text)]
+            found = [detector.read_again(document.language, each) for each in readings]
+            found.append(detector.read_again(document.language, document.author))
             in_columns = [kind for value in _columns_of(document) for kind in kinds_in(value)]
         except SovereignError:
             raise
@@ -218,9 +220,10 @@ def judgements_demanded(workplace: Workplace) -> dict[str, str]:
 
 
 def _columns(document: Document) -> dict[str, object]:
-    """Return the columns that scrubbing must not change, and the names of the non-empty texts."""
-    columns = document.with_texts(dict.fromkeys(document.texts, "")).model_dump(exclude={"author"})
-    return {**columns, "texts": [name for name, text in document.texts.items() if text]}
+    """Return the columns that scrubbing must not change, and the names and JSON structure of the non-empty texts."""
+    columns = document.with_texts(dict.fromkeys(document.texts, "{}")).model_dump(exclude={"author"})
+    texts = {name: outline_of(readings_of(document, name, text)[0]) for name, text in document.texts.items() if text}
+    return {**columns, "texts": texts}
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:

@@ -43,8 +43,9 @@ class MappingRow:
     row: str
     """The document's id."""
     field: str
-    """Name of the document's field."""
+    """Name of the document's text, as in `Document.texts`."""
     placeholder: str
+    """Characters in place of the value; quotation marks are part of them where a number in JSON became a string."""
     original: str
     """Exact characters that the placeholder replaced."""
 

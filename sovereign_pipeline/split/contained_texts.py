@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.split.shingles import SLOTS, Shingles, repeated_shingles, runs_of_about, slots_of
-from sovereign_pipeline.split.similarity import blocks_of, key_of, letters_of, normal_text, word_shingles
+from sovereign_pipeline.split.similarity import blocks_of, key_of, letters_of, normal_form, normal_text, word_shingles
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
-FIELDS = ("request", "response", "rejected", "letter")
-"""Fields with texts. `request` includes the subject, as a row's prompt does. `letter` is a short request with its short
-reply."""
+FIELDS = ("request", "response", "rejected", "letter", "context")
+"""Fields with texts. `request` is what users write, with the subject, as in a row's prompt; `response` what assistants
+write. `letter` is a short request with its short reply, or a conversation without its context. `context` is what
+systems and tools write, and calls: it is not compared with itself, because one may stand in every conversation."""
+_CONTEXT = FIELDS.index("context")
 LEAST_WORDS = 8
 """Minimum number of words of a text. Shorter ones, such as a salutation, are ignored."""
 SHORT_WORDS = 24
@@ -53,6 +55,8 @@ class Text:
 
 def texts_of(document: Document) -> list[Text]:
     """Return all texts of a document with enough words to be compared."""
+    if not document.is_letter:
+        return _texts_of_conversation(document)
     request, response = normal_text(document.request), normal_text(document.response)
     is_short = max(_words(request), _words(response)) < SHORT_WORDS
     texts = [
@@ -65,6 +69,17 @@ def texts_of(document: Document) -> list[Text]:
     if is_short and _words(whole) >= LEAST_WORDS:
         texts.append(Text("letter", whole))
     return texts
+
+
+def _texts_of_conversation(document: Document) -> list[Text]:
+    fields = {"user": "request", "assistant": "response"}
+    texts = [*texts_in("request", document.subject), *texts_in("rejected", document.rejected or "")]
+    for each in document.messages:
+        field = fields.get(each.role, "context")
+        texts += texts_in(field, each.content, is_repeated=field != "context")
+        texts += texts_in("context", each.calls_as_text)
+    whole = Text("letter", normal_form(document))
+    return [*texts, *([whole] if _words(whole.words) >= LEAST_WORDS else [])]
 
 
 def texts_in(field: str, content: str, *, is_repeated: bool = False) -> list[Text]:
@@ -82,8 +97,9 @@ def _words(normal: str) -> int:
 
 
 def key_of_text(text: Text) -> int:
-    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise."""
-    key = key_of(text.words)
+    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. A context never has the
+    key of another field's text, so that no copy of it stands for the other."""
+    key = key_of(f"{text.field}: {text.words}" if text.field == "context" else text.words)
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
 
@@ -108,6 +124,11 @@ class TextRecords:
         """Return a mask of the texts with at least SHORT_WORDS words."""
         is_long: NDArray[np.bool_] = self.keys % 2 == 1
         return is_long
+
+    @property
+    def is_context(self) -> NDArray[np.bool_]:
+        is_context: NDArray[np.bool_] = self.fields == _CONTEXT
+        return is_context
 
     def after(self, documents: int) -> "TextRecords":
         return replace(self, documents=self.documents + documents)
@@ -267,7 +288,8 @@ class OwnShingles:
 
     def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
         """Return a mask of long texts that are mostly boilerplate, for which contained texts cannot be determined."""
-        return (texts.records.sizes >= _LONG) & (self.sizes < (1 - MOSTLY) * texts.records.sizes)
+        is_long = (texts.records.sizes >= _LONG) & ~texts.records.is_context
+        return is_long & (self.sizes < (1 - MOSTLY) * texts.records.sizes)
 
 
 def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -308,7 +330,7 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     found.append(equal[equal[:, 0] < equal[:, 1]])
     every: NDArray[np.int64] = np.unique(np.concatenate(found), axis=0)
     are_two: NDArray[np.bool_] = texts.documents[every[:, 0]] != texts.documents[every[:, 1]]
-    return every[are_two]
+    return every[are_two & ~texts.records.is_context[every].all(axis=1)]
 
 
 def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
@@ -343,7 +365,8 @@ class CrossingTexts:
     documents: NDArray[np.int64]
     """(n, 2) numbers of a held-out and another document; each pair once, sorted."""
     by_fields: dict[str, int]
-    """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations."""
+    """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations; those
+    with `context` only if there are any."""
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
@@ -366,7 +389,8 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
         pairs.append(np.column_stack((rows[is_found], columns[is_found])))
     pairs.append(_equal(own_one.keys, own_two.keys))
     found = np.unique(np.concatenate(pairs), axis=0)
-    names = Counter({f"{mine} ~ {theirs}": 0 for mine in FIELDS for theirs in FIELDS})
+    found = found[~(one.records.is_context[found[:, 0]] & two.records.is_context[found[:, 1]])]
+    names = Counter({f"{mine} ~ {theirs}": 0 for mine in FIELDS[:_CONTEXT] for theirs in FIELDS[:_CONTEXT]})
     for mine, theirs in zip(one.records.fields[found[:, 0]], two.records.fields[found[:, 1]], strict=True):
         names[f"{FIELDS[mine]} ~ {FIELDS[theirs]}"] += 1
     documents = np.column_stack((one.documents[found[:, 0]], two.documents[found[:, 1]]))

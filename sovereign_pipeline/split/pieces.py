@@ -120,7 +120,7 @@ def _share_of_common_texts(sample: Texts, runs: "_Runs", may_be_common: NDArray[
 
 def _long(texts: Texts) -> Texts:
     """Return the distinct requests and replies of at least SHORT_WORDS words."""
-    is_field = texts.records.fields != FIELDS.index("letter")
+    is_field = (texts.records.fields != FIELDS.index("letter")) & ~texts.records.is_context
     return texts.subset(np.flatnonzero(texts.records.is_long & is_field)).distinct()
 
 

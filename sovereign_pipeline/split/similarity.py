@@ -51,7 +51,15 @@ def without_placeholder_numbers(text: str) -> str:
 
 def normal_form(document: Document) -> str:
     """Return request and response in normal form (see `normal_text`)."""
-    return f"{normal_text(document.request)} {normal_text(document.response)}".strip()
+    return " ".join(filter(None, map(normal_text, written_in(document))))
+
+
+def written_in(document: Document) -> list[str]:
+    """Return request and response, or what users and assistants write in a conversation. Instructions of the system,
+    calls, and results of tools are left out, because many conversations share them."""
+    if document.is_letter:
+        return [document.request, document.response]
+    return [each.content for each in document.messages if each.role in ("user", "assistant")]
 
 
 def blocks_of(text: str) -> list[str]:

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sovereign_pipeline.corpus.document import Document, exchange, read_documents, write_documents
@@ -35,11 +33,18 @@ CONVERSATION: list[dict[str, Any]] = [
     {"role": "user", "content": "What does Salma pay?"},
     {
         "role": "assistant",
-        "tool_calls": [{"name": "fee_for_vessel", "arguments": {"owner": "Salma", "tons": 12.50, "is_new": True}}],
+        "tool_calls": [
+            {"name": "fee_for_vessel", "arguments": {"owner": "Salma", "tons": 12.50, "is_new": True}, "id": "c-Salma"}
+        ],
     },
-    {"role": "tool", "content": '{"owner": "Salma", "Salma Said": [96890000000, null]}'},
+    {
+        "role": "tool",
+        "content": '{"owner": "Salma",  "Salma Said": [96890000000, null]}',
+        "tool_call_id": "c-Salma",
+        "name": "fee_for_vessel",
+    },
     {"role": "assistant", "content": "She pays 20 rials.", "weight": 0},
-    {"role": "user", "content": "{not JSON"},
+    {"role": "user", "content": "{not JSON", "name": "Salma"},
     {"role": "assistant", "content": "I see."},
 ]
 
@@ -104,46 +109,23 @@ def test_the_texts_of_a_conversation() -> None:
         "message 1": "Be brief.",
         "message 2": "What does Salma pay?",
         "message 3": "",
-        "message 3 value 1": "Salma",
-        "message 3 value 2": "12.5",
-        "message 4 value 1": "Salma",
-        "message 4 value 2": "Salma Said",
-        "message 4 value 3": "96890000000",
+        "message 3 call 1": '{"owner": "Salma", "tons": 12.5, "is_new": true}',
+        "message 3 call 1 id": "c-Salma",
+        "message 4": CONVERSATION[3]["content"],
+        "message 4 call id": "c-Salma",
         "message 5": "She pays 20 rials.",
         "message 6": "{not JSON",
+        "message 6 name": "Salma",
         "message 7": "I see.",
         "rejected": "No.",
-        "tools value 1": "Fee of a vessel, asked by Amal.",
-        "tools value 2": "Dhow",
+        "tools": json.dumps([TOOL]),
     }
 
 
-def test_json_stays_json_with_other_texts() -> None:
-    names = {"Salma": "NAME_1", "Salma Said": "NAME_2", "96890000000": "PHONE_1"}
-    texts = {name: names.get(text, text) for name, text in document().texts.items()}
+def test_other_texts_of_a_conversation() -> None:
+    texts = {name: text.replace("Salma", "NAME_1") for name, text in document().texts.items()}
     changed = document().with_texts(texts)
+    assert changed.texts == texts
     assert changed.messages[2].tool_calls[0].arguments == {"owner": "NAME_1", "tons": 12.5, "is_new": True}
-    assert json.loads(changed.messages[3].content) == {"owner": "NAME_1", "NAME_2": ["PHONE_1", None]}
     assert changed.tools == document().tools
-
-
-def test_a_text_that_repeats_a_key_is_searched_whole() -> None:
-    content = '{"owner": "Salma", "owner": "Amal"}'
-    messages = [CONVERSATION[1], {"role": "tool", "content": content}, CONVERSATION[-1]]
-    assert document(messages=messages).texts["message 2"] == content
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda each: st.lists(each) | st.dictionaries(st.text(), each),
-)
-
-
-@given(JSON, st.dictionaries(st.text(), JSON))
-def test_every_string_of_a_tool_can_be_changed_and_nothing_else_changes(result: Any, arguments: dict[str, Any]) -> None:
-    call = {"role": "assistant", "tool_calls": [{"name": "look", "arguments": arguments}]}
-    found = {"role": "tool", "content": json.dumps(result)}
-    made = document(messages=[CONVERSATION[1], call, found, CONVERSATION[-1]], tools=[])
-    assert made.with_texts(made.texts) == made
-    numbered = {name: f"{number} {text}" for number, (name, text) in enumerate(made.texts.items())}
-    assert list(made.with_texts(numbered).texts.values()) == list(numbered.values())
+    assert document().with_texts(document().texts) == document()

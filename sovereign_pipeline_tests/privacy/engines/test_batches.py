@@ -9,7 +9,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.corpus.document import write_documents
-from sovereign_pipeline.privacy import case_files, detection, scrubbing
+from sovereign_pipeline.privacy import case_files, detection, json_texts, scrubbing
 from sovereign_pipeline.privacy.batches import BatchScrubber
 from sovereign_pipeline.privacy.case_files import add_further_mentions
 from sovereign_pipeline_tests.privacy.conftest import document
@@ -31,7 +31,7 @@ def failing(real: Callable[..., Any]) -> Callable[..., Any]:
 
 
 PLACES = {
-    "normalising a text": (detection, "normalise"),
+    "normalising a text": (json_texts, "normalise"),
     "looking for placeholders": (scrubbing, "reject_placeholders"),
     "a detector": (detection, "structured_spans"),
     "further mentions": (case_files, "add_further_mentions"),

@@ -1,0 +1,190 @@
+"""Read the texts of conversations: JSON as lines of `key: value`, so that a key is the label of its value.
+
+Findings in such lines belong to places in strings and numbers of the JSON text, so that JSON stays JSON. Keys that name
+fields, parameters of tools, and the schema of a tool are never replaced.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.privacy.names.latin_words import recased
+from sovereign_pipeline.privacy.normalisation import APART, Characters, Leaf, NormalisedText, characters_of, normalise
+
+_TOOLS = "tools"
+_FIELD_NAME = re.compile(r"(?!.*(?:\d\D?){4})[a-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*", re.ASCII)
+"""Pattern of a JSON key that names a field. Another key, such as a person's name, is a text."""
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
+_CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|[^\\]", re.DOTALL)
+_BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[_-]+")
+_KEYS_BEFORE_A_VALUE = 2
+# Keys of tools and of JSON Schema. The values of other keys, such as descriptions and examples, are texts.
+_OF_NAMES = frozenset(("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"))
+_OF_SCHEMAS = frozenset(
+    re.findall(
+        r"\S+",
+        """
+    function parameters items prefixItems additionalProperties anyOf allOf oneOf not if then else contains type name
+    required strict format pattern minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength
+    minItems maxItems uniqueItems minProperties maxProperties nullable deprecated $ref $schema $id
+""",
+    )
+)
+
+
+def readings_of(document: Document, name: str, text: str) -> list[NormalisedText]:
+    """Return how a text of a document is searched: the first reading is that of the detectors, the second reading of
+    the scrubbed text uses all. JSON in a message is read as lines and as it is, so that nothing in it escapes.
+
+    Args:
+        name: name of the text, as in `Document.texts`.
+        text: the text, which scrubbing may have changed.
+    """
+    whole = normalise(text)
+    if document.is_letter or not is_json(text):
+        return [whole]
+    leaves: list[Leaf] = []
+    names = frozenset(_parameters(document.tools))
+    lines = list(_lines(characters_of(text), '"', (), names if name != _TOOLS else None, leaves))
+    read = normalise(text, [each for line in lines for each in line])
+    in_order = tuple(sorted(leaves))
+    return [replace(each, leaves=in_order) for each in ((read,) if name == _TOOLS else (read, whole))]
+
+
+def is_json(text: str) -> bool:
+    """Return whether a text is an object or a list in JSON."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def outline_of(reading: NormalisedText) -> str:
+    """Return what scrubbing must not change of a text: nothing, or JSON without its strings, numbers and quotation
+    marks."""
+    position, pieces = 0, []
+    for leaf in reading.leaves or ():
+        pieces.append(reading.original[position : leaf.start])
+        position = leaf.end
+    return re.sub(r'[\\"]', "", "".join([*pieces, reading.original[position:]])) if reading.leaves is not None else ""
+
+
+def reject_equal_keys(document: Document, before: str, after: str) -> None:
+    """Raise PrivacyError if keys of one JSON object that were different are equal in the scrubbed text."""
+    if _count_of_keys(after) < _count_of_keys(before):
+        raise PrivacyError(
+            f"Row {document.id}: two keys of one JSON object would become equal, because both are one person's or one "
+            f"value's. Nothing was written.",
+            "Write them as values in the source, or leave the row out with `exclude`.",
+        )
+
+
+def _count_of_keys(text: str) -> int:
+    count = 0
+
+    def counted(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal count
+        count += len({key for key, _ in pairs})
+
+    json.loads(text, object_pairs_hook=counted)
+    return count
+
+
+def _lines(
+    characters: Characters, quote: str, path: Sequence[str], names: Collection[str] | None, leaves: list[Leaf]
+) -> Iterator[Characters]:
+    """Yield the searched line of each string and number in JSON, and add their places to `leaves`.
+
+    Args:
+        characters: the JSON, by its places in the text.
+        quote: quotation mark, with the escapes of JSON within a string of JSON.
+        path: keys before this JSON, if it is a string of another one.
+        names: names of the tools' parameters; None if this is the list of tools.
+    """
+    text = "".join(character for character, _, _ in characters)
+    keys, opened, is_key = [*path], "", False
+    for token in _TOKEN.finditer(text):
+        mark = token.group()
+        if mark in ("{", "["):
+            opened, is_key = opened + mark, mark == "{"
+            keys.append("")
+        elif mark in ("}", "]"):
+            opened, is_key = opened[:-1], False
+            keys.pop()
+        elif mark in (":", ","):
+            is_key = mark == "," and opened[-1] == "{"
+        elif mark.startswith('"'):
+            value = _characters_of_string(characters, token)
+            word = "".join(character for character, _, _ in value)
+            if is_key:
+                keys[-1] = ""
+            is_text = names is not None or _is_text_of_tool(keys)
+            if is_text and not is_key and is_json(word):
+                yield from _lines(value, json.dumps(quote)[1:-1], keys, names, leaves)
+            elif word and is_text and not (is_key and (_FIELD_NAME.fullmatch(word) or word in (names or ()))):
+                leaves.append(Leaf(characters[token.start()][2], characters[token.end() - 1][1], ""))
+                yield _line(keys, value)
+            if is_key:
+                keys[-1] = word
+        elif mark[0] in "-0123456789" and (names is not None or _is_text_of_tool(keys)):
+            value = characters[token.start() : token.end()]
+            leaves.append(Leaf(value[0][1], value[-1][2], quote))
+            yield _line(keys, value)
+
+
+def _characters_of_string(characters: Characters, token: re.Match[str]) -> Characters:
+    """Return the characters of a string of JSON, without its quotation marks and escapes."""
+    start, end = token.start() + 1, token.end() - 1
+    if "\\" not in token.group():
+        return characters[start:end]
+    return [
+        (
+            json.loads(f'"{each.group()}"') if len(each.group()) > 1 else each.group(),
+            characters[each.start()][1],
+            characters[each.end() - 1][2],
+        )
+        for each in _CHARACTER.finditer(token.string, start, end)
+    ]
+
+
+def _line(keys: Sequence[str], value: Characters) -> Characters:
+    """Return a value behind its last keys, with capitals for its names. Keys have no place in the text, and those with
+    figures are no labels."""
+    named = [key for key in keys if key and not re.search(r"\d", key)][-_KEYS_BEFORE_A_VALUE:]
+    label = f"{_BETWEEN_WORDS.sub(' ', ' '.join(named)).lower()}: " if named else ""
+    start, end = value[0][1], value[-1][2]
+    cased = recased(label + "".join(character for character, _, _ in value))
+    places = [(start, start)] * len(label) + [span for _, *span in value] + [(end, end)] * APART
+    return [(each, *place) for each, place in zip(cased + "\n" * APART, places, strict=True)]
+
+
+def _is_text_of_tool(keys: Sequence[str]) -> bool:
+    """Return whether the value behind these keys of a tool is free text."""
+    are_names = False
+    for key in keys:
+        if are_names and key:
+            are_names = False
+        elif key in _OF_NAMES:
+            are_names = True
+        elif key and key not in _OF_SCHEMAS:
+            return True
+    return False
+
+
+def _parameters(value: Any) -> Iterator[str]:
+    """Yield the names of parameters in tools."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if key in _OF_NAMES and isinstance(each, Mapping):
+                yield from each
+            yield from _parameters(each)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for each in value:
+            yield from _parameters(each)
