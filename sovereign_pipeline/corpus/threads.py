@@ -11,7 +11,7 @@ from typing import Any
 from sovereign_pipeline.base.text import COMPARED
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.mail import Broken, Mail
-from sovereign_pipeline.corpus.mail_markings import Markings
+from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
 
 DAYS_BY_SUBJECT = 30

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.corpus.mail import Broken, Mail, messages_in
-from sovereign_pipeline.corpus.mail_markings import Markings
+from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
 from sovereign_pipeline.corpus.threads import Outcome, rows_of
 from sovereign_pipeline.policy.institution import ClassificationLadder
