@@ -10,9 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from sovereign_pipeline.base.errors import ScannerLost, TextTooLong
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.corpus.document import Document, Message, ToolCall
+from sovereign_pipeline.dataset.jsonl import message_of, turn_of
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
@@ -129,7 +132,31 @@ READ_BEFORE = 600
 _WORD = re.compile(r"\S+")
 _OF_AN_IDENTIFIER = re.compile(r"[\d@]|\w[._]\w")
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class SentTexts:
+    """What a caller sent: messages, tools and a schema of the answer."""
+
+    messages: Messages
+    tools: Sequence[Mapping[str, Any]] = ()
+    schema: Mapping[str, Any] | None = None
+
+    @cached_property
+    def document(self) -> Document:
+        """All of it as a document, whose last message is empty, for its texts by name."""
+        as_tool = {"type": "function", "function": {"name": "response", "parameters": self.schema}}
+        tools = [*self.tools, *([as_tool] if self.schema is not None else ())]
+        return document_with([*map(message_of, self.messages), Message(role="assistant")], tools)
+
+    def with_texts(self, texts: Mapping[str, str]) -> "SentTexts":
+        """Return it with other texts, by their names in `document.texts`."""
+        document = self.document.with_texts(texts)
+        tools, schema = [*document.tools], self.schema
+        if schema is not None:
+            schema = tools.pop()["function"]["parameters"]
+        return SentTexts([*map(turn_of, document.messages[:-1])], tools, schema)
 
 
 @dataclass(frozen=True)
@@ -140,9 +167,9 @@ class Screens:
     """Scanner; None if no line is searched."""
     lines: Mapping[str, Screened] | None = None
 
-    def of(self, line: str, messages: Messages, stops: Sequence[str] = ()) -> "Screen":
-        """Return the screen for one request and its answer. messages and stops: as the caller sent them."""
-        return Screen(line, (self.lines or {}).get(line, Screened()), messages, self.scanner, stops)
+    def of(self, line: str, sent: SentTexts, stops: Sequence[str] = ()) -> "Screen":
+        """Return the screen for one request and its answer. stops: as the caller sent them."""
+        return Screen(line, (self.lines or {}).get(line, Screened()), sent, self.scanner, stops)
 
     def close(self) -> None:
         if self.scanner is not None:
@@ -156,15 +183,16 @@ class Screen:
     """A filter for one request and its answer."""
 
     def __init__(
-        self, line: str, rules: Screened, messages: Messages, scanner: Scanner | None, stops: Sequence[str] = ()
+        self, line: str, rules: Screened, sent: SentTexts, scanner: Scanner | None, stops: Sequence[str] = ()
     ) -> None:
         self.rules = rules
         self._changes_answers = rules.answers in ("replace", "stop")
-        self.stops: tuple[str, ...] = () if self._changes_answers else tuple(stops)
+        applies_stops = self._changes_answers or bool(sent.tools)  # a stop text ends no call
+        self.stops: tuple[str, ...] = () if applies_stops else tuple(stops)
         """Stop texts that the engine applies. This class applies the others."""
-        self._stopping = StopTexts(stops if self._changes_answers else ())
-        self.messages: Messages = messages
-        """Messages for the engine, after the search."""
+        self._stopping = StopTexts(stops if applies_stops else ())
+        self.sent = sent
+        """What the engine gets, after the search."""
         self.in_request: Counter[Kind] = Counter()
         self.in_answer: Counter[Kind] = Counter()
         self.is_answer_searched = False
@@ -175,11 +203,12 @@ class Screen:
         """True if the answer ended at a stop text."""
         self.with_placeholders: list[str] = []
         """Text sent so far, with placeholders."""
+        self.calls_with_placeholders: tuple[ToolCall, ...] = ()
+        """Calls that were sent, with placeholders."""
         self.failures = 0
         """Number of failed searches, if the rule is to report only."""
         self._line, self._scanner = line, scanner
-        self._sent = [each["content"] for each in messages]
-        self._own = OwnText(self._sent)
+        self._of_caller = sent
         self._raw = ""
         self._passed = 0
         """Number of characters of `_raw` that were sent."""
@@ -195,8 +224,9 @@ class Screen:
         """Search the request, and return whether it may be answered. Raises ScannerLost and TextTooLong."""
         if self.rules.requests is None:
             return True
+        texts = self._of_caller.document.texts
         try:
-            found = await self._find(self._sent)
+            found = await self._find([*texts.values()])
         except (ScannerLost, TextTooLong) as error:
             if self.rules.requests != "report":
                 raise
@@ -206,12 +236,54 @@ class Screen:
         if self.rules.requests == "stop":
             return not self.in_request
         if self.rules.requests == "replace":
-            contents = [
-                self._placeholders.in_place(text, of, may_be_put_back=True)
-                for text, of in zip(self._sent, found, strict=True)
-            ]
-            self.messages = [{**each, "content": text} for each, text in zip(self.messages, contents, strict=True)]
+            replaced = {
+                name: self._placeholders.in_place(text, of, may_be_put_back=True)
+                for (name, text), of in zip(texts.items(), found, strict=True)
+                if of
+            }
+            try:
+                self.sent = self._of_caller.with_texts(replaced) if replaced else self.sent
+            except ValueError:  # two keys of an object became one placeholder
+                return False
         return True
+
+    async def take_calls(self, calls: Sequence[ToolCall]) -> list[ToolCall]:
+        """Search the calls of the answer, and return them as they may be sent. Raises ScannerLost."""
+        if not calls or self.is_over:
+            return []
+        answer = document_with([Message(role="assistant", tool_calls=tuple(calls))])
+        if self.rules.answers is not None:
+            texts = answer.texts
+            try:
+                of_texts = await self._find([*texts.values()])
+            except (ScannerLost, TextTooLong) as error:
+                if self._changes_answers:
+                    raise
+                self._fail(error)
+            else:
+                others = {
+                    name: [self._at(0, each, text) for each in found if not self._is_own(each, text)]
+                    for (name, text), found in zip(texts.items(), of_texts, strict=True)
+                }
+                self._count([each for found in others.values() for each in found])
+                if any(others.values()) and self.rules.answers == "stop":
+                    self.is_stopped = True
+                    return []
+                if self.rules.answers == "replace":
+                    replaced = {
+                        name: self._placeholders.in_place(texts[name], found, may_be_put_back=False)
+                        for name, found in others.items()
+                    }
+                    answer = answer.with_texts(replaced)
+        self.calls_with_placeholders = answer.messages[0].tool_calls
+        return [
+            each.model_copy(update={"arguments": _in_texts(each.arguments, self._put_back)})
+            for each in self.calls_with_placeholders
+        ]
+
+    def _put_back(self, text: str) -> str:
+        putting = PuttingBack(self._placeholders.originals)
+        return putting.feed(text) + putting.end()
 
     async def take(self, text: str) -> str:
         """Add a piece of the answer, and return the text that may be sent now; "" once `is_over`.
@@ -220,7 +292,8 @@ class Screen:
         """
         self._raw += text
         if not self._changes_answers:
-            return self._pass(text)
+            passed = self._pass(text)
+            return passed + await self.end() if self.is_over else passed
         if len(self._raw) - self._searched < BETWEEN_SEARCHES or len(self._raw) - self._passed <= HELD_BACK:
             return ""
         passed = self._pass(await self._search(is_end=False))
@@ -240,7 +313,7 @@ class Screen:
             else:
                 self._count([self._at(0, each, self._raw) for each in found if not self._is_own(each, self._raw)])
                 self.is_answer_searched = True
-        return self._putting_back.end()
+        return self._rest()
 
     @property
     def is_over(self) -> bool:
@@ -255,7 +328,7 @@ class Screen:
     def _pass(self, text: str) -> str:
         text = self._stopping.feed(text)
         if self._stopping.is_found:  # and then nothing that follows counts
-            self.is_at_stop_text, self.is_stopped, self.is_answer_searched = True, False, True
+            self.is_at_stop_text, self.is_stopped, self.is_answer_searched = True, False, self._changes_answers
         self.with_placeholders.append(text)
         return self._putting_back.feed(text)
 
@@ -266,8 +339,12 @@ class Screen:
         return self._putting_back.feed(rest) + self._putting_back.end()
 
     @cached_property
+    def _own(self) -> OwnText:
+        return OwnText([*self._of_caller.document.texts.values()])
+
+    @cached_property
     def _placeholders(self) -> Placeholders:
-        return Placeholders(self._sent)
+        return Placeholders(self._of_caller.document.texts.values())
 
     @cached_property
     def _putting_back(self) -> PuttingBack:
@@ -327,6 +404,21 @@ class Screen:
     def _fail(self, error: ScannerLost | TextTooLong) -> None:
         self.failures += 1
         _LOG.warning(error.message)
+
+
+def document_with(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Document:
+    """Return a document of messages alone, for its texts by name."""
+    columns = ("id", "source", "case", "department", "author", "date", "classification", "language", "subject")
+    return Document.model_validate({**dict.fromkeys(columns, ""), "messages": [*messages], "tools": [*tools]})
+
+
+def _in_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with `change` applied to its texts."""
+    if isinstance(value, Mapping):
+        return {change(key): _in_texts(each, change) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_texts(each, change) for each in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _within(found: Sequence[Detection], begin: int) -> list[Detection]:

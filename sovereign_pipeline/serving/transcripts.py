@@ -19,16 +19,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.corpus.document import Message, ToolCall
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
 from sovereign_pipeline.serving.high_water_marks import Digest
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
-
-
-class Turn(Frozen):
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 class Transcript(Frozen):
@@ -42,11 +38,15 @@ class Transcript(Frozen):
     classification: str
     """Classification level of the adapter."""
     at: datetime.datetime
-    messages: tuple[Turn, ...]
+    messages: tuple[Message, ...]
     """Messages as the caller sent them, without the line's instruction. If the line replaces personal data in requests,
     they have placeholders."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools that the answer could call."""
     answer: str
     """Text of the answer, with the same placeholders."""
+    calls: tuple[ToolCall, ...] = ()
+    """Calls that the answer asks for."""
     originals: dict[str, str]
     """Placeholder of the request -> text that the caller wrote there."""
 

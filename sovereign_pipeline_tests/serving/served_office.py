@@ -17,7 +17,7 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineRequest
+from sovereign_pipeline.serving.engines.engine import Answer, CallForm, Deployable, EngineRequest
 from sovereign_pipeline.serving.fingerprints import compute
 from sovereign_pipeline_tests.registry.bench import CHAIN
 from sovereign_pipeline_tests.release.conftest import Office
@@ -102,6 +102,9 @@ class NotedEngine:
     async def unload(self, digest: str) -> None:
         self.before_unloading(digest)
         self.adapters.pop(digest, None)
+
+    def call_form(self, digest: str) -> CallForm | None:
+        return None
 
     def loaded(self) -> Mapping[str, str]:
         return {} if self.is_lost else {digest: each.adapter for digest, each in self.adapters.items()}

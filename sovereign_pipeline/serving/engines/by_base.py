@@ -14,6 +14,7 @@ from sovereign_pipeline.policy.serving import EngineChoice
 from sovereign_pipeline.serving.engines.engine import (
     THREADS,
     Answer,
+    CallForm,
     Deployable,
     Engine,
     EngineRequest,
@@ -130,6 +131,10 @@ class Engines:
             if held.started is not None:
                 found |= held.started.engine.loaded()
         return {digest: adapter for digest, adapter in found.items() if digest in self._ready}
+
+    def call_form(self, digest: str) -> CallForm | None:
+        held = self._held.get(self._base_of.get(digest, ""))
+        return held.started.engine.call_form(digest) if held is not None and held.started is not None else None
 
     async def answer(self, request: EngineRequest) -> Answer:
         held = self._held.get(self._base_of.get(request.digest, ""))

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Se
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
+from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.serving.fingerprints import Fingerprint
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -76,7 +77,8 @@ class EngineRequest:
 
     digest: str
     """Digest of the adapter's artifact."""
-    messages: Sequence[Mapping[str, str]]
+    messages: Sequence[Mapping[str, Any]]
+    """Turns in OpenAI's form, with the arguments of calls as objects."""
     sampling: Sampling
     cache_group: str = ""
     """Cached prompts are used within a group only. Otherwise response times would reveal the prompts of others."""
@@ -84,7 +86,19 @@ class EngineRequest:
     """Number of leading characters of the first user turn that other requests have too. The prompt up to there may be
     cached."""
     grammar: str = ""
-    """Grammar of the answer, as `serving.grammars` writes it. Empty: any text."""
+    """Grammar of the answer in Lark, as llguidance reads it. Empty: any text."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Tools that the answer may call, in OpenAI's form. They are rendered with the conversation, and their marks are
+    part of the answer's text."""
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """How the chat template of a base model writes calls of tools."""
+
+    form: ToolForm
+    special: Mapping[str, int]
+    """Special tokens in the form -> their ids. A grammar names them by id."""
 
 
 class TokenLogprob(NamedTuple):
@@ -159,6 +173,9 @@ class Engine(Protocol):
     async def answer(self, request: EngineRequest) -> Answer:
         """Begin an answer. Raises EngineRefused if the adapter is not loaded or the prompt too long, and EngineLost."""
 
+    def call_form(self, digest: str) -> CallForm | None:
+        """Return how the template of a loaded adapter's base model writes calls; None if it has no form for them."""
+
     async def is_well(self) -> bool:
         """Return whether the engine computes. Returns False within two seconds if it hangs."""
 
@@ -197,8 +214,8 @@ SECONDS_BETWEEN_PROBES = 3.0
 class Process(ABC):
     """A process that computes."""
 
-    def __init__(self, template_sha256: str = "") -> None:
-        self.template_sha256 = template_sha256
+    def __init__(self, template_sha256: str = "", call_form: CallForm | None = None) -> None:
+        self.template_sha256, self.call_form = template_sha256, call_form
         self.heard_at = time.monotonic()
         """Time of the last message from the process."""
         self._gone = asyncio.Event()
@@ -271,6 +288,9 @@ class SupervisedEngine(ABC, Generic[P]):
 
     @abstractmethod
     async def answer(self, request: EngineRequest) -> Answer: ...
+
+    def call_form(self, digest: str) -> CallForm | None:
+        return self._process.call_form if self._process is not None else None
 
     async def load(self, adapter: Deployable) -> None:
         async with self._loading:

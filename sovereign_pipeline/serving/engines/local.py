@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, PromptTooLong
+from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.serving.engines.engine import (
     THREADS,
     Answer,
+    CallForm,
     Deployable,
     EngineRequest,
     Piece,
@@ -226,7 +228,8 @@ class _Child(Process):
 
     def _take(self, message: Message) -> None:
         if message["op"] == "ready":
-            self.template_sha256 = message["template_sha256"]
+            self.template_sha256, form = message["template_sha256"], message["call_form"]
+            self.call_form = CallForm(ToolForm(**form["form"]), form["special"]) if form else None
             self.ready.set_result(None)
         elif message["op"] == "failed":
             self.ready.set_exception(EngineRefused(message["message"], message["hint"]))

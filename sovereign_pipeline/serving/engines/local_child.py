@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,11 +95,12 @@ class AnswerRow:
         self.number, self.adapter, self.group = message["id"], message["digest"], message["cache_group"]
         self.prompt, self.limit, self.shared = rendered.prompt, rendered.limit, rendered.shared
         self._link, self._end = link, model.end_of_turn
-        self._text = TextPieces(model.prompts.decode, sampling["stop"])
+        decode = partial(model.prompts.decode, with_marks=bool(message["tools"]))
+        self._text = TextPieces(decode, sampling["stop"])
         self._temperature, self._top_p = float(sampling["temperature"]), float(sampling["top_p"])
         self._random = random.Random(sampling["seed"]) if sampling["seed"] is not None else random.SystemRandom()
         self._matcher, self._most_likely = rendered.matcher, sampling["logprobs"]
-        self._decode = model.prompts.decode
+        self._decode = decode
         self._count = self._unsent = 0
         self._logprobs: list[TokenLogprob] = []
 
@@ -180,7 +182,8 @@ class Worker:
         self._answers: dict[int, AnswerRow] = {}
         self._renderer = ThreadPoolExecutor(1)
         self._waiting: dict[int, tuple[Message, Future[Rendered]]] = {}
-        link.send({"op": "ready", "template_sha256": self._prompts.template_sha256, "context": self._context})
+        form = asdict(self._prompts.call_form) if self._prompts.call_form is not None else None
+        link.send({"op": "ready", "template_sha256": self._prompts.template_sha256, "call_form": form})
 
     def run(self) -> None:
         """Compute until the parent closes the socket."""
@@ -220,7 +223,10 @@ class Worker:
         digest = message["digest"]
         if not self.model.knows(digest):
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
-        if sum(len(each["content"]) for each in message["messages"]) + len(message["grammar"]) <= RENDERED_AT_ONCE:
+        if (
+            len(json.dumps([message["messages"], message["tools"], message["grammar"]], ensure_ascii=False))
+            <= RENDERED_AT_ONCE
+        ):
             self._begin(message, self._rendered(message))
             return
         # Encoding a long text takes seconds, and running answers go on meanwhile.
@@ -234,9 +240,9 @@ class Worker:
 
     def _rendered(self, message: Message) -> Rendered:
         """Render a conversation. Raises EngineRefused if the template rejects it, or if it is too long."""
-        prompt = self._prompts.render(message["messages"])
+        prompt = self._prompts.render(message["messages"], message["tools"])
         limit = answer_limit(len(prompt), self._context, message["sampling"]["max_tokens"])
-        shared = self._prompts.shared_tokens(message["messages"], message["shared"], prompt)
+        shared = self._prompts.shared_tokens(message["messages"], message["shared"], prompt, message["tools"])
         return Rendered(prompt, limit, shared, self.model.matcher(message["grammar"]) if message["grammar"] else None)
 
     def _begin(self, message: Message, rendered: Rendered) -> None:

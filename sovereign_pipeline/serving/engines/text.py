@@ -9,13 +9,19 @@ import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 from sovereign_pipeline.base.errors import EngineRefused, PromptTooLong
+from sovereign_pipeline.base_models.tool_form import for_template, tool_form_of
+from sovereign_pipeline.serving.engines.engine import CallForm
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
+_WORD = re.compile(r"[\w.$-]+")
 
 
 def answer_limit(prompt: int, context: int, most: int) -> int:
@@ -57,6 +63,16 @@ class Prompts:
         it."""
         self.template_sha256 = sha256(template.encode()).hexdigest()
 
+    @cached_property
+    def call_form(self) -> CallForm | None:
+        """How the template writes calls of tools; None if it does not."""
+        form = tool_form_of(self.tokenizer)
+        if form is None:
+            return None
+        literals = "\0".join(filter(None, astuple(form)))
+        special = [each for each in self.tokenizer.all_special_tokens if each in literals]
+        return CallForm(form, {each: self.tokenizer.convert_tokens_to_ids(each) for each in special})
+
     @classmethod
     def read(cls, base: Path) -> Self:
         """Load the tokenizer of a base model. Raises EngineRefused if there is none with a chat template."""
@@ -68,37 +84,39 @@ class Prompts:
             raise EngineRefused(f"{base}: the tokenizer has no chat template.", "Use an instruction-tuned base model.")
         return cls(tokenizer)
 
-    def decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    def decode(self, ids: list[int], with_marks: bool = False) -> str:
+        """Return the text of tokens. with_marks: with special tokens, which open calls of tools in some templates."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=not with_marks, clean_up_tokenization_spaces=False))
 
     def end_of_turn(self, configured: int | list[int] | None) -> frozenset[int]:
         """Return the token ids that end generation: those that the model configures and the end of sequence."""
         listed = configured if isinstance(configured, list) else [configured]
         return frozenset(token for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
 
-    def ids_of(self, messages: Messages) -> list[int]:
+    def ids_of(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Return the token ids of a conversation, up to the beginning of the answer.
 
         Raises ValueError if a text cannot be separated from the template, and the template's own errors.
         """
-        ids = self._encoded(self._shown(messages))
-        apart, marks = self._apart(messages)
-        has_mark = any(self._mark.search(each["content"]) for each in messages)
+        ids = self._encoded(self._shown(messages, tools))
+        apart, marks = self._apart(messages, tools)
+        has_mark = any(map(self._mark.search, [*_strings([list(messages), list(tools)])]))
         # The marks can differ if a text forms one with its neighbouring text, or once it is normalized.
         return apart if has_mark or marks != self._marks_in(ids) else ids
 
-    def render(self, messages: Messages) -> list[int]:
+    def render(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
         try:
-            return self.ids_of(messages)
+            return self.ids_of(messages, tools)
         except Exception as error:  # a template is a program that anybody wrote
             raise EngineRefused(
                 f"The base model's chat template does not take this conversation ({type(error).__name__}).",
                 "Let user and assistant take turns, and leave out what is no text.",
             ) from None
 
-    def shared_tokens(self, messages: Messages, characters: int, ids: Sequence[int]) -> int:
-        """Return how many leading tokens of a prompt hold nothing of its own conversation, besides system messages.
+    def shared_tokens(self, messages: Messages, characters: int, ids: Sequence[int], tools: Tools = ()) -> int:
+        """Return how many leading tokens of a prompt hold nothing of its own conversation, besides tools and system
+        messages.
 
         Args:
             characters: number of leading characters of the first user turn that others have too.
@@ -108,14 +126,32 @@ class Prompts:
         if place == len(messages) or messages[place]["role"] != "user" or not (place or characters):
             return 0
         beginning = {**messages[place], "content": messages[place]["content"][:characters]}
-        pairs = zip(self.render([*messages[:place], beginning]), ids[:-1], strict=False)
+        pairs = zip(self.render([*messages[:place], beginning], tools), ids[:-1], strict=False)
         return next((number for number, (one, other) in enumerate(pairs) if one != other), 0)
 
-    def _apart(self, messages: Messages) -> tuple[list[int], list[int]]:
+    def _apart(self, messages: Messages, tools: Tools) -> tuple[list[int], list[int]]:
         """Encode each text separately from the template. Returns all ids, and the ids of the template's marks."""
         nonce = secrets.token_hex(8)  # nobody can write it
         begin, cut, end = (f"{nonce}{name}" for name in "bce")
-        shown = self._shown([{**each, "content": self._fenced(each["content"], begin, cut, end)} for each in messages])
+
+        def fenced(text: str) -> str:
+            return self._fenced(text, begin, cut, end)
+
+        def fenced_json(value: Any) -> Any:
+            """Fence texts, and leave words such as the types of a schema, which templates may read."""
+            if isinstance(value, Mapping):
+                return {fenced_json(key): fenced_json(each) for key, each in value.items()}
+            if isinstance(value, list | tuple):
+                return [*map(fenced_json, value)]
+            is_word = not isinstance(value, str) or (_WORD.fullmatch(value) and not self._mark.search(value))
+            return value if is_word else fenced(value)
+
+        turns = []
+        for each in for_template(messages):
+            calls = {"tool_calls": fenced_json(each["tool_calls"])} if each.get("tool_calls") else {}
+            named = {"name": fenced_json(each["name"])} if each.get("name") else {}
+            turns.append({**each, "content": fenced(each["content"]), **calls, **named})
+        shown = self._shown(turns, fenced_json(list(tools)))
         ids: list[int] = []
         marks: list[int] = []
         is_text = False
@@ -144,9 +180,10 @@ class Prompts:
         parted = self._mark.sub(lambda found: f"{found[0][0]}{cut}{found[0][1:]}", body)
         return f"{before}{begin}{parted}{end}{after}"
 
-    def _shown(self, messages: Messages) -> str:
-        turns = [dict(each) for each in messages]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    def _shown(self, messages: Messages, tools: Tools) -> str:
+        turns, listed = for_template(messages), [dict(each) for each in tools] or None
+        rendered = self.tokenizer.apply_chat_template(turns, tools=listed, tokenize=False, add_generation_prompt=True)
+        return str(rendered)
 
     def _encoded(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -154,6 +191,18 @@ class Prompts:
 
     def _marks_in(self, ids: Sequence[int]) -> list[int]:
         return [each for each in ids if each in self._ids]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Return every text within a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for pair in value.items():
+            yield from _strings(list(pair))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _strings(each)
 
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,6 +25,7 @@ import aiohttp
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines.engine import (
     Answer,
+    CallForm,
     Deployable,
     EngineRequest,
     Piece,
@@ -33,7 +35,14 @@ from sovereign_pipeline.serving.engines.engine import (
     TokenLogprob,
     read_adapter,
 )
-from sovereign_pipeline.serving.engines.text import Prompts, TextPieces, answer_limit, reading_base_model
+from sovereign_pipeline.serving.engines.text import (
+    Messages,
+    Prompts,
+    TextPieces,
+    Tools,
+    answer_limit,
+    reading_base_model,
+)
 from sovereign_pipeline.serving.engines.vllm_server import (
     COMPLETIONS,
     ReachedVllm,
@@ -231,7 +240,7 @@ class _Base:
     """The facts read once from the base model's files."""
 
     prompts: Prompts
-    decode: Callable[[list[int]], str]
+    decode: Callable[..., str]
     end_of_turn: tuple[int, ...]
     context: int
     shapes: Shapes
@@ -290,7 +299,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
     async def answer(self, request: EngineRequest) -> Answer:
         server = self._running()
         name = self._name(server, request.digest)
-        prompt = await self._render(request.messages)
+        prompt = await self._render(request.messages, request.tools)
         limit = answer_limit(len(prompt), self.base.context, request.sampling.max_tokens)
         body = {
             "model": name,
@@ -308,7 +317,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         except BaseException:
             self.end(server, name)
             raise
-        return Answer(len(prompt), _Pieces(self, server, name, response, request.sampling))
+        return Answer(len(prompt), _Pieces(self, server, name, response, request))
 
     async def _start_process(self) -> VllmServer:
         self._answering.clear()
@@ -406,9 +415,13 @@ class VllmEngine(SupervisedEngine[VllmServer]):
                 del self._leaving[name]
                 shutil.rmtree(server.copies / name, ignore_errors=True)
 
-    async def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    async def _render(self, messages: Messages, tools: Tools = ()) -> list[int]:
         """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
-        return await asyncio.get_running_loop().run_in_executor(self._rendering, self.base.prompts.render, messages)
+        render = self.base.prompts.render
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, render, messages, tools)
+
+    def call_form(self, digest: str) -> CallForm | None:
+        return self.base.prompts.call_form
 
     def end(self, server: VllmServer, name: str) -> None:
         """Record that an answer of this adapter has ended."""
@@ -423,12 +436,18 @@ class _Pieces(PiecesOfProcess):
     characters."""
 
     def __init__(
-        self, engine: VllmEngine, server: VllmServer, name: str, response: aiohttp.ClientResponse, sampling: Sampling
+        self,
+        engine: VllmEngine,
+        server: VllmServer,
+        name: str,
+        response: aiohttp.ClientResponse,
+        request: EngineRequest,
     ) -> None:
         self._engine, self._server, self._name, self._response = engine, server, name, response
         self._base = engine.base
-        self._texts = TextPieces(self._base.decode, sampling.stop)
-        self._likeliest = sampling.logprobs
+        self._decode = partial(self._base.decode, with_marks=bool(request.tools))
+        self._texts = TextPieces(self._decode, request.sampling.stop)
+        self._likeliest = request.sampling.logprobs
         self._unsent = 0
         self._logprobs: list[TokenLogprob] = []
 
@@ -455,8 +474,8 @@ class _Pieces(PiecesOfProcess):
         for token, value, place in zip(tokens, logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):
             if token not in self._base.end_of_turn:
                 found = sorted(((id_of(name), each) for name, each in place.items()), key=lambda pair: -pair[1])
-                likeliest = [(self._base.decode([id]), each) for id, each in found[: self._likeliest]]
-                self._logprobs.append(TokenLogprob(self._base.decode([token]), value, likeliest))
+                likeliest = [(self._decode([id]), each) for id, each in found[: self._likeliest]]
+                self._logprobs.append(TokenLogprob(self._decode([token]), value, likeliest))
 
     def _taken(self, tokens: Sequence[int], finish: str | None) -> tuple[str, Literal["stop", "length"] | None]:
         """Add tokens and return the text that is now final, and the finish reason if there is one."""

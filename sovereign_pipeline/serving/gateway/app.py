@@ -4,6 +4,7 @@ import asyncio
 import datetime
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -26,6 +27,8 @@ from sovereign_pipeline.serving.gateway.admin import AdminSources, Name, overvie
 from sovereign_pipeline.serving.gateway.auth import Caller, Callers, auth_middleware
 from sovereign_pipeline.serving.gateway.grammars import assert_enforceable
 from sovereign_pipeline.serving.gateway.messages import (
+    AnswerCall,
+    CalledFunction,
     ChatCompletion,
     Chunks,
     CompleteAnswer,
@@ -48,7 +51,7 @@ from sovereign_pipeline.serving.gateway.messages import (
     whole,
 )
 from sovereign_pipeline.serving.gateway.metrics import CONTENT_TYPE, Figures
-from sovereign_pipeline.serving.gateway.parameters import A_FIELD, read_request, request_schema
+from sovereign_pipeline.serving.gateway.parameters import A_FIELD, CompletionRequest, read_request, request_schema
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler, RoutedRequest, RunningAnswer
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
@@ -332,8 +335,11 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
     user = sent.sent.get("user")
     found = here.catalog.find(sent.model, caller, user)
     line, sampling = found.adapter.line, sent.sampling(here.handler.limits)
-    if sent.grammar:
-        await asyncio.to_thread(assert_enforceable, sent.grammar, "response_format")
+    call_form = here.catalog.engine.call_form(found.adapter.digest)
+    if call_form is None:
+        _assert_without_tools(sent)
+    if not sent.form.is_free:
+        await asyncio.to_thread(assert_enforceable, sent.form)
     is_user_ignored = user is not None and caller.user_for(line, user) == caller.user_for(line, None)
     routed = RoutedRequest(
         caller,
@@ -346,13 +352,29 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
         user=found.user,
         ignored=(*sent.ignored, *(["user"] if is_user_ignored else [])),
         replaces_instruction=line in here.handler.replaced,
-        grammar=sent.grammar,
+        form=sent.form,
+        tools=sent.tools,
+        call_form=call_form,
     )
     choices = [routed.choice_of(index) for index in range(sent.choices(here.handler.limits))]
     if sent.stream:
         return EventStream(here.handler, choices, kind, sent.wants_usage)
     answer = await whole_answer(here.handler, choices, kind, request.receive)
     return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(here.handler, routed))
+
+
+def _assert_without_tools(sent: CompletionRequest) -> None:
+    """Raise Refusal for tools, calls and their results, for a model whose template does not write them."""
+    roles = [each["role"] for each in sent.conversation]
+    called = next((place for place, each in enumerate(sent.conversation) if "tool_calls" in each), None)
+    for param, is_there in (
+        ("tools", bool(sent.tools)),
+        (f"messages.{called}.tool_calls", called is not None),
+        (f"messages.{roles.index('tool') if 'tool' in roles else 0}.role", "tool" in roles),
+    ):
+        if is_there:
+            message = f"The parameter '{param}' is not supported: the chat template of this model writes no calls."
+            raise Refusal(400, message, "unsupported_parameter", param=param)
 
 
 def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
@@ -409,10 +431,20 @@ async def whole_answer(
     answers = await _while_connected(receive, _together(map(compute, choices)))
     facts, has_logprobs = _facts(handler, choices[0], kind), choices[0].sampling.logprobs is not None
     complete = [
-        CompleteAnswer("".join(each.texts), each.finish, logprobs=each.logprobs if has_logprobs else None)
+        CompleteAnswer("".join(each.texts), each.finish, _calls(each), each.logprobs if has_logprobs else None)
         for each in answers
     ]
     return whole(kind, facts, complete, _used(answers))
+
+
+def _calls(answer: RunningAnswer) -> list[AnswerCall]:
+    return [
+        AnswerCall(
+            id=f"call_{secrets.token_hex(12)}",
+            function=CalledFunction(name=each.name, arguments=json.dumps(each.arguments, ensure_ascii=False)),
+        )
+        for each in answer.calls
+    ]
 
 
 def _used(answers: Sequence[RunningAnswer]) -> Usage:
@@ -475,7 +507,7 @@ class EventStream(Response):
                 elif piece.text:
                     await _send(send, chunks.text(piece.text))
             assert answer.finish is not None  # else the pieces end with an error
-            await _send(send, chunks.last(answer.finish))
+            await _send(send, chunks.calls(_calls(answer)) + chunks.last(answer.finish))
             return answer
 
     async def _begin(self, send: Send) -> None:

@@ -1,41 +1,170 @@
-"""Write the grammar that an engine keeps an answer to: a JSON schema, or calls of tools in the template's form.
+"""Keep answers to a JSON schema or to calls of tools: write the grammar for an engine, and read the calls in its text.
 
 Grammars are Lark's, as llguidance reads them, in the local engine and in vLLM alike.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from sovereign_pipeline.base_models.tool_form import CALL_ID, ToolForm
+from sovereign_pipeline.corpus.document import ToolCall
+from sovereign_pipeline.serving.engines.engine import CallForm
+from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.gateway.messages import Refusal
 
-_AS_TRAINED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""JSON is written as `json.dumps` and chat templates write it. With free white space, small models may never end."""
+_AS_TRAINED = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "json_allowed_escapes": 'nrtbf\\"',
+}
+"""JSON is written as chat templates write it, and no letter as its number, which no search would read. With free white
+space, small models may never end."""
 _UNENFORCED = re.compile(r"Unimplemented keys: \[(.*?)\]")
 _KEYWORD = re.compile(r'"([A-Za-z$]{1,40})"')
+_ANYTHING = r"/(.|\n)*/"
+NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def json_grammar(schema: Mapping[str, Any]) -> str:
-    """Return the grammar of JSON by a schema."""
-    return f"start: {_json(schema)}"
+@dataclass(frozen=True)
+class AnswerForm:
+    """What a request's answer may be: text, JSON by a schema, or calls of tools."""
+
+    schema: Mapping[str, Any] | None = None
+    """JSON schema of the text; None if it may be any text."""
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Tools that the answer may call, in OpenAI's form."""
+    must_call: bool = False
+    """True if the answer must be calls."""
+    most_calls: int | None = None
+    """Maximum number of calls; None without limit."""
+
+    @property
+    def is_free(self) -> bool:
+        return self.schema is None and not self.tools
+
+    def grammar(self, form: CallForm | None) -> str:
+        """Return the grammar of the answer; "" if it may be any text. form: needed if there are tools."""
+        if self.is_free:
+            return ""
+        text = f"%json {_json(self.schema)}" if self.schema is not None else "TEXT"
+        if not self.tools:
+            return f"start: {text}"
+        assert form is not None
+        rules = [f"TEXT: {_ANYTHING}"] if form.form.mark else [r"TEXT: /\s*([^{\s](.|\n)*)?/"]
+        rules += _calls(form, self.tools, self.most_calls)
+        if self.must_call:
+            start = f"{_lark(form.form.begin + form.form.head, form)} calls"
+        else:
+            start = f"{text} | opening calls"
+            rules += [*_opening(form)]
+        return "\n".join(["%llguidance {}", f"start: {start}", *rules])
 
 
-def assert_enforceable(grammar: str, param: str) -> None:
+ANY_TEXT = AnswerForm()
+
+
+def assert_enforceable(form: AnswerForm) -> None:
     """Raise Refusal for a schema with a keyword that an answer cannot be kept to. No value is quoted.
 
-    This may take a second for a large schema. param: the request's parameter with the schema.
+    This may take a second for a large schema.
     """
+    if form.schema is not None:
+        _assert_enforceable(form.schema, "response_format")
+    for place, tool in enumerate(form.tools):
+        _assert_enforceable(_parameters(tool), f"tools.{place}.function.parameters")
+
+
+def _assert_enforceable(schema: Mapping[str, Any], param: str) -> None:
     from llguidance import LLMatcher
 
-    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(grammar))
-    if not problem:
-        return
-    keys = [key for found in _UNENFORCED.findall(problem) for key in _KEYWORD.findall(found)]
-    what = f"uses {', '.join(map(repr, keys))}" if keys else "is invalid, or has a form"
-    message = f"The schema in '{param}' {what}, which cannot be enforced on an answer. Change the schema."
-    raise Refusal(400, message, "unsupported_parameter", param=param)
+    problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: %json {_json(schema)}"))
+    if problem:
+        keys = [key for found in _UNENFORCED.findall(problem) for key in _KEYWORD.findall(found)]
+        what = f"uses {', '.join(map(repr, keys))}" if keys else "is invalid, or has a form"
+        message = f"The schema in '{param}' {what}, which cannot be enforced on an answer. Change the schema."
+        raise Refusal(400, message, "unsupported_parameter", param=param)
 
 
 def _json(schema: Mapping[str, Any]) -> str:
-    return f"%json {json.dumps({**schema, 'x-guidance': _AS_TRAINED})}"
+    return json.dumps({**schema, "x-guidance": _AS_TRAINED})
+
+
+def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of a tool's arguments, which are always an object."""
+    return {**(tool["function"].get("parameters") or NO_PARAMETERS), "type": "object"}
+
+
+def _calls(form: CallForm, tools: Sequence[Mapping[str, Any]], most: int | None) -> Iterator[str]:
+    """Return the rules of calls, behind the head of the first."""
+    it = form.form
+    yield "call: " + " | ".join(
+        f"{_lark(tool['function']['name'] + it.middle, form)} %json {_json(_parameters(tool))}" for tool in tools
+    )
+    following = f"{_lark(it.tail + (it.separator or '') + it.head, form)} call"
+    times = "*" if most is None else f"{{0,{most - 1}}}"
+    several = f" ({following}){times}" if it.separator is not None and most != 1 else ""
+    yield f"calls: call{several} {_lark(it.tail + it.end, form)}"
+
+
+def _opening(form: CallForm) -> Iterator[str]:
+    """Return the rules of what opens the first call, and of the text before it."""
+    opening, mark = form.form.begin + form.form.head, form.form.mark
+    head = opening.partition(mark)[2] if mark else opening
+    if not mark:
+        yield f"opening: {_lark(head, form)}"
+    elif any(mark.startswith(special) for special in form.special):
+        yield f"opening: TEXT {_lark(mark + head, form)}"
+    else:
+        yield f"OPENED: {_ANYTHING} {json.dumps(mark, ensure_ascii=False)}"
+        yield f"opening: opened {_lark(head, form)}"
+        yield "opened[lazy]: OPENED"
+
+
+def _lark(literal: str, form: CallForm) -> str:
+    """Return a literal as Lark: texts in quotation marks, special tokens by id, and any id of a call."""
+    parts = [*map(re.escape, sorted(form.special, key=len, reverse=True)), re.escape(CALL_ID)]
+    found = []
+    for piece in re.split(f"({'|'.join(parts)})", literal):
+        if piece in form.special:
+            found.append(f"<[{form.special[piece]}]>")
+        elif piece == CALL_ID:
+            found.append("/[a-zA-Z0-9]{9}/")
+        elif piece:
+            found.append(json.dumps(piece, ensure_ascii=False))
+    return " ".join(found)
+
+
+class CallReader:
+    """A filter that separates the calls of tools from the text of a streamed answer."""
+
+    def __init__(self, form: ToolForm) -> None:
+        self._form = form
+        self._mark = StopTexts([form.mark or "{"])
+        self._text = self._spaces = ""
+
+    def feed(self, text: str) -> str:
+        """Return the text that no call and no mark of one can be a part of."""
+        is_plain = not self._form.mark and self._text.strip() and not self._is_begun
+        self._text += text
+        return self._passed(text if is_plain else "" if self._is_begun else self._mark.feed(text))
+
+    def end(self) -> tuple[str, list[ToolCall]]:
+        """Return the remaining text, and the calls. A call that was cut by the length limit is dropped."""
+        if not self._is_begun:
+            return self._spaces + self._mark.end(), []
+        return "", self._form.parse(self._text)[1]
+
+    @property
+    def _is_begun(self) -> bool:
+        """Return whether a call has begun. A bare call begins with the answer."""
+        return self._mark.is_found
+
+    def _passed(self, text: str) -> str:
+        """Hold spaces back: those before a call are not text."""
+        text = self._spaces + text
+        self._spaces = text[len(text.rstrip()) :]
+        return text.rstrip()

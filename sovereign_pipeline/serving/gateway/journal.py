@@ -62,7 +62,7 @@ Noted = Answered | Rated
 _NOTED: TypeAdapter[Noted] = TypeAdapter(Noted)
 
 
-def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, str]], text: str) -> str:
+def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, Any]], text: str) -> str:
     """Return the digest of an answer. Its caller can compute it again."""
     return digest_of({"id": id, "adapter": adapter, "messages": [dict(each) for each in messages], "answer": text})
 

@@ -266,13 +266,10 @@ class Chunks:
         self._length += sum(len(each.text) for each in tokens)
         return self._event({"content": text}, None, facts.model_dump() if facts is not None else None)
 
-    def calls(self, first: int, calls: Sequence[AnswerCall]) -> bytes:
-        """Return two events for each call: with its id and name, and with its arguments.
-
-        first: number of calls of the answer before these.
-        """
+    def calls(self, calls: Sequence[AnswerCall]) -> bytes:
+        """Return two events for each call: with its id and name, and with its arguments."""
         events = b""
-        for index, call in enumerate(calls, start=first):
+        for index, call in enumerate(calls):
             begun = {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": ""}}
             rest = {"function": {"arguments": call.function.arguments}}
             events += b"".join(self._event({"tool_calls": [{"index": index, **each}]}, None) for each in (begun, rest))

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Sampling
-from sovereign_pipeline.serving.gateway.grammars import json_grammar
+from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, AnswerForm
 from sovereign_pipeline.serving.gateway.messages import Kind, Refusal
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
@@ -42,13 +42,13 @@ class Parameter:
     def accepts(self, value: Any) -> bool:
         if not self.schema:
             return True
-        return bool(self.validator.is_valid(value)) and not (self.is_used and _is_unreadable(value))
+        is_searched = self.is_used and self.name != "messages"  # each of them is read later
+        return bool(self.validator.is_valid(value)) and not (is_searched and _is_unreadable(value))
 
 
 def _is_unreadable(value: Any) -> bool:
     """Return whether a text has a lone surrogate, which JSON allows and which cannot be encoded."""
-    texts = value if isinstance(value, list) else [value]
-    return any(isinstance(each, str) and re.search("[\ud800-\udfff]", each) is not None for each in texts)
+    return re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)) is not None
 
 
 def _parameters(rows: Iterable[dict[str, Any]]) -> tuple[Parameter, ...]:
@@ -84,15 +84,16 @@ class CompletionRequest:
     kind: Kind
     sent: Mapping[str, Any]
     """Parameters that have an effect, as the caller sent them."""
-    conversation: list[dict[str, str]]
-    """The messages by role and content."""
+    conversation: list[dict[str, Any]]
+    """The messages in OpenAI's form, with texts as contents and objects as arguments of calls."""
     ignored: list[str] = field(default_factory=list)
     """Parameters without effect, for the response header."""
     wants_usage: bool = False
     is_task: bool = False
     """True if a front end asks for itself, such as for a chat's title."""
-    grammar: str = ""
-    """Grammar of the answer; empty if it may be any text."""
+    form: AnswerForm = ANY_TEXT
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Tools that the model sees. The form has those that it may call."""
 
     @property
     def model(self) -> str:
@@ -144,9 +145,10 @@ def read_request(kind: Kind, content_type: str, body: bytes) -> CompletionReques
         raise Refusal(400, "The request is not JSON. Send Content-Type: application/json.", "invalid_json")
     given = _json(body)
     sent, ignored = _read(given, _BY_NAME[kind], "", _REQUIRED[kind])
-    for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
-        if given.get(name) and given.get(choice) != "none":
-            raise _unsupported(_BY_NAME[kind][name], name)
+    if given.get("functions") and given.get("function_call") != "none":
+        raise _unsupported(_BY_NAME[kind]["functions"], "functions")
+    tools = sent.get("tools", ()) if sent.get("tool_choice") != "none" else ()
+    ignored += [] if tools else [name for name in ("tools", "tool_choice", "parallel_tool_calls") if name in sent]
     if kind == "text":
         prompt = sent["prompt"]
         conversation = [{"role": "user", "content": prompt if isinstance(prompt, str) else prompt[0]}]
@@ -157,11 +159,15 @@ def read_request(kind: Kind, content_type: str, body: bytes) -> CompletionReques
     task = given.get("metadata")
     is_task = bool(isinstance(task, dict) and task.get("task")) or _is_task(conversation)
     wants_usage = bool(sent.get("stream") and options.get("include_usage"))
-    ignored = [*dict.fromkeys(ignored)]
-    request = CompletionRequest(kind, sent, conversation, ignored, wants_usage, is_task, _grammar(sent))
+    form, ignored = _form(sent, tools), [*dict.fromkeys(ignored)]
+    request = CompletionRequest(kind, sent, conversation, ignored, wants_usage, is_task, form, tools)
     for name, other, is_wrong in (
         ("top_logprobs", "logprobs: true", request.logprobs is None and bool(sent.get("top_logprobs"))),
-        ("stop", "response_format: text, because it would cut JSON", bool(request.grammar) and bool(sent.get("stop"))),
+        (
+            "stop",
+            "response_format: text, because it would cut JSON",
+            form.schema is not None and bool(sent.get("stop")),
+        ),
     ):
         if is_wrong:
             message = f"The parameter '{name}' is supported only with {other}."
@@ -169,14 +175,22 @@ def read_request(kind: Kind, content_type: str, body: bytes) -> CompletionReques
     return request
 
 
-def _grammar(sent: Mapping[str, Any]) -> str:
-    wanted = sent.get("response_format", {})
-    if wanted.get("type", "text") == "text":
-        return ""
-    return json_grammar(wanted.get("json_schema", {"schema": {"type": "object"}})["schema"])
+def _form(sent: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> AnswerForm:
+    wanted = sent.get("response_format", {"type": "text"})
+    schema = None if wanted["type"] == "text" else wanted.get("json_schema", {"schema": {"type": "object"}})["schema"]
+    if not tools:
+        return AnswerForm(schema)
+    choice, most = sent.get("tool_choice", "auto"), None if sent.get("parallel_tool_calls", True) else 1
+    if isinstance(choice, str):
+        return AnswerForm(schema, tools, choice == "required", most)
+    named = [tool for tool in tools if tool["function"]["name"] == choice["function"]["name"]]
+    if not named:
+        message = "The parameter 'tool_choice' must name one of 'tools'."
+        raise Refusal(400, message, "invalid_parameter", param="tool_choice")
+    return AnswerForm(None, named, True, 1)
 
 
-def _json(body: bytes) -> dict[str, Any]:
+def _json(body: bytes | str) -> dict[str, Any]:
     def no_number(name: str) -> None:
         raise ValueError(name)
 
@@ -225,10 +239,20 @@ def _unsupported(known: Parameter, param: str) -> Refusal:
     return Refusal(400, message, "unsupported_parameter", param=param)
 
 
-def _message(given: Any, path: str, ignored: list[str]) -> dict[str, str]:
-    message, others = _read(_object(given, path), _MESSAGE, f"{path}.", ("role", "content"))
-    ignored += others
-    role, content = message["role"], message["content"]
+_OWN: dict[str, tuple[str, ...]] = {"tool": ("tool_call_id", "name"), "assistant": ("tool_calls",)}
+"""Role -> parameters that only its messages use."""
+
+
+def _message(given: Any, path: str, ignored: list[str]) -> dict[str, Any]:
+    own = _OWN.get(str(_object(given, path).get("role")), ())
+    content_or_calls = [] if given.get("tool_calls") and "tool_calls" in own else ["content"]
+    needed = ["role", *content_or_calls, *({"tool_call_id"} & {*own})]
+    message, others = _read(given, _MESSAGE, f"{path}.", needed)
+    role, content = message["role"], message.get("content", "")
+    if message.get("tool_calls") and "tool_calls" not in own:
+        raise _unsupported(_MESSAGE["tool_calls"], f"{path}.tool_calls")
+    unused = [name for name in ("tool_calls", "tool_call_id", "name") if name in message and name not in own]
+    ignored += [*others, *(f"messages.{name}" for name in unused)]
     if isinstance(content, list):
         texts = []
         for place, each in enumerate(content):
@@ -237,7 +261,23 @@ def _message(given: Any, path: str, ignored: list[str]) -> dict[str, str]:
             ignored += others
             texts.append(part["text"])
         content = "".join(texts)
-    return {"role": "system" if role == "developer" else role, "content": content}
+    called = [_call(each, f"{path}.tool_calls.{place}") for place, each in enumerate(message.get("tool_calls", ()))]
+    read = {"role": "system" if role == "developer" else role, "content": content}
+    read |= {name: message[name] for name in own if name in message}
+    return {**read, "tool_calls": called} if called else read
+
+
+def _call(given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return a call with its arguments as an object."""
+    function = given["function"]
+    try:
+        arguments = _json(function["arguments"]) if isinstance(function["arguments"], str) else function["arguments"]
+    except Refusal:
+        param = f"{path}.function.arguments"
+        message = f"The parameter '{param}' must be a JSON object."
+        raise Refusal(400, message, "invalid_parameter", param=param) from None
+    named = {"id": given["id"]} if "id" in given else {}
+    return {"type": "function", **named, "function": {"name": function["name"], "arguments": arguments}}
 
 
 def _object(given: Any, path: str) -> dict[str, Any]:

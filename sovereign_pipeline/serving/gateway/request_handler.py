@@ -9,17 +9,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, PromptTooLong, ScannerLost, TextTooLong
-from sovereign_pipeline.dataset.jsonl import Prompt, as_served
+from sovereign_pipeline.corpus.document import Message, ToolCall
+from sovereign_pipeline.dataset.jsonl import Prompt, as_served, message_of
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
 from sovereign_pipeline.serving.engines.engine import (
     Answer,
+    CallForm,
     Deployable,
     Engine,
     EngineRequest,
@@ -30,6 +32,7 @@ from sovereign_pipeline.serving.engines.engine import (
 )
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, AnswerForm, CallReader
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, Rated, digest_of_answer, utc_now
 from sovereign_pipeline.serving.gateway.messages import (
     Finish,
@@ -52,8 +55,8 @@ from sovereign_pipeline.serving.gateway.stores import FeedbackStore, answer_dige
 from sovereign_pipeline.serving.rollout.flag import Arm
 from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Telemetry
-from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screen, Screens
-from sovereign_pipeline.serving.transcripts import NOTHING_KEPT, Rating, Transcript, TranscriptFiles, Turn
+from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screen, Screens, SentTexts
+from sovereign_pipeline.serving.transcripts import NOTHING_KEPT, Rating, Transcript, TranscriptFiles
 
 _LOG = logging.getLogger(__name__)
 ID_BYTES = 16
@@ -165,7 +168,7 @@ class RoutedRequest:
 
     caller: Caller
     adapter: Deployable
-    sent: Sequence[Mapping[str, str]]
+    sent: Sequence[Mapping[str, Any]]
     """Messages as the caller sent them."""
     sampling: Sampling
     choice: Choice | None = None
@@ -180,8 +183,11 @@ class RoutedRequest:
     """Parameters of the request that had no effect."""
     replaces_instruction: bool = False
     """True if the caller's system message replaces the line's instruction."""
-    grammar: str = ""
-    """Grammar of the answer; empty if it may be any text."""
+    form: AnswerForm = ANY_TEXT
+    tools: Sequence[Mapping[str, Any]] = ()
+    """Tools that the model sees."""
+    call_form: CallForm | None = None
+    """How the template writes calls."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
     @property
@@ -197,7 +203,7 @@ class RoutedRequest:
         sampling, id = replace(self.sampling, seed=seed), secrets.token_hex(ID_BYTES)
         return replace(self, sampling=sampling, choice=None, id=id)
 
-    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
         """Return messages of this request with the line's instruction."""
         return as_served(messages, self.adapter.instruction, self.replaces_instruction)
 
@@ -221,10 +227,13 @@ class RunningAnswer:
         self.texts: list[str] = []
         """Text that was sent to the caller."""
         self.logprobs: list[TokenLogprob] = []
+        self.calls: list[ToolCall] = []
+        """Calls that were sent to the caller."""
         self.is_at_caller = False
         """True while the caller has yet to receive a piece."""
         self.screen = screen
         self._answer = answer
+        self._reader = CallReader(request.call_form.form) if request.tools and request.call_form else None
         self._progress = progress
         self._first, self._each = metrics.of_tokens(request.adapter.line, request.adapter.adapter)
         self._began = began
@@ -241,11 +250,12 @@ class RunningAnswer:
                 self._each.observe((now - last) / piece.tokens)
             last = now
             self.answer_tokens += piece.tokens
-            text = await self.screen.take(piece.text)
+            text = await self.screen.take(self._reader.feed(piece.text) if self._reader else piece.text)
             if piece.finish is not None and not self.screen.is_over:
-                text += await self.screen.end(is_cut=piece.finish == "length")
+                text += await self._end(piece.finish)
             self.texts.append(text)
-            at_stop_text: Finish | None = "stop" if self.screen.is_at_stop_text else piece.finish
+            at_end: Finish | None = "tool_calls" if self.calls and piece.finish == "stop" else piece.finish
+            at_stop_text = "stop" if self.screen.is_at_stop_text else at_end
             self.finish = "content_filter" if self.screen.is_stopped else at_stop_text
             self.logprobs += piece.logprobs
             self._progress.note()
@@ -256,6 +266,20 @@ class RunningAnswer:
             if self.finish is not None:
                 return
         raise EngineLost("The engine ended an answer without a reason.")
+
+    async def _end(self, finish: Finish) -> str:
+        """Note the calls of the answer, and return the rest of its text."""
+        rest, calls = self._reader.end() if self._reader else ("", [])
+        text = await self.screen.take(rest) if rest else ""
+        if not self.screen.is_over:
+            text += await self.screen.end(is_cut=finish == "length")
+        self.calls = await self.screen.take_calls(calls)
+        return text
+
+    @property
+    def as_text(self) -> str:
+        """Return the text and the calls that were sent, as one text."""
+        return Message(role="assistant", content="".join(self.texts), tool_calls=tuple(self.calls)).as_text
 
 
 @dataclass
@@ -343,7 +367,8 @@ class RequestHandler:
                 await stack.enter_async_context(self.places.place(request.adapter.line))
                 progress = _Progress(limit, self.limits.first_token_seconds, self.limits.pause_seconds)
                 stack.callback(progress.cancel)
-                is_computed, prompt = True, request.prompt(screen.messages)
+                is_computed, prompt = True, request.prompt(screen.sent.messages)
+                form = replace(request.form, schema=screen.sent.schema)
                 of_engine = await self.catalog.engine.answer(
                     EngineRequest(
                         request.adapter.digest,
@@ -351,7 +376,8 @@ class RequestHandler:
                         replace(request.sampling, stop=screen.stops),
                         request.caller.cache_group,
                         prompt.shared,
-                        request.grammar,
+                        form.grammar(request.call_form),
+                        screen.sent.tools,
                     )
                 )
                 answer = RunningAnswer(request, of_engine, self.metrics, began, progress, screen)
@@ -382,7 +408,8 @@ class RequestHandler:
     async def _screened(self, request: RoutedRequest) -> Screen:
         """Search the request for personal data. Raises Refusal and ScannerLost."""
         line, adapter = request.adapter.line, request.adapter.adapter
-        screen = self.screens.of(line, request.sent, request.sampling.stop)
+        sent = SentTexts(request.sent, request.tools, request.form.schema)
+        screen = self.screens.of(line, sent, request.sampling.stop)
         if request.sampling.logprobs is not None and screen.changes_text:
             message = "The parameter 'logprobs' is not supported: this model replaces personal data. Leave it out."
             raise Refusal(400, message, "unsupported_parameter", param="logprobs")
@@ -421,7 +448,7 @@ class RequestHandler:
         used = answer.prompt_tokens + answer.answer_tokens
         self.rates.charge(request.caller, used, request.user)
         self.metrics.ended(line, adapter, outcome, seconds, answer.prompt_tokens, answer.answer_tokens)
-        text, screen = "".join(answer.texts), answer.screen
+        text, screen = answer.as_text, answer.screen
         self.metrics.found(line, adapter, "answer", screen.in_answer)
         self.metrics.unsearched(line, adapter, screen.failures)
         digest = digest_of_answer(request.id, adapter, request.prompt(request.sent).messages, text)
@@ -443,8 +470,10 @@ class RequestHandler:
             adapter=request.adapter.adapter,
             classification=request.adapter.classification,
             at=utc_now(),
-            messages=tuple(Turn.model_validate(dict(each)) for each in screen.messages),
+            messages=tuple(map(message_of, screen.sent.messages)),
+            tools=tuple(map(dict, screen.sent.tools)),
             answer="".join(screen.with_placeholders),
+            calls=screen.calls_with_placeholders,
             originals=screen.originals,
         )
         return self.transcripts.keep(record)

@@ -18,7 +18,7 @@ from jsonschema import FormatChecker, validate
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine, EngineRequest, Piece, Sampling
-from sovereign_pipeline.serving.gateway.grammars import json_grammar
+from sovereign_pipeline.serving.gateway.grammars import AnswerForm
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
 
 T = TypeVar("T")
@@ -260,7 +260,9 @@ class EngineConformance(LoadingConformance):
         alone = [running.alone(number % 3, letter) for number, letter in enumerate(LETTERS)]
         free = [running.ask(number % 3, letter) for number, letter in enumerate(LETTERS)]
         kept = [
-            running.ask(number % 3, LETTERS[number % 8], max_tokens=300, grammar=json_grammar(schema), **drawn)
+            running.ask(
+                number % 3, LETTERS[number % 8], max_tokens=300, grammar=AnswerForm(schema).grammar(None), **drawn
+            )
             for number, schema in enumerate(ANSWER_SCHEMAS.values())
         ]
         told = running.together(*free, *kept)
@@ -270,7 +272,9 @@ class EngineConformance(LoadingConformance):
             validate(json.loads(answer.text), schema, format_checker=FormatChecker())
 
     def test_an_answer_by_a_schema_that_is_cut_says_so(self, running: Running) -> None:
-        told = running.alone(0, LETTERS[0], max_tokens=5, grammar=json_grammar(ANSWER_SCHEMAS["identifier"]))
+        told = running.alone(
+            0, LETTERS[0], max_tokens=5, grammar=AnswerForm(ANSWER_SCHEMAS["identifier"]).grammar(None)
+        )
         assert (told.finish, told.tokens) == ("length", 5)
 
     def test_log_probabilities_are_those_of_the_tokens(self, running: Running) -> None:

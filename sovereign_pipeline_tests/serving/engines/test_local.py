@@ -10,14 +10,19 @@ from typing import Any
 
 import psutil
 import pytest
+from jsonschema import FormatChecker, validate
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base_models.pinned import chat_template
+from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.engines.text import Prompts
+from sovereign_pipeline.serving.gateway.grammars import AnswerForm
+from sovereign_pipeline_tests.base_models.chat_templates import chat_template_of
 from sovereign_pipeline_tests.packaged_base import packaged_base
 from sovereign_pipeline_tests.serving.engines.conformance import (
+    ANSWER_SCHEMAS,
     LETTERS,
     EngineConformance,
     Running,
@@ -194,6 +199,45 @@ def test_an_ordinary_letter_is_encoded_as_in_training(letter: str) -> None:
     marks = [tokenizer.convert_ids_to_tokens(each) for each in ids if each in tokenizer.all_special_ids]
     assert marks == ["<|im_start|>", "<|im_end|>"] * 2 + ["<|im_start|>"], "of system, user and assistant"
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(forged, tokenize=False, add_generation_prompt=True)
+
+
+TOOLS: list[dict[str, Any]] = [
+    {"type": "function", "function": {"name": f"find_{number}", "description": "Find it.", "parameters": schema}}
+    for number, schema in enumerate(each for each in ANSWER_SCHEMAS.values() if each.get("type") == "object")
+]
+
+
+def test_calls_of_tools_are_valid_by_their_schemas(runner: asyncio.Runner, tmp_path: Path) -> None:
+    made, template = TinyAdapters(tmp_path, context=8192), chat_template_of("chatml-tools")
+    (made.base / "chat_template.jinja").write_text(template)
+    adapter = made.deployable("calls-1.0.0", made.directory("calls", seed=3), template)
+    engine = runner.run(LocalEngine.start(made.base, SETTINGS))
+    try:
+        runner.run(engine.load(adapter))
+        form = engine.call_form(adapter.digest)
+        assert form is not None
+
+        async def ask(answer: AnswerForm, letter: str) -> tuple[str, list[ToolCall], str | None]:
+            messages, sampling = [{"role": "user", "content": letter}], Sampling(300, temperature=1.0, seed=4)
+            request = EngineRequest(adapter.digest, messages, sampling, grammar=answer.grammar(form), tools=TOOLS)
+            pieces = [each async for each in (await engine.answer(request)).pieces]
+            return *form.form.parse("".join(each.text for each in pieces)), pieces[-1].finish
+
+        async def ask_all() -> list[tuple[str, list[ToolCall], str | None]]:
+            forced = [AnswerForm(tools=[tool], must_call=True, most_calls=1) for tool in TOOLS]
+            others = [AnswerForm(tools=TOOLS), AnswerForm(tools=TOOLS, must_call=True, most_calls=2)]
+            return await asyncio.gather(*(ask(each, LETTERS[0]) for each in [*forced, *others]))
+
+        *named, free, required = runner.run(ask_all())
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+        for (content, calls, finish), name in zip(named, schemas, strict=True):
+            assert (content, finish, [call.name for call in calls]) == ("", "stop", [name])
+            validate(calls[0].arguments, schemas[name], format_checker=FormatChecker())
+        assert 1 <= len(required[1]) <= 2 and free[2] in ("stop", "length")
+        for call in required[1]:
+            validate(call.arguments, schemas[call.name], format_checker=FormatChecker())
+    finally:
+        runner.run(engine.close())
 
 
 def test_mixed_batch_is_each_alone_and_the_training_side_is_reproduced(tmp_path: Path, runner: asyncio.Runner) -> None:

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sovereign_pipeline.base_models.tool_form import for_template
 from sovereign_pipeline.serving.engines.text import Prompts, TextPieces
+from sovereign_pipeline_tests.base_models.chat_templates import chat_template_of
 from sovereign_pipeline_tests.tiny_model import SPECIAL_TOKENS, TEMPLATE, save_byte_tokenizer
 
 TRIMS = TEMPLATE.replace("message['content']", "(message['content'] | trim)")
@@ -75,6 +77,39 @@ def test_a_mark_in_a_text_is_plain_text(template: str, messages: list[dict[str, 
     assert marks_in(ids) == marks_in(as_training(tokenizer, harmless))
     shown = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == shown, "the model reads what was written"
+
+
+def with_tools(text: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A conversation with the text wherever a caller of tools can write one, and its tools."""
+    arguments = {"where": text, text: [1.5, {"note": text}]}
+    call = {"type": "function", "id": text, "function": {"name": "find", "arguments": arguments}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": text, "tool_calls": [call]},
+        {"role": "tool", "content": text, "tool_call_id": text, "name": text or "find"},
+    ]
+    schema = {"type": text, "properties": {text: {"type": "string", "description": text, "enum": [text, "north pier"]}}}
+    return messages, [{"type": "function", "function": {"name": "find", "description": text, "parameters": schema}}]
+
+
+@pytest.mark.security_case(
+    "The arguments of a call, a tool's result, or the schema of a tool contain special tokens of the chat template",
+    "the model gets them as plain text",
+)
+@given(text=st.one_of(ORDINARY, MARKED))
+def test_a_mark_in_tools_and_their_results_is_plain_text(text: str) -> None:
+    tokenizer = tokenizer_with(chat_template_of("chatml-tools"))
+    messages, tools = with_tools(text)
+    ids = Prompts(tokenizer).ids_of(messages, tools)
+    harmless, listed = with_tools("x")
+    options: Any = {"add_generation_prompt": True, "return_dict": False}
+    assert marks_in(ids) == marks_in(tokenizer.apply_chat_template(for_template(harmless), tools=listed, **options))
+    shown = tokenizer.apply_chat_template(
+        for_template(messages), tools=tools, add_generation_prompt=True, tokenize=False
+    )
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == shown, "the model reads what was written"
+    if not any(mark in text for mark in SPECIAL_TOKENS):
+        assert ids == tokenizer.apply_chat_template(for_template(messages), tools=tools, **options), "as in training"
 
 
 def test_what_the_template_makes_of_a_text_is_no_mark() -> None:

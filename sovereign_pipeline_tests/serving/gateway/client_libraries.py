@@ -35,6 +35,10 @@ def find(city: str) -> str:
     return city
 
 
+def arguments_of(message: Any) -> Any:
+    return json.loads(message.tool_calls[0].function.arguments)
+
+
 def joined(texts: Any) -> str:
     return "".join(text or "" for text in texts)
 
@@ -49,6 +53,10 @@ def openai_cases(url: str, token: str) -> Cases:
     def stream() -> str:
         return joined(each.choices[0].delta.content for each in chat.create(**several, stream=True))
 
+    def streamed_call() -> Any:
+        with chat.stream(**several, tools=TOOLS, tool_choice="required") as events:
+            return arguments_of(events.get_final_completion().choices[0].message)
+
     def logprobs() -> str:
         choice = chat.create(**several, logprobs=True, top_logprobs=2).choices[0]
         return joined(each.token for each in choice.logprobs.content)
@@ -60,7 +68,8 @@ def openai_cases(url: str, token: str) -> Cases:
         "parse": lambda: dict(chat.parse(**several, response_format=Repair).choices[0].message.parsed or {}),
         "several choices": lambda: chat.create(**several, n=3, temperature=1).choices[2].message.content,
         "log-probabilities": logprobs,
-        "tools": lambda: chat.create(**several, tools=TOOLS),
+        "tools, streamed": streamed_call,
+        "tools": lambda: arguments_of(chat.create(**several, tools=TOOLS).choices[0].message),
     }
 
 
@@ -89,7 +98,7 @@ def litellm_cases(url: str, token: str) -> Cases:
         "response_format": lambda: json.loads(
             litellm.completion(**several, response_format=Repair).choices[0].message.content
         ),
-        "tools": lambda: litellm.completion(**several, tools=TOOLS),
+        "tools": lambda: arguments_of(litellm.completion(**several, tools=TOOLS).choices[0].message),
         "unknown model": lambda: litellm.completion(**{**several, "model": "openai/unknown"}),
         "wrong token": lambda: litellm.completion(**{**several, "api_key": "wrong"}),
     }
@@ -122,7 +131,7 @@ def langchain_openai_cases(url: str, token: str) -> Cases:
         "with_structured_output": structured("json_schema"),
         "with_structured_output by a function": structured("function_calling"),
         "with_structured_output in JSON mode": structured("json_mode"),
-        "bind_tools": lambda: chat.bind_tools([find]).invoke(asked),
+        "bind_tools": lambda: chat.bind_tools([find]).invoke(asked).tool_calls[0]["args"],
     }
 
 
@@ -143,6 +152,10 @@ def llama_index_cases(url: str, token: str) -> Cases:
     async def achat() -> Any:
         return (await chat.achat(asked)).message.content
 
+    def chat_with_tools() -> Any:
+        answer = calling.chat_with_tools([tool], user_msg=ASK)
+        return calling.get_tool_calls_from_response(answer)[0].tool_kwargs
+
     return {
         "chat": lambda: chat.chat(asked).message.content,
         "stream_chat": lambda: joined(each.delta for each in chat.stream_chat(asked)),
@@ -150,8 +163,10 @@ def llama_index_cases(url: str, token: str) -> Cases:
         "complete": lambda: text.complete(ASK).text,
         "stream_complete": lambda: joined(each.delta for each in text.stream_complete(ASK)),
         "structured_predict by a prompt": lambda: forms.structured_predict(Repair, prompt, lamp="lamp").model_dump(),
-        "structured_predict by a function": lambda: calling.structured_predict(Repair, prompt, lamp="lamp"),
-        "chat_with_tools": lambda: calling.chat_with_tools([tool], user_msg=ASK),
+        "structured_predict by a function": lambda: calling.structured_predict(
+            Repair, prompt, lamp="lamp"
+        ).model_dump(),
+        "chat_with_tools": chat_with_tools,
     }
 
 

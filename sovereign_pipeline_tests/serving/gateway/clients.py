@@ -12,6 +12,7 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
 from sovereign_pipeline_tests.serving.gateway import client_libraries
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, LINE, WORDS, Bench, adapter
 
@@ -120,8 +121,9 @@ def send(caller: TestClient, sent: Sent) -> Got:
 
 
 def gateway(directory: Path) -> tuple[Bench, TestClient]:
-    """A gateway that serves the line, and a caller without other rights."""
+    """A gateway that serves the line, whose template writes calls, and a caller without other rights."""
     bench = Bench(directory)
+    bench.engine.form = HERMES
     bench.limits = {"requests_per_minute": 1000}
     bench.serve(adapter(LINE))
     return bench, TestClient(bench.app(), base_url=HERE, headers={"Authorization": f"Bearer {bench.token()}"})

@@ -15,12 +15,14 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.hosts import Proxy
+from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Hold, Limits, Role
 from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
 from sovereign_pipeline.serving.engines.engine import (
     Answer,
+    CallForm,
     Deployable,
     EngineRequest,
     EngineState,
@@ -91,6 +93,11 @@ class ScriptedEngine:
     most_running: int = 0
     given_up: int = 0
     adapters: dict[str, str] = field(default_factory=dict)
+    form: ToolForm | None = None
+    """How its template writes calls."""
+
+    def call_form(self, digest: str) -> CallForm | None:
+        return CallForm(self.form, {}) if self.form is not None else None
 
     async def load(self, adapter: Deployable) -> None:
         self.adapters[adapter.digest] = adapter.adapter

@@ -9,7 +9,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.engines.engine import Answer, EngineRequest
+from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
 from sovereign_pipeline_tests.serving.gateway.clients import (
     ANSWERED,
     CALLS,
@@ -23,6 +25,7 @@ from sovereign_pipeline_tests.serving.gateway.clients import (
 from sovereign_pipeline_tests.serving.gateway.conftest import Client, Running
 from sovereign_pipeline_tests.serving.gateway.scripted import WORDS, Bench, ScriptedEngine, adapter
 
+CITY = {"city": "Nizwa"}
 FORM = {"lamp": "the third", "is_mended": True}
 
 
@@ -52,11 +55,16 @@ def test_a_forwarded_role_gives_nothing(bench: Bench, client: Client) -> None:
 
 
 class FormsEngine(ScriptedEngine):
-    """Answers the line `forms`, and requests with a grammar, with a JSON object."""
+    """Answers the line `forms`, and requests with a grammar, with a JSON object, and tools with a call of the first."""
 
     async def answer(self, request: EngineRequest) -> Answer:
         is_form = bool(request.grammar) or self.adapters[request.digest].startswith("forms")
         self.words: Sequence[str] = ('{"lamp": "the third", ', '"is_mended": true}') if is_form else WORDS
+        if request.tools:
+            function = request.tools[0]["function"]
+            call = ToolCall(name=function["name"], arguments=CITY if function["name"] == "find" else FORM)
+            is_answered = request.messages[-1]["role"] == "tool"
+            self.words = WORDS if is_answered else [*HERMES.write([call])]
         return await super().answer(request)
 
 
@@ -90,7 +98,7 @@ class Watched:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_a_library_is_answered_or_raises_its_own_error(tmp_path: Path, name: str) -> None:
-    bench = WatchedBench(tmp_path / "serving", FormsEngine())
+    bench = WatchedBench(tmp_path / "serving", FormsEngine(form=HERMES))
     bench.limits = {"requests_per_minute": 1000}
     bench.serve(adapter("lamps"))
     bench.serve(adapter("forms"))
@@ -101,10 +109,11 @@ def test_a_library_is_answered_or_raises_its_own_error(tmp_path: Path, name: str
             got = library.call(expected.what)
             assert got["elsewhere"] == [], expected
             if expected.outcome == ANSWERED:
-                assert got["errors"] == [] and got["answer"] in ("".join(WORDS), FORM), expected
+                assert got["errors"] == [] and got["answer"] in ("".join(WORDS), FORM, CITY), expected
+                assert all(each == sorted(expected.ignored) for each in bench.ignored), expected
             else:
                 assert expected.error == got["errors"][0][0], expected
                 assert expected.outcome in [param or "rejected" for _, param in got["errors"]], expected
-            assert bench.ignored == [sorted(expected.ignored)], expected  # and it asked once
+                assert bench.ignored == [sorted(expected.ignored)], expected  # and it asked once
             bench.ignored.clear()
     running.stop()

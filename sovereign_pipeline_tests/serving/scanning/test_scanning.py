@@ -12,10 +12,10 @@ from sovereign_pipeline.base.errors import NotFoundError, ScannerLost
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.serving import scanning
 from sovereign_pipeline.serving.scanning import Scanner
-from sovereign_pipeline.serving.screening import start_screens
+from sovereign_pipeline.serving.screening import SentTexts, start_screens
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, USER, Bench, TryingOut, adapter
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
 from sovereign_pipeline_tests.serving.scanning.conftest import FILLER, NAME, Screening, in_pieces, say, serve, text_of
 
@@ -156,11 +156,11 @@ def test_a_line_is_searched_by_its_recipe_policy_and_word_lists(desk: Desk) -> N
     said: list[str] = []
     screens = start_screens(desk.settings, load_institution(desk.settings.data), said.append)
     try:
-        screen = screens.of(LINE, [{"role": "user", "content": "Blue Lantern, phone 9234 1187, a@coast.example"}])
+        screen = screens.of(LINE, SentTexts([{**USER, "content": "Blue Lantern, phone 9234 1187, a@coast.example"}]))
         assert asyncio.run(screen.take_request())
-        assert screen.messages[0]["content"] == "NAME_1, phone 9234 1187, EMAIL_1"
-        other: Any = screens.of("buoys", [{"role": "user", "content": "Blue Lantern"}])
-        assert asyncio.run(other.take_request()) and other.messages[0]["content"] == "Blue Lantern"
+        assert screen.sent.messages[0]["content"] == "NAME_1, phone 9234 1187, EMAIL_1"
+        other: Any = screens.of("buoys", SentTexts([{**USER, "content": "Blue Lantern"}]))
+        assert asyncio.run(other.take_request()) and other.sent.messages[0]["content"] == "Blue Lantern"
     finally:
         screens.close()
     assert said == [f"loading what searches for personal data in {LINE}"]

@@ -1,6 +1,7 @@
 """Personal data in what passes: counted, replaced or stopped, whole and in pieces."""
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import pyrage
 import pytest
 from openai import BadRequestError, OpenAI
 
+from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.gateway.journal import Answered, Rated, digest_of_answer, read_hour
 from sovereign_pipeline.serving.rated_answers import JournalCopy, open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
+from sovereign_pipeline.serving.screening import SentTexts
+from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter, answered_in
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter, answered_in, ask
 from sovereign_pipeline_tests.serving.scanning.conftest import (
     FILLER,
     MAIL,
@@ -91,6 +95,51 @@ def test_a_transcript_has_placeholders_beside_what_they_stood_for(
     rated = kept.model_copy(update={"answer": "NAME_1 is heard."})
     (row,) = preferences_of(replace(opened, transcripts=(rated,)), "labels").rows
     assert (row.request, row.response) == (SENT, f"{NAME} is heard."), "a source is scrubbed from what was written"
+
+
+TOOL = {"name": "find_permit", "description": f"Ask {MAIL} too.", "parameters": {"type": "object", "properties": {}}}
+CALLED: Any = [
+    {"role": "user", "content": "Is it granted?"},
+    {
+        "role": "assistant",
+        "tool_calls": [{"id": "c1", "function": {"name": "find_permit", "arguments": f'{{"phone": "{PHONE}"}}'}}],
+    },
+    {"role": "tool", "tool_call_id": "c1", "content": json.dumps({"of": f"Ms {NAME}", "note": "سراج مكسور"})},
+]
+
+
+@pytest.mark.security_case(
+    "Personal data is in the arguments of a call, in a tool's result or in a tool's description; and an answer puts it "
+    "into the arguments of a call",
+    "treated as in texts: placeholders, a rejected request, or an answer without the call",
+)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("rule", ["replace", "stop"])
+def test_tools_carry_no_personal_data_past_the_search(
+    bench: Bench, client: Client, screening: Screening, rule: Any, stream: bool
+) -> None:
+    def written(arguments: dict[str, Any]) -> None:
+        bench.engine.words = in_pieces(HERMES.write([ToolCall(name="find_permit", arguments=arguments)]))
+
+    serve(bench, screening, rule, rule)
+    bench.engine.form = HERMES
+    tools = [{"type": "function", "function": TOOL}]
+    written({"mail": "EMAIL_1", "to": ["omar@elsewhere.example"]})
+    caller = client(bench.token())
+    answer = ask(caller, messages=CALLED, tools=tools, stream=stream)
+    if rule == "stop":
+        assert answer.status_code == 400 and answer.json()["error"]["code"] == "content_filter"
+        clean = {**TOOL, "description": "Find it."}
+        answer = ask(caller, messages=CALLED[:1], tools=[{"type": "function", "function": clean}], stream=stream)
+        assert "find_permit" not in answer.text and "omar" not in answer.text
+        assert finish_of(answer, stream) == "content_filter"
+        return
+    (asked,) = bench.engine.asked
+    seen = json.dumps([asked.messages, asked.tools], ensure_ascii=False)
+    assert not [each for each in PERSONAL if each in seen] and "سراج مكسور" in seen
+    assert asked.messages[1]["tool_calls"][0]["function"]["arguments"] == {"phone": "PHONE_1"}
+    assert "omar" not in answer.text and "EMAIL_2" in answer.text, "of others"
+    assert MAIL in answer.text, "the caller's own is put back"
 
 
 def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(
@@ -203,7 +252,7 @@ def test_parts_of_a_value_in_the_request_do_not_let_it_pass(
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
 def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, size: int) -> None:
     text = f"{FILLER * 2}Ms {NAME}, {MAIL}, phone {PHONE}. {FILLER * 9}His IBAN is OM81 0180 0000 0129 9123 456. "
-    screen = screening(None, "replace").of(LINE, [{"role": "user", "content": "Who?"}])
+    screen = screening(None, "replace").of(LINE, SentTexts([{"role": "user", "content": "Who?"}]))
 
     async def passed() -> str:
         return "".join([await screen.take(each) for each in in_pieces(text * 2, size)]) + await screen.end()
