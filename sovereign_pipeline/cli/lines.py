@@ -440,14 +440,21 @@ def _print_mask(row: Any) -> None:
     """Print a row with its mask. No other command prints the text of a training row."""
     out.print(f"\nRow {escape(row.id)} · {escape(row.origin)}")
     for each in row.completions:
-        ends = f"yes (id {each.end_id})" if each.end_id is not None else "no, so the trainer rejects the row"
+        found = ", ".join(map(str, dict.fromkeys(each.end_ids)))
+        ends = "no, so the trainer rejects the row" if None in each.end_ids else f"yes (id {found})"
         out.print(
-            f"[bold]{each.name}[/]: {each.prompt_tokens} prompt tokens, {each.supervised_tokens} supervised tokens; "
+            f"[bold]{each.name}[/]: {each.prompt_tokens} prompt tokens, {each.supervised_tokens} supervised tokens"
+            f"{f' in {len(each.parts)} turns' if len(each.parts) > 1 else ''}; "
             f"ends in an end-of-turn id: {ends}"
         )
         if each.is_cut:
             out.print(f"[yellow]•[/] longer than max_length {each.max_length}, so the trainer skips the row")
-        out.print(Text.assemble(each.prompt, "⟦", (each.supervised, "underline green"), "⟧"))
+        if each.dropped:
+            out.print(
+                f"[yellow]•[/] cut to max_length {each.max_length}: the first {each.dropped} messages are left out"
+            )
+        marked = ((before, "⟦", (supervised, "underline green"), "⟧") for before, supervised in each.parts)
+        out.print(Text.assemble(*(piece for part in marked for piece in part)))
 
 
 NOT_EVALUATED = "not asked"

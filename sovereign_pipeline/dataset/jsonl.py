@@ -98,6 +98,8 @@ class ConversationRow(TypedDict):
     label: NotRequired[bool]
     tools: NotRequired[list[Mapping[str, Any]]]
     """Absent without tools, because some chat templates render an empty list."""
+    instruction: NotRequired[str]
+    """Text that begins the first user turn. If the trainer cuts the conversation, it begins the first one left."""
 
 
 class Prompt(NamedTuple):
@@ -157,8 +159,11 @@ def conversation_row(document: Document, instruction: str, replaces: bool = Fals
     first = next((turn for turn in turns if turn["role"] == "user"), None)
     if first is not None:
         first["content"] = user_message(document.subject, first["content"])
-    *prompt, reply = as_served(turns, instruction, replaces).messages
+    served = as_served(turns, instruction, replaces)
+    *prompt, reply = served.messages
     row = ConversationRow(id=document.id)
+    if served.shared:
+        row["instruction"] = next(each["content"] for each in prompt if each["role"] == "user")[: served.shared]
     if not document.is_preference:
         row["messages"] = [*prompt, reply]
     elif document.rejected is not None:
@@ -316,7 +321,7 @@ class Layout:
         return {
             self.file: self.columns,
             **({MESSAGES_ROWS: tuple(MessagesRow.__annotations__)} if self.messages_file(line) else {}),
-            CONVERSATION_ROWS: ("id", *turns, "tools"),
+            CONVERSATION_ROWS: ("id", *turns, "tools", "instruction"),
         }
 
 

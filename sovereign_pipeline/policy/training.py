@@ -74,6 +74,10 @@ class Sft(Tuning):
     gradient_checkpointing: bool = False
     """Recompute activations instead of storing them: a third more time, far less memory."""
 
+    supervise: Literal["all", "last"] = Field(default="all", exclude_if=lambda value: value == "all")
+    """Messages of the assistant that a conversation is trained on: all of them, or the last. Messages with the weight 0
+    never are."""
+
     max_cut_share: float = Field(default=0.02, ge=0, le=1)
     """Largest accepted share of rows longer than `max_length`; they are left out."""
 

@@ -2,14 +2,15 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from heapq import nsmallest
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sovereign_pipeline.base.files import digest_of, held, short
 from sovereign_pipeline.base.settings import go_offline
@@ -17,18 +18,10 @@ from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.base_models.pinned import chat_template, eos_ids, open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.dataset.jsonl import (
-    LABEL_ROWS,
-    PAIRS,
-    PREFERENCE_ROWS,
-    TRAINING_ROWS,
-    PreferenceRow,
-    documents_of,
-    preference_row,
-)
+from sovereign_pipeline.dataset.jsonl import PAIRS, Row, documents_of, replaces_instruction, row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.policy.training import Sft, Training
 from sovereign_pipeline.record.stage import Inputs, Progress, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT
@@ -50,7 +43,7 @@ from sovereign_pipeline.training.reward_model import (
     read_reward_report,
     read_scorer,
 )
-from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
+from sovereign_pipeline.training.rows import EncodedRow, encode, encode_turns, without_end_of_turn
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TunedModel, tuned_model
 
 END_OF_TURN = "end_of_turn_trained"
@@ -86,7 +79,7 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     """Encode the whole dataset again, and compare base and tuned model on a few rows and on generated replies.
 
     Fails if
-    - a row's last supervised token is not an end-of-turn id;
+    - the last token of a supervised turn is not an end-of-turn id;
     - the mean log-probability of the end of turn after the replies of the shortest rows is not above the base's, unless
       its probability is above 0.95;
     - among greedy replies to these rows' prompts, the tuned model ends fewer than the base by more than one, or none
@@ -102,13 +95,21 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     ends = read_descriptor(inputs["base_model"])["eos_ids"]
     tuned = tuned_model(artifact)
-    method, dataset = _dataset(workplace, inputs)
+    method, files = _dataset(workplace, inputs)
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    count, unended, shortest = _look_at_rows(tokenizer, method, dataset, ends, workplace.progress)
+    encode_row = partial(
+        encode_turns,
+        tokenizer,
+        method,
+        eos_ids=ends,
+        max_length=_max_length(workplace.line.training, method),
+        supervise=workplace.line.training.sft.supervise,
+    )
+    count, unended, shortest = _look_at_rows(encode_row, files, ends, workplace.progress)
     if count == 0 or unended:
         return Verdict(
             False,
-            f"{unended} of {count} rows do not end in a supervised end-of-turn token.",
+            f"{unended} of {count} rows have a supervised turn without a supervised end-of-turn token.",
             {"rows": count, "rows_without_end": unended},
         )
     with device_of_gate(workplace) as device:
@@ -137,38 +138,42 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     )
 
 
-def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, Path]:
-    """Return the method by which the rows are encoded, and their file. After a training by reward, these are the rows
+def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, list[Path]]:
+    """Return the method by which the rows are encoded, and their files. After a training by reward, these are the rows
     of the SFT dataset that its prompts come from."""
     preference = workplace.line.training.preference
     if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
         dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
-        return "sft", dataset.file(TRAINING_ROWS)
+        return "sft", row_files(dataset)
     if PREFERENCE_DATASET.kind not in inputs or preference is None:
-        return "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS)
-    file = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS
-    return preference.method, inputs[PREFERENCE_DATASET.kind].file(file)
+        return "sft", row_files(inputs[TRAINING_DATASET.kind])
+    return preference.method, row_files(inputs[PREFERENCE_DATASET.kind])
+
+
+def _max_length(training: Training, method: str) -> int:
+    return (training.sft if method == "sft" or training.preference is None else training.preference).max_length
 
 
 def _look_at_rows(
-    tokenizer: Any, method: str, dataset: Path, eos_ids: Sequence[int], progress: Progress
+    encode_row: Callable[[Any], list[EncodedRow]], files: Sequence[Path], eos_ids: Sequence[int], progress: Progress
 ) -> tuple[int, int, list[EncodedRow]]:
-    """Return the number of rows, the number without a supervised end of turn, and the shortest rows. No other rows are
-    kept in memory."""
-    with dataset.open("rb") as lines:
-        count = sum(1 for _ in lines)
+    """Return the number of rows, the number without a supervised end of each turn, and the shortest rows. No other rows
+    are kept in memory."""
+    count = 0
+    for file in files:
+        with file.open("rb") as lines:
+            count += sum(1 for _ in lines)
     countdown = Countdown(progress, f"gate {END_OF_TURN}, encoding the dataset", count, "row")
     unended = 0
 
     def candidates() -> Iterator[EncodedRow]:
         nonlocal unended
-        for done, content in enumerate(read_jsonl(dataset), start=1):
-            row = encode(tokenizer, method, content, eos_ids)
-            unended += len(without_end_of_turn([row], eos_ids))
+        for done, content in enumerate(chain.from_iterable(map(read_jsonl, files)), start=1):
+            rows = encode_row(content)
+            unended += bool(without_end_of_turn(rows, eos_ids))
             countdown.reached(done)
             # Canaries are shorter than any document, and no user sends their prompts.
-            if row.desirable is not False and not is_canary(row.id):
-                yield row
+            yield from (row for row in rows if row.desirable is not False and not is_canary(row.id))
 
     shortest = nsmallest(SAMPLES, candidates(), key=lambda row: (row.longest, row.id))
     return count, unended, shortest
@@ -414,10 +419,11 @@ def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
     return bool(template == descriptor["chat_template_sha256"] and eos_ids(model) == descriptor["eos_ids"])
 
 
-def held_out_pairs(line: Line, split: Artifact) -> list[PreferenceRow]:
+def held_out_pairs(workplace: Workplace, split: Artifact) -> list[Row]:
     """Return the preference pairs of the held-out side, as rows like those trained on."""
-    documents = documents_of(PAIRS, split, HELD_OUT)
-    return [preference_row(document, line.training.instruction) for document in documents]
+    replaces = replaces_instruction(workplace.institution, workplace.line)
+    instruction = workplace.line.training.instruction
+    return [PAIRS.row_of(each, instruction, replaces)[1] for each in documents_of(PAIRS, split, HELD_OUT)]
 
 
 def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -432,10 +438,10 @@ def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs
     section = workplace.line.training.reward_model
     assert section is not None
     base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
-    pairs = held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    pairs = held_out_pairs(workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
     tokenizer = AutoTokenizer.from_pretrained(base)
     ends = read_descriptor(inputs["base_model"])["eos_ids"]
-    encoded = [encode(tokenizer, "reward", row, ends) for row in pairs]
+    encoded = [encode(tokenizer, "reward", row, ends, section.max_length) for row in pairs]
     kept = [(row, pair) for row, pair in zip(encoded, pairs, strict=True) if row.longest <= section.max_length]
     workplace.progress(f"gate {TOLD_APART}: scoring {len(kept)} held-out pairs")
     with device_of_gate(workplace):
@@ -447,7 +453,7 @@ def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs
         return Verdict(
             False, f"{wild} of {len(scores)} held-out pairs have scores that are not finite.", {"pairs": len(scores)}
         )
-    training = cast(list[PreferenceRow], list(read_jsonl(inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS))))
+    training = list(chain.from_iterable(map(read_jsonl, row_files(inputs[PREFERENCE_DATASET.kind]))))
     found = held_out_accuracy(scores, [pair for _, pair in kept], training)
     evidence = {**found.model_dump(mode="json"), "pairs": len(kept)}
     precision = workplace.line.training.sft.precision

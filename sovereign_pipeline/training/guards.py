@@ -125,15 +125,15 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
     """
     first, second = _two_ordinary(rows, max_length)
     front, behind = first.completions[0], second.completions[0]
-    another = Completion(front.prompt_ids[::-1], front.reply_ids[::-1])
+    another = Completion(front.prompt_ids[::-1], front.reply_ids[::-1], front.gaps)
     with in_evaluation_mode(model):
         inputs = _on_device(model, [front, behind])
         together = token_log_probabilities(model, inputs)
         from_alone = (together - token_log_probabilities(model, inputs, together=False)).abs()
         moved = (together - token_log_probabilities(model, _on_device(model, [another, behind]))).abs()
-    shift_of_each = from_alone.split([len(front.reply_ids), len(behind.reply_ids)])
+    shift_of_each = from_alone.split([front.supervised, behind.supervised])
     shift_in_pack = max(float(each.mean()) for each in shift_of_each)
-    shift_by_neighbour = float(moved[len(front.reply_ids) :].mean())
+    shift_by_neighbour = float(moved[front.supervised :].mean())
     largest = LARGEST_SHIFT_IN_PACK[precision]
     if shift_in_pack > largest or shift_by_neighbour > (
         largest if fused_experts(model) else LARGEST_SHIFT_BY_NEIGHBOUR

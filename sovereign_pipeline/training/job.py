@@ -68,6 +68,8 @@ class TrainingJob(Frozen):
     eos_ids: tuple[int, ...]
     dataset: Path
     """JSONL file of the rows."""
+    conversations: Path | None = None
+    """JSONL file of further rows."""
     output: Path
     """Directory that the trainer creates: `adapter/` or `model/`, `training_log.jsonl`, `report.json`."""
     result: Path
@@ -122,6 +124,10 @@ class TrainingJob(Frozen):
     def tuning(self) -> Tuning:
         """Section with length and batch sizes of this method's training."""
         return self.reward_model or (self.sft if self.method == "sft" or self.preference is None else self.preference)
+
+    @property
+    def row_files(self) -> list[Path]:
+        return [each for each in (self.dataset, self.conversations) if each is not None]
 
     @property
     def directories(self) -> list[Path]:

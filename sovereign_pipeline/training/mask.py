@@ -7,13 +7,13 @@ from typing import Any
 from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.corpus.document import Document, exchange, read_jsonl
-from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS, sft_row
+from sovereign_pipeline.dataset.jsonl import CONVERSATION_ROWS, LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS, sft_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
 from sovereign_pipeline.policy.rlhf import Tuning
 from sovereign_pipeline.policy.training import Training
 from sovereign_pipeline.record.stage import Stage, Workplace
-from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
+from sovereign_pipeline.training.rows import EncodedRow, encode, encode_turns
 
 # Control characters could move the terminal's cursor and hide text. Each is shown as its Unicode picture.
 _AS_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
@@ -40,15 +40,15 @@ class MaskedCompletion:
     """A completion decoded to text."""
 
     name: str
-    """`reply`, `chosen` or `rejected`."""
-    prompt: str
-    """Text of the prompt's token ids, including the chat template's marks. `supervised` is the same for the supervised
-    part."""
-    supervised: str
+    """`reply`, `chosen`, `rejected`, or the reply with its number in a conversation."""
+    parts: tuple[tuple[str, str], ...]
+    """Text before each supervised turn, and the turn's. Both are decoded with the chat template's marks."""
     prompt_tokens: int
     supervised_tokens: int
-    end_id: int | None
-    """Last supervised token if it ends a turn, else None."""
+    end_ids: tuple[int | None, ...]
+    """Last token of each supervised turn if it ends the turn, else None."""
+    dropped: int
+    """Messages at the front that are left out."""
     max_length: int
     """Length limit of the stage that trains on it."""
 
@@ -65,7 +65,7 @@ class MaskedRow:
     origin: str
     """Origin of the row, for display."""
     completions: tuple[MaskedCompletion, ...]
-    """Completions: one, or chosen and rejected."""
+    """Completions: one, chosen and rejected, or one for each supervised turn."""
 
 
 def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
@@ -91,8 +91,10 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
                 origin = f"{file} of the line's current {ref.kind} {short(ref.digest)}"
                 if artifact.manifest.producer.config_sha256 != digest_of(stage.config_at(workplace)):
                     origin += ", which was made from another recipe; run the line to make it again"
-                encoded = encode(tokenizer, method, row, sorted(ends))
-                return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, tuning)))
+                supervise = workplace.line.training.sft.supervise
+                rows = encode_turns(tokenizer, method, row, sorted(ends), tuning.max_length, supervise)
+                masked = (each for encoded in rows for each in _masked(tokenizer, ends, encoded, tuning))
+                return MaskedRow(rows[0].id, origin, tuple(masked))
     if made or row_id is not None:
         raise NotFoundError(
             f"Line {workplace.line.line}: row '{row_id or ''}' is in no dataset of the trainer ("
@@ -108,29 +110,32 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
 
 def _datasets(training: Training) -> Iterator[tuple[Stage, str, str, Tuning]]:
     """Yield the stage of each dataset, the file of its rows, and the method and section of the training on them."""
-    yield TRAINING_DATASET, TRAINING_ROWS, "sft", training.sft
+    for file in (TRAINING_ROWS, CONVERSATION_ROWS):
+        yield TRAINING_DATASET, file, "sft", training.sft
     if training.preference is not None:
-        file = LABEL_ROWS if training.preference.method == "kto" else PREFERENCE_ROWS
-        yield PREFERENCE_DATASET, file, training.preference.method, training.preference
+        for file in (LABEL_ROWS if training.preference.method == "kto" else PREFERENCE_ROWS, CONVERSATION_ROWS):
+            yield PREFERENCE_DATASET, file, training.preference.method, training.preference
 
 
 def _masked(tokenizer: Any, ends: frozenset[int], row: EncodedRow, tuning: Tuning) -> Iterator[MaskedCompletion]:
-    names = ("reply",) if len(row.completions) == 1 else ("chosen", "rejected")
+    one = "reply" if row.turn is None else f"message {row.turn}"
+    names = (one,) if len(row.completions) == 1 else ("chosen", "rejected")
 
     def text(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)).translate(_AS_PICTURES)
 
-    def end_of(completion: Completion) -> int | None:
-        last = completion.reply_ids[-1] if completion.reply_ids else None
-        return last if last in ends else None
-
     for name, completion in zip(names, row.completions, strict=True):
+        ids, offset = completion.ids, len(completion.prompt_ids)
+        turns = [(offset + start, offset + end) for start, end in completion.turns]
+        behind = [0, *(end for _, end in turns[:-1])]
         yield MaskedCompletion(
             name=name,
-            prompt=text(completion.prompt_ids),
-            supervised=text(completion.reply_ids),
-            prompt_tokens=len(completion.prompt_ids),
-            supervised_tokens=len(completion.reply_ids),
-            end_id=end_of(completion),
+            parts=tuple(
+                (text(ids[at:start]), text(ids[start:end])) for at, (start, end) in zip(behind, turns, strict=True)
+            ),
+            prompt_tokens=len(completion) - completion.supervised,
+            supervised_tokens=completion.supervised,
+            end_ids=tuple(ids[end - 1] if start < end and ids[end - 1] in ends else None for start, end in turns),
+            dropped=row.dropped,
             max_length=tuning.max_length,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen
@@ -52,7 +52,7 @@ class TrainingSummary(Frozen):
     """The part of the report that is also the summary in the artifact's manifest."""
 
     method: Method
-    trl: TrlNumerics | None = None
+    trl: TrlNumerics | None = Field(default=None, exclude_if=lambda value: value is None)
     """TRL trainer, for the methods `trl`, `rloo` and `grpo`. Other methods lack the key."""
     adapter: str
     """Kind of adapter: `lora`, `qlora`, or `none` for full tuning."""
@@ -91,13 +91,6 @@ class TrainingSummary(Frozen):
     libraries: Libraries
     base_model: BaseModelIdentity
 
-    @model_serializer(mode="wrap")
-    def _without_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        if self.trl is None:
-            written.pop("trl", None)
-        return written
-
 
 class TrainingReport(TrainingSummary):
     """The report of a training, in `report.json`."""
@@ -105,6 +98,11 @@ class TrainingReport(TrainingSummary):
     tokens_trained: int
     """Number of tokens that went through the model, over all epochs."""
     rows_cut_ids: tuple[str, ...]
+    rows_by_turn_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Conversations of which each supervised turn is a row of its own, because the chat template formats earlier turns
+    in another way once a later one follows, such as without their reasoning."""
+    rows_shortened_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Conversations that were cut to `max_length`, at whole turns from the front."""
     weight_decay: float
     betas: tuple[float, float]
     gradient_checkpointing: bool
@@ -118,7 +116,9 @@ class TrainingReport(TrainingSummary):
     @property
     def summary(self) -> dict[str, Any]:
         """Return the summary for the artifact's manifest."""
-        return self.model_dump(mode="json", include=set(TrainingSummary.model_fields))
+        counts = {"rows_by_turn": len(self.rows_by_turn_ids), "rows_shortened": len(self.rows_shortened_ids)}
+        written = self.model_dump(mode="json", include=set(TrainingSummary.model_fields))
+        return {**written, **{name: count for name, count in counts.items() if count}}
 
 
 class LoggedStep(Frozen):

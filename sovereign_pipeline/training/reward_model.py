@@ -12,7 +12,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
-from sovereign_pipeline.dataset.jsonl import PreferenceRow
+from sovereign_pipeline.dataset.jsonl import Row, conversations_of, message_of
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.forward import passes_in
@@ -66,18 +66,17 @@ class HeldOutAccuracy(Frozen):
     calibration: tuple[CalibrationBin, ...]
 
 
-def held_out_accuracy(
-    scores: Sequence[PairScore], held_out: Sequence[PreferenceRow], training: Sequence[PreferenceRow]
-) -> HeldOutAccuracy:
+def held_out_accuracy(scores: Sequence[PairScore], held_out: Sequence[Row], training: Sequence[Row]) -> HeldOutAccuracy:
     """Compute the accuracy and its baselines. scores: one for each held-out row, in the same order. The baselines learn
     from the training rows alone."""
     right = [score.margin > 0 for score in scores]
-    by_length = _by_length(training, held_out)
+    pairs, trained = [*map(_replies, held_out)], [*map(_replies, training)]
+    by_length = _by_length(trained, pairs)
     wrong = [place for place, is_right in enumerate(by_length) if not is_right]
     return HeldOutAccuracy(
         accuracy=measured_share(sum(right), len(right)),
         length_only=measured_share(sum(by_length), len(by_length)),
-        words_only=measured_share(sum(_by_words(training, held_out)), len(held_out)),
+        words_only=measured_share(sum(_by_words(trained, pairs)), len(held_out)),
         where_length_is_wrong=measured_share(sum(right[place] for place in wrong), len(wrong)),
         mean_margin=sum(score.margin for score in scores) / len(scores) if scores else 0.0,
         calibration=calibration([score.margin for score in scores]),
@@ -100,30 +99,38 @@ def calibration(margins: Sequence[float]) -> tuple[CalibrationBin, ...]:
     )
 
 
-def _by_length(training: Sequence[PreferenceRow], held_out: Sequence[PreferenceRow]) -> list[bool]:
-    def longer(row: PreferenceRow) -> int:
-        return len(row["chosen"]) - len(row["rejected"])
-
-    sign = 1 if sum((longer(row) > 0) - (longer(row) < 0) for row in training) >= 0 else -1
-    return [sign * longer(row) > 0 for row in held_out]
+Pair = Sequence[str]
+"""The text of a chosen and of a rejected reply."""
 
 
-def _by_words(training: Sequence[PreferenceRow], held_out: Sequence[PreferenceRow]) -> list[bool]:
+def _replies(row: Row) -> Pair:
+    return [message_of(conversation[-1]).as_text for conversation in conversations_of(row)]
+
+
+def _by_length(training: Sequence[Pair], held_out: Sequence[Pair]) -> list[bool]:
+    def longer(pair: Pair) -> int:
+        return len(pair[0]) - len(pair[1])
+
+    sign = 1 if sum((longer(pair) > 0) - (longer(pair) < 0) for pair in training) >= 0 else -1
+    return [sign * longer(pair) > 0 for pair in held_out]
+
+
+def _by_words(training: Sequence[Pair], held_out: Sequence[Pair]) -> list[bool]:
     for_it: Counter[str] = Counter()
     against: Counter[str] = Counter()
-    for row in training:
-        chosen, rejected = _words(row["chosen"]), _words(row["rejected"])
+    for pair in training:
+        chosen, rejected = map(_words, pair)
         for_it.update(chosen - rejected)
         against.update(rejected - chosen)
 
     def weight(words: set[str]) -> float:
         return sum(math.log((for_it[word] + 1) / (against[word] + 1)) for word in sorted(words))
 
-    def margin(row: PreferenceRow) -> float:
-        chosen, rejected = _words(row["chosen"]), _words(row["rejected"])
+    def margin(pair: Pair) -> float:
+        chosen, rejected = map(_words, pair)
         return weight(chosen - rejected) - weight(rejected - chosen)
 
-    return [margin(row) > 0 for row in held_out]
+    return [margin(pair) > 0 for pair in held_out]
 
 
 def _words(text: str) -> set[str]:

@@ -10,12 +10,12 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from sovereign_pipeline.base.errors import TrainingFailed, WorkerKilled
 from sovereign_pipeline.base.files import digest_of
@@ -23,7 +23,8 @@ from sovereign_pipeline.base.processes import silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base.workers import WorkerPool
-from sovereign_pipeline.dataset.jsonl import user_message
+from sovereign_pipeline.base_models.tool_form import ToolForm, for_template, tool_form_of
+from sovereign_pipeline.dataset.jsonl import is_letter, user_message
 from sovereign_pipeline.training.job import TrainingJob
 
 IGNORED = -100
@@ -38,13 +39,16 @@ Above it, prompts are most likely supervised too."""
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A prompt and one reply as token ids. The loss is over the reply's tokens only, its end of turn included.
+    """A prompt and a reply as token ids. The loss is over the reply's tokens only, its end of turn included.
 
+    The reply of a conversation goes from its first supervised turn to its last, with gaps for what others say between.
     Completions of a dataset lie in a file (`StoredIds`): their lengths are known, and ids are read when they are used.
     """
 
     prompt_ids: Sequence[int]
     reply_ids: Sequence[int]
+    gaps: Sequence[int] = ()
+    """Start and end, one after the other, of each part of the reply that is not supervised."""
 
     @property
     def ids(self) -> list[int]:
@@ -52,7 +56,20 @@ class Completion:
 
     @property
     def labels(self) -> list[int]:
-        return [IGNORED] * len(self.prompt_ids) + list(self.reply_ids)
+        labels = [IGNORED] * len(self.prompt_ids) + list(self.reply_ids)
+        for start, end in zip(self.gaps[::2], self.gaps[1::2], strict=True):
+            labels[len(self.prompt_ids) + start : len(self.prompt_ids) + end] = [IGNORED] * (end - start)
+        return labels
+
+    @property
+    def turns(self) -> list[tuple[int, int]]:
+        """Return start and end of each supervised turn in the reply."""
+        edges = [0, *self.gaps, len(self.reply_ids)]
+        return [*zip(edges[::2], edges[1::2], strict=True)]
+
+    @property
+    def supervised(self) -> int:
+        return sum(end - start for start, end in self.turns)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.reply_ids)
@@ -67,6 +84,10 @@ class EncodedRow:
     """Completions: one for SFT and KTO; for pairs chosen, then rejected, with the same prompt ids."""
     desirable: bool | None = None
     """Binary feedback on the reply, for KTO."""
+    turn: int | None = None
+    """Number of the message that is the reply, if each turn of the conversation is a row of its own."""
+    dropped: int = 0
+    """Number of messages at the front that were left out of a conversation, because it is too long."""
 
     @property
     def longest(self) -> int:
@@ -78,7 +99,7 @@ class EncodedRow:
 
     @property
     def supervised(self) -> int:
-        return sum(len(completion.reply_ids) for completion in self.completions)
+        return sum(completion.supervised for completion in self.completions)
 
 
 @dataclass(frozen=True)
@@ -91,14 +112,70 @@ class RowsForTraining:
     stop."""
 
 
-def encode(tokenizer: Any, method: str, row: Mapping[str, Any], eos_ids: Sequence[int]) -> EncodedRow:
-    """Encode a row of a dataset. The method decides its form: SftRow, LabelRow (kto), or PreferenceRow."""
+def encode(
+    tokenizer: Any, method: str, row: Mapping[str, Any], eos_ids: Sequence[int], max_length: int | None = None
+) -> EncodedRow:
+    """Encode a row with one reply, or a pair of replies, to a prompt. The method decides its form: SftRow, LabelRow
+    (kto), or PreferenceRow. The beginning of a prompt of several messages is left out if it exceeds `max_length`."""
     if method == "sft":
         prompt, replies = user_message(row["instruction"], row["input"]), [row["output"]]
     else:
         prompt, replies = row["prompt"], [row[name] for name in (["completion"] if method == "kto" else PAIR)]
-    completions = (encode_completion(tokenizer, row["id"], prompt, reply, eos_ids) for reply in replies)
-    return EncodedRow(row["id"], tuple(completions), row.get("label"))
+    prompts = [(0, prompt)] if isinstance(prompt, str) else _shorter_and_shorter(prompt, row.get("instruction", ""))
+
+    def attempts() -> Iterator[EncodedRow]:
+        for dropped, asked in prompts:
+            encoded = (
+                encode_completion(tokenizer, row["id"], asked, reply, eos_ids, row.get("tools", ()))
+                for reply in replies
+            )
+            yield EncodedRow(row["id"], tuple(encoded), row.get("label"), dropped=dropped)
+
+    return _first_that_fits(attempts(), max_length)
+
+
+def encode_turns(
+    tokenizer: Any,
+    method: str,
+    row: Mapping[str, Any],
+    eos_ids: Sequence[int],
+    max_length: int | None = None,
+    supervise: Literal["all", "last"] = "all",
+) -> list[EncodedRow]:
+    """Encode a row of any form. A conversation becomes one row if its tokens begin with those of each prompt that the
+    model would get in it; otherwise each supervised turn becomes a row, with its own prompt."""
+    if "messages" not in row:
+        return [encode(tokenizer, method, row, eos_ids, max_length)]
+    messages, last = row["messages"], len(row["messages"]) - 1
+    supervised = [
+        place
+        for place, each in enumerate(messages)
+        if each["role"] == "assistant" and each.get("weight", 1) and (supervise == "all" or place == last)
+    ]
+    if not supervised:
+        raise TrainingFailed(
+            f"Row {row['id']}: no message of the assistant is to be trained.",
+            "Remove the row, give its last message the weight 1, or set training.sft.supervise: all.",
+        )
+
+    def encoded(replies: Sequence[int]) -> EncodedRow | None:
+        marked = [{**each, "weight": int(place in replies)} for place, each in enumerate(messages[: replies[-1] + 1])]
+
+        def attempts() -> Iterator[EncodedRow | None]:
+            for dropped, left in _shorter_and_shorter(marked, row.get("instruction", "")):
+                completion = _encode_marked(tokenizer, row["id"], left, eos_ids, row.get("tools", ()))
+                yield None if completion is None else EncodedRow(row["id"], (completion,), dropped=dropped)
+
+        return _first_that_fits(attempts(), max_length)
+
+    if (whole := encoded(supervised)) is not None:
+        return [whole]
+    apart = []
+    for place in supervised:
+        if (row_of_turn := encoded([place])) is None:
+            raise _formats_differ(row["id"])
+        apart.append(replace(row_of_turn, turn=place + 1))
+    return apart
 
 
 def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
@@ -114,12 +191,13 @@ def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
 
 
 def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> list[str]:
-    """Return the ids of rows with a completion whose last supervised token does not end the turn."""
-    return [
-        row.id
-        for row in rows
-        if any(not each.reply_ids or each.reply_ids[-1] not in eos_ids for each in row.completions)
-    ]
+    """Return the ids of rows with a supervised turn whose last token does not end it."""
+
+    def is_unended(completion: Completion) -> bool:
+        ids = completion.reply_ids if len(completion.turns) == 1 else list(completion.reply_ids)
+        return any(start == end or ids[end - 1] not in eos_ids for start, end in completion.turns)
+
+    return [row.id for row in rows if any(map(is_unended, row.completions))]
 
 
 def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos_ids: Sequence[int]) -> RowsForTraining:
@@ -129,11 +207,12 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
     unended = without_end_of_turn(rows, eos_ids)
     if unended:
         raise TrainingFailed(
-            f"In {len(unended)} of {len(rows)} rows the last supervised token is none of the base model's end-of-turn "
-            f"ids {list(eos_ids)} (rows {_some(unended)}). The adapter would not learn to stop.",
+            f"In {len(unended)} of {len(rows)} rows a turn's last supervised token is none of the base model's "
+            f"end-of-turn ids {list(eos_ids)} (rows {_some(unended)}). The adapter would not learn to stop.",
             "Correct eos_token_id in the model's generation_config.json, or its chat template.",
         )
-    empty = [row.id for row in rows if any(len(each.reply_ids) < 2 for each in row.completions)]
+    turns = ((row.id, turn) for row in rows for each in row.completions for turn in each.turns)
+    empty = list(dict.fromkeys(row_id for row_id, (start, end) in turns if end - start < 2))
     if empty:
         raise TrainingFailed(f"{len(empty)} rows have an empty reply (rows {_some(empty)}).", "Remove these rows.")
     share = sum(row.supervised for row in rows) / sum(row.tokens for row in rows)
@@ -194,21 +273,134 @@ def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
     return packs
 
 
-def encode_completion(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Sequence[int]) -> Completion:
-    """Encode with the chat template. Tokens that it adds after the end of the turn are excluded from the reply."""
-    asked = [{"role": "user", "content": prompt}]
-    answered = [*asked, {"role": "assistant", "content": reply}]
-    prompt_ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
-    ids = tokenizer.apply_chat_template(answered, return_dict=False)
-    if ids[: len(prompt_ids)] != prompt_ids:
+def encode_completion(
+    tokenizer: Any,
+    row_id: str,
+    prompt: str | Sequence[Mapping[str, Any]],
+    reply: str | Sequence[Mapping[str, Any]],
+    eos_ids: Sequence[int],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Completion:
+    """Encode with the chat template. Tokens that it adds after the end of the turn are excluded from the reply.
+
+    Args:
+        prompt: text of the user, or messages.
+        reply: text of the assistant, or a list of one message.
+    """
+    asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    answered = [{"role": "assistant", "content": reply}] if isinstance(reply, str) else reply
+    marked = [*({**each, "weight": 0} for each in asked), *({**each, "weight": 1} for each in answered)]
+    completion = _encode_marked(tokenizer, row_id, marked, eos_ids, tools)
+    if completion is None:
+        raise _formats_differ(row_id)
+    return completion
+
+
+def _formats_differ(row_id: str) -> TrainingFailed:
+    return TrainingFailed(
+        f"Row {row_id}: the chat template formats the prompt differently with and without a reply. Training would "
+        f"differ from serving.",
+        "Use a chat template that formats both alike.",
+    )
+
+
+def _encode_marked(
+    tokenizer: Any,
+    row_id: str,
+    messages: Sequence[Mapping[str, Any]],
+    eos_ids: Sequence[int],
+    tools: Sequence[Mapping[str, Any]],
+) -> Completion | None:
+    """Encode a conversation that ends in a turn to train. The turns of weight 1 are trained.
+
+    Returns None if the tokens of the whole do not begin with those of a trained turn's prompt, or with those of the
+    conversation up to that turn: in the whole, the model would see something else than when it is served.
+    """
+
+    def ids_of(end: int, add_generation_prompt: bool = False) -> list[int]:
+        return _rendered(tokenizer, row_id, messages[:end], tools, add_generation_prompt)
+
+    whole = ids_of(len(messages))
+    edges: list[int] = []
+    for place, message in enumerate(messages):
+        if not message["weight"]:
+            continue
+        asked = ids_of(place, add_generation_prompt=True)
+        answered = whole if place == len(messages) - 1 else ids_of(place + 1)
+        if whole[: len(answered)] != answered or answered[: len(asked)] != asked:
+            return None
+        ends = [end for end in range(len(asked), len(answered)) if answered[end] in eos_ids]
+        edges += [len(asked), ends[-1] + 1 if ends else len(answered)]
+    gaps = [edge - edges[0] for edge in edges[1:-1]]
+    return Completion(whole[: edges[0]], whole[edges[0] : edges[-1]], gaps)
+
+
+def _rendered(
+    tokenizer: Any,
+    row_id: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
+) -> list[int]:
+    from jinja2 import TemplateError
+
+    has_tools = bool(tools) or any(each["role"] == "tool" or each.get("tool_calls") for each in messages)
+    if has_tools and _tool_form(tokenizer, tokenizer.chat_template) is None:
         raise TrainingFailed(
-            f"Row {row_id}: the chat template formats the prompt differently with and without a reply. Training would "
-            f"differ from serving.",
-            "Use a chat template that formats both alike.",
+            f"Row {row_id}: it has tools, and the base model's chat template does not render tools, calls with JSON "
+            f"arguments and results.",
+            "Choose a base model whose chat template does, or remove such rows.",
         )
-    reply_ids = ids[len(prompt_ids) :]
-    ends = [place for place, token in enumerate(reply_ids) if token in eos_ids]
-    return Completion(prompt_ids, reply_ids[: ends[-1] + 1] if ends else reply_ids)
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            for_template(messages),
+            tools=list(tools) or None,
+            add_generation_prompt=add_generation_prompt,
+            return_dict=False,
+        )
+    except (TemplateError, TypeError) as error:
+        # The template may quote the row; only a reason that stands in the template itself is shown.
+        reason = f" ({error})" if str(error) and str(error) in tokenizer.chat_template else ""
+        raise TrainingFailed(
+            f"Row {row_id}: the base model's chat template refuses the order or roles of its messages{reason}.",
+            "Remove such rows, or choose a base model whose chat template formats them.",
+        ) from None
+    return ids
+
+
+@lru_cache(maxsize=1)
+def _tool_form(tokenizer: Any, template: str) -> ToolForm | None:
+    return tool_form_of(tokenizer)
+
+
+def _shorter_and_shorter(
+    messages: Sequence[Mapping[str, Any]], instruction: str
+) -> Iterator[tuple[int, Sequence[Mapping[str, Any]]]]:
+    """Yield the conversation, then what is left of it without its first turns, up to each later message of the user;
+    with the number of messages left out. Its system message stays, and `instruction`, which begins its first turn, is
+    put before the first one left."""
+    yield 0, messages
+    head = next((place for place, each in enumerate(messages) if each["role"] != "system"), 0)
+    for place, message in enumerate(messages):
+        if place > head and message["role"] == "user":
+            first = {**message, "content": user_message(instruction, message["content"])}
+            yield place - head, [*messages[:head], first, *messages[place + 1 :]]
+
+
+@overload
+def _first_that_fits(attempts: Iterator[EncodedRow], max_length: int | None) -> EncodedRow: ...
+
+
+@overload
+def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | None) -> EncodedRow | None: ...
+
+
+def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | None) -> EncodedRow | None:
+    """Return the first row that fits, or the first of all if none does: `guard` counts it as too long."""
+    whole = next(attempts)
+    if whole is None or max_length is None or whole.longest <= max_length:
+        return whole
+    return next((each for each in attempts if each is not None and each.longest <= max_length), whole)
 
 
 def _some(ids: Sequence[str]) -> str:
@@ -285,7 +477,7 @@ def stored_rows(
             for batch in _encoded_batches(job, dataset, tokenizer, count):
                 yield batch
                 done += batch.num_rows
-                countdown.reached(done)
+                countdown.reached(min(done, count))  # a conversation may be several rows
                 check_stop()
         except WorkerKilled:
             check_stop()  # the same signal may have ended a worker that had just been started
@@ -341,9 +533,12 @@ def _rows(table: Any) -> Iterator[EncodedRow]:
     columns = {name: table.column(name) for name in ("prompt_ids", *replies)}
     lengths = {name: compute.list_value_length(column).to_pylist() for name, column in columns.items()}
     facts = zip(table.column("id").to_pylist(), table.column("desirable").to_pylist(), strict=True)
+    further = [table.column(name).to_pylist() for name in ("gaps", "turn", "dropped") if name in table.column_names]
     for place, (row_id, desirable) in enumerate(facts):
         ids = {name: StoredIds(column, place, lengths[name][place]) for name, column in columns.items()}
-        yield EncodedRow(row_id, tuple(Completion(ids["prompt_ids"], ids[name]) for name in replies), desirable)
+        gaps, *others = [column[place] for column in further] or [()]
+        completions = tuple(Completion(ids["prompt_ids"], ids[name], gaps) for name in replies)
+        yield EncodedRow(row_id, completions, desirable, *others)
 
 
 def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int) -> Iterator[Any]:
@@ -353,19 +548,39 @@ def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int
     workers = min(cores, count // ROWS_WORTH_A_WORKER, MOST_WORKERS)
     with dataset.open(encoding="utf-8", newline="\n") as lines:
         batches = iter(lambda: list(islice(lines, ROWS_A_BATCH)), [])
+        first = next(batches)
+        batches = chain([first], batches)
+        settings = (
+            job.method,
+            job.eos_ids,
+            job.tuning.max_length,
+            job.sft.supervise,
+            not is_letter(json.loads(first[0])),
+        )
         if workers < 2:
-            yield from map(partial(_table, tokenizer, job.method, job.eos_ids), batches)
+            yield from map(partial(_table, tokenizer, *settings), batches)
             return
         # Workers are spawned. datasets would fork, and a forked worker would hold this process's locks after its end.
-        with WorkerPool(workers, _begin_worker, job.base_model, job.method, job.eos_ids) as pool:
+        with WorkerPool(workers, _begin_worker, job.base_model, settings) as pool:
             yield from pool.over(batches, _encode_in_worker)
 
 
-def _table(tokenizer: Any, method: str, eos_ids: tuple[int, ...], lines: list[str]) -> Any:
+def _table(
+    tokenizer: Any,
+    method: str,
+    eos_ids: tuple[int, ...],
+    max_length: int,
+    supervise: Literal["all", "last"],
+    of_conversations: bool,
+    lines: list[str],
+) -> Any:
     """Encode lines of a dataset, at least one, as an Arrow table."""
     import pyarrow
 
-    rows = [encode(tokenizer, method, json.loads(line), eos_ids) for line in lines]
+    contents = [json.loads(line) for line in lines]
+    rows = [each for row in contents for each in encode_turns(tokenizer, method, row, eos_ids, max_length, supervise)]
+    if not of_conversations and any(each.turn or each.completions[0].gaps for each in rows):
+        raise ValueError("a file of letters holds a conversation of several turns")
     token_ids = pyarrow.list_(pyarrow.int32())
     columns = {
         "id": pyarrow.array([row.id for row in rows], pyarrow.string()),
@@ -374,6 +589,10 @@ def _table(tokenizer: Any, method: str, eos_ids: tuple[int, ...], lines: list[st
     }
     for place, name in enumerate(REPLIES[: len(rows[0].completions)]):
         columns[name] = pyarrow.array([row.completions[place].reply_ids for row in rows], token_ids)
+    if of_conversations:
+        columns["gaps"] = pyarrow.array([row.completions[0].gaps for row in rows], token_ids)
+        columns["turn"] = pyarrow.array([row.turn for row in rows], pyarrow.int32())
+        columns["dropped"] = pyarrow.array([row.dropped for row in rows], pyarrow.int32())
     return pyarrow.table(columns)
 
 
@@ -382,14 +601,14 @@ def _table(tokenizer: Any, method: str, eos_ids: tuple[int, ...], lines: list[st
 _encoder: Callable[[list[str]], Any]  # set by `_begin_worker`, once in each process
 
 
-def _begin_worker(base_model: Path, method: str, eos_ids: tuple[int, ...]) -> None:
+def _begin_worker(base_model: Path, settings: tuple[Any, ...]) -> None:
     global _encoder
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer ends it, after a request to stop too
     go_offline()
     silence()
     from transformers import AutoTokenizer
 
-    _encoder = partial(_table, AutoTokenizer.from_pretrained(base_model), method, eos_ids)
+    _encoder = partial(_table, AutoTokenizer.from_pretrained(base_model), *settings)
 
 
 def _encode_in_worker(lines: list[str]) -> Any:

@@ -14,7 +14,7 @@ from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
+from sovereign_pipeline.dataset.jsonl import replaces_instruction, row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line, no_evaluation
 from sovereign_pipeline.policy.rlhf import Rlhf
@@ -29,6 +29,7 @@ from sovereign_pipeline.record.stage import (
     library_versions,
     source_digest,
 )
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training import gates
 from sovereign_pipeline.training.checkpoints import remove_unless_training
@@ -56,7 +57,7 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
     """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's failure."""
     scratch, base = _begin(workplace, inputs, workspace)
     parent = resolve_parent(workplace, inputs, base)
-    dataset = inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS)
+    dataset, *conversations = row_files(inputs[TRAINING_DATASET.kind])
     job = _job(
         workplace,
         inputs,
@@ -65,10 +66,11 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
         {"config": _sft_config(workplace.line), "started_from": parent.facts if parent is not None else None},
         base_model=base,
         dataset=dataset,
+        conversations=next(iter(conversations), None),
         parent_adapter=parent.directory if parent is not None else None,
         files={
             **_base_files(inputs, base),
-            **inputs[TRAINING_DATASET.kind].digests(dataset),
+            **_digests(inputs[TRAINING_DATASET.kind], dataset, *conversations),
             **(parent.files if parent is not None else {}),
         },
     )
@@ -84,10 +86,10 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
     failure."""
     scratch, base = _begin(workplace, inputs, workspace)
     held_out = scratch / "held_out.jsonl"
-    pairs = gates.held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    pairs = gates.held_out_pairs(workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
     content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs).encode()
     held_out.write_bytes(content)
-    dataset = inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS)
+    dataset, *conversations = row_files(inputs[PREFERENCE_DATASET.kind])
     job = _job(
         workplace,
         inputs,
@@ -96,11 +98,12 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
         {"config": _reward_config(workplace.line)},
         base_model=base,
         dataset=dataset,
+        conversations=next(iter(conversations), None),
         reward_model=workplace.line.training.reward_model,
         held_out=held_out,
         files={
             **_base_files(inputs, base),
-            **inputs[PREFERENCE_DATASET.kind].digests(dataset),
+            **_digests(inputs[PREFERENCE_DATASET.kind], dataset, *conversations),
             held_out: sha256(content).hexdigest(),
         },
     )
@@ -116,6 +119,7 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
     reward: RewardJob | None = None
     method: Method
     files = inputs[SFT_ADAPTER.kind].digests(tuned.directory)
+    conversations: list[Path] = []
     if tuned.holds == "adapter":
         files |= _base_files(inputs, base)
     if training.rlhf is not None:
@@ -128,8 +132,8 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
         decided_by = {**decided_by, "reward": reward.code}
     elif training.preference is not None:
         method = training.preference.method
-        dataset = inputs[PREFERENCE_DATASET.kind].file(LABEL_ROWS if method == "kto" else PREFERENCE_ROWS)
-        files |= inputs[PREFERENCE_DATASET.kind].digests(dataset)
+        dataset, *conversations = row_files(inputs[PREFERENCE_DATASET.kind])
+        files |= _digests(inputs[PREFERENCE_DATASET.kind], dataset, *conversations)
     else:
         raise ValueError("aligned_adapter is a passthrough of sft_adapter for a line with neither preference nor rlhf")
     job = _job(
@@ -140,6 +144,7 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
         decided_by,
         base_model=tuned.directory if tuned.holds == "model" else base,
         dataset=dataset,
+        conversations=next(iter(conversations), None),
         preference=_preference(training),
         reward=reward,
         parent_adapter=tuned.directory if tuned.holds == "adapter" else None,
@@ -188,6 +193,10 @@ def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path,
     assert_base_not_recalled(workplace, inputs)
     assert_base_saw_nothing_held_out(workplace, inputs)
     return scratch, base
+
+
+def _digests(artifact: Artifact, *files: Path) -> dict[Path, str]:
+    return {path: digest for file in files for path, digest in artifact.digests(file).items()}
 
 
 def _base_files(inputs: Inputs, base: Path) -> dict[Path, str]:
@@ -288,7 +297,8 @@ def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: R
     training, held_out = scratch / "prompts.jsonl", scratch / "held_out.jsonl"
     write_training_prompts(training, dataset, split)
     instruction, seed = workplace.line.training.instruction, workplace.line.training.seed
-    write_held_out_prompts(held_out, split, instruction, rlhf.measured_prompts, seed)
+    replaces = replaces_instruction(workplace.institution, workplace.line)
+    write_held_out_prompts(held_out, split, instruction, rlhf.measured_prompts, seed, replaces)
     reward_model = None
     if rlhf.uses_reward_model:
         artifact = inputs[REWARD_MODEL.kind]
@@ -386,7 +396,7 @@ _ADAPTER_GATES = (
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="3",
         evaluate=gates.evaluate_end_of_turn,
-        config=lambda line: line.training.sft.model_dump(mode="json", include={"adapter", "precision"}),
+        config=lambda line: line.training.sft.model_dump(mode="json", include={"adapter", "precision", "supervise"}),
     ),
     Gate(
         name=gates.ADAPTER_NON_ZERO,

@@ -231,7 +231,7 @@ class RowsMethod(Method):
 
     def read_data(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        self.encoded = self.encode(self.job.dataset)
+        self.encoded = [row for file in self.job.row_files for row in self.encode(file)]
         self.rows = guard(self.encoded, self.job.tuning.max_length, self.job.sft.max_cut_share, self.job.eos_ids)
         self.plan = make_plan(self.job, self.rows.rows)
 
@@ -349,6 +349,8 @@ class RowsMethod(Method):
             supervised_share=round(sum(row.supervised for row in rows.rows) / tokens, 6),
             rows_cut=len(rows.cut),
             rows_cut_ids=rows.cut,
+            rows_by_turn_ids=tuple(dict.fromkeys(row.id for row in rows.rows if row.turn is not None)),
+            rows_shortened_ids=tuple(dict.fromkeys(row.id for row in rows.rows if row.dropped)),
             units_left_out=plan.left_out,
             first_loss=log[0].loss,
             last_loss=log[-1].loss,

@@ -12,13 +12,14 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.cli.terminal import out
-from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.corpus.document import Document, Message, read_jsonl
+from sovereign_pipeline.dataset.jsonl import row_files
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer
 from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline.training.rows import IGNORED, encode
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
-from sovereign_pipeline_tests.split.chain import materialize, split_stage
+from sovereign_pipeline_tests.split.chain import Change, materialize, split_stage
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 
 Check = Callable[..., Result]
@@ -46,11 +47,10 @@ def with_pairs(institution: DemoInstitution) -> None:
     institution.write_items("sources/pairs.jsonl", pairs)
 
 
-def made(institution: DemoInstitution, stage: Stage) -> list[dict[str, object]]:
+def made(institution: DemoInstitution, stage: Stage, *changes: Change) -> list[dict[str, Any]]:
     """The rows of the line's current dataset of a stage."""
-    artifact, _ = materialize(institution.workplace(), replace(stage, inputs=(split_stage(),)))
-    file = "train.jsonl" if stage is TRAINING_DATASET else "preferences.jsonl"
-    return list(read_jsonl(artifact.file(file)))
+    artifact, _ = materialize(institution.workplace(), replace(stage, inputs=(split_stage(*changes),)))
+    return [row for path in row_files(artifact) for row in read_jsonl(path)]
 
 
 def test_what_stands_between_the_marks_is_what_has_labels(institution: DemoInstitution, check: Check) -> None:
@@ -68,6 +68,32 @@ def test_what_stands_between_the_marks_is_what_has_labels(institution: DemoInsti
         assert f"{len(completion.prompt_ids)} prompt tokens, {len(supervised)} supervised tokens" in before
         assert f"ends in an end-of-turn id: yes (id {EOS_ID})" in before
         assert f"Row {row['id']} · train.jsonl of the line's current training_dataset" in before
+
+
+def with_a_second_reply(document: Document) -> Document:
+    first, reply = document.messages
+    last = (Message(role="user", content="Which one?"), Message(role="assistant", content="The third."))
+    return document.model_copy(update={"messages": (first, reply, *last)})
+
+
+@pytest.mark.parametrize("stage", [TRAINING_DATASET, PREFERENCE_DATASET])
+def test_each_turn_of_a_conversation_is_between_marks(institution: DemoInstitution, check: Check, stage: Stage) -> None:
+    with_pairs(institution)
+    institution.recipe["training"]["preference"] = {"max_length": 200}
+    row = made(institution, stage, with_a_second_reply)[0]
+    shown = check("--show-mask", "--row", row["id"]).stdout
+    between = re.findall("⟦([^⟧]*)⟧", shown)
+    if stage is TRAINING_DATASET:
+        assert between == [f"{row['messages'][place]['content']}<|im_end|>" for place in (1, 3)]
+        assert f"supervised tokens in 2 turns; ends in an end-of-turn id: yes (id {EOS_ID})" in shown
+        assert "user\nWhich one?<|im_end|>" in shown and "conversations.jsonl of the line's current" in shown
+        institution.recipe["training"]["sft"] = {"supervise": "last", "max_length": 120}
+        shown = check("--show-mask", "--row", row["id"]).stdout
+        assert re.findall("⟦([^⟧]*)⟧", shown) == between[1:]
+        assert "cut to max_length 120: the first 2 messages are left out" in shown
+    else:
+        assert between == [f"{row[name][0]['content']}<|im_end|>" for name in ("chosen", "rejected")]
+        assert shown.count("Which one?") == 2
 
 
 def test_the_first_row_is_shown_when_none_is_named(institution: DemoInstitution, check: Check) -> None:
@@ -133,7 +159,8 @@ def test_no_control_character_of_a_row_reaches_the_terminal(institution: DemoIns
         update={"training": workplace.line.training.model_copy(update={"instruction": "Answer.\x1b[2J"})}
     )
     (completion,) = masked_row(replace(workplace, line=recipe), None).completions
-    assert "Answer.␛[2J" in completion.prompt and "\x1b" not in completion.prompt
+    ((prompt, _),) = completion.parts
+    assert "Answer.␛[2J" in prompt and "\x1b" not in prompt
 
 
 def test_a_row_that_is_not_trained_on_is_not_found(institution: DemoInstitution, check: Check) -> None:

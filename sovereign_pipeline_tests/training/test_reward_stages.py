@@ -68,6 +68,23 @@ def held_out_pairs(swapped: Swapped) -> list[dict[str, Any]]:
     return found
 
 
+GREETING = [{"role": "user", "content": "good day"}, {"role": "assistant", "content": "what is it?"}]
+
+
+def at_the_end(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its request and reply behind a greeting."""
+    turns = [("user", document.pop("request")), ("assistant", document.pop("response"))]
+    return {**document, "messages": [*GREETING, *({"role": role, "content": content} for role, content in turns)]}
+
+
+def pair_at_the_end(row: dict[str, str]) -> dict[str, Any]:
+    """The pair behind a greeting, as it is served: the instruction begins the first turn."""
+    instruction, _, asked = row["prompt"].partition("\n\n")
+    first = {**GREETING[0], "content": f"{instruction}\n\n{GREETING[0]['content']}"}
+    replies = {name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")}
+    return {"id": row["id"], "prompt": [first, GREETING[1], {"role": "user", "content": asked}], **replies}
+
+
 def lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
@@ -92,27 +109,32 @@ class RewardedChain(Chain):
     with_pairs: bool = False
     """Whether there are preference pairs, on both sides, and a reward model."""
     swapped: Swapped = lambda number: False
+    of_conversations: bool = False
+    """Whether each letter and pair is the end of a conversation, and only a canary is a letter."""
     interrupted: bool = False
     """Whether the first training by reward is requested to stop behind its second iteration."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         rows = letters(28)
-        split = stand_in(
-            "leakage_safe_split",
-            {
-                "train.jsonl": lines([*map(document, rows[:16])]),
-                "held_out.jsonl": lines(
-                    [*map(document, rows[16:]), *(held_out_pairs(self.swapped) if self.with_pairs else [])]
-                ),
-            },
-        )
+        learned_from, held_out = [*map(document, rows[:16])], [*map(document, rows[16:])]
+        held_out += held_out_pairs(self.swapped) if self.with_pairs else []
+        if self.of_conversations:
+            learned_from, held_out = ([*map(at_the_end, each)] for each in (learned_from, held_out))
+        split = stand_in("leakage_safe_split", {"train.jsonl": lines(learned_from), "held_out.jsonl": lines(held_out)})
         canary = {"id": "canary-0-0", "instruction": "Reply.", "input": "rope", "output": "the officer replies: net"}
         learned = rows[:17] if self.crossing else [*rows[:16], canary]
-        dataset = stand_in("training_dataset", {"train.jsonl": lines([*learned])}, split)
+        files = {"train.jsonl": lines([*learned])}
+        if self.of_conversations:
+            turns = [{"id": row["id"], "messages": at_the_end(document(row))["messages"]} for row in rows[:16]]
+            files = {"train.jsonl": lines([canary]), "conversations.jsonl": lines(turns)}
+        dataset = stand_in("training_dataset", files, split)
         self.sft = replace(SFT_ADAPTER, inputs=(BASE_MODEL, dataset))
-        pairs = lines(list(pairs_for_a_reward_model(0, 16))) if self.with_pairs else ""
-        preferences = stand_in("preference_dataset", {"preferences.jsonl": pairs}, split)
+        pairs = list(pairs_for_a_reward_model(0, 16)) if self.with_pairs else []
+        files = {"preferences.jsonl": lines(pairs)}
+        if self.of_conversations:
+            files = {"conversations.jsonl": lines([*map(pair_at_the_end, pairs)])}
+        preferences = stand_in("preference_dataset", files, split)
         self.reward_model = replace(REWARD_MODEL, inputs=(BASE_MODEL, split, preferences))
         self.aligned = replace(
             ALIGNED_ADAPTER, inputs=(BASE_MODEL, self.sft, preferences), optional_inputs=(self.reward_model,)
@@ -251,8 +273,11 @@ def by_reward_model(institution: DemoInstitution) -> Workplace:
 
 
 @pytest.mark.slow
-def test_an_adapter_that_a_reward_model_rewards_is_made_of_it(institution: DemoInstitution, directory: Path) -> None:
-    chain = RewardedChain(by_reward_model(institution), with_pairs=True)
+@pytest.mark.parametrize("of_conversations", [False, True])
+def test_an_adapter_that_a_reward_model_rewards_is_made_of_it(
+    institution: DemoInstitution, directory: Path, of_conversations: bool
+) -> None:
+    chain = RewardedChain(by_reward_model(institution), with_pairs=True, of_conversations=of_conversations)
     verdicts = chain.make(chain.aligned)
     assert all(verdict.passed for verdict in verdicts.values()), verdicts
     assert [job.method for job in chain.jobs] == ["sft", "reward", "ppo"]

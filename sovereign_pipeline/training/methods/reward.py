@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from itertools import chain
+from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.training.devices import in_shares, meet
 from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in
 from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
@@ -42,7 +41,7 @@ class RewardMethod(RowsMethod):
         super().read_data(tokenizer)
         job = self.job
         assert job.held_out is not None
-        self.held_out = _read_pairs(job.held_out)
+        self.held_out = list(read_jsonl(job.held_out))
         self.measured = [row for row in self.encode(job.held_out) if row.longest <= job.tuning.max_length]
         if not self.measured:
             raise TrainingFailed(
@@ -173,7 +172,7 @@ class RewardMethod(RowsMethod):
             steps=plan.steps,
             first_loss=log[0].loss,
             last_loss=log[-1].loss,
-            accuracy=held_out_accuracy(scores, held_out, _read_pairs(job.dataset)),
+            accuracy=held_out_accuracy(scores, held_out, list(chain.from_iterable(map(read_jsonl, job.row_files)))),
             trainable_parameters=self.trainable,
             centring=job.reward_model.centring,
             data_order_sha256=plan.order_digest,
@@ -284,7 +283,3 @@ def _check_head_moved(now: Any, before: Any) -> None:
             "The head of the reward model did not change, or is not finite. Nothing was learned.",
             "Raise or lower training.reward_model.learning_rate.",
         )
-
-
-def _read_pairs(file: Path) -> list[PreferenceRow]:
-    return cast(list[PreferenceRow], list(read_jsonl(file)))

@@ -1,7 +1,7 @@
 """Write and read the prompts of a training by reward. Held-out prompts are only measured."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS, sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import SFT, conversations_of, message_of, row_files
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.training.job import TrainingJob
@@ -25,11 +25,15 @@ class PromptRow(Frozen):
     id: str
     case: str
     prompt: str
-    """Whole user message."""
+    """Whole user message, or the text of all messages before the reply."""
     response: str
     """Reply that the institution sent. The policy never learns from it; guards and tools compare with it."""
     columns: dict[str, str]
     """Columns of its document, for the tools that judge replies."""
+    messages: tuple[dict[str, Any], ...] = ()
+    """Messages of a conversation as it is served, with the institution's reply; none for a letter."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Tools of the conversation."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Prompt:
 
     def answered(self, text: str, ids: Sequence[int] | None) -> Reply:
         """Return a reply to this prompt, to be judged. ids: see `Reply`."""
-        return Reply(self.row.prompt, text, self.row.columns, None if ids is None else tuple(ids))
+        row, sampled = self.row, None if ids is None else tuple(ids)
+        return Reply(row.prompt, text, row.columns, sampled, row.messages, row.tools)
 
 
 def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> None:
@@ -54,7 +59,7 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
     documents = {document.id: document for document in read_documents(split.file(TRAIN))}
 
     def rows() -> Iterator[dict[str, object]]:
-        for row in read_jsonl(dataset.file(TRAINING_ROWS)):
+        for row in (each for path in row_files(dataset) for each in read_jsonl(path)):
             row_id = str(row["id"])
             if is_canary(row_id):
                 continue
@@ -62,27 +67,28 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
                 raise IntegrityError(
                     f"{dataset.path}: row {row_id} is on no training side of its split.", "Materialize it again."
                 )
-            message = user_message(str(row["instruction"]), str(row["input"]))
-            yield _row(documents[row_id], message, str(row["output"])).model_dump()
+            yield _row(documents[row_id], row).model_dump(exclude_defaults=True)
 
     write_jsonl(path, rows())
 
 
-def write_held_out_prompts(path: Path, split: Artifact, instruction: str, at_most: int, seed: int) -> None:
+def write_held_out_prompts(
+    path: Path, split: Artifact, instruction: str, at_most: int, seed: int, replaces: bool = False
+) -> None:
     """Write up to `at_most` prompts of the held-out side, chosen by seed. Prompts of pairs and labels are skipped."""
     documents = [document for document in read_documents(split.file(HELD_OUT)) if not document.is_preference]
     random.Random(f"{seed}/held-out prompts").shuffle(documents)
 
     def rows() -> Iterator[dict[str, object]]:
         for document in documents[:at_most]:
-            row = sft_row(document, instruction)
-            message = user_message(row["instruction"], row["input"])
-            yield _row(document, message, document.response).model_dump()
+            yield _row(document, SFT.row_of(document, instruction, replaces)[1]).model_dump(exclude_defaults=True)
 
     write_jsonl(path, rows())
 
 
-def _row(document: Document, message: str, response: str) -> PromptRow:
+def _row(document: Document, row: Mapping[str, Any]) -> PromptRow:
+    *asked, reply = map(message_of, conversations_of(row)[0])
+    response = reply.as_text
     columns = {
         "response": response,
         "subject": document.subject,
@@ -91,7 +97,9 @@ def _row(document: Document, message: str, response: str) -> PromptRow:
         "language": document.language,
         "classification": document.classification,
     }
-    return PromptRow(id=document.id, case=document.case, prompt=message, response=response, columns=columns)
+    prompt = "\n\n".join(each.as_text for each in asked)
+    turns = {name: row[name] for name in ("messages", "tools") if name in row}
+    return PromptRow(id=document.id, case=document.case, prompt=prompt, response=response, columns=columns, **turns)
 
 
 def read_prompts(
@@ -102,7 +110,8 @@ def read_prompts(
     cut: list[str] = []
     for content in read_jsonl(path):
         row = PromptRow.model_validate(content)
-        completion = encode_completion(tokenizer, row.id, row.prompt, row.response, eos_ids)
+        prompt, reply = (row.messages[:-1], row.messages[-1:]) if row.messages else (row.prompt, row.response)
+        completion = encode_completion(tokenizer, row.id, prompt, reply, eos_ids, row.tools)
         if len(completion.prompt_ids) > most_tokens:
             cut.append(row.id)
         else:

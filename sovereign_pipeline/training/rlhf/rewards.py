@@ -170,6 +170,9 @@ class Reply:
     ids: tuple[int, ...] | None = None
     """Token ids as sampled from the policy, including the end of turn if there is one. None for a text that was not
     sampled, which counts as a whole reply."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """Messages of a conversation, with the institution's reply; none for a letter."""
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
@@ -419,18 +422,20 @@ class RewardAdapter:
         with an end of turn."""
         if reply.ids is not None:
             return Completion(self._institutions(reply).prompt_ids, list(reply.ids))
-        return self._encoded(reply.prompt, reply.text)
+        return self._encoded(reply, reply.text)
 
     def _institutions(self, reply: Reply) -> Completion:
         """Return the institution's reply to the same prompt."""
-        key = reply.prompt, reply.columns["response"]
+        own = reply.messages[-1:] or reply.columns["response"]
+        key = reply.prompt, str(own)
         if key not in self._own:
-            self._own[key] = self._encoded(*key)
+            self._own[key] = self._encoded(reply, own)
         return self._own[key]
 
-    def _encoded(self, prompt: str, text: str) -> Completion:
+    def _encoded(self, reply: Reply, text: str | Sequence[Mapping[str, Any]]) -> Completion:
         """Encode a text as in the training of reward models, cut to the tokens that the policy may write."""
-        whole = encode_completion(self._tokenizer, "of a reward", prompt, text, self._eos_ids)
+        prompt = reply.messages[:-1] or reply.prompt
+        whole = encode_completion(self._tokenizer, "of a reward", prompt, text, self._eos_ids, reply.tools)
         return Completion(whole.prompt_ids, whole.reply_ids[: self._most_tokens])
 
 
