@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -41,8 +42,13 @@ for directory in sys.path:
             ctypes.CDLL(module)
         except OSError:  # a module whose library is not installed cannot be imported outside either
             pass
+for library in sys.argv[1:]:
+    ctypes.CDLL(library)
 ctypes.CDLL(None).dl_iterate_phdr(show, None)
 """
+
+_LIBRARIES_OF_PACKAGES = ("libgcc_s.so.1", "libstdc++.so.6", "librt.so.1", "libpthread.so.0", "libdl.so.2")
+"""Shared libraries of the system that compiled packages need."""
 
 Ending = Literal["passed", "failed", "timeout"]
 
@@ -168,6 +174,34 @@ def run_inside(
     )
 
 
+@contextmanager
+def conversation(program: str, mounted: Mapping[str, Path], limits: Limits) -> Iterator[socket.socket]:
+    """Run Python source, call its function `main` with the descriptor of a socket, and yield the other end.
+
+    The program sees the directories in `mounted` (path in the sandbox -> path on this machine), read-only, and an empty
+    /tmp. It must send a byte before anything else. Each receive waits `limits.wall_seconds` at most. Raises
+    SandboxUnavailable.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, _started((theirs.fileno(),)) as (process, report):
+        nonces = {"nonce": secrets.token_hex(16), "program_nonce": secrets.token_hex(16)}
+        order = {**_order(program, "main", theirs.fileno()), **nonces, "parent": os.getpid(), "limits": asdict(limits)}
+        order |= {
+            "shown": python_parts(*_LIBRARIES_OF_PACKAGES),
+            "mounted": {at: str(at_) for at, at_ in mounted.items()},
+        }
+        theirs.close()
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(order).encode())
+            process.stdin.close()
+        ours.settimeout(limits.wall_seconds)
+        if ours.recv(1) == b"":
+            said = (report.read(_REPORT_BYTES) or b"").decode(errors="replace").partition(":")[2]
+            raise SandboxUnavailable(f"A program does not start in the sandbox of this machine ({said[:200]}).")
+        yield ours
+
+
 def require_sandbox() -> None:
     """Raise SandboxUnavailable if this machine cannot run programs. Call it before answers are generated."""
     if run_program("assert True") != "passed":
@@ -220,14 +254,14 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
 
 
 @cache
-def python_parts() -> list[str]:
+def python_parts(*libraries: str) -> list[str]:
     """Return the paths that a Python program may read: the interpreter, the standard library and their shared
-    libraries.
+    libraries, and those named in `libraries`.
 
     Each shared library is listed separately, because its directory (/usr/lib) also holds packages. The sandbox hides
     the packages in the directory of the standard library.
     """
-    listed = subprocess.run([*_PYTHON, "-c", _PARTS], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
+    listed = subprocess.run([*_PYTHON, "-c", _PARTS, *libraries], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
     if listed.returncode != 0:
         raise SandboxUnavailable(
             f"{_PYTHON[0]} could not list the files that it consists of.", "Check this installation of Python."

@@ -4,6 +4,7 @@ This script uses the standard library alone and starts without environment and p
 descriptor for its report. It reads an order from standard input, one JSON object:
 
 - always `nonce`, `parent` (the process that started this one), `shown` (paths that stay readable) and `limits`;
+- optionally `mounted` (path in the sandbox -> directory of this machine that is readable there);
 - for a Python program `program`, its own nonce `program_nonce`, `function` (a function of the program that is then
   called, or null) and that function's `argument`;
 - for a command `command` (an executable file with its arguments), `given` (its standard input), `output` (the
@@ -171,7 +172,7 @@ def _map(pid: int, maps: dict[str, str]) -> bool:
     return True
 
 
-def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str, Any]) -> None:
+def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str, Any], mounted: dict[str, str]) -> None:
     """Mount a read-only root with the shown and placed files, and an empty /tmp that disappears with the run."""
     contents = {name: base64.b64decode(text) for name, text in (placed or {}).items()}
     size = (1 << 20) + sum(len(content) + PAGE for content in contents.values())
@@ -181,7 +182,9 @@ def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str,
     options = f"size={size},nr_inodes=1k,mode=755"
     called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
     for path in shown:
-        _show(path, root)
+        _show(path, root, path)
+    for at, path in mounted.items():
+        _show(path, root, at)
     if placed is not None:
         _place(contents, root)
     Path(root, "tmp").mkdir()
@@ -194,8 +197,8 @@ def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str,
     os.chdir("/tmp")
 
 
-def _show(path: str, root: str) -> None:
-    target = Path(root + path)
+def _show(path: str, root: str, at: str) -> None:
+    target = Path(root + at)
     if target.exists():  # the target lies in a directory that is shown already
         return
     if Path(path).is_dir():
@@ -317,7 +320,7 @@ def _hand_over(text: str) -> None:
 def init(order: Order, report: int) -> None:
     """Run as the init of the process namespace. When it ends, the kernel kills every process left in the namespace."""
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    make_root(order["shown"], order["placed"], order["limits"])
+    make_root(order["shown"], order["placed"], order["limits"], order.get("mounted", {}))
     program = in_child(become_program, order, report)
     ended, status = os.wait()
     while ended != program:  # orphans of the program become children of this process

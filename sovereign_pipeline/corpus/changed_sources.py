@@ -13,11 +13,12 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.base.files import file_sha256, short
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import SPELLINGS_REMEMBERED, ColumnScreen
 from sovereign_pipeline.corpus.document import Document, Quarantined, jsonl_line, read_documents, read_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
+from sovereign_pipeline.corpus.parsing import digest_of_source
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.record.manifest import Manifest
@@ -78,9 +79,9 @@ def changed_sources(
     """
     for source in sources:
         path = data / source["path"]
-        if not path.is_file():
+        if not path.exists():
             yield ChangedSource(source["name"], str(path), source["sha256"], "missing", None)
-        elif file_sha256(path) != source["sha256"]:
+        elif digest_of_source(path) != source["sha256"]:
             rows = _compare_rows(path, source["name"], manifest, documents, screen) if documents is not None else None
             yield ChangedSource(source["name"], str(path), source["sha256"], "changed", rows)
 
@@ -93,6 +94,8 @@ def _compare_rows(
     if described is None:
         return None
     source, limits = described
+    if source.kind != "table":
+        return None
     then, of_others = dict[str, tuple[str, bytes]](), set[str]()
     for document in read_documents(documents):
         if document.source == name:

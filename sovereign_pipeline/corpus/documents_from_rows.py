@@ -20,11 +20,13 @@ from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
 from sovereign_pipeline.corpus.dates import day_of
 from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected, read_documents, remedy_for
+from sovereign_pipeline.corpus.extraction import BROKEN, KINDS, Extraction, extract
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import language_in, other_language
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.opening import reject_unreadable
+from sovereign_pipeline.corpus.parsing import digest_of_source
 from sovereign_pipeline.corpus.values import (
     DIGITS_LOST,
     LONGEST_IDENTIFIER,
@@ -156,6 +158,7 @@ class SourceReader:
         screen: ColumnScreen | None = None,
         known_ids: Callable[[], Collection[str]] = frozenset,
         needs_author: bool = False,
+        extraction: Extraction | None = None,
     ) -> None:
         """Args:
             seen: ids of the documents of all sources so far. An id may be used only once.
@@ -163,12 +166,17 @@ class SourceReader:
             screen: keeps personal data out of the columns; None keeps the columns unchanged.
             known_ids: returns the keys of the ids of all rows of all sources (`row_keys`).
             needs_author: whether a row without an author is broken, because the split is by author.
+            extraction: what became of the files of a source of mail or documents.
 
         Raises RecipeError if two spellings of one word have different levels.
         """
         self._screen = screen
+        if extraction is not None:
+            source = source.model_copy(update={"layout": "sharegpt", "encoding": None, "language_from_text": True})
         self.source = source
         self.path = path
+        self.extraction = extraction
+        self._file = path if extraction is None else extraction.rows
         self.exclusions = Exclusions(source, screen)
         self.count = SourceCount(exclusions=self.exclusions.all)
         self.row = Row(0, None)
@@ -254,7 +262,7 @@ class SourceReader:
         """Raise SourceError if the file has no rows, `where` selects none, or no row has a necessary column. Call it
         after all rows are read."""
         if not self.count.rows:
-            below = " below its header" if has_header(self.path) else ""
+            below = " below its header" if has_header(self._file) else ""
             raise SourceError(f"{self.path}: the file has no rows{below}.", "Export it again, or remove the source.")
         if 0 < self.count.not_selected == self.count.rows - self.count.excluded:
             seen = (f"'{column}' holds {format_values(values)}" for column, values in self._not_wanted.items())
@@ -299,12 +307,12 @@ class SourceReader:
         SourceError for a table; a row of JSON is broken."""
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
-        for row in read_rows(self.path, limit, source.encoding, source.delimiter, check_header):
+        for row in read_rows(self._file, limit, source.encoding, source.delimiter, check_header):
             self.row = row
             try:
                 yield row if row.values is None else Row(row.number, self._names.applied(row.values))
             except RowRejected as rejected:
-                if has_header(self.path):
+                if has_header(self._file):
                     raise SourceError(
                         f"{self.path}: {rejected} for the source '{self.source.name}'.",
                         "Rename or remove one of them in the file.",
@@ -321,12 +329,14 @@ class SourceReader:
             return False
         column = self._column("classification")
         of_rows = (column in row.values for row in self._rows() if row.values is not None)
-        return next(of_rows, False) if has_header(self.path) else any(of_rows)
+        return next(of_rows, False) if has_header(self._file) else any(of_rows)
 
     def _document(self, row: Row) -> Document:
         """Return the document of a row. Raises RowRejected with the reason for quarantine."""
         if row.values is None:
             raise RowRejected(row.problem or "broken")
+        if self.extraction is not None and BROKEN in row.values:
+            raise RowRejected(str(row.values[BROKEN]))
         values = self._with_text_fields(row.values)
         fields = self._fields(values, row.number)
         label = self._label(fields.pop("label", ""))
@@ -612,6 +622,8 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
             f"level and an origin that a source would lose.",
             "Name a file of the data root.",
         )
+    if source.kind in KINDS:
+        return digest_of_source(path)
     reject_unreadable(path)
     sha256 = file_sha256(path)
     if _is_rated(source):
@@ -700,6 +712,11 @@ class Readers:
             if case in highest and ladder.exceeds(level, highest[case])
         }
 
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """Return the rows of `files.jsonl`: each file or message of the sources that are no tables."""
+        return [each for reader in self.of_sources if reader.extraction for each in reader.extraction.files]
+
     def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the rows of `sources.json`, with the digests of `source_digests`. Call it after all rows are read."""
         return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
@@ -710,7 +727,8 @@ class Readers:
             count.links, count.links_without_row = self.tally.of(reader.source.name)
             count.links_to_itself = self.tally.to_themselves(reader.source.name)
         terms = reader.source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
-        return {**terms, "sha256": sha256, **asdict(count)}
+        of_files = reader.extraction.counts if reader.extraction is not None else {}
+        return {**terms, "sha256": sha256, **asdict(count), **of_files}
 
 
 def levels_by_case(documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
@@ -733,9 +751,16 @@ def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes]
     screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret or workplace.column_secret)
     tally = LinkTally() if any(source.links for source in line.sources) else None
 
+    extractions = {
+        source.name: extract(workplace.settings, source, source_path(workplace, source), ladder, workplace.progress)
+        for source in line.sources
+        if source.kind in KINDS
+    }
+
     def reader_of(source: Source, **of_line: Any) -> SourceReader:
         path, needs_author = source_path(workplace, source), line.split.by_author
-        return SourceReader(source, path, line.quarantine, ladder, seen, needs_author=needs_author, **of_line)
+        of_line |= {"needs_author": needs_author, "extraction": extractions.get(source.name)}
+        return SourceReader(source, path, line.quarantine, ladder, seen, **of_line)
 
     @cache
     def known_ids() -> frozenset[str]:

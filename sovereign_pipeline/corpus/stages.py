@@ -18,11 +18,13 @@ from sovereign_pipeline.corpus.document import (
     Quarantined,
     format_rows_by_reason,
     read_documents,
+    read_jsonl,
     remedy_for,
     write_documents,
     write_jsonl,
 )
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader, levels_by_case, readers_of, source_digests
+from sovereign_pipeline.corpus.extraction import extractor_of
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import other_language
 from sovereign_pipeline.corpus.values import format_levels
@@ -35,6 +37,9 @@ from sovereign_pipeline.record.store import Artifact
 DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"
 SOURCES = "sources.json"
+FILES = "files.jsonl"
+"""File of a raw corpus with what became of each file or message of mail and documents. It is missing without such
+sources."""
 LEFT_OUT = "left_out.json"
 """File of a raw corpus with the levels of `Readers.levels_left_out`. It is missing if there are none."""
 COLUMN_SECRET = "column_secret"
@@ -42,11 +47,13 @@ COLUMN_SECRET = "column_secret"
 
 
 def _raw_config(line: Line) -> Config:
+    extractors = {source.kind: version for source in line.sources if (version := extractor_of(source)) is not None}
     return {
         "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
         # A key of a later release is included only if it has an effect.
         **({"needs_author": True} if line.split.by_author else {}),
+        **({"extractors": extractors} if extractors else {}),
         "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
     }
 
@@ -101,6 +108,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
         )
     described = readers.described(source_digests(workplace))
     write_jsonl(workspace / QUARANTINE, (asdict(row) for row in quarantined))
+    if files := readers.files:
+        write_jsonl(workspace / FILES, files)
     if left_out := readers.levels_left_out(workspace / DOCUMENTS, workplace.institution.ladder):
         (workspace / LEFT_OUT).write_text(json.dumps(left_out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (workspace / SOURCES).write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -271,6 +280,8 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         return Verdict(False, f"{documents} not as the row has it: {and_more(found.different)}.", evidence)
     if found.quarantine_differs:
         return Verdict(False, "the quarantine does not hold the rows that are broken in the source files.", evidence)
+    if _files(artifact) != readers.files:
+        return Verdict(False, f"{FILES} states another outcome of a file than reading it again.", evidence)
     if read_sources(artifact) != readers.described(artifact.manifest.external_inputs):
         return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
     if stated != highest:
@@ -282,11 +293,21 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         f"{found.rows:,} rows = {found.documents:,} documents + {found.quarantined:,} quarantined + "
         f"{found.excluded:,} excluded + {found.not_selected:,} not selected, each as read."
     )
+    if files := readers.files:
+        outcomes = Counter(each["outcome"] for each in files)
+        evidence |= {"units": len(files), **{f"units_{outcome}": times for outcome, times in outcomes.items()}}
+        parts = " + ".join(f"{times:,} {outcome}" for outcome, times in sorted(outcomes.items()))
+        message += f" {counted(len(files), 'file or message', 'files or messages')} = {parts}."
     if unread := sum(reader.left_out_unread for reader in readers.of_sources):
         rows = counted(unread, "row that became no document states", "rows that became no document state")
         message += f" {rows} no level or case that can be read, and raise no case file."
 
     return Verdict(passed, message, evidence)
+
+
+def _files(raw_corpus: Artifact) -> list[dict[str, object]]:
+    has = any(entry.path == FILES for entry in raw_corpus.manifest.files)
+    return [*read_jsonl(raw_corpus.file(FILES))] if has else []
 
 
 def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:

@@ -103,15 +103,57 @@ def _usual_format(written: str) -> str:
     return (" " if "mmm" in usual else separators[0].strip() or " ").join(usual)
 
 
+class Pairs(RecipeModel):
+    """How letters and their replies are found among the documents of a folder. A letter that no rule pairs is left out.
+    The rules apply in the order of the keys."""
+
+    request: str | None = Field(default=None, examples=["{case}/{date}-in"])
+    """Path pattern of letters, within the folder and without suffix. `{name}` stands for a part of a name, and `*` for
+    any other part. Values of `{case}`, `{id}`, `{author}`, `{department}` and `{language}` become fields of the
+    document, and `{date}` its date if the reply's path has none."""
+
+    reply: str | None = Field(default=None, examples=["{case}/{date}-out"])
+    """Path pattern of replies. A reply answers the letter with the same values, `{date}` aside. If there are several,
+    `{date}` must be equal, too."""
+
+    table: str | None = Field(default=None, examples=["replies.csv"])
+    """Path of a CSV file in UTF-8 within the folder, with the columns `request` and `reply`, which name files, and
+    optionally columns with fields of a document."""
+
+    reference: bool = False
+    """Pair a reply with the letter whose reference number it cites, such as `Your ref: 2024/17`. The letter has the
+    number as its own, such as `Ref: 2024/17`. Both labels are read in English and Arabic."""
+
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: bool(it.request) != bool(it.reply), "`request` and `reply` are patterns that need each other"),
+        (
+            lambda it: not (it.request or it.table or it.reference),
+            "no rule: set `request` and `reply`, `table` or `reference`",
+        ),
+    )
+
+
 class Source(RecipeModel):
-    """One file of the institution, and how its columns become documents."""
+    """One file or folder of the institution, and how its rows or letters become documents."""
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$", examples=["letters-2024"])
     """Name of the source in messages, cards and reports."""
 
+    kind: Literal["table", "documents"] = "table"
+    """`table`: a file of rows. `documents`: a folder of letters and replies (.docx, .odt, .rtf, .html, .md, .txt, .pdf
+    with a text layer), which `pairs` puts together. Its files are parsed in a sandbox. Each document has the columns
+    `id`, `case`, `date`, `author`, `department`, `subject` and `classification`, as far as they are found."""
+
     path: Path = Field(examples=["sources/permits/letters.jsonl"])
-    """Path of the file, relative to the data root, or absolute. Its suffix determines the format: .jsonl, .json (one
-    array of objects), .csv, .tsv or .parquet, optionally with .gz, .bz2, .xz or .zst."""
+    """Path of the file or folder, relative to the data root, or absolute. The suffix determines a table's format:
+    .jsonl, .json (one array of objects), .csv, .tsv or .parquet, optionally with .gz, .bz2, .xz or .zst; .xlsx, .xls or
+    .ods."""
+
+    sheet: str | None = Field(default=None, examples=["2024"])
+    """Sheet of a workbook; null if it has one sheet. Its first row that is not empty names the columns."""
+
+    pairs: Pairs | None = None
+    """Which document answers which; only for the kind `documents`."""
 
     encoding: str | None = Field(default=None, examples=["cp1256"])
     """Encoding of a text file, as Python names it; null: UTF-8. `sovereign sources look` detects it."""
@@ -203,8 +245,11 @@ class Source(RecipeModel):
     @property
     def description(self) -> dict[str, Any]:
         """All keys as JSON, without optional keys that are not set: these do not change an artifact's identity."""
-        optional = ("encoding", "delimiter", "exclude", "date", "levels", "language_from_text")
-        later = {name for name in optional if not getattr(self, name)}
+        optional = (
+            *("encoding", "delimiter", "exclude", "date", "levels", "language_from_text"),
+            *("kind", "sheet", "pairs"),
+        )
+        later = {name for name in optional if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
 
     @property
@@ -229,6 +274,11 @@ class Source(RecipeModel):
         return self
 
     not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: it.kind != "table" and it.layout != "columns", "`layout` is for the kind table"),
+        (
+            lambda it: (it.kind == "documents") != (it.pairs is not None),
+            "the kind documents and `pairs` need each other",
+        ),
         (lambda it: it.excluded_twice, "exclude names the id '{1}' twice"),
         (
             lambda it: it.layout != "columns" and ", ".join(each for each in LAYOUT_FIELDS if it.has_field(each)),

@@ -1,0 +1,437 @@
+"""Parse documents (DOCX, ODT, RTF, HTML, Markdown, text, PDF) and sheets of workbooks. This runs in the sandbox."""
+
+import io
+import re
+import unicodedata
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.corpus.parsing import Unreadable
+
+MOST_UNPACKED = 128 << 20
+"""Maximum unpacked size of the parts that are read from a DOCX or ODT file, and of all parts of a workbook, in
+bytes."""
+_WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_TEXT, _STYLE, _OFFICE, _META = (
+    f"{{urn:oasis:names:tc:opendocument:xmlns:{name}:1.0}}" for name in ("text", "style", "office", "meta")
+)
+_NOT_SHOWN = frozenset(
+    (_FALLBACK, f"{_TEXT}tracked-changes", f"{_OFFICE}annotation", f"{_WORD}del", f"{_WORD}moveFrom")
+)
+_PARAGRAPHS = frozenset((_WORD + "p", _TEXT + "p", _TEXT + "h"))
+_BREAKS = {
+    _WORD + "tab": "\t",
+    _WORD + "br": "\n",
+    _WORD + "cr": "\n",
+    _TEXT + "tab": "\t",
+    _TEXT + "line-break": "\n",
+    _TEXT + "s": " ",
+}
+_EXTERNAL = re.compile(rb"relationships/(?:attachedTemplate|oleObject|frame|subDocument|package)\b")
+_SIGNATURES = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP"), (b"\xd0\xcf\x11\xe0", "OLE"), (b"{\\rtf", "RTF"))
+_OF_SUFFIX = {".docx": "ZIP", ".odt": "ZIP", ".pdf": "PDF", ".rtf": "RTF", ".xlsx": "ZIP", ".ods": "ZIP", ".xls": "OLE"}
+WORKBOOKS = (".xlsx", ".xls", ".ods")
+
+
+def parse_document(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the document in a file: its `text`, its `margins` (texts of headers and footers) and its `properties`.
+
+    Raises Unreadable, also for macros, references to external templates or objects, and pages without a text layer.
+    """
+    parse = _PARSERS.get(path.suffix)
+    if parse is None:
+        raise Unreadable("a kind of file that is not read")
+    content = path.read_bytes()
+    _reject_other_format(content, path.suffix)
+    parsed = parse(content, encoding) if parse is _text else parse(content)
+    text = unicodedata.normalize("NFC", parsed.pop("text")).replace("\r\n", "\n").replace("\0", "")
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
+    if not text:
+        raise Unreadable("holds no text")
+    yield {"text": text, "margins": [], "properties": {}, **parsed}
+
+
+def _reject_other_format(content: bytes, suffix: str) -> None:
+    if not content:
+        raise Unreadable("empty")
+    found = next((name for begin, name in _SIGNATURES if content[:1024].lstrip().startswith(begin)), None)
+    expected = _OF_SUFFIX.get(suffix)
+    if found == "OLE" and expected == "ZIP":
+        raise Unreadable("encrypted, or in the old format of Microsoft Office")
+    if found != expected:
+        raise Unreadable(f"not in the format of its name{f', but {found}' if found else ''}")
+
+
+# --- DOCX and ODT -----------------------------------------------------------------------------------------------------
+
+
+def _parts(content: bytes, wanted: re.Pattern[str]) -> dict[str, bytes]:
+    """Return the parts of a ZIP file whose names match."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        infos = {info.filename: info for info in archive.infolist()}
+        if any(info.flag_bits & 1 for info in infos.values()):
+            raise Unreadable("encrypted")
+        if any(name.lower().endswith(("vbaproject.bin", "basic/script-lc.xml")) for name in infos):
+            raise Unreadable("holds macros")
+        chosen = [info for name, info in infos.items() if wanted.fullmatch(name)]
+        if sum(info.file_size for info in chosen) > MOST_UNPACKED:
+            raise Unreadable(f"unpacks to more than {MOST_UNPACKED >> 20} MiB")
+        return {info.filename: archive.open(info).read(info.file_size + 1) for info in chosen}
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+        raise Unreadable(f"damaged ({type(error).__name__})") from None
+
+
+def _xml(part: bytes) -> Any:
+    from lxml import etree
+
+    if b"<!DOCTYPE" in part or b"<!ENTITY" in part:
+        raise Unreadable("declares entities of XML")
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        return etree.fromstring(part, parser)
+    except etree.XMLSyntaxError:
+        raise Unreadable("damaged (XML)") from None
+
+
+def _shown(element: Any) -> Iterator[str]:
+    """Yield the visible text below an element of DOCX or ODF, with a newline after each paragraph."""
+    for event, each in _walk(element):
+        if event == "end":
+            if each.tag in _PARAGRAPHS:
+                yield "\n"
+            continue
+        if each.tag in _BREAKS:
+            times = each.get(_TEXT + "c", "1")
+            yield _BREAKS[each.tag] * (min(int(times), 100) if times.isdigit() else 1)
+        if each.text and (each.tag == _WORD + "t" or not each.tag.startswith(_WORD)):
+            yield each.text
+
+
+def _walk(root: Any) -> Iterator[tuple[str, Any]]:
+    """Yield ("start", element) and ("end", element), without the elements that are not shown. An ODF text behind an
+    element comes as a start of its own."""
+    todo: list[tuple[str, Any]] = [("start", root)]
+    while todo:
+        event, each = todo.pop()
+        if not isinstance(each.tag, str):  # a comment, a processing instruction or a tail
+            yield event, each
+            continue
+        if event == "start" and each.tag in _NOT_SHOWN:
+            continue
+        yield event, each
+        if event == "start":
+            todo.append(("end", each))
+            for child in reversed(each):
+                if child.tail and not each.tag.startswith(_WORD):
+                    todo.append(("start", _Tail(child.tail)))
+                if isinstance(child.tag, str):
+                    todo.append(("start", child))
+
+
+class _Tail:
+    tag = ""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get(self, name: str, default: str) -> str:
+        return default
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+def _docx(content: bytes) -> dict[str, Any]:
+    wanted = r"word/(document|header\d*|footer\d*|footnotes|endnotes)\.xml|docProps/(core|custom|app)\.xml|.*\.rels"
+    parts = _parts(content, re.compile(wanted))
+    if "word/document.xml" not in parts:
+        raise Unreadable("holds no Word document")
+    if any(b"External" in part and _EXTERNAL.search(part) for name, part in parts.items() if name.endswith(".rels")):
+        raise Unreadable("refers to an external template or object")
+    texts = {
+        name: "".join(_shown(_xml(part)))
+        for name, part in sorted(parts.items())
+        if name.startswith("word/") and not name.endswith(".rels")
+    }
+    notes = "".join(texts.pop(f"word/{name}.xml", "") for name in ("footnotes", "endnotes"))
+    return {
+        "text": f"{texts.pop('word/document.xml')}\n{notes}",
+        "margins": [text for text in texts.values() if text.strip()],
+        "properties": _properties(parts.get(f"docProps/{name}.xml") for name in ("core", "custom", "app")),
+    }
+
+
+def _odt(content: bytes) -> dict[str, Any]:
+    parts = _parts(content, re.compile(r"content\.xml|styles\.xml|meta\.xml|META-INF/manifest\.xml|Basic/.*"))
+    if b"encryption-data" in parts.get("META-INF/manifest.xml", b""):
+        raise Unreadable("encrypted")
+    if any(name.startswith("Basic/") for name in parts):
+        raise Unreadable("holds macros")
+    if "content.xml" not in parts:
+        raise Unreadable("holds no text document")
+    margins = []
+    if "styles.xml" in parts:
+        styles = _xml(parts["styles.xml"])
+        for name in ("header", "header-left", "footer", "footer-left"):
+            margins += ["".join(_shown(each)) for each in styles.iter(_STYLE + name)]
+    body = _xml(parts["content.xml"]).find(_OFFICE + "body")
+    return {
+        "text": "".join(_shown(body)) if body is not None else "",
+        "margins": [text for text in margins if text.strip()],
+        "properties": _properties([parts.get("meta.xml")]),
+    }
+
+
+def _properties(parts: Any) -> dict[str, str]:
+    """Return the properties of a document by the local name of their element or their own name."""
+    found: dict[str, str] = {}
+    for part in filter(None, parts):
+        for each in _xml(part).iter():
+            if isinstance(each.tag, str) and each.text and each.text.strip():
+                own = each.get("name") or each.get(_META + "name")
+                parent = each.getparent()
+                own = own or (parent.get("name") if parent is not None else None)
+                found[str(own or each.tag.rpartition("}")[2])] = each.text.strip()
+    return found
+
+
+# --- RTF, HTML, text --------------------------------------------------------------------------------------------------
+
+
+def _rtf(content: bytes) -> dict[str, Any]:
+    from striprtf.striprtf import rtf_to_text
+
+    text = content.decode("latin-1")
+    if re.search(r"\\(?:objdata|objupdate|object)\b", text):
+        raise Unreadable("holds an embedded object")
+    if text.count("{") != text.count("}") + text.count("\\{") - text.count("\\}"):
+        raise Unreadable("damaged (RTF)")
+    margins = [rtf_to_text(f"{{{_page(text)}{group}}}") for group in _groups(text, r"\{\\(?:header|footer)[lrf]?\b")]
+    return {"text": rtf_to_text(text), "margins": margins, "properties": {}}
+
+
+def _page(text: str) -> str:
+    return "".join(match[0] for match in [re.search(r"\\ansicpg\d+", text)] if match) + " "
+
+
+def _groups(text: str, begin: str) -> Iterator[str]:
+    """Yield the content of each group of RTF that begins so, without the word at its beginning."""
+    for match in re.finditer(begin, text):
+        depth, place = 1, match.end()
+        while depth and place < len(text):
+            depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
+            place += 1
+        yield text[match.end() : place - 1]
+
+
+def _html(content: bytes) -> dict[str, Any]:
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(content, "html.parser")
+    title = soup.title.get_text().strip() if soup.title is not None else ""
+    margins = [each.get_text() for each in soup.find_all(["header", "footer"])]
+    properties = {
+        str(each.get("name")): str(each.get("content", "")) for each in soup.find_all("meta", attrs={"name": True})
+    }
+    for each in soup.find_all(["script", "style", "head", "header", "footer", "template"]):
+        each.decompose()
+    for end in soup.find_all(["br", "p", "li", "tr", "div", "h1", "h2", "h3", "h4", "td"]):
+        end.append("\n")
+    text = "\n".join(" ".join(line.split()) for line in soup.get_text().splitlines())
+    return {"text": text, "margins": margins, "properties": {"title": title, **properties} if title else properties}
+
+
+def _text(content: bytes, encoding: str | None = None) -> dict[str, Any]:
+    try:
+        text = content.decode(encoding or ("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"))
+    except UnicodeError:
+        raise Unreadable(f"not {encoding or 'UTF-8'}: name the `encoding` of the source") from None
+    if "\0" in text:
+        raise Unreadable("no text")
+    return {"text": text}
+
+
+# --- PDF --------------------------------------------------------------------------------------------------------------
+
+_ARABIC = re.compile(r"[\u0600-\u06ff\u0750-\u077f\ufb50-\ufdff\ufe70-\ufefe]")
+_ARABIC_WORD = re.compile(r"[\u0621-\u064a]{3,}")
+_NUMBER = r"[0-9\u0660-\u0669\u06f0-\u06f9](?:[0-9\u0660-\u0669\u06f0-\u06f9./:,-]*[0-9\u0660-\u0669\u06f0-\u06f9])?"
+_LATIN = r"[0-9A-Za-z\u00c0-\u024f](?:[^\u0590-\u08ff\ufb1d-\ufefe]*[0-9A-Za-z\u00c0-\u024f])?"
+_LEFT_TO_RIGHT = re.compile(rf"(?=[^\u0590-\u08ff\ufb1d-\ufefe]*[A-Za-z\u00c0-\u024f]){_LATIN}|{_NUMBER}")
+"""Runs that are read from left to right within a line of Arabic: with Latin letters, or one number."""
+_MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
+_LEAST_EVIDENCE = 2
+_LINES_OF_A_MARGIN = 3
+_Line = tuple[str, str]
+"""A line's text, read from right to left where it is Arabic, and read from left to right throughout."""
+
+
+def _pdf(content: bytes) -> dict[str, Any]:
+    """Return the text of a PDF. The lines are put together from the characters' positions, because the order in the
+    file is often the visual one for Arabic."""
+    from pdfminer.converter import PDFPageAggregator
+    from pdfminer.pdfdocument import PDFDocument, PDFEncryptionError, PDFPasswordIncorrect
+    from pdfminer.pdfinterp import PDFPageInterpreter, PDFResourceManager
+    from pdfminer.pdfpage import PDFPage
+    from pdfminer.pdfparser import PDFParser, PDFSyntaxError
+    from pdfminer.psexceptions import PSException
+    from pdfminer.utils import decode_text
+
+    pages = list[list[_Line]]()
+    try:
+        document = PDFDocument(PDFParser(io.BytesIO(content)))
+        resources = PDFResourceManager()
+        device = PDFPageAggregator(resources)
+        interpreter = PDFPageInterpreter(resources, device)
+        for number, page in enumerate(PDFPage.create_pages(document), start=1):
+            interpreter.process_page(page)
+            characters, has_image = _characters(device.get_result())
+            pages.append([_line(line) for line in _lines(characters)])
+            if not characters and has_image:
+                raise Unreadable(f"page {number} has no text layer: scanned")
+    except (PDFPasswordIncorrect, PDFEncryptionError):
+        raise Unreadable("encrypted") from None
+    except (PDFSyntaxError, PSException):
+        raise Unreadable("damaged (PDF)") from None
+    way = _way_of_reading([line for page in pages for line in page])
+    read = [[line[way] for line in page] for page in pages]
+    margins = [line for page in read for line in (*page[:_LINES_OF_A_MARGIN], *page[-_LINES_OF_A_MARGIN:]) if line]
+    properties = {
+        name: decode_text(value) for info in document.info for name, value in info.items() if isinstance(value, bytes)
+    }
+    return {"text": "\n\n".join("\n".join(page) for page in read), "margins": margins, "properties": properties}
+
+
+def _way_of_reading(lines: list[_Line]) -> int:
+    """Return 0 if the Arabic of a PDF stands in visual order, and 1 if it stands in logical order from left to right.
+    Raises Unreadable if its words do not tell."""
+    evidence = sum(_is_in_order(turned) - _is_in_order(kept) for turned, kept in lines if turned != kept)
+    if abs(evidence) < _LEAST_EVIDENCE and any(turned != kept for turned, kept in lines):
+        raise Unreadable("the order of its Arabic text cannot be told")
+    return 0 if evidence >= 0 else 1
+
+
+def _is_in_order(text: str) -> int:
+    """Return how many words begin with the article or end in a letter that stands only there, less the opposites."""
+    words: list[str] = _ARABIC_WORD.findall(text)
+    begins = sum(word.startswith(("ال", "وال", "بال")) - word.startswith(("ة", "ى")) for word in words)
+    return begins + sum(word.endswith(("ة", "ى")) - word.endswith(("لا", "لاو", "لاب")) for word in words)
+
+
+def _characters(page: Any) -> tuple[list[Any], bool]:
+    """Return the characters of a page, also those in forms, and whether it has an image."""
+    from pdfminer.layout import LTChar, LTFigure, LTImage
+
+    characters, has_image, todo = [], False, [page]
+    while todo:
+        for each in todo.pop():
+            if isinstance(each, LTChar):
+                if each.get_text().startswith("(cid:"):
+                    raise Unreadable("its font does not name its characters")
+                characters.append(each)
+            elif isinstance(each, LTFigure):
+                todo.append(each)
+            has_image = has_image or isinstance(each, LTImage)
+    return characters, has_image
+
+
+def _lines(characters: list[Any]) -> Iterator[list[Any]]:
+    """Yield the characters of each line from left to right, and an empty line for a gap."""
+    line = list[Any]()
+    for each in sorted(characters, key=lambda each: (-(each.y0 + each.y1) / 2, each.x0)):
+        middle = (each.y0 + each.y1) / 2
+        if line and abs(middle - sum((of.y0 + of.y1) / 2 for of in line[-3:]) / len(line[-3:])) > 0.4 * each.height:
+            yield sorted(line, key=lambda each: each.x0)
+            if line[0].y0 - each.y1 > 0.7 * each.height:
+                yield []
+            line = []
+        line.append(each)
+    if line:
+        yield sorted(line, key=lambda each: each.x0)
+
+
+def _line(characters: list[Any]) -> _Line:
+    pieces, end = list[str](), None
+    for each in characters:
+        text = each.get_text()
+        if end is not None and each.x0 - end > 0.2 * each.size and text.strip() and pieces[-1] != " ":
+            pieces.append(" ")
+        if not (text == " " and pieces and pieces[-1] == " "):
+            pieces.append(text)
+        end = max(end or each.x1, each.x1)
+    kept = unicodedata.normalize("NFKC", "".join(pieces)).strip()
+    if _ARABIC.search(kept) is None:
+        return kept, kept
+    # The letters of a ligature are in logical order, so that each piece is turned as a whole.
+    turned = unicodedata.normalize("NFKC", "".join(reversed(pieces)).translate(_MIRRORED)).strip()
+    return _LEFT_TO_RIGHT.sub(lambda match: match[0][::-1].translate(_MIRRORED), turned), kept
+
+
+# --- workbooks --------------------------------------------------------------------------------------------------------
+
+ROWS_OF_AN_ITEM = 1_000
+_MOST_DIGITS = 10**15
+"""Limit above which a workbook's number has lost digits."""
+
+
+def parse_sheet(path: Path, sheet: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a sheet as texts, up to `ROWS_OF_AN_ITEM` in `rows` of each object. Empty rows are left out.
+
+    Args:
+        sheet: name of the sheet; None if the workbook has one. Raises Unreadable for another name.
+    """
+    import python_calamine
+
+    content = path.read_bytes()
+    _reject_other_format(content, path.suffix)
+    if path.suffix != ".xls":
+        _parts(content, re.compile(r".*\.xml"))
+    try:
+        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
+        if sheet is None and len(book.sheet_names) > 1:
+            raise Unreadable(f"has {len(book.sheet_names)} sheets: name one under `sheet`")
+        if sheet is not None and sheet not in book.sheet_names:
+            raise Unreadable("has no sheet of this name")
+        rows = [
+            cells
+            for row in book.get_sheet_by_name(sheet or book.sheet_names[0]).to_python(skip_empty_area=True)
+            if any(cells := [*map(_cell, row)])
+        ]
+    except python_calamine.PasswordError:
+        raise Unreadable("encrypted") from None
+    except python_calamine.CalamineError as error:
+        raise Unreadable(f"damaged ({type(error).__name__})") from None
+    width = max((place for row in rows for place, cell in enumerate(row, start=1) if cell), default=0)
+    for first in range(0, len(rows), ROWS_OF_AN_ITEM):
+        yield {"rows": [row[:width] for row in rows[first : first + ROWS_OF_AN_ITEM]]}
+
+
+def _cell(value: Any) -> str:
+    """Return a cell as a CSV file would have it. A number that may have lost digits is written as 1.2E+17."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float) and float(value).is_integer():
+        return str(int(value)) if abs(value) < _MOST_DIGITS else f"{float(value):E}"
+    if isinstance(value, datetime) and value.time() == time():
+        return value.date().isoformat()
+    return str(value).strip() if isinstance(value, str | float | date | time | timedelta) else ""
+
+
+_PARSERS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    ".docx": _docx,
+    ".odt": _odt,
+    ".rtf": _rtf,
+    ".html": _html,
+    ".htm": _html,
+    ".md": _text,
+    ".markdown": _text,
+    ".txt": _text,
+    ".pdf": _pdf,
+}
+DOCUMENTS = tuple(_PARSERS)
+"""Suffixes of documents, the best source of a text first."""

@@ -1,0 +1,197 @@
+"""Write small documents and workbooks of each kind, whole and damaged."""
+
+import io
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+from xml.sax.saxutils import escape
+
+_W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+_O = " ".join(
+    f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+    for name in ("office", "text", "style", "table", "meta")
+)
+_SHEETS = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+_RELATIONSHIPS = "http://schemas.openxmlformats.org/package/2006/relationships"
+_OFFICE_DOCUMENT = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+def zipped(parts: Mapping[str, str | bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def docx(
+    text: str, header: str = "", footer: str = "", properties: Mapping[str, str] = {}, **parts: str | bytes
+) -> bytes:
+    """parts: further parts, or other content of one, by path with `__` for `/` and without `.xml`."""
+
+    def paragraphs(lines: str) -> str:
+        runs = (f'<w:p><w:r><w:t xml:space="preserve">{escape(line)}</w:t></w:r></w:p>' for line in lines.split("\n"))
+        return "".join(runs)
+
+    own = "".join(f"<dc:{name}>{escape(value)}</dc:{name}>" for name, value in properties.items())
+    return zipped(
+        {
+            "[Content_Types].xml": "<Types/>",
+            "word/document.xml": f"<w:document {_W}><w:body>{paragraphs(text)}</w:body></w:document>",
+            "word/header1.xml": f"<w:hdr {_W}>{paragraphs(header)}</w:hdr>",
+            "word/footer1.xml": f"<w:ftr {_W}>{paragraphs(footer)}</w:ftr>",
+            "docProps/core.xml": f'<p xmlns:dc="http://purl.org/dc/elements/1.1/">{own}</p>',
+            **{name.replace("__", "/") + ("" if "." in name else ".xml"): part for name, part in parts.items()},
+        }
+    )
+
+
+def odt(text: str, header: str = "", properties: Mapping[str, str] = {}, **parts: str | bytes) -> bytes:
+    def paragraphs(lines: str) -> str:
+        return "".join(f"<text:p>{escape(line)}</text:p>" for line in lines.split("\n"))
+
+    own = "".join(
+        f'<meta:user-defined meta:name="{name}">{value}</meta:user-defined>' for name, value in properties.items()
+    )
+    body = f"<office:body><office:text>{paragraphs(text)}</office:text></office:body>"
+    return zipped(
+        {
+            "content.xml": f"<office:document-content {_O}>{body}</office:document-content>",
+            "styles.xml": f"<office:x {_O}><style:header>{paragraphs(header)}</style:header></office:x>",
+            "meta.xml": f"<office:document-meta {_O}>{own}</office:document-meta>",
+            **{name.replace("__", "/") + ".xml": part for name, part in parts.items()},
+        }
+    )
+
+
+def rtf(text: str, header: str = "") -> bytes:
+    def escaped(lines: str) -> str:
+        return "".join("\\par\n" if each == "\n" else each if each.isascii() else f"\\u{ord(each)}?" for each in lines)
+
+    return f"{{\\rtf1\\ansi\\ansicpg1256{{\\header {escaped(header)}}}{escaped(text)}}}".encode()
+
+
+def html(text: str, header: str = "") -> bytes:
+    lines = "".join(f"<p>{escape(line)}</p>" for line in text.split("\n"))
+    head = '<head><meta charset="utf-8"><style>p {}</style></head>'
+    return f"<html>{head}<body><header>{header}</header>{lines}</body></html>".encode()
+
+
+def pdf(text: str, header: str = "", *, order: str = "visual", scanned: bool = False) -> bytes:
+    """A PDF with one page. order: of the characters of Arabic lines, `visual` as programs write them, or `logical`."""
+    lines = [*([header, ""] if header else []), *text.split("\n")]
+    shown = [visual(line) if order == "visual" else line for line in lines]
+    characters = sorted({each for line in shown for each in line})
+    mapped = "\n".join(f"<{ord(each):04x}> <{ord(each):04x}>" for each in characters)
+    cmap = (
+        "/CIDInit /ProcSet findresource begin 12 dict begin begincmap 1 begincodespacerange <0000> <ffff> "
+        f"endcodespacerange {len(characters)} beginbfchar\n{mapped}\nendbfchar endcmap end end"
+    )
+    drawn = "\n".join(
+        f"BT /F 10 Tf 50 {780 - 14 * number} Td <{''.join(f'{ord(each):04x}' for each in line)}> Tj ET"
+        for number, line in enumerate(shown)
+    )
+    image = "q 500 0 0 700 0 0 cm BI /W 1 /H 1 /CS /G /BPC 8 ID \x00 EI Q"
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 900 842] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> >>",
+        _stream(image if scanned else drawn),
+        "<< /Type /Font /Subtype /Type0 /BaseFont /Any /Encoding /Identity-H "
+        "/DescendantFonts [6 0 R] /ToUnicode 7 0 R >>",
+        "<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Any /CIDSystemInfo << /Registry (Adobe) /Ordering (Identity) "
+        "/Supplement 0 >> /FontDescriptor 8 0 R /DW 500 >>",
+        _stream(cmap),
+        "<< /Type /FontDescriptor /FontName /Any /Flags 4 /FontBBox [0 -200 1000 800] /Ascent 800 /Descent -200 >>",
+    ]
+    written, places = "%PDF-1.4\n", []
+    for number, each in enumerate(objects, start=1):
+        places.append(len(written))
+        written += f"{number} 0 obj\n{each}\nendobj\n"
+    table = "".join(f"{place:010d} 00000 n \n" for place in places)
+    end = (
+        f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer << /Size {len(objects) + 1} /Root 1 0 R >>\n"
+    )
+    return f"{written}{end}startxref\n{len(written)}\n%%EOF\n".encode("latin-1")
+
+
+def _stream(content: str) -> str:
+    return f"<< /Length {len(content)} >>\nstream\n{content}\nendstream"
+
+
+def visual(line: str) -> str:
+    """Return a line as it is seen from left to right: Arabic turned, with numbers and Latin words as they are."""
+    if not re.search("[\u0600-\u06ff]", line):
+        return line
+    turned = line[::-1].translate(str.maketrans("()", ")("))
+    return re.sub(r"[0-9A-Za-z](?:[0-9A-Za-z/. -]*[0-9A-Za-z])?", lambda match: match[0][::-1], turned)
+
+
+def xlsx(sheets: Mapping[str, Sequence[Sequence[Any]]], **parts: str | bytes) -> bytes:
+    """parts: further parts, or other content of one, by path with `__` for `/`."""
+    books = "".join(
+        f'<sheet name="{name}" sheetId="{number}" r:id="r{number}"/>' for number, name in enumerate(sheets, 1)
+    )
+    related = "".join(
+        f'<Relationship Id="r{number}" Type="{_OFFICE_DOCUMENT}/worksheet" Target="worksheets/sheet{number}.xml"/>'
+        for number in range(1, len(sheets) + 1)
+    )
+    related += f'<Relationship Id="s" Type="{_OFFICE_DOCUMENT}/styles" Target="styles.xml"/>'
+    book = f'<Relationship Id="r" Type="{_OFFICE_DOCUMENT}/officeDocument" Target="xl/workbook.xml"/>'
+    formats = '<cellXfs count="2"><xf numFmtId="0"/><xf numFmtId="14" applyNumberFormat="1"/></cellXfs>'
+    written = {
+        f"xl/worksheets/sheet{number}.xml": f"<worksheet {_SHEETS}><sheetData>{_cells(rows)}</sheetData></worksheet>"
+        for number, rows in enumerate(sheets.values(), 1)
+    }
+    return zipped(
+        {
+            "[Content_Types].xml": "<Types/>",
+            "_rels/.rels": f'<Relationships xmlns="{_RELATIONSHIPS}">{book}</Relationships>',
+            "xl/workbook.xml": f'<workbook {_SHEETS} xmlns:r="{_OFFICE_DOCUMENT}"><sheets>{books}</sheets></workbook>',
+            "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{_RELATIONSHIPS}">{related}</Relationships>',
+            "xl/styles.xml": f"<styleSheet {_SHEETS}>{formats}</styleSheet>",
+            **written,
+            **{name.replace("__", "/"): part for name, part in parts.items()},
+        }
+    )
+
+
+def _cells(rows: Sequence[Sequence[Any]]) -> str:
+    def cell(value: Any) -> str:
+        if isinstance(value, bool):
+            return f'<c t="b"><v>{int(value)}</v></c>'
+        if isinstance(value, date):
+            return f'<c s="1"><v>{(value - date(1899, 12, 30)).days}</v></c>'
+        if isinstance(value, int | float):
+            return f"<c><v>{value!r}</v></c>"
+        return f'<c t="inlineStr"><is><t>{escape(value)}</t></is></c>' if value else "<c/>"
+
+    return "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+
+
+def ods(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> bytes:
+    def cell(value: Any) -> str:
+        typed = 'office:value-type="string"'
+        if isinstance(value, date):
+            typed = f'office:value-type="date" office:date-value="{value}"'
+        elif isinstance(value, int | float):
+            typed = f'office:value-type="float" office:value="{value!r}"'
+        return f"<table:table-cell {typed}><text:p>{escape(str(value))}</text:p></table:table-cell>"
+
+    tables = "".join(
+        f'<table:table table:name="{name}">'
+        + "".join(f"<table:table-row>{''.join(map(cell, row))}</table:table-row>" for row in rows)
+        + "</table:table>"
+        for name, rows in sheets.items()
+    )
+    body = f"<office:body><office:spreadsheet>{tables}</office:spreadsheet></office:body>"
+    manifest = 'xmlns:m="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0"'
+    return zipped(
+        {
+            "mimetype": "application/vnd.oasis.opendocument.spreadsheet",
+            "META-INF/manifest.xml": f"<m:manifest {manifest}/>",
+            "content.xml": f"<office:document-content {_O}>{body}</office:document-content>",
+        }
+    )
