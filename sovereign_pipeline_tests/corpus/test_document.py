@@ -33,19 +33,20 @@ CONVERSATION: list[dict[str, Any]] = [
     {"role": "user", "content": "What does Salma pay?"},
     {
         "role": "assistant",
-        "tool_calls": [
-            {"name": "fee_for_vessel", "arguments": {"owner": "Salma", "tons": 12.50, "is_new": True}, "id": "c-Salma"}
-        ],
+        "tool_calls": [{"name": "fee_for_vessel", "arguments": {"owner": "Salma", "tons": 12.50, "is_new": True}}],
     },
-    {
-        "role": "tool",
-        "content": '{"owner": "Salma",  "Salma Said": [96890000000, null]}',
-        "tool_call_id": "c-Salma",
-        "name": "fee_for_vessel",
-    },
+    {"role": "tool", "content": '{"owner": "Salma", "Salma Said": [96890000000, null]}'},
     {"role": "assistant", "content": "She pays 20 rials.", "weight": 0},
-    {"role": "user", "content": "{not JSON", "name": "Salma"},
+    {"role": "user", "content": "{not JSON"},
     {"role": "assistant", "content": "I see."},
+]
+
+
+NAMED: list[dict[str, Any]] = [
+    {"role": "user", "content": "Sir?", "name": "Salma"},
+    {"role": "assistant", "tool_calls": [{"name": "look", "id": "of Salma"}]},
+    {"role": "tool", "content": "Hm.", "name": "look", "tool_call_id": "of Salma"},
+    CONVERSATION[-1],
 ]
 
 
@@ -110,22 +111,34 @@ def test_the_texts_of_a_conversation() -> None:
         "message 2": "What does Salma pay?",
         "message 3": "",
         "message 3 call 1": '{"owner": "Salma", "tons": 12.5, "is_new": true}',
-        "message 3 call 1 id": "c-Salma",
         "message 4": CONVERSATION[3]["content"],
-        "message 4 call id": "c-Salma",
         "message 5": "She pays 20 rials.",
         "message 6": "{not JSON",
-        "message 6 name": "Salma",
         "message 7": "I see.",
         "rejected": "No.",
         "tools": json.dumps([TOOL]),
     }
 
 
-def test_other_texts_of_a_conversation() -> None:
+def test_names_of_users_and_ids_of_calls_are_texts() -> None:
+    texts = document(messages=NAMED).texts
+    assert {name: text for name, text in texts.items() if "Salma" in text} == {
+        "message 1 name": "Salma",
+        "message 2 call 1 id": "of Salma",
+        "message 3 call id": "of Salma",
+    }
+
+
+@pytest.mark.parametrize("messages", [CONVERSATION, NAMED])
+def test_other_texts_of_a_conversation(messages: list[dict[str, Any]]) -> None:
+    given = document(messages=messages)
+    texts = {name: text.replace("Salma", "NAME_1") for name, text in given.texts.items()}
+    assert given.with_texts(texts).texts == texts
+    assert given.with_texts(given.texts) == given
+
+
+def test_json_stays_json_with_other_texts() -> None:
     texts = {name: text.replace("Salma", "NAME_1") for name, text in document().texts.items()}
     changed = document().with_texts(texts)
-    assert changed.texts == texts
     assert changed.messages[2].tool_calls[0].arguments == {"owner": "NAME_1", "tons": 12.5, "is_new": True}
     assert changed.tools == document().tools
-    assert document().with_texts(document().texts) == document()
