@@ -6,13 +6,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import Countdown, and_more, counted
-from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.corpus.document import Document, Message, read_documents, read_jsonl
 from sovereign_pipeline.dataset.jsonl import document_of, is_letter, row_files
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.stage import Config, Gate, Inputs, Verdict, Workplace
@@ -355,7 +355,7 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
     with workplace.store.workspace() as scratch:
         held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)
         train = read_columns(split.file(TRAIN), scratch, workplace.progress)
-        ids, texts = _read_rows(rows, scratch / "rows.texts")
+        ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
         of_split = Boilerplate.of(scratch, held.texts, train.texts)
         repeated = Boilerplate.of(scratch, held.texts, texts)
         boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles, of_split.formulas)
@@ -368,13 +368,34 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
     return HeldOutInRows(len(held), whole, parts, pieces, crossing.by_fields)
 
 
-def _read_rows(rows: Iterable[Path], shingles: Path) -> tuple[list[str], Texts]:
+def _system_messages(split: Artifact) -> dict[str, str]:
+    """Return document id -> its first system messages, as they are served in the first user turn."""
+    found = {}
+    for document in read_documents(split.file(TRAIN)):
+        begun = takewhile(lambda turn: turn.role == "system", document.messages)
+        if system := "\n\n".join(turn.content for turn in begun):
+            found[document.id] = sys.intern(system)
+    return found
+
+
+def _with_system_message(document: Document, system: str) -> Document:
+    """Return a row's document with the system message apart from the user turn, where it stands as served. It is
+    compared as context, because one may stand in every conversation."""
+    first, *others = document.messages
+    if not system or first.role != "user" or system not in first.content:
+        return document
+    user = first.model_copy(update={"content": first.content.replace(system, "", 1)})
+    return document.model_copy(update={"messages": (Message(role="system", content=system), user, *others)})
+
+
+def _read_rows(rows: Iterable[Path], system_messages: Mapping[str, str], shingles: Path) -> tuple[list[str], Texts]:
     ids: list[str] = []
     collector = TextCollector()
     for number, row in enumerate(_rows_in(rows)):
         ids.append(str(row["id"]))
         if not is_letter(row):
-            collector.add(number, texts_of(document_of(row)))
+            system = system_messages.get(str(row["id"]), "")
+            collector.add(number, texts_of(_with_system_message(document_of(row), system)))
             continue
         for column, value in row.items():
             if column != "id" and isinstance(value, str):

@@ -172,6 +172,18 @@ def test_items_and_held_out_texts_are_found_in_calls_results_and_tools(
         assert verdict.evidence["held_out"]["rows"] == 1
 
 
+def test_a_system_message_that_all_conversations_share_contaminates_nothing(institution: DemoInstitution) -> None:
+    system = Message(role="system", content=" ".join(f"rule{number} holds" for number in range(40)))
+
+    def instructed(document: Document) -> Document:
+        return document.model_copy(update={"messages": (system, *document.messages)})
+
+    stage = dataset_stage(TRAINING_DATASET, change=instructed)
+    dataset, verdicts = materialize(institution.workplace(), stage)
+    assert system.content in rows_of(dataset, CONVERSATION_ROWS)[0]["messages"][0]["content"]
+    assert verdicts[NOT_CONTAMINATED].passed, verdicts[NOT_CONTAMINATED].message
+
+
 def test_a_row_that_the_template_rejects_is_named(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     tokenizer = BaseTokenizer(workplace)
