@@ -56,10 +56,11 @@ endif
 lock:
 	@$(PYTHON) requirements/compile.py $(if $(UPGRADE),--upgrade)
 
-# What an institution does once: the base model, the key pair of the vault and the trust root (in production on an offline
+# What an institution does once: the base models, the key pair of the vault and the trust root (in production on an offline
 # machine). A trust root that is there stays.
 prepare: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
+	@$(BIN)/sovereign models fetch smollm2-135m-tools
 	@test -f $(SOVEREIGN_HOME)/vault.pub || $(BIN)/sovereign-vault keygen \
 		--private $(SOVEREIGN_HOME)-offline/vault.key --public $(SOVEREIGN_HOME)/vault.pub
 	@test -d data/trust || test -f $(SOVEREIGN_HOME)/log.pub || $(BIN)/sovereign audit key --file $(SOVEREIGN_HOME)/log.pub

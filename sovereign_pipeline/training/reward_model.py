@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
@@ -150,6 +152,8 @@ class RewardReport(Frozen):
     """Number of pairs trained on."""
     rows_cut: int
     """Number of pairs omitted because they are longer than `max_length`."""
+    rows_shortened: int = Field(default=0, exclude_if=lambda value: not value)
+    """Number of pairs whose conversation was cut to `max_length`, at whole turns from the front."""
     rows_left_out: int = 0
     """Number of pairs at the end of the order that were fewer than a batch for each device."""
     held_out: int

@@ -166,6 +166,7 @@ class RewardMethod(RowsMethod):
             trainer="trl.RewardTrainer",
             rows=len(rows.rows),
             rows_cut=len(rows.cut),
+            rows_shortened=sum(row.dropped > 0 for row in rows.rows),
             rows_left_out=plan.left_out,
             held_out=len(scores),
             held_out_cut=len(self.held_out) - len(self.measured),

@@ -96,6 +96,24 @@ def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: py
 
 
 @pytest.mark.slow
+def test_pairs_at_the_end_of_long_conversations_lose_the_beginning(reward_job: JobMaker, tmp_path: Path) -> None:
+    begun = [{"role": "user", "content": "harbour fee " * 60}, {"role": "assistant", "content": "which?"}]
+    rows = [
+        {
+            "id": f"C-{row['id']}",
+            "prompt": [*begun, {"role": "user", "content": row["prompt"]}],
+            **{name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")},
+        }
+        for row in pairs(4)
+    ]
+    path = tmp_path / "conversations.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    job = reward_job("long", conversations=path, section={"max_steps": 1, "max_length": 100})
+    run(job)
+    assert [report(job)[name] for name in ("rows", "rows_shortened", "rows_cut")] == [16, 4, 0]
+
+
+@pytest.mark.slow
 def test_no_held_out_pair_is_no_reward_model(reward_job: JobMaker) -> None:
     refused(reward_job("none", held_out_pairs=[]), "None of 0 held-out pairs")
 
