@@ -231,6 +231,9 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
         "states": {column.name: column.states for column in facts.columns.values() if column.states},
         "layout": facts.layout,
         "turns": dict(facts.turns),
+        "roles": dict(facts.roles),
+        "calls": facts.calls,
+        "with_tools": facts.with_tools,
         "links": [asdict(each) for each in compared_columns(facts)],
     }
 

@@ -150,10 +150,14 @@ class Document(Frozen):
         return self.messages[-1].as_text
 
     @property
-    def spoken(self) -> tuple[str, ...]:
-        """Return the texts that are in the document's language: of users, assistants and the rejected reply."""
-        turns = (message.content for message in self.messages if message.role in ("user", "assistant"))
-        return (*turns, *(() if self.rejected is None else (self.rejected,)))
+    def texts_in_language(self) -> list[str]:
+        """Return the texts that must be in the document's language, by which names are found: of all messages, of the
+        rejected reply, and in the JSON of calls and results, without its keys."""
+        texts = [] if self.rejected is None else [self.rejected]
+        for message in self.messages:
+            arguments = [call.arguments for call in message.tool_calls]
+            texts += strings_in([json_in(message.content) or message.content, arguments])
+        return texts
 
     @property
     def texts(self) -> dict[str, str]:
@@ -208,6 +212,41 @@ def _changed_message(message: Message, name: str, change: Callable[[str, str], s
 def _changed_json(value: Any, name: str, change: Callable[[str, str], str]) -> Any:
     text = json.dumps(value, ensure_ascii=False)
     return value if (changed := change(name, text)) == text else json.loads(changed)
+
+
+def json_of(text: str) -> Any:
+    """Return the value that a text is as JSON. Raises ValueError or RecursionError for another text, and for one that
+    repeats a key, because one of its values would not be seen."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise ValueError
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=unique)
+
+
+def json_in(content: str) -> Any:
+    """Return the object or list that a text is as JSON, or None."""
+    if not content.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json_of(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def strings_in(value: Any, *, with_keys: bool = False) -> Iterator[str]:
+    """Yield every text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from [key] if with_keys else []
+            yield from strings_in(each, with_keys=with_keys)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from strings_in(each, with_keys=with_keys)
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:

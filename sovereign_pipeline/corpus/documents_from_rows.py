@@ -19,12 +19,20 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
 from sovereign_pipeline.corpus.dates import day_of
-from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected, read_documents, remedy_for
+from sovereign_pipeline.corpus.document import (
+    Document,
+    Quarantined,
+    Row,
+    RowRejected,
+    read_documents,
+    remedy_for,
+    strings_in,
+)
 from sovereign_pipeline.corpus.extraction import BROKEN, KINDS, Extraction, extract
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import language_in, other_language
-from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
+from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, conversation_of
 from sovereign_pipeline.corpus.opening import reject_unreadable
 from sovereign_pipeline.corpus.parsing import digest_of_source
 from sovereign_pipeline.corpus.values import (
@@ -46,7 +54,7 @@ from sovereign_pipeline.corpus.values import (
     truth_of,
     without_markup,
 )
-from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, OPTIONAL_FIELDS, Quarantine, Source
+from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, LAYOUT_FIELDS, OPTIONAL_FIELDS, Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.stage import Config, Workplace
@@ -337,13 +345,18 @@ class SourceReader:
             raise RowRejected(row.problem or "broken")
         if self.extraction is not None and BROKEN in row.values:
             raise RowRejected(str(row.values[BROKEN]))
-        values = self._with_text_fields(row.values)
-        fields = self._fields(values, row.number)
+        missing = [column for column in self._named_columns if column not in row.values]
+        if missing:
+            raise RowRejected(f"no column: {', '.join(missing)}")
+        talk = self._conversation(row.values)
+        fields = self._fields(row.values, row.number, talk)
         label = self._label(fields.pop("label", ""))
         links = self._links(row.values)
-        if not all(map(is_unicode, (*fields.values(), *links))):
+        said = ([each.model_dump() for each in talk["messages"]], talk["tools"], talk["rejected"]) if talk else ()
+        texts = (*fields.values(), *links, *strings_in(said, with_keys=True))
+        if not all(map(is_unicode, texts)):
             raise RowRejected("holds half a character (a lone surrogate)")
-        if any("\0" in text for text in (*fields.values(), *links)):
+        if any("\0" in text for text in texts):
             raise RowRejected("holds a NUL character")
         if any(DIGITS_LOST.fullmatch(fields[name]) for name in _IDENTIFIERS):
             raise RowRejected("id or case is a number such as 1.2E+11, which has lost digits")
@@ -356,31 +369,42 @@ class SourceReader:
         if fields["id"] in self._seen:
             raise RowRejected("duplicate id")
         return Document.model_validate(
-            {**fields, "source": self.source.name, "classification": level, "label": label, "links": links}
+            {**fields, **talk, "source": self.source.name, "classification": level, "label": label, "links": links}
         )
 
-    def _with_text_fields(self, values: Values) -> Values:
-        """Return the values of a row, with the request and replies of an imported layout under the document's field
-        names."""
-        missing = [column for column in self._named_columns if column not in values]
-        if missing:
-            raise RowRejected(f"no column: {', '.join(missing)}")
+    def _conversation(self, values: Values) -> Values:
+        """Return the messages, tools and rejected reply of a row in an imported layout; nothing otherwise."""
         if self.source.layout == "columns":
-            return values
-        return {**values, **text_fields(self.source.layout, self.source.role, values)}
+            return {}
+        found = conversation_of(self.source.layout, self.source.role, values)
+        messages = []
+        for number, message in enumerate(found.messages, start=1):
+            content = self._cleaned(message.content, has_markup=message.role != "tool")
+            if not content and message.content and not message.tool_calls:
+                raise RowRejected(f"turn {number} is empty")
+            messages.append(message.model_copy(update={"content": content}))
+        rejected = None if found.rejected is None else self._cleaned(found.rejected, has_markup=True)
+        if rejected == "":
+            raise RowRejected("missing field: rejected")
+        return {"messages": tuple(messages), "tools": found.tools, "rejected": rejected}
 
-    def _fields(self, values: Values, number: int) -> dict[str, str]:
-        """Return the document's text fields, including the field of the role, from the row with this number."""
+    def _fields(self, values: Values, number: int, talk: Values) -> dict[str, str]:
+        """Return the document's text fields, including the field of the role, from the row with this number. `talk`:
+        the fields of its conversation, if its layout has one."""
+        names = [name for name in REQUIRED if not talk or name not in LAYOUT_FIELDS]
         of_role = FIELD_OF_ROLE.get(self.source.role)
-        texts = (*REQUIRED, "classification", *(["rejected"] if of_role == "rejected" else []))
+        of_role = None if of_role in talk else of_role
+        texts = (*names, "classification", *(["rejected"] if of_role == "rejected" else []))
         not_text = [name for name in texts if not is_a_text(values.get(self._column(name)))]
         if not_text:
             raise RowRejected(f"neither text, number nor date: {', '.join(map(self._column, not_text))}")
-        fields = {name: self._value(values, name) for name in REQUIRED}
+        fields = {name: self._value(values, name) for name in names}
         if fields["language"]:
             fields["language"] = language_of(fields["language"])
         elif self.source.language_from_text:
-            fields["language"] = language_in(self._value(values, name) for name in _TEXTS[1:]) or ""
+            spoken = (message.content for message in talk.get("messages", ()) if message.role in ("user", "assistant"))
+            texts_ = (*spoken, talk["rejected"] or "") if talk else (self._value(values, name) for name in _TEXTS[1:])
+            fields["language"] = language_in(texts_) or ""
         if self.source.id_from_row:
             fields["id"] = fields["id"] or self._id_by_number(number)
         if self.source.case_from_row:
@@ -472,11 +496,18 @@ class SourceReader:
                 f"Remove '{name}' from `constants` of the source '{self.source.name}'.",
             )
         text = constant if constant is not None else str("" if value is None else value)
-        if self.source.markup == "html" and name in _TEXTS and is_unicode(text):
-            text = without_markup(text)
+        cleaned = self._cleaned(text, has_markup=name in _TEXTS)
+        return normal_id(text) if cleaned and name in _IDENTIFIERS else cleaned
+
+    def _cleaned(self, text: str, *, has_markup: bool) -> str:
+        """Return a text without blanks around it, in NFC, and without markup if the source has it; "" if no character
+        is visible."""
+        if has_markup and self.source.markup == "html" and is_unicode(text):
+            begin = text.rfind("</think>\n\n") + len("</think>\n\n") if text.startswith("<think>\n") else 0
+            text = text[:begin] + without_markup(text[begin:])
         if not any(map(is_seen, text)) and is_unicode(text):
             return ""
-        return normal_id(text) if name in _IDENTIFIERS else unicodedata.normalize("NFC", text.strip())
+        return unicodedata.normalize("NFC", text.strip())
 
     def _id_of(self, row: Row) -> str | None:
         """Return the id of a broken row for messages; None if it has no valid id or the id must not be shown."""
@@ -574,8 +605,7 @@ def sample_of(
                 above[outcome.classification] += ladder.exceeds(outcome.classification, ceiling)
                 if language not in detected:
                     sample.other_languages.setdefault(language, []).append(number)
-                texts = (*(message.content for message in outcome.messages), outcome.rejected or "")
-                if any(other_language(text, language) for text in texts):
+                if any(other_language(text, language) for text in outcome.texts_in_language):
                     sample.wrong_language.setdefault(language, []).append(number)
             if reader.count.rows >= rows:
                 sample.is_whole = False
@@ -635,6 +665,8 @@ TAKEN = "rated answers taken in"
 """Action of the ledger entry about an import of rated answers."""
 RATED = Path("sources") / "rated"
 """Directory of imported rated answers, below the data root."""
+_RATED_LAYOUTS = ("columns", "sharegpt")
+"""Layouts of rated answers: of questions, and of conversations."""
 _RATED_ID = re.compile("rated-[0-9a-f]{16}")
 
 
@@ -662,7 +694,7 @@ def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: s
     if institution.ladder.highest(levels) != entries[0]["classification"]:
         raise _not_as_taken(path, f"its rows were {entries[0]['classification']} at most when they were imported")
     changed = {*source.columns, *({*source.constants} - {*OPTIONAL_FIELDS, "classification"})}
-    if changed or (source.role, source.layout, source.encoding) != (entries[0]["role"], "columns", None):
+    if changed or (source.role, source.encoding) != (entries[0]["role"], None) or source.layout not in _RATED_LAYOUTS:
         raise _not_as_taken(path, f"source '{source.name}' reads other columns, or in another role")
 
 

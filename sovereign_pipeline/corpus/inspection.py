@@ -26,7 +26,7 @@ from sovereign_pipeline.corpus.columns import (
 from sovereign_pipeline.corpus.dates import LEAST_DATED, days_in, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import Role, RowRejected
 from sovereign_pipeline.corpus.file_formats import format_of, read_rows
-from sovereign_pipeline.corpus.layouts import Layout, layout_of, speakers_of
+from sovereign_pipeline.corpus.layouts import Layout, conversation_of, layout_of
 from sovereign_pipeline.corpus.opening import (
     BLOCK,
     encoding_by_begin,
@@ -319,9 +319,13 @@ class FileFacts:
     layouts: Counter[str] = field(default_factory=Counter)
     """Layout, such as sharegpt -> number of rows in it."""
     turns: Counter[int] = field(default_factory=Counter)
-    """Number of human turns in the request -> number of rows in a layout."""
-    with_system: int = 0
-    """Number of rows in a layout whose request begins with a system turn."""
+    """Number of users' turns -> number of rows in a layout."""
+    roles: Counter[str] = field(default_factory=Counter)
+    """Role -> number of turns."""
+    calls: int = 0
+    """Number of calls of tools."""
+    with_tools: int = 0
+    """Number of rows in a layout with tools."""
     unfit: Counter[str] = field(default_factory=Counter)
     """Reason -> number of rows in a layout that cannot become a document."""
 
@@ -371,9 +375,12 @@ def _add_turns(facts: FileFacts, layout: Layout, values: Mapping[str, Any]) -> N
     facts.layouts[layout] += 1
     is_pair = layout == "hh" or all(values.get(name) for name in ("chosen", "rejected"))
     try:
-        speakers = speakers_of(layout, "preferences" if is_pair else "letters", values)
-        facts.turns[speakers.count("human")] += 1
-        facts.with_system += "system" in speakers
+        found = conversation_of(layout, "preferences" if is_pair else "letters", values)
+        roles = Counter(message.role for message in found.messages)
+        facts.turns[roles["user"]] += 1
+        facts.roles.update(roles)
+        facts.calls += sum(len(message.tool_calls) for message in found.messages)
+        facts.with_tools += bool(found.tools)
     except RowRejected as rejected:
         facts.unfit[str(rejected)] += 1
 

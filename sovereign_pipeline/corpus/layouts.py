@@ -1,50 +1,71 @@
-"""Convert rows of ShareGPT, Alpaca, HH and ChatGPT exports to a request and replies, and recognise them.
+"""Convert rows of ShareGPT, OpenAI, Alpaca, HH and ChatGPT exports to messages, and recognise these layouts.
 
-The last turn of a conversation is the reply; everything before it is the request. A request with several human turns is
-a transcript: each turn begins with `Human: ` or `Assistant: `, separated by empty lines, as in the HH data (Bai et al.
-2022, "Training a Helpful and Harmless Assistant with RLHF", appendix). A system turn comes first, without a mark. No
-turn is dropped.
+No turn is dropped, joined with another speaker's, or written into another. A row that cannot be read so is rejected.
 """
 
+import json
+import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
-from sovereign_pipeline.corpus.document import Role, RowRejected
+from sovereign_pipeline.corpus.document import Message, Role, RowRejected, ToolCall, exchange, json_of
 
 Layout = Literal["sharegpt", "alpaca", "hh", "chatgpt"]
-Speaker = Literal["system", "human", "assistant"]
 
 LAYOUT_COLUMNS = (
-    "conversations", "messages", "instruction", "input", "output", "history", "system", "prompt", "chosen",
-    "rejected", "mapping", "current_node",
+    "conversations", "messages", "tools", "functions", "instruction", "input", "output", "history", "system", "prompt",
+    "chosen", "rejected", "mapping", "current_node",
 )  # fmt: skip
 """Columns that the layouts other than `columns` read."""
 
-_SPEAKERS: Mapping[str, Speaker] = {
+_ROLES: Mapping[str, Literal["system", "user", "assistant", "tool"]] = {
     "system": "system",
-    "human": "human",
-    "user": "human",
+    "developer": "system",
+    "human": "user",
+    "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "function": "tool",
 }
+_MAY_FOLLOW: Mapping[str, tuple[str | None, ...]] = {
+    "system": (None,),
+    "user": (None, "system", "assistant"),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
+"""Role -> roles of the message before it; None at the beginning."""
 _MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _OPEN_END = re.compile(r"\s*\n\nAssistant:\s*\Z")
 _PAIR = ("chosen", "rejected")
+_NAME = re.compile(r"[A-Za-z_][\w.:/-]{0,99}", re.ASCII)
+"""Pattern of a tool's name."""
+_DEEPEST = 50
+"""Maximum depth of arguments and tools."""
+_WEIGHTS = ("weight", "loss_weight", "train")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True)
-class Turn:
-    speaker: Speaker
-    text: str
+class Conversation:
+    """The messages of a row, of which the last is the reply."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    rejected: str | None = None
 
 
-def text_fields(layout: Layout, role: Role, row: Mapping[str, Any]) -> dict[str, str]:
-    """Return `request` and `response` of a row, and `rejected` for the role preferences. Raises RowRejected for a row
-    that is not in the layout."""
-    conversation, replies = _READERS[layout](role, row)
-    return {"request": _request(conversation), **dict(zip(("response", "rejected"), replies, strict=False))}
+def conversation_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> Conversation:
+    """Return the conversation of a row. Raises RowRejected for a row that is not in the layout."""
+    found = _READERS[layout](role, row)
+    if not any(message.weight for message in found.messages if message.role == "assistant"):
+        raise RowRejected("no turn of the assistant is trained")
+    return found
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout | None:
@@ -60,38 +81,30 @@ def layout_of(row: Mapping[str, Any]) -> Layout | None:
     return "hh" if is_hh else None
 
 
-def speakers_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> list[Speaker]:
-    """Return the speakers of the turns in the request of a row. Raises RowRejected as `text_fields` does."""
-    conversation, _ = _READERS[layout](role, row)
-    return [turn.speaker for turn in conversation]
-
-
 def _is_conversation(value: Any) -> bool:
-    pairs = (("from", "value"), ("role", "content"))
-    return isinstance(value, list) and bool(value) and any(_has(value[0], pair) for pair in pairs)
+    return isinstance(value, list) and bool(value) and _speaker(value[0]) is not None
 
 
-def _chatgpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
+def _chatgpt(role: Role, row: Mapping[str, Any]) -> Conversation:
     """Return the turns from the root of a conversation's tree to its current end, as the export's owner sees them."""
     nodes = row.get("mapping")
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
         raise RowRejected("no tree of messages under mapping")
     ends = [name for name, node in nodes.items() if not node.get("children")]
-    name, path, seen = row.get("current_node") or (ends[-1] if ends else None), list[Turn](), set[str]()
+    name, path, seen = row.get("current_node") or (ends[-1] if ends else None), list[Message](), set[str]()
     while _is_name(name) and name in nodes and name not in seen:
         seen.add(name)
-        path += [turn] if (turn := _node(nodes[name].get("message"))) else []
+        path += [message] if (message := _node(nodes[name].get("message"))) else []
         name = nodes[name].get("parent")
-    turns = list[Turn]()
-    for turn in reversed(path):
-        if turns and turns[-1].speaker == turn.speaker:  # one answer in several messages
-            turns[-1] = Turn(turn.speaker, f"{turns[-1].text}\n\n{turn.text}")
-        else:
-            turns.append(turn)
-    if turns and turns[-1].speaker == "human":
-        turns.pop()  # a question without an answer
-    _check_order(turns, "assistant")
-    return turns[:-1], [turns[-1].text]
+    messages = list[Message]()
+    for message in reversed(path):
+        if messages and messages[-1].role == message.role:  # one answer in several messages
+            message = Message(role=message.role, content=f"{messages.pop().content}\n\n{message.content}")
+        messages.append(message)
+    if messages and messages[-1].role == "user":
+        messages.pop()  # a question without an answer
+    _check_order(messages)
+    return Conversation(tuple(messages))
 
 
 def _is_name(name: Any) -> TypeGuard[str]:
@@ -102,142 +115,306 @@ def _is_name(name: Any) -> TypeGuard[str]:
     return name is not None
 
 
-def _node(message: Any) -> Turn | None:
-    """Return a message of a ChatGPT export as a turn; None for invisible messages (of tools, to tools, or empty)."""
+def _node(message: Any) -> Message | None:
+    """Return a message of a ChatGPT export; None for invisible messages (of the system or tools, to tools, or
+    empty)."""
     content = message.get("content") if isinstance(message, dict) else None
     author = message.get("author") if isinstance(message, dict) else None
-    speaker = _SPEAKERS.get(str(author.get("role"))) if isinstance(author, dict) else None
-    if not isinstance(content, dict) or speaker is None or message.get("recipient") not in (None, "all"):
+    role = author.get("role") if isinstance(author, dict) else None
+    if not isinstance(content, dict) or role not in ("user", "assistant"):
         return None
-    if content.get("content_type") not in (None, "text", "multimodal_text") or speaker == "system":
+    if message.get("recipient") not in (None, "all"):
+        return None
+    if content.get("content_type") not in (None, "text", "multimodal_text"):
         return None
     parts = content.get("parts")
     texts = [part for part in parts if isinstance(part, str) and part.strip()] if isinstance(parts, list) else []
-    return Turn(speaker, "\n\n".join(texts).strip()) if texts else None
+    return Message(role=role, content="\n\n".join(texts).strip()) if texts else None
 
 
-def _sharegpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
-    conversation = next((row[name] for name in ("conversations", "messages") if isinstance(row.get(name), list)), None)
-    if conversation is None:
+def _sharegpt(role: Role, row: Mapping[str, Any]) -> Conversation:
+    turns = next((row[name] for name in ("conversations", "messages") if isinstance(row.get(name), list)), None)
+    if turns is None:
         raise RowRejected("no list of turns under conversations or messages")
-    turns = [*_system(row), *_turns(conversation)]
+    messages, tools = [*_system(row), *_messages(turns)], _tools(row)
     if role == "preferences":
-        _check_order(turns, "human")
-        return turns, [_reply(row, name) for name in _PAIR]
-    _check_order(turns, "assistant")
-    return turns[:-1], [turns[-1].text]
+        _check_order(messages, ("user", "tool"))
+        chosen, rejected = (_reply(row, name) for name in _PAIR)
+        return Conversation((*messages, chosen), tools, _as_rejected(rejected))
+    _check_order(messages)
+    return Conversation(tuple(messages), tools)
 
 
-def _alpaca(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
+def _alpaca(role: Role, row: Mapping[str, Any]) -> Conversation:
     parts = [_text(row, "instruction"), _text(row, "input", required=False)]
-    turns = [*_system(row), *_history(row), Turn("human", "\n\n".join(part for part in parts if part))]
-    replies = _PAIR if role == "preferences" else ("output",)
-    return turns, [_text(row, name) for name in replies]
+    request = Message(role="user", content="\n\n".join(part for part in parts if part))
+    replies = [_text(row, name) for name in (_PAIR if role == "preferences" else ("output",))]
+    messages = (*_system(row), *_history(row), request, Message(role="assistant", content=replies[0]))
+    return Conversation(messages, _tools(row), replies[1] if role == "preferences" else None)
 
 
-def _hh(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
-    chosen, rejected = (_conversation(row, name) for name in _PAIR)
+def _hh(role: Role, row: Mapping[str, Any]) -> Conversation:
+    chosen, rejected = (_side(row, name) for name in _PAIR)
     if chosen[:-1] != rejected[:-1]:
         raise RowRejected("chosen and rejected differ before their last reply")
-    _check_order(chosen, "assistant")
-    _check_order(rejected, "assistant")
-    return chosen[:-1], [chosen[-1].text, rejected[-1].text]
+    _check_order(chosen)
+    _check_order(rejected)
+    return Conversation(tuple(chosen), _tools(row), _as_rejected(rejected[-1]))
 
 
-def _conversation(row: Mapping[str, Any], name: str) -> list[Turn]:
+def _side(row: Mapping[str, Any], name: str) -> list[Message]:
     """Return the conversation that ends in the chosen or rejected reply. The column contains all of it, or only the
     turns after `prompt`."""
     value = row.get(name)
     if isinstance(value, list):
-        turns = _turns(value)
-        is_whole = not turns or turns[0].speaker != "assistant"
+        messages = _messages(value)
+        is_whole = not messages or messages[0].role != "assistant"
     elif isinstance(value, str) and _is_transcript(value):
-        turns, is_whole = _transcript(value), True
+        messages, is_whole = _transcript(value), True
     else:
-        turns, is_whole = [Turn("assistant", _reply(row, name))], False
-    return turns if is_whole else [*_prompt(row), *turns]
+        messages, is_whole = [_reply(row, name)], False
+    return messages if is_whole else [*_prompt(row), *messages]
 
 
-def _prompt(row: Mapping[str, Any]) -> list[Turn]:
+def _prompt(row: Mapping[str, Any]) -> list[Message]:
     value = row.get("prompt")
     if isinstance(value, list):
-        return _turns(value)
+        return _messages(value)
     text = _text(row, "prompt")
-    return _transcript(_OPEN_END.sub("", text)) if _is_transcript(text) else [Turn("human", text)]
+    return _transcript(_OPEN_END.sub("", text)) if _is_transcript(text) else [Message(role="user", content=text)]
 
 
 def _is_transcript(text: str) -> bool:
     return text.lstrip().startswith("Human:")
 
 
-def _transcript(text: str) -> list[Turn]:
-    """Return the turns of a transcript of `Human: …` and `Assistant: …`, separated by empty lines. A turn cannot
-    contain such a mark."""
+def _transcript(text: str) -> list[Message]:
+    """Return the turns of a transcript of `Human: …` and `Assistant: …`, separated by empty lines, as in the HH data
+    (Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF", appendix). A turn cannot contain such a
+    mark."""
     _, *parts = _MARK.split(text.strip())
     marked = zip(parts[::2], parts[1::2], strict=True)
-    turns = [Turn("human" if speaker == "Human" else "assistant", text.strip()) for speaker, text in marked]
-    for number, turn in enumerate(turns, start=1):
-        if not turn.text:
+    roles: dict[str, Literal["user", "assistant"]] = {"Human": "user", "Assistant": "assistant"}
+    messages = [Message(role=roles[speaker], content=text.strip()) for speaker, text in marked]
+    for number, message in enumerate(messages, start=1):
+        if not message.content:
             raise RowRejected(f"turn {number} is empty")
-    return turns
+    return messages
 
 
-def _turns(conversation: Sequence[Any]) -> list[Turn]:
-    return [_turn(value, number) for number, value in enumerate(conversation, start=1)]
+def _speaker(turn: Any) -> Any:
+    """Return the speaker of an object `{from, value}` or `{role, content}`, of which an assistant's may have calls
+    instead of content; None for another value."""
+    if not isinstance(turn, dict):
+        return None
+    if "from" in turn and "value" in turn:
+        return turn["from"]
+    return turn.get("role") if {"content", "tool_calls", "function_call"} & turn.keys() else None
 
 
-def _turn(value: Any, number: int) -> Turn:
-    """Return the turn in an object `{from, value}` or `{role, content}`."""
-    names = next((pair for pair in (("from", "value"), ("role", "content")) if _has(value, pair)), None)
-    if names is None:
+def _messages(turns: Sequence[Any]) -> list[Message]:
+    """Return the messages of turns. Calls in a turn of their own belong to the assistant's text before them."""
+    messages: list[Message] = []
+    for number, turn in enumerate(turns, start=1):
+        message = _message(turn, number)
+        if messages and messages[-1].role == "assistant" and _speaker(turn) == "function_call":
+            joined = (*messages[-1].tool_calls, *message.tool_calls)
+            message = messages.pop().model_copy(update={"tool_calls": joined})
+        messages.append(message)
+    return _with_own_ids(messages)
+
+
+def _with_own_ids(messages: Sequence[Message]) -> list[Message]:
+    """Return messages whose calls have new ids. Ids in files may be any text, and some chat templates demand nine
+    letters and digits."""
+    found, ids, count = list[Message](), dict[str, str](), 0
+    for number, message in enumerate(messages, start=1):
+        calls = []
+        if message.tool_calls:
+            ids = {}
+        for call in message.tool_calls:
+            count += 1
+            if call.id in ids:
+                raise RowRejected(f"turn {number} gives one id to two calls")
+            if call.id is not None:
+                ids[call.id] = f"call{count:05d}"
+            calls.append(call.model_copy(update={"id": ids.get(call.id or "")}))
+        answered = message.tool_call_id
+        if answered is not None and answered not in ids:
+            raise RowRejected(f"turn {number} answers no call")
+        own = {"tool_calls": tuple(calls), "tool_call_id": None if answered is None else ids[answered]}
+        found.append(message.model_copy(update=own))
+    return found
+
+
+def _message(turn: Any, number: int) -> Message:
+    speaker = _speaker(turn)
+    if speaker is None:
         raise RowRejected(f"turn {number} has neither from and value nor role and content")
-    speaker, text = (value[name] for name in names)
-    if isinstance(text, list) and text and all(isinstance(part, dict) and part.get("type") == "text" for part in text):
-        text = "\n".join(str(part.get("text", part.get("value", ""))) for part in text)
-    if not isinstance(speaker, str) or speaker.lower() not in _SPEAKERS:
-        raise RowRejected(f"turn {number} is of an unknown speaker; known: {', '.join(_SPEAKERS)}")
-    if not isinstance(text, str):
-        raise RowRejected(f"turn {number} is not text")
-    if not text.strip():
+    speaker = speaker.lower() if isinstance(speaker, str) else ""
+    if speaker not in _ROLES:
+        raise RowRejected(f"turn {number} is of an unknown speaker; known: {', '.join(_ROLES)}")
+    role, content = _ROLES[speaker], turn["value"] if "from" in turn and "value" in turn else turn.get("content")
+    if speaker == "function_call":
+        return Message(role=role, tool_calls=_calls(content, number), weight=_weight(turn, number))
+    text, reasoning, calls = _parts(content, role, number)
+    reasoning += [turn[name] for name in _REASONING if turn.get(name)]
+    given = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+    calls += _calls(given, number)
+    if role != "assistant" and (reasoning or calls):
+        raise RowRejected(f"turn {number} has reasoning or calls, and is not the assistant's")
+    if not all(isinstance(each, str) for each in reasoning):
+        raise RowRejected(f"turn {number} has reasoning that is not text")
+    if not (text.strip() or calls or role == "tool"):
         raise RowRejected(f"turn {number} is empty")
-    return Turn(_SPEAKERS[speaker.lower()], text.strip())
+    thoughts = "\n".join(each.strip() for each in reasoning)
+    of_tool = {name: turn[name] for name in ("tool_call_id", "name") if role == "tool" and turn.get(name) is not None}
+    if not all(isinstance(each, str) for each in of_tool.values()) or not _NAME.fullmatch(of_tool.get("name", "_")):
+        raise RowRejected(f"turn {number} has no readable name or id of a call")
+    return Message(
+        role=role,
+        content=f"<think>\n{thoughts}\n</think>\n\n{text.strip()}" if thoughts else text.strip(),
+        tool_calls=calls,
+        weight=_weight(turn, number) if role == "assistant" else 1,
+        **of_tool,
+    )
 
 
-def _has(value: Any, names: tuple[str, str]) -> bool:
-    return isinstance(value, dict) and all(name in value for name in names)
+def _parts(content: Any, role: str, number: int) -> tuple[str, list[Any], tuple[ToolCall, ...]]:
+    """Return the text, the reasoning and the calls of a turn's content, which may be a list of typed parts."""
+    if content is None:
+        return "", [], ()
+    if role == "tool" and isinstance(content, dict | list) and not _are_parts(content):
+        return json.dumps(content, ensure_ascii=False), [], ()
+    if not isinstance(content, str) and not _are_parts(content):
+        raise RowRejected(f"turn {number} is not text")
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    values = {name: [_value(part) for part in parts if part["type"] == name] for name in _PARTS}
+    if sum(map(len, values.values())) < len(parts):
+        raise RowRejected(f"turn {number} has a part that is no text, reasoning or tool_call")
+    if not all(isinstance(each, str) for each in values["text"]):
+        raise RowRejected(f"turn {number} is not text")
+    calls = tuple(call for value in values["tool_call"] for call in _calls(value, number))
+    return "\n".join(values["text"]), values["reasoning"], calls
 
 
-def _reply(row: Mapping[str, Any], name: str) -> str:
+_PARTS = ("text", "reasoning", "tool_call")
+
+
+def _are_parts(content: Any) -> bool:
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and all(isinstance(each, dict) and "type" in each for each in content)
+    )
+
+
+def _value(part: Mapping[str, Any]) -> Any:
+    return next((part[name] for name in ("value", "text", part["type"]) if name in part), None)
+
+
+def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
+    """Return calls, each `{name, arguments}` or `{id, type, function: {name, arguments}}`, or their JSON."""
+    found = _decoded(value)
+    calls = []
+    for each in found if isinstance(found, list) else [found]:
+        function = each.get("function", each) if isinstance(each, dict) else None
+        if not isinstance(function, dict) or each.get("type") not in (None, "function"):
+            raise RowRejected(f"turn {number} has a call that is not of a function, or not JSON")
+        name, arguments, id = function.get("name"), function.get("arguments"), each.get("id")
+        arguments = {} if arguments is None or arguments == "" else _decoded(arguments)
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(id, str | None):
+            raise RowRejected(f"turn {number} calls a function without a readable name or id")
+        if not isinstance(arguments, dict):
+            raise RowRejected(f"turn {number} calls a function with arguments that are no JSON object")
+        calls.append(ToolCall(name=name, arguments=_plain(arguments), id=id))
+    return tuple(calls)
+
+
+def _decoded(value: Any) -> Any:
+    """Return the value of a JSON text, which some files encode twice."""
+    try:
+        for _ in range(3):
+            value = json_of(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Return the tools in OpenAI's form. They are a list, or its JSON, of functions or of objects with a function."""
+    given = row.get("tools") or row.get("functions") or []
+    tools = []
+    for each in found if isinstance(found := _decoded(given), list) else [found]:
+        function = each.get("function", each) if isinstance(each, dict) else {}
+        if not isinstance(function, dict) or not _NAME.fullmatch(str(function.get("name", ""))):
+            raise RowRejected("tools is no list of functions with a readable name")
+        tools.append({"type": "function", "function": _plain(function)})
+    return tuple(tools)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Return a JSON value in NFC. Raises RowRejected for a value that JSON cannot hold."""
+    if depth > _DEEPEST:
+        raise RowRejected("arguments or tools are nested too deep")
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, depth + 1) for each in value]
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    raise RowRejected("arguments or tools hold a value that JSON has not")
+
+
+def _weight(turn: Mapping[str, Any], number: int) -> Literal[0, 1]:
+    """Return 0 if an assistant's turn must not be trained."""
+    weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
+    if any(isinstance(each, str) or each not in (0, 1) for each in weights):
+        raise RowRejected(f"turn {number} has a weight that is neither 0 nor 1")
+    return 1 if all(weights) else 0
+
+
+def _reply(row: Mapping[str, Any], name: str) -> Message:
     """Return a reply, given as text, as a turn of the assistant, or as a list of one such turn."""
     value = row.get(name)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if not isinstance(value, dict):
-        return _text(row, name)
-    turn = _turn(value, 1)
-    if turn.speaker != "assistant":
+        return Message(role="assistant", content=_text(row, name))
+    (message,) = _messages([value])
+    if message.role != "assistant":
         raise RowRejected(f"{name} is not a turn of the assistant")
-    return turn.text
+    return message
 
 
-def _system(row: Mapping[str, Any]) -> list[Turn]:
+def _as_rejected(message: Message) -> str:
+    if message.tool_calls:
+        raise RowRejected("rejected calls a tool, and only text can be rejected")
+    return message.content
+
+
+def _system(row: Mapping[str, Any]) -> list[Message]:
     text = _text(row, "system", required=False)
-    return [Turn("system", text)] if text else []
+    return [Message(role="system", content=text)] if text else []
 
 
-def _history(row: Mapping[str, Any]) -> list[Turn]:
+def _history(row: Mapping[str, Any]) -> list[Message]:
     """Return the turns in `history`, a list of [request, reply], as in some Alpaca files."""
     history = row.get("history") or []
     if not isinstance(history, list):
         raise RowRejected("history is not a list")
-    turns = []
-    for number, exchange in enumerate(history, start=1):
-        if not isinstance(exchange, list) or len(exchange) != 2 or not all(isinstance(each, str) for each in exchange):
+    messages: list[Message] = []
+    for number, pair in enumerate(history, start=1):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(each, str) for each in pair):
             raise RowRejected(f"history {number} is not a request and a reply")
-        if not all(each.strip() for each in exchange):
+        if not all(each.strip() for each in pair):
             raise RowRejected(f"history {number} has an empty turn")
-        turns += [Turn("human", exchange[0].strip()), Turn("assistant", exchange[1].strip())]
-    return turns
+        messages += exchange(pair[0].strip(), pair[1].strip())
+    return messages
 
 
 def _text(row: Mapping[str, Any], name: str, *, required: bool = True) -> str:
@@ -251,25 +428,22 @@ def _text(row: Mapping[str, Any], name: str, *, required: bool = True) -> str:
     return value.strip()
 
 
-def _check_order(turns: Sequence[Turn], last: Speaker) -> None:
-    """Raise RowRejected unless human and assistant alternate after at most one system turn, the human first and `last`
-    last."""
-    offset = 1 if turns and turns[0].speaker == "system" else 0
-    for place, turn in enumerate(turns[offset:]):
-        if turn.speaker != ("assistant" if place % 2 else "human"):
-            raise RowRejected(f"turn {place + offset + 1} is out of order: human and assistant must alternate")
-    if len(turns) == offset or turns[-1].speaker != last:
-        raise RowRejected(f"the last turn is not the {last}'s")
+def _check_order(messages: Sequence[Message], last: tuple[str, ...] = ("assistant",)) -> None:
+    """Raise RowRejected unless user and assistant alternate after at most one system message, results follow the calls
+    that they answer, and the last message is of a role in `last`."""
+    before, unanswered = None, 0
+    for number, message in enumerate(messages, start=1):
+        if before not in _MAY_FOLLOW[message.role]:
+            raise RowRejected(f"turn {number} is out of order: user and assistant must alternate")
+        unanswered = unanswered - 1 if message.role == "tool" else len(message.tool_calls)
+        if unanswered < 0:
+            raise RowRejected(f"turn {number} answers no call")
+        before = message.role
+    if before not in last:
+        raise RowRejected(f"the last turn is not the {last[0]}'s")
 
 
-def _request(turns: Sequence[Turn]) -> str:
-    """Return the request as text: a transcript if it has more than one human turn."""
-    is_single = sum(turn.speaker == "human" for turn in turns) == 1
-    marks: dict[Speaker, str] = {"system": "", "human": "" if is_single else "Human: ", "assistant": "Assistant: "}
-    return "\n\n".join(f"{marks[turn.speaker]}{turn.text}" for turn in turns)
-
-
-_READERS: Mapping[Layout, Callable[[Role, Mapping[str, Any]], tuple[Sequence[Turn], Sequence[str]]]] = {
+_READERS: Mapping[Layout, Callable[[Role, Mapping[str, Any]], Conversation]] = {
     "sharegpt": _sharegpt,
     "alpaca": _alpaca,
     "hh": _hh,

@@ -54,6 +54,7 @@ def _raw_config(line: Line) -> Config:
         # A key of a later release is included only if it has an effect.
         **({"needs_author": True} if line.split.by_author else {}),
         **({"extractors": extractors} if extractors else {}),
+        **({"keeps_turns": True} if any(source.layout != "columns" for source in line.sources) else {}),
         "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
     }
 
@@ -351,8 +352,8 @@ def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: I
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1
-        texts = (*(message.content for message in document.messages), document.rejected or "")
-        found = next((each for each in (other_language(text, document.language) for text in texts) if each), None)
+        languages = (other_language(text, document.language) for text in document.texts_in_language)
+        found = next((each for each in languages if each), None)
         if found is not None:
             counts[f"{document.language}, found {found}"] += 1
             wrong.append(document.id)

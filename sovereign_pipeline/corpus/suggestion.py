@@ -517,14 +517,12 @@ def about_layout(facts: FileFacts) -> list[str]:
         said.append(f"{counted(one, 'row has', 'rows have')} one request and its reply.")
     if more:
         said.append(
-            f"{counted(more, 'row has', 'rows have')} more turns, up to {max(facts.turns)} requests: the last reply is "
-            f"the reply, and all before it becomes one request, as a transcript."
+            f"{counted(more, 'row has', 'rows have')} more turns, up to {max(facts.turns)} requests; each stays a turn."
         )
-    if facts.with_system:
-        said.append(
-            f"{counted(facts.with_system, 'row has', 'rows have')} a system turn, which becomes the beginning of the "
-            f"request, without a mark."
-        )
+    roles = ", ".join(f"{times:,} of {role}" for role, times in facts.roles.most_common())
+    tools = f", and {counted(facts.calls, 'call')} of tools" if facts.calls else ""
+    said += [f"Turns: {roles}{tools}."] if more or len(facts.roles) > 2 else []
+    said += [f"{counted(facts.with_tools, 'row has', 'rows have')} tools."] if facts.with_tools else []
     said += [
         f"{counted(times, 'row becomes', 'rows become')} no document: {reason}."
         for reason, times in facts.unfit.most_common()

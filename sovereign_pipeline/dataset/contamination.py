@@ -12,7 +12,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import Countdown, and_more, counted
-from sovereign_pipeline.corpus.document import Document, Message, read_documents, read_jsonl
+from sovereign_pipeline.corpus.document import Document, Message, json_in, read_documents, read_jsonl, strings_in
 from sovereign_pipeline.dataset.jsonl import document_of, is_letter, row_files
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.stage import Config, Gate, Inputs, Verdict, Workplace
@@ -121,8 +121,11 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
     for row in rows:
         countdown.reached(count)
         count += 1
-        texts = row if is_letter(row) else document_of(row).texts
-        text = "\n".join(str(value) for column, value in texts.items() if column != "id")
+        if is_letter(row):
+            text = "\n".join(str(value) for column, value in row.items() if column != "id")
+        else:
+            texts = document_of(row).texts.values()
+            text = "\n".join(strings_in([json_in(each) or each for each in texts], with_keys=True))
         listed += [
             {"suite": suite, "item": item, "row": str(row["id"])} for suite, item in contamination.found_in(text)
         ]

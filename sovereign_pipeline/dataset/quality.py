@@ -173,7 +173,7 @@ class Quality:
             yield "clipped answers"
         if any(map(_MARKUP.search, document.texts.values())):
             yield "HTML left in"
-        if any(is_in_other_script(text, document.language) for text in document.spoken):
+        if any(is_in_other_script(text, document.language) for text in document.texts_in_language):
             yield "other script than the language's"
         if tokens > self._limit:
             yield "over the length limit"

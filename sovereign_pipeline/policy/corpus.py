@@ -167,8 +167,8 @@ class Source(RecipeModel):
     0)."""
 
     layout: Literal["columns", "sharegpt", "alpaca", "hh", "chatgpt"] = "columns"
-    """Layout of the rows. `columns` reads each field from a column. `sharegpt` (also lists of `messages`), `alpaca`,
-    `hh` and `chatgpt` (a ChatGPT export) read request and replies from rows in these formats; such rows need no
+    """Layout of the rows. `columns` reads each field from a column. `sharegpt` (also OpenAI's `messages` and `tools`),
+    `alpaca`, `hh` and `chatgpt` (a ChatGPT export) read the turns of rows in these formats; such rows need no
     subject."""
 
     columns: dict[str, str] = Field(default={}, examples=[{"request": "letter", "response": "reply"}])

@@ -708,4 +708,4 @@ def test_dates_in_no_format_of_their_column_are_counted(tmp_path: Path) -> None:
 def test_system_turns_are_mentioned(tmp_path: Path) -> None:
     system = {"role": "system", "content": "You draft replies."}
     rows = [{"messages": [*([system] if number < 5 else []), *exchange(number)]} for number in range(30)]
-    assert "5 rows have a system turn, which becomes the beginning" in suggested(tmp_path / "a.jsonl", rows)[1]
+    assert "Turns: 30 of user, 30 of assistant, 5 of system." in suggested(tmp_path / "a.jsonl", rows)[1]

@@ -56,11 +56,13 @@ def test_sharegpt_of_one_exchange_is_request_and_reply(tmp_path: Path, key: str,
     assert (document.id, document.case, document.author) == ("imported-1", "imported-1", "")
 
 
-def test_earlier_turns_are_kept_in_the_request_as_a_transcript(tmp_path: Path) -> None:
-    rows = [{"system": "Be brief.", "conversations": turns("Out?", "Yes.", "Since when?", "Monday.")}]
-    (document,), _ = read_rows(tmp_path, rows, layout="sharegpt")
-    assert document.request == "Be brief.\n\nHuman: Out?\n\nAssistant: Yes.\n\nHuman: Since when?"
-    assert document.response == "Monday."
+@pytest.mark.parametrize(("layout", "role", "row", "expected"), examples(__file__, "turns_stay_turns"))
+def test_turns_stay_turns(tmp_path: Path, layout: str, role: str, row: Row, expected: Row) -> None:
+    (document,), _ = read_rows(tmp_path, [row], layout=layout, role=role)
+    assert not document.is_letter
+    stored = json.loads(json.dumps(document.model_dump()))
+    assert {name: stored[name] for name in expected} == expected
+    assert ("tools" in stored) is ("tools" in expected)
 
 
 @pytest.mark.parametrize("told", [lambda text: text, lambda text: {"from": "gpt", "value": text}])
@@ -78,14 +80,9 @@ def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
     rows = [
         {"instruction": "Translate.", "input": "lamp", "output": "مصباح"},
         {"instruction": "Say hello.", "input": "", "output": "Hello."},
-        {"instruction": "And again.", "output": "Hello.", "system": "Polite.", "history": [["Hello?", "Yes?"]]},
     ]
     documents, _ = read_rows(tmp_path, rows, layout="alpaca")
-    assert [document.request for document in documents] == [
-        "Translate.\n\nlamp",
-        "Say hello.",
-        "Polite.\n\nHuman: Hello?\n\nAssistant: Yes?\n\nHuman: And again.",
-    ]
+    assert [document.request for document in documents] == ["Translate.\n\nlamp", "Say hello."]
     pair = {"instruction": "Say hello.", "chosen": "Hello.", "rejected": "No."}
     (document,), _ = read_rows(tmp_path, [pair], layout="alpaca", role="preferences")
     assert (document.response, document.rejected) == ("Hello.", "No.")
@@ -94,8 +91,13 @@ def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", examples(__file__, "every_form_of_hh"))
 def test_every_form_of_hh_gives_the_same_pair(tmp_path: Path, form: Row) -> None:
     (document,), _ = read_rows(tmp_path, [form], layout="hh", role="preferences")
-    assert document.request == "Human: Out?\n\nAssistant: Where?\n\nHuman: Pier."
-    assert (document.response, document.rejected) == ("Mended.", "No.")
+    assert [(each.role, each.content) for each in document.messages] == [
+        ("user", "Out?"),
+        ("assistant", "Where?"),
+        ("user", "Pier."),
+        ("assistant", "Mended."),
+    ]
+    assert document.rejected == "No."
 
 
 def test_hh_of_one_exchange_has_no_mark_in_its_request(tmp_path: Path) -> None:
@@ -211,8 +213,8 @@ values = st.recursive(
 turn = st.builds(
     lambda names, speaker, text: {names[0]: speaker, names[1]: text},
     st.sampled_from([("from", "value"), ("role", "content")]),
-    st.sampled_from(["human", "gpt", "user", "assistant", "system"]) | values,
-    word | values,
+    st.sampled_from(["human", "gpt", "user", "assistant", "system", "function_call", "observation"]) | values,
+    word | values | st.sampled_from(['{"name": "fee", "arguments": "{}"}', '[{"name": "fee"}]', '{"name": NaN}']),
 )
 conversation = st.lists(turn, max_size=4) | values
 KEYS = examples(__file__, "keys")
@@ -262,5 +264,5 @@ def test_no_word_of_a_conversation_is_lost_or_changed_in_any_layout(
     transcript = "".join(f"\n\n{('Human', 'Assistant')[place % 2]}: {text}" for place, text in enumerate(asked))
     sides = {"chosen": f"{transcript}\n\nAssistant: {reply}", "rejected": f"{transcript}\n\nAssistant: {other}"}
     (pair,), _ = read_rows(tmp_path, [sides], layout="hh", role="preferences")
-    assert shared.request == pair.request == (asked[0] if len(asked) == 1 else transcript.strip())
-    assert (shared.response, pair.response, pair.rejected) == (reply, reply, other)
+    assert [message.content for message in shared.messages] == texts
+    assert (pair.messages, pair.rejected) == (shared.messages, other)

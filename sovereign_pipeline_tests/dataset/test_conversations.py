@@ -154,7 +154,7 @@ def test_items_and_held_out_texts_are_found_in_calls_results_and_tools(
 ) -> None:
     def tamper(rows: Rows, held_out: Rows) -> Rows:
         row = next(each for each in rows if "tools" in each)
-        found = f"{QUESTIONS[0]['question']} {held_out[0]['output']}"
+        found = f"{QUESTIONS[0]['question']}\n{held_out[0]['output']}"
         if place == "call":
             row["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"owner": [found]}
         elif place == "result":

@@ -84,7 +84,7 @@ def turns(*replies: str, result: str = "5", **changes: Any) -> list[dict[str, An
 
 def test_what_no_model_learns_in_a_conversation_is_left_alone() -> None:
     rows = documents(20)
-    rows[7] = changed_document(rows[7], {"messages": turns("", "See the", ENGLISH, result=ARABIC, weight=0)})
+    rows[7] = changed_document(rows[7], {"messages": turns("", "See the", ENGLISH, weight=0)})
     assert not any(finding.warns for finding in found(rows).values())
 
 
@@ -104,6 +104,7 @@ def test_what_no_model_learns_in_a_conversation_is_left_alone() -> None:
         ("clipped answers", {"messages": turns("The lamp at the north pier was mended on Monday and bur", ENGLISH)}),
         ("HTML left in", {"messages": turns(ENGLISH, ENGLISH, result='{"note": "Salt &amp; water"}')}),
         ("other script than the language's", {"messages": turns(ARABIC, ENGLISH)}),
+        ("other script than the language's", {"messages": turns(ENGLISH, ENGLISH, result=json.dumps([ARABIC]))}),
     ],
 )
 def test_each_kind_is_found_where_it_was_planted_and_nowhere_else(name: str, changes: dict[str, Any]) -> None:
