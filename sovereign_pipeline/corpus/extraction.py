@@ -33,7 +33,8 @@ KINDS = {
     "documents": (
         "sovereign_pipeline.corpus.office_files:parse_document",
         "sovereign_pipeline.corpus.letters:assemble",
-    )
+    ),
+    "mail": ("sovereign_pipeline.corpus.mail:parse_mail", "sovereign_pipeline.corpus.threads:assemble"),
 }
 """Kind of a source -> its parser and its assembler."""
 BROKEN = "quarantined"

@@ -10,12 +10,14 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from email.header import decode_header
 from email.message import Message
 from email.policy import compat32
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from sovereign_pipeline.corpus.parsing import Unreadable
 
 LARGEST_MESSAGE = 64 << 20
 LARGEST_HEADERS = 256 << 10
@@ -27,25 +29,11 @@ _OUTLOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A message that cannot be read."""
-
-    path: str
-    sha256: str
-    reason: str
-    """Reason for quarantine, without text of the message."""
-
-
-@dataclass(frozen=True)
 class Mail:
     """A message, in plain text."""
 
-    path: str
-    """Path of its file; in an mbox with its number, as in `archive.mbox#17`."""
-    sha256: str
-    """Digest of the message's bytes."""
     id: str
-    """Message-ID without brackets, or the digest."""
+    """Message-ID without brackets, or the digest of the message's bytes."""
     references: tuple[str, ...]
     """Ids of earlier messages, the one that it answers last."""
     date: datetime.datetime
@@ -60,31 +48,25 @@ class Mail:
     """Values of the headers that state a classification."""
     left_out: str | None = None
     """Kind of a message that is no correspondence, such as a bounce."""
+    name: str = ""
+    """Path of its file within the source; in an mbox with its number, as in `archive.mbox#17`."""
+
+    @staticmethod
+    def of_item(name: str, item: Mapping[str, Any]) -> "Mail":
+        """Return a message from what `parse_mail` yields."""
+        lists = {key: tuple(value) for key, value in item.items() if isinstance(value, list)}
+        return Mail(**{**item, **lists, "date": datetime.datetime.fromisoformat(item["date"]), "name": name})
 
 
-class _Unreadable(Exception):
-    """The message is the reason for quarantine."""
-
-
-def messages_in(path: Path) -> Iterator[Mail | Broken]:
-    """Yield every message of a file, or of the files below a directory in the order of their paths. Links and Maildir's
-    unfinished messages (`tmp`) are ignored."""
-    if path.is_dir():
-        for each in sorted(path.iterdir()):
-            if not each.is_symlink() and not (each.name == "tmp" and (path / "cur").is_dir()):
-                yield from messages_in(each)
-        return
-    name = str(path).encode(errors="backslashreplace").decode()
+def parse_mail(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield every message of a file as JSON, or `{"broken": reason}` for one that cannot be read."""
     with path.open("rb") as stream:
         begin = stream.read(len(_OUTLOOK))
         stream.seek(0)
         if begin.startswith(b"From "):
-            for number, message in enumerate(_messages_in_mbox(stream), start=1):
-                yield _parsed(f"{name}#{number}", *message)
+            yield from map(_item, _messages_in_mbox(stream))
         else:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            stream.seek(0)
-            yield _parsed(name, stream.read(LARGEST_MESSAGE + 1), digest)
+            yield _item(stream.read(LARGEST_MESSAGE + 1))
 
 
 # mailbox.mbox divides at every line that begins with "From ", also within a text whose writer did not escape it, and
@@ -92,51 +74,51 @@ def messages_in(path: Path) -> Iterator[Mail | Broken]:
 _ENVELOPE = re.compile(rb"From \S+ .*\d\d:\d\d.*\d{4}")
 
 
-def _messages_in_mbox(stream: IO[bytes]) -> Iterator[tuple[bytes, str]]:
-    """Yield the bytes of each message, cut above LARGEST_MESSAGE, and the digest of all of them."""
-    lines, size, digest, is_blank = list[bytes](), 0, hashlib.sha256(), True
-    begun = False
+def _messages_in_mbox(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of each message, cut above LARGEST_MESSAGE."""
+    lines, size, is_blank, begun = list[bytes](), 0, True, False
     while line := stream.readline(1 << 20):
         if is_blank and _ENVELOPE.match(line):
             if begun:
-                yield b"".join(lines), digest.hexdigest()
-            lines, size, digest, begun = [], 0, hashlib.sha256(), True
+                yield b"".join(lines)
+            lines, size, begun = [], 0, True
         else:
             line = line[1:] if re.match(rb">+From ", line) else line
-            digest.update(line)
             size += len(line)
             if size - len(line) <= LARGEST_MESSAGE:
                 lines.append(line)
         is_blank = not line.strip()
-    yield b"".join(lines), digest.hexdigest()
+    yield b"".join(lines)
 
 
-def _parsed(path: str, data: bytes, digest: str) -> Mail | Broken:
+def _item(data: bytes) -> dict[str, Any]:
     try:
-        if len(data) > LARGEST_MESSAGE:
-            raise _Unreadable(f"larger than {LARGEST_MESSAGE >> 20} MB")
-        if data.startswith(_OUTLOOK):
-            return _mail(path, digest, *_outlook(data))
-        if not re.search(rb"\r?\n\r?\n", data[:LARGEST_HEADERS]) and len(data) > LARGEST_HEADERS:
-            raise _Unreadable(f"headers longer than {LARGEST_HEADERS >> 10} kB")
-        return _mail(path, digest, email.message_from_bytes(data, policy=compat32))
-    except _Unreadable as error:
-        return Broken(path, digest, str(error))
+        found = _mail(data)
+        return {**asdict(found), "date": found.date.isoformat()}
+    except Unreadable as error:
+        return {"broken": str(error)}
     except RecursionError:
-        return Broken(path, digest, "parts nested too deep")
-    except Exception as error:  # the parsers of untrusted files raise errors of many classes
-        return Broken(path, digest, f"not a readable message ({type(error).__name__})")
+        return {"broken": "parts nested too deep"}
+    except Exception as error:  # the parsers of untrusted files raise errors of many classes; a text may quote the file
+        return {"broken": f"no readable message ({type(error).__name__})"}
 
 
-def _mail(path: str, digest: str, message: "Message[str, str]", kind: str | None = None) -> Mail:
+def _mail(data: bytes) -> Mail:
+    if len(data) > LARGEST_MESSAGE:
+        raise Unreadable(f"larger than {LARGEST_MESSAGE >> 20} MiB")
+    kind = None
+    if data.startswith(_OUTLOOK):
+        message, kind = _outlook(data)
+    elif len(data) > LARGEST_HEADERS and not re.search(rb"\r?\n\r?\n", data[:LARGEST_HEADERS]):
+        raise Unreadable(f"headers longer than {LARGEST_HEADERS >> 10} kB")
+    else:
+        message = email.message_from_bytes(data, policy=compat32)
     headers = _Headers(message)
     sender = headers.addresses("from")
     if not sender:
-        raise _Unreadable("no address under From")
+        raise Unreadable("no address under From")
     body = _Body()
     kind = kind or _kind(headers, sender[0], message.get_content_type())
-    if kind is None and _MAILDIR_FLAGS.search(path):
-        kind = "a draft, or deleted"
     if kind is None:
         body.read(message)
     text = _tidy("\n\n".join(body.texts))
@@ -145,9 +127,7 @@ def _mail(path: str, digest: str, message: "Message[str, str]", kind: str | None
     answered = headers.ids("in-reply-to")
     earlier = [each for each in headers.ids("references") if each not in answered[:1]] + answered[:1]
     return Mail(
-        path=path,
-        sha256=digest,
-        id=ids[0] if ids else digest,
+        id=ids[0] if ids else hashlib.sha256(data).hexdigest(),
         references=tuple(dict.fromkeys(earlier[-_MOST_REFERENCES:])),
         date=headers.date(),
         sender=sender[0],
@@ -160,7 +140,6 @@ def _mail(path: str, digest: str, message: "Message[str, str]", kind: str | None
     )
 
 
-_MAILDIR_FLAGS = re.compile(r":2,[A-Z]*[DT][A-Z]*$")
 _DELETED_IN_MOZILLA = 0x0008
 _ID = re.compile(r"<([^<>\s]{1,500})>")
 _MARKING = re.compile(
@@ -217,7 +196,7 @@ class _Headers:
             except (ValueError, TypeError, IndexError, OverflowError):
                 continue
             return date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
-        raise _Unreadable("no readable date")
+        raise Unreadable("no readable date")
 
     def markings(self) -> tuple[str, ...]:
         found = [self.text(name)[:400] for name in self._values if _MARKING.fullmatch(name)]
@@ -278,9 +257,9 @@ class _Body:
         multiparts. `is_chosen`: False if another alternative is the text."""
         kind = part.get_content_type()
         if depth > DEEPEST:
-            raise _Unreadable("parts nested too deep")
+            raise Unreadable("parts nested too deep")
         if kind in _ENCRYPTED:
-            raise _Unreadable("encrypted")
+            raise Unreadable("encrypted")
         _refuse_damage(part)
         if kind.startswith("multipart/"):
             self._read_parts(kind, part, depth, is_chosen)
@@ -294,7 +273,7 @@ class _Body:
 
     def _read_parts(self, kind: str, part: "Message[str, str]", depth: int, is_chosen: bool) -> None:
         if not part.is_multipart():
-            raise _Unreadable("a multipart without parts")
+            raise Unreadable("a multipart without parts")
         parts: list[Message[str, str]] = part.get_payload()  # type: ignore[assignment]
         is_alternative, before = kind == "multipart/alternative", len(self.texts)
         if is_alternative:
@@ -306,7 +285,7 @@ class _Body:
 def _refuse_damage(part: "Message[str, str]") -> None:
     for defect in part.defects:
         if (reason := _DAMAGE.get(type(defect))) is not None:
-            raise _Unreadable(reason)
+            raise Unreadable(reason)
 
 
 def _text_of(part: "Message[str, str]", kind: str) -> str:
@@ -315,11 +294,11 @@ def _text_of(part: "Message[str, str]", kind: str) -> str:
     _refuse_damage(part)
     text = _decoded(data, part.get_content_charset()).replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
-        raise _Unreadable("a text with NUL characters")
+        raise Unreadable("a text with NUL characters")
     if "-----BEGIN PGP MESSAGE-----" in text:
-        raise _Unreadable("encrypted")
+        raise Unreadable("encrypted")
     if len(text) > LONGEST_TEXT:
-        raise _Unreadable(f"a text longer than {LONGEST_TEXT:,} characters")
+        raise Unreadable(f"a text longer than {LONGEST_TEXT:,} characters")
     if kind == "text/html":
         return text_of_html(text)
     is_flowed = str(part.get_param("format", "")).lower() == "flowed"
@@ -349,7 +328,7 @@ def _decoded(data: bytes, charset: str | None) -> str:
             continue
         if each not in _LATIN or not _NO_LATIN_WORD.search(text):
             return text
-    raise _Unreadable("a text in no charset that can be decoded")
+    raise Unreadable("a text in no charset that can be decoded")
 
 
 def _unflowed(text: str, is_delsp: bool) -> str:
@@ -439,7 +418,7 @@ def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
     found = OutlookMessage.load(data)
     properties, kind = found.properties, found.message_class
     if kind.startswith("IPM.Note.SMIME"):
-        raise _Unreadable("encrypted")
+        raise Unreadable("encrypted")
     message = email.message_from_string(properties.str_prop_value(0x007D) or "", policy=compat32)
     for name in ("content-type", "content-transfer-encoding", "content-disposition"):
         del message[name]

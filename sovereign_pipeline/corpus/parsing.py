@@ -35,14 +35,14 @@ LARGEST_FILE = 256 << 20
 LARGEST_RESULT = 64 << 20
 """Maximum size of what a parser returns for a file, in bytes."""
 SECONDS = 60
-"""Maximum processor time, and maximum waiting time, for a file."""
+"""Maximum processor time, and maximum waiting time, for a document or message."""
 LIMITS = Limits(
     cpu_seconds=3600, wall_seconds=3.0 * SECONDS, memory_bytes=2 << 30, file_bytes=LARGEST_FILE,
     disk_bytes=LARGEST_FILE + (1 << 20),
 )  # fmt: skip
 FILES_OF_A_CHILD = 500
 """Number of files after which a new sandbox is started, so that a leak stays small."""
-LIBRARIES = ("beautifulsoup4", "lxml", "pdfminer.six", "python-calamine", "striprtf")
+LIBRARIES = ("beautifulsoup4", "lxml", "pdfminer.six", "python-calamine", "python-oxmsg", "striprtf")
 SECONDS_BETWEEN_REPORTS = 10.0
 
 _PROGRAM = """
@@ -281,6 +281,7 @@ def serve(descriptor: int) -> None:
         for item in _items(request, path):
             encoded = json.dumps(item).encode()
             channel.sendall(_LENGTH.pack(len(encoded)) + encoded)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # an mbox may have any number of messages
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.sendall(_LENGTH.pack(0))
         path.unlink()

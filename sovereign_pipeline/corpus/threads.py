@@ -6,13 +6,18 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.text import COMPARED
+from sovereign_pipeline.base.text import COMPARED, counted
 from sovereign_pipeline.corpus.document import RowRejected
-from sovereign_pipeline.corpus.mail import Broken, Mail
+from sovereign_pipeline.corpus.languages import language_in, other_language
+from sovereign_pipeline.corpus.mail import Mail
 from sovereign_pipeline.corpus.markings import Markings
+from sovereign_pipeline.corpus.parsing import Outcome, Unit
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
+from sovereign_pipeline.policy.corpus import Source
+from sovereign_pipeline.policy.institution import ClassificationLadder
 
 DAYS_BY_SUBJECT = 30
 """Maximum number of days between two messages of one thread that no header connects."""
@@ -20,54 +25,46 @@ _SAME = 0.9
 """Minimum share of common lines of two copies of a message. A mail gateway adds lines to one of them."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a message."""
-
-    path: str
-    sha256: str
-    outcome: str
-    """`row ID`, `left out: REASON`, `quarantined: REASON` or `duplicate of PATH`."""
+_OTHER_FILES = re.compile(
+    r"(?:^|/)(?:\.|dovecot|maildirfolder$|subscriptions$|thumbs\.db$|desktop\.ini$)|\.msf$", re.IGNORECASE
+)
+_UNFINISHED = re.compile(r"(?:^|/)tmp/[^/]+$")
+_FLAGS = re.compile(r":2,[A-Z]*[DT][A-Z]*$")
+"""Flags of Maildir for drafts and deleted messages."""
 
 
-def rows_of(
-    found: Iterable[Mail | Broken],
-    ours: Collection[str],
-    markings: Markings,
-    floor: str,
-    days: int = DAYS_BY_SUBJECT,
-) -> Iterator[tuple[dict[str, Any] | None, list[Outcome]]]:
-    """Yield the row of each conversation, and the outcomes of its messages; None with the messages that have no row.
-    Every message has one outcome.
+def assemble(source: Source, ladder: ClassificationLadder, units: Iterable[Unit], folder: Path) -> Iterator[Any]:
+    """Yield a row for each conversation, and an Outcome for each message that is in none.
 
     A thread is divided by correspondents: messages between the institution and one person, or people who see each
     other's addresses, are a conversation. The first turn is the other side's, and earlier messages of ours are left
     out. The last turn is ours, and later ones of the other side are left out.
-
-    Args:
-        ours: the institution's addresses and domains. A domain includes its subdomains.
-        markings: words of the classification levels.
-        floor: lowest level of a row.
     """
-    mails, outcomes = list[Mail](), list[Outcome]()
-    copies: dict[str, list[Mail]] = defaultdict(list)
+    mails, copies = list[Mail](), defaultdict[str, list[Mail]](list)
     seen: dict[object, Mail] = {}
-    for each in found:
-        if isinstance(each, Broken):
-            outcomes.append(Outcome(each.path, each.sha256, f"quarantined: {each.reason}"))
-            continue
-        first = next((seen[key] for key in _keys(each) if key in seen and _is_copy(each, seen[key])), None)
-        if first is not None:
-            copies[first.path].append(each)
-            continue
-        if each.id in seen:  # another message with a used id
-            each = replace(each, id=each.sha256)
-        seen |= {key: each for key in _keys(each)}
-        mails.append(each)
-    yield None, outcomes
-    is_ours = _Ours(ours)
-    for thread in _threads(mails, is_ours, datetime.timedelta(days=days)):
-        yield from _conversations(thread, copies, is_ours, markings, floor)
+    for unit in units:
+        if _OTHER_FILES.search(unit.name):
+            yield Outcome(unit.name, "left out", "a file of the system")
+        elif _UNFINISHED.search(unit.name):
+            yield Outcome(unit.name, "left out", "a message that was not delivered")
+        elif "broken" in unit.item:
+            yield Outcome(unit.name, "quarantined", unit.item["broken"])
+        else:
+            mail = Mail.of_item(unit.name, unit.item)
+            first = next((seen[key] for key in _keys(mail) if key in seen and _is_copy(mail, seen[key])), None)
+            if first is not None:
+                yield Outcome(mail.name, "duplicate", first.name)
+                copies[first.name].append(mail)
+                continue
+            if mail.id in seen:  # another message with a used id
+                mail = replace(mail, id=f"{mail.id} {mail.name}")
+            if mail.left_out is None and _FLAGS.search(unit.name):
+                mail = replace(mail, left_out="a draft, or deleted")
+            seen |= {key: mail for key in _keys(mail)}
+            mails.append(mail)
+    is_ours, markings = _Ours(source.ours), Markings(ladder, source.levels)
+    for thread in _threads(mails, is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
+        yield from _conversations(thread, copies, is_ours, markings)
 
 
 def _keys(mail: Mail) -> list[object]:
@@ -76,8 +73,7 @@ def _keys(mail: Mail) -> list[object]:
 
 def _is_copy(mail: Mail, other: Mail) -> bool:
     mine, theirs = ({line.strip() for line in each.text.split("\n") if line.strip()} for each in (mail, other))
-    common = len(mine & theirs)
-    return mail.sender == other.sender and common >= _SAME * min(len(mine), len(theirs))
+    return mail.sender == other.sender and len(mine & theirs) >= _SAME * min(len(mine), len(theirs))
 
 
 class _Ours:
@@ -153,7 +149,7 @@ def _threads(mails: Sequence[Mail], is_ours: _Ours, within: datetime.timedelta) 
 def _ordered(mails: Sequence[Mail]) -> list[Mail]:
     by_id = {mail.id: mail for mail in mails}
     at: dict[str, datetime.datetime] = {}
-    for mail in sorted(mails, key=lambda mail: (mail.date, mail.path)):
+    for mail in sorted(mails, key=lambda mail: (mail.date, mail.name)):
         chain, current = dict[str, Mail](), by_id.get(mail.id)
         while current is not None and current.id not in at and current.id not in chain:
             chain[current.id] = current
@@ -164,7 +160,7 @@ def _ordered(mails: Sequence[Mail]) -> list[Mail]:
             parent = _answered(each, by_id)
             after = at.get(parent.id) if parent is not None and each.id not in at else None
             at[each.id] = each.date if after is None else max(each.date, after + datetime.timedelta(microseconds=1))
-    return sorted(mails, key=lambda mail: (at[mail.id], mail.path))
+    return sorted(mails, key=lambda mail: (at[mail.id], mail.name))
 
 
 def _answered(mail: Mail, by_id: Mapping[str, Mail]) -> Mail | None:
@@ -179,44 +175,44 @@ class _Conversation:
 
 
 def _conversations(
-    thread: Sequence[Mail], copies: Mapping[str, Sequence[Mail]], is_ours: _Ours, markings: Markings, floor: str
-) -> Iterator[tuple[dict[str, Any] | None, list[Outcome]]]:
-    rest: dict[str, str] = {}
-    """Path of each message without a row -> its outcome."""
+    thread: Sequence[Mail], copies: Mapping[str, Sequence[Mail]], is_ours: _Ours, markings: Markings
+) -> Iterator[dict[str, Any] | Outcome]:
     conversations = defaultdict[str, _Conversation](_Conversation)
+    try:
+        every = [each for mail in thread for each in (mail, *copies.get(mail.name, ()))]
+        level = markings.highest(*(_level_of(each, markings) for each in every))
+    except RowRejected as error:
+        yield from (Outcome(mail.name, "quarantined", str(error)) for mail in thread)
+        return
     for mail, person in _correspondents(thread, is_ours):
-        conversation = conversations[person]
-        sent = is_ours(mail.sender)
+        conversation, sent = conversations[person], is_ours(mail.sender)
+        text = ""
         if mail.left_out is not None:
-            rest[mail.path] = f"left out: {mail.left_out}"
+            reason = mail.left_out
         elif not person:
-            rest[mail.path] = "left out: an internal message"
+            reason = "an internal message"
         elif sent and not conversation.turns:
-            rest[mail.path] = "left out: ours, before the other side wrote"
+            reason = "ours, before the other side wrote"
         elif not (text := own_text(mail.text, conversation.known, is_ours=sent)):
-            rest[mail.path] = "left out: without text of its own"
+            reason = "without text of its own"
         else:
             conversation.turns.append((mail, text))
             conversation.known.add(mail.text, is_ours=sent)
-    try:
-        level = markings.highest(
-            floor, *(_level_of(each, markings) for mail in thread for each in (mail, *copies[mail.path]))
-        )
-    except RowRejected as error:
-        for mail in thread:
-            rest.setdefault(mail.path, f"quarantined: {error}")
-        conversations.clear()
+        if not text:
+            yield Outcome(mail.name, "left out", reason)
     for conversation in conversations.values():
         turns = conversation.turns
         while turns and not is_ours(turns[-1][0].sender):
-            rest[turns.pop()[0].path] = "left out: not answered"
-        if turns:
-            row = _row(turns, thread[0].id, level, copies, is_ours)
-            yield row, [outcome for mail, _ in turns for outcome in _outcomes(mail, f"row {row['id']}", copies)]
-    yield (
-        None,
-        [outcome for mail in thread if mail.path in rest for outcome in _outcomes(mail, rest[mail.path], copies)],
-    )
+            yield Outcome(turns.pop()[0].name, "left out", "not answered")
+        if not turns:
+            continue
+        row = _row(turns, thread[0].id, level, is_ours)
+        texts = [message["content"] for message in row["messages"]]
+        language = language_in(texts) or ""
+        if any(other_language(text, language) for text in texts):  # names are detected in one language of a row
+            yield from (Outcome(mail.name, "left out", "turns in two languages") for mail, _ in turns)
+        else:
+            yield row
 
 
 def _correspondents(thread: Sequence[Mail], is_ours: _Ours) -> Iterator[tuple[Mail, str]]:
@@ -247,17 +243,11 @@ def _level_of(mail: Mail, markings: Markings) -> str | None:
         *map(markings.in_header, mail.markings),
         markings.in_title(mail.subject),
         markings.in_lines(mail.text),
-        markings.in_path(mail.path),
+        markings.in_path(mail.name),
     )
 
 
-def _row(
-    turns: Sequence[tuple[Mail, str]],
-    first_id: str,
-    level: str | None,
-    copies: Mapping[str, Sequence[Mail]],
-    is_ours: _Ours,
-) -> dict[str, Any]:
+def _row(turns: Sequence[tuple[Mail, str]], first_id: str, level: str | None, is_ours: _Ours) -> dict[str, Any]:
     messages = list[dict[str, str]]()
     for mail, text in turns:
         role = "assistant" if is_ours(mail.sender) else "user"
@@ -266,6 +256,7 @@ def _row(
         else:
             messages.append({"role": role, "content": text})
     first, last = turns[0][0], turns[-1][0]
+    attachments = sum(len(mail.attachments) for mail, _ in turns)
     return {
         "id": f"mail-{_short(first.id)}",
         "case": f"thread-{_short(first_id)}",
@@ -273,18 +264,12 @@ def _row(
         "author": last.sender,
         "department": next((each for each in first.recipients if is_ours(each)), ""),
         "subject": _base(first.subject),
-        "classification": level,
+        "classification": level or "",
         "messages": messages,
-        "files": [
-            {"path": each.path, "sha256": each.sha256} for mail, _ in turns for each in (mail, *copies[mail.path])
-        ],
+        "files": [mail.name for mail, _ in turns],
+        "rule": "a turn of a thread" + (f", {counted(attachments, 'attachment')} left out" if attachments else ""),
     }
 
 
 def _short(id: str) -> str:
     return hashlib.sha256(id.encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def _outcomes(mail: Mail, outcome: str, copies: Mapping[str, Sequence[Mail]]) -> list[Outcome]:
-    others = [Outcome(each.path, each.sha256, f"duplicate of {mail.path}") for each in copies[mail.path]]
-    return [Outcome(mail.path, mail.sha256, outcome), *others]

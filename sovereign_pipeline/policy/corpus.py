@@ -139,9 +139,10 @@ class Source(RecipeModel):
     name: str = Field(pattern=r"^[a-z0-9_-]+$", examples=["letters-2024"])
     """Name of the source in messages, cards and reports."""
 
-    kind: Literal["table", "documents"] = "table"
+    kind: Literal["table", "mail", "documents"] = "table"
     """`table`: a file of rows. `documents`: a folder of letters and replies (.docx, .odt, .rtf, .html, .md, .txt, .pdf
-    with a text layer), which `pairs` puts together. Its files are parsed in a sandbox. Each document has the columns
+    with a text layer), which `pairs` puts together. `mail`: a folder of messages (.eml, .msg, mbox, Maildir), or one
+    file of them, which become conversations. Files of both are parsed in a sandbox. Each document has the columns
     `id`, `case`, `date`, `author`, `department`, `subject` and `classification`, as far as they are found."""
 
     path: Path = Field(examples=["sources/permits/letters.jsonl"])
@@ -154,6 +155,10 @@ class Source(RecipeModel):
 
     pairs: Pairs | None = None
     """Which document answers which; only for the kind `documents`."""
+
+    ours: tuple[str, ...] = Field(default=(), examples=[["permits.example", "desk@post.example"]])
+    """Addresses and domains, with their subdomains, of the institution: their messages are the replies. Only for the
+    kind `mail`."""
 
     encoding: str | None = Field(default=None, examples=["cp1256"])
     """Encoding of a text file, as Python names it; null: UTF-8. `sovereign sources look` detects it."""
@@ -247,7 +252,7 @@ class Source(RecipeModel):
         """All keys as JSON, without optional keys that are not set: these do not change an artifact's identity."""
         optional = (
             *("encoding", "delimiter", "exclude", "date", "levels", "language_from_text"),
-            *("kind", "sheet", "pairs"),
+            *("kind", "sheet", "pairs", "ours"),
         )
         later = {name for name in optional if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
@@ -279,6 +284,7 @@ class Source(RecipeModel):
             lambda it: (it.kind == "documents") != (it.pairs is not None),
             "the kind documents and `pairs` need each other",
         ),
+        (lambda it: (it.kind == "mail") != bool(it.ours), "the kind mail and `ours` need each other"),
         (lambda it: it.excluded_twice, "exclude names the id '{1}' twice"),
         (
             lambda it: it.layout != "columns" and ", ".join(each for each in LAYOUT_FIELDS if it.has_field(each)),

@@ -104,13 +104,12 @@ def mailbox(threads: int = 60, seed: int = 7) -> Mailbox:
         length, has_references = 2 + thread % 8, thread % 7 != 3
         letters, waiting = list[Letter](), list[Letter]()
         for turn in range(length):
-            of_turn = language if language != "both" else ("en", "ar")[turn % 2]
             sent = turn % 2 == 1 if thread % 5 else turn % 3 == 2  # every fifth person writes twice in a row
             letter = Letter(next(numbers), thread, DESK if sent else person, _START, "")
             letter.date = _START + datetime.timedelta(days=thread, hours=5 * turn, minutes=draw.randrange(60))
-            letter.own = _prose(draw, of_turn, letter.mark)
+            letter.own = _prose(draw, language, letter.mark)
             kind = QUOTES[(thread + turn) % len(QUOTES)] if letters else ("forwarded" if thread % 6 == 5 else "none")
-            _write(letter, letters, kind, of_turn, subject, person, has_references, draw)
+            _write(letter, letters, kind, language, subject, person, has_references, draw)
             letters.append(letter)
             if sent:
                 made.pairs |= {(each.mark, letter.mark) for each in waiting}
@@ -128,6 +127,10 @@ def mailbox(threads: int = 60, seed: int = 7) -> Mailbox:
 
 
 def _prose(draw: random.Random, language: str, mark: str) -> str:
+    if language == "both":
+        return (
+            f"{_prose(draw, 'en', mark)}\n\n{' '.join(map(draw.choice, _PIECES['ar'][1:5]))} {draw.randrange(10**6)}."
+        )
     greeting, *choices, end = _PIECES[language]
     sentences = [
         " ".join(map(draw.choice, choices)) + f" {draw.randrange(10**6)}." for _ in range(draw.randrange(2, 7))
@@ -142,15 +145,16 @@ def _write(
 ) -> None:  # fmt: skip
     last = before[-1] if before else None
     who = last.sender if last else "harbour-master@elsewhere.example"
+    of_head = "ar" if language == "ar" else "en"
     filled = {"who": who, "day": f"{(last or letter).date:%d %B %Y %H:%M}", "subject": subject}
-    wrote, head = _WROTE[language].format(**filled), _HEAD[language].format(**filled)
+    wrote, head = _WROTE[of_head].format(**filled), _HEAD[of_head].format(**filled)
     quoted = last.text if last else ""
     marked = "\n".join(f"> {line}".rstrip() if line[:1] != ">" else f">{line}" for line in quoted.split("\n"))
     own, kind = letter.own, "plain"
     signed = f"{own}\n\n-- \nDesk 4, {letter.sender}" if letter.number % 3 == 0 else own
     text = own
     if quote == "forwarded":
-        text = letter.own = f"{own}\n\n{_FORWARDED[language]}\n{head}\n{_prose(draw, language, 'forwarded')}"
+        text = letter.own = f"{own}\n\n{_FORWARDED[of_head]}\n{head}\n{_prose(draw, language, 'forwarded')}"
     elif quote == "top":
         text = f"{signed}\n\n{wrote}\n{marked}"
     elif quote == "bottom":
@@ -182,7 +186,7 @@ def _write(
     headers = {
         "From": f"Someone <{letter.sender}>",
         "To": person if letter.sender == DESK else f"Desk <{DESK}>",
-        "Subject": Header(("Re: " if language == "en" else "رد: ") * bool(before) + subject, "utf-8").encode(),
+        "Subject": Header(("رد: " if language == "ar" else "Re: ") * bool(before) + subject, "utf-8").encode(),
         "Date": email.utils.format_datetime(letter.date),
         "Message-ID": f"<{letter.id}>",
         "MIME-Version": "1.0",
@@ -220,7 +224,7 @@ def _other(number: int, thread: int, kind: str) -> Letter:
 
 
 def write(box: Mailbox, folder: Path) -> dict[str, Letter]:
-    """Write a third of the messages as .eml, a third as mbox and a third as Maildir. Return each message's path."""
+    """Write the messages as .eml, mbox and Maildir, a third each. Return each message by its name in the source."""
     for each in ("inbox", "maildir/cur", "maildir/new", "maildir/tmp"):
         (folder / each).mkdir(parents=True)
     paths, archived = dict[str, Letter](), 0
@@ -236,10 +240,10 @@ def write(box: Mailbox, folder: Path) -> dict[str, Letter]:
                 )
                 archive.write(b"From someone@post.example Mon Feb  5 08:30:00 2024\n" + body + b"\n\n")
                 archived += 1
-                paths[f"{folder / 'archive.mbox'}#{archived}"] = letter
+                paths[f"archive.mbox#{archived}"] = letter
                 continue
             path.write_bytes(letter.raw)
-            paths[str(path)] = letter
+            paths[path.relative_to(folder).as_posix()] = letter
     for letter in box.letters[:12]:  # the same message in a second mailbox
         (folder / "maildir" / "new" / f"copy{letter.number}").write_bytes(b"X-Seen: 1\n" + letter.raw)
         box.copies += 1

@@ -8,50 +8,57 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.corpus.mail import Broken, Mail, messages_in
-from sovereign_pipeline.corpus.markings import Markings
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.mail import parse_mail
+from sovereign_pipeline.corpus.parsing import Outcome, Unit, files_of
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
-from sovereign_pipeline.corpus.threads import Outcome, rows_of
+from sovereign_pipeline.corpus.stages import DOCUMENTS, read_sources
+from sovereign_pipeline.corpus.threads import assemble
+from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
+from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.corpus import mailboxes
+from sovereign_pipeline_tests.corpus.test_extraction import outcomes, raw_corpus
 
-MARKINGS = Markings(
-    ClassificationLadder(("PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET")),
-    {"سري": "CONFIDENTIAL", "سري للغاية": "SECRET"},
-)
+LADDER = ClassificationLadder(("PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"))
+SOURCE = Source(
+    name="mail", kind="mail", path=Path("mail"), ours=mailboxes.OURS, licence="own", retention="1 year",
+    levels={"سري": "CONFIDENTIAL", "سري للغاية": "SECRET"},
+)  # fmt: skip
 DESK, ANNA, OMAR, CHIEF = mailboxes.DESK, "anna@mail.example", "omar@mail.example", "chief@hq.coasts.example"
 
 
-def _mail(id: str, sender: str, to: str, text: str, answers: str = "", hours: float = 0, **others: Any) -> Mail:
+def _mail(id: str, sender: str, to: str, text: str, answers: str = "", hours: float = 0, **others: Any) -> Unit:
     date = datetime.datetime(2024, 2, 5, 8, tzinfo=datetime.UTC) + datetime.timedelta(hours=hours)
-    return Mail(
-        **{
-            "path": f"{id}.eml", "sha256": f"{id:0>64}", "id": id, "references": tuple(answers.split()), "date": date,
-            "sender": sender, "recipients": tuple(to.split()), "subject": "Re: Jetty" if answers else "Jetty",
-            "text": text, **others,
-        }
-    )  # fmt: skip
+    name = others.pop("name", f"{id}.eml")
+    item = {
+        "id": id, "references": answers.split(), "date": date.isoformat(), "sender": sender, "recipients": to.split(),
+        "subject": "Re: Jetty" if answers else "Jetty", "text": text, **others,
+    }  # fmt: skip
+    return Unit(name, "", item)
 
 
-def _rows(found: Iterable[Mail | Broken], floor: str = "INTERNAL") -> tuple[list[dict[str, Any]], list[Outcome]]:
-    both = [*rows_of(found, mailboxes.OURS, MARKINGS, floor)]
-    return [row for row, _ in both if row is not None], [each for _, outcomes in both for each in outcomes]
+def _rows(units: Iterable[Unit]) -> tuple[list[dict[str, Any]], list[Outcome]]:
+    both = [*assemble(SOURCE, LADDER, units, Path())]
+    return [each for each in both if isinstance(each, dict)], [each for each in both if isinstance(each, Outcome)]
 
 
 def test_an_invented_mailbox(tmp_path: Path) -> None:
     """Every message has one outcome, each reply is paired with the letters that it answers, and texts are whole."""
     box = mailboxes.mailbox()
     letters = mailboxes.write(box, tmp_path)
-    found = [*messages_in(tmp_path)]
-    rows, outcomes = _rows(found)
-    assert len(outcomes) == len({each.path for each in outcomes}) == len(found) == len(box.letters) + box.copies >= 300
-    assert [
-        each for each in outcomes if each.path in letters and not each.outcome.startswith(letters[each.path].expected)
-    ] == []
-    assert Counter(each.outcome.startswith("duplicate of ") for each in outcomes)[True] == box.copies
-    in_rows = {file["path"] for row in rows for file in row["files"]}
-    assert in_rows >= {each.path for each in outcomes if each.outcome.startswith("row ")}
-    assert not in_rows & {each.path for each in outcomes if each.outcome.startswith(("left out", "quarantined"))}
+    units = list[Unit]()
+    for file in files_of(tmp_path):
+        items = [*parse_mail(file.path)]
+        units += [Unit(file.name + f"#{n}" * (len(items) > 1), "", item) for n, item in enumerate(items, start=1)]
+    rows, others = _rows(units)
+    became = {each.name: f"{each.kind}: {each.reason}" for each in others}
+    became |= {name: "row" for row in rows for name in row["files"]}
+    assert len(became) == len(others) + sum(len(row["files"]) for row in rows) == len(units) >= 300
+    assert {name: each for name, each in became.items() if name in letters} == {
+        name: letter.expected for name, letter in letters.items()
+    }
+    assert Counter(each.kind for each in others)["duplicate"] == box.copies
     pairs, own = set[tuple[str, str]](), {letter.mark: letter.own for letter in box.letters}
     for row in rows:
         turns = [(turn, re.findall(r"ZX\d{5}Q", turn["content"])) for turn in row["messages"]]
@@ -65,9 +72,36 @@ def test_an_invented_mailbox(tmp_path: Path) -> None:
     assert len(pairs) >= 0.95 * len(box.pairs)
 
 
+def test_a_folder_of_mail_is_a_source(institution: DemoInstitution) -> None:
+    """Messages pass the sandbox and the gates, and the corpus records what became of each."""
+    folder = institution.settings.data / "sources" / "folder"
+    box = mailboxes.mailbox(threads=15)
+    letters = mailboxes.write(box, folder)
+    hostile = {
+        "dovecot-uidlist": b"3 V1\n",
+        "maildir/tmp/1": b"From: a",
+        "..\nname.eml": b"From: a@mail.example\n\nx",
+        "bomb.eml": b"From: a@mail.example\nDate: Mon, 5 Feb 2024 08:30:00 +0400\n\n" + b"a\n" * 2_000_000,
+    }
+    for name, content in hostile.items():
+        (folder / name).write_bytes(content)
+    raw = raw_corpus(institution, kind="mail", ours=[*mailboxes.OURS])
+    found = {name: kind for name, (kind, _) in outcomes(raw).items()}
+    assert {name: each for name, each in found.items() if name in letters} == {
+        name: letter.expected.partition(":")[0] for name, letter in letters.items()
+    }
+    assert found.keys() - letters.keys() >= {"dovecot-uidlist", "maildir/tmp/1", "..\\nname.eml", "bomb.eml"}
+    assert Counter(found.values())["duplicate"] == box.copies
+    documents = [*read_documents(raw.file(DOCUMENTS))]
+    assert {each.language for each in documents} == {"en", "ar"}
+    (source,) = read_sources(raw)
+    assert source["documents"] == len(documents)
+    assert source["units"] == len(box.letters) + box.copies + len(hostile)
+
+
 _ASKED, _ANSWERED = _mail("1", ANNA, DESK, "May I build?"), _mail("2", DESK, ANNA, "You may.", "1", 1)
 _LONG = "We refuse the jetty at the old quay because the channel is too narrow for it."
-THREADS: dict[str, tuple[list[Mail], list[str], dict[str, str]]] = {
+THREADS: dict[str, tuple[list[Unit], list[str], dict[str, str]]] = {
     "a reply": ([_ANSWERED, _ASKED], ["< May I build? > You may."], {}),
     "letters of one side are one turn": (
         [_ASKED, _mail("b", ANNA, DESK, "Please hurry.", "1", 0.5), _ANSWERED],
@@ -153,14 +187,22 @@ THREADS: dict[str, tuple[list[Mail], list[str], dict[str, str]]] = {
         {"1": "left out: not answered", "2": "left out: ours, before the other side wrote"},
     ),
     "a copy with a banner": (
-        [_ASKED, _ANSWERED, _mail("1", ANNA, DESK, "External message\nMay I build?", path="c.eml")],
+        [_ASKED, _ANSWERED, _mail("1", ANNA, DESK, "External message\nMay I build?", name="c.eml")],
         ["< May I build? > You may."],
-        {"c": "duplicate of 1.eml"},
+        {"c": "duplicate: 1.eml"},
     ),
     "another message with a used id": (
-        [_ASKED, _ANSWERED, _mail("1", OMAR, DESK, "Buy boats", path="c.eml", sha256="c" * 64)],
+        [_ASKED, _ANSWERED, _mail("1", OMAR, DESK, "Buy boats", name="c.eml")],
         ["< May I build? > You may."],
         {"c": "left out: not answered"},
+    ),
+    "turns in two languages": (
+        [
+            _mail("1", ANNA, DESK, "May I build a new jetty there?"),
+            _mail("2", DESK, ANNA, "نعم، لا مانع لدينا من إصلاح الرصيف المذكور.", "1", 1),
+        ],
+        [],
+        {"1": "left out: turns in two languages", "2": "left out: turns in two languages"},
     ),
     "only a quotation": (
         [_ASKED, _ANSWERED, _mail("3", DESK, ANNA, "On 5 May, A wrote:\n> May I build?", "1", 2)],
@@ -178,20 +220,20 @@ def test_conversations(name: str) -> None:
     texts = [" ".join(f"{signs[each['role']]} {each['content']}" for each in row["messages"]) for row in rows]
     assert texts == expected
     assert len({row["case"] for row in rows}) <= 1
-    assert len(outcomes) == len(mails)
-    assert {Path(each.path).stem: each.outcome for each in outcomes if not each.outcome.startswith("row ")} == others
+    assert len(outcomes) + sum(len(row["files"]) for row in rows) == len(mails)
+    assert {Path(each.name).stem: f"{each.kind}: {each.reason}" for each in outcomes} == others
 
 
 LEVELS: dict[str, tuple[dict[str, Any], str]] = {
-    "none": ({}, "INTERNAL"),
+    "none": ({}, ""),
     "a tag": ({"subject": "[Confidential] Jetty"}, "CONFIDENTIAL"),
     "a tag with a name": ({"subject": "Jetty (SECRET - HR)"}, "SECRET"),
     "a word at the end": ({"subject": "Jetty - سريّ"}, "CONFIDENTIAL"),
     "a longer word": ({"subject": "سري للغاية: Jetty"}, "SECRET"),
-    "a word of a sentence": ({"subject": "The secret jetty"}, "INTERNAL"),
-    "a lower one": ({"subject": "[PUBLIC] Jetty"}, "INTERNAL"),
+    "a word of a sentence": ({"subject": "The secret jetty"}, ""),
+    "a lower one": ({"subject": "[PUBLIC] Jetty", "text": "Classification: Internal"}, "INTERNAL"),
     "a header": ({"markings": ("UK secret",)}, "SECRET"),
-    "a folder": ({"path": "box/Confidential/1.eml"}, "CONFIDENTIAL"),
+    "a folder": ({"name": "box/Confidential/1.eml"}, "CONFIDENTIAL"),
     "a line": ({"text": "Classification: SECRET\n\nMay I build?"}, "SECRET"),
     "a last line": ({"text": "May I build?\n\nسري"}, "CONFIDENTIAL"),
 }
@@ -215,7 +257,7 @@ def test_an_unknown_marking_quarantines_the_thread(name: str) -> None:
     fields: dict[str, Any] = {"id": "1", "sender": ANNA, "to": DESK, "text": "May I build?", **UNKNOWN[name]}
     rows, outcomes = _rows([_mail(**fields), _ANSWERED])
     assert rows == []
-    assert [each.outcome.partition(":")[0] for each in outcomes] == ["quarantined", "quarantined"]
+    assert [each.kind for each in outcomes] == ["quarantined", "quarantined"]
 
 
 _KNOWN = "Dear desk,\n\nplease send me the form for the jetty at the old quay\nbefore the end of this month.\n\nAnna"
