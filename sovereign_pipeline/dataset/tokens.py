@@ -10,6 +10,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.pinned import eos_ids, load_card, model_directory
+from sovereign_pipeline.base_models.tool_form import for_template
 from sovereign_pipeline.dataset.jsonl import Row, conversations_of
 from sovereign_pipeline.record.stage import Workplace
 
@@ -107,7 +108,8 @@ class BaseTokenizer:
         tokenizer, tools = self.loaded[0], row.get("tools")
         try:
             return [
-                tokenizer.apply_chat_template(turns, tools=tools, tokenize=False) for turns in conversations_of(row)
+                tokenizer.apply_chat_template(for_template(turns), tools=tools, tokenize=False)
+                for turns in conversations_of(row)
             ]
         except TemplateError:
             raise InputError(

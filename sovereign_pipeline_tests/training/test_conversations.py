@@ -3,13 +3,14 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.tool_form import for_template
+from sovereign_pipeline.dataset.tokens import BaseTokenizer
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rows import Completion, EncodedRow, encode, encode_turns, guard, stored_rows
 from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
@@ -225,6 +226,16 @@ def test_every_supervised_turn_must_end(ours: tuple[Any, list[int]]) -> None:
             guard([EncodedRow("C-1", (Completion(each.prompt_ids, reply, gaps),))], 512, 0.0, ends)
     with pytest.raises(TrainingFailed, match="empty reply"):
         guard([EncodedRow("C-1", (Completion(each.prompt_ids, reply, [end, len(reply) - 1]),))], 512, 0.0, ends)
+
+
+@pytest.mark.parametrize("template", ["chatml-tools", "qwen3", "llama3_1", "mistral"])
+def test_the_dataset_counts_the_tokens_of_the_trainer(template: str) -> None:
+    tokenizer, ends = family(template)
+    counting = BaseTokenizer(cast(Any, None))
+    vars(counting)["loaded"] = tokenizer, frozenset(ends)
+    row = conversation("tools")
+    rows = encode_turns(tokenizer, "sft", row, ends)
+    assert counting.lengths([row]) == [max(each.longest for each in rows)]
 
 
 @pytest.mark.parametrize("template", ["chatml-tools", "qwen3", "mistral"])
