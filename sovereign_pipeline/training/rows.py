@@ -345,7 +345,7 @@ def _rendered(
     from jinja2 import TemplateError
 
     has_tools = bool(tools) or any(each["role"] == "tool" or each.get("tool_calls") for each in messages)
-    if has_tools and _tool_form(tokenizer, tokenizer.chat_template) is None:
+    if has_tools and _tool_form(tokenizer, str(tokenizer.chat_template)) is None:
         raise TrainingFailed(
             f"Row {row_id}: it has tools, and the base model's chat template does not render tools, calls with JSON "
             f"arguments and results.",
@@ -360,7 +360,7 @@ def _rendered(
         )
     except (TemplateError, TypeError) as error:
         # The template may quote the row; only a reason that stands in the template itself is shown.
-        reason = f" ({error})" if str(error) and str(error) in tokenizer.chat_template else ""
+        reason = f" ({error})" if str(error) and str(error) in str(tokenizer.chat_template) else ""
         raise TrainingFailed(
             f"Row {row_id}: the base model's chat template refuses the order or roles of its messages{reason}.",
             "Remove such rows, or choose a base model whose chat template formats them.",
