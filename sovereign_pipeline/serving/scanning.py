@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import re
 import time
@@ -10,17 +11,19 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from sovereign_pipeline.base.errors import PrivacyError, ScannerLost, SovereignError
 from sovereign_pipeline.base.processes import silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.workers import WorkerPool
-from sovereign_pipeline.corpus.document import Document, exchange
+from sovereign_pipeline.corpus.document import Document, Message
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.case_files import replaced_spans
 from sovereign_pipeline.privacy.corrections import WordLists
+from sovereign_pipeline.privacy.json_texts import is_json
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import PLACEHOLDER, kind_of
@@ -69,6 +72,8 @@ class Detection:
     kind: Kind
     value: str
     """Found value; equal values in texts that were searched together are equal here."""
+    quote: str = ""
+    """Quotation mark that its placeholder needs: of a number in JSON."""
 
 
 class TextDetectors:
@@ -80,29 +85,33 @@ class TextDetectors:
             detectors.line, "passing", detectors.privacy, detectors.treatments, words=detectors.words
         )
 
-    def find(self, texts: Sequence[str]) -> list[list[Detection]]:
-        """Find personal data in the texts of one conversation, in order and without overlaps.
+    def find(self, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
+        """Find personal data in the texts of one conversation, in order and without overlaps. JSON is read by its
+        values. tools: the one of the texts that is a list of tools, whose schemas are not searched.
 
         Placeholders are ignored: models that were trained on scrubbed documents write them.
 
         Raises PrivacyError if a detector raises or misses its canary.
         """
         masked = [_masked(text) for text in texts]
-        documents = [self._document(number, text) for number, text in enumerate(masked)]
+        listed = [bool(tools) and text == tools for text in texts]
+        documents = [self._document(*each) for each in zip(range(len(masked)), masked, listed, strict=True)]
         (case,) = self._scrubber.scrub([documents])
         rows: dict[str, list[MappingRow]] = {document.id: [] for document in documents}
         for row in case.mapping:
             rows[row.row].append(row)
         return [
             [
-                Detection(start, end, kind_of(row.placeholder), row.placeholder)
-                for row, start, end, _ in replaced_spans(after.request, rows[after.id])
+                Detection(start, end, kind_of(row.placeholder), row.placeholder.strip('\\"'), row.placeholder[:quoted])
+                for row, start, end, _ in replaced_spans(_searched(after), rows[after.id])
                 if row.original
+                for quoted in [len(row.placeholder) - len(row.placeholder.lstrip('\\"'))]
             ]
             for after in case.documents
         ]
 
-    def _document(self, number: int, text: str) -> Document:
+    def _document(self, number: int, text: str, is_tools: bool) -> Document:
+        role: Literal["tool", "user"] = "tool" if is_json(text) else "user"
         return Document(
             id=f"text {number + 1}",
             source="gateway",
@@ -113,8 +122,14 @@ class TextDetectors:
             classification="",
             language=self._detectors.language_of(text),
             subject="",
-            messages=exchange(text, ""),
+            messages=(Message(role=role, content="" if is_tools else text), Message(role="assistant")),
+            tools=json.loads(text) if is_tools else (),
         )
+
+
+def _searched(document: Document) -> str:
+    """Return the one text of a document that was searched."""
+    return "".join(document.texts.values())
 
 
 def _masked(text: str) -> str:
@@ -154,6 +169,7 @@ HINT = "Send it again later."
 class _Work:
     line: str
     texts: tuple[str, ...]
+    tools: str = ""
 
 
 class Scanner:
@@ -185,14 +201,15 @@ class Scanner:
             ) from None
         self._heard_at = time.monotonic()
 
-    async def find(self, line: str, texts: Sequence[str]) -> list[list[Detection]]:
-        """Find personal data in the texts of one conversation. Raises ScannerLost."""
+    async def find(self, line: str, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
+        """Find personal data in the texts of one conversation, see `TextDetectors`. Raises ScannerLost."""
         try:
             async with asyncio.timeout(SECONDS_TO_SEARCH):
+                work = _Work(line, tuple(texts), tools)
                 if sum(map(len, texts)) < LONG:
-                    return await self._find(_Work(line, tuple(texts)))
+                    return await self._find(work)
                 async with self._of_long_ones:
-                    return await self._find(_Work(line, tuple(texts)))
+                    return await self._find(work)
         except TimeoutError:
             raise ScannerLost("The search for personal data took too long.", HINT) from None
 
@@ -275,4 +292,4 @@ def _detectors() -> dict[str, TextDetectors]:
 
 
 def _find(work: _Work) -> list[list[Detection]]:
-    return _detectors()[work.line].find(work.texts)
+    return _detectors()[work.line].find(work.texts, work.tools)

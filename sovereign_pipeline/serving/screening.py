@@ -4,11 +4,12 @@ Streaming delay: the last 120 characters of an answer are buffered and searched 
 before them, so that an identifier split across pieces is found.
 """
 
+import json
 import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +22,7 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.serving import Screened
 from sovereign_pipeline.privacy.corrections import folded_words, load_word_lists
+from sovereign_pipeline.privacy.json_texts import is_json
 from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Detection, LineDetectors, Scanner
 
@@ -91,10 +93,15 @@ class Placeholders:
         for each in found:
             placeholder = self.of(each.kind, each.value)
             if may_be_put_back:
-                self.originals.setdefault(placeholder, text[each.start : each.end])
-            pieces += [text[position : each.start], placeholder]
+                self.originals.setdefault(placeholder, _unescaped(text[each.start : each.end], text))
+            pieces += [text[position : each.start], f"{each.quote}{placeholder}{each.quote}"]
             position = each.end
         return "".join([*pieces, text[position:]])
+
+
+def _unescaped(value: str, text: str) -> str:
+    """Return a value of a text without the escapes of JSON."""
+    return str(json.loads(f'"{value}"')) if "\\" in value and is_json(text) else value
 
 
 class PuttingBack:
@@ -226,7 +233,7 @@ class Screen:
             return True
         texts = self._of_caller.document.texts
         try:
-            found = await self._find([*texts.values()])
+            found = await self._find([*texts.values()], texts.get("tools", ""))
         except (ScannerLost, TextTooLong) as error:
             if self.rules.requests != "report":
                 raise
@@ -340,7 +347,8 @@ class Screen:
 
     @cached_property
     def _own(self) -> OwnText:
-        return OwnText([*self._of_caller.document.texts.values()])
+        texts = self._of_caller.document.texts.values()
+        return OwnText([json.dumps(json.loads(each), ensure_ascii=False) if is_json(each) else each for each in texts])
 
     @cached_property
     def _placeholders(self) -> Placeholders:
@@ -348,7 +356,10 @@ class Screen:
 
     @cached_property
     def _putting_back(self) -> PuttingBack:
-        return PuttingBack(self._placeholders.originals)
+        if self.sent.schema is None:
+            return PuttingBack(self._placeholders.originals)
+        originals = self._placeholders.originals.items()
+        return PuttingBack({name: json.dumps(text, ensure_ascii=False)[1:-1] for name, text in originals})
 
     async def _search(self, *, is_end: bool, is_cut: bool = False) -> str:
         """Search the new text, and return the part that may be sent."""
@@ -385,7 +396,7 @@ class Screen:
         """Move a finding to its position in the answer. Parts are searched separately, so its text identifies the
         value."""
         written = text[found.start : found.end]
-        return Detection(begin + found.start, begin + found.end, found.kind, written)
+        return Detection(begin + found.start, begin + found.end, found.kind, written, found.quote)
 
     def _count(self, found: Sequence[Detection]) -> None:
         """Count each value once."""
@@ -394,12 +405,12 @@ class Screen:
                 self._counted.add((each.kind, each.value))
                 self.in_answer[each.kind] += 1
 
-    async def _find(self, texts: Sequence[str]) -> list[list[Detection]]:
+    async def _find(self, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
         if self._scanner is None:
             raise ScannerLost("Nothing searches for personal data here.", HINT)
         if sum(map(len, texts)) > MOST_CHARACTERS:
             raise TextTooLong(f"Texts above {MOST_CHARACTERS:,} characters are not searched, and are rejected.")
-        return await self._scanner.find(self._line, texts)
+        return await self._scanner.find(self._line, texts, tools)
 
     def _fail(self, error: ScannerLost | TextTooLong) -> None:
         self.failures += 1
@@ -422,7 +433,7 @@ def _in_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _within(found: Sequence[Detection], begin: int) -> list[Detection]:
-    return [Detection(max(0, each.start - begin), each.end - begin, each.kind, each.value) for each in found]
+    return [replace(each, start=max(0, each.start - begin), end=each.end - begin) for each in found]
 
 
 def _word_begins(text: str, position: int) -> int:

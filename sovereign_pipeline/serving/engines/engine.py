@@ -102,7 +102,7 @@ class CallForm:
 
 
 class TokenLogprob(NamedTuple):
-    """A token of an answer, and the likeliest tokens at its place. Sampling and grammar do not change these values."""
+    """A token of an answer, and the likeliest tokens at its place, before temperature and within the grammar."""
 
     text: str
     logprob: float

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sovereign_pipeline.serving.engines.local_model import Matcher, Model
 
 Message = dict[str, Any]
+LEAST_LOGPROB = -9999.0
 RENDERED_AT_ONCE = 4_000
 """Number of characters up to which a conversation is encoded between two steps of the model."""
 
@@ -105,16 +106,19 @@ class AnswerRow:
         self._logprobs: list[TokenLogprob] = []
 
     def choose(self, logits: Any) -> int:
-        token = self._drawn(logits if self._matcher is None else self._matcher.masked(logits))
+        if self._matcher is not None:
+            logits = self._matcher.masked(logits)
+        token = self._drawn(logits)
         if self._most_likely is not None and token not in self._end:
             self._note(token, logits)
         return token
 
     def _note(self, token: int, logits: Any) -> None:
-        """Note the log-probabilities of a token's place, as they are without grammar and temperature."""
+        """Note the log-probabilities of a token's place, before temperature. Those of forbidden tokens are as in
+        vLLM."""
         import torch
 
-        scores = torch.log_softmax(logits, dim=-1)
+        scores = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
         values, ids = scores.topk(self._most_likely or 0)
         likeliest = [(self._decode([id]), value) for id, value in zip(ids.tolist(), values.tolist(), strict=True)]
         self._logprobs.append(TokenLogprob(self._decode([token]), float(scores[token]), likeliest))

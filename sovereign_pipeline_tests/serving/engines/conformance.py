@@ -288,9 +288,10 @@ class EngineConformance(LoadingConformance):
             text, value = token.likeliest[0]
             assert text == token.text and value == pytest.approx(token.logprob), "greedy takes the likeliest"
             assert len(token.likeliest) == 3 and 0.0 >= token.likeliest[0][1] >= token.likeliest[2][1]
-        kept = running.alone(1, LETTERS[0], logprobs=1, grammar='start: "zzz"').pieces
-        (first, *_) = (token for piece in kept for token in piece.logprobs)
-        assert first.text == "z" and first.likeliest[0] == tokens[0].likeliest[0], "of the model, not of the grammar"
+        kept = running.alone(1, LETTERS[0], logprobs=3, grammar='start: "z"').pieces
+        (first,) = (token for piece in kept for token in piece.logprobs)
+        assert first.text == "z" and first.logprob == pytest.approx(0, abs=1e-5), "nothing else may stand there"
+        json.dumps([*first.likeliest], allow_nan=False)
 
     def test_unknown_adapter_is_refused(self, running: Running) -> None:
         with pytest.raises(EngineRefused, match="is not loaded"):

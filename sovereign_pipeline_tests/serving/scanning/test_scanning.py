@@ -74,7 +74,7 @@ def test_waiting_for_a_search_is_no_fault_of_the_adapter(
     bench.screens = screening("replace", None)
     caller = bench.client(bench.callers_of_arms()["staged"])
 
-    async def hang(line: str, texts: Any) -> Any:
+    async def hang(*_: Any) -> Any:
         await asyncio.sleep(5)
 
     with monkeypatch.context() as patch:
@@ -131,12 +131,12 @@ def test_a_stream_ends_where_searching_ended(
     bench.engine.words = in_pieces(f"{FILLER * 6}Ms {NAME}.")
     find, searched = scanner.find, 0
 
-    async def find_once(line: str, texts: Any) -> Any:
+    async def find_once(*asked: Any) -> Any:
         nonlocal searched
         if searched:
             worker_of(scanner).kill()
         searched += 1
-        return await find(line, texts)
+        return await find(*asked)
 
     monkeypatch.setattr(scanner, "find", find_once)
     answer = say(client(bench.token()), stream=True, content="Who?")

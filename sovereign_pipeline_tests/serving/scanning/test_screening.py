@@ -104,7 +104,11 @@ CALLED: Any = [
         "role": "assistant",
         "tool_calls": [{"id": "c1", "function": {"name": "find_permit", "arguments": f'{{"phone": "{PHONE}"}}'}}],
     },
-    {"role": "tool", "tool_call_id": "c1", "content": json.dumps({"of": f"Ms {NAME}", "note": "سراج مكسور"})},
+    {
+        "role": "tool",
+        "tool_call_id": "c1",
+        "content": json.dumps({"of": f"Ms {NAME}", "note": "سراج مكسور", "civil_number": 12345678}),
+    },
 ]
 
 
@@ -136,7 +140,12 @@ def test_tools_carry_no_personal_data_past_the_search(
         return
     (asked,) = bench.engine.asked
     seen = json.dumps([asked.messages, asked.tools], ensure_ascii=False)
-    assert not [each for each in PERSONAL if each in seen] and "سراج مكسور" in seen
+    assert not [each for each in PERSONAL if each in seen]
+    assert json.loads(asked.messages[2]["content"]) == {
+        "of": "Ms NAME_1",
+        "note": "سراج مكسور",
+        "civil_number": "NID_1",
+    }
     assert asked.messages[1]["tool_calls"][0]["function"]["arguments"] == {"phone": "PHONE_1"}
     assert "omar" not in answer.text and "EMAIL_2" in answer.text, "of others"
     assert MAIL in answer.text, "the caller's own is put back"
