@@ -1,10 +1,9 @@
 """Scrub one case file: find further mentions, assign placeholders, replace the values, and search the result again.
 
-A placeholder can create an identifier: "sent NAME_1@host" is an e-mail address. So the text around placeholders is
-searched again, and the whole text if that finds something.
+A placeholder can create an identifier: "sent NAME_1@host" is an e-mail address. So a text with placeholders is searched
+again.
 """
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,8 +14,7 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector
-from sovereign_pipeline.privacy.identifiers.recognizers import without_placeholders
-from sovereign_pipeline.privacy.json_texts import is_json, readings_of, reject_equal_keys
+from sovereign_pipeline.privacy.json_texts import readings_of, reject_equal_keys
 from sovereign_pipeline.privacy.names.latin_words import without_marks
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.names.persons import PersonName, known_parts, person_name, same_person
@@ -149,10 +147,6 @@ def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
 
 # --- the second reading -----------------------------------------------------------------------------------------------
 
-_AROUND = 120
-"""Number of characters on each side of a placeholder that the second reading searches."""
-_LONGEST_EDGE = 80
-_MAY_HOLD_ONE = re.compile(r"[\d@©®]|\bat\b|&\w|%[0-9A-Fa-f]{2}")
 _ROUNDS = 4
 """Maximum number of second readings of a text. Each one replaces what it finds."""
 
@@ -244,15 +238,10 @@ def reread(
 
 
 def _left_in(text: Filled, detector: Detector, document: Document, field: str) -> list[tuple[Leaf, Kind]]:
-    """Return what the second reading finds, by its places in the text. Without added recognizers, the whole of a plain
-    text is searched only if something is found around a placeholder."""
-    language, is_plain = document.language, document.is_letter or not is_json(text.text)
-    windows = _windows(text) if is_plain and not detector.has_added else ()
-    if windows and not any(detector.read_again(language, window).left for window in windows):
-        return []
+    """Return what the second reading finds, by its places in the text."""
     found: list[tuple[Leaf, Kind]] = []
     for reading in readings_of(document, field, text.text):
-        left = detector.read_again(language, reading).left
+        left = detector.read_again(document.language, reading).left
         new = [(each, span.kind) for span in left for each in reading.places(span.start, span.end)]
         found += [each for each in new if not any(_meet(each[0], other) for other, _ in found)]
     return sorted(found, key=lambda each: each[0][:2])
@@ -260,41 +249,6 @@ def _left_in(text: Filled, detector: Detector, document: Document, field: str) -
 
 def _meet(one: Leaf, other: Leaf) -> bool:
     return one.start < other.end and other.start < one.end
-
-
-def _windows(text: Filled) -> Iterator[str]:
-    """Yield the text around each placeholder that may hold an identifier."""
-    begun: tuple[int, int] | None = None
-    for start, place in zip(text.starts, text.places, strict=True):
-        window = (start - _AROUND, start + len(place.placeholder) + _AROUND)
-        if begun is not None and window[0] > begun[1]:
-            yield from _read(text.text, *begun)
-            begun = window
-        else:
-            begun = (begun[0] if begun else window[0], window[1])
-    if begun is not None:
-        yield from _read(text.text, *begun)
-
-
-def _read(text: str, start: int, end: int) -> Iterator[str]:
-    window = text[_word_before(text, start) : _word_behind(text, end)]
-    if _MAY_HOLD_ONE.search(without_placeholders(window)):
-        yield window
-
-
-def _word_before(text: str, position: int) -> int:
-    """Return the start of the word at a position, so that a window never cuts a number."""
-    if position <= 0:
-        return 0
-    place = text.rfind("\n", max(0, position - _LONGEST_EDGE), position)
-    return place + 1 if place >= 0 else max(0, text.rfind(" ", 0, position))
-
-
-def _word_behind(text: str, position: int) -> int:
-    place = text.find("\n", position, position + _LONGEST_EDGE)
-    if place < 0:
-        place = text.find(" ", position)
-    return place if place >= 0 else len(text)
 
 
 # --- one case file ----------------------------------------------------------------------------------------------------
