@@ -15,7 +15,6 @@ from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.json_texts import readings_of, reject_equal_keys
-from sovereign_pipeline.privacy.names.latin_words import without_marks
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.names.persons import PersonName, known_parts, person_name, same_person
 from sovereign_pipeline.privacy.normalisation import Leaf, NormalisedText
@@ -59,8 +58,7 @@ def add_further_mentions(
         if span.kind == "NAME" and patterns.may_spread(text.content, span)
     ]
     parts = known_parts(person_name(name) for name in [*names, *authors])
-    stems = {_stem(part) for part in parts}
-    return [_with_mentions(text, values, parts, stems, patterns) for text in texts]
+    return [_with_mentions(text, values, parts, patterns) for text in texts]
 
 
 def _values(texts: Iterable[SearchedText]) -> dict[str, Span]:
@@ -73,15 +71,14 @@ def _values(texts: Iterable[SearchedText]) -> dict[str, Span]:
 
 
 def _with_mentions(
-    text: SearchedText, values: Mapping[str, Span], parts: frozenset[str], stems: set[str], patterns: NamePatterns
+    text: SearchedText, values: Mapping[str, Span], parts: frozenset[str], patterns: NamePatterns
 ) -> SearchedText:
     further, found = list(_mentions_of_values(text, values)), list(text.spans)
-    if _may_mention_names(text, stems):
-        names = patterns.mentions(text.content, parts)
-        for name in names:
-            found = _grown(text.content, found, name)
-        # `labelled=False` gives a name that was found whole precedence over a mention of one of its parts.
-        further += [replace(name, labelled=False) for name in names]
+    names = patterns.mentions(text.content, parts) if parts else []
+    for name in names:
+        found = _grown(text.content, found, name)
+    # `labelled=False` gives a name that was found whole precedence over a mention of one of its parts.
+    further += [replace(name, labelled=False) for name in names]
     return replace(text, spans=without_overlaps([*found, *further])) if further else text
 
 
@@ -123,26 +120,6 @@ def _is_whole_word(text: str, span: Span) -> bool:
 
 def _is_of_a_word(character: str) -> bool:
     return character.isalnum() or character == "_"
-
-
-def _stem(part: str) -> str:
-    """Return a folded part of a name without its article, which all its spellings share."""
-    return part[3:] if part.startswith("al-") else part.removeprefix("ال")
-
-
-def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
-    """Return whether a known part of a name may occur outside the labelled names. This fast check skips most texts."""
-    folded = text.content.casefold().replace("أ", "ا").replace("إ", "ا").replace("آ", "ا")
-    if not folded.isascii():
-        folded = without_marks(folded.replace("’", "'"))
-    if len(folded) == len(text.content):
-        pieces, position = [], 0
-        for span in text.spans:
-            if span.kind == "NAME" and span.labelled:
-                pieces.append(folded[position : span.start])
-                position = span.end
-        folded = "\0".join([*pieces, folded[position:]])
-    return any(stem in folded for stem in stems)
 
 
 # --- the second reading -----------------------------------------------------------------------------------------------
