@@ -81,12 +81,13 @@ MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 
 def _private_config(line: Line) -> Config:
     # Lines without conversations keep the identity that they had before there were any.
-    calls = line.named_evaluation.tool_calls
+    supervise, calls = line.training.sft.supervise, line.named_evaluation.tool_calls
     return {
         "instruction": line.training.instruction,
         **line.named_evaluation.model_dump(
             mode="json", include={"seed", "precision", "max_held_out_rows", "distractors", "batch_size", "references"}
         ),
+        **({"supervise": supervise} if supervise != "all" else {}),
         **({"tool_calls": calls.model_dump()} if calls != ToolCalls() else {}),
     }
 
@@ -101,7 +102,8 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         seed,
         evaluation.max_held_out_rows,
         evaluation.distractors,
-        replaces=replaces,
+        line.training.sft.supervise,
+        replaces,
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file(HELD_OUT)))
     compared = compare("private_scores", workplace, inputs)

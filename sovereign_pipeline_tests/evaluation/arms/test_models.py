@@ -9,15 +9,17 @@ import pytest
 
 from sovereign_pipeline.base import text
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.dataset.jsonl import sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import conversation_row, sft_row, user_message
 from sovereign_pipeline.evaluation.arms import Arm, models
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.arms.token_tree import generate
 from sovereign_pipeline.evaluation.held_out import held_out_turns
-from sovereign_pipeline.training.rows import encode
+from sovereign_pipeline.training.rows import encode, encode_turns
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
+from sovereign_pipeline_tests.evaluation.documents import chat, conversation
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +49,25 @@ def test_ids_are_those_that_the_trainer_supervises(unchanged: Models, letters: l
         trained = encode(unchanged.tokenizer, "sft", sft_row(letter, INSTRUCTION), sorted(unchanged.end_of_turn))
         context, reply = unchanged.token_ids(held_out_turns(unchanged, letter, INSTRUCTION)[-1].item)
         assert (context, reply) == (trained.completions[0].prompt_ids, trained.completions[0].reply_ids)
+
+
+@pytest.mark.parametrize("document", [conversation(1), chat(2), chat(3, weight=0)], ids=["tools", "chat", "weight"])
+def test_ids_of_a_conversation_are_those_that_the_trainer_supervises(
+    unchanged: Models, document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = PROJECT_ROOT / "data" / "models" / "chatml-tools.jinja"
+    monkeypatch.setattr(unchanged.tokenizer, "chat_template", template.read_text(encoding="utf-8"))
+    row, ends = conversation_row(document, INSTRUCTION), sorted(unchanged.end_of_turn)
+    (trained,) = encode_turns(unchanged.tokenizer, "sft", row, ends)
+    (completion,) = trained.completions
+    split = unchanged.loaded["base"].scorer.split
+    scored = [
+        split(turn.item.context, turn.item.continuations[0])
+        for turn in held_out_turns(unchanged, document, INSTRUCTION)
+    ]
+    ids = completion.ids
+    begin = len(completion.prompt_ids)
+    assert scored == [(ids[: begin + start], ids[begin + start : begin + end]) for start, end in completion.turns]
 
 
 def test_loss_is_that_of_a_plain_forward_pass(better: Models, letters: list[Document]) -> None:
