@@ -27,7 +27,7 @@ def read(tmp_path: Path, recipe: dict[str, Any]) -> None:
 def test_the_demonstration_lines_are_valid() -> None:
     data = PROJECT_ROOT / "data"
     institution = load_institution(data)
-    assert line_names(data) == ["circulars-ar", "permits-desk", "permits-rlhf"]
+    assert line_names(data) == ["circulars-ar", "enquiries-desk", "permits-desk", "permits-rlhf"]
     for name in line_names(data):
         assert load_line(data, name, institution).line == name
 

@@ -11,7 +11,7 @@ from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, 
 from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.suites.rows import read_prompts
+from sovereign_pipeline.suites.rows import prompt_files, read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (
     Incumbent,
@@ -228,14 +228,14 @@ def test_prompts_in_a_language_without_labelled_answers_are_named(
     assert all("There is no labelled answer in ur" in verdicts[name].message for name in unanswered)
 
 
-@pytest.mark.parametrize("line", ["permits-desk", "circulars-ar"])
+@pytest.mark.parametrize("line", ["permits-desk", "circulars-ar", "enquiries-desk"])
 def test_the_demonstrations_prompts_and_labels_leave_none_of_its_gates_in_doubt(
     line: str, institution: DemoInstitution
 ) -> None:
     """With arms that answer alike, at the recipe's own margins."""
     data = PROJECT_ROOT / "data"
     recipe = Line.model_validate(yaml.safe_load((data / "lines" / f"{line}.yaml").read_text()))
-    asked = read_prompts(data / recipe.named_evaluation.red_team.prompts)
+    asked = read_prompts(*prompt_files(data, recipe.named_evaluation.red_team).values())
     alike = red_team(0)[-1]
     prompts = [
         alike.model_copy(update={"id": each.id, "kind": each.kind, "language": each.language, "expects": each.expects})
