@@ -58,7 +58,7 @@ def own_text(text: str, known: KnownMessages, *, is_ours: bool) -> str:
     """
     parts = [*_parts(text)]
     is_on_top = any(kind == "own" and any(line.strip() for line in lines) for kind, lines in parts)
-    kept, is_removed = list[str](), True
+    kept, is_removed = list[str](), True  # the last line first
     for kind, lines in reversed(parts):
         rest = lines
         if kind == "head":
@@ -70,8 +70,8 @@ def own_text(text: str, known: KnownMessages, *, is_ours: bool) -> str:
                 rest = _without_quotation(lines, known, is_whole=kind == "marked" or (kind == "behind" and is_on_top))
                 rest = _without_signature(rest) if kind == "below" or rest != lines else rest
             is_removed = kind != "own" and rest != lines
-        kept = [*rest, *kept]
-    return re.sub(r"\n{3,}", "\n\n", "".join(kept)).strip()
+        kept += reversed(rest)
+    return re.sub(r"\n{3,}", "\n\n", "".join(reversed(kept))).strip()
 
 
 _Kind = Literal["own", "marked", "behind", "below", "head"]

@@ -94,6 +94,7 @@ def test_a_folder_of_mail_is_a_source(institution: DemoInstitution) -> None:
     assert Counter(found.values())["duplicate"] == box.copies
     documents = [*read_documents(raw.file(DOCUMENTS))]
     assert {each.language for each in documents} == {"en", "ar"}
+    assert max(len(each.messages) for each in documents) >= 8
     (source,) = read_sources(raw)
     assert source["documents"] == len(documents)
     assert source["units"] == len(box.letters) + box.copies + len(hostile)
