@@ -27,7 +27,7 @@ from sovereign_pipeline.policy.serving import Vllm
 from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline.serving.fingerprints import PROMPTS, Job, LogProbabilities, Precision, compute
+from sovereign_pipeline.serving.fingerprints import Job, LogProbabilities, Precision, compute, conversations
 
 ADAPTERS = 4
 FINGERPRINTS = 2
@@ -61,7 +61,7 @@ def main() -> None:
 
 def fingerprinted(adapter: Deployable) -> Deployable:
     say(f"{adapter.adapter}: its fingerprint on the training side")
-    job = Job(base_model(MODEL), adapter.digest, adapter.directory, PROMPTS)
+    job = Job(base_model(MODEL), adapter.digest, adapter.directory, conversations(""))
     return replace(adapter, fingerprint=compute(job))
 
 

@@ -54,6 +54,7 @@ from sovereign_pipeline.serving.engines.engine import Deployable, Engine
 from sovereign_pipeline.serving.fingerprints import (
     NEW_TOKENS,
     TOP,
+    Conversation,
     Fingerprint,
     Job,
     compute_apart,
@@ -98,19 +99,23 @@ class FingerprintStore:
             )
         return fingerprint
 
-    def _identity(self, verified: VerifiedAdapter, asked: tuple[str, ...]) -> Identity:
+    def _identity(self, verified: VerifiedAdapter, asked: tuple[Conversation, ...]) -> Identity:
         return Identity(
             kind=KIND,
             line=verified.deployable.line,
             ladder=self.institution.classification,
-            code_version="1",
-            config={"conversations": list(asked), "new_tokens": NEW_TOKENS, "top": TOP},
+            code_version="2",
+            config={
+                "conversations": [each.model_dump(mode="json") for each in asked],
+                "new_tokens": NEW_TOKENS,
+                "top": TOP,
+            },
             inputs={"adapter": verified.artifact.ref, "base_model": verified.base_model.ref},
             external_inputs={},
             libraries={},
         )
 
-    def _build(self, verified: VerifiedAdapter, asked: tuple[str, ...], workspace: Path) -> Built:
+    def _build(self, verified: VerifiedAdapter, asked: tuple[Conversation, ...], workspace: Path) -> Built:
         adapter = verified.deployable
         base = open_base_model(self.settings, verified.base_model, self.progress)
         self.progress(f"{adapter.adapter}: computing its fingerprint on the training side")

@@ -13,7 +13,8 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.processes import silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.workers import WorkerPool
-from sovereign_pipeline.dataset.jsonl import user_message
+from sovereign_pipeline.base_models.tool_form import for_template, tool_form_of
+from sovereign_pipeline.dataset.jsonl import as_served
 
 PROMPTS = (
     "Please renew my permit for the stall at the harbour gate. The fee was paid on 3 March 2024.",
@@ -39,6 +40,13 @@ LogProbabilities = tuple[tuple[float, ...], ...]
 """Log-probabilities of each position, in nats."""
 
 
+class Conversation(Frozen):
+    """A prompt, in the form of a dataset's rows."""
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+
 class Mark(Frozen):
     """The expected values for one prompt."""
 
@@ -59,16 +67,36 @@ class Fingerprint(Frozen):
 
     adapter: str
     """Digest of the adapter's artifact."""
-    conversations: tuple[str, ...]
-    """User turns of the prompts."""
+    conversations: tuple[Conversation, ...]
     marks: tuple[Mark, ...]
     libraries: dict[str, str]
     """Library name -> version, of the libraries that computed it."""
 
 
-def conversations(instruction: str) -> tuple[str, ...]:
-    """Return the fixed prompts as user turns of a line."""
-    return tuple(user_message(instruction, prompt) for prompt in PROMPTS)
+def conversations(instruction: str) -> tuple[Conversation, ...]:
+    """Return the fixed prompts of a line: each letter, a conversation of three turns, and one with a call of a tool.
+    The last is left out where the chat template writes no calls."""
+    turns = [[_turn("user", prompt)] for prompt in PROMPTS]
+    turns.append([_turn("user", PROMPTS[0]), _turn("assistant", "At the quay office."), _turn("user", PROMPTS[1])])
+    function = {"name": "permit_status", "arguments": {"permit": "QW-2024/17"}}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "1", "function": function}]}
+    turns.append([_turn("user", PROMPTS[3]), call, {**_turn("tool", '{"status": "open"}'), "tool_call_id": "1"}])
+    asked = [Conversation(messages=tuple(map(dict, as_served(each, instruction).messages))) for each in turns]
+    return *asked[:-1], asked[-1].model_copy(update={"tools": (_TOOL,)})
+
+
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "permit_status",
+        "description": "Status of a permit.",
+        "parameters": {"type": "object", "properties": {"permit": {"type": "string"}}, "required": ["permit"]},
+    },
+}
+
+
+def _turn(role: str, content: str) -> dict[str, Any]:
+    return {"role": role, "content": content}
 
 
 def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> str | None:
@@ -133,7 +161,7 @@ class Job:
     adapter: str
     """Digest of the adapter's artifact."""
     directory: Path
-    conversations: tuple[str, ...]
+    conversations: tuple[Conversation, ...]
 
 
 def compute_apart(job: Job) -> Fingerprint:
@@ -152,21 +180,23 @@ def compute(job: Job) -> Fingerprint:
     tokenizer = AutoTokenizer.from_pretrained(job.base, local_files_only=True)
     base = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32, local_files_only=True)
     model = PeftModel.from_pretrained(base, str(job.directory)).eval()
+    writes_calls = tool_form_of(tokenizer) is not None
+    asked = tuple(each for each in job.conversations if writes_calls or not each.tools)
     with torch.inference_mode():
-        marks = tuple(_mark(model, tokenizer, each) for each in job.conversations)
+        marks = tuple(_mark(model, tokenizer, each) for each in asked)
     return Fingerprint(
         adapter=job.adapter,
-        conversations=job.conversations,
+        conversations=asked,
         marks=marks,
         libraries={name: importlib.metadata.version(name) for name in LIBRARIES},
     )
 
 
-def _mark(model: Any, tokenizer: Any, conversation: str) -> Mark:
+def _mark(model: Any, tokenizer: Any, conversation: Conversation) -> Mark:
     import torch
 
-    turns = [{"role": "user", "content": conversation}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    turns, tools = for_template(conversation.messages), [*conversation.tools] or None
+    text = str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=True))
     prompt: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     ids = torch.tensor([prompt])
     answer = model.generate(

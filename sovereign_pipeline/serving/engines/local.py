@@ -100,7 +100,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
             "digest": adapter.digest,
             "directory": str(adapter.directory),
             "files": dict(adapter.files),
-            "conversations": fingerprint.conversations if fingerprint is not None else (),
+            "conversations": [each.model_dump() for each in fingerprint.conversations] if fingerprint else (),
             "marks": [mark.model_dump() for mark in fingerprint.marks] if fingerprint is not None else (),
         }
         loaded = await process.one_answer(message)

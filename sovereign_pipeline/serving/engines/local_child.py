@@ -271,11 +271,11 @@ class Worker:
         marks = [self._mark(digest, conversation, mark) for conversation, mark in expected]
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks, "files": self.model.files[digest]})
 
-    def _mark(self, digest: str, conversation: str, expected: Message) -> Message:
+    def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
         """Compute this engine's values for an expected mark: each after the expected tokens."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
-        prompt = self._prompts.render([{"role": "user", "content": conversation}])
+        prompt = self._prompts.render(conversation["messages"], conversation["tools"])
         found: Message = {**expected, "prompt": prompt}
         if prompt != expected["prompt"]:
             return found

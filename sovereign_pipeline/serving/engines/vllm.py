@@ -376,8 +376,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return name
 
     async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
-        turns = [[{"role": "user", "content": each}] for each in fingerprint.conversations]
-        prompts = [await self._render(each) for each in turns]
+        prompts = [await self._render(each.messages, each.tools) for each in fingerprint.conversations]
         return await measure(server, name, NO_EFFECT, prompts, fingerprint.marks)
 
     async def _compare(self, server: VllmServer, name: str, adapter: Deployable) -> None:

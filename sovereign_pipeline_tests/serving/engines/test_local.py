@@ -211,6 +211,7 @@ def test_calls_of_tools_are_valid_by_their_schemas(runner: asyncio.Runner, tmp_p
     made, template = TinyAdapters(tmp_path, context=8192), chat_template_of("chatml-tools")
     (made.base / "chat_template.jinja").write_text(template)
     adapter = made.deployable("calls-1.0.0", made.directory("calls", seed=3), template)
+    adapter = dataclasses.replace(adapter, fingerprint=made.fingerprint(adapter))
     engine = runner.run(LocalEngine.start(made.base, SETTINGS))
     try:
         runner.run(engine.load(adapter))
