@@ -28,6 +28,7 @@ from sovereign_pipeline.cli.terminal import (
     print_rows,
     write_new_file,
 )
+from sovereign_pipeline.corpus.folders import FolderFacts, look_at_folder
 from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
     ColumnFacts,
@@ -36,7 +37,14 @@ from sovereign_pipeline.corpus.inspection import (
     format_rows,
     inspect_file,
 )
-from sovereign_pipeline.corpus.suggestion import Suggestion, about_layout, about_states, format_texts, suggest
+from sovereign_pipeline.corpus.suggestion import (
+    Suggestion,
+    about_layout,
+    about_states,
+    format_texts,
+    recipe_with,
+    suggest,
+)
 from sovereign_pipeline.corpus.values import may_be_shown
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import LINE_NAME, load_line
@@ -111,9 +119,34 @@ def sources_take_rated(
     return Result(taken, show)
 
 
+@sources.command("snapshot")
+def sources_snapshot(line: LineName) -> Result:
+    """Run the queries of a line's database sources, and write their rows to the Parquet files that the recipe names.
+
+    The line reads these files; it does not query the database. A changed file makes its artifacts stale.
+    """
+    from sovereign_pipeline.corpus.database import take_snapshot  # loads SQLAlchemy
+
+    settings = Settings.from_environment()
+    recipe = load_line(settings.data, line, load_institution(settings.data))
+    of_databases = [source for source in recipe.sources if source.kind == "database"]
+    if not of_databases:
+        raise InputError(f"Line {line} has no source of the kind database.", "Add one to the recipe.")
+    taken = [
+        {"source": each.name, "path": str(path := settings.data / each.path), "rows": take_snapshot(each, path)}
+        for each in of_databases
+    ]
+    return Result(taken, lambda: print_rows(taken, "Snapshots"))
+
+
 @sources.command("look")
 def sources_look(
-    file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, optionally compressed.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="The file: JSONL, JSON, CSV, TSV or Parquet, optionally compressed, or a workbook; or a folder."
+        ),
+    ],
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
     line: Annotated[
         str | None,
@@ -122,6 +155,7 @@ def sources_look(
     header: Annotated[
         bool, typer.Option("--header", help="The first line names the columns, in any language; it is shown.")
     ] = False,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook that has several.")] = None,
 ) -> Result | None:
     """Show encoding, dialect, rows, columns and links of a file; with --line, write a draft recipe, too.
 
@@ -138,15 +172,37 @@ def sources_look(
     target = settings.data / "lines" / f"{named}.yaml"
     if line is not None and not recipe and target.exists():
         raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
-    facts = inspect_file(file, header)
-    if line is None and not recipe:
-        again = shlex.join(["sovereign", "sources", "look", str(file), "--line", named, *["--header"] * header])
-        return Result(_as_json(facts), lambda: _print_facts(facts, again))
     suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
     prompts = Path("red_team/prompts.jsonl")
     found = prompts if (settings.data / prompts).is_file() else None
+    if file.is_dir():
+        institution = load_institution(settings.data)
+        folder = look_at_folder(settings, file, _named_path(file, settings), institution.ladder)
+        drafted = recipe_with(folder.source, {}, [*_ABOUT_FOLDERS], named, institution, suites, found)
+        if line is None and not recipe:
+            return Result(asdict(folder), lambda: _print_folder(folder, named))
+        return _drafted(drafted, asdict(folder), f"{sum(folder.suffixes.values()):,} files", target, named, recipe)
+    facts = inspect_file(file, header, sheet)
+    if line is None and not recipe:
+        again = shlex.join(["sovereign", "sources", "look", str(file), "--line", named, *["--header"] * header])
+        again += f" --sheet {shlex.quote(sheet)}" if sheet is not None else ""
+        return Result(_as_json(facts), lambda: _print_facts(facts, again))
     drafted = suggest(facts, _named_path(file, settings), named, load_institution(settings.data), suites, found)
-    if recipe:
+    return _drafted(drafted, _as_json(facts), f"{facts.rows:,} rows", target, named, recipe)
+
+
+_ABOUT_FOLDERS = (
+    "pairs: check the rules by the pairs in files.jsonl of the raw corpus.",
+    "classification: documents without a marking get `classification_floor`, and others at least that level.",
+    "date: set `date` if dates in the letters are not ISO.",
+)
+
+
+def _drafted(
+    drafted: Suggestion, facts: dict[str, Any], subject: str, target: Path, named: str, only_print: bool
+) -> Result | None:
+    """Print a draft recipe, or write it."""
+    if only_print:
         typer.echo(_as_yaml(drafted), nl=False)
         _print_notes(drafted, "the recipe", "FILE", err)
         return None
@@ -154,10 +210,17 @@ def sources_look(
     write_new_file(target, _as_yaml(drafted))
 
     def show() -> None:
-        out.print(f"[green]✓[/] {escape(str(target))}: a draft recipe for {facts.rows:,} rows. Its assumptions:")
+        out.print(f"[green]✓[/] {escape(str(target))}: a draft recipe for {subject}. Its assumptions:")
         _print_notes(drafted, str(target), named, out)
 
-    return Result({**_as_json(facts), "recipe": str(target), "notes": drafted.notes}, show)
+    return Result({**facts, "recipe": str(target), "notes": drafted.notes}, show)
+
+
+def _print_folder(folder: FolderFacts, named: str) -> None:
+    suffixes = ", ".join(f"{times:,} {suffix or 'without suffix'}" for suffix, times in folder.suffixes.items())
+    out.print(f"{escape(folder.path)}: {escape(suffixes)}")
+    print_rows(folder.outcomes, "What would become of them")
+    print_next(shlex.join(["sovereign", "sources", "look", folder.path, "--line", named]))
 
 
 def _named_path(file: Path, settings: Settings) -> Path:

@@ -32,6 +32,7 @@ from sovereign_pipeline.cli.terminal import (
     print_rows,
 )
 from sovereign_pipeline.corpus.documents_from_rows import Sample, format_numbers, sample_of
+from sovereign_pipeline.corpus.extraction import KINDS, extract
 from sovereign_pipeline.corpus.stages import MOST_IN_OTHER_LANGUAGE
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
@@ -302,7 +303,7 @@ def _checked(file: Path) -> Line:
 
     settings = Settings.from_environment()
     recipe = read_line(_path_of(file), load_institution(settings.data))
-    named = [source.path for source in recipe.sources]
+    named = list[Path]()
     evaluation = recipe.evaluation
     if evaluation is not None:
         named += [suite.path for suite in evaluation.capability if suite.path is not None]
@@ -310,6 +311,8 @@ def _checked(file: Path) -> Line:
     if recipe.training.rlhf is not None:
         named += [path for tool in recipe.training.rlhf.tools for path in tool.named]
     missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
+    sources = [settings.data / source.path for source in recipe.sources]
+    missing = [*(str(path) for path in sources if not path.exists()), *missing]
     if missing:
         raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
     load_card(settings, recipe.training.base_model)
@@ -336,11 +339,14 @@ def _checked(file: Path) -> Line:
 
 def _samples(recipe: Line, institution: Institution) -> list[Sample]:
     """Return each source's first rows as samples. Skips sources whose keys still say FILL IN."""
-    data, privacy = Settings.from_environment().data, recipe.privacy
+    settings, privacy, ladder = Settings.from_environment(), recipe.privacy, institution.ladder
     detected = (*privacy.name_models, *privacy.patterns_only)
     read = (source for source in recipe.sources if source.is_filled_in)
     return [
-        sample_of(each, data / each.path, recipe.quarantine, institution.ladder, recipe.ceiling, detected)
+        sample_of(
+            *(each, path := settings.data / each.path, recipe.quarantine, ladder, recipe.ceiling, detected),
+            extraction=extract(settings, each, path, ladder) if each.kind in KINDS else None,
+        )
         for each in read
     ]
 

@@ -315,7 +315,7 @@ class SourceReader:
         SourceError for a table; a row of JSON is broken."""
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
-        for row in read_rows(self._file, limit, source.encoding, source.delimiter, check_header):
+        for row in read_rows(self._file, limit, source.encoding, source.delimiter, check_header, source.sheet):
             self.row = row
             try:
                 yield row if row.values is None else Row(row.number, self._names.applied(row.values))
@@ -588,10 +588,11 @@ def sample_of(
     ceiling: str,
     detected: Collection[str],
     rows: int = ROWS_OF_A_SAMPLE,
+    extraction: Extraction | None = None,
 ) -> Sample:
     """Return the counts over the first rows of a source. Columns are not screened for personal data. `detected`:
     languages in which the line detects names."""
-    reader = SourceReader(source, path, limits, ladder, set())
+    reader = SourceReader(source, path, limits, ladder, set(), extraction=extraction)
     sample, broken = Sample(source.name), list[Quarantined]()
     languages, above = Counter[str](), Counter[str]()
     try:

@@ -47,6 +47,7 @@ class Extraction:
 
     rows: Path
     """JSONL file of the rows and the quarantined units."""
+    number_of_files: int
     files: list[dict[str, Any]] = field(default_factory=list)
     """For each document or message: `source`, `path`, `sha256`, `outcome` (`row`, `left out`, `quarantined` or
     `duplicate`), `reason`, `row` (id) and `others`."""
@@ -56,9 +57,8 @@ class Extraction:
         """Return the number of files and units, and of units by outcome and reason, for `sources.json`."""
         outcomes = Counter(each["outcome"] for each in self.files)
         left_out = Counter(each["reason"] for each in self.files if each["outcome"] == "left out")
-        names = {each["path"].rpartition("#")[0] or each["path"] for each in self.files}
         return {
-            "files": len(names),
+            "files": self.number_of_files,
             "units": len(self.files),
             "in_rows": outcomes["row"],
             "duplicates": outcomes["duplicate"],
@@ -85,11 +85,11 @@ def extract(
     """
     parser, assembler = KINDS[source.kind]
     options = {"encoding": source.encoding} if source.encoding else {}
-    seen: dict[str, str] = {}
+    listed, seen = files_of(path), dict[str, str]()
 
     def units() -> Iterator[Unit]:
         cache = settings.corpus / "cache" / "parsed"
-        for unit in units_of(parser, files_of(path), cache, options, lambda said: progress(f"{source.name}: {said}")):
+        for unit in units_of(parser, listed, cache, options, lambda said: progress(f"{source.name}: {said}")):
             seen[unit.name] = unit.sha256
             yield unit
 
@@ -118,4 +118,4 @@ def extract(
     rows = settings.corpus / "cache" / "rows" / f"{source.name}-{key[:16]}.jsonl"
     write_atomically(rows, "".join(lines))
     found = [{"source": source.name, "path": name, "sha256": seen[name], **what} for name, what in accounted]
-    return Extraction(rows, found)
+    return Extraction(rows, len(listed), found)

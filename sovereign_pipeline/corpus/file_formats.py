@@ -1,5 +1,6 @@
-"""Read the rows of a JSONL, JSON, CSV, TSV or Parquet file, compressed or not."""
+"""Read the rows of a JSONL, JSON, CSV, TSV or Parquet file, compressed or not, or of a workbook's sheet."""
 
+import csv
 import io
 import json
 import re
@@ -21,12 +22,15 @@ from sovereign_pipeline.corpus.opening import (
     reject_unreadable,
     unpacked,
 )
+from sovereign_pipeline.corpus.parsing import Sandboxes
 from sovereign_pipeline.corpus.tables import rows_of_table
 from sovereign_pipeline.corpus.values import WrittenNumber
 
-FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-TABLES = (".csv", ".tsv", ".parquet")
+WORKBOOKS = (".xlsx", ".xls", ".ods")
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", *WORKBOOKS)
+TABLES = (".csv", ".tsv", ".parquet", *WORKBOOKS)
 """Suffixes of tables, in which every row has the same columns."""
+SHEET_PARSER = "sovereign_pipeline.corpus.office_files:parse_sheet"
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\Z)")
 LARGEST_PACKED_PARQUET = 1 << 30
@@ -42,8 +46,6 @@ def format_of(path: Path) -> str:
     if suffix in FORMATS:
         return suffix
     remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
-    if suffix in (".xlsx", ".xls", ".ods"):
-        raise SourceError(f"{path}: this is a workbook.", "Save the sheet as CSV in UTF-8.")
     if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
         raise SourceError(f"{path}: this is an archive.", f"Unpack it, and use the file in it. {remedy}")
     raise SourceError(f"{path}: its name does not reveal its format.", remedy)
@@ -55,6 +57,7 @@ def read_rows(
     encoding: str | None = None,
     delimiter: str | None = None,
     check_header: Callable[[Sequence[str]], None] = lambda columns: None,
+    sheet: str | None = None,
 ) -> Iterator[Row]:
     """Stream the rows of a file, broken ones included. Raises SourceError for a file that cannot be read.
 
@@ -62,9 +65,13 @@ def read_rows(
         encoding: encoding of a text file; None for UTF-8.
         delimiter: delimiter of a CSV or TSV file; None for a comma, or a tab in .tsv.
         check_header: called with the column names of a table before its first row.
+        sheet: sheet of a workbook; None if it has one.
     """
     reject_unreadable(path)
     suffix = format_of(path)
+    if suffix in WORKBOOKS:
+        yield from rows_of_table(_sheet_as_csv(path, sheet), path, max_row_bytes, ",", check_header)
+        return
     with unpacked(path) as stream:
         if suffix == ".parquet":
             yield from _parquet(stream, path, max_row_bytes, check_header)
@@ -75,6 +82,17 @@ def read_rows(
             yield from rows_of_table(text, path, max_row_bytes, delimiter or own, check_header)
         else:
             yield from (_jsonl if suffix == ".jsonl" else _json_array)(text, path, max_row_bytes)
+
+
+def _sheet_as_csv(path: Path, sheet: str | None) -> IO[bytes]:
+    """Return a sheet as CSV. The workbook is parsed in the sandbox. Raises SourceError."""
+    with Sandboxes(SHEET_PARSER, {"sheet": sheet}) as sandboxes:
+        items = sandboxes.items_of(path)
+    if problem := items[0].get("broken"):
+        raise SourceError(f"{path}: the workbook cannot be read: {problem}.", "Correct it, or save the sheet as CSV.")
+    text = io.StringIO()
+    csv.writer(text).writerows(row for item in items for row in item["rows"])
+    return io.BytesIO(text.getvalue().encode(errors="replace"))
 
 
 def has_header(path: Path) -> bool:

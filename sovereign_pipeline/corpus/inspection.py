@@ -25,7 +25,7 @@ from sovereign_pipeline.corpus.columns import (
 )
 from sovereign_pipeline.corpus.dates import LEAST_DATED, days_in, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import Role, RowRejected
-from sovereign_pipeline.corpus.file_formats import format_of, read_rows
+from sovereign_pipeline.corpus.file_formats import WORKBOOKS, format_of, read_rows
 from sovereign_pipeline.corpus.layouts import Layout, conversation_of, layout_of
 from sovereign_pipeline.corpus.opening import (
     BLOCK,
@@ -310,6 +310,8 @@ class FileFacts:
     """Encoding for the recipe; None for UTF-8."""
     delimiter: str | None
     """Delimiter of a CSV or TSV file for the recipe; None for the format's default."""
+    sheet: str | None = None
+    """Sheet of a workbook; None if it was not named."""
     rows: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     """Reason -> number of unreadable rows."""
@@ -344,16 +346,16 @@ class FileFacts:
         return "labels" if label is not None and label.types["truth value"] == label.filled > 0 else "letters"
 
 
-def inspect_file(path: Path, has_header: bool = False) -> FileFacts:
+def inspect_file(path: Path, has_header: bool = False, sheet: str | None = None) -> FileFacts:
     """Read a whole file and return its facts. Raises SourceError if it cannot be read. `has_header`: a person says that
-    the first line of a table names the columns, in whatever language."""
+    the first line of a table names the columns, in whatever language. `sheet`: sheet of a workbook."""
     reject_unreadable(path)
     suffix = format_of(path)
-    encoding = encoding_of(path) if suffix != ".parquet" else None
+    encoding = encoding_of(path) if suffix not in (".parquet", *WORKBOOKS) else None
     delimiter = delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
-    facts = FileFacts(path, suffix, packing_of(path), encoding, delimiter)
+    facts = FileFacts(path, suffix, packing_of(path), encoding, delimiter, sheet)
     check = (lambda columns: None) if has_header else partial(_reject_row_as_header, path)
-    for row in read_rows(path, LARGEST_ROW, encoding, delimiter, check):
+    for row in read_rows(path, LARGEST_ROW, encoding, delimiter, check, sheet):
         facts.rows += 1
         if row.values is None:
             problem = row.problem or "broken"

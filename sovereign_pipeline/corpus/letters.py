@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +15,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
 from sovereign_pipeline.corpus.parsing import Outcome, Unit
+from sovereign_pipeline.corpus.values import is_identifier
 from sovereign_pipeline.policy.corpus import Pairs, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 
@@ -78,11 +80,14 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Iterable[Unit]
         else:
             yield Outcome(unit.name, "quarantined", unit.item["broken"])
     yield from _without_copies(letters, ladder)
+    ambiguous = set[str]()
     for rule in (_by_path, _by_table, _by_reference):
         for found in rule(source.pairs, [*letters.values()], folder):
             if isinstance(found, Outcome):
                 letters.pop(found.name, None)
-                yield found
+                if found.name not in ambiguous:
+                    yield found
+                ambiguous.add(found.name)
             elif found[0].name in letters and found[1].name in letters:
                 yield _row(found, ladder)
                 del letters[found[0].name], letters[found[1].name]
@@ -142,18 +147,18 @@ def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
     own = _OWN.search(request.text)
     stated = (match[1] for letter in (reply, request) if (match := _DATE.search(letter.text)))
     subject = _SUBJECT.search(request.text)
-    row = {
-        "id": request.stem,
-        "case": own[1] if own else request.stem,
+    row: dict[str, Any] = {
+        "id": request.stem if is_identifier(request.stem) else sha256(request.stem.encode()).hexdigest(),
         "date": next(stated, reply.created or request.created),
         "author": "",
         "department": "",
         "subject": subject[1].strip() if subject else "",
-        **fields,
+        **{name: value for name, value in fields.items() if value},
         "classification": max((each.level for each in (request, reply) if each.level), key=ladder.rank, default=""),
         "messages": [{"role": "user", "content": request.text}, {"role": "assistant", "content": reply.text}],
         "files": [request.name, *request.copies, reply.name, *reply.copies],
     }
+    row["case"] = fields.get("case") or (own[1] if own else row["id"])
     raised = ", level raised by a marking in the text" if request.raised or reply.raised else ""
     return {**row, "rule": f"paired by {rule}{raised}"}
 
@@ -167,7 +172,7 @@ def _by_path(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iterator[
         return
     groups: dict[tuple[str, ...], tuple[list[Letter], list[Letter]]] = defaultdict(lambda: ([], []))
     values: dict[str, dict[str, str]] = {}
-    patterns = _pattern(pairs.request), _pattern(pairs.reply)
+    patterns = path_pattern(pairs.request), path_pattern(pairs.reply)
     shared = sorted(set(patterns[0].groupindex) & set(patterns[1].groupindex))
     for letter in letters:
         matches = [pattern.fullmatch(letter.stem) for pattern in patterns]
@@ -196,7 +201,7 @@ def _by_path(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iterator[
             yield from _ambiguous([*rest[0], *rest[1]], "its path fits several letters or replies")
 
 
-def _pattern(written: str) -> re.Pattern[str]:
+def path_pattern(written: str) -> re.Pattern[str]:
     """Return the pattern of paths: `{name}` is a part of one name, and `*` any other part of it."""
     seen, parts = set[str](), []
     for part in re.split(r"(\{[a-z_]+\}|\*)", written):

@@ -11,7 +11,7 @@ from typing import Any
 
 from sovereign_pipeline.corpus.parsing import Unreadable
 
-MOST_UNPACKED = 128 << 20
+MOST_UNPACKED = 512 << 20
 """Maximum unpacked size of the parts that are read from a DOCX or ODT file, and of all parts of a workbook, in
 bytes."""
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -34,7 +34,6 @@ _BREAKS = {
 _EXTERNAL = re.compile(rb"relationships/(?:attachedTemplate|oleObject|frame|subDocument|package)\b")
 _SIGNATURES = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP"), (b"\xd0\xcf\x11\xe0", "OLE"), (b"{\\rtf", "RTF"))
 _OF_SUFFIX = {".docx": "ZIP", ".odt": "ZIP", ".pdf": "PDF", ".rtf": "RTF", ".xlsx": "ZIP", ".ods": "ZIP", ".xls": "OLE"}
-WORKBOOKS = (".xlsx", ".xls", ".ods")
 
 
 def parse_document(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
@@ -389,8 +388,8 @@ def parse_sheet(path: Path, sheet: str | None = None) -> Iterator[dict[str, Any]
 
     content = path.read_bytes()
     _reject_other_format(content, path.suffix)
-    if path.suffix != ".xls":
-        _parts(content, re.compile(r".*\.xml"))
+    if path.suffix != ".xls" and any(b"<!ENTITY" in part for part in _parts(content, re.compile(r".*\.xml")).values()):
+        raise Unreadable("declares entities of XML")
     try:
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
         if sheet is None and len(book.sheet_names) > 1:

@@ -74,7 +74,7 @@ def reject_unreadable(path: Path) -> None:
             f"{path}: the file cannot be opened ({error.strerror}).", "Correct the path, or its rights."
         ) from None
     if stat.S_ISDIR(mode):
-        raise SourceError(f"{path}: this is a directory.", "Use the file in it. Several files need a source each.")
+        raise SourceError(f"{path}: this is a directory.", "Use the file in it, or set `kind`.")
     if not stat.S_ISREG(mode):
         raise SourceError(
             f"{path}: this is a pipe, a socket or a device, which cannot be read twice.",

@@ -32,7 +32,7 @@ from sovereign_pipeline.corpus.opening import reject_unreadable
 
 LARGEST_FILE = 256 << 20
 """Maximum size of a file, in bytes. A larger one is broken unread."""
-LARGEST_RESULT = 64 << 20
+LARGEST_RESULT = 256 << 20
 """Maximum size of what a parser returns for a file, in bytes."""
 SECONDS = 60
 """Maximum processor time, and maximum waiting time, for a document or message."""
@@ -180,7 +180,7 @@ def units_of(
             suffix = sha256(file.path.suffix.lower().encode()).hexdigest()[:8]
             kept = of_parser / file.sha256[:2] / f"{file.sha256}-{suffix}.jsonl"
             if not kept.exists():
-                items = sandboxes.items_of(file)
+                items = sandboxes.items_of(file.path)
                 if file_sha256(file.path) != file.sha256:
                     raise SourceError(f"{file.path}: the file was changed while it was read.", "Run the line again.")
                 write_atomically(kept, "".join(f"{json.dumps(item)}\n" for item in items))
@@ -205,18 +205,18 @@ class Sandboxes:
     def __exit__(self, *error: Any) -> None:
         self._open.close()
 
-    def items_of(self, file: SourceFile) -> list[dict[str, Any]]:
+    def items_of(self, path: Path) -> list[dict[str, Any]]:
         """Return what the parser yields for a file; one broken item if it cannot be parsed."""
-        if file.path.stat().st_size > LARGEST_FILE:
+        if path.stat().st_size > LARGEST_FILE:
             return [{"broken": f"larger than {LARGEST_FILE >> 20} MiB"}]
         if self._channel is None or not self._left:
             self._open.close()
             self._channel = self._open.enter_context(conversation(_program(), _mounted(), LIMITS))
             self._left = FILES_OF_A_CHILD
         self._left -= 1
-        request = {"parser": self._parser, "suffix": file.path.suffix.lower(), "options": self._options}
+        request = {"parser": self._parser, "suffix": path.suffix.lower(), "options": self._options, "seconds": SECONDS}
         try:
-            with file.path.open("rb") as stream:
+            with path.open("rb") as stream:
                 encoded = json.dumps(request).encode()
                 socket.send_fds(self._channel, [_LENGTH.pack(len(encoded)) + encoded], [stream.fileno()])
                 items, size = [], 0
@@ -224,11 +224,23 @@ class Sandboxes:
                     size += len(item)
                     if size > LARGEST_RESULT:
                         raise MemoryError
-                    items.append(json.loads(item))
-        except (OSError, EOFError, MemoryError, ValueError) as error:
+                    items.append(_checked(json.loads(item)))
+        except (OSError, EOFError, MemoryError, RecursionError, ValueError) as error:
             self._left = 0
             return [{"broken": _why_it_ended(error)}]
         return items or [{"broken": "holds nothing"}]
+
+
+def _checked(item: Any) -> dict[str, Any]:
+    """Return what a parser, which a file may have taken over, yielded for a unit. Raises ValueError if it is no such
+    object."""
+    if not isinstance(item, dict) or not isinstance(reason := item.get("broken", ""), str) or len(reason) > 200:
+        raise ValueError
+    try:
+        json.dumps(item, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return {"broken": "holds half a character (a lone surrogate)"}
+    return item
 
 
 def _why_it_ended(error: Exception) -> str:
@@ -277,11 +289,11 @@ def serve(descriptor: int) -> None:
         path = Path("/tmp", f"file{request['suffix'][:20]}".replace("/", ""))
         with os.fdopen(descriptors[0], "rb") as stream, path.open("wb") as copy:
             shutil.copyfileobj(stream, copy)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # its signal ends the process
         for item in _items(request, path):
             encoded = json.dumps(item).encode()
             channel.sendall(_LENGTH.pack(len(encoded)) + encoded)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # an mbox may have any number of messages
+            signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # an mbox may have any number of messages
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.sendall(_LENGTH.pack(0))
         path.unlink()

@@ -67,14 +67,7 @@ def suggest(
     """
     notes: list[str] = []
     source = _source(facts, path, institution.ladder, notes)
-    recipe: dict[str, Any] = {
-        "line": line,
-        "purpose": f"{FILL_IN}: purpose of the adapter",
-        "owner": f"{FILL_IN}: owner of the line",
-        "ceiling": institution.classification[-1],
-        "sources": [source],
-        "training": {"base_model": "smollm2-135m-instruct", "instruction": "Write the reply to this letter."},
-    }
+    recipe: dict[str, Any] = {}
     if (sample := _sample_of(facts, source, institution.ladder)) is not None and sample.share > Quarantine().max_share:
         about = f"{sample.quarantined:,} of {sample.quarantined + sample.documents:,} rows ({sample.share:.1%})"
         recipe["quarantine"] = {"max_share": f"{FILL_IN}: such as {math.ceil(sample.share * 100) / 100}"}
@@ -82,6 +75,28 @@ def suggest(
             f"quarantine: {about} cannot become documents. {'; '.join(sample.rows_by_reason)}. A line stops above "
             f"{Quarantine().max_share:.0%}: write the share that you accept. {sample.remedy}"
         )
+    return recipe_with(source, recipe, notes, line, institution, suites, prompts)
+
+
+def recipe_with(
+    source: Mapping[str, Any],
+    more: Mapping[str, Any],
+    notes: list[str],
+    line: str,
+    institution: Institution,
+    suites: Sequence[Path],
+    prompts: Path | None,
+) -> Suggestion:
+    """Return a recipe with one source, and with the keys in `more`. The other arguments are as in `suggest`."""
+    recipe: dict[str, Any] = {
+        "line": line,
+        "purpose": f"{FILL_IN}: purpose of the adapter",
+        "owner": f"{FILL_IN}: owner of the line",
+        "ceiling": institution.classification[-1],
+        "sources": [dict(source)],
+        "training": {"base_model": "smollm2-135m-instruct", "instruction": "Write the reply to this letter."},
+        **more,
+    }
     if not suites or prompts is None:
         notes.append(
             "evaluation: left out, because suites/ has no suite or red_team/prompts.jsonl is missing; add it later."
@@ -132,6 +147,8 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
             f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and go to "
             f"quarantine ({format_rows(facts, NOT_UTF8)}); another `encoding` would garble the others."
         )
+    if facts.sheet is not None:
+        source["sheet"] = facts.sheet
     if facts.delimiter is not None:
         source["delimiter"] = facts.delimiter
     if facts.layout is not None:

@@ -139,10 +139,11 @@ class Source(RecipeModel):
     name: str = Field(pattern=r"^[a-z0-9_-]+$", examples=["letters-2024"])
     """Name of the source in messages, cards and reports."""
 
-    kind: Literal["table", "mail", "documents"] = "table"
-    """`table`: a file of rows. `documents`: a folder of letters and replies (.docx, .odt, .rtf, .html, .md, .txt, .pdf
-    with a text layer), which `pairs` puts together. `mail`: a folder of messages (.eml, .msg, mbox, Maildir), or one
-    file of them, which become conversations. Files of both are parsed in a sandbox. Each document has the columns
+    kind: Literal["table", "mail", "documents", "database"] = "table"
+    """`table`: a file of rows. `database`: the rows of `query`, which `sovereign sources snapshot` writes to `path`, a
+    Parquet file. `documents`: a folder of letters and replies (.docx, .odt, .rtf, .html, .md, .txt, .pdf with a text
+    layer), which `pairs` puts together. `mail`: a folder of messages (.eml, .msg, mbox, Maildir), or one file of them,
+    which become conversations. Files of the last two are parsed in a sandbox. Each document has the columns
     `id`, `case`, `date`, `author`, `department`, `subject` and `classification`, as far as they are found."""
 
     path: Path = Field(examples=["sources/permits/letters.jsonl"])
@@ -152,6 +153,13 @@ class Source(RecipeModel):
 
     sheet: str | None = Field(default=None, examples=["2024"])
     """Sheet of a workbook; null if it has one sheet. Its first row that is not empty names the columns."""
+
+    query: str | None = Field(default=None, examples=["SELECT id, letter, reply FROM cases ORDER BY id"])
+    """One SELECT statement, run read-only; only for the kind `database`. Order the rows, so that the same rows give the
+    same file."""
+
+    url_from: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["CASES_URL"])
+    """Environment variable with the SQLAlchemy URL of the database. The URL itself is stored nowhere."""
 
     pairs: Pairs | None = None
     """Which document answers which; only for the kind `documents`."""
@@ -252,7 +260,7 @@ class Source(RecipeModel):
         """All keys as JSON, without optional keys that are not set: these do not change an artifact's identity."""
         optional = (
             *("encoding", "delimiter", "exclude", "date", "levels", "language_from_text"),
-            *("kind", "sheet", "pairs", "ours"),
+            *("kind", "sheet", "pairs", "ours", "query", "url_from"),
         )
         later = {name for name in optional if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
@@ -285,6 +293,18 @@ class Source(RecipeModel):
             "the kind documents and `pairs` need each other",
         ),
         (lambda it: (it.kind == "mail") != bool(it.ours), "the kind mail and `ours` need each other"),
+        (
+            lambda it: (it.kind == "database") != bool(it.query and it.url_from) or bool(it.query) != bool(it.url_from),
+            "the kind database, `query` and `url_from` need each other",
+        ),
+        (
+            lambda it: it.kind == "database" and it.path.suffix != ".parquet",
+            "the snapshot's `path` must end in .parquet",
+        ),
+        (
+            lambda it: it.sheet is not None and it.path.suffix.lower() not in (".xlsx", ".xls", ".ods"),
+            "`sheet` is for a workbook",
+        ),
         (lambda it: it.excluded_twice, "exclude names the id '{1}' twice"),
         (
             lambda it: it.layout != "columns" and ", ".join(each for each in LAYOUT_FIELDS if it.has_field(each)),

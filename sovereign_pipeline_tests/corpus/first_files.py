@@ -1,8 +1,8 @@
 """Variants of one small file as a whole, from `first_files.yaml`: compression, format, encoding; each with its outcome.
 
 Keys of a variant, beside `what` and `file`:
-    as: `jsonl`, `csv` or `parquet`, with the arguments of that function of `first_file.py`; or `content`, the bytes.
-        A variant that has neither is written by `WRITTEN[what]`.
+    as: `jsonl`, `csv`, `parquet`, `xlsx` or `ods`, with the arguments of that function of `first_file.py`; or
+        `content`, the bytes. A variant that has neither is written by `WRITTEN[what]`.
     everywhere, last, without, in_arabic_digits: how its rows differ from the six letters.
     packed, edit: what is done to the whole, in order.
     source: keys of its source in the recipe.
@@ -19,6 +19,7 @@ import lzma
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from functools import reduce
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 import pyarrow
 import yaml
 
+from sovereign_pipeline_tests.corpus import office
 from sovereign_pipeline_tests.corpus.first_file import (
     ALL,
     ROWS,
@@ -53,7 +55,31 @@ from sovereign_pipeline_tests.corpus.first_file import (
     zstd,
 )
 
-WRITERS: Mapping[str, Callable[..., Write]] = {"jsonl": jsonl, "csv": table, "parquet": parquet}
+
+def _sheet(given: Sequence[Row]) -> list[list[Any]]:
+    """The rows of a sheet, with days and whole numbers as such."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, list):
+            return json.dumps(value)
+        with suppress(TypeError, ValueError):
+            return datetime.date.fromisoformat(value)
+        return int(value) if str(value).isdigit() else value
+
+    return [[*given[0]], *([cell(value) for value in row.values()] for row in given)]
+
+
+def _workbook(write: Callable[..., bytes], **more: Any) -> Callable[..., Write]:
+    return lambda given=ROWS, **sheets: content(write({"Letters": _sheet(given), **sheets}, **more))
+
+
+WRITERS: Mapping[str, Callable[..., Write]] = {
+    "jsonl": jsonl,
+    "csv": table,
+    "parquet": parquet,
+    "xlsx": _workbook(office.xlsx),
+    "ods": _workbook(office.ods),
+}
 PACKED: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bz2": bz2.compress,
@@ -173,6 +199,15 @@ OTHER_ORDER = csv_text(ROWS[:3]) + csv_text([dict(reversed(row.items())) for row
 SWALLOWED = ((2, 3, "request"), (1, 5, "response"), (3, 4, "id"), (1, 6, "subject"))
 NO_AND_YES = (("0", "1"), ("0.0", "1.0"), ("", "x"), ("No ", "Yes"), ("null", "t"))
 WRITTEN: Mapping[str, Write] = {
+    "two sheets": _workbook(office.xlsx)(Others=[["a"], ["b"]]),
+    "two sheets, one named": _workbook(office.xlsx)(Others=[["a"], ["b"]]),
+    "a sheet that is not there": _workbook(office.xlsx)(Others=[["a"], ["b"]]),
+    "a workbook with macros": _workbook(office.xlsx, parts={"xl/vbaProject.bin": b"x"})(),
+    "a workbook with entities": _workbook(
+        office.xlsx, parts={"xl/workbook.xml": "<!DOCTYPE a [<!ENTITY a 'b'>]><a/>"}
+    )(),
+    "a workbook that unpacks to 2 GB": content(office.bomb(office.xlsx({"Letters": []}))),
+    "a workbook, cut": content(office.xlsx({"Letters": _sheet(ROWS)})[:-99]),
     "zstd": content(zstd(csv_text().encode())),
     "a tar archive named CSV": _tar(),
     "a packed tar archive named CSV": _tar(gzip.compress),

@@ -26,10 +26,20 @@ def zipped(parts: Mapping[str, str | bytes]) -> bytes:
     return stream.getvalue()
 
 
+def bomb(archive: bytes) -> bytes:
+    """A ZIP file whose parts say that each unpacks to 2 GB."""
+    parts = archive.split(b"PK\x01\x02")
+    return b"PK\x01\x02".join([parts[0], *(part[:20] + b"\x00\x00\x00\x80" + part[24:] for part in parts[1:])])
+
+
 def docx(
-    text: str, header: str = "", footer: str = "", properties: Mapping[str, str] = {}, **parts: str | bytes
+    text: str,
+    header: str = "",
+    footer: str = "",
+    properties: Mapping[str, str] = {},
+    parts: Mapping[str, str | bytes] = {},
 ) -> bytes:
-    """parts: further parts, or other content of one, by path with `__` for `/` and without `.xml`."""
+    """parts: further parts, or other content of one, by path."""
 
     def paragraphs(lines: str) -> str:
         runs = (f'<w:p><w:r><w:t xml:space="preserve">{escape(line)}</w:t></w:r></w:p>' for line in lines.split("\n"))
@@ -43,12 +53,14 @@ def docx(
             "word/header1.xml": f"<w:hdr {_W}>{paragraphs(header)}</w:hdr>",
             "word/footer1.xml": f"<w:ftr {_W}>{paragraphs(footer)}</w:ftr>",
             "docProps/core.xml": f'<p xmlns:dc="http://purl.org/dc/elements/1.1/">{own}</p>',
-            **{name.replace("__", "/") + ("" if "." in name else ".xml"): part for name, part in parts.items()},
+            **parts,
         }
     )
 
 
-def odt(text: str, header: str = "", properties: Mapping[str, str] = {}, **parts: str | bytes) -> bytes:
+def odt(
+    text: str, header: str = "", properties: Mapping[str, str] = {}, parts: Mapping[str, str | bytes] = {}
+) -> bytes:
     def paragraphs(lines: str) -> str:
         return "".join(f"<text:p>{escape(line)}</text:p>" for line in lines.split("\n"))
 
@@ -61,7 +73,7 @@ def odt(text: str, header: str = "", properties: Mapping[str, str] = {}, **parts
             "content.xml": f"<office:document-content {_O}>{body}</office:document-content>",
             "styles.xml": f"<office:x {_O}><style:header>{paragraphs(header)}</style:header></office:x>",
             "meta.xml": f"<office:document-meta {_O}>{own}</office:document-meta>",
-            **{name.replace("__", "/") + ".xml": part for name, part in parts.items()},
+            **parts,
         }
     )
 
@@ -129,8 +141,8 @@ def visual(line: str) -> str:
     return re.sub(r"[0-9A-Za-z](?:[0-9A-Za-z/. -]*[0-9A-Za-z])?", lambda match: match[0][::-1], turned)
 
 
-def xlsx(sheets: Mapping[str, Sequence[Sequence[Any]]], **parts: str | bytes) -> bytes:
-    """parts: further parts, or other content of one, by path with `__` for `/`."""
+def xlsx(sheets: Mapping[str, Sequence[Sequence[Any]]], parts: Mapping[str, str | bytes] = {}) -> bytes:
+    """parts: further parts, or other content of one, by path."""
     books = "".join(
         f'<sheet name="{name}" sheetId="{number}" r:id="r{number}"/>' for number, name in enumerate(sheets, 1)
     )
@@ -153,7 +165,7 @@ def xlsx(sheets: Mapping[str, Sequence[Sequence[Any]]], **parts: str | bytes) ->
             "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{_RELATIONSHIPS}">{related}</Relationships>',
             "xl/styles.xml": f"<styleSheet {_SHEETS}>{formats}</styleSheet>",
             **written,
-            **{name.replace("__", "/"): part for name, part in parts.items()},
+            **parts,
         }
     )
 
@@ -174,7 +186,9 @@ def _cells(rows: Sequence[Sequence[Any]]) -> str:
 def ods(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> bytes:
     def cell(value: Any) -> str:
         typed = 'office:value-type="string"'
-        if isinstance(value, date):
+        if isinstance(value, bool):
+            typed = f'office:value-type="boolean" office:boolean-value="{str(value).lower()}"'
+        elif isinstance(value, date):
             typed = f'office:value-type="date" office:date-value="{value}"'
         elif isinstance(value, int | float):
             typed = f'office:value-type="float" office:value="{value!r}"'

@@ -1,17 +1,37 @@
 """Folders of documents as a source: what is read, which reply answers which letter, and what becomes of each file."""
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+import yaml
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner
+
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.corpus import parsing
+from sovereign_pipeline.corpus.database import take_snapshot
 from sovereign_pipeline.corpus.document import read_documents, read_jsonl
-from sovereign_pipeline.corpus.stages import DOCUMENTS, FILES, RAW_CORPUS, read_sources
+from sovereign_pipeline.corpus.parsing import printable
+from sovereign_pipeline.corpus.stages import (
+    DOCUMENTS,
+    FILES,
+    QUARANTINE,
+    RAW_CORPUS,
+    evaluate_rows_accounted_for,
+    read_sources,
+)
+from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.corpus import office
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter
+from sovereign_pipeline_tests.corpus import document_files, office
 
 ENGLISH = """Ref: LMP/2024/{0}
 Date: 2024-03-12
@@ -96,3 +116,277 @@ def test_eighty_pairs_of_every_kind_are_read_whole(institution: DemoInstitution)
     assert Counter(outcome for outcome, _ in outcomes(raw).values()) == {"row": 160}
     (source,) = read_sources(raw)
     assert (source["files"], source["in_rows"], source["documents"]) == (160, 160, 80)
+
+
+@pytest.mark.security_case(
+    "Damaged and hostile files lie in a folder of letters: bombs, macros, external references, links, wrong names",
+    "each is quarantined or left out by name and reason, every other letter is read, and nothing is followed or run",
+)
+def test_each_file_has_the_outcome_of_the_table(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files lie in one folder, so that one that ends the sandbox could lose another."""
+    monkeypatch.setattr(parsing, "SECONDS", 5)
+    expected, folder = dict[str, tuple[str, str]](), put(institution, {})
+    for number, file in enumerate(document_files.FILES):
+        stem = Path(file.name).stem if file.outcome == "row" else "reply"
+        reply = ARABIC_REPLY.format(number) if "Arabic" in file.what else REPLY.format(number)
+        put(institution, {f"{number:03}/out/{stem}.txt": reply.encode()})
+        path = folder / f"{number:03}" / "in" / file.name
+        path.parent.mkdir()
+        if isinstance(file.content, bytes):
+            path.write_bytes(file.content)
+        else:
+            file.content(path)
+        expected[printable(f"{number:03}/in/{file.name}")] = file.outcome, file.reason
+    raw = raw_corpus(
+        institution,
+        pairs={"request": "{case}/in/*", "reply": "{case}/out/*"},
+        constants={"date": "2024-03-12"},
+    )
+    found = outcomes(raw)
+    assert {name: found[name] for name in expected} == expected
+    assert len(found) == 2 * len(document_files.FILES)
+    rows = sum(file.outcome == "row" for file in document_files.FILES)
+    assert Counter(outcome for outcome, _ in found.values())["row"] == 2 * rows
+    arabic = [each.request for each in read_documents(raw.file(DOCUMENTS)) if "المصباح" in each.request]
+    assert arabic == [document_files.ARABIC] * 2
+
+
+LEVELS: dict[str, tuple[dict[str, bytes], str, str]] = {
+    "none: the floor": ({"c/1-in.docx": office.docx(ENGLISH)}, "PUBLIC", ""),
+    "header": ({"c/1-in.docx": office.docx(ENGLISH, header="SECRET")}, "SECRET", ""),
+    "footer, with the page": (
+        {"c/1-in.docx": office.docx(ENGLISH, footer="Page 1 of 2 | Confidential")}, "CONFIDENTIAL", "",
+    ),
+    "header of ODT": ({"c/1-in.odt": office.odt(ENGLISH, header="Classification: SECRET")}, "SECRET", ""),
+    "header of RTF, Arabic": ({"c/1-in.rtf": office.rtf(ENGLISH, header="سري")}, "SECRET", ""),
+    "header of HTML": ({"c/1-in.html": office.html(ENGLISH, header="[Internal]")}, "INTERNAL", ""),
+    "first line of PDF": ({"c/1-in.pdf": office.pdf(ENGLISH, header="SECRET")}, "SECRET", ""),
+    "property": ({"c/1-in.docx": office.docx(ENGLISH, properties={"category": "Confidential"})}, "CONFIDENTIAL", ""),
+    "own property of ODT": ({"c/1-in.odt": office.odt(ENGLISH, properties={"Sensitivity": "SECRET"})}, "SECRET", ""),
+    "folder": ({"SECRET/1-in.docx": office.docx(ENGLISH)}, "SECRET", ""),
+    "a line of the text, above the header": (
+        {"c/1-in.docx": office.docx(f"SECRET\n{ENGLISH}", header="INTERNAL")}, "SECRET", "raised",
+    ),
+    "a line of the text, below the header": (
+        {"c/1-in.docx": office.docx(f"PUBLIC\n{ENGLISH}", header="SECRET")}, "SECRET", "",
+    ),
+    "a word within a sentence": ({"c/1-in.docx": office.docx(f"This is no secret. {ENGLISH}")}, "PUBLIC", ""),
+    "the copy in another format": (
+        {"c/1-in.docx": office.docx(ENGLISH), "c/1-in.pdf": office.pdf(ENGLISH, header="SECRET")}, "SECRET", "",
+    ),
+}  # fmt: skip
+
+
+def test_the_level_is_the_highest_of_all_markings(institution: DemoInstitution) -> None:
+    for number, (files, _, _) in enumerate(LEVELS.values()):
+        put(institution, {f"{number}/{name}": content for name, content in files.items()})
+        folder = next(iter(files)).rpartition("/")[0]
+        put(institution, {f"{number}/{folder}/1-out.txt": REPLY.format(number).encode()})
+    raw = raw_corpus(
+        institution,
+        pairs={"request": "{id}/{case}/1-in", "reply": "{id}/{case}/1-out"},
+        levels={"سري": "SECRET"},
+    )
+    found = {each.id.partition("/")[0]: each.classification for each in read_documents(raw.file(DOCUMENTS))}
+    assert {name: found[str(number)] for number, name in enumerate(LEVELS)} == {
+        name: each[1] for name, each in LEVELS.items()
+    }
+    raised = {name.partition("/")[0] for name, (_, reason) in outcomes(raw).items() if "raised" in reason}
+    assert raised == {str(number) for number, each in enumerate(LEVELS.values()) if each[2]}
+
+
+PAIRS: dict[str, tuple[dict[str, Any], dict[str, str], list[tuple[str, str]], dict[str, str]]] = {
+    "by path": (BY_PATH, {"a/2024-01-02-in": "x", "a/2024-01-02-out": "y"}, [("a/2024-01-02-in", "y")], {}),
+    "by path, answered later": (
+        BY_PATH, {"a/2024-01-02-in": "x", "a/2024-01-09-out": "y"}, [("a/2024-01-02-in", "y")], {},
+    ),
+    "by path, two of a case": (
+        BY_PATH,
+        {f"a/2024-01-0{day}-{side}": f"{side} {day}" for day in (2, 3) for side in ("in", "out")},
+        [("a/2024-01-02-in", "out 2"), ("a/2024-01-03-in", "out 3")], {},
+    ),
+    "by path, ambiguous": (
+        BY_PATH,
+        {"a/2024-01-02-in": "x", "a/2024-01-03-out": "y", "a/2024-01-04-out": "z"}, [],
+        dict.fromkeys(("a/2024-01-02-in", "a/2024-01-03-out", "a/2024-01-04-out"), "quarantined"),
+    ),
+    "by path, no reply": (BY_PATH, {"a/2024-01-02-in": "x"}, [], {"a/2024-01-02-in": "left out"}),
+    "by table": (
+        {"table": "t.csv"},
+        {"t.csv": "request,reply,case,date\na.txt,b,K-1,2024-01-05\n", "a": "x", "b": "y", "c": "z"},
+        [("a", "y")], {"c": "left out", "t.csv": "left out"},
+    ),
+    "by table, ambiguous": (
+        {"table": "t.csv"}, {"t.csv": "request,reply\na,b\na,c\n", "a": "x", "b": "y", "c": "z"}, [],
+        {"a": "quarantined", "b": "quarantined", "c": "quarantined", "t.csv": "left out"},
+    ),
+    "by reference": (
+        {"reference": True},
+        {"a": "Ref: L/1\nx", "b": "Ref: O/7\nYour ref: L/1\ny", "c": "Ref: L/2\nz", "d": "Your letter no. L-2: w"},
+        [("a", "Ref: O/7\nYour ref: L/1\ny")], {"c": "left out", "d": "left out"},
+    ),
+    "by reference, Arabic": (
+        {"reference": True},
+        {"a": "الرقم: م/٢٠٢٤/١٧\nx", "b": "الرقم: ص/٣\nإشارة إلى كتابكم رقم م/2024/17\ny"},
+        [("a", "الرقم: ص/٣\nإشارة إلى كتابكم رقم م/2024/17\ny")], {},
+    ),
+    "by reference, ambiguous": (
+        {"reference": True}, {"a": "Ref: L/1\nx", "b": "Your ref: L/1\ny", "c": "Your ref: L/1\nz"}, [],
+        dict.fromkeys("abc", "quarantined"),
+    ),
+    "by path first, then by reference": (
+        {**BY_PATH, "reference": True},
+        {"a/2024-01-02-in": "x", "a/2024-01-02-out": "y", "b": "Ref: L/1\nx", "c": "Your ref: L/1\nz"},
+        [("a/2024-01-02-in", "y"), ("b", "Your ref: L/1\nz")], {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_replies_are_paired_by_rule(institution: DemoInstitution, name: str) -> None:
+    pairs, files, expected, others = PAIRS[name]
+    put(
+        institution,
+        {f"z-{side}.txt": WRITERS[".txt"](text) for side, text in (("r", "Ref: Z/1\nq"), ("s", "Your ref: Z/1\nq"))},
+    )
+    put(institution, {file if "." in file else f"{file}.txt": text.encode() for file, text in files.items()})
+    raw = raw_corpus(institution, pairs={"reference": True, **pairs}, constants={"date": "2024-03-12"})
+    found = [(each.id, each.response) for each in read_documents(raw.file(DOCUMENTS)) if each.id != "z-r"]
+    assert sorted(found) == expected
+    assert {
+        file.removesuffix(".txt"): outcome for file, (outcome, _) in outcomes(raw).items() if outcome != "row"
+    } == others
+
+
+def test_a_letter_in_two_formats_is_one_document_with_both_paths(institution: DemoInstitution) -> None:
+    put(institution, {
+        "a/2024-01-02-in.docx": office.docx(ENGLISH), "a/2024-01-02-in.pdf": office.pdf(ENGLISH),
+        "a/2024-01-03-out.odt": office.odt(REPLY), "b/2024-01-02-in.docx": office.docx(ENGLISH),
+        "b/2024-01-02-in.pdf": office.pdf(REPLY), "b/2024-01-03-out.odt": office.odt(REPLY),
+    })  # fmt: skip
+    raw = raw_corpus(institution, pairs=BY_PATH)
+    assert [each.id for each in read_documents(raw.file(DOCUMENTS))] == ["a/2024-01-02-in"]
+    rows = {row["path"]: row for row in read_jsonl(raw.file(FILES))}
+    assert rows["a/2024-01-02-in.docx"]["row"] == rows["a/2024-01-02-in.pdf"]["row"] == "a/2024-01-02-in"
+    assert rows["b/2024-01-02-in.docx"]["others"] == ["b/2024-01-02-in.pdf"]
+    assert rows["b/2024-01-03-out.odt"]["outcome"] == "left out"
+
+
+def test_only_new_files_are_parsed_and_a_broken_one_can_be_excluded(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(institution, {"a/2024-01-02-in.txt": b"x", "a/2024-01-02-out.txt": b"y", "b/2024-01-02-in.docx": b""})
+    parsed, parse = list[str](), parsing.Sandboxes.items_of
+
+    def noted(self: parsing.Sandboxes, path: Path) -> list[dict[str, Any]]:
+        parsed.append(path.name)
+        return parse(self, path)
+
+    monkeypatch.setattr(parsing.Sandboxes, "items_of", noted)
+    raw_corpus(institution, pairs=BY_PATH)
+    assert len(parsed) == 3
+    put(institution, {"b/2024-01-03-in.txt": b"z"})
+    institution.recipe["quarantine"] = {"max_share": 0.0}
+    raw = raw_corpus(institution, pairs=BY_PATH, exclude=[{"id": "b/2024-01-02-in.docx", "reason": "an empty file"}])
+    assert parsed[3:] == ["2024-01-03-in.txt"]
+    (source,) = read_sources(raw)
+    assert (source["excluded"], source["documents"], source["left_out"]) == (1, 1, {"no rule pairs it": 1})
+
+
+def test_a_changed_file_fails_the_gate_and_its_text_is_nowhere(institution: DemoInstitution) -> None:
+    put(
+        institution,
+        {"a/2024-01-02-in.txt": b"walnut one", "a/2024-01-02-out.txt": b"walnut two", "b/x-in.docx": b"walnut"},
+    )
+    raw = raw_corpus(institution, pairs=BY_PATH)
+    assert "walnut" not in json.dumps(raw.manifest.model_dump(mode="json"))
+    assert not any("walnut" in raw.file(name).read_text() for name in (FILES, QUARANTINE, "sources.json"))
+    workplace = institution.workplace_as_written()
+    put(institution, {"c/2024-01-02-in.txt": b"more"})
+    assert not evaluate_rows_accounted_for(workplace, raw, {}).passed
+
+
+DATABASE: dict[str, Any] = {
+    "kind": "database",
+    "path": "sources/cases.parquet",
+    "url_from": "CASES_URL",
+}
+CASES = [{**{key: value for key, value in letter(number).items() if key != "label"}} for number in range(12)]
+
+
+def test_a_query_is_read_as_a_snapshot(
+    institution: DemoInstitution, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = os.environ["SOVEREIGN_REGISTRY_URL"] if database == "postgresql" else f"sqlite:///{tmp_path / 'cases.db'}"
+    monkeypatch.setenv("CASES_URL", url)
+    engine = create_engine(url)
+    columns, typed = [*CASES[0]], ", ".join(f'"{column}" TEXT' for column in CASES[0])
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE cases ({typed})"))
+        connection.execute(text(f"INSERT INTO cases VALUES ({', '.join(f':{column}' for column in columns)})"), CASES)
+    query = "SELECT *, 1.50 AS fee, 'a:b%' AS odd FROM cases ORDER BY id"
+    raw = [raw_corpus_of_database(institution, query) for _ in range(2)]
+    assert [each.id for each in read_documents(raw[0].file(DOCUMENTS))] == [row["id"] for row in CASES]
+    assert raw[0].ref == raw[1].ref
+    assert url not in json.dumps(raw[0].manifest.model_dump(mode="json"))
+    for wrong in (
+        "DELETE FROM cases",
+        "SELECT 1; DELETE FROM cases",
+        "WITH gone AS (DELETE FROM cases RETURNING 1) SELECT 1",
+        "SELECT nothing",
+    ):
+        with pytest.raises(SourceError) as refused:
+            raw_corpus_of_database(institution, wrong)
+        assert url not in str(refused.value) and str(tmp_path) not in str(refused.value)
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM cases")).scalar() == 12
+        connection.execute(text("DROP TABLE cases"))
+    engine.dispose()
+    monkeypatch.delenv("CASES_URL")
+    with pytest.raises(SourceError):
+        raw_corpus_of_database(institution, query)
+
+
+def raw_corpus_of_database(institution: DemoInstitution, query: str) -> Artifact:
+    own = {"name": "cases", "licence": "own", "retention": "1 year", **DATABASE, "query": query}
+    institution.write()
+    take_snapshot(Source.model_validate(own), institution.settings.data / own["path"])
+    return raw_corpus(institution, **own, classification_floor=None)
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (
+            ["c{0}/2024-01-02-in.docx", "c{0}/2024-01-09-out.docx"],
+            {"request": "{case}/{date}-in", "reply": "{case}/{date}-out"},
+        ),
+        (["in/{0}.txt", "out/{0}.txt"], {"request": "in/{case}", "reply": "out/{case}"}),
+        (["{0}_وارد.txt", "{0}_صادر.txt"], {"request": "{case}_وارد", "reply": "{case}_صادر"}),
+        (["{0}.txt", "again-{0}.txt"], {}),
+    ],
+)
+def test_a_recipe_is_proposed_for_a_folder(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, names: list[str], pairs: dict[str, str]
+) -> None:
+    for number in range(4):
+        made = zip(names, (ENGLISH, REPLY), strict=True)
+        put(institution, {name.format(number): WRITERS[Path(name).suffix](text.format(number)) for name, text in made})
+    folder = put(institution, {"more.jpg": b"x", "old.docx": b""})
+    institution.write()
+    for name, value in institution.settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    shown = json.loads(CliRunner().invoke(app, ["sources", "look", str(folder), "--json"]).stdout)
+    rule = "paired by path" if pairs else "paired by reference number"
+    assert {(each["outcome"], each["reason"]): each["files"] for each in shown["outcomes"]} == {
+        ("row", rule): 8, ("left out", "a kind of file that is not read"): 1, ("quarantined", "empty"): 1,
+    }  # fmt: skip
+    printed = CliRunner().invoke(app, ["sources", "look", str(folder), "--recipe"])
+    (source,) = yaml.safe_load(printed.stdout)["sources"]
+    assert source["pairs"] == {"reference": True, **pairs} and source["path"] == "sources/folder"
+    assert source["classification_floor"] == "FILL IN"
+    for number in range(12):
+        put(institution, {f"cur/{number}": b"From: a@b.example\n\nx"})
+    printed = CliRunner().invoke(app, ["sources", "look", str(folder), "--recipe"])
+    (source,) = yaml.safe_load(printed.stdout)["sources"]
+    assert source["kind"] == "mail" and "FILL IN" in source["ours"][0]

@@ -78,7 +78,8 @@ def test_each_variant_can_be_looked_at(
     institution, path = institution_with(variant, tmp_path)
     for name, value in institution.settings.to_environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("sys.argv", ["sovereign", "sources", "look", str(path)])
+    sheet = ["--sheet", variant.source["sheet"]] if "sheet" in variant.source else []
+    monkeypatch.setattr("sys.argv", ["sovereign", "sources", "look", str(path), *sheet])
     with pytest.raises(SystemExit) as ended:
         main()
     said = "".join(capfd.readouterr())
@@ -88,7 +89,7 @@ def test_each_variant_can_be_looked_at(
     if ended.value.code == 2:
         assert path.name in said and "Hint" in said
         return
-    printed = CliRunner().invoke(app, ["sources", "look", str(path), "--recipe"])
+    printed = CliRunner().invoke(app, ["sources", "look", str(path), "--recipe", *sheet])
     assert printed.exit_code == 0 and "sources" in yaml.safe_load(printed.stdout)
     assert_quotes_nothing(printed.output)
 
