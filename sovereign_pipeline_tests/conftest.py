@@ -23,7 +23,7 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
+from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
 from sovereign_pipeline.record.catalog import LedgerWaivers
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store

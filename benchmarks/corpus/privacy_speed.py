@@ -32,9 +32,8 @@ from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.corpus.document import Document, exchange, write_documents
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.privacy.batches import ScrubJob
 from sovereign_pipeline.privacy.detection import detector_digest
-from sovereign_pipeline.privacy.engines import scrub_file
+from sovereign_pipeline.privacy.engines import ScrubJob, scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.vault import Vault
 

@@ -1,24 +1,28 @@
-"""Run the detectors over texts, search scrubbed texts again, and cache the findings by the text's digest.
+"""Run the detectors over texts and columns, search scrubbed texts again, and cache findings by the text's digest.
 
 Findings depend only on the text and the detectors. The cache contains offsets and kinds, never text.
 """
 
+import json
+import re
 import sqlite3
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.base.files import digest_of, file_sha256, keyed_digest
+from sovereign_pipeline.base.files import digest_of, file_sha256, keyed_digest, read_secret
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
+from sovereign_pipeline.privacy.identifiers.forms import DIGITS_OF_A_NATIONAL_ID, count_of_digits
+from sovereign_pipeline.privacy.identifiers.numbers import without_file_numbers
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans, without_placeholders
 from sovereign_pipeline.privacy.json_texts import readings_of
 from sovereign_pipeline.privacy.names.latin_names import firms
@@ -27,7 +31,7 @@ from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
-from sovereign_pipeline.record.stage import library_versions
+from sovereign_pipeline.record.stage import KindsIn, library_versions
 
 if TYPE_CHECKING:
     from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
@@ -201,31 +205,17 @@ def _key(text: str, start: int, end: int, kind: Kind) -> str:
 
 # --- cached findings --------------------------------------------------------------------------------------------------
 
-_SPAN = struct.Struct("<IIBB")  # start, end, index of the kind, flags
-_LABELLED, _BY_LENGTH = 1, 2
-
 
 def _written(spans: Sequence[Span]) -> bytes:
-    return b"".join(
-        _SPAN.pack(
-            span.start, span.end, KINDS.index(span.kind), _LABELLED * span.labelled | _BY_LENGTH * span.by_length
-        )
-        for span in spans
-    )
+    rows = [(span.start, span.end, span.kind, span.labelled, span.by_length) for span in spans]
+    return json.dumps(rows, separators=(",", ":")).encode()
 
 
 def _read(content: bytes, text: str) -> list[Span]:
     """Return the spans of a cached entry. Keys are computed from the text."""
     return [
-        Span(
-            start,
-            end,
-            KINDS[kind],
-            _key(text, start, end, KINDS[kind]),
-            bool(flags & _LABELLED),
-            bool(flags & _BY_LENGTH),
-        )
-        for start, end, kind, flags in _SPAN.iter_unpack(content)
+        Span(start, end, kind, _key(text, start, end, kind), labelled, by_length)
+        for start, end, kind, labelled, by_length in json.loads(content)
     ]
 
 
@@ -334,3 +324,43 @@ class FindingsCache:
 
     def _is_whole(self, key: bytes, entry: object) -> bool:
         return isinstance(entry, bytes) and entry[:CHECK_BYTES] == self._check(key, entry[CHECK_BYTES:])
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+SECRET_FILE = "columns.key"
+# The usual form of ids and case numbers: letters, an optional year or date, and a number of at most six digits.
+_FILE_NUMBER = re.compile(r"[A-Z]{0,6}[-/]?(?:(?:19[5-9]\d|20[0-3]\d)(?:[01]\d[0-3]\d)?[-/])?\d{1,6}", re.ASCII)
+_DATE = re.compile(r"(?<!\d)(?:19[5-9]\d|20[0-3]\d)(?:[-/.]?[01]\d(?:[-/.]?[0-3]\d)?)?(?!\d)")
+
+
+def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
+    """Return a function that finds the kinds of personal data in a column's value, by patterns and word lists alone.
+
+    Args:
+        config: the configuration of the raw corpus, as in its manifest.
+    """
+    patterns = NamePatterns(config["columns"]["keep_words"])
+    treatments: dict[Kind, str] = config["sensitive"]
+
+    @lru_cache(maxsize=1 << 16)
+    def kinds_in(value: str) -> frozenset[Kind]:
+        if not value:
+            return frozenset()
+        if _FILE_NUMBER.fullmatch(value):
+            letters = value[: next(place for place, each in enumerate(value) if not each.isalpha())]
+            is_name = bool(patterns.spans(letters)) and treatments["NAME"] != "keep"
+            return frozenset({"NAME"}) if is_name else frozenset()
+        text = normalise(value).text
+        spans = [*structured_spans(text), *patterns.spans(text)]
+        kinds = {span.kind for span in spans}
+        if count_of_digits(_DATE.sub("", without_file_numbers(text))) >= DIGITS_OF_A_NATIONAL_ID:
+            kinds.add("NID")  # over any separators, also with a wrong check digit
+        return frozenset(kind for kind in kinds if treatments[kind] != "keep")
+
+    return kinds_in
+
+
+def column_secret(settings: Settings, *, create: bool) -> bytes:
+    """Return the secret of the columns' keys; see `read_secret`."""
+    return read_secret(settings.vault / SECRET_FILE, create=create)

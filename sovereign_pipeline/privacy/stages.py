@@ -14,10 +14,9 @@ from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.privacy.batches import ScrubJob
 from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, detector_digest
-from sovereign_pipeline.privacy.engines import scrub_file
+from sovereign_pipeline.privacy.engines import ScrubJob, scrub_file
 from sovereign_pipeline.privacy.json_texts import outline_of, readings_of
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.preview import estimate_of, format_share, read_judgements, recorded_judgements

@@ -20,7 +20,7 @@ from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
-from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
+from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
 from sovereign_pipeline.record.catalog import (
     LedgerWaivers,
     files_purged,

@@ -448,7 +448,7 @@ def _ids_of(session: Session, settings: Settings, document: str, stated: Mapping
     none is, datasets have pseudonyms, and the secret for them cannot be read here."""
     from sovereign_pipeline.corpus.columns import is_pseudonym, pseudonym
     from sovereign_pipeline.corpus.values import link_key
-    from sovereign_pipeline.privacy.columns import column_secret
+    from sovereign_pipeline.privacy.detection import column_secret
 
     stored = _names_in(session, stated, "documents")
     found = {each for each in stored if link_key(each) == link_key(document)}

@@ -10,7 +10,7 @@ from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, Quarant
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, read_sources
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.privacy.columns import SECRET_FILE, kinds_in_columns
+from sovereign_pipeline.privacy.detection import SECRET_FILE, kinds_in_columns
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef

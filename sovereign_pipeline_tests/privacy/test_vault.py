@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import PrivacyError, SovereignError
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
-from sovereign_pipeline.privacy import batches
+from sovereign_pipeline.privacy import engines
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import MappingDigest, MappingRow, Vault, read_public_key, read_vault
 from sovereign_pipeline.privacy.vault_cli import app
@@ -242,7 +242,7 @@ class Scrubbed:
 
 @pytest.fixture
 def scrubbed(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scrubbed]:
-    monkeypatch.setattr(batches, "DOCUMENTS_PER_BATCH", 7)
+    monkeypatch.setattr(engines, "DOCUMENTS_PER_BATCH", 7)
     yield Scrubbed(institution)
 
 

@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import (
     SovereignError,
 )
 from sovereign_pipeline.cli.doctor import examine
-from sovereign_pipeline.privacy.columns import SECRET_FILE
+from sovereign_pipeline.privacy.detection import SECRET_FILE
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, Parsed
 from sovereign_pipeline.record.database import Registry, open_registry

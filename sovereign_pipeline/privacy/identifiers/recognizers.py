@@ -6,8 +6,8 @@ the value without its label.
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from sovereign_pipeline.policy.corpus import PhoneRegions
 from sovereign_pipeline.policy.personal_data import Kind
@@ -22,12 +22,14 @@ from sovereign_pipeline.privacy.identifiers.forms import (
     count_of_digits,
     form_spans,
     is_valid_phone,
+    section,
 )
 from sovereign_pipeline.privacy.identifiers.labels import (
     LABELS,
     LINK_AND_HALVES,
     Label,
     LabelFound,
+    labels_between,
     labels_in,
     small_letters,
 )
@@ -39,13 +41,7 @@ from sovereign_pipeline.privacy.identifiers.numbers import (
     separated_numbers,
     without_file_numbers,
 )
-from sovereign_pipeline.privacy.identifiers.tables import (
-    counts_in_columns,
-    identifiers_before_their_label,
-    identifiers_in_columns,
-    labelled_spans,
-    with_cells_apart,
-)
+from sovereign_pipeline.privacy.normalisation import rows_of_tables
 from sovereign_pipeline.privacy.spans import PLACEHOLDER, Span, value_key, without_overlaps
 
 RECOGNIZERS: tuple[Form | Label, ...] = (*FORMS, *LABELS, *CODES)
@@ -147,3 +143,201 @@ def _is_part_of(usual: Span, strict: Span, regions: PhoneRegions) -> bool:
     certain = strict.kind in ("IBAN", "CARD") and is_complete(strict.kind, strict.key)  # by its check digits
     is_whole = is_complete(strict.kind, strict.key, regions) and not is_complete(usual.kind, usual.key, regions)
     return inside and (certain or is_whole)
+
+
+# --- labels behind their value ----------------------------------------------------------------------------------------
+
+_VALUE_BEFORE = re.compile(
+    r"(?<![\w.,/:+-])(?P<value>(?:[A-Z]{1,3} ?|[A-Z]{1,6}[/-])?\d(?:[ ./-]?\d){3,15}"
+    r"|\d{2,5} ?(?:[A-Z]{1,2}|[ء-ي](?: ?[ء-ي])?)"
+    r"(?!\w))(?: ?\((?P<bracket>)(?:(?:my|his|her|our|their|your|the) )?"
+    r"|(?: ?, ?| - | ?= ?| (?:is|was|being|as) )(?:(?:my|his|her|our|their|your|the|a|its) )?"
+    r"|،? (?:هو|هي|وهو|وهي) )(?=[^\W\d_])"
+)
+_WORD = re.compile(r"[A-Z]\w{1,20} ")
+_LABEL_BEFORE = re.compile(
+    r"(?i)(?:no\b\.?|number|phone|tel\.?|mobile|passport|card|account|رقم|هاتف)(?: is)?[ :#]{0,3}\Z"
+)
+
+
+def labelled_spans(text: str, labels: Iterable[LabelFound]) -> Iterator[Span]:
+    """Yield the values that follow their labels."""
+    for label, _, end in labels:
+        value = label.value_behind(text, end)
+        if value is not None:
+            yield _span(text, *value, label.kind)
+
+
+def identifiers_before_their_label(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
+    """Yield values that precede their label, such as "1045 7832 (civil number)"."""
+    by_start: dict[int, list[LabelFound]] = {}
+    for found in labels:
+        by_start.setdefault(found.start, []).append(found)
+    for match in _VALUE_BEFORE.finditer(text):
+        if match["bracket"] is None and _LABEL_BEFORE.search(text, max(0, match.start() - 20), match.start()):
+            continue
+        word = _WORD.match(text, match.end())
+        behind = [*by_start.get(match.end(), ()), *by_start.get(word.end() if word else -1, ())]
+        kind = next((each.label.kind for each in behind if each.label.value.fullmatch(match["value"])), None)
+        if kind is not None:
+            yield _span(text, *match.span("value"), kind)
+
+
+# --- columns of tables ------------------------------------------------------------------------------------------------
+
+CELL_END = "\t"
+"""Character that ends a cell in `with_cells_apart`. A number never continues across it."""
+
+_CELLS, _HEADS = ({name: re.compile(pattern) for name, pattern in section(of).items()} for of in ("cells", "heads"))
+_RULE = re.compile(r"[-=|:+\t ]*")
+_WIDE_GAP = re.compile(r" {2,}")
+_LONGEST_HEAD = 300
+
+
+def with_cells_apart(text: str) -> str:
+    """Replace each bar between table cells by `CELL_END`. The length stays the same."""
+    if "|" not in text or "\n" not in text:
+        return text
+    lines = text.split("\n")
+    return "\n".join(
+        line.replace("|", CELL_END) if is_row else line
+        for line, is_row in zip(lines, rows_of_tables(lines, "|"), strict=True)
+    )
+
+
+@dataclass
+class _Table:
+    """Adjacent lines with the same number of cells, whose head names identifiers or counts."""
+
+    delimiter: str
+    head: list[str]
+    columns: list[tuple[int, Label | None]]
+    """Indexes of the columns that the head names, each with its label."""
+    rows: list[list[tuple[int, str]]]
+    """Cells of each row, each with its offset in the text."""
+
+
+def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
+    """Yield the values in table columns whose head names an identifier."""
+
+    def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
+        if any(character.isdigit() for _, cell in cells for character in cell):
+            return []
+        of_line = labels_between(labels, cells[0][0], cells[-1][0] + len(cells[-1][1]))
+        return [(place, label) for place, cell in enumerate(cells) for label in _heading(*cell, of_line)]
+
+    for table in _tables(text, ("\t", "|", ";", ",", "  "), columns, head_ends=True):
+        yield from _in_rows(text, table)
+
+
+def counts_in_columns(text: str) -> list[tuple[int, int]]:
+    """Return the spans of cells in columns whose head names a count, a measurement or a year."""
+
+    def columns(cells: Sequence[tuple[int, str]]) -> list[tuple[int, Label | None]]:
+        heads = enumerate(cell.strip() for _, cell in cells)
+        return [(place, None) for place, head in heads if _HEADS["of a count"].fullmatch(head)]
+
+    cells = [
+        row[place]
+        for table in _tables(text, ("\t", "|", ";", "  "), columns, head_ends=False)
+        for row in table.rows
+        for place, _ in table.columns
+    ]
+    return [(start, start + len(cell)) for start, cell in cells]
+
+
+def _tables(
+    text: str,
+    delimiters: Sequence[str],
+    columns: Callable[[Sequence[tuple[int, str]]], list[tuple[int, Label | None]]],
+    head_ends: bool,
+) -> Iterator[_Table]:
+    """Yield the tables of a text.
+
+    Args:
+        columns: returns the columns that a line names; none if the line is no head.
+        head_ends: whether another head ends a table.
+    """
+    table: _Table | None = None
+    start = 0
+    for line in text.split("\n"):
+        delimiter = next((each for each in delimiters if each in line.strip(" ")), "")
+        cells = _cells(line, delimiter, start) if delimiter and len(line) <= _LONGEST_HEAD else []
+        named = columns(cells) if len(cells) > 1 and (head_ends or table is None) else []
+        row = _cells(line, table.delimiter, start) if table else []
+        if table and line.strip() and not named and _RULE.fullmatch(line):
+            pass
+        elif table and not named and len(row) == len(table.head):
+            table.rows.append(row)
+        else:
+            if table:
+                yield table
+            named = named or (columns(cells) if len(cells) > 1 else [])
+            table = _Table(delimiter, [cell for _, cell in cells], named, []) if named else None
+        start += len(line) + 1
+    if table:
+        yield table
+
+
+def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[Label]:
+    """Yield the labels that fill a cell."""
+    for label, begin, end in labels:
+        around = (cell[: max(0, begin - start)], cell[max(0, end - start) :])
+        if start <= begin and end <= start + len(cell) and not any(each.strip("*_#:. ") for each in around):
+            yield label
+
+
+def _cells(line: str, delimiter: str, start: int) -> list[tuple[int, str]]:
+    """Return the cells of a line that begins at `start`, each with its offset."""
+    gap = _WIDE_GAP if delimiter == "  " else re.compile(re.escape(delimiter))
+    begin = len(line) - len(line.lstrip(" ")) if delimiter == "  " else 0
+    cells: list[tuple[int, str]] = []
+    for match in gap.finditer(line.rstrip(" ") if delimiter == "  " else line, begin):
+        cells.append((start + begin, line[begin : match.start()]))
+        begin = match.end()
+    return [*cells, (start + begin, line[begin:])]
+
+
+def _in_rows(text: str, table: _Table) -> Iterator[Span]:
+    for place, label in table.columns:
+        if label is None or not table.rows:
+            continue
+        column = [row[place] for row in table.rows]
+        values = [cell.strip(" *_'\"") for _, cell in column]
+        form = _CELLS.get(label.shape, label.value)
+        if not _are_figures(table, place, label.kind, form, values):
+            for (start, cell), value in zip(column, values, strict=True):
+                if value and form.fullmatch(value):
+                    first = start + cell.index(value)
+                    yield _span(text, first, first + len(value), label.kind)
+
+
+def _are_figures(table: _Table, place: int, kind: Kind, form: re.Pattern[str], values: Sequence[str]) -> bool:
+    """Return whether a column contains counts or amounts, although its head could name identifiers."""
+
+    def some(cells: Iterable[str], heads: str) -> bool:
+        return any(map(_HEADS[heads].fullmatch, cells))
+
+    figures = [value for value in values if value.isdigit()]
+    others = [cell for number, cell in enumerate(table.head) if number != place and cell.strip()]
+    if kind == "DATE_OF_BIRTH":
+        is_of_years = not _HEADS["birth"].search(table.head[place]) or some(table.head, "of a count")
+        is_of_years &= not some(table.head, "of one")
+        return any(is_of_years or not form.fullmatch(value) for value in figures)
+    if not figures:
+        return False
+    if some(values, "amount"):
+        return True
+    if _HEADS["says number"].search(table.head[place]):
+        return False
+    lengths = set(map(len, figures))
+    if kind == "ACCOUNT" and max(lengths) < 8:
+        return True  # account codes of a chart of accounts
+    round_ones = sum(value.endswith("00") for value in figures)
+    if max(lengths) - min(lengths) > 1 or min(lengths) < 6 or 2 * round_ones > len(figures):
+        return True
+    return not some(others, "of one") and some(others[:1], "of figures")
+
+
+def _span(text: str, start: int, end: int, kind: Kind) -> Span:
+    return Span(start, end, kind, value_key(kind, text[start:end]))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.corpus.document import write_documents
-from sovereign_pipeline.privacy import batches
+from sovereign_pipeline.privacy import engines
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import demonstration
 
 
@@ -18,5 +18,5 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workers_are_always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "BYTES_WORTH_A_WORKER", 1)
-    monkeypatch.setattr(batches, "DOCUMENTS_PER_BATCH", 64)
+    monkeypatch.setattr(engines, "BYTES_WORTH_A_WORKER", 1)
+    monkeypatch.setattr(engines, "DOCUMENTS_PER_BATCH", 64)

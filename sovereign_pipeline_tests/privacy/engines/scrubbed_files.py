@@ -13,9 +13,8 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.privacy import batches
-from sovereign_pipeline.privacy.batches import ScrubJob
-from sovereign_pipeline.privacy.engines import scrub_file
+from sovereign_pipeline.privacy import engines
+from sovereign_pipeline.privacy.engines import ScrubJob, scrub_file
 from sovereign_pipeline.privacy.scrubbing import Findings
 from sovereign_pipeline.privacy.vault import MappingRow, Vault, read_vault
 from sovereign_pipeline_tests.privacy.conftest import document
@@ -84,7 +83,7 @@ def result_of(directory: Path, corpus_file: Path, corpus: Corpus, **changes: Any
 
 def write_result(directory: Path, corpus_file: Path, corpus: Corpus) -> None:
     """What a process of its own does with the file; its parent reads `result`."""
-    batches.BYTES_WORTH_A_WORKER, batches.DOCUMENTS_PER_BATCH = 1, 64
+    engines.BYTES_WORTH_A_WORKER, engines.DOCUMENTS_PER_BATCH = 1, 64
     text, findings, rows = result_of(directory, corpus_file, corpus)
     (directory / "result").write_bytes(pickle.dumps((text, findings, rows)))
 

@@ -10,8 +10,8 @@ import pytest
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.privacy import case_files, detection, json_texts, scrubbing
-from sovereign_pipeline.privacy.batches import BatchScrubber
 from sovereign_pipeline.privacy.case_files import add_further_mentions
+from sovereign_pipeline.privacy.engines import BatchScrubber
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, scrub_in
 

@@ -12,7 +12,7 @@ from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.policy.corpus import Corpus
-from sovereign_pipeline.privacy import batches
+from sovereign_pipeline.privacy import engines
 from sovereign_pipeline.privacy.engines import scrub_file
 from sovereign_pipeline.privacy.vault import MappingRow
 from sovereign_pipeline_tests.corpus.sources import changed_document
@@ -33,7 +33,7 @@ def test_what_was_found_before_gives_the_same_bytes(
     first = result_of(tmp_path / "one", corpus_file, Corpus(workers=1))
     (tmp_path / "two").mkdir()
     (tmp_path / "one" / "cache").rename(tmp_path / "two" / "cache")
-    monkeypatch.setattr(batches, "DOCUMENTS_PER_BATCH", 7)  # another cut of the corpus
+    monkeypatch.setattr(engines, "DOCUMENTS_PER_BATCH", 7)  # another cut of the corpus
     assert result_of(tmp_path / "two", corpus_file, Corpus(workers=1)) == first
     assert scrub_in(tmp_path / "two").searched == 0
 
@@ -50,7 +50,7 @@ def test_a_changed_document_is_all_that_is_searched(tmp_path: Path, corpus_file:
 def test_a_file_is_scrubbed_in_order_although_cases_are_read_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "DOCUMENTS_PER_BATCH", 3)
+    monkeypatch.setattr(engines, "DOCUMENTS_PER_BATCH", 3)
     monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0)
     documents = [
         document(f"CR {1000000 + number} and CR 9999999", id=f"R-{number}", case=f"A/2024/{number % 4}")
