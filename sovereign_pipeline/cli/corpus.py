@@ -110,6 +110,7 @@ def sources_take_rated(
             "name": taken.name,
             "role": taken.role,
             "path": taken.path.as_posix(),
+            **({"layout": taken.layout} if taken.layout != "columns" else {}),
             "constants": dict.fromkeys(("author", "department", "subject"), ""),
             "licence": FILL_IN,
             "retention": FILL_IN,

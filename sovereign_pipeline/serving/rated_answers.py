@@ -5,11 +5,14 @@ ledger a digest of each of the journal's hours.
 """
 
 import hashlib
+import json
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,9 +26,12 @@ from sovereign_pipeline.base.errors import (
 )
 from sovereign_pipeline.base.files import Frozen, write_atomically
 from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.corpus.document import Document, Message
 from sovereign_pipeline.corpus.documents_from_rows import RATED, TAKEN
+from sovereign_pipeline.dataset.jsonl import turn_of
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import LINE_NAME, Line
+from sovereign_pipeline.privacy.json_texts import is_json
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import PLACEHOLDER
 from sovereign_pipeline.record import audit_log
@@ -35,7 +41,7 @@ from sovereign_pipeline.review.plan_stage import PromptRow
 from sovereign_pipeline.serving.gateway.journal import ANSWERED, Answered, Rated, facts_of, read_hour
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Thumb
 from sovereign_pipeline.serving.scanning import language_of
-from sovereign_pipeline.serving.screening import PuttingBack
+from sovereign_pipeline.serving.screening import document_with, in_texts, with_originals
 from sovereign_pipeline.serving.transcripts import SUFFIX, Rating, Transcript, sealed_in, unseal
 from sovereign_pipeline.split.similarity import normal_text
 
@@ -217,7 +223,7 @@ Role = Literal["preferences", "labels"]
 
 
 class RatedRow(Frozen):
-    """The fields that both kinds of row share, named as a document's fields."""
+    """The fields that all kinds of row share, named as a document's fields."""
 
     id: str
     case: str
@@ -225,32 +231,63 @@ class RatedRow(Frozen):
     date: str
     classification: str
     language: str
+
+
+class _LetterRow(RatedRow):
     request: str
     response: str
 
 
-class PairRow(RatedRow):
+class PairRow(_LetterRow):
     rejected: str
 
 
-class LabelRow(RatedRow):
+class LabelRow(_LetterRow):
     label: bool
+
+
+class _ConversationRow(RatedRow):
+    """A row in the layout `sharegpt`."""
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...]
+
+
+class ConversationPairRow(_ConversationRow):
+    chosen: tuple[dict[str, Any], ...]
+    """One message."""
+    rejected: tuple[dict[str, Any], ...]
+
+
+class ConversationLabelRow(_ConversationRow):
+    label: bool
+
+
+Rows = list[PairRow] | list[LabelRow] | list[ConversationPairRow] | list[ConversationLabelRow]
 
 
 @dataclass
 class RatedRows:
-    """The rows, and the number of omitted answers per reason."""
+    """The rows, and the number of omitted answers per reason. They are all conversations if one is."""
 
-    rows: list[PairRow] | list[LabelRow]
+    rows: Rows
     left_out: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class _Rated:
     transcript: Transcript
-    prompt: str
-    answer: str
+    document: Document
+    """The conversation and its answer, with the caller's own text."""
     thumb: Thumb
+
+    @property
+    def prompt(self) -> str:
+        return self.document.request
+
+    @property
+    def answer(self) -> str:
+        return self.document.response
 
 
 def preferences_of(opened: Opened, role: Role) -> RatedRows:
@@ -271,34 +308,59 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
             continue
         by_question.setdefault(normal_text(rated.prompt), []).append(rated)
     if role == "labels":
-        rated_rows = ((each, _facts(each, of[0])) for of in by_question.values() for each in of)
-        return RatedRows([LabelRow(**facts, label=each.thumb == "up") for each, facts in rated_rows], left_out)
-    pairs: list[PairRow] = []
+        labels = [(each, of[0], each.thumb == "up") for of in by_question.values() for each in of]
+        if all(each.document.is_letter for each, _, _ in labels):
+            return RatedRows([LabelRow(**_letter(*of), label=label) for *of, label in labels], left_out)
+        return RatedRows([ConversationLabelRow(**_whole(*of), label=label) for *of, label in labels], left_out)
+    pairs: list[tuple[_Rated, _Rated, _Rated]] = []
     for of in by_question.values():
         made = list(_pairs(of))
-        pairs += made
+        pairs += [(*pair, of[0]) for pair in made]
         left_out["no answer with the other thumb"] += len(of) - 2 * len(made)
-    return RatedRows(pairs, +left_out)
+    if all(each.document.is_letter for each, _, _ in pairs):
+        return RatedRows([PairRow(**_letter(one, of), rejected=bad.answer) for one, bad, of in pairs], +left_out)
+    turns = [(_whole(one, of), _turns(bad)[-1:]) for one, bad, of in pairs]
+    return RatedRows(
+        [
+            ConversationPairRow(
+                **{**whole, "messages": whole["messages"][:-1]}, chosen=whole["messages"][-1:], rejected=rejected
+            )
+            for whole, rejected in turns
+        ],
+        +left_out,
+    )
+
+
+_TRAINED_ORDER = re.compile(r"s?(ua(t+a)*)+")
+"""Roles of a conversation by their first letters: the order in which rows are read."""
 
 
 def _rated(transcript: Transcript, feedback: Feedback) -> tuple[_Rated | None, str]:
-    prompt = prompt_of(transcript)
-    if prompt is None:
-        return None, "a conversation of several turns"
-    prompt, answer = (_put_back(text, transcript.originals) for text in (prompt, transcript.answer.strip()))
-    if not answer:
-        return None, "an empty answer"
-    if any(PLACEHOLDER.search(normalise(text).text) for text in (prompt, answer)):
+    answer = Message(role="assistant", content=transcript.answer.strip(), tool_calls=transcript.calls)
+    messages = [each.model_copy(update={"content": each.content.strip()}) for each in (*transcript.messages, answer)]
+    if not _TRAINED_ORDER.fullmatch("".join(each.role[0] for each in messages)):
+        return None, "turns in an order that is not trained"
+    if not all(each.as_text for each in messages):
+        return None, "an empty answer" if not answer.as_text else "an empty turn"
+    if answer.tool_calls and feedback.thumb == "down":
+        return None, "a call with a bad rating"
+    put_back = partial(with_originals, originals=transcript.originals)
+    document = document_with([_changed(each, put_back) for each in messages], in_texts(transcript.tools, put_back))
+    if any(PLACEHOLDER.search(normalise(text).text) for text in document.texts.values()):
         return None, "a placeholder that stands for nobody"
-    return _Rated(transcript, prompt, answer, feedback.thumb), ""
+    return _Rated(transcript, document, feedback.thumb), ""
 
 
-def _put_back(text: str, originals: Mapping[str, str]) -> str:
-    putting = PuttingBack(dict(originals))
-    return putting.feed(text) + putting.end()
+def _changed(message: Message, change: Callable[[str], str]) -> Message:
+    """Return a message with `change` applied to its texts, within JSON too."""
+    content = message.content
+    if is_json(content):
+        content = json.dumps(in_texts(json.loads(content), change), ensure_ascii=False)
+    calls = [call.model_copy(update={"arguments": in_texts(call.arguments, change)}) for call in message.tool_calls]
+    return message.model_copy(update={"content": change(content), "tool_calls": tuple(calls)})
 
 
-def _pairs(of: Sequence[_Rated]) -> Iterator[PairRow]:
+def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
     """Pair one good with one bad answer, in their order. Equal answers make no pair. Neither do answers of adapters
     with different levels, because a row has one level."""
     for level in dict.fromkeys(each.transcript.classification for each in of):
@@ -306,7 +368,19 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[PairRow]:
         good, bad = ([each for each in at_level if each.thumb == thumb] for thumb in ("up", "down"))
         for chosen, rejected in zip(good, bad, strict=False):
             if normal_text(chosen.answer) != normal_text(rejected.answer):
-                yield PairRow(**_facts(chosen, of[0]), rejected=rejected.answer)
+                yield chosen, rejected
+
+
+def _letter(rated: _Rated, first: _Rated) -> dict[str, str]:
+    return {**_facts(rated, first), "request": rated.prompt, "response": rated.answer}
+
+
+def _whole(rated: _Rated, first: _Rated) -> dict[str, Any]:
+    return {**_facts(rated, first), "messages": _turns(rated), "tools": rated.document.tools}
+
+
+def _turns(rated: _Rated) -> tuple[dict[str, Any], ...]:
+    return tuple(dict(turn_of(each)) for each in rated.document.messages)
 
 
 def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
@@ -319,14 +393,14 @@ def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
         "date": transcript.at.date().isoformat(),
         "classification": transcript.classification,
         "language": language_of(rated.prompt),
-        "request": rated.prompt,
-        "response": rated.answer,
     }
 
 
-_ROWS: Mapping[str, TypeAdapter[PairRow | LabelRow]] = {
-    "preferences": TypeAdapter(PairRow),
-    "labels": TypeAdapter(LabelRow),
+_ROWS: Mapping[tuple[str, str], TypeAdapter[Any]] = {
+    ("preferences", "columns"): TypeAdapter(PairRow),
+    ("labels", "columns"): TypeAdapter(LabelRow),
+    ("preferences", "sharegpt"): TypeAdapter(ConversationPairRow),
+    ("labels", "sharegpt"): TypeAdapter(ConversationLabelRow),
 }
 
 
@@ -339,6 +413,7 @@ class TakenFile:
     path: Path
     """Path below the data directory, as a recipe names it."""
     role: Role
+    layout: Literal["columns", "sharegpt"]
     rows: int
     classification: str
     """Highest classification level of its rows."""
@@ -364,7 +439,7 @@ def take_rated(
         content = file.read_bytes()
     except OSError as error:
         raise SourceError(f"{file}: the file cannot be read ({type(error).__name__}).", "Name the file.") from None
-    rows, role = _rows(file, content)
+    rows, role, layout = _rows(file, content)
     with registry.reading() as session:
         served = {each.classification for each in adapters_of(session, line.line)}
     level = _level(file, rows, institution, line, served)
@@ -389,28 +464,31 @@ def take_rated(
         audit_log.append(session, actor, TAKEN, told)
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomically(target, content)
-    return TakenFile(name, path, role, len(rows), level)
+    return TakenFile(name, path, role, layout, len(rows), level)
 
 
-def _rows(file: Path, content: bytes) -> tuple[list[PairRow | LabelRow], Role]:
-    """Read all rows, which must have the same role. Errors quote no row."""
+def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Literal["columns", "sharegpt"]]:
+    """Read all rows, which must have the same role and layout. Errors quote no row."""
     hint = "Name a file of `preferences`, as it was made."
     lines = [line for line in content.split(b"\n") if line]
-    role: Role = "labels" if lines and b'"label":' in lines[0] else "preferences"
-    rows: list[PairRow | LabelRow] = []
+    try:
+        keys = {*(json.loads(lines[0]) if lines else ())}
+    except (ValueError, TypeError, RecursionError):
+        keys = set()
+    role: Role = "labels" if "label" in keys else "preferences"
+    layout: Literal["columns", "sharegpt"] = "sharegpt" if "messages" in keys else "columns"
+    rows: list[RatedRow] = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(_ROWS[role].validate_json(line))
+            rows.append(_ROWS[role, layout].validate_json(line))
         except ValidationError:
             raise SourceError(f"{file}: line {number} is no row of rated answers.", hint) from None
     if not rows or len({row.id for row in rows}) < len(rows):
         raise SourceError(f"{file}: the file has {'an id twice' if rows else 'no rows'}.", hint)
-    return rows, role
+    return rows, role, layout
 
 
-def _level(
-    file: Path, rows: list[PairRow | LabelRow], institution: Institution, line: Line, served: Collection[str]
-) -> str:
+def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Line, served: Collection[str]) -> str:
     """Return the highest level of rows. served: levels of the line's adapters, which answers have; empty if unknown."""
     ladder = institution.ladder
     for row in rows:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from sovereign_pipeline.base.errors import ScannerLost, TextTooLong
@@ -128,6 +128,12 @@ class PuttingBack:
 
     def _put_back(self, text: str) -> str:
         return _WRITTEN.sub(lambda found: self._originals.get(found.group(), found.group()), text)
+
+
+def with_originals(text: str, originals: Mapping[str, str]) -> str:
+    """Return a whole text with the caller's own text in place of placeholders."""
+    putting = PuttingBack(dict(originals))
+    return putting.feed(text) + putting.end()
 
 
 _LOG = logging.getLogger(__name__)
@@ -283,14 +289,11 @@ class Screen:
                     }
                     answer = answer.with_texts(replaced)
         self.calls_with_placeholders = answer.messages[0].tool_calls
+        put_back = partial(with_originals, originals=self._placeholders.originals)
         return [
-            each.model_copy(update={"arguments": _in_texts(each.arguments, self._put_back)})
+            each.model_copy(update={"arguments": in_texts(each.arguments, put_back)})
             for each in self.calls_with_placeholders
         ]
-
-    def _put_back(self, text: str) -> str:
-        putting = PuttingBack(self._placeholders.originals)
-        return putting.feed(text) + putting.end()
 
     async def take(self, text: str) -> str:
         """Add a piece of the answer, and return the text that may be sent now; "" once `is_over`.
@@ -423,12 +426,12 @@ def document_with(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]
     return Document.model_validate({**dict.fromkeys(columns, ""), "messages": [*messages], "tools": [*tools]})
 
 
-def _in_texts(value: Any, change: Callable[[str], str]) -> Any:
+def in_texts(value: Any, change: Callable[[str], str]) -> Any:
     """Return a JSON value with `change` applied to its texts."""
     if isinstance(value, Mapping):
-        return {change(key): _in_texts(each, change) for key, each in value.items()}
+        return {change(key): in_texts(each, change) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_in_texts(each, change) for each in value]
+        return [in_texts(each, change) for each in value]
     return change(value) if isinstance(value, str) else value
 
 

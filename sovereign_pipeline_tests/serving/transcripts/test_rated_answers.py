@@ -27,7 +27,9 @@ from sovereign_pipeline.base.errors import (
 )
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.corpus.document import Message, ToolCall
 from sovereign_pipeline.corpus.documents_from_rows import RATED, TAKEN, source_digests
+from sovereign_pipeline.corpus.layouts import conversation_of
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
@@ -38,6 +40,7 @@ from sovereign_pipeline.review.plan_stage import PromptRow
 from sovereign_pipeline.serving.gateway.journal import HOUR, utc_now
 from sovereign_pipeline.serving.transcripts import Sealed, sealed_in
 from sovereign_pipeline.suites.rows import read_items
+from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 from sovereign_pipeline_tests.registry.bench import small_bench
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
@@ -283,6 +286,42 @@ def test_one_question_with_both_thumbs_makes_a_pair_and_else_there_are_labels(ke
         ("It is.", True),
     ]
     assert labels[0]["case"] == labels[1]["case"] != labels[2]["case"]
+
+
+@pytest.mark.parametrize("role", ["preferences", "labels"])
+def test_conversations_and_calls_become_rows_of_turns(
+    kept: Kept, institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: Any
+) -> None:
+    kept.bench.engine.form = HERMES
+    tools = [{"type": "function", "function": {"name": "lamp_state", "description": "State of a lamp."}}]
+    asked = [{"role": "user", "content": "Is the lamp lit?"}]
+    call = ToolCall(name="lamp_state", arguments={"lamp": 3})
+    kept.say(kept.ask("", HERMES.write([call]), messages=asked, tools=tools), "up")
+    kept.say(kept.ask("", HERMES.write([call]), messages=asked, tools=tools), "down")
+    turn = {"role": "assistant", "tool_calls": [{"function": {"name": "lamp_state", "arguments": '{"lamp": 3}'}}]}
+    answered = [*asked, turn, {"role": "tool", "tool_call_id": "1", "content": '{"lit": true}'}]
+    for words, thumb in (("It is lit.", "up"), ("It is out.", "down")):
+        kept.say(kept.ask("", words, messages=answered, tools=tools), thumb)
+    kept.say(kept.ask("", "It is.", messages=[*asked, *asked]), "up")
+    out = tmp_path / "rated.jsonl"
+    opened = kept.open("preferences", out, "--role", role)
+    assert opened.exit_code == 0, opened.output
+    for reason in ("turns in an order that is not trained: 1", "a call with a bad rating: 1"):
+        assert reason in opened.output
+    rows = rows_of(out)
+    read = [conversation_of("sharegpt", role, row) for row in rows]
+    assert all(each.tools[0]["function"]["name"] == "lamp_state" for each in read)
+    texts = [(each.messages[-1].as_text, each.rejected) for each in read]
+    if role == "preferences":
+        assert texts == [("It is lit.", "It is out.")]
+    else:
+        called = Message(role="assistant", tool_calls=(call,)).as_text
+        assert texts == [(called, None), ("It is lit.", None), ("It is out.", None)]
+        assert [row["label"] for row in rows] == [True, True, False]
+    institution.rules["serving"] = CONSENT
+    institution.write()
+    taken = run(institution, monkeypatch, str(out), "--reason", "The desk read them all.")
+    assert taken.exit_code == 0 and "layout: sharegpt" in taken.output
 
 
 @pytest.mark.security_case(
