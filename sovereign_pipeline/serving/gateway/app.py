@@ -338,6 +338,9 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
     call_form = here.catalog.engine.call_form(found.adapter.digest)
     if call_form is None:
         _assert_without_tools(sent)
+    elif not call_form.form.mark and sent.form.schema is not None and sent.form.tools:
+        message = "The parameter 'response_format' is not supported beside 'tools': this model's calls are bare JSON."
+        raise Refusal(400, message, "unsupported_parameter", param="response_format")
     if not sent.form.is_free:
         await asyncio.to_thread(assert_enforceable, sent.form)
     is_user_ignored = user is not None and caller.user_for(line, user) == caller.user_for(line, None)

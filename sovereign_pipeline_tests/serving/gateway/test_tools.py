@@ -8,6 +8,10 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from sovereign_pipeline.corpus.document import ToolCall
+from sovereign_pipeline.serving.engines.text import Prompts
+from sovereign_pipeline.serving.gateway.grammars import AnswerForm
+from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
 from sovereign_pipeline_tests.base_models.test_tool_form import FORMS
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import USER, Bench, adapter, ask
@@ -64,6 +68,16 @@ def test_what_cannot_be_called_is_refused_by_name(calling: TestClient, param: st
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param
 
 
+def test_json_is_not_mistaken_for_a_bare_call(bench: Bench, calling: TestClient) -> None:
+    bench.engine.form = FORMS["llama3_1"]
+    sent: Any = {"tools": TOOLS, "response_format": {"type": "json_object"}}
+    assert ask(calling, **sent).json()["error"]["param"] == "response_format"
+    bench.engine.words = [" {", '"name": "Nadia"}']
+    assert parts_of(ask(calling, response_format={"type": "json_object"}), False)["content"] == ' {"name": "Nadia"}'
+    bench.engine.words = ["\n{", '"name": "fee_for_vessel", "parameters": {"metres": 1}}']
+    assert parts_of(ask(calling, tools=TOOLS), False)["calls"] == [["fee_for_vessel", {"metres": 1}]]
+
+
 def test_a_conversation_with_results_reaches_the_engine_as_it_was_trained(bench: Bench, calling: TestClient) -> None:
     function = {"name": "fee_for_vessel", "arguments": '{"metres": 12.5}'}
     called = {
@@ -81,6 +95,29 @@ def test_a_conversation_with_results_reaches_the_engine_as_it_was_trained(bench:
         "tool_calls": [{"id": "c1", "type": "function", "function": {**function, "arguments": {"metres": 12.5}}}],
     }
     assert asked.messages == [USER, read, {**result, "content": '{"fee": 40}'}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("template", FORMS)
+def test_the_grammar_takes_what_the_template_writes_and_nothing_else(template: str) -> None:
+    from llguidance import LLMatcher, hf
+
+    tokenizer = tokenizer_with(template)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]", "[ARGS]", "<|tool_call|>"]})
+    form, vocabulary = Prompts(tokenizer).call_form, hf.from_tokenizer(tokenizer)
+    assert form is not None and form.form == FORMS[template]
+
+    def takes(text: str, must_call: bool) -> bool:
+        grammar = LLMatcher.grammar_from_lark(AnswerForm(tools=TOOLS, must_call=must_call).grammar(form))
+        matcher, ids = LLMatcher(vocabulary, grammar), tokenizer(text, add_special_tokens=False)["input_ids"]
+        return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
+
+    calls = [ToolCall(name="fee_for_vessel", arguments={"metres": 12.5})]
+    written = form.form.write(calls * (1 if form.form.separator is None else 2))
+    wrong = form.form.write([ToolCall(name="fee_for_vessel", arguments={"metres": "long"})])
+    assert takes(written, True) and takes(written, False) and takes("I look <b>: أنظر", False)
+    assert takes(f"I look.\n{written}", False) and not takes("I look.", True)
+    assert not takes(wrong, True) and not takes(f"\n {wrong}", False)
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,10 @@ def test_conversations_and_calls_become_rows_of_turns(
     call = ToolCall(name="lamp_state", arguments={"lamp": 3})
     kept.say(kept.ask("", HERMES.write([call]), messages=asked, tools=tools), "up")
     kept.say(kept.ask("", HERMES.write([call]), messages=asked, tools=tools), "down")
-    turn = {"role": "assistant", "tool_calls": [{"function": {"name": "lamp_state", "arguments": '{"lamp": 3}'}}]}
+    turn = {
+        "role": "assistant",
+        "tool_calls": [{"id": "1", "function": {"name": "lamp_state", "arguments": '{"lamp": 3}'}}],
+    }
     answered = [*asked, turn, {"role": "tool", "tool_call_id": "1", "content": '{"lit": true}'}]
     for words, thumb in (("It is lit.", "up"), ("It is out.", "down")):
         kept.say(kept.ask("", words, messages=answered, tools=tools), thumb)
