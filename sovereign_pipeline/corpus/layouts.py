@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
 from sovereign_pipeline.corpus.document import Message, Role, RowRejected, ToolCall, exchange, json_of
@@ -65,7 +65,7 @@ def conversation_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> Conve
     found = _READERS[layout](role, row)
     if not any(message.weight for message in found.messages if message.role == "assistant"):
         raise RowRejected("no turn of the assistant is trained")
-    return found
+    return replace(found, messages=_with_own_ids(found.messages))
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout | None:
@@ -221,10 +221,10 @@ def _messages(turns: Sequence[Any]) -> list[Message]:
             joined = (*messages[-1].tool_calls, *message.tool_calls)
             message = messages.pop().model_copy(update={"tool_calls": joined})
         messages.append(message)
-    return _with_own_ids(messages)
+    return messages
 
 
-def _with_own_ids(messages: Sequence[Message]) -> list[Message]:
+def _with_own_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return messages whose calls have new ids. Ids in files may be any text, and some chat templates demand nine
     letters and digits."""
     found, ids, count = list[Message](), dict[str, str](), 0
@@ -244,7 +244,7 @@ def _with_own_ids(messages: Sequence[Message]) -> list[Message]:
             raise RowRejected(f"turn {number} answers no call")
         own = {"tool_calls": tuple(calls), "tool_call_id": None if answered is None else ids[answered]}
         found.append(message.model_copy(update=own))
-    return found
+    return tuple(found)
 
 
 def _message(turn: Any, number: int) -> Message:

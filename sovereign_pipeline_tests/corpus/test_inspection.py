@@ -705,7 +705,18 @@ def test_dates_in_no_format_of_their_column_are_counted(tmp_path: Path) -> None:
     assert "date: 2 rows with another value in 'date': quarantine." in suggested(tmp_path / "a.jsonl", rows)[1]
 
 
-def test_system_turns_are_mentioned(tmp_path: Path) -> None:
+def test_roles_calls_and_tools_are_counted(tmp_path: Path) -> None:
     system = {"role": "system", "content": "You draft replies."}
-    rows = [{"messages": [*([system] if number < 5 else []), *exchange(number)]} for number in range(30)]
-    assert "Turns: 30 of user, 30 of assistant, 5 of system." in suggested(tmp_path / "a.jsonl", rows)[1]
+    call = {"id": "a", "type": "function", "function": {"name": "burns", "arguments": '{"lamp": 5}'}}
+    rows: list[dict[str, Any]] = []
+    for number in range(30):
+        user, reply = exchange(number)
+        calls = [{"role": "assistant", "content": None, "tool_calls": [call, {**call, "id": "b"}]}]
+        results = [{"role": "tool", "tool_call_id": id, "content": "no"} for id in "ba"]
+        between = [*calls, *results] if number < 4 else []
+        rows.append({"messages": [*([system] if number < 5 else []), user, *between, reply]})
+        rows[-1] |= {"tools": [{"type": "function", "function": {"name": "burns"}}]} if number < 6 else {}
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert source["layout"] == "sharegpt"
+    assert "Turns: 34 of assistant, 30 of user, 8 of tool, 5 of system, and 8 calls of tools." in notes
+    assert "6 rows have tools." in notes

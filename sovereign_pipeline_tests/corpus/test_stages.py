@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -31,6 +32,55 @@ def run(institution: DemoInstitution) -> tuple[Artifact, Artifact]:
     classified = produce(CLASSIFIED_CORPUS, workplace, {"raw_corpus": raw}).ref
     assert all(verdict.passed for verdict in evaluate_gates(CLASSIFIED_CORPUS, workplace, classified).values())
     return workplace.store.open(raw), workplace.store.open(classified)
+
+
+def conversation(number: int) -> dict[str, Any]:
+    """A row with a call, in which nothing is in NFC or as it is stored."""
+    arguments = '{"owner": "Rene\u0301", "tons": 12.50, "lamps": [1e2, null]}'
+    row = {name: value for name, value in letter(number).items() if name not in ("request", "response", "subject")}
+    return {
+        **row,
+        "messages": [
+            {"role": "user", "content": f"Is lamp {number} of Rene\u0301 out?"},
+            {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "burns", "arguments": arguments}}]},
+            {"role": "tool", "tool_call_id": "a", "content": '{"Rene\u0301": "no"}'},
+            {"role": "assistant", "content": f"Lamp {number} is out."},
+        ],
+        "tools": [{"name": "burns", "description": "Rene\u0301's lamps"}],
+    }
+
+
+@pytest.mark.parametrize("change", [('"tons":12.5', '"tons":13'), ('\\"no\\"', '\\"yes\\"'), ("s lamps", "s lights")])
+def test_every_call_result_and_tool_is_accounted_for(institution: DemoInstitution, change: tuple[str, str]) -> None:
+    def planted(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = RAW_CORPUS.build(workplace, inputs, workspace)
+        stored = (workspace / DOCUMENTS).read_text(encoding="utf-8")
+        (workspace / DOCUMENTS).write_text(stored.replace(*change, 1), encoding="utf-8")
+        return built
+
+    institution.recipe["sources"][0]["layout"] = "sharegpt"
+    institution.rows = [conversation(number) for number in range(10)]
+    run(institution)
+    institution.rows.append(conversation(11))
+    _refused_with(institution, planted, r"1 document is not as the row has it: R-00000\.")
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_every_message_call_and_result_must_be_in_the_documents_language(
+    institution: DemoInstitution, place: int
+) -> None:
+    arabic = "تم إصلاح المصباح عند الرصيف الشمالي يوم الاثنين وهو يعمل الآن كما يجب."
+    institution.recipe["sources"][0]["layout"] = "sharegpt"
+    institution.rows = [conversation(number) for number in range(10)]
+    turn = institution.rows[3]["messages"][place]
+    if place == 1:
+        turn["tool_calls"][0]["function"]["arguments"] = json.dumps({"owner": [arabic]})
+    else:
+        turn["content"] = json.dumps({"owner": arabic}) if place == 2 else arabic
+    workplace = institution.workplace()
+    verdict = evaluate_gates(RAW_CORPUS, workplace, produce(RAW_CORPUS, workplace, {}).ref)["languages_right"]
+    assert not verdict.passed
+    assert "1 of 10 documents" in verdict.message and "R-00003" in verdict.message
 
 
 def test_one_secret_document_makes_a_thousand_public_ones_secret(institution: DemoInstitution) -> None:
