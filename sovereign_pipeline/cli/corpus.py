@@ -179,7 +179,9 @@ def sources_look(
     if file.is_dir():
         institution = load_institution(settings.data)
         folder = look_at_folder(settings, file, _named_path(file, settings), institution.ladder)
-        drafted = recipe_with(folder.source, {}, [*_ABOUT_FOLDERS], named, institution, suites, found)
+        drafted = recipe_with(
+            folder.source, {}, [_ABOUT_KINDS[folder.source["kind"]], *_ABOUT_FOLDERS], named, institution, suites, found
+        )
         if line is None and not recipe:
             return Result(asdict(folder), lambda: _print_folder(folder, named))
         return _drafted(drafted, asdict(folder), f"{sum(folder.suffixes.values()):,} files", target, named, recipe)
@@ -192,8 +194,11 @@ def sources_look(
     return _drafted(drafted, _as_json(facts), f"{facts.rows:,} rows", target, named, recipe)
 
 
+_ABOUT_KINDS = {
+    "documents": "pairs: check the rules by the pairs in files.jsonl of the raw corpus.",
+    "mail": "ours: name every address and domain of the institution.",
+}
 _ABOUT_FOLDERS = (
-    "pairs: check the rules by the pairs in files.jsonl of the raw corpus.",
     "classification: documents without a marking get `classification_floor`, and others at least that level.",
     "date: set `date` if dates in the letters are not ISO.",
 )

@@ -72,6 +72,11 @@ def extractor_of(source: Source) -> str | None:
     return parser_version(KINDS[source.kind][0]) if source.kind in KINDS else None
 
 
+def parsed_in(settings: Settings) -> Path:
+    """Return the cache of parsed files."""
+    return settings.corpus / "cache" / "parsed"
+
+
 def extract(
     settings: Settings,
     source: Source,
@@ -88,8 +93,9 @@ def extract(
     listed, seen = files_of(path), dict[str, str]()
 
     def units() -> Iterator[Unit]:
-        cache = settings.corpus / "cache" / "parsed"
-        for unit in units_of(parser, listed, cache, options, lambda said: progress(f"{source.name}: {said}")):
+        for unit in units_of(
+            parser, listed, parsed_in(settings), options, lambda said: progress(f"{source.name}: {said}")
+        ):
             seen[unit.name] = unit.sha256
             yield unit
 

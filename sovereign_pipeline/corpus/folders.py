@@ -8,10 +8,11 @@ from typing import Any
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.corpus.extraction import Extraction, extract
+from sovereign_pipeline.corpus.extraction import KINDS, Extraction, extract, parsed_in
 from sovereign_pipeline.corpus.letters import path_pattern
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
-from sovereign_pipeline.corpus.parsing import files_of
+from sovereign_pipeline.corpus.parsing import files_of, units_of
+from sovereign_pipeline.corpus.threads import likely_ours
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -49,30 +50,31 @@ class FolderFacts:
 
 
 def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder) -> FolderFacts:
-    """Return the facts of a folder, with the source that pairs most documents. Mail is not read, because a person must
-    first name the institution's addresses. Raises SourceError for a folder without documents and mail.
+    """Return the facts of a folder, with the source that pairs most documents, or that has the institution's likely
+    domain. Raises SourceError for a folder without documents and mail.
 
     Args:
         named: path of the folder for a recipe.
     """
-    names = [file.name for file in files_of(folder)]
+    files = files_of(folder)
+    names = [file.name for file in files]
     suffixes = Counter(PurePosixPath(name).suffix.lower() for name in names)
     documents = [name for name in names if PurePosixPath(name).suffix.lower() in DOCUMENTS]
     mails = sum(name.lower().endswith(_MAIL) or PurePosixPath(name).parent.name in _MAILDIR for name in names)
-    own = {"name": "letters", "kind": "mail" if mails > len(documents) else "documents", "path": named.as_posix()}
-    terms = {"licence": FILL_IN, "retention": FILL_IN}
-    counts = dict(suffixes.most_common())
-    if mails > len(documents):
-        ours = [f"{FILL_IN}: domains and addresses of the institution"]
-        return FolderFacts(str(folder), counts, {**own, "ours": ours, **terms}, [])
-    if not documents:
+    if not documents and not mails:
         raise SourceError(f"{folder}: the folder holds neither documents nor mail.", "Correct the path.")
-    pairs: dict[str, Any] = {"reference": True, **_patterns(documents)}
-    source: dict[str, Any] = {**own, "pairs": pairs, **terms}
+    own: dict[str, Any]
+    if mails > len(documents):
+        units = units_of(KINDS["mail"][0], files, parsed_in(settings))
+        ours = likely_ours(unit.item for unit in units if "broken" not in unit.item)
+        own = {"kind": "mail", "ours": [ours or f"{FILL_IN}: domains and addresses of the institution"]}
+    else:
+        own = {"kind": "documents", "pairs": {"reference": True, **_patterns(documents)}}
+    source = {"name": "letters", **own, "path": named.as_posix(), "licence": FILL_IN, "retention": FILL_IN}
     extraction = extract(settings, Source.model_validate(source), folder, ladder)
     if any(row.get("classification") == "" for row in read_jsonl(extraction.rows)):
         source["classification_floor"] = FILL_IN
-    return FolderFacts(str(folder), counts, source, _outcomes(extraction))
+    return FolderFacts(str(folder), dict(suffixes.most_common()), source, _outcomes(extraction))
 
 
 def _patterns(names: list[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import datetime
 import hashlib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,6 +65,33 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Iterable[Unit]
     is_ours, markings = _Ours(source.ours), Markings(ladder, source.levels)
     for thread in _threads(mails, is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
         yield from _conversations(thread, copies, is_ours, markings)
+
+
+_LIKELY = 0.6
+_PROVIDERS = re.compile(r"(?:gmail|googlemail|hotmail|outlook|live|yahoo|icloud|omantel)\.")
+
+
+def likely_ours(items: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the domain that takes part in most messages, from both sides: likely the institution's. With a provider's
+    domain: the address. None if there is no such domain.
+
+    Args:
+        items: messages that `parse_mail` yields.
+    """
+    messages, sent = Counter[str](), Counter[str]()
+    total = 0
+    for item in items:
+        if item["left_out"] is None:
+            total += 1
+            sent.update(_names_of(item["sender"]))
+            messages.update({name for each in (item["sender"], *item["recipients"]) for name in _names_of(each)})
+    likely = [name for name, times in messages.items() if times >= _LIKELY * total and 0 < sent[name] < total]
+    return min(likely, key=lambda name: (-messages[name], "@" in name, name), default=None)
+
+
+def _names_of(address: str) -> tuple[str, ...]:
+    domain = address.rpartition("@")[2]
+    return (address,) if _PROVIDERS.match(domain) else (domain, address)
 
 
 def _keys(mail: Mail) -> list[object]:

@@ -293,6 +293,7 @@ class Source(RecipeModel):
             "the kind documents and `pairs` need each other",
         ),
         (lambda it: (it.kind == "mail") != bool(it.ours), "the kind mail and `ours` need each other"),
+        (lambda it: it.kind == "mail" and it.encoding, "messages state their encoding; remove `encoding`"),
         (
             lambda it: (it.kind == "database") != bool(it.query and it.url_from) or bool(it.query) != bool(it.url_from),
             "the kind database, `query` and `url_from` need each other",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.folders import look_at_folder
 from sovereign_pipeline.corpus.mail import parse_mail
 from sovereign_pipeline.corpus.parsing import Outcome, Unit, files_of
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
@@ -86,6 +87,9 @@ def test_a_folder_of_mail_is_a_source(institution: DemoInstitution) -> None:
     for name, content in hostile.items():
         (folder / name).write_bytes(content)
     raw = raw_corpus(institution, kind="mail", ours=[*mailboxes.OURS])
+    facts = look_at_folder(institution.settings, folder, Path("sources/folder"), LADDER)
+    assert (facts.source["kind"], facts.source["ours"]) == ("mail", ["coasts.example"])
+    assert {each["outcome"] for each in facts.outcomes} == {"row", "left out", "quarantined", "duplicate"}
     found = {name: kind for name, (kind, _) in outcomes(raw).items()}
     assert {name: each for name, each in found.items() if name in letters} == {
         name: letter.expected.partition(":")[0] for name, letter in letters.items()
