@@ -149,8 +149,8 @@ _LABEL_NAME = re.compile(r"_Name=([^;]+)")
 
 
 class _Headers:
-    """A message's headers. They are decoded here, because the `email` package's modern policy parses an address or a
-    subject 10 times slower, in quadratic time, and raises for many malformed ones."""
+    """A message's headers. They are decoded here, because the `email` package's modern policy takes 30 times as long
+    for a header of 800 addresses."""
 
     def __init__(self, message: "Message[str, str]") -> None:
         self._values: Mapping[str, list[str]] = defaultdict(list)
