@@ -74,11 +74,18 @@ def tool_call_result(samples: Sequence[ToolCallSample]) -> ToolCallResult:
 
 
 def fits(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a call names one of the tools, with arguments that its JSON Schema allows."""
+    """Return whether a call names one of the tools, with arguments that its JSON Schema allows. No call fits a broken
+    schema, or one that refers to another document, which is never retrieved."""
     from jsonschema import Draft202012Validator
+    from referencing import Registry
 
-    schemas = {each["function"]["name"]: each["function"].get("parameters", {}) for each in tools}
-    return call.name in schemas and Draft202012Validator(schemas[call.name]).is_valid(call.arguments)
+    schemas = {each["function"]["name"]: each["function"].get("parameters") or {} for each in tools}
+    if call.name not in schemas:
+        return False
+    try:
+        return bool(Draft202012Validator(schemas[call.name], registry=Registry()).is_valid(call.arguments))
+    except Exception:  # jsonschema does not say what it raises: TypeError, re.error, RecursionError and its own
+        return False
 
 
 def _sample(

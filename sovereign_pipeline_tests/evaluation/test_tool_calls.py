@@ -9,8 +9,9 @@ import pytest
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.evaluation.arms.models import Answer, Models
-from sovereign_pipeline.evaluation.tool_calls import score_tool_calls, tool_call_result
+from sovereign_pipeline.evaluation.tool_calls import fits, score_tool_calls, tool_call_result
 from sovereign_pipeline.policy.evaluation import ToolCalls
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
 from sovereign_pipeline_tests.evaluation.documents import conversation, document
@@ -81,6 +82,31 @@ def test_a_call_is_exact_valid_or_neither(
     result = tool_call_result(samples)
     assert (result.exact["base"].candidate, result.false_calls["base"].candidate) == (float(exact), 0.5)
     assert [each.id for each in answers] == [f"V-001, turn {turn}" for turn in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        (None, True),
+        ({"properties": {"thing": {"$ref": "#/$defs/text"}}, "$defs": {"text": {"type": "string"}}}, True),
+        ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, True),
+        ({"properties": {"thing": {"$ref": "http://canary.example/schema"}}}, False),
+        ({"properties": {"thing": {"$ref": "file:///etc/hostname"}}}, False),
+        ({"properties": {"thing": {"$ref": "elsewhere.json"}}}, False),
+        ({"properties": {"thing": {"$ref": "#/properties/thing"}}}, False),
+        ({"properties": {"thing": {"type": "str"}}}, False),
+        ({"properties": {"thing": {"pattern": "("}}}, False),
+        ({"properties": ["thing"]}, False),
+        ("thing", False),
+    ],
+)
+def test_a_schema_is_read_without_the_network_and_a_broken_one_fits_no_call(
+    monkeypatch: pytest.MonkeyPatch, parameters: Any, expected: bool
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *arguments, **named: opened.append(arguments))
+    tool = {"type": "function", "function": {"name": "when", "parameters": parameters}}
+    assert (fits(ToolCall(name="when", arguments=TRUE), [tool]), opened) == (expected, [])
 
 
 def test_turns_are_limited_and_those_without_room_are_left_out(with_tools: Models) -> None:
