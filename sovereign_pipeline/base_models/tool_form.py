@@ -1,6 +1,7 @@
 """Learn from a chat template how a model writes tool calls, and read the calls in what it wrote."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class ToolForm:
             while not calls or (self.separator is not None and (found := following.match(text, place))):
                 call, place = self._read(text, found.end() if found else place)
                 calls.append(call)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, RecursionError, TypeError, ValueError):
             return text, []
         after = re.sub(rf"^{closing}(?:{_loosely(self.end)})?", "", text[place:]).strip()
         if after and not self.mark:
@@ -88,7 +89,7 @@ class ToolForm:
 
     def _read(self, text: str, place: int) -> tuple[ToolCall, int]:
         """Return the call at a place of the text, and the place behind its arguments or object."""
-        decoder = json.JSONDecoder(strict=False, parse_constant=int)  # int refuses NaN
+        decoder = json.JSONDecoder(strict=False, parse_constant=_finite, parse_float=_finite)
         if self._object.name is None:
             named = re.compile(rf"\s*([\w.-]+){_loosely(self.middle)}").match(text, place)
             if named is None:
@@ -210,6 +211,13 @@ _TOOL: dict[str, Any] = {
         },
     },
 }
+
+
+def _finite(number: str) -> float:
+    """Return a number of JSON. Raises ValueError for NaN, and for one that is too large, such as 1e999."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError("a number that JSON has not")
+    return value
 
 
 def _common_start(one: str, other: str) -> str:

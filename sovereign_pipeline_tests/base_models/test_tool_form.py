@@ -66,6 +66,8 @@ def test_what_a_small_model_writes_otherwise_is_still_a_call(template: str, text
         ("qwen3", '<tool_call>{"name": "f"}</tool_call>'),
         ("qwen3", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'),
         ("qwen3", '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>'),
+        ("qwen3", '<tool_call>{"name": "f", "arguments": {"a": -1e999}}</tool_call>'),
+        ("qwen3", f'<tool_call>{{"name": "f", "arguments": {{"a": {"[" * 9_000}{"]" * 9_000}}}}}</tool_call>'),
         ("llama3_1", '{"name": "Nadia", "berth": 2}'),
         ("llama3_1", '{"name": "f", "parameters": {}} is what I wrote.'),
         ("mistral_args", "[TOOL_CALLS][ARGS]{}"),
