@@ -121,7 +121,7 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
         normal_text(text)
         for split in trained
         for each in read_documents(split.file(TRAIN))
-        for text in (_shown(each), each.request)
+        for text in (_shown(each), each.request, *_user_turns(each))
     }
     known = [row.id for row in rows if normal_text(row.prompt) in texts]
     if known:
@@ -157,6 +157,10 @@ def prompt_of(document: Document) -> Prompt:
     return Prompt(
         id=document.id, language=document.language, text=_shown(document), messages=messages, tools=document.tools
     )
+
+
+def _user_turns(document: Document) -> list[str]:
+    return [] if document.is_letter else [turn.content for turn in document.messages if turn.role == "user"]
 
 
 def _shown(document: Document) -> str:

@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from sovereign_pipeline.base.errors import CeilingExceeded, InputError, Remedy, SourceError
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.document import read_documents, write_documents
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import BlindReview, SignInLink
+from sovereign_pipeline.review.plan_stage import file_prompts
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.evaluation.documents import conversation
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 
@@ -113,3 +117,13 @@ def test_a_training_document_in_a_prompt_file_is_refused_by_its_id(
         rows.write(json.dumps({**row, "prompt": prompt}) + "\n")
     with pytest.raises(SourceError, match=r"an arm was trained on 1 row \(P-x\)"):
         reviews.open(prompt_file=file)
+
+
+@pytest.mark.parametrize("turn", [0, 4])
+def test_a_user_turn_of_a_training_conversation_is_refused_too(reviews: ReviewBench, tmp_path: Path, turn: int) -> None:
+    trained = conversation(1)
+    write_documents(tmp_path / "train.jsonl", [trained])
+    split = cast(Artifact, SimpleNamespace(file=lambda name: tmp_path / name))
+    file = prompt_file(tmp_path / "prompts.jsonl", 1, prompt=trained.messages[turn].content)
+    with pytest.raises(SourceError, match=r"\(P-0\)"):
+        file_prompts(reviews.bench.workplace(), file, [split])
