@@ -25,7 +25,6 @@ from sovereign_pipeline.serving.deployment import Deployed
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.gateway.admin import AdminSources, Name, overview, page_of
 from sovereign_pipeline.serving.gateway.auth import Caller, Callers, auth_middleware
-from sovereign_pipeline.serving.gateway.grammars import assert_enforceable
 from sovereign_pipeline.serving.gateway.messages import (
     AnswerCall,
     CalledFunction,
@@ -341,8 +340,6 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
     elif not call_form.form.mark and sent.form.schema is not None and sent.form.tools:
         message = "The parameter 'response_format' is not supported beside 'tools': this model's calls are bare JSON."
         raise Refusal(400, message, "unsupported_parameter", param="response_format")
-    if not sent.form.is_free:
-        await asyncio.to_thread(assert_enforceable, sent.form)
     is_user_ignored = user is not None and caller.user_for(line, user) == caller.user_for(line, None)
     routed = RoutedRequest(
         caller,

@@ -3,6 +3,7 @@
 Grammars are Lark's, as llguidance reads them, in the local engine and in vLLM alike.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,15 +68,79 @@ class AnswerForm:
 ANY_TEXT = AnswerForm()
 
 
+MOST_NESTED = 50
+"""Maximum nesting of objects and lists in a parameter, and in the arguments of a call."""
+_MOST_CHARACTERS, _MOST_PROPERTIES, _MOST_REFERENCES = 65_536, 500, 200
+"""Limits on the schemas of one request. Beyond them, grammars are too complex for the first token."""
+_LONGEST_CHAIN = 1_000
+"""Maximum nesting of a schema with its references followed. Near 1,600, llguidance ends the process."""
+
+
+def nesting_of(value: Any) -> int:
+    """Return how deep objects and lists are nested in a JSON value."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list | tuple)]:
+        depth += 1
+        level = [each for of in level for each in (of.values() if isinstance(of, dict) else of)]
+    return depth
+
+
+class FormCheck:
+    """A check of the form of a request's answers, made once for all of them."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Future[None] | None = None
+
+    async def of(self, form: AnswerForm) -> None:
+        """Check the form. Raises Refusal."""
+        if not form.is_free:
+            self._task = self._task or asyncio.ensure_future(asyncio.to_thread(assert_enforceable, form))
+            await asyncio.shield(self._task)
+
+
 def assert_enforceable(form: AnswerForm) -> None:
-    """Raise Refusal for a schema with a keyword that an answer cannot be kept to. No value is quoted.
+    """Raise Refusal for a schema with a keyword that an answer cannot be kept to, and for schemas that are too large.
+    No value is quoted.
 
     This may take a second for a large schema.
     """
-    if form.schema is not None:
-        _assert_enforceable(form.schema, "response_format")
-    for place, tool in enumerate(form.tools):
-        _assert_enforceable(_parameters(tool), f"tools.{place}.function.parameters")
+    schemas = {} if form.schema is None else {"response_format": form.schema}
+    schemas |= {f"tools.{place}.function.parameters": _parameters(tool) for place, tool in enumerate(form.tools)}
+    characters = properties = references = 0
+    for param, schema in schemas.items():
+        characters += len(json.dumps(schema))
+        named = [*_keywords(schema)]
+        refers = [str(value) for key, value in named if key in _REFERENCES]
+        properties += sum(len(value) for key, value in named if key in _OF_NAMES and isinstance(value, Mapping))
+        references += len(refers)
+        chain = nesting_of(schema) * (1 + len({*refers}))
+        for limit, what, amount in (
+            (_MOST_CHARACTERS, "characters", characters),
+            (_MOST_PROPERTIES, "properties and definitions", properties),
+            (_MOST_REFERENCES, "references", references),
+            (_LONGEST_CHAIN, "levels, with its references followed", chain),
+        ):
+            if amount > limit:
+                message = f"The schemas up to '{param}' have more than {limit:,} {what}. Use simpler ones."
+                raise Refusal(400, message, "invalid_parameter", param=param)
+    for param, schema in schemas.items():
+        _assert_enforceable(schema, param)
+
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+_OF_NAMES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+
+
+def _keywords(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield every key in a JSON value with its own value."""
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, Mapping):
+            yield from each.items()
+            left += each.values()
+        elif isinstance(each, list | tuple):
+            left += each
 
 
 def _assert_enforceable(schema: Mapping[str, Any], param: str) -> None:
@@ -153,10 +218,11 @@ class CallReader:
         return self._passed(text if is_plain else "" if self._is_begun else self._mark.feed(text))
 
     def end(self) -> tuple[str, list[ToolCall]]:
-        """Return the remaining text, and the calls. A call that was cut by the length limit is dropped."""
+        """Return the remaining text, and the calls. A call that was cut by the length limit is dropped, and one that is
+        nested too deep."""
         if not self._is_begun:
             return self._spaces + self._mark.end(), []
-        return "", self._form.parse(self._text)[1]
+        return "", [each for each in self._form.parse(self._text)[1] if nesting_of(each.arguments) <= MOST_NESTED]
 
     @property
     def _is_begun(self) -> bool:

@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Sampling
-from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, AnswerForm
+from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, MOST_NESTED, AnswerForm, nesting_of
 from sovereign_pipeline.serving.gateway.messages import Kind, Refusal
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
@@ -217,6 +217,8 @@ def _read(
         if known is None:
             message = f"The parameter '{param}' is not known here and might change the answer. Leave it out."
             raise Refusal(400, message, "unknown_parameter", param=param)
+        if known.is_used and nesting_of(value) > MOST_NESTED:
+            raise _too_deep(param)
         if not known.accepts(value):
             if known.is_used:
                 why = f" {known.why}" if path.startswith("messages.") else ""
@@ -231,6 +233,11 @@ def _read(
         if name not in used:
             raise Refusal(400, f"The parameter '{path}{name}' is missing.", "missing_parameter", param=f"{path}{name}")
     return used, ignored
+
+
+def _too_deep(param: str) -> Refusal:
+    message = f"The parameter '{param}' must be nested at most {MOST_NESTED} levels deep."
+    return Refusal(400, message, "invalid_parameter", param=param)
 
 
 def _unsupported(known: Parameter, param: str) -> Refusal:
@@ -276,6 +283,8 @@ def _call(given: Mapping[str, Any], path: str) -> dict[str, Any]:
         param = f"{path}.function.arguments"
         message = f"The parameter '{param}' must be a JSON object."
         raise Refusal(400, message, "invalid_parameter", param=param) from None
+    if nesting_of(arguments) > MOST_NESTED:
+        raise _too_deep(f"{path}.function.arguments")
     named = {"id": given["id"]} if "id" in given else {}
     return {"type": "function", **named, "function": {"name": function["name"], "arguments": arguments}}
 

@@ -32,7 +32,7 @@ from sovereign_pipeline.serving.engines.engine import (
 )
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, AnswerForm, CallReader
+from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, AnswerForm, CallReader, FormCheck
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, Rated, digest_of_answer, utc_now
 from sovereign_pipeline.serving.gateway.messages import (
     Finish,
@@ -188,6 +188,7 @@ class RoutedRequest:
     """Tools that the model sees."""
     call_form: CallForm | None = None
     """How the template writes calls."""
+    form_check: FormCheck = field(default_factory=FormCheck)
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
     @property
@@ -363,6 +364,7 @@ class RequestHandler:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.rates.request(request.caller, request.user))
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
+                await request.form_check.of(request.form)
                 screen = await self._screened(request)
                 await stack.enter_async_context(self.places.place(request.adapter.line))
                 progress = _Progress(limit, self.limits.first_token_seconds, self.limits.pause_seconds)

@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.engines.text import Prompts
-from sovereign_pipeline.serving.gateway.grammars import AnswerForm
+from sovereign_pipeline.serving.gateway import grammars
+from sovereign_pipeline.serving.gateway.grammars import AnswerForm, assert_enforceable
 from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
 from sovereign_pipeline_tests.base_models.test_tool_form import FORMS
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -76,6 +77,82 @@ def test_json_is_not_mistaken_for_a_bare_call(bench: Bench, calling: TestClient)
     assert parts_of(ask(calling, response_format={"type": "json_object"}), False)["content"] == ' {"name": "Nadia"}'
     bench.engine.words = ["\n{", '"name": "fee_for_vessel", "parameters": {"metres": 1}}']
     assert parts_of(ask(calling, tools=TOOLS), False)["calls"] == [["fee_for_vessel", {"metres": 1}]]
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return {"a": nested(levels - 1)} if levels > 1 else {}
+
+
+def tool_with(schema: dict[str, Any], name: str = "f") -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object", **schema}}}
+
+
+def chain(links: int, between: int = 0) -> dict[str, Any]:
+    """A schema whose definitions refer to each other. It would end the process if it were compiled."""
+    defs: dict[str, Any] = {f"d{number}": {"$ref": f"#/$defs/d{number + 1}"} for number in range(links)}
+    for name in defs:
+        for _ in range(between):
+            defs[name] = {"items": defs[name]}
+    return {"properties": {"x": {"$ref": "#/$defs/d0"}}, "$defs": {**defs, f"d{links}": {"type": "string"}}}
+
+
+def properties(count: int) -> dict[str, Any]:
+    return {"properties": {f"p{number}": {"type": "string"} for number in range(count)}}
+
+
+def called_with(arguments: Any) -> dict[str, Any]:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
+@pytest.mark.parametrize(
+    ("param", "sent"),
+    [
+        ("tools.0.function.parameters", {"tools": [tool_with(chain(300))]}),
+        ("tools.0.function.parameters", {"tools": [tool_with(chain(120, 20))]}),
+        ("tools.0.function.parameters", {"tools": [tool_with({"enum": ["a" * 70_000]})]}),
+        ("tools.1.function.parameters", {"tools": [tool_with(properties(300)), tool_with(properties(201), "g")]}),
+        (
+            "response_format",
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": properties(501)}}},
+        ),
+        ("tools", {"tools": [tool_with(nested(50))]}),
+        ("messages", called_with(nested(50))),
+        ("messages.1.tool_calls.0.function.arguments", called_with(json.dumps(nested(51)))),
+    ],
+)
+def test_what_is_too_large_is_refused_by_name(bench: Bench, calling: TestClient, param: str, sent: Any) -> None:
+    answer = ask(calling, **sent)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+    assert not bench.engine.asked
+    assert ask(calling, tools=[tool_with(chain(60)), tool_with(properties(100), "g")]).status_code == 200
+    assert ask(calling, **called_with(json.dumps(nested(50)))).status_code == 200
+
+
+def test_a_call_that_is_nested_too_deep_is_left_out(bench: Bench, calling: TestClient) -> None:
+    for levels, calls in ((300, 0), (50, 1)):
+        written = json.dumps({"name": "f", "arguments": nested(levels)})
+        bench.engine.words = [f"<tool_call>\n{written}\n</tool_call>"]
+        answer = ask(calling, tools=[tool_with({})])
+        assert len(parts_of(answer, False)["calls"]) == calls
+
+
+def test_schemas_are_compiled_within_the_rate_and_once_a_request(
+    bench: Bench, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+
+    def counted(form: AnswerForm) -> None:
+        compiled.append(form)
+        assert_enforceable(form)
+
+    monkeypatch.setattr(grammars, "assert_enforceable", counted)
+    bench.limits, bench.engine.form = {"requests_per_minute": 3}, FORMS["chatml-tools"]
+    bench.serve(adapter("lamps"))
+    caller = client(bench.token())
+    assert ask(caller, tools=TOOLS, n=2).status_code == 200 and len(compiled) == 1
+    answers = [ask(caller, tools=[tool_with({"properties": {"a": {"not": {}}}})]) for _ in range(3)]
+    assert [each.status_code for each in answers] == [400, 429, 429] and len(compiled) == 2
 
 
 def test_a_conversation_with_results_reaches_the_engine_as_it_was_trained(bench: Bench, calling: TestClient) -> None:
