@@ -1,5 +1,6 @@
 """Find texts that other texts contain: within one corpus by shared shingles, and across the two sides exhaustively."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +12,16 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.split.shingles import SLOTS, Shingles, repeated_shingles, runs_of_about, slots_of
-from sovereign_pipeline.split.similarity import blocks_of, key_of, letters_of, normal_form, normal_text, word_shingles
+from sovereign_pipeline.split.similarity import (
+    SHORT_WORDS,
+    blocks_of,
+    key_of,
+    letters_of,
+    long_arguments,
+    normal_form,
+    normal_text,
+    word_shingles,
+)
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -19,14 +29,12 @@ if TYPE_CHECKING:
 
 FIELDS = ("request", "response", "rejected", "letter", "context")
 """Fields with texts. `request` is what users write, with the subject, as in a row's prompt; `response` what assistants
-write. `letter` is a short request with its short reply, or a conversation without its context. `context` is what
-systems and tools write, and calls: it is not compared with itself, because one may stand in every conversation."""
+write, also in long arguments of calls. `letter` is a short request with its short reply, or a conversation without its
+context. `context` is what systems and tools write, and the rest of calls: it is not compared with itself, because one
+may stand in every conversation."""
 _CONTEXT = FIELDS.index("context")
 LEAST_WORDS = 8
 """Minimum number of words of a text. Shorter ones, such as a salutation, are ignored."""
-SHORT_WORDS = 24
-"""Number of words from which equal texts always tie documents. A shorter text in many documents is a standard
-phrase."""
 BOILERPLATE_TEXTS = 20
 """Number of texts above which a shingle is boilerplate, such as a greeting or a paragraph of a law. Copies of one
 longer text count once, so that copying a document does not make it boilerplate."""
@@ -77,7 +85,11 @@ def _texts_of_conversation(document: Document) -> list[Text]:
     for each in document.messages:
         field = fields.get(each.role, "context")
         texts += texts_in(field, each.content, is_repeated=field != "context")
-        texts += texts_in("context", each.calls_as_text)
+        calls = each.calls_as_text
+        for argument in long_arguments(each):
+            texts += texts_in("response", argument, is_repeated=True)
+            calls = calls.replace(json.dumps(argument, ensure_ascii=False), "")
+        texts += texts_in("context", calls)
     whole = Text("letter", normal_form(document))
     return [*texts, *([whole] if _words(whole.words) >= LEAST_WORDS else [])]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.base.text import COMPARED
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, Message, strings_in
 from sovereign_pipeline.corpus.quotes import QUOTE_HEAD, QUOTE_MARK
 from sovereign_pipeline.privacy.normalisation import decoded
 
@@ -21,6 +21,9 @@ from sovereign_pipeline.privacy.normalisation import decoded
 WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
+SHORT_WORDS = 24
+"""Number of words from which equal texts always tie documents. A shorter text in many documents is a standard
+phrase."""
 _WORD = re.compile(r"\w+")
 _DIVIDED = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n[ \t>]*(?=\w)")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
@@ -55,11 +58,20 @@ def normal_form(document: Document) -> str:
 
 
 def written_in(document: Document) -> list[str]:
-    """Return request and response, or what users and assistants write in a conversation. Instructions of the system,
-    calls, and results of tools are left out, because many conversations share them."""
+    """Return request and response, or what users and assistants write in a conversation, also in long arguments of
+    calls. Instructions of the system, other arguments, and results of tools are left out, because many conversations
+    share them."""
     if document.is_letter:
         return [document.request, document.response]
-    return [each.content for each in document.messages if each.role in ("user", "assistant")]
+    turns = [each for each in document.messages if each.role in ("user", "assistant")]
+    return [text for each in turns for text in (each.content, *long_arguments(each))]
+
+
+def long_arguments(message: Message) -> list[str]:
+    """Return the texts of at least SHORT_WORDS words in the arguments of a message's calls, such as a letter to
+    send."""
+    texts = strings_in([call.arguments for call in message.tool_calls], with_keys=True)
+    return [each for each in texts if normal_text(each).count(" ") + 1 >= SHORT_WORDS]
 
 
 def blocks_of(text: str) -> list[str]:

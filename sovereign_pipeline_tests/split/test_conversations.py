@@ -53,7 +53,15 @@ def quoting(role: str, text: str) -> list[Turn]:
     return [{"role": "user", "content": words("v", 12)}, quoted, {"role": "assistant", "content": words("b", 12)}]
 
 
+def sending(key: str, body: str) -> list[Turn]:
+    call = {"name": "send", "arguments": {"letters": [{"to": key, "body": body}]}}
+    return [{"role": "user", "content": words(key, 30)}, {"role": "assistant", "tool_calls": [call]}]
+
+
 PAIRS = {
+    "a letter that both send by a call": (sending("k", REPLY["content"]), sending("l", REPLY["content"])),
+    "a reply in a call": ([USER, REPLY], sending("k", f"As was said: {REPLY['content']}")),
+    "a user's message in a call": ([USER, REPLY], sending("k", USER["content"])),
     "a user's message in a user's": ([USER, REPLY], quoting("user", USER["content"])),
     "a user's message in a reply": ([USER, REPLY], quoting("assistant", USER["content"])),
     "a reply in a result": ([USER, REPLY], quoting("tool", REPLY["content"])),
