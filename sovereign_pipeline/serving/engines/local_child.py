@@ -57,6 +57,10 @@ class Link:
     def send(self, message: Message) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
+    def refuse(self, number: int, error: EngineRefused) -> None:
+        kind = type(error).__name__
+        self.send({"op": "refused", "id": number, "kind": kind, "message": error.message, "hint": error.hint})
+
     def receive(self, seconds: float | None) -> Message | None:
         """Return the next message, or None after `seconds`. If `seconds` is None, wait without limit."""
         try:
@@ -142,9 +146,12 @@ class AnswerRow:
     def take(self, token: int) -> bool:
         self._count += 1
         self._unsent += 1
-        is_over = self._matcher is not None and token not in self._end and self._matcher.is_over_after(token)
-        if self._matcher is not None and self._matcher.is_broken:
-            self.fail("the form of the answer became too complex")
+        try:
+            if self._matcher is not None:
+                self._matcher.assert_whole()
+            is_over = self._matcher is not None and token not in self._end and self._matcher.is_over_after(token)
+        except EngineRefused as error:
+            self._link.refuse(self.number, error)
             return False
         if token in self._end:
             return self._send(self._text.rest(), "stop")
@@ -214,11 +221,7 @@ class Worker:
         try:
             getattr(self, f"_{message['op']}")(message)
         except EngineRefused as error:
-            self._refuse(message["id"], error)
-
-    def _refuse(self, number: int, error: EngineRefused) -> None:
-        kind = type(error).__name__
-        self._link.send({"op": "refused", "id": number, "kind": kind, "message": error.message, "hint": error.hint})
+            self._link.refuse(message["id"], error)
 
     def _ping(self, message: Message) -> None:
         self._link.send({"op": "pong"})

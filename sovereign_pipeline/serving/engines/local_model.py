@@ -437,8 +437,8 @@ class Matcher:
 
         self._matcher = LLMatcher(vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
         self._mask = torch.zeros((vocabulary.vocab_size + 31) // 32, dtype=torch.int32)
-        if self._matcher.is_error():
-            raise EngineRefused("The form of the answer cannot be computed.", "Use a simpler schema.")
+        self._matcher.unsafe_compute_mask_ptr(self._mask.data_ptr(), self._mask.nbytes)
+        self.assert_whole()
 
     def masked(self, logits: Any) -> Any:
         """Return the logits with minus infinity for every token that may not come next."""
@@ -447,14 +447,15 @@ class Matcher:
         return logits.masked_fill(bits.flatten()[: len(logits)] == 0, float("-inf"))
 
     def is_over_after(self, token: int) -> bool:
-        """Take a token. Returns whether nothing can follow it."""
+        """Take a token. Returns whether nothing can follow it. Raises EngineRefused."""
         self._matcher.consume_token(token)
+        self.assert_whole()
         return bool(self._matcher.is_stopped())
 
-    @property
-    def is_broken(self) -> bool:
-        """Return whether the grammar became too complex to follow."""
-        return bool(self._matcher.is_error())
+    def assert_whole(self) -> None:
+        """Raise EngineRefused if the grammar is or became too complex to follow."""
+        if self._matcher.is_error():
+            raise EngineRefused("The form of the answer cannot be computed.", "Use a simpler schema.")
 
 
 NO_ONES = "no-ones"

@@ -444,7 +444,10 @@ class RequestHandler:
     ) -> None:
         """Count and journal an answer when it ends, before the engine aborts an unfinished one."""
         by_caller = answer.is_at_caller or not limit.expired()
-        given_up = kind is not None and not issubclass(kind, Exception) and by_caller
+        # A form that becomes too complex is the caller's fault, as a request that is given up.
+        given_up = kind is not None and (
+            issubclass(kind, EngineRefused) or (not issubclass(kind, Exception) and by_caller)
+        )
         outcome: Outcome = "complete" if answer.finish else "cancelled" if given_up else "lost"
         line, adapter, seconds = request.adapter.line, request.adapter.adapter, time.monotonic() - began
         used = answer.prompt_tokens + answer.answer_tokens

@@ -241,6 +241,20 @@ def test_calls_of_tools_are_valid_by_their_schemas(runner: asyncio.Runner, tmp_p
         runner.run(engine.close())
 
 
+def test_an_answer_whose_form_becomes_too_complex_is_refused(running: Running) -> None:
+    many = {f"k{number}": {"type": "string"} for number in range(3000)}
+
+    async def ask(schema: Any) -> str:
+        messages = [{"role": "user", "content": LETTERS[0]}]
+        sampling, grammar = Sampling(max_tokens=400, temperature=1.0, seed=1), AnswerForm(schema).grammar(None)
+        request = EngineRequest(running.adapters[0].digest, messages, sampling, grammar=grammar)
+        return "".join([piece.text async for piece in (await running.engine.answer(request)).pieces])
+
+    with pytest.raises(EngineRefused):
+        running.runner.run(ask({"type": "object", "properties": many, "required": ["k2999"]}))
+    assert running.runner.run(ask({"const": "lamp"})) == '"lamp"'
+
+
 def test_mixed_batch_is_each_alone_and_the_training_side_is_reproduced(tmp_path: Path, runner: asyncio.Runner) -> None:
     base = packaged_base()
     made = TinyAdapters(tmp_path)

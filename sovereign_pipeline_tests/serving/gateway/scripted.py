@@ -77,7 +77,8 @@ class ScriptedEngine:
     seconds: float = 0.0
     """Before each piece."""
     lost_after: int | None = None
-    """Pieces after which the engine is lost."""
+    """Pieces after which the engine is lost, or ends with `lost_by`."""
+    lost_by: Exception = field(default_factory=lambda: EngineLost("planted"))
     silent_after: int | None = None
     """Pieces after which nothing more comes."""
     ends_after: int | None = None
@@ -123,7 +124,7 @@ class ScriptedEngine:
         try:
             for number, word in enumerate(self.words):
                 if number == self.lost_after:
-                    raise EngineLost("planted")
+                    raise self.lost_by
                 if number == self.silent_after:
                     await asyncio.sleep(3600)
                 if number == self.ends_after:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.policy.serving import FrontEnd
 from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.gateway import stores
@@ -304,6 +305,14 @@ def test_one_caller_cannot_make_an_adapter_look_broken(trying: TryingOut) -> Non
     other = next(token for token in iter(lambda: trying.callers_of_arms()["staged"], None) if token)
     ask_for(trying.client(other), None)
     assert trying.tally().is_broken, "it is empty for others too"
+
+
+def test_a_form_that_becomes_too_complex_breaks_no_adapter(trying: TryingOut) -> None:
+    trying.engine.lost_after, trying.engine.lost_by = 0, EngineRefused("planted")
+    caller = trying.client(trying.callers_of_arms()["staged"])
+    assert {ask(caller).status_code for _ in range(LAST)} == {400}
+    tally = trying.tally()
+    assert not tally.is_broken and [each.given_up for each in tally.drawn["staged"].values()] == [LAST]
 
 
 def test_an_engine_that_loses_every_answer_of_one_user_is_broken(trying: TryingOut) -> None:
