@@ -366,14 +366,17 @@ class Screen:
 
     async def _search(self, *, is_end: bool, is_cut: bool = False) -> str:
         """Search the new text, and return the part that may be sent."""
-        begin = _word_begins(self._raw, self._passed - READ_BEFORE)
-        text = self._raw[begin:]
+        raw = self._raw if self.sent.schema is None else _ESCAPE.sub(_spaces, self._raw)
+        begin = _word_begins(raw, self._passed - READ_BEFORE)
+        text = raw[begin:]
         (found,) = await self._find([text])
         self._searched = len(self._raw)
         of_others = [self._at(begin, each, text) for each in found if not self._is_own(each, text)]
-        upto = len(self._raw) if is_end else _word_begins(self._raw, len(self._raw) - HELD_BACK)
+        if self.sent.schema is not None:
+            of_others = [replace(each, quote='"') if _is_outside(raw, each.start) else each for each in of_others]
+        upto = len(self._raw) if is_end else _word_begins(raw, len(self._raw) - HELD_BACK)
         if is_cut and not any(begin + each.end == len(self._raw) for each in found):
-            upto = _identifier_begins(self._raw)
+            upto = _identifier_begins(raw)
         for each in of_others:
             if each.start < upto < each.end:
                 upto = each.start
@@ -433,6 +436,18 @@ def in_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list | tuple):
         return [in_texts(each, change) for each in value]
     return change(value) if isinstance(value, str) else value
+
+
+_ESCAPE = re.compile(r'\\["\\/bfnrt]')
+
+
+def _spaces(found: re.Match[str]) -> str:
+    return " " * len(found.group())
+
+
+def _is_outside(text: str, position: int) -> bool:
+    """Return whether a position of JSON without escapes is outside its strings, as a number is."""
+    return text.count('"', 0, position) % 2 == 0
 
 
 def _within(found: Sequence[Detection], begin: int) -> list[Detection]:

@@ -273,6 +273,29 @@ def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, 
     assert screen.in_answer == {"NAME": 1, "EMAIL": 1, "PHONE": 1, "IBAN": 1}
 
 
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"text": "IBAN:\nAE070331234567890123456"}, {"text": "IBAN:\nIBAN_1"}),
+        ({"text": 'He said "Ref\nA1234567 is the passport"'}, {"text": 'He said "Ref\nPASSPORT_1 is the passport"'}),
+        ({"text": f"Applicant:\n\tMs {NAME}\nBorn"}, {"text": "Applicant:\n\tMs NAME_1\nBorn"}),
+        ({"phone": 96892341187}, {"phone": "PHONE_1"}),
+    ],
+)
+def test_json_is_searched_behind_its_escapes_and_stays_json(
+    screening: Screening, written: dict[str, Any], expected: dict[str, Any], size: int
+) -> None:
+    sent = SentTexts([{"role": "user", "content": "Who?"}], (), {"type": "object"})
+
+    async def passed(text: str) -> str:
+        screen = screening(None, "replace").of(LINE, sent)
+        return "".join([await screen.take(each) for each in in_pieces(text, size)]) + await screen.end()
+
+    for more in ({}, {"more": FILLER * 4}):
+        assert json.loads(asyncio.run(passed(json.dumps(written | more)))) == expected | more
+
+
 @pytest.mark.security_case(
     "A caller uses max_tokens to cut an answer within a number or an address, before it can be recognised",
     "none of it is sent",
