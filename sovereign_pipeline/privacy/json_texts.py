@@ -178,6 +178,19 @@ def _is_text_of_tool(keys: Sequence[str]) -> bool:
     return False
 
 
+def names_in_tools(value: Any, keys: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the names in tools, and the texts of keywords: all that `readings_of` does not read as text."""
+    if isinstance(value, str) and not _is_text_of_tool(keys):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from () if _is_text_of_tool(keys) or key in _OF_NAMES | _OF_SCHEMAS else (key,)
+            yield from names_in_tools(each, [*keys, key])
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from names_in_tools(each, [*keys, ""])
+
+
 def _parameters(value: Any) -> Iterator[str]:
     """Yield the names of parameters in tools."""
     if isinstance(value, Mapping):

@@ -22,7 +22,7 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.serving import Screened
 from sovereign_pipeline.privacy.corrections import folded_words, load_word_lists
-from sovereign_pipeline.privacy.json_texts import is_json
+from sovereign_pipeline.privacy.json_texts import is_json, names_in_tools
 from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Detection, LineDetectors, Scanner
 
@@ -136,6 +136,19 @@ def with_originals(text: str, originals: Mapping[str, str]) -> str:
     return putting.feed(text) + putting.end()
 
 
+def _with_placeholders(text: str, originals: dict[str, str]) -> str:
+    """Return a whole text with placeholders in place of the caller's own text, as the request had it."""
+    by_text = {original: placeholder for placeholder, original in reversed(originals.items())}
+    if not by_text:
+        return text
+    longest_first = "|".join(map(re.escape, sorted(by_text, key=len, reverse=True)))
+    return re.sub(rf"(?<!\w)(?:{longest_first})(?!\w)", lambda found: by_text[found.group()], text)
+
+
+def _with_arguments(call: ToolCall, change: Callable[[str], str]) -> ToolCall:
+    return call.model_copy(update={"arguments": in_texts(call.arguments, change)})
+
+
 _LOG = logging.getLogger(__name__)
 HELD_BACK = 120
 """Number of buffered characters of an answer. A longer identifier may pass in part."""
@@ -162,6 +175,14 @@ class SentTexts:
         as_tool = {"type": "function", "function": {"name": "response", "parameters": self.schema}}
         tools = [*self.tools, *([as_tool] if self.schema is not None else ())]
         return document_with([*map(message_of, self.messages), Message(role="assistant")], tools)
+
+    @cached_property
+    def names(self) -> str:
+        """Names of functions and their properties, and other parts of tools that no placeholder can replace."""
+        found = [*names_in_tools(self.document.tools)]
+        for message in self.document.messages:
+            found += [message.name or "", *(call.name for call in message.tool_calls)]
+        return "\n\n".join(dict.fromkeys(re.sub("[_-]+", " ", each) for each in found if each))
 
     def with_texts(self, texts: Mapping[str, str]) -> "SentTexts":
         """Return it with other texts, by their names in `document.texts`."""
@@ -239,16 +260,19 @@ class Screen:
             return True
         texts = self._of_caller.document.texts
         try:
-            found = await self._find([*texts.values()], texts.get("tools", ""))
+            *found, in_names = await self._find([*texts.values(), self._of_caller.names], texts.get("tools", ""))
         except (ScannerLost, TextTooLong) as error:
             if self.rules.requests != "report":
                 raise
             self._fail(error)
             return True
-        self.in_request = Counter(kind for kind, _ in {(each.kind, each.value) for of in found for each in of})
+        values = {(each.kind, each.value) for of in (*found, in_names) for each in of}
+        self.in_request = Counter(kind for kind, _ in values)
         if self.rules.requests == "stop":
             return not self.in_request
         if self.rules.requests == "replace":
+            if in_names:
+                return False
             replaced = {
                 name: self._placeholders.in_place(text, of, may_be_put_back=True)
                 for (name, text), of in zip(texts.items(), found, strict=True)
@@ -288,12 +312,10 @@ class Screen:
                         for name, found in others.items()
                     }
                     answer = answer.with_texts(replaced)
-        self.calls_with_placeholders = answer.messages[0].tool_calls
-        put_back = partial(with_originals, originals=self._placeholders.originals)
-        return [
-            each.model_copy(update={"arguments": in_texts(each.arguments, put_back)})
-            for each in self.calls_with_placeholders
-        ]
+        originals, taken = self._placeholders.originals, answer.messages[0].tool_calls
+        put_back, hide = (partial(change, originals=originals) for change in (with_originals, _with_placeholders))
+        self.calls_with_placeholders = tuple(_with_arguments(each, hide) for each in taken)
+        return [_with_arguments(each, put_back) for each in taken]
 
     async def take(self, text: str) -> str:
         """Add a piece of the answer, and return the text that may be sent now; "" once `is_over`.

@@ -246,6 +246,7 @@ def _unsupported(known: Parameter, param: str) -> Refusal:
     return Refusal(400, message, "unsupported_parameter", param=param)
 
 
+_NAME = re.compile("[A-Za-z0-9_-]{0,64}")
 _OWN: dict[str, tuple[str, ...]] = {"tool": ("tool_call_id", "name"), "assistant": ("tool_calls",)}
 """Role -> parameters that only its messages use."""
 
@@ -269,6 +270,9 @@ def _message(given: Any, path: str, ignored: list[str]) -> dict[str, Any]:
             texts.append(part["text"])
         content = "".join(texts)
     called = [_call(each, f"{path}.tool_calls.{place}") for place, each in enumerate(message.get("tool_calls", ()))]
+    if not _NAME.fullmatch(message.get("name", "")) and "name" in own:
+        message_of_error = f"The parameter '{path}.name' must be the name of a function: {_NAME.pattern}."
+        raise Refusal(400, message_of_error, "invalid_parameter", param=f"{path}.name")
     read = {"role": "system" if role == "developer" else role, "content": content}
     read |= {name: message[name] for name in own if name in message}
     return {**read, "tool_calls": called} if called else read

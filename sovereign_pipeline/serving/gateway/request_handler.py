@@ -370,7 +370,9 @@ class RequestHandler:
                 progress = _Progress(limit, self.limits.first_token_seconds, self.limits.pause_seconds)
                 stack.callback(progress.cancel)
                 is_computed, prompt = True, request.prompt(screen.sent.messages)
-                form = replace(request.form, schema=screen.sent.schema)
+                callable_names = {tool["function"]["name"] for tool in request.form.tools}
+                tools = [tool for tool in screen.sent.tools if tool["function"]["name"] in callable_names]
+                form = replace(request.form, schema=screen.sent.schema, tools=tools)
                 of_engine = await self.catalog.engine.answer(
                     EngineRequest(
                         request.adapter.digest,

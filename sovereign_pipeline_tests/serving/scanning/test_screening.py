@@ -15,6 +15,7 @@ from sovereign_pipeline.serving.gateway.journal import Answered, Rated, digest_o
 from sovereign_pipeline.serving.rated_answers import JournalCopy, LabelRow, open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline.serving.screening import SentTexts
+from sovereign_pipeline.serving.transcripts import Transcript, sealed_in, unseal
 from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter, answered_in, ask
@@ -150,6 +151,69 @@ def test_tools_carry_no_personal_data_past_the_search(
     assert asked.messages[1]["tool_calls"][0]["function"]["arguments"] == {"phone": "PHONE_1"}
     assert "omar" not in answer.text and "EMAIL_2" in answer.text, "of others"
     assert MAIL in answer.text, "the caller's own is put back"
+
+
+def with_property(name: str, **more: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {name: {"type": "string", **more}}}
+    return {"type": "function", "function": {"name": "find_permit", "parameters": parameters}}
+
+
+@pytest.mark.parametrize("rule", ["replace", "stop"])
+@pytest.mark.parametrize(
+    ("sent", "kinds"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "pay_AE070331234567890123456"}}]}, ["IBAN"]),
+        ({"tools": [with_property(f"Ms {NAME}")]}, ["NAME"]),
+        ({"tools": [with_property("to", pattern=f"^{MAIL}$")]}, ["EMAIL"]),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": {MAIL: {}}}}}},
+            ["EMAIL"],
+        ),
+        ({"messages": [*CALLED[:1], {"role": "tool", "tool_call_id": "1", "content": "", "name": f"Ms {NAME}"}]}, None),
+        (
+            {
+                "messages": [
+                    *CALLED[:1],
+                    {"role": "tool", "tool_call_id": "1", "content": "", "name": "phone_96892341187"},
+                ]
+            },
+            ["PHONE"],
+        ),
+        ({"tools": [with_property("phone_number", format="date")]}, []),
+    ],
+)
+def test_names_carry_no_personal_data_past_the_search(
+    bench: Bench, client: Client, screening: Screening, rule: Any, sent: dict[str, Any], kinds: list[str] | None
+) -> None:
+    serve(bench, screening, rule, None)
+    bench.engine.form = HERMES
+    answer = ask(client(bench.token()), **{"messages": CALLED[:1], **sent})
+    assert len(bench.engine.asked) == (kinds == []) == (answer.status_code == 200), answer.text
+    if kinds is None:
+        assert answer.json()["error"]["param"] == "messages.1.name"
+    elif kinds:
+        assert f"({', '.join(kinds)})" in answer.json()["error"]["message"]
+
+
+def test_grammar_and_transcript_have_placeholders_of_the_callers_own(
+    bench: Bench, client: Client, screening: Screening, tmp_path: Path
+) -> None:
+    key = tmp_path / "transcripts.key"
+    key.write_text(str(pyrage.x25519.Identity.generate()))
+    serve(bench, screening, "replace", "replace")
+    bench.engine.form, bench.transcripts = HERMES, keeping(bench.directory, key)
+    for written in ("EMAIL_1", MAIL):
+        bench.engine.words = [HERMES.write([ToolCall(name="find_permit", arguments={"to": written})])]
+        answer = ask(client(bench.token()), messages=CALLED[:1], tools=[with_property("to", enum=[MAIL])])
+        (call,) = answer.json()["choices"][0]["message"]["tool_calls"]
+        assert json.loads(call["function"]["arguments"]) == {"to": MAIL}
+    assert "EMAIL_1" in bench.engine.asked[-1].grammar and MAIL not in bench.engine.asked[-1].grammar
+    (file,) = (bench.directory / "transcripts").rglob("*.sealed")
+    identity = pyrage.x25519.Identity.from_str(key.read_text())
+    for sealed in sealed_in(file.read_bytes())[0]:
+        kept = unseal(sealed, identity)
+        assert isinstance(kept, Transcript) and kept.originals == {"EMAIL_1": MAIL}
+        assert [each.arguments for each in kept.calls] == [{"to": "EMAIL_1"}]
 
 
 def test_placeholders_that_the_caller_wrote_are_not_taken_for_others(
