@@ -1,6 +1,7 @@
 """Define documents as lists of messages, and quarantined rows; read and write their canonical JSONL."""
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -247,6 +248,22 @@ def strings_in(value: Any, *, with_keys: bool = False) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from strings_in(each, with_keys=with_keys)
+
+
+PROPERTY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+"""Pattern of a parameter's name in a tool's schema."""
+
+
+def properties_in(schema: Any) -> Iterator[str]:
+    """Yield the names of parameters in the JSON Schemas of tools."""
+    if isinstance(schema, Mapping):
+        for key, each in schema.items():
+            if key == "properties" and isinstance(each, Mapping):
+                yield from each
+            yield from properties_in(each)
+    elif isinstance(schema, list | tuple):
+        for each in schema:
+            yield from properties_in(each)
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:

@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeGuard
 
-from sovereign_pipeline.corpus.document import Message, Role, RowRejected, ToolCall, exchange, json_of
+from sovereign_pipeline.corpus.document import (
+    PROPERTY_NAME,
+    Message,
+    Role,
+    RowRejected,
+    ToolCall,
+    exchange,
+    json_of,
+    properties_in,
+)
 
 Layout = Literal["sharegpt", "alpaca", "hh", "chatgpt"]
 
@@ -43,8 +52,8 @@ _MAY_FOLLOW: Mapping[str, tuple[str | None, ...]] = {
 _MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _OPEN_END = re.compile(r"\s*\n\nAssistant:\s*\Z")
 _PAIR = ("chosen", "rejected")
-_NAME = re.compile(r"[A-Za-z_][\w.:/-]{0,99}", re.ASCII)
-"""Pattern of a tool's name."""
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+"""Pattern of a tool's name, as in OpenAI's API. Names are not scrubbed."""
 _DEEPEST = 50
 """Maximum depth of arguments and tools."""
 _WEIGHTS = ("weight", "loss_weight", "train")
@@ -350,6 +359,8 @@ def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         if not isinstance(function, dict) or not _NAME.fullmatch(str(function.get("name", ""))):
             raise RowRejected("tools is no list of functions with a readable name")
         tools.append({"type": "function", "function": _plain(function)})
+    if not all(map(PROPERTY_NAME.fullmatch, properties_in(tools))):
+        raise RowRejected("the name of a parameter in tools is not of up to 64 letters, digits, _, - and .")
     return tuple(tools)
 
 

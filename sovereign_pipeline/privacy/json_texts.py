@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import PROPERTY_NAME, Document, properties_in
 from sovereign_pipeline.privacy.names.latin_words import recased
 from sovereign_pipeline.privacy.normalisation import APART, Characters, Leaf, NormalisedText, characters_of, normalise
 
 _TOOLS = "tools"
 _FIELD_NAME = re.compile(r"(?!.*(?:\d\D?){4})[a-z][A-Za-z0-9]*(?:[_-][A-Za-z0-9]+)*", re.ASCII)
-"""Pattern of a JSON key that names a field. Another key, such as a person's name, is a text."""
+_RANGES_AND_COUNTS = re.compile(r"\[\^?(?:\w-\w)+\]|\{\d{1,4}(?:,\d{0,4})?\}", re.ASCII)
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 _CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|[^\\]", re.DOTALL)
 _BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[_-]+")
@@ -48,11 +48,33 @@ def readings_of(document: Document, name: str, text: str) -> list[NormalisedText
     if document.is_letter or not is_json(text):
         return [whole]
     leaves: list[Leaf] = []
-    names = frozenset(_parameters(document.tools))
+    names = frozenset(filter(PROPERTY_NAME.fullmatch, properties_in(document.tools)))
     lines = list(_lines(characters_of(text), '"', (), names if name != _TOOLS else None, leaves))
     read = normalise(text, [each for line in lines for each in line])
     in_order = tuple(sorted(leaves))
     return [replace(each, leaves=in_order) for each in ((read,) if name == _TOOLS else (read, whole))]
+
+
+def kept_words(document: Document) -> Iterator[str]:
+    """Yield the names of tools and parameters and the values in schemas, which are never replaced, as the gate searches
+    them: without the ranges and counts of patterns, and without numbers that are limits, such as 2147483647."""
+    for message in document.messages:
+        yield from (call.name for call in message.tool_calls)
+        if message.role == "tool" and message.name:
+            yield message.name
+    for value in _kept_in(document.tools):
+        if not _is_limit(value):
+            yield _RANGES_AND_COUNTS.sub(" ", str(value))
+
+
+def names_in_tools(tools: Any) -> Iterator[str]:
+    """Yield the names in tools, and the texts of keywords."""
+    return (each for each in _kept_in(tools) if isinstance(each, str))
+
+
+def names_a_field(word: str) -> bool:
+    """Return whether a word names a field of JSON. Another key, such as a person's name, is a text."""
+    return _FIELD_NAME.fullmatch(word) is not None
 
 
 def is_json(text: str) -> bool:
@@ -128,7 +150,7 @@ def _lines(
             is_text = names is not None or _is_text_of_tool(keys)
             if is_text and not is_key and is_json(word):
                 yield from _lines(value, json.dumps(quote)[1:-1], keys, names, leaves)
-            elif word and is_text and not (is_key and (_FIELD_NAME.fullmatch(word) or word in (names or ()))):
+            elif word and is_text and not (is_key and (names_a_field(word) or word in (names or ()))):
                 leaves.append(Leaf(characters[token.start()][2], characters[token.end() - 1][1], ""))
                 yield _line(keys, value)
             if is_key:
@@ -178,26 +200,24 @@ def _is_text_of_tool(keys: Sequence[str]) -> bool:
     return False
 
 
-def names_in_tools(value: Any, keys: Sequence[str] = ()) -> Iterator[str]:
-    """Yield the names in tools, and the texts of keywords: all that `readings_of` does not read as text."""
-    if isinstance(value, str) and not _is_text_of_tool(keys):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from () if _is_text_of_tool(keys) or key in _OF_NAMES | _OF_SCHEMAS else (key,)
-            yield from names_in_tools(each, [*keys, key])
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from names_in_tools(each, [*keys, ""])
-
-
-def _parameters(value: Any) -> Iterator[str]:
-    """Yield the names of parameters in tools."""
+def _kept_in(value: Any, keys: Sequence[str] = ()) -> Iterator[str | float]:
+    """Yield what `readings_of` does not read as text: names in tools, and the texts and numbers of keywords."""
     if isinstance(value, Mapping):
         for key, each in value.items():
-            if key in _OF_NAMES and isinstance(each, Mapping):
-                yield from each
-            yield from _parameters(each)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
+            yield from () if _is_text_of_tool(keys) or key in _OF_NAMES | _OF_SCHEMAS else (key,)
+            yield from _kept_in(each, [*keys, key])
+    elif isinstance(value, list | tuple):
         for each in value:
-            yield from _parameters(each)
+            yield from _kept_in(each, [*keys, ""])
+    elif isinstance(value, str | float | int) and not _is_text_of_tool(keys):
+        yield value
+
+
+def _is_limit(value: str | float) -> bool:
+    """Return whether a number is a power of two or has at most two figures before its zeros, or is the next smaller
+    one."""
+    if isinstance(value, str) or value != int(value):
+        return False
+    return any(
+        not each & (each - 1) or len(str(each).rstrip("0")) <= 2 for each in (abs(int(value)), abs(int(value)) + 1)
+    )

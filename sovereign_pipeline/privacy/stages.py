@@ -17,7 +17,7 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, detector_digest
 from sovereign_pipeline.privacy.engines import ScrubJob, scrub_file
-from sovereign_pipeline.privacy.json_texts import outline_of, readings_of
+from sovereign_pipeline.privacy.json_texts import kept_words, names_a_field, outline_of, readings_of
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.preview import estimate_of, format_share, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.vault import FINDINGS, PUBLIC_KEY, Vault
@@ -124,6 +124,8 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
             found = [detector.read_again(document.language, each) for each in readings]
             found.append(detector.read_again(document.language, document.author))
             in_columns = [kind for value in _columns_of(document) for kind in kinds_in(value)]
+            for word in set(kept_words(document)):
+                in_columns += [kind for kind in kinds_in(word) if kind != "NAME" or not names_a_field(word)]
         except SovereignError:
             raise
         except Exception as error:  # its message may quote a text

@@ -12,16 +12,23 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy import preview
 from sovereign_pipeline.privacy.detection import texts_of
 from sovereign_pipeline.privacy.json_texts import outline_of, readings_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import MappingRow, Vault
 from sovereign_pipeline.privacy.vault_cli import app
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.examples import examples
+from sovereign_pipeline_tests.materializing import materialize
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 SCRUBBER = Scrubber("lamps", "run", Privacy(name_models={}, patterns_only=("en", "ar")))
@@ -123,16 +130,67 @@ def test_one_numbering_goes_through_all_turns() -> None:
     ]
 
 
-def test_names_of_tools_and_parameters_and_schemas_stay() -> None:
+@pytest.mark.parametrize(("parameter", "stays"), [("Salma_Al_Zadjali", True), ("Salma Al Zadjali", False)])
+def test_names_of_tools_and_parameters_and_schemas_stay(parameter: str, stays: bool) -> None:
     parameters = {
         "type": "object",
-        "properties": {"Salma Al Zadjali": {"type": "integer", "maximum": 99123456}, "title": {"type": "string"}},
-        "required": ["Salma Al Zadjali"],
+        "properties": {parameter: {"type": "integer", "maximum": 99123456}, "title": {"type": "string"}},
+        "required": [parameter],
     }
     tool = {"type": "function", "function": {"name": "ask_Salma_Zadjali", "parameters": parameters}}
-    given = conversation(call({"Salma Al Zadjali": 3}), tools=[tool])
-    case = scrub(SCRUBBER, given)
-    assert case.documents == [given] and not case.mapping
+    given = conversation(call({parameter: 3}), {"role": "tool", "content": json.dumps({parameter: 5})}, tools=[tool])
+    (scrubbed,) = scrub(SCRUBBER, given).documents
+    assert scrubbed.tools == given.tools
+    key = parameter if stays else "NAME_1"
+    assert [each.as_text for each in scrubbed.messages[1:3]] == [
+        json.dumps({"name": "look", "arguments": {key: 3}}),
+        json.dumps({key: 5}),
+    ]
+
+
+def with_schema(**parameters: Any) -> Document:
+    return conversation(tools=[{"type": "function", "function": {"name": "look", "parameters": parameters}}])
+
+
+IBAN = "OM820270310045566770012"
+KEPT = [
+    (conversation({"role": "assistant", "tool_calls": [{"name": IBAN}]}), False),
+    (conversation({"role": "tool", "name": IBAN, "content": "No."}), False),
+    (conversation(tools=[{"type": "function", "function": {"name": f"pay_{IBAN}"}}]), False),
+    (with_schema(properties={"Ms Salma Zadjali": {"type": "integer"}}), False),
+    (with_schema(properties={"Salma_Zadjali": {"type": "integer"}}), False),
+    (with_schema(properties={"of": {"properties": {IBAN: {}}}}), False),
+    (with_schema(required=["Ms Salma Zadjali"]), False),
+    (with_schema(properties={"a": {"type": "string", "pattern": f"^{IBAN}$"}}), False),
+    (with_schema(properties={"a": {"type": "integer", "minimum": 96892341187}}), False),
+    (with_schema(properties={"a": {"type": "string", "format": "salma@canary.example"}}), False),
+    (with_schema(**{"$id": "salma@canary.example"}), False),
+    (with_schema(properties={"a": {"pattern": "^[0-9]{8}$"}, "salma_al_zadjali": {"maximum": 2147483647}}), True),
+    (
+        with_schema(properties={"a": {"pattern": "^\\+968[0-9]{8}$", "minimum": -10_000_000, "maximum": 99_999_999}}),
+        True,
+    ),
+    (with_schema(properties={"a": {"format": "date"}}, **{"$schema": "http://json-schema.org/draft-07/schema#"}), True),
+    (conversation(call({"salma_al_zadjali": 3})), True),
+]
+
+
+def test_the_gate_reads_names_of_tools_and_schemas(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    made: dict[str, ArtifactRef] = {}
+    for each in (RAW_CORPUS, CLASSIFIED_CORPUS):
+        made[each.kind] = materialize(each, workplace, made)
+
+    def careless(workplace: Workplace, inputs: Any, workspace: Path) -> Built:
+        rows = (row.model_copy(update={"author": "NAME_1"}) for row, _ in KEPT)
+        write_documents(workspace / DOCUMENTS, rows)
+        return Built(summary={})
+
+    stage = Stage("scrubbed_corpus", "x", careless, inputs=(CLASSIFIED_CORPUS,), gates=SCRUBBED_CORPUS.gates)
+    ref = produce(stage, workplace, {"classified_corpus": made["classified_corpus"]}).ref
+    verdict = evaluate_gates(stage, workplace, ref)["no_identifier_left"]
+    assert verdict.evidence["rows"] == [f"line {n}" for n, (_, passes) in enumerate(KEPT, start=1) if not passes]
+    assert not verdict.passed and "Salma" not in verdict.message
 
 
 def test_keys_that_become_equal_stop_with_the_row() -> None:
