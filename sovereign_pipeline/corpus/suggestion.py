@@ -75,6 +75,11 @@ def suggest(
             f"quarantine: {about} cannot become documents. {'; '.join(sample.rows_by_reason)}. A line stops above "
             f"{Quarantine().max_share:.0%}: write the share that you accept. {sample.remedy}"
         )
+    if facts.with_tools:
+        recipe["training"] = {"base_model": "smollm2-135m-tools", "instruction": "Answer the enquirer."}
+        notes.append(
+            f"base_model: {facts.with_tools:,} of {facts.rows:,} rows have tools, so its template must write calls."
+        )
     return recipe_with(source, recipe, notes, line, institution, suites, prompts)
 
 

@@ -720,3 +720,6 @@ def test_roles_calls_and_tools_are_counted(tmp_path: Path) -> None:
     assert source["layout"] == "sharegpt"
     assert "Turns: 34 of assistant, 30 of user, 8 of tool, 5 of system, and 8 calls of tools." in notes
     assert "6 rows have tools." in notes
+    path = tmp_path / "a.jsonl"
+    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
+    assert suggestion.recipe["training"]["base_model"] == "smollm2-135m-tools"
