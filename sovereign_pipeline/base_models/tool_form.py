@@ -48,16 +48,6 @@ class ToolForm:
         JSON object."""
         return (self.begin + self._object.opening).strip()
 
-    def write(self, calls: Iterable[ToolCall]) -> str:
-        """Return calls as the template renders them. Raises ValueError for more calls than a message may hold."""
-        written = [
-            f"{self.head}{call.name}{self.middle}{json.dumps(call.arguments, ensure_ascii=False)}{self.tail}"
-            for call in calls
-        ]
-        if self.separator is None and len(written) > 1:
-            raise ValueError("the chat template renders one tool call a message")
-        return self.begin + (self.separator or "").join(written) + self.end
-
     def parse(self, text: str) -> tuple[str, list[ToolCall]]:
         """Return the content and the calls of a message. Text with a malformed call is content as a whole.
 

@@ -43,7 +43,7 @@ BROKEN = "quarantined"
 
 @dataclass
 class Extraction:
-    """What became of the files of a source."""
+    """The rows of a source, and the outcome of each of its files."""
 
     rows: Path
     """JSONL file of the rows and the quarantined units."""

@@ -80,12 +80,12 @@ class Unit:
     sha256: str
     """SHA-256 of its file."""
     item: dict[str, Any]
-    """What the parser returned, `{"broken": reason}` if it cannot be read."""
+    """Output of the parser; `{"broken": reason}` if the unit cannot be read."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a unit that is in no row."""
+    """The outcome of a unit that is in no row."""
 
     name: str
     kind: str

@@ -167,7 +167,7 @@ class NormalisedText:
     ends: tuple[int, ...] | None = None
     """End offset of the same source, including the marks on the character."""
     leaves: tuple[Leaf, ...] | None = None
-    """What may be replaced in a JSON text, in order; None for a text of which everything may."""
+    """Places in a JSON text that may be replaced, in order; None for a text of which everything may."""
 
     @property
     def with_tabs(self) -> str:

@@ -163,7 +163,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class SentTexts:
-    """What a caller sent: messages, tools and a schema of the answer."""
+    """The messages, tools and schema of the answer that a caller sent."""
 
     messages: Messages
     tools: Sequence[Mapping[str, Any]] = ()
@@ -226,7 +226,7 @@ class Screen:
         """Stop texts that the engine applies. This class applies the others."""
         self._stopping = StopTexts(stops if applies_stops else ())
         self.sent = sent
-        """What the engine gets, after the search."""
+        """Texts for the engine, after the search."""
         self.in_request: Counter[Kind] = Counter()
         self.in_answer: Counter[Kind] = Counter()
         self.is_answer_searched = False

@@ -32,7 +32,7 @@ NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additio
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """What a request's answer may be: text, JSON by a schema, or calls of tools."""
+    """The allowed form of an answer: text, JSON by a schema, or calls of tools."""
 
     schema: Mapping[str, Any] | None = None
     """JSON schema of the text; None if it may be any text."""

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.engines.engine import Answer, EngineRequest
-from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
+from sovereign_pipeline_tests.base_models.test_tool_form import HERMES, write_calls
 from sovereign_pipeline_tests.serving.gateway.clients import (
     ANSWERED,
     CALLS,
@@ -64,7 +64,7 @@ class FormsEngine(ScriptedEngine):
             function = request.tools[0]["function"]
             call = ToolCall(name=function["name"], arguments=CITY if function["name"] == "find" else FORM)
             is_answered = request.messages[-1]["role"] == "tool"
-            self.words = WORDS if is_answered else [*HERMES.write([call])]
+            self.words = WORDS if is_answered else [*write_calls(HERMES, [call])]
         return await super().answer(request)
 
 

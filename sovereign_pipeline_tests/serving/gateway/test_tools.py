@@ -13,7 +13,7 @@ from sovereign_pipeline.serving.engines.text import Prompts
 from sovereign_pipeline.serving.gateway import grammars
 from sovereign_pipeline.serving.gateway.grammars import AnswerForm, assert_enforceable
 from sovereign_pipeline_tests.base_models.chat_templates import tokenizer_with
-from sovereign_pipeline_tests.base_models.test_tool_form import FORMS
+from sovereign_pipeline_tests.base_models.test_tool_form import FORMS, write_calls
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import USER, Bench, adapter, ask
 
@@ -190,10 +190,10 @@ def test_the_grammar_takes_what_the_template_writes_and_nothing_else(template: s
         return bool(matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting())
 
     calls = [ToolCall(name="fee_for_vessel", arguments={"metres": 12.5})]
-    written = form.form.write(calls * (1 if form.form.separator is None else 2))
-    wrong = form.form.write([ToolCall(name="fee_for_vessel", arguments={"metres": "long"})])
-    assert takes(written, True) and takes(written, False) and takes("I look <b>: أنظر", False)
-    assert takes(f"I look.\n{written}", False) and not takes("I look.", True)
+    text = write_calls(form.form, calls * (1 if form.form.separator is None else 2))
+    wrong = write_calls(form.form, [ToolCall(name="fee_for_vessel", arguments={"metres": "long"})])
+    assert takes(text, True) and takes(text, False) and takes("I look <b>: أنظر", False)
+    assert takes(f"I look.\n{text}", False) and not takes("I look.", True)
     assert not takes(wrong, True) and not takes(f"\n {wrong}", False)
 
 

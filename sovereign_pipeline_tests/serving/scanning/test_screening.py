@@ -16,7 +16,7 @@ from sovereign_pipeline.serving.rated_answers import JournalCopy, LabelRow, open
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline.serving.screening import SentTexts
 from sovereign_pipeline.serving.transcripts import Transcript, sealed_in, unseal
-from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
+from sovereign_pipeline_tests.base_models.test_tool_form import HERMES, write_calls
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter, answered_in, ask
 from sovereign_pipeline_tests.serving.scanning.conftest import (
@@ -125,7 +125,7 @@ def test_tools_carry_no_personal_data_past_the_search(
     bench: Bench, client: Client, screening: Screening, rule: Any, stream: bool
 ) -> None:
     def written(arguments: dict[str, Any]) -> None:
-        bench.engine.words = in_pieces(HERMES.write([ToolCall(name="find_permit", arguments=arguments)]))
+        bench.engine.words = in_pieces(write_calls(HERMES, [ToolCall(name="find_permit", arguments=arguments)]))
 
     serve(bench, screening, rule, rule)
     bench.engine.form = HERMES
@@ -203,7 +203,7 @@ def test_grammar_and_transcript_have_placeholders_of_the_callers_own(
     serve(bench, screening, "replace", "replace")
     bench.engine.form, bench.transcripts = HERMES, keeping(bench.directory, key)
     for written in ("EMAIL_1", MAIL):
-        bench.engine.words = [HERMES.write([ToolCall(name="find_permit", arguments={"to": written})])]
+        bench.engine.words = [write_calls(HERMES, [ToolCall(name="find_permit", arguments={"to": written})])]
         answer = ask(client(bench.token()), messages=CALLED[:1], tools=[with_property("to", enum=[MAIL])])
         (call,) = answer.json()["choices"][0]["message"]["tool_calls"]
         assert json.loads(call["function"]["arguments"]) == {"to": MAIL}

@@ -40,7 +40,7 @@ from sovereign_pipeline.review.plan_stage import PromptRow
 from sovereign_pipeline.serving.gateway.journal import HOUR, utc_now
 from sovereign_pipeline.serving.transcripts import Sealed, sealed_in
 from sovereign_pipeline.suites.rows import read_items
-from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
+from sovereign_pipeline_tests.base_models.test_tool_form import HERMES, write_calls
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 from sovereign_pipeline_tests.registry.bench import small_bench
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
@@ -296,8 +296,8 @@ def test_conversations_and_calls_become_rows_of_turns(
     tools = [{"type": "function", "function": {"name": "lamp_state", "description": "State of a lamp."}}]
     asked = [{"role": "user", "content": "Is the lamp lit?"}]
     call = ToolCall(name="lamp_state", arguments={"lamp": 3})
-    kept.say(kept.ask("", HERMES.write([call]), messages=asked, tools=tools), "up")
-    kept.say(kept.ask("", HERMES.write([call]), messages=asked, tools=tools), "down")
+    kept.say(kept.ask("", write_calls(HERMES, [call]), messages=asked, tools=tools), "up")
+    kept.say(kept.ask("", write_calls(HERMES, [call]), messages=asked, tools=tools), "down")
     turn = {
         "role": "assistant",
         "tool_calls": [{"id": "1", "function": {"name": "lamp_state", "arguments": '{"lamp": 3}'}}],
