@@ -232,13 +232,12 @@ def test_the_report_says_with_numbers_that_the_held_out_loss_fell(registered: In
 
 def test_nothing_that_is_kept_for_people_holds_text_of_a_document(registered: Installation) -> None:
     """Registry, MLflow, Dagster's event log and the run's log are searched for words that only documents have."""
-    needles = [f"mark{number}a".encode() for number in range(60)]
     home = registered.settings.home
-    kept = [path for path in home.rglob("*") if path.is_file() and home / "artifacts" not in path.parents]
-    assert any(path.name == "registry.db" for path in kept)
-    for path in kept:
-        content = path.read_bytes()
-        assert not any(needle in content for needle in needles), path
+    assert (home / "registry.db").is_file()
+    # In another process: if this one closes a file of SQLite's, it loses its locks on it, and later reads an old state.
+    search = ["grep", "-rlaE", "--exclude-dir=artifacts", "mark[0-9]+a", home]
+    found = subprocess.run(search, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (1, "", "")
 
 
 @pytest.mark.security_case("another account of the machine reads the home after a run", "modes 0700 and 0600")
