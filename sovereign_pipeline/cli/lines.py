@@ -340,11 +340,10 @@ def _checked(file: Path) -> Line:
 def _samples(recipe: Line, institution: Institution) -> list[Sample]:
     """Return each source's first rows as samples. Skips sources whose keys still say FILL IN."""
     settings, privacy, ladder = Settings.from_environment(), recipe.privacy, institution.ladder
-    detected = (*privacy.name_models, *privacy.patterns_only)
     read = (source for source in recipe.sources if source.is_filled_in)
     return [
         sample_of(
-            *(each, path := settings.data / each.path, recipe.quarantine, ladder, recipe.ceiling, detected),
+            *(each, path := settings.data / each.path, recipe.quarantine, ladder, recipe.ceiling, privacy.detected),
             extraction=extract(settings, each, path, ladder) if each.kind in KINDS else None,
         )
         for each in read

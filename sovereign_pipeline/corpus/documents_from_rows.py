@@ -31,7 +31,7 @@ from sovereign_pipeline.corpus.document import (
 from sovereign_pipeline.corpus.extraction import BROKEN, KINDS, Extraction, extract
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.languages import language_in, other_language
+from sovereign_pipeline.corpus.languages import language_in, unsearched_language
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, conversation_of
 from sovereign_pipeline.corpus.opening import reject_unreadable
 from sovereign_pipeline.corpus.parsing import digest_of_source
@@ -606,7 +606,7 @@ def sample_of(
                 above[outcome.classification] += ladder.exceeds(outcome.classification, ceiling)
                 if language not in detected:
                     sample.other_languages.setdefault(language, []).append(number)
-                if any(other_language(text, language) for text in outcome.texts_in_language):
+                if unsearched_language(outcome.texts_in_language, language, detected):
                     sample.wrong_language.setdefault(language, []).append(number)
             if reader.count.rows >= rows:
                 sample.is_whole = False

@@ -9,7 +9,7 @@ likely language.
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -93,6 +93,38 @@ def other_language(text: str, language: str) -> str | None:
         return None
     found = _surely_other(text, script, language) if language in _listed() else None
     return None if found is None or any({found, language} <= close for close in _CLOSE) else found
+
+
+def unsearched_language(texts: Iterable[str], language: str, detected: Collection[str]) -> str | None:
+    """Return the language of a text of a document in which no names would be found, or None.
+
+    A text in another script is searched as what it is, if one of the document's texts is in the document's language.
+
+    Args:
+        detected: languages in which names are detected.
+    """
+    others = [(text, other_language(text, language)) for text in texts]
+    is_in_two = any(other is None for _, other in others)
+    return next(
+        (
+            other
+            for text, other in others
+            if other and not (is_in_two and other in detected and is_in_other_script(text, language))
+        ),
+        None,
+    )
+
+
+def in_script_of(language: str, text: str, beside: str) -> str | None:
+    """Return a text with blanks in the place of the letters of other scripts. None if it has less than LEAST_LETTERS
+    letters of the language's script, or if the language `beside` has the same script."""
+    script = _SCRIPT_OF.get(language)
+    if script in (None, _SCRIPT_OF.get(beside)) or (script != "latin" and text.isascii()):
+        return None
+    places = {place for word in _SCRIPTS[script].finditer(text) for place in range(*word.span())}
+    if len(places) < LEAST_LETTERS:
+        return None
+    return "".join(c if place in places or not c.isalpha() else " " for place, c in enumerate(text))
 
 
 def _script_of(text: str, least: int) -> str | None:

@@ -26,7 +26,7 @@ from sovereign_pipeline.corpus.document import (
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader, levels_by_case, readers_of, source_digests
 from sovereign_pipeline.corpus.extraction import extractor_of
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.languages import other_language
+from sovereign_pipeline.corpus.languages import unsearched_language
 from sovereign_pipeline.corpus.values import format_levels
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
@@ -347,13 +347,12 @@ MOST_IN_OTHER_LANGUAGE = 0.02
 
 
 def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that hardly any document has a text in another language than its own. Otherwise names would be missed or
-    replaced wrongly, because they are detected by language."""
+    """Verify that hardly any document has a text in another language than its own, in which no names are found or wrong
+    ones. Texts of one document may be in two languages if names are detected in both, and their scripts differ."""
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1
-        languages = (other_language(text, document.language) for text in document.texts_in_language)
-        found = next((each for each in languages if each), None)
+        found = unsearched_language(document.texts_in_language, document.language, workplace.line.privacy.detected)
         if found is not None:
             counts[f"{document.language}, found {found}"] += 1
             wrong.append(document.id)
@@ -394,9 +393,10 @@ RAW_CORPUS = Stage(
         ),
         Gate(
             name="languages_right",
-            question="Are nearly all texts in the language that their document states?",
-            code_version="1",
+            question="Are nearly all texts in the language that their document states, or in one that is searched too?",
+            code_version="2",
             evaluate=evaluate_languages_right,
+            config=lambda line: {"detected": sorted(line.privacy.detected)},
         ),
         Gate(
             name="links_name_rows",

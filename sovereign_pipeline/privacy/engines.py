@@ -175,11 +175,10 @@ def plan_for(job: ScrubJob, progress: Progress) -> Plan:
 
 
 def _reject_unknown_languages(job: ScrubJob, languages: Counter[str], first_ids: Mapping[str, list[str]]) -> None:
-    known = {*job.privacy.name_models, *job.privacy.patterns_only}
     unknown = [
         f"{name} ({counted(rows, 'row')}: {', '.join(first_ids[name])}{', …' if rows > IDS_IN_A_MESSAGE else ''})"
         for name, rows in sorted(languages.items())
-        if name not in known
+        if name not in job.privacy.detected
     ]
     if unknown:
         raise PrivacyError(

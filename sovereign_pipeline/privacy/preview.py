@@ -438,7 +438,7 @@ def _remark(kind: Kind, privacy: Privacy) -> str:
 def _ways(kind: Kind, privacy: Privacy, treatment: str) -> Iterator[str]:
     is_off = kind in KEPT_BY_DEFAULT and treatment == "keep"
     if kind == "NAME":
-        for language in dict.fromkeys((*privacy.name_models, *privacy.patterns_only)):
+        for language in privacy.detected:
             model = privacy.name_models.get(language)
             yield f"{language}: word lists, patterns" + (f", model {model}" if model else ", no model")
     elif kind in _OF_MODELS and not is_off:

@@ -59,8 +59,10 @@ class LineDetectors:
 
     def language_of(self, text: str) -> str:
         """Return the language whose detectors search a text: the recipe's first language in the same script."""
-        known, in_arabic = (*self.privacy.name_models, *self.privacy.patterns_only), is_arabic(text)
-        return next((each for each in known if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text))
+        in_arabic = is_arabic(text)
+        return next(
+            (each for each in self.privacy.detected if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text)
+        )
 
 
 @dataclass(frozen=True)

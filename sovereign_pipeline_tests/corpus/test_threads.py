@@ -201,13 +201,21 @@ THREADS: dict[str, tuple[list[Unit], list[str], dict[str, str]]] = {
         ["< May I build? > You may."],
         {"c": "left out: not answered"},
     ),
-    "turns in two languages": (
+    "turns in two scripts": (
         [
             _mail("1", ANNA, DESK, "May I build a new jetty there?"),
             _mail("2", DESK, ANNA, "نعم، لا مانع لدينا من إصلاح الرصيف المذكور.", "1", 1),
         ],
+        ["< May I build a new jetty there? > نعم، لا مانع لدينا من إصلاح الرصيف المذكور."],
+        {},
+    ),
+    "turns in two languages of one script": (
+        [
+            _mail("1", ANNA, DESK, "Pouvez-vous me dire quand le quai sera ouvert et si nous devons payer ?"),
+            _mail("2", DESK, ANNA, "You may use the quay from the first of June, and you pay later.", "1", 1),
+        ],
         [],
-        {"1": "left out: turns in two languages", "2": "left out: turns in two languages"},
+        dict.fromkeys("12", "left out: turns in two languages of one script"),
     ),
     "only a quotation": (
         [_ASKED, _ANSWERED, _mail("3", DESK, ANNA, "On 5 May, A wrote:\n> May I build?", "1", 2)],

@@ -235,7 +235,7 @@ def test_nothing_that_is_kept_for_people_holds_text_of_a_document(registered: In
     home = registered.settings.home
     assert (home / "registry.db").is_file()
     # In another process: if this one closes a file of SQLite's, it loses its locks on it, and later reads an old state.
-    search = ["grep", "-rlaE", "--exclude-dir=artifacts", "mark[0-9]+a", home]
+    search = ["grep", "-rlaE", "--exclude-dir=artifacts", "mark[0-9]+a", str(home)]
     found = subprocess.run(search, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (1, "", "")
 

@@ -1,6 +1,7 @@
 """Cached findings, and what makes another detector or another text."""
 
 import sqlite3
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_every_file_of_the_package_and_every_kind_makes_another_detector(
     changed = detector_digest(PATTERNS, {}, {}, ())
     monkeypatch.setattr(detection, "KINDS", KINDS[::-1])
     assert len({before, changed, detector_digest(PATTERNS, {}, {}, ())}) == 3
+
+
+ARABIC = "السلام عليكم، نفيدكم بأن طلبكم المتعلق بإصلاح الرصيف القديم قيد الدراسة لدى المكتب المختص."
+ENGLISH = "We met with Thandeka Mokoena and Sipho about the mooring fee last week."
+
+
+@pytest.mark.parametrize("language", ["en", "ar"])
+@pytest.mark.parametrize("parts", [(ARABIC, ENGLISH), (ENGLISH, ARABIC)])
+def test_each_language_of_a_text_is_searched_by_its_own_detectors(language: str, parts: Sequence[str]) -> None:
+    """The model finds an unlisted name under Arabic, and no name in words that it cannot read."""
+    text = Text.of(language, True, "\n".join(parts))
+    assert [span.key for span in Detector(Privacy(), {}).find([text])[text.key]] == ["Thandeka Mokoena", "Sipho"]
 
 
 DETECTOR, SECRET = "d" * 64, bytes(32)
