@@ -85,8 +85,11 @@ def run_line(
         RAW_CORPUS.external(workplace)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
     try:
-        with _printing_into(log), _forking_anew(), _signals_kept(), _Narration(instance, workplace.line.line, tell):
-            result = _execute(dg.reconstructable(job), instance, kinds, workplace.line.line)
+        with _printing_into(log), _forking_anew(), _signals_kept():
+            reconstructable = dg.reconstructable(job)
+            run = _created(reconstructable, instance, kinds, workplace.line.line)
+            with _Narration(instance, run.run_id, tell):
+                result = execute_run(reconstructable, run, instance)
     except (KeyboardInterrupt, DagsterExecutionInterruptedError):
         raise _interrupted(workplace, until) from None
     if not result.success:
@@ -94,21 +97,18 @@ def run_line(
     return LineRun(kinds, result.run_id, time.monotonic() - started)
 
 
-def _execute(
-    job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], line: str
-) -> dg.JobExecutionResult:
-    """Run the job as `dg.execute_job` does, but name the code location: the UI's time line omits runs without one."""
+def _created(job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], line: str) -> dg.DagsterRun:
+    """Create a run as `dg.execute_job` does, but name the code location: the UI's time line omits runs without one."""
     definition = job.get_definition()
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=DEFINITIONS)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
-    run = instance.create_run_for_job(
+    return instance.create_run_for_job(
         definition,
         tags={**definition.run_tags, "dagster/partition": line},
         asset_selection=frozenset(dg.AssetKey(kind) for kind in kinds),
         remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), definition.name),
         job_code_origin=job.get_python_origin(),
     )
-    return execute_run(job, run, instance)
 
 
 def _is_interrupted(result: dg.JobExecutionResult) -> bool:
@@ -226,15 +226,14 @@ def _reason(result: dg.JobExecutionResult) -> RunStopped:
 
 
 class _Narration:
-    """Reports the newest run's steps, progress and checks while the job runs. It polls the event log, to which every
-    process of the run writes."""
+    """Reports a run's steps, progress and checks while it runs. It polls the event log, to which every process of the
+    run writes."""
 
-    def __init__(self, instance: dg.DagsterInstance, line: str, tell: Tell) -> None:
+    def __init__(self, instance: dg.DagsterInstance, run_id: str, tell: Tell) -> None:
         self._instance = instance
-        self._line = line
+        self._run_id = run_id
         self._tell = tell
         self._done = threading.Event()
-        self._known_runs = {run.run_id for run in instance.get_runs(limit=50)}
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> None:
@@ -245,25 +244,18 @@ class _Narration:
         self._thread.join()
 
     def _follow(self) -> None:
-        cursor, run_id = None, None
+        cursor = None
         while True:
             last_round = self._done.is_set()
-            run_id = run_id or self._new_run()
-            if run_id is not None:
-                connection = self._instance.get_records_for_run(run_id, cursor=cursor)
-                cursor = connection.cursor
-                for record in connection.records:
-                    line = _narrate(record.event_log_entry)
-                    if line is not None:
-                        self._tell(line)
+            connection = self._instance.get_records_for_run(self._run_id, cursor=cursor)
+            cursor = connection.cursor
+            for record in connection.records:
+                line = _narrate(record.event_log_entry)
+                if line is not None:
+                    self._tell(line)
             if last_round:
                 return
             self._done.wait(0.7)
-
-    def _new_run(self) -> str | None:
-        filters = dg.RunsFilter(tags={"dagster/partition": self._line})
-        runs = [run.run_id for run in self._instance.get_runs(filters=filters, limit=5)]
-        return next((run for run in runs if run not in self._known_runs), None)
 
 
 def _narrate(entry: dg.EventLogEntry) -> str | None:

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, RecipeError, SourceError
+from sovereign_pipeline.base.settings import VARIABLES
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.dagster.definitions import chain_job
-from sovereign_pipeline.dagster.resources import register_lines
+from sovereign_pipeline.dagster.resources import open_instance, register_lines
 from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _reason, _signals_kept, run_line
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -90,13 +91,26 @@ def test_a_run_that_a_script_began_in_the_background_leaves_sigterm_as_it_was() 
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_the_stage_that_is_named(institution: DemoInstitution) -> None:
+def test_a_run_ends_with_the_stage_that_is_named_and_tells_of_itself_alone(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
     institution.write()
     environment = {**os.environ, **institution.settings.to_environment()}
+    for variable in (*VARIABLES.values(), "DAGSTER_HOME"):
+        monkeypatch.setenv(variable, "")  # restored, whatever opening the instance sets
     command: list[str | Path] = [Path(sys.executable).with_name("sovereign"), "run", "lamps", "--until"]
 
-    first = subprocess.run([*command, "classified_corpus"], env=environment, capture_output=True, text=True)
-    assert first.returncode == 0, first.stdout + first.stderr
+    def run_until(kind: str) -> str:
+        done = subprocess.run([*command, kind], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "✓ raw_corpus" in run_until("raw_corpus")
+    instance = open_instance(institution.settings)
+    for _ in range(51):
+        instance.add_run(dg.DagsterRun("chain", tags={"dagster/partition": "buoys"}))
+    told = run_until("classified_corpus")
+    assert "✓ classified_corpus" in told and "✓ raw_corpus" not in told
     store = institution.workplace().store
     assert store.current("lamps", "classified_corpus") is not None
     assert store.current("lamps", "scrubbed_corpus") is store.current("lamps", "base_model") is None
