@@ -49,17 +49,19 @@ def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
     return content
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file atomically: after a crash it has either its old or its new content."""
+def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
+    """Replace a file atomically: after a crash, or an error of the iterator of its pieces, it has either its old or its
+    new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
+            for piece in [content] if isinstance(content, str | bytes) else content:
+                stream.write(piece.encode() if isinstance(piece, str) else piece)
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).replace(path)
-    except OSError:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     directory = os.open(path.parent, os.O_RDONLY)

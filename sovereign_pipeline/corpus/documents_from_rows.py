@@ -746,9 +746,9 @@ class Readers:
         }
 
     @property
-    def files(self) -> list[dict[str, Any]]:
-        """Return the rows of `files.jsonl`: each file or message of the sources that are no tables."""
-        return [each for reader in self.of_sources if reader.extraction for each in reader.extraction.files]
+    def files(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows of `files.jsonl`: each file or message of the sources that are no tables."""
+        return (each for reader in self.of_sources if reader.extraction for each in reader.extraction.files)
 
     def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the rows of `sources.json`, with the digests of `source_digests`. Call it after all rows are read."""

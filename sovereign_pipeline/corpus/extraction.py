@@ -4,10 +4,11 @@ A kind of source plugs in with two functions, named in `KINDS`:
 
 - a parser, which runs in the sandbox (`parsing.py` says what it yields and raises);
 - an assembler, `assemble(source, ladder, units, folder)`. It gets a `Unit` for each document or message, in the order
-  of the files' names, also for broken ones. It yields rows and `Outcome`s, in any order, and names every unit exactly
-  once: in `files` of a row, or in an Outcome. A row is a dict with `id`, `case`, `date`, `author`, `department`,
-  `subject`, `messages` (in OpenAI's form), `classification` ("" without a marking), `files` (names of its units), and
-  optionally `language` and `rule` (how it was put together, for the record).
+  of the files' names, also for broken ones. It keeps no texts, because there may be millions of units: `units.again`
+  reads one again, and `units.notes` keeps facts of them on disk. It yields rows and `Outcome`s, in any order, and names
+  every unit exactly once: in `files` of a row, or in an Outcome. A row is a dict with `id`, `case`, `date`, `author`,
+  `department`, `subject`, `messages` (in OpenAI's form), `classification` ("" without a marking), `files` (names of its
+  units), and optionally `language` and `rule` (how it was put together, for the record).
 
 Each row becomes a line of a JSONL file that is read as any source with the layout `sharegpt`. Each quarantined unit
 becomes a line of its own with its reason.
@@ -16,7 +17,7 @@ becomes a line of its own with its reason.
 import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,15 @@ from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.files import digest_of, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.corpus.document import jsonl_line
-from sovereign_pipeline.corpus.parsing import Outcome, Unit, files_of, parser_version, units_of
+from sovereign_pipeline.corpus.document import jsonl_line, read_jsonl
+from sovereign_pipeline.corpus.parsing import (
+    Outcome,
+    Units,
+    digest_of_files,
+    files_of,
+    parser_version,
+    units_of,
+)
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 
@@ -47,24 +55,16 @@ class Extraction:
 
     rows: Path
     """JSONL file of the rows and the quarantined units."""
-    number_of_files: int
-    files: list[dict[str, Any]] = field(default_factory=list)
-    """For each document or message: `source`, `path`, `sha256`, `outcome` (`row`, `left out`, `quarantined` or
-    `duplicate`), `reason`, `row` (id) and `others`."""
+    outcomes: Path
+    """JSONL file with, for each document or message: `source`, `path`, `sha256`, `outcome` (`row`, `left out`,
+    `quarantined` or `duplicate`), `reason`, `row` (id) and `others`."""
+    counts: dict[str, Any]
+    """Number of files and units, and of units by outcome and reason, for `sources.json`."""
 
     @property
-    def counts(self) -> dict[str, Any]:
-        """Return the number of files and units, and of units by outcome and reason, for `sources.json`."""
-        outcomes = Counter(each["outcome"] for each in self.files)
-        left_out = Counter(each["reason"] for each in self.files if each["outcome"] == "left out")
-        return {
-            "files": self.number_of_files,
-            "units": len(self.files),
-            "in_rows": outcomes["row"],
-            "duplicates": outcomes["duplicate"],
-            "units_quarantined": outcomes["quarantined"],
-            "left_out": dict(sorted(left_out.items())),
-        }
+    def files(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of `outcomes`."""
+        return read_jsonl(self.outcomes)
 
 
 def extractor_of(source: Source) -> str | None:
@@ -90,38 +90,59 @@ def extract(
     """
     parser, assembler = KINDS[source.kind]
     options = {"encoding": source.encoding} if source.encoding else {}
-    listed, seen = files_of(path), dict[str, str]()
-
-    def units() -> Iterator[Unit]:
-        for unit in units_of(
-            parser, listed, parsed_in(settings), options, lambda said: progress(f"{source.name}: {said}")
-        ):
-            seen[unit.name] = unit.sha256
-            yield unit
-
+    listed = files_of(path)
     folder = path if path.is_dir() else path.parent
-    lines, accounted = list[str](), list[tuple[str, dict[str, Any]]]()
-    for each in pkgutil.resolve_name(assembler)(source, ladder, units(), folder):
-        if isinstance(each, Outcome):
-            accounted.append((each.name, {"outcome": each.kind, "reason": each.reason, "others": list(each.others)}))
-            if each.kind == "quarantined":
-                lines.append(jsonl_line({"id": each.name, BROKEN: each.reason}))
-            continue
-        names = each["files"]
-        rule = each.pop("rule", "")
-        accounted += [(name, {"outcome": "row", "reason": rule, "row": each["id"]}) for name in names]
-        lines.append(jsonl_line({**each, "files": [{"path": name, "sha256": seen[name]} for name in names]}))
-    accounted.sort(key=lambda each: each[0])
-    unlike = Counter(name for name, _ in accounted)
-    unlike.subtract(seen.keys())
-    if wrong := [name for name, times in unlike.items() if times]:
-        raise SourceError(
-            f"{path}: {counted(len(wrong), 'file or message is', 'files or messages are')} not accounted for exactly "
-            f"once: {and_more(wrong)}.",
-            "Remove these files, and report this bug.",
-        )
-    key = digest_of([str(path), source.description, ladder.levels, sorted(seen.items())])
+    key = digest_of([str(path), source.description, ladder.levels, digest_of_files(listed)])
     rows = settings.corpus / "cache" / "rows" / f"{source.name}-{key[:16]}.jsonl"
-    write_atomically(rows, "".join(lines))
-    found = [{"source": source.name, "path": name, "sha256": seen[name], **what} for name, what in accounted]
-    return Extraction(rows, len(listed), found)
+    counts, left_out = Counter[str](), Counter[str]()
+
+    def lines() -> Iterator[str]:
+        for each in pkgutil.resolve_name(assembler)(source, ladder, units, folder):
+            if isinstance(each, Outcome):
+                account(each.name, {"outcome": each.kind, "reason": each.reason, "others": each.others})
+                left_out[each.reason] += each.kind == "left out"
+                if each.kind == "quarantined":
+                    yield jsonl_line({"id": each.name, BROKEN: each.reason})
+                continue
+            names, rule = each["files"], each.pop("rule", "")
+            for name in names:
+                account(name, {"outcome": "row", "reason": rule, "row": each["id"]})
+            files = [{"path": name, "sha256": units.digests.get(name, "")} for name in names]
+            yield jsonl_line({**each, "files": files})
+        wrong.extend(name for name in units.digests if name not in accounted)
+        wrong.extend(name for name in accounted if name not in units.digests)
+        if wrong:
+            raise SourceError(
+                f"{path}: {counted(len(wrong), 'file or message is', 'files or messages are')} not accounted for "
+                f"exactly once: {and_more(wrong)}.",
+                "Remove these files, and report this bug.",
+            )
+
+    def account(name: str, what: dict[str, Any]) -> None:
+        if name in accounted:
+            wrong.append(name)
+        accounted[name] = what
+        counts[what["outcome"]] += 1
+
+    found = units_of(parser, listed, parsed_in(settings), options, lambda said: progress(f"{source.name}: {said}"))
+    with Units(found, rows.parent) as units:
+        accounted, wrong = units.notes("accounted"), list[str]()
+        write_atomically(rows, lines())
+        outcomes = rows.with_suffix(".outcomes.jsonl")
+        all_ = ((name, units.digests[name], accounted[name]) for name in accounted)
+        write_atomically(
+            outcomes,
+            (jsonl_line({"source": source.name, "path": name, "sha256": sha, **what}) for name, sha, what in all_),
+        )
+    return Extraction(
+        rows,
+        outcomes,
+        {
+            "files": len(listed),
+            "units": counts.total(),
+            "in_rows": counts["row"],
+            "duplicates": counts["duplicate"],
+            "units_quarantined": counts["quarantined"],
+            "left_out": dict(sorted((+left_out).items())),
+        },
+    )

@@ -87,8 +87,8 @@ def read_rows(
 def _sheet_as_csv(path: Path, sheet: str | None) -> IO[bytes]:
     """Return a sheet as CSV. The workbook is parsed in the sandbox. Raises SourceError."""
     with Sandboxes(SHEET_PARSER, {"sheet": sheet}) as sandboxes:
-        items = sandboxes.items_of(path)
-    if problem := items[0].get("broken"):
+        items = [*sandboxes.items_of(path)]
+    if problem := next((item["broken"] for item in items if "broken" in item), None):
         raise SourceError(f"{path}: the workbook cannot be read: {problem}.", "Correct it, or save the sheet as CSV.")
     text = io.StringIO()
     csv.writer(text).writerows(row for item in items for row in item["rows"])

@@ -14,7 +14,7 @@ from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
-from sovereign_pipeline.corpus.parsing import Outcome, Unit
+from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units
 from sovereign_pipeline.corpus.values import is_identifier
 from sovereign_pipeline.policy.corpus import Pairs, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
@@ -42,7 +42,7 @@ class Letter:
     """A document of the folder."""
 
     name: str
-    text: str
+    units: Units
     level: str | None
     """Level by its markings; None without one."""
     raised: bool
@@ -53,6 +53,11 @@ class Letter:
     """Names of the files with the same letter in another format."""
 
     @property
+    def text(self) -> str:
+        """Return the text. It is read again, because a folder may have more texts than memory."""
+        return str(self.units.again(self.name).item["text"])
+
+    @property
     def stem(self) -> str:
         return _stem(self.name)
 
@@ -61,7 +66,7 @@ Pair = tuple[Letter, Letter, Mapping[str, str], str]
 """Letter, reply, fields of the document, and the rule."""
 
 
-def assemble(source: Source, ladder: ClassificationLadder, units: Iterable[Unit], folder: Path) -> Iterator[Any]:
+def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder: Path) -> Iterator[Any]:
     """Yield a row for each pair, and an Outcome for each unit that is in no row."""
     assert source.pairs is not None
     markings, letters = Markings(ladder, source.levels), dict[str, Letter]()
@@ -72,7 +77,7 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Iterable[Unit]
             yield Outcome(unit.name, "left out", "a file of the system")
         elif "broken" not in unit.item:
             try:
-                letters[unit.name] = _letter(unit, markings, ladder)
+                letters[unit.name] = _letter(unit, units, markings, ladder)
             except RowRejected as rejected:
                 yield Outcome(unit.name, "quarantined", str(rejected))
         elif unit.sha256 and PurePosixPath(unit.name).suffix.lower() not in DOCUMENTS:
@@ -100,7 +105,7 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _letter(unit: Unit, markings: Markings, ladder: ClassificationLadder) -> Letter:
+def _letter(unit: Unit, units: Units, markings: Markings, ladder: ClassificationLadder) -> Letter:
     item = unit.item
     around = [line for text in (*item["margins"], *item["properties"].values()) for line in text.splitlines()]
     outside = markings.highest(markings.in_path(unit.name), *map(markings.in_title, around))
@@ -109,7 +114,7 @@ def _letter(unit: Unit, markings: Markings, ladder: ClassificationLadder) -> Let
     dates = (item["properties"].get(name, "") for name in ("created", "creation-date", "CreationDate"))
     day = next((match for each in dates if (match := _DAY.match(each))), None)
     level = markings.highest(outside, inside)
-    return Letter(unit.name, item["text"], level, raised, "-".join(day.groups()) if day else "")
+    return Letter(unit.name, units, level, raised, "-".join(day.groups()) if day else "")
 
 
 def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder) -> Iterator[Outcome]:
@@ -144,9 +149,10 @@ def _ambiguous(letters: Iterable[Letter], reason: str) -> Iterator[Outcome]:
 
 def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
     request, reply, fields, rule = pair
-    own = _OWN.search(request.text)
-    stated = (match[1] for letter in (reply, request) if (match := _DATE.search(letter.text)))
-    subject = _SUBJECT.search(request.text)
+    text, text_of_reply = request.text, reply.text
+    own = _OWN.search(text)
+    stated = (match[1] for each in (text_of_reply, text) if (match := _DATE.search(each)))
+    subject = _SUBJECT.search(text)
     row: dict[str, Any] = {
         "id": request.stem if is_identifier(request.stem) else sha256(request.stem.encode()).hexdigest(),
         "date": next(stated, reply.created or request.created),
@@ -155,7 +161,7 @@ def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
         "subject": subject[1].strip() if subject else "",
         **{name: value for name, value in fields.items() if value},
         "classification": max((each.level for each in (request, reply) if each.level), key=ladder.rank, default=""),
-        "messages": [{"role": "user", "content": request.text}, {"role": "assistant", "content": reply.text}],
+        "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text_of_reply}],
         "files": [request.name, *request.copies, reply.name, *reply.copies],
     }
     row["case"] = fields.get("case") or (own[1] if own else row["id"])
@@ -250,9 +256,10 @@ def _by_reference(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iter
     owners, citing = defaultdict(list), defaultdict(list)
     cited: dict[str, set[str]] = {}
     for letter in letters:
-        cites = {folded(match[1]) for match in _CITED.finditer(letter.text)}
-        if own := {folded(match[1]) for match in _OWN.finditer(letter.text)} - cites:
-            owners[min(own, key=lambda number: folded(letter.text).find(number))].append(letter)
+        text = letter.text
+        cites = {folded(match[1]) for match in _CITED.finditer(text)}
+        if own := {folded(match[1]) for match in _OWN.finditer(text)} - cites:
+            owners[min(own, key=folded(text).find)].append(letter)
         cited[letter.name] = cites
     for letter in letters:
         for number in cited[letter.name]:

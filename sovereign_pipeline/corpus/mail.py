@@ -6,6 +6,7 @@ import email
 import email.errors
 import email.utils
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections import defaultdict
@@ -14,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from email.header import decode_header
 from email.message import Message
 from email.policy import compat32
-from pathlib import Path
 from typing import IO, Any
 
 from sovereign_pipeline.corpus.parsing import Unreadable
@@ -58,15 +58,18 @@ class Mail:
         return Mail(**{**item, **lists, "date": datetime.datetime.fromisoformat(item["date"]), "name": name})
 
 
-def parse_mail(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield every message of a file as JSON, or `{"broken": reason}` for one that cannot be read."""
-    with path.open("rb") as stream:
-        begin = stream.read(len(_OUTLOOK))
-        stream.seek(0)
-        if begin.startswith(b"From "):
-            yield from map(_item, _messages_in_mbox(stream))
-        else:
-            yield _item(stream.read(LARGEST_MESSAGE + 1))
+def parse_mail(stream: IO[bytes], suffix: str, skip: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield every message of a file as JSON, or `{"broken": reason}` for one that cannot be read.
+
+    Args:
+        skip: number of messages at the file's begin that are left out.
+    """
+    begin = stream.read(len(_OUTLOOK))
+    stream.seek(0)
+    if begin.startswith(b"From "):
+        yield from map(_item, itertools.islice(_messages_in_mbox(stream), skip, None))
+    elif not skip:
+        yield _item(stream.read(LARGEST_MESSAGE + 1))
 
 
 # mailbox.mbox divides at every line that begins with "From ", also within a text whose writer did not escape it, and

@@ -6,10 +6,9 @@ import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from sovereign_pipeline.corpus.parsing import Unreadable
+from sovereign_pipeline.corpus.parsing import Unreadable, read_whole
 
 MOST_UNPACKED = 512 << 20
 """Maximum unpacked size of the parts that are read from a DOCX or ODT file, and of all parts of a workbook, in
@@ -36,16 +35,16 @@ _SIGNATURES = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP"), (b"\xd0\xcf\x11\xe0", 
 _OF_SUFFIX = {".docx": "ZIP", ".odt": "ZIP", ".pdf": "PDF", ".rtf": "RTF", ".xlsx": "ZIP", ".ods": "ZIP", ".xls": "OLE"}
 
 
-def parse_document(path: Path, encoding: str | None = None) -> Iterator[dict[str, Any]]:
+def parse_document(stream: IO[bytes], suffix: str, encoding: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the document in a file: its `text`, its `margins` (texts of headers and footers) and its `properties`.
 
     Raises Unreadable, also for macros, references to external templates or objects, and pages without a text layer.
     """
-    parse = _PARSERS.get(path.suffix)
+    parse = _PARSERS.get(suffix)
     if parse is None:
         raise Unreadable("a kind of file that is not read")
-    content = path.read_bytes()
-    _reject_other_format(content, path.suffix)
+    content = read_whole(stream)
+    _reject_other_format(content, suffix)
     parsed = parse(content, encoding) if parse is _text else parse(content)
     text = unicodedata.normalize("NFC", parsed.pop("text")).replace("\r\n", "\n").replace("\0", "")
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
@@ -378,7 +377,7 @@ _MOST_DIGITS = 10**15
 """Limit above which a workbook's number has lost digits."""
 
 
-def parse_sheet(path: Path, sheet: str | None = None) -> Iterator[dict[str, Any]]:
+def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a sheet as texts, up to `ROWS_OF_AN_ITEM` in `rows` of each object. Empty rows are left out.
 
     Args:
@@ -386,9 +385,9 @@ def parse_sheet(path: Path, sheet: str | None = None) -> Iterator[dict[str, Any]
     """
     import python_calamine
 
-    content = path.read_bytes()
-    _reject_other_format(content, path.suffix)
-    if path.suffix != ".xls" and any(b"<!ENTITY" in part for part in _parts(content, re.compile(r".*\.xml")).values()):
+    content = read_whole(stream)
+    _reject_other_format(content, suffix)
+    if suffix != ".xls" and any(b"<!ENTITY" in part for part in _parts(content, re.compile(r".*\.xml")).values()):
         raise Unreadable("declares entities of XML")
     try:
         book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))

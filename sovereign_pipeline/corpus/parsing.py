@@ -1,39 +1,46 @@
 """List the files of a source, and parse hostile files in a sandbox, with a cache by the file's digest.
 
-A parser is a function that gets a path in the sandbox and yields one JSON object for each document or message of the
-file, or `{"broken": reason}` for one that cannot be read. It raises Unreadable for a whole file. Everything else that
-it raises, a crash, and too much time or memory break the file, too. Its reasons never quote the file.
+A parser is a function that gets an open file and its suffix. It yields one JSON object for each document or message of
+the file, or `{"broken": reason}` for one that cannot be read. It raises Unreadable for a whole file. Everything else
+that it raises, a crash, and too much time or memory break the document or message, too. A parser with the argument
+`skip` is called again for the ones behind it. Its reasons never quote the file.
 """
 
+import inspect
 import json
 import os
 import pkgutil
-import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import struct
 import sysconfig
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sovereign_pipeline
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.base.files import digest_of, file_sha256, write_atomically
+from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, write_atomically
 from sovereign_pipeline.base.sandbox import Limits, conversation
 from sovereign_pipeline.corpus.opening import reject_unreadable
 
 LARGEST_FILE = 256 << 20
-"""Maximum size of a file, in bytes. A larger one is broken unread."""
+"""Maximum size of a file that is read whole, in bytes. An mbox is read message by message, and may be larger."""
 LARGEST_RESULT = 256 << 20
-"""Maximum size of what a parser returns for a file, in bytes."""
+"""Maximum size of what a parser returns for a document or message, in bytes."""
+RESULT_PER_BYTE = 8
+"""Maximum size of what a parser returns for a file above LARGEST_RESULT, as a multiple of the file's size."""
+MOST_ENDS = 10
+"""Number of messages of an mbox that may end the sandbox. The messages behind them are not read."""
 SECONDS = 60
 """Maximum processor time, and maximum waiting time, for a document or message."""
 LIMITS = Limits(
@@ -58,17 +65,31 @@ class Unreadable(Exception):
     """Raised by a parser for a file that it cannot read. The message is the reason, without text of the file."""
 
 
-@dataclass(frozen=True)
+def read_whole(stream: IO[bytes]) -> bytes:
+    """Return the content of a file. Raises Unreadable for a file above LARGEST_FILE."""
+    if stream.seek(0, os.SEEK_END) > LARGEST_FILE:
+        raise Unreadable(f"larger than {LARGEST_FILE >> 20} MiB")
+    stream.seek(0)
+    return stream.read()
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a source."""
+    """A file of a source. A source may have very many."""
 
     name: str
     """Path within the source's folder, in printable characters."""
-    path: Path
+    folder: Path
+    place: str
+    """Path within the folder."""
     sha256: str
     """SHA-256, or "" if the file cannot be read."""
     problem: str = ""
     """Reason why the file cannot be read."""
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.place
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,8 @@ class Unit:
     """SHA-256 of its file."""
     item: dict[str, Any]
     """Output of the parser; `{"broken": reason}` if the unit cannot be read."""
+    cached: tuple[str, int] | None = None
+    """File of the cache with the output, and its first byte there."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ def files_of(source: Path) -> list[SourceFile]:
     SourceError if there are none."""
     if not source.is_dir():
         reject_unreadable(source)
-        return [SourceFile(printable(source.name), source, file_sha256(source))]
+        return [SourceFile(printable(source.name), source.parent, source.name, file_sha256(source))]
     found = []
     for directory, folders, names in os.walk(source, onerror=_cannot_list):
         links = [name for name in folders if Path(directory, name).is_symlink()]
@@ -118,20 +141,23 @@ def _cannot_list(error: OSError) -> None:
 
 
 def _source_file(path: Path, source: Path) -> SourceFile:
-    name = printable(path.relative_to(source).as_posix())
+    place = path.relative_to(source).as_posix()
+    name = printable(place)
     try:
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            return SourceFile(name, path, "", "a link")
+            return SourceFile(name, source, place, "", "a link")
         if not stat.S_ISREG(mode):
-            return SourceFile(name, path, "", "no regular file")
-        return SourceFile(name, path, file_sha256(path))
+            return SourceFile(name, source, place, "", "no regular file")
+        return SourceFile(name, source, place, file_sha256(path))
     except OSError:
-        return SourceFile(name, path, "", "cannot be opened")
+        return SourceFile(name, source, place, "", "cannot be opened")
 
 
 def printable(name: str) -> str:
     """Return a file's name with unprintable characters, such as newlines, escaped."""
+    if name.isprintable():
+        return name
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
 
 
@@ -139,7 +165,16 @@ def digest_of_source(source: Path) -> str:
     """Return the SHA-256 of a file, or of the names and digests of a folder's files."""
     if not source.is_dir():
         return file_sha256(source)
-    return digest_of([[file.name, file.sha256 or file.problem] for file in files_of(source)])
+    return digest_of_files(files_of(source))
+
+
+def digest_of_files(files: Iterable[SourceFile]) -> str:
+    """Return the SHA-256 of the names and digests of files, as `digest_of` computes it of a list."""
+    found = sha256(b"[")
+    for number, file in enumerate(files):
+        found.update(b"," * (number > 0) + canonical_json([file.name, file.sha256 or file.problem]))
+    found.update(b"]")
+    return found.hexdigest()
 
 
 @cache
@@ -168,26 +203,121 @@ def units_of(
     files = list(files)
     of_parser = stored / digest_of([parser_version(parser), options or {}])[:16]
     next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
+    units = 0
+
+    def lines(number: int, file: SourceFile) -> Iterator[str]:
+        nonlocal next_report, units
+        for item in sandboxes.items_of(file.path):
+            units += 1
+            if time.monotonic() > next_report:
+                progress(f"{number:,} of {len(files):,} files and {units:,} documents or messages read")
+                next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
+            yield f"{json.dumps(item)}\n"
+        if file_sha256(file.path) != file.sha256:
+            raise SourceError(f"{file.path}: the file was changed while it was read.", "Run the line again.")
+
     with Sandboxes(parser, options or {}) as sandboxes:
         for number, file in enumerate(files):
-            if time.monotonic() > next_report:
-                progress(f"{number:,} of {len(files):,} files read")
-                next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
             if file.problem:
                 yield Unit(file.name, file.sha256, {"broken": file.problem})
                 continue
             # The parser decides by the suffix, too.
-            suffix = sha256(file.path.suffix.lower().encode()).hexdigest()[:8]
+            suffix = sha256(Path(file.place).suffix.lower().encode(errors="surrogateescape")).hexdigest()[:8]
             kept = of_parser / file.sha256[:2] / f"{file.sha256}-{suffix}.jsonl"
             if not kept.exists():
-                items = sandboxes.items_of(file.path)
-                if file_sha256(file.path) != file.sha256:
-                    raise SourceError(f"{file.path}: the file was changed while it was read.", "Run the line again.")
-                write_atomically(kept, "".join(f"{json.dumps(item)}\n" for item in items))
-            with kept.open(encoding="utf-8") as stream:
-                items = [json.loads(line) for line in stream]
-            for place, item in enumerate(items, start=1):
-                yield Unit(file.name if len(items) == 1 else f"{file.name}#{place}", file.sha256, item)
+                write_atomically(kept, lines(number, file))
+            yield from _cached(file, kept)
+
+
+def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:
+    with kept.open("rb") as stream:
+        line, start, place = stream.readline(), 0, 0
+        while line:
+            place, following, next_start = place + 1, stream.readline(), start + len(line)
+            name = file.name if place == 1 and not following else f"{file.name}#{place}"
+            yield Unit(name, file.sha256, json.loads(line), (str(kept), start))
+            line, start = following, next_start
+
+
+class Units:
+    """The units of a source, in the order of its files' names, and what is noted of them: on disk, because there may be
+    millions."""
+
+    def __init__(self, units: Iterable[Unit], directory: Path | None = None) -> None:
+        """Args:
+        directory: directory of the notes, which may contain unscrubbed text. The file has no name there. None for
+            memory.
+        """
+        self._units = units
+        self._notes = sqlite3.connect(":memory:") if directory is None else _unnamed_database(directory)
+        self.digests = self.notes("digests")
+        """Name of each unit that was yielded -> SHA-256 of its file."""
+        self._places = self.notes("places")
+
+    def __enter__(self) -> "Units":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._notes.close()
+
+    def __iter__(self) -> Iterator[Unit]:
+        """Yield every unit. Call it once."""
+        for unit in self._units:
+            # The item itself is noted only if it is in no cache.
+            self._places[unit.name] = unit.cached or (None, unit.item)
+            self.digests[unit.name] = unit.sha256
+            yield unit
+
+    def again(self, name: str) -> Unit:
+        """Return a unit that was yielded before."""
+        kept, place = self._places[name]
+        if kept is None:
+            return Unit(name, self.digests[name], place)
+        with Path(kept).open("rb") as stream:
+            stream.seek(place)
+            return Unit(name, self.digests[name], json.loads(stream.readline()), (kept, place))
+
+    def notes(self, name: str) -> "Notes":
+        """Return an empty dictionary on disk. The name is that of its table."""
+        return Notes(self._notes, name)
+
+
+def _unnamed_database(directory: Path) -> sqlite3.Connection:
+    directory.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=directory)
+    os.close(handle)
+    database = sqlite3.connect(name, isolation_level=None)
+    database.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE; BEGIN;")
+    database.execute("CREATE TABLE opened (x)")
+    Path(name).unlink()
+    return database
+
+
+class Notes(MutableMapping[Any, Any]):
+    """A dictionary on disk, in the order of its keys. Its values are JSON."""
+
+    def __init__(self, database: sqlite3.Connection, name: str) -> None:
+        database.execute(f"CREATE TABLE {name} (key PRIMARY KEY, value) WITHOUT ROWID")
+        self._database, self._name = database, name
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self._database.execute(f"SELECT value FROM {self._name} WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            raise KeyError(key)
+        return json.loads(found[0])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._database.execute(f"INSERT OR REPLACE INTO {self._name} VALUES (?, ?)", (key, json.dumps(value)))
+
+    def __delitem__(self, key: Any) -> None:
+        self._database.execute(f"DELETE FROM {self._name} WHERE key = ?", (key,))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (key for (key,) in self._database.execute(f"SELECT key FROM {self._name} ORDER BY key"))
+
+    def __len__(self) -> int:
+        (count,) = self._database.execute(f"SELECT count(*) FROM {self._name}").fetchone()
+        return int(count)
 
 
 class Sandboxes:
@@ -205,30 +335,46 @@ class Sandboxes:
     def __exit__(self, *error: Any) -> None:
         self._open.close()
 
-    def items_of(self, path: Path) -> list[dict[str, Any]]:
-        """Return what the parser yields for a file; one broken item if it cannot be parsed."""
-        if path.stat().st_size > LARGEST_FILE:
-            return [{"broken": f"larger than {LARGEST_FILE >> 20} MiB"}]
+    def items_of(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Yield what the parser yields for a file, and a broken item where it is ended. One broken item if the file
+        cannot be parsed."""
+        count, size = 0, 0
+        most = max(LARGEST_RESULT, RESULT_PER_BYTE * path.stat().st_size)
+        for _ in range(MOST_ENDS):
+            try:
+                for item in self._parsed(path, count):
+                    size += len(item)
+                    if len(item) > LARGEST_RESULT or size > most:
+                        raise MemoryError
+                    checked = _checked(json.loads(item))
+                    count += 1
+                    yield checked
+                if not count:
+                    yield {"broken": "holds nothing"}
+                return
+            except (OSError, EOFError, MemoryError, RecursionError, ValueError) as error:
+                yield {"broken": _why_it_ended(error)}
+                count += 1
+                if size > most:
+                    return
+        yield {"broken": f"the rest, because {MOST_ENDS} messages ended the parser"}
+
+    def _parsed(self, path: Path, skip: int) -> Iterator[bytes]:
         if self._channel is None or not self._left:
             self._open.close()
             self._channel = self._open.enter_context(conversation(_program(), _mounted(), LIMITS))
             self._left = FILES_OF_A_CHILD
-        self._left -= 1
-        request = {"parser": self._parser, "suffix": path.suffix.lower(), "options": self._options, "seconds": SECONDS}
-        try:
-            with path.open("rb") as stream:
-                encoded = json.dumps(request).encode()
-                socket.send_fds(self._channel, [_LENGTH.pack(len(encoded)) + encoded], [stream.fileno()])
-                items, size = [], 0
-                while (item := _received(self._channel)) is not None:
-                    size += len(item)
-                    if size > LARGEST_RESULT:
-                        raise MemoryError
-                    items.append(_checked(json.loads(item)))
-        except (OSError, EOFError, MemoryError, RecursionError, ValueError) as error:
-            self._left = 0
-            return [{"broken": _why_it_ended(error)}]
-        return items or [{"broken": "holds nothing"}]
+        left, self._left = self._left - 1, 0
+        request = {
+            "parser": self._parser, "suffix": path.suffix.lower(), "options": self._options, "seconds": SECONDS,
+            "skip": skip,
+        }  # fmt: skip
+        with path.open("rb") as stream:
+            encoded = json.dumps(request).encode()
+            socket.send_fds(self._channel, [_LENGTH.pack(len(encoded)) + encoded], [stream.fileno()])
+            while (item := _received(self._channel)) is not None:
+                yield item
+        self._left = left  # 0 if the file has ended the sandbox, or was not read to its end
 
 
 def _checked(item: Any) -> dict[str, Any]:
@@ -286,22 +432,24 @@ def serve(descriptor: int) -> None:
         if not begin:
             return
         request = json.loads(_read(channel, _LENGTH.unpack(begin)[0]))
-        path = Path("/tmp", f"file{request['suffix'][:20]}".replace("/", ""))
-        with os.fdopen(descriptors[0], "rb") as stream, path.open("wb") as copy:
-            shutil.copyfileobj(stream, copy)
         signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # its signal ends the process
-        for item in _items(request, path):
-            encoded = json.dumps(item).encode()
-            channel.sendall(_LENGTH.pack(len(encoded)) + encoded)
-            signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # an mbox may have any number of messages
+        with os.fdopen(descriptors[0], "rb") as stream:
+            for item in _items(request, stream):
+                encoded = json.dumps(item).encode()
+                channel.sendall(_LENGTH.pack(len(encoded)) + encoded)
+                signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # an mbox may have any number of messages
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.sendall(_LENGTH.pack(0))
-        path.unlink()
 
 
-def _items(request: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
+def _items(request: dict[str, Any], stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    parse, options = pkgutil.resolve_name(request["parser"]), request["options"]
+    if request["skip"]:
+        if "skip" not in inspect.signature(parse).parameters:  # what ended the sandbox is the whole file
+            return
+        options |= {"skip": request["skip"]}
     try:
-        yield from pkgutil.resolve_name(request["parser"])(path, **request["options"])
+        yield from parse(stream, request["suffix"], **options)
     except Unreadable as error:
         yield {"broken": str(error)}
     except MemoryError:

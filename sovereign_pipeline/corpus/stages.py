@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
         )
     described = readers.described(source_digests(workplace))
     write_jsonl(workspace / QUARANTINE, (asdict(row) for row in quarantined))
-    if files := readers.files:
-        write_jsonl(workspace / FILES, files)
+    if any(reader.extraction for reader in readers.of_sources):
+        write_jsonl(workspace / FILES, readers.files)
     if left_out := readers.levels_left_out(workspace / DOCUMENTS, workplace.institution.ladder):
         (workspace / LEFT_OUT).write_text(json.dumps(left_out, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (workspace / SOURCES).write_text(json.dumps(described, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -281,7 +282,7 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         return Verdict(False, f"{documents} not as the row has it: {and_more(found.different)}.", evidence)
     if found.quarantine_differs:
         return Verdict(False, "the quarantine does not hold the rows that are broken in the source files.", evidence)
-    if _files(artifact) != readers.files:
+    if any(stored != read for stored, read in zip_longest(_files(artifact), readers.files)):
         return Verdict(False, f"{FILES} states another outcome of a file than reading it again.", evidence)
     if read_sources(artifact) != readers.described(artifact.manifest.external_inputs):
         return Verdict(False, f"{SOURCES} has other files, terms or counts than the sources.", evidence)
@@ -294,11 +295,10 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
         f"{found.rows:,} rows = {found.documents:,} documents + {found.quarantined:,} quarantined + "
         f"{found.excluded:,} excluded + {found.not_selected:,} not selected, each as read."
     )
-    if files := readers.files:
-        outcomes = Counter(each["outcome"] for each in files)
-        evidence |= {"units": len(files), **{f"units_{outcome}": times for outcome, times in outcomes.items()}}
+    if outcomes := Counter(each["outcome"] for each in readers.files):
+        evidence |= {"units": outcomes.total(), **{f"units_{outcome}": times for outcome, times in outcomes.items()}}
         parts = " + ".join(f"{times:,} {outcome}" for outcome, times in sorted(outcomes.items()))
-        message += f" {counted(len(files), 'file or message', 'files or messages')} = {parts}."
+        message += f" {counted(outcomes.total(), 'file or message', 'files or messages')} = {parts}."
     if unread := sum(reader.left_out_unread for reader in readers.of_sources):
         rows = counted(unread, "row that became no document states", "rows that became no document state")
         message += f" {rows} no level or case that can be read, and raise no case file."
@@ -306,9 +306,9 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
     return Verdict(passed, message, evidence)
 
 
-def _files(raw_corpus: Artifact) -> list[dict[str, object]]:
+def _files(raw_corpus: Artifact) -> Iterator[dict[str, object]]:
     has = any(entry.path == FILES for entry in raw_corpus.manifest.files)
-    return [*read_jsonl(raw_corpus.file(FILES))] if has else []
+    return read_jsonl(raw_corpus.file(FILES)) if has else iter(())
 
 
 def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:

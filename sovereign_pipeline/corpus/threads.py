@@ -2,10 +2,13 @@
 
 import datetime
 import hashlib
+import json
 import re
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.languages import is_in_other_script, language_in, other_language
 from sovereign_pipeline.corpus.mail import Mail
 from sovereign_pipeline.corpus.markings import Markings
-from sovereign_pipeline.corpus.parsing import Outcome, Unit
+from sovereign_pipeline.corpus.parsing import Outcome, Units
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
@@ -28,20 +31,20 @@ _SAME = 0.9
 _OTHER_FILES = re.compile(
     r"(?:^|/)(?:\.|dovecot|maildirfolder$|subscriptions$|thumbs\.db$|desktop\.ini$)|\.msf$", re.IGNORECASE
 )
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _UNFINISHED = re.compile(r"(?:^|/)tmp/[^/]+$")
 _FLAGS = re.compile(r":2,[A-Z]*[DT][A-Z]*$")
 """Flags of Maildir for drafts and deleted messages."""
 
 
-def assemble(source: Source, ladder: ClassificationLadder, units: Iterable[Unit], folder: Path) -> Iterator[Any]:
+def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder: Path) -> Iterator[Any]:
     """Yield a row for each conversation, and an Outcome for each message that is in none.
 
     A thread is divided by correspondents: messages between the institution and one person, or people who see each
     other's addresses, are a conversation. The first turn is the other side's, and earlier messages of ours are left
     out. The last turn is ours, and later ones of the other side are left out.
     """
-    mails, copies = list[Mail](), defaultdict[str, list[Mail]](list)
-    seen: dict[object, Mail] = {}
+    mailbox, is_ours, markings = _Mailbox(units), _Ours(source.ours), Markings(ladder, source.levels)
     for unit in units:
         if _OTHER_FILES.search(unit.name):
             yield Outcome(unit.name, "left out", "a file of the system")
@@ -49,22 +52,10 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Iterable[Unit]
             yield Outcome(unit.name, "left out", "a message that was not delivered")
         elif "broken" in unit.item:
             yield Outcome(unit.name, "quarantined", unit.item["broken"])
-        else:
-            mail = Mail.of_item(unit.name, unit.item)
-            first = next((seen[key] for key in _keys(mail) if key in seen and _is_copy(mail, seen[key])), None)
-            if first is not None:
-                yield Outcome(mail.name, "duplicate", first.name)
-                copies[first.name].append(mail)
-                continue
-            if mail.id in seen:  # another message with a used id
-                mail = replace(mail, id=f"{mail.id} {mail.name}")
-            if mail.left_out is None and _FLAGS.search(unit.name):
-                mail = replace(mail, left_out="a draft, or deleted")
-            seen |= {key: mail for key in _keys(mail)}
-            mails.append(mail)
-    is_ours, markings = _Ours(source.ours), Markings(ladder, source.levels)
-    for thread in _threads(mails, is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
-        yield from _conversations(thread, copies, is_ours, markings)
+        elif (first := mailbox.add(Mail.of_item(unit.name, unit.item))) is not None:
+            yield Outcome(unit.name, "duplicate", first)
+    for thread in mailbox.threads(is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
+        yield from _conversations(thread, mailbox.copies_of, is_ours, markings)
 
 
 _LIKELY = 0.6
@@ -94,10 +85,6 @@ def _names_of(address: str) -> tuple[str, ...]:
     return (address,) if _PROVIDERS.match(domain) else (domain, address)
 
 
-def _keys(mail: Mail) -> list[object]:
-    return [mail.id, (mail.sender, mail.date.astimezone(datetime.UTC).replace(second=0, microsecond=0), mail.subject)]
-
-
 def _is_copy(mail: Mail, other: Mail) -> bool:
     mine, theirs = ({line.strip() for line in each.text.split("\n") if line.strip()} for each in (mail, other))
     return mail.sender == other.sender and len(mine & theirs) >= _SAME * min(len(mine), len(theirs))
@@ -120,15 +107,15 @@ class _Ours:
 class _Groups:
     """Union-find."""
 
-    def __init__(self) -> None:
-        self._parents: dict[str, str] = {}
+    def __init__(self, parents: MutableMapping[Any, Any]) -> None:
+        self._parents = parents
 
     def of(self, name: str) -> str:
         root = name
         while (parent := self._parents.get(root, root)) != root:
             root = parent
-        while name != root:
-            self._parents[name], name = root, self._parents.get(name, root)
+        while (parent := self._parents.get(name, root)) != root:
+            self._parents[name], name = root, parent
         return root
 
     def join(self, names: Iterable[str]) -> None:
@@ -150,27 +137,77 @@ def _base(subject: str) -> str:
     return subject.strip()
 
 
-def _threads(mails: Sequence[Mail], is_ours: _Ours, within: datetime.timedelta) -> Iterator[list[Mail]]:
-    """Yield the threads by references, joined by subject and correspondents where a reply has no known reference. Each
-    thread is in order: by date, and each message after the one that it answers."""
-    known = {mail.id for mail in mails}
-    groups = _Groups()
-    for mail in mails:
-        groups.join((mail.id, *mail.references))
-    newest: dict[tuple[str, str], Mail] = {}
-    """Subject and correspondent -> newest message so far."""
-    for mail in sorted(mails, key=lambda mail: mail.date):
-        subject = " ".join(_base(mail.subject).translate(COMPARED).casefold().split())
-        others = is_ours.others(mail)
-        if not known.intersection(mail.references) and _ANSWERS.match(mail.subject):
-            earlier = [newest[subject, other] for other in sorted(others) if (subject, other) in newest]
-            latest = max(earlier, key=lambda each: each.date, default=mail)
-            groups.join((mail.id, latest.id) if mail.date - latest.date <= within else ())
-        newest |= {(subject, other): mail for other in others if subject}
-    threads: dict[str, list[Mail]] = defaultdict(list)
-    for mail in mails:
-        threads[groups.of(mail.id)].append(mail)
-    yield from map(_ordered, threads.values())
+class _Mailbox:
+    """The messages without copies. Texts are read again, and all else is on disk, because there may be millions."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+        self._dates = array("q")
+        """Microseconds since 1970 of each message."""
+        self._heads = units.notes("heads")
+        """Number of a message -> the message without its text."""
+        self._known = units.notes("known")
+        """Id, or sender, minute and subject, of a message -> its number."""
+        self._copies = units.notes("copies")
+        """Name of a message, or of a copy of it -> name of the copy found before."""
+
+    def add(self, mail: Mail) -> str | None:
+        """Add a message. If it is a copy of one, return the name of that instead."""
+        minute = mail.date.astimezone(datetime.UTC).replace(second=0, microsecond=0)
+        looks = json.dumps([mail.sender, minute.isoformat(), mail.subject])
+        for key in (f"id {mail.id}", looks):
+            if (number := self._known.get(key)) is not None and _is_copy(
+                mail, other := self._whole(self._head(number))
+            ):
+                self._copies[mail.name], self._copies[other.name] = self._copies.get(other.name), mail.name
+                return other.name
+        if f"id {mail.id}" in self._known:  # another message with a used id
+            mail = replace(mail, id=f"{mail.id} {mail.name}")
+        if mail.left_out is None and _FLAGS.search(mail.name):
+            mail = replace(mail, left_out="a draft, or deleted")
+        number = len(self._dates)
+        self._known[f"id {mail.id}"] = self._known[looks] = number
+        self._heads[number] = {**asdict(replace(mail, text="")), "date": mail.date.isoformat()}
+        self._dates.append((mail.date - _EPOCH) // datetime.timedelta(microseconds=1))
+        return None
+
+    def copies_of(self, mail: Mail) -> list[Mail]:
+        """Return the copies of a message, in the order in which they were found."""
+        found, name = list[Mail](), self._copies.get(mail.name)
+        while name is not None:
+            found.append(Mail.of_item(name, self._units.again(name).item))
+            name = self._copies.get(name)
+        return found[::-1]
+
+    def threads(self, is_ours: _Ours, within: datetime.timedelta) -> Iterator[list[Mail]]:
+        """Yield the threads by references, joined by subject and correspondents where a reply has no known reference.
+        Each thread is in order: by date, and each message after the one that it answers."""
+        groups, firsts = _Groups(self._units.notes("parents")), self._units.notes("firsts")
+        every = range(len(self._dates))
+        for mail in map(self._head, every):
+            groups.join((mail.id, *mail.references))
+        newest = self._units.notes("newest")
+        """Subject and correspondent -> newest message so far."""
+        for number in sorted(every, key=self._dates.__getitem__):
+            mail = self._head(number)
+            subject = " ".join(_base(mail.subject).translate(COMPARED).casefold().split())
+            others = [json.dumps([subject, other]) for other in sorted(is_ours.others(mail))]
+            if _ANSWERS.match(mail.subject) and not any(f"id {each}" in self._known for each in mail.references):
+                earlier = [self._head(newest[other]) for other in others if other in newest]
+                latest = max(earlier, key=lambda each: each.date, default=mail)
+                groups.join((mail.id, latest.id) if mail.date - latest.date <= within else ())
+            if subject:
+                newest.update(dict.fromkeys(others, number))
+        threads = array("q", (firsts.setdefault(groups.of(self._head(number).id), number) for number in every))
+        for _, numbers in groupby(sorted(every, key=threads.__getitem__), threads.__getitem__):
+            yield [*map(self._whole, _ordered([*map(self._head, numbers)]))]
+
+    def _head(self, number: int) -> Mail:
+        head = self._heads[number]
+        return Mail.of_item(head["name"], head)
+
+    def _whole(self, head: Mail) -> Mail:
+        return replace(head, text=self._units.again(head.name).item["text"])
 
 
 def _ordered(mails: Sequence[Mail]) -> list[Mail]:
@@ -202,11 +239,11 @@ class _Conversation:
 
 
 def _conversations(
-    thread: Sequence[Mail], copies: Mapping[str, Sequence[Mail]], is_ours: _Ours, markings: Markings
+    thread: Sequence[Mail], copies_of: Callable[[Mail], list[Mail]], is_ours: _Ours, markings: Markings
 ) -> Iterator[dict[str, Any] | Outcome]:
     conversations = defaultdict[str, _Conversation](_Conversation)
     try:
-        every = [each for mail in thread for each in (mail, *copies.get(mail.name, ()))]
+        every = (each for mail in thread for each in (mail, *copies_of(mail)))
         level = markings.highest(*(_level_of(each, markings) for each in every))
     except RowRejected as error:
         yield from (Outcome(mail.name, "quarantined", str(error)) for mail in thread)
@@ -249,7 +286,7 @@ def _correspondents(thread: Sequence[Mail], is_ours: _Ours) -> Iterator[tuple[Ma
     Messages that the institution sent to several people before any of them wrote do not join these people: each answers
     in a conversation of his own.
     """
-    people = _Groups()
+    people = _Groups({})
     has_begun = False
     for mail in thread:
         has_begun = has_begun or not is_ours(mail.sender)

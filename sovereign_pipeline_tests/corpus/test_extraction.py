@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +278,7 @@ def test_only_new_files_are_parsed_and_a_broken_one_can_be_excluded(
     put(institution, {"a/2024-01-02-in.txt": b"x", "a/2024-01-02-out.txt": b"y", "b/2024-01-02-in.docx": b""})
     parsed, parse = list[str](), parsing.Sandboxes.items_of
 
-    def noted(self: parsing.Sandboxes, path: Path) -> list[dict[str, Any]]:
+    def noted(self: parsing.Sandboxes, path: Path) -> Iterator[dict[str, Any]]:
         parsed.append(path.name)
         return parse(self, path)
 

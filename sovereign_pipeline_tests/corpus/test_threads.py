@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.corpus import parsing
 from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.extraction import KINDS
 from sovereign_pipeline.corpus.folders import look_at_folder
 from sovereign_pipeline.corpus.mail import parse_mail
-from sovereign_pipeline.corpus.parsing import Outcome, Unit, files_of
+from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units, files_of, units_of
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
 from sovereign_pipeline.corpus.stages import DOCUMENTS, read_sources
 from sovereign_pipeline.corpus.threads import assemble
@@ -40,7 +42,7 @@ def _mail(id: str, sender: str, to: str, text: str, answers: str = "", hours: fl
 
 
 def _rows(units: Iterable[Unit]) -> tuple[list[dict[str, Any]], list[Outcome]]:
-    both = [*assemble(SOURCE, LADDER, units, Path())]
+    both = [*assemble(SOURCE, LADDER, Units(units), Path())]
     return [each for each in both if isinstance(each, dict)], [each for each in both if isinstance(each, Outcome)]
 
 
@@ -50,7 +52,8 @@ def test_an_invented_mailbox(tmp_path: Path) -> None:
     letters = mailboxes.write(box, tmp_path)
     units = list[Unit]()
     for file in files_of(tmp_path):
-        items = [*parse_mail(file.path)]
+        with file.path.open("rb") as stream:
+            items = [*parse_mail(stream, "")]
         units += [Unit(file.name + f"#{n}" * (len(items) > 1), "", item) for n, item in enumerate(items, start=1)]
     rows, others = _rows(units)
     became = {each.name: f"{each.kind}: {each.reason}" for each in others}
@@ -102,6 +105,22 @@ def test_a_folder_of_mail_is_a_source(institution: DemoInstitution) -> None:
     (source,) = read_sources(raw)
     assert source["documents"] == len(documents)
     assert source["units"] == len(box.letters) + box.copies + len(hostile)
+
+
+def test_an_mbox_of_any_size_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that ends the parser, and one that is too large, are broken alone."""
+    monkeypatch.setattr(parsing, "SECONDS", 2)
+    head = b"From a@b.example Mon Feb  5 08:30:00 2024\nFrom: a@mail.example\nDate: Mon, 5 Feb 2024 08:30:00 +0400\n"
+    with (tmp_path / "archive.mbox").open("wb") as archive:
+        for body in (b"\nOne\n\n", b"Content-Type: text/html\n\n" + b"<div>" * 90_000 + b"\n\n", b"\nThree\n\n"):
+            archive.write(head + body)
+        archive.write(head)
+        archive.seek(parsing.LARGEST_FILE)
+        archive.write(b"\n\n" + head + b"\nFive\n")
+    units = Units(units_of(KINDS["mail"][0], files_of(tmp_path), tmp_path / "cache"), tmp_path / "cache")
+    assert [unit.item.get("text") for unit in units] == ["One", None, "Three", None, "Five"]
+    assert units.again("archive.mbox#3").item["text"] == "Three"
+    assert not [each for each in (tmp_path / "cache").iterdir() if each.is_file()]
 
 
 _ASKED, _ANSWERED = _mail("1", ANNA, DESK, "May I build?"), _mail("2", DESK, ANNA, "You may.", "1", 1)
