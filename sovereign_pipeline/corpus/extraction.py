@@ -3,8 +3,8 @@
 A kind of source plugs in with two functions, named in `KINDS`:
 
 - a parser, which runs in the sandbox (`parsing.py` says what it yields and raises);
-- an assembler, `assemble(source, ladder, units, folder)`. It gets a `Unit` for each document or message, in the order
-  of the files' names, also for broken ones. It keeps no texts, because there may be millions of units: `units.again`
+- an assembler, `assemble(source, ladder, units, folder)`. It gets a `Unit` for each document, message or attachment,
+  by the files' names, also for broken ones. It keeps no texts, because there may be millions of units: `units.again`
   reads one again, and `units.notes` keeps facts of them on disk. It yields rows and `Outcome`s, in any order, and names
   every unit exactly once: in `files` of a row, or in an Outcome. A row is a dict with `id`, `case`, `date`, `author`,
   `department`, `subject`, `messages` (in OpenAI's form), `classification` ("" without a marking), `files` (names of its
@@ -56,8 +56,8 @@ class Extraction:
     rows: Path
     """JSONL file of the rows and the quarantined units."""
     outcomes: Path
-    """JSONL file with, for each document or message: `source`, `path`, `sha256`, `outcome` (`row`, `left out`,
-    `quarantined` or `duplicate`), `reason`, `row` (id) and `others`."""
+    """JSONL file with, for each document, message or attachment: `source`, `path`, `sha256`, `outcome` (`row`,
+    `left out`, `quarantined` or `duplicate`), `reason`, `row` (id) and `others`."""
     counts: dict[str, Any]
     """Number of files and units, and of units by outcome and reason, for `sources.json`."""
 
@@ -90,6 +90,7 @@ def extract(
     """
     parser, assembler = KINDS[source.kind]
     options = {"encoding": source.encoding} if source.encoding else {}
+    options |= {"attachments": source.attachments} if source.kind == "mail" else {}
     listed = files_of(path)
     folder = path if path.is_dir() else path.parent
     key = digest_of([str(path), source.description, ladder.levels, digest_of_files(listed)])
@@ -140,6 +141,7 @@ def extract(
         {
             "files": len(listed),
             "units": counts.total(),
+            **({"attachments": units.attachments} if units.attachments else {}),
             "in_rows": counts["row"],
             "duplicates": counts["duplicate"],
             "units_quarantined": counts["quarantined"],

@@ -66,7 +66,7 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
     own: dict[str, Any]
     if mails > len(documents):
         units = units_of(KINDS["mail"][0], files, parsed_in(settings))
-        ours = likely_ours(unit.item for unit in units if "broken" not in unit.item)
+        ours = likely_ours(unit.item for unit in units if "sender" in unit.item)
         own = {"kind": "mail", "ours": [ours or f"{FILL_IN}: domains and addresses of the institution"]}
     else:
         own = {"kind": "documents", "pairs": {"reference": True, **_patterns(documents)}}

@@ -77,7 +77,7 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
             yield Outcome(unit.name, "left out", "a file of the system")
         elif "broken" not in unit.item:
             try:
-                letters[unit.name] = _letter(unit, units, markings, ladder)
+                letters[unit.name] = _letter(unit, units, markings)
             except RowRejected as rejected:
                 yield Outcome(unit.name, "quarantined", str(rejected))
         elif unit.sha256 and PurePosixPath(unit.name).suffix.lower() not in DOCUMENTS:
@@ -105,15 +105,11 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _letter(unit: Unit, units: Units, markings: Markings, ladder: ClassificationLadder) -> Letter:
+def _letter(unit: Unit, units: Units, markings: Markings) -> Letter:
     item = unit.item
-    around = [line for text in (*item["margins"], *item["properties"].values()) for line in text.splitlines()]
-    outside = markings.highest(markings.in_path(unit.name), *map(markings.in_title, around))
-    inside = markings.in_lines(item["text"])
-    raised = inside is not None and outside is not None and ladder.exceeds(inside, outside)
+    level, raised = markings.in_document(unit.name, item)
     dates = (item["properties"].get(name, "") for name in ("created", "creation-date", "CreationDate"))
     day = next((match for each in dates if (match := _DAY.match(each))), None)
-    level = markings.highest(outside, inside)
     return Letter(unit.name, units, level, raised, "-".join(day.groups()) if day else "")
 
 
@@ -124,7 +120,7 @@ def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder) ->
         by_stem[letter.stem].append(letter)
     for same in by_stem.values():
         best, *others = sorted(same, key=lambda letter: DOCUMENTS.index(PurePosixPath(letter.name).suffix.lower()))
-        if all(_is_copy(best.text, each.text) for each in others):
+        if all(is_copy(best.text, each.text) for each in others):
             best.copies += [each.name for each in others]
             best.raised = any(each.raised for each in same)
             best.level = max((each.level for each in same if each.level), key=ladder.rank, default=None)
@@ -136,7 +132,9 @@ def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder) ->
                 del letters[each.name]
 
 
-def _is_copy(text: str, other: str) -> bool:
+def is_copy(text: str, other: str) -> bool:
+    """Return whether two texts are one letter in two formats. One of them may have more lines, such as a PDF's
+    margins."""
     words, others = (Counter(folded(word) for word in each.split()) for each in (text, other))
     return (words & others).total() >= LEAST_EQUAL * min(words.total(), others.total())
 

@@ -1,28 +1,41 @@
 """Read the messages of .eml, mbox, Maildir and Outlook .msg files."""
 
+import base64
 import codecs
 import datetime
 import email
 import email.errors
 import email.utils
 import hashlib
+import importlib
+import io
 import itertools
+import json
+import os
 import re
+import select
+import signal
+import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from email.header import decode_header
 from email.message import Message
 from email.policy import compat32
+from pathlib import PurePosixPath
 from typing import IO, Any
 
-from sovereign_pipeline.corpus.parsing import Unreadable
+from sovereign_pipeline.corpus.office_files import DOCUMENTS, parse_document
+from sovereign_pipeline.corpus.parsing import SECONDS, Parser, Unreadable, parsed
 
 LARGEST_MESSAGE = 64 << 20
 LARGEST_HEADERS = 256 << 10
 LONGEST_TEXT = 500_000
 DEEPEST = 50
+MOST_ATTACHMENTS = 500
+DEEPEST_MESSAGE = 2
+"""Maximum number of messages in which an attachment that is read is, one inside the other."""
 _LONGEST_SUBJECT = 4_000
 _MOST_REFERENCES = 200
 _OUTLOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -42,8 +55,6 @@ class Mail:
     recipients: tuple[str, ...]
     subject: str
     text: str
-    attachments: tuple[str, ...] = ()
-    """Media type of each attachment."""
     markings: tuple[str, ...] = ()
     """Values of the headers that state a classification."""
     left_out: str | None = None
@@ -58,18 +69,27 @@ class Mail:
         return Mail(**{**item, **lists, "date": datetime.datetime.fromisoformat(item["date"]), "name": name})
 
 
-def parse_mail(stream: IO[bytes], suffix: str, skip: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield every message of a file as JSON, or `{"broken": reason}` for one that cannot be read.
+def parse_mail(
+    stream: IO[bytes], suffix: str, skip: int = 0, attachments: str = "leave_out", **of_documents: Any
+) -> Iterator[dict[str, Any]]:
+    """Yield every message of a file as JSON, or `{"broken": reason}` for one that cannot be read. Its `attachments` are
+    as `_attached` yields them.
 
     Args:
         skip: number of messages at the file's begin that are left out.
+        attachments: `read` or `leave_out`.
+        of_documents: options of `parse_document`, which reads the attachments.
     """
     begin = stream.read(len(_OUTLOOK))
     stream.seek(0)
-    if begin.startswith(b"From "):
-        yield from map(_item, itertools.islice(_messages_in_mbox(stream), skip, None))
-    elif not skip:
-        yield _item(stream.read(LARGEST_MESSAGE + 1))
+    is_mbox = begin.startswith(b"From ")
+    every = _messages_in_mbox(stream) if is_mbox else iter([stream.read(LARGEST_MESSAGE + 1)])
+    for data in itertools.islice(every, skip, None):
+        message, parts = _item(data)
+        is_read = attachments == "read" and message.get("left_out") in (None, WITHOUT_TEXT)
+        reason = "an attachment" if attachments != "read" else "its message is left out"
+        found = _attached(parts, of_documents) if is_read else (_left_out(part, reason) for part in parts)
+        yield {**message, **({"attachments": [*found]} if parts else {})}
 
 
 # mailbox.mbox divides at every line that begins with "From ", also within a text whose writer did not escape it, and
@@ -94,19 +114,24 @@ def _messages_in_mbox(stream: IO[bytes]) -> Iterator[bytes]:
     yield b"".join(lines)
 
 
-def _item(data: bytes) -> dict[str, Any]:
+def _item(data: bytes) -> tuple[dict[str, Any], list["Message[str, str]"]]:
+    """Return a message as JSON, and its attachments."""
     try:
-        found = _mail(data)
-        return {**asdict(found), "date": found.date.isoformat()}
+        found, attachments = _mail(data)
+        return {**asdict(found), "date": found.date.isoformat()}, attachments
     except Unreadable as error:
-        return {"broken": str(error)}
+        reason = str(error)
     except RecursionError:
-        return {"broken": "parts nested too deep"}
+        reason = "parts nested too deep"
     except Exception as error:  # the parsers of untrusted files raise errors of many classes; a text may quote the file
-        return {"broken": f"no readable message ({type(error).__name__})"}
+        reason = f"no readable message ({type(error).__name__})"
+    return {"broken": reason}, []
 
 
-def _mail(data: bytes) -> Mail:
+WITHOUT_TEXT = "without text"
+
+
+def _mail(data: bytes) -> tuple[Mail, list["Message[str, str]"]]:
     if len(data) > LARGEST_MESSAGE:
         raise Unreadable(f"larger than {LARGEST_MESSAGE >> 20} MiB")
     kind = None
@@ -122,14 +147,17 @@ def _mail(data: bytes) -> Mail:
         raise Unreadable("no address under From")
     body = _Body()
     kind = kind or _kind(headers, sender[0], message.get_content_type())
-    if kind is None:
-        body.read(message)
+    try:
+        body.read(message, is_chosen=kind is None)
+    except Unreadable:
+        if kind is None:
+            raise
     text = _tidy("\n\n".join(body.texts))
-    kind = kind or ("a calendar entry" if body.has_calendar else None if text else "without text")
+    kind = kind or ("a calendar entry" if body.has_calendar else None if text else WITHOUT_TEXT)
     ids = headers.ids("message-id")
     answered = headers.ids("in-reply-to")
     earlier = [each for each in headers.ids("references") if each not in answered[:1]] + answered[:1]
-    return Mail(
+    found = Mail(
         id=ids[0] if ids else hashlib.sha256(data).hexdigest(),
         references=tuple(dict.fromkeys(earlier[-_MOST_REFERENCES:])),
         date=headers.date(),
@@ -137,10 +165,10 @@ def _mail(data: bytes) -> Mail:
         recipients=tuple(dict.fromkeys(headers.addresses("to", "cc", "bcc"))),
         subject=headers.text("subject"),
         text=text,
-        attachments=tuple(body.attachments),
         markings=headers.markings(),
         left_out=kind,
     )
+    return found, body.attachments
 
 
 _DELETED_IN_MOZILLA = 0x0008
@@ -166,21 +194,7 @@ class _Headers:
 
     def text(self, name: str) -> str:
         """Return a header as text on one line, with encoded words (RFC 2047) and bytes above 127 decoded."""
-        value = _decoded(self.raw(name)[:_LONGEST_SUBJECT].encode(errors="surrogateescape"), self._charset)
-        try:
-            pieces = decode_header(re.sub(r"\r?\n(?=[ \t])", "", value))
-        except email.errors.HeaderParseError:
-            pieces = [(value, None)]
-        # Pieces around encoded words are bytes in an encoding of the module's own.
-        text = "".join(
-            piece
-            if isinstance(piece, str)
-            else _decoded(piece, charset)
-            if charset
-            else piece.decode("raw-unicode-escape")
-            for piece, charset in pieces
-        )
-        return " ".join("".join(c if unicodedata.category(c) != "Cc" else " " for c in text).split())
+        return _on_one_line(self.raw(name), self._charset)
 
     def ids(self, name: str) -> list[str]:
         value = self.raw(name)
@@ -206,6 +220,20 @@ class _Headers:
         found += _LABEL_NAME.findall(self.text("msip_labels"))
         found += [value for value in (self.text("sensitivity"),) if value.casefold() not in ("", "normal", *_PRIVATE)]
         return tuple(found)
+
+
+def _on_one_line(header: str, charset: str | None) -> str:
+    value = _decoded(header[:_LONGEST_SUBJECT].encode(errors="surrogateescape"), charset)
+    try:
+        pieces = decode_header(re.sub(r"\r?\n(?=[ \t])", "", value))
+    except email.errors.HeaderParseError:
+        pieces = [(value, None)]
+    # Pieces around encoded words are bytes in an encoding of the module's own.
+    text = "".join(
+        piece if isinstance(piece, str) else _decoded(piece, charset) if charset else piece.decode("raw-unicode-escape")
+        for piece, charset in pieces
+    )
+    return " ".join("".join(c if unicodedata.category(c) != "Cc" else " " for c in text).split())
 
 
 _PRIVATE = ("personal", "private")
@@ -252,7 +280,7 @@ _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pk
 @dataclass
 class _Body:
     texts: list[str] = field(default_factory=list)
-    attachments: list[str] = field(default_factory=list)
+    attachments: list["Message[str, str]"] = field(default_factory=list)
     has_calendar: bool = False
 
     def read(self, part: "Message[str, str]", depth: int = 0, *, is_chosen: bool = True) -> None:
@@ -267,7 +295,9 @@ class _Body:
         if kind.startswith("multipart/"):
             self._read_parts(kind, part, depth, is_chosen)
         elif part.get_content_disposition() == "attachment" or part.get_filename() or not kind.startswith("text/"):
-            self.attachments.append(kind)
+            self.attachments.append(part)
+            if len(self.attachments) > MOST_ATTACHMENTS:
+                raise Unreadable(f"more than {MOST_ATTACHMENTS} attachments")
         elif kind == "text/calendar":
             self.has_calendar = True
         elif is_chosen:
@@ -306,6 +336,179 @@ def _text_of(part: "Message[str, str]", kind: str) -> str:
         return text_of_html(text)
     is_flowed = str(part.get_param("format", "")).lower() == "flowed"
     return _unflowed(text, str(part.get_param("delsp", "")).lower() == "yes") if is_flowed else text
+
+
+_MESSAGES = (".eml", ".msg")
+_TEXTS = (".txt", ".md", ".markdown", ".html", ".htm")
+_SUFFIX_OF = {
+    "application/pdf": ".pdf",
+    "application/rtf": ".rtf",
+    "application/vnd.oasis.opendocument.text": ".odt",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": ".docx",
+    "application/vnd.ms-outlook": ".msg",
+    "message/rfc822": ".eml",
+    "text/rtf": ".rtf",
+}
+_SUFFIX_OF_TEXT = {"text/plain": ".txt", "text/html": ".html", "text/markdown": ".md"}
+_SUFFIX = re.compile(r"\.(?=[0-9]*[a-z])[a-z0-9]{1,8}")
+
+
+def _attached(
+    parts: Iterable["Message[str, str]"], options: Mapping[str, Any], depth: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Yield for each attachment of a message: `attachment` (its suffix), `sha256` and `stem` (of its name); and the
+    document that it holds, `left_out` or `broken`.
+
+    A message that is attached has `id` and `markings`, too, and is followed by its own attachments. Each document is
+    parsed in a process of its own, so that one that ends its parser does not end the message.
+    """
+    for library in _LIBRARIES:
+        importlib.import_module(library)
+    seconds = signal.getitimer(signal.ITIMER_PROF)[0] or float(SECONDS)
+    for part in parts:
+        item, content = _file_of(part)
+        suffix = item["attachment"]
+        if "broken" in item:
+            yield item
+        elif suffix in _TEXTS and not content.removeprefix(codecs.BOM_UTF8).strip():
+            yield {**item, "left_out": WITHOUT_TEXT}
+        elif suffix not in (*DOCUMENTS, *_MESSAGES):
+            is_picture = part.get_content_maintype() == "image"
+            yield {**item, "left_out": "a picture" if is_picture else "a kind of file that is not read"}
+        elif suffix in _MESSAGES and depth == DEEPEST_MESSAGE:
+            yield {**item, "broken": "messages nested too deep"}
+        else:
+            parse, own = (_parse_attached, {"depth": depth + 1}) if suffix in _MESSAGES else (parse_document, {})
+            (first, *others), used = _apart(parse, content, suffix, {**options, **own}, seconds)
+            seconds = max(0.0, seconds - used)
+            if suffix in _TEXTS and first.get("broken") == "holds no text":
+                first = {"left_out": WITHOUT_TEXT}
+            elif len(first.get("text", "")) > LONGEST_TEXT:
+                first = {"broken": f"a text longer than {LONGEST_TEXT:,} characters"}
+            yield {**item, **first}
+            yield from others
+
+
+_LIBRARIES = (
+    "bs4",
+    "lxml.etree",
+    "pdfminer.converter",
+    "pdfminer.pdfdocument",
+    "pdfminer.pdfpage",
+    "striprtf.striprtf",
+)
+"""Imported before a process is divided, so that not each of its copies imports them."""
+
+
+def _left_out(part: "Message[str, str]", reason: str) -> dict[str, Any]:
+    item = _file_of(part)[0]
+    return {"attachment": item["attachment"], "sha256": item["sha256"], "left_out": reason}
+
+
+def _file_of(part: "Message[str, str]") -> tuple[dict[str, Any], bytes]:
+    """Return an attachment's suffix, digest and stem, and its content; `broken` if it cannot be decoded."""
+    name, content, reason = _name_of(part), b"", ""
+    suffix = _suffix_of(name, part.get_content_type())
+    digest = hashlib.sha256()
+    try:
+        content = _content_of(part)
+        digest.update(content)
+        _refuse_damage(part)
+        charset, is_html = part.get_content_charset(), suffix.startswith(".htm")
+        if suffix in _TEXTS and not is_html and not content.startswith(_BOMS):
+            content = _decoded(content, charset).encode()
+        elif is_html and charset and content.lstrip().startswith(b"<"):  # the mark is above what the HTML states
+            content = codecs.BOM_UTF8 + _decoded(content, charset).encode()
+    except Unreadable as error:
+        reason = str(error)
+    except Exception as error:  # as in `_item`
+        reason = f"damaged ({type(error).__name__})"
+    item = {"attachment": suffix, "sha256": digest.hexdigest(), "stem": PurePosixPath(name).stem}
+    return ({**item, "broken": reason} if reason else item), content
+
+
+_BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def _name_of(part: "Message[str, str]") -> str:
+    try:
+        return _on_one_line((part.get_filename() or "")[-_LONGEST_SUBJECT:], None)  # the end has the suffix
+    except Exception:  # parameters are parsed by the `email` package; a name decides nothing but the kind
+        return ""
+
+
+def _content_of(part: "Message[str, str]") -> bytes:
+    content = part.get_payload(decode=True)
+    if isinstance(content, bytes):
+        return content
+    if not part.is_multipart():
+        return b""
+    parts: list[Message[str, str]] = part.get_payload()  # type: ignore[assignment]  # a message, or a report about one
+    return b"\n".join(each.as_bytes(policy=compat32.clone(mangle_from_=False)) for each in parts)
+
+
+def _suffix_of(name: str, kind: str) -> str:
+    """Return the suffix of a name; of the media type, if the name has none that says how to read the file."""
+    suffix = PurePosixPath(name).suffix.lower()
+    suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
+    if suffix in (*DOCUMENTS, *_MESSAGES):
+        return suffix
+    by_kind = _SUFFIX_OF.get(kind) or (_SUFFIX_OF_TEXT.get(kind) if not suffix else None)
+    subtype = f".{kind.partition('/')[2]}"
+    return by_kind or suffix or (subtype if _SUFFIX.fullmatch(subtype) else "")
+
+
+def _parse_attached(stream: IO[bytes], suffix: str, depth: int, **options: Any) -> Iterator[dict[str, Any]]:
+    """Yield an attached message as a document, and its attachments."""
+    message, parts = _item(stream.read())
+    if "broken" in message:
+        yield message
+        return
+    is_read = message["left_out"] in (None, WITHOUT_TEXT)
+    if message["left_out"] is not None:
+        yield {"left_out": message["left_out"]}
+    else:
+        kept = {name: message[name] for name in ("id", "text", "markings")}
+        yield {**kept, "margins": [message["subject"]], "properties": {}}
+    reason = "its message is left out"
+    yield from _attached(parts, options, depth) if is_read else (_left_out(part, reason) for part in parts)
+
+
+_LARGEST_RESULT = 64 << 20
+_ENDED = "ended its parser: damaged, or too much time or memory"
+
+
+def _apart(
+    parse: Parser, content: bytes, suffix: str, options: dict[str, Any], seconds: float
+) -> tuple[list[dict[str, Any]], float]:
+    """Return what a parser yields for a file, from a process of its own, and the processor seconds that it used."""
+    if seconds <= 0:
+        return [{"broken": f"the attachments of its message take longer than {SECONDS} seconds"}], 0.0
+    ours, theirs = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.close(ours)
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
+            with os.fdopen(theirs, "wb") as stream:
+                stream.write(json.dumps([*parsed(parse, io.BytesIO(content), suffix, options)]).encode())
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    pieces, size, until = list[bytes](), 0, time.monotonic() + 2 * SECONDS
+    with os.fdopen(ours, "rb", buffering=0) as result:
+        while size <= _LARGEST_RESULT and select.select([result], [], [], max(0.0, until - time.monotonic()))[0]:
+            if not (piece := result.read(1 << 20)):
+                break
+            pieces.append(piece)
+            size += len(piece)
+    os.kill(child, signal.SIGKILL)
+    usage = os.wait4(child, 0)[2]
+    try:
+        items = json.loads(b"".join(pieces))
+    except ValueError:
+        items = []
+    is_whole = isinstance(items, list) and items and all(isinstance(each, dict) for each in items)
+    return items if is_whole else [{"broken": _ENDED}], usage.ru_utime + usage.ru_stime
 
 
 _LATIN = ("iso8859-1", "cp1252")
@@ -445,6 +648,9 @@ def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
     for attachment in found.attachments:
         part = Message(policy=compat32)
         part["content-type"] = attachment.mime_type or "application/octet-stream"
-        part["content-disposition"] = "attachment"
+        name = attachment.file_name or attachment.properties.str_prop_value(0x3704) or ""
+        part.add_header("content-disposition", "attachment", filename=name)
+        part["content-transfer-encoding"] = "base64"
+        part.set_payload(base64.b64encode(attachment.file_bytes or b"").decode())
         message.attach(part)
     return message, next((each for begin, each in _OUTLOOK_KINDS.items() if kind.startswith(begin)), None)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.folding import folded
@@ -57,6 +58,15 @@ class Markings:
     def in_path(self, path: str) -> str | None:
         """Return the level of the folders whose name is a marking."""
         return self.highest(*map(self._marking, PurePath(path).parts[:-1]))
+
+    def in_document(self, name: str, item: Mapping[str, Any]) -> tuple[str | None, bool]:
+        """Return the level of a document that a parser yielded, and whether a marking in its text is above the ones in
+        its margins, properties and folders."""
+        around = [line for text in (*item["margins"], *item["properties"].values()) for line in text.splitlines()]
+        outside = self.highest(self.in_path(name), *map(self.in_title, around))
+        inside = self.in_lines(item["text"])
+        is_raised = inside is not None and outside is not None and self._ladder.exceeds(inside, outside)
+        return self.highest(outside, inside), is_raised
 
     def _marking(self, text: str) -> str | None:
         """Return the level of a text that is a marking and nothing else."""

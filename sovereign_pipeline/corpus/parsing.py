@@ -4,12 +4,17 @@ A parser is a function that gets an open file and its suffix. It yields one JSON
 the file, or `{"broken": reason}` for one that cannot be read. It raises Unreadable for a whole file. Everything else
 that it raises, a crash, and too much time or memory break the document or message, too. A parser with the argument
 `skip` is called again for the ones behind it. Its reasons never quote the file.
+
+A message may have `attachments`: objects with `attachment` (a suffix, or "") and `sha256` (of their bytes). They are
+units of their own, behind it: `archive.mbox#17/2.pdf` is the second attachment of the 17th message. The attachments'
+own names are not used. They may be anything, also text of the message.
 """
 
 import inspect
 import json
 import os
 import pkgutil
+import re
 import signal
 import socket
 import sqlite3
@@ -20,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -59,6 +64,12 @@ from sovereign_pipeline.corpus.parsing import serve
 main = serve
 """
 _LENGTH = struct.Struct(">I")
+_DOCUMENTS = "sovereign_pipeline.corpus.office_files"
+"""Module of the parser of documents, which also reads attachments."""
+_SUFFIX, _DIGEST = re.compile(r"(?:\.[a-z0-9]{1,8})?"), re.compile("[0-9a-f]{64}")
+
+
+Parser = Callable[..., Iterator[dict[str, Any]]]
 
 
 class Unreadable(Exception):
@@ -97,13 +108,14 @@ class Unit:
     """A document or a message of a source: what is counted."""
 
     name: str
-    """Name of its file, with `#` and a number if the file has several."""
+    """Name of its file, with `#` and a number if the file has several. Of an attachment: the name of its message, `/`,
+    a number and a suffix."""
     sha256: str
-    """SHA-256 of its file."""
+    """SHA-256 of its file, or of the attachment."""
     item: dict[str, Any]
     """Output of the parser; `{"broken": reason}` if the unit cannot be read."""
-    cached: tuple[str, int] | None = None
-    """File of the cache with the output, and its first byte there."""
+    cached: tuple[str, int, int] | None = None
+    """File of the cache with the output, its first byte there, and the number of the attachment or 0."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +192,7 @@ def digest_of_files(files: Iterable[SourceFile]) -> str:
 @cache
 def parser_version(parser: str) -> str:
     """Return the digest of a parser's source code, of this module and of the parsing libraries' versions."""
-    modules = (__name__, parser.partition(":")[0])
+    modules = dict.fromkeys((__name__, parser.partition(":")[0], _DOCUMENTS))
     files = [Path(sovereign_pipeline.__file__).parents[1] / f"{module.replace('.', '/')}.py" for module in modules]
     code = [file_sha256(file) for file in files]
     return digest_of([code, {name: version(name) for name in LIBRARIES}])
@@ -235,8 +247,17 @@ def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:
         while line:
             place, following, next_start = place + 1, stream.readline(), start + len(line)
             name = file.name if place == 1 and not following else f"{file.name}#{place}"
-            yield Unit(name, file.sha256, json.loads(line), (str(kept), start))
+            yield from _units_in(name, file.sha256, line, (str(kept), start))
             line, start = following, next_start
+
+
+def _units_in(name: str, sha256: str, line: bytes, place: tuple[str, int]) -> Iterator[Unit]:
+    """Yield the document or message in a line of the cache, and its attachments."""
+    item = json.loads(line)
+    attachments = item.pop("attachments", ())
+    yield Unit(name, sha256, item, (*place, 0))
+    for number, each in enumerate(attachments, start=1):
+        yield Unit(f"{name}/{number}{each['attachment']}", each["sha256"], each, (*place, number))
 
 
 class Units:
@@ -253,6 +274,8 @@ class Units:
         self.digests = self.notes("digests")
         """Name of each unit that was yielded -> SHA-256 of its file."""
         self._places = self.notes("places")
+        self.attachments = 0
+        """Number of attachments that were yielded."""
 
     def __enter__(self) -> "Units":
         return self
@@ -266,16 +289,19 @@ class Units:
             # The item itself is noted only if it is in no cache.
             self._places[unit.name] = unit.cached or (None, unit.item)
             self.digests[unit.name] = unit.sha256
+            self.attachments += "attachment" in unit.item
             yield unit
 
     def again(self, name: str) -> Unit:
         """Return a unit that was yielded before."""
-        kept, place = self._places[name]
+        kept, *place = self._places[name]
         if kept is None:
-            return Unit(name, self.digests[name], place)
+            return Unit(name, self.digests[name], *place)
+        start, number = place
         with Path(kept).open("rb") as stream:
-            stream.seek(place)
-            return Unit(name, self.digests[name], json.loads(stream.readline()), (kept, place))
+            stream.seek(start)
+            every: list[Unit] = [*_units_in(name, "", stream.readline(), (kept, start))]
+            return replace(every[number], name=name, sha256=self.digests[name])
 
     def notes(self, name: str) -> "Notes":
         """Return an empty dictionary on disk. The name is that of its table."""
@@ -378,15 +404,28 @@ class Sandboxes:
 
 
 def _checked(item: Any) -> dict[str, Any]:
-    """Return what a parser, which a file may have taken over, yielded for a unit. Raises ValueError if it is no such
-    object."""
+    """Return what a parser, which a file may have taken over, yielded for a unit and its attachments. Raises ValueError
+    if it is no such object."""
+    unit = _checked_unit(item)
+    if not isinstance(item.get("attachments"), list):
+        return unit
+    attachments = [_checked_unit(each) for each in item["attachments"]]
+    for each in attachments:
+        if not _SUFFIX.fullmatch(str(each.get("attachment"))) or not _DIGEST.fullmatch(str(each.get("sha256"))):
+            raise ValueError
+    return {**unit, "attachments": attachments}
+
+
+def _checked_unit(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict) or not isinstance(reason := item.get("broken", ""), str) or len(reason) > 200:
         raise ValueError
+    own = {name: value for name, value in item.items() if name != "attachments"}
     try:
-        json.dumps(item, ensure_ascii=False).encode()
+        json.dumps(own, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return {"broken": "holds half a character (a lone surrogate)"}
-    return item
+        kept = {name: own[name] for name in ("attachment", "sha256") if name in own}
+        return {**kept, "broken": "holds half a character (a lone surrogate)"}
+    return own
 
 
 def _why_it_ended(error: Exception) -> str:
@@ -448,8 +487,13 @@ def _items(request: dict[str, Any], stream: IO[bytes]) -> Iterator[dict[str, Any
         if "skip" not in inspect.signature(parse).parameters:  # what ended the sandbox is the whole file
             return
         options |= {"skip": request["skip"]}
+    yield from parsed(parse, stream, request["suffix"], options)
+
+
+def parsed(parse: Parser, stream: IO[bytes], suffix: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what a parser yields, and `{"broken": reason}` for what it raises. This runs in the sandbox."""
     try:
-        yield from parse(stream, request["suffix"], **options)
+        yield from parse(stream, suffix, **options)
     except Unreadable as error:
         yield {"broken": str(error)}
     except MemoryError:

@@ -6,18 +6,20 @@ import json
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.text import COMPARED, counted
+from sovereign_pipeline.base.text import COMPARED
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.languages import is_in_other_script, language_in, other_language
-from sovereign_pipeline.corpus.mail import Mail
+from sovereign_pipeline.corpus.letters import is_copy
+from sovereign_pipeline.corpus.mail import WITHOUT_TEXT, Mail
 from sovereign_pipeline.corpus.markings import Markings
-from sovereign_pipeline.corpus.parsing import Outcome, Units
+from sovereign_pipeline.corpus.office_files import DOCUMENTS
+from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
@@ -43,19 +45,49 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
     A thread is divided by correspondents: messages between the institution and one person, or people who see each
     other's addresses, are a conversation. The first turn is the other side's, and earlier messages of ours are left
     out. The last turn is ours, and later ones of the other side are left out.
+
+    The text of an attachment follows the text of its message, after a blank line. No words announce it: a model would
+    learn to write them into its answers. A turn whose attachment cannot be read quarantines its conversation, because a
+    reply without its letter, or to a letter that is not there, teaches what is wrong.
     """
     mailbox, is_ours, markings = _Mailbox(units), _Ours(source.ours), Markings(ladder, source.levels)
-    for unit in units:
+    for unit, attachments in _with_attachments(units):
+        read = [each for each in attachments if "left_out" not in each.item]
+        yield from (
+            Outcome(each.name, "left out", each.item["left_out"]) for each in attachments if "left_out" in each.item
+        )
         if _OTHER_FILES.search(unit.name):
-            yield Outcome(unit.name, "left out", "a file of the system")
+            yield from _for_both(Outcome(unit.name, "left out", "a file of the system"), read)
         elif _UNFINISHED.search(unit.name):
-            yield Outcome(unit.name, "left out", "a message that was not delivered")
+            yield from _for_both(Outcome(unit.name, "left out", "a message that was not delivered"), read)
         elif "broken" in unit.item:
-            yield Outcome(unit.name, "quarantined", unit.item["broken"])
-        elif (first := mailbox.add(Mail.of_item(unit.name, unit.item))) is not None:
-            yield Outcome(unit.name, "duplicate", first)
+            yield from _for_both(Outcome(unit.name, "quarantined", unit.item["broken"]), read)
+        else:
+            first = mailbox.add(Mail.of_item(unit.name, unit.item))
+            if first is not None:
+                yield Outcome(unit.name, "duplicate", first)
+            yield from mailbox.attach(first or unit.name, read)
     for thread in mailbox.threads(is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
-        yield from _conversations(thread, mailbox.copies_of, is_ours, markings)
+        yield from _conversations(thread, mailbox, is_ours, markings)
+
+
+def _with_attachments(units: Iterable[Unit]) -> Iterator[tuple[Unit, list[Unit]]]:
+    message, attachments = None, list[Unit]()
+    for unit in units:
+        if "attachment" in unit.item:
+            attachments.append(unit)
+            continue
+        if message is not None:
+            yield message, attachments
+        message, attachments = unit, []
+    if message is not None:
+        yield message, attachments
+
+
+def _for_both(outcome: Outcome, attachments: Iterable[Unit]) -> Iterator[Outcome]:
+    """Yield the outcome of a message that is in no row, and the ones of its attachments."""
+    yield outcome
+    yield from (Outcome(each.name, outcome.kind, f"its message is {outcome.kind}") for each in attachments)
 
 
 _LIKELY = 0.6
@@ -86,8 +118,12 @@ def _names_of(address: str) -> tuple[str, ...]:
 
 
 def _is_copy(mail: Mail, other: Mail) -> bool:
+    """Return whether a message is a copy of another. A copy may have more or fewer attachments. Messages to different
+    people are no copies, such as permits with one covering text."""
     mine, theirs = ({line.strip() for line in each.text.split("\n") if line.strip()} for each in (mail, other))
-    return mail.sender == other.sender and len(mine & theirs) >= _SAME * min(len(mine), len(theirs))
+    is_of_same_people = mail.id == other.id or {*mail.recipients} == {*other.recipients}
+    is_text_same = len(mine & theirs) >= _SAME * min(len(mine), len(theirs))
+    return mail.sender == other.sender and is_of_same_people and is_text_same
 
 
 class _Ours:
@@ -150,6 +186,8 @@ class _Mailbox:
         """Id, or sender, minute and subject, of a message -> its number."""
         self._copies = units.notes("copies")
         """Name of a message, or of a copy of it -> name of the copy found before."""
+        self._attached = units.notes("attached")
+        """Name of a message -> names of the attachments that it, or a copy of it, has."""
 
     def add(self, mail: Mail) -> str | None:
         """Add a message. If it is a copy of one, return the name of that instead."""
@@ -163,13 +201,28 @@ class _Mailbox:
                 return other.name
         if f"id {mail.id}" in self._known:  # another message with a used id
             mail = replace(mail, id=f"{mail.id} {mail.name}")
-        if mail.left_out is None and _FLAGS.search(mail.name):
+        if mail.left_out in (None, WITHOUT_TEXT) and _FLAGS.search(mail.name):
             mail = replace(mail, left_out="a draft, or deleted")
         number = len(self._dates)
         self._known[f"id {mail.id}"] = self._known[looks] = number
         self._heads[number] = {**asdict(replace(mail, text="")), "date": mail.date.isoformat()}
         self._dates.append((mail.date - _EPOCH) // datetime.timedelta(microseconds=1))
         return None
+
+    def attach(self, name: str, attachments: Iterable[Unit]) -> Iterator[Outcome]:
+        """Add the attachments of a message, or of a copy of it, and yield the ones that it has already."""
+        names = self._attached.get(name, [])
+        known = {self._units.digests[each]: each for each in names}
+        for each in attachments:
+            if each.sha256 in known:
+                yield Outcome(each.name, "duplicate", known[each.sha256])
+            else:
+                names.append(each.name)
+        if names:
+            self._attached[name] = names
+
+    def attachments_of(self, mail: Mail) -> list[Unit]:
+        return [*map(self._units.again, self._attached.get(mail.name, ()))]
 
     def copies_of(self, mail: Mail) -> list[Mail]:
         """Return the copies of a message, in the order in which they were found."""
@@ -204,6 +257,8 @@ class _Mailbox:
 
     def _head(self, number: int) -> Mail:
         head = self._heads[number]
+        if head["left_out"] == WITHOUT_TEXT and head["name"] in self._attached:
+            head["left_out"] = None
         return Mail.of_item(head["name"], head)
 
     def _whole(self, head: Mail) -> Mail:
@@ -232,52 +287,125 @@ def _answered(mail: Mail, by_id: Mapping[str, Mail]) -> Mail | None:
 
 
 @dataclass
+class _Turn:
+    mail: Mail
+    text: str
+    attachments: Sequence[Unit]
+    used: Sequence[Unit]
+    """Attachments whose text is part of the turn."""
+    copies: Sequence[Outcome]
+    """Outcomes of attachments whose text the conversation has already."""
+
+    @property
+    def broken(self) -> list[Unit]:
+        return [each for each in self.attachments if "broken" in each.item]
+
+    def left_out(self, reason: str) -> Iterator[Outcome]:
+        return _for_both(Outcome(self.mail.name, "left out", reason), self.attachments)
+
+
+@dataclass
 class _Conversation:
     known: KnownMessages = field(default_factory=KnownMessages)
-    turns: list[tuple[Mail, str]] = field(default_factory=list)
-    """Messages with their own text."""
+    turns: list[_Turn] = field(default_factory=list)
+    documents: dict[str, str] = field(default_factory=dict)
+    """Id of a message, or digest of an attachment -> name of the first one with it."""
+
+    def add(self, mail: Mail, attachments: Sequence[Unit], *, is_ours: bool) -> bool:
+        """Add a message as a turn. Return False, and add nothing, if it has no text of its own."""
+        own = own_text(mail.text, self.known, is_ours=is_ours)
+        used, copies = list[Unit](), list[Outcome]()
+        for each in sorted(attachments, key=_preference):
+            if "broken" in each.item:
+                continue
+            same = next((other.name for other in used if _is_same_document(each, other)), None)
+            same = self.documents.get(each.sha256) or self.documents.get(each.item.get("id", "")) or same
+            if same is None:
+                used.append(each)
+            else:
+                copies.append(Outcome(each.name, "duplicate", same))
+        used.sort(key=attachments.index)
+        texts = (each.item["text"] for each in used)
+        turn = _Turn(mail, "\n\n".join(filter(None, (own, *texts))), attachments, used, copies)
+        if not turn.text and not turn.broken:
+            return False
+        self.turns.append(turn)
+        self.known.add(mail.text, is_ours=is_ours)
+        self.documents |= {mail.id: mail.name, **{each.sha256: each.name for each in used}}
+        return True
+
+
+def _preference(attachment: Unit) -> int:
+    suffix = attachment.item["attachment"]
+    return DOCUMENTS.index(suffix) if suffix in DOCUMENTS else len(DOCUMENTS)
+
+
+def _is_same_document(one: Unit, other: Unit) -> bool:
+    """Return whether two attachments of a message are one letter: with the same words, or of one name in two
+    formats."""
+    texts = one.item["text"], other.item["text"]
+    are_formats = one.item["stem"] == other.item["stem"] and one.item["attachment"] != other.item["attachment"]
+    return sorted(texts[0].split()) == sorted(texts[1].split()) or (are_formats and is_copy(*texts))
 
 
 def _conversations(
-    thread: Sequence[Mail], copies_of: Callable[[Mail], list[Mail]], is_ours: _Ours, markings: Markings
+    thread: Sequence[Mail], mailbox: _Mailbox, is_ours: _Ours, markings: Markings
 ) -> Iterator[dict[str, Any] | Outcome]:
     conversations = defaultdict[str, _Conversation](_Conversation)
+    attached = {mail.name: mailbox.attachments_of(mail) for mail in thread}
     try:
-        every = (each for mail in thread for each in (mail, *copies_of(mail)))
-        level = markings.highest(*(_level_of(each, markings) for each in every))
+        every = (each for mail in thread for each in (mail, *mailbox.copies_of(mail)))
+        documents = (each for attachments in attached.values() for each in attachments if "text" in each.item)
+        of_documents = (_level_of_attachment(each, markings) for each in documents)
+        level = markings.highest(*(_level_of(each, markings) for each in every), *of_documents)
     except RowRejected as error:
-        yield from (Outcome(mail.name, "quarantined", str(error)) for mail in thread)
+        for mail in thread:
+            yield from _for_both(Outcome(mail.name, "quarantined", str(error)), attached[mail.name])
         return
     for mail, person in _correspondents(thread, is_ours):
         conversation, sent = conversations[person], is_ours(mail.sender)
-        text = ""
         if mail.left_out is not None:
             reason = mail.left_out
         elif not person:
             reason = "an internal message"
         elif sent and not conversation.turns:
             reason = "ours, before the other side wrote"
-        elif not (text := own_text(mail.text, conversation.known, is_ours=sent)):
+        elif not conversation.add(mail, attached[mail.name], is_ours=sent):
             reason = "without text of its own"
         else:
-            conversation.turns.append((mail, text))
-            conversation.known.add(mail.text, is_ours=sent)
-        if not text:
-            yield Outcome(mail.name, "left out", reason)
+            continue
+        yield from _for_both(Outcome(mail.name, "left out", reason), attached[mail.name])
     for conversation in conversations.values():
         turns = conversation.turns
-        while turns and not is_ours(turns[-1][0].sender):
-            yield Outcome(turns.pop()[0].name, "left out", "not answered")
+        while turns and not is_ours(turns[-1].mail.sender):
+            yield from turns.pop().left_out("not answered")
         if not turns:
+            continue
+        if any(turn.broken for turn in turns):
+            yield from _quarantined(turns)
             continue
         row = _row(turns, thread[0].id, level, is_ours)
         texts = [message["content"] for message in row["messages"]]
         language = language_in(texts) or ""
         # Names are detected in one language of a script.
         if any(other_language(text, language) and not is_in_other_script(text, language) for text in texts):
-            yield from (Outcome(mail.name, "left out", "turns in two languages of one script") for mail, _ in turns)
+            for turn in turns:
+                yield from turn.left_out("turns in two languages of one script")
         else:
             yield row
+            yield from (each for turn in turns for each in turn.copies)
+
+
+def _quarantined(turns: Sequence[_Turn]) -> Iterator[Outcome]:
+    reason, broken = (
+        "an attachment of its conversation cannot be read",
+        [each for turn in turns for each in turn.broken],
+    )
+    names = tuple(each.name for each in broken)
+    for turn in turns:
+        whole = [each for each in turn.attachments if each not in broken]
+        yield from _for_both(Outcome(turn.mail.name, "quarantined", reason, names), whole)
+    yield from (Outcome(each.name, "quarantined", each.item["broken"]) for each in broken)
 
 
 def _correspondents(thread: Sequence[Mail], is_ours: _Ours) -> Iterator[tuple[Mail, str]]:
@@ -312,16 +440,20 @@ def _level_of(mail: Mail, markings: Markings) -> str | None:
     )
 
 
-def _row(turns: Sequence[tuple[Mail, str]], first_id: str, level: str | None, is_ours: _Ours) -> dict[str, Any]:
+def _level_of_attachment(unit: Unit, markings: Markings) -> str | None:
+    level, _ = markings.in_document(unit.name, unit.item)
+    return markings.highest(level, *map(markings.in_header, unit.item.get("markings", ())))
+
+
+def _row(turns: Sequence[_Turn], first_id: str, level: str | None, is_ours: _Ours) -> dict[str, Any]:
     messages = list[dict[str, str]]()
-    for mail, text in turns:
-        role = "assistant" if is_ours(mail.sender) else "user"
+    for turn in turns:
+        role = "assistant" if is_ours(turn.mail.sender) else "user"
         if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += f"\n\n{text}"
+            messages[-1]["content"] += f"\n\n{turn.text}"
         else:
-            messages.append({"role": role, "content": text})
-    first, last = turns[0][0], turns[-1][0]
-    attachments = sum(len(mail.attachments) for mail, _ in turns)
+            messages.append({"role": role, "content": turn.text})
+    first, last = turns[0].mail, turns[-1].mail
     return {
         "id": f"mail-{_short(first.id)}",
         "case": f"thread-{_short(first_id)}",
@@ -331,8 +463,8 @@ def _row(turns: Sequence[tuple[Mail, str]], first_id: str, level: str | None, is
         "subject": _base(first.subject),
         "classification": level or "",
         "messages": messages,
-        "files": [mail.name for mail, _ in turns],
-        "rule": "a turn of a thread" + (f", {counted(attachments, 'attachment')} left out" if attachments else ""),
+        "files": [name for turn in turns for name in (turn.mail.name, *(each.name for each in turn.used))],
+        "rule": "a turn of a thread",
     }
 
 

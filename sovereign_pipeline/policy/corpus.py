@@ -168,6 +168,12 @@ class Source(RecipeModel):
     """Addresses and domains, with their subdomains, of the institution: their messages are the replies. Only for the
     kind `mail`."""
 
+    attachments: Literal["leave_out", "read"] = "leave_out"
+    """What becomes of attachments of mail. `leave_out` counts them. `read` adds the text of each attachment of a kind
+    that `documents` reads, also in attached messages, to the turn of its message, after a blank line. Other kinds and
+    pictures are left out. An attachment that cannot be read quarantines its conversation, because a turn without it
+    would be incomplete."""
+
     encoding: str | None = Field(default=None, examples=["cp1256"])
     """Encoding of a text file, as Python names it; null: UTF-8. `sovereign sources look` detects it."""
 
@@ -260,7 +266,7 @@ class Source(RecipeModel):
         """All keys as JSON, without optional keys that are not set: these do not change an artifact's identity."""
         optional = (
             *("encoding", "delimiter", "exclude", "date", "levels", "language_from_text"),
-            *("kind", "sheet", "pairs", "ours", "query", "url_from"),
+            *("kind", "sheet", "pairs", "ours", "attachments", "query", "url_from"),
         )
         later = {name for name in optional if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
@@ -293,6 +299,7 @@ class Source(RecipeModel):
             "the kind documents and `pairs` need each other",
         ),
         (lambda it: (it.kind == "mail") != bool(it.ours), "the kind mail and `ours` need each other"),
+        (lambda it: it.kind != "mail" and it.attachments != "leave_out", "`attachments` is for the kind mail"),
         (lambda it: it.kind == "mail" and it.encoding, "messages state their encoding; remove `encoding`"),
         (
             lambda it: (it.kind == "database") != bool(it.query and it.url_from) or bool(it.query) != bool(it.url_from),

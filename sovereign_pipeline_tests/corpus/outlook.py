@@ -1,7 +1,7 @@
 """Write Outlook .msg files (MS-CFB, MS-OXMSG), which no library with a free licence writes."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _Path = tuple[str, ...]
 _Properties = Mapping[int, str | bytes | int | float]
@@ -11,14 +11,16 @@ _TEXT, _BINARY, _TIME, _NUMBER = 0x001F, 0x0102, 0x0040, 0x0003
 _AS_FILETIME = 116_444_736_000_000_000
 
 
-def outlook_message(properties: _Properties, recipients: tuple[str, ...] = (), attachments: int = 0) -> bytes:
+def outlook_message(
+    properties: _Properties, recipients: tuple[str, ...] = (), attachments: Sequence[_Properties] = ()
+) -> bytes:
     """Return a .msg file. A property is a text, bytes, a number, or a time (float, seconds since 1970)."""
-    counts = struct.pack("<8x4I8x", 0, 0, len(recipients), attachments)
+    counts = struct.pack("<8x4I8x", 0, 0, len(recipients), len(attachments))
     streams = _storage((), properties, counts)
     for number, address in enumerate(recipients):
         streams |= _storage((f"__recip_version1.0_#{number:08X}",), {0x39FE: address}, bytes(8))
-    for number in range(attachments):
-        streams |= _storage((f"__attach_version1.0_#{number:08X}",), {0x370E: "application/pdf"}, bytes(8))
+    for number, each in enumerate(attachments):
+        streams |= _storage((f"__attach_version1.0_#{number:08X}",), each, bytes(8))
     return _compound(streams)
 
 
