@@ -1,39 +1,39 @@
 """Pair the letters and replies of a folder of documents, and give each pair its fields and its classification level."""
 
 import csv
+import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.corpus.dates import days_in, formats_of_column, is_iso
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
-from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units
+from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units, printable
+from sovereign_pipeline.corpus.reference_numbers import Number, Numbers, number_of, numbers_of
 from sovereign_pipeline.corpus.values import is_identifier
-from sovereign_pipeline.policy.corpus import Pairs, Source
-from sovereign_pipeline.policy.institution import ClassificationLadder
+from sovereign_pipeline.policy.corpus import Source
+from sovereign_pipeline.policy.institution import ClassificationLadder, iso_day
 
 LEAST_EQUAL = 0.9
 """Minimum share of words that two files of one name must share to be one letter in two formats."""
 _SYSTEM_FILES = re.compile(r"\.|~\$|thumbs\.db$|desktop\.ini$", re.IGNORECASE)
 _FIELDS = ("id", "case", "date", "author", "department", "language", "subject")
-_NUMBER = r"\s*(?:no|number|رقم)?\s*[.:]*\s*((?=[\w/.-]*\d)[\w]+(?:[/.-]\w+)*)"
-_OWN = re.compile(
-    rf"^\W*(?:(?:our\s+)?ref(?:erence)?|الرقم|رقمنا|المرجع|مرجعنا){_NUMBER}", re.IGNORECASE | re.MULTILINE
-)
-_CITED = re.compile(
-    r"(?:your\s+(?:ref(?:erence)?|letter)|reference\s+to\s+(?:your\s+)?letter|in\s+reply\s+to(?:\s+letter)?"
-    rf"|كتابكم|رقمكم|مرجعكم|خطابكم|رسالتكم){_NUMBER}",
-    re.IGNORECASE,
-)
+_DRAFT = re.compile(r"(?<![^\W\d_])(?:draft|مسوده)(?![^\W\d_])")
+_COPY = re.compile(r"(?:copy of|نسخه من) | ?- ?copy(?: ?\(\d+\))?$| ?\(\d{1,2}\)$")
+"""Parts of names that file managers add to a second copy."""
 _SUBJECT = re.compile(r"^\W*(?:subject|re|الموضوع)\s*[:：]\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
-_DATE = re.compile(r"^\W*(?:date|dated|التاريخ)\s*[:：]\s*(\S.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+_DATE = re.compile(
+    r"(?:^[^\w\n]*|\s\s|\||(?<=\d)\s)(?:date|dated|التاريخ)\s*[:：]\s*(\S.*?)\s*(?=$|\s\s|\||\s[^\W\d_.]+\.?\s?[:：])",
+    re.IGNORECASE | re.MULTILINE,
+)
 _DAY = re.compile(r"(?:D:)?(\d{4})-?(\d\d)-?(\d\d)")
 
 
@@ -49,8 +49,9 @@ class Letter:
     """Whether a marking within the text is above the ones outside it."""
     created: str
     """Day on which the file was created, by its properties, or ""."""
+    numbers: Numbers
     copies: list[str] = field(default_factory=list)
-    """Names of the files with the same letter in another format."""
+    """Names of the files with the same letter in another format, or a second time."""
 
     @property
     def text(self) -> str:
@@ -60,6 +61,10 @@ class Letter:
     @property
     def stem(self) -> str:
         return _stem(self.name)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return tuple(folded(word) for word in self.text.split())
 
 
 Pair = tuple[Letter, Letter, Mapping[str, str], str]
@@ -75,6 +80,8 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
             yield Outcome(unit.name, "left out", "the table of pairs")
         elif _SYSTEM_FILES.match(PurePosixPath(unit.name).name):
             yield Outcome(unit.name, "left out", "a file of the system")
+        elif _DRAFT.search(folded(PurePosixPath(unit.name).stem).replace("_", " ")):
+            yield Outcome(unit.name, "left out", "a draft, by its name")
         elif "broken" not in unit.item:
             try:
                 letters[unit.name] = _letter(unit, units, markings)
@@ -84,10 +91,10 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
             yield Outcome(unit.name, "left out", unit.item["broken"])
         else:
             yield Outcome(unit.name, "quarantined", unit.item["broken"])
-    yield from _without_copies(letters, ladder)
+    yield from _without_copies(letters, ladder, source.pairs.reference)
     ambiguous = set[str]()
     for rule in (_by_path, _by_table, _by_reference):
-        for found in rule(source.pairs, [*letters.values()], folder):
+        for found in rule(source, [*letters.values()], folder):
             if isinstance(found, Outcome):
                 letters.pop(found.name, None)
                 if found.name not in ambiguous:
@@ -110,26 +117,58 @@ def _letter(unit: Unit, units: Units, markings: Markings) -> Letter:
     level, raised = markings.in_document(unit.name, item)
     dates = (item["properties"].get(name, "") for name in ("created", "creation-date", "CreationDate"))
     day = next((match for each in dates if (match := _DAY.match(each))), None)
-    return Letter(unit.name, units, level, raised, "-".join(day.groups()) if day else "")
+    return Letter(unit.name, units, level, raised, "-".join(day.groups()) if day else "", numbers_of(item["text"]))
 
 
-def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder) -> Iterator[Outcome]:
-    """Remove the copies of a letter in another format, and yield the files of one name with different texts."""
+def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder, have_numbers: bool) -> Iterator[Outcome]:
+    """Remove the copies of a letter, and yield the files of one name with different texts.
+
+    A copy has the same name in another format, the same name with a mark such as `(1)` and the same text, or the same
+    reference numbers.
+    """
     by_stem = defaultdict(list)
     for letter in letters.values():
         by_stem[letter.stem].append(letter)
     for same in by_stem.values():
         best, *others = sorted(same, key=lambda letter: DOCUMENTS.index(PurePosixPath(letter.name).suffix.lower()))
         if all(is_copy(best.text, each.text) for each in others):
-            best.copies += [each.name for each in others]
-            best.raised = any(each.raised for each in same)
-            best.level = max((each.level for each in same if each.level), key=ladder.rank, default=None)
-            for each in others:
-                del letters[each.name]
+            _merge(letters, best, others, ladder)
         else:
             yield from _ambiguous(same, "another text than the file of the same name in another format")
             for each in same:
                 del letters[each.name]
+    by_mark = defaultdict(list)
+    for letter in letters.values():
+        by_mark[_without_copy_mark(letter.stem)].append(letter)
+    for same in by_mark.values():
+        best, *others = sorted(same, key=lambda letter: len(letter.stem))
+        _merge(letters, best, [each for each in others if each.words == best.words], ladder)
+    by_numbers = defaultdict(list)
+    for letter in letters.values() if have_numbers else ():
+        if letter.numbers.own:
+            by_numbers[letter.numbers].append(letter)
+    for same in by_numbers.values():
+        best, *others = sorted(same, key=lambda letter: DOCUMENTS.index(PurePosixPath(letter.name).suffix.lower()))
+        suffixes = {PurePosixPath(each.name).suffix.lower() for each in same}
+        if all(
+            is_copy(best.text, each.text) if len(suffixes) == len(same) else each.words == best.words for each in others
+        ):
+            _merge(letters, best, others, ladder)
+
+
+def _without_copy_mark(stem: str) -> str:
+    path = PurePosixPath(stem)
+    return str(path.with_name(_COPY.sub("", folded(path.name)) or "-"))
+
+
+def _merge(letters: dict[str, Letter], letter: Letter, copies: Sequence[Letter], ladder: ClassificationLadder) -> None:
+    """Remove the copies of a letter from the letters. The letter gets the highest of their levels."""
+    same = [letter, *copies]
+    letter.raised = any(each.raised for each in same)
+    letter.level = max((each.level for each in same if each.level), key=ladder.rank, default=None)
+    for each in copies:
+        letter.copies += [each.name, *each.copies]
+        del letters[each.name]
 
 
 def is_copy(text: str, other: str) -> bool:
@@ -148,7 +187,6 @@ def _ambiguous(letters: Iterable[Letter], reason: str) -> Iterator[Outcome]:
 def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
     request, reply, fields, rule = pair
     text, text_of_reply = request.text, reply.text
-    own = _OWN.search(text)
     stated = (match[1] for each in (text_of_reply, text) if (match := _DATE.search(each)))
     subject = _SUBJECT.search(text)
     row: dict[str, Any] = {
@@ -162,7 +200,7 @@ def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
         "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text_of_reply}],
         "files": [request.name, *request.copies, reply.name, *reply.copies],
     }
-    row["case"] = fields.get("case") or (own[1] if own else row["id"])
+    row["case"] = fields.get("case") or ("/".join(request.numbers.own[0]) if request.numbers.own else row["id"])
     raised = ", level raised by a marking in the text" if request.raised or reply.raised else ""
     return {**row, "rule": f"paired by {rule}{raised}"}
 
@@ -170,14 +208,13 @@ def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
 # --- rules ------------------------------------------------------------------------------------------------------------
 
 
-def _by_path(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair by the values in the paths. If several letters or replies have the same, the date must be equal, too."""
-    if not pairs.request or not pairs.reply:
+def _by_path(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
+    """Pair by the values in the paths. If several letters or replies have the same, the dates decide."""
+    patterns = _patterns(source)
+    if patterns is None or not (shared := {*patterns[0].groupindex} & {*patterns[1].groupindex} - {"date"}):
         return
     groups: dict[tuple[str, ...], tuple[list[Letter], list[Letter]]] = defaultdict(lambda: ([], []))
     values: dict[str, dict[str, str]] = {}
-    patterns = path_pattern(pairs.request), path_pattern(pairs.reply)
-    shared = sorted(set(patterns[0].groupindex) & set(patterns[1].groupindex))
     for letter in letters:
         matches = [pattern.fullmatch(letter.stem) for pattern in patterns]
         if all(matches):
@@ -185,24 +222,71 @@ def _by_path(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iterator[
         for side, match in enumerate(matches):
             if match is not None and not all(matches):
                 values[letter.name] = match.groupdict()
-                groups[tuple(match[name] for name in shared if name != "date")][side].append(letter)
+                groups[tuple(match[name] for name in sorted(shared))][side].append(letter)
+    days = _days({each["date"] for each in values.values() if "date" in each})
+    for each in values.values():
+        each |= {"date": days[each["date"]]} if each.get("date") in days else {}
+    dates = {name: each.get("date", "") for name, each in values.items()}
     for requests, replies in groups.values():
-        if len(requests) > 1 or len(replies) > 1:
-            by_date: dict[str | None, tuple[list[Letter], list[Letter]]] = defaultdict(lambda: ([], []))
-            for side, of_side in enumerate((requests, replies)):
-                for letter in of_side:
-                    by_date[values[letter.name].get("date")][side].append(letter)
-            whole = [each for each in by_date.values() if [*map(len, each)] == [1, 1]]
-            rest = [
-                [letter for each in by_date.values() if each not in whole for letter in each[side]] for side in (0, 1)
-            ]
-        else:
-            whole, rest = ([(requests, replies)] if requests and replies else []), [[], []]
+        whole, rest = _by_date(requests, replies, dates)
         for (request,), (reply,) in whole:
             fields = {**values[request.name], **values[reply.name]}
             yield request, reply, {name: value for name, value in fields.items() if name in _FIELDS}, "path"
         if all(rest):
             yield from _ambiguous([*rest[0], *rest[1]], "its path fits several letters or replies")
+
+
+Sides = tuple[list[Letter], list[Letter]]
+"""Letters, and their replies."""
+
+
+def _by_date(requests: list[Letter], replies: list[Letter], dates: Mapping[str, str]) -> tuple[list[Sides], Sides]:
+    """Pair the letters and replies of one case, and return the pairs and the ambiguous ones.
+
+    If every reply has the date of a letter, they pair by it. Otherwise letters and replies must take turns: a reply
+    answers the letter before it. Without readable dates, only one letter and one reply are a pair.
+    """
+    are_days = all(is_iso(dates[each.name]) for each in (*requests, *replies))
+    if len(requests) == len(replies) == 1 and not (are_days and dates[replies[0].name] < dates[requests[0].name]):
+        return [(requests, replies)], ([], [])
+    at: dict[str, Sides] = defaultdict(lambda: ([], []))
+    for side, of_side in enumerate((requests, replies)):
+        for letter in of_side:
+            at[dates[letter.name]][side].append(letter)
+    runs = list[Sides]()
+    if all(at[dates[reply.name]][0] for reply in replies):
+        runs = [*at.values()]
+    elif are_days and not any(map(all, at.values())):
+        for day in sorted(at):
+            if not runs or (at[day][0] and runs[-1][1]):  # the next letter after a reply
+                runs.append(([], []))
+            for side in (0, 1):
+                runs[-1][side].extend(at[day][side])
+    else:
+        return [], (requests, replies)
+    whole = [run for run in runs if len(run[0]) == len(run[1]) == 1]
+    ambiguous = [run for run in runs if run not in whole and all(run)]
+    return whole, ([each for run in ambiguous for each in run[0]], [each for run in ambiguous for each in run[1]])
+
+
+def _days(written: Collection[str]) -> dict[str, str]:
+    """Return date in a path -> ISO day, as far as all of them tell in which order day and month stand."""
+    forms = formats_of_column(Counter(each.replace("_", "-") for each in written))
+    found = dict[str, str]()
+    for each in written:
+        days = {day for form, day in days_in(each.replace("_", "-")).items() if (form,) in forms}
+        if is_iso(each):
+            found[each] = iso_day(each).isoformat()
+        elif len(days) == 1:
+            found[each] = days.pop().isoformat()
+    return found
+
+
+def _patterns(source: Source) -> tuple[re.Pattern[str], re.Pattern[str]] | None:
+    assert source.pairs is not None
+    if not source.pairs.request or not source.pairs.reply:
+        return None
+    return path_pattern(source.pairs.request), path_pattern(source.pairs.reply)
 
 
 def path_pattern(written: str) -> re.Pattern[str]:
@@ -224,18 +308,23 @@ def path_pattern(written: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
-def _by_table(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    if not pairs.table:
+def _by_table(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
+    assert source.pairs is not None
+    if not source.pairs.table:
         return
-    path = folder / pairs.table
+    path = folder / source.pairs.table
     try:
-        rows = [*csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())]
+        rows = rows_of_table(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path}: the table of pairs cannot be read ({type(error).__name__}).") from None
     if not rows or not {"request", "reply"} <= rows[0].keys():
         raise SourceError(f"{path}: the table of pairs needs the columns `request` and `reply`.", "Correct the table.")
-    by_name = {name: letter for letter in letters for name in (letter.name, letter.stem, *letter.copies)}
-    named = [(by_name.get(row["request"] or ""), by_name.get(row["reply"] or ""), row) for row in rows]
+    by_name = {
+        name: letter for letter in letters for each in (letter.name, *letter.copies) for name in (each, _stem(each))
+    }
+    named = [
+        (by_name.get(name_in_table(row["request"])), by_name.get(name_in_table(row["reply"])), row) for row in rows
+    ]
     times = Counter(letter.name for request, reply, _ in named for letter in (request, reply) if letter is not None)
     for request, reply, row in named:
         if request is None or reply is None:
@@ -246,31 +335,75 @@ def _by_table(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iterator
             yield request, reply, {name: row[name] or "" for name in _FIELDS if name in row}, "table"
 
 
-def _by_reference(pairs: Pairs, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair each reply with the letter whose number it cites. A letter without its own number, or whose number others
-    have, too, is found by none."""
-    if not pairs.reference:
+def rows_of_table(path: Path) -> list[dict[str, str | None]]:
+    """Return the rows of a table of pairs, by column in lower case. Its cells are divided by `,` or `;`."""
+    text = path.read_text(encoding="utf-8-sig")
+    head = text.partition("\n")[0]
+    table = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ",")
+    return [{str(name).strip().lower(): value for name, value in row.items() if name is not None} for row in table]
+
+
+def name_in_table(cell: str | None) -> str:
+    """Return the name of a file in a cell of a table, with or without its suffix, as files of a source are named."""
+    return printable((cell or "").strip().replace("\\", "/").removeprefix("./"))
+
+
+def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
+    """Pair each reply with the letter whose number it cites. Letters and replies that citations connect in other ways
+    than one to one are ambiguous."""
+    assert source.pairs is not None
+    if not source.pairs.reference:
         return
-    owners, citing = defaultdict(list), defaultdict(list)
-    cited: dict[str, set[str]] = {}
+    owners = defaultdict[Number, list[Letter]](list)
     for letter in letters:
-        text = letter.text
-        cites = {folded(match[1]) for match in _CITED.finditer(text)}
-        if own := {folded(match[1]) for match in _OWN.finditer(text)} - cites:
-            owners[min(own, key=folded(text).find)].append(letter)
-        cited[letter.name] = cites
-    for letter in letters:
-        for number in cited[letter.name]:
-            if number in owners:
-                citing[number].append(letter)
-    for number, replies in citing.items():
-        requests = [each for each in owners[number] if each not in replies]
-        among = [each for each in cited[replies[0].name] if each in owners]
-        if len(requests) == len(replies) == len(among) == 1:
-            yield requests[0], replies[0], {}, "reference number"
-        elif requests:
-            others = [letter for each in among for letter in owners[each]]
-            yield from _ambiguous(
-                {id(each): each for each in (*requests, *replies, *others)}.values(),
-                "several letters or replies have or cite its reference number",
-            )
+        for number in letter.numbers.own:
+            owners[number].append(letter)
+    patterns = _patterns(source)
+    ours = [number_of(each) for each in source.ours]
+
+    def is_reply(letter: Letter) -> bool | None:
+        """Return whether the institution wrote a letter, or None if its path and number do not tell."""
+        fits = [pattern.fullmatch(letter.stem) is not None for pattern in patterns or ()]
+        if any(fits) and not all(fits):
+            return fits[1]
+        if ours and letter.numbers.own:
+            return any(number[: len(each)] == each for number in letter.numbers.own for each in ours)
+        return None
+
+    side = {letter.name: is_reply(letter) for letter in letters}
+    answered = {
+        reply.name: {
+            letter.name: letter
+            for number in reply.numbers.cited
+            for letter in owners[number]
+            if letter is not reply and not side[letter.name]
+        }
+        for reply in letters
+        if side[reply.name] is not False
+    }
+    for joined in _connected(answered, {letter.name: letter for letter in letters}):
+        replies = [each for each in joined if answered.get(each.name)]
+        if len(joined) == 2 and len(replies) == 1:
+            (reply,) = replies
+            (request,) = answered[reply.name].values()
+            yield request, reply, {}, "reference number"
+        else:
+            yield from _ambiguous(joined, "several letters or replies have or cite its reference number")
+
+
+def _connected(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[str, Letter]) -> Iterator[list[Letter]]:
+    """Yield the groups of letters that citations connect."""
+    group = {name: name for name in letters}
+
+    def first(name: str) -> str:
+        while group[name] != name:
+            name = group[name]
+        return name
+
+    for reply, requests in answered.items():
+        for request in requests:
+            group[first(request)] = first(reply)
+    found = defaultdict(list)
+    for name, letter in letters.items():
+        found[first(name)].append(letter)
+    yield from (each for each in found.values() if len(each) > 1)

@@ -114,15 +114,18 @@ class Pairs(RecipeModel):
 
     reply: str | None = Field(default=None, examples=["{case}/{date}-out"])
     """Path pattern of replies. A reply answers the letter with the same values, `{date}` aside. If there are several,
-    `{date}` must be equal, too."""
+    it answers the letter with the same `{date}`, or the one before it if letters and replies take turns. Patterns
+    without a common name pair nothing; they tell the rule `reference` which documents are replies."""
 
     table: str | None = Field(default=None, examples=["replies.csv"])
-    """Path of a CSV file in UTF-8 within the folder, with the columns `request` and `reply`, which name files, and
-    optionally columns with fields of a document."""
+    """Path of a CSV file in UTF-8 within the folder, with the columns `request` and `reply`, which name files with or
+    without suffix, and optionally columns with fields of a document."""
 
     reference: bool = False
-    """Pair a reply with the letter whose reference number it cites, such as `Your ref: 2024/17`. The letter has the
-    number as its own, such as `Ref: 2024/17`. Both labels are read in English and Arabic."""
+    """Pair a reply with the letter whose reference number it cites, such as `Your ref: 2024/17` or
+    `خطابكم رقم ٢٠٢٤/١٧`. The letter has the number as its own, such as `Ref: 17/2024`. Both are read in English and
+    Arabic. Numbers of laws, permits, invoices and other people's letters are ignored. A correspondence of several
+    letters needs `ours`."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: bool(it.request) != bool(it.reply), "`request` and `reply` are patterns that need each other"),
@@ -165,8 +168,9 @@ class Source(RecipeModel):
     """Which document answers which; only for the kind `documents`."""
 
     ours: tuple[str, ...] = Field(default=(), examples=[["permits.example", "desk@post.example"]])
-    """Addresses and domains, with their subdomains, of the institution: their messages are the replies. Only for the
-    kind `mail`."""
+    """Kind `mail`: addresses and domains, with their subdomains, of the institution. Their messages are the replies.
+    Kind `documents`: how the institution's own reference numbers begin, such as `HB/DG`. A letter with another number
+    is then no reply, and one with such a number is not answered by another."""
 
     attachments: Literal["leave_out", "read"] = "leave_out"
     """What becomes of attachments of mail. `leave_out` counts them. `read` adds the text of each attachment of a kind
@@ -298,7 +302,11 @@ class Source(RecipeModel):
             lambda it: (it.kind == "documents") != (it.pairs is not None),
             "the kind documents and `pairs` need each other",
         ),
-        (lambda it: (it.kind == "mail") != bool(it.ours), "the kind mail and `ours` need each other"),
+        (lambda it: it.kind == "mail" and not it.ours, "the kind mail needs `ours`"),
+        (
+            lambda it: it.kind not in ("mail", "documents") and bool(it.ours),
+            "`ours` is for the kinds mail and documents",
+        ),
         (lambda it: it.kind != "mail" and it.attachments != "leave_out", "`attachments` is for the kind mail"),
         (lambda it: it.kind == "mail" and it.encoding, "messages state their encoding; remove `encoding`"),
         (

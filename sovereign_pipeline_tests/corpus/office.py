@@ -80,7 +80,16 @@ def odt(
 
 def rtf(text: str, header: str = "") -> bytes:
     def escaped(lines: str) -> str:
-        return "".join("\\par\n" if each == "\n" else each if each.isascii() else f"\\u{ord(each)}?" for each in lines)
+        return "".join(
+            "\\par\n"
+            if each == "\n"
+            else f"\\{each}"
+            if each in "\\{}"
+            else each
+            if each.isascii()
+            else f"\\u{ord(each)}?"
+            for each in lines
+        )
 
     return f"{{\\rtf1\\ansi\\ansicpg1256{{\\header {escaped(header)}}}{escaped(text)}}}".encode()
 
@@ -138,7 +147,7 @@ def visual(line: str) -> str:
     if not re.search("[\u0600-\u06ff]", line):
         return line
     turned = line[::-1].translate(str.maketrans("()", ")("))
-    return re.sub(r"[0-9A-Za-z](?:[0-9A-Za-z/. -]*[0-9A-Za-z])?", lambda match: match[0][::-1], turned)
+    return re.sub(r"[0-9A-Za-z](?:[0-9A-Za-z/.\\ -]*[0-9A-Za-z])?", lambda match: match[0][::-1], turned)
 
 
 def xlsx(sheets: Mapping[str, Sequence[Sequence[Any]]], parts: Mapping[str, str | bytes] = {}) -> bytes:

@@ -222,7 +222,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, str], list[tuple[str, str]], di
     ),
     "by reference": (
         {"reference": True},
-        {"a": "Ref: L/1\nx", "b": "Ref: O/7\nYour ref: L/1\ny", "c": "Ref: L/2\nz", "d": "Your letter no. L-2: w"},
+        {"a": "Ref: L/1\nx", "b": "Ref: O/7\nYour ref: L/1\ny", "c": "Ref: L/2\nz", "d": "Your letter no. L-3: w"},
         [("a", "Ref: O/7\nYour ref: L/1\ny")], {"c": "left out", "d": "left out"},
     ),
     "by reference, Arabic": (
