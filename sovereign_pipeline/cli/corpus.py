@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -179,9 +180,8 @@ def sources_look(
     if file.is_dir():
         institution = load_institution(settings.data)
         folder = look_at_folder(settings, file, _named_path(file, settings), institution.ladder)
-        drafted = recipe_with(
-            folder.source, {}, [_ABOUT_KINDS[folder.source["kind"]], *_ABOUT_FOLDERS], named, institution, suites, found
-        )
+        notes = [_ABOUT_KINDS[folder.source["kind"]], *_about_attachments(folder), *_ABOUT_FOLDERS]
+        drafted = recipe_with(folder.source, {}, notes, named, institution, suites, found)
         if line is None and not recipe:
             return Result(asdict(folder), lambda: _print_folder(folder, named))
         return _drafted(drafted, asdict(folder), f"{sum(folder.suffixes.values()):,} files", target, named, recipe)
@@ -204,6 +204,18 @@ _ABOUT_FOLDERS = (
 )
 
 
+def _about_attachments(folder: FolderFacts) -> list[str]:
+    if not folder.attachments:
+        return []
+    text = f"{_counts(folder.attachments)}; {folder.attachments_with_text:,} have text"
+    advice = "`read` adds it to the turn of the message, and quarantines conversations with unreadable attachments"
+    return [f"attachments: {text}. {advice}. `leave_out` leaves all of them out."]
+
+
+def _counts(suffixes: Mapping[str, int]) -> str:
+    return ", ".join(f"{times:,} {suffix or 'without suffix'}" for suffix, times in suffixes.items())
+
+
 def _drafted(
     drafted: Suggestion, facts: dict[str, Any], subject: str, target: Path, named: str, only_print: bool
 ) -> Result | None:
@@ -223,8 +235,9 @@ def _drafted(
 
 
 def _print_folder(folder: FolderFacts, named: str) -> None:
-    suffixes = ", ".join(f"{times:,} {suffix or 'without suffix'}" for suffix, times in folder.suffixes.items())
-    out.print(f"{escape(folder.path)}: {escape(suffixes)}")
+    out.print(f"{escape(folder.path)}: {escape(_counts(folder.suffixes))}")
+    for each in _about_attachments(folder):
+        out.print(escape(each))
     print_rows(folder.outcomes, "What would become of them")
     print_next(shlex.join(["sovereign", "sources", "look", folder.path, "--line", named]))
 

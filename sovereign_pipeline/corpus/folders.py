@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,6 +46,9 @@ class FolderFacts:
     """The proposed source."""
     outcomes: list[dict[str, Any]]
     """Outcome and reason, such as the rule that pairs two files -> number of documents."""
+    attachments: dict[str, int]
+    """Suffix -> number of attachments of mail."""
+    attachments_with_text: int
 
 
 def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder) -> FolderFacts:
@@ -63,10 +66,21 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
     if not documents and not mails:
         raise SourceError(f"{folder}: the folder holds neither documents nor mail.", "Correct the path.")
     own: dict[str, Any]
+    attachments, with_text = Counter[str](), 0
+
+    def messages() -> Iterator[dict[str, Any]]:
+        nonlocal with_text
+        for unit in units_of(KINDS["mail"][0], files, parsed_in(settings), {"attachments": "read"}):
+            if "attachment" in unit.item:
+                attachments[unit.item["attachment"]] += 1
+                with_text += "text" in unit.item
+            elif "broken" not in unit.item:
+                yield unit.item
+
     if mails > len(documents):
-        units = units_of(KINDS["mail"][0], files, parsed_in(settings))
-        ours = likely_domain(unit.item for unit in units if "sender" in unit.item)
+        ours = likely_domain(messages())
         own = {"kind": "mail", "ours": [ours or f"{FILL_IN}: domains and addresses of the institution"]}
+        own["attachments"] = "read"
     else:
         units = units_of(KINDS["documents"][0], files, parsed_in(settings))
         numbers = {_stem(unit.name): numbers_of(unit.item["text"]) for unit in units if "broken" not in unit.item}
@@ -80,9 +94,12 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
         own = {"kind": "documents", "pairs": pairs, **({"ours": own_numbers} if own_numbers else {})}
     source = {"name": "letters", **own, "path": named.as_posix(), "licence": FILL_IN, "retention": FILL_IN}
     extraction = extract(settings, Source.model_validate(source), folder, ladder)
+    if not with_text:
+        source.pop("attachments", None)
     if any(row.get("classification") == "" for row in read_jsonl(extraction.rows)):
         source["classification_floor"] = FILL_IN
-    return FolderFacts(str(folder), dict(suffixes.most_common()), source, _outcomes(extraction))
+    counts = dict(suffixes.most_common()), dict(attachments.most_common())
+    return FolderFacts(str(folder), counts[0], source, _outcomes(extraction), counts[1], with_text)
 
 
 def _is_table_of_pairs(file: SourceFile, names: Collection[str]) -> bool:

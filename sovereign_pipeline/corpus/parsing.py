@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -300,8 +300,8 @@ class Units:
         start, number = place
         with Path(kept).open("rb") as stream:
             stream.seek(start)
-            every: list[Unit] = [*_units_in(name, "", stream.readline(), (kept, start))]
-            return replace(every[number], name=name, sha256=self.digests[name])
+            every = [*_units_in(name, "", stream.readline(), (kept, start))]
+            return Unit(name, self.digests[name], every[number].item, every[number].cached)
 
     def notes(self, name: str) -> "Notes":
         """Return an empty dictionary on disk. The name is that of its table."""

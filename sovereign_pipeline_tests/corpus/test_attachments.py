@@ -10,8 +10,10 @@ import pytest
 
 from sovereign_pipeline.corpus import parsing
 from sovereign_pipeline.corpus.document import read_documents, read_jsonl
+from sovereign_pipeline.corpus.folders import look_at_folder
 from sovereign_pipeline.corpus.mail import MOST_ATTACHMENTS
 from sovereign_pipeline.corpus.stages import DOCUMENTS, FILES, read_sources
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.corpus import document_files, office
 from sovereign_pipeline_tests.corpus.outlook import outlook_message
@@ -255,6 +257,20 @@ def letter_of(place: int) -> bytes:
     content = [*EXAMPLES.values()][place].letter[0][1]
     assert isinstance(content, bytes)
     return content
+
+
+def test_a_look_at_a_folder_counts_attachments_and_proposes_to_read_them(institution: DemoInstitution) -> None:
+    ladder = ClassificationLadder(("PUBLIC", "SECRET"))
+    pictures = Example([("logo.png", b"x", "image/png")], "See below.", {})
+    _put_examples(institution, {"a picture": pictures})
+    folder = put(institution, {})
+    facts = look_at_folder(institution.settings, folder, folder, ladder)
+    assert ("attachments" in facts.source, facts.attachments, facts.attachments_with_text) == (False, {".png": 1}, 0)
+    _put_examples(institution, {"a letter": EXAMPLES["a letter as pdf"], "a picture": pictures})
+    facts = look_at_folder(institution.settings, folder, folder, ladder)
+    assert facts.source["attachments"] == "read"
+    assert (facts.attachments, facts.attachments_with_text) == ({".pdf": 1, ".png": 1}, 1)
+    assert {each["outcome"]: each["files"] for each in facts.outcomes} == {"row": 5, "left out": 1}
 
 
 def test_attachments_are_left_out_and_counted_by_default(institution: DemoInstitution) -> None:
