@@ -175,19 +175,21 @@ def run_inside(
 
 
 @contextmanager
-def conversation(program: str, mounted: Mapping[str, Path], limits: Limits) -> Iterator[socket.socket]:
+def conversation(
+    program: str, mounted: Mapping[str, Path], limits: Limits, shown: Sequence[str] = ()
+) -> Iterator[socket.socket]:
     """Run Python source, call its function `main` with the descriptor of a socket, and yield the other end.
 
-    The program sees the directories in `mounted` (path in the sandbox -> path on this machine), read-only, and an empty
-    /tmp. It must send a byte before anything else. Each receive waits `limits.wall_seconds` at most. Raises
-    SandboxUnavailable.
+    The program sees the paths in `mounted` (path in the sandbox -> path on this machine) and in `shown` (the same path
+    in both), read-only, and an empty /tmp. It must send a byte before anything else. Each receive waits
+    `limits.wall_seconds` at most. Raises SandboxUnavailable.
     """
     ours, theirs = socket.socketpair()
     with ours, _started((theirs.fileno(),)) as (process, report):
         nonces = {"nonce": secrets.token_hex(16), "program_nonce": secrets.token_hex(16)}
         order = {**_order(program, "main", theirs.fileno()), **nonces, "parent": os.getpid(), "limits": asdict(limits)}
         order |= {
-            "shown": python_parts(*_LIBRARIES_OF_PACKAGES),
+            "shown": [*python_parts(*_LIBRARIES_OF_PACKAGES), *shown],
             "mounted": {at: str(at_) for at, at_ in mounted.items()},
         }
         theirs.close()
@@ -364,12 +366,12 @@ def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
     if interpreter is None:
         found = _libraries(in_tool(name), content, is_placed=True)
     else:
-        found = [*_parts_of_machine(interpreter)]
+        found = [*parts_of_machine(interpreter)]
         if not _is_own_python(interpreter) and not interpreter.read_bytes().startswith(ELF):
             raise InputError(
                 f"{name}: its interpreter {interpreter} is itself a script.", "Name the interpreter of that script."
             )
-    found += [part for path in uses for part in _parts_of_machine(path)]
+    found += [part for path in uses for part in parts_of_machine(path)]
     return [*dict.fromkeys(found)]
 
 
@@ -389,7 +391,9 @@ def assert_may_be_shown(path: Path) -> None:
 
 
 @cache
-def _parts_of_machine(path: Path) -> tuple[str, ...]:
+def parts_of_machine(path: Path) -> tuple[str, ...]:
+    """Return the path of a program or directory of this machine, with the libraries that the program needs. Raises
+    InputError as `parts_of` does, and SandboxUnavailable."""
     assert_may_be_shown(path)
     if _is_own_python(path):
         return tuple(python_parts())

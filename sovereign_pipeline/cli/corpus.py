@@ -38,6 +38,7 @@ from sovereign_pipeline.corpus.inspection import (
     format_rows,
     inspect_file,
 )
+from sovereign_pipeline.corpus.office_files import SCANNED
 from sovereign_pipeline.corpus.suggestion import (
     Suggestion,
     about_layout,
@@ -180,7 +181,8 @@ def sources_look(
     if file.is_dir():
         institution = load_institution(settings.data)
         folder = look_at_folder(settings, file, _named_path(file, settings), institution.ladder)
-        notes = [_ABOUT_KINDS[folder.source["kind"]], *_about_attachments(folder), *_ABOUT_FOLDERS]
+        about_files = (*_about_attachments(folder), *_about_scans(folder))
+        notes = [_ABOUT_KINDS[folder.source["kind"]], *about_files, *_ABOUT_FOLDERS]
         drafted = recipe_with(folder.source, {}, notes, named, institution, suites, found)
         if line is None and not recipe:
             return Result(asdict(folder), lambda: _print_folder(folder, named))
@@ -214,6 +216,12 @@ def _about_attachments(folder: FolderFacts) -> list[str]:
 
 def _counts(suffixes: Mapping[str, int]) -> str:
     return ", ".join(f"{times:,} {suffix or 'without suffix'}" for suffix, times in suffixes.items())
+
+
+def _about_scans(folder: FolderFacts) -> list[str]:
+    scanned = sum(each["files"] for each in folder.outcomes if each["reason"] == SCANNED)
+    have = "1 file has" if scanned == 1 else f"{scanned:,} files have"
+    return [f"ocr: {have} scanned pages. To read them, set `ocr: tesseract`."] if scanned else []
 
 
 def _drafted(

@@ -22,6 +22,7 @@ from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.base_models.pinned import load_card, verify
 from sovereign_pipeline.cli.terminal import advice_of, out, tell_progress
+from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.ops.backup import CREATED, FAILED
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
@@ -254,6 +255,16 @@ def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
     return findings
 
 
+def ocr(recipes: Sequence[Line]) -> list[Finding]:
+    if not any(source.ocr for recipe in recipes for source in recipe.sources):
+        return []
+    try:
+        find_tesseract()
+    except SovereignError as error:
+        return [failed("OCR", error)]
+    return [Finding("OCR", True, "tesseract has its data for English and Arabic")]
+
+
 def signed(settings: Settings) -> list[Finding]:
     """Find artifacts without a signature. `adapters verify` verifies the signatures."""
     stored = [path.parent for path in settings.artifacts.glob(f"*/{MANIFEST_FILE}")]
@@ -420,7 +431,7 @@ def examine(settings: Settings) -> list[Finding]:
     if not recipes.valid and not recipes.broken:
         findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
     findings += [*base_models(settings, recipes.valid), *suites(settings, recipes.valid)]
-    return [*findings, *signed(settings), *records(settings)]
+    return [*findings, *ocr(recipes.valid), *signed(settings), *records(settings)]
 
 
 _ADD = "sovereign sources look FILE --line NAME"

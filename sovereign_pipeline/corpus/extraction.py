@@ -16,7 +16,7 @@ becomes a line of its own with its reason.
 
 import pkgutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from sovereign_pipeline.base.files import digest_of, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import jsonl_line, read_jsonl
+from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.corpus.parsing import (
     Outcome,
+    Unit,
     Units,
     digest_of_files,
     files_of,
@@ -57,7 +59,8 @@ class Extraction:
     """JSONL file of the rows and the quarantined units."""
     outcomes: Path
     """JSONL file with, for each document, message or attachment: `source`, `path`, `sha256`, `outcome` (`row`,
-    `left out`, `quarantined` or `duplicate`), `reason`, `row` (id) and `others`."""
+    `left out`, `quarantined` or `duplicate`), `reason`, `row` (id) and `others`. One that OCR read also has `ocr`: its
+    `pages` and `words`, and the mean `confidence` of the words."""
     counts: dict[str, Any]
     """Number of files and units, and of units by outcome and reason, for `sources.json`."""
 
@@ -89,7 +92,9 @@ def extract(
     Raises SourceError if the folder cannot be listed or a unit is unaccounted for, and SandboxUnavailable.
     """
     parser, assembler = KINDS[source.kind]
+    program = find_tesseract() if source.ocr else None
     options = {"encoding": source.encoding} if source.encoding else {}
+    options |= {"ocr": program.version} if program is not None else {}
     options |= {"attachments": source.attachments} if source.kind == "mail" else {}
     listed = files_of(path)
     folder = path if path.is_dir() else path.parent
@@ -125,16 +130,28 @@ def extract(
         accounted[name] = what
         counts[what["outcome"]] += 1
 
-    found = units_of(parser, listed, parsed_in(settings), options, lambda said: progress(f"{source.name}: {said}"))
-    with Units(found, rows.parent) as units:
-        accounted, wrong = units.notes("accounted"), list[str]()
+    def noting_ocr(found: Iterator[Unit]) -> Iterator[Unit]:
+        for unit in found:
+            if "ocr" in unit.item:
+                recognised[unit.name] = unit.item["ocr"]
+            yield unit
+
+    def ocr_of(name: str) -> dict[str, Any]:
+        return {"ocr": recognised[name]} if name in recognised else {}
+
+    found = units_of(
+        parser, listed, parsed_in(settings), options, lambda said: progress(f"{source.name}: {said}"), program
+    )
+    with Units(noting_ocr(found), rows.parent) as units:
+        accounted, recognised, wrong = units.notes("accounted"), units.notes("recognised"), list[str]()
         write_atomically(rows, lines())
         outcomes = rows.with_suffix(".outcomes.jsonl")
-        all_ = ((name, units.digests[name], accounted[name]) for name in accounted)
+        all_ = ((name, units.digests[name], {**accounted[name], **ocr_of(name)}) for name in accounted)
         write_atomically(
             outcomes,
             (jsonl_line({"source": source.name, "path": name, "sha256": sha, **what}) for name, sha, what in all_),
         )
+        ocr = _counts_of_ocr(recognised.values()) if source.ocr else {}
     return Extraction(
         rows,
         outcomes,
@@ -146,5 +163,16 @@ def extract(
             "duplicates": counts["duplicate"],
             "units_quarantined": counts["quarantined"],
             "left_out": dict(sorted((+left_out).items())),
+            **ocr,
         },
     )
+
+
+def _counts_of_ocr(read: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    documents, pages, words, sum_of_words, lowest = 0, 0, 0, 0.0, None
+    for each in read:
+        documents, pages, words = documents + 1, pages + each["pages"], words + each["words"]
+        sum_of_words += each["confidence"] * each["words"]
+        lowest = each["confidence"] if lowest is None else min(lowest, each["confidence"])
+    mean = round(sum_of_words / words, 1) if words else None
+    return {"ocr": {"documents": documents, "pages": pages, "mean_confidence": mean, "lowest_confidence": lowest}}

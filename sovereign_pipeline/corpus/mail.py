@@ -27,7 +27,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from sovereign_pipeline.corpus.office_files import DOCUMENTS, parse_document
-from sovereign_pipeline.corpus.parsing import SECONDS, Parser, Unreadable, parsed
+from sovereign_pipeline.corpus.parsing import SECONDS, Parser, Unreadable, parsed, restart_by, restart_limits
 
 LARGEST_MESSAGE = 64 << 20
 LARGEST_HEADERS = 256 << 10
@@ -481,7 +481,8 @@ _ENDED = "ended its parser: damaged, or too much time or memory"
 def _apart(
     parse: Parser, content: bytes, suffix: str, options: dict[str, Any], seconds: float
 ) -> tuple[list[dict[str, Any]], float]:
-    """Return what a parser yields for a file, from a process of its own, and the processor seconds that it used."""
+    """Return what a parser yields for a file, from a process of its own, and the processor seconds that it used: none
+    if it got as much time again, because its pages have limits of their own."""
     if seconds <= 0:
         return [{"broken": f"the attachments of its message take longer than {SECONDS} seconds"}], 0.0
     ours, theirs = os.pipe()
@@ -490,17 +491,27 @@ def _apart(
             os.close(ours)
             signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
             with os.fdopen(theirs, "wb") as stream:
+
+                def restart() -> None:
+                    stream.write(b"\n")
+                    stream.flush()
+                    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+                restart_by(restart)
                 stream.write(json.dumps([*parsed(parse, io.BytesIO(content), suffix, options)]).encode())
         finally:
             os._exit(0)
     os.close(theirs)
-    pieces, size, until = list[bytes](), 0, time.monotonic() + 2 * SECONDS
+    pieces, size, until, is_restarted = list[bytes](), 0, time.monotonic() + 2 * SECONDS, False
     with os.fdopen(ours, "rb", buffering=0) as result:
         while size <= _LARGEST_RESULT and select.select([result], [], [], max(0.0, until - time.monotonic()))[0]:
             if not (piece := result.read(1 << 20)):
                 break
             pieces.append(piece)
             size += len(piece)
+            if piece.isspace():
+                restart_limits()
+                until, is_restarted = time.monotonic() + 2 * SECONDS, True
     os.kill(child, signal.SIGKILL)
     usage = os.wait4(child, 0)[2]
     try:
@@ -508,7 +519,8 @@ def _apart(
     except ValueError:
         items = []
     is_whole = isinstance(items, list) and items and all(isinstance(each, dict) for each in items)
-    return items if is_whole else [{"broken": _ENDED}], usage.ru_utime + usage.ru_stime
+    used = 0.0 if is_restarted else usage.ru_utime + usage.ru_stime
+    return items if is_whole else [{"broken": _ENDED}], used
 
 
 _LATIN = ("iso8859-1", "cp1252")

@@ -35,17 +35,26 @@ _SIGNATURES = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP"), (b"\xd0\xcf\x11\xe0", 
 _OF_SUFFIX = {".docx": "ZIP", ".odt": "ZIP", ".pdf": "PDF", ".rtf": "RTF", ".xlsx": "ZIP", ".ods": "ZIP", ".xls": "OLE"}
 
 
-def parse_document(stream: IO[bytes], suffix: str, encoding: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the document in a file: its `text`, its `margins` (texts of headers and footers) and its `properties`.
+def parse_document(
+    stream: IO[bytes], suffix: str, encoding: str | None = None, ocr: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the document in a file: its `text`, its `margins` (texts of headers and footers) and its `properties`. A
+    PDF with scanned pages also has `ocr`, the numbers of `ocr.summary`.
 
-    Raises Unreadable, also for macros, references to external templates or objects, and pages without a text layer.
+    Args:
+        encoding: encoding of text files; None: UTF-8.
+        ocr: version of tesseract, which then reads scanned pages.
+
+    Raises Unreadable, also for macros, references to external templates or objects, and, without `ocr`, pages without
+    a text layer.
     """
     parse = _PARSERS.get(suffix)
     if parse is None:
         raise Unreadable("a kind of file that is not read")
     content = read_whole(stream)
     _reject_other_format(content, suffix)
-    parsed = parse(content, encoding) if parse is _text else parse(content)
+    options: dict[Any, dict[str, Any]] = {_text: {"encoding": encoding}, _pdf: {"has_ocr": ocr is not None}}
+    parsed = parse(content, **options.get(parse, {}))
     text = unicodedata.normalize("NFC", parsed.pop("text")).replace("\r\n", "\n").replace("\0", "")
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
     if not text:
@@ -265,13 +274,14 @@ _LEFT_TO_RIGHT = re.compile(rf"(?=[^\u0590-\u08ff\ufb1d-\ufefe]*[A-Za-z\u00c0-\u
 _MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 _LEAST_EVIDENCE = 2
 _LINES_OF_A_MARGIN = 3
+SCANNED = "has scanned pages, without a text layer: set `ocr: tesseract`"
 _Line = tuple[str, str]
 """A line's text, read from right to left where it is Arabic, and read from left to right throughout."""
 
 
-def _pdf(content: bytes) -> dict[str, Any]:
+def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
     """Return the text of a PDF. The lines are put together from the characters' positions, because the order in the
-    file is often the visual one for Arabic."""
+    file is often the visual one for Arabic. A page without characters, but with an image, is scanned."""
     from pdfminer.converter import PDFPageAggregator
     from pdfminer.pdfdocument import PDFDocument, PDFEncryptionError, PDFPasswordIncorrect
     from pdfminer.pdfinterp import PDFPageInterpreter, PDFResourceManager
@@ -280,7 +290,9 @@ def _pdf(content: bytes) -> dict[str, Any]:
     from pdfminer.psexceptions import PSException
     from pdfminer.utils import decode_text
 
-    pages = list[list[_Line]]()
+    from sovereign_pipeline.corpus.ocr import MOST_PAGES, read_pages, summary
+
+    pages, scanned = list[list[_Line]](), list[int]()
     try:
         document = PDFDocument(PDFParser(io.BytesIO(content)))
         resources = PDFResourceManager()
@@ -291,18 +303,26 @@ def _pdf(content: bytes) -> dict[str, Any]:
             characters, has_image = _characters(device.get_result())
             pages.append([_line(line) for line in _lines(characters)])
             if not characters and has_image:
-                raise Unreadable(f"page {number} has no text layer: scanned")
+                if not has_ocr:
+                    raise Unreadable(SCANNED)
+                scanned.append(number)
+                if len(scanned) > MOST_PAGES:
+                    raise Unreadable(f"has more than {MOST_PAGES} scanned pages")
     except (PDFPasswordIncorrect, PDFEncryptionError):
         raise Unreadable("encrypted") from None
     except (PDFSyntaxError, PSException):
         raise Unreadable("damaged (PDF)") from None
     way = _way_of_reading([line for page in pages for line in page])
     read = [[line[way] for line in page] for page in pages]
+    recognised = read_pages(content, scanned) if scanned else {}
+    for number, page_read in recognised.items():
+        read[number - 1] = page_read.lines
     margins = [line for page in read for line in (*page[:_LINES_OF_A_MARGIN], *page[-_LINES_OF_A_MARGIN:]) if line]
     properties = {
         name: decode_text(value) for info in document.info for name, value in info.items() if isinstance(value, bytes)
     }
-    return {"text": "\n\n".join("\n".join(page) for page in read), "margins": margins, "properties": properties}
+    parsed = {"text": "\n\n".join("\n".join(page) for page in read), "margins": margins, "properties": properties}
+    return {**parsed, "ocr": summary(recognised)} if recognised else parsed
 
 
 def _way_of_reading(lines: list[_Line]) -> int:

@@ -23,7 +23,7 @@ import struct
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -64,6 +64,10 @@ from sovereign_pipeline.corpus.parsing import serve
 main = serve
 """
 _LENGTH = struct.Struct(">I")
+_RESTART = b"{}"
+"""Message of a parser that gets as much time again. It is no item."""
+MOST_RESTARTS = 400
+"""Maximum number of these messages for a document or message, because a file may have taken over its parser."""
 _DOCUMENTS = "sovereign_pipeline.corpus.office_files"
 """Module of the parser of documents, which also reads attachments."""
 _SUFFIX, _DIGEST = re.compile(r"(?:\.[a-z0-9]{1,8})?"), re.compile("[0-9a-f]{64}")
@@ -116,6 +120,18 @@ class Unit:
     """Output of the parser; `{"broken": reason}` if the unit cannot be read."""
     cached: tuple[str, int, int] | None = None
     """File of the cache with the output, its first byte there, and the number of the attachment or 0."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program of this machine that a parser runs in the sandbox."""
+
+    version: str
+    """Digest of everything that decides the program's output."""
+    mounted: Mapping[str, Path]
+    """Path in the sandbox -> file of this machine."""
+    libraries: tuple[str, ...]
+    """Paths of its shared libraries."""
 
 
 @dataclass(frozen=True)
@@ -204,13 +220,15 @@ def units_of(
     stored: Path,
     options: dict[str, Any] | None = None,
     progress: Callable[[str], None] = lambda message: None,
+    program: Program | None = None,
 ) -> Iterator[Unit]:
     """Yield the units of all files. A file that was parsed before is read from the cache.
 
     Args:
         parser: `module:function`, a parser.
         stored: directory of the cache. It holds unscrubbed text.
-        options: keyword arguments of the parser.
+        options: keyword arguments of the parser, among them the version of the program: the cache depends on them.
+        program: program that the parser runs.
     """
     files = list(files)
     of_parser = stored / digest_of([parser_version(parser), options or {}])[:16]
@@ -228,7 +246,7 @@ def units_of(
         if file_sha256(file.path) != file.sha256:
             raise SourceError(f"{file.path}: the file was changed while it was read.", "Run the line again.")
 
-    with Sandboxes(parser, options or {}) as sandboxes:
+    with Sandboxes(parser, options or {}, program) as sandboxes:
         for number, file in enumerate(files):
             if file.problem:
                 yield Unit(file.name, file.sha256, {"broken": file.problem})
@@ -349,8 +367,10 @@ class Notes(MutableMapping[Any, Any]):
 class Sandboxes:
     """Parses one file after another in a sandbox. If a file ends the sandbox, a new one is started for the next."""
 
-    def __init__(self, parser: str, options: dict[str, Any]) -> None:
+    def __init__(self, parser: str, options: dict[str, Any], program: Program | None = None) -> None:
         self._parser, self._options = parser, options
+        self._mounted = {**_mounted(), **(program.mounted if program is not None else {})}
+        self._shown = program.libraries if program is not None else ()
         self._left = 0
         self._channel: socket.socket | None = None
         self._open = ExitStack()
@@ -364,7 +384,7 @@ class Sandboxes:
     def items_of(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield what the parser yields for a file, and a broken item where it is ended. One broken item if the file
         cannot be parsed."""
-        count, size = 0, 0
+        count, size, restarts = 0, 0, 0
         most = max(LARGEST_RESULT, RESULT_PER_BYTE * path.stat().st_size)
         for _ in range(MOST_ENDS):
             try:
@@ -372,8 +392,13 @@ class Sandboxes:
                     size += len(item)
                     if len(item) > LARGEST_RESULT or size > most:
                         raise MemoryError
+                    if item == _RESTART:
+                        restarts += 1
+                        if restarts > MOST_RESTARTS:
+                            raise TimeoutError
+                        continue
                     checked = _checked(json.loads(item))
-                    count += 1
+                    count, restarts = count + 1, 0
                     yield checked
                 if not count:
                     yield {"broken": "holds nothing"}
@@ -388,7 +413,7 @@ class Sandboxes:
     def _parsed(self, path: Path, skip: int) -> Iterator[bytes]:
         if self._channel is None or not self._left:
             self._open.close()
-            self._channel = self._open.enter_context(conversation(_program(), _mounted(), LIMITS))
+            self._channel = self._open.enter_context(conversation(_program(), self._mounted, LIMITS, self._shown))
             self._left = FILES_OF_A_CHILD
         left, self._left = self._left - 1, 0
         request = {
@@ -462,21 +487,40 @@ def _read(channel: socket.socket, size: int) -> bytes:
     return b"".join(parts)
 
 
+_restart: Callable[[], None] | None = None
+
+
+def restart_limits() -> None:
+    """Give the parser as much time again. A parser calls this after each part that may take seconds, such as a page."""
+    if _restart is not None:
+        _restart()
+
+
+def restart_by(restart: Callable[[], None]) -> None:
+    """Set how this process of the sandbox gets as much time again."""
+    global _restart
+    _restart = restart
+
+
 def serve(descriptor: int) -> None:
     """Parse the files whose descriptors come through a socket. This runs in the sandbox."""
     channel = socket.socket(fileno=descriptor)
     channel.sendall(b"\0")
+
+    def send(encoded: bytes) -> None:
+        channel.sendall(_LENGTH.pack(len(encoded)) + encoded)
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # its signal ends the process
+
+    restart_by(lambda: send(_RESTART))
     while True:
         begin, descriptors, _, _ = socket.recv_fds(channel, _LENGTH.size, 1)
         if not begin:
             return
         request = json.loads(_read(channel, _LENGTH.unpack(begin)[0]))
-        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])
         with os.fdopen(descriptors[0], "rb") as stream:
             for item in _items(request, stream):
-                encoded = json.dumps(item).encode()
-                channel.sendall(_LENGTH.pack(len(encoded)) + encoded)
-                signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # an mbox may have any number of messages
+                send(json.dumps(item).encode())  # an mbox may have any number of messages
         signal.setitimer(signal.ITIMER_PROF, 0)
         channel.sendall(_LENGTH.pack(0))
 

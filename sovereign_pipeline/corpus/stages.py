@@ -28,6 +28,7 @@ from sovereign_pipeline.corpus.documents_from_rows import SourceReader, levels_b
 from sovereign_pipeline.corpus.extraction import extractor_of
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.languages import unsearched_language
+from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.corpus.values import format_levels
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
@@ -55,6 +56,7 @@ def _raw_config(line: Line) -> Config:
         # A key of a later release is included only if it has an effect.
         **({"needs_author": True} if line.split.by_author else {}),
         **({"extractors": extractors} if extractors else {}),
+        **({"ocr": find_tesseract().version} if any(source.ocr for source in line.sources) else {}),
         **({"keeps_turns": True} if any(source.layout != "columns" for source in line.sources) else {}),
         "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
     }

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 import yaml
+from pydantic import Field
 
 from sovereign_pipeline.base.files import Frozen, canonical_json, short
 from sovereign_pipeline.base.intervals import MeasuredShare
@@ -64,6 +65,17 @@ class CardExclusion(Frozen):
     reason: str
 
 
+class CardOcr(Frozen):
+    """What OCR read of a source. The numbers are of all its documents, also of those that are in no row."""
+
+    documents: int
+    pages: int
+    mean_confidence: float | None
+    """Mean confidence of all words, of 100; None without documents."""
+    lowest_confidence: float | None
+    """Lowest mean confidence of a document."""
+
+
 class CardSource(Frozen):
     """A source of the dataset."""
 
@@ -76,6 +88,7 @@ class CardSource(Frozen):
     licence: str
     retention: str
     excluded: tuple[CardExclusion, ...] = ()
+    ocr: CardOcr | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class PlantedCanaries(Frozen):
@@ -215,6 +228,7 @@ class DatasetCard(Frozen):
                 [(s.name, s.role, s.rows, s.licence, s.retention, f"`{s.sha256}`") for s in self.sources],
             ),
             *self._excluded,
+            *self._ocr,
             "## Rows",
             *(
                 _table((title, "rows"), list(histogram.items()))
@@ -256,6 +270,16 @@ class DatasetCard(Frozen):
     def _excluded(self) -> list[str]:
         rows = [(source.name, each.id, each.reason) for source in self.sources for each in source.excluded]
         return ["Left out by the recipe:", _table(("source", "row id", "reason"), rows)] if rows else []
+
+    @property
+    def _ocr(self) -> list[str]:
+        rows = [
+            (source.name, read.documents, read.pages, read.mean_confidence, read.lowest_confidence)
+            for source in self.sources
+            if (read := source.ocr) is not None and read.documents
+        ]
+        head = ("source", "documents", "pages", "mean confidence", "lowest of a document")
+        return ["Scanned pages, read by OCR, with confidences of 100:", _table(head, rows)] if rows else []
 
     @property
     def _personal_data(self) -> list[str]:

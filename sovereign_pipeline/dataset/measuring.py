@@ -1,6 +1,7 @@
 """Read a dataset's rows from a split, measure each once, and write the card, for the build and its gate."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -8,11 +9,12 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS, SOURCES
 from sovereign_pipeline.corpus.values import normal_id
 from sovereign_pipeline.dataset.canaries import PREFIX, canary_rows, is_canary
 from sovereign_pipeline.dataset.card import (
     CardExclusion,
+    CardOcr,
     CardSource,
     DataFile,
     DatasetCard,
@@ -97,7 +99,7 @@ class Measured:
         layout, statistics, proof = self.layout, self.statistics, self._proof
         ancestors = _ancestors(workplace, self._split)
         sources = ancestors[RAW_CORPUS.kind].external_inputs
-        rows_of_source = statistics.histogram("source")
+        rows_of_source, ocr = statistics.histogram("source"), _ocr_of_sources(workplace, ancestors)
         canaries = layout.canaries(workplace.line)
         file, *also = [
             _data_file(directory / name, columns)
@@ -129,6 +131,7 @@ class Measured:
                     licence=source.licence,
                     retention=source.retention,
                     excluded=tuple(CardExclusion(id=normal_id(each.id), reason=each.reason) for each in source.exclude),
+                    ocr=ocr.get(source.name),
                 )
                 for source in workplace.line.sources
                 if source.role == layout.role
@@ -168,6 +171,15 @@ def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
         manifest = workplace.store.read_manifest(workplace.store.input_ref(manifest, kind))
         found[kind] = manifest
     return found
+
+
+def _ocr_of_sources(workplace: Workplace, ancestors: Mapping[str, Manifest]) -> dict[str, CardOcr]:
+    """Return what OCR read of each source, as the raw corpus states it."""
+    if not any(source.ocr for source in workplace.line.sources):
+        return {}
+    ref = workplace.store.input_ref(ancestors[CLASSIFIED_CORPUS.kind], RAW_CORPUS.kind)
+    described = json.loads(workplace.store.read_file(ref, ancestors[RAW_CORPUS.kind], SOURCES))
+    return {each["name"]: CardOcr.model_validate(each["ocr"]) for each in described if "ocr" in each}
 
 
 def _data_file(path: Path, columns: tuple[str, ...]) -> DataFile:

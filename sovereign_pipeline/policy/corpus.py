@@ -178,6 +178,10 @@ class Source(RecipeModel):
     pictures are left out. An attachment that cannot be read quarantines its conversation, because a turn without it
     would be incomplete."""
 
+    ocr: Literal["tesseract"] | None = None
+    """Program that reads scanned pages of PDFs, in English and Arabic; null: PDFs with such pages are quarantined. Only
+    for the kind `documents`, and for mail whose attachments are read."""
+
     encoding: str | None = Field(default=None, examples=["cp1256"])
     """Encoding of a text file, as Python names it; null: UTF-8. `sovereign sources look` detects it."""
 
@@ -270,7 +274,7 @@ class Source(RecipeModel):
         """All keys as JSON, without optional keys that are not set: these do not change an artifact's identity."""
         optional = (
             *("encoding", "delimiter", "exclude", "date", "levels", "language_from_text"),
-            *("kind", "sheet", "pairs", "ours", "attachments", "query", "url_from"),
+            *("kind", "sheet", "pairs", "ours", "attachments", "ocr", "query", "url_from"),
         )
         later = {name for name in optional if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
@@ -308,6 +312,10 @@ class Source(RecipeModel):
             "`ours` is for the kinds mail and documents",
         ),
         (lambda it: it.kind != "mail" and it.attachments != "leave_out", "`attachments` is for the kind mail"),
+        (
+            lambda it: it.ocr and it.kind != "documents" and it.attachments != "read",
+            "`ocr` is for the kind documents, and for mail with `attachments: read`",
+        ),
         (lambda it: it.kind == "mail" and it.encoding, "messages state their encoding; remove `encoding`"),
         (
             lambda it: (it.kind == "database") != bool(it.query and it.url_from) or bool(it.query) != bool(it.url_from),

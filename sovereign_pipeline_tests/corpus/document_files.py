@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from sovereign_pipeline.corpus.office_files import SCANNED
 from sovereign_pipeline_tests.corpus import office
 
 TEXT = "Ref: LMP/1\n\nThe lamp is out. Please mend it soon, with many thanks from all of us."
@@ -107,7 +108,7 @@ FILES = (
     File("lock of an open document", "~$a.docx", b"x", LEFT_OUT, "a file of the system"),
     File("hidden file", ".a.docx", office.docx(TEXT), LEFT_OUT, "a file of the system"),
     File("Thumbs.db", "Thumbs.db", b"x", LEFT_OUT, "a file of the system"),
-    _broken("scanned PDF", "a.pdf", office.pdf(TEXT, scanned=True), "page 1 has no text layer: scanned"),
+    _broken("scanned PDF", "a.pdf", office.pdf(TEXT, scanned=True), SCANNED),
     _broken(
         "PDF, Arabic in no known order", "a.pdf", office.pdf("رررر دددد"), "the order of its Arabic text cannot be told"
     ),
