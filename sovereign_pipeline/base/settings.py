@@ -1,6 +1,7 @@
 """Define the paths and addresses of this installation, and keep libraries offline."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -70,6 +71,9 @@ class Settings:  # a pydantic model would take 30 ms in every process
     mlflow_url: str = NOT_GIVEN
     """URL of the database of MLflow's tracking server and model registry."""
 
+    dagster_url: str | None = None
+    """URL of a PostgreSQL database for Dagster's runs and events. None keeps files of SQLite in the home."""
+
     review_user_header: str | None = None
     """Header in which the institution's proxy names the signed-in user of the review page. If None, no header is
     trusted."""
@@ -126,6 +130,9 @@ class Settings:  # a pydantic model would take 30 ms in every process
             if value is NOT_GIVEN:
                 value = of_home[each.name]
             object.__setattr__(self, each.name, value.absolute() if isinstance(value, Path) else value)
+        if self.dagster_url is not None:  # Dagster waits for notifications, which psycopg 3 reads in another way
+            driven = re.sub(r"^postgres(?:ql)?(?:\+\w+)?:", "postgresql+psycopg2:", self.dagster_url)
+            object.__setattr__(self, "dagster_url", driven)
 
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
@@ -220,6 +227,11 @@ class Settings:  # a pydantic model would take 30 ms in every process
                 f"{VARIABLES['pages_url']}: the address {self.pages_url} has no port.", "Write http://127.0.0.1:8700."
             )
         return port
+
+    @property
+    def home_key(self) -> Path:
+        """Random secret (`files.read_secret`) from which the home's name in shared databases is derived."""
+        return self.home / "home.key"
 
     @property
     def logs(self) -> Path:

@@ -302,6 +302,29 @@ def records(settings: Settings) -> list[Finding]:
     return [*findings, *flags(settings)]
 
 
+SECONDS_BETWEEN_HEARTBEATS = 60.0
+"""Seconds within which a daemon of Dagster reports itself. (It does every 30 s.)"""
+
+
+def dagster_database(settings: Settings) -> list[Finding]:
+    """Check that Dagster's database can be opened and is this home's, and that one daemon alone writes to it."""
+    from sovereign_pipeline.dagster.resources import open_instance
+
+    if settings.dagster_url is None:
+        return []
+    what = "Dagster's database"
+    try:
+        with open_instance(settings) as instance:
+            beats = [each.last_heartbeat for each in instance.get_daemon_statuses().values()]
+    except SovereignError as error:
+        return [failed(what, error)]
+    since = datetime.datetime.now(datetime.UTC).timestamp() - SECONDS_BETWEEN_HEARTBEATS
+    daemons = {each.daemon_id for each in beats if each is not None and each.timestamp > since}
+    if len(daemons) > 1:
+        return [wrong(what, f"{len(daemons)} daemons run, and each starts every due run", "Stop all but one.")]
+    return [Finding(what, True, f"is this home's; {'a daemon runs' if daemons else 'no daemon runs'}")]
+
+
 def rights(registry: Registry) -> list[Finding]:
     """Check that the connected database role has no more rights than a service needs."""
     with registry.engine.connect() as connection:
@@ -431,7 +454,8 @@ def examine(settings: Settings) -> list[Finding]:
     if not recipes.valid and not recipes.broken:
         findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
     findings += [*base_models(settings, recipes.valid), *suites(settings, recipes.valid)]
-    return [*findings, *ocr(recipes.valid), *signed(settings), *records(settings)]
+    findings += [*ocr(recipes.valid), *signed(settings), *records(settings)]
+    return [*findings, *dagster_database(settings)]
 
 
 _ADD = "sovereign sources look FILE --line NAME"

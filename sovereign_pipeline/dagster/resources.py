@@ -3,18 +3,18 @@ cannot change a line's policy."""
 
 import datetime
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
-from sqlalchemy import select
+from sqlalchemy import NullPool, create_engine, select
+from sqlalchemy.exc import DBAPIError
 
-from sovereign_pipeline.base.errors import NotFoundError, SovereignError, StaleInput
-from sovereign_pipeline.base.files import short
-from sovereign_pipeline.base.settings import Settings, go_offline
+from sovereign_pipeline.base.errors import InputError, NotFoundError, SovereignError, StaleInput
+from sovereign_pipeline.base.files import short, write_atomically
+from sovereign_pipeline.base.settings import VARIABLES, Settings, go_offline
 from sovereign_pipeline.policy.line import line_names
-from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.database import claim_for_home, is_on_postgresql, name_of_home, open_registry, place_of
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
@@ -109,17 +109,46 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
     }
 
 
-def prepare_dagster_home(settings: Settings) -> None:
-    """Install `dagster.yaml`, and set the variables for this process and its children."""
-    settings.dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(__file__).with_name("dagster.yaml"), settings.dagster_home / "dagster.yaml")
-    os.environ.update({"DAGSTER_HOME": str(settings.dagster_home), **settings.to_environment()})
-    go_offline()
+STORAGE = f"\nstorage: {{postgres: {{postgres_url: {{env: {VARIABLES['dagster_url']}}}}}}}\n"
+HOME_IN_DAGSTER = "sovereign-home"
+"""Key of the home's name among Dagster's cursors."""
 
 
 def open_instance(settings: Settings) -> dg.DagsterInstance:
-    prepare_dagster_home(settings)
-    return dg.DagsterInstance.get()
+    """Write `dagster.yaml`, set the variables for this process and its children, and open Dagster's instance.
+
+    Raises InputError if its database cannot be opened, and ConflictError if another home uses it.
+    """
+    variable = VARIABLES["dagster_url"]
+    if settings.dagster_url is not None and not is_on_postgresql(settings.dagster_url):
+        raise InputError(
+            f"{variable} is not the URL of a PostgreSQL database.", "Write postgresql://ROLE:PASSWORD@HOST/DATABASE."
+        )
+    if settings.dagster_url is not None and place_of(settings.dagster_url) == place_of(settings.mlflow_url):
+        raise InputError(
+            f"{variable} and {VARIABLES['mlflow_url']} name one database, and both programs have a table `runs`.",
+            "Give each a database of its own, on one server or several.",
+        )
+    content = Path(__file__).with_name("dagster.yaml").read_text(encoding="utf-8")
+    content += STORAGE if settings.dagster_url is not None else ""
+    write_atomically(settings.dagster_home / "dagster.yaml", content)
+    os.environ.update({"DAGSTER_HOME": str(settings.dagster_home), **settings.to_environment()})
+    go_offline()
+    if settings.dagster_url is None:
+        return dg.DagsterInstance.get()
+    try:
+        with create_engine(settings.dagster_url, poolclass=NullPool).connect():  # Dagster tries it again and again
+            instance = dg.DagsterInstance.get()
+        home, runs = instance.run_storage.get_cursor_values({HOME_IN_DAGSTER}), instance.get_runs_count()
+    except (DBAPIError, ImportError) as error:  # a message may quote the URL, with its password
+        raise InputError(
+            f"{variable}: Dagster's database cannot be opened ({type(error).__name__}).",
+            "Check the URL and the rights of its role, that the server is running, and that dagster-postgres is "
+            "installed (the extra `postgresql`).",
+        ) from None
+    claim_for_home(settings, variable, home.get(HOME_IN_DAGSTER), is_used=runs > 0)
+    instance.run_storage.set_cursor_values({HOME_IN_DAGSTER: name_of_home(settings)})
+    return instance
 
 
 LINES = dg.DynamicPartitionsDefinition(name="line")

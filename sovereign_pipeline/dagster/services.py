@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import ServiceEnded, SovereignError
+from sovereign_pipeline.base.errors import ConflictError, ServiceEnded, SovereignError
+from sovereign_pipeline.base.files import held_if_free
 from sovereign_pipeline.base.hosts import LOOPBACK, listen
 from sovereign_pipeline.base.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings
 from sovereign_pipeline.dagster.auditor import READY, auditors_proxy
@@ -73,13 +74,23 @@ class Service:
 
 def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
     """Start all services, report when each is ready, wait for Ctrl-C, and stop them all. Raises InputError for a port
-    in use or an auditor's Dagster without the proxy's secret, and ServiceEnded if a service ends by itself."""
+    in use or an auditor's Dagster without the proxy's secret, ConflictError if the home's services run already, and
+    ServiceEnded if a service ends by itself."""
     if ports.auditor is not None:
         auditors_proxy(settings)
     for option, port in ports.by_option.items():
         listen(port, option).close()
     settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     settings.logs.mkdir(parents=True, exist_ok=True)
+    with held_if_free(settings.dagster_home / ".daemon") as is_only_one:
+        if not is_only_one:  # Dagster itself would start every due run twice
+            raise ConflictError(
+                f"The services of {settings.home} run already, also Dagster's daemon.", "Stop the other `sovereign up`."
+            )
+        _serve(settings, ports, tell)
+
+
+def _serve(settings: Settings, ports: Ports, tell: Tell) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     gateway = _gateway(settings, ports, tell)
     services = [*_services(ports, time.time()), *gateway]

@@ -28,7 +28,7 @@ from sovereign_pipeline.ops.postgresql import Database
 from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.checkpoints import checkpoint_file, only_writer
-from sovereign_pipeline.record.database import open_registry, registry_url
+from sovereign_pipeline.record.database import is_on_postgresql, open_registry, place_of, registry_url
 from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.stage import Progress
@@ -140,8 +140,10 @@ def _lock(path: Path) -> int | None:
     return None
 
 
-REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP = "registry/registry.db", "registry/registry.dump", "mlflow/mlflow.dump"
-"""Names of the databases in the archive. The registry's name depends on the kind of database (SQLite or PostgreSQL)."""
+REGISTRY, REGISTRY_DUMP = "registry/registry.db", "registry/registry.dump"
+"""Names of the registry in the archive, as a database of SQLite and of PostgreSQL."""
+DUMPS = {REGISTRY_DUMP: "registry_url", "mlflow/mlflow.dump": "mlflow_url", "dagster/dagster.dump": "dagster_url"}
+"""Name of a dump in the archive -> setting with the URL of its database on a PostgreSQL server."""
 SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
 PASSING = (".building", ".partial", ASIDE)
@@ -224,7 +226,7 @@ class Snapshot:
 def database_file(settings: Settings) -> Path | None:
     """Return the path of the registry's SQLite file, or None for PostgreSQL. Raises InputError for another database."""
     url = registry_url(settings)
-    if postgresql.is_on_server(settings.registry_url):
+    if is_on_postgresql(settings.registry_url):
         return None
     if url.get_backend_name() != "sqlite" or not url.database:
         raise InputError(
@@ -236,13 +238,17 @@ def database_file(settings: Settings) -> Path | None:
 
 
 def on_servers(settings: Settings) -> dict[str, Database]:
-    """Return name of the dump -> database, for the settings' databases on a PostgreSQL server."""
-    urls = {REGISTRY_DUMP: "registry_url", MLFLOW_DUMP: "mlflow_url"}
-    return {
-        name: Database(VARIABLES[field], getattr(settings, field))
-        for name, field in urls.items()
-        if postgresql.is_on_server(getattr(settings, field))
-    }
+    """Return name of the dump -> database, for the settings' databases on a PostgreSQL server. A database that several
+    settings name has one dump."""
+    found: dict[str, Database] = {}
+    places = set[tuple[object, ...]]()
+    for name, setting in DUMPS.items():
+        database = Database(VARIABLES[setting], getattr(settings, setting) or "")
+        if not is_on_postgresql(database.url):
+            continue
+        found |= {name: database} if place_of(database.url) not in places else {}
+        places.add(place_of(database.url))
+    return found
 
 
 def _files(root: Path, links: list[Path]) -> Iterator[Path]:

@@ -71,10 +71,6 @@ class Database:
             engine.dispose()
 
 
-def is_on_server(url: str) -> bool:
-    return url.startswith(("postgresql:", "postgresql+"))
-
-
 def assert_can_dump(database: Database) -> None:
     """Raise InputError if pg_dump is missing, has another version, or does not support the database's URL."""
     _environment(database)

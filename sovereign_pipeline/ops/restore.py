@@ -17,7 +17,7 @@ from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.ops import backup_archive, postgresql
 from sovereign_pipeline.ops.backup import (
     ASIDE,
-    MLFLOW_DUMP,
+    DUMPS,
     REGISTRY,
     REGISTRY_DUMP,
     ROOTS,
@@ -170,10 +170,10 @@ def extract(
     def take(listed: Listed, blocks: Iterator[bytes]) -> None:
         root, _, rest = listed.name.partition("/")
         leads_out = not rest or rest.startswith("/") or ".." in PurePosixPath(rest).parts
-        is_database = listed.name in (REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP)
+        is_database = listed.name in (REGISTRY, *DUMPS)
         if not is_database and (root not in roots or leads_out):
             raise DamagedBackup(f"{directory}: {listed.name!a} does not belong in a backup.")
-        if listed.name == MLFLOW_DUMP and into is not None:  # verification does not need MLflow's dump
+        if is_database and "registry" not in listed.name and into is not None:  # verification does not need the others
             return
         if is_database:
             _assert_can_hold(servers, listed.name, is_restored=into is None)
@@ -229,7 +229,7 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
             )
         return
     if name not in servers:
-        variable = VARIABLES["registry_url" if name == REGISTRY_DUMP else "mlflow_url"]
+        variable = VARIABLES[DUMPS[name]]
         raise InputError(
             f"The backup contains a PostgreSQL database, but {variable} does not name a PostgreSQL server.",
             f"Set {variable} to an empty database for restoring or verifying.",

@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, SovereignError
+from sovereign_pipeline.base.files import keyed_digest, read_secret
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.record import audit_log, checkpoints, in_force, tree
 from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST
@@ -156,6 +157,39 @@ def _session(view: View, connection: Connection, disk: Connection) -> Iterator[S
             yield session
         finally:
             STORE.read = before
+
+
+def is_on_postgresql(url: str) -> bool:
+    return url.startswith(("postgresql:", "postgresql+"))
+
+
+def place_of(url: str) -> tuple[object, ...]:
+    """Return what tells databases on servers apart: equal for two URLs of one database."""
+    parsed = make_url(url)
+    return parsed.host, parsed.port, parsed.database, str(parsed.query.get("host", ""))
+
+
+def name_of_home(settings: Settings) -> str:
+    """Return the name under which a home uses a database that other programs manage, the same after a restore."""
+    return keyed_digest(read_secret(settings.home_key), "home", b"").hex()
+
+
+def claim_for_home(settings: Settings, variable: str, found: str | None, *, is_used: bool) -> None:
+    """Raise ConflictError if a database belongs to another home: both would see each other's runs and models as their
+    own.
+
+    Args:
+        variable: environment variable with the database's URL.
+        found: name of the home that the database states, if any.
+        is_used: whether the database has content.
+    """
+    if found == name_of_home(settings) or (found is None and not is_used):
+        return
+    owner = "the database of another home" if found is not None else "in use by another program"
+    raise ConflictError(
+        f"{variable}: this database is {owner}, and {settings.home} cannot share it.",
+        "Give each home a database of its own on the server.",
+    )
 
 
 def kept_state(settings: Settings) -> Path:

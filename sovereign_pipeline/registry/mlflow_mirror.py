@@ -23,7 +23,7 @@ from sovereign_pipeline.evaluation.records import REPORT_PAGE
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import State, adapters_of, states
-from sovereign_pipeline.record.database import Registry, parsed_url
+from sovereign_pipeline.record.database import Registry, claim_for_home, is_on_postgresql, name_of_home, parsed_url
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
@@ -37,6 +37,8 @@ NOTE = "mlflow.note.content"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag that makes MLflow open the experiment on its list of runs."""
 MIRRORED = "sovereign.mirrored"
+FIRST_EXPERIMENT, HOME = "0", "sovereign.home"
+"""MLflow's default experiment, and its tag with the name of the home that uses the database."""
 """Tag of a run or model version: digest of the mirrored artifact."""
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
 """MLflow's limits: metrics in a batch, parameters in a batch, and characters in a parameter."""
@@ -184,7 +186,19 @@ def mirrored(settings: Settings) -> Iterator[Any]:
         from mlflow import MlflowClient
 
         _create_database(settings.mlflow_url)
-        yield MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
+        client = MlflowClient(tracking_uri=settings.mlflow_url, registry_uri=settings.mlflow_url)
+        if is_on_postgresql(settings.mlflow_url):
+            _claim(client, settings)
+        yield client
+
+
+def _claim(client: Any, settings: Settings) -> None:
+    """Write the home's name into the database. Raises ConflictError if it has another one."""
+    first = client.get_experiment(FIRST_EXPERIMENT)
+    is_used = bool(client.search_registered_models(max_results=1))
+    claim_for_home(settings, VARIABLES["mlflow_url"], first.tags.get(HOME), is_used=is_used)
+    if HOME not in first.tags:
+        client.set_experiment_tag(FIRST_EXPERIMENT, HOME, name_of_home(settings))
 
 
 def _create_database(mlflow_url: str) -> None:

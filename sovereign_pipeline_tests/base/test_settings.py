@@ -19,6 +19,7 @@ OTHER = {
     "SOVEREIGN_SUITES": "/o/suites",
     "SOVEREIGN_REGISTRY_URL": "postgresql://db/registry",
     "SOVEREIGN_MLFLOW_URL": "postgresql://db/mlflow",
+    "SOVEREIGN_DAGSTER_URL": "postgresql://db/dagster",
     "SOVEREIGN_REVIEW_USER_HEADER": "X-Remote-User",
     "SOVEREIGN_REVIEW_PROXIES": "10.0.0.9 ::1",
     "SOVEREIGN_SERVING": "/o/serving",
@@ -45,6 +46,7 @@ def test_each_variable_sets_a_field_of_its_own() -> None:
     default, other = Settings.from_environment(), Settings.from_environment(OTHER)
     assert [field for field in VARIABLES if getattr(default, field) == getattr(other, field)] == []
     assert other.review_proxies == {"10.0.0.9", "::1"}
+    assert other.dagster_url == "postgresql+psycopg2://db/dagster"
 
 
 @pytest.mark.parametrize("variable", OTHER)

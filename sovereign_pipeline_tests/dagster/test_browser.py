@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, expect
 
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.dagster.resources import prepare_dagster_home, register_lines
+from sovereign_pipeline.dagster.resources import open_instance, register_lines
 from sovereign_pipeline.dagster.services import WORKSPACE
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
@@ -98,7 +98,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for name in ("DAGSTER_HOME", *institution.settings.to_environment()):
             patch.setenv(name, os.environ.get(name, ""))  # and is undone afterwards
         institution.write()
-        prepare_dagster_home(institution.settings)
+        open_instance(institution.settings)
         with listen(0, "") as held:
             port = held.getsockname()[1]
         command = [str(Path(sys.executable).parent / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port)]

@@ -119,7 +119,7 @@ def test_a_backup_comes_back_on_another_server_with_its_rules(
     tracking, service = make_database("tracking"), f"CREATE ROLE {SERVICE} LOGIN"
     run(tracking, "CREATE TABLE experiments (name text)", "INSERT INTO experiments VALUES ('lamps')")
     run(office.settings.registry_url, service, f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {SERVICE}")
-    taken = with_mlflow(office, tracking).take(tmp_path / "backup")
+    taken = with_others(office, tracking).take(tmp_path / "backup")
 
     scratch = make_database("scratch")
     with pytest.raises(InputError, match="database is not empty"):
@@ -128,7 +128,8 @@ def test_a_backup_comes_back_on_another_server_with_its_rules(
     assert (checked.entries, checked.artifacts, tables(scratch)) == (taken.description.head.size, 6, [])
 
     other, tracking_again = make_database("other"), make_database("tracking_again")
-    settings = replace(elsewhere(office, tmp_path / "other", other), mlflow_url=tracking_again)
+    settings = elsewhere(office, tmp_path / "other", other)
+    settings = replace(settings, mlflow_url=tracking_again, dagster_url=tracking_again)
     done = office.restore(settings, tmp_path / "backup")
     assert (done.artifacts, done.lost, done.entries) == (6, 0, checked.entries + 1)
     store = open_store(settings, settings.corpus)
@@ -156,9 +157,10 @@ def test_a_backup_comes_back_on_another_server_with_its_rules(
     assert left == [] and PASSWORD not in "".join(path.read_text() for path in (tmp_path / "backup").glob("*.json"))
 
 
-def with_mlflow(office: Office, tracking: str) -> Office:
-    """The same with MLflow's database on the server too."""
-    return replace(office, workplace=replace(office.workplace, settings=replace(office.settings, mlflow_url=tracking)))
+def with_others(office: Office, tracking: str) -> Office:
+    """The same with MLflow's and Dagster's databases on the server, too; they are one here, which has one dump."""
+    settings = replace(office.settings, mlflow_url=tracking, dagster_url=tracking)
+    return replace(office, workplace=replace(office.workplace, settings=settings))
 
 
 TWO_ACTS = """
