@@ -19,7 +19,7 @@ import time
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from email.header import decode_header
 from email.message import Message
 from email.policy import compat32
@@ -633,7 +633,10 @@ def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
     came by SMTP has its headers; one that was sent has properties instead."""
     from oxmsg import Message as OutlookMessage
 
-    found = OutlookMessage.load(data)
+    return _from_outlook(OutlookMessage.load(data))
+
+
+def _from_outlook(found: Any) -> tuple["Message[str, str]", str | None]:
     properties, kind = found.properties, found.message_class
     if kind.startswith("IPM.Note.SMIME"):
         raise Unreadable("encrypted")
@@ -659,10 +662,31 @@ def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
     message.set_payload([body])
     for attachment in found.attachments:
         part = Message(policy=compat32)
+        message.attach(part)
+        if (inner := _message_in(attachment)) is not None:
+            part["content-type"] = "message/rfc822"
+            part.set_payload([_from_outlook(inner)[0]])
+            continue
         part["content-type"] = attachment.mime_type or "application/octet-stream"
         name = attachment.file_name or attachment.properties.str_prop_value(0x3704) or ""
         part.add_header("content-disposition", "attachment", filename=name)
         part["content-transfer-encoding"] = "base64"
         part.set_payload(base64.b64encode(attachment.file_bytes or b"").decode())
-        message.attach(part)
     return message, next((each for begin, each in _OUTLOOK_KINDS.items() if kind.startswith(begin)), None)
+
+
+def _message_in(attachment: Any) -> Any:
+    """Return the Outlook message that an attachment is, or None. python-oxmsg reads messages of files alone, whose
+    properties begin at byte 32. The ones of an inner message begin at byte 24 (MS-OXMSG, section 2.4.1)."""
+    from oxmsg import Message as OutlookMessage
+
+    storage = next((each for each in attachment._storage.storages if each.name == "__substg1.0_3701000D"), None)
+    if storage is None:
+        return None
+    streams = (
+        replace(each, bytes_=each.bytes_[:24] + bytes(8) + each.bytes_[24:])
+        if each.name == "__properties_version1.0"
+        else each
+        for each in storage.streams
+    )
+    return OutlookMessage(replace(storage, streams=tuple(streams)))

@@ -4,17 +4,17 @@ import struct
 from collections.abc import Mapping, Sequence
 
 _Path = tuple[str, ...]
-_Properties = Mapping[int, str | bytes | int | float]
+_Properties = Mapping[int, "str | bytes | int | float | _Properties"]
 _SECTOR, _CUTOFF = 512, 4096
 _END, _FREE, _FAT = 0xFFFFFFFE, 0xFFFFFFFF, 0xFFFFFFFD
-_TEXT, _BINARY, _TIME, _NUMBER = 0x001F, 0x0102, 0x0040, 0x0003
+_TEXT, _BINARY, _TIME, _NUMBER, _OBJECT = 0x001F, 0x0102, 0x0040, 0x0003, 0x000D
 _AS_FILETIME = 116_444_736_000_000_000
 
 
 def outlook_message(
     properties: _Properties, recipients: tuple[str, ...] = (), attachments: Sequence[_Properties] = ()
 ) -> bytes:
-    """Return a .msg file. A property is a text, bytes, a number, or a time (float, seconds since 1970)."""
+    """Return a .msg file. A property is a text, bytes, a number, a time (float, seconds since 1970), or a message."""
     counts = struct.pack("<8x4I8x", 0, 0, len(recipients), len(attachments))
     streams = _storage((), properties, counts)
     for number, address in enumerate(recipients):
@@ -31,6 +31,9 @@ def _storage(path: _Path, properties: _Properties, head: bytes) -> dict[_Path, b
             entries += struct.pack("<HHIQ", _TIME, number, 6, int(value * 10**7) + _AS_FILETIME)
         elif isinstance(value, int):
             entries += struct.pack("<HHIII", _NUMBER, number, 6, value, 0)
+        elif isinstance(value, Mapping):
+            entries += struct.pack("<HHIII", _OBJECT, number, 6, 0xFFFFFFFF, 1)
+            streams |= _storage((*path, f"__substg1.0_{number:04X}{_OBJECT:04X}"), value, bytes(24))
         else:
             kind, data = (_TEXT, value.encode("utf-16-le")) if isinstance(value, str) else (_BINARY, value)
             entries += struct.pack("<HHIII", kind, number, 6, len(data) + 2 * (kind == _TEXT), 0)
@@ -40,7 +43,7 @@ def _storage(path: _Path, properties: _Properties, head: bytes) -> dict[_Path, b
 
 def _compound(streams: Mapping[_Path, bytes]) -> bytes:
     """Return a compound file. Streams of less than 4,096 bytes are in the mini stream, which is the root's stream."""
-    storages = dict.fromkeys(path[:1] for path in streams if len(path) == 2)
+    storages = dict.fromkeys(path[:length] for path in streams for length in range(1, len(path)))
     paths: list[_Path] = [(), *storages, *streams]
     mini, large = _Sectors(64), _Sectors(_SECTOR)
     starts = {path: (large if len(data) >= _CUTOFF else mini).add(data) for path, data in streams.items()}

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -257,6 +257,26 @@ def letter_of(place: int) -> bytes:
     content = [*EXAMPLES.values()][place].letter[0][1]
     assert isinstance(content, bytes)
     return content
+
+
+def test_attachments_of_an_outlook_file(institution: DemoInstitution) -> None:
+    inner = {0x0037: "Lamp", 0x1000: "المصباح لنا.", 0x5D01: "omar@mail.example", 0x0039: 1.7e9}
+    files: list[Any] = [
+        {0x3707: "letter.docx", 0x3701: office.docx(TEXT)},
+        {0x370E: "application/pdf", 0x3701: office.pdf(PERMIT)},
+        {0x3705: 5, 0x3701: inner},
+        {0x3704: "LOGO.PNG", 0x370E: "image/png", 0x3701: b"x"},
+        {0x3705: 2},
+    ]
+    properties = {0x0037: "Lamp", 0x1000: "See below.", 0x1035: "<1@x>", 0x5D01: "a@mail.example", 0x0039: 1.7e9}
+    reply = message("2", "a@mail.example", REPLY, sent=True)
+    reply["In-Reply-To"] = "<1@x>"
+    put(institution, {"1.msg": outlook_message(properties, (DESK,), files), "2.eml": bytes(reply)})
+    raw = raw_corpus(institution, kind="mail", ours=[DESK], attachments="read")
+    texts = [each.request for each in read_documents(raw.file(DOCUMENTS))]
+    assert texts == [f"See below.\n\n{TEXT}\n\n{PERMIT}\n\nالمصباح لنا."]
+    attachments = {name.partition("/")[2]: kind for name, (kind, _) in outcomes(raw).items() if "/" in name}
+    assert attachments == {"1.docx": "row", "2.pdf": "row", "3.eml": "row", "4.png": "left out", "5": "left out"}
 
 
 def test_a_look_at_a_folder_counts_attachments_and_proposes_to_read_them(institution: DemoInstitution) -> None:
