@@ -15,6 +15,7 @@ from sovereign_pipeline.serving.gateway.parameters import KINDS, TABLES
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
 from sovereign_pipeline_tests.corpus.first_files import VARIANTS
+from sovereign_pipeline_tests.corpus.mail_files import source_files_markdown
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
 from sovereign_pipeline_tests.serving.gateway.clients import clients_markdown
 
@@ -54,6 +55,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "clients.md": clients_markdown(),
         REFERENCE / "parameters.md": parameters_markdown(),
         REFERENCE / "first-file.md": first_file_markdown(VARIANTS),
+        REFERENCE / "source-files.md": source_files_markdown(),
         REFERENCE / "licences.md": licences_markdown(),
         REFERENCE / "recipe.md": recipe_markdown(),
         REFERENCE / "security-cases.md": security_cases_markdown(),

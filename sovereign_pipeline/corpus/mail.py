@@ -39,6 +39,11 @@ DEEPEST_MESSAGE = 2
 _LONGEST_SUBJECT = 4_000
 _MOST_REFERENCES = 200
 _OUTLOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_OTHER_FORMATS = {
+    b"!BDN": "an Outlook archive: export its messages as .msg or mbox",
+    b"\x1f\x8b": "compressed: unpack it",
+    b"PK\x03\x04": "compressed: unpack it",
+}
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,8 @@ def _mail(data: bytes) -> tuple[Mail, list["Message[str, str]"]]:
         message, kind = _outlook(data)
     elif len(data) > LARGEST_HEADERS and not re.search(rb"\r?\n\r?\n", data[:LARGEST_HEADERS]):
         raise Unreadable(f"headers longer than {LARGEST_HEADERS >> 10} kB")
+    elif (other := next((name for begin, name in _OTHER_FORMATS.items() if data.startswith(begin)), None)) is not None:
+        raise Unreadable(other)
     else:
         message = email.message_from_bytes(data, policy=compat32)
     headers = _Headers(message)
@@ -290,7 +297,8 @@ class _Body:
         if depth > DEEPEST:
             raise Unreadable("parts nested too deep")
         if kind in _ENCRYPTED:
-            raise Unreadable("encrypted")
+            is_signed = str(part.get_param("smime-type", "")).lower() == "signed-data"
+            raise Unreadable("signed as a whole: its text is in no part that is read" if is_signed else "encrypted")
         _refuse_damage(part)
         if kind.startswith("multipart/"):
             self._read_parts(kind, part, depth, is_chosen)

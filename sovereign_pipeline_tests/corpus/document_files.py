@@ -199,18 +199,3 @@ FILES = (
         "a marking is not in the ladder, nor in `levels`",
     ),
 )
-
-
-def files_markdown() -> list[str]:
-    """Lines of the page."""
-    lines = [
-        "",
-        "## Folders of documents",
-        "",
-        "What becomes of a letter in a folder of the kind `documents`. `files.jsonl` of the raw corpus names every",
-        "file with its outcome and reason. A file that ends its parser is quarantined alone.",
-        "",
-        "| the file | outcome | reason |",
-        "|---|---|---|",
-    ]
-    return [*lines, *(f"| {file.what} | {file.outcome} | {file.reason} |" for file in FILES)]

@@ -12,7 +12,6 @@ import pyarrow
 import pyarrow.parquet
 
 from sovereign_pipeline_tests.conftest import letter
-from sovereign_pipeline_tests.corpus.document_files import files_markdown
 
 Row = dict[str, Any]
 Write = Callable[[Path], None]
@@ -213,7 +212,7 @@ def first_file_markdown(variants: Mapping[str, Iterable[Variant]]) -> str:
     for heading, each in variants.items():
         lines += ["", f"## {heading}", "", "| the file | recipe | what happens |", "|---|---|---|"]
         lines += [f"| {variant.what} (`{variant.name}`) | {_keys(variant)} | {_cell(variant)} |" for variant in each]
-    return "\n".join([*lines, *files_markdown()]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _keys(variant: Variant) -> str:

@@ -223,6 +223,12 @@ def _other(number: int, thread: int, kind: str) -> Letter:
     return letter
 
 
+def in_mbox(raw: bytes) -> bytes:
+    """Return a message as it stands in an mbox."""
+    body = b"\n".join(b">" + line if line.startswith(b"From ") else line for line in raw.split(b"\n"))
+    return b"From someone@post.example Mon Feb  5 08:30:00 2024\n" + body + b"\n\n"
+
+
 def write(box: Mailbox, folder: Path) -> dict[str, Letter]:
     """Write the messages as .eml, mbox and Maildir, a third each. Return each message by its name in the source."""
     for each in ("inbox", "maildir/cur", "maildir/new", "maildir/tmp"):
@@ -235,10 +241,7 @@ def write(box: Mailbox, folder: Path) -> dict[str, Letter]:
             elif letter.number % 3 == 1:
                 path = folder / "maildir" / "cur" / f"{letter.number:05d}.M1.host:2,S"
             else:
-                body = b"\n".join(
-                    b">" + line if line.startswith(b"From ") else line for line in letter.raw.split(b"\n")
-                )
-                archive.write(b"From someone@post.example Mon Feb  5 08:30:00 2024\n" + body + b"\n\n")
+                archive.write(in_mbox(letter.raw))
                 archived += 1
                 paths[f"archive.mbox#{archived}"] = letter
                 continue

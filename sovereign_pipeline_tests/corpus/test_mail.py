@@ -1,14 +1,21 @@
 import datetime
 import io
 import json
-import time
-from pathlib import Path
+import re
+from collections import Counter
 from typing import Any
 
 import pytest
 
-from sovereign_pipeline.corpus.mail import LARGEST_MESSAGE, Mail, parse_mail, text_of_html
+from sovereign_pipeline.corpus import parsing
+from sovereign_pipeline.corpus.document import read_documents
+from sovereign_pipeline.corpus.mail import Mail, parse_mail, text_of_html
+from sovereign_pipeline.corpus.stages import DOCUMENTS
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.corpus.mail_files import ARABIC, MAILS, TEXT
+from sovereign_pipeline_tests.corpus.mailboxes import DESK
 from sovereign_pipeline_tests.corpus.outlook import outlook_message
+from sovereign_pipeline_tests.corpus.test_extraction import outcomes, put, raw_corpus
 
 _HEAD = b"From: A <a@mail.example>\nTo: b@coasts.example\nDate: Mon, 5 Feb 2024 08:30:00 +0400\nMessage-ID: <1@x>\n"
 
@@ -93,110 +100,56 @@ def test_text_of_html(html: str, text: str) -> None:
     assert text_of_html(html) == text
 
 
-LEFT_OUT = {
-    "an automatic reply": (
-        b"Auto-Submitted: auto-replied\n\nx",
-        b"Precedence: auto_reply\n\nx",
-        b"X-Autoreply: yes\n\nx",
-        b"Subject: Out of Office: permit\n\nx",
-        b"Subject: =?utf-8?b?2LHYryDYqtmE2YLYp9im2Yo6INiq2LXYsdmK2K0=?=\n\nx",
-    ),
-    "a bounce": (
-        b"Content-Type: multipart/report; boundary=b\n\n--b\n\nx\n--b--",
-        b"Return-Path: <>\n\nx",
-    ),
-    "a calendar entry": (
-        b"Content-Type: multipart/alternative; boundary=b\n\n--b\n\nx\n--b\nContent-Type: text/calendar\n\nx\n--b--",
-    ),
-    "a newsletter": (b"List-Unsubscribe: <https://x>\nPrecedence: bulk\n\nx",),
-    "private": (b"Sensitivity: Private\n\nx",),
-    "a draft, or deleted": (b"X-Unsent: 1\n\nx", b"X-Mozilla-Status: 0009\n\nx"),
-    "without text": (b"Content-Type: application/pdf\n\nx", b"\n \n"),
-}
-KEPT = (
-    b"Auto-Submitted: no\n\nx",
-    b"List-Unsubscribe: <mailto:x@y>\n\nx",
-    b"Return-Path: <a@b>\n\nx",
-    b"Sensitivity: Normal\n\nx",
+REPLY = "You may, and the fee is ten. We have noted it for the two boats of yours."
+ARABIC_REPLY = "نعم، لا مانع لدينا من إصلاح الرصيف المذكور في المنطقة الثانية."
+
+
+@pytest.mark.security_case(
+    "Damaged and hostile messages lie in a mailbox: bombs, cycles, hostile headers, wrong names, links, cut archives",
+    "each is quarantined or left out by name and reason, every other message is read, and nothing is followed or run",
 )
+def test_each_message_has_the_outcome_of_the_table(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All messages lie in one folder, so that one that ends the sandbox could lose another."""
+    monkeypatch.setattr(parsing, "SECONDS", 3)
+    folder = put(institution, {})
+    for number, mail in enumerate(MAILS):
+        for name, content in mail.files.items():
+            path = folder / f"{number:03}" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not isinstance(content, bytes):
+                content(path)
+            elif name.endswith(".msg"):
+                path.write_bytes(content)
+            else:
+                path.write_bytes(_as_own(content, number))
+        id, person = ("IPM.Note@x", "ipm.note") if "a.msg" in mail.files else (f"{number}.1@x", f"a{number}")
+        reply = (
+            f"From: {DESK}\nTo: {person}@mail.example\nSubject: Re: Jetty\nIn-Reply-To: <{id}>\n"
+            f"Date: Mon, 5 Feb 2024 {10 + number // 60}:{number % 60:02}:00 +0400\n\n"
+            f"{ARABIC_REPLY if 'Arabic' in mail.what else REPLY}"
+        )
+        put(institution, {f"replies/{number:03}.eml": reply.encode()})
+    raw = raw_corpus(institution, kind="mail", ours=[DESK])
+    found = dict[str, list[tuple[str, str]]]()
+    for name, (outcome, reason) in sorted(outcomes(raw).items()):
+        found.setdefault(name.partition("/")[0], []).append((outcome, reason if outcome != "duplicate" else ""))
+    replies = Counter(outcome for outcome, _ in found.pop("replies"))
+    assert {mail.what: found[f"{number:03}"] for number, mail in enumerate(MAILS)} == {
+        mail.what: [*mail.outcomes] for mail in MAILS
+    }
+    rows = sum(mail.outcomes[0][0] == "row" for mail in MAILS)
+    assert (replies["row"], replies.total()) == (rows, len(MAILS))
+    texts = [each.messages[0].content for each in read_documents(raw.file(DOCUMENTS))]
+    assert len(texts) == rows
+    assert all(text.startswith((TEXT.decode(), ARABIC)) for text in texts)
 
 
-@pytest.mark.parametrize(
-    ("reason", "content"), [(reason, each) for reason, every in LEFT_OUT.items() for each in every]
-)
-def test_recognises_what_is_no_correspondence(reason: str, content: bytes) -> None:
-    assert _read(_HEAD + content).left_out == reason
-
-
-@pytest.mark.parametrize("content", KEPT)
-def test_keeps_correspondence(content: bytes) -> None:
-    assert _read(_HEAD + content).left_out is None
-
-
-def _nested(depth: int) -> bytes:
-    return (
-        b"\n".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d" % (n, n) for n in range(depth)) + b"\n\nx\n"
-    )
-
-
-BROKEN = {
-    "empty": b"",
-    "no message": b"Dear Sir,\n\nFrom: here",
-    "binary": bytes(range(256)) * 40,
-    "no date": b"From: a@mail.example\n\nx",
-    "nested parts": _HEAD + _nested(1_000),
-    "deep parts": _HEAD + _nested(60),
-    "headers without an end": _HEAD + b"X-A: " + b"a" * 300_000,
-    "2,000,000 short lines": _HEAD + b"\n" + b"a\n" * 2_000_000,
-    "broken base64": _HEAD + b"Content-Transfer-Encoding: base64\n\nA",
-    "foreign characters in base64": _HEAD + b"Content-Transfer-Encoding: base64\n\nVGV4dA==\n-- list footer!",
-    "NUL": _HEAD + b"\na\0b",
-    "cut off": _HEAD + b"Content-Type: multipart/mixed; boundary=b\n\n--b\n\nDear",
-    "no boundary": _HEAD + b"Content-Type: multipart/mixed\n\nDear",
-    "encrypted": _HEAD + b"Content-Type: application/pkcs7-mime\n\nx",
-    "PGP": _HEAD + b"\n-----BEGIN PGP MESSAGE-----\n",
-    "Outlook, cut off": outlook_message({0x0037: "Subject"})[:900],
-    "Outlook, no message": outlook_message({0x0037: "Subject"})[:76].ljust(4096, b"\1"),
-    "Outlook, encrypted": outlook_message({0x001A: "IPM.Note.SMIME", 0x5D01: "a@mail.example"}),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_damaged_and_hostile_messages_are_named(name: str) -> None:
-    start = time.monotonic()
-    found = _one(BROKEN[name])
-    assert found.keys() == {"broken"}
-    assert "Dear" not in found["broken"]
-    assert time.monotonic() - start < 20
-
-
-HOSTILE_HEADERS = {
-    "encoded words without an end": b"Subject: " + b"=?a?q?" * 40_000,
-    "a newline in an encoded word": b"Subject: =?utf-8?q?a=0ABcc:_b?=",
-    "many addresses": b"Cc: " + b"a@b.example, " * 15_000,
-    "open brackets": b"To: " + b"<" * 200_000,
-    "open comments": b"To: " + b"(" * 200_000,
-    "many ids": b"References: " + b"<a@b> " * 40_000,
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE_HEADERS)
-def test_hostile_headers(name: str) -> None:
-    start = time.monotonic()
-    found = _one(_HEAD + HOSTILE_HEADERS[name] + b"\n\nx")
-    assert "broken" in found or "\n" not in found["subject"]
-    assert time.monotonic() - start < 10
-
-
-def test_a_message_above_the_limit_is_not_read(tmp_path: Path) -> None:
-    envelope = b"From a@b.example Mon Feb  5 08:30:00 2024\n"
-    for name, begin in (("big.eml", b""), ("big.mbox", envelope)):
-        with (tmp_path / name).open("wb") as sparse:
-            sparse.write(begin + _HEAD + b"\n")
-            sparse.seek(LARGEST_MESSAGE * 3)
-            sparse.write(b"\n\n" + envelope + _HEAD + b"\nShort\n")
-    assert ["broken" in each for each in parse_mail((tmp_path / "big.eml").open("rb"), ".eml")] == [True]
-    assert ["broken" in each for each in parse_mail((tmp_path / "big.mbox").open("rb"), ".mbox")] == [True, False]
+def _as_own(content: bytes, number: int) -> bytes:
+    """Give a message an id and a sender of its own, so that it is a thread of its own."""
+    content = re.sub(rb"<(\d)@x>", rb"<%d.\1@x>" % number, content)
+    return content.replace(b"a@mail.example", b"a%d@mail.example" % number)
 
 
 def test_mbox() -> None:
