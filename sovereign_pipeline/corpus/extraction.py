@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.base.files import digest_of, write_atomically
+from sovereign_pipeline.base.files import digest_of, read_secret, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import jsonl_line, read_jsonl
 from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.corpus.parsing import (
+    Cache,
     Outcome,
     Unit,
     Units,
@@ -75,9 +76,9 @@ def extractor_of(source: Source) -> str | None:
     return parser_version(KINDS[source.kind][0]) if source.kind in KINDS else None
 
 
-def parsed_in(settings: Settings) -> Path:
+def cache_of(settings: Settings) -> Cache:
     """Return the cache of parsed files."""
-    return settings.corpus / "cache" / "parsed"
+    return Cache(settings.corpus / "cache" / "parsed", read_secret(settings.caches_key))
 
 
 def extract(
@@ -89,7 +90,8 @@ def extract(
 ) -> Extraction:
     """Write the rows of a source of mail or documents below the corpus root. Parsed files are cached there.
 
-    Raises SourceError if the folder cannot be listed or a unit is unaccounted for, and SandboxUnavailable.
+    Raises SourceError if the folder cannot be listed, if all that lies there is left out, or if a unit is unaccounted
+    for, and SandboxUnavailable.
     """
     parser, assembler = KINDS[source.kind]
     program = find_tesseract() if source.ocr else None
@@ -140,11 +142,18 @@ def extract(
         return {"ocr": recognised[name]} if name in recognised else {}
 
     found = units_of(
-        parser, listed, parsed_in(settings), options, lambda said: progress(f"{source.name}: {said}"), program
+        parser, listed, cache_of(settings), options, lambda said: progress(f"{source.name}: {said}"), program
     )
     with Units(noting_ocr(found), rows.parent) as units:
         accounted, recognised, wrong = units.notes("accounted"), units.notes("recognised"), list[str]()
         write_atomically(rows, lines())
+        if not rows.stat().st_size:
+            reasons = and_more(f"{times:,} left out: {reason}" for reason, times in (+left_out).most_common())
+            raise SourceError(
+                f"{path}: of {counted(counts.total(), 'file or message', 'files or messages')}, none became a document "
+                f"({reasons}).",
+                "Correct `pairs` or `ours` of the source. `sovereign sources look` proposes them.",
+            )
         outcomes = rows.with_suffix(".outcomes.jsonl")
         all_ = ((name, units.digests[name], {**accounted[name], **ocr_of(name)}) for name in accounted)
         write_atomically(

@@ -12,7 +12,7 @@ from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.dates import days_in, is_iso
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.corpus.extraction import KINDS, Extraction, extract, parsed_in
+from sovereign_pipeline.corpus.extraction import KINDS, Extraction, cache_of, extract
 from sovereign_pipeline.corpus.letters import name_in_table, path_pattern, rows_of_table
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
 from sovereign_pipeline.corpus.parsing import SourceFile, files_of, units_of
@@ -70,7 +70,7 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
 
     def messages() -> Iterator[dict[str, Any]]:
         nonlocal with_text
-        for unit in units_of(KINDS["mail"][0], files, parsed_in(settings), {"attachments": "read"}):
+        for unit in units_of(KINDS["mail"][0], files, cache_of(settings), {"attachments": "read"}):
             if "attachment" in unit.item:
                 attachments[unit.item["attachment"]] += 1
                 with_text += "text" in unit.item
@@ -82,7 +82,7 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
         own = {"kind": "mail", "ours": [ours or f"{FILL_IN}: domains and addresses of the institution"]}
         own["attachments"] = "read"
     else:
-        units = units_of(KINDS["documents"][0], files, parsed_in(settings))
+        units = units_of(KINDS["documents"][0], files, cache_of(settings))
         numbers = {_stem(unit.name): numbers_of(unit.item["text"]) for unit in units if "broken" not in unit.item}
         own_numbers = likely_ours(numbers.values())
         table = next((file.name for file in files if _is_table_of_pairs(file, names)), None)

@@ -34,7 +34,7 @@ from typing import IO, Any
 
 import sovereign_pipeline
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, write_atomically
+from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, keyed_digest, write_atomically
 from sovereign_pipeline.base.sandbox import Limits, conversation
 from sovereign_pipeline.corpus.opening import reject_unreadable
 
@@ -214,10 +214,48 @@ def parser_version(parser: str) -> str:
     return digest_of([code, {name: version(name) for name in LIBRARIES}])
 
 
+MARK_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Parsed files. Each ends with a mark that only a holder of the installation's secret can make, so that a file that
+    was cut, moved or written by another account is parsed again."""
+
+    directory: Path
+    """Directory of the files, which hold unscrubbed text."""
+    secret: bytes
+
+    def write(self, path: Path, lines: Iterable[str]) -> None:
+        digest = sha256()
+
+        def marked() -> Iterator[str]:
+            for line in lines:
+                digest.update(line.encode())
+                yield line
+            yield f"{self._mark(path, digest.digest())}\n"
+
+        write_atomically(path, marked())
+
+    def is_whole(self, path: Path) -> bool:
+        if not path.exists():
+            return False
+        digest, left = sha256(), path.stat().st_size - 2 * MARK_BYTES - 1
+        with path.open("rb") as stream:
+            while left > 0 and (block := stream.read(min(left, 1 << 20))):
+                digest.update(block)
+                left -= len(block)
+            return left == 0 and stream.read() == f"{self._mark(path, digest.digest())}\n".encode()
+
+    def _mark(self, path: Path, digest: bytes) -> str:
+        content = path.relative_to(self.directory).as_posix().encode() + digest
+        return keyed_digest(self.secret, "parsed", content, MARK_BYTES).hex()
+
+
 def units_of(
     parser: str,
     files: Iterable[SourceFile],
-    stored: Path,
+    cache: Cache,
     options: dict[str, Any] | None = None,
     progress: Callable[[str], None] = lambda message: None,
     program: Program | None = None,
@@ -226,12 +264,11 @@ def units_of(
 
     Args:
         parser: `module:function`, a parser.
-        stored: directory of the cache. It holds unscrubbed text.
         options: keyword arguments of the parser, among them the version of the program: the cache depends on them.
         program: program that the parser runs.
     """
     files = list(files)
-    of_parser = stored / digest_of([parser_version(parser), options or {}])[:16]
+    of_parser = cache.directory / digest_of([parser_version(parser), options or {}])[:16]
     next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
     units = 0
 
@@ -254,19 +291,19 @@ def units_of(
             # The parser decides by the suffix, too.
             suffix = sha256(Path(file.place).suffix.lower().encode(errors="surrogateescape")).hexdigest()[:8]
             kept = of_parser / file.sha256[:2] / f"{file.sha256}-{suffix}.jsonl"
-            if not kept.exists():
-                write_atomically(kept, lines(number, file))
+            if not cache.is_whole(kept):
+                cache.write(kept, lines(number, file))
             yield from _cached(file, kept)
 
 
 def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:
     with kept.open("rb") as stream:
-        line, start, place = stream.readline(), 0, 0
-        while line:
-            place, following, next_start = place + 1, stream.readline(), start + len(line)
-            name = file.name if place == 1 and not following else f"{file.name}#{place}"
+        line, following, start, place = stream.readline(), stream.readline(), 0, 1
+        while following:  # the last line is the mark
+            after = stream.readline()
+            name = file.name if place == 1 and not after else f"{file.name}#{place}"
             yield from _units_in(name, file.sha256, line, (str(kept), start))
-            line, start = following, next_start
+            line, following, start, place = following, after, start + len(line), place + 1
 
 
 def _units_in(name: str, sha256: str, line: bytes, place: tuple[str, int]) -> Iterator[Unit]:

@@ -293,6 +293,35 @@ def test_only_new_files_are_parsed_and_a_broken_one_can_be_excluded(
     assert (source["excluded"], source["documents"], source["left_out"]) == (1, 1, {"no rule pairs it": 1})
 
 
+def changed(content: bytes) -> bytes:
+    return content.replace(b"walnut", b"almond")
+
+
+@pytest.mark.security_case(
+    "Another account writes to the cache of parsed files, so that other letters are trained than those that lie there",
+    "a file of the cache without the installation's mark is parsed again",
+)
+@pytest.mark.parametrize("damage", [changed, lambda content: content[:-9], lambda content: b"", lambda content: b"\n"])
+def test_a_cached_file_that_was_changed_is_parsed_again(
+    institution: DemoInstitution, damage: Callable[[bytes], bytes]
+) -> None:
+    put(institution, {"a/2024-01-02-in.txt": b"walnut one", "a/2024-01-02-out.txt": b"walnut two"})
+    raw = raw_corpus(institution, pairs=BY_PATH)
+    kept = [path for path in (institution.settings.corpus / "cache" / "parsed").rglob("*") if path.is_file()]
+    assert len(kept) == 2
+    for path in kept:
+        path.write_bytes(damage(path.read_bytes()))
+    assert evaluate_rows_accounted_for(institution.workplace_as_written(), raw, {}).passed
+    assert not any(path.read_bytes() == damage(path.read_bytes()) for path in kept)
+
+
+def test_a_folder_of_which_all_is_left_out_is_named_with_the_reasons(institution: DemoInstitution) -> None:
+    folder = put(institution, {"a/letter.txt": b"x", "a/reply.txt": b"y"})
+    with pytest.raises(SourceError, match="2 left out: no rule pairs it") as refused:
+        raw_corpus(institution, pairs=BY_PATH)
+    assert str(folder) in str(refused.value)
+
+
 def test_a_changed_file_fails_the_gate_and_its_text_is_nowhere(institution: DemoInstitution) -> None:
     put(
         institution,

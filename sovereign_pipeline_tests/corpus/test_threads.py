@@ -13,7 +13,7 @@ from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.extraction import KINDS
 from sovereign_pipeline.corpus.folders import look_at_folder
 from sovereign_pipeline.corpus.mail import parse_mail
-from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units, files_of, units_of
+from sovereign_pipeline.corpus.parsing import Cache, Outcome, Unit, Units, files_of, units_of
 from sovereign_pipeline.corpus.quotes import KnownMessages, own_text
 from sovereign_pipeline.corpus.stages import DOCUMENTS, read_sources
 from sovereign_pipeline.corpus.threads import assemble
@@ -103,8 +103,13 @@ def test_an_mbox_of_any_size_is_read_to_its_end(tmp_path: Path) -> None:
     with (tmp_path / "archive.mbox").open("wb") as archive:
         archive.write(head + b"\nOne\n\n" + head)
         archive.seek(parsing.LARGEST_FILE)
-        archive.write(b"\n\n" + head + b"\nThree\n")
-    units = Units(units_of(KINDS["mail"][0], files_of(tmp_path), tmp_path / "cache"), tmp_path / "cache")
+        archive.write(b"
+
+" + head + b"
+Three
+")
+    cache = Cache(tmp_path / "cache", bytes(32))
+    units = Units(units_of(KINDS["mail"][0], files_of(tmp_path), cache), cache.directory)
     assert [unit.item.get("text") for unit in units] == ["One", None, "Three"]
     assert units.again("archive.mbox#3").item["text"] == "Three"
     assert not [each for each in (tmp_path / "cache").iterdir() if each.is_file()]
