@@ -103,11 +103,7 @@ def test_an_mbox_of_any_size_is_read_to_its_end(tmp_path: Path) -> None:
     with (tmp_path / "archive.mbox").open("wb") as archive:
         archive.write(head + b"\nOne\n\n" + head)
         archive.seek(parsing.LARGEST_FILE)
-        archive.write(b"
-
-" + head + b"
-Three
-")
+        archive.write(b"\n\n" + head + b"\nThree\n")
     cache = Cache(tmp_path / "cache", bytes(32))
     units = Units(units_of(KINDS["mail"][0], files_of(tmp_path), cache), cache.directory)
     assert [unit.item.get("text") for unit in units] == ["One", None, "Three"]
