@@ -260,7 +260,7 @@ def letter_of(place: int) -> bytes:
 
 
 def test_attachments_of_an_outlook_file(institution: DemoInstitution) -> None:
-    inner = {0x0037: "Lamp", 0x1000: "المصباح لنا.", 0x5D01: "omar@mail.example", 0x0039: 1.7e9}
+    inner: dict[int, Any] = {0x0037: "Lamp", 0x1000: "المصباح لنا.", 0x5D01: "omar@mail.example", 0x0039: 1.7e9}
     files: list[Any] = [
         {0x3707: "letter.docx", 0x3701: office.docx(TEXT)},
         {0x370E: "application/pdf", 0x3701: office.pdf(PERMIT)},
@@ -268,7 +268,13 @@ def test_attachments_of_an_outlook_file(institution: DemoInstitution) -> None:
         {0x3704: "LOGO.PNG", 0x370E: "image/png", 0x3701: b"x"},
         {0x3705: 2},
     ]
-    properties = {0x0037: "Lamp", 0x1000: "See below.", 0x1035: "<1@x>", 0x5D01: "a@mail.example", 0x0039: 1.7e9}
+    properties: dict[int, Any] = {
+        0x0037: "Lamp",
+        0x1000: "See below.",
+        0x1035: "<1@x>",
+        0x5D01: "a@mail.example",
+        0x0039: 1.7e9,
+    }
     reply = message("2", "a@mail.example", REPLY, sent=True)
     reply["In-Reply-To"] = "<1@x>"
     put(institution, {"1.msg": outlook_message(properties, (DESK,), files), "2.eml": bytes(reply)})
