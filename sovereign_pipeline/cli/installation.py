@@ -1,4 +1,4 @@
-"""`sovereign init`, `backup` and `bundle`: start, copy, restore and transport an installation."""
+"""`sovereign init`, `backup`, `databases` and `bundle`: start, copy, restore, move and transport an installation."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from rich.markup import escape
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.cli.terminal import (
     Group,
     KeyOptions,
@@ -209,6 +210,29 @@ def backup_repair(
         out.print(f"[green]✓[/] put back: {escape(name)}")
     if not names:
         out.print("nothing to repair: every file is intact")
+
+
+databases = Group(help="Where registry, MLflow and Dagster keep their rows.")
+
+
+@databases.callback()
+def _databases() -> None:
+    """A group, so that `move` is named."""
+
+
+@databases.command("move")
+def databases_move() -> None:
+    """Move registry, MLflow and Dagster from files in SOVEREIGN_HOME to the empty PostgreSQL databases that
+    SOVEREIGN_REGISTRY_URL, SOVEREIGN_MLFLOW_URL and SOVEREIGN_DAGSTER_URL name (those that are set).
+
+    The registry is verified in its new place. The old files stay, with `.moved` at the end of their names.
+    """
+    from sovereign_pipeline.dagster.moving import move
+
+    for moved in move(Settings.from_environment(), tell_progress):
+        out.print(f"[green]✓[/] {moved.variable}: {counted(moved.rows, 'row')}; the old files:")
+        for path in moved.files:
+            out.print(f"  {escape(str(path))}")
 
 
 def _private_key(path: Path) -> str:

@@ -77,7 +77,7 @@ class Sovereign(LoadedWhenAsked):
             "release": ("adapters", "recall"),
             "review": ("review",),
             "audit": ("audit", "evidence"),
-            "installation": ("backup", "bundle", "init"),
+            "installation": ("backup", "bundle", "databases", "init"),
             "serving": ("serve",),
         }.items()
         for command in commands

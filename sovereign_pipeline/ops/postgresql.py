@@ -31,13 +31,14 @@ _OF_LIBPQ: Mapping[str, str] = {
 # pg_restore connects only if it gets a connection string. This one names no server; the environment does.
 _ADDRESS_IN_ENVIRONMENT = "application_name=sovereign-backup"
 
-# Every relation and routine that a dump can hold, except those that belong to an extension.
+# Every relation and routine that a dump can hold, except those that belong to an extension or to a table's column.
 _CONTENT = """
 SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
                     WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS name
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND nspname !~ '^pg_' AND nspname <> 'information_schema'
-  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND deptype = 'e')
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                  AND deptype IN ('e', 'i'))
 UNION ALL
 SELECT 'ROUTINE', p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'

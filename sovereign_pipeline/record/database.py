@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import IntegrityError as Contradiction
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -398,9 +399,26 @@ def _create(engine: Engine, settings: Settings) -> None:
     with checkpoints.only_writer(settings), _errors_named(), _writing_connection(engine) as connection:
         if inspect(connection).has_table(FORMAT_TABLE):  # another process was first
             return
-        Table.metadata.create_all(connection, tables=stored_tables())
-        connection.execute(text(f"CREATE TABLE {FORMAT_TABLE} (version INTEGER NOT NULL)"))
-        connection.execute(text(f"INSERT INTO {FORMAT_TABLE} VALUES (:version)"), {"version": FORMAT})
+        _create_tables(connection)
+
+
+def _create_tables(connection: Connection) -> None:
+    Table.metadata.create_all(connection, tables=stored_tables())
+    connection.execute(text(f"CREATE TABLE {FORMAT_TABLE} (version INTEGER NOT NULL)"))
+    connection.execute(text(f"INSERT INTO {FORMAT_TABLE} VALUES (:version)"), {"version": FORMAT})
+
+
+def copy_registry(
+    settings: Settings, to: Settings, copy: Callable[[Sequence[SqlTable], Connection, Connection], int]
+) -> int:
+    """Copy a registry's tables into an empty database, and return what `copy` returns. The caller holds the ledger's
+    lock and opens the copy afterwards, which verifies it."""
+    engine = _engine(to)
+    with _engine_read_only(settings) as source, source.connect() as read, _writing_connection(engine) as write:
+        _create_tables(write)
+        copied = copy(stored_tables(), read, write)
+    engine.dispose()
+    return copied
 
 
 @contextmanager
