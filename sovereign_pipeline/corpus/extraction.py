@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.base.files import digest_of, read_secret, write_atomically
+from sovereign_pipeline.base.files import digest_of, file_sha256, read_secret, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import jsonl_line, read_jsonl
@@ -71,9 +71,17 @@ class Extraction:
         return read_jsonl(self.outcomes)
 
 
+_OF_ASSEMBLERS = ("letters", "markings", "quotes", "reference_numbers", "threads")
+"""Modules of this package that decide which rows are made from parsed files, and their levels."""
+
+
 def extractor_of(source: Source) -> str | None:
-    """Return the version of a source's parser, for the identity of what is made from it; None for a table."""
-    return parser_version(KINDS[source.kind][0]) if source.kind in KINDS else None
+    """Return the version of a source's parser and assembler, for the identity of what is made from it; None for a
+    table."""
+    if source.kind not in KINDS:
+        return None
+    code = [file_sha256(Path(__file__).with_name(f"{name}.py")) for name in _OF_ASSEMBLERS]
+    return digest_of([parser_version(KINDS[source.kind][0]), code])
 
 
 def cache_of(settings: Settings) -> Cache:

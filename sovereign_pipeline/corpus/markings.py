@@ -1,32 +1,55 @@
-"""Find classification markings in headers, subjects, lines of text and names of folders."""
+"""Find classification markings in headers, subjects, lines of text and names of folders and files."""
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
+from sovereign_pipeline.base.text import COMPARED
 from sovereign_pipeline.corpus.document import RowRejected
-from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.institution import ClassificationLadder
 
 _USUAL = """restricted;confidential;secret;top secret;strictly confidential;highly confidential;company confidential;
 official sensitive;for official use only;protected;سري;سرية;سري جدا;سري للغاية;سري وشخصي;محظور;مقيد;محدود;مكتوم"""
 """Words of markings. One that is not in the ladder, nor in the recipe's `levels`, quarantines."""
-_LABEL = re.compile(r"^(?:security )?(?:classification|marking|sensitivity|التصنيف|درجه السريه|السريه|درجه التصنيف) ")
+_LABEL = re.compile(
+    r"^(?:(?:(?:this|the|an?|e|mail|email|document|letter|message|file|page|security|protective|overall|is) )*"
+    r"(?:classification|classified|markings?|marked|sensitivity)(?: (?:level|as|is|of|this|the|document|letter))* "
+    r"|(?:(?:هذا|هذه|الوثيقه|المستند|الخطاب|الرساله|درجه|مستوي) )*"
+    r"(?:التصنيف|تصنيف|السريه|مصنفه?)(?: (?:الامني|الوثيقه|المستند|الخطاب|هو|هي))* )"
+)
+"""Words before a marking."""
+_PAGE = r"(?:(?:page|p|صفحه|الصفحه|ص) )?\d+(?: (?:of|من) \d+)?"
+_AROUND = re.compile(rf"^{_PAGE} | {_PAGE}$")
+_SPACED = re.compile(r"\w(?: \w)+")
 _BRACKETS = re.compile(r"[\[({【]([^\[\](){}【】]{1,200})[\])}】]")
-_DIVIDERS = re.compile(r"\s[-\u2013\u2014|/]+\s|[:|,;/\u060c\u061b]")
+_COLUMNS = re.compile(r"\s[-\u2013\u2014|/]+\s|[|\t\u2022]|\s{2,}")
+_DIVIDERS = re.compile(rf"{_COLUMNS.pattern}|[:,;/\u060c\u061b]")
+_WORDS_OF_NAMES = re.compile(r"[-_.\s]+")
+_WORD = re.compile(r"\w+")
+_QUOTE = "> \t\u00a0\u200f\u200e"
+_SUBJECT = re.compile(
+    r"(?:^|[\s*>])(?:subject|الموضوع)[ \t*]*[:：][ \t*]*(\S[^\n]{0,400})", re.IGNORECASE | re.MULTILINE
+)
 _LINES_WITH_MARKINGS = 5
-_LONGEST_LINE = 80
+_LONGEST_LINE, _MOST_WORDS = 80, 8
 
 
 class Markings:
-    """The ladder's levels and the recipe's words for them, as they are found in markings."""
+    """The ladder's levels and the recipe's words for them, as they are found in markings.
+
+    The lowest level counts only where markings usually stand. Elsewhere it raises nothing, and would give a level to a
+    document that has none.
+    """
 
     def __init__(self, ladder: ClassificationLadder, words: Mapping[str, str] = {}) -> None:
         self._ladder = ladder
         self._levels: dict[str, str | None] = dict.fromkeys(map(_plain, _USUAL.split(";")))
         self._levels |= {_plain(word): level for word, level in words.items()}
         self._levels |= {_plain(level): level for level in ladder.levels}
+        self._squeezed = {phrase.replace(" ", ""): phrase for phrase in self._levels}
         # The longest first, so that `top secret` is not read as `secret`.
         phrases = "|".join(map(re.escape, sorted(self._levels, key=len, reverse=True)))
         self._phrase = re.compile(rf"(?<!\w)(?:{phrases})(?!\w)")
@@ -43,21 +66,32 @@ class Markings:
         return level
 
     def in_title(self, title: str) -> str | None:
-        """Return the level of the tags in a subject or title: `[RESTRICTED] …`, `Secret: …`, `… - سري`."""
-        outside = [part for part in _DIVIDERS.split(_BRACKETS.sub(":", title)) if part.strip()]
-        tags = [part for tag in _BRACKETS.findall(title) for part in _DIVIDERS.split(tag)]
-        ends = [outside[0], outside[-1]] if len(outside) > 1 else []
-        return self.highest(*map(self._marking, [*tags, *ends, title]))
+        """Return the level of the tags in a subject, title or header: `[RESTRICTED] …`, `Secret: …`, `… - سري`."""
+        return self._in_parts(title, _DIVIDERS)
 
     def in_lines(self, text: str) -> str | None:
-        """Return the level of the first and last lines that consist of a marking alone."""
-        lines = [line for line in text.splitlines() if line.strip()]
-        both = [*lines[:_LINES_WITH_MARKINGS], *lines[_LINES_WITH_MARKINGS:][-_LINES_WITH_MARKINGS:]]
-        return self.highest(*(self._marking(line) for line in both if len(line) <= _LONGEST_LINE))
+        """Return the level of the first and last lines that consist of a marking, also in columns; of other lines, such
+        as quoted ones, that are a marking alone; and of the subjects of quoted messages. A marking that the ladder
+        lacks counts in the other lines only in capitals, because a cell of a table may have its word."""
+        lines = [line for each in text.splitlines() if (line := each.lstrip(_QUOTE).rstrip())]
+        first, others = lines[:_LINES_WITH_MARKINGS], lines[_LINES_WITH_MARKINGS:]
+        near, far = [*first, *others[-_LINES_WITH_MARKINGS:]], others[:-_LINES_WITH_MARKINGS]
+        return self.highest(
+            *(self._in_parts(line, _COLUMNS) for line in near if len(line) <= _LONGEST_LINE),
+            *(self._raising(line) for line in far if line.count(" ") < _MOST_WORDS and len(line) <= _LONGEST_LINE),
+            *(self.in_title(match[1]) for match in _SUBJECT.finditer(text)),
+        )
 
     def in_path(self, path: str) -> str | None:
-        """Return the level of the folders whose name is a marking."""
-        return self.highest(*map(self._marking, PurePath(path).parts[:-1]))
+        """Return the level of the tags in the names of folders and of the file: `SECRET`, `02 - Secret`,
+        `SECRET_17.docx`. A word in a file's name that the ladder lacks is none."""
+        *folders, name = PurePath(path).parts or ("",)
+        stem = PurePath(name).stem
+        tags = (tag for tag in (*_BRACKETS.findall(stem), *_COLUMNS.split(_BRACKETS.sub("|", stem))))
+        words = ("".join(run) for part in (*folders, stem) for run in _capitals(part))
+        return self.highest(
+            *map(self.in_title, folders), *(self._raising(each, is_known=True) for each in (*tags, *words))
+        )
 
     def in_document(self, name: str, item: Mapping[str, Any]) -> tuple[str | None, bool]:
         """Return the level of a document that a parser yielded, and whether a marking in its text is above the ones in
@@ -68,17 +102,45 @@ class Markings:
         is_raised = inside is not None and outside is not None and self._ladder.exceeds(inside, outside)
         return self.highest(outside, inside), is_raised
 
-    def _marking(self, text: str) -> str | None:
-        """Return the level of a text that is a marking and nothing else."""
-        plain = _LABEL.sub("", _plain(text))
-        return self._highest_in(plain) if self._whole.fullmatch(plain) else None
+    def _in_parts(self, text: str, dividers: re.Pattern[str]) -> str | None:
+        outside = [part for part in dividers.split(_BRACKETS.sub("|", text)) if part.strip()]
+        tags = [part for tag in _BRACKETS.findall(text) for part in _DIVIDERS.split(tag)]
+        ends = [outside[0], outside[-1]] if len(outside) > 1 else []
+        return self.highest(*map(self._marking, [*tags, *ends, text]), *map(self._raising, outside[1:-1]))
 
-    def _highest_in(self, plain: str) -> str | None:
+    def _raising(self, text: str, *, is_known: bool = False) -> str | None:
+        """Return the level of a marking where none is expected: not the lowest, which raises nothing, and would be the
+        level of a document without one. is_known: whether a marking that the ladder lacks is none."""
+        is_known = is_known or not text.isupper()
+        level = self._marking(text, is_known=is_known)
+        return None if level == self._ladder.levels[0] else level
+
+    def _marking(self, text: str, *, is_known: bool = False) -> str | None:
+        """Return the level of a text that is a marking, with a label and the number of the page, and nothing else."""
+        plain = _AROUND.sub("", _plain(text))
+        if _SPACED.fullmatch(plain):
+            plain = self._squeezed.get(plain.replace(" ", ""), plain)
+        for each in (plain, _LABEL.sub("", plain, count=1)):
+            if self._whole.fullmatch(each):
+                return self._highest_in(each, is_known=is_known)
+        return None
+
+    def _highest_in(self, plain: str, *, is_known: bool = False) -> str | None:
         levels = [self._levels[each] for each in self._phrase.findall(plain)]
-        if None in levels:
+        if None in levels and not is_known:
             raise RowRejected("a marking is not in the ladder, nor in `levels`")
         return self.highest(*levels)
 
 
+def _capitals(name: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words of a name that have no small letters, and the runs of them: `TOP_SECRET_17` has TOP SECRET."""
+    for is_upper, run in groupby(_WORDS_OF_NAMES.split(name), lambda word: word == word.upper() and not word.isdigit()):
+        if is_upper:
+            words = [*run]
+            yield tuple(f"{word} " for word in words)
+            yield from ((word,) for word in words)
+
+
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", folded(text).replace("_", " ")))
+    text = unicodedata.normalize("NFKC", text).translate(COMPARED).casefold()
+    return " ".join(_WORD.findall(text.replace("_", " ")))

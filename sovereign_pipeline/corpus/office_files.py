@@ -4,7 +4,8 @@ import io
 import re
 import unicodedata
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import IO, Any
 
@@ -13,7 +14,13 @@ from sovereign_pipeline.corpus.parsing import Unreadable, read_whole
 MOST_UNPACKED = 512 << 20
 """Maximum unpacked size of the parts that are read from a DOCX or ODT file, and of all parts of a workbook, in
 bytes."""
+LONGEST_TEXT = 500_000
+"""Maximum length of a document's text, and of its margins and properties together."""
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_STRICT = b"http://purl.oclc.org/ooxml/wordprocessingml/main"
+_DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+_MATHS = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_WATERMARK = "{urn:schemas-microsoft-com:vml}textpath"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _TEXT, _STYLE, _OFFICE, _META = (
     f"{{urn:oasis:names:tc:opendocument:xmlns:{name}:1.0}}" for name in ("text", "style", "office", "meta")
@@ -21,9 +28,12 @@ _TEXT, _STYLE, _OFFICE, _META = (
 _NOT_SHOWN = frozenset(
     (_FALLBACK, f"{_TEXT}tracked-changes", f"{_OFFICE}annotation", f"{_WORD}del", f"{_WORD}moveFrom")
 )
-_PARAGRAPHS = frozenset((_WORD + "p", _TEXT + "p", _TEXT + "h"))
+_PARAGRAPHS = frozenset((_WORD + "p", _DRAWING + "p", _TEXT + "p", _TEXT + "h"))
+_TEXTS_OF_WORD = frozenset((_WORD + "t", _DRAWING + "t", _MATHS + "t"))
 _BREAKS = {
     _WORD + "tab": "\t",
+    _WORD + "ptab": "\t",
+    _WORD + "noBreakHyphen": "-",
     _WORD + "br": "\n",
     _WORD + "cr": "\n",
     _TEXT + "tab": "\t",
@@ -31,6 +41,7 @@ _BREAKS = {
     _TEXT + "s": " ",
 }
 _EXTERNAL = re.compile(rb"relationships/(?:attachedTemplate|oleObject|frame|subDocument|package)\b")
+_CHUNK = re.compile(rb"relationships/aFChunk\b")
 _SIGNATURES = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP"), (b"\xd0\xcf\x11\xe0", "OLE"), (b"{\\rtf", "RTF"))
 _OF_SUFFIX = {".docx": "ZIP", ".odt": "ZIP", ".pdf": "PDF", ".rtf": "RTF", ".xlsx": "ZIP", ".ods": "ZIP", ".xls": "OLE"}
 
@@ -59,7 +70,10 @@ def parse_document(
     text = re.sub(r"\n{3,}", "\n\n", "\n".join(line.rstrip() for line in text.split("\n"))).strip()
     if not text:
         raise Unreadable("holds no text")
-    yield {"text": text, "margins": [], "properties": {}, **parsed}
+    found = {"text": text, "margins": [], "properties": {}, **parsed}
+    if max(len(text), sum(map(len, (*found["margins"], *found["properties"].values())))) > LONGEST_TEXT:
+        raise Unreadable(f"a text longer than {LONGEST_TEXT:,} characters")
+    yield found
 
 
 def _reject_other_format(content: bytes, suffix: str) -> None:
@@ -106,16 +120,20 @@ def _xml(part: bytes) -> Any:
 
 
 def _shown(element: Any) -> Iterator[str]:
-    """Yield the visible text below an element of DOCX or ODF, with a newline after each paragraph."""
+    """Yield the visible text below an element of DOCX or ODF, with a newline after each paragraph, and before one that
+    is in another, such as in a text box."""
+    is_in_line = False
     for event, each in _walk(element):
+        if each.tag in _PARAGRAPHS and (event == "end" or is_in_line):
+            is_in_line = False
+            yield "\n"
         if event == "end":
-            if each.tag in _PARAGRAPHS:
-                yield "\n"
             continue
         if each.tag in _BREAKS:
             times = each.get(_TEXT + "c", "1")
             yield _BREAKS[each.tag] * (min(int(times), 100) if times.isdigit() else 1)
-        if each.text and (each.tag == _WORD + "t" or not each.tag.startswith(_WORD)):
+        if each.text and (each.tag in _TEXTS_OF_WORD or not each.tag or each.tag.startswith("{urn:oasis:")):
+            is_in_line = True
             yield each.text
 
 
@@ -154,23 +172,31 @@ class _Tail:
 
 
 def _docx(content: bytes) -> dict[str, Any]:
-    wanted = r"word/(document|header\d*|footer\d*|footnotes|endnotes)\.xml|docProps/(core|custom|app)\.xml|.*\.rels"
-    parts = _parts(content, re.compile(wanted))
-    if "word/document.xml" not in parts:
-        raise Unreadable("holds no Word document")
-    if any(b"External" in part and _EXTERNAL.search(part) for name, part in parts.items() if name.endswith(".rels")):
+    """Return the text of a Word document. Its parts are told by their content, because their names are free."""
+    parts = _parts(content, re.compile(r"(?!customXml/|docProps/).*\.xml|docProps/(core|custom|app)\.xml|.*\.rels"))
+    related = [part for name, part in parts.items() if name.endswith(".rels")]
+    if any(b"External" in part and _EXTERNAL.search(part) for part in related):
         raise Unreadable("refers to an external template or object")
-    texts = {
-        name: "".join(_shown(_xml(part)))
-        for name, part in sorted(parts.items())
-        if name.startswith("word/") and not name.endswith(".rels")
-    }
-    notes = "".join(texts.pop(f"word/{name}.xml", "") for name in ("footnotes", "endnotes"))
+    if any(map(_CHUNK.search, related)):
+        raise Unreadable("holds a document of another format")
+    texts, watermarks = defaultdict[str, list[str]](list), list[str]()
+    for name, part in sorted(parts.items()):
+        if not name.endswith(".rels") and not name.startswith("docProps/"):
+            root = _xml(part.replace(_STRICT, _WORD[1:-1].encode()))
+            kind = root.tag.removeprefix(_WORD)
+            if kind in ("document", "hdr", "ftr", "footnotes", "endnotes"):
+                texts[kind].append("".join(_shown(root)))
+                watermarks += (each.get("string", "") for each in root.iter(_WATERMARK))
+    if len(texts["document"]) != 1:
+        raise Unreadable("holds no Word document")
     return {
-        "text": f"{texts.pop('word/document.xml')}\n{notes}",
-        "margins": [text for text in texts.values() if text.strip()],
+        "text": "\n".join((*texts["document"], "".join((*texts["footnotes"], *texts["endnotes"])))),
+        "margins": [text for text in (*texts["hdr"], *texts["ftr"], *watermarks) if text.strip()],
         "properties": _properties(parts.get(f"docProps/{name}.xml") for name in ("core", "custom", "app")),
     }
+
+
+_MARGINS_OF_ODT = [f"{name}{page}" for name in ("header", "footer") for page in ("", "-left", "-first")]
 
 
 def _odt(content: bytes) -> dict[str, Any]:
@@ -181,11 +207,11 @@ def _odt(content: bytes) -> dict[str, Any]:
         raise Unreadable("holds macros")
     if "content.xml" not in parts:
         raise Unreadable("holds no text document")
-    margins = []
+    margins = list[str]()
     if "styles.xml" in parts:
-        styles = _xml(parts["styles.xml"])
-        for name in ("header", "header-left", "footer", "footer-left"):
-            margins += ["".join(_shown(each)) for each in styles.iter(_STYLE + name)]
+        # LibreOffice has elements of its own for first pages.
+        of_pages = _xml(parts["styles.xml"]).iter(*(f"{{*}}{name}" for name in _MARGINS_OF_ODT))
+        margins = ["".join(_shown(each)) for each in of_pages]
     body = _xml(parts["content.xml"]).find(_OFFICE + "body")
     return {
         "text": "".join(_shown(body)) if body is not None else "",
@@ -196,15 +222,20 @@ def _odt(content: bytes) -> dict[str, Any]:
 
 def _properties(parts: Any) -> dict[str, str]:
     """Return the properties of a document by the local name of their element or their own name."""
-    found: dict[str, str] = {}
+    found = defaultdict[str, list[str]](list)
     for part in filter(None, parts):
         for each in _xml(part).iter():
             if isinstance(each.tag, str) and each.text and each.text.strip():
                 own = each.get("name") or each.get(_META + "name")
                 parent = each.getparent()
                 own = own or (parent.get("name") if parent is not None else None)
-                found[str(own or each.tag.rpartition("}")[2])] = each.text.strip()
-    return found
+                found[str(own or each.tag.rpartition("}")[2])].append(each.text.strip())
+    return _joined(found)
+
+
+def _joined(values: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return properties with each value in a line of its own, because one may stand there twice."""
+    return {name: "\n".join(every) for name, every in values.items()}
 
 
 # --- RTF, HTML, text --------------------------------------------------------------------------------------------------
@@ -218,8 +249,14 @@ def _rtf(content: bytes) -> dict[str, Any]:
         raise Unreadable("holds an embedded object")
     if text.count("{") != text.count("}") + text.count("\\{") - text.count("\\}"):
         raise Unreadable("damaged (RTF)")
-    margins = [rtf_to_text(f"{{{_page(text)}{group}}}") for group in _groups(text, r"\{\\(?:header|footer)[lrf]?\b")]
-    return {"text": rtf_to_text(text), "margins": margins, "properties": {}}
+
+    def of_groups(names: str) -> list[str]:
+        begin = rf"\{{\\(?:\*\\)?(?:{names})\b"
+        return [rtf_to_text(f"{{{_page(text)}{group}}}") for group in _groups(text, begin)]
+
+    properties = {"info": of_groups("title|subject|keywords|doccomm|category|company|staticval")}
+    margins = of_groups("header[lrf]?|footer[lrf]?|shptxt|dptxbxtext")
+    return {"text": rtf_to_text(text), "margins": margins, "properties": _joined(properties)}
 
 
 def _page(text: str) -> str:
@@ -229,28 +266,32 @@ def _page(text: str) -> str:
 def _groups(text: str, begin: str) -> Iterator[str]:
     """Yield the content of each group of RTF that begins so, without the word at its beginning."""
     for match in re.finditer(begin, text):
-        depth, place = 1, match.end()
-        while depth and place < len(text):
-            depth += {"{": 1, "}": -1}.get(text[place], 0) if text[place - 1] != "\\" else 0
-            place += 1
-        yield text[match.end() : place - 1]
+        depth = 1
+        for each in _BRACES.finditer(text, match.end()):
+            depth += {"{": 1, "}": -1}.get(each[0], 0)
+            if not depth:
+                yield text[match.end() : each.start()]
+                break
+
+
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def _html(content: bytes) -> dict[str, Any]:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(content, "html.parser")
-    title = soup.title.get_text().strip() if soup.title is not None else ""
-    margins = [each.get_text() for each in soup.find_all(["header", "footer"])]
-    properties = {
-        str(each.get("name")): str(each.get("content", "")) for each in soup.find_all("meta", attrs={"name": True})
-    }
-    for each in soup.find_all(["script", "style", "head", "header", "footer", "template"]):
-        each.decompose()
+    properties = {"title": [each.get_text() for each in soup.find_all("title")]}
+    for each in soup.find_all("meta", attrs={"name": True}):
+        properties.setdefault(str(each.get("name")), []).append(str(each.get("content", "")))
     for end in soup.find_all(["br", "p", "li", "tr", "div", "h1", "h2", "h3", "h4", "td"]):
         end.append("\n")
+    # A marking may be in several elements, or beside another element.
+    margins = [each.get_text(between) for each in soup.find_all(["header", "footer"]) for between in ("", "\t")]
+    for each in soup.find_all(["script", "style", "head", "header", "footer", "template"]):
+        each.decompose()
     text = "\n".join(" ".join(line.split()) for line in soup.get_text().splitlines())
-    return {"text": text, "margins": margins, "properties": {"title": title, **properties} if title else properties}
+    return {"text": text, "margins": margins, "properties": _joined(properties)}
 
 
 def _text(content: bytes, encoding: str | None = None) -> dict[str, Any]:
@@ -274,6 +315,12 @@ _LEFT_TO_RIGHT = re.compile(rf"(?=[^\u0590-\u08ff\ufb1d-\ufefe]*[A-Za-z\u00c0-\u
 _MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 _LEAST_EVIDENCE = 2
 _LINES_OF_A_MARGIN = 3
+_WIDE = 2.0
+"""Gap between two columns of a line, as a multiple of the size of its characters."""
+_LEAST_OF_PAGE, _LEAST_CHARACTERS, _LEAST_CURVES = 0.4, 200, 50
+"""A page is scanned if images cover this share and it has fewer characters, such as a stamp's; or if it has no
+characters, and an image or this number of curves, which may be letters."""
+_STAMPS = ("FreeText", "Stamp", "Widget")
 SCANNED = "has scanned pages, without a text layer: set `ocr: tesseract`"
 _Line = tuple[str, str]
 """A line's text, read from right to left where it is Arabic, and read from left to right throughout."""
@@ -287,12 +334,13 @@ def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
     from pdfminer.pdfinterp import PDFPageInterpreter, PDFResourceManager
     from pdfminer.pdfpage import PDFPage
     from pdfminer.pdfparser import PDFParser, PDFSyntaxError
+    from pdfminer.pdftypes import resolve1
     from pdfminer.psexceptions import PSException
     from pdfminer.utils import decode_text
 
     from sovereign_pipeline.corpus.ocr import MOST_PAGES, read_pages, summary
 
-    pages, scanned = list[list[_Line]](), list[int]()
+    pages, scanned, stamps = list[list[_Line]](), list[int](), list[str]()
     try:
         document = PDFDocument(PDFParser(io.BytesIO(content)))
         resources = PDFResourceManager()
@@ -300,9 +348,10 @@ def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
         interpreter = PDFPageInterpreter(resources, device)
         for number, page in enumerate(PDFPage.create_pages(document), start=1):
             interpreter.process_page(page)
-            characters, has_image = _characters(device.get_result())
+            characters, is_scanned = _characters(device.get_result())
             pages.append([_line(line) for line in _lines(characters)])
-            if not characters and has_image:
+            stamps += _stamps(page)
+            if is_scanned:
                 if not has_ocr:
                     raise Unreadable(SCANNED)
                 scanned.append(number)
@@ -318,10 +367,13 @@ def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
     for number, page_read in recognised.items():
         read[number - 1] = page_read.lines
     margins = [line for page in read for line in (*page[:_LINES_OF_A_MARGIN], *page[-_LINES_OF_A_MARGIN:]) if line]
-    properties = {
-        name: decode_text(value) for info in document.info for name, value in info.items() if isinstance(value, bytes)
-    }
-    parsed = {"text": "\n\n".join("\n".join(page) for page in read), "margins": margins, "properties": properties}
+    properties = defaultdict[str, list[str]](list)
+    for info in document.info:
+        for name, value in info.items():
+            if isinstance(found := resolve1(value), bytes):
+                properties[name].append(decode_text(found))
+    text = "\n\n".join("\n".join(page) for page in read).replace("\t", " ")
+    parsed = {"text": text, "margins": [*margins, *stamps], "properties": _joined(properties)}
     return {**parsed, "ocr": summary(recognised)} if recognised else parsed
 
 
@@ -342,10 +394,10 @@ def _is_in_order(text: str) -> int:
 
 
 def _characters(page: Any) -> tuple[list[Any], bool]:
-    """Return the characters of a page, also those in forms, and whether it has an image."""
-    from pdfminer.layout import LTChar, LTFigure, LTImage
+    """Return the characters of a page, also those in forms, and whether the page is scanned."""
+    from pdfminer.layout import LTChar, LTCurve, LTFigure, LTImage
 
-    characters, has_image, todo = [], False, [page]
+    characters, curves, images, todo = list[Any](), 0, list[float](), [page]
     while todo:
         for each in todo.pop():
             if isinstance(each, LTChar):
@@ -354,8 +406,30 @@ def _characters(page: Any) -> tuple[list[Any], bool]:
                 characters.append(each)
             elif isinstance(each, LTFigure):
                 todo.append(each)
-            has_image = has_image or isinstance(each, LTImage)
-    return characters, has_image
+            elif isinstance(each, LTImage):
+                images.append(each.width * each.height)
+            curves += isinstance(each, LTCurve)
+    if not characters:
+        return [], bool(images) or curves >= _LEAST_CURVES
+    letters = sum(not each.get_text().isspace() for each in characters)
+    return characters, letters < _LEAST_CHARACTERS and sum(images) >= _LEAST_OF_PAGE * page.width * page.height
+
+
+def _stamps(page: Any) -> Iterator[str]:
+    """Yield the texts of a page's stamps, comments in its margin and fields of forms, which may be markings."""
+    from pdfminer.pdftypes import dict_value, list_value, resolve1
+    from pdfminer.psparser import PSLiteral
+    from pdfminer.utils import decode_text
+
+    for each in list_value(page.annots or []):
+        annotation = {name: resolve1(value) for name, value in dict_value(each).items()}
+        if getattr(annotation.get("Subtype"), "name", None) in _STAMPS:
+            values = (annotation.get(name) for name in ("Contents", "V", "Name"))
+            for value in values:
+                if isinstance(value, bytes):
+                    yield decode_text(value)
+                elif isinstance(value, PSLiteral):  # a usual stamp, such as /TopSecret
+                    yield re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(value.name).removeprefix("SB"))
 
 
 def _lines(characters: list[Any]) -> Iterator[list[Any]]:
@@ -374,11 +448,16 @@ def _lines(characters: list[Any]) -> Iterator[list[Any]]:
 
 
 def _line(characters: list[Any]) -> _Line:
-    pieces, end = list[str](), None
+    """Return the text of a line, with a tab between columns."""
+    pieces, end, end_of_word = list[str](), None, None
     for each in characters:
         text = each.get_text()
         if end is not None and each.x0 - end > 0.2 * each.size and text.strip() and pieces[-1] != " ":
             pieces.append(" ")
+        if text.strip():
+            if end_of_word is not None and each.x0 - end_of_word > _WIDE * each.size:
+                pieces[-1] = "\t"
+            end_of_word = max(end_of_word or each.x1, each.x1)
         if not (text == " " and pieces and pieces[-1] == " "):
             pieces.append(text)
         end = max(end or each.x1, each.x1)

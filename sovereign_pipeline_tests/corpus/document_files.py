@@ -58,6 +58,20 @@ def _lying(content: bytes) -> bytes:
     return b"PK\x01\x02".join([head, *(part[:20] + b"\x10\x00\x00\x00" + part[24:] for part in parts)])
 
 
+def _drawn() -> bytes:
+    """A PDF with lines instead of letters."""
+    drawing = " ".join(f"{x} 700 m {x + 3} 710 l S" for x in range(50, 650, 6))
+    return b"%PDF-1.4\n" + b"".join(
+        b"%d 0 obj\n%s\nendobj\n" % each
+        for each in enumerate((
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 900 842] /Contents 4 0 R >>",
+            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawing), drawing.encode()),
+        ), start=1)
+    ) + b"trailer << /Root 1 0 R >>\n"  # fmt: skip
+
+
 def _huge(path: Path) -> None:
     with path.open("wb") as stream:
         stream.write(b"%PDF-1.4\n")
@@ -109,6 +123,8 @@ FILES = (
     File("hidden file", ".a.docx", office.docx(TEXT), LEFT_OUT, "a file of the system"),
     File("Thumbs.db", "Thumbs.db", b"x", LEFT_OUT, "a file of the system"),
     _broken("scanned PDF", "a.pdf", office.pdf(TEXT, scanned=True), SCANNED),
+    _broken("scanned PDF with a stamp in letters", "a.pdf", office.pdf("Page 1", on_image=True), SCANNED),
+    _broken("PDF whose letters are drawn", "a.pdf", _drawn(), SCANNED),
     _broken(
         "PDF, Arabic in no known order", "a.pdf", office.pdf("رررر دددد"), "the order of its Arabic text cannot be told"
     ),
@@ -143,6 +159,15 @@ FILES = (
         )
         for kind in ("attachedTemplate", "oleObject", "frame", "subDocument")
     ),
+    _broken(
+        "DOCX with a document of another format",
+        "a.docx",
+        office.docx(
+            TEXT, parts={"word/_rels/document.xml.rels": '<a Type="x/relationships/aFChunk" Target="b.html"/>'}
+        ),
+        "holds a document of another format",
+    ),
+    _broken("a long text", "a.txt", b"A lamp. " * 65_536, "a text longer than 500,000 characters"),
     _broken("ZIP bomb", "a.docx", office.bomb(office.docx(TEXT)), "unpacks to more than 512 MiB"),
     _broken("ZIP bomb that lies", "a.docx", _lying(b"<w:document>" + b" " * 10_000), _DAMAGED),
     _broken(

@@ -58,6 +58,16 @@ def docx(
     )
 
 
+def word_part(kind: str, content: str) -> str:
+    """Return a part of a DOCX file. kind: `hdr`, `ftr` or `document`."""
+    vml = 'xmlns:v="urn:schemas-microsoft-com:vml"'
+    return f"<w:{kind} {_W} {vml}><w:p><w:r>{content}</w:r></w:p></w:{kind}>"
+
+
+def odf_part(content: str) -> str:
+    return f'<office:x {_O} xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0">{content}</office:x>'
+
+
 def odt(
     text: str, header: str = "", properties: Mapping[str, str] = {}, parts: Mapping[str, str | bytes] = {}
 ) -> bytes:
@@ -100,8 +110,16 @@ def html(text: str, header: str = "") -> bytes:
     return f"<html>{head}<body><header>{header}</header>{lines}</body></html>".encode()
 
 
-def pdf(text: str, header: str = "", *, order: str = "visual", scanned: bool = False) -> bytes:
-    """A PDF with one page. order: of the characters of Arabic lines, `visual` as programs write them, or `logical`."""
+def pdf(
+    text: str, header: str = "", *, order: str = "visual", scanned: bool = False, on_image: bool = False, page: str = ""
+) -> bytes:
+    """A PDF with one page.
+
+    Args:
+        order: of the characters of Arabic lines, `visual` as programs write them, or `logical`.
+        on_image: whether there is an image behind the text.
+        page: further keys of the page.
+    """
     lines = [*([header, ""] if header else []), *text.split("\n")]
     shown = [visual(line) if order == "visual" else line for line in lines]
     characters = sorted({each for line in shown for each in line})
@@ -118,8 +136,9 @@ def pdf(text: str, header: str = "", *, order: str = "visual", scanned: bool = F
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
         "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 900 842] /Contents 4 0 R /Resources << /Font << /F 5 0 R >> >> >>",
-        _stream(image if scanned else drawn),
+        f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 900 842] /Contents 4 0 R {page} /Resources << /Font << /F 5 0 R "
+        ">> >> >>",
+        _stream(image if scanned else f"{image} {drawn}" if on_image else drawn),
         "<< /Type /Font /Subtype /Type0 /BaseFont /Any /Encoding /Identity-H "
         "/DescendantFonts [6 0 R] /ToUnicode 7 0 R >>",
         "<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Any /CIDSystemInfo << /Registry (Adobe) /Ordering (Identity) "

@@ -151,6 +151,84 @@ def test_each_file_has_the_outcome_of_the_table(institution: DemoInstitution, mo
     assert arabic == [document_files.ARABIC] * 2
 
 
+_TEXT_BOX = "<w:t>Page 1</w:t><w:txbxContent><w:p><w:r><w:t>SECRET</w:t></w:r></w:p></w:txbxContent>"
+_FRAME = "<text:p>Page 1<draw:frame><draw:text-box><text:p>SECRET</text:p></draw:text-box></draw:frame></text:p>"
+_SHAPE = r"{\header Page 1{\shp{\*\shpinst{\shptxt SECRET\par}}}}"
+MARKED: dict[str, tuple[str, bytes]] = {
+    "header with another name": (
+        ".docx", office.docx(ENGLISH, parts={"word/first.xml": office.word_part("hdr", "<w:t>SECRET</w:t>")}),
+    ),
+    "footer of the second section": (
+        ".docx", office.docx(ENGLISH, parts={"word/footer2.xml": office.word_part("ftr", "<w:t>SECRET</w:t>")}),
+    ),
+    "runs": (
+        ".docx",
+        office.docx(ENGLISH, parts={"word/header1.xml": office.word_part("hdr", "<w:t>SEC</w:t><w:t>RET</w:t>")}),
+    ),
+    "text box": (".docx", office.docx(ENGLISH, parts={"word/header1.xml": office.word_part("hdr", _TEXT_BOX)})),
+    "place of a picture beside it": (
+        ".docx",
+        office.docx(
+            ENGLISH,
+            parts={"word/header1.xml": office.word_part("hdr", '<p:o xmlns:p="x">-635</p:o><w:t>SECRET</w:t>')},
+        ),
+    ),
+    "watermark": (
+        ".docx",
+        office.docx(ENGLISH, parts={"word/header1.xml": office.word_part("hdr", '<v:textpath string="SECRET"/>')}),
+    ),
+    "keyword beside another one": (
+        ".odt",
+        office.odt(
+            ENGLISH,
+            parts={"meta.xml": office.odf_part("<meta:keyword>SECRET</meta:keyword><meta:keyword>a</meta:keyword>")},
+        ),
+    ),
+    "header of the first page": (
+        ".odt",
+        office.odt(
+            ENGLISH,
+            parts={
+                "styles.xml": office.odf_part(
+                    '<l:header-first xmlns:l="x"><text:p>SECRET</text:p></l:header-first>'
+                )
+            },
+        ),
+    ),
+    "frame": (
+        ".odt",
+        office.odt(
+            ENGLISH, parts={"styles.xml": office.odf_part(f"<style:footer>{_FRAME}</style:footer>")}
+        ),
+    ),
+    "line of a header": (".html", office.html(ENGLISH, "Harbour<br>SECRET")),
+    "element of a header": (".html", office.html(ENGLISH, "<span>Harbour</span><b>SECRET</b>")),
+    "property of HTML beside another one": (
+        ".html", b"<meta name=keywords content=SECRET><meta name=keywords content=a>" + office.html(ENGLISH),
+    ),
+    "property of RTF": (".rtf", office.rtf(ENGLISH).replace(b"{\\header", b"{\\info{\\title [SECRET] a}}{\\header")),
+    "shape of RTF": (".rtf", office.rtf(ENGLISH).replace(b"{\\header", _SHAPE.encode() + b"{\\header")),
+    "columns of PDF": (".pdf", office.pdf(ENGLISH, header="Harbour          SECRET          Page 1")),
+    "stamp": (".pdf", office.pdf(ENGLISH, page="/Annots [<< /Subtype /Stamp /Name /SBSecret /Rect [0 0 9 9] >>]")),
+    "comment": (
+        ".pdf", office.pdf(ENGLISH, page="/Annots [<< /Subtype /FreeText /Contents (SECRET) /Rect [0 0 9 9] >>]"),
+    ),
+}  # fmt: skip
+"""Documents that are SECRET by a marking in an unusual place."""
+
+
+@pytest.mark.security_case(
+    "A letter's marking is in a text box, watermark, stamp, second footer, first page's header or repeated property",
+    "its level is the marking's",
+)
+def test_a_marking_is_found_wherever_it_stands(institution: DemoInstitution) -> None:
+    for number, (suffix, content) in enumerate(MARKED.values()):
+        put(institution, {f"{number}-in{suffix}": content, f"{number}-out.txt": REPLY.format(number).encode()})
+    raw = raw_corpus(institution, pairs={"request": "{id}-in", "reply": "{id}-out"})
+    found = {each.id: each.classification for each in read_documents(raw.file(DOCUMENTS))}
+    assert {name: found[str(number)] for number, name in enumerate(MARKED)} == dict.fromkeys(MARKED, "SECRET")
+
+
 LEVELS: dict[str, tuple[dict[str, bytes], str, str]] = {
     "none: the floor": ({"c/1-in.docx": office.docx(ENGLISH)}, "PUBLIC", ""),
     "header": ({"c/1-in.docx": office.docx(ENGLISH, header="SECRET")}, "SECRET", ""),
@@ -171,6 +249,8 @@ LEVELS: dict[str, tuple[dict[str, bytes], str, str]] = {
         {"c/1-in.docx": office.docx(f"PUBLIC\n{ENGLISH}", header="SECRET")}, "SECRET", "",
     ),
     "a word within a sentence": ({"c/1-in.docx": office.docx(f"This is no secret. {ENGLISH}")}, "PUBLIC", ""),
+    "between tabs": ({"c/1-in.docx": office.docx(ENGLISH, header="Harbour\tSECRET\tPage 1")}, "SECRET", ""),
+    "with the page": ({"c/1-in.docx": office.docx(ENGLISH, footer="SECRET Page 1 of 2")}, "SECRET", ""),
     "the copy in another format": (
         {"c/1-in.docx": office.docx(ENGLISH), "c/1-in.pdf": office.pdf(ENGLISH, header="SECRET")}, "SECRET", "",
     ),

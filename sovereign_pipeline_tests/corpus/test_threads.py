@@ -244,6 +244,7 @@ def test_conversations(name: str) -> None:
     assert {Path(each.name).stem: f"{each.kind}: {each.reason}" for each in outcomes} == others
 
 
+_LINES = "One.\nTwo.\nThree.\nFour.\nFive.\nSix."
 LEVELS: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({}, ""),
     "a tag": ({"subject": "[Confidential] Jetty"}, "CONFIDENTIAL"),
@@ -256,11 +257,35 @@ LEVELS: dict[str, tuple[dict[str, Any], str]] = {
     "a folder": ({"name": "box/Confidential/1.eml"}, "CONFIDENTIAL"),
     "a line": ({"text": "Classification: SECRET\n\nMay I build?"}, "SECRET"),
     "a last line": ({"text": "May I build?\n\nسري"}, "CONFIDENTIAL"),
+    "a tag in the middle": ({"subject": "Jetty - SECRET - Harbour"}, "SECRET"),
+    "letters with spaces": ({"text": "S E C R E T\n\nMay I build?"}, "SECRET"),
+    "invisible characters": ({"subject": "[SE\u200bCR\u2060ET] Jetty"}, "SECRET"),
+    "letters of another script": ({"subject": "[ЅЕСRЕТ] Jetty"}, "SECRET"),
+    "a line with the page": ({"text": "SECRET | Page 1 of 2\n\nMay I build?"}, "SECRET"),
+    "a line in words": ({"text": "This message is classified as SECRET\n\nMay I build?"}, "SECRET"),
+    "a line in the middle": ({"text": f"{_LINES}\nSecret\n{_LINES}"}, "SECRET"),
+    "a quoted line": ({"text": f"{_LINES}\n> [Secret]\n> {_LINES}"}, "SECRET"),
+    "the subject of a forwarded message": (
+        {"text": f"{_LINES}\n-- Forwarded message --\n> From: a\n> Subject: [SECRET] b\n{_LINES}"},
+        "SECRET",
+    ),
+    "the subject in a head of one line": (
+        {"text": f"{_LINES}\nFrom: a Sent: b To: c Subject: [SECRET] d\n{_LINES}"},
+        "SECRET",
+    ),
+    "the lowest one in the middle": ({"text": f"{_LINES}\nPublic\n{_LINES}"}, ""),
+    "another one in the middle": ({"text": f"{_LINES}\nRestricted\n{_LINES}"}, ""),
+    "a part of a folder's name": ({"name": "box/02 - Secret/1.eml"}, "SECRET"),
+    "a file's name": ({"name": "box/SECRET_17.eml"}, "SECRET"),
+    "a tag in a file's name": ({"name": "box/Jetty [Secret].eml"}, "SECRET"),
+    "a word of a file's name": ({"name": "box/secret-jetty.eml"}, ""),
 }
 UNKNOWN: dict[str, dict[str, Any]] = {
     "a header": {"markings": ("VS-NfD",)},
     "a tag": {"subject": "[Top Secret] Jetty"},
     "a line": {"text": "محظور\nMay I build?"},
+    "a line in the middle": {"text": f"{_LINES}\nRESTRICTED\n{_LINES}"},
+    "letters with spaces": {"text": "T O P   S E C R E T"},
 }
 
 
