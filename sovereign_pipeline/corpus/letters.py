@@ -29,7 +29,7 @@ _FIELDS = ("id", "case", "date", "author", "department", "language", "subject")
 _DRAFT = re.compile(r"(?<![^\W\d_])(?:draft|مسوده)(?![^\W\d_])")
 _COPY = re.compile(r"(?:copy of|نسخه من) | ?- ?copy(?: ?\(\d+\))?$| ?\(\d{1,2}\)$")
 """Parts of names that file managers add to a second copy."""
-_SUBJECT = re.compile(r"^\W*(?:subject|re|الموضوع)\s*[:：]\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
+_SUBJECT = re.compile(r"^[^\w\n]*(?:subject|re|الموضوع)\s*[:：]\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _DATE = re.compile(
     r"(?:^[^\w\n]*|\s\s|\||(?<=\d)\s)(?:date|dated|التاريخ)\s*[:：]\s*(\S.*?)\s*(?=$|\s\s|\||\s[^\W\d_.]+\.?\s?[:：])",
     re.IGNORECASE | re.MULTILINE,

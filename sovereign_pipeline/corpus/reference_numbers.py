@@ -68,7 +68,7 @@ _GAP = r"[\s.:,;/#()\[\]\"'*|-]*"
 """What may stand between a label and its number."""
 _LABEL = rf"(?:{_OF_NUMBERS}|{_OF_OWN})"
 _OWN = re.compile(
-    rf"(?:^|\s\s|\||\bDAY\b)[\W_]*(?P<label>{_LABEL}(?:[\s./]+{_LABEL})*)\b{_GAP}(?P<number>{_NUMBER})(?P<rest>.*)$"
+    rf"(?:^|\s\s|\||\bDAY\b)[\W_]{{0,40}}(?P<label>{_LABEL}(?:[\s./]+{_LABEL}){{0,9}})\b{_GAP}(?P<number>{_NUMBER})(?P<rest>.*)$"
 )
 _LABEL_ALONE = re.compile(rf"^[\W_]*{_LABEL}(?:[\s./]+{_LABEL})*[\s.:]*$")
 _YOURS_ALONE = re.compile(
@@ -118,7 +118,7 @@ def _plain(line: str) -> str:
     line = "".join(
         "-" if unicodedata.category(each) == "Pd" else compared_as(each) for each in unicodedata.normalize("NFKC", line)
     ).casefold()
-    line = re.sub(r" ?/ ?", "/", line)
+    line = re.sub(r" ?/ ?", "/", re.sub(r"\s{3,}", "  ", line))
     line = _DATE_LIKE.sub(lambda found: " DAY " if _is_date(found[0]) else found[0], line)
     line = re.sub(r"(?<=\d) - (?=\d)", "-", line)
     return _OF_YEAR.sub(r"\2/\1", line)
@@ -145,11 +145,13 @@ def _joined(lines: list[str]) -> list[str]:
 
 _LEAST_WRAPPED = 50
 """Minimum length of a line that goes on in the next one."""
+_LONGEST_OF_LABELS = 2_000
+"""Maximum length of a line of labels and numbers. The time to search one grows with the square of its length."""
 
 
 def _own_in(line: str) -> Iterator[Number]:
     """Yield the numbers in a line that consists of labels, numbers and dates."""
-    match = _OWN.search(line)
+    match = _OWN.search(line) if len(line) <= _LONGEST_OF_LABELS else None
     if match is not None and _IS_NUMBER_LABEL.search(match["label"]) and _ENDS_A_LABELLED_LINE.match(match["rest"]):
         number = number_of(match["number"])
         if not (len(number) == 1 and _is_year(number[0])):

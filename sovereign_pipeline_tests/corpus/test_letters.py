@@ -1,5 +1,6 @@
 """Archives of letters, read with the recipe that `sources look` proposes: no wrong pair, and hardly one missing."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,3 +98,22 @@ def test_own_and_cited_numbers_are_told_from_all_others(kind: str) -> None:
     for text, number in texts_with(kind):
         found = numbers_of(text)
         assert (number in found.own, number in found.cited) == (kind == "own", kind == "cited"), text
+
+
+PIECES = (" ", "\t", "  ref  ref", ">\n", "\n", "  .", "subject:\n", "a-")
+
+
+def test_a_text_that_repeats_a_piece_is_searched_in_seconds(tmp_path: Path) -> None:
+    """Patterns search these texts outside the sandbox, without a limit on time."""
+    for number, piece in enumerate(PIECES):
+        text = f"Lamp{piece * (400_000 // len(piece))}end"
+        (tmp_path / f"{number}-in.txt").write_text(text)
+        (tmp_path / f"{number}-out.txt").write_text("Done.")
+    settings = Settings(home=tmp_path / "home", data=tmp_path, vault=tmp_path / "vault")
+    source = Source.model_validate({
+        "name": "a", "path": ".", "kind": "documents", "licence": "own", "retention": "1 year",
+        "pairs": {"request": "{id}-in", "reply": "{id}-out"},
+    })  # fmt: skip
+    begun = time.process_time()
+    assert extract(settings, source, tmp_path, ClassificationLadder(tuple(LADDER))).counts["in_rows"] == 2 * len(PIECES)
+    assert time.process_time() - begun < 60
