@@ -126,6 +126,12 @@ class TrainingFailed(SovereignError):
     usual_hint = "Correct the recipe, and run the line again."
 
 
+class TrainingStopped(TrainingFailed):
+    """Raised when the trainer stopped before its last step, and another run resumes from the checkpoint."""
+
+    usual_hint = "Run again; it resumes from the last checkpoint."
+
+
 class WorkerKilled(SovereignError):
     usual_hint = "Free memory on this machine, and run the line again."
 

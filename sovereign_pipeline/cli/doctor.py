@@ -40,6 +40,7 @@ from sovereign_pipeline.release.cadence import due_reviews
 from sovereign_pipeline.release.recall import list_recalls, question_of
 from sovereign_pipeline.serving.rollout.flag import current_flag, evaluator_of, lines_with_flags
 from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
+from sovereign_pipeline.training.slurm import check_cluster
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,11 @@ def trainer(institution: Institution) -> Finding:
     if package is not None and importlib.util.find_spec(package) is None:
         command = f"pip install 'sovereign-pipeline[{where}]'"
         return Finding("trainer", False, f"runs on {where}; {package} is missing", {"Command": command})
+    if institution.trainer.where == "slurm":
+        try:
+            return Finding("trainer", True, f"runs on Slurm; {check_cluster(institution.trainer)}")
+        except SovereignError as error:
+            return failed("trainer", error)
     return Finding("trainer", True, f"runs {where}" if where == "here" else f"runs on {where}")
 
 

@@ -1,5 +1,5 @@
-"""Launch the trainer from an asset through Dagster Pipes, as a local process or in a Kubernetes pod. The pod has never
-run on a cluster; tests use Kubernetes' own models and a simulated API server."""
+"""Launch the trainer from an asset through Dagster Pipes, as a local process, in a Kubernetes pod, or as a job of Ray
+or Slurm. The pod has never run on a cluster; tests use Kubernetes' own models and a simulated API server."""
 
 import importlib.util
 import os
@@ -15,7 +15,7 @@ import dagster as dg
 from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.base.files import keyed_digest, read_secret
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.institution import Here, Kubernetes, Ray, Volume, load_institution
+from sovereign_pipeline.policy.institution import Here, Kubernetes, Ray, Slurm, Volume, load_institution
 from sovereign_pipeline.record.stage import Launch, Progress
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import (
@@ -26,6 +26,7 @@ from sovereign_pipeline.training.launcher import (
     run_trainer_on_ray,
     worker_command,
 )
+from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 
 LABEL = "sovereign-pipeline/trainer"
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -291,6 +292,8 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
                 run_trainer_in_pod(context, place, settings.secret_directories, job, environment)
             case Ray() as place:
                 _run_on_ray(context, place, job, environment)
+            case Slurm() as place:
+                run_trainer_on_slurm(job, place, settings, context.log.info, key.hex())
 
     return launch
 

@@ -349,7 +349,65 @@ class Ray(RecipeModel):
     """Additional resources that Ray reserves for the job: name in the cluster -> amount."""
 
 
-TrainerPlace = Annotated[Here | Kubernetes | Ray, Field(discriminator="where")]
+OWN_SBATCH_OPTIONS = (
+    *("array", "batch", "chdir", "clusters", "error", "export", "export-file", "get-user-env", "help", "hold"),
+    *("input", "job-name", "nodes", "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable"),
+    *("quiet", "requeue", "signal", "test-only", "uid", "usage", "version", "wait", "wrap"),
+)
+"""Options of sbatch that the launcher sets, or that would change how it follows the job."""
+
+
+class Slurm(RecipeModel):
+    """Run each training as a job of Slurm."""
+
+    where: Literal["slurm"]
+    """On a Slurm cluster."""
+
+    interface: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,15}$", examples=["ib0"])
+    """Network interface through which several nodes exchange tensors. It has the same name on every node."""
+
+    devices_per_node: int = Field(default=1, ge=1)
+    """Number of devices that a training uses on each node. A line with more devices (`training.devices.count`) trains
+    on several nodes."""
+
+    gpu_resource: str | None = Field(default="gpu", pattern=r"^[A-Za-z0-9_.:-]+$", examples=["gpu:h100"])
+    """Generic resource of the devices in the cluster, one for each device; null: train on CPUs."""
+
+    python: str = "python3"
+    """Python interpreter on the nodes, with this program at the same version."""
+
+    partition: str | None = None
+    """Partition; null: the cluster's default."""
+
+    account: str | None = None
+    """Account to which Slurm charges the job; null: the user's default."""
+
+    time: str | None = Field(default=None, pattern=r"^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$", examples=["1-00:00:00"])
+    """Time limit of a job, as sbatch reads it; null: the partition's limit. A training that reaches the limit saves a
+    checkpoint and is submitted again."""
+
+    cpus: int | None = Field(default=None, ge=1)
+    """Number of CPU cores for each device; null: the cluster's default."""
+
+    memory_gib: int | None = Field(default=None, ge=1)
+    """Memory, in GiB, on each node; null: the cluster's default."""
+
+    sbatch: tuple[str, ...] = Field(default=(), examples=[["--constraint=h100", "--qos=training"]])
+    """Additional long options of sbatch, each with its value."""
+
+    @field_validator("sbatch")
+    @classmethod
+    def _options_are_free(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        for option in options:
+            name = option.removeprefix("--").partition("=")[0]
+            if not re.fullmatch(r"--[a-z][a-z-]*(=.+)?", option):
+                raise ValueError(f"'{option}': write a long option with its value, such as --qos=training")
+            if any(own.startswith(name) for own in OWN_SBATCH_OPTIONS):  # sbatch accepts abbreviations
+                raise ValueError(f"'{option}' changes an option that the launcher sets")
+        return options
+
+
+TrainerPlace = Annotated[Here | Kubernetes | Ray | Slurm, Field(discriminator="where")]
 
 
 Treatment = Literal["replace", "keep", "stop"]
@@ -421,7 +479,7 @@ class Institution(RecipeModel):
     @classmethod
     def _place_is_named(cls, trainer: Any) -> Any:
         if isinstance(trainer, dict) and "where" not in trainer:
-            raise ValueError("set where the trainer runs: where: here, kubernetes or ray")
+            raise ValueError("set where the trainer runs: where: here, kubernetes, ray or slurm")
         return trainer
 
     @model_validator(mode="after")

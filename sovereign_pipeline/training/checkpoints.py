@@ -50,6 +50,11 @@ class CheckpointDirectory:
             progress("no checkpoint is whole; training starts at the first step")
         return None
 
+    @property
+    def newest_name(self) -> str | None:
+        """Name of the checkpoint of the latest step, verified or not; None if there is none."""
+        return max((each.name for each in self._all()), default=None)
+
     @contextmanager
     def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = lambda: None) -> Iterator[Path]:
         """Yield a directory for the checkpoint of a step. On exit the checkpoint is complete and hashed, or absent.

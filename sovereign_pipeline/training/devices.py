@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
 """Variable with the path of the file through which the processes of one training find each other. It is in a directory
-of this account alone."""
+of this account alone, which every machine of the training sees."""
 MINUTES_TO_WAIT = 30
 """Minutes to wait for the slowest process, at the beginning and at each exchange; also transformers' default."""
 
@@ -45,11 +45,17 @@ def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
     return {"fsdp": True, "fsdp_config": FSDP2, "dataloader_pin_memory": False}
 
 
+def on_this_machine(job: TrainingJob) -> int:
+    """Return the number of processes of this training on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", job.devices.count))
+
+
 def meet(job: TrainingJob) -> None:
-    """Connect the processes that train one model on this machine, before accelerate does.
+    """Connect the processes that train one model, before accelerate does.
 
     accelerate would connect them through a TCP port, which torch opens on every interface without authentication. This
-    function connects them through a file. They exchange tensors over loopback or between the devices.
+    function connects them through a file. They exchange tensors over loopback, over the interface that the institution
+    names for its nodes, or between the devices.
     """
     if job.devices.count == 1:
         return

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed
+from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import FIND_OUT, Frozen, canonical_json, keyed_digest
 from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
 KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
 """Variable with the key of this training's marks, 64 hex digits. It serves one identity and signs nothing."""
-_KEY = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
+_key = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
 """A process without a key accepts only what it wrote itself."""
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 
@@ -182,14 +182,19 @@ class Failure(Frozen):
     act: Act | None = None
     about: dict[str, str] = {}
     """Arguments of the remedy."""
+    resumes: bool = False
+    """True if the same job, started again, resumes where this run stopped."""
 
     @classmethod
     def of(cls, error: SovereignError) -> "Failure":
+        resumes = isinstance(error, TrainingStopped)
         if error.remedy is None:
-            return cls(message=error.message, hint=error.hint)
+            return cls(message=error.message, hint=error.hint, resumes=resumes)
         return cls(message=error.message, hint=error.hint, act=error.remedy.act, about=dict(error.remedy.about))
 
     def as_error(self) -> TrainingFailed:
+        if self.resumes:
+            return TrainingStopped(self.message, self.hint)
         return TrainingFailed(self.message, self.hint, act=self.act, **self.about)
 
 
@@ -206,7 +211,7 @@ class TrainingResult(Frozen):
 
         With several processes the first result counts: if one fails, the others fail in consequence.
         """
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # other nodes have the same process ids
         aside.write_text(self.model_dump_json() + "\n", encoding="utf-8")
         with suppress(FileExistsError):
             path.hardlink_to(aside)
@@ -230,9 +235,18 @@ def read_result(path: Path) -> TrainingResult:
     return result
 
 
-def mark_of(purpose: str, value: Any) -> str:
-    """Return the mark by which a training recognises what it wrote into the home for its own resumption."""
-    return keyed_digest(_KEY, purpose, canonical_json(value)).hex()
+def mark_of(purpose: str, value: Any, key: bytes | None = None) -> str:
+    """Return the mark by which a training recognises what it wrote into the home for its own resumption.
+
+    key: key of the marks; None: this process's.
+    """
+    return keyed_digest(key or _key, purpose, canonical_json(value)).hex()
+
+
+def use_key(key: str) -> None:
+    """Set this process's key of marks, for a trainer that does not get it as a variable. key: 64 hex digits."""
+    global _key
+    _key = bytes.fromhex(key)
 
 
 def lock_of_line(checkpoint_directory: Path) -> Path:
@@ -272,9 +286,9 @@ class TrainerHooks:
     """Function that returns whether a stop was requested. The training then saves a checkpoint and ends."""
 
 
-def stopped_before_first_step() -> TrainingFailed:
+def stopped_before_first_step() -> TrainingStopped:
     """Return the error for a training that was stopped during its preparation, without a checkpoint."""
-    return TrainingFailed(
+    return TrainingStopped(
         "The training was stopped, as requested, before its first step.",
         "Run again; a checkpoint of an earlier run is kept.",
     )

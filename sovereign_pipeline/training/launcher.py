@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,11 @@ def remote_environment(job: Path) -> dict[str, str]:
     }
 
 
+def from_the_node(names: Iterable[str]) -> str:
+    """Return arguments of `env`, for a shell, that keep these of the node's variables."""
+    return " ".join(f'${{{name}+"{name}=${name}"}}' for name in names)
+
+
 def refuse_another_installation() -> None:
     """Raise TrainingFailed in a trainer whose launcher has other code or other libraries.
 
@@ -259,13 +264,12 @@ def entrypoint(job: Path, place: Ray, environment: Mapping[str, str]) -> str:
     `env -i` is needed because a Ray job otherwise inherits the environment of its node, and `exec` so that the trainer
     itself gets the signals.
     """
-    names = [name for name in (*INHERITED_VARIABLES, KEY_VARIABLE) if name != "HOME"]
-    from_the_node = " ".join(f'${{{name}+"{name}=${name}"}}' for name in names)
+    from_node = from_the_node([name for name in (*INHERITED_VARIABLES, KEY_VARIABLE) if name != "HOME"])
     given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}
     if place.gpus == 0:
         given["CUDA_VISIBLE_DEVICES"] = ""  # a job that reserves none would see every GPU of its node
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in given.items())
-    return f"exec env -i {from_the_node} {assigned} {shlex.join(worker_command(place.python, job))}"
+    return f"exec env -i {from_node} {assigned} {shlex.join(worker_command(place.python, job))}"
 
 
 def _client(place: Ray) -> Any:

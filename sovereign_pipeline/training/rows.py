@@ -25,6 +25,7 @@ from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.base_models.tool_form import ToolForm, for_template, tool_form_of
 from sovereign_pipeline.dataset.jsonl import is_letter, user_message
+from sovereign_pipeline.training.devices import on_this_machine
 from sovereign_pipeline.training.job import TrainingJob
 
 IGNORED = -100
@@ -544,7 +545,7 @@ def _rows(table: Any) -> Iterator[EncodedRow]:
 def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int) -> Iterator[Any]:
     """Yield Arrow tables of the rows. Several processes encode a large dataset, and this process writes their
     results."""
-    cores = len(os.sched_getaffinity(0)) // job.devices.count
+    cores = len(os.sched_getaffinity(0)) // on_this_machine(job)
     workers = min(cores, count // ROWS_WORTH_A_WORKER, MOST_WORKERS)
     with dataset.open(encoding="utf-8", newline="\n") as lines:
         batches = iter(lambda: list(islice(lines, ROWS_A_BATCH)), [])

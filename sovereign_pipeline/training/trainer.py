@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import Frozen, canonical_json
 from sovereign_pipeline.base_models.pinned import refuse_todays_date
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
-from sovereign_pipeline.training.devices import meet
+from sovereign_pipeline.training.devices import meet, on_this_machine
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
@@ -241,13 +241,13 @@ class RowsMethod(Method):
     def check_memory(self) -> None:
         """Check memory. Processes on CPUs share the memory of the machine."""
         job = self.job
-        check_host(job.base_model, job.sft, job.devices.count, host_memory())
+        check_host(job.base_model, job.sft, on_this_machine(job), host_memory())
         available, device = available_memory()
         preflight(
             job.base_model,
             job.sft,
             job.preference,
-            available_bytes=available // (job.devices.count if device == "cpu" else 1),
+            available_bytes=available // (on_this_machine(job) if device == "cpu" else 1),
             device=device,
             devices=job.devices.count,
             largest=self._largest_forward,
@@ -274,7 +274,7 @@ class RowsMethod(Method):
         self.reference_seconds = self.trainer.reference_seconds
         done, steps = self.trainer.state.global_step, self.plan.steps
         if done < steps and self.trainer.stop_requested:
-            raise TrainingFailed(
+            raise TrainingStopped(
                 f"The training was stopped, as requested, at step {done} of {steps}.",
                 "Run again; it resumes from the checkpoint of this step.",
             )

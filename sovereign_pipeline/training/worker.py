@@ -9,11 +9,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from sovereign_pipeline.base.errors import SovereignError, place_of
+from sovereign_pipeline.base.errors import SovereignError, TrainingStopped, place_of
 from sovereign_pipeline.base.files import held
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
 from sovereign_pipeline.base.settings import go_offline
@@ -58,10 +58,16 @@ def main(job_file: Path) -> int:
 
 
 def run_job(
-    job: TrainingJob, progress: Callable[[str, dict[str, object]], None], stop_requests: list[int]
+    job: TrainingJob,
+    progress: Callable[[str, dict[str, object]], None],
+    stop_requests: list[int],
+    prepared: AbstractContextManager[None] | None = None,
 ) -> TrainingResult:
     """Train, and convert every error into a result. Dagster Pipes would send a traceback, which may quote a
-    document."""
+    document.
+
+    prepared: what to enter before the training; None: the locks. With several trainers, their launcher holds them.
+    """
     try:
         refuse_another_installation()
         hooks = TrainerHooks(
@@ -69,12 +75,15 @@ def run_job(
             progress=lambda message: progress(message, {}),
             should_stop=lambda: bool(stop_requests),
         )
-        # With several trainers, their launcher holds the locks.
-        with locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext():
+        if prepared is None:
+            prepared = locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext()
+        with prepared:
             return TrainingResult(measured=train(job, hooks))
     except SovereignError as error:
-        return TrainingResult(failure=Failure.of(error))
+        return TrainingResult(failure=Failure.of(error if not lost_a_process(error) else _lost()))
     except Exception as error:
+        if lost_a_process(error):
+            return TrainingResult(failure=Failure.of(_lost()))
         if ran_out_of_memory(error):
             _, device = available_memory()
             count = job.devices.count
@@ -86,6 +95,19 @@ def run_job(
                 hint="Report this. The last checkpoint, if any, is kept.",
             )
         )
+
+
+def lost_a_process(error: BaseException) -> bool:
+    """Return whether an error, or its cause, means that another process of the training ended. gloo raises a
+    RuntimeError that only its message identifies."""
+    is_named = type(error).__name__ in ("DistBackendError", "DistNetworkError")
+    if is_named or (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return True
+    return error.__cause__ is not None and lost_a_process(error.__cause__)
+
+
+def _lost() -> TrainingStopped:
+    return TrainingStopped("Another process of this training ended, or its machine did.")
 
 
 def collect_sigterm() -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.training.devices import in_shares, meet
+from sovereign_pipeline.training.devices import in_shares, meet, on_this_machine
 from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in
 from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
 from sovereign_pipeline.training.job import TrainingJob
@@ -54,10 +54,10 @@ class RewardMethod(RowsMethod):
         job, devices = self.job, self.job.devices.count
         # There are no vocabulary logits, only one score for each reply.
         forward = Forward(tokens=self.plan.largest_forward.tokens, supervised=2 * job.tuning.batch_size)
-        check_host(job.base_model, job.sft, devices, host_memory())
+        check_host(job.base_model, job.sft, on_this_machine(job), host_memory())
         available, device = available_memory()
         if device == "cpu":
-            available //= devices  # processes on CPUs share the memory of the machine
+            available //= on_this_machine(job)  # processes on CPUs share the memory of the machine
         shape = read_shape(str(job.base_model))
         needed = estimate(shape, job.sft, None, device=device, devices=devices, forward=forward).total
         if needed > available:

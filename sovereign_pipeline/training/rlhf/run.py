@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import clustered_interval
 from sovereign_pipeline.policy.rlhf import Reward, Rlhf
@@ -368,8 +368,8 @@ class RewardedMethod(Method):
         is_due = is_wanted or state.iteration % self.job.checkpoints.every_steps == 0
         return Next(saves=is_due and not is_over, ends=is_over, stops=is_wanted and not is_over)
 
-    def _stopped(self, state: RunState) -> TrainingFailed:
-        return TrainingFailed(
+    def _stopped(self, state: RunState) -> TrainingStopped:
+        return TrainingStopped(
             f"The training was stopped, as requested, at step {state.iteration} of {self._rlhf.iterations}.",
             "Run again; it resumes from the checkpoint of this step.",
         )

@@ -1,0 +1,226 @@
+"""Run one trainer as a task of a Slurm job: `python -m sovereign_pipeline.training.slurm_task ORDER.json`.
+
+Before the training, the nodes are compared: files, versions, clocks, locks, and directories that they must not see.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed, TrainingStopped
+from sovereign_pipeline.base.files import FIND_OUT, Frozen, file_sha256, held, held_if_free, write_atomically
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.training.devices import MEETING_VARIABLE
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line, mark_of, use_key
+from sovereign_pipeline.training.launcher import refuse_another_installation
+from sovereign_pipeline.training.worker import collect_sigterm, open_progress, run_job
+
+SEAL = "sealed.json"
+SECONDS_APART = 5.0
+"""Largest accepted difference between the clocks of two nodes."""
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class Order(Frozen):
+    """The content of the file that tells a task what to do. Only the account of the home can read it."""
+
+    job: Path
+    key: str
+    """Key of this training's marks; see `job.KEY_VARIABLE`."""
+    interface: str
+    """Network interface through which the processes exchange tensors."""
+    withheld: dict[str, Path]
+    """Variable -> directory that a trainer must not see."""
+    submitted: float
+    """Time of the submission, by the clock of the machine that submitted the job."""
+
+
+def main(order_file: Path) -> int:
+    """Run the job as one of its processes. Returns exit status 0 after a training, and 1 after a failure, which the
+    job's result file and this process's output state."""
+    keep_private()
+    go_offline()
+    stop_requests = collect_sigterm()
+    order, job = _read(order_file)
+    if job is None or order is None:
+        return 1
+    use_key(order.key)
+    first, node = os.environ["RANK"] == "0", os.environ.get("SLURMD_NODENAME", "this node")
+    attempt = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    os.environ |= {
+        MEETING_VARIABLE: str(order_file.with_name(f"meeting-{attempt}")),
+        "GLOO_SOCKET_IFNAME": order.interface,
+        "NCCL_SOCKET_IFNAME": order.interface,
+        # accelerate wants an address on several machines, although the processes are connected by then.
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
+    if job.devices.count > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it
+    with open_progress() as progress:
+        call = RollCall(order, job, order_file.with_name(f"nodes-{attempt}"), node, lambda: bool(stop_requests))
+        result = run_job(job, progress, stop_requests, call.together(lambda text: progress(text, {"waiting": True})))
+        if result.failure is not None:
+            _say(f"{node}: {result.failure.message}", failure=result.failure.model_dump(mode="json"))
+        elif first:
+            _seal(job)
+        if result.failure is not None or result.measured:
+            result.write(job.result)
+    return 0 if result.failure is None else 1
+
+
+def assert_sealed(job: TrainingJob, key: bytes) -> None:
+    """Raise IntegrityError if the output of a training is not what its trainer wrote. key: of the job's marks."""
+    try:
+        mark = json.loads(job.output.with_name(SEAL).read_bytes())["mark"]
+    except (OSError, ValueError, KeyError, TypeError):
+        mark = None
+    if mark != mark_of("output", [job.identity, _digests(job.output)], key):
+        raise IntegrityError(f"{job.output}: this is not what the trainer wrote.", FIND_OUT)
+
+
+def _seal(job: TrainingJob) -> None:
+    write_atomically(
+        job.output.with_name(SEAL), json.dumps({"mark": mark_of("output", [job.identity, _digests(job.output)])})
+    )
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(directory)): file_sha256(file) for file in sorted(directory.rglob("*")) if file.is_file()
+    }
+
+
+def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
+    """Read the order and its job, or report that this node does not see them."""
+    try:
+        order = Order.model_validate_json(order_file.read_bytes())
+        return order, TrainingJob.read(order.job)
+    except OSError as error:
+        failure = {
+            "message": f"{os.environ.get('SLURMD_NODENAME')}: {error.filename} cannot be read ({error.strerror}). This "
+            f"node does not share $SOVEREIGN_HOME with the machine that submitted the job.",
+            "hint": "Mount the directory of SOVEREIGN_HOME at the same path on every node, for the same account.",
+        }
+        _say(failure["message"], failure=failure)
+        return None, None
+
+
+def _say(message: str, **values: object) -> None:
+    """Write a line to the job's log, whichever process this is and whether it can write to the home or not."""
+    with suppress(OSError):
+        os.write(1, (json.dumps({"message": message, **values}) + "\n").encode())
+
+
+class RollCall:
+    """Compares the nodes of a job with each other and with the machine that submitted it."""
+
+    def __init__(
+        self, order: Order, job: TrainingJob, directory: Path, node: str, should_stop: Callable[[], bool]
+    ) -> None:
+        self._order = order
+        self._job = job
+        self._directory = directory
+        """Directory in which each process of this attempt writes a file."""
+        self._node = node
+        self._should_stop = should_stop
+
+    @contextmanager
+    def together(self, waiting: Callable[[str], None]) -> Iterator[None]:
+        """Check this node and compare it with the others, and hold the line's lock in the first process.
+
+        Raises TrainingFailed that names the node and what is wrong there.
+        """
+        self._check_this_node()
+        lock = lock_of_line(self._job.checkpoint_directory)
+        rank = int(os.environ["RANK"])
+        with ExitStack() as stack:
+            try:
+                if rank == 0:
+                    stack.enter_context(held(lock, waiting, self._should_stop))
+                    self._clear()
+                    self._call_the_others()
+                else:
+                    self._answer(lock, rank)
+            except OSError as error:
+                raise self._wrong(
+                    f"{error.filename or lock}: {error.strerror}.",
+                    "The file system of SOVEREIGN_HOME must be writable there, with locks that work between nodes: NFS "
+                    "4, or Lustre mounted with -o flock.",
+                ) from None
+            yield
+
+    def _check_this_node(self) -> None:
+        try:
+            refuse_another_installation()
+        except TrainingFailed as error:
+            raise self._wrong(error.message, error.hint) from None
+        wanted = [*self._job.directories, *self._job.row_files, *(self._job.files or ())]
+        missing = [path for path in wanted if not os.access(path, os.R_OK)]
+        if missing:
+            raise self._wrong(f"{missing[0]} is missing there.", "Mount it on every node, at the same path.")
+        for variable, directory in self._order.withheld.items():
+            if directory.is_dir() and os.access(directory, os.R_OK):
+                raise self._wrong(
+                    f"{directory} ({variable}) can be read there, and a trainer must not see it.",
+                    f"Do not mount it on the nodes. Move it ({variable}), if it is below a directory that they share.",
+                )
+        self._compare_clocks(self._order.submitted, time.time(), float("inf"), "the machine that submitted the job")
+
+    def _clear(self) -> None:
+        """Remove what an earlier attempt of this job left."""
+        self._job.result.unlink(missing_ok=True)
+        shutil.rmtree(self._job.output, ignore_errors=True)
+
+    def _call_the_others(self) -> None:
+        count = int(os.environ["WORLD_SIZE"])
+        self._directory.mkdir()
+        called = time.time()
+        write_atomically(self._directory / "0", "")
+        for rank in range(1, count):
+            node, at = json.loads(self._wait_for(str(rank)))
+            self._compare_clocks(called, at, time.time(), node)
+        write_atomically(self._directory / "go", "")
+
+    def _answer(self, lock: Path, rank: int) -> None:
+        self._wait_for("0")
+        with held_if_free(lock) as is_mine:
+            if is_mine:
+                raise self._wrong(
+                    f"{lock}: this node got a lock that another node holds.",
+                    "Mount SOVEREIGN_HOME with locks that work between nodes: NFS 4 without local_lock or nolock, or "
+                    "Lustre with -o flock.",
+                )
+        write_atomically(self._directory / str(rank), json.dumps([self._node, time.time()]))
+        self._wait_for("go")
+
+    def _wait_for(self, name: str) -> str:
+        """Wait for a file of another process. If that process fails, Slurm ends this one."""
+        while True:
+            if self._should_stop():
+                raise TrainingStopped("The training was stopped, as requested, while it compared its nodes.")
+            with suppress(FileNotFoundError):
+                list(self._directory.iterdir())  # NFS looks up a directory anew that it lists
+                return (self._directory / name).read_text()
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def _compare_clocks(self, earliest: float, at: float, latest: float, other: str) -> None:
+        apart = max(earliest - at, at - latest)
+        if apart > SECONDS_APART:
+            raise self._wrong(
+                f"its clock and the clock of {other} are at least {apart:.0f} seconds apart.",
+                "Synchronise the clocks (NTP or PTP).",
+            )
+
+    def _wrong(self, message: str, hint: str) -> TrainingFailed:
+        return TrainingFailed(f"Node {self._node}: {message}", hint)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
