@@ -222,7 +222,7 @@ class SlurmLauncher:
         except SlurmError as error:
             if "Invalid job id" not in str(error):
                 raise
-            return Ended(FORGOTTEN, f"job {number} on Slurm is no longer known to it")
+            return Ended(FORGOTTEN, f"Job {number} on Slurm is no longer known to it")
         states = set(found["job_state"])
         self._state = "+".join(sorted(states))
         reason = found["state_reason"] if found["state_reason"] != "None" else ""
@@ -233,7 +233,7 @@ class SlurmLauncher:
         code = found["exit_code"]
         status, killed = code["return_code"]["number"], code["signal"]["id"]["number"]
         how = f"signal {killed}" if killed else f"exit status {status}"
-        text = f"job {number} on Slurm ended as {self._state}{nodes} ({', '.join(filter(None, (reason, how)))})"
+        text = f"Job {number} on Slurm ended as {self._state}{nodes} ({', '.join(filter(None, (reason, how)))})"
         self._tell(text)
         return Ended(self._state, text, None if killed else status)
 
@@ -290,9 +290,11 @@ class SlurmLauncher:
         if job.result.is_file():
             try:
                 read_result(job.result)
+            except TrainingStopped as error:
+                return TrainingStopped(f"{error.message} {ended.text}.")
             except TrainingFailed as error:
                 return error
-        if self.failure is not None:
+        if self.failure is not None:  # of a process that could not write the result
             return self.failure.as_error()
         hint = HINTS.get(ended.state.partition("+")[0])
         if ended.status == 127:

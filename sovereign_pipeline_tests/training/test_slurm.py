@@ -4,6 +4,7 @@ Slurm is Debian's; see `slurm_cluster.py`.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.base.errors import TrainingStopped
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.institution import Slurm
 from sovereign_pipeline.training import slurm
@@ -19,7 +21,7 @@ from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.slurm import SlurmLauncher
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.processes.launching import KEY
+from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL
 from sovereign_pipeline_tests.training.trainings import files, log
 
 pytestmark = pytest.mark.slow
@@ -36,13 +38,27 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    """The interpreter with the code under test."""
-    path = tmp_path / "python"
-    path.write_text(f'#!/bin/sh\nexport PYTHONPATH={PROJECT_ROOT}\nexec {sys.executable} "$@"\n')
+def interpreter(directory: Path, before: str = "", module: str = "sovereign_pipeline.training.slurm_task") -> str:
+    """The interpreter of the nodes, with the code under test. before: of the shell."""
+    path = directory / "python"
+    path.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH={PROJECT_ROOT}\n{before}\nshift 2\nexec {sys.executable} -m {module} "$@"\n'
+    )
     path.chmod(0o755)
     return str(path)
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    return interpreter(tmp_path)
+
+
+@pytest.fixture
+def halting(tmp_path: Path) -> str:
+    """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
+    is a file `go on`."""
+    halt = f"export {STEP}=3 {UNTIL}='{tmp_path / 'go on'}'"
+    return interpreter(tmp_path, halt, "sovereign_pipeline_tests.training.processes.slurm_task_that_halts")
 
 
 def place(python: str, **changes: Any) -> Slurm:
@@ -91,3 +107,109 @@ def test_two_nodes_train_what_two_processes_of_one_machine_do(
     assert files(job.output) == files(on_one_machine.output)
     assert read_result(job.result).measured["tokens_per_second"] > 0
     assert len([line for line in lines if line.startswith("step ")]) == len(log(job))
+
+
+def requeue(cluster: Cluster, number: str) -> None:
+    cluster.call("scontrol", "requeue", number)
+
+
+def preempt(cluster: Cluster, number: str) -> None:
+    cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+
+
+@pytest.mark.parametrize("interruption", [requeue, preempt])
+def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
+    interruption: Callable[[Cluster, str], None],
+    cluster: Cluster,
+    on_one_machine: TrainingJob,
+    make: JobMaker,
+    halting: str,
+) -> None:
+    job = make("interrupted")
+    lines: list[str] = []
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 3/"):
+            interruption(cluster, number_of(lines))
+        if "is PENDING" in line and "BeginTime" in line:
+            cluster.call("scontrol", "update", f"jobid={number_of(lines)}", "StartTime=now")
+
+    run(job, place(halting), cluster, progress)
+    assert "resuming from step-00000004" in lines
+    assert len([line for line in lines if line.startswith("submitted")]) == 1
+    assert files(job.output) == files(on_one_machine.output)
+
+
+def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
+    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, halting: str, tmp_path: Path
+) -> None:
+    job = make("dies", checkpoints={"every_steps": 2, "keep": 1})
+    lines: list[str] = []
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 3/") and not (tmp_path / "go on").exists():
+            cluster.kill_node(2)
+            (tmp_path / "go on").touch()
+        if (
+            line.startswith(("submitted", "job "))
+            and (tmp_path / "go on").exists()
+            and "slurmd2" not in cluster.processes
+        ):
+            cluster.start_node(2)
+        if "is PENDING" in line and "BeginTime" in line:
+            cluster.call("scontrol", "update", f"jobid={number_of(lines)}", "StartTime=now")
+
+    run(job, place(halting), cluster, progress)
+    assert "resuming from step-00000002" in lines
+    assert files(job.output) == files(on_one_machine.output)
+
+
+def test_scancel_leaves_a_checkpoint(cluster: Cluster, make: JobMaker, halting: str) -> None:
+    job = make("cancelled")
+    lines: list[str] = []
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 3/"):
+            cluster.call("scancel", number_of(lines))
+
+    with pytest.raises(TrainingStopped, match=r"stopped, as requested, at step 4 .* ended as CANCELLED"):
+        run(job, place(halting), cluster, progress)
+    assert [each.name for each in job.checkpoint_directory.iterdir()] == ["step-00000004"]
+
+
+def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
+    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, halting: str, tmp_path: Path
+) -> None:
+    job = make("found")
+
+    def end_at_once(line: str) -> None:
+        if line.startswith("step 3/"):
+            os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        run(job, place(halting), cluster, end_at_once)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    lines: list[str] = []
+
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 3/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(job, place(halting), cluster, interrupt)
+    assert "already trains this" in lines[0]
+    assert [each.name for each in job.checkpoint_directory.iterdir()] == ["step-00000004"]
+    run(job, place(halting), cluster, lines.append)
+    assert "resuming from step-00000004" in lines
+    assert files(job.output) == files(on_one_machine.output)
+
+
+def number_of(lines: list[str]) -> str:
+    """The job's number."""
+    return re.findall(r"as job ([0-9]+),", "\n".join(lines))[-1]
