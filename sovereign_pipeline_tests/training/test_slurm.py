@@ -212,4 +212,4 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
 
 def number_of(lines: list[str]) -> str:
     """The job's number."""
-    return re.findall(r"as job ([0-9]+),", "\n".join(lines))[-1]
+    return str(re.findall(r"as job ([0-9]+),", "\n".join(lines))[-1])
