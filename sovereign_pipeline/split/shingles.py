@@ -161,9 +161,11 @@ def cut_into_parts(
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]
         for records, numbers in blocks:
-            part_of = (numbers * np.uint64(parts)) >> np.uint64(HASH_BITS)
-            for part, file in enumerate(files):
-                records[part_of == part].tofile(file)
+            part_of = ((numbers * np.uint64(parts)) >> np.uint64(HASH_BITS)).astype(np.uint16)
+            order = np.argsort(part_of, kind="stable")  # by radix
+            ends = np.cumsum(np.bincount(part_of, minlength=parts))
+            for file, of_part in zip(files, np.split(records[order], ends[:-1]), strict=True):
+                of_part.tofile(file)
         opened.close()
         yield paths
 
