@@ -232,7 +232,7 @@ def step_recall(directory: Path) -> dict[str, Any]:
     with workplace.store.workspace() as scratch:
         columns = read_columns(documents, scratch)
         found = near_duplicates(
-            columns.shingles, Rarity.of(scratch, columns.shingles), workplace.line.split.near_duplicate_jaccard
+            columns.shingles, Rarity.of(scratch, columns.shingles), workplace.line.split.near_duplicate_jaccard, scratch
         )
         texts = columns.texts.distinct()
         contained = contained_pairs(texts, OwnShingles.of(texts, Boilerplate.of(scratch, columns.texts)))

@@ -361,7 +361,7 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
         ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
         of_split = Boilerplate.of(scratch, held.texts, train.texts)
         repeated = Boilerplate.of(scratch, held.texts, texts)
-        boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles, of_split.formulas)
+        boilerplate = of_split.marking_also(repeated)
         crossing = crossing_texts(held.texts, texts, boilerplate)
         pieces = in_pieces(held.texts, texts, train.texts)
     whole, parts = (

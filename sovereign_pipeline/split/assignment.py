@@ -3,7 +3,6 @@ and repeat."""
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -91,7 +90,7 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
-    similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard, progress)
+    similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch, progress)
     progress("looking for texts that stand in others")
     boilerplate = Boilerplate.of(scratch, columns.texts)
     contained, is_boilerplate = _contained(features, boilerplate)
@@ -277,26 +276,40 @@ def hold_out(
     stays for training. Components with a document of `is_last_choice` are chosen only if the others are too few. Raises
     InputError if both sides cannot get `letters` documents. `group`: returns the largest group, for the message.
     """
-    letters = Counter(component_of[~is_preference].tolist())
-    preferences = Counter(component_of[is_preference].tolist())
-    if len(letters) < 2:
-        raise _cannot_split(letters, group)
-    key_of: dict[int, str] = {}
-    for id, component in zip(ids, component_of.tolist(), strict=True):
-        if id < key_of.setdefault(component, id):
-            key_of[component] = id
-    last = set() if is_last_choice is None else set(component_of[is_last_choice].tolist())
-    order = {component: ("1" if component in last else "0") + _position(seed, key) for component, key in key_of.items()}
+    of_component, component = np.unique(component_of, return_inverse=True)
+    count = of_component.size
+    letters, preferences = (np.bincount(component[mask], minlength=count) for mask in (~is_preference, is_preference))
+    if np.count_nonzero(letters) < 2:
+        raise _cannot_split(int(letters.sum()), group)
+    is_last = np.zeros(count, np.bool_)
+    if is_last_choice is not None:
+        is_last[component[is_last_choice]] = True
+    order = _seeded_order(ids, component, is_last, seed)
     share = max(share, MIN_SHARE)
-    held = choose(letters, needed(share, letters.total()), order)
+    is_held = np.zeros(count, np.bool_)
+    is_held[choose(letters, needed(share, int(letters.sum())), order)] = True
 
-    alone = Counter({component: rows for component, rows in preferences.items() if component not in letters})
-    missing = needed(share, preferences.total()) - sum(preferences[component] for component in held)
-    if alone and missing > 0:
-        chosen = choose(alone, min(missing, alone.total()), order)
-        if preferences.keys() - held - chosen:
-            held |= chosen
-    return np.isin(component_of, list(held))
+    alone = np.where(letters > 0, 0, preferences)
+    missing = needed(share, int(preferences.sum())) - int(preferences[is_held].sum())
+    if alone.any() and missing > 0:
+        chosen = is_held.copy()
+        chosen[choose(alone, min(missing, int(alone.sum())), order)] = True
+        if preferences[~chosen].any():
+            is_held = chosen
+    return is_held[component]
+
+
+def _seeded_order(
+    ids: Sequence[str], component: NDArray[np.int64], is_last: NDArray[np.bool_], seed: int
+) -> NDArray[np.int64]:
+    """Return all components by the hash of the seed and their least id; those of `is_last` after all others."""
+    least: list[str | None] = [None] * is_last.size
+    for id, number in zip(ids, component.tolist(), strict=True):
+        known = least[number]
+        if known is None or id < known:
+            least[number] = id
+    hashes = (hashlib.sha256(f"{seed}:{id}".encode()).digest() for id in least)
+    return np.lexsort((np.fromiter(hashes, "S32", is_last.size), is_last))
 
 
 def hold_out_newest(
@@ -319,7 +332,7 @@ def hold_out_newest(
     reaches = newest[component_of]
     of_letters = np.sort(reaches[~is_preference])[::-1]
     if of_letters.size == 0:
-        raise _cannot_split(Counter(), group)
+        raise _cannot_split(0, group)
     cut = int(of_letters[needed(max(share, MIN_SHARE), of_letters.size) - 1])
     if of_letters[-1] >= cut:
         raise InputError(
@@ -336,7 +349,7 @@ def needed(share: float, rows: int) -> int:
     return math.ceil(share * rows - 1e-9)
 
 
-def choose(rows: Counter[int], target: int, order: dict[int, str]) -> set[int]:
+def choose(rows: NDArray[np.int64], target: int, order: NDArray[np.int64]) -> list[int]:
     """Return components with at least `target` rows together and, if possible, only slightly more.
 
     Components are taken in the seeded order until the target is reached. A component that would exceed the target by
@@ -344,43 +357,38 @@ def choose(rows: Counter[int], target: int, order: dict[int, str]) -> set[int]:
     and unnecessary components are dropped again, largest first.
 
     Args:
-        rows: component -> number of its rows.
-        order: component -> sort key of the seeded order.
+        rows: number of rows of each component. One without rows is never returned.
+        order: the components in their seeded order.
     """
-    tolerated = target + max(1, math.floor(OVERSHOOT * rows.total()))
+    tolerated = target + max(1, math.floor(OVERSHOOT * int(rows.sum())))
+    order = order[rows[order] > 0]
     taken: list[int] = []
-    skipped: list[int] = []
+    skipped: list[tuple[int, int]] = []
     total = 0
-    for component in sorted(rows, key=order.__getitem__):
+    for place, size in enumerate(rows[order].tolist()):
         if total >= target:
-            return set(taken)
-        if total + rows[component] > tolerated:
-            skipped.append(component)
+            break
+        if total + size > tolerated:
+            skipped.append((size, place))
             continue
-        taken.append(component)
-        total += rows[component]
-    if total >= target:
-        return set(taken)
-    smallest = min(skipped, key=lambda component: (rows[component], order[component]))
-    taken.append(smallest)
-    total += rows[smallest]
-    for component in sorted(taken, key=lambda component: (-rows[component], order[component])):
-        if total - rows[component] >= target:
-            taken.remove(component)
-            total -= rows[component]
-    return set(taken)
+        taken.append(place)
+        total += size
+    if total < target:
+        size, place = min(skipped)
+        taken.append(place)
+        total += size
+        sizes = rows[order].tolist()
+        for place in sorted(taken, key=lambda place: (-sizes[place], place)):
+            if total - sizes[place] >= target:
+                taken.remove(place)
+                total -= sizes[place]
+    return [int(component) for component in order[taken]]
 
 
-def _position(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
-
-
-def _cannot_split(letters: Counter[int], group: Callable[[], LargestGroup] | None) -> InputError:
+def _cannot_split(letters: int, group: Callable[[], LargestGroup] | None) -> InputError:
     if not letters:
         return InputError("The corpus has no letter to hold out.", "Add a source with the role 'letters'.")
-    message = (
-        f"All {letters.total():,} letters of the corpus are tied together: no slice can be held out without a leak."
-    )
+    message = f"All {letters:,} letters of the corpus are tied together: no slice can be held out without a leak."
     if group is None:
         return InputError(message)
     found = group()

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.shingles import SLOTS, Shingles, repeated_shingles, runs_of_about, slots_of
+from sovereign_pipeline.split.shingles import SLOTS, Shingles, are_among, repeated_shingles, runs_of_about, slots_of
 from sovereign_pipeline.split.similarity import (
     SHORT_WORDS,
     blocks_of,
@@ -46,6 +46,7 @@ MOSTLY = 0.75
 """Share of boilerplate shingles from which a long text counts as boilerplate."""
 _LONG = 20
 """Number of shingles in a text of 24 words."""
+_MOST_SLOTS = 1 << 30
 _TEXTS_AT_ONCE = 1 << 14
 _TEXTS_PER_BLOCK = 1 << 14
 _PAIRS_PER_BLOCK = 1 << 22
@@ -117,7 +118,7 @@ def key_of_text(text: Text) -> int:
 
 @dataclass(frozen=True)
 class TextRecords:
-    """The properties of texts besides their shingles, by text number."""
+    """The properties of texts, by text number."""
 
     documents: NDArray[np.int64]
     """Document number of each text, ascending."""
@@ -130,17 +131,6 @@ class TextRecords:
     """Number of shingles of each text."""
     letters: NDArray[np.int64]
     """Number of letters and digits in each text."""
-
-    @property
-    def is_long(self) -> NDArray[np.bool_]:
-        """Return a mask of the texts with at least SHORT_WORDS words."""
-        is_long: NDArray[np.bool_] = self.keys % 2 == 1
-        return is_long
-
-    @property
-    def is_context(self) -> NDArray[np.bool_]:
-        is_context: NDArray[np.bool_] = self.fields == _CONTEXT
-        return is_context
 
     def after(self, documents: int) -> "TextRecords":
         return replace(self, documents=self.documents + documents)
@@ -198,9 +188,9 @@ class TextCollector:
 
 @dataclass(frozen=True)
 class Texts:
-    """The records and shingles of many documents' texts, without the texts themselves."""
+    """The records and shingles of many documents' texts, without the texts themselves. A subset holds numbers alone."""
 
-    records: TextRecords
+    whole: TextRecords
     shingles: Shingles
     letters: Shingles
     """Letters of each text as 8-bit numbers."""
@@ -214,27 +204,50 @@ class Texts:
             for field in fields(TextRecords)
         }
         records = TextRecords(**columns)
-        return Texts(
-            records,
-            Shingles(path, np.cumsum(records.sizes) - records.sizes, records.sizes),
-            Shingles(letters, np.cumsum(records.letters) - records.letters, records.letters, np.uint8),
-        )
+        return Texts(records, Shingles.of(path, records.sizes), Shingles.of(letters, records.letters, np.uint8))
 
     def __len__(self) -> int:
         return len(self.shingles)
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        return self.records.documents
+        return self._of(self.whole.documents)
+
+    @property
+    def fields(self) -> NDArray[np.uint8]:
+        return self._of(self.whole.fields)
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        return self._of(self.whole.keys)
+
+    @property
+    def is_repeated(self) -> NDArray[np.bool_]:
+        return self._of(self.whole.is_repeated)
+
+    @property
+    def is_long(self) -> NDArray[np.bool_]:
+        """Return a mask of the texts with at least SHORT_WORDS words."""
+        is_long: NDArray[np.bool_] = self.keys % 2 == 1
+        return is_long
+
+    @property
+    def is_context(self) -> NDArray[np.bool_]:
+        is_context: NDArray[np.bool_] = self.fields == _CONTEXT
+        return is_context
 
     def distinct(self) -> "Texts":
         """Return the texts without copies of longer texts. The documents of copies are tied to the first one."""
-        _, first = np.unique(self.records.keys, return_index=True)
-        return self.subset(np.union1d(np.flatnonzero(~self.records.is_long), first).astype(np.int64))
+        is_first = ~self.is_long
+        is_first[np.unique(self.keys, return_index=True)[1]] = True
+        return self.subset(np.flatnonzero(is_first))
 
     def subset(self, numbers: NDArray[np.int64]) -> "Texts":
-        columns = {field.name: getattr(self.records, field.name)[numbers] for field in fields(TextRecords)}
-        return Texts(TextRecords(**columns), self.shingles.subset(numbers), self.letters.subset(numbers))
+        shingles = self.shingles.subset(numbers)
+        return Texts(self.whole, shingles, replace(self.letters, numbers=shingles.numbers))
+
+    def _of(self, column: NDArray[Any]) -> NDArray[Any]:
+        return column if self.shingles.numbers is None else column[self.shingles.numbers]
 
 
 @dataclass(frozen=True)
@@ -251,22 +264,28 @@ class Boilerplate:
     @staticmethod
     def of(scratch: Path, *sides: Texts) -> "Boilerplate":
         """Count boilerplate over the texts of all sides. `scratch`: directory for shingles while they are sorted."""
-        marks = np.zeros(SLOTS, np.uint8)
+        counted = [each.shingles for each in _counted(sides)]
+        shingles = sum(int(each.sizes.sum()) for each in counted)
+        marks = np.zeros(min(max(SLOTS, 1 << shingles.bit_length()), _MOST_SLOTS), np.uint8)
         found = [np.empty(0, np.uint64)]
-        for hashes, counts in repeated_shingles(scratch, *(each.shingles for each in _counted(sides))):
+        for hashes, counts in repeated_shingles(scratch, *counted):
             is_boilerplate = counts > BOILERPLATE_TEXTS
-            marks[slots_of(hashes)] |= 1
-            marks[slots_of(hashes[is_boilerplate])] |= 2
+            marks[slots_of(hashes, marks.size)] |= 1
+            marks[slots_of(hashes[is_boilerplate], marks.size)] |= 2
             found.append(hashes[is_boilerplate])
         return Boilerplate(marks, np.sort(np.concatenate(found)), _formulas(sides))
 
     def contains(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         result = np.zeros(hashes.size, np.bool_)
-        possible = np.flatnonzero(self.marks[slots_of(hashes)] & 2)
-        if possible.size and self.shingles.size:
-            place = np.searchsorted(self.shingles, hashes[possible])
-            result[possible] = self.shingles[np.minimum(place, self.shingles.size - 1)] == hashes[possible]
+        possible = np.flatnonzero(self.marks[slots_of(hashes, self.marks.size)] & 2)
+        result[possible] = are_among(hashes[possible], self.shingles)
         return result
+
+    def marking_also(self, other: "Boilerplate") -> "Boilerplate":
+        """Return the same boilerplate, with the marks of both."""
+        slots = max(self.marks.size, other.marks.size)
+        mine, theirs = (np.tile(each.marks, slots // each.marks.size) for each in (self, other))
+        return replace(self, marks=mine | theirs)
 
 
 @dataclass(frozen=True)
@@ -277,31 +296,35 @@ class OwnShingles:
     """Number of shingles of each text, without boilerplate."""
     hashes: NDArray[np.uint64]
     """Hashes of the shingles that may occur in another text, text by text."""
-    texts: NDArray[np.int64]
+    texts: NDArray[np.int32]
     """Text number of each hash, ascending."""
     keys: NDArray[np.uint64]
     """Key of each text, or 0 for a standard phrase. Texts with equal keys are equal."""
 
     @staticmethod
-    def of(texts: Texts, boilerplate: Boilerplate) -> "OwnShingles":
-        sizes = texts.records.sizes.copy()
-        hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    def of(texts: Texts, boilerplate: Boilerplate, others: NDArray[np.uint64] | None = None) -> "OwnShingles":
+        """Return the shingles of texts without boilerplate. `others`: sorted shingles; all others are left out."""
+        sizes = texts.shingles.sizes.copy()
+        hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for rows in texts.shingles.blocks():
             block = texts.shingles.read(rows)
-            repeats = np.flatnonzero(boilerplate.marks[slots_of(block.values)])
+            repeats = np.flatnonzero(boilerplate.marks[slots_of(block.values, boilerplate.marks.size)])
             values, own = block.values[repeats], rows[block.rows[repeats]]
             is_boilerplate = boilerplate.contains(values)
             np.subtract.at(sizes, own[is_boilerplate], 1)
-            hashes.append(values[~is_boilerplate])
-            numbers.append(own[~is_boilerplate])
-        keys = texts.records.keys
+            is_kept = ~is_boilerplate
+            if others is not None:
+                is_kept &= are_among(values, others)
+            hashes.append(values[is_kept])
+            numbers.append(own[is_kept].astype(np.int32))
+        keys = texts.keys
         keys = np.where(np.isin(keys, boilerplate.formulas), np.uint64(0), keys)
         return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
 
     def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
         """Return a mask of long texts that are mostly boilerplate, for which contained texts cannot be determined."""
-        is_long = (texts.records.sizes >= _LONG) & ~texts.records.is_context
-        return is_long & (self.sizes < (1 - MOSTLY) * texts.records.sizes)
+        is_long = (texts.shingles.sizes >= _LONG) & ~texts.is_context
+        return is_long & (self.sizes < (1 - MOSTLY) * texts.shingles.sizes)
 
 
 def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -318,23 +341,27 @@ def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     """Return (n, 2) text numbers, the lower first, of texts in different documents that are equal or contained in each
     other. Shingles that are not boilerplate occur in few texts, so all of their pairs are counted."""
-    order = np.argsort(own.hashes, kind="stable")
-    hashes, numbers = own.hashes[order], own.texts[order]
-    ends = np.searchsorted(hashes, hashes, side="right")
+    order = _by_repeated_hash(own.hashes)
+    # Place of each repeated shingle in this order, text by text.
+    place = np.full(own.hashes.size, -1, np.int64)
+    place[order] = np.arange(order.size)
+    is_repeated = place >= 0
+    place, of_texts = place[is_repeated], own.texts[is_repeated]
+    numbers, hashes = own.texts[order], own.hashes[order]
     # Number of later texts with the same shingle. The sort is stable, so these have higher numbers.
-    behind = np.empty(order.size, np.int64)
-    place = np.empty(order.size, np.int64)
-    behind[order], place[order] = ends - np.arange(order.size) - 1, np.arange(order.size)
+    behind = (np.searchsorted(hashes, hashes, side="right") - np.arange(order.size) - 1)[place]
+    del order, hashes, is_repeated
     needed = needed_in_common(own.sizes)
-    per_text = np.bincount(own.texts, behind, minlength=len(texts)).astype(np.int64)
-    first = np.searchsorted(own.texts, np.arange(len(texts) + 1))
+    per_text = np.bincount(of_texts, behind, minlength=len(texts)).astype(np.int64)
+    first = np.searchsorted(of_texts, np.arange(len(texts) + 1))
     found = [np.empty((0, 2), np.int64)]
     for run in runs_of_about(per_text, _PAIRS_PER_BLOCK, max(1, len(texts))):
         mine = np.arange(first[run[0]], first[run[-1] + 1])
         repeats = behind[mine]
         within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
         other = numbers[np.repeat(place[mine], repeats) + 1 + within]
-        codes, common = np.unique(np.repeat(own.texts[mine], repeats) * len(texts) + other, return_counts=True)
+        codes = np.repeat(of_texts[mine], repeats).astype(np.int64) * len(texts) + other
+        codes, common = np.unique(codes, return_counts=True)
         pairs = np.column_stack((codes // len(texts), codes % len(texts)))
         is_found = common >= needed[pairs].min(axis=1)
         found.append(pairs[is_found])
@@ -342,16 +369,25 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     found.append(equal[equal[:, 0] < equal[:, 1]])
     every: NDArray[np.int64] = np.unique(np.concatenate(found), axis=0)
     are_two: NDArray[np.bool_] = texts.documents[every[:, 0]] != texts.documents[every[:, 1]]
-    return every[are_two & ~texts.records.is_context[every].all(axis=1)]
+    return every[are_two & ~texts.is_context[every].all(axis=1)]
+
+
+def _by_repeated_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the positions of all hashes that are there more than once, in a stable order by hash."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    is_like_next = np.zeros(order.size, np.bool_)
+    is_like_next[:-1] = ordered[1:] == ordered[:-1]
+    return order[is_like_next | np.roll(is_like_next, 1)]
 
 
 def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
     """Return the sorted keys of short texts in more than BOILERPLATE_TEXTS documents of all sides."""
     keys = [np.empty(0, np.uint64)]
     for side in sides:
-        short = np.flatnonzero(~side.records.is_long)
-        order = short[np.lexsort((side.documents[short], side.records.keys[short]))]
-        of_key, documents = side.records.keys[order], side.documents[order]
+        short = np.flatnonzero(~side.is_long)
+        order = short[np.lexsort((side.documents[short], side.keys[short]))]
+        of_key, documents = side.keys[order], side.documents[order]
         is_first = np.ones(order.size, np.bool_)
         is_first[1:] = (of_key[1:] != of_key[:-1]) | (documents[1:] != documents[:-1])
         keys.append(of_key[is_first])
@@ -364,9 +400,9 @@ def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
     longer texts."""
     known = np.empty(0, np.uint64)
     for side in sides:
-        distinct = side.subset(np.flatnonzero(~side.records.is_repeated)).distinct()
-        is_new = ~(np.isin(distinct.records.keys, known) & distinct.records.is_long)
-        known = np.union1d(known, distinct.records.keys)
+        distinct = side.subset(np.flatnonzero(~side.is_repeated)).distinct()
+        is_new = ~(np.isin(distinct.keys, known) & distinct.is_long)
+        known = np.union1d(known, distinct.keys)
         yield distinct.subset(np.flatnonzero(is_new))
 
 
@@ -389,7 +425,8 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
     transpose contains the number of shingles that two texts share.
     """
     one, two = held_out.distinct(), other.distinct()
-    own_one, own_two = OwnShingles.of(one, boilerplate), OwnShingles.of(two, boilerplate)
+    own_one = OwnShingles.of(one, boilerplate)
+    own_two = OwnShingles.of(two, boilerplate, others=np.unique(own_one.hashes))
     shared = np.intersect1d(own_one.hashes, own_two.hashes)
     left, right = _matrix(own_one, shared, len(one)), _matrix(own_two, shared, len(two)).T.tocsr()
     needed_one, needed_two = needed_in_common(own_one.sizes), needed_in_common(own_two.sizes)
@@ -401,9 +438,9 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
         pairs.append(np.column_stack((rows[is_found], columns[is_found])))
     pairs.append(_equal(own_one.keys, own_two.keys))
     found = np.unique(np.concatenate(pairs), axis=0)
-    found = found[~(one.records.is_context[found[:, 0]] & two.records.is_context[found[:, 1]])]
+    found = found[~(one.is_context[found[:, 0]] & two.is_context[found[:, 1]])]
     names = Counter({f"{mine} ~ {theirs}": 0 for mine in FIELDS[:_CONTEXT] for theirs in FIELDS[:_CONTEXT]})
-    for mine, theirs in zip(one.records.fields[found[:, 0]], two.records.fields[found[:, 1]], strict=True):
+    for mine, theirs in zip(one.fields[found[:, 0]], two.fields[found[:, 1]], strict=True):
         names[f"{FIELDS[mine]} ~ {FIELDS[theirs]}"] += 1
     documents = np.column_stack((one.documents[found[:, 0]], two.documents[found[:, 1]]))
     return CrossingTexts(np.unique(documents, axis=0), dict(names))

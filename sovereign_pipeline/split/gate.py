@@ -47,7 +47,7 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
         not_newest = (
             _held_out_without_a_newer(held, train, rarity, boilerplate, recipe, scratch) if recipe.by_date else []
         )
-        too_many = _more_than_asked(held, train, rarity, boilerplate, recipe)
+        too_many = _more_than_asked(held, train, rarity, boilerplate, recipe, scratch)
     if too_many and (pieces := json.loads(artifact.file(PROOF).read_bytes())["pieces"]["documents"]):
         too_many.append(
             f"{counted(pieces, 'document was', 'documents were')} tied or held out last for texts in pieces"
@@ -95,7 +95,7 @@ def _letters(side: Features) -> int:
 
 
 def _more_than_asked(
-    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split
+    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
     """Return a problem if far more letters are held out than asked for: more than twice as many and one whole group, or
     more than are left for training."""
@@ -105,7 +105,7 @@ def _more_than_asked(
     leaves_fewer = held_letters > letters - held_letters and held_letters > asked + max(1, OVERSHOOT * letters)
     if held_letters <= 2 * asked and not leaves_fewer:
         return []
-    group = largest_group(~held.columns.is_preference, _ties_of(held, train, rarity, boilerplate, recipe))
+    group = largest_group(~held.columns.is_preference, _ties_of(held, train, rarity, boilerplate, recipe, scratch))
     if held_letters <= 2 * asked + group.letters and not leaves_fewer:
         return []
     return [
@@ -115,11 +115,11 @@ def _more_than_asked(
 
 
 def _ties_of(
-    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split
+    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> dict[str, NDArray[np.int64]]:
     """Return kind of tie -> (n, 2) tied held-out documents, found as in the build."""
     texts = held.columns.texts.distinct()
-    near = near_duplicates(held.columns.shingles, rarity, recipe.near_duplicate_jaccard).pairs
+    near = near_duplicates(held.columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch).pairs
     tied = ties_by_cause(held, near, texts.documents[contained_pairs(texts, OwnShingles.of(texts, boilerplate))])
     if recipe.paraphrases and held.vectors is not None:
         tied["paraphrase"] = paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING)
@@ -155,7 +155,7 @@ def _held_out_without_a_newer(
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days
-    tied = [*_ties_of(held, train, rarity, boilerplate, recipe).values()]
+    tied = [*_ties_of(held, train, rarity, boilerplate, recipe, scratch).values()]
 
     def rows_without() -> NDArray[np.int64]:
         component_of = components(len(held.columns), (), tied)
@@ -207,7 +207,8 @@ def overlap_of(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> Overlap:
     """Return everything that held-out and training documents share. `rarity` and `boilerplate` must cover both."""
-    ids = set(train.columns.ids) & set(held.columns.ids)
+    possible = np.intersect1d(train.columns.own_keys, held.columns.own_keys)
+    ids = {*train.columns.ids_with(possible)} & {*held.columns.ids_with(possible)}
     problems = _problem("id", len(ids), sorted(ids))
     for kind, ties in held.ties.items():
         keys = np.intersect1d(ties.keys, train.ties[kind].keys)

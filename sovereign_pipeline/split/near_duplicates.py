@@ -1,10 +1,14 @@
 """Find near-duplicate pairs: within one corpus by MinHash, and across the two sides of a split exhaustively."""
 
 import math
+import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +20,7 @@ from sovereign_pipeline.split.shingles import (
     Block,
     Rarity,
     Shingles,
+    are_among,
     cut_into_parts,
     jaccard_of_pairs,
     parts_for,
@@ -59,18 +64,17 @@ class NearDuplicates:
 
 
 def near_duplicates(
-    shingles: Shingles, rarity: Rarity, threshold: float, progress: Progress = silent
+    shingles: Shingles, rarity: Rarity, threshold: float, scratch: Path, progress: Progress = silent
 ) -> NearDuplicates:
     """Find pairs of documents with a Jaccard similarity >= threshold, by MinHash, LSH and an exact comparison.
 
     It may miss a pair but never returns a wrong one. `crossing_near_duplicates` finds missed pairs across the sides.
     Signatures use only the rarer shingles of each document (`compared_share`). A common part, such as a letterhead,
-    would otherwise make every pair a candidate.
+    would otherwise make every pair a candidate. `scratch`: directory for the signatures.
     """
     distinct, copies = _without_copies(shingles)
-    candidates, crowded = _candidates(
-        *_signatures(shingles.subset(distinct), rarity, compared_share(threshold), progress)
-    )
+    with _signatures(shingles.subset(distinct), rarity, compared_share(threshold), scratch, progress) as signatures:
+        candidates, crowded = _candidates(signatures)
     one, other = distinct[candidates[:, 0]], distinct[candidates[:, 1]]
     is_similar = jaccard_of_pairs(shingles, shingles, one, other) >= threshold
     similar = np.column_stack((one, other))[is_similar]
@@ -105,26 +109,49 @@ def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.i
     return np.setdiff1d(np.arange(len(shingles)), copies[:, 1], assume_unique=True), copies
 
 
+@dataclass(frozen=True)
+class _Signatures:
+    """The MinHash signatures of all rows, in files of 596 bytes a row."""
+
+    keys: IO[bytes]
+    """(BANDS, rows) 32-bit numbers, one key per band."""
+    sketches: IO[bytes]
+    """(rows, PERMUTATIONS), the lowest byte of each MinHash value. One byte is enough to estimate the Jaccard
+    similarity (Li and König 2010, "b-Bit Minwise Hashing")."""
+    rows: int
+
+    def keys_of(self, band: int) -> NDArray[np.uint32]:
+        return np.frombuffer(os.pread(self.keys.fileno(), 4 * self.rows, 4 * self.rows * band), np.uint32)
+
+    def agreement(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share of equal bytes in the sketches of each pair of rows."""
+        sketches = np.memmap(self.sketches, np.uint8, "r", shape=(self.rows, PERMUTATIONS))
+        agreement: NDArray[np.float64] = (sketches[one] == sketches[other]).mean(axis=1)
+        return agreement
+
+
+@contextmanager
 def _signatures(
-    shingles: Shingles, rarity: Rarity, share: float, progress: Progress
-) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    """Return (BANDS, rows), one key per band, and (rows, PERMUTATIONS), the lowest byte of each MinHash value. One byte
-    is enough to estimate the Jaccard similarity (Li and König 2010, "b-Bit Minwise Hashing")."""
+    shingles: Shingles, rarity: Rarity, share: float, scratch: Path, progress: Progress
+) -> Iterator[_Signatures]:
     from rensa import RMinHash
 
-    keys = np.empty((BANDS, len(shingles)), np.uint32)
-    sketches = np.empty((len(shingles), PERMUTATIONS), np.uint8)
     countdown = Countdown(progress, "MinHash signatures", len(shingles), "document")
-    for rows in shingles.blocks():
-        countdown.reached(int(rows[0]))
-        part = _rarest_part(rarity.rarest_first(shingles.read(rows)), share)
-        offsets = np.append(part.starts, part.values.size).astype(np.uint64)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(part.values, offsets, PERMUTATIONS, MINHASH_SEED)
-        values = np.array(matrix.to_rows(), np.uint32)
-        sketches[rows] = values
-        bands = values[:, : BANDS * ROWS_PER_BAND].astype(np.uint64).reshape(-1, BANDS, ROWS_PER_BAND)
-        keys[:, rows] = (_one_hash(bands) >> np.uint64(32)).T
-    return keys, sketches
+    with tempfile.TemporaryFile(dir=scratch) as keys, tempfile.TemporaryFile(dir=scratch) as sketches:
+        for rows in shingles.blocks():
+            countdown.reached(int(rows[0]))
+            part = _rarest_part(rarity.rarest_first(shingles.read(rows)), share)
+            offsets = np.append(part.starts, part.values.size).astype(np.uint64)
+            matrix = RMinHash.digest_matrix_from_flat_token_hashes(part.values, offsets, PERMUTATIONS, MINHASH_SEED)
+            values = np.array(matrix.to_rows(), np.uint32)
+            sketches.write(values.astype(np.uint8).tobytes())
+            bands = values[:, : BANDS * ROWS_PER_BAND].astype(np.uint64).reshape(-1, BANDS, ROWS_PER_BAND)
+            for band, of_rows in enumerate((_one_hash(bands) >> np.uint64(32)).astype(np.uint32).T):
+                keys.seek(4 * (len(shingles) * band + int(rows[0])))
+                keys.write(of_rows.tobytes())
+        keys.flush()
+        sketches.flush()
+        yield _Signatures(keys, sketches, len(shingles))
 
 
 def _rarest_part(block: Block, share: float) -> Block:
@@ -141,25 +168,27 @@ def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return result
 
 
-def _candidates(keys: NDArray[np.uint32], sketches: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
+def _candidates(signatures: _Signatures) -> tuple[NDArray[np.int64], int]:
     """Return (n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, each once and the
     lower first; and the number of rows in buckets that are too large to compare completely."""
-    rows = keys.shape[1]
+    rows = signatures.rows
     least = LEAST_JACCARD_OF_PARTS
     floor = least - _ESTIMATE_DEVIATIONS * math.sqrt(least * (1 - least) / PERMUTATIONS)
-    kept = [np.empty(0, np.int64)]
+    kept = np.empty(0, np.int64)
     is_crowded = np.zeros(rows, np.bool_)
-    for band in keys:
-        for one, other, is_last in _pairs_with_equal_keys(band):
+    for band in range(BANDS if rows else 0):
+        found = [kept]
+        for one, other, is_last in _pairs_with_equal_keys(signatures.keys_of(band)):
             if is_last:
                 is_crowded[one] = is_crowded[other] = True
                 continue
-            for start in range(0, one.size, _PAIRS_PER_BLOCK):
-                low, high = one[start : start + _PAIRS_PER_BLOCK], other[start : start + _PAIRS_PER_BLOCK]
-                agreement = (sketches[low] == sketches[high]).mean(axis=1)
-                kept.append((low * rows + high)[agreement >= floor])
-        kept = [np.unique(np.concatenate(kept))]
-    return np.column_stack((kept[0] // rows, kept[0] % rows)), int(is_crowded.sum())
+            pairs = one * rows + other
+            pairs = pairs[~are_among(pairs, kept)]
+            for start in range(0, pairs.size, _PAIRS_PER_BLOCK):
+                some = pairs[start : start + _PAIRS_PER_BLOCK]
+                found.append(some[signatures.agreement(some // rows, some % rows) >= floor])
+        kept = np.unique(np.concatenate(found))
+    return np.column_stack((kept // rows, kept % rows)) if rows else np.empty((0, 2), np.int64), int(is_crowded.sum())
 
 
 def _pairs_with_equal_keys(

@@ -5,14 +5,15 @@ effect. Each text is hashed once, and memory grows with the held-out side only.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, FIELDS, Texts
-from sovereign_pipeline.split.shingles import runs_of_about
+from sovereign_pipeline.split.shingles import are_among, runs_of_about
 from sovereign_pipeline.split.similarity import mixed
 
 LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
@@ -27,10 +28,16 @@ _SAMPLE = 1_000
 """Maximum number of texts in the sample that determines common sentences."""
 _STRIDE = 4
 """Distance between the runs of a held-out text. The other side's runs begin at every letter."""
-_LETTERS_PER_BLOCK = 1 << 21
+_LETTERS_PER_BLOCK = 1 << 17
+"""So few that the hashes of a block stay in the processor's cache."""
 _TEXTS_PER_BLOCK = 1 << 16
+_BYTES_PER_RUN = 32
+"""Memory that one run of a held-out text takes while runs are compared."""
+_MOST_MARKS = 1 << 31
 _UNITS = mixed(np.arange(256, dtype=np.uint64))
 _MULTIPLIER = 0x9E3779B97F4A7C15
+_INVERSE = pow(_MULTIPLIER, -1, 1 << 64)
+_BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Pieces:
         )
 
 
-def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pieces:
+def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None, *, memory: int = 1 << 31) -> Pieces:
     """Return the held-out texts that the other side contains in pieces, and the documents with the pieces.
 
     Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS
@@ -67,51 +74,89 @@ def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pi
     Args:
         counted: texts, besides the held-out ones, that determine boilerplate and common sentences; None for the other
             side.
+        memory: bytes that the held-out texts' runs may take. More texts are compared in portions, each with all of the
+            other side. This changes the time, but not the result.
     """
     corpus = other if counted is None else counted
     long, sample = _long(held_out), _long(corpus)
     sample = sample.subset(np.arange(0, len(sample), 1 + len(sample) // _SAMPLE))
+    runs_of_texts = long.letters.sizes // _STRIDE + 1
+    portions = list(runs_of_about(runs_of_texts, max(1, memory // _BYTES_PER_RUN), max(1, len(long))))
+    texts = [long.subset(numbers) for numbers in portions] or [long]
     for letters, most in LENGTHS.items():
-        runs = _Runs(letters, (long, sample))
-        in_corpus, in_held_out = runs.count(corpus), runs.count(held_out)
-        is_rare = in_corpus + in_held_out <= BOILERPLATE_TEXTS
-        if _share_of_common_texts(sample, runs, is_rare & (in_corpus > 1), corpus) < most:
+        runs = _Runs(letters, (texts[0], sample))
+        counts = _counts(runs, held_out, corpus, sample)
+        if _share_of_common_texts(sample, runs, counts) < most:
             break
-    is_rare |= in_held_out == 1
-    is_covered = is_rare & ((in_corpus if other is corpus else runs.count(other)) > 0)
-    shares = _shares(long, runs, is_covered)
-    is_found = shares >= SHARE
-    pieces, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
-    for texts, _, hashes in runs.of(long) if is_found.any() else ():
-        is_piece = is_found[texts] & is_covered[runs.places(hashes)]
-        pieces.append(hashes[is_piece])
-        owners.append(long.documents[texts[is_piece]])
-    documents = _documents_with(letters, np.concatenate(pieces), np.concatenate(owners), other)
-    return Pieces(len(long), documents, round(float(shares.max(initial=0.0)), 4), letters)
+    documents, largest_share = [np.empty((0, 2), np.int64)], 0.0
+    for portion in texts:
+        if portion is not texts[0]:
+            runs = _Runs(letters, (portion,))
+            counts = _counts(runs, held_out, corpus)
+        is_covered = counts.are_rare | (counts.held_out == 1)
+        is_covered &= (counts.corpus if other is corpus else runs.count(other)) > 0
+        covered = _Runs(letters, hashes=[runs.hashes[is_covered]])
+        shares = _shares(portion, covered)
+        is_found = shares >= SHARE
+        pieces, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for numbers, _, hashes in runs.of(portion) if is_found.any() else ():
+            is_piece = is_found[numbers] & covered.contain(hashes)
+            pieces.append(hashes[is_piece])
+            owners.append(portion.documents[numbers[is_piece]])
+        documents.append(_documents_with(letters, np.concatenate(pieces), np.concatenate(owners), other))
+        largest_share = max(largest_share, float(shares.max(initial=0.0)))
+    return Pieces(len(long), np.unique(np.concatenate(documents), axis=0), round(largest_share, 4), letters)
 
 
-def _share_of_common_texts(sample: Texts, runs: "_Runs", may_be_common: NDArray[np.bool_], corpus: Texts) -> float:
+@dataclass(frozen=True)
+class _Counts:
+    """Numbers of different texts that contain each run, as far as `_Runs.once_in_each` counts."""
+
+    corpus: NDArray[np.uint32]
+    held_out: NDArray[np.uint32]
+    holders: NDArray[np.int64]
+    """(n, 2) run of a sampled text that is rare in the corpus, and document of the corpus that contains it; sorted."""
+
+    @property
+    def are_rare(self) -> NDArray[np.bool_]:
+        are_rare: NDArray[np.bool_] = self.corpus + self.held_out <= BOILERPLATE_TEXTS
+        return are_rare
+
+
+def _counts(runs: "_Runs", held_out: Texts, corpus: Texts, sample: Texts | None = None) -> _Counts:
+    is_of_sample = np.zeros(runs.hashes.size, np.bool_)
+    for _, _, hashes in runs.of(sample) if sample is not None else ():
+        is_of_sample[runs.places(hashes)] = True
+    in_corpus = np.zeros(runs.hashes.size, np.uint32)
+    different, found = _different(corpus), [np.empty((0, 2), np.int64)]
+    documents = different.documents
+    for places, numbers in runs.once_in_each(different, in_corpus):
+        is_kept = is_of_sample[places] & (in_corpus[places] <= BOILERPLATE_TEXTS)
+        found.append(np.column_stack((places[is_kept], documents[numbers[is_kept]])))
+    in_held_out, holders = runs.count(held_out), np.unique(np.concatenate(found), axis=0)
+    counts = _Counts(in_corpus, in_held_out, holders)
+    may_be_common = counts.are_rare & (in_corpus > 1)
+    return replace(counts, holders=holders[may_be_common[holders[:, 0]]])
+
+
+def _share_of_common_texts(sample: Texts, runs: "_Runs", counts: _Counts) -> float:
     """Return the share of sampled texts of which at least SHARE consists of runs in unrelated documents."""
     if not len(sample):
         return 0.0
-    different, found = _different(corpus), [np.empty((0, 2), np.int64)]
-    for numbers, places in runs.found_in(different):
-        kept = may_be_common[places]
-        found.append(np.column_stack((places[kept], different.documents[numbers[kept]])))
-    holders = np.unique(np.concatenate(found), axis=0)
-    first = np.searchsorted(holders[:, 0], np.arange(may_be_common.size + 1))
-    sizes = np.maximum(sample.records.letters, 1)
+    holders = counts.holders
+    sizes, documents = np.maximum(sample.letters.sizes, 1), sample.documents
     common = 0
     for numbers, starts, hashes in runs.of(sample):
         places = runs.places(hashes)
-        times = np.diff(first)[places]
+        first = np.searchsorted(holders[:, 0], places)
+        times = np.searchsorted(holders[:, 0], places, side="right") - first
         run = np.repeat(np.arange(numbers.size), times)
         within = np.arange(run.size) - np.repeat(np.cumsum(times) - times, times)
-        text, document = numbers[run], holders[np.repeat(first[places], times) + within, 1]
+        text, document = numbers[run], holders[np.repeat(first, times) + within, 1]
         _, pair = np.unique(text * (document.max(initial=0) + 1) + document, return_inverse=True)
         order = np.argsort(pair, kind="stable")
         in_document = _covered(pair[order], starts[run[order]], runs.letters)[pair]
-        is_unrelated = (in_document < RELATED * sizes[text]) & (document != sample.documents[text])
+        is_unrelated = (in_document < RELATED * sizes[text]) & (document != documents[text])
         is_common = np.bincount(run[is_unrelated], minlength=numbers.size) > 0
         in_common = _covered(numbers[is_common], starts[is_common], runs.letters, len(sample))
         common += int((in_common >= SHARE * sizes).sum())
@@ -120,12 +165,12 @@ def _share_of_common_texts(sample: Texts, runs: "_Runs", may_be_common: NDArray[
 
 def _long(texts: Texts) -> Texts:
     """Return the distinct requests and replies of at least SHORT_WORDS words."""
-    is_field = (texts.records.fields != FIELDS.index("letter")) & ~texts.records.is_context
-    return texts.subset(np.flatnonzero(texts.records.is_long & is_field)).distinct()
+    is_field = (texts.fields != FIELDS.index("letter")) & ~texts.is_context
+    return texts.subset(np.flatnonzero(texts.is_long & is_field)).distinct()
 
 
 def _different(texts: Texts) -> Texts:
-    return texts.subset(np.flatnonzero(~texts.records.is_repeated)).distinct()
+    return texts.subset(np.flatnonzero(~texts.is_repeated)).distinct()
 
 
 class _Runs:
@@ -135,33 +180,70 @@ class _Runs:
         self.letters = letters
         of_texts = (found for each in texts for _, _, found in self.of(each))
         self.hashes = _distinct(np.concatenate([np.empty(0, np.uint64), *hashes, *of_texts]))
-        self._mask = np.uint64((1 << min(26, 4 + self.hashes.size.bit_length())) - 1)
-        self._marks = np.zeros(int(self._mask) + 1, np.bool_)
-        self._marks[self.hashes & self._mask] = True
+        marks = min(_MOST_MARKS, 1 << 5 + self.hashes.size.bit_length())
+        self._shift = np.uint64(65 - marks.bit_length())
+        self._marks = np.zeros(marks // 8, np.uint8)
+        np.bitwise_or.at(self._marks, *self._mark_of(self.hashes))
+
+    def _mark_of(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Return the byte and the bit that mark each hash."""
+        marks = (hashes >> self._shift).view(np.int64)
+        return marks >> 3, _BITS[marks & 7]
 
     def places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the number of each hash in the set. All hashes must be in it."""
         return np.searchsorted(self.hashes, hashes)
 
-    def found_in(self, texts: Texts) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield text numbers and the numbers of the runs in them, for all texts."""
+    def contain(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return a mask of the hashes that are in the set."""
+        byte, bit = self._mark_of(hashes)
+        result = (self._marks[byte] & bit) > 0
+        result[result] = are_among(hashes[result], self.hashes)
+        return result
+
+    def found_in(
+        self, texts: Texts, marks: NDArray[np.uint8] | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield text numbers and the numbers of the runs in them, for all texts. `marks`: those of the runs to look
+        for; None for all."""
+        marks = self._marks if marks is None else marks
         for rows in _blocks(texts) if self.hashes.size else ():
             block = texts.letters.read(rows)
             hashes, ends = self._rolled(block.values), np.cumsum(block.sizes)
-            possible = np.flatnonzero(self._marks[hashes & self._mask])
+            byte, bit = self._mark_of(hashes)
+            possible = np.flatnonzero(marks[byte] & bit)
             places = np.minimum(self.places(hashes[possible]), self.hashes.size - 1)
             possible, places = (each[self.hashes[places] == hashes[possible]] for each in (possible, places))
             numbers = np.searchsorted(ends, possible, side="right")
             is_within = possible + self.letters <= ends[numbers]  # not from one text into the next
             yield rows[numbers[is_within]], places[is_within]
 
-    def count(self, texts: Texts) -> NDArray[np.int64]:
-        """Return the number of different texts that contain each run."""
-        counts = np.zeros(self.hashes.size, np.int64)
-        different = _different(texts)
-        for numbers, places in self.found_in(different):
-            in_texts = _distinct(places * len(different) + numbers) // len(different)
-            counts += np.bincount(in_texts, minlength=counts.size)
+    def once_in_each(
+        self, texts: Texts, counts: NDArray[np.uint32]
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield the numbers of runs and of the texts that contain them, each pair once. Adds the texts of each run to
+        `counts`, at least up to the first that makes the run boilerplate: most runs that are found are boilerplate."""
+        marks = self._marks.copy()
+        for numbers, places in self.found_in(texts, marks):
+            pairs = _distinct(places * len(texts) + numbers)
+            places, numbers = pairs // len(texts), pairs % len(texts)
+            np.add.at(counts, places, np.uint32(1))
+            yield places, numbers
+            self._unmark(places[counts[places] > BOILERPLATE_TEXTS], marks)
+
+    def _unmark(self, places: NDArray[np.int64], marks: NDArray[np.uint8]) -> None:
+        """Remove the marks of some runs, unless another run has the same mark."""
+        of_run = self.hashes[places] >> self._shift
+        before, after = (self.hashes.take(places + step, mode="clip") >> self._shift for step in (-1, 1))
+        is_alone = ((before != of_run) | (places == 0)) & ((after != of_run) | (places == self.hashes.size - 1))
+        byte, bit = self._mark_of(self.hashes[places[is_alone]])
+        np.bitwise_and.at(marks, byte, ~bit)
+
+    def count(self, texts: Texts) -> NDArray[np.uint32]:
+        """Return the number of different texts that contain each run, as far as `once_in_each` counts."""
+        counts = np.zeros(self.hashes.size, np.uint32)
+        for _ in self.once_in_each(_different(texts), counts):
+            pass
         return counts
 
     def of(self, texts: Texts) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]]:
@@ -173,13 +255,27 @@ class _Runs:
             yield rows[block.rows[kept]], starts[kept], self._rolled(block.values)[kept]
 
     def _rolled(self, letters: NDArray[Any]) -> NDArray[np.uint64]:
-        """Return the polynomial hash (modulo 2^64) of every run, by doubling the length of the runs."""
-        hashes: NDArray[np.uint64] = _UNITS[letters]
-        length, factor = 1, _MULTIPLIER
-        while length < self.letters:
-            hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
-            length, factor = 2 * length, factor * factor % (1 << 64)
+        """Return the polynomial hash (modulo 2^64) of every run, as a difference of the hashes of two prefixes.
+
+        With the letters' units u and an odd multiplier m, the hash of the run at i is the sum of
+        u[i+k]·m^(letters-1-k). It is m^(i+letters-1) times the sum of u[j]·m^-j over the run.
+        """
+        if letters.size < self.letters:
+            return np.empty(0, np.uint64)
+        powers, inverse = _powers(1 << (letters.size + self.letters).bit_length())
+        prefixes = np.zeros(letters.size + 1, np.uint64)
+        np.cumsum(_UNITS[letters] * inverse[: letters.size], out=prefixes[1:])
+        hashes = prefixes[self.letters :] - prefixes[: -self.letters]
+        hashes *= powers[self.letters - 1 :][: hashes.size]
         return hashes
+
+
+@lru_cache(maxsize=2)
+def _powers(count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the first powers of _MULTIPLIER and of its inverse, modulo 2^64."""
+    bases = (np.full(count, base, np.uint64) for base in (_MULTIPLIER, _INVERSE))
+    powers, inverse = (np.append(np.uint64(1), np.cumprod(base[:-1])) for base in bases)
+    return powers, inverse
 
 
 def _blocks(texts: Texts) -> Iterator[NDArray[np.int64]]:
@@ -187,18 +283,21 @@ def _blocks(texts: Texts) -> Iterator[NDArray[np.int64]]:
 
 
 def _distinct(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the distinct values, sorted. `np.unique` takes four times as long on hashes."""
-    values = np.sort(values)
+    """Return the distinct values, sorted; `values` is sorted in place. `np.unique` takes four times as long on
+    hashes."""
+    values.sort()
     return values[np.append(True, values[1:] != values[:-1])] if values.size else values
 
 
-def _shares(texts: Texts, runs: _Runs, is_covered: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the share of each text's letters that are in covered runs."""
+def _shares(texts: Texts, runs: _Runs) -> NDArray[np.float64]:
+    """Return the share of each text's letters that are in the runs."""
     covered = np.zeros(len(texts))
     for numbers, starts, hashes in runs.of(texts):
-        kept = is_covered[runs.places(hashes)]
-        covered += _covered(numbers[kept], starts[kept], runs.letters, len(texts))
-    return covered / np.maximum(texts.records.letters, 1)
+        if numbers.size:
+            first, end = int(numbers[0]), int(numbers[-1]) + 1
+            kept = runs.contain(hashes)
+            covered[first:end] += _covered(numbers[kept] - first, starts[kept], runs.letters, end - first)
+    return covered / np.maximum(texts.letters.sizes, 1)
 
 
 def _covered(
@@ -220,10 +319,10 @@ def _documents_with(
     runs = _Runs(letters, hashes=[pieces])
     first = np.searchsorted(pieces, runs.hashes)
     several = np.searchsorted(pieces, runs.hashes, side="right") - first
-    pairs = [np.empty((0, 2), np.int64)]
+    pairs, documents = [np.empty((0, 2), np.int64)], other.documents
     for numbers, places in runs.found_in(other):
         times = several[places]
         within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         of_runs = owners[np.repeat(first[places], times) + within]
-        pairs.append(np.unique(np.column_stack((of_runs, np.repeat(other.documents[numbers], times))), axis=0))
+        pairs.append(np.unique(np.column_stack((of_runs, np.repeat(documents[numbers], times))), axis=0))
     return np.unique(np.concatenate(pairs), axis=0)

@@ -5,7 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 ROWS_PER_BLOCK = 4_096
 _SHINGLES_PER_BLOCK = 1 << 21
 _SHINGLES_PER_PART = 1 << 24
+_MOST_READ_IN_VAIN = 4
+"""Hashes between the wanted rows that are read with them, for each wanted hash. Beyond, rows are read one by one."""
 SLOTS = 1 << 26
 _LEVELS_PER_OCTAVE = 9
 HASH_BITS = 44
@@ -49,31 +51,58 @@ class Shingles:
     rows that are being read are in memory."""
 
     path: Path
-    starts: NDArray[np.int64]
-    """Start of each row in the file, in 8-byte hashes."""
-    sizes: NDArray[np.int64]
-    """Number of hashes of each row."""
+    sizes_in_file: NDArray[np.int64]
+    """Number of hashes of each row of the file."""
+    starts_in_file: NDArray[np.int64]
+    """Start of each row of the file, in hashes."""
     kind: type[np.unsignedinteger[Any]] = np.uint64
+    numbers: NDArray[np.int64] | None = None
+    """Rows of the file that belong to this subset; None for all."""
+
+    @staticmethod
+    def of(path: Path, sizes: NDArray[np.int64], kind: type[np.unsignedinteger[Any]] = np.uint64) -> "Shingles":
+        """Return the shingles in a file, whose rows of the given sizes follow each other."""
+        return Shingles(path, sizes, np.cumsum(sizes) - sizes, kind)
 
     def __len__(self) -> int:
-        return int(self.sizes.size)
+        return int((self.sizes_in_file if self.numbers is None else self.numbers).size)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Return the number of hashes of each row."""
+        return self.sizes_in_file if self.numbers is None else self.sizes_in_file[self.numbers]
+
+    def sizes_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.sizes_in_file[self._in_file(rows)]
 
     def subset(self, rows: NDArray[np.int64]) -> "Shingles":
-        return Shingles(self.path, self.starts[rows], self.sizes[rows], self.kind)
+        return replace(self, numbers=self._in_file(rows))
 
     def read(self, rows: NDArray[np.int64]) -> Block:
         """Return the shingles of the given rows, in the given order."""
-        sizes = self.sizes[rows]
-        ends = np.cumsum(sizes)
-        if ends.size == 0 or ends[-1] == 0:
+        rows = self._in_file(rows)
+        starts, sizes = self.starts_in_file[rows], self.sizes_in_file[rows]
+        total = int(sizes.sum())
+        if total == 0:
             return Block(np.empty(0, self.kind), sizes)
-        positions = np.repeat(self.starts[rows] - (ends - sizes), sizes)
-        positions += np.arange(ends[-1])
+        gaps = np.diff(starts + sizes, prepend=starts[0]) - sizes
+        between = int(gaps.sum())
+        if gaps.min() >= 0 and between <= _MOST_READ_IN_VAIN * total:
+            found = np.fromfile(self.path, self.kind, total + between, offset=int(starts[0]) * self.kind().itemsize)
+            if between:
+                is_wanted = np.tile([False, True], rows.size)
+                found = found[np.repeat(is_wanted, np.column_stack((gaps, sizes)).ravel())]
+            return Block(found, sizes)
+        positions = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)
+        positions += np.arange(total)
         return Block(np.array(np.memmap(self.path, self.kind, "r")[positions]), sizes)
 
     def blocks(self) -> Iterator[NDArray[np.int64]]:
         """Yield the numbers of all rows, in runs of at most ROWS_PER_BLOCK rows that fit into memory."""
         return runs_of_about(self.sizes, _SHINGLES_PER_BLOCK, ROWS_PER_BLOCK)
+
+    def _in_file(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return rows if self.numbers is None else self.numbers[rows]
 
 
 def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[NDArray[np.int64]]:
@@ -90,12 +119,12 @@ def jaccard_of_pairs(
 ) -> NDArray[np.float64]:
     """Return the Jaccard similarity of each pair (row of `left`, row of `right`), from all of their shingles."""
     common = np.empty(one.size, np.int64)
-    for pairs in runs_of_about(left.sizes[one] + right.sizes[other], _SHINGLES_PER_BLOCK, one.size):
+    for pairs in runs_of_about(left.sizes_of(one) + right.sizes_of(other), _SHINGLES_PER_BLOCK, one.size):
         mine, theirs = left.read(one[pairs]).by_row(), right.read(other[pairs]).by_row()
         for pair, row, match in zip(pairs.tolist(), mine, theirs, strict=True):
             both = np.sort(np.concatenate((row, match)))
             common[pair] = np.count_nonzero(both[1:] == both[:-1])
-    return common / (left.sizes[one] + right.sizes[other] - common)
+    return common / (left.sizes_of(one) + right.sizes_of(other) - common)
 
 
 @dataclass(frozen=True)
@@ -177,5 +206,14 @@ def _hashes_of(sides: Sequence[Shingles]) -> Iterator[tuple[NDArray[np.uint64], 
             yield hashes, hashes >> np.uint64(64 - HASH_BITS)
 
 
-def slots_of(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    return (hashes & np.uint64(SLOTS - 1)).astype(np.int64)
+def slots_of(hashes: NDArray[np.uint64], slots: int = SLOTS) -> NDArray[np.int64]:
+    """Return the place of each hash in a table. `slots`: size of the table, a power of two."""
+    return (hashes & np.uint64(slots - 1)).view(np.int64)
+
+
+def are_among(values: NDArray[Any], known: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return a mask of the values that are in the sorted array `known`."""
+    if not known.size:
+        return np.zeros(values.size, np.bool_)
+    found: NDArray[np.bool_] = known[np.minimum(np.searchsorted(known, values), known.size - 1)] == values
+    return found

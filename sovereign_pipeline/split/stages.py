@@ -1,7 +1,6 @@
 """Define the stage leakage_safe_split, which writes a training and a held-out file without any common matter."""
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.assignment import MIN_SHARE, assign
-from sovereign_pipeline.split.features import author_keys_of, read_features, stop_without_the_model
+from sovereign_pipeline.split.features import Columns, author_keys_of, read_features, stop_without_the_model
 from sovereign_pipeline.split.gate import evaluate_no_crossing_groups
 from sovereign_pipeline.split.proof import proof_of
 
@@ -34,7 +33,7 @@ def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Pa
     with workplace.store.workspace() as scratch:
         author_keys = author_keys_of(workplace, scrubbed)
         features = read_features(documents, recipe, author_keys, scratch, workplace.progress)
-        _check_unique_ids(features.columns.ids, documents)
+        _check_unique_ids(features.columns, documents)
         workplace.progress(f"{len(features.columns):,} documents read; looking for near-duplicates")
         assignment = assign(features, recipe, scratch, workplace.progress)
     _write_sides(documents, assignment.is_held_out, workspace)
@@ -55,8 +54,10 @@ def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Pa
     )
 
 
-def _check_unique_ids(ids: Sequence[str], documents: Path) -> None:
-    repeated = sorted(id for id, count in Counter(ids).items() if count > 1)
+def _check_unique_ids(columns: Columns, documents: Path) -> None:
+    keys, counts = np.unique(columns.own_keys, return_counts=True)
+    ids = Counter(columns.ids_with(keys[counts > 1]))
+    repeated = sorted(id for id, count in ids.items() if count > 1)
     if repeated:
         raise InputError(
             f"{documents}: {counted(len(repeated), 'id stands', 'ids stand')} for more than one document "

@@ -73,7 +73,7 @@ def shingles_of(document: Document) -> NDArray[np.uint64]:
 def write_shingles(path: Path, rows: Sequence[NDArray[np.uint64]]) -> Shingles:
     sizes = np.array([row.size for row in rows], np.int64)
     np.concatenate([np.empty(0, np.uint64), *rows]).tofile(path)
-    return Shingles(path, np.cumsum(sizes) - sizes, sizes)
+    return Shingles.of(path, sizes)
 
 
 def read(directory: Path, rows: Sequence[dict[str, Any]], recipe: Split) -> Features:

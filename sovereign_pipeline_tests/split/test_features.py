@@ -46,7 +46,7 @@ def test_columns_hold_what_the_documents_say(
     written = documents(30)
     write_documents(tmp_path / "documents.jsonl", written)
     columns = read_columns(tmp_path / "documents.jsonl", tmp_path)
-    assert columns.ids == [document.id for document in written]
+    assert list(columns.ids) == [document.id for document in written]
     assert columns.is_preference.tolist() == [document.is_preference for document in written]
     assert columns.days.tolist() == [date.fromisoformat(document.date).toordinal() for document in written]
     ties = list(zip(columns.cases.rows.tolist(), columns.cases.keys.tolist(), strict=True))

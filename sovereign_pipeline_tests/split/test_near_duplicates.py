@@ -48,7 +48,7 @@ def edited(rng: random.Random, words: list[str], other: list[str], edits: int) -
 def find(tmp_path: Path) -> Any:
     def find_in(documents: list[Document], threshold: float = 0.7) -> NearDuplicates:
         shingles = write_shingles(tmp_path / "shingles", [shingles_of(each) for each in documents])
-        return near_duplicates(shingles, Rarity.of(tmp_path, shingles), threshold)
+        return near_duplicates(shingles, Rarity.of(tmp_path, shingles), threshold, tmp_path)
 
     return find_in
 
