@@ -52,6 +52,16 @@ class BaseModelSource(RecipeModel):
         return self
 
 
+class ComputeOfModel(RecipeModel):
+    """The computation of a base model's own training."""
+
+    flops: float = Field(gt=0, examples=[1.6e21])
+    """Floating-point operations of its training."""
+
+    source: str = Field(min_length=1, examples=["technical report, table 3"])
+    """Source of the figure: where the publisher states it, or from what it was computed."""
+
+
 class BaseModelCard(RecipeModel):
     """A base model, pinned by digest: `data/models/<name>.yaml`."""
 
@@ -66,6 +76,9 @@ class BaseModelCard(RecipeModel):
 
     source: BaseModelSource
     """Source of the model."""
+
+    training_compute: ComputeOfModel | None = None
+    """Computation of the model's own training. Evidence compares an adapter's with it; null: not known."""
 
     files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
     """Every file of the model directory, relative path -> SHA-256."""
@@ -145,7 +158,9 @@ def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
     template = chat_template(directory)
     refuse_todays_date(template, directory)
     config = json.loads((directory / "config.json").read_bytes())
+    compute = card.training_compute
     return {
+        **({} if compute is None else {"training_compute": compute.model_dump(mode="json")}),
         "name": card.name,
         "licence": card.licence,
         "files": dict(sorted(card.files.items())),

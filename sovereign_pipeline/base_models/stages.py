@@ -41,11 +41,15 @@ def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
 def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
     """Yield the artifacts in a base model's external inputs. Raises NotFoundError if one is missing, and IntegrityError
     if its manifest was changed."""
-    for name, manifest_sha256 in external_inputs.items():
-        if not name.startswith(_EXTERNAL):
-            continue
-        ref = store.ref_of(name.removeprefix(_EXTERNAL)).model_copy(update={"manifest_sha256": manifest_sha256})
+    for digest, manifest_sha256 in made_of(external_inputs).items():
+        ref = store.ref_of(digest).model_copy(update={"manifest_sha256": manifest_sha256})
         yield ref, store.read_manifest(ref)
+
+
+def made_of(external_inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the artifacts in a base model's external inputs: digest -> hash of the manifest."""
+    made = {name: sha256 for name, sha256 in external_inputs.items() if name.startswith(_EXTERNAL)}
+    return {name.removeprefix(_EXTERNAL): sha256 for name, sha256 in made.items()}
 
 
 def _holds_weights(name: str) -> bool:

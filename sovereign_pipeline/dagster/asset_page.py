@@ -111,6 +111,7 @@ def _adapter(artifact: Artifact) -> Figures:
             share_of_tokens_supervised="supervised_share",
         ),
         **_measured(artifact, peak_memory_in_bytes="peak_memory_bytes"),
+        **_computation(artifact),
         "bytes": sum(entry.size for entry in artifact.manifest.files),
     }
 
@@ -127,6 +128,15 @@ def _reward_model(artifact: Artifact) -> Figures:
         "held-out pairs told apart, low end": accuracy["accuracy"]["low"],
         **_pick(artifact, last_training_loss="last_loss", rows_trained_on="rows", held_out_pairs="held_out"),
         **_measured(artifact, seconds_of_training="training_seconds", peak_memory_in_bytes="peak_memory_bytes"),
+        **_computation(artifact),
+    }
+
+
+def _computation(artifact: Artifact) -> Figures:
+    return {
+        **_pick(artifact, tokens_learned_from="tokens_trained"),
+        **_labelled(artifact.manifest.summary.get("compute", {}), {"floating-point operations": "flops"}),
+        **_measured(artifact, **{"energy, kWh": "energy_kwh"}),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from sovereign_pipeline.record.manifest import Manifest
 from sovereign_pipeline.record.stage import Outcome
+from sovereign_pipeline.registry.compute import LineageCompute, compute_of
 from sovereign_pipeline.registry.record import AdapterRecord, bill_of_materials
 
 TLP = ("CLEAR", "GREEN", "AMBER", "RED")
@@ -49,6 +50,7 @@ class AdapterFacts:
     registered_at: str
     made_at: str
     """Time at which the package was created, UTC."""
+    compute: LineageCompute
 
 
 def facts_of(
@@ -85,6 +87,9 @@ def facts_of(
         review_date=row["review_date"],
         registered_at=row["registered_at"],
         made_at=made_at,
+        compute=compute_of(
+            lambda digest: Manifest.model_validate_json(file(digest, "manifest.json")), row["record_digest"]
+        ),
     )
 
 
@@ -140,7 +145,12 @@ def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
     adapter["properties"] += [
         {"name": "sovereign:domain", "value": record.purpose},
         {"name": "sovereign:review_date", "value": facts.review_date},
+        {"name": "sovereign:training_flops", "value": str(facts.compute.flops)},
     ]
+    if facts.compute.kilowatt_hours is not None:
+        adapter["properties"].append(
+            {"name": "sovereign:training_energy_kwh", "value": repr(facts.compute.kilowatt_hours)}
+        )
     for component in bill["components"]:
         if component["type"] == "data":
             _govern(component, facts)

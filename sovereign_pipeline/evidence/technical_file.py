@@ -14,6 +14,8 @@ from sovereign_pipeline.evidence.documents import AdapterFacts, VerdictFacts
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.statements import TECHNICAL_FILE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.registry.compute import THIRD, LineageCompute
+from sovereign_pipeline.training.compute import COUNTED
 
 UNWRITTEN = "Not known to this system"
 """Prefix of each passage that a person must write."""
@@ -111,8 +113,9 @@ def _sections(facts: AdapterFacts) -> Iterator[str]:
         waived = f" **Waived:** {cell(each.waived_because)}" if each.waived_because is not None else ""
         yield f"| {each.stage}.{each.gate} | {each.outcome} | {cell(each.message)}{waived} |"
     yield from figures(record.evaluation.get("held", {}))
-    yield "\n## Environmental impact\n"
-    yield UNKNOWN.format(who="whoever runs the hardware")
+    yield "\n## Computation and environmental impact\n"
+    yield from _computation(facts.compute)
+    yield "\nOther impact, such as of serving: " + UNKNOWN.format(who="whoever runs the hardware")
     yield "\n## How to get started\n"
     yield "It is served by the institution's gateway alone, under the name of its line, and never otherwise."
 
@@ -181,7 +184,9 @@ def _annex(facts: AdapterFacts) -> Iterator[str]:
             yield f"`{kind}`: `{config}`\n"
     yield f"Reasons for them: {UNKNOWN.format(who=record.owner)}"
     yield _heading("2 (c) Architecture and computing", "البنية وموارد الحوسبة", 3)
-    yield f"The architecture is that of {record.base_model.name}. Measured while it was made:\n"
+    yield f"The architecture is that of {record.base_model.name}.\n"
+    yield from _computation(facts.compute)
+    yield "\nMeasured while it was made:\n"
     yield from _measured(facts)
     yield _heading("2 (d) Data", "البيانات", 3)
     yield "| source | licence | file (SHA-256) |\n|---|---|---|"
@@ -273,6 +278,27 @@ def _history(facts: AdapterFacts) -> Iterator[str]:
         by = ", ".join(each["approved_by"]) or "–"
         words = [each["at"][:16], each["transition"], each["to"], each["requested_by"], by, each["reason"]]
         yield f"| {' | '.join(map(cell, words))} |"
+
+
+def _computation(compute: LineageCompute) -> Iterator[str]:
+    """Yield the figures of every training in the lineage, their sum, and its share of the base model's training."""
+    yield "| training | tokens learned from | FLOPs | energy, kWh | source of the energy |\n|---|---:|---:|---:|---|"
+    for each in compute.trainings:
+        energy = "not known" if each.kilowatt_hours is None else f"{each.kilowatt_hours:.4g}"
+        name = f"{each.kind} ({each.method}) of {each.line} `{each.digest[:12]}`"
+        yield f"| {name} | {each.tokens:,} | {each.flops:.4g} | {energy} | {cell(each.energy_source)} |"
+    total = "not known" if compute.kilowatt_hours is None else f"{compute.kilowatt_hours:.4g}"
+    yield f"| **together** | {compute.tokens:,} | {compute.flops:.4g} | {total} | |"
+    yield f"\nFLOPs: {COUNTED}."
+    if compute.base_flops is None or compute.share is None:
+        yield f"\nShare of the base model's own training compute: not known, as {compute.base_source}."
+    else:
+        above = "above" if compute.share > THIRD else "not above"
+        yield (
+            f"\nShare of the base model's own training compute: {compute.share:.2g} of {compute.base_flops:.4g} FLOPs "
+            f"({_line(compute.base_source)}). That is {above} a third, the Commission's indicative criterion for a "
+            "modifier who becomes a provider (C(2025) 7719 final, point 60)."
+        )
 
 
 def _measured(facts: AdapterFacts) -> Iterator[str]:

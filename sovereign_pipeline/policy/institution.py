@@ -453,6 +453,11 @@ class Institution(RecipeModel):
     trainer: TrainerPlace = Here()
     """Place where the trainer's process runs. It is not part of any artifact's identity."""
 
+    device_watts: float | None = Field(default=None, gt=0, le=100_000, examples=[700])
+    """Mean power in watts of one device in a training: of a GPU with its share of the machine, or of a machine without
+    one. The energy of a training is taken from it if its devices have no counters that can be read. Null: the energy
+    is then not known."""
+
     @field_validator("classification")
     @classmethod
     def _each_level_once(cls, levels: tuple[str, ...]) -> tuple[str, ...]:

@@ -99,6 +99,8 @@ class TrainingJob(Frozen):
     """Every file that the trainer reads -> its SHA-256 as verified by the stage; None only for a job of no stage."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
+    device_watts: float | None = None
+    """Power of a device, for the energy of a training whose devices have no counters; see Institution."""
 
     @model_validator(mode="after")
     def _method_has_its_section(self) -> "TrainingJob":
@@ -204,7 +206,9 @@ class TrainingResult(Frozen):
     failure: Failure | None = None
     """Error of the training; None if it succeeded."""
     measured: dict[str, float] = {}
-    """Durations (s), rates (tokens/s), bytes."""
+    """Durations (s), rates (tokens/s), bytes, energy (kWh)."""
+    recorded: dict[str, str] = {}
+    """Further facts that differ between equal trainings: the source of the energy's figure."""
 
     def write(self, path: Path) -> None:
         """Write the file completely, or keep an existing one.

@@ -5,12 +5,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.training.compute import Passed, added
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rows import EncodedRow
 from sovereign_pipeline.training.sizing import Forward
@@ -46,21 +47,26 @@ class Plan:
     def rows(self) -> list[EncodedRow]:
         return [row for unit in self.units for row in unit]
 
+    def passed(self, apart: bool) -> Passed:
+        """Return what goes through the model in all steps; see `Passed.of_pass`."""
+        return added(map(partial(self._passed_in, apart), self._batches))
+
+    @property
+    def _batches(self) -> list[list[list[EncodedRow]]]:
+        return [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
+
+    def _passed_in(self, apart: bool, batch: Sequence[Sequence[EncodedRow]]) -> Passed:
+        rows = [row for unit in batch for row in unit]
+        lengths = [len(each) for row in rows for each in row.completions]
+        if self.padded:
+            return Passed.padded(len(lengths), max(lengths), predicted=len(lengths) * max(lengths))
+        return Passed.of_pass(lengths, sum(row.supervised for row in rows), apart)
+
     @property
     def largest_forward(self) -> Forward:
         """Return the largest number of tokens, and of supervised tokens, in any pass."""
-        batches = [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
-        if self.padded:
-            tokens = max(
-                sum(len(row.completions) for unit in batch for row in unit)
-                * max(row.longest for unit in batch for row in unit)
-                for batch in batches
-            )
-            return Forward(tokens=tokens, supervised=tokens)
-        return Forward(
-            tokens=max(sum(row.tokens for unit in batch for row in unit) for batch in batches),
-            supervised=max(sum(row.supervised for unit in batch for row in unit) for batch in batches),
-        )
+        passes = [self._passed_in(True, batch) for batch in self._batches]
+        return Forward(tokens=max(each.tokens for each in passes), supervised=max(each.predicted for each in passes))
 
     def tokens_until(self, step: int) -> int:
         return self._tokens_before[min(step * self.units_a_step, len(self.units))]

@@ -9,6 +9,7 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.policy.rlhf import TrlArgument
 from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.training.compute import TrainingCompute
 from sovereign_pipeline.training.job import Method
 
 REPORT_FILE = "report.json"
@@ -61,6 +62,9 @@ class TrainingSummary(Frozen):
     """Number of rows trained on."""
     tokens: int
     """Number of tokens in these rows, prompts included."""
+    tokens_trained: int
+    """Number of tokens that were learned from, over all epochs, without padding."""
+    compute: TrainingCompute
     supervised_share: float
     """Share of the tokens that the loss is computed over, 0 to 1."""
     rows_cut: int
@@ -95,8 +99,6 @@ class TrainingSummary(Frozen):
 class TrainingReport(TrainingSummary):
     """The report of a training, in `report.json`."""
 
-    tokens_trained: int
-    """Number of tokens that went through the model, over all epochs."""
     rows_cut_ids: tuple[str, ...]
     rows_by_turn_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Conversations of which each supervised turn is a row of its own, because the chat template formats earlier turns

@@ -17,6 +17,7 @@ from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.dataset.jsonl import Row, conversations_of, message_of
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.training.compute import TrainingCompute
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.models import read_base
 from sovereign_pipeline.training.report import BaseModelIdentity, Libraries, read_report
@@ -156,6 +157,9 @@ class RewardReport(Frozen):
     """Number of pairs whose conversation was cut to `max_length`, at whole turns from the front."""
     rows_left_out: int = 0
     """Number of pairs at the end of the order that were fewer than a batch for each device."""
+    tokens_trained: int
+    """Number of tokens that were learned from, over all epochs, without padding."""
+    compute: TrainingCompute
     held_out: int
     """Number of measured pairs."""
     held_out_cut: int

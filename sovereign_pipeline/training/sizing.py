@@ -11,6 +11,7 @@ from typing import Literal
 
 from sovereign_pipeline.base_models.shapes import Shape
 from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training.compute import Passed, flops_of
 
 Device = Literal["cpu", "cuda"]
 
@@ -365,20 +366,12 @@ def recommend(found: Sequence[Tier]) -> Recommendation:
 def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
     """Return the floating-point operations per token.
 
-    Forward: two for each parameter that the token passes (Kaplan et al. 2020, section 2.1), plus attention over the
-    whole pack. Backward: the same again for the gradients of activations and, in full tuning, of weights.
-    Checkpointing: one more forward. Preferences: the reference's forward, and for kto the exchanged reply's by policy
-    and reference.
+    As in `compute.flops_of`, with attention over the whole pack. Preferences: the reference's forward, and for kto the
+    exchanged reply's by policy and reference.
     """
-    linear = 2.0 * shape.active
-    attention = 4.0 * shape.query * forward_tokens * shape.layers
-    forward = linear + attention
-    backward = (2 * linear if sft.adapter == "none" else linear) + 2 * attention
-    adapter = 0.0 if sft.adapter == "none" else 6.0 * shape.trainable(sft)
-    again = forward if sft.gradient_checkpointing else 0.0
-    reference = 0.0 if preference is None else forward
-    exchanged = 2 * forward if preference is not None and preference.method == "kto" else 0.0
-    return forward + backward + adapter + again + reference + exchanged
+    learned = Passed.of_pass([forward_tokens], round(forward_tokens * SUPERVISED_SHARE), apart=False)
+    reads = 0 if preference is None else 3 if preference.method == "kto" else 1
+    return flops_of(shape, sft, learned, learned * reads).total / forward_tokens
 
 
 def _tier(

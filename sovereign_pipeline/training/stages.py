@@ -245,6 +245,7 @@ def _job(
         sft=training.sft,
         checkpoints=training.checkpoints,
         devices=training.devices,
+        device_watts=workplace.institution.device_watts,
         **own,
     )
 
@@ -267,7 +268,7 @@ def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
     if job.reward is not None:
         summary["rlhf"] = RlhfReport.model_validate_json((workspace / RLHF_FILE).read_bytes()).summary
     remove_checkpoints = partial(remove_unless_training, [job.checkpoint_directory])
-    return Built(summary, result.measured, after_commit=remove_checkpoints)
+    return Built(summary, result.measured, recorded=result.recorded, after_commit=remove_checkpoints)
 
 
 def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: Rlhf) -> tuple[Path, RewardJob]:
@@ -428,7 +429,7 @@ _ADAPTER_GATES = (
 
 SFT_ADAPTER = Stage(
     kind="sft_adapter",
-    code_version="4",
+    code_version="5",
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
     config=_sft_config,
@@ -440,7 +441,7 @@ SFT_ADAPTER = Stage(
 
 REWARD_MODEL = Stage(
     kind="reward_model",
-    code_version="1",
+    code_version="2",
     build=build_reward_model,
     inputs=(BASE_MODEL, LEAKAGE_SAFE_SPLIT, PREFERENCE_DATASET),
     config=_reward_config,
@@ -474,7 +475,7 @@ REWARD_MODEL = Stage(
 
 ALIGNED_ADAPTER = Stage(
     kind="aligned_adapter",
-    code_version="3",
+    code_version="4",
     build=build_aligned_adapter,
     inputs=(BASE_MODEL, SFT_ADAPTER, PREFERENCE_DATASET),
     optional_inputs=(REWARD_MODEL,),

@@ -13,11 +13,13 @@ from typing import Any
 from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import Frozen, canonical_json
 from sovereign_pipeline.base_models.pinned import refuse_todays_date
+from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.compute import Passed, TrainingCompute
 from sovereign_pipeline.training.devices import meet, on_this_machine
-from sovereign_pipeline.training.forward import passes_in
+from sovereign_pipeline.training.forward import passes_in, row_lengths
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
     check_passes_repeat,
@@ -322,6 +324,16 @@ class RowsMethod(Method):
         """Return the TRL trainer and its arguments for the report; None if TRL does not compute the loss."""
         return None
 
+    def passed(self) -> tuple[Passed, Passed]:
+        """Return the passes of all steps with a backward pass, and those without."""
+        apart = not self.job.packs or bool(row_lengths(self.model, [row.longest for row in self.plan.rows]))
+        return self.plan.passed(apart), Passed()
+
+    def compute(self) -> TrainingCompute:
+        """Return the computation of the whole training, for the report."""
+        shape = read_shape(str(self.job.base_model))
+        return TrainingCompute.of(shape, self.job.sft, *self.passed(), sampled=Passed(), tokens_generated=0)
+
     def _largest_forward(self, sft: Sft, preference: Preference | None) -> Forward | None:
         """Return the largest pass of this dataset with other recipe values; None if too many rows are too long for
         them."""
@@ -346,6 +358,7 @@ class RowsMethod(Method):
             rows=len(rows.rows),
             tokens=tokens,
             tokens_trained=plan.tokens_until(plan.steps),
+            compute=self.compute(),
             supervised_share=round(sum(row.supervised for row in rows.rows) / tokens, 6),
             rows_cut=len(rows.cut),
             rows_cut_ids=rows.cut,

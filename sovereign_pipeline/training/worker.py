@@ -18,6 +18,7 @@ from sovereign_pipeline.base.files import held
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import duration
+from sovereign_pipeline.training.energy import metered
 from sovereign_pipeline.training.job import (
     Failure,
     Step,
@@ -77,8 +78,12 @@ def run_job(
         )
         if prepared is None:
             prepared = locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext()
-        with prepared:
-            return TrainingResult(measured=train(job, hooks))
+        with prepared, metered(job) as meter:
+            measured = train(job, hooks)
+            if not measured:  # of several processes, the first has the result
+                return TrainingResult()
+            energy = meter.total()
+            return TrainingResult(measured={**measured, **energy.measured}, recorded=energy.recorded)
     except SovereignError as error:
         return TrainingResult(failure=Failure.of(error if not lost_a_process(error) else _lost()))
     except Exception as error:

@@ -211,6 +211,9 @@ def test_the_adapter_that_it_was_continued_from_is_evidence_too(institution: Dem
     assert f"artifacts/{first.record_digest}/record.json" in package.files
     without = package.indexed({f"registry/{first.id}.json": None}, office.pipeline)
     assert without.refusal() == f"{SECOND}: the package lacks the adapter that it was continued from"
+    card = package.files[f"documents/{second.id}/model-card.md"].decode()
+    assert "| **together** | 2,000 | 5e+08 | 0.5 | |" in card, "with the training of the adapter that it continues"
+    assert "0.5 of 1e+09 FLOPs (a made figure). That is above a third" in card
 
 
 def test_the_reward_model_that_judged_it_is_evidence_too(institution: DemoInstitution, tmp_path: Path) -> None:
@@ -224,6 +227,11 @@ def test_the_reward_model_that_judged_it_is_evidence_too(institution: DemoInstit
     assert any(line.split()[:2] == ["reward_model", digest] for line in said)
     bill = package.files[f"documents/{adapter.id}/bill-of-materials.cdx.json"].decode()
     assert f"reward-model:{digest}" in bill
+    card = package.files[f"documents/{adapter.id}/model-card.md"].decode()
+    assert (
+        f"| reward_model (reward) of lamps `{digest[:12]}` | 1,000 | 2.5e+08 | 0.25 | stated 250 W a device |" in card
+    )
+    assert "| **together** | 3,000 | 7.5e+08 | 0.75 | |" in card
     lacking = package.indexed({f"artifacts/{digest}/reward.sigstore.json": None}, office.pipeline)
     assert f"artifacts/{digest}: it lacks a file" in str(lacking.refusal())
     other = {f"artifacts/{digest}/reward.sigstore.json": b"{}"}

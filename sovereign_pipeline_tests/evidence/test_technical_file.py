@@ -39,6 +39,7 @@ def test_it_is_filled_from_the_record_and_says_what_is_not_known(desk: Desk) -> 
 
     assert "| Layla Haddad | Omar Nasser, Ines Farah | It is needed. |" in below("2 (e)")
     assert "| evaluation_report.capability_not_inferior | inconclusive |" in below("2 (g)")
+    assert "| **together** | 1,000 | 2.5e+08 | 0.25 | |" in below("2 (c)")
     assert "raw_corpus.rows_accounted_for | pass" in below("2 (d)")
     assert "- waived: capability_not_inferior (inconclusive): The suite is being enlarged." in below("5.")
     assert "It takes candles for lamps." in below("NIST")
@@ -79,5 +80,7 @@ def test_it_shows_waivers_issues_and_figures_and_says_what_is_not_known(desk: De
         "| held-out loss, against the base | 2.25 | 2.5 | -0.25 | -0.375 to -0.125 |",
         "Not known to this system: team:lamps is to write it.",
         "| provider | Lamp Office |",
+        "| **together** | 1,000 | 2.5e+08 | 0.25 | |",
+        "0.25 of 1e+09 FLOPs (a made figure). That is not above a third",
     ):
         assert words in text, words

@@ -19,6 +19,7 @@ from sovereign_pipeline_tests.registry.bench import (
     SPLIT,
     TRAINING_DATASET,
     Bench,
+    trained_at_length,
 )
 
 TRAINING: dict[str, Any] = {"reward_model": {}, "rlhf": {"reward": [{"name": "preferred", "reward_model": True}]}}
@@ -28,7 +29,7 @@ def _reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
     (workspace / "reward").mkdir()
     (workspace / "reward" / "adapter_model.safetensors").write_text(inputs["preference_dataset"].ref.digest * 20)
     (workspace / "reward" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    return Built(summary={"rows": 1})
+    return trained_at_length({"rows": 1})
 
 
 def _rewarded(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

@@ -19,7 +19,6 @@ NOT_IN_THE_SUMMARY = {
     "probe_loss_before",
     "rows_cut_ids",
     "sharding",
-    "tokens_trained",
     "weight_decay",
 }
 

@@ -236,13 +236,14 @@ def test_sharded_weights_wait_for_the_link_and_whole_ones_do_not(seventy: Shape)
 
 
 def test_operations_of_full_tuning_are_six_a_parameter_and_of_an_adapter_four() -> None:
-    """Kaplan et al. 2020, section 2.1; attention aside, which at one token a pack is next to nothing."""
+    """Kaplan et al. 2020, section 2.1; attention aside, which at one token a pack is next to nothing, and less the
+    embeddings, and the head at the positions that are not supervised."""
     full = flops_a_token(preset("7B"), Sft.model_validate({"adapter": "none"}), None, 1)
     lora = flops_a_token(preset("7B"), Sft.model_validate({"rank": 1}), None, 1)
     again = flops_a_token(preset("7B"), Sft.model_validate({"rank": 1, "gradient_checkpointing": True}), None, 1)
-    assert full / preset("7B").parameters == pytest.approx(6, rel=0.01)
-    assert lora / preset("7B").parameters == pytest.approx(4, rel=0.01)
-    assert again / preset("7B").parameters == pytest.approx(6, rel=0.01)
+    assert full / preset("7B").parameters == pytest.approx(6, rel=0.05)
+    assert lora / preset("7B").parameters == pytest.approx(4, rel=0.05)
+    assert again / preset("7B").parameters == pytest.approx(6, rel=0.05)
     methods = [
         flops_a_token(preset("7B"), Sft.model_validate({}), Preference.model_validate({"method": method}), 1)
         for method in ("dpo", "kto")

@@ -10,6 +10,7 @@ from typing import Any
 
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.compute import Passed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.guards import Row, check_first_ratio, check_sampler
 from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, TokenNumbers
@@ -55,19 +56,24 @@ class PpoMethod(RewardedMethod):
     def optimizer(self) -> Any:
         return self._learner.optimizer
 
+    def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
+        """Return the passes. Policy and reference read the replies before the update."""
+        once = self._policy.passed([each.completion for each in rollouts])
+        return once * self._rlhf.epochs, once * 2
+
     def learn(self, checkpoint: Path | None) -> None:
         state, following = self.state, None
         while following is None or not following.ends:
-            rollouts, row = self._iterate(state)
-            self._ended(state, row, rollouts)
+            rollouts, learned_from, row = self._iterate(state)
+            self._ended(state, row, rollouts, learned_from)
             following = self._next(state)
             if following.saves:
                 self._save(state)
             if following.stops:
                 raise self._stopped(state)
 
-    def _iterate(self, state: RunState) -> tuple[list[Rollout], Row]:
-        """Run one iteration: sample, judge, learn."""
+    def _iterate(self, state: RunState) -> tuple[list[Rollout], list[Rollout], Row]:
+        """Run one iteration: sample, judge, learn. Returns all replies, those that were learned from, and metrics."""
         iteration = state.iteration
         prompts = self._drawn[iteration]
         rollouts = self._sample(prompts, f"rollouts/{iteration}")
@@ -85,17 +91,21 @@ class PpoMethod(RewardedMethod):
         )
         coefficient = state.kl.coefficient
         state.kl = state.kl.after(before.divergence, len(kept))
-        return rollouts, {
-            **row,
-            "kl_coefficient": coefficient,
-            "loss": update.policy_loss,
-            "value_loss": update.value_loss,
-            "clip_share": update.clip_share,
-            "first_ratio_off": update.first_ratio_off,
-            "kl": before.divergence,
-            "entropy": before.entropy,
-            "sampler_gap": before.sampler_gap,
-        }
+        return (
+            rollouts,
+            [each for each, _ in kept],
+            {
+                **row,
+                "kl_coefficient": coefficient,
+                "loss": update.policy_loss,
+                "value_loss": update.value_loss,
+                "clip_share": update.clip_share,
+                "first_ratio_off": update.first_ratio_off,
+                "kl": before.divergence,
+                "entropy": before.entropy,
+                "sampler_gap": before.sampler_gap,
+            },
+        )
 
     def _save(self, state: RunState) -> None:
         policy = self._policy

@@ -21,6 +21,7 @@ from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.record.stage import library_versions
+from sovereign_pipeline.training.compute import Passed, added
 from sovereign_pipeline.training.devices import all_processes, give_back_shards, in_shares, is_first
 from sovereign_pipeline.training.forward import (
     Batch,
@@ -41,6 +42,14 @@ class PreferenceMethod(RowsMethod):
 
     def build_trainer(self) -> Any:
         return PreferenceTrainer(self.job, self.model, PreferenceBatches(self.job, self.plan), self.hooks)
+
+    def passed(self) -> tuple[Passed, Passed]:
+        """Return the passes. The reference reads each reply once. For kto, policy and reference read each exchanged
+        reply too; these have the same tokens as the rows."""
+        learned, _ = super().passed()
+        different = {(row.id, row.turn): row for row in self.plan.rows}.values()
+        references = added(Passed.of_pass([*map(len, row.completions)], row.supervised, True) for row in different)
+        return learned, references + learned * (2 if self.job.method == "kto" else 0)
 
 
 class PreferenceBatches(Batches):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.training.compute import Passed
 from sovereign_pipeline.training.devices import in_shares, meet, on_this_machine
 from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in
 from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
@@ -146,6 +148,10 @@ class RewardMethod(RowsMethod):
             if "loss" in entry
         ]
 
+    def passed(self) -> tuple[Passed, Passed]:
+        learned, read = super().passed()
+        return replace(learned, predicted=0), read  # a score in place of logits
+
     def _held_out_scores(self) -> list[PairScore]:
         """Score the held-out pairs. If several processes share the model, each scores its share, and all get all
         scores."""
@@ -170,6 +176,8 @@ class RewardMethod(RowsMethod):
             rows_left_out=plan.left_out,
             held_out=len(scores),
             held_out_cut=len(self.held_out) - len(self.measured),
+            tokens_trained=plan.tokens_until(plan.steps),
+            compute=self.compute(),
             steps=plan.steps,
             first_loss=log[0].loss,
             last_loss=log[-1].loss,

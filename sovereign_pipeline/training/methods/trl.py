@@ -23,6 +23,7 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.rlhf import OPTIMIZER_ARGUMENTS, TRAINERS, Rlhf
 from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.compute import Passed
 from sovereign_pipeline.training.devices import add_up
 from sovereign_pipeline.training.guarded_trainer import GuardedTrainer, training_arguments
 from sovereign_pipeline.training.guards import check_step
@@ -72,6 +73,11 @@ class TrlPairsMethod(RowsMethod):
     def learn(self, checkpoint: Path | None) -> None:
         super().learn(checkpoint)
         self.trainer.check_reference_kept()
+
+    def passed(self) -> tuple[Passed, Passed]:
+        assert self.job.preference is not None
+        learned, _ = super().passed()
+        return learned, learned * self.job.preference.has_copied_reference
 
     def numerics(self) -> TrlNumerics:
         assert self.job.preference is not None
@@ -123,6 +129,14 @@ class TrlRewardMethod(RewardedMethod):
                 f"to stop. Nothing was saved.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
+
+    def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
+        """Return the passes over padded replies, with logits at every position. The reference reads them once, and the
+        policy too before its first step if it makes several steps with them."""
+        rlhf, given = self._rlhf, [each.completion for each in rollouts]
+        longest = max(len(each.prompt_ids) for each in given) + max(len(each.reply_ids) for each in given)
+        once = Passed.padded(len(rollouts), longest, predicted=len(rollouts) * longest)
+        return once * rlhf.epochs, once * (1 + (rlhf.epochs * rlhf.minibatches > 1))
 
     def sampled(self, prompts: Sequence[Prompt], iteration: int) -> list[Rollout]:
         """Sample the replies of an iteration (counted from 0), one for each given prompt."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.training.compute import Passed, added
 from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in, row_lengths
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import without_dropout
@@ -193,6 +194,21 @@ class Policy(TwoAdapters):
         """Split the completions, in order, into parts that go through the model at once, without padding."""
         most = self._most_tokens if self._together else 0
         return tokens_in_passes(completions, most, self.shares_prompts)
+
+    def passed(self, completions: Sequence[Completion]) -> Passed:
+        """Return one reading of all completions, in their passes."""
+        return added(map(self._passed_at_once, self.passes(completions)))
+
+    def _passed_at_once(self, completions: Sequence[Completion]) -> Passed:
+        replies = [len(each.reply_ids) for each in completions]
+        if not self.shares_prompts:
+            lengths = [len(each) for each in completions]
+            apart = len(lengths) == 1 or bool(row_lengths(self.model, lengths))
+            return Passed.of_pass(lengths, sum(replies), apart)
+        prompts = {tuple(each.prompt_ids) for each in completions}
+        once = Passed.of_pass([*map(len, prompts)], 0, apart=True)
+        pairs = sum(len(each.reply_ids) * len(each) for each in completions)
+        return once + Passed(sum(replies), sum(replies), pairs)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
         """Compute the policy's figures, with gradient, in one pass. Pass at most one part of `passes`."""

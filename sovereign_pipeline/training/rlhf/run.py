@@ -14,7 +14,9 @@ from typing import Any
 from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import clustered_interval
+from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.rlhf import Reward, Rlhf
+from sovereign_pipeline.training.compute import Passed, TrainingCompute, added
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
     check_passes_repeat,
@@ -57,6 +59,7 @@ from sovereign_pipeline.training.trainer import Method, Outcome, training_condit
 
 FACTS, TENSORS = "state.json", "tensors.pt"
 BEST_ADAPTER = "best_adapter"
+PASSED = ("learned", "read", "sampled")
 
 
 @dataclass
@@ -87,6 +90,12 @@ class RunState:
     """Name -> tensor of the best adapter, on the CPU."""
     stopped: str | None = None
     """Reason why the training ended before its last iteration."""
+    learned: Passed = field(default_factory=Passed)
+    """Passes with a backward pass so far."""
+    read: Passed = field(default_factory=Passed)
+    """Passes without one, but for the sampler's."""
+    sampled: Passed = field(default_factory=Passed)
+    """Passes that sampled the replies to learn from."""
 
     def keep_best(self, policy: TwoAdapters, gold: float) -> None:
         """Store the present adapter as the best one."""
@@ -98,8 +107,9 @@ class RunState:
         import torch
 
         facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name != BEST_ADAPTER}
+        facts |= {name: vars(facts[name]) for name in ("kl", *PASSED)}
         # Keys are not sorted, so that the rows keep the column order of the training log.
-        (directory / FACTS).write_text(json.dumps({**facts, "kl": vars(self.kl)}) + "\n", encoding="utf-8")
+        (directory / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
         torch.save({**tensors, BEST_ADAPTER: self.best_adapter}, directory / TENSORS)
 
     @classmethod
@@ -110,6 +120,7 @@ class RunState:
         facts = json.loads((directory / FACTS).read_bytes())
         tensors = torch.load(directory / TENSORS, map_location="cpu", weights_only=True)
         kl = KlController(**facts.pop("kl"))
+        facts |= {name: Passed(**facts[name]) for name in PASSED}
         return cls(kl=kl, best_adapter=tensors.pop(BEST_ADAPTER), **facts), tensors
 
 
@@ -209,6 +220,10 @@ class RewardedMethod(Method):
     @abstractmethod
     def optimizer(self) -> Any:
         """Optimizer of the adapter."""
+
+    @abstractmethod
+    def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
+        """Return the passes in an iteration that learns from these replies: with a backward pass, and without."""
 
     def numerics(self) -> TrlNumerics | None:
         """Return the TRL trainer and its arguments for the report; None if TRL does not compute the loss."""
@@ -326,9 +341,12 @@ class RewardedMethod(Method):
         """Return the score minus the penalty for a missing end of turn."""
         return score - self._rlhf.missing_end_penalty * (not rollout.ended)
 
-    def _ended(self, state: RunState, row: Row, rollouts: Sequence[Rollout]) -> None:
-        """Finish an iteration after its update: log it, measure, and report progress."""
+    def _ended(
+        self, state: RunState, row: Row, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout] | None = None
+    ) -> None:
+        """Finish an iteration after its update: log it, measure, and report progress. learned_from: if not all."""
         give_memory_back()
+        self._count(state, rollouts, rollouts if learned_from is None else learned_from)
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
             raise TrainingFailed(
                 f"Iteration {state.iteration + 1}: a loss or a divergence is not finite.",
@@ -342,6 +360,17 @@ class RewardedMethod(Method):
         left = took / (state.iteration - self._resumed_at) * (self._rlhf.iterations - state.iteration)
         self.hooks.on_step(Step(state.iteration, self._rlhf.iterations, row["loss"], self._tokens / took, left))
         self.hooks.progress(_describe(state.log[-1]))
+
+    def _count(self, state: RunState, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout]) -> None:
+        """Add up what went through the models in an iteration."""
+        learned, read = self.passed_in(learned_from)
+        prompts = [each.completion.prompt_ids for each in rollouts]
+        replies = [len(each.completion.reply_ids) for each in rollouts]
+        state.learned, state.read = state.learned + learned, state.read + read
+        state.sampled = state.sampled + Passed.sampled(prompts, replies, padded=self._engine is None)
+        if any(part.reward_model for part in self._rlhf.reward):
+            lengths = [len(each.completion) for each in rollouts]
+            state.read = state.read + added(Passed.of_pass([each], 0, apart=True) for each in lengths)
 
     def _measure(self, state: RunState) -> None:
         """Measure the held-out reward, the best adapter and samples at the iterations that are due; then run the
@@ -458,6 +487,14 @@ class RewardedMethod(Method):
             rows=len(training),
             tokens=prompts,
             tokens_trained=round((replies + asked) * rlhf.epochs),
+            compute=TrainingCompute.of(
+                read_shape(str(self.job.base_model)),
+                self.job.sft,
+                self.state.learned,
+                self.state.read,
+                self.state.sampled,
+                tokens_generated=round(replies),
+            ),
             supervised_share=round(replies / (replies + asked), 6),
             rows_cut=len(self._prompts.cut),
             rows_cut_ids=self._prompts.cut,

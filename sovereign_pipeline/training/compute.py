@@ -1,0 +1,179 @@
+"""Count the floating-point operations (FLOPs) of a training.
+
+Counted are the matrix products: one of [m, k] by [k, n] is 2·m·k·n operations, so that a forward pass is two for each
+weight and token (Kaplan et al. 2020, section 2.1), and attention is two products over all pairs of a row's tokens,
+without a discount for the causal mask (Chowdhery et al. 2022, appendix B). The backward pass is the same again for the
+gradients of activations, and again for the gradients of weights: of the adapter's weights in LoRA, whose frozen weights
+have none (Hu et al. 2021, section 4), of all in full tuning. Nothing needs the gradient of the input of the first
+layer, so the frozen weights that read it have no backward product at all. Not counted: norms, activation functions,
+softmax, DoRA's norms, dequantisation, the optimizer.
+
+A test compares this with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes and held-out
+measurements are no training and do not count, nor do steps that are repeated after a kill: equal trainings have equal
+figures.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sovereign_pipeline.base.files import Frozen
+from sovereign_pipeline.base_models.shapes import Shape
+from sovereign_pipeline.policy.training import Sft
+
+READS_EMBEDDINGS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
+"""Names of the linear layers that read the first layer's input."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What goes through a model in one or more passes, padding included."""
+
+    tokens: int = 0
+    predicted: int = 0
+    """Number of positions whose logits are computed."""
+    pairs: int = 0
+    """Number of pairs of tokens that attention computes, in each layer and head."""
+
+    def __add__(self, other: "Passed") -> "Passed":
+        return Passed(self.tokens + other.tokens, self.predicted + other.predicted, self.pairs + other.pairs)
+
+    def __mul__(self, times: int) -> "Passed":
+        return Passed(self.tokens * times, self.predicted * times, self.pairs * times)
+
+    @classmethod
+    def of_pass(cls, lengths: Sequence[int], predicted: int, apart: bool) -> "Passed":
+        """Return one pass of rows without padding. apart: each row attends to itself alone; otherwise all pairs of the
+        pass are computed, and a mask discards those of different rows."""
+        tokens = sum(lengths)
+        return cls(tokens, predicted, sum(each**2 for each in lengths) if apart else tokens**2)
+
+    @classmethod
+    def padded(cls, rows: int, length: int, predicted: int) -> "Passed":
+        """Return one pass of rows that are padded to a length."""
+        return cls(rows * length, predicted, rows * length**2)
+
+    @classmethod
+    def sampled(cls, prompts: Sequence[Sequence[int]], replies: Sequence[int], padded: bool) -> "Passed":
+        """Return the passes that sample replies of these lengths, one for each prompt.
+
+        Equal prompts go through the model once, and then each token of a reply but its last. padded: prompts are padded
+        to the longest, and no reply ends before the longest does.
+        """
+        starts = [len(each) for each in dict.fromkeys(map(tuple, prompts))]
+        begun, steps = [len(each) for each in prompts], [each - 1 for each in replies]
+        if padded and prompts:
+            starts, begun = [max(starts)] * len(starts), [max(begun)] * len(begun)
+            steps = [max(steps)] * len(steps)
+        pairs = sum(n * start + n * (n + 1) // 2 for start, n in zip(begun, steps, strict=True))
+        return cls(sum(starts) + sum(steps), len(starts) + sum(steps), sum(each**2 for each in starts) + pairs)
+
+
+def added(parts: Iterable[Passed]) -> Passed:
+    """Return the sum of several passes."""
+    total = Passed()
+    for part in parts:
+        total = total + part
+    return total
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations, by the part of the model."""
+
+    layers: int
+    """Of the linear layers, or of the experts that a token uses."""
+    adapter: int
+    head: int
+    """Of the logits."""
+    attention: int
+
+    @property
+    def total(self) -> int:
+        return self.layers + self.adapter + self.head + self.attention
+
+
+def flops_of(shape: Shape, sft: Sft, learned: Passed, read: Passed) -> Flops:
+    """Return the operations of a training. learned: passes with a backward pass. read: passes without one."""
+    matrices = shape.quantised + shape.active - shape.parameters + shape.expert_parameters
+    adapter = 0 if sft.adapter == "none" else _adapter(shape, sft)
+    forward = _forward(shape, matrices, adapter, learned + read)
+    again = _forward(shape, matrices, adapter, learned)
+    if sft.adapter == "none":
+        backward = Flops(2 * again.layers, 0, 2 * again.head, 2 * again.attention)
+    else:
+        # With checkpointing, transformers lets the embeddings have a gradient.
+        first = [] if sft.gradient_checkpointing else [each for each in shape.linears if _reads_embeddings(each.name)]
+        adapted = {each.name for each in shape.targets(sft)}
+        unread = sum(each.inputs * each.outputs for each in first)
+        unread_by_adapter = sum(sft.rank * each.inputs for each in first if each.name in adapted)
+        backward = Flops(
+            again.layers - 2 * unread * learned.tokens,
+            2 * again.adapter - 2 * unread_by_adapter * learned.tokens,
+            again.head,
+            2 * again.attention,
+        )
+    repeated = sft.gradient_checkpointing
+    return Flops(
+        layers=forward.layers + backward.layers + repeated * again.layers,
+        adapter=forward.adapter + backward.adapter + repeated * again.adapter,
+        head=forward.head + backward.head,  # outside the layers, which alone are checkpointed
+        attention=forward.attention + backward.attention + repeated * again.attention,
+    )
+
+
+def _forward(shape: Shape, matrices: int, adapter: int, passed: Passed) -> Flops:
+    return Flops(
+        layers=2 * matrices * passed.tokens,
+        adapter=2 * adapter * passed.tokens,
+        head=2 * shape.hidden * shape.vocabulary * passed.predicted,
+        attention=4 * shape.query * shape.layers * passed.pairs,
+    )
+
+
+def _adapter(shape: Shape, sft: Sft) -> int:
+    """Return the number of the adapter's weights that a token passes: r·(in + out) for each target. Of the adapters of
+    experts, only those of the experts that it uses."""
+    plain = sum(sft.rank * (each.inputs + each.outputs) for each in shape.targets(sft))
+    if not shape.expert_parameters or sft.target_modules != "all-linear":
+        return plain
+    used = (shape.active - shape.parameters + shape.expert_parameters) / shape.expert_parameters
+    return plain + round((sft.rank * shape.adapter - plain) * used)
+
+
+def _reads_embeddings(name: str) -> bool:
+    parts = name.split(".")
+    return "0" in parts and parts[-1] in READS_EMBEDDINGS
+
+
+COUNTED = (
+    "matrix products, 2·m·k·n each: linear layers, adapters, logits, and attention over all pairs of a row; backward "
+    "without gradients of frozen weights; without guards, probes and held-out measurements"
+)
+
+
+class TrainingCompute(Frozen):
+    """The computation of a training; see `training/compute.py` for what is counted."""
+
+    tokens_read: int
+    """Number of tokens that went through a model without learning: by the reference, a reward model, or to measure the
+    policy before its update. Padding included."""
+    tokens_generated: int
+    """Number of tokens that the policy sampled to learn from them."""
+    flops: int
+    """Floating-point operations, of sampling and reading too."""
+    flops_by_part: dict[str, int]
+    counted: str
+    """What is counted."""
+
+    @classmethod
+    def of(
+        cls, shape: Shape, sft: Sft, learned: Passed, read: Passed, sampled: Passed, tokens_generated: int
+    ) -> "TrainingCompute":
+        flops = flops_of(shape, sft, learned, read + sampled)
+        return cls(
+            tokens_read=read.tokens,
+            tokens_generated=tokens_generated,
+            flops=flops.total,
+            flops_by_part=vars(flops),
+            counted=COUNTED,
+        )
