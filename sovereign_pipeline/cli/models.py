@@ -22,12 +22,12 @@ from sovereign_pipeline.cli.terminal import (
     print_rows,
     tell_progress,
 )
-from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.institution import Slurm, load_institution
 from sovereign_pipeline.policy.line import load_lines
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.suites.cards import load_suite_card, suite_names
 from sovereign_pipeline.suites.suites import examine_suites
-from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, recommend, tiers
+from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, flops_of_work, recommend, tiers
 
 models = Group(no_args_is_help=True, help="Fetch and verify base models.")
 
@@ -144,9 +144,14 @@ def size(
     utilisation: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate, if you measured it.")
     ] = None,
+    device_watts: Annotated[
+        float | None,
+        typer.Option(min=1, max=LARGEST, help="Power of a card, for the energy; default: that of institution.yaml."),
+    ] = None,
 ) -> Result:
-    """Estimate the memory and hours of a training on each graphics card, without loading the model. A model directory
-    only needs its config.json. The options are those of a recipe. Exits with status 1 if no card finishes in a day."""
+    """Estimate the memory, hours, operations and energy of a training on each graphics card, without loading the model.
+    A model directory only needs its config.json. The options are those of a recipe. If institution.yaml names a Slurm
+    cluster, nodes are its nodes. Exits with status 1 if no card finishes in a day."""
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
@@ -158,7 +163,10 @@ def size(
         {"max_length": max_length} | ({} if batch_size is None else {"batch_size": batch_size}),
     )
     shape = read_shape(model)
-    found = tiers(shape, sft, preference, Work(rows, tokens, epochs), utilisation or UTILISATION)
+    work = Work(rows, tokens, epochs)
+    found = tiers(shape, sft, preference, work, utilisation or UTILISATION)
+    watts, devices_a_node = _of_institution()
+    watts = device_watts or watts
     advice = recommend(found)
     on_device = {device: sft.model_copy(update={"precision": each}) for device, each in held_as.items()}
     memory = {device: estimate(shape, on_device[device], preference, device=device) for device in ("cuda", "cpu")}
@@ -167,7 +175,9 @@ def size(
         "parameters": shape.parameters,
         "parameters_a_token": shape.active,
         "parameters_trained": shape.trainable(sft),
-        "tokens": round(rows * tokens * epochs),
+        "tokens": round(work.all_tokens),
+        "flops": flops_of_work(shape, sft, preference, work),
+        "device_watts": watts,
         "precision": held_as,
         "memory_bytes": {device: {**each.parts, "together": each.total} for device, each in memory.items()},
         "utilisation": utilisation or UTILISATION,
@@ -182,6 +192,8 @@ def size(
                 "tokens_per_second": round(tier.tokens_per_second),
                 "hours": round(tier.hours, 2),
                 "bound_by": tier.bound_by,
+                **({} if devices_a_node is None else {"nodes": tier.nodes(devices_a_node)}),
+                **({} if watts is None else {"energy_kwh": round(tier.kilowatt_hours(watts), 3)}),
             }
             for tier in found
         ],
@@ -191,10 +203,21 @@ def size(
     return Result(facts, lambda: _print_size(facts), passed=advice.smallest is not None)
 
 
+def _of_institution() -> tuple[float | None, int | None]:
+    """Return the stated power of a device, and the devices of a node if trainings run on Slurm. Sizing needs no
+    institution, so that both are None without one."""
+    data = Settings.from_environment().data
+    if not (data / "institution.yaml").is_file():
+        return None, None
+    institution = load_institution(data)
+    place = institution.trainer
+    return institution.device_watts, place.devices_per_node if isinstance(place, Slurm) else None
+
+
 def _print_size(facts: dict[str, Any]) -> None:
     out.print(
         f"{escape(facts['model'])}: {facts['parameters']:,} parameters, {facts['parameters_a_token']:,} for a token, "
-        f"{facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens"
+        f"{facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens: {facts['flops']:.2e} FLOPs"
     )
     memory, held_as = facts["memory_bytes"], facts["precision"]
     gpu, cpu = f"one GPU, {held_as['cuda']}", f"CPU, {held_as['cpu']}"
@@ -212,6 +235,8 @@ def _print_size(facts: dict[str, Any]) -> None:
                 "tokens/s": f"{tier['tokens_per_second']:,}" if tier["fits"] else "does not fit",
                 "hours": f"{tier['hours']:,.1f}" if tier["fits"] else None,
                 "bound by": tier["bound_by"] if tier["fits"] else None,
+                **({"nodes": tier["nodes"]} if "nodes" in tier else {}),
+                **({"kWh": f"{tier['energy_kwh']:,.2f}" if tier["fits"] else None} if "energy_kwh" in tier else {}),
             }
             for tier in facts["tiers"]
         ],

@@ -319,6 +319,14 @@ class Tier:
     def name(self) -> str:
         return f"{self.count} × {self.card.name}"
 
+    def nodes(self, devices_a_node: int) -> int:
+        """Return the number of nodes of a cluster that the cards are on."""
+        return -(-self.count // devices_a_node)
+
+    def kilowatt_hours(self, device_watts: float) -> float:
+        """Return the energy at this power of each card."""
+        return self.count * device_watts * self.hours / 1000
+
     @property
     def usable(self) -> int:
         """Bytes of each card that a training may use."""
@@ -372,6 +380,11 @@ def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward
     learned = Passed.of_pass([forward_tokens], round(forward_tokens * SUPERVISED_SHARE), apart=False)
     reads = 0 if preference is None else 3 if preference.method == "kto" else 1
     return flops_of(shape, sft, learned, learned * reads).total / forward_tokens
+
+
+def flops_of_work(shape: Shape, sft: Sft, preference: Preference | None, work: Work) -> float:
+    """Return the floating-point operations of a whole training."""
+    return work.all_tokens * flops_a_token(shape, sft, preference, Forward.largest(sft, preference).tokens)
 
 
 def _tier(

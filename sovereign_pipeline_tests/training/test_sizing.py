@@ -34,6 +34,7 @@ from sovereign_pipeline_tests.base_models.built_models import (
     recipe,
     write_config,
 )
+from sovereign_pipeline_tests.conftest import DemoInstitution
 
 
 def saved_bytes(model: Any, tokens: int, bfloat16: bool, **named: Any) -> int:
@@ -296,3 +297,22 @@ def test_options_that_no_recipe_takes_are_refused_with_the_recipe_s_words(option
     answer = CliRunner().invoke(app, asked)
     assert said in str(answer.exception)
     assert getattr(answer.exception, "exit_status", None) == 2
+
+
+def test_size_states_operations_energy_and_nodes_of_the_institution(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOVEREIGN_DATA", str(institution.settings.data))
+    slurm = {"where": "slurm", "interface": "ib0", "devices_per_node": 4}
+    institution.rules |= {"device_watts": 500, "trainer": slurm}
+    institution.workplace()  # writes its files
+    asked = ["size", "--model", "7B", "--rows", "1000", "--tokens", "400", "--adapter", "qlora", "--json"]
+    facts = json.loads(CliRunner().invoke(app, asked).stdout)
+    # Two passes through 6.48 billion weights of linear layers, and little else: an adapter, attention, half a head.
+    assert facts["flops"] == pytest.approx(400_000 * 4 * 6.6e9, rel=0.1)
+    by_name = {tier["tier"]: tier for tier in facts["tiers"]}
+    four, eight = (by_name[f"{count} × H100 80 GB"] for count in (4, 8))
+    assert (four["nodes"], eight["nodes"]) == (1, 2)
+    assert eight["energy_kwh"] == pytest.approx(8 * 0.5 * eight["hours"], abs=8 * 0.5 * 0.005)
+    more = json.loads(CliRunner().invoke(app, [*asked, "--device-watts", "1000"]).stdout)
+    assert more["tiers"][0]["energy_kwh"] == pytest.approx(2 * facts["tiers"][0]["energy_kwh"], abs=0.002)
