@@ -1,9 +1,12 @@
 """`sovereign sources` and `sovereign privacy`: inspect source files, and preview the scrubbing of rows."""
 
+import os
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.errors import InputError, SourceError, SovereignError
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings, go_offline
-from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.cli.lines import lines_check
 from sovereign_pipeline.cli.terminal import (
     AsJson,
     Group,
@@ -29,7 +33,8 @@ from sovereign_pipeline.cli.terminal import (
     print_rows,
     write_new_file,
 )
-from sovereign_pipeline.corpus.folders import FolderFacts, look_at_folder
+from sovereign_pipeline.corpus.file_formats import WORKBOOKS, format_of, sheets_of
+from sovereign_pipeline.corpus.folders import MAIL, format_suffixes, look_at_folder
 from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
     ColumnFacts,
@@ -38,17 +43,20 @@ from sovereign_pipeline.corpus.inspection import (
     format_rows,
     inspect_file,
 )
-from sovereign_pipeline.corpus.office_files import SCANNED
+from sovereign_pipeline.corpus.opening import is_sqlite
 from sovereign_pipeline.corpus.suggestion import (
+    TERMS,
     Suggestion,
     about_layout,
     about_states,
     format_texts,
+    has_letters,
     recipe_with,
     suggest,
 )
 from sovereign_pipeline.corpus.values import may_be_shown
-from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.corpus import Source
+from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import LINE_NAME, load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -145,109 +153,267 @@ def sources_snapshot(line: LineName) -> Result:
 @sources.command("look")
 def sources_look(
     file: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            help="The file: JSONL, JSON, CSV, TSV or Parquet, optionally compressed, or a workbook; or a folder."
+            help="The file: JSONL, JSON, CSV, TSV or Parquet, optionally compressed; a workbook, an SQLite database or "
+            "mail. Or a folder of documents or mail."
         ),
-    ],
+    ] = None,
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
     line: Annotated[
         str | None,
         typer.Option(help="Name of the line: write its draft recipe to lines/NAME.yaml; with --recipe, print."),
     ] = None,
+    answers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Key of the recipe, or of its source, and its value in YAML; without a value, the key is removed. "
+            "Repeatable.",
+        ),
+    ] = None,
     header: Annotated[
         bool, typer.Option("--header", help="The first line names the columns, in any language; it is shown.")
     ] = False,
-    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook that has several.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook in which several have letters.")] = None,
+    url_from: Annotated[
+        str | None, typer.Option(help="Environment variable with the SQLAlchemy URL of a database, in place of a file.")
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(help="SELECT statement for a database in which no table, or several, have letters.")
+    ] = None,
 ) -> Result | None:
     """Show encoding, dialect, rows, columns and links of a file; with --line, write a draft recipe, too.
 
     Shows no text, name or identifier: only column names, and the values of a column with a few repeated, known words
     for levels, languages, labels or states. In the recipe, also the words of a level column with at most 12 different
     ones, each in at least 3 rows.
+
+    The last line printed is the command that comes next. It has a --set for each decision that is yours. A recipe
+    without open decisions is checked at once, as by `sovereign lines check`.
     """
+    if (file is None) == (url_from is None):
+        raise InputError("Name one source.", "Give a file or a folder, or --url-from.")
     settings = Settings.from_environment()
-    named = (
-        line if line is not None else re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
-    )
+    name = file.name.split(".")[0] if file is not None else (url_from or "").lower().removesuffix("_url")
+    named = line if line is not None else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "line"
     if not LINE_NAME.fullmatch(named):
         raise InputError(f"--line: '{line}' is not a name of a line.", "Use only a-z, 0-9, '-' and '_'.")
+    is_written = line is not None and not recipe
     target = settings.data / "lines" / f"{named}.yaml"
-    if line is not None and not recipe and target.exists():
+    if is_written and target.exists():
         raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
+    again = ["sovereign", "sources", "look", *([str(file)] if file else []), "--line", named, *["--header"] * header]
+    for option, value in (("--sheet", sheet), ("--url-from", url_from), ("--query", query)):
+        again += [option, value] if value is not None else []
+    given, with_recipe = answers or [], is_written or recipe
+    if file is not None and (file.is_dir() or file.suffix.lower() in MAIL):
+        look = _look_at_folder(settings, file, named, given)
+    elif file is not None and not is_sqlite(file):
+        look = _look_at_file(settings, file, named, given, header, sheet, with_recipe)
+    else:
+        variable = url_from or f"{re.sub('[^A-Z0-9]+', '_', named.upper())}_URL"
+        if file is not None:
+            os.environ[variable] = f"sqlite:///{file.absolute()}"
+        look = _look_at_database(settings, variable, query, named, given, is_written)
+    if not with_recipe:
+        return Result(look.data, lambda: _print_look(look, again))
+    assert look.drafted is not None
+    return _drafted(look, look.drafted.answered(given), target, named, recipe)
+
+
+@dataclass
+class _Look:
+    """What `sources look` finds."""
+
+    data: dict[str, Any]
+    subject: str
+    """What was looked at, such as "120 rows"."""
+    show: Callable[[], None]
+    drafted: Suggestion | None
+    """A draft recipe without the answers; None without an institution."""
+
+
+def _drafting(settings: Settings) -> tuple[Institution, list[Path], Path | None]:
+    """Return the institution, its suites and its prompts."""
     suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
     prompts = Path("red_team/prompts.jsonl")
-    found = prompts if (settings.data / prompts).is_file() else None
-    if file.is_dir():
-        institution = load_institution(settings.data)
-        folder = look_at_folder(settings, file, _named_path(file, settings), institution.ladder)
-        about_files = (*_about_attachments(folder), *_about_scans(folder))
-        notes = [_ABOUT_KINDS[folder.source["kind"]], *about_files, *_ABOUT_FOLDERS]
-        drafted = recipe_with(folder.source, {}, notes, named, institution, suites, found)
-        if line is None and not recipe:
-            return Result(asdict(folder), lambda: _print_folder(folder, named))
-        return _drafted(drafted, asdict(folder), f"{sum(folder.suffixes.values()):,} files", target, named, recipe)
-    facts = inspect_file(file, header, sheet)
-    if line is None and not recipe:
-        again = shlex.join(["sovereign", "sources", "look", str(file), "--line", named, *["--header"] * header])
-        again += f" --sheet {shlex.quote(sheet)}" if sheet is not None else ""
-        return Result(_as_json(facts), lambda: _print_facts(facts, again))
-    drafted = suggest(facts, _named_path(file, settings), named, load_institution(settings.data), suites, found)
-    return _drafted(drafted, _as_json(facts), f"{facts.rows:,} rows", target, named, recipe)
+    return load_institution(settings.data), suites, prompts if (settings.data / prompts).is_file() else None
 
 
-_ABOUT_KINDS = {
-    "documents": "pairs: check the rules by the pairs in files.jsonl of the raw corpus.",
-    "mail": "ours: name every address and domain of the institution.",
-}
-_ABOUT_FOLDERS = (
-    "classification: documents without a marking get `classification_floor`, and others at least that level.",
-    "date: set `date` if dates in the letters are not ISO.",
-)
+def _look_at_folder(settings: Settings, folder: Path, named: str, answers: Sequence[str]) -> _Look:
+    institution, suites, prompts = _drafting(settings)
+    facts = look_at_folder(settings, folder, _named_path(folder, settings), institution.ladder, answers)
+    drafted = recipe_with(facts.source, facts.more, facts.notes, named, institution, suites, prompts)
+
+    def show() -> None:
+        out.print(f"{escape(facts.path)}: {escape(format_suffixes(facts.suffixes))}")
+        what = "messages" if facts.source["kind"] == "mail" else "files"
+        outcomes = [
+            {("reason or rule" if key == "reason" else key): value for key, value in each.items()}
+            for each in facts.outcomes
+        ]
+        print_rows(outcomes, f"What would become of {sum(each['files'] for each in facts.outcomes):,} {what}")
+        shown = {key: value for key, value in facts.source.items() if FILL_IN not in str(value)}
+        out.print("The recipe would have this source:")
+        typer.echo(yaml.safe_dump([shown], sort_keys=False, allow_unicode=True, width=120), nl=False)
+        for note in drafted.notes:
+            out.print(f"[yellow]•[/] {escape(on_one_line(note))}")
+
+    return _Look(asdict(facts), f"{sum(facts.suffixes.values()):,} files", show, drafted)
 
 
-def _about_attachments(folder: FolderFacts) -> list[str]:
-    if not folder.attachments:
-        return []
-    text = f"{_counts(folder.attachments)}; {folder.attachments_with_text:,} have text"
-    advice = "`read` adds it to the turn of the message, and quarantines conversations with unreadable attachments"
-    return [f"attachments: {text}. {advice}. `leave_out` leaves all of them out."]
+def _look_at_file(
+    settings: Settings,
+    file: Path,
+    named: str,
+    answers: Sequence[str],
+    header: bool,
+    sheet: str | None,
+    with_recipe: bool,
+) -> _Look:
+    others = list[str]()
+    if sheet is None and format_of(file) in WORKBOOKS and len(sheets := sheets_of(file)) > 1:
+        facts, others = _sheet_with_letters(file, sheets, header)
+    else:
+        facts = inspect_file(file, header, sheet)
+    drafted = None
+    if with_recipe or (settings.data / "institution.yaml").is_file():
+        drafted = suggest(facts, _named_path(file, settings), named, *_drafting(settings), answers)
+
+    def show() -> None:
+        _print_facts(facts)
+        if others:
+            out.print(
+                f"  Only '{escape(str(facts.sheet))}' has columns of letters and replies, not "
+                f"{escape(', '.join(others))}"
+            )
+
+    return _Look(_as_json(facts), f"{facts.rows:,} rows", show, drafted)
 
 
-def _counts(suffixes: Mapping[str, int]) -> str:
-    return ", ".join(f"{times:,} {suffix or 'without suffix'}" for suffix, times in suffixes.items())
+def _sheet_with_letters(file: Path, sheets: Sequence[str], header: bool) -> tuple[FileFacts, list[str]]:
+    """Return the facts of the one sheet with columns of letters and replies, and the names of the other sheets."""
+    found = list[FileFacts]()
+    for each in sheets:
+        try:
+            facts = inspect_file(file, header, each)
+        except SourceError:  # a sheet of notes has no header
+            continue
+        found += [facts] if has_letters(facts) else []
+    if len(found) != 1:
+        raise InputError(
+            f"{file}: {counted(len(found), 'sheet has', 'sheets have')} columns of letters and replies. Sheets: "
+            f"{', '.join(sheets)}.",
+            "Name one with --sheet.",
+        )
+    return found[0], [each for each in sheets if each != found[0].sheet]
 
 
-def _about_scans(folder: FolderFacts) -> list[str]:
-    scanned = sum(each["files"] for each in folder.outcomes if each["reason"] == SCANNED)
-    have = "1 file has" if scanned == 1 else f"{scanned:,} files have"
-    return [f"ocr: {have} scanned pages. To read them, set `ocr: tesseract`."] if scanned else []
+def _look_at_database(
+    settings: Settings, url_from: str, query: str | None, named: str, answers: Sequence[str], is_written: bool
+) -> _Look:
+    from sovereign_pipeline.corpus.database import tables_in, take_snapshot  # loads SQLAlchemy
+
+    institution, suites, prompts = _drafting(settings)
+    kept = settings.data / "sources" / f"{named}.parquet"
+    if is_written and kept.exists():
+        raise InputError(f"{kept} exists already.", "Remove that file, or give the new line another name.")
+    settings.corpus.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(dir=settings.corpus) as directory:
+        path = Path(directory, f"{named}.parquet")
+
+        def facts_of(query: str, most: int | None = None) -> FileFacts | None:
+            of_kind = {"kind": "database", "url_from": url_from, "query": query}
+            source = Source.model_validate({"name": "letters", "path": path, **of_kind, **TERMS})
+            return inspect_file(path) if take_snapshot(source, path, most) else None
+
+        others = list[str]()
+        if query is None:
+            tables = tables_in(url_from)
+            found = [
+                each
+                for each in tables
+                if (first := facts_of(tables[each], ROWS_OF_A_TABLE)) is not None and has_letters(first)
+            ]
+            if len(found) != 1:
+                raise InputError(
+                    f"{counted(len(found), 'table has', 'tables have')} columns of letters and replies. Tables and "
+                    f"views: {', '.join(tables) or 'none'}.",
+                    "Write a SELECT statement, and give it with --query.",
+                )
+            query, others = tables[found[0]], [each for each in tables if each != found[0]]
+        facts = facts_of(query)
+        if facts is None:
+            raise InputError("The query returned no rows.", "Correct --query.")
+        of_kind = {"kind": "database", "url_from": url_from, "query": query}
+        drafted = suggest(facts, _named_path(kept, settings), named, institution, suites, prompts, answers, of_kind)
+        if is_written:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, kept)
+    drafted = Suggestion(
+        drafted.recipe,
+        (f"database: `sovereign sources snapshot {named}` reads it again. It needs {url_from}.", *drafted.notes),
+    )
+
+    def show() -> None:
+        _print_facts(facts, f"Database in {url_from}")
+        out.print(f"  Query: {escape(on_one_line(str(query)))}")
+        if others:
+            out.print(f"  No columns of letters and replies: {escape(', '.join(others))}")
+
+    return _Look(_as_json(facts), f"{facts.rows:,} rows", show, drafted)
 
 
-def _drafted(
-    drafted: Suggestion, facts: dict[str, Any], subject: str, target: Path, named: str, only_print: bool
-) -> Result | None:
-    """Print a draft recipe, or write it."""
+ROWS_OF_A_TABLE = 200
+"""Number of rows by which a table of a database is searched for letters."""
+
+
+def _print_look(look: _Look, again: Sequence[str]) -> None:
+    look.show()
+    every = look.drafted.questions if look.drafted is not None else {}
+    questions = {
+        key: what for key, what in every.items() if key[:7] != "levels." or may_be_shown(key.removeprefix("levels."))
+    }
+    if every:
+        out.print("Your decisions, for the next command:")
+        for key, what in questions.items():
+            out.print(f"  [bold]{escape(on_one_line(key))}[/]: {escape(on_one_line(what))}")
+        if len(questions) < len(every):
+            out.print("  [bold]levels[/]: words of levels, which may be names. They are shown in the recipe alone")
+    print_next(
+        shlex.join([*again, *(part for key in questions for part in ("--set", f"{on_one_line(key)}={FILL_IN}"))])
+    )
+
+
+def _drafted(look: _Look, drafted: Suggestion, target: Path, named: str, only_print: bool) -> Result | None:
+    """Print a draft recipe; or write it, and check it if nothing is left to be filled in."""
     if only_print:
         typer.echo(_as_yaml(drafted), nl=False)
-        _print_notes(drafted, "the recipe", "FILE", err)
+        _print_notes(drafted, err)
+        print_next("sovereign lines check FILE", f"Replace each {FILL_IN!r} in the recipe, then", err)
         return None
     target.parent.mkdir(exist_ok=True)
     write_new_file(target, _as_yaml(drafted))
+    check = None
+    if not drafted.questions:
+        try:
+            check = lines_check(Path(named))
+        except SovereignError:
+            target.unlink()  # the command can be corrected and repeated
+            raise
 
     def show() -> None:
-        out.print(f"[green]✓[/] {escape(str(target))}: a draft recipe for {subject}. Its assumptions:")
-        _print_notes(drafted, str(target), named, out)
+        out.print(f"[green]✓[/] {escape(str(target))}: a draft recipe for {look.subject}. Its assumptions:")
+        _print_notes(drafted, out)
+        if check is not None:
+            check.print(as_json=False)
+        else:
+            print_next(f"sovereign lines check {named}", f"Replace each {FILL_IN!r} in {target}, then")
 
-    return Result({**facts, "recipe": str(target), "notes": drafted.notes}, show)
-
-
-def _print_folder(folder: FolderFacts, named: str) -> None:
-    out.print(f"{escape(folder.path)}: {escape(_counts(folder.suffixes))}")
-    for each in _about_attachments(folder):
-        out.print(escape(each))
-    print_rows(folder.outcomes, "What would become of them")
-    print_next(shlex.join(["sovereign", "sources", "look", folder.path, "--line", named]))
+    data = {**look.data, "recipe": str(target), "notes": drafted.notes}
+    return Result(data if check is None else {**data, "check": check.data}, show, passed=check is None or check.passed)
 
 
 def _named_path(file: Path, settings: Settings) -> Path:
@@ -256,11 +422,13 @@ def _named_path(file: Path, settings: Settings) -> Path:
     return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
 
 
-def _print_facts(facts: FileFacts, again: str) -> None:
-    """Print the facts, and the command that writes a recipe."""
-    encoding, delimiter = facts.encoding or "UTF-8", f", delimiter {facts.delimiter!r}" if facts.delimiter else ""
-    compression = f", {facts.compression}" if facts.compression else ""
-    out.print(f"{escape(str(facts.path))}: {facts.format[1:]}{compression}, {encoding}{delimiter}, {facts.rows:,} rows")
+def _print_facts(facts: FileFacts, database: str = "") -> None:
+    about = [facts.format[1:], *([facts.compression] if facts.compression else [])]
+    about += [f"sheet '{facts.sheet}'"] if facts.sheet is not None else []
+    about += [facts.encoding or "UTF-8"] if facts.format not in (".parquet", *WORKBOOKS) else []
+    about += [f"delimiter {facts.delimiter!r}"] if facts.delimiter else []
+    name = database or ", ".join([f"{facts.path}: {about[0]}", *about[1:]])
+    out.print(escape(on_one_line(f"{name}, {counted(facts.rows, 'row')}")))
     for reason, count in facts.broken.most_common():
         out.print(f"[yellow]•[/] {count:,} cannot be read ({escape(reason)}); {format_rows(facts, reason)}")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
@@ -281,7 +449,6 @@ def _print_facts(facts: FileFacts, again: str) -> None:
         doubt = f"; please decide: {each.doubt}" if each.doubt else ""
         told = f"'{each.column}' {holds} {each.links:,} ids; {each.matched:,} name a row by '{each.ids}', "
         out.print(f"  {escape(on_one_line(told))}{each.unmatched:,} name none{doubt}")
-    print_next(again)
 
 
 def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
@@ -334,11 +501,9 @@ def _as_yaml(drafted: Suggestion) -> str:
     return "".join(notes) + yaml.safe_dump(drafted.recipe, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _print_notes(drafted: Suggestion, where: str, named: str, console: Console) -> None:
-    """Print the notes, and the command that checks the recipe once it is filled in."""
+def _print_notes(drafted: Suggestion, console: Console) -> None:
     for note in drafted.notes:
         console.print(f"[yellow]•[/] {escape(on_one_line(note))}")
-    print_next(f"sovereign lines check {named}", f"Replace each {FILL_IN!r} in {where}, then", console)
 
 
 privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed, and train a model of names.")

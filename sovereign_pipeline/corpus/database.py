@@ -1,4 +1,5 @@
-"""Write the rows of a read-only query to a Parquet file, which a source of the kind `database` is then read from."""
+"""List the tables of a database, and write the rows of a read-only query to a Parquet file, which a source of the kind
+`database` is then read from."""
 
 import datetime
 import json
@@ -6,12 +7,13 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy import LargeBinary, column, create_engine, inspect, select, table, text
+from sqlalchemy.engine import Connection, Inspector, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from sovereign_pipeline.base.errors import SourceError
@@ -27,21 +29,19 @@ _READ_ONLY = {
 """Dialect -> statement after which the database refuses changes. For others the transaction is only rolled back."""
 
 
-def take_snapshot(source: Source, path: Path) -> int:
+def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
     """Run the query of a source, replace its Parquet file, and return the number of rows. All values become text, as in
     a CSV file; null stays null.
+
+    Args:
+        most: maximum number of rows that are read; None for all.
 
     Raises SourceError without the URL, the query's values and the database's own message, which may quote both.
     """
     import pyarrow
     import pyarrow.parquet
 
-    url, query = os.environ.get(source.url_from or ""), source.query or ""
-    if not url:
-        raise SourceError(
-            f"Source '{source.name}': the environment variable {source.url_from} is not set.",
-            "Set it to the SQLAlchemy URL of the database, for this command alone.",
-        )
+    query = source.query or ""
     if _IS_A_QUERY.fullmatch(query) is None:
         raise SourceError(f"Source '{source.name}': `query` is not one SELECT statement.", "Correct the recipe.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,40 +49,82 @@ def take_snapshot(source: Source, path: Path) -> int:
     os.close(handle)
     rows = 0
     try:
-        engine = create_engine(make_url(url))
-        with engine.connect() as connection:
+        with _connected(source.url_from or "", f"Source '{source.name}': the query of") as connection:
             columns, batches = _queried(connection, query)
             schema = pyarrow.schema([(column, pyarrow.string()) for column in columns])
             with pyarrow.parquet.ParquetWriter(aside, schema) as writer:
                 for batch in batches:
+                    batch = batch[: None if most is None else most - rows]
                     rows += len(batch)
                     arrays = [
                         pyarrow.array(map(_text, values), pyarrow.string()) for values in zip(*batch, strict=True)
                     ]
                     writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
-            connection.rollback()
-        engine.dispose()
+                    if rows == most:
+                        break
         Path(aside).replace(path)
-    except (SQLAlchemyError, ImportError, ValueError) as error:
-        why = type(getattr(error, "orig", None) or error).__name__
-        raise SourceError(
-            f"Source '{source.name}': the query of the database in {source.url_from} failed ({why}).",
-            "Check the URL, the rights of its account, the installed driver and the query.",
-        ) from None
     finally:
         Path(aside).unlink(missing_ok=True)
     return rows
 
 
+def tables_in(url_from: str) -> dict[str, str]:
+    """Return table or view of a database's default schema -> query of its rows, in the order of its key. Columns of
+    binary data are left out. `url_from`: environment variable with the URL. Raises SourceError."""
+    with _connected(url_from, "Listing the tables of") as connection:
+        _set_read_only(connection)
+        found = inspect(connection)
+        return {name: _query_of(name, found) for name in sorted([*found.get_table_names(), *found.get_view_names()])}
+
+
+def _query_of(table_name: str, found: Inspector) -> str:
+    columns = [each["name"] for each in found.get_columns(table_name) if not isinstance(each["type"], LargeBinary)]
+    keys = found.get_pk_constraint(table_name)["constrained_columns"] or columns[:1]
+    statement: Any = select(*[column(each) for each in columns]).select_from(table(table_name))
+    statement = statement.order_by(*[column(each) for each in keys])
+    return str(statement.compile(dialect=found.dialect)).replace("\n", "")
+
+
+@contextmanager
+def _connected(url_from: str, act: str) -> Iterator[Connection]:
+    """Connect to a database, and roll back at the end. Its errors become SourceErrors without the messages.
+
+    Args:
+        act: begin of the message, such as "The query of".
+    """
+    url = os.environ.get(url_from)
+    if not url:
+        raise SourceError(
+            f"The environment variable {url_from} is not set.",
+            "Set it to the SQLAlchemy URL of the database, for this command alone.",
+        )
+    try:
+        engine = create_engine(make_url(url))
+        with engine.connect() as connection:
+            yield connection
+            connection.rollback()
+        engine.dispose()
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        why = type(getattr(error, "orig", None) or error).__name__
+        raise SourceError(
+            f"{act} the database in {url_from} failed ({why}).",
+            "Check the URL, the rights of its account, the installed driver and the query.",
+        ) from None
+
+
 def _queried(connection: Connection, query: str) -> tuple[list[str], Iterator[Any]]:
-    if (statement := _READ_ONLY.get(connection.dialect.name)) is not None:
-        connection.exec_driver_sql(statement)
+    _set_read_only(connection)
     # No colon in the query begins the name of a parameter.
     result = connection.execution_options(yield_per=ROWS_OF_A_BATCH).execute(text(query.replace(":", r"\:")))
     columns = list(result.keys())
     if len({*columns}) < len(columns):
         raise ValueError
     return columns, iter(result.partitions())
+
+
+def _set_read_only(connection: Connection) -> None:
+    if (statement := _READ_ONLY.get(connection.dialect.name)) is not None:
+        connection.exec_driver_sql(statement)
 
 
 def _text(value: Any) -> str | None:

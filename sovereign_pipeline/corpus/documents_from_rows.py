@@ -409,6 +409,7 @@ class SourceReader:
             fields["id"] = fields["id"] or self._id_by_number(number)
         if self.source.case_from_row:
             fields["case"] = fields["case"] or fields["id"]
+        fields["date"] = fields["date"] or (self.source.date and self.source.date.missing) or ""
         if of_role is not None:
             fields[of_role] = self._value(values, of_role)
         missing = [name for name, value in fields.items() if not value and not self._may_be_empty(name)]
@@ -548,33 +549,39 @@ class Sample:
     not_selected: int = 0
     """Number of rows that `where` does not select."""
     excluded: int = 0
-    reasons: dict[str, list[int]] = field(default_factory=dict)
-    """Reason of quarantine -> numbers of its rows."""
+    reasons: dict[str, list[int | str]] = field(default_factory=dict)
+    """Reason of quarantine -> its rows: their numbers, or for mail and documents their ids."""
     remedy: str = ""
     """Remedy for the most frequent reason."""
     above_ceiling: dict[str, int] = field(default_factory=dict)
     """Level above the line's ceiling -> number of documents."""
-    wrong_language: dict[str, list[int]] = field(default_factory=dict)
-    """Language of documents -> numbers of rows with a text that is surely in another."""
+    wrong_language: dict[str, list[int | str]] = field(default_factory=dict)
+    """Language of documents -> rows with a text that is surely in another."""
     unknown_levels: str = ""
     """Words that are not levels, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
     """Language -> number of documents."""
-    other_languages: dict[str, list[int]] = field(default_factory=dict)
-    """Language without name detection -> numbers of its rows."""
+    other_languages: dict[str, list[int | str]] = field(default_factory=dict)
+    """Language without name detection -> its rows."""
     not_read: list[str] = field(default_factory=list)
     """Columns that the recipe does not read."""
     share: float = 0.0
     """Share of the selected rows that would be quarantined."""
 
     @property
+    def has_row_numbers(self) -> bool:
+        return all(isinstance(row, int) for rows in self.reasons.values() for row in rows)
+
+    @property
     def rows_by_reason(self) -> list[str]:
-        """Return the number, reason and row numbers of quarantined rows, the most frequent reason first."""
+        """Return the number, reason and numbers or ids of quarantined rows, the most frequent reason first."""
         return [f"{len(rows):,}: {reason} ({format_numbers(rows)})" for reason, rows in self.reasons.items()]
 
 
-def format_numbers(rows: Sequence[int]) -> str:
-    return f"{'row' if len(rows) == 1 else 'rows'} {and_more(rows)}"
+def format_numbers(rows: Sequence[int | str]) -> str:
+    """Return a text with the numbers or ids of rows."""
+    are_numbers = isinstance(rows[0], int)
+    return f"{'row' if len(rows) == 1 else 'rows'} {and_more(rows)}" if are_numbers else and_more(rows)
 
 
 ROWS_OF_A_SAMPLE = 5_000
@@ -597,11 +604,12 @@ def sample_of(
     languages, above = Counter[str](), Counter[str]()
     try:
         for outcome in reader:
+            number = reader.row.number if extraction is None else outcome.id or f"row {reader.row.number}"
             if isinstance(outcome, Quarantined):
                 broken.append(outcome)
-                sample.reasons.setdefault(outcome.reason, []).append(outcome.row)
+                sample.reasons.setdefault(outcome.reason, []).append(number)
             else:
-                language, number = outcome.language, reader.row.number
+                language = outcome.language
                 languages[language] += 1
                 above[outcome.classification] += ladder.exceeds(outcome.classification, ceiling)
                 if language not in detected:
@@ -624,7 +632,7 @@ def sample_of(
     sample.above_ceiling = dict(+above)
     sample.unknown_levels = format_levels(reader.unknown_levels)
     sample.languages = dict(languages.most_common())
-    sample.not_read = reader.columns_not_read
+    sample.not_read = reader.columns_not_read if extraction is None else []
     sample.share = count.quarantined / max(1, count.documents + count.quarantined)
     return sample
 

@@ -30,7 +30,7 @@ WORKBOOKS = (".xlsx", ".xls", ".ods")
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", *WORKBOOKS)
 TABLES = (".csv", ".tsv", ".parquet", *WORKBOOKS)
 """Suffixes of tables, in which every row has the same columns."""
-SHEET_PARSER = "sovereign_pipeline.corpus.office_files:parse_sheet"
+_WORKBOOK_PARSERS = "sovereign_pipeline.corpus.office_files"
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\Z)")
 LARGEST_PACKED_PARQUET = 1 << 30
@@ -85,14 +85,26 @@ def read_rows(
 
 
 def _sheet_as_csv(path: Path, sheet: str | None) -> IO[bytes]:
-    """Return a sheet as CSV. The workbook is parsed in the sandbox. Raises SourceError."""
-    with Sandboxes(SHEET_PARSER, {"sheet": sheet}) as sandboxes:
-        items = [*sandboxes.items_of(path)]
-    if problem := next((item["broken"] for item in items if "broken" in item), None):
-        raise SourceError(f"{path}: the workbook cannot be read: {problem}.", "Correct it, or save the sheet as CSV.")
+    """Return a sheet as CSV. Raises SourceError."""
+    items = _parsed_workbook(path, "parse_sheet", {"sheet": sheet})
     text = io.StringIO()
     csv.writer(text).writerows(row for item in items for row in item["rows"])
     return io.BytesIO(text.getvalue().encode(errors="replace"))
+
+
+def sheets_of(path: Path) -> list[str]:
+    """Return the names of a workbook's sheets. Raises SourceError."""
+    reject_unreadable(path)
+    return [name for item in _parsed_workbook(path, "parse_sheet_names", {}) for name in item["sheets"]]
+
+
+def _parsed_workbook(path: Path, parser: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Parse a workbook in the sandbox."""
+    with Sandboxes(f"{_WORKBOOK_PARSERS}:{parser}", options) as sandboxes:
+        items = [*sandboxes.items_of(path)]
+    if problem := next((item["broken"] for item in items if "broken" in item), None):
+        raise SourceError(f"{path}: the workbook cannot be read: {problem}.", "Correct it, or save the sheet as CSV.")
+    return items
 
 
 def has_header(path: Path) -> bool:

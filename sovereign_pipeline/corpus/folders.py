@@ -3,24 +3,27 @@
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.corpus.dates import days_in, is_iso
+from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.corpus.dates import days_in, formats_of_column, is_iso
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.corpus.extraction import KINDS, Extraction, cache_of, extract
+from sovereign_pipeline.corpus.documents_from_rows import sample_of
+from sovereign_pipeline.corpus.extraction import BROKEN, KINDS, Extraction, cache_of, extract
 from sovereign_pipeline.corpus.letters import name_in_table, path_pattern, rows_of_table
-from sovereign_pipeline.corpus.office_files import DOCUMENTS
+from sovereign_pipeline.corpus.office_files import DOCUMENTS, SCANNED
 from sovereign_pipeline.corpus.parsing import SourceFile, files_of, units_of
 from sovereign_pipeline.corpus.reference_numbers import Number, Numbers, likely_ours, numbers_of
+from sovereign_pipeline.corpus.suggestion import TERMS, ask_for_quarantine, with_answers
 from sovereign_pipeline.corpus.threads import likely_ours as likely_domain
-from sovereign_pipeline.policy.corpus import Source
+from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
-from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.policy.recipe_model import FILL_IN, validated
 
 SIDES = (
     ("in", "out"),
@@ -32,7 +35,9 @@ SIDES = (
     ("طلب", "رد"),
 )
 """Words by which the paths of letters and replies usually differ, in lower case."""
-_MAIL, _MAILDIR = (".eml", ".msg", ".mbox"), ("cur", "new")
+MAIL = (".eml", ".msg", ".mbox")
+"""Suffixes of files of mail."""
+_MAILDIR, _OF_MAILDIR = ("cur", "new"), "of Maildir"
 
 
 @dataclass
@@ -41,9 +46,13 @@ class FolderFacts:
 
     path: str
     suffixes: dict[str, int]
-    """Suffix -> number of files."""
+    """Suffix, or `of Maildir` -> number of files."""
     source: dict[str, Any]
     """The proposed source."""
+    more: dict[str, Any]
+    """Further keys of the proposed recipe."""
+    notes: list[str]
+    """Assumptions, and decisions for a person."""
     outcomes: list[dict[str, Any]]
     """Outcome and reason, such as the rule that pairs two files -> number of documents."""
     attachments: dict[str, int]
@@ -51,18 +60,21 @@ class FolderFacts:
     attachments_with_text: int
 
 
-def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder) -> FolderFacts:
+def look_at_folder(
+    settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder, answers: Sequence[str] = ()
+) -> FolderFacts:
     """Return the facts of a folder, with the source that pairs most documents, or that has the institution's likely
     domain. Raises SourceError for a folder without documents and mail.
 
     Args:
         named: path of the folder for a recipe.
+        answers: a person's values for the source, as in `Suggestion.answered`.
     """
     files = files_of(folder)
     names = [file.name for file in files]
-    suffixes = Counter(PurePosixPath(name).suffix.lower() for name in names)
+    suffixes = Counter(_OF_MAILDIR if _is_in_maildir(name) else PurePosixPath(name).suffix.lower() for name in names)
     documents = [name for name in names if PurePosixPath(name).suffix.lower() in DOCUMENTS]
-    mails = sum(name.lower().endswith(_MAIL) or PurePosixPath(name).parent.name in _MAILDIR for name in names)
+    mails = sum(name.lower().endswith(MAIL) or _is_in_maildir(name) for name in names)
     if not documents and not mails:
         raise SourceError(f"{folder}: the folder holds neither documents nor mail.", "Correct the path.")
     own: dict[str, Any]
@@ -70,6 +82,8 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
 
     def messages() -> Iterator[dict[str, Any]]:
         nonlocal with_text
+        attachments.clear()
+        with_text = 0
         for unit in units_of(KINDS["mail"][0], files, cache_of(settings), {"attachments": "read"}):
             if "attachment" in unit.item:
                 attachments[unit.item["attachment"]] += 1
@@ -79,7 +93,7 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
 
     if mails > len(documents):
         ours = likely_domain(messages())
-        own = {"kind": "mail", "ours": [ours or f"{FILL_IN}: domains and addresses of the institution"]}
+        own = {"kind": "mail", "ours": [ours or _OURS]}
         own["attachments"] = "read"
     else:
         units = units_of(KINDS["documents"][0], files, cache_of(settings))
@@ -92,14 +106,116 @@ def look_at_folder(settings: Settings, folder: Path, named: Path, ladder: Classi
             "reference": True,
         }
         own = {"kind": "documents", "pairs": pairs, **({"ours": own_numbers} if own_numbers else {})}
-    source = {"name": "letters", **own, "path": named.as_posix(), "licence": FILL_IN, "retention": FILL_IN}
-    extraction = extract(settings, Source.model_validate(source), folder, ladder)
+    source = with_answers({"name": "letters", **own, "path": named.as_posix(), **TERMS}, answers)
+    notes = [_ABOUT_KINDS[source["kind"]]]
+    if source.get("ours") == [_OURS]:
+        notes.append(f"ours: {_about_domains(messages())}")
+        return FolderFacts(str(folder), dict(suffixes), source, {}, notes, [], dict(attachments), with_text)
+    extraction = extract(settings, validated(Source, source, "The draft recipe"), folder, ladder)
     if not with_text:
         source.pop("attachments", None)
-    if any(row.get("classification") == "" for row in read_jsonl(extraction.rows)):
-        source["classification_floor"] = FILL_IN
-    counts = dict(suffixes.most_common()), dict(attachments.most_common())
-    return FolderFacts(str(folder), counts[0], source, _outcomes(extraction), counts[1], with_text)
+    outcomes = _outcomes(extraction)
+    notes += _about_attachments(attachments, with_text) + _about_scans(outcomes)
+    rows = [(str(row["date"]), row["classification"]) for row in read_jsonl(extraction.rows) if BROKEN not in row]
+    _set_level(sum(not level for _, level in rows), len(rows), ladder, source, notes)
+    _set_dates(Counter(date for date, _ in rows), source, notes)
+    more = _ask_for_quarantine(source, folder, extraction, ladder, notes)
+    return FolderFacts(str(folder), dict(suffixes), source, more, notes, outcomes, dict(attachments), with_text)
+
+
+_OURS = f"{FILL_IN}: domains and addresses of the institution"
+_MOST_DOMAINS = 5
+
+
+def _about_domains(messages: Iterable[Mapping[str, Any]]) -> str:
+    """Return the domains with most messages, if none of them is surely the institution's."""
+    counts = Counter[str]()
+    for each in messages:
+        counts.update({str(address).rpartition("@")[2] for address in (each["sender"], *each["recipients"])})
+    found = ", ".join(f"{domain} ({times:,})" for domain, times in counts.most_common(_MOST_DOMAINS))
+    return f"which domains are the institution's? Most messages are of {found or 'none'}."
+
+
+_ABOUT_KINDS = {
+    "documents": "pairs: check the rules by the pairs in files.jsonl of the raw corpus.",
+    "mail": "ours: name every address and domain of the institution.",
+}
+
+
+def _set_level(without: int, rows: int, ladder: ClassificationLadder, source: dict[str, Any], notes: list[str]) -> None:
+    if without and "classification_floor" not in source:
+        source["classification_floor"] = ladder.levels[-1]
+        what = "conversation" if source["kind"] == "mail" else "pair"
+        notes.append(
+            f"classification: {without:,} of {counted(rows, what)} without "
+            f"a marking. They get the highest level: {ladder.levels[-1]}. If a lower level is right for every one of "
+            f"them, set `classification_floor` to it."
+        )
+
+
+def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) -> None:
+    """Add the formats of the dates that are not ISO, and ask for the date of letters without one."""
+    others = {date: times for date, times in dates.items() if date and not is_iso(date)}
+    formats = formats_of_column(others) if others else ()
+    date: dict[str, Any] = {}
+    if formats:
+        written = [" or ".join(alternatives) for alternatives in formats]
+        if any(len(alternatives) > 1 for alternatives in formats):
+            date["format"] = f"{FILL_IN}: {' and '.join(written)}"
+            notes.append(f"date: dates may be {' and '.join(written)}: no letter decides. Which one is correct?")
+        else:
+            date["format"] = written if len(written) > 1 else written[0]
+            notes.append(f"date: dates are read as {' and '.join(written)}.")
+    elif others:
+        notes.append(
+            f"date: {counted(sum(others.values()), 'letter has', 'letters have')} a date in one of several forms that "
+            f"may be two days: quarantine. List the forms under `date.format`."
+        )
+    if (without := dates[""]) and "missing" not in source.get("date", {}):
+        date["missing"] = f"{FILL_IN}: date of the letters without one, such as 2024-12-31"
+        notes.append(f"date: {counted(without, 'letter states', 'letters state')} none, nor does the file.")
+    if date:
+        source["date"] = {**date, **source.get("date", {})}
+
+
+def _ask_for_quarantine(
+    source: Mapping[str, Any], folder: Path, extraction: Extraction, ladder: ClassificationLadder, notes: list[str]
+) -> dict[str, Any]:
+    """Read the rows as if the recipe were filled in, with any date."""
+    date = dict(source.get("date", {}))
+    if "missing" in date:
+        date["missing"] = "2000-01-01"
+    if FILL_IN in str(date.get("format")):
+        date["format"] = date["format"].removeprefix(f"{FILL_IN}: ").split(" ")[0]
+    of_source = validated(Source, {**source, **({"date": date} if date else {})}, "The draft recipe")
+    sample = sample_of(of_source, folder, Quarantine(), ladder, ladder.levels[-1], (), extraction=extraction)
+    return ask_for_quarantine(sample, notes) if sample.error is None else {}
+
+
+def _about_attachments(suffixes: Mapping[str, int], with_text: int) -> list[str]:
+    if not suffixes:
+        return []
+    advice = "`read` adds it to the turn of the message, and quarantines conversations with unreadable attachments"
+    text = f"{format_suffixes(suffixes)}; {with_text:,} have text"
+    return [f"attachments: {text}. {advice}. `leave_out` leaves all of them out."]
+
+
+def format_suffixes(suffixes: Mapping[str, int]) -> str:
+    """Return suffixes with the numbers of their files, the most frequent first."""
+    return ", ".join(
+        f"{times:,} {suffix or 'without suffix'}"
+        for suffix, times in sorted(suffixes.items(), key=lambda each: -each[1])
+    )
+
+
+def _about_scans(outcomes: Sequence[Mapping[str, Any]]) -> list[str]:
+    scanned = sum(each["files"] for each in outcomes if each["reason"] == SCANNED)
+    have = counted(scanned, "file has", "files have")
+    return [f"ocr: {have} scanned pages. To read them, set `ocr: tesseract`."] if scanned else []
+
+
+def _is_in_maildir(name: str) -> bool:
+    return PurePosixPath(name).parent.name in _MAILDIR
 
 
 def _is_table_of_pairs(file: SourceFile, names: Collection[str]) -> bool:
@@ -210,8 +326,10 @@ def _is_date(text: str) -> bool:
 
 
 def _outcomes(extraction: Extraction) -> list[dict[str, Any]]:
-    counts = Counter((each["outcome"], each["reason"]) for each in extraction.files)
+    counts = Counter(
+        (each["outcome"], each["reason"] if each["outcome"] != "duplicate" else "") for each in extraction.files
+    )
     return [
-        {"outcome": outcome, "reason": reason if outcome != "duplicate" else "", "files": times}
+        {"outcome": outcome, "reason": reason, "files": times}
         for (outcome, reason), times in sorted(counts.items(), key=lambda each: (each[0][0] != "row", -each[1]))
     ]

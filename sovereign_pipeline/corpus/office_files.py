@@ -6,6 +6,7 @@ import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from typing import IO, Any
 
@@ -482,14 +483,7 @@ def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Ite
     Args:
         sheet: name of the sheet; None if the workbook has one. Raises Unreadable for another name.
     """
-    import python_calamine
-
-    content = read_whole(stream)
-    _reject_other_format(content, suffix)
-    if suffix != ".xls" and any(b"<!ENTITY" in part for part in _parts(content, re.compile(r".*\.xml")).values()):
-        raise Unreadable("declares entities of XML")
-    try:
-        book = python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
+    with _workbook(stream, suffix) as book:
         if sheet is None and len(book.sheet_names) > 1:
             raise Unreadable(f"has {len(book.sheet_names)} sheets: name one under `sheet`")
         if sheet is not None and sheet not in book.sheet_names:
@@ -499,13 +493,31 @@ def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Ite
             for row in book.get_sheet_by_name(sheet or book.sheet_names[0]).to_python(skip_empty_area=True)
             if any(cells := [*map(_cell, row)])
         ]
+    width = max((place for row in rows for place, cell in enumerate(row, start=1) if cell), default=0)
+    for first in range(0, len(rows), ROWS_OF_AN_ITEM):
+        yield {"rows": [row[:width] for row in rows[first : first + ROWS_OF_AN_ITEM]]}
+
+
+def parse_sheet_names(stream: IO[bytes], suffix: str) -> Iterator[dict[str, Any]]:
+    """Yield the names of a workbook's sheets under `sheets`."""
+    with _workbook(stream, suffix) as book:
+        yield {"sheets": book.sheet_names}
+
+
+@contextmanager
+def _workbook(stream: IO[bytes], suffix: str) -> Iterator[Any]:
+    import python_calamine
+
+    content = read_whole(stream)
+    _reject_other_format(content, suffix)
+    if suffix != ".xls" and any(b"<!ENTITY" in part for part in _parts(content, re.compile(r".*\.xml")).values()):
+        raise Unreadable("declares entities of XML")
+    try:
+        yield python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content))
     except python_calamine.PasswordError:
         raise Unreadable("encrypted") from None
     except python_calamine.CalamineError as error:
         raise Unreadable(f"damaged ({type(error).__name__})") from None
-    width = max((place for row in rows for place, cell in enumerate(row, start=1) if cell), default=0)
-    for first in range(0, len(rows), ROWS_OF_AN_ITEM):
-        yield {"rows": [row[:width] for row in rows[first : first + ROWS_OF_AN_ITEM]]}
 
 
 def _cell(value: Any) -> str:

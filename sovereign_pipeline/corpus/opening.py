@@ -35,7 +35,7 @@ _DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
     "xz": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),
 }
 
-TAR = "a tar archive"
+TAR, SQLITE = "a tar archive", "an SQLite database"
 _BEGIN = 512
 """Number of bytes by which other formats are recognised. The signature of a tar archive lies within them."""
 _SAMPLE_OF_TEXT = 4096
@@ -48,7 +48,7 @@ _SIGNATURES = (
     (re.compile(rb"PK\x03\x04"), "a ZIP archive, or a workbook"),
     (re.compile(rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"), "a file of Microsoft Office"),
     (re.compile(rb"%PDF-"), "PDF"),
-    (re.compile(rb"SQLite format 3\0"), "an SQLite database"),
+    (re.compile(rb"SQLite format 3\0"), SQLITE),
     (re.compile(rb".{257}ustar", re.DOTALL), TAR),
 )
 """Signatures of files that are not text."""
@@ -82,6 +82,13 @@ def reject_unreadable(path: Path) -> None:
         )
     if not os.access(path, os.R_OK):
         raise SourceError(f"{path}: permission denied.", "Give the account that runs the line read access.")
+
+
+def is_sqlite(path: Path) -> bool:
+    """Return whether a file is an SQLite database. Raises SourceError for a file that cannot be read."""
+    reject_unreadable(path)
+    with path.open("rb") as stream:
+        return signature_of(stream.read(_BEGIN)) == SQLITE
 
 
 def name_without_packing(path: Path) -> str:

@@ -1,12 +1,15 @@
 """Suggest a recipe for an inspected file, with notes on the decisions that a person must make before the line runs."""
 
+import copy
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.column_words import may_be_request, names_field, names_of, plain
 from sovereign_pipeline.corpus.columns import format_columns
@@ -26,7 +29,8 @@ from sovereign_pipeline.corpus.inspection import (
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
-from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.recipe_model import FILL_IN, placeholders_in, read_value, validated
 
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
@@ -41,6 +45,8 @@ factor by which it must exceed the share of every other column."""
 FIELDS = ("request", "response", "rejected", "subject", "date", "case", "department", "author", "language", "id")
 FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language", "id")
 """Fields in the order in which they take a column by its whole name, and by a word in its name."""
+TERMS = {"licence": f"{FILL_IN}: terms of use, such as own records", "retention": f"{FILL_IN}: such as 10 years"}
+"""Keys of each source that a person must fill in."""
 LONGEST_BY_WORD = 60
 """Maximum mean length of the values of a column that is taken by a word of its name, except a subject."""
 
@@ -53,34 +59,110 @@ class Suggestion:
     notes: tuple[str, ...]
     """Assumptions and fields to fill in."""
 
+    @property
+    def questions(self) -> dict[str, str]:
+        """Return key that a person must fill in -> what to write there. Keys of the source are without `sources.0.`."""
+        return {
+            re.sub(r"\.0$", "", key.removeprefix(_OF_SOURCE)): text.removeprefix(FILL_IN).lstrip(": ")
+            for key, text in placeholders_in(self.recipe)
+        }
+
+    def answered(self, answers: Iterable[str]) -> "Suggestion":
+        """Return the suggestion with the values of `KEY=VALUE`, in YAML. Without a value, the key is removed.
+
+        Raises InputError for another form, and for a key within a value that has none.
+        """
+        recipe = copy.deepcopy(self.recipe)
+        for each in answers:
+            key, sign, value = each.partition("=")
+            if not sign or not key.strip():
+                raise InputError(f"--set: '{key}' is not of the form KEY=VALUE.", "Name a key of the recipe.")
+            _set_key(recipe, key.strip().removeprefix(_OF_SOURCE), value.strip())
+        return Suggestion(recipe, self.notes)
+
+
+def with_answers(source: Mapping[str, Any], answers: Iterable[str]) -> dict[str, Any]:
+    """Return a source with the answers of a person, as in `Suggestion.answered`."""
+    recipe = Suggestion({"sources": [source]}, ()).answered(answers).recipe
+    answered: dict[str, Any] = recipe["sources"][0]
+    return answered
+
+
+_OF_SOURCE = "sources.0."
+_SECTIONS_OF_WORDS = ("columns", "constants", "levels", "where")
+"""Sections whose keys are words of the file, which may have dots."""
+
+
+def _set_key(recipe: dict[str, Any], key: str, value: str) -> None:
+    part, _, rest = key.partition(".")
+    place: Any = recipe if part in Line.model_fields else recipe["sources"][0]
+    while rest:
+        place = place.setdefault(part, {})
+        if not isinstance(place, dict):
+            raise InputError(f"--set {key}: '{part}' has no keys.", "Name a key of the recipe.")
+        part, _, rest = (rest, "", "") if part in _SECTIONS_OF_WORDS else rest.partition(".")
+    if not value:
+        place.pop(part, None)
+        return
+    is_list = isinstance(place.get(part), list)
+    place[part] = read_value(value)
+    if is_list and not isinstance(place[part], list):
+        place[part] = [place[part]]
+
 
 def suggest(
-    facts: FileFacts, path: Path, line: str, institution: Institution, suites: Sequence[Path], prompts: Path | None
+    facts: FileFacts,
+    path: Path,
+    line: str,
+    institution: Institution,
+    suites: Sequence[Path],
+    prompts: Path | None,
+    answers: Sequence[str] = (),
+    of_kind: Mapping[str, str] = {},
 ) -> Suggestion:
     """Return a suggested recipe for a file.
 
     Args:
         path: path of the file for the recipe.
+        answers: a person's values, as in `Suggestion.answered`. The recipe does not have them yet.
+        of_kind: further keys of the source: the query of a database's snapshot.
         line: name of the line of adapters.
         suites: the institution's own suites, relative to the data root.
         prompts: its red-team prompts, relative to the data root; None if there are none.
     """
     notes: list[str] = []
-    source = _source(facts, path, institution.ladder, notes)
+    source = {"name": "letters", **of_kind, **_source(facts, path, institution.ladder, notes)}
     recipe: dict[str, Any] = {}
-    if (sample := _sample_of(facts, source, institution.ladder)) is not None and sample.share > Quarantine().max_share:
-        about = f"{sample.quarantined:,} of {sample.quarantined + sample.documents:,} rows ({sample.share:.1%})"
-        recipe["quarantine"] = {"max_share": f"{FILL_IN}: such as {math.ceil(sample.share * 100) / 100}"}
-        notes.append(
-            f"quarantine: {about} cannot become documents. {'; '.join(sample.rows_by_reason)}. A line stops above "
-            f"{Quarantine().max_share:.0%}: write the share that you accept. {sample.remedy}"
-        )
+    if (sample := _sample_of(facts, with_answers(source, answers), institution.ladder)) is not None:
+        recipe |= ask_for_quarantine(sample, notes)
     if facts.with_tools:
         recipe["training"] = {"base_model": "smollm2-135m-tools", "instruction": "Answer the enquirer."}
         notes.append(
             f"base_model: {facts.with_tools:,} of {facts.rows:,} rows have tools, so its template must write calls."
         )
     return recipe_with(source, recipe, notes, line, institution, suites, prompts)
+
+
+def has_letters(facts: FileFacts) -> bool:
+    """Return whether columns of a file are surely letters and replies, or its rows are in a layout."""
+    fields = _fields(facts, None, (), [])
+    return facts.layout is not None or {"request", "response"} <= fields.keys()
+
+
+def ask_for_quarantine(sample: Sample, notes: list[str]) -> dict[str, Any]:
+    """Return the key `quarantine` to fill in if more rows would be quarantined than a line accepts by default."""
+    most = Quarantine().max_share
+    if sample.share <= most:
+        return {}
+    about = f"{sample.quarantined:,} of {sample.quarantined + sample.documents:,} rows ({sample.share:.1%})"
+    # Recipes are kept under version control, and names of files may be names of people.
+    reasons = [f"{len(rows):,}: {reason}" for reason, rows in sample.reasons.items()]
+    reasons = sample.rows_by_reason if sample.has_row_numbers else [*reasons, "`sovereign lines check` names them"]
+    notes.append(
+        f"quarantine: {about} cannot become documents. {'; '.join(reasons)}. A line stops above "
+        f"{most:.0%}: write the share that you accept. {sample.remedy}"
+    )
+    return {"quarantine": {"max_share": f"{FILL_IN}: accepted share, such as {math.ceil(sample.share * 100) / 100}"}}
 
 
 def recipe_with(
@@ -119,22 +201,26 @@ def recipe_with(
 def _sample_of(facts: FileFacts, source: Mapping[str, Any], ladder: ClassificationLadder) -> Sample | None:
     """Read the first rows as if the recipe were filled in: an unknown word is the highest level, and finished rows are
     selected. Returns None if a person must name a column or a format first."""
-    column = source["columns"].get("classification", "classification")
+    column = source.get("columns", {}).get("classification", "classification")
     levels = _words_for_levels(facts.columns[column], ladder) if column in facts.columns else {}
     known = {folded(level): level for level in ladder.levels}
-    states = {name: facts.columns[name].states for name in source.get("where", ())}
+    states = {name: facts.columns[name].states for name in source.get("where", ()) if name in facts.columns}
     where = {
         name: [each or None for each in found if each.casefold() not in UNFINISHED] for name, found in states.items()
     }
+    answered = {
+        section: {word: value for word, value in source.get(section, {}).items() if FILL_IN not in str(value)}
+        for section in ("levels", "where")
+    }
     filled_in = {
         **source,
-        "levels": {word: known.get(folded(word), ladder.levels[-1]) for word in levels},
-        "where": {name: finished for name, finished in where.items() if finished},
+        "levels": {word: known.get(folded(word), ladder.levels[-1]) for word in levels} | answered["levels"],
+        "where": {name: finished for name, finished in where.items() if finished} | answered["where"],
         **dict.fromkeys(("licence", "retention"), "-"),
     }
     if FILL_IN in str(filled_in):
         return None
-    of_source = Source.model_validate(filled_in)
+    of_source = validated(Source, filled_in, "The draft recipe")
     sample = sample_of(of_source, facts.path, Quarantine(), ladder, ladder.levels[-1], ())
     return sample if sample.error is None else None
 
@@ -142,7 +228,7 @@ def _sample_of(facts: FileFacts, source: Mapping[str, Any], ladder: Classificati
 def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: list[str]) -> dict[str, Any]:
     compared = compared_columns(facts)
     links = next((each for each in compared if each.doubt is None), None)
-    fields = _fields(facts, links, ladder, notes)
+    fields = _fields(facts, links, ladder.levels, notes)
     source: dict[str, Any] = {"name": "letters", "path": path.as_posix()}
     if facts.encoding is not None:
         source["encoding"] = facts.encoding
@@ -180,7 +266,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
     notes += [_about_links(each, taken=each is links) for each in compared]
     if (markup := _markup(facts, fields, notes)) is not None:
         source["markup"] = markup
-    source |= {"licence": f"{FILL_IN}: terms of use", "retention": f"{FILL_IN}: how long"}
+    source |= TERMS
     read = {*fields.values(), source.get("links"), *source.get("where", ())}
     read |= {*LAYOUT_COLUMNS} if facts.layout is not None else set()
     unread = [name for name in facts.columns if name not in read and folded(name) not in DOCUMENT_COLUMNS]
@@ -273,7 +359,7 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
             f"list of formats tells which. Write ISO dates into the file."
         )
     else:
-        source["constants"]["date"] = FILL_IN
+        source["constants"]["date"] = f"{FILL_IN}: one date for all rows"
         notes.append("date: no column has dates; map one, or set one date for all rows.")
 
 
@@ -329,9 +415,7 @@ def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict
     return dict(times)
 
 
-def _fields(
-    facts: FileFacts, links: LinkColumn | None, ladder: ClassificationLadder, notes: list[str]
-) -> dict[str, str]:
+def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str], notes: list[str]) -> dict[str, str]:
     """Return field -> column, using each column once. A column that was chosen for other reasons than its name is
     noted."""
     of_layout = LAYOUT_COLUMNS if facts.layout is not None else ()
@@ -344,10 +428,10 @@ def _fields(
 
     if links is not None:
         fields["id"] = links.ids
-    levels = [each for each in columns if each.values.total() == each.filled and set(each.values) <= set(ladder.levels)]
-    levels += [each for each in columns if _is_named(each, "classification") and each.has_few_words]
-    if levels:
-        fields["classification"] = levels[0].name
+    stated = [each for each in columns if each.values.total() == each.filled and set(each.values) <= set(levels)]
+    stated += [each for each in columns if _is_named(each, "classification") and each.has_few_words]
+    if stated:
+        fields["classification"] = stated[0].name
     sides = ("request", "response", "rejected") if facts.layout is not None else ()
     for name in (each for each in FIELDS if each not in fields and each not in sides):
         fitting = {plain(column.name): column.name for column in free() if _fits(name, column)}

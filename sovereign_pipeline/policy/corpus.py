@@ -75,11 +75,19 @@ class Exclusion(RecipeModel):
 class DateForm(RecipeModel):
     """How the dates of a file are written."""
 
-    format: str | tuple[str, ...] = Field(examples=["dd.mm.yyyy"])
+    format: str | tuple[str, ...] = Field(default=(), examples=["dd.mm.yyyy"])
     """Order and separator of day (dd), month (mm, or mmm for its name) and year (yyyy or yy), such as `dd.mm.yyyy`,
     `mm/dd/yyyy` or `dd mmm yyyy`; `unix` for seconds or milliseconds since 1970. Leading zeros, a weekday and a time
     may be there or not, and digits may be of any script. Names of months are read in English and Arabic. ISO dates
     are always read. A list reads each of its formats."""
+
+    missing: str | None = Field(default=None, examples=["2024-12-31"])
+    """ISO date of a row without one."""
+
+    @field_validator("missing")
+    @classmethod
+    def _is_a_day(cls, day: str | None) -> str | None:
+        return day if day is None or FILL_IN in day else iso_day(day).isoformat()
 
     @field_validator("format")
     @classmethod
@@ -277,7 +285,10 @@ class Source(RecipeModel):
             *("kind", "sheet", "pairs", "ours", "attachments", "ocr", "query", "url_from"),
         )
         later = {name for name in optional if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude=later)
+        described = self.model_dump(mode="json", exclude=later)
+        if self.date is not None and self.date.missing is None:
+            del described["date"]["missing"]
+        return described
 
     @property
     def is_filled_in(self) -> bool:

@@ -88,15 +88,25 @@ class RecipeModel(Frozen):
 
 def keys_to_fill_in(model: RecipeModel) -> tuple[str, ...]:
     """Return the dotted keys whose text still contains the placeholder `FILL IN`."""
-    return tuple(_keys_to_fill_in(model.model_dump(mode="json"), ""))
+    return tuple(key for key, _ in placeholders_in(model.model_dump(mode="json")))
 
 
-def _keys_to_fill_in(value: Any, key: str) -> Iterator[str]:
+def placeholders_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each dotted key whose text contains the placeholder `FILL IN`, and the text. `key`: the value's own key."""
     if isinstance(value, dict | list):
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _keys_to_fill_in(inner, f"{key}.{name}" if key else str(name))
+            yield from placeholders_in(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, str) and FILL_IN in value:
-        yield key
+        yield key, value
+
+
+def read_value(text: str) -> Any:
+    """Return a value as a recipe has it. A text that is no YAML, or reads as a mapping, is a text."""
+    try:
+        value = yaml.load(text, _RecipeLoader)
+    except (yaml.YAMLError, ValueError, AttributeError):  # the last two from a value that does not match its tag
+        return text
+    return text if isinstance(value, dict) or value is None else value
 
 
 def still_to_fill_in(where: str, keys: Sequence[str], **remedy: Any) -> RecipeError:
@@ -185,18 +195,24 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None, content: b
         raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}") from None
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: must be a mapping of keys to values at the top.")
+    return validated(model, given, str(path), act=act, file=str(path))
+
+
+def validated(model: type[Model], given: dict[str, Any], where: str, **remedy: Any) -> Model:
+    """Validate the content of a file. Raises RecipeError that names key and nearest known key. `where`: begin of the
+    message."""
     try:
         return model.model_validate(given)
     except ValidationError as error:
         details = _without_consequences(error.errors(include_url=False))
         if all(isinstance(detail["input"], str) and FILL_IN in detail["input"] for detail in details):
-            keys = [*_keys_to_fill_in(given, "")]
-            raise still_to_fill_in(str(path), keys, act=act, file=str(path)) from None
+            keys = [key for key, _ in placeholders_in(given)]
+            raise still_to_fill_in(where, keys, **remedy) from None
         problems = "; ".join(_explain(model, given, detail) for detail in details)
         end = "" if problems.endswith("?") else "."
         missing = [detail["loc"] for detail in details if detail["type"] == "missing"]
         hint = f"Add what is missing, with your values:\n{example_of(model, missing, given)}" if missing else None
-        raise RecipeError(f"{path}: {problems}{end}", hint, act=act, file=str(path)) from None
+        raise RecipeError(f"{where}: {problems}{end}", hint, **remedy) from None
 
 
 def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], content: Any = None) -> str:

@@ -493,7 +493,7 @@ def test_a_recipe_is_proposed_for_a_folder(
     printed = CliRunner().invoke(app, ["sources", "look", str(folder), "--recipe"])
     (source,) = yaml.safe_load(printed.stdout)["sources"]
     assert source["pairs"] == {"reference": True, **pairs} and source["path"] == "sources/folder"
-    assert source["classification_floor"] == "FILL IN"
+    assert source["classification_floor"] == "SECRET"
     for number in range(12):
         put(institution, {f"cur/{number}": b"From: a@b.example\n\nx"})
     printed = CliRunner().invoke(app, ["sources", "look", str(folder), "--recipe"])

@@ -184,7 +184,7 @@ def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 1}\n')
     suggestion = suggest(inspect_file(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
     source = suggestion.recipe["sources"][0]
-    assert source["id_from_row"] and source["case_from_row"] and source["constants"]["date"] == FILL_IN
+    assert source["id_from_row"] and source["case_from_row"] and FILL_IN in source["constants"]["date"]
     assert {note.split(":")[0] for note in suggestion.notes} >= {"request", "response", "date", "classification"}
 
 

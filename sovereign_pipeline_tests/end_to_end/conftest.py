@@ -199,3 +199,18 @@ def install(root: Path, tiny_model: Path) -> Installation:
 @pytest.fixture
 def installation(tmp_path: Path, tiny_model: Path) -> Installation:
     return install(tmp_path, tiny_model)
+
+
+def newcomer(root: Path) -> Installation:
+    """What `sovereign init` writes, a vault key, and keys for a trial."""
+    installation = Installation(root)
+    root.mkdir()
+    status, output = installation.run("init", "data", "--name", "Harbour Office")
+    assert status == 0, output
+    (printed,) = [line.split("#")[0].split() for line in output.splitlines() if "sovereign-trust demonstration" in line]
+    assert printed[2:] == [str(installation.settings.data / "trust"), str(installation.settings.keys)]
+    program = Path(sys.executable).parent / "sovereign-trust"
+    subprocess.run([program, *printed[1:]], env=installation.environment, check=True, capture_output=True)
+    installation.settings.home.mkdir()
+    installation.settings.vault_public_key.write_text(str(x25519.Identity.generate().to_public()))
+    return installation

@@ -3,18 +3,15 @@
 import csv
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from pyrage import x25519
 
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD
-from sovereign_pipeline_tests.end_to_end.conftest import Installation, invented_letter
+from sovereign_pipeline_tests.end_to_end.conftest import Installation, invented_letter, newcomer
 from sovereign_pipeline_tests.tiny_model import write_card
 
 pytestmark = pytest.mark.slow
@@ -22,17 +19,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def new(tmp_path: Path) -> Installation:
-    """What `sovereign init` writes, a vault key, keys for a trial, and an export of 40 rows."""
-    installation = Installation(tmp_path / "new")
-    installation.root.mkdir()
-    status, output = installation.run("init", "data", "--name", "Harbour Office")
-    assert status == 0, output
-    (printed,) = [line.split("#")[0].split() for line in output.splitlines() if "sovereign-trust demonstration" in line]
-    assert printed[2:] == [str(installation.settings.data / "trust"), str(installation.settings.keys)]
-    program = Path(sys.executable).parent / "sovereign-trust"
-    subprocess.run([program, *printed[1:]], env=installation.environment, check=True, capture_output=True)
-    installation.settings.home.mkdir()
-    installation.settings.vault_public_key.write_text(str(x25519.Identity.generate().to_public()))
+    """A new installation, and an export of 40 rows."""
+    installation = newcomer(tmp_path / "new")
     rows = [invented_letter(number) for number in range(40)]
     with source_of(installation).open("w", newline="") as stream:
         table = csv.DictWriter(stream, list(rows[0]))
