@@ -75,6 +75,8 @@ class Cluster:
     root: Path
     private: Path
     """Directory that the nodes do not see, as they should not see the vault."""
+    first: Path
+    """Directory that the second node does not see."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -83,7 +85,7 @@ class Cluster:
         return self.root / "bin"
 
     def start(self) -> None:
-        for directory in (self.root / "state", self.bin, self.private / "vault"):
+        for directory in (self.root / "state", self.bin, self.private / "vault", self.first):
             directory.mkdir(parents=True)
         (self.root / "slurm.conf").write_text(SLURM_CONF.format(root=self.root))
         (self.root / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
@@ -115,7 +117,8 @@ class Cluster:
 
     def start_node(self, node: int) -> None:
         (self.root / f"spool.node{node}").mkdir(exist_ok=True)
-        hide = f"mount -t tmpfs -o size=1m none {self.private}"
+        hidden = [self.private] if node == 1 else [self.private, self.first]
+        hide = " && ".join(f"mount -t tmpfs -o size=1m none {directory}" for directory in hidden)
         self._start(f"slurmd{node}", node, f"{hide} && exec slurmd -D -N node{node} -f {self.root}/slurm.conf")
 
     def kill_node(self, node: int) -> None:
@@ -179,7 +182,7 @@ class Cluster:
 @contextmanager
 def running(directory: Path) -> Iterator[Cluster]:
     needs_slurm()
-    cluster = Cluster(directory / "slurm", directory / "private")
+    cluster = Cluster(directory / "slurm", directory / "private", directory / "first")
     try:
         cluster.start()
         yield cluster

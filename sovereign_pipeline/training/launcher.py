@@ -6,6 +6,7 @@ The trainer's environment holds only the variables listed here, so that no crede
 import importlib.util
 import json
 import os
+import platform
 import shlex
 import signal
 import subprocess
@@ -175,7 +176,8 @@ def refuse_another_installation() -> None:
     different = [f"{name} is {found[name]}, not {wanted[name]}" for name in found if found[name] != wanted.get(name)]
     if different:
         raise TrainingFailed(
-            f"The trainer's machine has another installation than the machine that started it: {'; '.join(different)}.",
+            f"The trainer's machine {platform.node()} has another installation than the machine that started it: "
+            f"{'; '.join(different)}.",
             "Install the same release on both (image, or nodes of the cluster), with requirements/.",
         )
 

@@ -70,7 +70,8 @@ class SlurmLauncher:
     """Variable -> directory that a trainer must not see."""
     progress: Progress
     failure: Failure | None = None
-    """Failure that a process reported in the log, such as one that could not write to the home."""
+    """First failure that a process reported in the log for good. A process on a node without the home reports it
+    nowhere else."""
     _read: int = 0
     _told: str = ""
     _state: str = ""
@@ -256,7 +257,7 @@ class SlurmLauncher:
                 message, failure = said["message"], said.get("failure")
             except (ValueError, TypeError, KeyError):  # of srun
                 message, failure = line, None
-            if failure is not None:
+            if failure is not None and self.failure is None and not failure["resumes"]:
                 self.failure = Failure.model_validate(failure)
             self.progress(message)
 
@@ -275,8 +276,10 @@ class SlurmLauncher:
         """Return whether another job may continue the training: nobody cancelled it, and it did not fail."""
         if ended.state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
             return False
+        if self.failure is not None:
+            return False
         if not job.result.is_file():
-            return self.failure is None
+            return True
         try:
             read_result(job.result)
         except TrainingStopped as error:
@@ -287,6 +290,8 @@ class SlurmLauncher:
         return False
 
     def _error(self, job: TrainingJob, ended: Ended) -> SovereignError:
+        if self.failure is not None:
+            return self.failure.as_error()
         if job.result.is_file():
             try:
                 read_result(job.result)
@@ -294,8 +299,6 @@ class SlurmLauncher:
                 return TrainingStopped(f"{error.message} {ended.text}.")
             except TrainingFailed as error:
                 return error
-        if self.failure is not None:  # of a process that could not write the result
-            return self.failure.as_error()
         hint = HINTS.get(ended.state.partition("+")[0])
         if ended.status == 127:
             hint = f"Install this program on every node, with the interpreter {self.place.python} (trainer.python)."

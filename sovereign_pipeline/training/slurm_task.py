@@ -18,7 +18,6 @@ from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training.devices import MEETING_VARIABLE
 from sovereign_pipeline.training.job import TrainingJob, lock_of_line, mark_of, use_key
-from sovereign_pipeline.training.launcher import refuse_another_installation
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress, run_job
 
 SEAL = "sealed.json"
@@ -104,11 +103,11 @@ def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
         return order, TrainingJob.read(order.job)
     except OSError as error:
         failure = {
-            "message": f"{os.environ.get('SLURMD_NODENAME')}: {error.filename} cannot be read ({error.strerror}). This "
-            f"node does not share $SOVEREIGN_HOME with the machine that submitted the job.",
+            "message": f"Node {os.environ.get('SLURMD_NODENAME')}: {error.filename} cannot be read "
+            f"({error.strerror}). This node does not share $SOVEREIGN_HOME with the machine that submitted the job.",
             "hint": "Mount the directory of SOVEREIGN_HOME at the same path on every node, for the same account.",
         }
-        _say(failure["message"], failure=failure)
+        _say(failure["message"], failure={**failure, "resumes": False})
         return None, None
 
 
@@ -157,10 +156,6 @@ class RollCall:
             yield
 
     def _check_this_node(self) -> None:
-        try:
-            refuse_another_installation()
-        except TrainingFailed as error:
-            raise self._wrong(error.message, error.hint) from None
         wanted = [*self._job.directories, *self._job.row_files, *(self._job.files or ())]
         missing = [path for path in wanted if not os.access(path, os.R_OK)]
         if missing:

@@ -5,6 +5,8 @@ Slurm is Debian's; see `slurm_cluster.py`.
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base.errors import TrainingStopped
+from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.institution import Slurm
 from sovereign_pipeline.training import slurm
@@ -208,6 +210,61 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
     run(job, place(halting), cluster, lines.append)
     assert "resuming from step-00000004" in lines
     assert files(job.output) == files(on_one_machine.output)
+
+
+PLANTED = {
+    "another version": (
+        "The trainer's machine node2 has another installation .*: peft is 0.1, not",
+        "mkdir -p {site}/peft-0.1.dist-info; echo 'Version: 0.1' > {site}/peft-0.1.dist-info/METADATA",
+    ),
+    "clocks apart": (
+        "Node node[12]: its clock and the clock of node[12] are at least .* apart",
+        "time.time = lambda now=time.time: now() + 60",
+    ),
+    "no locks": (
+        "Node node2: .*No locks available",
+        "def refuse(*given): raise OSError(37, 'No locks available')\nfcntl.flock = refuse",
+    ),
+    "locks of one node": ("Node node2: .* got a lock that another node holds", "fcntl.flock = lambda *given: None"),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_node_that_differs_is_named_before_the_training(
+    fault: str, cluster: Cluster, make: JobMaker, tmp_path: Path
+) -> None:
+    expected, planted = PLANTED[fault]
+    site = tmp_path / "site"
+    site.mkdir()
+    if planted.startswith("mkdir"):
+        subprocess.run(planted.format(site=site), shell=True, check=True)
+    else:
+        (site / "sitecustomize.py").write_text(f"import fcntl, time\n{planted}\n")
+    python = interpreter(tmp_path, f'[ "$SLURMD_NODENAME" = node2 ] && export PYTHONPATH="{site}:$PYTHONPATH"')
+    with pytest.raises(TrainingFailed, match=expected):
+        run(make("differs"), place(python), cluster)
+
+
+@pytest.mark.parametrize("missing", ["base_model", "home", "everything"])
+def test_what_a_node_does_not_see_is_named_before_the_training(
+    missing: str, cluster: Cluster, make: JobMaker, python: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    job, home = make("unseen"), tmp_path
+    if missing == "base_model":
+        shutil.copytree(tiny_model, cluster.first / "tiny")
+        job = job.model_copy(update={"base_model": cluster.first / "tiny"})
+    elif missing == "home":
+        home = cluster.first
+    else:
+        home = cluster.private
+    job = job.model_copy(update={"locks": home / "locks"})
+    expected = {
+        "base_model": f"Node node2: {cluster.first}/tiny is missing there",
+        "home": "Node node2: .*order.json cannot be read .* does not share",
+        "everything": "(?s)without a result.*the nodes do not share",
+    }
+    with pytest.raises(TrainingFailed, match=expected[missing]):
+        run(job, place(python), cluster)
 
 
 def number_of(lines: list[str]) -> str:
