@@ -383,8 +383,8 @@ class Slurm(RecipeModel):
     """Account to which Slurm charges the job; null: the user's default."""
 
     time: str | None = Field(default=None, pattern=r"^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$", examples=["1-00:00:00"])
-    """Time limit of a job, as sbatch reads it; null: the partition's limit. A training that reaches the limit saves a
-    checkpoint and is submitted again."""
+    """Time limit of a job, as sbatch reads it, in quotes; null: the partition's limit. A training that reaches it saves
+    a checkpoint and is submitted again."""
 
     cpus: int | None = Field(default=None, ge=1)
     """Number of CPU cores for each device; null: the cluster's default."""

@@ -66,7 +66,11 @@ def main(order_file: Path) -> int:
         call = RollCall(order, job, order_file.with_name(f"nodes-{attempt}"), node, lambda: bool(stop_requests))
         result = run_job(job, progress, stop_requests, call.together(lambda text: progress(text, {"waiting": True})))
         if result.failure is not None:
-            _say(f"{node}: {result.failure.message}", failure=result.failure.model_dump(mode="json"))
+            message = result.failure.message
+            _say(
+                message if node in message else f"Node {node}: {message}",
+                failure=result.failure.model_dump(mode="json"),
+            )
         elif first:
             _seal(job)
         if result.failure is not None or result.measured:

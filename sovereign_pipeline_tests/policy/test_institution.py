@@ -56,7 +56,7 @@ def test_the_forms_in_the_pages_are_valid(tmp_path: Path) -> None:
     for number, form in enumerate(forms):
         (tmp_path / str(number)).mkdir()
         load(tmp_path / str(number), **form)
-    assert [form["trainer"]["where"] for form in forms] == ["kubernetes", "ray"]
+    assert [form["trainer"]["where"] for form in forms] == ["slurm", "kubernetes", "ray"]
 
 
 def test_a_line_goes_before_the_institution(tmp_path: Path) -> None:

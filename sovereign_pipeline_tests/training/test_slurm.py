@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
@@ -21,6 +22,8 @@ from sovereign_pipeline.training import slurm
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.slurm import SlurmLauncher
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata, reasons
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL
@@ -119,9 +122,15 @@ def preempt(cluster: Cluster, number: str) -> None:
     cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
 
 
-@pytest.mark.parametrize("interruption", [requeue, preempt])
+def signal(cluster: Cluster, number: str) -> None:
+    """As Slurm does before the time limit."""
+    cluster.call("scancel", "--signal=TERM", number)
+
+
+@pytest.mark.parametrize(("interruption", "jobs"), [(requeue, 1), (preempt, 1), (signal, 2)])
 def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
     interruption: Callable[[Cluster, str], None],
+    jobs: int,
     cluster: Cluster,
     on_one_machine: TrainingJob,
     make: JobMaker,
@@ -139,7 +148,7 @@ def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
 
     run(job, place(halting), cluster, progress)
     assert "resuming from step-00000004" in lines
-    assert len([line for line in lines if line.startswith("submitted")]) == 1
+    assert len([line for line in lines if line.startswith("submitted")]) == jobs
     assert files(job.output) == files(on_one_machine.output)
 
 
@@ -265,6 +274,43 @@ def test_what_a_node_does_not_see_is_named_before_the_training(
     }
     with pytest.raises(TrainingFailed, match=expected[missing]):
         run(job, place(python), cluster)
+
+
+def test_a_line_is_materialized_from_dagster(
+    cluster: Cluster,
+    institution: DemoInstitution,
+    directory: Path,
+    python: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing of this process is passed on, and the key of the marks is gone with the job."""
+    for secret in ("CORPUS", "KEYS"):
+        monkeypatch.setenv(f"SOVEREIGN_{secret}", str(cluster.private / secret.lower()))
+    institution.settings.vault.symlink_to(cluster.private / "vault")  # which leads nowhere on the nodes
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    seen: list[str] = []
+    submit_it = SlurmLauncher.submit
+
+    def submit(self: SlurmLauncher, name: str, job: TrainingJob, nodes: int, key: str) -> str:
+        number = submit_it(self, name, job, nodes, key)
+        seen.append(key)
+        seen.append(cluster.call("scontrol", "show", "job", number, "--json"))
+        seen.append(cluster.call("scontrol", "write", "batch_script", number, "-"))
+        return number
+
+    monkeypatch.setattr(SlurmLauncher, "submit", submit)
+    institution.rules["trainer"] = place(python).model_dump(mode="json")
+    institution.recipe["training"]["devices"] = TWO
+    institution.recipe["training"]["sft"] |= {"max_length": 256, "epochs": 1}
+    with dg.instance_for_test() as instance:
+        result = Line(institution, instance).materialize([*CORPUS, "base_model", "sft_adapter"])
+        assert metadata(result, "sft_adapter"), reasons(result)
+        told = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert any(line.startswith("step 1/") for line in told)
+    assert any("ended as COMPLETED on node[1-2]" in line for line in told)
+    key, *submitted = seen
+    assert key not in "".join(submitted) and "hunter2" not in "".join(submitted)
+    assert [path.suffix for path in (institution.settings.home / "slurm").iterdir()] == [".lock"]
 
 
 def number_of(lines: list[str]) -> str:
