@@ -72,22 +72,29 @@ Pair = tuple[Letter, Letter, Mapping[str, str], str]
 
 
 def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder: Path) -> Iterator[Any]:
-    """Yield a row for each pair, and an Outcome for each unit that is in no row."""
+    """Yield a row for each pair, and an Outcome for each unit that is in no row. A pair has at least the level of each
+    letter whose path names the same case, also of one that is left out."""
     assert source.pairs is not None
     markings, letters = Markings(ladder, source.levels), dict[str, Letter]()
+    of_cases = dict[str, str | None]()
     for unit in units:
+        path, letter = PurePosixPath(unit.name), None
+        if "broken" not in unit.item and unit.name != source.pairs.table:
+            try:
+                letter = _letter(unit, units, markings)
+            except RowRejected as rejected:
+                unit.item["broken"] = str(rejected)
+        if letter is not None and (case := _case_of(unit.name, source)):
+            of_cases[case] = markings.highest(of_cases.get(case), letter.level)
         if unit.name == source.pairs.table:
             yield Outcome(unit.name, "left out", "the table of pairs")
-        elif _SYSTEM_FILES.match(PurePosixPath(unit.name).name):
+        elif _SYSTEM_FILES.match(path.name):
             yield Outcome(unit.name, "left out", "a file of the system")
-        elif _DRAFT.search(folded(PurePosixPath(unit.name).stem).replace("_", " ")):
+        elif _DRAFT.search(folded(path.stem).replace("_", " ")):
             yield Outcome(unit.name, "left out", "a draft, by its name")
-        elif "broken" not in unit.item:
-            try:
-                letters[unit.name] = _letter(unit, units, markings)
-            except RowRejected as rejected:
-                yield Outcome(unit.name, "quarantined", str(rejected))
-        elif unit.sha256 and PurePosixPath(unit.name).suffix.lower() not in DOCUMENTS:
+        elif letter is not None:
+            letters[unit.name] = letter
+        elif unit.sha256 and path.suffix.lower() not in DOCUMENTS:
             yield Outcome(unit.name, "left out", unit.item["broken"])
         else:
             yield Outcome(unit.name, "quarantined", unit.item["broken"])
@@ -101,11 +108,21 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
                     yield found
                 ambiguous.add(found.name)
             elif found[0].name in letters and found[1].name in letters:
-                yield _row(found, ladder)
+                row = _row(found, ladder)
+                yield {
+                    **row,
+                    "classification": markings.highest(row["classification"], of_cases.get(folded(row["case"]))) or "",
+                }
                 del letters[found[0].name], letters[found[1].name]
     for letter in letters.values():
         for name in (letter.name, *letter.copies):
             yield Outcome(name, "left out", "no rule pairs it")
+
+
+def _case_of(name: str, source: Source) -> str:
+    """Return the case (`folded`) that a path names by the patterns, or ""."""
+    matches = (pattern.fullmatch(_stem(name)) for pattern in _patterns(source) or ())
+    return next((folded(match["case"]) for match in matches if match and "case" in match.re.groupindex), "")
 
 
 def _stem(name: str) -> str:
@@ -313,6 +330,8 @@ def _by_table(source: Source, letters: Sequence[Letter], folder: Path) -> Iterat
     if not source.pairs.table:
         return
     path = folder / source.pairs.table
+    if not path.is_file() or path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+        raise SourceError(f"{path}: the table of pairs is no regular file in the source's folder.", "Put it there.")
     try:
         rows = rows_of_table(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

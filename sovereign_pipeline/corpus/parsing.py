@@ -3,7 +3,8 @@
 A parser is a function that gets an open file and its suffix. It yields one JSON object for each document or message of
 the file, or `{"broken": reason}` for one that cannot be read. It raises Unreadable for a whole file. Everything else
 that it raises, a crash, and too much time or memory break the document or message, too. A parser with the argument
-`skip` is called again for the ones behind it. Its reasons never quote the file.
+`skip` is called again for the ones behind it; also with `unread`, a reason, if it is to divide the file and read none
+of them. Its reasons never quote the file.
 
 A message may have `attachments`: objects with `attachment` (a suffix, or "") and `sha256` (of their bytes). They are
 units of their own, behind it: `archive.mbox#17/2.pdf` is the second attachment of the 17th message. The attachments'
@@ -14,6 +15,7 @@ import inspect
 import json
 import os
 import pkgutil
+import platform
 import re
 import signal
 import socket
@@ -45,7 +47,7 @@ LARGEST_RESULT = 256 << 20
 RESULT_PER_BYTE = 8
 """Maximum size of what a parser returns for a file above LARGEST_RESULT, as a multiple of the file's size."""
 MOST_ENDS = 10
-"""Number of messages of an mbox that may end the sandbox. The messages behind them are not read."""
+"""Number of messages of an mbox that may end the sandbox. The messages behind them are not read, and each is broken."""
 SECONDS = 60
 """Maximum processor time, and maximum waiting time, for a document or message."""
 LIMITS = Limits(
@@ -183,10 +185,13 @@ def _source_file(path: Path, source: Path) -> SourceFile:
 
 
 def printable(name: str) -> str:
-    """Return a file's name with unprintable characters, such as newlines, escaped."""
-    if name.isprintable():
-        return name
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
+    """Return a file's name with unprintable characters, such as newlines, escaped. No two names become one, and none
+    becomes that of a unit in another file, such as `archive.mbox#17`."""
+    escaped = (each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode() for each in name)
+    return _LIKE_A_UNIT.sub(r"\\x23", "".join(escaped))
+
+
+_LIKE_A_UNIT = re.compile(r"#(?=[0-9]+(?:/|\Z))")
 
 
 def digest_of_source(source: Path) -> str:
@@ -207,11 +212,12 @@ def digest_of_files(files: Iterable[SourceFile]) -> str:
 
 @cache
 def parser_version(parser: str) -> str:
-    """Return the digest of a parser's source code, of this module and of the parsing libraries' versions."""
+    """Return the digest of a parser's source code, of this module, and of the versions of Python, which parses mail and
+    HTML, and of the parsing libraries."""
     modules = dict.fromkeys((__name__, parser.partition(":")[0], _DOCUMENTS))
     files = [Path(sovereign_pipeline.__file__).parents[1] / f"{module.replace('.', '/')}.py" for module in modules]
     code = [file_sha256(file) for file in files]
-    return digest_of([code, {name: version(name) for name in LIBRARIES}])
+    return digest_of([code, {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}])
 
 
 MARK_BYTES = 32
@@ -274,14 +280,15 @@ def units_of(
 
     def lines(number: int, file: SourceFile) -> Iterator[str]:
         nonlocal next_report, units
+        before = _stamp_of(file)
         for item in sandboxes.items_of(file.path):
             units += 1
             if time.monotonic() > next_report:
                 progress(f"{number:,} of {len(files):,} files and {units:,} documents or messages read")
                 next_report = time.monotonic() + SECONDS_BETWEEN_REPORTS
             yield f"{json.dumps(item)}\n"
-        if file_sha256(file.path) != file.sha256:
-            raise SourceError(f"{file.path}: the file was changed while it was read.", "Run the line again.")
+        if file_sha256(file.path) != file.sha256 or _stamp_of(file) != before:
+            raise _changed(file)
 
     with Sandboxes(parser, options or {}, program) as sandboxes:
         for number, file in enumerate(files):
@@ -294,6 +301,19 @@ def units_of(
             if not cache.is_whole(kept):
                 cache.write(kept, lines(number, file))
             yield from _cached(file, kept)
+
+
+def _stamp_of(file: SourceFile) -> tuple[int, ...]:
+    """Return what differs if a file was changed or replaced meanwhile, even if it was put back. Raises SourceError."""
+    try:
+        found = file.path.lstat()
+    except OSError:
+        raise _changed(file) from None
+    return (found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _changed(file: SourceFile) -> SourceError:
+    return SourceError(f"{file.path}: the file was changed while it was read.", "Run the line again.")
 
 
 def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:
@@ -445,17 +465,21 @@ class Sandboxes:
                 count += 1
                 if size > most:
                     return
-        yield {"broken": f"the rest, because {MOST_ENDS} messages ended the parser"}
+        try:
+            for item in self._parsed(path, count, unread=f"behind {MOST_ENDS} messages that ended the parser"):
+                yield _checked(json.loads(item))
+        except (OSError, EOFError, ValueError) as error:
+            yield {"broken": _why_it_ended(error)}
 
-    def _parsed(self, path: Path, skip: int) -> Iterator[bytes]:
+    def _parsed(self, path: Path, skip: int, **unread: str) -> Iterator[bytes]:
         if self._channel is None or not self._left:
             self._open.close()
             self._channel = self._open.enter_context(conversation(_program(), self._mounted, LIMITS, self._shown))
             self._left = FILES_OF_A_CHILD
         left, self._left = self._left - 1, 0
         request = {
-            "parser": self._parser, "suffix": path.suffix.lower(), "options": self._options, "seconds": SECONDS,
-            "skip": skip,
+            "parser": self._parser, "suffix": path.suffix.lower(), "options": {**self._options, **unread},
+            "seconds": SECONDS, "skip": skip,
         }  # fmt: skip
         with path.open("rb") as stream:
             encoded = json.dumps(request).encode()

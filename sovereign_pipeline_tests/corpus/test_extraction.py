@@ -264,7 +264,7 @@ def test_the_level_is_the_highest_of_all_markings(institution: DemoInstitution) 
         put(institution, {f"{number}/{folder}/1-out.txt": REPLY.format(number).encode()})
     raw = raw_corpus(
         institution,
-        pairs={"request": "{id}/{case}/1-in", "reply": "{id}/{case}/1-out"},
+        pairs={"request": "{id}/*/1-in", "reply": "{id}/*/1-out"},
         levels={"سري": "SECRET"},
     )
     found = {each.id.partition("/")[0]: each.classification for each in read_documents(raw.file(DOCUMENTS))}
@@ -336,6 +336,63 @@ def test_replies_are_paired_by_rule(institution: DemoInstitution, name: str) -> 
     assert {
         file.removesuffix(".txt"): outcome for file, (outcome, _) in outcomes(raw).items() if outcome != "row"
     } == others
+
+
+@pytest.mark.security_case(
+    "A marked letter of a case is not answered, and no rule pairs it; another letter of the case is",
+    "the pair has the level of the marked letter",
+)
+def test_a_letter_that_is_left_out_raises_its_case(institution: DemoInstitution) -> None:
+    for case in "ab":
+        put(institution, {f"{case}/2024-01-02-in.txt": b"x", f"{case}/2024-01-03-out.txt": b"y"})
+    put(institution, {"a/2024-01-05-in.docx": office.docx(ENGLISH, header="SECRET")})
+    raw = raw_corpus(institution, pairs=BY_PATH)
+    assert outcomes(raw)["a/2024-01-05-in.docx"][0] == "left out"
+    found = {each.case: each.classification for each in read_documents(raw.file(DOCUMENTS))}
+    assert found == {"a": "SECRET", "b": "PUBLIC"}
+
+
+def test_names_that_are_escaped_alike_are_two_files(institution: DemoInstitution) -> None:
+    """And a file with the name of a message in another."""
+    names = ("a\n/1", "a\\n/1", "a\\\\n/1", "a#1/1", "a\\x231/1")
+    for name in names:
+        put(institution, {f"{name}-in.txt": name.encode(), f"{name}-out.txt": b"y"})
+    raw = raw_corpus(
+        institution, pairs={"request": "{id}/1-in", "reply": "{id}/1-out"}, constants={"date": "2024-03-12"}
+    )
+    assert {each.request for each in read_documents(raw.file(DOCUMENTS))} == {*names}
+    assert len(outcomes(raw)) == 2 * len(names)
+
+
+def test_a_file_that_is_replaced_while_it_is_read_stops_the_line(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if it is put back before its digest is compared."""
+    folder = put(institution, {"a/2024-01-02-in.txt": b"x", "a/2024-01-02-out.txt": b"y"})
+    whole, parse = folder / "a" / "2024-01-02-in.txt", parsing.Sandboxes.items_of
+
+    def replaced(self: parsing.Sandboxes, path: Path) -> Iterator[dict[str, Any]]:
+        if path != whole:
+            yield from parse(self, path)
+            return
+        whole.rename(folder.parent / "aside")
+        whole.write_bytes(b"planted")
+        yield from parse(self, path)
+        (folder.parent / "aside").rename(whole)
+
+    monkeypatch.setattr(parsing.Sandboxes, "items_of", replaced)
+    with pytest.raises(SourceError):
+        raw_corpus(institution, pairs=BY_PATH)
+    kept = (institution.settings.corpus / "cache" / "parsed").rglob("*.jsonl")
+    assert not [path for path in kept if b"planted" in path.read_bytes()]
+
+
+def test_a_table_of_pairs_that_is_a_link_is_not_read(institution: DemoInstitution) -> None:
+    folder = put(institution, {"a.txt": b"x", "b.txt": b"y"})
+    (folder.parent / "t.csv").write_text("request,reply\na,b\n")
+    (folder / "t.csv").symlink_to("../t.csv")
+    with pytest.raises(SourceError):
+        raw_corpus(institution, pairs={"table": "t.csv"}, constants={"date": "2024-03-12"})
 
 
 def test_a_letter_in_two_formats_is_one_document_with_both_paths(institution: DemoInstitution) -> None:
