@@ -7,6 +7,7 @@ import email
 import email.errors
 import email.utils
 import hashlib
+import html
 import importlib
 import io
 import itertools
@@ -62,6 +63,10 @@ class Mail:
     text: str
     markings: tuple[str, ...] = ()
     """Values of the headers that state a classification."""
+    aside: tuple[str, ...] = ()
+    """Names of attachments, and short lines of the alternatives that are not the text. Each may be a marking."""
+    is_doubted: bool = False
+    """Whether a mail server found that the message is not from its sender's domain (DMARC, RFC 7489)."""
     left_out: str | None = None
     """Kind of a message that is no correspondence, such as a bounce."""
     name: str = ""
@@ -75,7 +80,12 @@ class Mail:
 
 
 def parse_mail(
-    stream: IO[bytes], suffix: str, skip: int = 0, attachments: str = "leave_out", **of_documents: Any
+    stream: IO[bytes],
+    suffix: str,
+    skip: int = 0,
+    attachments: str = "leave_out",
+    unread: str | None = None,
+    **of_documents: Any,
 ) -> Iterator[dict[str, Any]]:
     """Yield every message of a file as JSON, or `{"broken": reason}` for one that cannot be read. Its `attachments` are
     as `_attached` yields them.
@@ -83,6 +93,7 @@ def parse_mail(
     Args:
         skip: number of messages at the file's begin that are left out.
         attachments: `read` or `leave_out`.
+        unread: reason for which no message is read, and each is broken.
         of_documents: options of `parse_document`, which reads the attachments.
     """
     begin = stream.read(len(_OUTLOOK))
@@ -90,6 +101,9 @@ def parse_mail(
     is_mbox = begin.startswith(b"From ")
     every = _messages_in_mbox(stream) if is_mbox else iter([stream.read(LARGEST_MESSAGE + 1)])
     for data in itertools.islice(every, skip, None):
+        if unread is not None:
+            yield {"broken": unread}
+            continue
         message, parts = _item(data)
         is_read = attachments == "read" and message.get("left_out") in (None, WITHOUT_TEXT)
         reason = "an attachment" if attachments != "read" else "its message is left out"
@@ -100,22 +114,34 @@ def parse_mail(
 # mailbox.mbox divides at every line that begins with "From ", also within a text whose writer did not escape it, and
 # reads a message whole, however large.
 _ENVELOPE = re.compile(rb"From \S+ .*\d\d:\d\d.*\d{4}")
+_USUAL_ENVELOPE = re.compile(
+    rb"From \S+ +(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? .*(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec).*\d\d:\d\d"
+)
+_FIELD = re.compile(rb">?[!-9;-~]+[ \t]*:")
 
 
 def _messages_in_mbox(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of each message, cut above LARGEST_MESSAGE."""
+    """Yield the bytes of each message, cut above LARGEST_MESSAGE.
+
+    A message begins at an envelope with a header field below it, behind a blank line; at one in the usual form also
+    without either, because some programs write no blank line, and a part of a message must not end up in another.
+    """
     lines, size, is_blank, begun = list[bytes](), 0, True, False
-    while line := stream.readline(1 << 20):
-        if is_blank and _ENVELOPE.match(line):
+    line = stream.readline(1 << 20)
+    while line:
+        following = stream.readline(1 << 20)
+        is_above_field = _FIELD.match(following) is not None
+        if _ENVELOPE.match(line) and (is_blank + is_above_field + (_USUAL_ENVELOPE.match(line) is not None)) > 1:
             if begun:
                 yield b"".join(lines)
             lines, size, begun = [], 0, True
         else:
-            line = line[1:] if re.match(rb">+From ", line) else line
-            size += len(line)
-            if size - len(line) <= LARGEST_MESSAGE:
-                lines.append(line)
+            kept = line[1:] if re.match(rb">+From ", line) else line
+            size += len(kept)
+            if size - len(kept) <= LARGEST_MESSAGE:
+                lines.append(kept)
         is_blank = not line.strip()
+        line = following
     yield b"".join(lines)
 
 
@@ -149,11 +175,9 @@ def _mail(data: bytes) -> tuple[Mail, list["Message[str, str]"]]:
     else:
         message = email.message_from_bytes(data, policy=compat32)
     headers = _Headers(message)
-    sender = headers.addresses("from")
-    if not sender:
-        raise Unreadable("no address under From")
+    sender = headers.sender()
     body = _Body()
-    kind = kind or _kind(headers, sender[0], message.get_content_type())
+    kind = kind or _kind(headers, sender, message.get_content_type())
     try:
         body.read(message, is_chosen=kind is None)
     except Unreadable:
@@ -168,11 +192,13 @@ def _mail(data: bytes) -> tuple[Mail, list["Message[str, str]"]]:
         id=ids[0] if ids else hashlib.sha256(data).hexdigest(),
         references=tuple(dict.fromkeys(earlier[-_MOST_REFERENCES:])),
         date=headers.date(),
-        sender=sender[0],
+        sender=sender,
         recipients=tuple(dict.fromkeys(headers.addresses("to", "cc", "bcc"))),
         subject=headers.text("subject"),
         text=text,
         markings=headers.markings(),
+        aside=(*map(_name_of, body.attachments), *_short_lines(body.alternatives, text)),
+        is_doubted=re.search(r"\bdmarc\s*=\s*fail\b", headers.raw("authentication-results").lower()) is not None,
         left_out=kind,
     )
     return found, body.attachments
@@ -181,9 +207,11 @@ def _mail(data: bytes) -> tuple[Mail, list["Message[str, str]"]]:
 _DELETED_IN_MOZILLA = 0x0008
 _ID = re.compile(r"<([^<>\s]{1,500})>")
 _MARKING = re.compile(
-    r"x-(?!ms-exchange|microsoft|.*spam)(?:.*-)?(?:classification|(?:protective|security)-(?:marking|label))"
+    r"(?:x-(?!ms-exchange|microsoft|.*spam)(?:.*-)?)?(?:classification|(?:protective|security)-(?:marking|label))"
+    r"|sio-label"  # RFC 7444
 )
 _LABEL_NAME = re.compile(r"_Name=([^;]+)")
+_LAST_ADDRESS = re.compile(r"[^<>()]*<\s*([^<>\s,;:]+@[^<>\s,;:]+)\s*>")
 
 
 class _Headers:
@@ -210,6 +238,19 @@ class _Headers:
     def addresses(self, *names: str) -> list[str]:
         value = re.sub(r"\s+", " ", self.raw(*names))
         return [each.lower() for _, each in email.utils.getaddresses([value]) if "@" in each]
+
+    def sender(self) -> str:
+        """Return the address under From. Raises Unreadable if there is none, or several: the first may be false."""
+        written = re.sub(r'"(?:[^"\\]|\\.)*"', "", self.raw("from"))
+        found = {*self.addresses("from")}
+        # An address as a display name, without quotation marks.
+        if len(found) > 1 and "," not in written and (only := _LAST_ADDRESS.fullmatch(written.strip())):
+            return only[1].lower()
+        if len(found) > 1:
+            raise Unreadable("several addresses under From")
+        if not found:
+            raise Unreadable("no address under From")
+        return found.pop()
 
     def date(self) -> datetime.datetime:
         """Return the date, of the first server if the sender wrote none. A date without a zone is in UTC."""
@@ -287,6 +328,8 @@ _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pk
 @dataclass
 class _Body:
     texts: list[str] = field(default_factory=list)
+    alternatives: list[str] = field(default_factory=list)
+    """Texts and HTML that are not chosen."""
     attachments: list["Message[str, str]"] = field(default_factory=list)
     has_calendar: bool = False
 
@@ -311,6 +354,8 @@ class _Body:
         elif is_chosen:
             text = _text_of(part, kind)
             self.texts += [text] if text.strip() else []
+        elif isinstance(data := part.get_payload(decode=True), bytes):
+            self.alternatives.append(_decoded(data[:LONGEST_TEXT], part.get_content_charset()))
 
     def _read_parts(self, kind: str, part: "Message[str, str]", depth: int, is_chosen: bool) -> None:
         if not part.is_multipart():
@@ -321,6 +366,18 @@ class _Body:
             parts = sorted(parts, key=lambda each: each.get_content_type() != "text/plain")
         for each in parts:
             self.read(each, depth + 1, is_chosen=is_chosen and not (is_alternative and len(self.texts) > before))
+
+
+_BETWEEN_TEXTS = re.compile(r"<[^<>]*>|\n")
+_LONGEST_ASIDE, _MOST_ASIDE = 80, 50
+
+
+def _short_lines(alternatives: Iterable[str], text: str) -> Iterator[str]:
+    """Yield the short texts between tags that the chosen text lacks."""
+    pieces = (html.unescape(" ".join(each.split())) for whole in alternatives for each in _BETWEEN_TEXTS.split(whole))
+    lines = {" ".join(line.split()) for line in text.split("\n")}
+    found = (each for each in dict.fromkeys(pieces) if 0 < len(each) <= _LONGEST_ASIDE and each not in lines)
+    yield from itertools.islice(found, _MOST_ASIDE)
 
 
 def _refuse_damage(part: "Message[str, str]") -> None:
@@ -585,12 +642,12 @@ _UNSEEN = ("head", "style", "script", "title", "template")
 _MOST_QUOTATIONS = 200
 
 
-def text_of_html(html: str) -> str:
+def text_of_html(written: str) -> str:
     """Return the visible text of HTML, with `> ` before each line of a quotation."""
     from bs4 import BeautifulSoup
     from bs4.element import NavigableString
 
-    soup = BeautifulSoup(html, "html.parser")
+    soup = BeautifulSoup(written, "html.parser")
     for unseen in soup.find_all(_UNSEEN):
         unseen.decompose()
     has_lines = soup.find("pre") is not None

@@ -26,8 +26,10 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 
 DAYS_BY_SUBJECT = 30
 """Maximum number of days between two messages of one thread that no header connects."""
+LARGEST_THREAD = 20_000_000
+"""Maximum number of characters in the messages and attachments of a thread. Their texts are in memory together."""
 _SAME = 0.9
-"""Minimum share of common lines of two copies of a message. A mail gateway adds lines to one of them."""
+"""Minimum share of common lines of two copies of a message with one id. A mail gateway adds lines to one of them."""
 
 
 _OTHER_FILES = re.compile(
@@ -63,12 +65,26 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
         elif "broken" in unit.item:
             yield from _for_both(Outcome(unit.name, "quarantined", unit.item["broken"]), read)
         else:
-            first = mailbox.add(Mail.of_item(unit.name, unit.item))
+            mail = Mail.of_item(unit.name, unit.item)
+            if mail.is_doubted and is_ours(mail.sender):
+                yield from _for_both(
+                    Outcome(unit.name, "quarantined", "its sender says to be ours, and DMARC fails"), read
+                )
+                continue
+            first = mailbox.add(mail)
             if first is not None:
                 yield Outcome(unit.name, "duplicate", first)
             yield from mailbox.attach(first or unit.name, read)
-    for thread in mailbox.threads(is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
-        yield from _conversations(thread, mailbox, is_ours, markings)
+    for heads in mailbox.threads(is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
+        reason, others = "", mailbox.unclear(heads)
+        if others:
+            reason = "two messages of its thread have one id"
+        elif sum(map(mailbox.size_of, heads)) > LARGEST_THREAD:
+            reason = f"its thread has more than {LARGEST_THREAD:,} characters"
+        if not reason:
+            yield from _conversations([*map(mailbox.whole, heads)], mailbox, is_ours, markings)
+        for mail in heads if reason else ():
+            yield from _for_both(Outcome(mail.name, "quarantined", reason, others), mailbox.attachments_of(mail))
 
 
 def _with_attachments(units: Iterable[Unit]) -> Iterator[tuple[Unit, list[Unit]]]:
@@ -121,9 +137,11 @@ def _is_copy(mail: Mail, other: Mail) -> bool:
     """Return whether a message is a copy of another. A copy may have more or fewer attachments. Messages to different
     people are no copies, such as permits with one covering text."""
     mine, theirs = ({line.strip() for line in each.text.split("\n") if line.strip()} for each in (mail, other))
-    is_of_same_people = mail.id == other.id or {*mail.recipients} == {*other.recipients}
-    is_text_same = len(mine & theirs) >= _SAME * min(len(mine), len(theirs))
-    return mail.sender == other.sender and is_of_same_people and is_text_same
+    if mail.sender != other.sender or bool(mine) != bool(theirs):
+        return False
+    if mail.id == other.id:
+        return len(mine & theirs) >= _SAME * min(len(mine), len(theirs))
+    return {*mail.recipients} == {*other.recipients} and mine == theirs  # a form's letters differ in a line or two
 
 
 class _Ours:
@@ -186,6 +204,10 @@ class _Mailbox:
         """Id, or sender, minute and subject, of a message -> its number."""
         self._copies = units.notes("copies")
         """Name of a message, or of a copy of it -> name of the copy found before."""
+        self._unclear = units.notes("unclear")
+        """Id that two messages of one sender have -> name of one of them."""
+        self._sizes = units.notes("sizes")
+        """Name of a message -> number of characters of it and of its attachments."""
         self._attached = units.notes("attached")
         """Name of a message -> names of the attachments that it, or a copy of it, has."""
 
@@ -194,18 +216,20 @@ class _Mailbox:
         minute = mail.date.astimezone(datetime.UTC).replace(second=0, microsecond=0)
         looks = json.dumps([mail.sender, minute.isoformat(), mail.subject])
         for key in (f"id {mail.id}", looks):
-            if (number := self._known.get(key)) is not None and _is_copy(
-                mail, other := self._whole(self._head(number))
-            ):
+            if (number := self._known.get(key)) is not None and _is_copy(mail, other := self.whole(self._head(number))):
                 self._copies[mail.name], self._copies[other.name] = self._copies.get(other.name), mail.name
                 return other.name
-        if f"id {mail.id}" in self._known:  # another message with a used id
+        if (number := self._known.get(f"id {mail.id}")) is not None:  # another message with a used id
+            used, other = mail.id, self._head(number)
             mail = replace(mail, id=f"{mail.id} {mail.name}")
+            if mail.sender == other.sender:  # so that nobody can tell which of them a reply answers
+                self._unclear.update({used: mail.name, mail.id: other.name})
         if mail.left_out in (None, WITHOUT_TEXT) and _FLAGS.search(mail.name):
             mail = replace(mail, left_out="a draft, or deleted")
         number = len(self._dates)
         self._known[f"id {mail.id}"] = self._known[looks] = number
         self._heads[number] = {**asdict(replace(mail, text="")), "date": mail.date.isoformat()}
+        self._sizes[mail.name] = len(mail.text)
         self._dates.append((mail.date - _EPOCH) // datetime.timedelta(microseconds=1))
         return None
 
@@ -218,6 +242,7 @@ class _Mailbox:
                 yield Outcome(each.name, "duplicate", known[each.sha256])
             else:
                 names.append(each.name)
+                self._sizes[name] += len(each.item.get("text", ""))
         if names:
             self._attached[name] = names
 
@@ -233,8 +258,8 @@ class _Mailbox:
         return found[::-1]
 
     def threads(self, is_ours: _Ours, within: datetime.timedelta) -> Iterator[list[Mail]]:
-        """Yield the threads by references, joined by subject and correspondents where a reply has no known reference.
-        Each thread is in order: by date, and each message after the one that it answers."""
+        """Yield the threads by references, joined by subject and correspondents where a reply has no known reference,
+        as messages without their texts. Each is in order: by date, and each message after the one that it answers."""
         groups, firsts = _Groups(self._units.notes("parents")), self._units.notes("firsts")
         every = range(len(self._dates))
         for mail in map(self._head, every):
@@ -253,7 +278,7 @@ class _Mailbox:
                 newest.update(dict.fromkeys(others, number))
         threads = array("q", (firsts.setdefault(groups.of(self._head(number).id), number) for number in every))
         for _, numbers in groupby(sorted(every, key=threads.__getitem__), threads.__getitem__):
-            yield [*map(self._whole, _ordered([*map(self._head, numbers)]))]
+            yield _ordered([*map(self._head, numbers)])
 
     def _head(self, number: int) -> Mail:
         head = self._heads[number]
@@ -261,7 +286,16 @@ class _Mailbox:
             head["left_out"] = None
         return Mail.of_item(head["name"], head)
 
-    def _whole(self, head: Mail) -> Mail:
+    def unclear(self, thread: Iterable[Mail]) -> tuple[str, ...]:
+        """Return the names of messages whose id another one of their sender has, and that the thread has or cites."""
+        ids = (id for mail in thread for id in (mail.id, *mail.references))
+        return tuple(dict.fromkeys(self._unclear[id] for id in ids if id in self._unclear))
+
+    def size_of(self, mail: Mail) -> int:
+        return int(self._sizes[mail.name])
+
+    def whole(self, head: Mail) -> Mail:
+        """Return a message with its text."""
         return replace(head, text=self._units.again(head.name).item["text"])
 
 
@@ -436,13 +470,16 @@ def _level_of(mail: Mail, markings: Markings) -> str | None:
         *map(markings.in_header, mail.markings),
         markings.in_title(mail.subject),
         markings.in_lines(mail.text),
-        markings.in_path(mail.name),
+        markings.in_lines("\n".join(mail.aside)),
+        *map(markings.in_path, (mail.name, *mail.aside)),
     )
 
 
 def _level_of_attachment(unit: Unit, markings: Markings) -> str | None:
     level, _ = markings.in_document(unit.name, unit.item)
-    return markings.highest(level, *map(markings.in_header, unit.item.get("markings", ())))
+    return markings.highest(
+        level, markings.in_path(unit.item.get("stem", "")), *map(markings.in_header, unit.item.get("markings", ()))
+    )
 
 
 def _row(turns: Sequence[_Turn], first_id: str, level: str | None, is_ours: _Ours) -> dict[str, Any]:

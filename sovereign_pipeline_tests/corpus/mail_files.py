@@ -120,7 +120,7 @@ MAILS = (
     Mail("in two mailboxes", {"inbox/1": _PLAIN, "sent/1": b"X-Seen: 1\n" + _PLAIN + b"\n\nExternal"},
          (TURN, ("duplicate", ""))),
     Mail("two messages with one id", {"1": _PLAIN, "2": _PLAIN.replace(b"08:30", b"09:30").replace(TEXT, b"Buy boats")},
-         (TURN, (LEFT_OUT, "not answered"))),
+         ((QUARANTINED, "two messages of its thread have one id"),) * 2),
     Mail("answers in a circle", {
         "1": HEAD + b"In-Reply-To: <2@x>\n\n" + TEXT,
         "2": HEAD.replace(b"<1@x>", b"<2@x>").replace(b":30", b":31") + b"In-Reply-To: <1@x>\n\nAnd when?",
@@ -158,6 +158,15 @@ MAILS = (
     _broken("Outlook archive (.pst)", b"!BDN" + bytes(600), "an Outlook archive: export its messages as .msg or mbox"),
     _broken("compressed mbox", b"\x1f\x8b\x08" + bytes(600), "compressed: unpack it"),
     _broken("no sender", _PLAIN.replace(b"From:", b"X:"), "no address under From"),
+    *(
+        _broken(f"senders {what}", _PLAIN.replace(b"A <a@mail.example>", senders), "several addresses under From")
+        for what, senders in {
+            "in a header": b"%s, a@mail.example" % DESK.encode(),
+            "in two headers": b"%s\nFrom: a@mail.example" % DESK.encode(),
+            "one behind brackets": b"<%s> a@mail.example" % DESK.encode(),
+        }.items()
+    ),
+    _mail("an address as the sender's name", _PLAIN.replace(b"From: A", b"From: " + DESK.encode())),
     _broken("no date", b"From: a@mail.example\n\nx", "no readable date"),
     _broken("encrypted (S/MIME)", HEAD + b"Content-Type: application/pkcs7-mime\n\nx", "encrypted"),
     _broken("encrypted (PGP/MIME)", _parts(b"multipart/encrypted", b"\nx", b"\nx"), "encrypted"),
@@ -199,6 +208,10 @@ MAILS = (
          {"archive": _mbox(_TEXT_PART + b"\n\nFrom here it is far.\n>From A", b"\nAnd when?")}, (TURN, TURN)),
     Mail("mbox, a whole envelope in a text", {"archive": _mbox(_TEXT_PART + b"\n\n" + _ENVELOPE + b"was above.")},
          (TURN, (QUARANTINED, "no address under From"))),
+    Mail("mbox, a sentence like an envelope",
+         {"archive": _mbox(_TEXT_PART + b"\n\nFrom the train at 10:30 in 2024.", b"\nAnd when?")}, (TURN, TURN)),
+    Mail("mbox without blank lines",
+         {"archive": _mbox(_TEXT_PART, b"\nAnd when?").replace(b"\n\nFrom ", b"\nFrom ")}, (TURN, TURN)),
     Mail("mbox, a damaged message in the middle", {
         "archive": _mbox(_TEXT_PART, b"Content-Transfer-Encoding: base64\n\nA", b"\nAnd when?"),
     }, (TURN, (QUARANTINED, "base64 that cannot be decoded"), TURN)),

@@ -181,3 +181,23 @@ def test_outlook() -> None:
     for kind, reason in (("IPM.Schedule.Meeting.Request", "a calendar entry"), ("REPORT.IPM.Note.NDR", "a bounce")):
         content = outlook_message({0x001A: kind, 0x5D01: "a@mail.example", 0x0039: 1.7e9, 0x1000: "x"})
         assert _read(content).left_out == reason
+
+
+def test_each_message_behind_those_that_end_the_parser_is_counted(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share of broken messages that counts them as one would pass."""
+    monkeypatch.setattr(parsing, "MOST_ENDS", 2)
+    monkeypatch.setattr(parsing, "SECONDS", 2)
+    head = b"From a@mail.example Mon Feb  5 08:30:00 2024\n" + _HEAD
+    killer = head + b"Content-Type: text/html\n\n" + b"<div>" * 90_000 + b"\n\n"
+    put(
+        institution,
+        {"all": killer * parsing.MOST_ENDS + (head + b"\nHello\n\n") * 7, "1.eml": _HEAD + b"\nMay I build?"},
+    )
+    reply = _HEAD.replace(b"From: A <a@mail.example>\nTo: b@coasts", b"To: a@mail.example\nFrom: b@coasts")
+    put(institution, {"2.eml": reply.replace(b"<1@x>", b"<2@x>\nIn-Reply-To: <1@x>") + b"\nYou may."})
+    institution.recipe["quarantine"] = {"max_share": 0.95}
+    found = Counter(outcomes(raw_corpus(institution, kind="mail", ours=["coasts.example"])).values())
+    assert sum(found.values()) == parsing.MOST_ENDS + 7 + 2
+    assert found["quarantined", f"behind {parsing.MOST_ENDS} messages that ended the parser"] == 7

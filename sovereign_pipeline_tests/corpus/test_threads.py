@@ -113,6 +113,7 @@ def test_an_mbox_of_any_size_is_read_to_its_end(tmp_path: Path) -> None:
 
 _ASKED, _ANSWERED = _mail("1", ANNA, DESK, "May I build?"), _mail("2", DESK, ANNA, "You may.", "1", 1)
 _LONG = "We refuse the jetty at the old quay because the channel is too narrow for it."
+_FORM = "\n".join(f"Field {number}: as before" for number in range(20))
 THREADS: dict[str, tuple[list[Unit], list[str], dict[str, str]]] = {
     "a reply": ([_ANSWERED, _ASKED], ["< May I build? > You may."], {}),
     "letters of one side are one turn": (
@@ -203,6 +204,30 @@ THREADS: dict[str, tuple[list[Unit], list[str], dict[str, str]]] = {
         ["< May I build? > You may."],
         {"c": "duplicate: 1.eml"},
     ),
+    "two letters of one form in a minute": (
+        [
+            _mail("1", ANNA, DESK, f"{_FORM}\nPermit: 17"),
+            _mail("2", ANNA, DESK, f"{_FORM}\nPermit: 18", subject="Jetty"),
+            _mail("3", DESK, ANNA, "You may.", "2", 1),
+        ],
+        [f"< {_FORM}\nPermit: 18 > You may."],
+        {"1": "left out: not answered"},
+    ),
+    "a message without text and one with, of one id": (
+        [_mail("1", ANNA, DESK, "", left_out="without text"), _mail("1", ANNA, DESK, "May I build?", name="c.eml")],
+        [],
+        dict.fromkeys(("1", "c"), "quarantined: two messages of its thread have one id"),
+    ),
+    "two letters of a portal with one id": (
+        [_ASKED, _mail("1", ANNA, DESK, "May I swim?", hours=0.5, name="c.eml"), _ANSWERED],
+        [],
+        dict.fromkeys(("1", "2", "c"), "quarantined: two messages of its thread have one id"),
+    ),
+    "a sender that is not ours, though it says so": (
+        [_ASKED, _mail("2", DESK, ANNA, "Pay to me.", "1", 0.5, is_doubted=True), _ANSWERED],
+        ["< May I build? > You may."],
+        {"2": "quarantined: its sender says to be ours, and DMARC fails"},
+    ),
     "another message with a used id": (
         [_ASKED, _ANSWERED, _mail("1", OMAR, DESK, "Buy boats", name="c.eml")],
         ["< May I build? > You may."],
@@ -245,6 +270,17 @@ def test_conversations(name: str) -> None:
 
 
 _LINES = "One.\nTwo.\nThree.\nFour.\nFive.\nSix."
+
+
+def test_a_thread_that_is_too_large_is_quarantined() -> None:
+    """Its texts would be in memory together."""
+    texts = "a " * 200_000
+    letters = [_mail(str(number), ANNA, DESK, f"{number} {texts}", "0", number) for number in range(60)]
+    rows, found = _rows([*letters, _mail("x", OMAR, DESK, "May I?"), _mail("y", DESK, OMAR, "Yes.", "x", 1)])
+    assert [row["files"] for row in rows] == [["x.eml", "y.eml"]]
+    assert Counter(each.kind for each in found) == {"quarantined": 60}
+
+
 LEVELS: dict[str, tuple[dict[str, Any], str]] = {
     "none": ({}, ""),
     "a tag": ({"subject": "[Confidential] Jetty"}, "CONFIDENTIAL"),
@@ -254,6 +290,8 @@ LEVELS: dict[str, tuple[dict[str, Any], str]] = {
     "a word of a sentence": ({"subject": "The secret jetty"}, ""),
     "a lower one": ({"subject": "[PUBLIC] Jetty", "text": "Classification: Internal"}, "INTERNAL"),
     "a header": ({"markings": ("UK secret",)}, "SECRET"),
+    "the name of an attachment": ({"aside": ("Jetty [SECRET].pdf",)}, "SECRET"),
+    "a line of the HTML beside the text": ({"aside": ("Secret",)}, "SECRET"),
     "a folder": ({"name": "box/Confidential/1.eml"}, "CONFIDENTIAL"),
     "a line": ({"text": "Classification: SECRET\n\nMay I build?"}, "SECRET"),
     "a last line": ({"text": "May I build?\n\nسري"}, "CONFIDENTIAL"),
