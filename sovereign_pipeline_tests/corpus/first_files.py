@@ -79,6 +79,7 @@ WRITERS: Mapping[str, Callable[..., Write]] = {
     "parquet": parquet,
     "xlsx": _workbook(office.xlsx),
     "ods": _workbook(office.ods),
+    "xls": _workbook(office.xls),
 }
 PACKED: Mapping[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,

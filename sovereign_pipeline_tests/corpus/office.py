@@ -2,11 +2,14 @@
 
 import io
 import re
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 from xml.sax.saxutils import escape
+
+from sovereign_pipeline_tests.corpus.outlook import compound
 
 _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 _O = " ".join(
@@ -237,3 +240,38 @@ def ods(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> bytes:
             "content.xml": f"<office:document-content {_O}>{body}</office:document-content>",
         }
     )
+
+
+def xls(sheets: Mapping[str, Sequence[Sequence[Any]]]) -> bytes:
+    """Write a workbook in the binary format of Excel 97 (MS-XLS)."""
+    bodies = [_record(0x0809, _BEGIN + b"\x10\0" + bytes(12)) + _cells_of_xls(rows) for rows in sheets.values()]
+    names = [struct.pack("<BB", len(name), 1) + name.encode("utf-16-le") for name in sheets]
+    formats = b"".join(_record(0x00E0, struct.pack("<HH16x", 0, number)) for number in (0, 14))
+    head = _record(0x0809, _BEGIN + b"\x05\0" + bytes(12)) + formats
+    place, placed = len(head) + sum(10 + len(name) for name in names) + 4, b""
+    for name, body in zip(names, bodies, strict=True):
+        placed += _record(0x0085, struct.pack("<IH", place, 0) + name)
+        place += len(body)
+    return compound({("Workbook",): head + placed + _record(0x000A, b"") + b"".join(bodies)})
+
+
+_BEGIN = b"\0\x06"
+
+
+def _record(kind: int, content: bytes) -> bytes:
+    return struct.pack("<HH", kind, len(content)) + content
+
+
+def _cells_of_xls(rows: Sequence[Sequence[Any]]) -> bytes:
+    def cell(row: int, column: int, value: Any) -> bytes:
+        is_date = isinstance(value, date)
+        place = struct.pack("<HHH", row, column, is_date)
+        if isinstance(value, bool):
+            return _record(0x0205, place + bytes((value, 0)))
+        if is_date or isinstance(value, int | float):
+            number = (value - date(1899, 12, 30)).days if is_date else value
+            return _record(0x0203, place + struct.pack("<d", number))
+        return _record(0x0204, place + struct.pack("<HB", len(value), 1) + value.encode("utf-16-le"))
+
+    every = ((row, column, value) for row, values in enumerate(rows) for column, value in enumerate(values))
+    return b"".join(cell(*each) for each in every) + _record(0x000A, b"")

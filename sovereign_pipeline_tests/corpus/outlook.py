@@ -21,7 +21,7 @@ def outlook_message(
         streams |= _storage((f"__recip_version1.0_#{number:08X}",), {0x39FE: address}, bytes(8))
     for number, each in enumerate(attachments):
         streams |= _storage((f"__attach_version1.0_#{number:08X}",), each, bytes(8))
-    return _compound(streams)
+    return compound(streams)
 
 
 def _storage(path: _Path, properties: _Properties, head: bytes) -> dict[_Path, bytes]:
@@ -41,8 +41,8 @@ def _storage(path: _Path, properties: _Properties, head: bytes) -> dict[_Path, b
     return {**streams, (*path, "__properties_version1.0"): entries}
 
 
-def _compound(streams: Mapping[_Path, bytes]) -> bytes:
-    """Return a compound file. Streams of less than 4,096 bytes are in the mini stream, which is the root's stream."""
+def compound(streams: Mapping[_Path, bytes]) -> bytes:
+    """Return a compound file (MS-CFB). Streams of less than 4,096 bytes are in the stream of the root."""
     storages = dict.fromkeys(path[:length] for path in streams for length in range(1, len(path)))
     paths: list[_Path] = [(), *storages, *streams]
     mini, large = _Sectors(64), _Sectors(_SECTOR)
