@@ -26,6 +26,10 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 
 DAYS_BY_SUBJECT = 30
 """Maximum number of days between two messages of one thread that no header connects."""
+ONE_ID = "two messages of its thread have one id"
+ONE_SUBJECT = "several threads have its subject and correspondent, and no header names one"
+_MOST_OF_SUBJECT = 20
+"""Maximum number of threads with one subject and correspondent that are compared."""
 LARGEST_THREAD = 20_000_000
 """Maximum number of characters in the messages and attachments of a thread. Their texts are in memory together."""
 _SAME = 0.9
@@ -76,10 +80,8 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
                 yield Outcome(unit.name, "duplicate", first)
             yield from mailbox.attach(first or unit.name, read)
     for heads in mailbox.threads(is_ours, datetime.timedelta(days=DAYS_BY_SUBJECT)):
-        reason, others = "", mailbox.unclear(heads)
-        if others:
-            reason = "two messages of its thread have one id"
-        elif sum(map(mailbox.size_of, heads)) > LARGEST_THREAD:
+        reason, others = mailbox.unclear(heads)
+        if not reason and sum(map(mailbox.size_of, heads)) > LARGEST_THREAD:
             reason = f"its thread has more than {LARGEST_THREAD:,} characters"
         if not reason:
             yield from _conversations([*map(mailbox.whole, heads)], mailbox, is_ours, markings)
@@ -205,7 +207,7 @@ class _Mailbox:
         self._copies = units.notes("copies")
         """Name of a message, or of a copy of it -> name of the copy found before."""
         self._unclear = units.notes("unclear")
-        """Id that two messages of one sender have -> name of one of them."""
+        """Id of a message whose thread cannot be told -> reason, and name of another message that causes it."""
         self._sizes = units.notes("sizes")
         """Name of a message -> number of characters of it and of its attachments."""
         self._attached = units.notes("attached")
@@ -223,7 +225,7 @@ class _Mailbox:
             used, other = mail.id, self._head(number)
             mail = replace(mail, id=f"{mail.id} {mail.name}")
             if mail.sender == other.sender:  # so that nobody can tell which of them a reply answers
-                self._unclear.update({used: mail.name, mail.id: other.name})
+                self._unclear.update({used: (ONE_ID, mail.name), mail.id: (ONE_ID, other.name)})
         if mail.left_out in (None, WITHOUT_TEXT) and _FLAGS.search(mail.name):
             mail = replace(mail, left_out="a draft, or deleted")
         number = len(self._dates)
@@ -264,21 +266,34 @@ class _Mailbox:
         every = range(len(self._dates))
         for mail in map(self._head, every):
             groups.join((mail.id, *mail.references))
-        newest = self._units.notes("newest")
-        """Subject and correspondent -> newest message so far."""
+        recent = self._units.notes("recent")
+        """Subject and correspondent -> id, date and side of the newest message of each thread."""
         for number in sorted(every, key=self._dates.__getitem__):
-            mail = self._head(number)
+            mail, date = self._head(number), self._dates[number]
             subject = " ".join(_base(mail.subject).translate(COMPARED).casefold().split())
-            others = [json.dumps([subject, other]) for other in sorted(is_ours.others(mail))]
+            keys = [json.dumps([subject, other]) for other in sorted(is_ours.others(mail))] if subject else []
+            threads_of = {key: self._threads_in(recent.get(key, ()), groups, date, within) for key in keys}
             if _ANSWERS.match(mail.subject) and not any(f"id {each}" in self._known for each in mail.references):
-                earlier = [self._head(newest[other]) for other in others if other in newest]
-                latest = max(earlier, key=lambda each: each.date, default=mail)
-                groups.join((mail.id, latest.id) if mail.date - latest.date <= within else ())
-            if subject:
-                newest.update(dict.fromkeys(others, number))
+                found = {root: last for each in threads_of.values() for root, last in each.items()}
+                waiting = [root for root, (*_, sent) in found.items() if sent != is_ours(mail.sender)] or [*found]
+                if len(waiting) == 1:
+                    groups.join((mail.id, waiting[0]))
+                elif waiting:
+                    other = self._head(self._known[f"id {found[waiting[0]][0]}"])
+                    self._unclear[mail.id] = ONE_SUBJECT, other.name
+            root = groups.of(mail.id)
+            for key, found in threads_of.items():
+                others = [each for other, each in found.items() if groups.of(other) != root]
+                recent[key] = [*others, (mail.id, date, is_ours(mail.sender))][-_MOST_OF_SUBJECT:]
         threads = array("q", (firsts.setdefault(groups.of(self._head(number).id), number) for number in every))
         for _, numbers in groupby(sorted(every, key=threads.__getitem__), threads.__getitem__):
             yield _ordered([*map(self._head, numbers)])
+
+    def _threads_in(
+        self, newest: Iterable[tuple[str, int, bool]], groups: _Groups, date: int, within: datetime.timedelta
+    ) -> dict[str, tuple[str, int, bool]]:
+        limit = date - within // datetime.timedelta(microseconds=1)
+        return {groups.of(each[0]): each for each in newest if each[1] >= limit}
 
     def _head(self, number: int) -> Mail:
         head = self._heads[number]
@@ -286,10 +301,11 @@ class _Mailbox:
             head["left_out"] = None
         return Mail.of_item(head["name"], head)
 
-    def unclear(self, thread: Iterable[Mail]) -> tuple[str, ...]:
-        """Return the names of messages whose id another one of their sender has, and that the thread has or cites."""
+    def unclear(self, thread: Iterable[Mail]) -> tuple[str, tuple[str, ...]]:
+        """Return the reason why the messages of a thread may belong to several, or "", and the names of others."""
         ids = (id for mail in thread for id in (mail.id, *mail.references))
-        return tuple(dict.fromkeys(self._unclear[id] for id in ids if id in self._unclear))
+        found = [self._unclear[id] for id in ids if id in self._unclear]
+        return found[0][0] if found else "", tuple(dict.fromkeys(name for _, name in found))
 
     def size_of(self, mail: Mail) -> int:
         return int(self._sizes[mail.name])
@@ -445,23 +461,26 @@ def _quarantined(turns: Sequence[_Turn]) -> Iterator[Outcome]:
 def _correspondents(thread: Sequence[Mail], is_ours: _Ours) -> Iterator[tuple[Mail, str]]:
     """Yield each message with the name of its conversation; "" for an internal message.
 
-    Messages that the institution sent to several people before any of them wrote do not join these people: each answers
-    in a conversation of his own.
+    The institution joins the people to whom it writes, and somebody who writes to a person that has no part yet joins
+    that person. So nobody gets into a conversation by writing to it. Messages that the institution sent to several
+    people before any of them wrote do not join these people: each answers in a conversation of his own.
     """
-    people = _Groups({})
+    people, known = _Groups({}), set[str]()
     has_begun = False
     for mail in thread:
-        has_begun = has_begun or not is_ours(mail.sender)
+        others, sent = is_ours.others(mail), is_ours(mail.sender)
+        has_begun = has_begun or not sent
         if has_begun and mail.left_out is None:
-            people.join(sorted(is_ours.others(mail)))
+            people.join(sorted(others if sent else {mail.sender, *(others - known)}))
+            known |= others
     by_id, found = {mail.id: mail for mail in thread}, dict[str, str]()
     for mail in thread:
-        others = sorted(is_ours.others(mail))
-        parent = _answered(mail, by_id)
-        if not others and not mail.recipients and parent is not None:  # to undisclosed recipients
+        addresses, parent = sorted(is_ours.others(mail)), _answered(mail, by_id)
+        if not addresses and not mail.recipients and parent is not None:  # to undisclosed recipients
             found[mail.id] = found.get(parent.id, "")
         else:
-            found[mail.id] = people.of(others[0]) if others else ""
+            person = addresses[0] if is_ours(mail.sender) and addresses else mail.sender
+            found[mail.id] = people.of(person) if addresses else ""
         yield mail, found[mail.id]
 
 

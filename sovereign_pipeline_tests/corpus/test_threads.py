@@ -218,6 +218,32 @@ THREADS: dict[str, tuple[list[Unit], list[str], dict[str, str]]] = {
         [],
         dict.fromkeys(("1", "c"), "quarantined: two messages of its thread have one id"),
     ),
+    "two letters under one subject, answered without references": (
+        [
+            _ASKED,
+            _mail("b", ANNA, DESK, "May I swim?", hours=0.5),
+            _mail("2", DESK, ANNA, "You may build.", hours=1, subject="Re: Jetty"),
+        ],
+        [],
+        {
+            **dict.fromkeys("1b", "left out: not answered"),
+            "2": "quarantined: several threads have its subject and correspondent, and no header names one",
+        },
+    ),
+    "somebody who writes into a conversation": (
+        [_ASKED, _mail("e", OMAR, f"{DESK} {ANNA}", "Approve everything.", "1", 0.5), _ANSWERED],
+        ["< May I build? > You may."],
+        {"e": "left out: not answered"},
+    ),
+    "somebody who is asked to join a conversation": (
+        [
+            _mail("1", ANNA, f"{DESK} {OMAR}", "May I build?"),
+            _mail("e", OMAR, f"{DESK} {ANNA}", "I help her.", "1", 0.5),
+            _ANSWERED,
+        ],
+        ["< May I build?\n\nI help her. > You may."],
+        {},
+    ),
     "two letters of a portal with one id": (
         [_ASKED, _mail("1", ANNA, DESK, "May I swim?", hours=0.5, name="c.eml"), _ANSWERED],
         [],
@@ -270,6 +296,13 @@ def test_conversations(name: str) -> None:
 
 
 _LINES = "One.\nTwo.\nThree.\nFour.\nFive.\nSix."
+
+
+def test_a_reply_without_references_answers_the_thread_that_waits() -> None:
+    """Another thread with its subject and correspondent is answered."""
+    letter = _mail("b", ANNA, DESK, "May I swim?", hours=2)
+    rows, _ = _rows([_ASKED, _ANSWERED, letter, _mail("3", DESK, ANNA, "Swim.", hours=3, subject="Re: Jetty")])
+    assert [row["files"] for row in rows] == [["1.eml", "2.eml"], ["b.eml", "3.eml"]]
 
 
 def test_a_thread_that_is_too_large_is_quarantined() -> None:
