@@ -166,7 +166,8 @@ def files_of(source: Path) -> list[SourceFile]:
 
 def _cannot_list(error: OSError) -> None:
     raise SourceError(
-        f"{error.filename}: the folder cannot be listed ({error.strerror}).", "Correct its rights, or remove it."
+        f"{printable(str(error.filename))}: the folder cannot be listed ({error.strerror}).",
+        "Correct its rights, or remove it.",
     )
 
 
@@ -313,7 +314,8 @@ def _stamp_of(file: SourceFile) -> tuple[int, ...]:
 
 
 def _changed(file: SourceFile) -> SourceError:
-    return SourceError(f"{file.path}: the file was changed while it was read.", "Run the line again.")
+    path = printable(str(file.folder)) + f"/{file.name}"
+    return SourceError(f"{path}: the file was changed while it was read.", "Run the line again.")
 
 
 def _cached(file: SourceFile, kept: Path) -> Iterator[Unit]:

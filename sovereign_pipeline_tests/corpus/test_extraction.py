@@ -368,8 +368,9 @@ def test_a_file_that_is_replaced_while_it_is_read_stops_the_line(
     institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if it is put back before its digest is compared."""
-    folder = put(institution, {"a/2024-01-02-in.txt": b"x", "a/2024-01-02-out.txt": b"y"})
-    whole, parse = folder / "a" / "2024-01-02-in.txt", parsing.Sandboxes.items_of
+    name = os.fsdecode(b"a\n\xff.txt")
+    folder, parse = put(institution, {name: b"x", "b.txt": b"y"}), parsing.Sandboxes.items_of
+    whole = folder / name
 
     def replaced(self: parsing.Sandboxes, path: Path) -> Iterator[dict[str, Any]]:
         if path != whole:
@@ -381,8 +382,9 @@ def test_a_file_that_is_replaced_while_it_is_read_stops_the_line(
         (folder.parent / "aside").rename(whole)
 
     monkeypatch.setattr(parsing.Sandboxes, "items_of", replaced)
-    with pytest.raises(SourceError):
-        raw_corpus(institution, pairs=BY_PATH)
+    with pytest.raises(SourceError) as stopped:
+        raw_corpus(institution, pairs={"reference": True})
+    assert r"a\n\udcff.txt" in str(stopped.value)
     kept = (institution.settings.corpus / "cache" / "parsed").rglob("*.jsonl")
     assert not [path for path in kept if b"planted" in path.read_bytes()]
 
