@@ -149,24 +149,24 @@ class Office:
         append(session, f"officer:{signer.keyid}", action, subjects)
 
 
-def fill(registry: Registry, office: Office, count: int) -> None:
-    """Enter invented adapters with everything that follows a registration, in one transaction."""
+def fill(registry: Registry, office: Office, count: int, lines: int = LINES) -> None:
+    """Enter invented adapters of the lines `line-0`, … with all that follows a registration, in one transaction."""
     started = time.monotonic()
     with registry.writing() as session:
         base = BaseModelRow(digest=digest("b", 0), name="base", licence="none", files=[])
-        datasets = [_dataset(number) for number in range(min(DATASETS, count))]
+        datasets = [_dataset(number, lines) for number in range(min(DATASETS, count))]
         session.add_all([base, *datasets])
         session.flush()
         production: dict[str, Adapter] = {}
         sequences: dict[str, int] = {}
         for number in range(count):
-            adapter = _adapter(number)
+            adapter = _adapter(number, lines)
             session.add(adapter)
             session.flush()
             rests_on = {adapter.dataset_digest: {"directly": True, "contents": hashlib.sha256(EMPTY).hexdigest()}}
             stated = {"datasets": rests_on, "base_models": {adapter.base_model_digest: True}}
             enter_adapter(session, adapter, "pipeline", stated, [EMPTY])
-            if number // LINES % USED == 0:
+            if number // lines % USED == 0:
                 line = adapter.line
                 sequences[line] = office.promote(session, adapter, production.get(line), sequences.get(line, 0))
                 production[line] = adapter
@@ -176,18 +176,18 @@ def fill(registry: Registry, office: Office, count: int) -> None:
                 production = {line: session.get_one(Adapter, each.id) for line, each in production.items()}
     officer = office.officers[0]
     for number in range(0, count, 100):
-        add_issue(registry, _id(number), "It quotes old fees.", officer)
+        add_issue(registry, _id(number, lines), "It quotes old fees.", officer)
     for number in range(3):
         open_recall(registry, ask(registry, Question(dataset=digest("d", number))), officer, "Benchmark.")
     say(f"{count:,} adapters in {time.monotonic() - started:.0f} s")
 
 
-def _dataset(number: int) -> Dataset:
+def _dataset(number: int, lines: int) -> Dataset:
     return Dataset(
         digest=digest("d", number),
         manifest_sha256=digest("m", number),
         kind="training_dataset",
-        line=f"line-{number % LINES}",
+        line=f"line-{number % lines}",
         rows=5_000,
         file_sha256=digest("f", number),
         classification="INTERNAL",
@@ -201,17 +201,17 @@ def _dataset(number: int) -> Dataset:
     )
 
 
-def _id(number: int) -> str:
-    return f"line-{number % LINES}-1.{number // LINES}.0"
+def _id(number: int, lines: int = LINES) -> str:
+    return f"line-{number % lines}-1.{number // lines}.0"
 
 
-def _adapter(number: int) -> Adapter:
+def _adapter(number: int, lines: int) -> Adapter:
     digests = ("adapter_digest", "adapter_sha256", "manifest_sha256", "record_digest", "record_manifest_sha256")
     record = {"stage": "training_dataset", "gate": "digests_verified"}
     return Adapter(
-        id=_id(number),
-        line=f"line-{number % LINES}",
-        version=f"1.{number // LINES}.0",
+        id=_id(number, lines),
+        line=f"line-{number % lines}",
+        version=f"1.{number // lines}.0",
         **{name: digest(name, number) for name in (*digests, "evaluation_report_digest", "source_sha256")},
         dataset_digest=digest("d", number % DATASETS),
         base_model="base",

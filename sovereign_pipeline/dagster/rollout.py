@@ -1,7 +1,8 @@
 """Define the assets `staged_adapter` and `production_adapter`, which publish officers' decisions as the line's flag."""
 
 import base64
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -12,11 +13,12 @@ from sovereign_pipeline.dagster.assets import refusal
 from sovereign_pipeline.dagster.jobs import ROLLOUT_JOB
 from sovereign_pipeline.dagster.plots import hold_png
 from sovereign_pipeline.dagster.resources import LINES
-from sovereign_pipeline.record.catalog import states
+from sovereign_pipeline.record.catalog import line_of, states
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:
+    from sovereign_pipeline.policy.institution import Institution
     from sovereign_pipeline.record.database import Registry
     from sovereign_pipeline.record.stage import Workplace
     from sovereign_pipeline.serving.rollout.flag import Flag
@@ -84,26 +86,38 @@ PRODUCTION = flag_asset(
 def rollouts(
     context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    from sovereign_pipeline.policy.institution import load_institution
     from sovereign_pipeline.serving.rollout.flag import sequences
 
-    registry, requested = open_registry(installation), False
-    for line in context.instance.get_dynamic_partitions("line"):
-        with registry.reading() as session:
-            held = {state: id for id, state in states(session, line).items() if state in ASKED}
-        if not held:
-            continue
-        requested = True
+    institution = load_institution(installation.data)
+    asked: dict[str, str] = json.loads(context.cursor or "{}")
+    keys: dict[str, str] = {}
+    known = context.instance.get_dynamic_partitions("line")
+    for line, held in _held(open_registry(installation), known).items():
         there = sequences(installation, line)
         facts = [line, *(f"{role}={held[role]}" for role in sorted(held)), str(there[-1] if there else 0)]
-        keys = [dg.AssetKey(f"{role}_adapter") for role in sorted(held)]
+        keys[line] = ":".join([*facts, _result_of(installation, line, institution)])
+        if keys[line] == asked.get(line):
+            continue  # Dagster would look for the run of each key at every tick
         yield dg.RunRequest(
-            ":".join([*facts, _result_of(installation, line)]),
+            keys[line],
             partition_key=line,
-            asset_selection=keys,
+            asset_selection=[dg.AssetKey(f"{role}_adapter") for role in sorted(held)],
             tags={SEEN + role: adapter for role, adapter in held.items()},
         )
-    if not requested:
-        yield dg.SkipReason("No adapter is staged or in production.")
+    context.update_cursor(json.dumps(keys, sort_keys=True))
+    if keys.items() <= asked.items():
+        yield dg.SkipReason("Nothing changed." if keys else "No adapter is staged or in production.")
+
+
+def _held(registry: "Registry", known: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return line -> role -> adapter, for the known lines with an adapter in a role."""
+    found = {line: dict[str, str]() for line in known}
+    with registry.reading() as session:
+        for adapter, state in states(session).items():
+            if state in ASKED and (line := line_of(adapter)) in found:
+                found[line][state] = adapter
+    return {line: held for line, held in found.items() if held}
 
 
 def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -> dg.MaterializeResult[Any]:
@@ -122,7 +136,7 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
         "why": f"{flag.cause}: {flag.reason}",
         "assigned by": flag.evaluator,
     }
-    state = _hold(workplace.settings, flag) if role == "staged" else None
+    state = _hold(workplace.settings, flag, workplace.institution) if role == "staged" else None
     if state is not None:
         told = f"{state.outcome}: {state.because}"
         metadata |= {
@@ -159,22 +173,21 @@ def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
     )
 
 
-def _hold(settings: Settings, flag: "Flag") -> "State | None":
-    from sovereign_pipeline.policy.institution import load_institution
+def _hold(settings: Settings, flag: "Flag", institution: "Institution") -> "State | None":
     from sovereign_pipeline.serving.rollout.hold import state_of
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
 
-    return state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
+    return state_of(settings, counts_directory(settings), flag, institution)
 
 
-def _result_of(settings: Settings, line: str) -> str:
+def _result_of(settings: Settings, line: str, institution: "Institution") -> str:
     """Return the trial's outcome, so that a new outcome starts one run. If it cannot be read, the run reports why."""
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.flag import current_flag
 
     try:
         flag = current_flag(settings, line, trust_root(settings))
-        state = _hold(settings, flag)
+        state = _hold(settings, flag, institution)
     except SovereignError:
         return "unknown"
     return state.outcome if state is not None else "none"

@@ -225,7 +225,7 @@ def load_lines(data: Path, institution: Institution) -> Recipes:
     valid, broken = [], {}
     for name in line_names(data):
         try:
-            valid.append(load_line(data, name, institution))
+            valid.append(read_line(data / "lines" / f"{name}.yaml", institution))
         except RecipeError as error:
             broken[name] = error
     return Recipes(tuple(valid), broken)

@@ -52,6 +52,26 @@ def asked(desk: Desk, instance: dg.DagsterInstance) -> list[tuple[str, list[str]
     ]
 
 
+def test_a_run_is_asked_for_once_until_something_changes(desk: Desk, instance: dg.DagsterInstance) -> None:
+    def tick(cursor: str | None) -> tuple[list[Any], str | None]:
+        resources = {"installation": desk.settings}
+        context = dg.build_sensor_context(instance=instance, resources=resources, cursor=cursor)
+        given: Any = rollouts(context)
+        return list(given), context.cursor
+
+    adapter = desk.staged()
+    (first,), cursor = tick(None)
+    assert isinstance(first, dg.RunRequest)
+    (skipped,), cursor = tick(cursor)
+    assert isinstance(skipped, dg.SkipReason) and skipped.skip_message == "Nothing changed."
+    desk.office.move("promote", adapter)
+    (second,), cursor = tick(cursor)
+    assert isinstance(second, dg.RunRequest) and second.run_key != first.run_key
+    desk.office.move("retire", adapter)
+    (skipped,), cursor = tick(cursor)
+    assert isinstance(skipped, dg.SkipReason) and cursor == "{}"
+
+
 def test_nothing_is_flipped_without_officers(desk: Desk, instance: dg.DagsterInstance, tmp_path: Path) -> None:
     adapter = desk.office.adapter()
     refused = materialize(desk, instance, "staged_adapter")
