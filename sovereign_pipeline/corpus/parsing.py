@@ -13,6 +13,7 @@ own names are not used. They may be anything, also text of the message.
 
 import inspect
 import json
+import math
 import os
 import pkgutil
 import platform
@@ -25,9 +26,10 @@ import struct
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
@@ -508,12 +510,62 @@ def _checked_unit(item: Any) -> dict[str, Any]:
     if not isinstance(item, dict) or not isinstance(reason := item.get("broken", ""), str) or len(reason) > 200:
         raise ValueError
     own = {name: value for name, value in item.items() if name != "attachments"}
+    if not all(name in _SHAPES and _SHAPES[name](value) for name, value in own.items()):
+        raise ValueError
+    if not any(own.keys() >= needed for needed in _NEEDED):
+        raise ValueError
     try:
         json.dumps(own, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         kept = {name: own[name] for name in ("attachment", "sha256") if name in own}
         return {**kept, "broken": "holds half a character (a lone surrogate)"}
     return own
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_date(value: Any) -> bool:
+    return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+
+
+def _are_properties(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_of_ocr(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == _OF_OCR and all(map(_is_number, value.values()))
+
+
+_OF_OCR = {"pages", "words", "confidence"}
+_SHAPES: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("broken", "text", "id", "sender", "subject", "name", "stem", "attachment", "sha256"), _is_text),
+    **dict.fromkeys(("margins", "markings", "aside", "references", "recipients"), _are_texts),
+    "rows": lambda value: isinstance(value, list) and all(map(_are_texts, value)),
+    "left_out": lambda value: value is None or isinstance(value, str),
+    "is_doubted": lambda value: isinstance(value, bool),
+    "properties": _are_properties,
+    "date": _is_date,
+    "ocr": _is_of_ocr,
+}
+"""Field of what a parser yields -> whether it has a value of this form."""
+_NEEDED: tuple[Set[str], ...] = (
+    {"broken"},
+    {"rows"},
+    {"attachment", "left_out"},
+    {"text", "margins", "properties"},
+    {"id", "references", "date", "sender", "recipients", "subject", "text", "left_out"},
+)
+"""Fields of which a unit has all of one line."""
 
 
 def _why_it_ended(error: Exception) -> str:

@@ -389,6 +389,39 @@ def test_a_file_that_is_replaced_while_it_is_read_stops_the_line(
     assert not [path for path in kept if b"planted" in path.read_bytes()]
 
 
+WHOLE: dict[str, Any] = {"text": "x", "margins": [], "properties": {}}
+FORGED: tuple[Any, ...] = (
+    [], "x", {}, {"broken": 1}, {"text": "x"}, {**WHOLE, "text": ["x"]}, {**WHOLE, "margins": [1]},
+    {**WHOLE, "other": 1},
+    {**WHOLE, "properties": {"a": 1}}, {**WHOLE, "ocr": {"pages": "1", "words": 1, "confidence": 1}},
+)  # fmt: skip
+
+
+@pytest.mark.security_case(
+    "A file takes over its parser in the sandbox, which then answers with other JSON than a parser's",
+    "the file is quarantined, and the line goes on",
+)
+def test_other_json_than_a_parsers_breaks_its_file_alone(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse = parsing.Sandboxes._parsed
+
+    def forged(self: parsing.Sandboxes, path: Path, skip: int) -> Iterator[bytes]:
+        if skip:  # a document has nothing behind it
+            return
+        if path.parent.name != "whole":
+            yield json.dumps(FORGED[int(path.parent.name)]).encode()
+        else:
+            yield from parse(self, path, skip)
+
+    monkeypatch.setattr(parsing.Sandboxes, "_parsed", forged)
+    institution.recipe["quarantine"] = {"max_share": 0.95}
+    put(institution, {f"{number}/in.txt": b"%d" % number for number in range(len(FORGED))})
+    put(institution, {"whole/in.txt": b"x", "whole/out.txt": b"y"})
+    raw = raw_corpus(institution, pairs={"request": "{id}/in", "reply": "{id}/out"}, constants={"date": "2024-03-12"})
+    assert Counter(outcome for outcome, _ in outcomes(raw).values()) == {"quarantined": len(FORGED), "row": 2}
+
+
 def test_a_table_of_pairs_that_is_a_link_is_not_read(institution: DemoInstitution) -> None:
     folder = put(institution, {"a.txt": b"x", "b.txt": b"y"})
     (folder.parent / "t.csv").write_text("request,reply\na,b\n")
