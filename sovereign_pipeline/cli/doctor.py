@@ -464,4 +464,4 @@ def examine(settings: Settings) -> list[Finding]:
     return [*findings, *dagster_database(settings)]
 
 
-_ADD = "sovereign sources look FILE --line NAME"
+_ADD = "sovereign sources look FILE"

@@ -45,7 +45,7 @@ sensitive: {{PLACE: keep, DATE: keep}}
 _LINES = """\
 # Recipes: one file a line, `NAME.yaml`
 
-    sovereign sources look FILE --line NAME        writes one to start from
+    sovereign sources look FILE                    says what a file or folder holds, and the command that writes one
     sovereign lines check NAME                     says what is missing or still to be filled in
     sovereign run NAME --until training_dataset    makes the datasets, and trains nothing
 
@@ -125,9 +125,7 @@ def _print_next(directory: Path) -> None:
             "demonstration signing keys; in production use sovereign-trust init, offline",
         ),
         ("sovereign doctor", "what is missing"),
-        ("sovereign sources look FILE --line NAME", f"a draft recipe, {directory}/lines/NAME.yaml"),
-        ("sovereign lines check NAME", "what is to be filled in"),
-        ("sovereign run NAME --until training_dataset", "the datasets, without training"),
+        ("sovereign sources look FILE", "what a file or folder holds, and the commands to its datasets"),
     ]
     out.print(f"[green]✓[/] {escape(str(directory))}: institution.yaml, models/, suites/, red_team/, lines/, sources/")
     out.print("Next:")

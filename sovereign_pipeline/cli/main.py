@@ -138,7 +138,7 @@ def run(
         names = line_names(settings.data)
         raise InputError(
             f"Name a line. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
-            f"sovereign run {names[0]}" if names else "sovereign sources look FILE --line NAME drafts a recipe.",
+            f"sovereign run {names[0]}" if names else "Begin with: sovereign sources look FILE.",
         )
     institution = load_institution(settings.data)
     recipes = [load_line(settings.data, name, institution) for name in line]

@@ -27,7 +27,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     data = tmp_path / "deep" / "data"
     answer = run("init", data)
     assert answer.exit_code == 0, answer.output
-    assert str(data) in answer.stdout and "sovereign sources look FILE --line NAME" in answer.stdout
+    assert str(data) in answer.stdout and "sovereign sources look FILE" in answer.stdout
     for name, path in {"DATA": data, "HOME": tmp_path / "home", "VAULT": tmp_path / "vault"}.items():
         monkeypatch.setenv(f"SOVEREIGN_{name}", str(path))
     return data

@@ -1,17 +1,23 @@
 """`sovereign sources look`: facts without text, and a recipe that the line's check accepts once it is filled in."""
 
 import json
+import shlex
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.corpus.suggestion import Suggestion
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.corpus import office
 
 
 @pytest.fixture
@@ -126,3 +132,119 @@ def test_a_recipe_is_written_once(institution: DemoInstitution, export: Path) ->
     recipe.write_text("filled in")
     again = CliRunner().invoke(app, ["sources", "look", str(export), "--line", "harbour"])
     assert isinstance(again.exception, InputError) and recipe.read_text() == "filled in"
+
+
+DRAFT: dict[str, Any] = {
+    "line": "harbour", "owner": "FILL IN: owner of the line", "quarantine": {"max_share": "FILL IN: such as 0.07"},
+    "sources": [{"name": "letters", "ours": ["FILL IN: domains"], "where": {"No. of state": "FILL IN"}}],
+}  # fmt: skip
+ANSWERS: dict[str, tuple[str, Any]] = {
+    "owner=team:harbour": ("owner", "team:harbour"),
+    "purpose=Permits: letters, replies": ("purpose", "Permits: letters, replies"),
+    "quarantine.max_share=0.07": ("quarantine", {"max_share": 0.07}),
+    "training.sft.epochs=2": ("training", {"sft": {"epochs": 2}}),
+    "licence=own": ("licence", "own"),
+    "sources.0.licence=own": ("licence", "own"),
+    "ours=harbour.example": ("ours", ["harbour.example"]),
+    "ours=[a.example, b.example]": ("ours", ["a.example", "b.example"]),
+    "date.missing=2024-12-31": ("date", {"missing": "2024-12-31"}),
+    "where.No. of state=[final, sent]": ("where", {"No. of state": ["final", "sent"]}),
+    "where.No. of state=": ("where", {}),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_becomes_a_key_of_the_recipe(answer: str) -> None:
+    key, value = ANSWERS[answer]
+    recipe = Suggestion(DRAFT, ()).answered([answer]).recipe
+    assert {**recipe, **recipe["sources"][0]}[key] == value
+    assert [*Suggestion(DRAFT, ()).questions] == ["owner", "quarantine.max_share", "ours", "where.No. of state"]
+
+
+@pytest.mark.parametrize("answer", ["owner", "=x", "owner.name=x"])
+def test_an_answer_without_a_key_is_rejected(answer: str) -> None:
+    with pytest.raises(InputError):
+        Suggestion(DRAFT, ()).answered([answer])
+
+
+def decided(output: str, **answers: str) -> list[str]:
+    """Return the arguments of the command in the last line, with answers to its questions."""
+    words = shlex.split(output.splitlines()[-1].partition("sovereign ")[2])
+    keys = [word.removesuffix("=FILL IN") for word in words]
+    return [
+        word if word == key else f"{key}={answers.get(key, 'Office')}" for word, key in zip(words, keys, strict=True)
+    ]
+
+
+def _without_evaluation(institution: DemoInstitution) -> list[str]:
+    model = institution.recipe["training"]["base_model"]
+    return ["--set", f"training.base_model={model}", "--set", "evaluation="]
+
+
+def test_a_recipe_with_all_answers_is_checked_at_once(institution: DemoInstitution, export: Path) -> None:
+    more = _without_evaluation(institution)
+    command = decided(CliRunner().invoke(app, ["sources", "look", str(export)]).output)
+    recipe = institution.settings.data / "lines" / f"{export.stem}.yaml"
+    wrong = CliRunner().invoke(app, [*command, *more, "--set", "colour=red"])
+    assert isinstance(wrong.exception, RecipeError) and "colour" in str(wrong.exception)
+    assert not recipe.exists()  # the command can be repeated
+    right = CliRunner().invoke(app, [*command, *more])
+    assert right.exit_code == 0 and "40 documents" in right.output
+    assert "FILL IN" not in recipe.read_text()
+
+
+def _letters(export: Path) -> Path:
+    """Twenty letters and replies, with dots in dates; two have no date."""
+    folder = export.parent / "letters"
+    folder.mkdir()
+    for number in range(20):
+        date = f"Date: {number + 3:02d}.04.2024\n" if number > 1 else ""
+        (folder / f"{number}-in.txt").write_text(f"May I use berth {number} in the old harbour?")
+        (folder / f"{number}-out.txt").write_text(f"{date}\nYou may use berth {number} in the old harbour.")
+    return folder
+
+
+def test_the_dates_and_the_level_of_a_folder_are_proposed(institution: DemoInstitution, export: Path) -> None:
+    looked = CliRunner().invoke(app, ["sources", "look", str(_letters(export))])
+    command = decided(looked.output, **{"date.missing": "2024-06-30"})
+    assert "classification_floor: SECRET" in looked.output and "date.missing=2024-06-30" in command
+    more = [*_without_evaluation(institution), "--set", "classification_floor=INTERNAL"]
+    made = CliRunner().invoke(app, [*command, *more])
+    assert made.exit_code == 0 and "20 documents" in made.output and "0 to quarantine" in made.output
+    (source,) = yaml.safe_load((institution.settings.data / "lines" / "letters.yaml").read_text())["sources"]
+    assert source["date"] == {"format": "dd.mm.yyyy", "missing": "2024-06-30"}
+    assert source["classification_floor"] == "INTERNAL"
+
+
+def test_mail_without_a_likely_domain_is_a_question(export: Path) -> None:
+    path = export.with_name("mail.mbox")
+    day = "Mon, 5 Feb 2024 08:30:00 +0400"
+    mails = (f"From: x@{n}.example\nTo: y@{n + 1}.example\nDate: {day}\n\nHello\n\n" for n in range(9))
+    path.write_text("".join(f"From x@a.example Mon Feb  5 08:30:00 2024\n{each}" for each in mails))
+    looked = CliRunner().invoke(app, ["sources", "look", str(path)])
+    assert looked.exit_code == 0 and "1.example (2)" in looked.output and "ours=FILL IN" in looked.output
+
+
+@pytest.mark.parametrize("tables", [[], ["a", "b"]])
+def test_a_database_without_one_table_of_letters_needs_a_query(export: Path, tables: list[str]) -> None:
+    path = export.with_name("cases.db")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT)")
+        for each in tables:
+            connection.execute(f"CREATE TABLE {each} (id INTEGER PRIMARY KEY, day DATE, letter TEXT, reply TEXT)")
+            rows = [(n, "2024-01-02", f"May I use the berth {n}?", f"You may use the berth {n}.") for n in range(9)]
+            connection.executemany(f"INSERT INTO {each} VALUES (?, ?, ?, ?)", rows)
+    refused = CliRunner().invoke(app, ["sources", "look", str(path)])
+    assert isinstance(refused.exception, InputError) and ", ".join([*tables, "people"]) in str(refused.exception)
+    if tables:
+        looked = CliRunner().invoke(app, ["sources", "look", str(path), "--query", "SELECT * FROM b ORDER BY id"])
+        assert looked.exit_code == 0 and "9 rows" in looked.output
+
+
+def test_a_workbook_with_letters_on_two_sheets_needs_a_name(export: Path) -> None:
+    path = export.with_name("two.xlsx")
+    rows = [[f"{n}", "2024-01-02", f"May I use the berth {n}?", f"You may use the berth {n}."] for n in range(9)]
+    path.write_bytes(office.xlsx({each: [["id", "date", "letter", "reply"], *rows] for each in ("2023", "2024")}))
+    refused = CliRunner().invoke(app, ["sources", "look", str(path)])
+    assert isinstance(refused.exception, InputError) and "2023, 2024" in str(refused.exception)
+    assert CliRunner().invoke(app, ["sources", "look", str(path), "--sheet", "2024"]).exit_code == 0
