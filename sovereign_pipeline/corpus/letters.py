@@ -17,7 +17,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.markings import Markings
 from sovereign_pipeline.corpus.office_files import DOCUMENTS
 from sovereign_pipeline.corpus.parsing import Outcome, Unit, Units, printable
-from sovereign_pipeline.corpus.reference_numbers import Number, Numbers, number_of, numbers_of
+from sovereign_pipeline.corpus.reference_numbers import Number, Numbers, number_of, numbers_of, series_of
 from sovereign_pipeline.corpus.values import is_identifier
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder, iso_day
@@ -398,8 +398,10 @@ def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> It
             if letter is not reply and not side[letter.name]
         }
         for reply in letters
-        if side[reply.name] is not False
+        if (side[reply.name] if ours else side[reply.name] is not False)
     }
+    if not ours and patterns is None:
+        yield from _of_both_sides(answered, {letter.name: letter for letter in letters})
     for joined in _connected(answered, {letter.name: letter for letter in letters}):
         replies = [each for each in joined if answered.get(each.name)]
         if len(joined) == 2 and len(replies) == 1:
@@ -408,6 +410,19 @@ def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> It
             yield request, reply, {}, "reference number"
         else:
             yield from _ambiguous(joined, "several letters or replies have or cite its reference number")
+
+
+def _of_both_sides(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[str, Letter]) -> Iterator[Outcome]:
+    """Yield the letters of a series of numbers that both cites and is cited. Nobody can tell whose series it is, so one
+    of its citations would make a letter to the institution its reply."""
+    citing = {series_of(letters[name].numbers) for name, cited in answered.items() if cited}
+    cited = {series_of(letter.numbers) for each in answered.values() for letter in each.values()}
+    both = (citing & cited) - {""}
+    reason = "its series of reference numbers is on both sides: set `ours`"
+    for name, others in answered.items():
+        pair = [letters[name], *others.values()]
+        if len(pair) > 1 and any(series_of(each.numbers) in both for each in pair):
+            yield from _ambiguous(pair, reason)
 
 
 def _connected(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[str, Letter]) -> Iterator[list[Letter]]:

@@ -194,7 +194,7 @@ def likely_ours(letters: Iterable[Numbers]) -> list[str]:
         for number in letter.own:
             owners[number].append(letter)
     citations = [
-        ({_series(reply)}, {_series(letter)})
+        ({series_of(reply)}, {series_of(letter)})
         for reply in letters
         for number in reply.cited
         for letter in owners[number]
@@ -213,6 +213,6 @@ def likely_ours(letters: Iterable[Numbers]) -> list[str]:
     return sorted(chosen) if citations and len(left) <= (1 - LEAST_OF_OURS) * len(citations) else []
 
 
-def _series(letter: Numbers) -> str:
+def series_of(letter: Numbers) -> str:
     """Return the part of a letter's own number before the year and the serial number."""
     return "/".join(takewhile(lambda part: not part.isdigit(), letter.own[0])) if letter.own else ""

@@ -177,8 +177,8 @@ class Source(RecipeModel):
 
     ours: tuple[str, ...] = Field(default=(), examples=[["permits.example", "desk@post.example"]])
     """Kind `mail`: addresses and domains, with their subdomains, of the institution. Their messages are the replies.
-    Kind `documents`: how the institution's own reference numbers begin, such as `HB/DG`. A letter with another number
-    is then no reply, and one with such a number is not answered by another."""
+    Kind `documents`: how the institution's own reference numbers begin, such as `HB/DG`. A letter without
+    such a number is then no reply, unless its path says so, and one with such a number is not answered by another."""
 
     attachments: Literal["leave_out", "read"] = "leave_out"
     """What becomes of attachments of mail. `leave_out` counts them. `read` adds the text of each attachment of a kind

@@ -314,12 +314,25 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, str], list[tuple[str, str]], di
         {"reference": True}, {"a": "Ref: L/1\nx", "b": "Your ref: L/1\ny", "c": "Your ref: L/1\nz"}, [],
         dict.fromkeys("abc", "quarantined"),
     ),
+    "by reference, a series on both sides": (
+        {"reference": True},
+        {"a": "Ref: L/1\nx", "b": "Ref: O/7\nYour ref: L/1\ny", "c": "Ref: O/8\nz", "d": "Ref: L/2\nYour ref: O/8"},
+        [], dict.fromkeys("abcd", "quarantined"),
+    ),
     "by path first, then by reference": (
         {**BY_PATH, "reference": True},
         {"a/2024-01-02-in": "x", "a/2024-01-02-out": "y", "b": "Ref: L/1\nx", "c": "Your ref: L/1\nz"},
         [("a/2024-01-02-in", "y"), ("b", "Your ref: L/1\nz")], {},
     ),
 }  # fmt: skip
+
+
+def test_a_letter_that_is_not_ours_is_no_reply(institution: DemoInstitution) -> None:
+    """Even if it has no number of its own, and cites another citizen's letter."""
+    put(institution, {"a.txt": b"Ref: L/1\nx", "b.txt": b"Your ref: L/1\nMe, too.", "c.txt": b"Ref: L/2\nz"})
+    put(institution, {"d.txt": b"Ref: O/7\nYour ref: L/2\ny"})
+    raw = raw_corpus(institution, pairs={"reference": True}, ours=["O"], constants={"date": "2024-03-12"})
+    assert [each.id for each in read_documents(raw.file(DOCUMENTS))] == ["c"]
 
 
 @pytest.mark.parametrize("name", PAIRS)
