@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from sovereign_pipeline.base.files import keyed_digest, read_secret
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Here, Kubernetes, Ray, Slurm, Volume, load_institution
 from sovereign_pipeline.record.stage import Launch, Progress
-from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, lock_of_line, read_result
+from sovereign_pipeline.training.here import run_trainer
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, lock_of_line
 from sovereign_pipeline.training.launcher import (
     SECONDS_FOR_A_CHECKPOINT,
-    read_remote_result,
+    launch,
     remote_environment,
-    run_trainer,
-    run_trainer_on_ray,
     worker_command,
 )
+from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 
 LABEL = "sovereign-pipeline/trainer"
@@ -44,55 +45,73 @@ def run_trainer_in_pod(
     """Run the trainer on a job file in a pod that sees the same paths, and wait. Progress messages come through the
     pod's log.
 
-    When this process is interrupted, the pod is deleted. The trainer then gets SIGTERM and saves a checkpoint, and this
-    process waits for it.
-
     Args:
         withheld: variable -> directory that a trainer must not see, and that the pod therefore must not mount.
         environment: variables beside those of every trainer.
 
-    Raises InputError if dagster-k8s is not installed or no cluster is reachable, RecipeError for a path that the pod
-    would not see, and TrainingFailed with the trainer's own reason or the pod's.
+    Raises as `launcher.launch` does, InputError if dagster-k8s is not installed or no cluster is reachable, and
+    RecipeError for a path that the pod would not see.
     """
-    if importlib.util.find_spec("dagster_k8s") is None:
-        raise InputError(
-            "institution.yaml: trainer.where is 'kubernetes', but dagster-k8s is not installed here.",
-            "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
-        )
-    assert_seen_by_pod(place, job, withheld)
-    _make_what_is_mounted(job)
-    from dagster_k8s import PipesK8sClient
-    from dagster_k8s.client import DagsterK8sError
-    from kubernetes.client.exceptions import ApiException
-    from kubernetes.config import ConfigException
-    from urllib3.exceptions import HTTPError
+    launch(Pod(context, place, withheld, job, environment, uuid.uuid4().hex[:16]), job, context.log.info)
 
-    name = uuid.uuid4().hex[:16]
-    client = PipesK8sClient(kubeconfig_file=str(place.kubeconfig) if place.kubeconfig is not None else None)
-    try:
-        client.run(
-            context=context,
-            image=place.image,
-            namespace=place.namespace,
-            command=worker_command(place.python, job),
-            env={**remote_environment(job), **environment},
-            base_pod_meta={"labels": {LABEL: name}},
-            base_pod_spec=pod_spec(place, job),
-            pod_wait_timeout=0,  # no limit on a training's duration
-        )
-    except ConfigException as error:
-        raise InputError(
-            f"institution.yaml: trainer.kubeconfig does not reach a cluster: {_short(error)}.",
-            "Give the path of a working kubeconfig, or remove the key inside a cluster.",
-        ) from None
-    except (DagsterK8sError, ApiException, HTTPError) as error:
-        _wait_until_gone(place, name, context.log.info)
-        read_remote_result(job, f"the pod in namespace {place.namespace} ended: {_short(error)}", context.log.info)
-        return
-    except BaseException:
-        _wait_until_gone(place, name, context.log.info)
-        raise
-    read_result(TrainingJob.read(job).result)
+
+@dataclass
+class Pod:
+    """Runs the trainer in a pod; see `launcher.Launcher`. Dagster's client creates, follows and deletes the pod in one
+    call."""
+
+    context: dg.AssetExecutionContext
+    place: Kubernetes
+    withheld: Mapping[str, Path]
+    job: Path
+    environment: Mapping[str, str]
+    name: str
+    is_reachable: bool = True
+
+    def submit(self) -> None:
+        if importlib.util.find_spec("dagster_k8s") is None:
+            raise InputError(
+                "institution.yaml: trainer.where is 'kubernetes', but dagster-k8s is not installed here.",
+                "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
+            )
+        assert_seen_by_pod(self.place, self.job, self.withheld)
+        _make_what_is_mounted(self.job)
+
+    def follow(self) -> str | None:
+        from dagster_k8s import PipesK8sClient
+        from dagster_k8s.client import DagsterK8sError
+        from kubernetes.client.exceptions import ApiException
+        from kubernetes.config import ConfigException
+        from urllib3.exceptions import HTTPError
+
+        place, kubeconfig = self.place, self.place.kubeconfig
+        try:
+            PipesK8sClient(kubeconfig_file=str(kubeconfig) if kubeconfig is not None else None).run(
+                context=self.context,
+                image=place.image,
+                namespace=place.namespace,
+                command=worker_command(place.python, self.job),
+                env={**remote_environment(self.job), **self.environment},
+                base_pod_meta={"labels": {LABEL: self.name}},
+                base_pod_spec=pod_spec(place, self.job),
+                pod_wait_timeout=0,  # no limit on a training's duration
+            )
+        except ConfigException as error:
+            self.is_reachable = False
+            raise InputError(
+                f"institution.yaml: trainer.kubeconfig does not reach a cluster: {_short(error)}.",
+                "Give the path of a working kubeconfig, or remove the key inside a cluster.",
+            ) from None
+        except (DagsterK8sError, ApiException, HTTPError) as error:
+            self.cancel()
+            return f"the pod in namespace {place.namespace} ended: {_short(error)}"
+        return None
+
+    def cancel(self) -> None:
+        """Wait until the deleted pod has ended, for at most the time to save a checkpoint. The client itself does not
+        wait."""
+        if self.is_reachable:
+            _wait_until_gone(self.place, self.name, self.context.log.info)
 
 
 def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
@@ -253,8 +272,6 @@ def _resources(place: Kubernetes) -> dict[str, dict[str, str]]:
 
 
 def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
-    """Wait until the deleted pod has ended, for at most the time to save a checkpoint. The client itself does not
-    wait."""
     from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -281,7 +298,7 @@ def _short(error: Exception) -> str:
 def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
     """Return a launcher whose trainer reports to this step, for the place in `institution.yaml`."""
 
-    def launch(job: Path) -> None:
+    def run(job: Path) -> None:
         identity = TrainingJob.read(job).identity
         key = keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode())
         environment = {KEY_VARIABLE: key.hex()}
@@ -295,7 +312,7 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
             case Slurm() as place:
                 run_trainer_on_slurm(job, place, settings, context.log.info, key.hex())
 
-    return launch
+    return run
 
 
 def _run_here(context: dg.AssetExecutionContext, job: Path, environment: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import InputError, RecipeError, SovereignError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import held
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.policy.institution import Slurm
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.training import launcher
@@ -45,8 +46,24 @@ HINTS = {
 
 
 def run_trainer_on_slurm(job_file: Path, place: Slurm, settings: Settings, progress: Progress, key: str) -> None:
-    """Run the trainer on a job file, on nodes that see the same home, and wait; see `SlurmLauncher.run`."""
-    SlurmLauncher(place, settings.home / "slurm", settings.secret_directories, progress).run(job_file, key)
+    """Run the trainer on a job file, on nodes that see the same home, and wait.
+
+    A job that an earlier process submitted is followed instead of submitted again. Its directory is in the home,
+    because it outlives that process and its workspace.
+
+    key: key of the training's marks, 64 hex digits. Raises as `launcher.launch` does, and InputError before submission.
+    """
+    wanted = TrainingJob.read(job_file)
+    name = "sovereign-" + sha256(str(wanted.checkpoint_directory).encode()).hexdigest()[:16]
+    directory = settings.home / "slurm" / name
+    directory.parent.mkdir(exist_ok=True, mode=0o700)
+    with held(directory.with_name(f"{name}.lock"), progress):
+        job = _in_directory(wanted, job_file.parent, directory)
+        slurm_job = SlurmJob(place, job, job_file, settings.secret_directories, progress, key)
+        launcher.launch(slurm_job, slurm_job.file, progress)
+        job.output.rename(wanted.output)
+        shutil.copy(job.result, wanted.result)
+        shutil.rmtree(directory)
 
 
 @dataclass(frozen=True)
@@ -59,93 +76,107 @@ class Ended:
     """Exit status; None if it was killed by a signal or is not known."""
 
 
-@dataclass
-class SlurmLauncher:
-    """Submits one job, follows it, and cancels it."""
+class SlurmJob:
+    """Runs the trainer as a job of Slurm; see `launcher.Launcher`."""
 
-    place: Slurm
-    directory: Path
-    """Directory of the jobs in the home, which every node sees."""
-    withheld: Mapping[str, Path]
-    """Variable -> directory that a trainer must not see."""
-    progress: Progress
-    failure: Failure | None = None
-    """First failure that a process reported in the log for good. A process on a node without the home reports it
-    nowhere else."""
-    _read: int = 0
-    _told: str = ""
-    _state: str = ""
-    _reached: float = field(default_factory=time.monotonic)
-
-    def run(self, job_file: Path, key: str) -> None:
-        """Run the job file on Slurm and wait. Moves the trainer's output to where the job says.
-
-        A job that was submitted earlier, by a process that is gone, is followed instead of submitted again. A training
-        that stopped with a new checkpoint is submitted again; at preemption Slurm itself does so. When this process is
-        interrupted, the job is cancelled with time for a checkpoint.
-
-        Raises InputError and RecipeError before submission, and TrainingFailed with the trainer's reason or Slurm's.
+    def __init__(
+        self, place: Slurm, job: TrainingJob, original: Path, withheld: Mapping[str, Path], progress: Progress, key: str
+    ) -> None:
+        """Args:
+        job: the job, with paths below its directory in the home instead of the workspace.
+        original: the job's file in the workspace.
+        withheld: variable -> directory that a trainer must not see.
         """
-        wanted = TrainingJob.read(job_file)
-        nodes = nodes_of(self.place, wanted)
-        name = "sovereign-" + sha256(str(wanted.checkpoint_directory).encode()).hexdigest()[:16]
-        directory = self.directory / name
-        self.directory.mkdir(exist_ok=True, mode=0o700)
-        with held(self.directory / f"{name}.lock", self.progress):
-            number = _number_of(name)
-            job = _in_directory(wanted, job_file.parent, directory)
-            if not directory.joinpath(job_name(job)).is_file():
-                if number is not None:
-                    self.cancel(number)
-                    number = None
-                shutil.rmtree(directory, ignore_errors=True)
-                shutil.copytree(job_file.parent, directory, ignore=shutil.ignore_patterns(job_file.name))
-                job.write_named(directory)
-            if number is not None:
-                self.progress(f"Slurm's job {number} already trains this; following it")
-            while not self._is_done(job, key):
-                before, number = _newest(job), number or _number_of(name)
-                if number is None:
-                    job.result.unlink(missing_ok=True)
-                    number = self.submit(name, job, nodes, key)
-                try:
-                    ended = self.follow(number, directory / "log")
-                except BaseException:
-                    self.cancel(number)
-                    self._stream(directory / "log")
-                    _forget_key(directory)
-                    raise
-                number = None
-                if not self._is_done(job, key) and not (self._resumes(job, ended) and _newest(job) != before):
-                    _forget_key(directory)
-                    raise self._error(job, ended)
-            _forget_key(directory)
-            job.output.rename(wanted.output)
-            shutil.copy(job.result, wanted.result)
-            shutil.rmtree(directory)
+        self._place = place
+        self._job = job
+        self._original = original
+        self._withheld = withheld
+        self._progress = progress
+        self._key = key
+        self._nodes = nodes_of(place, job)
+        self._directory = job.result.parent
+        self.file = self._directory / f"{sha256(job.model_dump_json().encode()).hexdigest()}.json"
+        self._order = self._directory / "order.json"
+        self._log = self._directory / "log"
+        self._number: str | None = None
+        self._state = ""
+        self._read = 0
+        """Bytes of the log that were reported."""
+        self._told = ""
+        self._failure: Failure | None = None
+        """First failure that a process reported in the log for good. A process on a node without the home reports it
+        nowhere else."""
 
-    def submit(self, name: str, job: TrainingJob, nodes: int, key: str) -> str:
-        """Submit a job under this name, and return its number."""
-        directory, place = job.result.parent, self.place
+    def submit(self) -> None:
+        """Submit the job, unless it is submitted or has succeeded already."""
+        self._number = _number_of(self._directory.name)
+        if not self.file.is_file():  # else an earlier process wrote the same job
+            self.cancel()
+            shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.copytree(self._original.parent, self._directory, ignore=shutil.ignore_patterns(self._original.name))
+            self._job.write_named(self._directory)
+        if self._number is not None:
+            self._progress(f"Slurm's job {self._number} already trains this; following it")
+        elif not self._is_done():
+            self._submit()
+
+    def follow(self) -> str | None:
+        """Wait until the training has ended. It is submitted again if it stopped with a new checkpoint; at preemption
+        Slurm itself does so. Raises TrainingFailed with the trainer's reason or Slurm's."""
+        while not self._is_done():
+            before = CheckpointDirectory.of(self._job).newest_name
+            self._number = self._number or _number_of(self._directory.name) or self._submit()
+            ended = self._wait(self._number)
+            self._number = None
+            advanced = CheckpointDirectory.of(self._job).newest_name != before
+            if not self._is_done() and not (advanced and self._resumes(ended)):
+                raise self._error(ended)
+        self._order.unlink(missing_ok=True)
+        return None
+
+    def cancel(self) -> None:
+        """Cancel the job, and wait for its end. The trainer gets SIGTERM first and saves a checkpoint.
+
+        scancel alone would kill it after KillWait of slurm.conf, 30 s by default.
+        """
+        number, self._number = self._number, None
+        seconds = launcher.SECONDS_FOR_A_CHECKPOINT
+        try:
+            if number is not None and self._look(number) is None:
+                self._progress(f"cancelling job {number}; it saves a checkpoint first, in {seconds} s at most")
+                if "RUNNING" in self._state:
+                    _call("scancel", "--signal=TERM", number)
+                    self._wait_for_the_end(number, seconds)
+                _call("scancel", number)
+                if not self._wait_for_the_end(number, 60):
+                    self._progress(f"job {number} has not ended; see `squeue -j {number}`")
+                self._stream()
+        except SlurmError as error:
+            self._progress(f"job {number} could not be cancelled and may still run: {error}")
+        self._order.unlink(missing_ok=True)
+
+    def _submit(self) -> str:
+        job, place, directory = self._job, self._place, self._directory
+        job.result.unlink(missing_ok=True)
         order = Order(
-            job=directory / job_name(job),
-            key=key,
-            interface=place.interface if nodes > 1 else "lo",
-            withheld=dict(self.withheld),
+            job=self.file,
+            key=self._key,
+            interface=place.interface if self._nodes > 1 else "lo",
+            withheld=dict(self._withheld),
             submitted=time.time(),
         )
-        _order_file(directory).touch(mode=0o600)
-        _order_file(directory).write_text(order.model_dump_json(), encoding="utf-8")
+        self._order.touch(mode=0o600)
+        self._order.write_text(order.model_dump_json(), encoding="utf-8")
         script = directory / "script.sh"
-        script.write_text(_script(place, order.job, _order_file(directory)))
-        (directory / "log").touch(mode=0o600)
-        self._read = (directory / "log").stat().st_size
-        tasks = job.devices.count // nodes
+        script.write_text(_script(place, self.file, self._order))
+        self._log.touch(mode=0o600)
+        self._read = self._log.stat().st_size
+        tasks = job.devices.count // self._nodes
         options = {
-            "nodes": nodes,
+            "nodes": self._nodes,
             "ntasks-per-node": tasks,
-            "job-name": name,
-            "output": directory / "log",
+            "job-name": directory.name,
+            "output": self._log,
             "chdir": directory,
             "export": "NIL",  # nothing of this process's environment
             "open-mode": "append",
@@ -165,48 +196,34 @@ class SlurmLauncher:
                 f"institution.yaml: trainer: Slurm rejected the job: {error}.",
                 "Correct the `trainer` section, or check the cluster.",
             ) from None
-        number = answer.strip().split(";")[0]
-        self.progress(f"submitted {name} to Slurm as job {number}, on {nodes} nodes with {tasks} processes each")
-        return number
+        self._number = answer.strip().split(";")[0]
+        self._progress(
+            f"submitted {directory.name} to Slurm as job {self._number}, on {counted(self._nodes, 'node')} with "
+            f"{counted(tasks, 'process', 'processes')} each"
+        )
+        return self._number
 
-    def follow(self, number: str, log: Path) -> Ended:
+    def _wait(self, number: str) -> Ended:
         """Wait for the job's end, and report the lines of its log. Raises TrainingFailed if Slurm is unreachable for
         too long."""
-        self._reached = time.monotonic()
+        reached = time.monotonic()
         while True:
             try:
                 ended = self._look(number)
-                self._reached = time.monotonic()
+                reached = time.monotonic()
             except SlurmError as error:
                 ended = None
-                if time.monotonic() - self._reached > SECONDS_OUT_OF_REACH:
+                if time.monotonic() - reached > SECONDS_OUT_OF_REACH:
                     raise TrainingFailed(
                         f"Slurm has not answered for {SECONDS_OUT_OF_REACH:.0f} s: {error}. Job {number} may still "
                         f"run.",
                         "Run again when the controller answers. The run then follows that job.",
                     ) from None
                 self._tell(f"Slurm does not answer ({error}); retrying for {SECONDS_OUT_OF_REACH:.0f} s")
-            self._stream(log)
+            self._stream()
             if ended is not None:
                 return ended
             time.sleep(SECONDS_BETWEEN_POLLS)
-
-    def cancel(self, number: str) -> None:
-        """Cancel the job, and wait for its end. The trainer gets SIGTERM first and saves a checkpoint.
-
-        scancel alone would kill it after KillWait of slurm.conf, 30 s by default.
-        """
-        seconds = launcher.SECONDS_FOR_A_CHECKPOINT
-        self.progress(f"cancelling job {number}; it saves a checkpoint first, in {seconds} s at most")
-        try:
-            if "RUNNING" in self._state:
-                _call("scancel", "--signal=TERM", number)
-                self._wait_for_the_end(number, seconds)
-            _call("scancel", number)
-            if not self._wait_for_the_end(number, 60):
-                self.progress(f"job {number} has not ended; see `squeue -j {number}`")
-        except SlurmError as error:
-            self.progress(f"job {number} could not be cancelled and may still run: {error}")
 
     def _wait_for_the_end(self, number: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -241,13 +258,13 @@ class SlurmLauncher:
     def _tell(self, text: str) -> None:
         if text != self._told:
             self._told = text
-            self.progress(text)
+            self._progress(text)
 
-    def _stream(self, log: Path) -> None:
+    def _stream(self) -> None:
         """Report the whole lines that were added to the log, and remember a failure among them."""
-        if not log.exists():
+        if not self._log.exists():
             return
-        with log.open("rb") as file:
+        with self._log.open("rb") as file:
             file.seek(self._read)
             whole = file.read().rpartition(b"\n")[0]
         self._read += len(whole) + 1 if whole else 0
@@ -257,51 +274,51 @@ class SlurmLauncher:
                 message, failure = said["message"], said.get("failure")
             except (ValueError, TypeError, KeyError):  # of srun
                 message, failure = line, None
-            if failure is not None and self.failure is None and not failure["resumes"]:
-                self.failure = Failure.model_validate(failure)
-            self.progress(message)
+            if failure is not None and self._failure is None and not failure["resumes"]:
+                self._failure = Failure.model_validate(failure)
+            self._progress(message)
 
-    def _is_done(self, job: TrainingJob, key: str) -> bool:
+    def _is_done(self) -> bool:
         """Return whether the training has succeeded. Raises IntegrityError if its output was changed since."""
-        if not job.result.is_file():
+        if not self._job.result.is_file():
             return False
         try:
-            read_result(job.result)
+            read_result(self._job.result)
         except TrainingFailed:
             return False
-        assert_sealed(job, bytes.fromhex(key))
+        assert_sealed(self._job, bytes.fromhex(self._key))
         return True
 
-    def _resumes(self, job: TrainingJob, ended: Ended) -> bool:
+    def _resumes(self, ended: Ended) -> bool:
         """Return whether another job may continue the training: nobody cancelled it, and it did not fail."""
         if ended.state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
             return False
-        if self.failure is not None:
+        if self._failure is not None:
             return False
-        if not job.result.is_file():
+        if not self._job.result.is_file():
             return True
         try:
-            read_result(job.result)
+            read_result(self._job.result)
         except TrainingStopped as error:
-            self.progress(f"{error.message} Submitting it again.")
+            self._progress(f"{error.message} Submitting it again.")
             return True
         except TrainingFailed:
             pass
         return False
 
-    def _error(self, job: TrainingJob, ended: Ended) -> SovereignError:
-        if self.failure is not None:
-            return self.failure.as_error()
-        if job.result.is_file():
+    def _error(self, ended: Ended) -> SovereignError:
+        if self._failure is not None:
+            return self._failure.as_error()
+        if self._job.result.is_file():
             try:
-                read_result(job.result)
+                read_result(self._job.result)
             except TrainingStopped as error:
                 return TrainingStopped(f"{error.message} {ended.text}.")
             except TrainingFailed as error:
                 return error
         hint = HINTS.get(ended.state.partition("+")[0])
         if ended.status == 127:
-            hint = f"Install this program on every node, with the interpreter {self.place.python} (trainer.python)."
+            hint = f"Install this program on every node, with the interpreter {self._place.python} (trainer.python)."
         return TrainingFailed(
             f"{ended.text}, without a result.",
             hint
@@ -398,18 +415,6 @@ def _script(place: Slurm, job: Path, order: Path) -> str:
     )
 
 
-def _order_file(directory: Path) -> Path:
-    return directory / "order.json"
-
-
-def _forget_key(directory: Path) -> None:
-    _order_file(directory).unlink(missing_ok=True)
-
-
-def job_name(job: TrainingJob) -> str:
-    return f"{sha256(job.model_dump_json().encode()).hexdigest()}.json"
-
-
 def _in_directory(job: TrainingJob, scratch: Path, directory: Path) -> TrainingJob:
     """Return the job with every path below `scratch` moved below `directory`."""
 
@@ -423,7 +428,3 @@ def _in_directory(job: TrainingJob, scratch: Path, directory: Path) -> TrainingJ
         return value
 
     return TrainingJob.model_validate(moved(job.model_dump(mode="json")))
-
-
-def _newest(job: TrainingJob) -> str | None:
-    return CheckpointDirectory.of(job).newest_name

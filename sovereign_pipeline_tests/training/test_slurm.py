@@ -3,6 +3,7 @@
 Slurm is Debian's; see `slurm_cluster.py`.
 """
 
+import json
 import os
 import re
 import shutil
@@ -16,12 +17,12 @@ import dagster as dg
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
-from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.policy.institution import Slurm
 from sovereign_pipeline.training import slurm
+from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
-from sovereign_pipeline.training.launcher import run_trainer
-from sovereign_pipeline.training.slurm import SlurmLauncher
+from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata, reasons
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
@@ -78,13 +79,10 @@ def written(job: TrainingJob) -> Path:
     return path
 
 
-def run(
-    job: TrainingJob, where: Slurm, cluster: Cluster, progress: Callable[[str], None] = lambda line: None
-) -> SlurmLauncher:
-    directory = job.locks.parent / "slurm"
-    launcher = SlurmLauncher(where, directory, {"SOVEREIGN_VAULT": cluster.private / "vault"}, progress)
-    launcher.run(written(job), KEY[KEY_VARIABLE])
-    return launcher
+def run(job: TrainingJob, where: Slurm, cluster: Cluster, progress: Callable[[str], None] = lambda line: None) -> None:
+    home = job.locks.parent
+    settings = Settings(home=home, data=home / "data", vault=cluster.private / "vault")
+    run_trainer_on_slurm(written(job), where, settings, progress, KEY[KEY_VARIABLE])
 
 
 @pytest.fixture
@@ -188,7 +186,7 @@ def test_scancel_leaves_a_checkpoint(cluster: Cluster, make: JobMaker, halting: 
 
     with pytest.raises(TrainingStopped, match=r"stopped, as requested, at step 4 .* ended as CANCELLED"):
         run(job, place(halting), cluster, progress)
-    assert [each.name for each in job.checkpoint_directory.iterdir()] == ["step-00000004"]
+    assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
 
 
 def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
@@ -215,7 +213,7 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
     with pytest.raises(KeyboardInterrupt):
         run(job, place(halting), cluster, interrupt)
     assert "already trains this" in lines[0]
-    assert [each.name for each in job.checkpoint_directory.iterdir()] == ["step-00000004"]
+    assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
     run(job, place(halting), cluster, lines.append)
     assert "resuming from step-00000004" in lines
     assert files(job.output) == files(on_one_machine.output)
@@ -289,16 +287,18 @@ def test_a_line_is_materialized_from_dagster(
     institution.settings.vault.symlink_to(cluster.private / "vault")  # which leads nowhere on the nodes
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     seen: list[str] = []
-    submit_it = SlurmLauncher.submit
+    real = slurm._call
 
-    def submit(self: SlurmLauncher, name: str, job: TrainingJob, nodes: int, key: str) -> str:
-        number = submit_it(self, name, job, nodes, key)
-        seen.append(key)
-        seen.append(cluster.call("scontrol", "show", "job", number, "--json"))
-        seen.append(cluster.call("scontrol", "write", "batch_script", number, "-"))
-        return number
+    def call(*command: str) -> str:
+        answer = real(*command)
+        if command[0] == "sbatch":
+            (order,) = (institution.settings.home / "slurm").glob("*/order.json")
+            seen.append(json.loads(order.read_bytes())["key"])
+            seen.append(cluster.call("scontrol", "show", "job", answer.strip(), "--json"))
+            seen.append(cluster.call("scontrol", "write", "batch_script", answer.strip(), "-"))
+        return answer
 
-    monkeypatch.setattr(SlurmLauncher, "submit", submit)
+    monkeypatch.setattr(slurm, "_call", call)
     institution.rules["trainer"] = place(python).model_dump(mode="json")
     institution.recipe["training"]["devices"] = TWO
     institution.recipe["training"]["sft"] |= {"max_length": 256, "epochs": 1}

@@ -13,7 +13,7 @@ import yaml
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.dagster import launching as trainer
-from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training import ray_jobs
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import make_job, make_session_job, tiny_model
@@ -30,7 +30,7 @@ def secrets_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # For Ray's head and its client: the head wants the token, and the trainer never sees it.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
-    monkeypatch.setattr(launcher, "SECONDS_BETWEEN_POLLS", 0.05)
+    monkeypatch.setattr(ray_jobs, "SECONDS_BETWEEN_POLLS", 0.05)
     monkeypatch.setattr("sovereign_pipeline.dagster.launching.SECONDS_BETWEEN_LOOKS", 0.05)
 
 

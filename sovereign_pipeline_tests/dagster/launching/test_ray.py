@@ -19,9 +19,10 @@ import pytest
 
 from sovereign_pipeline.base.errors import InputError, TrainingFailed
 from sovereign_pipeline.policy.institution import Ray
-from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training import ray_jobs
 from sovereign_pipeline.training.job import KEY_VARIABLE, Failure, TrainingResult, read_result
-from sovereign_pipeline.training.launcher import remote_environment, run_trainer_on_ray
+from sovereign_pipeline.training.launcher import remote_environment
+from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.launching.conftest import (
     SECRET,
@@ -231,7 +232,7 @@ def test_a_head_that_is_away_for_a_while_loses_no_job(make_job: JobMaker, tmp_pa
 def test_a_head_that_stays_away_is_a_failure_that_names_the_job(
     make_job: JobMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "SECONDS_OUT_OF_REACH", 0.3)
+    monkeypatch.setattr(ray_jobs, "SECONDS_OUT_OF_REACH", 0.3)
     python = program(tmp_path / "python", "sleep 60")
     lines: list[str] = []
     with RayHead({"PATH": os.environ["PATH"]}).serving() as server:

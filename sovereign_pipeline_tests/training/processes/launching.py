@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob
 
 STEP, UNTIL = "SOVEREIGN_TEST_HALT_AT_STEP", "SOVEREIGN_TEST_HALT_UNTIL_THERE_IS"
@@ -45,4 +46,4 @@ def run_many(jobs: Sequence[tuple[TrainingJob, str | None]]) -> None:
         named.append((str(path), fault))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "worker_command", lambda python, job: _command(python, job, "worker_of_many"))
-        launcher.run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named), **KEY})
+        run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named), **KEY})

@@ -1,0 +1,173 @@
+"""Run the trainer as a job on a Ray cluster, on a node that sees the same paths."""
+
+import importlib.util
+import os
+import shlex
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import InputError, TrainingFailed
+from sovereign_pipeline.policy.institution import Ray
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.training.job import KEY_VARIABLE
+from sovereign_pipeline.training.launcher import (
+    INHERITED_VARIABLES,
+    SECONDS_FOR_A_CHECKPOINT,
+    from_the_node,
+    launch,
+    remote_environment,
+    worker_command,
+)
+
+SECONDS_BETWEEN_POLLS = 2.0
+SECONDS_OUT_OF_REACH = 600.0
+"""Seconds for which Ray's head may be unreachable, such as during a restart. The job on its node continues
+meanwhile."""
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Variables that Ray's client prefers to an address passed as an argument."""
+
+
+def run_trainer_on_ray(job: Path, place: Ray, progress: Progress, environment: Mapping[str, str]) -> None:
+    """Run the trainer on a job file and wait. Raises as `launcher.launch` does, and InputError if Ray is not installed
+    here or rejects the job.
+
+    environment: variables beside those of every trainer, such as those that open a Dagster Pipes session.
+    """
+    launch(RayJob(job, place, progress, environment), job, progress)
+
+
+class RayJob:
+    """Runs the trainer as a Ray job; see `launcher.Launcher`."""
+
+    def __init__(self, job: Path, place: Ray, progress: Progress, environment: Mapping[str, str]) -> None:
+        self._job = job
+        self._place = place
+        self._progress = progress
+        self._environment = environment
+        self._client = _client(place)
+        self._submission = f"sovereign-{uuid.uuid4().hex[:16]}"
+
+    def submit(self) -> None:
+        place = self._place
+        reserved = {
+            "entrypoint_num_gpus": place.gpus,
+            "entrypoint_num_cpus": place.cpus,
+            "entrypoint_memory": place.memory_gib * 2**30 if place.memory_gib is not None else None,
+            "entrypoint_resources": place.resources or None,
+        }
+        try:
+            self._client.submit_job(
+                submission_id=self._submission,
+                entrypoint=entrypoint(self._job, place, self._environment),
+                runtime_env={
+                    "env_vars": {
+                        # Ray's job supervisor reads it: after stop_job it kills the job after this many seconds, by
+                        # default 3.
+                        "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT),
+                        KEY_VARIABLE: self._environment.get(KEY_VARIABLE, ""),
+                    }
+                },
+                **reserved,
+            )
+        except _unreachable() as error:
+            raise InputError(
+                f"trainer.address {place.address} of institution.yaml: Ray refused the job: {_short(error)}.",
+                "Correct the `trainer` section, or check the cluster.",
+            ) from None
+        self._progress(f"submitted {self._submission} to Ray at {place.address}")
+
+    def follow(self) -> str | None:
+        """Wait for the end of the job. Raises TrainingFailed if the head is unreachable for too long."""
+        reported, reached = None, time.monotonic()
+        while True:
+            try:
+                details = self._client.get_job_info(self._submission)
+            except _unreachable() as error:
+                if time.monotonic() - reached > SECONDS_OUT_OF_REACH:
+                    raise TrainingFailed(
+                        f"Ray has not answered for {SECONDS_OUT_OF_REACH:.0f} s: {_short(error)}. The job "
+                        f"{self._submission} may still run.",
+                        "Run again when the cluster answers. A new job waits for that job's lock and resumes from its "
+                        "last checkpoint.",
+                    ) from None
+                if reported != "unreachable":
+                    self._progress(f"Ray does not answer ({_short(error)}); retrying for {SECONDS_OUT_OF_REACH:.0f} s")
+                    reported = "unreachable"
+            else:
+                reached = time.monotonic()
+                if details.status != reported:
+                    reported = details.status
+                    self._progress(f"{self._submission} is {reported}")
+                if reported == "SUCCEEDED":
+                    return None
+                if reported in ENDED:
+                    return f"job {self._submission} on Ray ended as {reported} ({_short(details.message)})"
+            time.sleep(SECONDS_BETWEEN_POLLS)
+
+    def cancel(self) -> None:
+        """Stop the job and wait for its end. It gets SIGTERM; Ray kills it if it takes longer than a checkpoint may."""
+        submission, progress = self._submission, self._progress
+        progress(f"stopping {submission}; it saves a checkpoint first, in {SECONDS_FOR_A_CHECKPOINT} s at most")
+        deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_POLLS
+        try:
+            self._client.stop_job(submission)
+            while self._client.get_job_info(submission).status not in ENDED:
+                if time.monotonic() > deadline:
+                    progress(f"{submission} has not ended; see `ray job status {submission}`")
+                    return
+                time.sleep(SECONDS_BETWEEN_POLLS)
+        except _unreachable() as error:
+            progress(f"{submission} could not be stopped and may still run: {_short(error)}")
+
+
+def entrypoint(job: Path, place: Ray, environment: Mapping[str, str]) -> str:
+    """Return the shell command of the job.
+
+    `env -i` is needed because a Ray job otherwise inherits the environment of its node, and `exec` so that the trainer
+    itself gets the signals.
+    """
+    from_node = from_the_node([name for name in (*INHERITED_VARIABLES, KEY_VARIABLE) if name != "HOME"])
+    given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}
+    if place.gpus == 0:
+        given["CUDA_VISIBLE_DEVICES"] = ""  # a job that reserves none would see every GPU of its node
+    assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in given.items())
+    return f"exec env -i {from_node} {assigned} {shlex.join(worker_command(place.python, job))}"
+
+
+def _client(place: Ray) -> Any:
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "institution.yaml: trainer.where is 'ray', and Ray is not installed here.",
+            "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror.",
+        )
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read by Ray while it is imported
+    from ray.job_submission import JobSubmissionClient
+
+    hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
+    try:
+        return JobSubmissionClient(place.address)
+    except _unreachable() as error:
+        raise InputError(
+            f"trainer.address {place.address} of institution.yaml: no Ray answers there: {_short(error)}.",
+            "Give the address of the head's dashboard, which accepts jobs (`ray start --head` prints it).",
+        ) from None
+    finally:
+        os.environ.update(hidden)
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """Return the errors of Ray's client for a head that is unreachable, requires a token, or answers with an error."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    return (ConnectionError, RuntimeError, AuthenticationError, requests.RequestException)
+
+
+def _short(message: object) -> str:
+    """Return the last line of a message, which states the reason, up to 300 characters."""
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"
