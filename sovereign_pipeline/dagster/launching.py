@@ -308,7 +308,7 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
             case Kubernetes() as place:
                 run_trainer_in_pod(context, place, settings.secret_directories, job, environment)
             case Ray() as place:
-                _run_on_ray(context, place, job, environment)
+                _run_on_ray(context, place, settings, job, environment)
             case Slurm() as place:
                 run_trainer_on_slurm(job, place, settings, context.log.info, key.hex())
 
@@ -324,11 +324,14 @@ def _run_here(context: dg.AssetExecutionContext, job: Path, environment: Mapping
         run_trainer(job, context.log.info, {**environment, **session.get_bootstrap_env_vars()})
 
 
-def _run_on_ray(context: dg.AssetExecutionContext, place: Ray, job: Path, environment: Mapping[str, str]) -> None:
+def _run_on_ray(
+    context: dg.AssetExecutionContext, place: Ray, settings: Settings, job: Path, environment: Mapping[str, str]
+) -> None:
     """Run the trainer on Ray. The Pipes files are beside the job file, on a volume shared by both machines."""
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),
         message_reader=dg.PipesFileMessageReader(str(job.parent / "pipes-messages.jsonl")),
     ) as session:
-        run_trainer_on_ray(job, place, context.log.info, {**environment, **session.get_bootstrap_env_vars()})
+        given = {**environment, **session.get_bootstrap_env_vars()}
+        run_trainer_on_ray(job, place, context.log.info, given, settings.secret_directories)

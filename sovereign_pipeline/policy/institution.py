@@ -336,17 +336,24 @@ class Ray(RecipeModel):
     python: str = "python"
     """Python interpreter on the nodes, with this program at the same version."""
 
+    devices_per_node: int | None = Field(default=None, ge=1)
+    """Number of devices that a training uses on each node. A line with more devices (`training.devices.count`) trains
+    on several nodes; null: always on one."""
+
+    interface: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:-]{1,15}$", examples=["ib0"])
+    """Network interface through which several nodes exchange tensors, by its name on every node."""
+
     gpus: float = Field(default=1, ge=0)
-    """Number of devices that Ray reserves for the job."""
+    """Number of devices that Ray reserves for the job on each of its nodes."""
 
     cpus: float | None = Field(default=None, gt=0)
-    """Number of CPU cores that Ray reserves for the job."""
+    """Number of CPU cores that Ray reserves for the job on each of its nodes."""
 
     memory_gib: int | None = Field(default=None, ge=1)
-    """Memory, in GiB, that Ray reserves for the job."""
+    """Memory, in GiB, that Ray reserves for the job on each of its nodes."""
 
     resources: dict[str, float] = {}
-    """Additional resources that Ray reserves for the job: name in the cluster -> amount."""
+    """Additional resources that Ray reserves on each node: name in the cluster -> amount."""
 
 
 OWN_SBATCH_OPTIONS = (

@@ -441,7 +441,7 @@ def _close_to_others() -> None:
 
 
 @contextmanager
-def _patience(ray: Any, progress: Progress) -> Iterator[None]:
+def patience(ray: Any, progress: Progress) -> Iterator[None]:
     """Make Ray wait up to `SECONDS_TO_START` for the node that it starts, and report progress.
 
     Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, and gives up after
@@ -483,7 +483,7 @@ def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
     }
     address = os.environ.get("RAY_ADDRESS")
     try:
-        with _patience(ray, progress):
+        with patience(ray, progress):
             ray.init(log_to_driver=False, **({} if address else local))
     except Exception as error:  # Ray raises a bare Exception if its processes start slowly; no text is loaded yet
         failed = f"Ray at {address} could not be reached" if address else "A local Ray did not start"

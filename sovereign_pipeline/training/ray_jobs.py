@@ -1,4 +1,4 @@
-"""Run the trainer as a job on a Ray cluster, on a node that sees the same paths."""
+"""Run the trainer as a job on a Ray cluster, on one node or several that see the same paths."""
 
 import importlib.util
 import os
@@ -7,12 +7,13 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from sovereign_pipeline.base.errors import InputError, TrainingFailed
+from sovereign_pipeline.base.errors import InputError, RecipeError, TrainingFailed
 from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.record.stage import Progress
-from sovereign_pipeline.training.job import KEY_VARIABLE
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob
 from sovereign_pipeline.training.launcher import (
     INHERITED_VARIABLES,
     SECONDS_FOR_A_CHECKPOINT,
@@ -21,54 +22,85 @@ from sovereign_pipeline.training.launcher import (
     remote_environment,
     worker_command,
 )
+from sovereign_pipeline.training.ray_nodes import Nodes
+from sovereign_pipeline.training.slurm_task import ATTEMPT_VARIABLE, Order
 
 SECONDS_BETWEEN_POLLS = 2.0
 SECONDS_OUT_OF_REACH = 600.0
 """Seconds for which Ray's head may be unreachable, such as during a restart. The job on its node continues
 meanwhile."""
+OF_RAY = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+"""Variables with which a job on several nodes reaches its cluster. No trainer gets them."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Variables that Ray's client prefers to an address passed as an argument."""
 
 
-def run_trainer_on_ray(job: Path, place: Ray, progress: Progress, environment: Mapping[str, str]) -> None:
-    """Run the trainer on a job file and wait. Raises as `launcher.launch` does, and InputError if Ray is not installed
-    here or rejects the job.
+def run_trainer_on_ray(
+    job: Path,
+    place: Ray,
+    progress: Progress,
+    environment: Mapping[str, str],
+    withheld: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
+    """Run the trainer on a job file and wait. Raises as `launcher.launch` does, InputError if Ray is not installed here
+    or rejects the job, and RecipeError if the devices do not fill its nodes.
 
-    environment: variables beside those of every trainer, such as those that open a Dagster Pipes session.
+    Args:
+        environment: variables beside those of every trainer, such as those that open a Dagster Pipes session.
+        withheld: variable -> directory that the trainers of several nodes must not see.
     """
-    launch(RayJob(job, place, progress, environment), job, progress)
+    order = job.with_name("order.json")
+    try:
+        launch(RayJob(job, place, progress, environment, order, withheld), job, progress)
+    finally:
+        order.unlink(missing_ok=True)  # it has a key
 
 
 class RayJob:
     """Runs the trainer as a Ray job; see `launcher.Launcher`."""
 
-    def __init__(self, job: Path, place: Ray, progress: Progress, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        job: Path,
+        place: Ray,
+        progress: Progress,
+        environment: Mapping[str, str],
+        order: Path,
+        withheld: Mapping[str, Path],
+    ) -> None:
         self._job = job
         self._place = place
         self._progress = progress
         self._environment = environment
+        self._order = order
+        self._withheld = withheld
+        self._nodes = _nodes(place, TrainingJob.read(job))
         self._client = _client(place)
         self._submission = f"sovereign-{uuid.uuid4().hex[:16]}"
 
     def submit(self) -> None:
-        place = self._place
-        reserved = {
+        place, environment, command = self._place, self._environment, worker_command(self._place.python, self._job)
+        reserved: dict[str, Any] = {
             "entrypoint_num_gpus": place.gpus,
             "entrypoint_num_cpus": place.cpus,
             "entrypoint_memory": place.memory_gib * 2**30 if place.memory_gib is not None else None,
             "entrypoint_resources": place.resources or None,
         }
+        if self._nodes > 1:
+            command = self._command_for_nodes()
+            environment = {**environment, ATTEMPT_VARIABLE: self._submission}
+            reserved = {"entrypoint_num_cpus": 0, "entrypoint_num_gpus": 0}  # a placement group reserves the nodes
         try:
             self._client.submit_job(
                 submission_id=self._submission,
-                entrypoint=entrypoint(self._job, place, self._environment),
+                entrypoint=entrypoint(command, self._job, place, environment),
                 runtime_env={
                     "env_vars": {
                         # Ray's job supervisor reads it: after stop_job it kills the job after this many seconds, by
                         # default 3.
                         "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT),
-                        KEY_VARIABLE: self._environment.get(KEY_VARIABLE, ""),
+                        **({KEY_VARIABLE: environment.get(KEY_VARIABLE, "")} if self._nodes == 1 else {}),
                     }
                 },
                 **reserved,
@@ -79,6 +111,28 @@ class RayJob:
                 "Correct the `trainer` section, or check the cluster.",
             ) from None
         self._progress(f"submitted {self._submission} to Ray at {place.address}")
+
+    def _command_for_nodes(self) -> list[str]:
+        """Write what the trainers of several nodes need to know beside the job file. Returns the job's command."""
+        place = self._place
+        reserved = {"CPU": place.cpus, "GPU": place.gpus or None, "memory": (place.memory_gib or 0) * 2**30 or None}
+        nodes = Nodes(
+            count=self._nodes,
+            python=place.python,
+            reserved={name: each for name, each in {**reserved, **place.resources}.items() if each is not None},
+        )
+        order = Order(
+            job=self._job,
+            key=self._environment[KEY_VARIABLE],
+            interface=place.interface or "",
+            withheld=dict(self._withheld),
+            submitted=time.time(),
+        )
+        nodes_file = self._order.with_name("nodes.json")
+        for path, content in ((self._order, order), (nodes_file, nodes)):
+            path.touch(mode=0o600)
+            path.write_text(content.model_dump_json(), encoding="utf-8")
+        return [place.python, "-m", "sovereign_pipeline.training.ray_nodes", str(self._order), str(nodes_file)]
 
     def follow(self) -> str | None:
         """Wait for the end of the job. Raises TrainingFailed if the head is unreachable for too long."""
@@ -124,18 +178,33 @@ class RayJob:
             progress(f"{submission} could not be stopped and may still run: {_short(error)}")
 
 
-def entrypoint(job: Path, place: Ray, environment: Mapping[str, str]) -> str:
+def _nodes(place: Ray, job: TrainingJob) -> int:
+    """Return the number of nodes of a job."""
+    each = place.devices_per_node or job.devices.count
+    if job.devices.count <= each:
+        return 1
+    if job.devices.count % each or place.interface is None:
+        raise RecipeError(
+            f"training.devices.count is {job.devices.count}, and a node has {each} (trainer.devices_per_node in "
+            f"institution.yaml): several nodes need the same number of devices each, and a network interface.",
+            f"Set count to a multiple of {each}, and trainer.interface.",
+        )
+    return job.devices.count // each
+
+
+def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[str, str]) -> str:
     """Return the shell command of the job.
 
     `env -i` is needed because a Ray job otherwise inherits the environment of its node, and `exec` so that the trainer
     itself gets the signals.
     """
-    from_node = from_the_node([name for name in (*INHERITED_VARIABLES, KEY_VARIABLE) if name != "HOME"])
+    of_ray = OF_RAY if ATTEMPT_VARIABLE in environment else (KEY_VARIABLE,)
+    from_node = from_the_node([name for name in (*INHERITED_VARIABLES, *of_ray) if name != "HOME"])
     given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}
     if place.gpus == 0:
         given["CUDA_VISIBLE_DEVICES"] = ""  # a job that reserves none would see every GPU of its node
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in given.items())
-    return f"exec env -i {from_node} {assigned} {shlex.join(worker_command(place.python, job))}"
+    return f"exec env -i {from_node} {assigned} {shlex.join(command)}"
 
 
 def _client(place: Ray) -> Any:

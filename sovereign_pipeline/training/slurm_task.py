@@ -14,12 +14,15 @@ from pathlib import Path
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import FIND_OUT, Frozen, file_sha256, held, held_if_free, write_atomically
-from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.processes import die_with_parent, keep_private
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training.devices import MEETING_VARIABLE
 from sovereign_pipeline.training.job import TrainingJob, lock_of_line, mark_of, use_key
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress, run_job
 
+ATTEMPT_VARIABLE, NODE_VARIABLE = "SOVEREIGN_TRAINER_ATTEMPT", "SOVEREIGN_TRAINER_NODE"
+"""Variables with a name of this start of the job, and with the node's name."""
 SEAL = "sealed.json"
 SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
@@ -44,14 +47,15 @@ def main(order_file: Path) -> int:
     """Run the job as one of its processes. Returns exit status 0 after a training, and 1 after a failure, which the
     job's result file and this process's output state."""
     keep_private()
+    if PARENT_VARIABLE in os.environ:
+        die_with_parent(int(os.environ[PARENT_VARIABLE]))
     go_offline()
     stop_requests = collect_sigterm()
     order, job = _read(order_file)
     if job is None or order is None:
         return 1
     use_key(order.key)
-    first, node = os.environ["RANK"] == "0", os.environ.get("SLURMD_NODENAME", "this node")
-    attempt = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    first, node, attempt = os.environ["RANK"] == "0", os.environ[NODE_VARIABLE], os.environ[ATTEMPT_VARIABLE]
     os.environ |= {
         MEETING_VARIABLE: str(order_file.with_name(f"meeting-{attempt}")),
         "GLOO_SOCKET_IFNAME": order.interface,
@@ -107,7 +111,7 @@ def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
         return order, TrainingJob.read(order.job)
     except OSError as error:
         failure = {
-            "message": f"Node {os.environ.get('SLURMD_NODENAME')}: {error.filename} cannot be read "
+            "message": f"Node {os.environ[NODE_VARIABLE]}: {error.filename} cannot be read "
             f"({error.strerror}). This node does not share $SOVEREIGN_HOME with the machine that submitted the job.",
             "hint": "Mount the directory of SOVEREIGN_HOME at the same path on every node, for the same account.",
         }

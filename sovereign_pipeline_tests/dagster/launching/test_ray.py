@@ -216,6 +216,22 @@ def test_ray_is_told_what_to_reserve_and_how_long_a_checkpoint_takes(make_job: J
     assert SECRET not in json.dumps(submitted)
 
 
+def test_a_job_on_several_nodes_reserves_them_itself_and_leaves_no_key(make_job: JobMaker, tmp_path: Path) -> None:
+    job = make_job("nodes", letters(2), devices={"launcher": "accelerate", "count": 4})
+    answer = shlex.quote(TrainingResult().model_dump_json())
+    python = program(tmp_path / "python", f'cat "$3" "$4" > {tmp_path / "read"}\necho {answer} > {job.result}')
+    with RayHead({"PATH": os.environ["PATH"]}).serving() as server:
+        place = Ray(where="ray", address=server.address, python=python, gpus=2, devices_per_node=2, interface="ib0")
+        run_trainer_on_ray(written(job), place, lambda line: None, {KEY_VARIABLE: "1" * 64}, {"V": tmp_path / "vault"})
+        (submitted,) = [body for method, path, body in server.seen if (method, path) == ("POST", "/api/jobs/")]
+    assert (submitted["entrypoint_num_gpus"], submitted["entrypoint_num_cpus"]) == (0, 0)
+    assert "1" * 64 not in submitted["entrypoint"]
+    order, _, nodes = (tmp_path / "read").read_text().partition("}{")
+    assert json.loads(order + "}")["withheld"] == {"V": str(tmp_path / "vault")}
+    assert json.loads("{" + nodes) == {"count": 2, "python": python, "reserved": {"GPU": 2.0}}
+    assert not job.result.with_name("order.json").exists()
+
+
 def test_a_head_that_is_away_for_a_while_loses_no_job(make_job: JobMaker, tmp_path: Path) -> None:
     job = make_job("away", letters(2))
     answer = shlex.quote(TrainingResult().model_dump_json())

@@ -1,0 +1,203 @@
+"""Start one trainer for each device on several nodes of a Ray cluster, as a Ray job:
+`python -m sovereign_pipeline.training.ray_nodes ORDER.json NODES.json`.
+
+A placement group reserves the nodes. On each one an actor starts the trainers as processes, so that they have the
+variables of a trainer and no others, and connect as on Slurm.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import SovereignError, TrainingStopped
+from sovereign_pipeline.base.files import Frozen
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult
+from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE, SECONDS_FOR_A_CHECKPOINT
+from sovereign_pipeline.training.slurm_task import NODE_VARIABLE, Order
+from sovereign_pipeline.training.worker import collect_sigterm, open_progress
+
+SECONDS_BETWEEN_LOOKS = 0.5
+OF_THE_NODE = tuple(name for name in INHERITED_VARIABLES if name != "HOME")
+"""Variables that each node's trainers have from their own node."""
+
+
+class Nodes(Frozen):
+    """What a training reserves."""
+
+    count: int
+    python: str
+    """Interpreter on the nodes."""
+    reserved: dict[str, float]
+    """Resource of Ray -> amount on each node."""
+
+
+def main(order_file: Path, nodes: Nodes) -> int:
+    """Train on these nodes and wait. Returns exit status 0 if every trainer succeeded; see the job's result file."""
+    keep_private()
+    go_offline()
+    job = TrainingJob.read(Order.model_validate_json(order_file.read_bytes()).job)
+    with open_progress() as progress:
+        try:
+            return _run(order_file, job, nodes, lambda line: progress(line, {}))
+        except SovereignError as error:
+            TrainingResult(failure=Failure.of(error)).write(job.result)
+            return 1
+
+
+def _run(
+    order_file: Path,
+    job: TrainingJob,
+    nodes: Nodes,
+    progress: Callable[[str], None],
+) -> int:
+    import ray
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    ray.init(log_to_driver=False, logging_level="ERROR")
+    stop_requests = collect_sigterm()  # now, because Ray sets a handler of its own
+    group = placement_group([nodes.reserved] * nodes.count, strategy="STRICT_SPREAD")
+    ready = group.ready()
+    reserved = ", ".join(f"{each:g} {name}" for name, each in nodes.reserved.items())
+    progress(f"waiting for {nodes.count} nodes with {reserved} each")
+    while not ray.wait([ready], timeout=SECONDS_BETWEEN_LOOKS)[0]:
+        if stop_requests:
+            raise TrainingStopped("The training was stopped, as requested, while it waited for its nodes.")
+    actor = ray.remote(_node_class())
+    on = [PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index) for index in range(nodes.count)]
+    started = [
+        actor.options(
+            scheduling_strategy=each,
+            num_cpus=nodes.reserved.get("CPU", 0),
+            num_gpus=nodes.reserved.get("GPU", 0),
+            max_concurrency=2,  # `stop` beside `run`
+        ).remote()
+        for each in on
+    ]
+    log = _Log(order_file.with_name("log"), progress)
+    given = _environment()
+    count = job.devices.count // nodes.count
+    command = [nodes.python, "-m", "sovereign_pipeline.training.slurm_task", str(order_file)]
+    runs = [
+        node.run.remote(command, _ranks(index, count, nodes.count), given, [*OF_THE_NODE], str(log.path))
+        for index, node in enumerate(started)
+    ]
+    waiting, is_stopping, failed = list(runs), False, False
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=SECONDS_BETWEEN_LOOKS)
+        log.tell()
+        for each in done:
+            try:
+                failed = failed or ray.get(each) != 0
+            except ray.exceptions.RayError as error:
+                failed = True
+                progress(f"a node was lost ({type(error).__name__})")
+        if (stop_requests or failed) and not is_stopping:
+            is_stopping = True
+            for node in started:
+                node.stop.remote()
+    log.tell()
+    if failed and not job.result.is_file():
+        raise TrainingStopped("A node of this training was lost.")
+    return 1 if failed else 0
+
+
+def _ranks(node: int, count: int, nodes: int) -> list[dict[str, str]]:
+    """Return the variables that tell each trainer of a node its place among all."""
+    return [
+        {
+            "RANK": str(node * count + local),
+            "LOCAL_RANK": str(local),
+            "WORLD_SIZE": str(nodes * count),
+            "LOCAL_WORLD_SIZE": str(count),
+        }
+        for local in range(count)
+    ]
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's variables for the trainers. The launcher gave it those of a trainer, and Ray its own."""
+    others = {name for name in os.environ if name in OF_THE_NODE or name.startswith(("DAGSTER_", "RAY_"))}
+    return {name: value for name, value in os.environ.items() if name not in others}
+
+
+def _node_class() -> type:
+    """Return the actor's class. It is defined here, so that Ray sends it to nodes by value: a node's own interpreter
+    needs Ray alone."""
+
+    class Node:
+        def __init__(self) -> None:
+            self.trainers: list[Any] = []
+            self.is_stopping = False
+
+        def run(
+            self, command: list[str], ranks: list[dict[str, str]], given: dict[str, str], inherited: list[str], log: str
+        ) -> int:
+            """Run one trainer for each rank, and wait. Returns 0 if all succeeded."""
+            import os
+            import socket
+            import subprocess
+            import time
+            from pathlib import Path
+
+            own = {name: os.environ[name] for name in inherited if name in os.environ and name not in given}
+            parent = {PARENT: str(os.getpid()), NODE: socket.gethostname()}
+            with Path(log).open("ab") as output:
+                for rank in ranks:
+                    self.trainers.append(
+                        subprocess.Popen(
+                            command,
+                            stdin=subprocess.DEVNULL,
+                            stdout=output,
+                            stderr=subprocess.DEVNULL,  # warnings of libraries quote their input
+                            env={**own, **given, **parent, **rank},
+                        )
+                    )
+            until = None
+            while any(each.poll() is None for each in self.trainers):
+                failed = any(each.poll() for each in self.trainers)
+                if (failed or self.is_stopping) and until is None:
+                    until = time.monotonic() + SECONDS
+                    self.stop()
+                if until is not None and time.monotonic() > until:
+                    for each in self.trainers:
+                        each.kill()
+                time.sleep(0.2)
+            return int(any(each.returncode for each in self.trainers))
+
+        def stop(self) -> None:
+            """Ask the trainers to save a checkpoint and end."""
+            self.is_stopping = True
+            for each in self.trainers:
+                each.terminate()
+
+    NODE, PARENT, SECONDS = NODE_VARIABLE, PARENT_VARIABLE, SECONDS_FOR_A_CHECKPOINT
+    return Node
+
+
+class _Log:
+    """The file to which the trainers of all nodes append JSON lines."""
+
+    def __init__(self, path: Path, progress: Callable[[str], None]) -> None:
+        self.path = path
+        self._progress = progress
+        path.touch(mode=0o600)
+        self._read = path.stat().st_size
+
+    def tell(self) -> None:
+        """Report the whole lines that were added."""
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        for line in whole.decode(errors="replace").splitlines():
+            self._progress(json.loads(line)["message"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Nodes.model_validate_json(Path(sys.argv[2]).read_bytes())))

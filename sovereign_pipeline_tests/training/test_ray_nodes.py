@@ -1,0 +1,139 @@
+"""The trainer on two nodes of a Ray cluster: it trains what one machine does, and can be stopped.
+
+The nodes are two of Ray's own on this machine, which the placement group keeps apart. The job is started as Ray's head
+starts it; `dagster/launching/test_ray.py` has the submission.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.base.errors import RecipeError, TrainingStopped
+from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.policy.institution import Ray
+from sovereign_pipeline.privacy.engines import patience
+from sovereign_pipeline.training.here import run_trainer
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
+from sovereign_pipeline.training.launcher import remote_environment
+from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
+from sovereign_pipeline.training.ray_nodes import Nodes
+from sovereign_pipeline.training.slurm_task import ATTEMPT_VARIABLE, Order
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters
+from sovereign_pipeline_tests.training.processes.launching import KEY
+from sovereign_pipeline_tests.training.trainings import files
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
+
+pytestmark = pytest.mark.slow
+
+TWO = {"launcher": "accelerate", "count": 2}
+ROWS = letters(24)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch, pytest.MonkeyPatch.context() as patch:  # a short path
+        patch.setenv("RAY_TMPDIR", scratch)
+        Path(scratch, "ray").mkdir()
+        with patience(ray, print):
+            started = Cluster(initialize_head=True, head_node_args=node)
+            started.add_node(**node)
+        yield started.address
+        started.shutdown()
+
+
+def start(job: TrainingJob, cluster: str) -> "subprocess.Popen[str]":
+    """Start the Ray job's process on its head."""
+    file = job.result.with_name("job.json")
+    job.write(file)
+    order = Order(job=file, key=KEY[KEY_VARIABLE], interface="lo", withheld={}, submitted=time.time())
+    nodes = Nodes(count=2, python=sys.executable, reserved={"CPU": 1})
+    for name, content in (("order.json", order), ("nodes.json", nodes)):
+        file.with_name(name).write_text(content.model_dump_json())
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "sovereign_pipeline.training.ray_nodes",
+            *(str(file.with_name(name)) for name in ("order.json", "nodes.json")),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **remote_environment(file),
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(PROJECT_ROOT),
+            "RAY_ADDRESS": cluster,
+            ATTEMPT_VARIABLE: "try",
+        },
+    )
+
+
+def test_two_nodes_train_what_two_processes_of_one_machine_do(cluster: str, make_job: JobMaker) -> None:
+    here, there = (make_job(name, ROWS, devices=TWO) for name in ("here", "there"))
+    here.write(here.result.with_name("job.json"))
+    run_trainer(here.result.with_name("job.json"), lambda line: None, KEY)
+    process = start(there, cluster)
+    output, _ = process.communicate(timeout=10 * SECONDS)
+    assert process.returncode == 0
+    assert files(there.output) == files(here.output)
+    assert read_result(there.result).measured["tokens_per_second"] > 0
+    lines = [json.loads(line)["message"] for line in output.splitlines()]
+    assert len([line for line in lines if line.startswith("step ")]) > 1
+    nodes = {json.loads(path.read_text())[0] for path in there.result.parent.glob("nodes-try/[1-9]")}
+    assert len(nodes) == 1
+
+
+def test_a_job_that_is_stopped_leaves_a_checkpoint(cluster: str, make_job: JobMaker) -> None:
+    job = make_job("stopped", ROWS, sft={"epochs": 2000}, devices=TWO)
+    process = start(job, cluster)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["message"].startswith("step 3/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    process.communicate(timeout=10 * SECONDS)
+    assert process.returncode == 1
+    with pytest.raises(TrainingStopped):
+        read_result(job.result)
+    newest = max(path.name for path in job.checkpoint_directory.iterdir())
+    assert int(newest.removeprefix("step-")) >= 3
+
+
+def test_a_job_that_is_killed_leaves_no_trainer(cluster: str, make_job: JobMaker, tmp_path: Path) -> None:
+    job = make_job("killed", ROWS, sft={"epochs": 2000}, devices=TWO)
+    process = start(job, cluster)
+    assert process.stdout is not None
+    next(line for line in process.stdout if json.loads(line)["message"].startswith("step 1/"))
+    process.kill()
+    process.communicate()
+
+    def are_gone() -> bool:
+        running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False)
+        return running.returncode == 1
+
+    wait_until(are_gone, lambda: "trainers still run")
+
+
+def test_devices_that_do_not_fill_the_nodes_are_refused(make_job: JobMaker) -> None:
+    job = make_job("three", ROWS, devices={"launcher": "accelerate", "count": 3})
+    job.write(job.result.with_name("job.json"))
+    for place in ({"devices_per_node": 2, "interface": "ib0"}, {"devices_per_node": 1}):
+        with pytest.raises(RecipeError):
+            run_trainer_on_ray(
+                job.result.with_name("job.json"),
+                Ray.model_validate({"where": "ray", "address": "http://127.0.0.1:9", **place}),
+                print,
+                KEY,
+            )
