@@ -1,16 +1,19 @@
 """Measure the split: time, memory, recall and crossings on generated corpora, and grouped questions on a real one.
 
-    .venv/bin/python -m benchmarks.corpus.split_scale --rows 10000 100000 1000000 --questions DIR --out DIR
+    .venv/bin/python -m benchmarks.corpus.split_scale --rows 10000 100000 1000000 --questions DIR --out DIR --page PAGE
 
-For each number of rows a corpus of invented letters is written, the real stage leakage_safe_split is produced and its
-gate asked, each in a fresh process, and what was planted is looked for. --questions: a folder with
+For each number of rows a corpus of invented letters is written, and the real stage leakage_safe_split is produced in a
+fresh process. Up to CHECKED_UP_TO rows, its gate is asked and what was planted is looked for, each in a process of its
+own. --page: where the table of time and memory is written, between its marks. --questions: a folder with
 `wq_2023-12.jsonl.gz` and `wq_2024-07.jsonl.gz`, written questions of the House of Commons as its API gives them; the
 data is not part of this project. Results go to --out as split_scale.json and split_scale.md. About 4 GB of disk are
 needed under --out for a million rows; they are freed at the end.
 """
 
 import argparse
+import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -36,8 +39,9 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split.assignment import components
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs
-from sovereign_pipeline.split.features import components, read_columns
+from sovereign_pipeline.split.features import read_features
 from sovereign_pipeline.split.near_duplicates import near_duplicates
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
@@ -47,9 +51,13 @@ PARLIAMENT = Path(__file__).resolve().parent.parent / "parliament"
 QUESTION_FILES = ("wq_2023-12.jsonl.gz", "wq_2024-07.jsonl.gz")
 
 BRUTE_FORCE_UP_TO = 10_000
+CHECKED_UP_TO = 100_000
+BEGIN, END = "<!-- split -->\n", "<!-- /split -->"
+EXTRAPOLATED_TO = 10_000_000
 START_UP_ROWS = 1_000
 """Always measured too: what it costs is mostly the start of Python and its libraries, and is taken off the others."""
 SECONDS_BETWEEN_SAMPLES = 0.05
+PLANTED = ("near_duplicates", "copies", "forwards")
 
 RECIPE = {
     "line": "generated",
@@ -70,6 +78,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[])
     parser.add_argument("--questions", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--step", help=argparse.SUPPRESS)  # what a fresh process is started for
     arguments = parser.parse_args()
     go_offline()
@@ -86,6 +95,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
             results["parliament"] = measure_questions(Path(directory), arguments.questions)
     write_results(arguments.out, results)
+    if arguments.page:
+        before, _, rest = arguments.page.read_text(encoding="utf-8").partition(BEGIN)
+        table = "\n".join(table_of_scale(results["generated"]))
+        arguments.page.write_text(f"{before}{BEGIN}{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 def say(message: str) -> None:
@@ -107,18 +120,19 @@ def measure_generated(directory: Path, rows: int) -> dict[str, Any]:
     planted = write_generated(directory, rows)
     say(f"{rows:,} rows: splitting")
     build = in_a_fresh_process("build", directory)
-    gate = in_a_fresh_process("gate", directory)
+    is_checked = rows <= CHECKED_UP_TO
+    gate = in_a_fresh_process("gate", directory) if is_checked else None
     say(f"{rows:,} rows: looking for what was planted")
-    found = in_a_fresh_process("recall", directory)
+    found = in_a_fresh_process("recall", directory) if is_checked else None
     brute = in_a_fresh_process("brute_force", directory) if rows <= BRUTE_FORCE_UP_TO else None
     return {
         "rows": rows,
         "planted": planted,
         "build": build.measured,
-        "gate": {**gate.measured, **gate.answer},
+        "gate": {**gate.measured, **gate.answer} if gate else None,
         "rows_per_second": round(rows / build.measured["seconds"]),
         "proof": build.answer,
-        "recall": found.answer,
+        "recall": found.answer if found else None,
         "brute_force": brute.answer if brute else None,
     }
 
@@ -155,7 +169,7 @@ SPLIT = replace(LEAKAGE_SAFE_SPLIT, inputs=(SCRUBBED,))
 @dataclass(frozen=True)
 class Step:
     """answer: what the process printed. measured: seconds and CPU seconds of it and its children, and the highest
-    resident memory of all of them together (bytes shared between them count for each)."""
+    memory of all of them together: all that is resident, and without pages of files, which the system can drop."""
 
     answer: dict[str, Any]
     measured: dict[str, float]
@@ -169,9 +183,10 @@ def in_a_fresh_process(step: str, directory: Path) -> Step:
         stdout=subprocess.PIPE,
         text=True,
     )
-    peak = 0
+    resident = own = 0
     while process.poll() is None:
-        peak = max(peak, resident_bytes(process.pid))
+        of_all, of_files = resident_bytes(process.pid)
+        resident, own = max(resident, of_all), max(own, of_all - of_files)
         time.sleep(SECONDS_BETWEEN_SAMPLES)
     seconds = time.monotonic() - started
     after = os.times()
@@ -180,22 +195,25 @@ def in_a_fresh_process(step: str, directory: Path) -> Step:
     if process.returncode != 0:
         sys.exit(f"The step {step} in {directory} ended with status {process.returncode}.")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    measured = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_gb": round(peak / 1e9, 2)}
+    measured = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_gb": round(own / 1e9, 2)}
+    measured["peak_gb_with_files"] = round(resident / 1e9, 2)
     return Step(json.loads(answer), measured)
 
 
-def resident_bytes(pid: int) -> int:
-    total = 0
+def resident_bytes(pid: int) -> tuple[int, int]:
+    """The resident memory of a process and its children, and how much of it are pages of files."""
+    total = of_files = 0
     try:
         processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
-        return 0
+        return 0, 0
     for process in processes:
         try:
-            total += process.memory_info().rss
+            memory = process.memory_info()
+            total, of_files = total + memory.rss, of_files + memory.shared
         except psutil.NoSuchProcess:
             continue  # it ended between the two looks
-    return total
+    return total, of_files
 
 
 def workplace_in(directory: Path, line: str = "generated") -> Workplace:
@@ -230,7 +248,8 @@ def step_recall(directory: Path) -> dict[str, Any]:
     workplace = workplace_in(directory)
     documents = workplace.store.open(current(workplace, SCRUBBED)).file(DOCUMENTS)
     with workplace.store.workspace() as scratch:
-        columns = read_columns(documents, scratch)
+        features = read_features(documents, workplace.line.split, {}, scratch, workplace.progress)
+        columns = features.columns
         found = near_duplicates(
             columns.shingles, Rarity.of(scratch, columns.shingles), workplace.line.split.near_duplicate_jaccard, scratch
         )
@@ -238,7 +257,7 @@ def step_recall(directory: Path) -> dict[str, Any]:
         contained = contained_pairs(texts, OwnShingles.of(texts, Boilerplate.of(scratch, columns.texts)))
     by_search = {
         "near_duplicates": components(len(columns), [], [found.pairs]).tolist(),
-        "forwards": components(len(columns), [columns.texts.ties], [texts.documents[contained]]).tolist(),
+        "forwards": components(len(columns), [features.ties["equal_text"]], [texts.documents[contained]]).tolist(),
     }
     number_of = {id: number for number, id in enumerate(columns.ids)}
     recall: dict[str, Any] = {
@@ -322,26 +341,62 @@ def measure_questions(directory: Path, questions: Path) -> dict[str, Any]:
 # --- the report ---
 
 
+def table_of_scale(generated: list[dict[str, Any]]) -> list[str]:
+    """Time and memory of each size beside the exponents of their growth, without what the start of Python takes."""
+    start_up, *sizes = (
+        {
+            "rows": each["rows"],
+            **{name: each["build"][name] for name in ("cpu_seconds", "peak_gb", "peak_gb_with_files")},
+        }
+        for each in generated
+    )
+    lines = [
+        "| rows | CPU s | exponent | peak GB | exponent | peak GB with pages of files |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+
+    def exponent(name: str, before: dict[str, Any], each: dict[str, Any]) -> float:
+        growth = (each[name] - start_up[name]) / max(before[name] - start_up[name], 0.01)
+        return math.log(max(growth, 1)) / math.log(each["rows"] / before["rows"])
+
+    exponents = {"cpu_seconds": 1.0, "peak_gb": 1.0}
+    for before, each in itertools.pairwise([None, *sizes]):
+        if before:
+            exponents = {name: exponent(name, before, each) for name in exponents}
+        shown = {name: f"{value:.2f}" if before else "–" for name, value in exponents.items()}
+        lines.append(
+            f"| {each['rows']:,} | {each['cpu_seconds']:.0f} | {shown['cpu_seconds']} | {each['peak_gb']:.2f} "
+            f"| {shown['peak_gb']} | {each['peak_gb_with_files']:.2f} |"
+        )
+    if sizes:
+        last = sizes[-1]
+        times = EXTRAPOLATED_TO / last["rows"]
+        seconds, memory = (
+            start_up[name] + (last[name] - start_up[name]) * times ** max(1.0, exponents[name]) for name in exponents
+        )
+        lines.append(f"| {EXTRAPOLATED_TO:,}, extrapolated | {seconds:.0f} | | {memory:.1f} | | |")
+    return lines
+
+
 def as_markdown(results: dict[str, Any]) -> str:
-    start_up = results["generated"][0]["build"]["seconds"] if results["generated"] else 0
     lines = [
         f"# The split, measured on {results['cores']} cores",
         "",
-        "| rows | build s | CPU s | rows/s | peak GB | gate s | gate peak GB | µs a row without start-up "
-        "| near-duplicates found | copies found | forwards found | crossing (proof) | gate |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
+        *(table_of_scale(results["generated"]) if results["generated"] else []),
+        "",
+        "| rows | build s | rows/s | gate s | gate peak GB | near-duplicates found | copies found | forwards found "
+        "| crossing (proof) | gate |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---|---|",
     ]
     for each in results["generated"]:
         build, gate, recall = each["build"], each["gate"], each["recall"]
         crossing = ", ".join(f"{kind} {count}" for kind, count in each["proof"]["crossing"].items())
+        planted = each["planted"]
+        found = [f"{recall[kind]:.4%} of {planted[kind]:,}" if recall else "" for kind in PLANTED]
         lines.append(
-            f"| {each['rows']:,} | {build['seconds']} | {build['cpu_seconds']} | {each['rows_per_second']:,} "
-            f"| {build['peak_gb']} | {gate['seconds']} | {gate['peak_gb']} "
-            f"| {(build['seconds'] - start_up) / each['rows'] * 1e6:.0f} "
-            f"| {recall['near_duplicates']:.4%} of {each['planted']['near_duplicates']:,} "
-            f"| {recall['copies']:.4%} of {each['planted']['copies']:,} "
-            f"| {recall['forwards']:.4%} of {each['planted']['forwards']:,} | {crossing} "
-            f"| {'passed' if gate['passed'] else 'refused'} |"
+            f"| {each['rows']:,} | {build['seconds']} | {each['rows_per_second']:,} "
+            f"| {gate['seconds'] if gate else ''} | {gate['peak_gb'] if gate else ''} | {' | '.join(found)} "
+            f"| {crossing} | {'' if gate is None else 'passed' if gate['passed'] else 'refused'} |"
         )
     for each in results["generated"]:
         if each["brute_force"]:

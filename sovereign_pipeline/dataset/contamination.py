@@ -26,7 +26,7 @@ from sovereign_pipeline.split.contained_texts import (
     texts_in,
     texts_of,
 )
-from sovereign_pipeline.split.features import read_columns
+from sovereign_pipeline.split.features import memory_for_runs, read_columns
 from sovereign_pipeline.split.pieces import Pieces, in_pieces
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
@@ -356,14 +356,16 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
     """Return every row that contains a text of a held-out document, or is contained in one, in any column. The split's
     documents alone determine boilerplate, so that no row can turn a text into boilerplate."""
     with workplace.store.workspace() as scratch:
-        held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)
-        train = read_columns(split.file(TRAIN), scratch, workplace.progress)
+        held, train = (
+            read_columns(split.file(name), scratch, workplace.progress, workplace.line.corpus)
+            for name in (HELD_OUT, TRAIN)
+        )
         ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
         of_split = Boilerplate.of(scratch, held.texts, train.texts)
         repeated = Boilerplate.of(scratch, held.texts, texts)
         boilerplate = of_split.marking_also(repeated)
         crossing = crossing_texts(held.texts, texts, boilerplate)
-        pieces = in_pieces(held.texts, texts, train.texts)
+        pieces = in_pieces(held.texts, texts, memory_for_runs(workplace.line.corpus), train.texts)
     whole, parts = (
         tuple((held.ids[one], ids[other]) for one, other in pairs.tolist())
         for pairs in (crossing.documents, pieces.documents)

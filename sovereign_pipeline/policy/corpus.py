@@ -387,6 +387,10 @@ class Corpus(RecipeModel):
     workers: int | None = Field(default=None, ge=1)
     """Maximum number of workers; null: one for each core that this process may use."""
 
+    memory_gib: int = Field(default=8, ge=1)
+    """Memory in GiB that the split plans with. It keeps shingles and signatures on disk, and compares as many held-out
+    documents at once as fit into a quarter of this."""
+
 
 class RecognizerCanary(RecipeModel):
     """An invented text in which a recognizer must find a value. It is checked each time the recognizer is loaded."""

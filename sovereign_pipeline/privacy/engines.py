@@ -1,34 +1,24 @@
-"""Scrub a file of documents in this process, in a process pool, or with Ray. Every engine writes the same bytes.
+"""Scrub a file of documents, over any engine of a corpus. Every engine writes the same bytes.
 
 Originals are written to the vault before any scrubbed text is written. A batch is a list of byte offsets of whole case
 files. A worker reads the documents, scrubs them together with the canaries and returns the finished JSON lines.
 """
 
-import gc
-import importlib.util
 import json
-import logging
-import os
-import pickle
-import secrets
-import sys
 import tempfile
-import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, TypeAlias
 
-from sovereign_pipeline.base.errors import PrivacyError, SovereignError, WorkerKilled
-from sovereign_pipeline.base.processes import keep_private, silence
-from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.errors import PrivacyError, WorkerKilled
 from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE, Countdown, and_more, counted
-from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.corpus.document import Document, jsonl_line, not_a_document
+from sovereign_pipeline.corpus.engines import Engine, choose_engine
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Treatments
@@ -212,7 +202,7 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
     plan = plan_for(job, progress)
     progress(f"privacy: {counted(len(plan.offsets), 'document')} in {counted(plan.cases, 'case file')}")
     with (
-        choose_engine(job, corpus, plan.useful_workers, progress) as engine,
+        choose_engine(partial(start_scrubbing, job), job.source, corpus, plan.useful_workers, progress) as engine,
         tempfile.TemporaryFile(dir=target.parent) as aside,
     ):
         if "stop" in job.treatments.values():
@@ -232,28 +222,16 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
     return replace(findings, mapping_sha256=digest.value)
 
 
-Engine = Callable[[Iterator[Batch]], Iterator[ScrubbedBatch]]
-"""Function that scrubs batches and yields the results in order. It can be called several times. Raises PrivacyError,
-and WorkerKilled."""
+@contextmanager
+def start_scrubbing(job: ScrubJob) -> Iterator[Callable[[Batch], ScrubbedBatch]]:
+    """Load a worker's detectors."""
+    with closing(BatchScrubber(job)) as scrubber:
+        yield scrubber.scrub
 
 
-def choose_engine(
-    job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress
-) -> AbstractContextManager[Engine]:
-    """Return the engine: Ray if `corpus.engine` says so, otherwise a process pool, or this process if one worker is
-    enough.
-
-    Args:
-        useful_workers: number of workers that save more time than their start costs.
-    """
-    workers = corpus.workers or len(os.sched_getaffinity(0))
-    if corpus.engine == "ray":
-        return ray_actors(job, workers, progress)
-    workers = min(workers, useful_workers)
-    return process_pool(job, workers) if workers > 1 else this_process(job)
-
-
-def _scrubbed(job: ScrubJob, plan: Plan, engine: Engine, progress: Progress, work: str) -> Iterator[ScrubbedBatch]:
+def _scrubbed(
+    job: ScrubJob, plan: Plan, engine: Engine[Batch, ScrubbedBatch], progress: Progress, work: str
+) -> Iterator[ScrubbedBatch]:
     countdown = Countdown(progress, f"privacy, {work}", len(plan.offsets), "document")
     done = 0
     try:
@@ -298,196 +276,3 @@ def _write_in_order(aside: IO[bytes], places: "array[int]", target: Path, progre
             aside.seek(place)
             stream.write(aside.readline())
             countdown.reached(row)
-
-
-# --- processes of this machine ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def this_process(job: ScrubJob) -> Iterator[Engine]:
-    """Scrub batches one after the other in the calling process."""
-    with closing(BatchScrubber(job)) as scrubber:
-        yield partial(map, scrubber.scrub)
-
-
-@contextmanager
-def process_pool(job: ScrubJob, workers: int) -> Iterator[Engine]:
-    """Run worker processes, which end with this process."""
-    with WorkerPool(workers, _begin_worker, job) as pool:
-        yield partial(pool.over, work=_scrub_in_worker)
-
-
-_job: ScrubJob  # set by `_begin_worker`, once in each process
-
-
-def _begin_worker(job: ScrubJob) -> None:
-    global _job
-    go_offline()
-    os.environ["OMP_NUM_THREADS"] = "1"  # each core has a worker already
-    silence()
-    _job = job
-
-
-@cache
-def _worker() -> BatchScrubber:
-    """Create the worker's scrubber with the first batch. An error at the start of the process would only break the
-    pool."""
-    scrubber = BatchScrubber(_job)
-    gc.freeze()  # the loaded models stay; collecting them again and again costs a sixth of the time
-    return scrubber
-
-
-def _scrub_in_worker(batch: Batch) -> ScrubbedBatch:
-    return _worker().scrub(batch)
-
-
-# --- Ray --------------------------------------------------------------------------------------------------------------
-
-OBJECT_STORE_BYTES = 256 * 1024 * 1024
-SECONDS_TO_START = 600
-"""Timeout for the start of Ray's processes, which is slow on a busy machine. Ray's default is 30 s, without a
-setting."""
-SECONDS_BETWEEN_MESSAGES = 15
-NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-
-
-@contextmanager
-def ray_actors(job: ScrubJob, workers: int, progress: Progress) -> Iterator[Engine]:
-    """Run Ray actors, on the cluster at RAY_ADDRESS or on a local Ray that only this process can use and that stops
-    with it.
-
-    Raises PrivacyError if Ray is not installed, was imported before it could be restricted to this process, or does not
-    start.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise PrivacyError(
-            "corpus.engine is 'ray', but Ray is not installed.",
-            "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
-            "corpus.engine to 'processes'.",
-        )
-    # Ray reads these while it is imported, and so do the processes it starts.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
-    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(SECONDS_TO_START))
-    if not os.environ.get("RAY_ADDRESS"):
-        _close_to_others()
-    import ray
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context.execution_options.preserve_order = True
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:  # short, for its sockets
-        try:
-            _start(ray, workers, scratch, progress)
-            yield partial(_scrub_by_ray, ray, job, workers)
-        finally:
-            ray.shutdown()
-
-
-def _scrub_by_ray(ray: Any, job: ScrubJob, workers: int, batches: Iterator[Batch]) -> Iterator[ScrubbedBatch]:
-    rows = [{"batch": pickle.dumps(batch)} for batch in batches]
-    scrubbed = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
-        _Actor, fn_constructor_args=(job,), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1
-    )
-    try:
-        for row in scrubbed.iter_rows():
-            result = pickle.loads(row["result"])
-            if isinstance(result, SovereignError):
-                raise result
-            yield result
-    except ray.exceptions.RayError as error:
-        raise WorkerKilled(
-            f"Ray ended the scrubbing with {type(error).__name__}, most often because an actor was killed when memory "
-            f"ran out. No result was stored."
-        ) from None
-
-
-class _Actor:
-    """A Ray worker. It returns errors as values, because Ray would report them with a traceback that may quote a
-    text."""
-
-    def __init__(self, job: ScrubJob) -> None:
-        keep_private()
-        go_offline()
-        os.environ["OMP_NUM_THREADS"] = "1"
-        self._scrubber = BatchScrubber(job)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            result: ScrubbedBatch | SovereignError = self._scrubber.scrub(pickle.loads(row["batch"]))
-        except SovereignError as error:
-            result = error
-        return {"result": pickle.dumps(result)}
-
-
-def _close_to_others() -> None:
-    """Set the variables that Ray reads at import, so that a local Ray listens on loopback only and requires a token.
-
-    Ray executes any code that it receives, and listens on every interface. It replaces the address 127.0.0.1 by the
-    machine's own address, unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". Other accounts of the machine can still
-    connect to loopback, hence the token.
-    """
-    closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
-    if "ray" in sys.modules and not closed:
-        raise PrivacyError(
-            "corpus.engine is 'ray', and Ray was imported in this process before it could be closed to others.",
-            "Run the step in a process of its own, as the Dagster UI does.",
-        )
-    os.environ[NO_CLUSTER] = "0"
-    if os.environ.get("RAY_AUTH_MODE") != "token":
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-
-
-@contextmanager
-def patience(ray: Any, progress: Progress) -> Iterator[None]:
-    """Make Ray wait up to `SECONDS_TO_START` for the node that it starts, and report progress.
-
-    Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, and gives up after
-    30 s (`Node.__init__` in `ray/_private/node.py`).
-    """
-    services = ray._private.services
-    look = services.get_node
-    begun = told = time.monotonic()
-
-    def get_node(*of: Any, **named: Any) -> Any:
-        nonlocal told
-        while True:
-            try:
-                return look(*of, **named)
-            except RuntimeError:
-                now = time.monotonic()
-                if now - begun > SECONDS_TO_START:
-                    raise
-                if now - told > SECONDS_BETWEEN_MESSAGES:
-                    told = now
-                    progress(f"privacy: Ray is starting, {now - begun:.0f} s of {SECONDS_TO_START} s at most")
-                time.sleep(0.5)
-
-    services.get_node = get_node
-    try:
-        yield
-    finally:
-        services.get_node = look
-
-
-def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
-    local = {
-        "address": "local",
-        "num_cpus": workers,
-        "object_store_memory": OBJECT_STORE_BYTES,
-        "include_dashboard": False,
-        "logging_level": "ERROR",
-        "_temp_dir": scratch,
-    }
-    address = os.environ.get("RAY_ADDRESS")
-    try:
-        with patience(ray, progress):
-            ray.init(log_to_driver=False, **({} if address else local))
-    except Exception as error:  # Ray raises a bare Exception if its processes start slowly; no text is loaded yet
-        failed = f"Ray at {address} could not be reached" if address else "A local Ray did not start"
-        raise PrivacyError(
-            f"{failed} ({str(error).splitlines()[0]}).",
-            "Run again when the machine is less busy, or set corpus.engine to 'processes', which gives the same bytes.",
-        ) from error

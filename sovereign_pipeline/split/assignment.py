@@ -173,7 +173,7 @@ def _check_crossing(
     held_texts, other = (texts.subset(np.flatnonzero(mask)) for mask in (is_text_held_out, ~is_text_held_out))
     in_texts = crossing_texts(held_texts, other, boilerplate)
     found["contained_text"] = len(in_texts.documents)
-    pieces = in_pieces(held_texts, other)
+    pieces = in_pieces(held_texts, other, features.memory)
     found["text_in_pieces"] = np.unique(pieces.documents[:, 0]).size
     if recipe.paraphrases and features.vectors is not None:
         vectors = features.vectors

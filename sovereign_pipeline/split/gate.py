@@ -38,8 +38,10 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
     scrubbed = inputs[SCRUBBED_CORPUS.kind]
     author_keys = author_keys_of(workplace, scrubbed)
     with workplace.store.workspace() as scratch:
-        train = read_features(artifact.file(TRAIN), recipe, author_keys, scratch, workplace.progress)
-        held = read_features(artifact.file(HELD_OUT), recipe, author_keys, scratch, workplace.progress)
+        train, held = (
+            read_features(artifact.file(name), recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
+            for name in (TRAIN, HELD_OUT)
+        )
         rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
         boilerplate = Boilerplate.of(scratch, held.columns.texts, train.columns.texts)
         workplace.progress("checking every pair across the split for near-duplicates and contained texts")
@@ -136,7 +138,7 @@ def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.
     def pieces_of(are_whole: NDArray[np.bool_]) -> NDArray[np.int64]:
         of_whole = are_whole[texts.documents]
         whole, others = texts.subset(np.flatnonzero(of_whole)), texts.subset(np.flatnonzero(~of_whole))
-        return in_pieces(whole, others, counted=train.columns.texts).documents
+        return in_pieces(whole, others, held.memory, counted=train.columns.texts).documents
 
     pairs = pieces_of(is_newer)
     while True:
@@ -223,7 +225,7 @@ def overlap_of(
         f"{problem}, by field: {fields}"
         for problem in _problem("contained text", len(texts.documents), _ids_of_pairs(held, train, texts.documents))
     ]
-    pieces = in_pieces(held.columns.texts, train.columns.texts)
+    pieces = in_pieces(held.columns.texts, train.columns.texts, held.memory)
     documents = np.unique(pieces.documents[:, 0]).size
     problems += _problem("text in pieces", documents, _ids_of_pairs(held, train, pieces.documents))
     if recipe.paraphrases and held.vectors is not None and train.vectors is not None:
@@ -241,8 +243,9 @@ def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifac
     recipe = workplace.line.split
 
     def read(of: Artifact, name: str, scratch: Path) -> Features:
-        scrubbed = workplace.store.open_input(of.manifest, SCRUBBED_CORPUS.kind)
-        return read_features(of.file(name), recipe, author_keys_of(workplace, scrubbed), scratch, workplace.progress)
+        author_keys = author_keys_of(workplace, workplace.store.open_input(of.manifest, SCRUBBED_CORPUS.kind))
+        corpus = workplace.line.corpus
+        return read_features(of.file(name), recipe, author_keys, scratch, workplace.progress, corpus)
 
     with workplace.store.workspace() as scratch:
         held, train = read(split, HELD_OUT, scratch), read(earlier, TRAIN, scratch)

@@ -64,7 +64,7 @@ class Pieces:
         )
 
 
-def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None, *, memory: int = 1 << 31) -> Pieces:
+def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None = None) -> Pieces:
     """Return the held-out texts that the other side contains in pieces, and the documents with the pieces.
 
     Only requests and replies of at least SHORT_WORDS words are compared. A run in more than BOILERPLATE_TEXTS
@@ -72,10 +72,10 @@ def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None, *, me
     the other side consist of each other's runs, these are common sentences, and longer runs are compared.
 
     Args:
+        memory: bytes that the runs of held-out texts may take. More texts are compared in portions, each with all of
+            the other side. This changes the time, but not the result.
         counted: texts, besides the held-out ones, that determine boilerplate and common sentences; None for the other
             side.
-        memory: bytes that the held-out texts' runs may take. More texts are compared in portions, each with all of the
-            other side. This changes the time, but not the result.
     """
     corpus = other if counted is None else counted
     long, sample = _long(held_out), _long(corpus)

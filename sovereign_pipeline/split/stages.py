@@ -32,7 +32,7 @@ def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Pa
         stop_without_the_model()
     with workplace.store.workspace() as scratch:
         author_keys = author_keys_of(workplace, scrubbed)
-        features = read_features(documents, recipe, author_keys, scratch, workplace.progress)
+        features = read_features(documents, recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
         _check_unique_ids(features.columns, documents)
         workplace.progress(f"{len(features.columns):,} documents read; looking for near-duplicates")
         assignment = assign(features, recipe, scratch, workplace.progress)

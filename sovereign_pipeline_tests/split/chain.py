@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
-from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.policy.corpus import Corpus, Split
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split.assignment import Assignment, assign
-from sovereign_pipeline.split.features import Features, read_features
+from sovereign_pipeline.split.features import HERE, Features, read_features
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import key_of, normal_form, shingles_of_normal_forms
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
@@ -76,13 +76,13 @@ def write_shingles(path: Path, rows: Sequence[NDArray[np.uint64]]) -> Shingles:
     return Shingles.of(path, sizes)
 
 
-def read(directory: Path, rows: Sequence[dict[str, Any]], recipe: Split) -> Features:
+def read(directory: Path, rows: Sequence[dict[str, Any]], recipe: Split, corpus: Corpus = HERE) -> Features:
     """The features of documents that are given as rows of `letter`."""
     documents = [Document.model_validate({"source": "letters", **row}) for row in rows]
     authors = {one.id: key_of(one.author) for one in documents} if recipe.by_author else {}
     file = Path(tempfile.mkdtemp(dir=directory)) / "documents.jsonl"
     write_documents(file, documents)
-    return read_features(file, recipe, authors, file.parent, silent)
+    return read_features(file, recipe, authors, file.parent, silent, corpus)
 
 
 def assigned(directory: Path, rows: Sequence[dict[str, Any]], recipe: Split) -> Assignment:

@@ -3,6 +3,7 @@
 import itertools
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.base.text import silent
+from sovereign_pipeline.policy.corpus import Corpus, Split
+from sovereign_pipeline.split import features as features_module
+from sovereign_pipeline.split.assignment import assign
 from sovereign_pipeline.split.contained_texts import Boilerplate
 from sovereign_pipeline.split.gate import overlap_of
+from sovereign_pipeline.split.proof import proof_of
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.split.chain import assigned, read
@@ -109,3 +114,37 @@ def test_nothing_crosses_whatever_the_corpus(
     rarity = Rarity.of(directory, held.columns.shingles, trained.columns.shingles)
     boilerplate = Boilerplate.of(directory, held.columns.texts, trained.columns.texts)
     assert overlap_of(held, trained, rarity, boilerplate, recipe, directory).problems == ()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    rows=corpora(),
+    bytes_per_part=st.integers(300, 20_000),
+    workers=st.sampled_from([1, 2, 3]),
+    memory=st.integers(1, 40_000),
+    by_date=st.booleans(),
+)
+def test_parts_workers_and_memory_change_nothing(
+    rows: list[dict[str, Any]],
+    bytes_per_part: int,
+    workers: int,
+    memory: int,
+    by_date: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    recipe = Split(held_out_share=0.3, by_date=by_date)
+    directory = tmp_path_factory.mktemp("means")
+
+    def outcome(corpus: Corpus, memory: int) -> tuple[str, list[bool], list[int]] | str:
+        features = replace(read(directory, rows, recipe, corpus), memory=memory)
+        try:
+            assignment = assign(features, recipe, directory, silent)
+        except InputError as error:
+            return str(error)
+        proof = proof_of(features.columns, assignment, recipe).to_json()
+        return proof, assignment.is_held_out.tolist(), assignment.component_of.tolist()
+
+    at_once = outcome(Corpus(workers=1), 1 << 30)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features_module, "_BYTES_PER_PART", bytes_per_part)
+        assert outcome(Corpus(workers=workers), memory) == at_once

@@ -77,28 +77,35 @@ def texts_of(directory: Path, name: str, contents: list[str]) -> Texts:
     return collector.stored(directory / name)
 
 
+@pytest.fixture(params=[1 << 30, 1], ids=["at once", "text by text"])
+def memory(request: pytest.FixtureRequest) -> int:
+    """How much the runs of held-out texts may take. It changes nothing."""
+    memory: int = request.param
+    return memory
+
+
 @pytest.mark.parametrize("cut", CUTS)
-def test_a_text_in_pieces_is_found_with_every_row_that_has_one(tmp_path: Path, cut: str) -> None:
+def test_a_text_in_pieces_is_found_with_every_row_that_has_one(tmp_path: Path, cut: str, memory: int) -> None:
     held = [prose(f"held {number}") for number in range(5)]
     pieces = CUTS[cut](held[3])
     rows = [f"{prose(f'before {n}', 2)} {piece} {prose(f'after {n}', 2)}" for n, piece in enumerate(pieces)]
     others = [prose(f"other {number}") for number in range(40)]
-    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*others, *rows]))
+    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*others, *rows]), memory)
     assert found.documents.tolist() == [[3, 40 + number] for number in range(len(rows))]
     assert found.largest_share > 0.7
 
 
 @pytest.mark.parametrize(("sentences_of_ten", "is_found"), [(3, False), (7, True)])
-def test_half_of_a_text_decides(tmp_path: Path, sentences_of_ten: int, is_found: bool) -> None:
+def test_half_of_a_text_decides(tmp_path: Path, sentences_of_ten: int, is_found: bool, memory: int) -> None:
     text = prose("held", 10)
     rows = [f"{prose(f'own {n}', 3)} {each}" for n, each in enumerate(sentences(text)[:sentences_of_ten])]
-    found = in_pieces(texts_of(tmp_path, "held", [text]), texts_of(tmp_path, "other", rows))
+    found = in_pieces(texts_of(tmp_path, "held", [text]), texts_of(tmp_path, "other", rows), memory)
     assert bool(len(found.documents)) == is_found
 
 
-def test_a_formula_of_many_letters_covers_nothing(tmp_path: Path) -> None:
+def test_a_formula_of_many_letters_covers_nothing(tmp_path: Path, memory: int) -> None:
     held, other = ([f"{FORMULA} {prose(f'{side} {n}', 1)}" for n in range(30)] for side in ("held", "other"))
-    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", other))
+    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", other), memory)
     assert not len(found.documents) and found.largest_share < 0.1
 
 
@@ -108,13 +115,13 @@ def forms(side: str, count: int) -> list[str]:
     return [" ".join(draw.sample(sentences, 10)) for _ in range(count)]
 
 
-def test_common_sentences_condemn_nothing_and_longer_pieces_are_found_among_them(tmp_path: Path) -> None:
+def test_common_sentences_condemn_nothing_and_longer_pieces_are_found_among_them(tmp_path: Path, memory: int) -> None:
     held, other = forms("held", 10), forms("other", 80)
-    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", other))
+    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", other), memory)
     assert not len(found.documents) and found.letters == 128
     assert "only in runs of 128 letters" in found.remark
     halves = [f"{row} {half}" for row, half in zip(other, parts(2)(held[3]), strict=False)]
-    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*other, *halves]))
+    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*other, *halves]), memory)
     assert found.documents.tolist() == [[3, 80], [3, 81]]
 
 
@@ -140,12 +147,12 @@ def drafts(matter: str) -> list[str]:
     ids=["halves beside families of drafts", "quarters twice beside six others"],
 )
 def test_versions_of_letters_and_repeated_pieces_are_no_common_sentences(
-    tmp_path: Path, count: int, rows: int, others: list[str]
+    tmp_path: Path, count: int, rows: int, others: list[str], memory: int
 ) -> None:
     held = [prose(f"held {number}") for number in range(5)]
     pieces = parts(count)(held[3])
     with_pieces = [f"{prose(f'own {n}', 1)} {pieces[n % count]}" for n in range(rows)]
-    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*with_pieces, *others]))
+    found = in_pieces(texts_of(tmp_path, "held", held), texts_of(tmp_path, "other", [*with_pieces, *others]), memory)
     assert found.documents.tolist() == [[3, number] for number in range(rows)]
 
 

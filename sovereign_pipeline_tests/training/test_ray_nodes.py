@@ -18,8 +18,8 @@ import pytest
 
 from sovereign_pipeline.base.errors import RecipeError, TrainingStopped
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.corpus.engines import patience
 from sovereign_pipeline.policy.institution import Ray
-from sovereign_pipeline.privacy.engines import patience
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.launcher import remote_environment

@@ -1,6 +1,5 @@
-"""Every engine gives the same bytes; a Ray that nobody else reaches; workers that end with their parent."""
+"""Every engine gives the same bytes; workers end with their parent."""
 
-import ipaddress
 import os
 import pickle
 import signal
@@ -12,13 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.errors import InputError, PrivacyError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.policy.corpus import Corpus
-from sovereign_pipeline.privacy import engines
 from sovereign_pipeline_tests.privacy.conftest import document
-from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, result_of, scrub_in
+from sovereign_pipeline_tests.privacy.engines.scrubbed_files import of_no_cluster, result_of, scrub_in
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
 
 pytestmark = pytest.mark.slow
@@ -44,102 +42,13 @@ def test_every_engine_gives_the_same_bytes(tmp_path: Path, corpus_file: Path, ch
     assert pickle.loads((tmp_path / "many" / "result").read_bytes()) == alone
 
 
-def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
-    """Not from the network, whatever Ray listens on by default, and not from another account of this machine."""
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy.engines import ray_actors\n"
-        "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "with ray_actors(job_for(Path(sys.argv[1])), 1, lambda message: None):\n"
-        "    import ray\n"
-        "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    asks = "import sys, ray; print(ray._raylet.GcsClient(address=sys.argv[1]).internal_kv_keys(b'', None))"
-    with subprocess.Popen(
-        [sys.executable, "-c", program, tmp_path],
-        env=of_no_cluster(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin and process.stdout
-        address = process.stdout.readline().strip()
-        held = psutil.Process(process.pid)
-        ports = {
-            port.laddr.ip
-            for each in [held, *held.children(recursive=True)]
-            for port in each.net_connections()
-            if port.status == psutil.CONN_LISTEN
-        }
-        stranger = subprocess.run(
-            [sys.executable, "-c", asks, address], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
-        )
-        process.stdin.close()
-    assert ports
-    assert all(ipaddress.ip_address(port.removeprefix("::ffff:")).is_loopback for port in ports), ports
-    assert stranger.returncode != 0
-    assert "InvalidAuthToken" in stranger.stderr
-
-
-def test_a_ray_that_was_imported_open_is_refused(tmp_path: Path) -> None:
-    program = (
-        "import sys, ray; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy.engines import ray_actors\n"
-        "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "with ray_actors(job_for(Path(sys.argv[1])), 1, print): pass\n"
-    )
-    refused = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
-    )
-    assert refused.returncode != 0
-    assert "Run the step in a process of its own" in refused.stderr
-
-
-def test_a_ray_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
-    """By Ray's own clock, 31 s are over whenever it looks; its node is there at the third look."""
-    program = (
-        "import itertools, sys, time, types; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy import engines\n"
-        "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "engines.SECONDS_BETWEEN_MESSAGES = 0\n"
-        "ticks, looks, start = itertools.count(0, 31), itertools.count(1), engines._start\n"
-        "def start_slowly(ray, *others):\n"
-        "    import ray._private.node as node, ray._private.services as services\n"
-        "    look = services.get_node\n"
-        "    def slow(*of):\n"
-        "        if next(looks) < 3: raise RuntimeError('not found')\n"
-        "        return look(*of)\n"
-        "    services.get_node = slow\n"
-        "    node.time = types.SimpleNamespace(**{**vars(time), 'monotonic': lambda: next(ticks)})\n"
-        "    start(ray, *others)\n"
-        "engines._start = start_slowly\n"
-        "with engines.ray_actors(job_for(Path(sys.argv[1])), 1, print): print('started', flush=True)\n"
-    )
-    started = subprocess.run(
-        [sys.executable, "-c", program, tmp_path], env=of_no_cluster(), capture_output=True, text=True, timeout=SECONDS
-    )
-    assert started.returncode == 0, started.stderr
-    assert "started" in started.stdout
-    assert "Ray is starting" in started.stdout
-
-
 # --- workers ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("workers", "useful", "chosen"), [(8, 1, "this process"), (1, 8, "this process"), (2, 8, 2)])
-def test_little_work_is_done_in_this_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, useful: int, chosen: object
-) -> None:
-    monkeypatch.setattr(engines, "this_process", lambda job: "this process")
-    monkeypatch.setattr(engines, "process_pool", lambda job, workers: workers)
-    assert engines.choose_engine(job_for(tmp_path), Corpus(workers=workers), useful, print) == chosen
 
 
 def test_a_missing_ray_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_documents(tmp_path / "in.jsonl", [document("CR 1000000")])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PrivacyError, match=r"pip install 'sovereign-pipeline\[ray\]'"):
+    with pytest.raises(InputError, match=r"pip install 'sovereign-pipeline\[ray\]'"):
         scrub_in(tmp_path, Corpus(engine="ray"))
 
 

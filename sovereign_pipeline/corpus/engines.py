@@ -1,0 +1,281 @@
+"""Run the work on a corpus in this process, in a process pool, or with Ray. Every engine gives the same results.
+
+An item of work is a part of a file, such as byte offsets, which a worker reads itself.
+"""
+
+import gc
+import importlib.util
+import logging
+import os
+import pickle
+import platform
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from sovereign_pipeline.base.errors import InputError, SovereignError, WorkerKilled
+from sovereign_pipeline.base.processes import keep_private, silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.workers import WorkerPool
+from sovereign_pipeline.policy.corpus import Corpus
+from sovereign_pipeline.record.stage import Progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Start: TypeAlias = Callable[[], AbstractContextManager[Callable[[Item], Result]]]
+"""Function that prepares a worker, such as by loading models, and returns what it does with an item. It can be
+pickled."""
+Engine: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
+"""Function that works on items and yields the results in order. It can be called several times. Raises the exceptions
+of the work, and WorkerKilled."""
+
+
+@contextmanager
+def _ready(work: Callable[[Item], Result]) -> Iterator[Callable[[Item], Result]]:
+    yield work
+
+
+def unprepared(work: Callable[[Item], Result]) -> Start[Item, Result]:
+    """Return a start for work that needs no preparation."""
+    return partial(_ready, work)
+
+
+def choose_engine(
+    start: Start[Item, Result], source: Path, corpus: Corpus, useful_workers: int, progress: Progress
+) -> AbstractContextManager[Engine[Item, Result]]:
+    """Return the engine: Ray if `corpus.engine` says so, otherwise a process pool, or this process if one worker is
+    enough.
+
+    Args:
+        source: the file that the workers read.
+        useful_workers: number of workers that save more time than their start costs.
+    """
+    workers = corpus.workers or len(os.sched_getaffinity(0))
+    if corpus.engine == "ray":
+        return ray_actors(start, source, workers, progress)
+    workers = min(workers, useful_workers)
+    return process_pool(start, workers) if workers > 1 else this_process(start)
+
+
+# --- processes of this machine ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def this_process(start: Start[Item, Result]) -> Iterator[Engine[Item, Result]]:
+    """Work on one item after the other in the calling process."""
+    with start() as work:
+        yield partial(map, work)
+
+
+@contextmanager
+def process_pool(start: Start[Item, Result], workers: int) -> Iterator[Engine[Item, Result]]:
+    """Run worker processes, which end with this process."""
+    with WorkerPool(workers, _begin_worker, start) as pool:
+        yield partial(pool.over, work=_work_in_worker)
+
+
+_start_work: Start[Any, Any]  # set by `_begin_worker`, once in each process
+_started = ExitStack()  # what a worker started stays open until its process ends
+
+
+def _begin_worker(start: Start[Any, Any]) -> None:
+    global _start_work
+    go_offline()
+    os.environ["OMP_NUM_THREADS"] = "1"  # each core has a worker already
+    silence()
+    _start_work = start
+
+
+@cache
+def _worker() -> Callable[[Any], Any]:
+    """Start the worker with its first item. An error at the start of the process would only break the pool."""
+    work = _started.enter_context(_start_work())
+    gc.freeze()  # loaded models stay; collecting them again and again costs a sixth of the time
+    return work
+
+
+def _work_in_worker(item: Any) -> Any:
+    return _worker()(item)
+
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
+
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+SECONDS_TO_START = 600
+"""Timeout for the start of Ray's processes, which is slow on a busy machine. Ray's default is 30 s, without a
+setting."""
+SECONDS_BETWEEN_MESSAGES = 15
+NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+@contextmanager
+def ray_actors(
+    start: Start[Item, Result], source: Path, workers: int, progress: Progress
+) -> Iterator[Engine[Item, Result]]:
+    """Run Ray actors, on the cluster at RAY_ADDRESS or on a local Ray that only this process can use and that stops
+    with it.
+
+    Raises InputError if Ray is not installed, was imported before it could be restricted to this process, or does not
+    start.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "corpus.engine is 'ray', but Ray is not installed.",
+            "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
+            "corpus.engine to 'processes'.",
+        )
+    # Ray reads these while it is imported, and so do the processes it starts.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
+    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(SECONDS_TO_START))
+    if not os.environ.get("RAY_ADDRESS"):
+        _close_to_others()
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context.execution_options.preserve_order = True
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:  # short, for its sockets
+        try:
+            _start(ray, workers, scratch, progress)
+            yield partial(_over_actors, ray, start, source, workers)
+        finally:
+            ray.shutdown()
+
+
+def _over_actors(
+    ray: Any, start: Start[Item, Result], source: Path, workers: int, items: Iterator[Item]
+) -> Iterator[Result]:
+    rows = [{"item": pickle.dumps(item)} for item in items]
+    seen = _Source(source, source.stat().st_size)
+    results = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
+        _Actor, fn_constructor_args=(start, seen), compute=ray.data.ActorPoolStrategy(size=workers), num_cpus=1
+    )
+    try:
+        for row in results.iter_rows():
+            result = pickle.loads(row["result"])
+            if isinstance(result, SovereignError):
+                raise result
+            yield result
+    except ray.exceptions.RayError as error:
+        raise WorkerKilled(
+            f"Ray ended the work with {type(error).__name__}, most often because an actor was killed when memory ran "
+            f"out. No result was stored."
+        ) from None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The file that all actors must see."""
+
+    path: Path
+    size: int
+
+    def check(self) -> None:
+        if not self.path.is_file() or self.path.stat().st_size != self.size:
+            raise InputError(
+                f"The Ray node {platform.node()} does not see {self.path}, or sees another file there.",
+                "Mount the folders of SOVEREIGN_HOME and SOVEREIGN_CORPUS under the same paths on every node.",
+            )
+
+
+class _Actor:
+    """A Ray worker. It returns errors as values, because Ray would report them with a traceback that may quote a
+    text."""
+
+    def __init__(self, start: Start[Any, Any], source: _Source) -> None:
+        keep_private()
+        go_offline()
+        os.environ["OMP_NUM_THREADS"] = "1"
+        self._start, self._source = start, source
+        self._work: Callable[[Any], Any] | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if self._work is None:
+                self._source.check()
+                self._work = _started.enter_context(self._start())
+            result = self._work(pickle.loads(row["item"]))
+        except SovereignError as error:
+            result = error
+        return {"result": pickle.dumps(result)}
+
+
+def _close_to_others() -> None:
+    """Set the variables that Ray reads at import, so that a local Ray listens on loopback only and requires a token.
+
+    Ray executes any code that it receives, and listens on every interface. It replaces the address 127.0.0.1 by the
+    machine's own address, unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". Other accounts of the machine can still
+    connect to loopback, hence the token.
+    """
+    closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
+    if "ray" in sys.modules and not closed:
+        raise InputError(
+            "corpus.engine is 'ray', and Ray was imported in this process before it could be closed to others.",
+            "Run the step in a process of its own, as the Dagster UI does.",
+        )
+    os.environ[NO_CLUSTER] = "0"
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+@contextmanager
+def patience(ray: Any, progress: Progress) -> Iterator[None]:
+    """Make Ray wait up to `SECONDS_TO_START` for the node that it starts, and report progress.
+
+    Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, and gives up after
+    30 s (`Node.__init__` in `ray/_private/node.py`).
+    """
+    services = ray._private.services
+    look = services.get_node
+    begun = told = time.monotonic()
+
+    def get_node(*of: Any, **named: Any) -> Any:
+        nonlocal told
+        while True:
+            try:
+                return look(*of, **named)
+            except RuntimeError:
+                now = time.monotonic()
+                if now - begun > SECONDS_TO_START:
+                    raise
+                if now - told > SECONDS_BETWEEN_MESSAGES:
+                    told = now
+                    progress(f"Ray is starting, {now - begun:.0f} s of {SECONDS_TO_START} s at most")
+                time.sleep(0.5)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = look
+
+
+def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
+    local = {
+        "address": "local",
+        "num_cpus": workers,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "logging_level": "ERROR",
+        "_temp_dir": scratch,
+    }
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        with patience(ray, progress):
+            ray.init(log_to_driver=False, **({} if address else local))
+    except Exception as error:  # Ray raises a bare Exception if its processes start slowly; no text is loaded yet
+        failed = f"Ray at {address} could not be reached" if address else "A local Ray did not start"
+        raise InputError(
+            f"{failed} ({str(error).splitlines()[0]}).",
+            "Run again when the machine is less busy, or set corpus.engine to 'processes', which gives the same bytes.",
+        ) from error
