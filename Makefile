@@ -152,8 +152,8 @@ bench-corpus: setup
 		--set Wojood-val="$(DATA)/ner/wojood_val.txt" --out "$(RESULTS)" --presidio-python $(PRESIDIO)
 	@$(BIN)/python -W ignore benchmarks/corpus/privacy_speed.py --questions "$(DATA)/parliament" --out "$(RESULTS)" \
 		--presidio-python $(PRESIDIO)
-	@$(BIN)/python -m benchmarks.corpus.split_scale --rows 10000 100000 1000000 --questions "$(DATA)/parliament" \
-		--out "$(RESULTS)"
+	@$(BIN)/python -m benchmarks.corpus.split_scale --rows 10000 100000 400000 1000000 --questions "$(DATA)/parliament" \
+		--out "$(RESULTS)" --page docs/benchmarks/corpus.md
 	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
 
 # DATA holds parliament/; see docs/benchmarks/training.md. 75 minutes on two idle cores with bfloat16 units, two and a half hours

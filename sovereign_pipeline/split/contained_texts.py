@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,8 +132,16 @@ class TextRecords:
     letters: NDArray[np.int64]
     """Number of letters and digits in each text."""
 
-    def after(self, documents: int) -> "TextRecords":
-        return replace(self, documents=self.documents + documents)
+
+TEXT_COLUMNS: dict[str, type[np.generic]] = {
+    "documents": np.int64,
+    "fields": np.uint8,
+    "keys": np.uint64,
+    "is_repeated": np.bool_,
+    "sizes": np.int64,
+    "letters": np.int64,
+}
+"""Types of the columns of TextRecords."""
 
 
 class TextCollector:
@@ -153,14 +161,15 @@ class TextCollector:
     def records(self) -> TextRecords:
         self._hash()
         documents, fields, keys, is_repeated = zip(*self._records, strict=True) if self._records else ((),) * 4
-        return TextRecords(
-            documents=np.array(documents, np.int64),
-            fields=np.array(fields, np.uint8),
-            keys=np.array(keys, np.uint64),
-            is_repeated=np.array(is_repeated, np.bool_),
-            sizes=np.array([row.size for row in self._shingles], np.int64),
-            letters=np.array([row.size for row in self._letters], np.int64),
-        )
+        columns = {
+            "documents": documents,
+            "fields": fields,
+            "keys": keys,
+            "is_repeated": is_repeated,
+            "sizes": [row.size for row in self._shingles],
+            "letters": [row.size for row in self._letters],
+        }
+        return TextRecords(**{name: np.array(column, TEXT_COLUMNS[name]) for name, column in columns.items()})
 
     def shingles(self) -> NDArray[np.uint64]:
         """Return the shingles of all texts, concatenated."""
@@ -177,7 +186,7 @@ class TextCollector:
         letters = path.with_name(f"{path.name}.letters")
         self.shingles().tofile(path)
         self.letters().tofile(letters)
-        return Texts.joined([self.records()], path, letters)
+        return Texts.of(self.records(), path, letters)
 
     def _hash(self) -> None:
         if self._waiting:
@@ -196,14 +205,8 @@ class Texts:
     """Letters of each text as 8-bit numbers."""
 
     @staticmethod
-    def joined(parts: Sequence[TextRecords], path: Path, letters: Path) -> "Texts":
-        """Join the texts of several parts of a file. `path` and `letters`: files with their shingles and letters,
-        concatenated."""
-        columns = {
-            field.name: np.concatenate([getattr(part, field.name) for part in (TextCollector().records(), *parts)])
-            for field in fields(TextRecords)
-        }
-        records = TextRecords(**columns)
+    def of(records: TextRecords, path: Path, letters: Path) -> "Texts":
+        """Return all texts of the records. `path` and `letters`: files with their shingles and letters."""
         return Texts(records, Shingles.of(path, records.sizes), Shingles.of(letters, records.letters, np.uint8))
 
     def __len__(self) -> int:
@@ -343,13 +346,14 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     other. Shingles that are not boilerplate occur in few texts, so all of their pairs are counted."""
     order = _by_repeated_hash(own.hashes)
     # Place of each repeated shingle in this order, text by text.
-    place = np.full(own.hashes.size, -1, np.int64)
-    place[order] = np.arange(order.size)
+    small: type[np.signedinteger[Any]] = np.int32 if order.size < 1 << 31 else np.int64
+    place: NDArray[np.signedinteger[Any]] = np.full(own.hashes.size, -1, small)
+    place[order] = np.arange(order.size, dtype=small)
     is_repeated = place >= 0
     place, of_texts = place[is_repeated], own.texts[is_repeated]
     numbers, hashes = own.texts[order], own.hashes[order]
     # Number of later texts with the same shingle. The sort is stable, so these have higher numbers.
-    behind = (np.searchsorted(hashes, hashes, side="right") - np.arange(order.size) - 1)[place]
+    behind = (np.searchsorted(hashes, hashes, side="right") - np.arange(order.size) - 1).astype(small)[place]
     del order, hashes, is_repeated
     needed = needed_in_common(own.sizes)
     per_text = np.bincount(of_texts, behind, minlength=len(texts)).astype(np.int64)

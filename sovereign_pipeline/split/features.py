@@ -1,9 +1,9 @@
 """Compute the features by which a split compares documents: ties, shingles, texts and, on request, embeddings."""
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Corpus, Split
 from sovereign_pipeline.record.stage import Progress, Workplace
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.split.contained_texts import TextCollector, TextRecords, Texts, texts_of
+from sovereign_pipeline.split.contained_texts import TEXT_COLUMNS, TextCollector, TextRecords, Texts, texts_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import (
     key_of,
@@ -70,17 +70,6 @@ class Ids(Sequence[str]):
         """
         self._encoded = encoded
         self._ends = ends
-
-    @staticmethod
-    def of(ids: Iterable[str]) -> "Ids":
-        encoded = [id.encode() for id in ids]
-        return Ids(b"".join(encoded), np.cumsum([len(id) for id in encoded], dtype=np.int64))
-
-    @staticmethod
-    def joined(parts: Sequence["Ids"]) -> "Ids":
-        before = np.cumsum([0, *(len(part._encoded) for part in parts)])
-        ends = [part._ends + start for part, start in zip(parts, before, strict=False)]
-        return Ids(b"".join(part._encoded for part in parts), np.concatenate([np.empty(0, np.int64), *ends]))
 
     def __len__(self) -> int:
         return int(self._ends.size)
@@ -182,8 +171,8 @@ def read_features(
 
 
 def memory_for_runs(corpus: Corpus) -> int:
-    """Return how many bytes the runs of held-out texts may take: a quarter of the planned memory."""
-    return (corpus.memory_gib << 30) // 4
+    """Return how many bytes the runs of held-out texts may take: a third of the planned memory."""
+    return (corpus.memory_gib << 30) // 3
 
 
 def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
@@ -248,33 +237,53 @@ def matters_of(document: Document) -> tuple[str, ...]:
 def read_columns(documents: Path, scratch: Path, progress: Progress = silent, corpus: Corpus = HERE) -> Columns:
     """Return the columns of a file of documents. `scratch`: directory that keeps the shingles while the result is in
     use. Raises IntegrityError with file and line for a row that is not a document."""
-    parts: list[_PartColumns] = []
-    documents_before = 0
-    paths = [scratch / f"{documents.name}.{of}" for of in ("shingles", "texts", "letters")]
     size = documents.stat().st_size
     countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
+    paths = {name: scratch / f"{documents.name}.{name}" for name in _COLUMNS}
+    documents_before = 0
     with ExitStack() as opened:
-        files = [opened.enter_context(path.open("wb")) for path in paths]
-        for number, (part, arrays) in enumerate(_over_parts(documents, _part_columns, corpus, progress), start=1):
+        files = {name: opened.enter_context(path.open("wb")) for name, path in paths.items()}
+        for number, part in enumerate(_over_parts(documents, _part_columns, corpus, progress), start=1):
             countdown.reached(number)
-            for array, file in zip(arrays, files, strict=True):
-                array.tofile(file)
-            parts.append(part.after(documents_before))
-            documents_before += len(part.ids)
+            for name, column in part.items():
+                if name in _NUMBERS_OF_DOCUMENTS:
+                    column += documents_before
+                column.tofile(files[name])
+            documents_before += part["days"].size
 
-    def whole(column: str, kind: type) -> Any:
-        return np.concatenate([np.empty(0, kind), *(getattr(part, column) for part in parts)])
+    def whole(name: str) -> NDArray[Any]:
+        return np.fromfile(paths[name], _COLUMNS[name])
 
-    sizes = whole("sizes", np.int64)
+    records = TextRecords(**{name: whole(f"text_{name}") for name in TEXT_COLUMNS})
     return Columns(
-        ids=Ids.joined([part.ids for part in parts]),
-        is_preference=whole("is_preference", np.bool_),
-        days=whole("days", np.int64),
-        cases=Ties(whole("case_rows", np.int64), whole("case_keys", np.uint64)),
-        matters=Ties(whole("matter_rows", np.int64), whole("matter_keys", np.uint64)),
-        shingles=Shingles.of(paths[0], sizes),
-        texts=Texts.joined([part.texts for part in parts], paths[1], paths[2]),
+        ids=Ids(paths["ids"].read_bytes(), np.cumsum(whole("id_sizes"))),
+        is_preference=whole("is_preference"),
+        days=whole("days"),
+        cases=Ties(whole("case_rows"), whole("case_keys")),
+        matters=Ties(whole("matter_rows"), whole("matter_keys")),
+        shingles=Shingles.of(paths["shingles"], whole("sizes")),
+        texts=Texts.of(records, paths["text_shingles"], paths["text_letters_of_all"]),
     )
+
+
+_COLUMNS: dict[str, type[np.generic]] = {
+    "ids": np.uint8,
+    "id_sizes": np.int64,
+    "is_preference": np.bool_,
+    "days": np.int64,
+    "case_rows": np.int64,
+    "case_keys": np.uint64,
+    "matter_rows": np.int64,
+    "matter_keys": np.uint64,
+    "sizes": np.int64,
+    "shingles": np.uint64,
+    **{f"text_{name}": kind for name, kind in TEXT_COLUMNS.items()},
+    "text_shingles": np.uint64,
+    "text_letters_of_all": np.uint8,
+}
+"""Columns of a part of a file, each of which is collected in a file of its own."""
+_NUMBERS_OF_DOCUMENTS = ("case_rows", "matter_rows", "text_documents")
+"""Columns with numbers of documents, which count from the first line of a part."""
 
 
 def read_author_keys(documents: Path, progress: Progress = silent, corpus: Corpus = HERE) -> dict[str, int]:
@@ -316,31 +325,8 @@ def _documents_in(part: _FilePart) -> Iterator[Document]:
                 raise not_a_document(part.path, number) from None
 
 
-@dataclass(frozen=True)
-class _PartColumns:
-    """The `Columns` of one part of a file. Row numbers count from its first line."""
-
-    ids: Ids
-    is_preference: NDArray[np.bool_]
-    days: NDArray[np.int64]
-    case_rows: NDArray[np.int64]
-    case_keys: NDArray[np.uint64]
-    matter_rows: NDArray[np.int64]
-    matter_keys: NDArray[np.uint64]
-    sizes: NDArray[np.int64]
-    texts: TextRecords
-
-    def after(self, documents: int) -> "_PartColumns":
-        return replace(
-            self,
-            case_rows=self.case_rows + documents,
-            matter_rows=self.matter_rows + documents,
-            texts=self.texts.after(documents),
-        )
-
-
-def _part_columns(part: _FilePart) -> tuple[_PartColumns, tuple[NDArray[Any], ...]]:
-    """Return the columns of a part, the shingles of its documents and of their texts, and the letters of the texts."""
+def _part_columns(part: _FilePart) -> dict[str, NDArray[Any]]:
+    """Return the columns of a part (`_COLUMNS`)."""
     rows = []
     cases, matters, normal_forms = [], [], []
     texts = TextCollector()
@@ -355,18 +341,24 @@ def _part_columns(part: _FilePart) -> tuple[_PartColumns, tuple[NDArray[Any], ..
     ids, is_preference, days = zip(*rows, strict=True)
     case_rows, case_keys = zip(*cases, strict=True) if cases else ((), ())
     matter_rows, matter_keys = zip(*matters, strict=True)
-    columns = _PartColumns(
-        ids=Ids.of(ids),
-        is_preference=np.array(is_preference, np.bool_),
-        days=np.array(days, np.int64),
-        case_rows=np.array(case_rows, np.int64),
-        case_keys=np.array(case_keys, np.uint64),
-        matter_rows=np.array(matter_rows, np.int64),
-        matter_keys=np.array(matter_keys, np.uint64),
-        sizes=np.array([each.size for each in hashes], np.int64),
-        texts=texts.records(),
-    )
-    return columns, (np.concatenate(hashes), texts.shingles(), texts.letters())
+    encoded = [id.encode() for id in ids]
+    records = texts.records()
+    columns = {
+        "ids": np.frombuffer(b"".join(encoded), np.uint8),
+        "id_sizes": list(map(len, encoded)),
+        "is_preference": is_preference,
+        "days": days,
+        "case_rows": case_rows,
+        "case_keys": case_keys,
+        "matter_rows": matter_rows,
+        "matter_keys": matter_keys,
+        "sizes": [each.size for each in hashes],
+        "shingles": np.concatenate(hashes),
+        **{f"text_{name}": getattr(records, name) for name in TEXT_COLUMNS},
+        "text_shingles": texts.shingles(),
+        "text_letters_of_all": texts.letters(),
+    }
+    return {name: np.asarray(column, _COLUMNS[name]) for name, column in columns.items()}
 
 
 def _part_authors(part: _FilePart) -> list[tuple[str, int]]:
