@@ -371,10 +371,8 @@ def table_of_scale(generated: list[dict[str, Any]]) -> list[str]:
     if sizes:
         last = sizes[-1]
         times = EXTRAPOLATED_TO / last["rows"]
-        seconds, memory = (
-            start_up[name] + (last[name] - start_up[name]) * times ** max(1.0, exponents[name]) for name in exponents
-        )
-        lines.append(f"| {EXTRAPOLATED_TO:,}, extrapolated | {seconds:.0f} | | {memory:.1f} | | |")
+        grown = (last["cpu_seconds"] - start_up["cpu_seconds"]) * times ** max(1.0, exponents["cpu_seconds"])
+        lines.append(f"| {EXTRAPOLATED_TO:,}, extrapolated | {start_up['cpu_seconds'] + grown:,.0f} | | | | |")
     return lines
 
 
