@@ -171,7 +171,7 @@ _RecipeLoader.add_implicit_resolver(
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same by libyaml, if PyYAML was built with it: ten times as fast, which counts with many lines."""
+    """The same by libyaml, if PyYAML was built with it: five times as fast, which counts with many lines."""
 
     yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
     yaml_constructors = _RecipeLoader.yaml_constructors
