@@ -110,10 +110,18 @@ class Cluster:
         munge += [f"--log-file={self.root}/munged.log", f"--seed-file={self.root}/munged.seed"]
         self._start("munged", 1, f"exec munged --foreground --force {' '.join(munge)}")
         self.wait((self.root / "munge.sock").exists)
-        self._start("slurmctld", 1, f"exec slurmctld -D -f {self.root}/slurm.conf")
+        self.start_controller()
         for node in (1, 2):
             self.start_node(node)
         self.wait(lambda: self.states() == ["idle", "idle"])
+
+    def start_controller(self) -> None:
+        self._start("slurmctld", 1, f"exec slurmctld -D -f {self.root}/slurm.conf")
+
+    def kill_controller(self) -> None:
+        controller = self.processes.pop("slurmctld")
+        controller.kill()
+        controller.wait()
 
     def start_node(self, node: int) -> None:
         (self.root / f"spool.node{node}").mkdir(exist_ok=True)
@@ -127,6 +135,11 @@ class Cluster:
             with suppress(ProcessLookupError):
                 os.kill(int(process), signal.SIGKILL)
         self.processes.pop(f"slurmd{node}").wait()
+
+    def listeners(self, node: int) -> set[str]:
+        """The addresses at which Python processes of a node listen, without their ports."""
+        listed = _run("ip", "netns", "exec", self._namespace(node), "ss", "--no-header", "-ltnp").splitlines()
+        return {line.split()[3].rpartition(":")[0] for line in listed if "python" in line}
 
     def stop(self) -> None:
         for node in (2, 1):

@@ -192,10 +192,14 @@ class SlurmJob:
         try:
             answer = _call("sbatch", "--parsable", "--requeue", *given, *place.sbatch, str(script))
         except SlurmError as error:
-            raise InputError(
-                f"institution.yaml: trainer: Slurm rejected the job: {error}.",
-                "Correct the `trainer` section, or check the cluster.",
-            ) from None
+            found = _number_of(directory.name)  # the answer alone may be lost
+            if found is None:
+                self._order.unlink()
+                raise InputError(
+                    f"institution.yaml: trainer: Slurm rejected the job: {error}.",
+                    "Correct the `trainer` section, or check the cluster.",
+                ) from None
+            answer = found
         self._number = answer.strip().split(";")[0]
         self._progress(
             f"submitted {directory.name} to Slurm as job {self._number}, on {counted(self._nodes, 'node')} with "
@@ -235,12 +239,11 @@ class SlurmJob:
 
     def _look(self, number: str) -> Ended | None:
         """Return how the job ended; None while it may still run."""
-        try:
-            [found] = json.loads(_call("scontrol", "show", "job", number, "--json"))["jobs"]
-        except SlurmError as error:
-            if "Invalid job id" not in str(error):
-                raise
-            return Ended(FORGOTTEN, f"Job {number} on Slurm is no longer known to it")
+        jobs = json.loads(_call("scontrol", "show", "job", number, "--json"))["jobs"]
+        if not jobs:  # with --json, scontrol does so also if the controller is unreachable, and squeue does not
+            listed = _call("squeue", "--me", "--noheader", "--format=%A").split()
+            return None if number in listed else Ended(FORGOTTEN, f"Job {number} is no longer known to Slurm")
+        [found] = jobs
         states = set(found["job_state"])
         self._state = "+".join(sorted(states))
         reason = found["state_reason"] if found["state_reason"] != "None" else ""
@@ -379,7 +382,8 @@ def _call(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{command[0]}: {type(error).__name__}") from None
     if done.returncode != 0:
-        raise SlurmError((done.stderr.strip().splitlines() or [f"{command[0]} failed"])[-1][:300].rstrip(". "))
+        printed = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise SlurmError((printed or [f"{command[0]} failed"])[-1][:300].rstrip(". "))
     return done.stdout
 
 

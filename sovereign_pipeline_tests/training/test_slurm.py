@@ -16,9 +16,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
+from sovereign_pipeline.base.errors import InputError, IntegrityError, RecipeError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.policy.institution import Slurm
+from sovereign_pipeline.cli import doctor
+from sovereign_pipeline.policy.institution import Institution, Slurm
 from sovereign_pipeline.training import slurm
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
@@ -26,8 +27,9 @@ from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata, reasons
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
-from sovereign_pipeline_tests.training.conftest import JobMaker, letters
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters, pairs
 from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL
+from sovereign_pipeline_tests.training.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.trainings import files, log
 
 pytestmark = pytest.mark.slow
@@ -175,13 +177,16 @@ def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
     assert files(job.output) == files(on_one_machine.output)
 
 
-def test_scancel_leaves_a_checkpoint(cluster: Cluster, make: JobMaker, halting: str) -> None:
+def test_trainers_listen_on_the_interface_alone_and_scancel_leaves_a_checkpoint(
+    cluster: Cluster, make: JobMaker, halting: str
+) -> None:
     job = make("cancelled")
     lines: list[str] = []
 
     def progress(line: str) -> None:
         lines.append(line)
         if line.startswith("step 3/"):
+            assert [cluster.listeners(node) for node in (1, 2)] == [{"10.77.0.1"}, {"10.77.0.2"}]
             cluster.call("scancel", number_of(lines))
 
     with pytest.raises(TrainingStopped, match=r"stopped, as requested, at step 4 .* ended as CANCELLED"):
@@ -198,11 +203,7 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
         if line.startswith("step 3/"):
             os._exit(9)
 
-    child = os.fork()
-    if child == 0:
-        run(job, place(halting), cluster, end_at_once)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    killed(lambda: run(job, place(halting), cluster, end_at_once))
     lines: list[str] = []
 
     def interrupt(line: str) -> None:
@@ -217,6 +218,94 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
     run(job, place(halting), cluster, lines.append)
     assert "resuming from step-00000004" in lines
     assert files(job.output) == files(on_one_machine.output)
+
+
+def test_a_training_that_ended_while_nobody_followed_is_used_unless_it_was_changed(
+    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, python: str, tmp_path: Path
+) -> None:
+    job = make("ended")
+    killed(lambda: run(job, place(python), cluster, lambda line: os._exit(9) if "COMPLETED" in line else None))
+    (adapter,) = (tmp_path / "slurm").glob("*/output/adapter/adapter_model.safetensors")
+    content = adapter.read_bytes()
+    adapter.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="not what the trainer wrote"):
+        run(job, place(python), cluster)
+    adapter.write_bytes(content)
+    lines: list[str] = []
+    run(job, place(python), cluster, lines.append)
+    assert lines == [] and files(job.output) == files(on_one_machine.output)
+
+
+def test_a_controller_that_is_away_loses_no_job(
+    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, halting: str, tmp_path: Path
+) -> None:
+    job, lines = make("away"), list[str]()
+
+    def progress(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 3/"):
+            cluster.kill_controller()
+        if line.startswith("Slurm does not answer"):
+            cluster.start_controller()
+            (tmp_path / "go on").touch()
+
+    run(job, place(halting), cluster, progress)
+    assert any("Unable to contact slurm controller" in line for line in lines)
+    assert len([line for line in lines if line.startswith("submitted")]) == 1
+    assert files(job.output) == files(on_one_machine.output)
+
+
+def killed(does: Callable[[], None]) -> None:
+    """Do something in a child process that ends at once with status 9."""
+    child = os.fork()
+    if child == 0:
+        does()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("method", ["dpo", "reward"])
+def test_preferences_and_rewards_train_on_two_nodes_as_on_one_machine(
+    method: str, cluster: Cluster, on_one_machine: TrainingJob, make_job: JobMaker, python: str, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"devices": TWO, "checkpoint_directory": tmp_path / "kept" / "line" / "1"}
+    if method == "dpo":
+        rows = pairs(16)
+        changes |= {"preference": {"epochs": 1}, "parent_adapter": on_one_machine.output / "adapter"}
+    else:
+        rows, held_out = pairs_for_a_reward_model(0, 16), tmp_path / "held_out.jsonl"
+        held_out.write_text("".join(json.dumps(row) + "\n" for row in pairs_for_a_reward_model(16, 20)))
+        changes |= {"method": "reward", "reward_model": REWARD_MODEL_SECTION, "held_out": held_out}
+    here, there = (make_job(name, rows, **changes) for name in ("here", "there"))
+    run_trainer(written(here), lambda line: None, KEY)
+    run(there, place(python), cluster)
+    assert files(here.output) == files(there.output)
+
+
+def test_a_node_holds_as_many_processes_as_it_has_devices(
+    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, python: str
+) -> None:
+    job, lines = make("one-node"), list[str]()
+    run(job, place(python, devices_per_node=2), cluster, lines.append)
+    assert "on 1 node with 2 processes each" in lines[0]
+    assert files(job.output) == files(on_one_machine.output)
+    with pytest.raises(RecipeError, match="count is 3, and a node has 2"):
+        run(make("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2), cluster)
+
+
+def test_what_the_cluster_rejects_and_lacks_is_told(
+    cluster: Cluster, make: JobMaker, python: str, tmp_path: Path
+) -> None:
+    there = place(python, partition="nowhere")
+    with pytest.raises(InputError, match=r"Slurm rejected the job: .*Invalid partition"):
+        run(make("rejected"), there, cluster)
+    assert not list(tmp_path.rglob("order.json"))
+    institution = Institution(name="Lamp Office", classification=("PUBLIC",), trainer=place(python, partition="low"))
+    assert doctor.trainer(institution).ok and "20 sec for its checkpoint" in doctor.trainer(institution).found
+    finding = doctor.trainer(institution.model_copy(update={"trainer": there}))
+    assert not finding.ok and "nowhere" in finding.found
+    with pytest.raises(TrainingFailed, match=r"(?s)exit status 127.*Install this program on every node"):
+        run(make("nothing"), place("/no/python"), cluster)
 
 
 PLANTED = {
