@@ -22,8 +22,8 @@ from sovereign_pipeline.training.launcher import (
     remote_environment,
     worker_command,
 )
+from sovereign_pipeline.training.node_task import ATTEMPT_VARIABLE, Order
 from sovereign_pipeline.training.ray_nodes import Nodes
-from sovereign_pipeline.training.slurm_task import ATTEMPT_VARIABLE, Order
 
 SECONDS_BETWEEN_POLLS = 2.0
 SECONDS_OUT_OF_REACH = 600.0

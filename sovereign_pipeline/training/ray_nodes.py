@@ -18,7 +18,7 @@ from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult
 from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE, SECONDS_FOR_A_CHECKPOINT
-from sovereign_pipeline.training.slurm_task import NODE_VARIABLE, Order
+from sovereign_pipeline.training.node_task import NODE_VARIABLE, Order
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -82,7 +82,7 @@ def _run(
     log = _Log(order_file.with_name("log"), progress)
     given = _environment()
     count = job.devices.count // nodes.count
-    command = [nodes.python, "-m", "sovereign_pipeline.training.slurm_task", str(order_file)]
+    command = [nodes.python, "-m", "sovereign_pipeline.training.node_task", str(order_file)]
     runs = [
         node.run.remote(command, _ranks(index, count, nodes.count), given, [*OF_THE_NODE], str(log.path))
         for index, node in enumerate(started)

@@ -25,7 +25,7 @@ from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.job import Failure, TrainingJob, read_result
-from sovereign_pipeline.training.slurm_task import ATTEMPT_VARIABLE, NODE_VARIABLE, Order, assert_sealed
+from sovereign_pipeline.training.node_task import ATTEMPT_VARIABLE, NODE_VARIABLE, Order, assert_sealed
 
 SECONDS_BETWEEN_POLLS = 5.0
 SECONDS_OUT_OF_REACH = 600.0
@@ -411,7 +411,7 @@ def _script(place: Slurm, job: Path, order: Path) -> str:
         'RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS" '
         'LOCAL_WORLD_SIZE="$SLURM_NTASKS_PER_NODE"'
     )
-    command = shlex.join([place.python, "-m", "sovereign_pipeline.training.slurm_task", str(order)])
+    command = shlex.join([place.python, "-m", "sovereign_pipeline.training.node_task", str(order)])
     task = f"exec env -i {kept} {ranks} {assigned} {command} 2>/dev/null"
     return (
         f"#!/bin/sh\nexport PATH={shlex.quote(os.environ['PATH'])}\n"

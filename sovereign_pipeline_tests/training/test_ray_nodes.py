@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,9 +24,9 @@ from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.launcher import remote_environment
+from sovereign_pipeline.training.node_task import ATTEMPT_VARIABLE, Order
 from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline.training.ray_nodes import Nodes
-from sovereign_pipeline.training.slurm_task import ATTEMPT_VARIABLE, Order
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY
 from sovereign_pipeline_tests.training.trainings import files
@@ -39,18 +40,30 @@ ROWS = letters(24)
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch, pytest.MonkeyPatch.context() as patch:  # a short path
+        patch.setenv("RAY_TMPDIR", scratch)
+        Path(scratch, "ray").mkdir()
+        started = _two_nodes()
+        yield started.address
+        started.shutdown()
+
+
+def _two_nodes(tries: int = 3) -> Any:
+    """Start a cluster. On a busy machine Ray's processes can miss the limits that it sets for their start."""
     import ray
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    with tempfile.TemporaryDirectory(prefix="ray-") as scratch, pytest.MonkeyPatch.context() as patch:  # a short path
-        patch.setenv("RAY_TMPDIR", scratch)
-        Path(scratch, "ray").mkdir()
-        with patience(ray, print):
-            started = Cluster(initialize_head=True, head_node_args=node)
-            started.add_node(**node)
-        yield started.address
-        started.shutdown()
+    for left in reversed(range(tries)):
+        try:
+            with patience(ray, print):
+                cluster = Cluster(initialize_head=True, head_node_args=node)
+                cluster.add_node(**node)
+                return cluster
+        except Exception:  # Ray raises bare exceptions
+            if not left:
+                raise
+    raise AssertionError
 
 
 def start(job: TrainingJob, cluster: str) -> "subprocess.Popen[str]":

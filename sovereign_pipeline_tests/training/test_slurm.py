@@ -46,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-def interpreter(directory: Path, before: str = "", module: str = "sovereign_pipeline.training.slurm_task") -> str:
+def interpreter(directory: Path, before: str = "", module: str = "sovereign_pipeline.training.node_task") -> str:
     """The interpreter of the nodes, with the code under test. before: of the shell."""
     path = directory / "python"
     path.write_text(
@@ -66,7 +66,7 @@ def halting(tmp_path: Path) -> str:
     """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
     is a file `go on`."""
     halt = f"export {STEP}=3 {UNTIL}='{tmp_path / 'go on'}'"
-    return interpreter(tmp_path, halt, "sovereign_pipeline_tests.training.processes.slurm_task_that_halts")
+    return interpreter(tmp_path, halt, "sovereign_pipeline_tests.training.processes.node_task_that_halts")
 
 
 def place(python: str, **changes: Any) -> Slurm:

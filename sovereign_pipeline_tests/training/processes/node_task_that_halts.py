@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from sovereign_pipeline.training import slurm_task, worker
+from sovereign_pipeline.training import node_task, worker
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.processes.launching import STEP, UNTIL
@@ -24,4 +24,4 @@ def train_and_halt(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
 
 if __name__ == "__main__":
     with patch.object(worker, "train", train_and_halt):
-        sys.exit(slurm_task.main(Path(sys.argv[1])))
+        sys.exit(node_task.main(Path(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""Run one trainer as a task of a Slurm job: `python -m sovereign_pipeline.training.slurm_task ORDER.json`.
+"""Run one trainer on one of several nodes: `python -m sovereign_pipeline.training.node_task ORDER.json`.
 
 Before the training, the nodes are compared: files, versions, clocks, locks, and directories that they must not see.
 """
