@@ -336,7 +336,7 @@ def test_a_node_that_differs_is_named_before_the_training(
         subprocess.run(planted.format(site=site), shell=True, check=True)
     else:
         (site / "sitecustomize.py").write_text(f"import fcntl, time\n{planted}\n")
-    python = interpreter(tmp_path, f'[ "$SLURMD_NODENAME" = node2 ] && export PYTHONPATH="{site}:$PYTHONPATH"')
+    python = interpreter(tmp_path, f'[ "$SOVEREIGN_TRAINER_NODE" = node2 ] && export PYTHONPATH="{site}:$PYTHONPATH"')
     with pytest.raises(TrainingFailed, match=expected):
         run(make("differs"), place(python), cluster)
 
