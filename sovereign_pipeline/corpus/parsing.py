@@ -549,7 +549,7 @@ def _is_of_ocr(value: Any) -> bool:
 _OF_OCR = {"pages", "words", "confidence"}
 _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("broken", "text", "id", "sender", "subject", "name", "stem", "attachment", "sha256"), _is_text),
-    **dict.fromkeys(("margins", "markings", "aside", "references", "recipients"), _are_texts),
+    **dict.fromkeys(("margins", "markings", "aside", "references", "recipients", "sheets"), _are_texts),
     "rows": lambda value: isinstance(value, list) and all(map(_are_texts, value)),
     "left_out": lambda value: value is None or isinstance(value, str),
     "is_doubted": lambda value: isinstance(value, bool),
@@ -561,6 +561,7 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
 _NEEDED: tuple[Set[str], ...] = (
     {"broken"},
     {"rows"},
+    {"sheets"},
     {"attachment", "left_out"},
     {"text", "margins", "properties"},
     {"id", "references", "date", "sender", "recipients", "subject", "text", "left_out"},
