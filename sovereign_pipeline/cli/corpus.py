@@ -225,11 +225,11 @@ def sources_look(
 
 @dataclass
 class _Look:
-    """What `sources look` finds."""
+    """The result of `sources look`."""
 
     data: dict[str, Any]
     subject: str
-    """What was looked at, such as "120 rows"."""
+    """Size of the source, such as "120 rows"."""
     show: Callable[[], None]
     drafted: Suggestion | None
     """A draft recipe without the answers; None without an institution."""

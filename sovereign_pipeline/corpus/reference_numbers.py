@@ -65,7 +65,7 @@ _EARLIER = _words("earlier previous prior former first another other")
 _SEPARATORS = r"[/\\._()-]"
 _NUMBER = rf"(?=(?:[^\W_]|{_SEPARATORS})*?\d)[^\W_]+(?:{_SEPARATORS}+[^\W_]+)*"
 _GAP = r"[\s.:,;/#()\[\]\"'*|-]*"
-"""What may stand between a label and its number."""
+"""Characters that may stand between a label and its number."""
 _LABEL = rf"(?:{_OF_NUMBERS}|{_OF_OWN})"
 _OWN = re.compile(
     rf"(?:^|\s\s|\||\bDAY\b)[\W_]{{0,40}}(?P<label>{_LABEL}(?:[\s./]+{_LABEL}){{0,9}})\b{_GAP}(?P<number>{_NUMBER})(?P<rest>.*)$"

@@ -66,7 +66,7 @@ class CardExclusion(Frozen):
 
 
 class CardOcr(Frozen):
-    """What OCR read of a source. The numbers are of all its documents, also of those that are in no row."""
+    """Counts of what OCR read of a source. They are of all its documents, also of those that are in no row."""
 
     documents: int
     pages: int

@@ -181,7 +181,7 @@ class Source(RecipeModel):
     such a number is then no reply, unless its path says so, and one with such a number is not answered by another."""
 
     attachments: Literal["leave_out", "read"] = "leave_out"
-    """What becomes of attachments of mail. `leave_out` counts them. `read` adds the text of each attachment of a kind
+    """Treatment of attachments of mail. `leave_out` counts them. `read` adds the text of each attachment of a kind
     that `documents` reads, also in attached messages, to the turn of its message, after a blank line. Other kinds and
     pictures are left out. An attachment that cannot be read quarantines its conversation, because a turn without it
     would be incomplete."""

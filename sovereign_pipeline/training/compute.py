@@ -26,7 +26,7 @@ READS_EMBEDDINGS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
 
 @dataclass(frozen=True)
 class Passed:
-    """What goes through a model in one or more passes, padding included."""
+    """The tokens of one or more passes through a model, padding included."""
 
     tokens: int = 0
     predicted: int = 0
@@ -81,10 +81,10 @@ class Flops:
     """Floating-point operations, by the part of the model."""
 
     layers: int
-    """Of the linear layers, or of the experts that a token uses."""
+    """Operations of the linear layers, or of the experts that a token uses."""
     adapter: int
     head: int
-    """Of the logits."""
+    """Operations of the layer that computes logits."""
     attention: int
 
     @property
@@ -163,7 +163,7 @@ class TrainingCompute(Frozen):
     """Floating-point operations, of sampling and reading too."""
     flops_by_part: dict[str, int]
     counted: str
-    """What is counted."""
+    """Sentence that says which operations are counted."""
 
     @classmethod
     def of(

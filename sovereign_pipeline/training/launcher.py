@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.errors import RecipeError, TrainingFailed
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.record.stage import Progress, library_versions, source_digest
 from sovereign_pipeline.training.job import TrainingJob, read_result
@@ -95,6 +95,20 @@ def remote_environment(job: Path) -> dict[str, str]:
         "USER": "trainer",  # libraries read it, and the user's id may have no name there
         INSTALLATION_VARIABLE: json.dumps(_installation(), sort_keys=True),
     }
+
+
+def nodes_of(job: TrainingJob, devices_per_node: int) -> int:
+    """Return the number of nodes of a job. Raises RecipeError if its devices do not fill them."""
+    count = job.devices.count
+    if count <= devices_per_node:
+        return 1
+    if count % devices_per_node:
+        raise RecipeError(
+            f"training.devices.count is {count}, and a node has {devices_per_node} (trainer.devices_per_node in "
+            f"institution.yaml). Each node must have the same number of processes.",
+            f"Set count to a multiple of {devices_per_node}.",
+        )
+    return count // devices_per_node
 
 
 def from_the_node(names: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from sovereign_pipeline.training.launcher import (
     SECONDS_FOR_A_CHECKPOINT,
     from_the_node,
     launch,
+    nodes_of,
     remote_environment,
     worker_command,
 )
@@ -180,16 +181,13 @@ class RayJob:
 
 def _nodes(place: Ray, job: TrainingJob) -> int:
     """Return the number of nodes of a job."""
-    each = place.devices_per_node or job.devices.count
-    if job.devices.count <= each:
-        return 1
-    if job.devices.count % each or place.interface is None:
+    nodes = nodes_of(job, place.devices_per_node or job.devices.count)
+    if nodes > 1 and place.interface is None:
         raise RecipeError(
-            f"training.devices.count is {job.devices.count}, and a node has {each} (trainer.devices_per_node in "
-            f"institution.yaml): several nodes need the same number of devices each, and a network interface.",
-            f"Set count to a multiple of {each}, and trainer.interface.",
+            "institution.yaml: trainer.interface is missing, and several nodes exchange tensors through it.",
+            "Name the network interface that they share, such as ib0.",
         )
-    return job.devices.count // each
+    return nodes
 
 
 def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ OF_THE_NODE = tuple(name for name in INHERITED_VARIABLES if name != "HOME")
 
 
 class Nodes(Frozen):
-    """What a training reserves."""
+    """The nodes that a training reserves."""
 
     count: int
     python: str

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import InputError, RecipeError, SovereignError, TrainingFailed, TrainingStopped
+from sovereign_pipeline.base.errors import InputError, SovereignError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import held
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import counted
@@ -93,7 +93,7 @@ class SlurmJob:
         self._withheld = withheld
         self._progress = progress
         self._key = key
-        self._nodes = nodes_of(place, job)
+        self._nodes = launcher.nodes_of(job, place.devices_per_node)
         self._directory = job.result.parent
         self.file = self._directory / f"{sha256(job.model_dump_json().encode()).hexdigest()}.json"
         self._order = self._directory / "order.json"
@@ -328,20 +328,6 @@ class SlurmJob:
             or "If its log is empty, the nodes do not share $SOVEREIGN_HOME or cannot import this program. Otherwise "
             "memory most often ran out. Run again; it resumes from its last checkpoint.",
         )
-
-
-def nodes_of(place: Slurm, job: TrainingJob) -> int:
-    """Return the number of nodes of a job. Raises RecipeError if its devices do not fill them."""
-    count, each = job.devices.count, place.devices_per_node
-    if count <= each:
-        return 1
-    if count % each:
-        raise RecipeError(
-            f"training.devices.count is {count}, and a node has {each} (trainer.devices_per_node in "
-            f"institution.yaml). Each node must have the same number of processes.",
-            f"Set count to a multiple of {each}.",
-        )
-    return count // each
 
 
 class SlurmError(Exception):
