@@ -89,10 +89,18 @@ def pytest_configure() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def first_handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
 @pytest.fixture(autouse=True)
-def signal_handlers_stay() -> Iterator[None]:
-    """Fail a test that leaves a signal's handler changed: the tests after it and their children would inherit it."""
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+def signal_handlers_stay(first_handlers: dict[int, Any]) -> Iterator[None]:
+    """Fail a test that leaves a signal's handler changed: the tests after it and their children would inherit it.
+
+    What a module's fixture changed counts for the first test that has it.
+    """
+    before = first_handlers
     yield
     changed = {number: handler for number, handler in before.items() if signal.getsignal(number) is not handler}
     for number, handler in changed.items():

@@ -43,7 +43,9 @@ def cluster() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch, pytest.MonkeyPatch.context() as patch:  # a short path
         patch.setenv("RAY_TMPDIR", scratch)
         Path(scratch, "ray").mkdir()
+        handler = signal.getsignal(signal.SIGTERM)
         started = _two_nodes()
+        signal.signal(signal.SIGTERM, handler)  # Ray sets its own, for as long as the process lives
         yield started.address
         started.shutdown()
 
