@@ -4,7 +4,8 @@
 
 For each number of rows a corpus of invented letters is written, and the real stage leakage_safe_split is produced in a
 fresh process. Up to CHECKED_UP_TO rows, its gate is asked and what was planted is looked for, each in a process of its
-own. --page: where the table of time and memory is written, between its marks. --questions: a folder with
+own. --nodes: the same documents are read over two nodes of Ray on this machine, and the proofs compared.
+--page: where the table of time and memory is written, between its marks. --questions: a folder with
 `wq_2023-12.jsonl.gz` and `wq_2024-07.jsonl.gz`, written questions of the House of Commons as its API gives them; the
 data is not part of this project. Results go to --out as split_scale.json and split_scale.md. About 4 GB of disk are
 needed under --out for a million rows; they are freed at the end.
@@ -34,15 +35,17 @@ from benchmarks.harness import trust_demonstration
 from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
+from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
-from sovereign_pipeline.split.assignment import components
+from sovereign_pipeline.split.assignment import assign, components
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs
 from sovereign_pipeline.split.features import read_features
 from sovereign_pipeline.split.near_duplicates import near_duplicates
+from sovereign_pipeline.split.proof import proof_of
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.workplace import open_workplace
@@ -76,6 +79,7 @@ RECIPE = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[])
+    parser.add_argument("--nodes", action="store_true")
     parser.add_argument("--questions", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--page", type=Path)
@@ -89,7 +93,7 @@ def main() -> None:
     results: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "generated": []}
     for rows in sorted({START_UP_ROWS, *arguments.rows} if arguments.rows else ()):
         with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
-            results["generated"].append(measure_generated(Path(directory), rows))
+            results["generated"].append(measure_generated(Path(directory), rows, arguments.nodes))
         write_results(arguments.out, results)
     if arguments.questions:
         with tempfile.TemporaryDirectory(dir=arguments.out) as directory:
@@ -115,7 +119,7 @@ def write_results(out: Path, results: dict[str, Any]) -> None:
 # --- generated corpora ---
 
 
-def measure_generated(directory: Path, rows: int) -> dict[str, Any]:
+def measure_generated(directory: Path, rows: int, on_nodes: bool) -> dict[str, Any]:
     say(f"{rows:,} rows: writing the corpus")
     planted = write_generated(directory, rows)
     say(f"{rows:,} rows: splitting")
@@ -125,6 +129,7 @@ def measure_generated(directory: Path, rows: int) -> dict[str, Any]:
     say(f"{rows:,} rows: looking for what was planted")
     found = in_a_fresh_process("recall", directory) if is_checked else None
     brute = in_a_fresh_process("brute_force", directory) if rows <= BRUTE_FORCE_UP_TO else None
+    nodes = in_a_fresh_process("nodes", directory) if on_nodes and rows > START_UP_ROWS else None
     return {
         "rows": rows,
         "planted": planted,
@@ -134,6 +139,7 @@ def measure_generated(directory: Path, rows: int) -> dict[str, Any]:
         "proof": build.answer,
         "recall": found.answer if found else None,
         "brute_force": brute.answer if brute else None,
+        "nodes": {**nodes.measured, **nodes.answer} if nodes else None,
     }
 
 
@@ -280,7 +286,36 @@ def step_brute_force(directory: Path) -> dict[str, Any]:
     return brute_force(held, train, workplace.line.split.near_duplicate_jaccard)
 
 
-STEPS = {"build": step_build, "gate": step_gate, "recall": step_recall, "brute_force": step_brute_force}
+def step_nodes(directory: Path) -> dict[str, Any]:
+    """Build the proof once more over two nodes of Ray with one core each, and compare it with the stored one."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(**node)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    workplace = workplace_in(directory)
+    recipe = workplace.line.split
+    documents = workplace.store.open(current(workplace, SCRUBBED)).file(DOCUMENTS)
+    with workplace.store.workspace() as scratch:
+        features = read_features(documents, recipe, {}, scratch, workplace.progress, Corpus(engine="ray", workers=2))
+        proof = proof_of(features.columns, assign(features, recipe, scratch, workplace.progress), recipe)
+    ray.init(log_to_driver=False, logging_level="ERROR")
+    read_by = {actor["Address"]["NodeID"] for actor in ray._private.state.actors().values()}
+    ray.shutdown()
+    cluster.shutdown()
+    stored = workplace.store.open(current(workplace, SPLIT)).file(PROOF).read_text(encoding="utf-8")
+    return {"nodes": len(read_by), "same_proof": proof.to_json() == stored}
+
+
+STEPS = {
+    "build": step_build,
+    "gate": step_gate,
+    "recall": step_recall,
+    "brute_force": step_brute_force,
+    "nodes": step_nodes,
+}
 
 
 # --- written questions ---
@@ -396,6 +431,13 @@ def as_markdown(results: dict[str, Any]) -> str:
             f"| {gate['seconds'] if gate else ''} | {gate['peak_gb'] if gate else ''} | {' | '.join(found)} "
             f"| {crossing} | {'' if gate is None else 'passed' if gate['passed'] else 'refused'} |"
         )
+    for each in results["generated"]:
+        if nodes := each["nodes"]:
+            is_same = "the same proof" if nodes["same_proof"] else "ANOTHER PROOF"
+            lines += [
+                "",
+                f"{each['rows']:,} rows over {nodes['nodes']} nodes of Ray: {is_same}, {nodes['cpu_seconds']} CPU s.",
+            ]
     for each in results["generated"]:
         if each["brute_force"]:
             found = each["brute_force"]

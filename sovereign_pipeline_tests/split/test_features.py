@@ -1,6 +1,9 @@
 """What is read of the documents is what they say, in one part or in many, by one process or by several."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.values import link_key
@@ -26,7 +30,12 @@ from sovereign_pipeline.split.features import (
 from sovereign_pipeline.split.similarity import key_of
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.examples import examples
+from sovereign_pipeline_tests.ray_cluster import cluster
 from sovereign_pipeline_tests.split.chain import shingles_of
+from sovereign_pipeline_tests.training.trainings import files
+from sovereign_pipeline_tests.waiting import SECONDS
+
+__all__ = ["cluster"]
 
 
 def documents(count: int) -> list[Document]:
@@ -57,6 +66,41 @@ def test_columns_hold_what_the_documents_say(
     ]
     found = columns.shingles.read(np.arange(30)).by_row()
     assert [row.tolist() for row in found] == [shingles_of(document).tolist() for document in written]
+
+
+READS = """
+import os, sys
+from pathlib import Path
+from sovereign_pipeline.policy.corpus import Corpus
+from sovereign_pipeline.split import features
+
+own = features._part_columns
+
+def noting_the_node(part):
+    import ray
+    Path(f"{part.path}.read-by-{ray.get_runtime_context().get_node_id()}").touch()
+    return own(part)
+
+features._BYTES_PER_PART, features._part_columns = 3_000, noting_the_node
+features.read_columns(Path(sys.argv[1]), Path(sys.argv[1]).parent, corpus=Corpus(engine="ray", workers=2))
+"""
+
+
+@pytest.mark.slow
+def test_two_ray_nodes_read_the_columns_that_one_process_does(tmp_path: Path, cluster: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for directory in (here, there):
+        directory.mkdir()
+        write_documents(directory / "documents.jsonl", documents(400))
+    read_columns(here / "documents.jsonl", here)
+    environment = {**os.environ, "RAY_ADDRESS": cluster, "PYTHONPATH": str(PROJECT_ROOT)}
+    command = [sys.executable, "-c", READS, str(there / "documents.jsonl")]
+    subprocess.run(command, env=environment, check=True, timeout=SECONDS)
+    nodes = list(there.glob("*.read-by-*"))
+    assert len(nodes) == 2
+    for node in nodes:
+        node.unlink()
+    assert files(there) == files(here)
 
 
 def test_authors_are_the_same_however_they_are_written(tmp_path: Path) -> None:

@@ -9,17 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sovereign_pipeline.base.errors import RecipeError, TrainingStopped
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.corpus.engines import patience
 from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
@@ -27,45 +23,18 @@ from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline.training.node_task import ATTEMPT_VARIABLE, Order
 from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline.training.ray_nodes import Nodes
+from sovereign_pipeline_tests.ray_cluster import cluster
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY
 from sovereign_pipeline_tests.training.trainings import files
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
+__all__ = ["cluster"]
+
 pytestmark = pytest.mark.slow
 
 TWO = {"launcher": "accelerate", "count": 2}
 ROWS = letters(24)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="ray-") as scratch, pytest.MonkeyPatch.context() as patch:  # a short path
-        patch.setenv("RAY_TMPDIR", scratch)
-        Path(scratch, "ray").mkdir()
-        handler = signal.getsignal(signal.SIGTERM)
-        started = _two_nodes()
-        signal.signal(signal.SIGTERM, handler)  # Ray sets its own, for as long as the process lives
-        yield started.address
-        started.shutdown()
-
-
-def _two_nodes(tries: int = 3) -> Any:
-    """Start a cluster. On a busy machine Ray's processes can miss the limits that it sets for their start."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    for left in reversed(range(tries)):
-        try:
-            with patience(ray, print):
-                cluster = Cluster(initialize_head=True, head_node_args=node)
-                cluster.add_node(**node)
-                return cluster
-        except Exception:  # Ray raises bare exceptions
-            if not left:
-                raise
-    raise AssertionError
 
 
 def start(job: TrainingJob, cluster: str) -> "subprocess.Popen[str]":
