@@ -75,6 +75,7 @@ def _leakage_safe_split(artifact: Artifact) -> Figures:
         artifact,
         share_held_out="held_out_share_of_letters",
         rows_held_out="rows_held_out",
+        rows_for_selection="rows_selection",
         rows_for_training="rows_train",
         near_duplicate_pairs="near_duplicate_pairs",
         groups="components",

@@ -86,8 +86,8 @@ PRESENTATION: Mapping[str, Presentation] = {
         "corpus",
         "team:privacy",
         frozenset({"jsonl"}),
-        "The documents as a training side and a held-out side, and the proof that no case file, near-duplicate, "
-        "contained text or linked row is on both.",
+        "The documents by side (training, selection, held out), and the proof that no case file, near-duplicate, "
+        "contained text or linked row is on two of them.",
         "compares all documents with each other; seconds for thousands.",
     ),
     "training_dataset": Presentation(

@@ -21,6 +21,7 @@ from sovereign_pipeline.dataset.jsonl import (
     LABEL_ROWS,
     MESSAGES_ROWS,
     PREFERENCE_ROWS,
+    SELECTION_ROWS,
     TRAINING_ROWS,
     ConversationRow,
     LabelRow,
@@ -109,6 +110,7 @@ class SplitNumbers(Frozen):
 
     rows_train: int
     """Number of training documents of all roles."""
+    rows_selection: int = Field(default=0, exclude_if=lambda rows: not rows)
     rows_held_out: int
     held_out_share_of_letters: float
     components: int
@@ -189,7 +191,7 @@ class DatasetCard(Frozen):
 
     @property
     def documents(self) -> int:
-        rows = sum(file.rows for file in (self.file, *self.also) if file.path != MESSAGES_ROWS)
+        rows = sum(file.rows for file in (self.file, *self.also) if file.path not in (MESSAGES_ROWS, SELECTION_ROWS))
         return rows - (self.canaries.rows if self.canaries else 0)
 
     def to_json(self) -> str:
@@ -198,7 +200,10 @@ class DatasetCard(Frozen):
     def to_markdown(self) -> str:
         """Return the content of `card.md`, for auditors without tools. It has the same facts as the JSON."""
         split = self.split
-        files = " and ".join(f"`{f.path}`" for f in (self.file, *self.also) if f.path != MESSAGES_ROWS)
+        selection = f"{split.rows_selection:,} for selection, " if split.rows_selection else ""
+        files = " and ".join(
+            f"`{f.path}`" for f in (self.file, *self.also) if f.path not in (MESSAGES_ROWS, SELECTION_ROWS)
+        )
         crossing = ", ".join(f"{kind.replace('_', '-')} {count}" for kind, count in split.crossing.items())
         parts = [
             f"# {self.kind} of line {self.line}",
@@ -258,7 +263,7 @@ class DatasetCard(Frozen):
             self.findings_table,
             "## Split",
             f"Made from the training side alone: {split.rows_train:,} documents for training, "
-            f"{split.rows_held_out:,} held out ({split.held_out_share_of_letters:.1%} of the letters), in "
+            f"{selection}{split.rows_held_out:,} held out ({split.held_out_share_of_letters:.1%} of the letters), in "
             f"{split.components:,} groups that stay together, seed {split.seed}; {split.near_duplicate_pairs:,} "
             f"near-duplicate pairs were kept on one side. Crossing: {crossing}.",
             "## Made from",
@@ -397,14 +402,13 @@ def _cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
-SPLIT = "train"
-"""Name of the only split: a dataset contains no held-out documents."""
 _ROWS: dict[str, type] = {
     TRAINING_ROWS: SftRow,
     MESSAGES_ROWS: MessagesRow,
     PREFERENCE_ROWS: PreferenceRow,
     LABEL_ROWS: LabelRow,
     CONVERSATION_ROWS: ConversationRow,
+    SELECTION_ROWS: ConversationRow,
 }
 _TYPES: dict[Any, dict[str, object]] = {
     str: {"dtype": "string"},
@@ -440,14 +444,15 @@ def hub_card(card: DatasetCard) -> str:
 
 
 def _configuration_of(file: DataFile) -> str:
-    return file.path.removesuffix(".jsonl") if file.path in (MESSAGES_ROWS, CONVERSATION_ROWS) else "default"
+    named = (MESSAGES_ROWS, CONVERSATION_ROWS, SELECTION_ROWS)
+    return file.path.removesuffix(".jsonl") if file.path in named else "default"
 
 
 def _configurations(files: tuple[DataFile, ...]) -> Iterator[dict[str, object]]:
     for file in files:
         yield {
             "config_name": _configuration_of(file),
-            "data_files": [{"split": SPLIT, "path": file.path}],
+            "data_files": [{"split": "validation" if file.path == SELECTION_ROWS else "train", "path": file.path}],
         }
 
 

@@ -17,7 +17,7 @@ from sovereign_pipeline.dataset.jsonl import document_of, is_letter, row_files
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.stage import Config, Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.split import HELD_OUT, TRAIN
+from sovereign_pipeline.split import TRAIN, untrained
 from sovereign_pipeline.split.contained_texts import (
     Boilerplate,
     TextCollector,
@@ -41,7 +41,6 @@ from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite, t
 
 NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"
-HELD_OUT_DOCUMENTS = "held-out documents"
 LONGEST_NAME = 6
 """Maximum number of words that one placeholder may replace: a name of five words (given, father's, grandfather's,
 article, tribe) and one more."""
@@ -93,8 +92,10 @@ class HeldOutInRows:
 
 def _evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     rows = row_files(artifact)
-    of_suites = evaluate_contamination(workplace, _rows_in(rows), sum(1 for _ in _rows_in(rows)))
-    return _with_held_out(of_suites, held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]))
+    verdict = evaluate_contamination(workplace, _rows_in(rows), sum(1 for _ in _rows_in(rows)))
+    for side, found in held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]).items():
+        verdict = _with_held_out(verdict, found, side)
+    return verdict
 
 
 def _rows_in(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -169,12 +170,13 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
     )
 
 
-def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
-    """Add texts of held-out documents, which a recipe can never allow, to the verdict on the suites."""
+def _with_held_out(verdict: Verdict, held_out: HeldOutInRows, side: str) -> Verdict:
+    """Add texts of documents that must not be trained on, which a recipe can never allow, to the verdict so far."""
+    document = "held-out document" if side == "held_out" else "selection document"
     rows, pieces = ({row for _, row in found} for found in (held_out.found, held_out.in_pieces))
     evidence = {
         **verdict.evidence,
-        "held_out": {
+        side: {
             "documents": held_out.documents,
             "rows": len(rows),
             "texts_by_fields": held_out.by_fields,
@@ -184,21 +186,21 @@ def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
         },
     }
     every = dict.fromkeys((*held_out.found, *held_out.in_pieces))
-    listed = tuple({"suite": HELD_OUT_DOCUMENTS, "item": item, "row": row} for item, row in every)
+    listed = tuple({"suite": f"{document}s", "item": item, "row": row} for item, row in every)
     if not every:
         return replace(verdict, message=f"{verdict.message}{held_out.pieces.remark}", evidence=evidence)
     problems = []
     if rows:
         fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
         problems.append(
-            f"{counted(len(rows), 'row holds', 'rows hold')} a text of a held-out document or stand in one "
+            f"{counted(len(rows), 'row holds', 'rows hold')} a text of a {document} or stand in one "
             f"({and_more(sorted(rows))}; by field: {fields})."
         )
     if pieces:
         documents = len({item for item, _ in held_out.in_pieces})
         problems.append(
             f"{counted(len(pieces), 'row holds', 'rows together hold')} half or more of a text of "
-            f"{counted(documents, 'held-out document')} ({and_more(sorted(pieces))})."
+            f"{counted(documents, document)} ({and_more(sorted(pieces))})."
         )
     return replace(
         verdict,
@@ -352,25 +354,28 @@ def _shared(row: Words, item: Words) -> int:
     return shared
 
 
-def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact) -> HeldOutInRows:
-    """Return every row that contains a text of a held-out document, or is contained in one, in any column. The split's
-    documents alone determine boilerplate, so that no row can turn a text into boilerplate."""
+def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact) -> dict[str, HeldOutInRows]:
+    """Return, for each side that is not trained on, every row that contains a text of one of its documents, or is
+    contained in one, in any column. The split's documents alone determine boilerplate, so that no row can turn a text
+    into boilerplate."""
+    found = {}
     with workplace.store.workspace() as scratch:
-        held, train = (
-            read_columns(split.file(name), scratch, workplace.progress, workplace.line.corpus)
-            for name in (HELD_OUT, TRAIN)
-        )
         ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
-        of_split = Boilerplate.of(scratch, held.texts, train.texts)
-        repeated = Boilerplate.of(scratch, held.texts, texts)
-        boilerplate = of_split.marking_also(repeated)
-        crossing = crossing_texts(held.texts, texts, boilerplate)
-        pieces = in_pieces(held.texts, texts, memory_for_runs(workplace.line.corpus), train.texts)
-    whole, parts = (
-        tuple((held.ids[one], ids[other]) for one, other in pairs.tolist())
-        for pairs in (crossing.documents, pieces.documents)
-    )
-    return HeldOutInRows(len(held), whole, parts, pieces, crossing.by_fields)
+        for name, side, others in untrained(split, scratch):
+            held, other = (
+                read_columns(file, scratch, workplace.progress, workplace.line.corpus) for file in (side, others)
+            )
+            of_split = Boilerplate.of(scratch, held.texts, other.texts)
+            repeated = Boilerplate.of(scratch, held.texts, texts)
+            boilerplate = of_split.marking_also(repeated)
+            crossing = crossing_texts(held.texts, texts, boilerplate)
+            pieces = in_pieces(held.texts, texts, memory_for_runs(workplace.line.corpus), other.texts)
+            whole, parts = (
+                tuple((held.ids[one], ids[row]) for one, row in pairs.tolist())
+                for pairs in (crossing.documents, pieces.documents)
+            )
+            found[name] = HeldOutInRows(len(held), whole, parts, pieces, crossing.by_fields)
+    return found
 
 
 def _system_messages(split: Artifact) -> dict[str, str]:

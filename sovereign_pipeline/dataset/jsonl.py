@@ -18,6 +18,9 @@ PREFERENCE_ROWS = "preferences.jsonl"
 LABEL_ROWS = "labels.jsonl"
 CONVERSATION_ROWS = "conversations.jsonl"
 """File of the documents that are no letters, in either dataset. It is written only if there are any."""
+SELECTION_ROWS = "selection.jsonl"
+"""File of the selection side's documents, each as a conversation, in either dataset. Nothing is trained on it. It is
+written only if the split has that side, so that an experiment needs no artifact with held-out documents."""
 CARD = "card.json"
 CARD_FOR_PEOPLE = "card.md"
 CARD_FOR_HUBS = "README.md"
@@ -27,7 +30,7 @@ Turn = Mapping[str, Any]
 
 
 def row_files(dataset: Artifact) -> list[Path]:
-    """Return a dataset's files of rows, letters first. Raises IntegrityError if it has none."""
+    """Return a dataset's files of training rows, letters first. Raises IntegrityError if it has none."""
     names = {entry.path for entry in dataset.manifest.files}
     found = [each for each in (TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS, CONVERSATION_ROWS) if each in names]
     if not found:
@@ -321,7 +324,7 @@ class Layout:
         return {
             self.file: self.columns,
             **({MESSAGES_ROWS: tuple(MessagesRow.__annotations__)} if self.messages_file(line) else {}),
-            CONVERSATION_ROWS: ("id", *turns, "tools", "instruction"),
+            **dict.fromkeys((CONVERSATION_ROWS, SELECTION_ROWS), ("id", *turns, "tools", "instruction")),
         }
 
 

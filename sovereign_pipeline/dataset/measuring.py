@@ -23,7 +23,14 @@ from sovereign_pipeline.dataset.card import (
     RowStatistics,
     SplitNumbers,
 )
-from sovereign_pipeline.dataset.jsonl import Layout, Row, documents_of, replaces_instruction
+from sovereign_pipeline.dataset.jsonl import (
+    SELECTION_ROWS,
+    Layout,
+    Row,
+    conversation_row,
+    documents_of,
+    replaces_instruction,
+)
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
 from sovereign_pipeline.privacy.preview import estimate_of, read_judgements, recorded_judgements
@@ -31,7 +38,7 @@ from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.manifest import Manifest
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN, has_selection
 from sovereign_pipeline.split.proof import Proof
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
@@ -63,11 +70,11 @@ class Measured:
         self._base_model = line.training.base_model
         self._tokenizer = BaseTokenizer(workplace)
         self._digests = tokenizer_digests(workplace)
-        self._training, self._held_out = TokenCounts(limit), TokenCounts(limit)
+        self._training, self._selection, self._held_out = TokenCounts(limit), TokenCounts(limit), TokenCounts(limit)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield the file and the row of each training document, which is measured at the same time, and then the
-        unmeasured canaries. Raises InputError for a document with the id of a canary."""
+        """Yield the file and the row of each training document, which is measured at the same time, then the
+        unmeasured canaries, and then the selection side. Raises InputError for a document with the id of a canary."""
         for document, (file, row), length in self._measured(TRAIN, self._counts.train):
             if self._canaries is not None and is_canary(document.id):
                 raise InputError(
@@ -80,6 +87,11 @@ class Measured:
             yield file, row
         for canary in canary_rows(self._canaries, self._instruction):
             yield self.layout.file, canary
+        for document, _, length in (
+            self._measured(SELECTION, self._counts.selection) if has_selection(self._split) else ()
+        ):
+            self._selection.add(document.id, length)
+            yield SELECTION_ROWS, conversation_row(document, self._instruction, self._replaces)
 
     def tokens(self) -> TokenNumbers:
         """Return the token lengths of the yielded rows and of the held-out documents. Nothing else about held-out
@@ -91,6 +103,7 @@ class Measured:
             tokenizer=self._digests,
             limit=self._training.limit,
             training=self._training.result(),
+            selection=self._selection.result() if has_selection(self._split) else None,
             held_out=self._held_out.result(),
         )
 
@@ -138,6 +151,7 @@ class Measured:
             ),
             split=SplitNumbers(
                 rows_train=proof.rows.train,
+                rows_selection=proof.rows.selection,
                 rows_held_out=proof.rows.held_out,
                 held_out_share_of_letters=proof.held_out_share_of_letters,
                 components=proof.components.count,

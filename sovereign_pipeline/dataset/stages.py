@@ -20,6 +20,7 @@ from sovereign_pipeline.dataset.jsonl import (
     CARD_FOR_PEOPLE,
     CONVERSATION_ROWS,
     MESSAGES_ROWS,
+    SELECTION_ROWS,
     SFT,
     TRAINING_ROWS,
     Layout,
@@ -59,7 +60,7 @@ def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path
             if name not in files:
                 files[name] = opened.enter_context((workspace / name).open("w", encoding="utf-8", newline="\n"))
             files[name].write(jsonl_line(row))
-    if not files:
+    if not files.keys() - {SELECTION_ROWS}:
         (workspace / layout.file).touch()
     messages = layout.messages_file(workplace.line)
     if messages and (workspace / layout.file).is_file():
@@ -149,7 +150,7 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     with ExitStack() as opened:
         lines = {
             name: opened.enter_context(artifact.file(name).open(encoding="utf-8", newline="\n"))
-            for name in (layout.file, CONVERSATION_ROWS)
+            for name in (layout.file, CONVERSATION_ROWS, SELECTION_ROWS)
             if name in names
         }
         wrong: dict[str, int] = {}
@@ -158,13 +159,13 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
             if name in lines and lines[name].readline() != jsonl_line(row):
                 wrong.setdefault(name, rows[name])
         wrong |= {name: rows[name] + 1 for name in lines if name not in wrong and lines[name].readline()}
-    files = set(rows) or {layout.file}
+    files = set(rows) if set(rows) - {SELECTION_ROWS} else {layout.file, *rows}
     messages = layout.messages_file(workplace.line) if layout.file in files else None
     if names != files | {CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS} | ({messages} if messages else set()):
         return [f"it holds other files than its own ({and_more(sorted(names))})"]
     for name, place in sorted(wrong.items()):
         of_file = f"row {place:,}" if name == layout.file else f"row {place:,} of {name}"
-        problems.append(f"{of_file} is not the one that the training side of the split, or the recipe, gives")
+        problems.append(f"{of_file} is not the one that the split, or the recipe, gives")
     if messages:
         problems += _differences_of_messages(artifact, workplace.line.training.instruction)
     card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
@@ -174,7 +175,8 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     if artifact.file(CARD_FOR_HUBS).read_text(encoding="utf-8") != hub_card(card):
         problems.append(f"{CARD_FOR_HUBS} states other facts than {CARD}")
     held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
-    leaked = [str(row["id"]) for file in row_files(artifact) for row in read_jsonl(file) if row.get("id") in held_out]
+    all_rows = [*row_files(artifact), *([artifact.file(SELECTION_ROWS)] if SELECTION_ROWS in names else [])]
+    leaked = [str(row["id"]) for file in all_rows for row in read_jsonl(file) if row.get("id") in held_out]
     if leaked:
         documents = counted(len(leaked), "held-out document is", "held-out documents are")
         problems.append(f"{documents} in it ({and_more(leaked)})")

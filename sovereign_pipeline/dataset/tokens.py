@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from pydantic import Field
+
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.base.settings import go_offline
@@ -40,7 +42,7 @@ class TokenLengths(Frozen):
 
 
 class TokenNumbers(Frozen):
-    """Lengths of the training and the held-out rows of one dataset."""
+    """Lengths of the rows of one dataset, by side of the split."""
 
     base_model: str
     tokenizer: dict[str, str]
@@ -48,6 +50,7 @@ class TokenNumbers(Frozen):
     limit: int
     """Maximum length of a row in tokens, from the recipe."""
     training: TokenLengths
+    selection: TokenLengths | None = Field(default=None, exclude_if=lambda lengths: lengths is None)
     held_out: TokenLengths
 
 
@@ -170,7 +173,7 @@ class TokenCounts:
 
 def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
     """Return the lengths as a table with one row per side of the split."""
-    sides = {"training": numbers.training, "held out": numbers.held_out}
+    sides = {"training": numbers.training, "selection": numbers.selection, "held out": numbers.held_out}
     return [
         {
             "side": side,
@@ -178,4 +181,5 @@ def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
             "share over limit": f"{lengths.over_limit_share:.1%}",
         }
         for side, lengths in sides.items()
+        if lengths is not None
     ]

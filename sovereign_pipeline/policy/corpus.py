@@ -550,6 +550,10 @@ class Split(RecipeModel):
     held_out_share: float = Field(default=0.12, ge=0.10, le=0.5)
     """Share of the documents that is held out."""
 
+    selection: float = Field(default=0, ge=0, le=0.4, exclude_if=lambda share: not share)
+    """Share of the documents on the selection side: experiments choose by it, and training never reads it. At least
+    0.10, or 0 for no such side."""
+
     near_duplicate_jaccard: float = Field(default=0.7, gt=0, le=1)
     """Jaccard similarity of word 5-shingles from which two documents are kept together. Lee et al. 2022 (Deduplicating
     Training Data, section 4.2) use 0.8 on web documents; letters are shorter, so 0.7 is the stricter choice."""
@@ -565,3 +569,11 @@ class Split(RecipeModel):
 
     seed: int = 7
     """Seed of the random choice of groups."""
+
+    not_allowed: ClassVar[NotAllowed] = ((lambda it: 0 < it.selection < 0.10, "selection is 0, or at least 0.10"),)
+
+    @property
+    def of_selection(self) -> "Split | None":
+        """The rules by which the selection side is taken from the documents that are not held out; None without one."""
+        share = self.selection / (1 - self.held_out_share)
+        return self.model_copy(update={"held_out_share": share, "selection": 0}) if share else None

@@ -1,7 +1,8 @@
-"""Evaluate the gate no_crossing_groups: compare a split's two files again, without using the proof."""
+"""Evaluate the gate no_crossing_groups: compare a split's files again, without using the proof."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,7 +17,7 @@ from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN, has_selection, untrained
 from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, components, largest_group, needed, ties_by_cause
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs, crossing_texts
 from sovereign_pipeline.split.features import (
@@ -33,14 +34,44 @@ from sovereign_pipeline.split.shingles import Rarity
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Evaluate whether no group crosses between the two files, and whether enough documents are held out."""
-    recipe = workplace.line.split
-    scrubbed = inputs[SCRUBBED_CORPUS.kind]
-    author_keys = author_keys_of(workplace, scrubbed)
+    """Evaluate whether no group crosses between two of the files, and whether enough documents are held out.
+
+    The held-out side is compared with all others, then the selection side with training by the same rules.
+    """
+    recipe, scrubbed = workplace.line.split, inputs[SCRUBBED_CORPUS.kind]
+    rules = {"held_out": recipe} | ({"selection": recipe.of_selection} if recipe.of_selection else {})
+    differences = _differences_from_input(scrubbed.file(DOCUMENTS), artifact)
+    author_keys, proof = author_keys_of(workplace, scrubbed), json.loads(artifact.file(PROOF).read_bytes())
     with workplace.store.workspace() as scratch:
-        train, held = (
-            read_features(artifact.file(name), recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
-            for name in (TRAIN, HELD_OUT)
+        sides = {name: (side, others) for name, side, others in untrained(artifact, scratch)}
+        if sides.keys() != rules.keys():
+            return Verdict(False, f"The recipe has the sides {', '.join(rules)}, and the split {', '.join(sides)}.")
+        held_out = _evaluate_side(workplace, recipe, author_keys, sides["held_out"], proof, differences)
+        if "selection" not in rules:
+            return held_out
+        selection = _evaluate_side(
+            workplace, rules["selection"], author_keys, sides["selection"], proof["selection"], []
+        )
+    return Verdict(
+        held_out.passed and selection.passed,
+        f"{held_out.message} Selection side, taken from the others: {selection.message}",
+        {**held_out.evidence, "rows_train": selection.evidence["rows_train"], "selection": selection.evidence},
+    )
+
+
+def _evaluate_side(
+    workplace: Workplace,
+    recipe: Split,
+    author_keys: Mapping[str, int],
+    files: tuple[Path, Path],
+    proof: Mapping[str, Any],
+    differences: Sequence[str],
+) -> Verdict:
+    """Compare the two files that must share nothing, the one that is not trained on first. `proof`: of this side."""
+    with workplace.store.workspace() as scratch:
+        held, train = (
+            read_features(file, recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
+            for file in files
         )
         rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
         boilerplate = Boilerplate.of(scratch, held.columns.texts, train.columns.texts)
@@ -50,11 +81,11 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
             _held_out_without_a_newer(held, train, rarity, boilerplate, recipe, scratch) if recipe.by_date else []
         )
         too_many = _more_than_asked(held, train, rarity, boilerplate, recipe, scratch)
-    if too_many and (pieces := json.loads(artifact.file(PROOF).read_bytes())["pieces"]["documents"]):
+    if too_many and (pieces := proof["pieces"]["documents"]):
         too_many.append(
             f"{counted(pieces, 'document was', 'documents were')} tied or held out last for texts in pieces"
         )
-    problems = [*_differences_from_input(scrubbed.file(DOCUMENTS), artifact), *overlap.problems]
+    problems = [*differences, *overlap.problems]
     if not_newest:
         problems.append(
             f"{len(not_newest):,} held-out documents are neither newer than all training documents nor tied to one "
@@ -175,20 +206,18 @@ def _held_out_without_a_newer(
 
 
 def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
-    """Return problems unless the two files together have exactly the input's lines, in order."""
-    with (
-        documents.open("rb") as lines,
-        artifact.file(TRAIN).open("rb") as train,
-        artifact.file(HELD_OUT).open("rb") as held_out,
-    ):
-        sides: list[Iterator[bytes]] = [iter(train), iter(held_out)]
+    """Return problems unless the files together have exactly the input's lines, in order."""
+    names = (TRAIN, HELD_OUT, *([SELECTION] if has_selection(artifact) else []))
+    with ExitStack() as opened:
+        lines, *files = [opened.enter_context(each.open("rb")) for each in (documents, *map(artifact.file, names))]
+        sides: list[Iterator[bytes]] = [*map(iter, files)]
         heads = [next(side, None) for side in sides]
         for number, line in enumerate(lines, start=1):
             if line not in heads:
                 return [f"line {number:,} of the scrubbed corpus is missing, changed or out of order"]
             side = heads.index(line)
             heads[side] = next(sides[side], None)
-        left = [name for name, head in zip((TRAIN, HELD_OUT), heads, strict=True) if head is not None]
+        left = [name for name, head in zip(names, heads, strict=True) if head is not None]
     return [f"{name} holds lines that are not in the scrubbed corpus, or are there twice" for name in left]
 
 
@@ -235,23 +264,28 @@ def overlap_of(
 
 
 def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
-    """Return descriptions of what the held-out side of one split shares with the training side of an earlier split.
+    """Return descriptions of what the held-out and the selection side of one split share with the training side of an
+    earlier split.
 
     The comparison is the gate's, under the recipe of the workplace's line. Raises IntegrityError or NotFoundError if a
     necessary ancestor of either split cannot be opened.
     """
     recipe = workplace.line.split
 
-    def read(of: Artifact, name: str, scratch: Path) -> Features:
+    def read(of: Artifact, file: Path, scratch: Path) -> Features:
         author_keys = author_keys_of(workplace, workplace.store.open_input(of.manifest, SCRUBBED_CORPUS.kind))
         corpus = workplace.line.corpus
-        return read_features(of.file(name), recipe, author_keys, scratch, workplace.progress, corpus)
+        return read_features(file, recipe, author_keys, scratch, workplace.progress, corpus)
 
+    problems: list[str] = []
     with workplace.store.workspace() as scratch:
-        held, train = read(split, HELD_OUT, scratch), read(earlier, TRAIN, scratch)
-        rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
-        boilerplate = Boilerplate.of(scratch, held.columns.texts, train.columns.texts)
-        return list(overlap_of(held, train, rarity, boilerplate, recipe, scratch).problems)
+        train = read(earlier, earlier.file(TRAIN), scratch)
+        for _, file, _ in untrained(split, scratch):
+            held = read(split, file, scratch)
+            rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
+            boilerplate = Boilerplate.of(scratch, held.columns.texts, train.columns.texts)
+            problems += overlap_of(held, train, rarity, boilerplate, recipe, scratch).problems
+    return problems
 
 
 def _ids_with(side: Features, ties: Ties, keys: NDArray[np.uint64]) -> list[str]:

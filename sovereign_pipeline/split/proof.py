@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.policy.corpus import Split
@@ -48,9 +49,10 @@ class Parameters(Split):
 
 
 class SideCounts(Frozen):
-    """Numbers of documents for training and held out."""
+    """Numbers of documents on each side."""
 
     train: int
+    selection: int = Field(default=0, exclude_if=lambda rows: not rows)
     held_out: int
 
 
@@ -142,14 +144,25 @@ class Proof(Frozen):
     crossing_check: CrossingMethod
     contained_texts: ContainedTextCounts
     pieces: PieceCounts
-    paraphrases: ParaphraseCounts | None = None
+    paraphrases: ParaphraseCounts | None = Field(default=None, exclude_if=lambda counts: counts is None)
     """Counts of paraphrases. Absent unless the recipe ties paraphrases."""
-    date_cut: DateCut | None = None
+    date_cut: DateCut | None = Field(default=None, exclude_if=lambda cut: cut is None)
     """Cut by date; absent unless the split is by date."""
+    selection: "Proof | None" = Field(default=None, exclude_if=lambda proof: proof is None)
+    """The same proof for the documents that are not held out: its `held_out` is the selection side. Absent without
+    one."""
+
+    def with_selection(self, proof: "Proof") -> "Proof":
+        """Return this proof with that of the selection side. Its counts then have three sides."""
+        sides = {
+            name: SideCounts(train=inner.train, selection=inner.held_out, held_out=getattr(self, name).held_out)
+            for name in ("rows", "letters", "preferences")
+            if (inner := getattr(proof, name))
+        }
+        return self.model_copy(update={**sides, "selection": proof})
 
     def to_json(self) -> str:
-        absent = {name for name in ("paraphrases", "date_cut") if getattr(self, name) is None}
-        return json.dumps(self.model_dump(mode="json", exclude=absent), indent=2) + "\n"
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
 
 def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:

@@ -23,7 +23,7 @@ from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact, lineage
-from sovereign_pipeline.split import HELD_OUT
+from sovereign_pipeline.split import HELD_OUT, SELECTION, has_selection
 from sovereign_pipeline.split.gate import shared_with_held_out
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
@@ -272,7 +272,8 @@ def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: I
     """
     dataset = inputs[PREFERENCE_DATASET.kind if PREFERENCE_DATASET.kind in inputs else TRAINING_DATASET.kind]
     split = _split_of(workplace, dataset)
-    held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
+    sides = (HELD_OUT, *([SELECTION] if has_selection(split) else []))
+    held_out = {document.id for side in sides for document in read_documents(split.file(side))}
     found: list[str] = []
     try:
         trained_on = list(_trained_on(workplace, ref, manifest))

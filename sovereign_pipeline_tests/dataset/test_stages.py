@@ -9,7 +9,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
 from sovereign_pipeline.dataset.jsonl import (
     CARD,
@@ -17,16 +17,21 @@ from sovereign_pipeline.dataset.jsonl import (
     CARD_FOR_PEOPLE,
     LABEL_ROWS,
     MESSAGES_ROWS,
+    PAIRS,
     PREFERENCE_ROWS,
+    SELECTION_ROWS,
+    SFT,
     TRAINING_ROWS,
+    conversation_row,
     label_row,
     messages_row,
     preference_row,
+    row_ids,
     sft_row,
 )
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.corpus.sources import changed_document
 from sovereign_pipeline_tests.dataset.chain import (
@@ -262,3 +267,62 @@ def test_a_changed_label_is_refused(with_labels: DemoInstitution) -> None:
     build = tampering(PREFERENCE_DATASET, LABEL_ROWS, tamper, card_too=True)
     _, verdicts = materialize(with_labels.workplace(), dataset_stage(PREFERENCE_DATASET, build))
     assert "row 1 is not the one" in verdicts[GATE].message
+
+
+def test_the_selection_side_is_a_file_of_its_own_that_nothing_is_trained_on(with_preferences: DemoInstitution) -> None:
+    with_preferences.recipe["split"] = {"selection": 0.2}
+    with_preferences.recipe["training"]["canaries"] = {"count": 6}
+    workplace = with_preferences.workplace()
+    split = split_of(workplace)
+    for stage, layout in ((TRAINING_DATASET, SFT), (PREFERENCE_DATASET, PAIRS)):
+        dataset, verdicts = materialize(workplace, dataset_stage(stage))
+        assert verdicts[GATE].passed and verdicts[NOT_CONTAMINATED].passed, verdicts
+        chosen = [each for each in documents_of(split, SELECTION) if layout.includes(each)]
+        rows = rows_of(dataset, SELECTION_ROWS)
+        assert rows == [conversation_row(each, "Answer this letter.") for each in chosen] and rows
+        assert not {each.id for each in chosen} & row_ids(dataset)
+        card = card_of(dataset)
+        assert card.also[-1].sha256 == file_sha256(dataset.file(SELECTION_ROWS))
+        assert card.documents == sum(map(layout.includes, documents_of(split, TRAIN)))
+        assert card.tokens.selection is not None and card.tokens.selection.rows == len(chosen)
+        assert f"{len(documents_of(split, SELECTION)):,} for selection" in card.to_markdown()
+
+
+@pytest.mark.security_case(
+    "The selection file of a dataset is exchanged for held-out documents, so that experiments would choose by them",
+    "the dataset's gate fails; an experiment has no other way to a held-out document, because no input of it has one",
+)
+def test_held_out_documents_in_the_selection_file_are_refused(institution: DemoInstitution) -> None:
+    institution.recipe["split"] = {"selection": 0.2}
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = TRAINING_DATASET.build(workplace, inputs, workspace)
+        held_out = documents_of(inputs["leakage_safe_split"], HELD_OUT)
+        write_jsonl(workspace / SELECTION_ROWS, (conversation_row(each, "Answer this letter.") for each in held_out))
+        return built
+
+    _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
+    assert not verdicts[GATE].passed and "held-out documents are in it" in verdicts[GATE].message
+
+
+def test_no_file_of_a_dataset_has_a_held_out_text(institution: DemoInstitution) -> None:
+    institution.recipe["split"] = {"selection": 0.2}
+    workplace = institution.workplace()
+    dataset, _ = materialize(workplace, dataset_stage(TRAINING_DATASET))
+    content = b"".join(dataset.file(entry.path).read_bytes() for entry in dataset.manifest.files).decode()
+    held_out = documents_of(split_of(workplace), HELD_OUT)
+    assert held_out and not [each.id for each in held_out if each.id in content or each.response in content]
+
+
+def test_a_text_of_the_selection_side_in_a_training_row_is_contamination(institution: DemoInstitution) -> None:
+    institution.recipe["split"] = {"selection": 0.2}
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = TRAINING_DATASET.build(workplace, inputs, workspace)
+        copied = documents_of(inputs["leakage_safe_split"], SELECTION)[0]
+        first, *others = read_jsonl(workspace / TRAINING_ROWS)
+        write_jsonl(workspace / TRAINING_ROWS, [{**first, "output": copied.response}, *others])
+        return built
+
+    _, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET, build))
+    assert not verdicts[NOT_CONTAMINATED].passed and "selection document" in verdicts[NOT_CONTAMINATED].message

@@ -12,8 +12,9 @@ import pytest
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import DOCUMENTS
+from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN, assignment, gate
+from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN, assignment, gate
 from sovereign_pipeline.split.near_duplicates import NearDuplicates
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
@@ -263,3 +264,70 @@ def test_a_line_that_asks_for_paraphrases_without_the_model_stops(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install"):
         materialize(institution.workplace(), split_stage())
+
+
+SIDES = (TRAIN, SELECTION, HELD_OUT)
+
+
+@pytest.mark.parametrize("by_date", [False, True])
+def test_a_selection_side_is_taken_of_what_is_not_held_out(institution: DemoInstitution, by_date: bool) -> None:
+    """The held-out side is the same with and without one, and no case crosses between two of the three."""
+    institution.rows = [
+        letter(number, case=f"C{number // 2}", date=f"2024-01-{number // 3 + 1:02d}") for number in range(80)
+    ]
+    institution.recipe["split"] = {"by_date": by_date}
+    without, _ = materialize(institution.workplace(), split_stage())
+    institution.recipe["split"] = {"by_date": by_date, "selection": 0.2}
+    split, verdicts = materialize(institution.workplace(), split_stage())
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    assert split.file(HELD_OUT).read_bytes() == without.file(HELD_OUT).read_bytes()
+    sides = {name: documents_of(split, name) for name in SIDES}
+    cases = [{document.case for document in side} for side in sides.values()]
+    assert len(set.union(*cases)) == sum(map(len, cases))
+    proof = json.loads(split.file(PROOF).read_bytes())
+    counts = {name.removesuffix(".jsonl"): len(side) for name, side in sides.items()}
+    assert proof["rows"] == counts and sum(counts.values()) == 80
+    assert 16 <= counts["selection"] <= 18
+    assert set(proof["selection"]["crossing"].values()) == {0}
+    assert "selection" not in json.loads(without.file(PROOF).read_bytes())
+    if by_date:
+        days = [{document.date for document in sides[name]} for name in SIDES]
+        assert max(days[0]) < max(days[1]) < max(days[2])
+
+
+def _moving_to(side: str, other: str) -> Any:
+    """A build that moves the first document of one side, whose case has two, to another."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = LEAKAGE_SAFE_SPLIT.build(workplace, inputs, workspace)
+        moved, *left = read_documents(workspace / side)
+        order = [document.id for document in read_documents(inputs["scrubbed_corpus"].file(DOCUMENTS))]
+        added = sorted([moved, *read_documents(workspace / other)], key=lambda document: order.index(document.id))
+        write_documents(workspace / side, left)
+        write_documents(workspace / other, added)
+        return built
+
+    return build
+
+
+@pytest.mark.security_case(
+    "A letter of one case file is moved from one side of the split to another, of training, selection and held out",
+    "the gate fails, whichever two of the three sides the case crosses",
+)
+@pytest.mark.parametrize(("side", "other"), [(one, two) for one in SIDES for two in SIDES if one != two])
+def test_a_case_that_crosses_any_two_sides_is_refused(institution: DemoInstitution, side: str, other: str) -> None:
+    institution.rows = [letter(number, case=f"C{number // 2}") for number in range(60)]
+    institution.recipe["split"] = {"selection": 0.2}
+    _, verdicts = materialize(institution.workplace(), split_stage(build=_moving_to(side, other)))
+    assert not verdicts[GATE].passed and "1 case crosses" in verdicts[GATE].message
+
+
+def test_a_split_without_the_selection_side_of_the_recipe_is_refused(institution: DemoInstitution) -> None:
+    institution.recipe["split"] = {"selection": 0.2}
+
+    def without(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        line = workplace.line.model_copy(update={"split": Split()})
+        return LEAKAGE_SAFE_SPLIT.build(replace(workplace, line=line), inputs, workspace)
+
+    _, verdicts = materialize(institution.workplace(), split_stage(build=without))
+    assert not verdicts[GATE].passed and "selection" in verdicts[GATE].message

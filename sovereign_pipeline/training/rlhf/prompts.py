@@ -13,7 +13,7 @@ from sovereign_pipeline.corpus.document import Document, read_documents, read_js
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.jsonl import SFT, conversations_of, message_of, row_files
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.split import HELD_OUT, TRAIN
+from sovereign_pipeline.split import HELD_OUT, SELECTION, TRAIN, has_selection
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.rewards import Reply
 from sovereign_pipeline.training.rows import IDS_IN_A_MESSAGE, encode_completion
@@ -75,8 +75,12 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
 def write_held_out_prompts(
     path: Path, split: Artifact, instruction: str, at_most: int, seed: int, replaces: bool = False
 ) -> None:
-    """Write up to `at_most` prompts of the held-out side, chosen by seed. Prompts of pairs and labels are skipped."""
-    documents = [document for document in read_documents(split.file(HELD_OUT)) if not document.is_preference]
+    """Write up to `at_most` prompts of the selection side, chosen by seed. Prompts of pairs and labels are skipped.
+
+    Half of them decide which adapter is kept. A split without a selection side gives held-out ones.
+    """
+    side = split.file(SELECTION if has_selection(split) else HELD_OUT)
+    documents = [document for document in read_documents(side) if not document.is_preference]
     random.Random(f"{seed}/held-out prompts").shuffle(documents)
 
     def rows() -> Iterator[dict[str, object]]:
