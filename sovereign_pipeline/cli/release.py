@@ -316,9 +316,7 @@ def adapters_status(
             found, refused = all_standings(session, settings, trust, line)
     brief = with_marks(registry, adapters_in_brief(registry, line))
     reviews = {
-        each.adapter: each
-        for each in due_reviews(registry, settings, datetime.datetime.now(datetime.UTC).date())
-        if line in (None, each.line)
+        each.adapter: each for each in due_reviews(registry, settings, datetime.datetime.now(datetime.UTC).date(), line)
     }
     runs = _runs_of(settings, [*reviews.values()])
     store = open_store(settings, registry=registry)

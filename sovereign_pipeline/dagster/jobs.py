@@ -213,8 +213,6 @@ with warnings.catch_warnings():
         clock: dg.ResourceParam[Clock],
     ) -> dg.AssetCheckResult:
         line = context.partition_key
-        reviews = due_reviews(open_registry(installation), installation, clock().date())
-        for due in reviews:
-            if due.line == line:
-                return _result(due, in_words(due, run_of(context.instance, due)))
+        for due in due_reviews(open_registry(installation), installation, clock().date(), line):
+            return _result(due, in_words(due, run_of(context.instance, due)))
         return dg.AssetCheckResult(passed=True, description=f"{line}: no adapter is registered yet")

@@ -220,10 +220,10 @@ class Recipes:
     """Line -> the error in its recipe."""
 
 
-def load_lines(data: Path, institution: Institution) -> Recipes:
-    """Load the recipes of all lines, sorted by name. An invalid recipe does not prevent loading the others."""
+def load_lines(data: Path, institution: Institution, line: str | None = None) -> Recipes:
+    """Load the recipes of all lines or one, sorted by name. An invalid recipe does not prevent loading the others."""
     valid, broken = [], {}
-    for name in line_names(data):
+    for name in (each for each in line_names(data) if line in (None, each)):
         try:
             valid.append(read_line(data / "lines" / f"{name}.yaml", institution))
         except RecipeError as error:

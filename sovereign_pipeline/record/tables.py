@@ -210,9 +210,13 @@ class Adapter(Table):
 
     @property
     def version_numbers(self) -> tuple[int, int, int]:
-        """Major, minor and patch number, for sorting."""
-        major, minor, patch = (int(number) for number in self.version.split("."))
-        return major, minor, patch
+        return numbers_of(self.version)
+
+
+def numbers_of(version: str) -> tuple[int, int, int]:
+    """Return an adapter's major, minor and patch number, for sorting."""
+    major, minor, patch = map(int, version.split("."))
+    return major, minor, patch
 
 
 class AuditEntry(Table):

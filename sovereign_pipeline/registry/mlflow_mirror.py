@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,7 +27,7 @@ from sovereign_pipeline.record.database import Registry, claim_for_home, is_on_p
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
-from sovereign_pipeline.record.tables import Adapter, row_as_dict
+from sovereign_pipeline.record.tables import Adapter, numbers_of, row_as_dict
 from sovereign_pipeline.registry.record import numbers_in
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
@@ -356,19 +356,20 @@ def differences(registry: Registry, settings: Settings, line: str | None = None)
     """
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
-        lines = _lines(session) if line is None else [line]
-        adapters = {each: adapters_of(session, each) for each in lines}
-        state = states(session, line)
-    versions = _versions(settings) if any(adapters.values()) else []
+        adapters, state = _registered(session, line), states(session, line)
+    versions = defaultdict[str, list[Version]](list)
+    for version in _versions(settings) if adapters else ():
+        versions[version.model].append(version)
     found: list[Difference] = []
-    for each in lines:
-        found += _differences_of(each, adapters[each], state, [v for v in versions if v.model == each], store)
+    for each, of_line in adapters.items():
+        found += _differences_of(each, of_line, state, versions.pop(each, []), store)
     records = {adapter.record_digest for of_line in adapters.values() for adapter in of_line}
     if line is None:
         found += [
             Difference(v.model, f"version {v.number} of a model that is not a line has the id {v.adapter}", v)
-            for v in versions
-            if v.model not in adapters and (v.record in records or v.adapter is not None)
+            for others in versions.values()
+            for v in others
+            if v.record in records or v.adapter is not None
         ]
     return found
 
@@ -378,7 +379,7 @@ def follow(registry: Registry, settings: Settings, line: str) -> None:
     if not _is_there(settings):
         return
     with registry.reading() as session:
-        expected = expected_aliases(adapters_of(session, line), states(session, line))
+        expected = expected_aliases(_registered(session, line).get(line, ()), states(session, line))
     with mirrored(settings) as client:
         by_record = {
             version.tags.get(MIRRORED): str(version.version)
@@ -414,7 +415,8 @@ def repair(registry: Registry, settings: Settings) -> list[Difference]:
     found = differences(registry, settings) if _is_there(settings) else []
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
-        adapters = {each: adapters_of(session, each) for each in _lines(session)}
+        lines = session.scalars(select(Adapter.line).distinct().order_by(Adapter.line))
+        adapters = {each: adapters_of(session, each) for each in lines}
     with mirrored(settings) as client:
         for each in found:
             if each.wrong is not None and each.wrong.record is not None:
@@ -429,20 +431,35 @@ def repair(registry: Registry, settings: Settings) -> list[Difference]:
     return differences(registry, settings)
 
 
-def expected_aliases(adapters: Sequence[Adapter], state: Mapping[str, State]) -> dict[str, Adapter]:
+class Registered(NamedTuple):
+    """The columns of an adapter that its version in MLflow must match."""
+
+    id: str
+    version: str
+    adapter_digest: str
+    record_digest: str
+
+
+def expected_aliases(adapters: Sequence[Registered], state: Mapping[str, State]) -> dict[str, Registered]:
     """Return alias -> the adapter that should have it. Leaves out an alias that no adapter should have."""
-    ordered = sorted(adapters, key=lambda adapter: adapter.version_numbers)
+    ordered = sorted(adapters, key=lambda adapter: numbers_of(adapter.version))
     found = {alias: each for alias, of in ALIASES.items() for each in ordered if state[each.id] in of}
     return found | ({LATEST: ordered[-1]} if ordered else {})
 
 
-def _lines(session: Session) -> list[str]:
-    return list(session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)))
+def _registered(session: Session, line: str | None) -> dict[str, list[Registered]]:
+    """Return line -> its adapters, of all lines or one. Reads few columns, because a row's large values take longer
+    than all else."""
+    query = select(Adapter.line, Adapter.id, Adapter.version, Adapter.adapter_digest, Adapter.record_digest)
+    found = defaultdict[str, list[Registered]](list)
+    for each, *columns in session.execute(query if line is None else query.where(Adapter.line == line)):
+        found[each].append(Registered(*columns))
+    return {each: sorted(found[each]) for each in sorted(found)}
 
 
 def _differences_of(
     line: str,
-    adapters: Sequence[Adapter],
+    adapters: Sequence[Registered],
     state: Mapping[str, State],
     versions: Sequence[Version],
     store: ArtifactStore,

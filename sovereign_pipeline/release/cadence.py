@@ -33,6 +33,7 @@ from sovereign_pipeline.record.tables import (
     AdapterReview,
     BaseModelRow,
     Dataset,
+    numbers_of,
 )
 from sovereign_pipeline.release.acts import Act, Acted, acts_that_count, enter_act
 from sovereign_pipeline.release.recall import open_recalls
@@ -169,16 +170,16 @@ class Due:
     """Key of the run that this review requests, such as `permits-desk:2027-H1`. None while no review is due."""
 
 
-def due_reviews(registry: Registry, settings: Settings, today: datetime.date) -> list[Due]:
-    """Return the next review of every line's newest adapter, sorted by line. A line with an invalid recipe is included.
-    Raises RecipeError if `institution.yaml` is invalid."""
+def due_reviews(registry: Registry, settings: Settings, today: datetime.date, line: str | None = None) -> list[Due]:
+    """Return the next review of the newest adapter of every line or one, sorted by line. A line with an invalid recipe
+    is included. Raises RecipeError if `institution.yaml` is invalid."""
     institution = load_institution(settings.data)
-    recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution).valid}
+    recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution, line).valid}
     with registry.reading() as session:
         reviewed = _last_reviews(session, settings)
         return [
             _due(session, each, recipes.get(each.line), institution, settings, reviewed.get(each.id), today)
-            for each in _newest_adapters(session)
+            for each in _newest_adapters(session, line)
         ]
 
 
@@ -228,17 +229,16 @@ def _due(
     )
 
 
-def _newest_adapters(session: Session) -> list[Adapter]:
-    """Return each line's adapter with the highest version, ignoring rejected, recalled and retired adapters."""
-    query = select(Adapter).options(load_only(*_COLUMNS))
-    adapters = list(session.scalars(query))
-    state = states(session)
-    newest: dict[str, Adapter] = {}
-    for adapter in adapters:
-        known = newest.get(adapter.line)
-        if state[adapter.id] not in ENDED and (known is None or adapter.version_numbers > known.version_numbers):
-            newest[adapter.line] = adapter
-    return [newest[line] for line in sorted(newest)]
+def _newest_adapters(session: Session, line: str | None) -> list[Adapter]:
+    """Return each line's adapter with the highest version, ignoring rejected, recalled and retired adapters. Sorted by
+    line."""
+    adapters, state = select(Adapter.id, Adapter.line, Adapter.version), states(session, line)
+    newest: dict[str, tuple[tuple[int, int, int], str]] = {}
+    for each, of, version in session.execute(adapters if line is None else adapters.where(Adapter.line == line)):
+        if state[each] not in ENDED:
+            newest[of] = max(newest.get(of, ((-1, 0, 0), "")), (numbers_of(version), each))
+    query = select(Adapter).options(load_only(*_COLUMNS)).order_by(Adapter.line)
+    return list(session.scalars(query.where(Adapter.id.in_([each for _, each in newest.values()]))))
 
 
 _COLUMNS = (

@@ -568,7 +568,7 @@ def _is_under_review(session: Session, adapter: Adapter) -> bool:
 
 
 def _due(registry: Registry, adapter: Adapter, today: datetime.date) -> DueView | None:
-    for due in due_reviews(registry, registry.settings, today):
+    for due in due_reviews(registry, registry.settings, today, adapter.line):
         if due.adapter == adapter.id:
             return DueView(due.on, due.state, tuple(f"{each.event}: {each.what}" for each in due.causes))
     return None
