@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
@@ -186,6 +187,8 @@ def _loaded(text: str) -> Any:
 
 
 Model = TypeVar("Model", bound=RecipeModel)
+MOST_KEPT = 1_000
+"""Maximum number of files whose models are kept in memory."""
 
 
 def read_yaml(model: type[Model], path: Path, act: Act | None = None, content: bytes | None = None) -> Model:
@@ -199,9 +202,15 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None, content: b
         raise RecipeError(f"{path} is a directory.", "Name the file in it.")
     if not path.is_file():
         raise RecipeError(f"{path}: the file does not exist.", "Write it, or correct the path.")
+    found: Model = _read(model, path, act, path.read_bytes() if content is None else content)
+    return found
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _read(model: type[Model], path: Path, act: Act | None, content: bytes) -> Model:
+    """Return the model of these bytes. Cached, because services read every line's recipe at each look."""
     try:
-        text = (path.read_bytes() if content is None else content).decode()
-        given = _loaded(text)
+        given = _loaded(content.decode())
     except RecursionError:
         raise RecipeError(f"{path}: lists or mappings are nested too deeply.") from None
     # A value that does not match its tag, such as `!!int x`, raises the error of the conversion.
