@@ -181,9 +181,14 @@ class Standing:
 def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
     """Return the status of every request of a line, oldest first, without those that a key signed that was revoked
     before. Raises IntegrityError for the first request or decision that is not on record as it was signed."""
-    on_record, now = _read(session, settings, trust, line), datetime.datetime.now(datetime.UTC)
-    counting = (row for row in on_record.requests.values() if not _was_revoked(on_record, trust, row))
-    return [_standing(on_record, trust, row, now) for row in counting]
+    return _counting(_read(session, settings, line), trust)
+
+
+def open_standings(session: Session, settings: Settings, trust: Trust) -> list[Standing]:
+    """Return the open requests of all lines, as `standings` does. Does not read requests whose transition was made."""
+    waiting = select(ReleaseRequest.id).where(ReleaseRequest.id.not_in(select(Transition.request_id)))
+    found = _counting(_read(session, settings, requests=list(session.scalars(waiting))), trust)
+    return [each for each in found if each.ended is None]
 
 
 def all_standings(
@@ -216,7 +221,7 @@ def standing_of(
     Args:
         now: time for the expiry check; the current time if None.
     """
-    on_record = _read(session, settings, trust, row.line, row.id)
+    on_record = _read(session, settings, row.line, [row.id])
     return _standing(on_record, trust, row, now or datetime.datetime.now(datetime.UTC))
 
 
@@ -232,7 +237,7 @@ def signed_transitions(
     """Return every transition of a line with its request's status, oldest first. Raises the error of
     `assert_signed`."""
     rows = transitions_of(session, line)
-    on_record, now = _read(session, settings, trust, line), datetime.datetime.now(datetime.UTC)
+    on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     known: dict[str, Standing] = {}
     moves: Counter[tuple[str, bool]] = Counter()
     for row in rows:
@@ -269,6 +274,7 @@ def production_before(session: Session, settings: Settings, rows: Sequence[Trans
 class _Held:
     """An adapter's facts, which signed statements about it must match."""
 
+    line: str
     record_manifest_sha256: str
     classification: str
 
@@ -299,37 +305,53 @@ class _OnRecord:
         )
 
 
-def _read(session: Session, settings: Settings, trust: Trust, line: str, request: str | None = None) -> _OnRecord:
-    """Read the rows about one request, or about every request of a line."""
-    requests = select(ReleaseRequest).where(ReleaseRequest.line == line)
-    decisions = select(ReleaseDecision).join(ReleaseRequest).where(ReleaseRequest.line == line)
-    made = select(Transition).where(Transition.line == line)
+def _read(
+    session: Session, settings: Settings, line: str | None = None, requests: Sequence[str] | None = None
+) -> _OnRecord:
+    """Read the rows about every request, of all lines or of one, or about these requests only."""
+    asked, decisions, made = select(ReleaseRequest), select(ReleaseDecision).join(ReleaseRequest), select(Transition)
     named = AuditEntry.subjects["request"].as_string()
-    entries = select(AuditEntry.action, named, AuditEntry.sequence, AuditEntry.subjects["statement"].as_string()).where(
-        AuditEntry.action.in_([REQUESTED, STATE_CHANGED, *DECIDED.values()]),
-        AuditEntry.subjects["line"].as_string() == line,
+    of_line, statement = (AuditEntry.subjects[name].as_string() for name in ("line", "statement"))
+    entries = select(AuditEntry.action, named, of_line, AuditEntry.sequence, statement).where(
+        AuditEntry.action.in_([REQUESTED, STATE_CHANGED, *DECIDED.values()])
     )
-    if request is not None:
-        requests, made = requests.where(ReleaseRequest.id == request), made.where(Transition.request_id == request)
-        decisions, entries = decisions.where(ReleaseRequest.id == request), entries.where(named == request)
-    adapters = select(Adapter.id, Adapter.record_manifest_sha256, Adapter.classification).where(Adapter.line == line)
+    adapters = select(Adapter.id, Adapter.line, Adapter.record_manifest_sha256, Adapter.classification)
+    if line is not None:
+        asked, decisions = asked.where(ReleaseRequest.line == line), decisions.where(ReleaseRequest.line == line)
+        made, adapters = made.where(Transition.line == line), adapters.where(Adapter.line == line)
+        entries = entries.where(of_line == line)
+    if requests is not None:
+        asked, decisions = (
+            asked.where(ReleaseRequest.id.in_(requests)),
+            decisions.where(ReleaseRequest.id.in_(requests)),
+        )
+        made, entries = made.where(Transition.request_id.in_(requests)), entries.where(named.in_(requests))
     by_request = defaultdict[str, list[ReleaseDecision]](list)
     for decision in session.scalars(decisions.order_by(ReleaseDecision.entered_at, ReleaseDecision.keyid)):
         by_request[decision.request_id].append(decision)
     first: dict[str, Transition] = {}
     for transition in session.scalars(made.order_by(Transition.sequence)):
         first.setdefault(transition.request_id, transition)
+    found = {row.id: row for row in session.scalars(asked.order_by(ReleaseRequest.entered_at, ReleaseRequest.id))}
     entered = defaultdict[tuple[str, str], list[tuple[int, str | None]]](list)
-    for action, about, sequence, statement in session.execute(entries.order_by(AuditEntry.sequence)):
-        entered[action, about].append((sequence, statement))
+    for action, about, of, sequence, signed in session.execute(entries.order_by(AuditEntry.sequence)):
+        if about not in found or found[about].line == of:
+            entered[action, about].append((sequence, signed))
     return _OnRecord(
-        {row.id: row for row in session.scalars(requests.order_by(ReleaseRequest.entered_at, ReleaseRequest.id))},
+        found,
         by_request,
         first,
         {name: _Held(*facts) for name, *facts in session.execute(adapters)},
         entered,
         rules_on_record(session, settings),
     )
+
+
+def _counting(on_record: _OnRecord, trust: Trust) -> list[Standing]:
+    """Return the status of each request, without those that a key signed that was revoked before."""
+    now = datetime.datetime.now(datetime.UTC)
+    counting = (row for row in on_record.requests.values() if not _was_revoked(on_record, trust, row))
+    return [_standing(on_record, trust, row, now) for row in counting]
 
 
 def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> bool:
@@ -339,7 +361,7 @@ def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> boo
 
 
 def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: datetime.datetime) -> Standing:
-    adapter = _adapter(on_record, row.adapter_id, f"Request {row.id[:12]}")
+    adapter = _adapter(on_record, row, f"Request {row.id[:12]}")
     asked_at = on_record.index_of(REQUESTED, row.id)
     verified = verify_statement(
         row.statement,
@@ -432,7 +454,7 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
         trust,
         PIPELINE,
         predicate_type=TRANSITION,
-        sha256=_adapter(on_record, row.adapter_id, where).record_manifest_sha256,
+        sha256=_adapter(on_record, row, where).record_manifest_sha256,
         at_index=on_record.index_of(STATE_CHANGED, row.request_id, row.statement_sha256),
     )
     predicate, facts = verified.statement.predicate, facts_of(row)
@@ -451,11 +473,11 @@ def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
     return (row.adapter_id, row.transition, row.before, row.after) == asked
 
 
-def _adapter(on_record: _OnRecord, adapter_id: str, where: str) -> _Held:
-    """Return the line's adapter with this id. Raises IntegrityError if the line has none."""
-    adapter = on_record.adapters.get(adapter_id)
-    if adapter is None:
-        raise IntegrityError(f"{where}: the line has no adapter {adapter_id}.", HINT)
+def _adapter(on_record: _OnRecord, row: ReleaseRequest | Transition, where: str) -> _Held:
+    """Return the adapter that a row is about. Raises IntegrityError if the row's line has no such adapter."""
+    adapter = on_record.adapters.get(row.adapter_id)
+    if adapter is None or adapter.line != row.line:
+        raise IntegrityError(f"{where}: the line has no adapter {row.adapter_id}.", HINT)
     return adapter
 
 

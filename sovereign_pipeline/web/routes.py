@@ -1,14 +1,12 @@
-"""Serve the read-only pages under `/registry`: sign-in, the list of adapters, and one adapter."""
+"""Serve the read-only pages under `/registry`: sign-in, the list of lines, one line, and one adapter."""
 
 import datetime
 import logging
 import secrets
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -20,50 +18,20 @@ from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, Sovere
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.pages import LANGUAGE_COOKIE, Language, language_of
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.institution import ClassificationLadder, load_institution
-from sovereign_pipeline.record.catalog import (
-    STATES,
-    State,
-    adapters_in_brief,
-    find_adapter,
-    line_of,
-    urgent_promotions,
-)
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry, open_registry
-from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
-from sovereign_pipeline.release.cadence import Due, due_reviews
-from sovereign_pipeline.release.standing import standings_of_adapter
 from sovereign_pipeline.serving.gateway.auth import Caller, Tokens, callers_of, file_of
-from sovereign_pipeline.web.adapter_view import FURTHER, adapter_view, moment, next_step
-from sovereign_pipeline.web.rendering import NextStep, adapter_page, policy, render
+from sovereign_pipeline.web.adapter_view import adapter_view
+from sovereign_pipeline.web.line_view import Reader, line_view, overview
+from sovereign_pipeline.web.rendering import adapter_page, policy, render
 
 COOKIE = "registry_reader"
 HOURS = 8
 MOST_SESSIONS = 1000
 """Maximum number of sessions. A session beyond it ends the oldest one."""
-
-
-@dataclass(frozen=True)
-class _Adapter:
-    line: str
-    classification: str
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A signed-in reader with the caller's grants."""
-
-    caller: Caller
-    ladder: ClassificationLadder
-
-    def reads(self, line: str, classification: str) -> bool:
-        return self.caller.may_oversee(_Adapter(line, classification), self.ladder)
-
-    def reads_line(self, line: str) -> bool:
-        """Return whether the reader's grants cover the line, whatever the levels of its adapters."""
-        return any(grant.admin and (grant.lines is None or line in grant.lines) for grant in self.caller.grants)
 
 
 class Readers:
@@ -115,82 +83,6 @@ class Readers:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
-
-
-ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
-"""States in display order. Adapters in other states serve nobody, and the page folds them."""
-
-
-@dataclass(frozen=True)
-class Row:
-    id: str
-    state: State
-    classification: str
-    method: str
-    base_model: str
-    registered_at: str
-    is_urgent: bool
-    """True if the adapter was promoted without passing its trial."""
-    due: Due | None
-    next_step: NextStep | None
-    """Next transition of the line's newest adapter in each state; None for other adapters."""
-
-
-@dataclass(frozen=True)
-class LineRows:
-    line: str
-    rows: tuple[Row, ...]
-    folded: tuple[Row, ...]
-    withheld: tuple[tuple[str, int], ...]
-    """Classification level -> number of adapters at this level that are hidden from the reader."""
-
-
-def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineRows, ...]:
-    """Return every line that a reader may see, by name. Raises IntegrityError that names the changed record."""
-    with registry.reading() as session:
-        urgent = urgent_promotions(session)
-    brief = [{**row, "is_urgent": row["id"] in urgent} for row in adapters_in_brief(registry)]
-    due = {each.adapter: each for each in due_reviews(registry, registry.settings, today)}
-    by_line: dict[str, list[dict[str, Any]]] = {}
-    for row in brief:
-        by_line.setdefault(line_of(row["id"]), []).append(row)
-    return tuple(
-        _line(registry, reader, line, rows, due) for line, rows in sorted(by_line.items()) if reader.reads_line(line)
-    )
-
-
-def _line(
-    registry: Registry, reader: Reader, line: str, rows: Sequence[Mapping[str, Any]], due: Mapping[str, Due]
-) -> LineRows:
-    withheld = Counter(row["classification"] for row in rows if not reader.reads(line, row["classification"]))
-    seen = [row for row in rows if row["classification"] not in withheld]
-    leading = {row["state"]: row["id"] for row in seen if row["state"] in FURTHER and row["state"] in ORDER}
-    shown = [_row(registry, row, due.get(row["id"]), leading) for row in reversed(seen)]
-    return LineRows(
-        line,
-        tuple(sorted((row for row in shown if row.state in ORDER), key=lambda row: ORDER.index(row.state))),
-        tuple(sorted((row for row in shown if row.state not in ORDER), key=lambda row: STATES.index(row.state))),
-        tuple(sorted(withheld.items())),
-    )
-
-
-def _row(registry: Registry, row: Mapping[str, Any], due: Due | None, leading: Mapping[State, str]) -> Row:
-    step = None
-    if leading.get(row["state"]) == row["id"]:
-        with registry.reading() as session:
-            asked = standings_of_adapter(session, registry.settings, trust_root(registry.settings), row["id"])
-        step = next_step(registry, find_adapter(registry, row["id"]), row["state"], asked)
-    return Row(
-        row["id"],
-        row["state"],
-        row["classification"],
-        row["method"],
-        row["base_model"],
-        moment(row["registered_at"]),
-        row["is_urgent"],
-        due,
-        step,
-    )
 
 
 _LOG = logging.getLogger(__name__)
@@ -253,8 +145,16 @@ Pages = Annotated[RegistryPages, Depends(pages_of)]
 @router.get("")
 def show_overview(request: Request, pages: Pages) -> Response:
     def page(reader: Reader, language: Language) -> str:
-        today = datetime.datetime.now(datetime.UTC).date()
-        return render("overview.html", language, lines=overview(pages.registry, reader, today), policy=None)
+        return render("overview.html", language, lines=overview(pages.registry, reader, _now().date()), policy=None)
+
+    return _answer(request, pages, page)
+
+
+@router.get("/lines/{line}")
+def show_line(request: Request, pages: Pages, line: str) -> Response:
+    def page(reader: Reader, language: Language) -> str | None:
+        view = line_view(pages.registry, reader, line, _now().date())
+        return render("line.html", language, view=view, policy=None) if view is not None else None
 
     return _answer(request, pages, page)
 
@@ -264,8 +164,7 @@ def show_adapter(request: Request, pages: Pages, adapter_id: str) -> Response:
     def page(reader: Reader, language: Language) -> str | None:
         if not pages.reaches(reader, adapter_id):
             return None
-        now = datetime.datetime.now(datetime.UTC)
-        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, now), language)
+        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, _now()), language)
 
     return _answer(request, pages, page)
 

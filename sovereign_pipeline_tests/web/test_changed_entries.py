@@ -35,7 +35,7 @@ COMMANDS = (
     ("recall", "--source", "letters"),
     ("audit", "verify"),
 )
-PAGES = ("/registry", f"/registry/{FIRST}")
+PAGES = ("/registry", "/registry/lines/lamps", f"/registry/{FIRST}")
 Leaves = list[bytes]
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def test_nobody_reads_without_a_token_that_lets_them(site: Site) -> None:
     nobody = site.client()
-    for path in ("/registry", f"/registry/{FIRST}", "/registry/lamps-9.0.0"):
+    for path in ("/registry", f"/registry/{FIRST}", "/registry/lamps-9.0.0", "/registry/lines/lamps"):
         answer = nobody.get(path)
         assert answer.status_code == 401 and 'name="token"' in answer.text and "lamps" not in answer.text
     for wrong in ("", "sk-sov-nothing", site.token("SECRET", admin=False), "x" * 5_000):
@@ -26,21 +26,25 @@ def test_nobody_reads_without_a_token_that_lets_them(site: Site) -> None:
 
 @pytest.mark.security_case(
     "A reader of the registry's pages requests an adapter above their clearance, or of another line",
-    "the list only counts adapters of that level; a page about one is a 404",
+    "the lists only count adapters of that level; a page about one, or about another line, is a 404",
 )
 def test_a_reader_sees_what_the_grant_reaches_and_no_name_beyond(site: Site) -> None:
     reader = site.client(site.token("INTERNAL"))
-    page = reader.get("/registry")
-    assert page.status_code == 200 and FIRST in page.text and SECOND in page.text
-    assert THIRD not in page.text and "withheld" in page.text and "SECRET" in page.text
+    for path in ("/registry", "/registry/lines/lamps"):
+        page = reader.get(path)
+        assert page.status_code == 200 and FIRST in page.text and SECOND in page.text
+        assert THIRD not in page.text and "withheld" in page.text and "SECRET" in page.text
+    assert "open requests: 1<" in reader.get("/registry").text  # the other one is about the third adapter
     beyond, unknown = reader.get(f"/registry/{THIRD}"), reader.get("/registry/lamps-9.0.0")
     assert beyond.status_code == unknown.status_code == 404 and beyond.text == unknown.text
     assert reader.get(f"/registry/{FIRST}").status_code == 200
 
     auditor = site.client(site.token("SECRET"))
-    assert THIRD in auditor.get("/registry").text and auditor.get(f"/registry/{THIRD}").status_code == 200
+    assert THIRD in auditor.get("/registry/lines/lamps").text and auditor.get(f"/registry/{THIRD}").status_code == 200
     elsewhere = site.client(site.token("SECRET", lines=frozenset({"quays"})))
     assert "lamps" not in elsewhere.get("/registry").text
+    beyond, unknown = (elsewhere.get(f"/registry/lines/{line}") for line in ("lamps", "quays"))
+    assert beyond.status_code == unknown.status_code == 404 and beyond.text == unknown.text
     assert elsewhere.get(f"/registry/{FIRST}").status_code == 404
 
 
@@ -51,8 +55,15 @@ def test_a_page_leads_to_its_reports(site: Site) -> None:
     assert {reader.get(link).status_code for link in links} == {200}
 
 
-def test_the_list_says_what_is_due_and_what_is_missing(site: Site) -> None:
+def test_the_list_counts_what_waits_for_an_officer(site: Site) -> None:
     page = site.client(site.token("SECRET")).get("/registry").text
+    assert "open requests: 2<" in page and "adapters under a recall: 1<" in page
+
+
+def test_the_page_of_a_line_says_what_is_due_and_what_is_missing(site: Site) -> None:
+    reader = site.client(site.token("SECRET"))
+    assert 'href="/registry/lines/lamps"' in reader.get("/registry").text
+    page = reader.get("/registry/lines/lamps").text
     assert "more approvals of request" in page and "not due" in page
     assert f"{SECOND} is under recall-1" in page
     assert HOSTILE not in page
@@ -142,7 +153,7 @@ def test_what_was_changed_is_told_to_the_log_and_not_to_the_reader(
     assert str(path) not in answer.text and str(path) in caplog.text
 
 
-def test_a_list_shows_nothing_where_what_a_next_step_rests_on_was_changed(site: Site) -> None:
+def test_a_line_shows_nothing_where_what_a_next_step_rests_on_was_changed(site: Site) -> None:
     store = site.office.bench.store
     review = store.current("lamps", "blind_review")
     assert review is not None
@@ -151,7 +162,7 @@ def test_a_list_shows_nothing_where_what_a_next_step_rests_on_was_changed(site: 
     reader = site.client(site.token("SECRET"))
     try:
         path.write_bytes(whole[:-10])
-        answer = reader.get("/registry")
+        answer = reader.get("/registry/lines/lamps")
     finally:
         path.write_bytes(whole)
     assert answer.status_code == 409 and str(path) not in answer.text and FIRST not in answer.text
