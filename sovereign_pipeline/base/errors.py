@@ -23,6 +23,7 @@ Act = Literal[
     "open_review",
     "open_review_with_prompts",
     "review_status",
+    "run_experiment",
     "run_line",
     "run_line_until",
     "show_mask",
@@ -130,6 +131,11 @@ class TrainingStopped(TrainingFailed):
     """Raised when the trainer stopped before its last step, and another run resumes from the checkpoint."""
 
     usual_hint = "Run again; it resumes from the last checkpoint."
+
+
+class TrainingDiverged(TrainingFailed):
+    """Raised when a training diverged or learned nothing. Its settings are the reason, and another run would repeat
+    it."""
 
 
 class WorkerKilled(SovereignError):

@@ -41,6 +41,7 @@ COMMANDS: Mapping[Act, str] = {
     "open_review": "sovereign review open {line}",
     "open_review_with_prompts": "sovereign review open {line} --prompts FILE",
     "review_status": "sovereign review status {line}",
+    "run_experiment": "sovereign experiment run {experiment}",
     "run_line": "sovereign run {line}",
     "run_line_until": "sovereign run {line} --until {until}",
     "show_mask": "sovereign lines check {file} --show-mask",

@@ -36,17 +36,18 @@ class CheckpointDirectory:
     def of(cls, job: TrainingJob) -> "CheckpointDirectory":
         return cls(job.checkpoint_directory, job.identity, job.checkpoints.keep)
 
-    def newest(self, progress: Callable[[str], None]) -> Path | None:
+    def newest(self, progress: Callable[[str], None], before: int | None = None) -> Path | None:
         """Return the newest checkpoint that this training wrote and nobody changed; None if there is none.
 
-        Any other checkpoint is skipped with a message.
+        Any other checkpoint is skipped with a message. before: skip the checkpoints of this step and of later ones.
         """
-        for checkpoint in reversed(self._all()):
+        usable = [each for each in self._all() if before is None or each.name < f"step-{before:08}"]
+        for checkpoint in reversed(usable):
             wrong = self._wrong(checkpoint)
             if wrong is None:
                 return checkpoint
             progress(f"skipping {checkpoint.name}: {wrong}")
-        if self._all():
+        if usable:
             progress("no checkpoint is whole; training starts at the first step")
         return None
 

@@ -85,6 +85,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         """End the training after this step, with a checkpoint, once any process received a stop request."""
         if state.global_step >= self._trainer.plan.steps:
             control.should_save = False  # the result itself follows
+        elif state.global_step == self._trainer.job.until_step:
+            control.should_save = control.should_training_stop = True
         elif self._trainer.any_process(self._hooks.should_stop()):
             self._trainer.stop_requested = control.should_save = control.should_training_stop = True
 

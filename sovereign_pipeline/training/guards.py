@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingDiverged, TrainingFailed
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.dataset.canaries import is_canary
@@ -51,21 +51,21 @@ class Probe:
         return _loss(model, self.rows)
 
     def check_moved(self, after: float, method: str) -> None:
-        """Raise TrainingFailed if the loss did not change or, for SFT, clearly rose."""
+        """Raise TrainingDiverged if the loss did not change or, for SFT, clearly rose."""
         if not math.isfinite(after):
-            raise TrainingFailed(
+            raise TrainingDiverged(
                 "The loss is not finite after the last step.",
                 "Lower learning_rate, or train with precision: float32.",
             )
         if abs(after - self.before) < LEAST_CHANGE * abs(self.before):
-            raise TrainingFailed(
+            raise TrainingDiverged(
                 f"The loss on {len(self.rows)} trained rows is {after:.6f}, the same as before the first step. Nothing "
                 f"was learned.",
                 "Raise learning_rate or max_steps, or lower warmup_steps. Check that adapter and target_modules name "
                 "layers of the model.",
             )
         if method == "sft" and after - self.before > max(DIVERGED_SHARE * self.before, DIVERGED_NATS):
-            raise TrainingFailed(
+            raise TrainingDiverged(
                 f"The loss on {len(self.rows)} trained rows rose from {self.before:.4f} to {after:.4f}. The training "
                 f"diverged.",
                 "Lower learning_rate, or raise warmup_steps.",
@@ -202,7 +202,7 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
     accumulates gradients. One division too many or too few in that library would change the learning rate.
     """
     if not all(math.isfinite(value) for value in logs.values()):
-        raise TrainingFailed(
+        raise TrainingDiverged(
             f"Step {step} of {steps}: loss or gradient is not finite.",
             "Lower learning_rate in the recipe, or train with precision: float32.",
         )
@@ -224,7 +224,7 @@ def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
     still = [name for name, tensor in now.items() if name in start and torch.equal(tensor, start[name])]
     lost = sorted(start.keys() - now.keys())
     if dead or still or lost:
-        raise TrainingFailed(
+        raise TrainingDiverged(
             f"Of {counted(len(start), 'LoRA-B matrix', 'LoRA-B matrices')}, {len(dead)} are zero or not finite, "
             f"{len(still)} are unchanged and {len(lost)} are missing: "
             f"{and_more(sorted({*dead, *still, *lost}), NAMES_IN_A_MESSAGE)}. Parts of the adapter learned nothing.",

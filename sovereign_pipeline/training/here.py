@@ -52,15 +52,20 @@ class ChildProcess:
             stderr=subprocess.DEVNULL,
             text=True,
             cwd=self._job.parent,
-            env=_environment(self._job, self._environment),
+            env=child_environment(self._job, self._environment),
             start_new_session=True,
         )
 
     def follow(self) -> str | None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._progress(line.rstrip("\n"))
+        return self.ended()
+
+    def ended(self) -> str | None:
+        """Wait for the end of the process, which has closed its output. Returns and raises as `follow` does."""
         process, result = self._process, TrainingJob.read(self._job).result
         assert process.stdout is not None
-        for line in process.stdout:
-            self._progress(line.rstrip("\n"))
         status = process.wait()
         process.stdout.close()
         if status == 0:
@@ -105,7 +110,8 @@ class ChildProcess:
         self._process.wait()
 
 
-def _environment(job: Path, extra: Mapping[str, str]) -> dict[str, str]:
+def child_environment(job: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return all variables of a trainer on this machine."""
     inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
     return {
         **inherited,

@@ -7,11 +7,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import model_validator
 
-from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed, TrainingStopped
+from sovereign_pipeline.base.errors import (
+    Act,
+    IntegrityError,
+    SovereignError,
+    TrainingDiverged,
+    TrainingFailed,
+    TrainingStopped,
+)
 from sovereign_pipeline.base.files import FIND_OUT, Frozen, canonical_json, keyed_digest
 from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
@@ -93,6 +100,11 @@ class TrainingJob(Frozen):
     """JSONL file of held-out pairs, which are only measured; only for method `reward`."""
     reward: RewardJob | None = None
     """Settings of a training by reward; only for its algorithms."""
+    selection: tuple[Path, ...] = ()
+    """JSONL files of the selection side, whose loss is measured after the training. Only trials of experiments have
+    them."""
+    until_step: int | None = None
+    """Step after which a trial pauses: it is measured, and its checkpoint stays for a later job that trains on."""
     parent_adapter: Path | None = None
     """PEFT directory that training continues from. Every method after SFT on an adapter needs one."""
     files: dict[Path, str] | None = None
@@ -104,6 +116,8 @@ class TrainingJob(Frozen):
 
     @model_validator(mode="after")
     def _method_has_its_section(self) -> "TrainingJob":
+        if (self.selection or self.until_step) and self.method != "sft":
+            raise ValueError("only SFT is measured on a selection side, and pauses")
         if self.sft.precision == "auto":
             raise ValueError("precision: auto is decided where the recipe is read, before there is a job")
         if self.method == "sft":
@@ -186,17 +200,21 @@ class Failure(Frozen):
     """Arguments of the remedy."""
     resumes: bool = False
     """True if the same job, started again, resumes where this run stopped."""
+    diverged: bool = False
+    """True if the settings are the reason, so that the same job, started again, fails again."""
 
     @classmethod
     def of(cls, error: SovereignError) -> "Failure":
-        resumes = isinstance(error, TrainingStopped)
+        resumes, diverged = isinstance(error, TrainingStopped), isinstance(error, TrainingDiverged)
         if error.remedy is None:
-            return cls(message=error.message, hint=error.hint, resumes=resumes)
+            return cls(message=error.message, hint=error.hint, resumes=resumes, diverged=diverged)
         return cls(message=error.message, hint=error.hint, act=error.remedy.act, about=dict(error.remedy.about))
 
     def as_error(self) -> TrainingFailed:
         if self.resumes:
             return TrainingStopped(self.message, self.hint)
+        if self.diverged:
+            return TrainingDiverged(self.message, self.hint)
         return TrainingFailed(self.message, self.hint, act=self.act, **self.about)
 
 
@@ -279,6 +297,16 @@ class Step:
     """Estimate of the remaining seconds."""
 
 
+class Kept(Protocol):
+    """Parts that a warm trainer keeps between trainings; see `warm.KeptParts`."""
+
+    def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any: ...
+
+    def is_on(self, model: Any) -> None: ...
+
+    def rows(self, job: TrainingJob, dataset: Path, encode: Callable[[], list[Any]]) -> list[Any]: ...
+
+
 @dataclass(frozen=True)
 class TrainerHooks:
     """The functions that the training loop calls in the trainer's process."""
@@ -288,6 +316,8 @@ class TrainerHooks:
     """Function for messages to people; it never gets document text."""
     should_stop: Callable[[], bool] = lambda: False
     """Function that returns whether a stop was requested. The training then saves a checkpoint and ends."""
+    kept: Kept | None = None
+    """Parts that a warm trainer keeps between trainings; None: nothing is kept."""
 
 
 def stopped_before_first_step() -> TrainingStopped:

@@ -4,12 +4,13 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training import Sft
-from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.job import Kept, TrainingJob
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY
 
 ALL_LINEAR = "all-linear"
@@ -99,7 +100,7 @@ TOKENIZER_FILES = (
 """Tokenizer files, which a directory needs beside configuration and weights to be loaded as a chat model."""
 
 
-def load_trainable(job: TrainingJob, progress: Callable[[str], None]) -> Any:
+def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept | None = None) -> Any:
     """Load the model and mark the parameters that the recipe trains: a new adapter, the parent adapter, or all weights.
 
     Frozen weights are held in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
@@ -109,7 +110,7 @@ def load_trainable(job: TrainingJob, progress: Callable[[str], None]) -> Any:
     message says so. Dropout is the recipe's, whatever the parent adapter had. Preferences are learned without dropout.
     Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
     """
-    base = _load_base(job)
+    base = _load_base(job) if kept is None else kept.base(job, partial(_load_base, job), progress)
     experts = fused_experts(base)
     if job.sft.adapter == "qlora" and experts:
         progress(
@@ -117,6 +118,8 @@ def load_trainable(job: TrainingJob, progress: Callable[[str], None]) -> Any:
             f"{job.sft.precision} and need the memory of adapter: lora"
         )
     model = base if job.sft.adapter == "none" else _with_adapter(base, job)
+    if kept is not None:
+        kept.is_on(model)
     if job.method != "sft":
         without_dropout(model)
     return model

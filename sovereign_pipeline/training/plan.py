@@ -4,7 +4,7 @@ import heapq
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import accumulate
 
@@ -67,6 +67,10 @@ class Plan:
         """Return the largest number of tokens, and of supervised tokens, in any pass."""
         passes = [self._passed_in(True, batch) for batch in self._batches]
         return Forward(tokens=max(each.tokens for each in passes), supervised=max(each.predicted for each in passes))
+
+    def until(self, step: int | None) -> "Plan":
+        """Return the plan up to a step; None: the whole plan."""
+        return self if step is None else replace(self, units=self.units[: step * self.units_a_step])
 
     def tokens_until(self, step: int) -> int:
         return self._tokens_before[min(step * self.units_a_step, len(self.units))]

@@ -14,6 +14,8 @@ from sovereign_pipeline.training.job import Method
 
 REPORT_FILE = "report.json"
 TRAINING_LOG_FILE = "training_log.jsonl"
+SELECTION_FILE = "selection_losses.jsonl"
+"""File of a trial: id, reply tokens and mean loss of each row of the selection side."""
 
 
 class Libraries(Frozen):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -55,6 +56,24 @@ REWARD_CODE = "reward "
 
 def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's failure."""
+    return train_sft(workplace, inputs, workspace)
+
+
+def train_sft(
+    workplace: Workplace,
+    inputs: Inputs,
+    workspace: Path,
+    group: str = "sft",
+    selection: Sequence[Path] = (),
+    until_step: int | None = None,
+) -> Built:
+    """Train by the line's SFT section in the trainer's process.
+
+    Args:
+        group: name of the line's checkpoints. A group with selection files may hold several trainings.
+        selection: files of the dataset that a trial is measured on.
+        until_step: step after which a trial pauses; None: it trains to its end.
+    """
     scratch, base = _begin(workplace, inputs, workspace)
     parent = resolve_parent(workplace, inputs, base)
     dataset, *conversations = row_files(inputs[TRAINING_DATASET.kind])
@@ -63,14 +82,17 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
         inputs,
         scratch,
         "sft",
-        {"config": _sft_config(workplace.line), "started_from": parent.facts if parent is not None else None},
+        {"config": sft_config(workplace.line), "started_from": parent.facts if parent is not None else None},
+        group,
         base_model=base,
         dataset=dataset,
         conversations=next(iter(conversations), None),
+        selection=tuple(selection),
+        until_step=until_step,
         parent_adapter=parent.directory if parent is not None else None,
         files={
             **_base_files(inputs, base),
-            **_digests(inputs[TRAINING_DATASET.kind], dataset, *conversations),
+            **_digests(inputs[TRAINING_DATASET.kind], dataset, *conversations, *selection),
             **(parent.files if parent is not None else {}),
         },
     )
@@ -210,12 +232,14 @@ def _job(
     scratch: Path,
     method: Method,
     decided_by: Config,
+    group: str | None = None,
     **own: Any,
 ) -> TrainingJob:
     """Build the job of a method.
 
     Args:
         decided_by: values that decide the result, besides inputs, code and libraries.
+        group: name of the line's checkpoints; None: the method.
         own: the method's own fields of the job.
     """
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
@@ -239,7 +263,7 @@ def _job(
         result=scratch / "result.json",
         locks=home / "locks",
         identity=identity,
-        checkpoint_directory=home / "checkpoints" / f"{workplace.line.line}.{method}" / identity[:16],
+        checkpoint_directory=home / "checkpoints" / f"{workplace.line.line}.{group or method}" / identity[:16],
         references=home / "references",
         seed=training.seed,
         sft=training.sft,
@@ -255,8 +279,9 @@ def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
 
     The checkpoints stay until the artifact is in the store, because nothing else is left of the training until then.
     """
-    of_this_line = job.checkpoint_directory.parent.glob("*")
-    remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
+    if not job.selection:
+        of_this_line = job.checkpoint_directory.parent.glob("*")
+        remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
     scratch = job.result.parent
     workplace.launch(job.write_named(scratch))
     result = read_result(job.result)
@@ -267,7 +292,7 @@ def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
     summary = report.model_validate_json((workspace / REPORT_FILE).read_bytes()).summary
     if job.reward is not None:
         summary["rlhf"] = RlhfReport.model_validate_json((workspace / RLHF_FILE).read_bytes()).summary
-    remove_checkpoints = partial(remove_unless_training, [job.checkpoint_directory])
+    remove_checkpoints = partial(remove_unless_training, [job.checkpoint_directory] if job.until_step is None else [])
     return Built(summary, result.measured, recorded=result.recorded, after_commit=remove_checkpoints)
 
 
@@ -322,7 +347,7 @@ def _preference(training: Training) -> Preference | None:
     return training.preference.model_copy(update={"learning_rate": training.preference_learning_rate})
 
 
-def _sft_config(line: Line) -> Config:
+def sft_config(line: Line) -> Config:
     training = line.training
     config = {
         "seed": training.seed,
@@ -432,7 +457,7 @@ SFT_ADAPTER = Stage(
     code_version="5",
     build=build_sft_adapter,
     inputs=(BASE_MODEL, TRAINING_DATASET),
-    config=_sft_config,
+    config=sft_config,
     external=parent_digests,
     reads_corpus=_compares_authors,
     libraries=TRAINING_LIBRARIES,

@@ -12,6 +12,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import Frozen, canonical_json
+from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.base_models.pinned import refuse_todays_date
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.corpus.document import write_jsonl
@@ -19,7 +20,13 @@ from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.compute import Passed, TrainingCompute
 from sovereign_pipeline.training.devices import meet, on_this_machine
-from sovereign_pipeline.training.forward import passes_in, row_lengths
+from sovereign_pipeline.training.forward import (
+    in_evaluation_mode,
+    packed,
+    passes_in,
+    row_lengths,
+    token_log_probabilities,
+)
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
     check_passes_repeat,
@@ -37,6 +44,7 @@ from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.preflight import check_host, preflight
 from sovereign_pipeline.training.report import (
     REPORT_FILE,
+    SELECTION_FILE,
     TRAINING_LIBRARIES,
     TRAINING_LOG_FILE,
     BaseModelIdentity,
@@ -47,6 +55,9 @@ from sovereign_pipeline.training.report import (
 )
 from sovereign_pipeline.training.rows import EncodedRow, guard, stored_rows
 from sovereign_pipeline.training.sizing import Forward
+
+LOSS_DIGITS = 6
+"""Decimal digits of a loss on the selection side."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Method(ABC):
 
     def load(self) -> Any:
         """Load the model and add the parts that are trained."""
-        return load_trainable(self.job, self.hooks.progress)
+        return load_trainable(self.job, self.hooks.progress, self.hooks.kept)
 
     @abstractmethod
     def prepare(self, model: Any) -> None:
@@ -142,7 +153,7 @@ def train(method: Method) -> dict[str, float]:
     model = method.load()
     method.check_stop()
     method.prepare(model)
-    checkpoint = CheckpointDirectory.of(job).newest(hooks.progress)
+    checkpoint = CheckpointDirectory.of(job).newest(hooks.progress, before=job.until_step)
     if checkpoint is not None:
         hooks.progress(f"resuming from {checkpoint.name}")
     method.check_stop()
@@ -234,11 +245,14 @@ class RowsMethod(Method):
     def read_data(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.encoded = [row for file in self.job.row_files for row in self.encode(file)]
+        self.selection = [row for file in self.job.selection for row in self.encode(file)]
         self.rows = guard(self.encoded, self.job.tuning.max_length, self.job.sft.max_cut_share, self.job.eos_ids)
         self.plan = make_plan(self.job, self.rows.rows)
 
     def encode(self, dataset: Path) -> list[EncodedRow]:
-        return stored_rows(self.job, dataset, self.tokenizer, self.hooks.progress, self.check_stop)
+        job, kept = self.job, self.hooks.kept
+        encoded = partial(stored_rows, job, dataset, self.tokenizer, self.hooks.progress, self.check_stop)
+        return encoded() if kept is None else kept.rows(job, dataset, encoded)
 
     def check_memory(self) -> None:
         """Check memory. Processes on CPUs share the memory of the machine."""
@@ -274,6 +288,7 @@ class RowsMethod(Method):
     def learn(self, checkpoint: Path | None) -> None:
         self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         self.reference_seconds = self.trainer.reference_seconds
+        self.plan = self.plan.until(self.job.until_step)
         done, steps = self.trainer.state.global_step, self.plan.steps
         if done < steps and self.trainer.stop_requested:
             raise TrainingStopped(
@@ -298,6 +313,7 @@ class RowsMethod(Method):
         state = self.trained_state()
         with passes_in(job.sft.precision, model.device.type):
             loss_after = self.probe.loss(model)
+            selection = selection_losses(model, self.selection, self.hooks.progress)
         if not self.trainer.is_world_process_zero():
             return None
         self.probe.check_moved(loss_after, job.method)
@@ -309,6 +325,7 @@ class RowsMethod(Method):
             files={
                 TRAINING_LOG_FILE: [step.row for step in log],
                 REPORT_FILE: self._report(log, loss_after),
+                **({SELECTION_FILE: selection} if selection else {}),
             },
         )
 
@@ -373,6 +390,26 @@ class RowsMethod(Method):
             probe_loss_before=self.probe.before,
             probe_loss_after=loss_after,
         )
+
+
+def selection_losses(
+    model: Any, rows: Sequence[EncodedRow], progress: Callable[[str], None]
+) -> list[dict[str, object]]:
+    """Return id, number of reply tokens and mean loss per reply token (nats) of each document of the selection side, in
+    their order. Omits rows that are longer than the model's context."""
+    countdown = Countdown(progress, "loss on the selection side", len(rows), "row")
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    sums: dict[str, tuple[int, float]] = {}
+    with in_evaluation_mode(model):
+        for done, row in enumerate(rows):
+            if longest is not None and row.longest > longest:
+                continue
+            batch = {name: tensor.to(model.device) for name, tensor in packed(row.completions).items()}
+            losses = -token_log_probabilities(model, batch).double()
+            tokens, total = sums.get(row.id, (0, 0.0))  # each turn of a conversation may be a row
+            sums[row.id] = (tokens + len(losses), total + float(losses.sum()))
+            countdown.reached(done + 1)
+    return [{"id": id, "tokens": n, "loss": round(total / n, LOSS_DIGITS)} for id, (n, total) in sums.items()]
 
 
 def _write(job: TrainingJob, outcome: Outcome) -> None:

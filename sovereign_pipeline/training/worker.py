@@ -21,6 +21,7 @@ from sovereign_pipeline.base.text import duration
 from sovereign_pipeline.training.energy import metered
 from sovereign_pipeline.training.job import (
     Failure,
+    Kept,
     Step,
     TrainerHooks,
     TrainingJob,
@@ -63,11 +64,14 @@ def run_job(
     progress: Callable[[str, dict[str, object]], None],
     stop_requests: list[int],
     prepared: AbstractContextManager[None] | None = None,
+    kept: Kept | None = None,
 ) -> TrainingResult:
     """Train, and convert every error into a result. Dagster Pipes would send a traceback, which may quote a
     document.
 
-    prepared: what to enter before the training; None: the locks. With several trainers, their launcher holds them.
+    Args:
+        prepared: what to enter before the training; None: the locks. With several trainers, their launcher holds them.
+        kept: parts of earlier trainings in this process; None: nothing is kept.
     """
     try:
         refuse_another_installation()
@@ -75,6 +79,7 @@ def run_job(
             on_step=lambda step: progress(describe(step), asdict(step)),
             progress=lambda message: progress(message, {}),
             should_stop=lambda: bool(stop_requests),
+            kept=kept,
         )
         if prepared is None:
             prepared = locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext()

@@ -1,0 +1,228 @@
+"""Run trainings one after another in one process, which keeps the base model and the encoded rows between them.
+
+A kept part is keyed by the digests of the files that it was read from, and by every setting that shapes it. A training
+therefore writes the same bytes as in a process of its own.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.training import here, launcher
+from sovereign_pipeline.training.here import ChildProcess, child_environment
+from sovereign_pipeline.training.job import TrainingJob, use_key
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.rows import EncodedRow
+from sovereign_pipeline.training.worker import collect_sigterm, run_job
+
+KEPT_FILES = 4
+"""Number of encoded files that are kept: training rows and selection rows, letters and conversations."""
+ENDED = "ended"
+"""Key of the message that ends the progress of a job."""
+
+
+class KeptParts:
+    """The parts of earlier trainings in this process that the next one may use."""
+
+    def __init__(self) -> None:
+        self._key = ""
+        self._base: Any = None
+        self._tuned: Any = None
+        """Last model with an adapter on the kept base."""
+        self._bytes = ""
+        """Digest of the base's tensors as they were loaded."""
+        self._rows: dict[str, list[EncodedRow]] = {}
+
+    def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any:
+        """Return the base model without an adapter: the kept one, or a loaded one, which is kept if it may be.
+
+        The kept base is compared with its tensors as they were loaded. Full tuning changes its base, and a base whose
+        loading drew random numbers would leave others to the training, so neither is kept.
+        """
+        import torch
+
+        key = _base_key(job)
+        if key is not None and key == self._key and self._is_unchanged():
+            progress(f"{job.base_model_name} is still in memory")
+            return self._base
+        self._key, self._base, self._tuned = "", None, None
+        before = torch.get_rng_state()
+        base = load()
+        if key is not None and torch.equal(before, torch.get_rng_state()):
+            self._key, self._base, self._bytes = key, base, _tensors_digest(base)
+        return base
+
+    def is_on(self, model: Any) -> None:
+        """Note the model with an adapter that was put on the kept base."""
+        self._tuned = model
+
+    def rows(self, job: TrainingJob, dataset: Path, encode: Callable[[], list[EncodedRow]]) -> list[EncodedRow]:
+        """Return the encoded rows of a file: the kept ones, or newly encoded ones, which are then kept."""
+        files = job.files or {}
+        if dataset not in files:
+            return encode()
+        shaped_by = [job.method, job.eos_ids, job.tuning.max_length, job.sft.supervise]
+        key = digest_of([files[dataset], _model_files(job), *shaped_by])
+        rows = self._rows.pop(key) if key in self._rows else encode()
+        self._rows[key] = rows  # the last one is the most recently used
+        while len(self._rows) > KEPT_FILES:
+            del self._rows[next(iter(self._rows))]
+        return rows
+
+    def _is_unchanged(self) -> bool:
+        """Take the adapter of the last training off the kept base. Returns whether every tensor is as it was loaded."""
+        if self._tuned is not None:
+            self._base = self._tuned.unload().eval()
+            self._tuned = None
+        return _tensors_digest(self._base) == self._bytes
+
+
+def _base_key(job: TrainingJob) -> str | None:
+    """Return everything that decides the base model in memory; None if it cannot be kept."""
+    sft = job.sft
+    if job.files is None or sft.adapter == "none" or job.devices.count > 1:
+        return None
+    return digest_of([_model_files(job), job.is_trls, sft.adapter, sft.precision, sft.gradient_checkpointing])
+
+
+def _model_files(job: TrainingJob) -> dict[str, str]:
+    """Return path -> SHA-256 of the base model's files, as the stage verified them."""
+    return {str(path): digest for path, digest in (job.files or {}).items() if path.is_relative_to(job.base_model)}
+
+
+def _tensors_digest(model: Any) -> str:
+    """Return a SHA-256 over every parameter and buffer of a model, with its name, type and shape."""
+    import torch
+
+    hasher = hashlib.sha256()
+    for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+class WarmTrainer:
+    """Runs jobs one after another in one child process. Use it as a context; the process starts with the first job."""
+
+    def __init__(self, directory: Path, progress: Progress) -> None:
+        """Args:
+        directory: existing directory of this account alone, for the process's caches.
+        """
+        self._directory = directory
+        self._progress = progress
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.close()  # it then ends, and a process that does not is killed with this one
+            process.stdout.close()
+            try:
+                process.wait(timeout=here.SECONDS_OF_REPEATED_INTERRUPT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def run(self, job: Path, key: str) -> None:
+        """Run one job and wait. Raises as `launcher.launch` does. key: key of the training's marks, 64 hex digits."""
+        launcher.launch(_WarmJob(self, job, key, self._progress), job, self._progress)
+
+    def started(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+        """Return the running process; start one if there is none or the last one ended."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sovereign_pipeline.training.warm"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # warnings of libraries quote their input
+                text=True,
+                cwd=self._directory,
+                env=child_environment(self._directory / "job.json", environment),
+                start_new_session=True,
+            )
+        return self._process
+
+
+class _WarmJob(ChildProcess):
+    """Runs one job in a warm trainer's process; see `launcher.Launcher`."""
+
+    def __init__(self, trainer: WarmTrainer, job: Path, key: str, progress: Progress) -> None:
+        super().__init__(job, progress, {})
+        self._trainer = trainer
+        self._key = key
+
+    def submit(self) -> None:
+        TrainingJob.read(self._job).result.unlink(missing_ok=True)
+        self._process = self._trainer.started(self._environment)
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"job": str(self._job), "key": self._key}) + "\n")
+        self._process.stdin.flush()
+
+    def follow(self) -> str | None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            message = json.loads(line)
+            if ENDED in message:
+                return None  # `launch` then reads the result, and raises its failure
+            self._progress(message["message"])
+        return self.ended()
+
+
+# --- in the trainer's process ----------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Run each job named on standard input, until its end or a stop request."""
+    keep_private()
+    die_with_parent(int(os.environ[PARENT_VARIABLE]))
+    go_offline()
+    stop_requests = collect_sigterm()
+    channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    silence()
+
+    def send(message: Mapping[str, object]) -> None:
+        channel.write(json.dumps(message) + "\n")
+
+    kept, environment = KeptParts(), dict(os.environ)
+    for line in sys.stdin:
+        request = json.loads(line)
+        use_key(request["key"])
+        # transformers leaves variables behind that decide the precision of the next training.
+        os.environ.clear()
+        os.environ.update(environment)
+        job = TrainingJob.read(Path(request["job"]))
+        _forget_peak()
+        result = run_job(job, lambda message, values: send({"message": message, **values}), stop_requests, kept=kept)
+        result.write(job.result)
+        send({ENDED: True})
+        if stop_requests:
+            return 1
+    return 0
+
+
+def _forget_peak() -> None:
+    """Reset the process's peak of memory, so that each training reports its own."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
