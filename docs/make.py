@@ -7,7 +7,14 @@ from pathlib import Path
 
 from benchmarks.evaluation.judge_tables import judges_markdown
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.cli.reference import INSTITUTION, LINE, WORD_LISTS, command_line_markdown, recipe_markdown
+from sovereign_pipeline.cli.reference import (
+    EXPERIMENT,
+    INSTITUTION,
+    LINE,
+    WORD_LISTS,
+    command_line_markdown,
+    recipe_markdown,
+)
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app
@@ -62,7 +69,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "judges.md": judges_markdown(),
         **{
             SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"
-            for each in (LINE, INSTITUTION, WORD_LISTS)
+            for each in (LINE, EXPERIMENT, INSTITUTION, WORD_LISTS)
         },
     }
 

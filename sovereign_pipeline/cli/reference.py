@@ -9,6 +9,7 @@ from typer.main import get_command
 
 from sovereign_pipeline.base_models.pinned import BaseModelCard
 from sovereign_pipeline.cli.main import LoadedWhenAsked
+from sovereign_pipeline.policy.experiment import Experiment
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.reference import Documented, page
@@ -93,6 +94,7 @@ def _anchor(path: str) -> str:
 
 
 LINE = Documented("line", "data/lines/<line>.yaml", "Recipe of a line", Line)
+EXPERIMENT = Documented("experiment", "data/experiments/<name>.yaml", "Experiment on a line", Experiment)
 INSTITUTION = Documented("institution", "data/institution.yaml", "Rules of the institution", Institution)
 WORD_LISTS = Documented("privacy", "data/privacy/<line>.yaml", "Corrections of a line's findings", WordLists)
 BASE_MODEL = Documented("model", "data/models/<name>.yaml", "Card of a base model", BaseModelCard)
@@ -108,4 +110,4 @@ server complete and check a file that begins with a line such as
 
 
 def recipe_markdown() -> str:
-    return page((LINE, INSTITUTION, WORD_LISTS, BASE_MODEL, SUITE), "Recipe reference", OF_RECIPES)
+    return page((LINE, EXPERIMENT, INSTITUTION, WORD_LISTS, BASE_MODEL, SUITE), "Recipe reference", OF_RECIPES)
