@@ -73,6 +73,7 @@ class Sovereign(LoadedWhenAsked):
             "lines": ("lines", "gates"),
             "corpus": ("sources", "privacy"),
             "models": ("models", "suites", "size"),
+            "experiments": ("experiment",),
             "adapters": ("datasets",),
             "release": ("adapters", "recall"),
             "review": ("review",),

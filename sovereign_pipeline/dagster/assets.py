@@ -3,7 +3,7 @@
 import multiprocessing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import dagster as dg
@@ -192,7 +192,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         go_offline()
         if multiprocessing.parent_process() is not None:
             die_with_parent()  # else a step would continue, on the device, after its run was killed
-        try:
+        with as_failures(stage.kind):
             launch = launch_with_pipes(context, installation)
             workplace = open_workplace(
                 installation, context.partition_key, context.log.info, launch, with_corpus=stage.reads_corpus
@@ -204,14 +204,6 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
                     if each.kind not in inputs
                 }
                 result, checks = _materialization(stage, workplace, {**inputs, **optional})
-        except SovereignError as error:
-            raise refusal(error) from error
-        except Exception as error:
-            # A bug. Its own message and traceback may quote a document, and Dagster stores both.
-            raise dg.Failure(
-                f"{stage.kind} failed with {place_of(error)}. This is a bug. Please report it.",
-                allow_retries=False,
-            ) from None
         yield result
         yield from checks  # after the result, so that a check is not dated before its asset
 
@@ -255,6 +247,20 @@ def _materialization(
         metadata=page_of(workplace, production, verdicts, in_one_line(checks), published, idle, before),
     )
     return result, checks
+
+
+@contextmanager
+def as_failures(kind: str) -> Iterator[None]:
+    """Convert every error of an asset to Dagster's failure."""
+    try:
+        yield
+    except SovereignError as error:
+        raise refusal(error) from error
+    except Exception as error:
+        # A bug. Its own message and traceback may quote a document, and Dagster stores both.
+        raise dg.Failure(
+            f"{kind} failed with {place_of(error)}. This is a bug. Please report it.", allow_retries=False
+        ) from None
 
 
 def refusal(error: SovereignError) -> dg.Failure:

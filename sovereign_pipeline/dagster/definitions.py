@@ -8,10 +8,12 @@ from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.assets import mlflow_follows, stage_asset
 from sovereign_pipeline.dagster.chain import chain_with
+from sovereign_pipeline.dagster.experiments import EXPERIMENT_TRIAL, experiment
 from sovereign_pipeline.dagster.jobs import (
     CHAIN_JOB,
     DUE_JOB,
     EXECUTOR,
+    EXPERIMENT_JOB,
     REVIEW_JOB,
     ROLLOUT_JOB,
     closed_reviews,
@@ -35,9 +37,12 @@ def build_definitions(
         clock: decides which reviews are due; None uses the system clock.
     """
     return dg.Definitions(
-        assets=[*(stage_asset(stage) for stage in chain_with(stages or {})), STAGED, PRODUCTION],
+        assets=[
+            *(stage_asset(stage) for stage in chain_with(stages or {})),
+            *(STAGED, PRODUCTION, experiment, EXPERIMENT_TRIAL),
+        ],
         asset_checks=[review_not_due, mlflow_follows],
-        jobs=[CHAIN_JOB, REVIEW_JOB, DUE_JOB, ROLLOUT_JOB],
+        jobs=[CHAIN_JOB, REVIEW_JOB, DUE_JOB, ROLLOUT_JOB, EXPERIMENT_JOB],
         sensors=[new_lines, closed_reviews, reviews_due, rollouts],
         executor=EXECUTOR,
         resources=resources(installation, clock),
@@ -51,3 +56,8 @@ defs = build_definitions()
 def chain_job() -> dg.JobDefinition:
     """Return the resolved job, for running a line from the command line."""
     return defs.resolve_job_def(CHAIN_JOB.name)
+
+
+def experiment_job() -> dg.JobDefinition:
+    """Return the resolved job, for running an experiment from the command line."""
+    return defs.resolve_job_def(EXPERIMENT_JOB.name)

@@ -11,7 +11,7 @@ from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
-from sovereign_pipeline.dagster.resources import LINES, Clock, register_lines
+from sovereign_pipeline.dagster.resources import LINES, Clock, register_experiments, register_lines
 from sovereign_pipeline.record.catalog import registered_as
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
@@ -52,6 +52,12 @@ ROLLOUT_JOB = dg.define_asset_job(
     "rollouts.",
 )
 
+EXPERIMENT_JOB = dg.define_asset_job(
+    name="experiments",
+    selection=dg.AssetSelection.assets("experiment"),
+    description="The trials of one experiment. Finished trials are reused, and nothing is registered.",
+)
+
 EXECUTOR = dg.multiprocess_executor.configured(
     {
         "max_concurrent": 2,
@@ -65,10 +71,11 @@ process that has loaded the program, because loading takes longer than most step
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Creates a partition for every recipe under data/lines, so that a new line appears without a restart. "
-    "Removes that of a deleted recipe, unless an adapter was registered.",
+    description="Creates a partition for every recipe under data/lines and every file under data/experiments, so that "
+    "a new one appears without a restart. Removes that of a deleted file, unless an adapter was registered.",
 )
 def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]) -> dg.SkipReason:
+    register_experiments(context.instance, installation)
     new = register_lines(context.instance, installation)
     return dg.SkipReason(f"New lines: {', '.join(new)}." if new else "No new line.")
 

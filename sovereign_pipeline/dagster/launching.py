@@ -299,9 +299,8 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
     """Return a launcher whose trainer reports to this step, for the place in `institution.yaml`."""
 
     def run(job: Path) -> None:
-        identity = TrainingJob.read(job).identity
-        key = keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode())
-        environment = {KEY_VARIABLE: key.hex()}
+        key = key_of_marks(settings, job)
+        environment = {KEY_VARIABLE: key}
         match load_institution(settings.data).trainer:
             case Here():
                 _run_here(context, job, environment)
@@ -310,9 +309,15 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
             case Ray() as place:
                 _run_on_ray(context, place, settings, job, environment)
             case Slurm() as place:
-                run_trainer_on_slurm(job, place, settings, context.log.info, key.hex())
+                run_trainer_on_slurm(job, place, settings, context.log.info, key)
 
     return run
+
+
+def key_of_marks(settings: Settings, job: Path) -> str:
+    """Return the key of a training's marks, 64 hex digits. It serves one identity."""
+    identity = TrainingJob.read(job).identity
+    return keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode()).hex()
 
 
 def _run_here(context: dg.AssetExecutionContext, job: Path, environment: Mapping[str, str]) -> None:

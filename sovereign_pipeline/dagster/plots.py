@@ -131,6 +131,38 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
         return _png(figure)
 
 
+def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    """Draw the trials of an experiment as PNG: the loss with its interval over each column.
+
+    trials: `loss`, `low`, `high`, `state` of each measured trial, and its value in each column. Numbers that span a
+    factor of ten or more get a logarithmic axis, and other values a place each.
+    """
+    colours = {"finished": "tab:blue", "stopped": "tab:grey", "running": "tab:orange"}
+    with _drawing(1, len(columns), squeeze=False, sharey=True, figsize=(3.2 * len(columns), 3.4), dpi=110) as (
+        figure,
+        axes,
+    ):
+        for axis, column in zip(axes[0], columns, strict=True):
+            values = [trial[column] for trial in trials]
+            names = sorted({str(value) for value in values})
+            is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            for state, colour in colours.items():
+                shown = [trial for trial in trials if trial["state"] == state]
+                at = [trial[column] if is_number else names.index(str(trial[column])) for trial in shown]
+                losses = [trial["loss"] for trial in shown]
+                axis.vlines(at, [t["low"] for t in shown], [t["high"] for t in shown], color=colour, alpha=0.35)
+                axis.plot(at, losses, "o", color=colour, label=state if shown else None, alpha=0.8)
+            if is_number and min(values, default=0) > 0 and max(values) >= 10 * min(values):
+                axis.set_xscale("log")
+            if not is_number:
+                axis.set_xticks(range(len(names)), names)
+            axis.set_xlabel(column)
+            axis.grid(alpha=0.3)
+        axes[0, 0].set_ylabel("loss on the selection side, nats a token")
+        axes[0, -1].legend(frameon=False, fontsize=8)
+        return _png(figure)
+
+
 @contextmanager
 def _drawing(*grid: int, **options: Any) -> Iterator[tuple[Any, Any]]:
     """Yield a figure with its axes, and close it, because matplotlib keeps open figures in memory."""

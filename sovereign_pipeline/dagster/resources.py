@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sovereign_pipeline.base.errors import InputError, NotFoundError, SovereignError, StaleInput
 from sovereign_pipeline.base.files import short, write_atomically
 from sovereign_pipeline.base.settings import VARIABLES, Settings, go_offline
+from sovereign_pipeline.policy.experiment import experiment_names
 from sovereign_pipeline.policy.line import line_names
 from sovereign_pipeline.record.database import claim_for_home, is_on_postgresql, name_of_home, open_registry, place_of
 from sovereign_pipeline.record.manifest import ArtifactRef
@@ -152,6 +153,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
 
 
 LINES = dg.DynamicPartitionsDefinition(name="line")
+EXPERIMENTS = dg.DynamicPartitionsDefinition(name="experiment")
 
 
 def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
@@ -167,3 +169,12 @@ def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str
     if new:
         instance.add_dynamic_partitions("line", new)
     return new
+
+
+def register_experiments(instance: dg.DagsterInstance, settings: Settings) -> None:
+    """Add every experiment that has a file to the instance's partitions, and remove the others."""
+    known, there = set(instance.get_dynamic_partitions("experiment")), experiment_names(settings.data)
+    for name in known - {*there}:
+        instance.delete_dynamic_partition("experiment", name)
+    if new := [name for name in there if name not in known]:
+        instance.add_dynamic_partitions("experiment", new)

@@ -84,27 +84,49 @@ def run_line(
     if RAW_CORPUS.kind in kinds:
         RAW_CORPUS.external(workplace)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
-    try:
-        with _printing_into(log), _forking_anew(), _signals_kept():
-            reconstructable = dg.reconstructable(job)
-            run = _created(reconstructable, instance, kinds, workplace.line.line)
-            with _Narration(instance, run.run_id, tell):
-                result = execute_run(reconstructable, run, instance)
-    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
-        raise _interrupted(workplace, until) from None
+    result = execute(instance, job, kinds, workplace.line.line, log, tell)
+    if result is None:
+        raise _interrupted(workplace, until)
     if not result.success:
-        raise _interrupted(workplace, until) if _is_interrupted(result) else _reason(result)
+        raise reason_of(result)
     return LineRun(kinds, result.run_id, time.monotonic() - started)
 
 
-def _created(job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], line: str) -> dg.DagsterRun:
+def execute(
+    instance: dg.DagsterInstance,
+    job: Callable[[], dg.JobDefinition],
+    kinds: Sequence[str],
+    partition: str,
+    log: Path,
+    tell: Tell,
+) -> dg.JobExecutionResult | None:
+    """Materialize assets of one partition, each in its own process. Returns None if a person interrupted the run.
+
+    Args:
+        job: the module-level function that returns the job. Each step's process calls it again.
+        log: file for the output of libraries and step processes.
+    """
+    try:
+        with _printing_into(log), _forking_anew(), _signals_kept():
+            reconstructable = dg.reconstructable(job)
+            run = _created(reconstructable, instance, kinds, partition)
+            with _Narration(instance, run.run_id, tell):
+                result = execute_run(reconstructable, run, instance)
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        return None
+    return None if not result.success and _is_interrupted(result) else result
+
+
+def _created(
+    job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], partition: str
+) -> dg.DagsterRun:
     """Create a run as `dg.execute_job` does, but name the code location: the UI's time line omits runs without one."""
     definition = job.get_definition()
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=DEFINITIONS)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
     return instance.create_run_for_job(
         definition,
-        tags={**definition.run_tags, "dagster/partition": line},
+        tags={**definition.run_tags, "dagster/partition": partition},
         asset_selection=frozenset(dg.AssetKey(kind) for kind in kinds),
         remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), definition.name),
         job_code_origin=job.get_python_origin(),
@@ -200,7 +222,7 @@ def _forking_anew() -> Iterator[None]:
             forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-def _reason(result: dg.JobExecutionResult) -> RunStopped:
+def reason_of(result: dg.JobExecutionResult) -> RunStopped:
     """Return the first reason in the run's events: an error of this project, or else a gate that did not pass, or else
     any other error."""
     for event in result.all_events:

@@ -20,6 +20,8 @@ ALL = (*CHAIN, *AFTER_PEOPLE)
 OF_FLAGS = ("staged_adapter", "production_adapter")
 """Assets that are no artifacts: what officers decided, in the flag of the line."""
 
+OF_EXPERIMENTS = ("experiment", "experiment_trial")
+
 HEAVY = (
     *("presidio_analyzer", "detect_secrets"),
     *("torch", "transformers", "trl", "peft", "mlflow", "datasets", "spacy", "lm_eval", "matplotlib", "pyarrow"),
@@ -36,6 +38,7 @@ GROUPS = {
         "training_dataset",
     ],
     "evaluation": ["capability_scores", "evaluation_report", "private_scores", "red_team_report"],
+    "experiments": ["experiment", "experiment_trial"],
     "release": ["blind_review", "production_adapter", "registered_adapter", "staged_adapter"],
     "training": ["aligned_adapter", "base_model", "reward_model", "sft_adapter"],
 }
@@ -74,7 +77,10 @@ def test_every_asset_of_the_chain_is_there_with_group_owner_kind_and_description
         groups.setdefault(spec.group_name or "", []).append(key)
         assert spec.description and spec.owners and spec.kinds and spec.code_version, key
     assert groups == GROUPS
-    assert sorted(specs) == sorted([*(stage.kind for stage in ALL), *OF_FLAGS])
+    assert sorted(specs) == sorted([*(stage.kind for stage in ALL), *OF_FLAGS, *OF_EXPERIMENTS])
+    for key in OF_EXPERIMENTS:  # nothing of the chain reads an experiment
+        assert {dep.asset_key.to_user_string() for dep in specs[key].deps} == {"base_model", "training_dataset"}
+        assert not any(dep.asset_key.to_user_string() == key for spec in specs.values() for dep in spec.deps)
 
 
 def test_the_assets_depend_on_each_other_as_the_stages_do() -> None:
@@ -116,6 +122,7 @@ def test_what_uses_the_device_shares_one_pool() -> None:
         "capability_scores",
         "private_scores",
         "red_team_report",
+        "experiment",
     }
 
 

@@ -20,7 +20,7 @@ from sovereign_pipeline.base.settings import VARIABLES
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.dagster.definitions import chain_job
 from sovereign_pipeline.dagster.resources import open_instance, register_lines
-from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _reason, _signals_kept, run_line
+from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _signals_kept, reason_of, run_line
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line
@@ -55,7 +55,7 @@ def test_a_refusal_keeps_message_hint_act_and_status(line: Line) -> None:
         raise RecipeError("lamps.yaml: wrong.", "Mend it.", act="run_line", line="lamps")
 
     result = line.materialize(CORPUS[:1], {"raw_corpus": replace(RAW_CORPUS, build=build)})
-    stopped = _reason(result)  # type: ignore[arg-type]
+    stopped = reason_of(result)  # type: ignore[arg-type]
     assert (stopped.message, stopped.hint, stopped.exit_status) == ("lamps.yaml: wrong.", "Mend it.", 2)
     assert stopped.remedy is not None
     assert (stopped.remedy.act, dict(stopped.remedy.about)) == ("run_line", {"line": "lamps"})

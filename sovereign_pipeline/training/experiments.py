@@ -1,0 +1,346 @@
+"""Run an experiment: train its trials, stop the worse ones early, and compare them on the selection side.
+
+A trial is an artifact of its settings, so a finished one is found and never trained again. It has no weights, only
+their SHA-256: nothing of an experiment can be registered or served. Its inputs are the base model and the training
+dataset, whose selection side shares nothing with the held-out side.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from sovereign_pipeline.base.errors import NotFoundError, RecipeError, TrainingDiverged
+from sovereign_pipeline.base.files import canonical_json, short
+from sovereign_pipeline.base.intervals import clustered_interval
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.jsonl import SELECTION_ROWS
+from sovereign_pipeline.dataset.stages import TRAINING_DATASET
+from sovereign_pipeline.policy.experiment import Experiment, Setting, Value
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Config, Inputs, Stage, Workplace, find_artifact, identity_of
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.training.checkpoints import remove_unless_training
+from sovereign_pipeline.training.continuation import parent_digests
+from sovereign_pipeline.training.machine import with_decided_precision
+from sovereign_pipeline.training.report import SELECTION_FILE, TRAINING_LIBRARIES
+from sovereign_pipeline.training.stages import sft_config, train_sft
+from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY, TunedModel
+
+TRIAL = "experiment_trial"
+"""Kind of a trial's artifact. No stage reads it."""
+DIVERGED_FILE = "diverged.json"
+"""File of a trial whose training diverged: the guard's message."""
+SELECTION_EXAMPLE = "split: {selection: 0.10}"
+
+
+def trial_stage(setting: Setting, group: str, until_step: int | None) -> Stage:
+    """Return the stage of one trial up to one rung. It reads neither the split nor the held-out side.
+
+    Args:
+        group: name of the experiment's checkpoints; see `stages.train_sft`.
+        until_step: step at which the trial pauses and is measured; None: its end.
+    """
+    of_trial = with_decided_precision(setting.line)
+
+    def config(line: Line) -> Config:
+        return {**sft_config(of_trial), "until_step": until_step}
+
+    return Stage(
+        kind=TRIAL,
+        code_version="1",
+        build=partial(_build_trial, of_trial, group, until_step),
+        inputs=(BASE_MODEL, TRAINING_DATASET),
+        config=config,
+        external=parent_digests,
+        libraries=TRAINING_LIBRARIES,
+    )
+
+
+def _build_trial(
+    line: Line, group: str, until_step: int | None, workplace: Workplace, inputs: Inputs, workspace: Path
+) -> Built:
+    selection = [inputs[TRAINING_DATASET.kind].file(SELECTION_ROWS)]
+    try:
+        built = train_sft(replace(workplace, line=line), inputs, workspace, group, selection, until_step)
+    except TrainingDiverged as error:
+        for path in workspace.iterdir():
+            shutil.rmtree(path)
+        (workspace / DIVERGED_FILE).write_bytes(canonical_json({"message": error.message}) + b"\n")
+        return Built({"diverged": error.message})
+    name = MODEL_DIRECTORY if line.training.sft.adapter == "none" else ADAPTER_DIRECTORY
+    weights = TunedModel("model" if name == MODEL_DIRECTORY else "adapter", workspace / name).weights_sha256
+    shutil.rmtree(workspace / name)
+    rows = [Row(**row) for row in read_jsonl(workspace / SELECTION_FILE)]  # type: ignore[arg-type]
+    score = score_of(rows, line.split.seed)
+    return replace(built, summary={**built.summary, "weights_sha256": weights, "selection": score})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A document of the selection side, as a trial measured it."""
+
+    id: str
+    tokens: int
+    loss: float
+
+
+def score_of(rows: Sequence[Row], seed: int) -> dict[str, float]:
+    """Return the mean loss per reply token over all documents, with its 95 % interval over documents."""
+    if not rows:
+        raise RecipeError("No document of the selection side fits the model's context.", "Raise split.selection.")
+    low, high = _interval([row.loss for row in rows], rows, seed)
+    return {
+        "loss": _mean([row.loss for row in rows], rows),
+        "low": low,
+        "high": high,
+        "rows": len(rows),
+        "tokens": sum(row.tokens for row in rows),
+    }
+
+
+def _mean(values: Sequence[float], rows: Sequence[Row]) -> float:
+    tokens = sum(row.tokens for row in rows)
+    return round(sum(value * row.tokens for value, row in zip(values, rows, strict=True)) / tokens, 6)
+
+
+def _interval(values: Sequence[float], rows: Sequence[Row], seed: int) -> tuple[float, float]:
+    low, high = clustered_interval(values, [row.id for row in rows], seed, [row.tokens for row in rows])
+    return round(low, 6), round(high, 6)
+
+
+State = Literal["waiting", "running", "stopped", "diverged", "finished"]
+
+
+@dataclass
+class Trial:
+    """A trial as far as it has come."""
+
+    setting: Setting
+    state: State = "waiting"
+    """`running`: it goes on from its last rung. `stopped`: it was not among the best of a rung."""
+    steps: int | None = None
+    """Steps of its last measurement."""
+    score: Mapping[str, float] = field(default_factory=dict)
+    """`loss`, `low`, `high`, `rows`, `tokens` of the last measurement; empty without one."""
+    behind: tuple[float, float, float] | None = None
+    """Loss above that of the best trial, and the 95 % interval of this difference, paired by document. Only of a
+    finished trial."""
+    seconds: float = 0.0
+    """Duration of all its rungs together."""
+    peak_memory_bytes: float = 0.0
+    artifacts: list[ArtifactRef] = field(default_factory=list)
+    """One for each rung that it has reached."""
+    message: str | None = None
+    """The guard's message, if it diverged."""
+
+    def to_dict(self) -> dict[str, Any]:
+        values: Mapping[str, Value] = self.setting.values
+        behind = dict(zip(("difference", "low", "high"), self.behind, strict=True)) if self.behind is not None else None
+        return {
+            "trial": self.setting.number,
+            "values": dict(values),
+            "state": self.state,
+            "steps": self.steps,
+            "selection": dict(self.score),
+            "above_best": behind,
+            "seconds": round(self.seconds, 1),
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "artifacts": [ref.digest for ref in self.artifacts],
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """The trials of an experiment so far."""
+
+    trials: Sequence[Trial]
+    classification: str
+    """Highest level of the trials' artifacts."""
+
+    @property
+    def is_complete(self) -> bool:
+        return all(trial.state in ("stopped", "diverged", "finished") for trial in self.trials)
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial with the lowest loss; None if none has finished."""
+        finished = [trial for trial in self.trials if trial.state == "finished"]
+        return min(finished, key=_rank, default=None)
+
+    @property
+    def seconds(self) -> float:
+        return sum(trial.seconds for trial in self.trials)
+
+
+def run_experiment(
+    workplace: Workplace,
+    experiment: Experiment,
+    settings: Sequence[Setting],
+    made: Callable[[Trial, ArtifactRef], None],
+) -> Results:
+    """Train all trials that are not finished, within the budget. Returns the results.
+
+    Args:
+        made: called for each rung of a trial, with its artifact, whether it was trained now or earlier.
+
+    Raises as `produce` and `shared_inputs` do.
+    """
+    inputs, group = shared_inputs(workplace), _group(experiment)
+    spent = 0.0
+
+    def measured(trial: Trial, until_step: int | None) -> ArtifactRef | None:
+        nonlocal spent
+        setting, hours = trial.setting, experiment.budget.hours
+        stage = trial_stage(setting, group, until_step)
+        ref = find_artifact(workplace, identity_of(stage, workplace, inputs))
+        described = ", ".join(f"{key} {value}" for key, value in setting.values.items())
+        if ref is None:
+            if hours is not None and spent >= hours * 3600:
+                workplace.progress(f"trial {setting.number} is not trained: the {hours:g} hours of the budget are over")
+                return None
+            to = f"to step {until_step}" if until_step is not None else "to its end"
+            workplace.progress(f"trial {setting.number} of {len(settings)}, {described}: {to}")
+            ref = produce(stage, workplace, inputs).ref
+        manifest = workplace.store.read_manifest(ref)
+        spent += manifest.circumstances.measured["seconds"]
+        loss = manifest.summary.get("selection", {}).get("loss")
+        workplace.progress(
+            f"trial {setting.number}, {described}: {'diverged' if loss is None else f'loss {loss:.4f}'} "
+            f"({short(ref.digest)})"
+        )
+        made(trial, ref)
+        return ref
+
+    results = compare(workplace, experiment, settings, measured)
+    if results.is_complete:
+        directory = workplace.settings.home / "checkpoints" / f"{workplace.line.line}.{group}"
+        remove_unless_training(list(directory.glob("*")))
+    return results
+
+
+def read_results(workplace: Workplace, experiment: Experiment, settings: Sequence[Setting]) -> Results:
+    """Return the results so far, from the artifacts in the store. Trains nothing."""
+    inputs, group = shared_inputs(workplace), _group(experiment)
+
+    def measured(trial: Trial, until_step: int | None) -> ArtifactRef | None:
+        stage = trial_stage(trial.setting, group, until_step)
+        return find_artifact(workplace, identity_of(stage, workplace, inputs))
+
+    return compare(workplace, experiment, settings, measured)
+
+
+def assert_selection_side(line: Line, experiment: Experiment) -> None:
+    """Raise RecipeError if the line has no selection side."""
+    if not line.split.selection:
+        raise RecipeError(
+            f"Line {line.line} has no selection side, so nothing can decide the experiment {experiment.experiment}.",
+            f"Add to the recipe: {SELECTION_EXAMPLE}. Nothing is trained on these documents.",
+        )
+
+
+def shared_inputs(workplace: Workplace) -> dict[str, ArtifactRef]:
+    """Return the line's current base model and training dataset. Raises NotFoundError if one is missing, or if the
+    dataset has no selection side."""
+    line = workplace.line.line
+    found = {stage.kind: workplace.store.current(line, stage.kind) for stage in (BASE_MODEL, TRAINING_DATASET)}
+    dataset = found[TRAINING_DATASET.kind]
+    if dataset is not None:
+        files = workplace.store.read_manifest(dataset).files
+        if SELECTION_ROWS not in {entry.path for entry in files}:
+            raise NotFoundError(
+                f"Line {line}: the current training_dataset was made before the recipe had split.selection.",
+                "Run the line again.",
+                act="run_line_until",
+                line=line,
+                until=TRAINING_DATASET.kind,
+            )
+    missing = [kind for kind, ref in found.items() if ref is None]
+    if missing:
+        raise NotFoundError(
+            f"Line {line} has no {' and no '.join(missing)} yet.",
+            "Run the line first.",
+            act="run_line_until",
+            line=line,
+            until=missing[0],
+        )
+    return {kind: ref for kind, ref in found.items() if ref is not None}
+
+
+def compare(
+    workplace: Workplace,
+    experiment: Experiment,
+    settings: Sequence[Setting],
+    measured: Callable[[Trial, int | None], ArtifactRef | None],
+) -> Results:
+    """Take the trials through the rungs, and compare those that finished.
+
+    Args:
+        measured: returns the artifact of a trial at a rung; None if it is not trained.
+    """
+    store = workplace.store
+    trials = [Trial(setting) for setting in settings]
+    going, rows = list(trials), dict[int, list[Row]]()
+    for until_step in experiment.rungs:
+        for trial in going:
+            ref = measured(trial, until_step)
+            if ref is not None:
+                rows[trial.setting.number] = _take(store, trial, ref, is_end=until_step is None)
+        if any(len(trial.artifacts) <= experiment.rungs.index(until_step) for trial in going):
+            break
+        going = [trial for trial in going if trial.state == "running"]
+        if experiment.halving is not None:
+            kept = sorted(going, key=_rank)[: math.ceil(len(going) * experiment.halving.keep)]
+            for trial in going:
+                trial.state = "running" if trial in kept else "stopped"
+            going = [trial for trial in going if trial in kept]
+    found = [store.read_manifest(ref).classification for trial in trials for ref in trial.artifacts]
+    lowest = [store.read_manifest(ref).classification for ref in shared_inputs(workplace).values()]
+    results = Results(trials, workplace.institution.ladder.highest([*found, *lowest]))
+    if (best := results.best) is not None:
+        _compare_with(rows[best.setting.number], trials, rows, workplace.line.split.seed)
+    return results
+
+
+def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) -> list[Row]:
+    """Add a measurement to a trial. Returns its documents; none if the trial diverged."""
+    manifest = store.read_manifest(ref)
+    measured, summary = manifest.circumstances.measured, manifest.summary
+    trial.artifacts.append(ref)
+    trial.seconds += measured["seconds"]
+    trial.peak_memory_bytes = max(trial.peak_memory_bytes, measured.get("peak_memory_bytes", 0.0))
+    if "diverged" in summary:
+        trial.state, trial.message, trial.score = "diverged", summary["diverged"], {}
+        return []
+    trial.state = "finished" if is_end else "running"
+    trial.steps, trial.score = summary["steps"], summary["selection"]
+    lines = store.read_file(ref, manifest, SELECTION_FILE).splitlines()
+    return [Row(**json.loads(line)) for line in lines]
+
+
+def _compare_with(best: Sequence[Row], trials: Sequence[Trial], rows: Mapping[int, Sequence[Row]], seed: int) -> None:
+    """Set each finished trial's difference from the best one, on the same documents."""
+    for trial in trials:
+        own = rows.get(trial.setting.number, [])
+        if trial.state != "finished":
+            continue
+        if [(row.id, row.tokens) for row in own] != [(row.id, row.tokens) for row in best]:
+            continue  # another max_length cuts conversations elsewhere, so their tokens are not the same
+        differences = [one.loss - other.loss for one, other in zip(own, best, strict=True)]
+        trial.behind = (_mean(differences, own), *_interval(differences, own, seed))
+
+
+def _rank(trial: Trial) -> tuple[float, int]:
+    return trial.score["loss"], trial.setting.number
+
+
+def _group(experiment: Experiment) -> str:
+    return f"experiment-{experiment.experiment}"

@@ -1,0 +1,282 @@
+"""Experiments through the real store, with a tiny model: what is trained, what is found again, and what it never is."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.base.errors import (
+    GateRefused,
+    IntegrityError,
+    NotFoundError,
+    RecipeError,
+    SovereignError,
+    TrainingStopped,
+)
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.policy.experiment import Experiment, recipe_diff, settings_of
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.split import HELD_OUT
+from sovereign_pipeline.training import experiments
+from sovereign_pipeline.training.experiments import (
+    TRIAL,
+    Results,
+    assert_selection_side,
+    read_results,
+    run_experiment,
+    trial_stage,
+)
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, TrainingResult
+from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.training.chain import dataset_stage
+from sovereign_pipeline_tests.training.conftest import letters
+
+pytestmark = pytest.mark.slow
+
+RATES = {
+    "experiment": "rates",
+    "vary": {"sft.learning_rate": [1e-3, 1e-2], "sft.rank": [2, 4]},
+    "budget": {"trials": 4},
+}
+
+
+def _build_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    (workspace / HELD_OUT).write_text(json.dumps({"id": "H-0"}) + "\n")
+    return Built({}, classification="CONFIDENTIAL")
+
+
+def _build_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    rows = letters(20)
+    (workspace / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:12]))
+    turns = [[{"role": "user", "content": r["input"]}, {"role": "assistant", "content": r["output"]}] for r in rows]
+    selection = [{"id": row["id"], "messages": each} for row, each in zip(rows, turns, strict=True)][12:]
+    (workspace / "selection.jsonl").write_text("".join(json.dumps(row) + "\n" for row in selection))
+    return Built({"rows": 12})
+
+
+SPLIT = Stage(kind="leakage_safe_split", code_version="1", build=_build_split)
+DATASET = Stage(kind="training_dataset", code_version="1", build=_build_dataset, inputs=(SPLIT,))
+
+
+@dataclass
+class Bench:
+    """A line with a selection side, whose trainings run in this process."""
+
+    institution: DemoInstitution
+    workplace: Workplace
+    jobs: list[TrainingJob] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    stop_at: int = 0
+    """Number of the training that is stopped, from 1, before its third step."""
+    made: list[ArtifactRef] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workplace = replace(self.workplace, launch=self._launch, progress=self.told.append)
+        self.make(BASE_MODEL)
+        self.make(SPLIT)
+        self.make(DATASET)
+
+    def make(self, stage: Stage) -> ArtifactRef:
+        line, store = self.workplace.line.line, self.workplace.store
+        inputs = {each.kind: store.current(line, each.kind) for each in stage.inputs}
+        ref = produce(stage, self.workplace, {kind: each for kind, each in inputs.items() if each is not None}).ref
+        store.make_current(line, stage.kind, ref)
+        evaluate_gates(stage, self.workplace, ref)
+        return ref
+
+    def experiment(self, **changes: Any) -> Experiment:
+        return Experiment.model_validate({**RATES, "line": self.workplace.line.line, **changes})
+
+    def run(self, experiment: Experiment) -> Results:
+        settings = settings_of(experiment, self.workplace.line)
+        return run_experiment(self.workplace, experiment, settings, lambda trial, ref: self.made.append(ref))
+
+    def read(self, experiment: Experiment) -> Results:
+        return read_results(self.workplace, experiment, settings_of(experiment, self.workplace.line))
+
+    def _launch(self, job: Path) -> None:
+        given = TrainingJob.read(job)
+        self.jobs.append(given)
+        steps: list[object] = []
+        stops = len(self.jobs) == self.stop_at
+        train(given, TrainerHooks(steps.append, self.told.append, should_stop=lambda: stops and len(steps) == 2))
+        TrainingResult(measured={"training_seconds": 1.0, "peak_memory_bytes": 1e9}).write(given.result)
+
+
+@pytest.fixture
+def bench(institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    institution.recipe["split"] = {"selection": 0.2}
+    institution.recipe["training"]["sft"] |= {"max_steps": 4, "warmup_steps": 0, "scheduler": "constant"}
+    # The stand-ins of the datasets take the place of the real stages, as in `Chain`.
+    monkeypatch.setattr(experiments, "TRAINING_DATASET", DATASET)
+    return Bench(institution, institution.workplace())
+
+
+def test_every_trial_is_trained_once_and_measured_on_the_selection_side(bench: Bench) -> None:
+    grid = bench.experiment()
+    assert not bench.read(grid).best
+    results = bench.run(grid)
+    assert [trial.state for trial in results.trials] == ["finished"] * 4 and results.is_complete
+    assert results.classification == "CONFIDENTIAL"
+    losses = [trial.score["loss"] for trial in results.trials]
+    assert results.best is results.trials[losses.index(min(losses))] and len(set(losses)) == 4
+    for trial in results.trials:
+        assert trial.score["low"] <= trial.score["loss"] <= trial.score["high"] and trial.score["rows"] == 8
+        assert trial.behind is not None and trial.behind[1] <= trial.behind[0] <= trial.behind[2]
+    assert results.best.behind == (0, 0, 0)
+    assert [ref for trial in results.trials for ref in trial.artifacts] == bench.made
+    again = bench.run(grid)
+    assert len(bench.jobs) == 4 and [trial.to_dict() for trial in again.trials] == [t.to_dict() for t in results.trials]
+    assert [trial.to_dict() for trial in bench.read(grid).trials] == [trial.to_dict() for trial in results.trials]
+    other = bench.experiment(vary={"sft.rank": [2, 8], "sft.learning_rate": [1e-2]})
+    bench.run(other)  # one of its settings was trained by the other experiment
+    assert len(bench.jobs) == 5
+
+
+def test_an_interrupted_experiment_trains_on_from_the_checkpoint(bench: Bench) -> None:
+    grid = bench.experiment()
+    bench.stop_at = 3
+    with pytest.raises(TrainingStopped):
+        bench.run(grid)
+    assert [trial.state for trial in bench.read(grid).trials] == ["finished", "finished", "waiting", "waiting"]
+    results = bench.run(grid)
+    assert results.is_complete and len(bench.jobs) == 5
+    assert "resuming from step-00000003" in bench.told
+    assert not list((bench.workplace.settings.home / "checkpoints").rglob("step-*"))
+
+
+def test_the_worse_half_is_stopped_at_each_rung_and_the_others_train_on(bench: Bench) -> None:
+    halved = bench.experiment(halving={"steps": [1, 2]}, vary={"sft.learning_rate": [1e-3, 3e-3, 1e-2, 3e-2]})
+    results = bench.run(halved)
+    assert sorted((trial.state, trial.steps) for trial in results.trials) == [
+        ("finished", 4),
+        ("stopped", 1),
+        ("stopped", 1),
+        ("stopped", 2),
+    ]
+    assert [job.until_step for job in bench.jobs] == [1, 1, 1, 1, 2, 2, None]
+    assert "resuming from step-00000001" in bench.told and "resuming from step-00000002" in bench.told
+    first = {job.sft.learning_rate for job in bench.jobs if job.until_step == 2}
+    stopped = [trial for trial in results.trials if trial.steps == 1]
+    assert first.isdisjoint(trial.setting.line.training.sft.learning_rate for trial in stopped)
+    bench.run(halved)
+    assert len(bench.jobs) == 7
+
+
+def test_the_best_trial_has_the_weights_that_its_diff_makes_the_line_train(bench: Bench, tmp_path: Path) -> None:
+    settings, grid = bench.workplace.settings, bench.experiment()
+    best = bench.run(grid).best
+    assert best is not None
+    path = settings.data / "lines" / f"{bench.workplace.line.line}.yaml"
+    line = load_line(settings.data, bench.workplace.line.line, bench.workplace.institution)
+    chosen = settings_of(grid, line)[best.setting.number - 1]
+    diff = recipe_diff(path, chosen)
+    assert diff and bench.workplace.line.training != chosen.line.training
+    bench.workplace = replace(bench.workplace, line=chosen.line)
+    adapter = bench.make(replace(SFT_ADAPTER, inputs=(BASE_MODEL, DATASET), gates=()))
+    trial = bench.workplace.store.read_manifest(best.artifacts[-1]).summary
+    assert stated_weights(bench.workplace.store.read_manifest(adapter)) == trial["weights_sha256"]
+
+
+def test_a_trial_that_diverged_is_recorded_and_never_the_best(bench: Bench) -> None:
+    wild = bench.experiment(vary={"sft.learning_rate": [1e30, 1e-2]}, halving={"steps": [2]})
+    results = bench.run(wild)
+    assert [trial.state for trial in results.trials] == ["diverged", "finished"]
+    assert results.trials[0].message and results.best is results.trials[1]
+    bench.run(wild)
+    assert len(bench.jobs) == 3
+
+
+def test_no_trial_begins_once_the_hours_are_over(bench: Bench) -> None:
+    vary = {"sft.precision": ["auto", "float32"], "sft.rank": [2, 4]}
+    short = bench.experiment(budget={"trials": 4, "hours": 1e-9}, vary=vary)
+    results = bench.run(short)
+    assert [trial.state for trial in results.trials] == ["finished", "waiting", "waiting", "waiting"]
+    assert not results.is_complete and any("budget are over" in each for each in bench.told)
+
+
+def test_a_line_without_a_selection_side_has_no_experiments(bench: Bench) -> None:
+    without = bench.workplace.line.model_copy(
+        update={"split": bench.workplace.line.split.model_copy(update={"selection": 0})}
+    )
+    with pytest.raises(RecipeError) as refused:
+        assert_selection_side(without, bench.experiment())
+    assert "split: {selection" in refused.value.hint
+    old = dataset_stage("training_dataset", "train.jsonl", letters(4))
+    bench.make(old)
+    with pytest.raises(NotFoundError):
+        bench.run(bench.experiment())
+
+
+def _as_the_current_adapter(bench: Bench, trial: ArtifactRef) -> None:
+    """Named in the store as the line's adapter, by whoever can write there."""
+    forged = trial.model_copy(update={"kind": "sft_adapter"})
+    bench.workplace.store.make_current(bench.workplace.line.line, "sft_adapter", forged)
+
+
+def _in_the_index_of_adapters(bench: Bench, trial: ArtifactRef) -> None:
+    """Found in place of the adapter that the line would train."""
+    from sovereign_pipeline.record.stage import identity_of
+
+    store, line = bench.workplace.store, bench.workplace.line.line
+    stage = replace(SFT_ADAPTER, inputs=(BASE_MODEL, DATASET))
+    inputs = {each.kind: ref for each in stage.inputs if (ref := store.current(line, each.kind)) is not None}
+    store.remember(identity_of(stage, bench.workplace, inputs).fingerprint, trial)
+    bench.make(stage)
+
+
+@pytest.mark.security_case(
+    "A trial of an experiment is named as the line's adapter, in the store's references or in its index",
+    "refused: it has neither weights, nor gates, nor an adapter's identity",
+)
+@pytest.mark.parametrize("plant", [_as_the_current_adapter, _in_the_index_of_adapters])
+def test_a_trial_is_no_adapter(bench: Bench, plant: Callable[[Bench, ArtifactRef], None]) -> None:
+    best = bench.run(bench.experiment()).best
+    assert best is not None
+    ref = best.artifacts[-1]
+    artifact = bench.workplace.store.open(ref)
+    assert ref.kind == TRIAL and {entry.path for entry in artifact.manifest.files} == {
+        "report.json",
+        "selection_losses.jsonl",
+        "training_log.jsonl",
+    }
+    with pytest.raises(IntegrityError):
+        tuned_model(artifact)
+    with pytest.raises((GateRefused, IntegrityError)):
+        plant(bench, ref)
+        sft = replace(SFT_ADAPTER, inputs=(BASE_MODEL, DATASET))
+        behind = Stage(kind="aligned_adapter", code_version="1", build=_build_split, inputs=(sft,))
+        bench.make(behind)
+
+
+@pytest.mark.security_case(
+    "An experiment is run where the held-out side is gone, or is put in the place of its selection side",
+    "it reads no held-out file; other files than the dataset's are refused",
+)
+def test_a_trial_reads_no_held_out_row(bench: Bench) -> None:
+    grid = bench.experiment()
+    settings = settings_of(grid, bench.workplace.line)
+    assert {stage.kind for stage in trial_stage(settings[0], "x", None).inputs} == {"base_model", "training_dataset"}
+    store, line = bench.workplace.store, bench.workplace.line.line
+    split, dataset = (store.current(line, kind) for kind in ("leakage_safe_split", "training_dataset"))
+    assert split is not None and dataset is not None
+    held_out = (store.path_of(split.digest) / HELD_OUT).read_bytes()
+    (store.path_of(split.digest) / HELD_OUT).unlink()
+    assert bench.run(bench.experiment(vary={"sft.rank": [2, 4]})).is_complete
+    for job in bench.jobs:
+        read = [*job.row_files, *job.selection, *(job.files or {})]
+        assert not any(path.is_relative_to(store.path_of(split.digest)) for path in read)
+    (store.path_of(dataset.digest) / "selection.jsonl").write_bytes(held_out)
+    with pytest.raises(SovereignError) as refused:
+        bench.run(grid)
+    assert isinstance(refused.value, IntegrityError)
