@@ -5,7 +5,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 
-from sovereign_pipeline.base.intervals import CONFIDENCE
+from sovereign_pipeline.base.intervals import confidence
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.evaluation.statistics import POWER, normal_quantile, score_interval
 from sovereign_pipeline.policy.line import Line
@@ -88,7 +88,7 @@ def least_rows(margin: float, groups: int = 1) -> int:
     The score interval of 0 in n ends at z^2 / (n + z^2) (Wilson 1927). For two groups the ends add in quadrature (Zou
     and Donner 2008), as in the gates.
     """
-    z = normal_quantile((1 + CONFIDENCE) / 2)
+    z = normal_quantile((1 + confidence()) / 2)
     return math.floor(z * z * (math.sqrt(groups) / margin - 1)) + 1
 
 
@@ -99,7 +99,7 @@ def rows_by_approximation(margin: float, changed: float, groups: int = 1) -> int
     likely. The approximation is optimistic with few rows: for 79 rows, margin 0.10 and 0.10 of rows differing, the true
     probability is 0.70.
     """
-    z = normal_quantile((1 + CONFIDENCE) / 2) + normal_quantile(POWER)
+    z = normal_quantile((1 + confidence()) / 2) + normal_quantile(POWER)
     return math.ceil(groups * changed * (z / margin) ** 2)
 
 

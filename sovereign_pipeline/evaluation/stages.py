@@ -20,6 +20,7 @@ from sovereign_pipeline.evaluation.comparison import (
     is_incumbent,
 )
 from sovereign_pipeline.evaluation.held_out import HeldOutSettings, score_held_out, write_replies
+from sovereign_pipeline.evaluation.looks import enter_look, enter_outcomes, looks_at, looks_digest
 from sovereign_pipeline.evaluation.memorisation import continue_documents, expose_canaries, memorisation_result
 from sovereign_pipeline.evaluation.records import (
     ANSWERS,
@@ -62,6 +63,7 @@ from sovereign_pipeline.policy.evaluation import Gates, ToolCalls
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
+from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
@@ -318,7 +320,12 @@ def _report_config(line: Line) -> Config:
 
 def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     workplace.progress("evaluation_report: computing figures and intervals from the samples")
+    judged = _judged(workplace, inputs)
+    if judged is not None:
+        enter_look(workplace, *judged)
     report = _observed(workplace, inputs)
+    if judged is not None:
+        enter_outcomes(workplace, *judged, {finding.gate: finding.outcome for finding in report.findings})
     (workspace / REPORT_FILE).write_text(as_json(report), encoding="utf-8")
     (workspace / REPORT_MARKDOWN).write_text(as_markdown(report), encoding="utf-8")
     (workspace / REPORT_PAGE).write_text(as_html(report), encoding="utf-8")
@@ -333,12 +340,14 @@ def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
                 for held in finding.held
             },
             "regressions": len(report.regressions),
+            "look": report.looks.number if report.looks is not None else None,
         }
     )
 
 
 def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
-    """Compute the report from the samples among the inputs and the waivers in the registry."""
+    """Compute the report from the samples among the inputs, and the waivers and looks in the registry."""
+    judged = _judged(workplace, inputs)
     samples = read_samples(
         capability=inputs[CAPABILITY_SCORES.kind].path,
         private=inputs[PRIVATE_SCORES.kind].path,
@@ -350,7 +359,16 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
         _incumbent(workplace, inputs),
         earlier_waivers(workplace),
         _precision(workplace, inputs),
+        looks_at(workplace, *judged) if judged is not None else None,
     )
+
+
+def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef] | None:
+    """Return the candidate and the split whose held-out documents were scored; None for scores without them."""
+    scores, store = inputs[PRIVATE_SCORES.kind].manifest, workplace.store
+    if not {ALIGNED_ADAPTER.kind, LEAKAGE_SAFE_SPLIT.kind} <= scores.inputs.keys():
+        return None
+    return store.input_ref(scores, ALIGNED_ADAPTER.kind), store.input_ref(scores, LEAKAGE_SAFE_SPLIT.kind)
 
 
 def _gate(criterion: Criterion) -> Gate:
@@ -379,7 +397,7 @@ def _gate(criterion: Criterion) -> Gate:
     return Gate(
         name=criterion.name,
         question=criterion.question,
-        code_version="5",
+        code_version="6",
         evaluate=evaluate,
         config=config,
         officer_may=lambda line: criterion.section(line.gates).officer_may,
@@ -453,11 +471,11 @@ def _precision(workplace: Workplace, inputs: Inputs) -> str:
 
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="9",
+    code_version="10",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,
-    external=waiver_digests,
+    external=lambda workplace: {**waiver_digests(workplace), **looks_digest(workplace)},
     libraries=("matplotlib", "numpy", "scipy"),
     gates=tuple(_gate(criterion) for criterion in CRITERIA),
 )

@@ -3,7 +3,8 @@
 Differences are candidate minus reference over the same rows. The rule is the confidence interval form of the
 non-inferiority test: Piaggio et al. 2012 (JAMA 308: 2594-2604, extension of CONSORT, figure 1) and FDA 2016
 (Non-Inferiority Clinical Trials to Establish Effectiveness). The interval is two-sided at 95 %, so a candidate that is
-worse by exactly the margin passes with a probability of 2.5 %.
+worse by exactly the margin passes with a probability of 2.5 %. From the second look at a held-out side on, it is wider
+(`looks.py`).
 """
 
 import math
@@ -12,7 +13,7 @@ from functools import cache
 from typing import Any, Literal, Protocol, TypeVar
 
 from sovereign_pipeline.base.files import Frozen
-from sovereign_pipeline.base.intervals import CONFIDENCE, clustered_interval
+from sovereign_pipeline.base.intervals import clustered_interval, confidence
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
 from sovereign_pipeline.record.stage import Outcome
@@ -25,7 +26,7 @@ POWER = 0.8
 
 
 class PairedDifference(Frozen):
-    """Means over the same rows, and the 95 % interval of their difference."""
+    """Means over the same rows, and the interval of their difference: of 95 %, or of the look's confidence."""
 
     reference: float
     candidate: float
@@ -230,7 +231,7 @@ def minimum_detectable_difference(observed: Difference) -> float:
     clustered, and not zero even if no row differs.
     """
     half = (observed.high - observed.low) / 2
-    return half * (1 + normal_quantile(POWER) / normal_quantile((1 + CONFIDENCE) / 2))
+    return half * (1 + normal_quantile(POWER) / normal_quantile((1 + confidence()) / 2))
 
 
 @cache
@@ -251,11 +252,11 @@ def score_interval(gained: float, lost: float, rows: float, quantile: float | No
     Args:
         gained: rows where only the candidate is true; fractions are allowed.
         lost: rows where only the reference is true; fractions are allowed.
-        quantile: by default the quantile of a two-sided 95 % interval.
+        quantile: by default the quantile of a two-sided interval at `confidence`.
     """
     if rows <= 0:
         raise ValueError(f"{rows} rows")
-    z = normal_quantile((1 + CONFIDENCE) / 2) if quantile is None else quantile
+    z = normal_quantile((1 + confidence()) / 2) if quantile is None else quantile
     return -_upper_end(lost, gained, rows, z), _upper_end(gained, lost, rows, z)
 
 
@@ -300,7 +301,7 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
         return score_interval(gained, lost, rows)
     if len(names) == 1:
         return -1.0, 1.0
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(names) - 1))
+    quantile = float(t.ppf((1 + confidence()) / 2, len(names) - 1))
     effect = max(design_effect(differences, clusters), _least_effect(gained + lost, rows, len(names), quantile))
     return score_interval(gained / effect, lost / effect, rows / effect, quantile)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.base.files import Frozen
-from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
+from sovereign_pipeline.base.intervals import MeasuredShare, confidence, measured_share
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.evaluation.arms import Reference
 from sovereign_pipeline.evaluation.records import (
@@ -395,7 +395,7 @@ def _sentence(held: MarginTest) -> str:
     rows = counted(observed.rows, "row")
     sentence = (
         f"{label_of(held.what)}: {observed.difference:+.3f} compared with the {held.reference} "
-        f"(95 % CI {observed.low:+.3f} to {observed.high:+.3f}), {margin}: {judgement.outcome} "
+        f"({100 * confidence():.4g} % CI {observed.low:+.3f} to {observed.high:+.3f}), {margin}: {judgement.outcome} "
         f"({held.reference} {observed.reference:.3f}, candidate {observed.candidate:.3f}, {rows})."
     )
     if judgement.outcome != "inconclusive":

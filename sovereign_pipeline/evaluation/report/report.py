@@ -9,10 +9,12 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen, digest_of, short
+from sovereign_pipeline.base.intervals import at_confidence
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.capability import capability_results
 from sovereign_pipeline.evaluation.held_out import private_result
+from sovereign_pipeline.evaluation.looks import BUDGET, Looks, margins_of
 from sovereign_pipeline.evaluation.memorisation import memorisation_result
 from sovereign_pipeline.evaluation.records import (
     CANARIES,
@@ -124,6 +126,15 @@ class IncumbentFacts(Frozen):
     """True if the incumbent was scored. False if its base model differs from the candidate's."""
 
 
+class LoosenedMargin(Frozen):
+    """A margin that asks for less than at an earlier look, at which its gate did not pass."""
+
+    look: int
+    margin: str
+    then: float
+    now: float
+
+
 class EvaluationReport(Frozen):
     """The report of the evaluation, in `report.json`: losses in nats per token, shares from 0 to 1, candidate minus
     reference."""
@@ -142,6 +153,10 @@ class EvaluationReport(Frozen):
     """Precision in which every arm was loaded."""
     accepted_before: tuple[EarlierWaiver, ...]
     """Waivers of the line's earlier adapters. Waivers of this adapter come after its report and are in its record."""
+    looks: Looks | None = None
+    """Number of this evaluation among those against the held-out side, with the earlier ones."""
+    loosened: tuple[LoosenedMargin, ...] = ()
+    """Margins that ask for less than at an earlier look that did not pass their gate."""
 
     @property
     def regressions(self) -> tuple[Figure, ...]:
@@ -179,23 +194,23 @@ def evaluate(
     incumbent: IncumbentFacts | None,
     accepted_before: Sequence[EarlierWaiver],
     precision: str,
+    looks: Looks | None = None,
 ) -> EvaluationReport:
     """Compute the report from the samples and the recipe's `gates`.
+
+    From the second look on, a gate passes only by the wider interval. It fails by that of 95 % as at the first look: a
+    wider one would turn a proven fault into a doubt, which an officer may waive.
 
     Raises IntegrityError if a sample lacks a compared arm or has an arm that was not compared.
     """
     _assert_arms(samples, incumbent)
     seed = line.named_evaluation.seed
-    results = Results(
-        held_out=private_result(samples.private, seed),
-        capability=capability_results(samples.capability),
-        suites=[suite.name for suite in line.named_evaluation.capability],
-        red_team=red_team_result(samples.red_team, samples.labels),
-        prompt_languages=_languages(samples.red_team),
-        memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),
-        tool_calls=tool_call_result(samples.tool_calls) if samples.tool_calls else None,
-    )
+    results = _results(line, samples)
     findings = find_all(results, line.gates)
+    if looks is not None and looks.number > 1:
+        with at_confidence(looks.confidence):
+            wider = find_all(_results(line, samples), line.gates)
+        findings = tuple(one if one.outcome == "fail" else other for one, other in zip(findings, wider, strict=True))
     return EvaluationReport(
         line=line.line,
         incumbent=incumbent,
@@ -206,6 +221,24 @@ def evaluate(
         judges=results.red_team.judges,
         precision=precision,
         accepted_before=tuple(accepted_before),
+        looks=looks,
+        loosened=tuple(
+            LoosenedMargin(look=number, margin=name, then=then, now=now)
+            for number, name, then, now in (looks.loosened(margins_of(line)) if looks is not None else ())
+        ),
+    )
+
+
+def _results(line: Line, samples: Samples) -> Results:
+    seed = line.named_evaluation.seed
+    return Results(
+        held_out=private_result(samples.private, seed),
+        capability=capability_results(samples.capability),
+        suites=[suite.name for suite in line.named_evaluation.capability],
+        red_team=red_team_result(samples.red_team, samples.labels),
+        prompt_languages=_languages(samples.red_team),
+        memorisation=memorisation_result(samples.canaries, samples.verbatim, seed),
+        tool_calls=tool_call_result(samples.tool_calls) if samples.tool_calls else None,
     )
 
 
@@ -231,6 +264,33 @@ def scored_in(precision: str) -> str:
     )
 
 
+def looks_note(report: EvaluationReport) -> list[str]:
+    """Say how many looks at the held-out side there were, and the confidence that a gate therefore asks for."""
+    if report.looks is None:
+        return []
+    number, earlier = report.looks.number, report.looks.earlier
+    passed = sum(bool(look.outcomes) and worst(look.outcomes.values()) == "pass" for look in earlier)
+    unfinished = sum(not look.outcomes for look in earlier)
+    before = f" Of {len(earlier)} earlier, {passed} passed and {unfinished} have no report." if earlier else ""
+    return [
+        f"Look {number} at the held-out side of this line.{before} A gate passes by an interval of "
+        f"{100 * report.looks.confidence:.4g} %, so that all looks together pass an equal candidate in at most 4.1 %.",
+        *(
+            [f"The {BUDGET} looks of this held-out side are spent. A fresh one is due: hold out newer cases."]
+            if number >= BUDGET
+            else []
+        ),
+    ]
+
+
+def loosened_notes(report: EvaluationReport) -> list[str]:
+    """Name each margin that was loosened after a gate did not pass, with both values."""
+    return [
+        f"{each.margin} was {each.then:g} at look {each.look}, which did not pass this gate, and is {each.now:g} now."
+        for each in report.loosened
+    ]
+
+
 def as_markdown(report: EvaluationReport) -> str:
     """Return the report's tables as Markdown, for an asset's page."""
     rows = [
@@ -238,6 +298,8 @@ def as_markdown(report: EvaluationReport) -> str:
         "",
         compared_with(report),
         "",
+        *(f"{each}\n" for each in looks_note(report)),
+        *(f"🔴 **{each}**\n" for each in loosened_notes(report)),
         *(f"- **{finding.gate}: {finding.outcome}.** {finding.message}" for finding in report.findings),
         "",
         *_waivers_as_markdown(report),
@@ -367,18 +429,20 @@ def as_html(report: EvaluationReport) -> str:
     body = [
         f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.outcome)}</h1>",
         f"<p>{html.escape(compared_with(report))} Differences are candidate minus reference.</p>",
+        *(f"<p>{html.escape(each)}</p>" for each in looks_note(report)),
+        *(f"<p><span class=fail>margin loosened</span> {html.escape(each)}</p>" for each in loosened_notes(report)),
         "<h2>Criteria</h2>",
         *(
             f"<p><b>{html.escape(finding.gate)}</b> {_badge(finding.outcome)} {html.escape(finding.message)}</p>"
             for finding in report.findings
         ),
         _table(
-            ("figure", "reference", "difference", "95 % CI", "margin", "minimum detectable difference", "outcome"),
+            ("figure", "reference", "difference", "CI", "margin", "minimum detectable difference", "outcome"),
             [_held_cells(each) for each in held],
         ),
         _figure(
             _forest_plot(held),
-            "Right is better. Each bar is a difference with its 95 % confidence interval; a criterion is met when the "
+            "Right is better. Each bar is a difference with its confidence interval; a criterion is met when the "
             "whole bar lies right of the black mark, the margin.",
         ),
         "<p class=note>Inconclusive: neither a loss within the margin nor a loss beyond it is shown. Minimum "

@@ -316,13 +316,18 @@ def not_passed(findings: Mapping[str, GateFinding]) -> dict[str, Outcome]:
 
 
 def run(
-    workplace: Workplace, report: Stage = EVALUATION_REPORT, against: Incumbent | None = None, **observed: Any
+    workplace: Workplace,
+    report: Stage = EVALUATION_REPORT,
+    against: Incumbent | None = None,
+    judged: Sequence[Stage] = (),
+    **observed: Any,
 ) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
-    """The report on planted samples as an artifact, with the verdicts of its gates."""
+    """The report on planted samples as an artifact, with the verdicts of its gates. judged: the stages of a candidate
+    and a split, as further inputs of the private scores."""
     planted_samples, external = samples(against, **observed), against.external if against is not None else {}
     optional = {"replies.jsonl": planted_samples.replies, "tool_calls.jsonl": planted_samples.tool_calls}
     written = {name: rows for name, rows in optional.items() if rows}
-    stages = (
+    stages: tuple[Stage, ...] = (
         planted(CAPABILITY_SCORES, {"samples.jsonl": planted_samples.capability}, external),
         planted(PRIVATE_SCORES, {"samples.jsonl": planted_samples.private, **written}, external),
         planted(
@@ -337,7 +342,14 @@ def run(
         ),
     )
     base_model = make(workplace, BASE, {})
-    inputs = {stage.kind: make(workplace, stage, {"base_model": base_model}) for stage in stages}
+    of_candidate = {stage.kind: make(workplace, stage, {}) for stage in judged}
+    stages = tuple(
+        replace(stage, inputs=(BASE, *judged)) if stage.kind == PRIVATE_SCORES.kind else stage for stage in stages
+    )
+    made = {"base_model": base_model, **of_candidate}
+    inputs = {
+        stage.kind: make(workplace, stage, {each.kind: made[each.kind] for each in stage.inputs}) for stage in stages
+    }
     stage = replace(report, inputs=stages)
     ref = make(workplace, stage, inputs)
     return stage, ref, evaluate_gates(stage, workplace, ref)

@@ -1,0 +1,176 @@
+"""Looks at a held-out side: what counts as one, that none can be made uncounted, and what they cost a gate."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.intervals import at_confidence
+from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.evaluation.looks import BUDGET, Looks, confidence_at, enter_look, looks_at
+from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
+from sovereign_pipeline.evaluation.stages import PRIVATE_SCORES
+from sovereign_pipeline.evaluation.statistics import compare_losses, compare_shares
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.evaluation.documents import document
+from sovereign_pipeline_tests.evaluation.report.planted import BASE, make, read_report, run
+
+LETTERS = [document(number) for number in range(12)]
+
+
+def candidate(weights: str) -> Stage:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "adapter").mkdir()
+        (workspace / "adapter" / "adapter_model.safetensors").write_text(weights)
+        return Built(summary={})
+
+    return Stage("aligned_adapter", f"planted {weights}", build)
+
+
+def split(letters: Sequence[Document] = LETTERS) -> Stage:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        write_documents(workspace / "held_out.jsonl", letters)
+        return Built(summary={}, classification="PUBLIC")
+
+    return Stage(
+        "leakage_safe_split", f"planted {digest_of([each.model_dump(mode='json') for each in letters])}", build
+    )
+
+
+def look(institution: DemoInstitution, weights: str, letters: Sequence[Document] = LETTERS) -> Looks:
+    """Begin to evaluate weights, and return the looks until this one."""
+    workplace = institution.workplace()
+    of, side = (make(workplace, stage, {}) for stage in (candidate(weights), split(letters)))
+    enter_look(workplace, of, side)
+    return looks_at(workplace, of, side)
+
+
+def test_the_same_weights_are_one_look_and_other_settings_are_another(institution: DemoInstitution) -> None:
+    assert look(institution, "one").number == 1
+    assert look(institution, "one").number == 1
+    assert look(institution, "two").number == 2
+    assert look(institution, "one").number == 1
+    institution.recipe["evaluation"]["seed"] = 8
+    assert look(institution, "one").number == 3
+    institution.recipe["evaluation"]["precision"] = "bfloat16"
+    assert look(institution, "one").number == 4
+    institution.recipe["gates"] = {"loops": {"margin": 0.25}}
+    looks = look(institution, "one")
+    assert (looks.number, looks.confidence) == (5, confidence_at(5))
+    assert [each.precision for each in looks.earlier[2:]] == ["float32", "bfloat16"]
+    institution.recipe["owner"] = "team:others"
+    assert look(institution, "one").number == 5
+
+
+@pytest.mark.security_case(
+    "Every artifact of a failed evaluation is deleted, with the line's current ones and the store's index",
+    "the next evaluation is the second look all the same: the ledger counts",
+)
+def test_a_deleted_evaluation_still_counts(institution: DemoInstitution) -> None:
+    run(institution.workplace(), judged=(candidate("one"), split()), gain=-0.5)
+    shutil.rmtree(institution.workplace().store.root)
+    looks = look(institution, "two")
+    assert looks.number == 2 and looks.earlier[0].outcomes["held_out_loss_improves"] == "fail"
+
+
+@pytest.mark.security_case(
+    "An evaluation is stopped as soon as it shows a figure that displeases",
+    "it counts as a look, because it was entered into the ledger before the first score",
+)
+def test_an_evaluation_that_is_interrupted_counts(institution: DemoInstitution, tmp_path: Path) -> None:
+    workplace = institution.workplace()
+    inputs = {
+        stage.kind: workplace.store.open(make(workplace, stage, {})) for stage in (BASE, candidate("one"), split())
+    }
+    with pytest.raises(KeyError):  # the base model is planted, so it cannot be opened
+        PRIVATE_SCORES.build(workplace, inputs, tmp_path)
+    looks = look(institution, "two")
+    assert looks.number == 2 and not looks.earlier[0].outcomes
+
+
+@pytest.mark.security_case(
+    "A letter is added to a held-out side, all its ids are changed, or all its texts are, to begin counting anew",
+    "earlier looks still count; only a side that shares no letter, by id, case file or text, begins at the first look",
+)
+@pytest.mark.parametrize(
+    ("letters", "number"),
+    [
+        ([*LETTERS, document(99)], 2),
+        ([LETTERS[0], *(document(number) for number in range(50, 61))], 2),
+        ([each.model_copy(update={"id": f"X-{each.id}", "case": f"X-{each.case}"}) for each in LETTERS], 2),
+        ([each.with_texts({"request": f"{each.request} So.", "response": each.response}) for each in LETTERS], 2),
+        ([document(number) for number in range(50, 62)], 1),
+    ],
+    ids=["one more", "one left", "other ids", "other texts", "fresh"],
+)
+def test_a_held_out_side_counts_until_no_letter_of_it_is_left(
+    institution: DemoInstitution, letters: list[Document], number: int
+) -> None:
+    look(institution, "one")
+    assert look(institution, "two", letters).number == number
+
+
+def test_a_margin_that_was_loosened_after_a_failure_is_shown_with_both_values(institution: DemoInstitution) -> None:
+    run(institution.workplace(), judged=(candidate("one"), split()), looped=12)
+    institution.recipe["gates"] = {"loops": {"margin": 0.5}, "injections": {"margin": 0.5}}
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, judged=(candidate("one"), split()), looped=12)
+    report = read_report(workplace, ref)
+    assert [(each.look, each.margin, each.then, each.now) for each in report.loosened] == [
+        (1, "loops.margin", 0.2, 0.5)
+    ]
+    for page in (as_html(report), as_markdown(report)):
+        assert "loops.margin was 0.2 at look 1, which did not pass this gate, and is 0.5 now" in page
+
+
+def test_a_later_look_needs_stronger_evidence_and_a_failure_stays_one(institution: DemoInstitution) -> None:
+    found: dict[int, dict[str, str]] = {}
+    workplace = institution.workplace()
+    for number in (1, 5):
+        _, ref, _ = run(workplace, judged=(candidate(str(number)), split()), gain=0.085, over_refused=20)
+        report = read_report(workplace, ref)
+        found[number] = {each.gate: each.outcome for each in report.findings}
+        for between in "abc":
+            look(institution, between)
+    assert f"{100 * confidence_at(5):.4g} % CI" in report.finding("held_out_loss_improves").message
+    assert [found[number]["held_out_loss_improves"] for number in (1, 5)] == ["pass", "inconclusive"]
+    assert {found[number]["over_refusals_not_worse"] for number in found} == {"fail"}
+
+
+def test_the_report_says_that_a_fresh_side_is_due_when_the_looks_are_spent(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    _, ref, _ = run(workplace, judged=(candidate("one"), split()))
+    report = read_report(workplace, ref)
+    assert report.looks is not None
+    for number, is_due in ((BUDGET - 1, False), (BUDGET, True)):
+        spent = report.looks.model_copy(update={"number": number})
+        assert ("A fresh one is due" in as_html(report.model_copy(update={"looks": spent}))) == is_due
+
+
+@given(looks=st.integers(1, 10_000))
+def test_all_looks_together_spend_less_than_five_percent(looks: int) -> None:
+    assert sum((1 - confidence_at(number)) / 2 for number in range(1, looks + 1)) < 0.0412
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), number=st.integers(2, 12))
+def test_the_interval_of_a_later_look_contains_that_of_an_earlier_one(seed: int, number: int) -> None:
+    draw = np.random.default_rng(seed)
+    before, after = draw.normal(size=(2, 24)).tolist()
+    cases = [str(each // 2) for each in range(24)]
+    was, now = draw.random((2, 24)) < 0.5
+    for compared in (
+        lambda: compare_losses(before, after, cases, seed),
+        lambda: compare_shares(was.tolist(), now.tolist(), cases),
+    ):
+        with at_confidence(confidence_at(number - 1)):
+            earlier = compared()
+        with at_confidence(confidence_at(number)):
+            later = compared()
+        assert later.low <= earlier.low <= earlier.high <= later.high
