@@ -222,7 +222,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
 
     return Stage(
         kind="blind_review",
-        code_version="4",
+        code_version="5",
         build=build,
         inputs=(upstream,),
         external=lambda workplace: reviews(workplace).digests(),
@@ -232,7 +232,7 @@ def blind_review_stage(upstream: Stage) -> Stage:
             Gate(
                 name="net_preference_not_negative",
                 question="Did blinded operators prefer the candidate at least as often as its opponent?",
-                code_version="3",
+                code_version="4",
                 evaluate=evaluate,
                 officer_may=lambda line: line.gates.review.officer_may,
                 agreed=_agreed,

@@ -5,8 +5,12 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import Field
+
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError
 from sovereign_pipeline.base.files import Frozen
+from sovereign_pipeline.base.intervals import at_confidence, confidence
+from sovereign_pipeline.evaluation.looks import confidence_at
 from sovereign_pipeline.policy.evaluation import Criterion
 from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.people import person_in_short
@@ -20,13 +24,13 @@ from sovereign_pipeline.review.plan import (
     commitment,
     in_words,
 )
+from sovereign_pipeline.split.similarity import normal_text
 
-CONFIDENCE = 0.95
 POWER = 0.8
 
 
 class Estimate(Frozen):
-    """A mean with its 95 % interval over clusters."""
+    """A mean with its interval over clusters, of 95 % unless its field says otherwise."""
 
     mean: float
     low: float | None
@@ -56,7 +60,7 @@ class RankedVersion(Frozen):
 
 
 def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[float, float]) -> Estimate:
-    """Return the mean of values and its 95 % interval over clusters, cut to the values' bounds.
+    """Return the mean of values and its interval over clusters at `confidence`, cut to the values' bounds.
 
     Args:
         clusters: the cluster of each value.
@@ -88,7 +92,7 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
     spread = float(((x - mean) ** 2).sum()) + sum((bound - mean) ** 2 for bound in bounds) / 2
     independent = spread / len(x) ** 2
     error = max(between, independent) ** 0.5
-    quantile, power = (float(stdtrit(count - 1, share)) for share in ((1 + CONFIDENCE) / 2, POWER))
+    quantile, power = (float(stdtrit(count - 1, share)) for share in ((1 + confidence()) / 2, POWER))
     return Estimate(
         mean=mean,
         low=max(bounds[0], mean - quantile * error),
@@ -328,7 +332,7 @@ class ReviewResult(Frozen):
     identical: int
     """Number of ties for identical answers, which are not rated."""
     net_preference: Estimate
-    """(wins - losses) / pairs; ties count 0."""
+    """(wins - losses) / pairs; ties count 0. Its interval is at the confidence of `look`."""
     criteria: dict[Criterion, CriterionResult]
     agreement: dict[str, Agreement]
     """Agreement on the shared pairs, for the preference and for each criterion."""
@@ -337,13 +341,15 @@ class ReviewResult(Frozen):
     ranking: tuple[RankedVersion, ...]
     """Ranking over all reviews of the line so far, of the versions linked to this candidate by comparisons. Weights
     registered as several versions are listed once, as the newest version."""
+    look: int = Field(default=1, exclude_if=lambda number: number == 1)
+    """Number of this review among those of the line that have one of its prompts and a ballot that counts."""
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:
     """Compute every figure of one review.
 
     Args:
-        earlier: the line's reviews that were closed before, for the ranking.
+        earlier: the line's reviews that were closed before, for the ranking and the number of this look.
 
     Raises GateRefused if no operator rated a pair of their own, and the errors of `unblind_ballots`.
     """
@@ -357,6 +363,9 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
             act="open_review",
             line=plan.line,
         )
+    look = 1 + sum(is_counted(each) for each in earlier if _prompts(each) & _prompts(closed))
+    with at_confidence(confidence_at(look)):
+        net = estimate([float(each.preference) for each in own], [each.operator for each in own], (-1.0, 1.0))
     return ReviewResult(
         review=closed.review,
         line=plan.line,
@@ -373,12 +382,19 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
         losses=sum(each.preference < 0 for each in own),
         ties=sum(each.preference == 0 for each in own),
         identical=sum(not each.was_asked for each in own),
-        net_preference=estimate([float(each.preference) for each in own], [each.operator for each in own], (-1.0, 1.0)),
+        net_preference=net,
         criteria=_criteria(plan.criteria, own),
         agreement=_agreement(plan.criteria, [each for each in ballots if each.shared and each.was_asked]),
         guesses=_guesses(closed),
         ranking=_ranking([*earlier, closed]),
+        look=look,
     )
+
+
+def _prompts(closed: ClosedReview) -> set[str]:
+    """Return the ids and the texts of a review's prompts, so that other ids do not make a prompt a fresh one."""
+    asked = {each.prompt for pairs in closed.contents.plan.operators.values() for each in pairs}
+    return asked | {normal_text(each.text) for each in closed.contents.prompts.values() if each.id in asked}
 
 
 def is_counted(closed: ClosedReview) -> bool:
@@ -426,9 +442,11 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
         + (
             "; a single operator gives no interval."
             if net.low is None or net.high is None
-            else f", 95 % CI {net.low:+.3f} to {net.high:+.3f}, margin {-result.margin + 0.0:+.3f}."
+            else f", {_confidence(result)} CI {net.low:+.3f} to {net.high:+.3f}, margin {-result.margin + 0.0:+.3f}."
         )
     ]
+    if result.look > 1:
+        sentences.append(f"This is look {result.look} at prompts that the line's reviews share.")
     sentences.append(result.opponent_chosen)
     early = result.closed_early
     if early is not None:
@@ -455,7 +473,8 @@ def as_markdown(result: ReviewResult) -> str:
         "",
         "| candidate minus opponent | candidate | opponent | difference | 95 % interval over operators |",
         "|---|---:|---:|---:|---|",
-        f"| net preference | | | {result.net_preference.mean:+.3f} | {_interval(result.net_preference)} |",
+        f"| net preference (interval of {_confidence(result)}) | | | {result.net_preference.mean:+.3f} | "
+        f"{_interval(result.net_preference)} |",
         *(
             f"| {name} (1 to 5) | {each.candidate:.2f} | {each.opponent:.2f} | {each.difference.mean:+.3f} | "
             f"{_interval(each.difference)} |"
@@ -482,6 +501,10 @@ def as_markdown(result: ReviewResult) -> str:
     if result.closed_early is not None:
         rows += ["", f"Closed early by {_officer(result.closed_early.officer)}: {result.closed_early.reason}"]
     return "\n".join(rows) + "\n"
+
+
+def _confidence(result: ReviewResult) -> str:
+    return f"{100 * confidence_at(result.look):.4g} %"
 
 
 def _officer(officer: str) -> str:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.evaluation.looks import confidence_at
 from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.review.plan import Position, candidate_positions, pairs_to_guess
 from sovereign_pipeline.review.result import ReviewResult
@@ -44,6 +45,28 @@ def test_a_candidate_that_won_ships_and_every_figure_follows_from_the_ballots(re
     assert artifact.manifest.external_inputs["review_plan"] == reviews.review.plan_digest
     shown = artifact.file("review.md").read_text() + verdicts[GATE].message + json.dumps(artifact.manifest.summary)
     assert "wording" not in shown
+
+
+@pytest.mark.security_case(
+    "One candidate after another is reviewed with the same prompts, until one wins by chance",
+    "each review is another look, whose interval is wider; a win that passes first is inconclusive later",
+)
+def test_a_later_review_with_the_same_prompts_needs_stronger_evidence(reviews: ReviewBench) -> None:
+    detectable: list[float] = []
+    looks: list[int] = []
+    for number in range(3):
+        if number:
+            reviews.another_adapter()
+        reviews.open()
+        reviews.vote_all(1)
+        reviews.close()
+        artifact, verdicts = reviews.materialize()
+        result = ReviewResult.model_validate_json(artifact.file("review.json").read_bytes())
+        detectable.append(result.net_preference.detectable or 0.0)
+        looks.append(result.look)
+    assert looks == [1, 2, 3]
+    assert detectable[0] < detectable[1] < detectable[2]
+    assert f"{100 * confidence_at(3):.4g} % CI" in verdicts[GATE].message and "look 3" in verdicts[GATE].message
 
 
 def test_an_auditor_derives_every_position_again_from_the_revealed_seed(reviews: ReviewBench) -> None:
