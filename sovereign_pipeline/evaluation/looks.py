@@ -152,13 +152,17 @@ def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -
     )
     rows = set(entries[place].subjects["rows"] if place < len(entries) else _rows(workplace, split))
     outcomes = {each.subjects["look"]: each.subjects["outcomes"] for each in entries[:place] if each.action == JUDGED}
-    earlier = tuple(
-        Look(
-            **{name: each.subjects[name] for name in Look.model_fields if name != "outcomes"},
-            outcomes=outcomes.get(each.subjects["look"], {}),
-        )
+    entered = {  # by look, because two stages that run at once may both enter it
+        each.subjects["look"]: each.subjects
         for each in entries[:place]
         if each.action == LOOKED and not rows.isdisjoint(each.subjects["rows"])
+    }
+    earlier = tuple(
+        Look(
+            **{name: subjects[name] for name in Look.model_fields if name != "outcomes"},
+            outcomes=outcomes.get(look_id, {}),
+        )
+        for look_id, subjects in entered.items()
     )
     number = len(earlier) + 1
     return Looks(number=number, confidence=confidence_at(number), earlier=earlier)
