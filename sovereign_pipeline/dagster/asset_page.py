@@ -194,6 +194,7 @@ def _evaluation_report(artifact: Artifact) -> Figures:
         "gates passed": outcomes.count("pass"),
         "gates not passed": len(outcomes) - outcomes.count("pass"),
         "worse beyond chance": artifact.manifest.summary["regressions"],
+        **_pick(artifact, look_at_the_held_out_side="look"),
     }
     for finding in report["findings"]:
         for held in finding["held"]:

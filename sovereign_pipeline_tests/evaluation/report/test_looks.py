@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import at_confidence
 from sovereign_pipeline.corpus.document import Document, write_documents
-from sovereign_pipeline.evaluation.looks import BUDGET, Looks, confidence_at, enter_look, looks_at
+from sovereign_pipeline.evaluation.looks import BUDGET, LOOKED, Looks, confidence_at, enter_look, looks_at
 from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
 from sovereign_pipeline.evaluation.stages import PRIVATE_SCORES
 from sovereign_pipeline.evaluation.statistics import compare_losses, compare_shares
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.documents import document
 from sovereign_pipeline_tests.evaluation.report.planted import BASE, make, read_report, run
@@ -92,6 +97,16 @@ def test_an_evaluation_that_is_interrupted_counts(institution: DemoInstitution, 
         PRIVATE_SCORES.build(workplace, inputs, tmp_path)
     looks = look(institution, "two")
     assert looks.number == 2 and not looks.earlier[0].outcomes
+
+
+def test_a_look_that_two_stages_enter_at_once_counts_once_and_the_ledger_verifies(institution: DemoInstitution) -> None:
+    look(institution, "one")
+    registry = open_registry(institution.settings)
+    with registry.writing() as session:
+        entry = session.scalars(select(AuditEntry).where(AuditEntry.action == LOOKED)).one()
+        append(session, entry.actor, LOOKED, entry.subjects)
+    assert look(institution, "two").number == 2
+    verify_registry(registry)
 
 
 @pytest.mark.security_case(
