@@ -85,7 +85,8 @@ def markdown(passed: np.ndarray) -> str:
         f"Share of {teams:,} simulated teams with at least one superior result, though no adapter is better than its "
         f"base ({LETTERS} letters, intervals of shares: 95 %):\n\n"
         + "\n".join(rows)
-        + "\n\nWhat the correction costs: `needed` of "
+        + "\n\nWith so few letters the bootstrap's interval is a little narrow, so the simulated shares are above the "
+        "nominal ones.\n\nWhat the correction costs: `needed` of "
         "[the power table](../how-to/evaluate.md#choose-margins) at later looks.\n\n" + "\n".join(needed) + "\n"
     )
 

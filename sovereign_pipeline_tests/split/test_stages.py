@@ -331,3 +331,20 @@ def test_a_split_without_the_selection_side_of_the_recipe_is_refused(institution
 
     _, verdicts = materialize(institution.workplace(), split_stage(build=without))
     assert not verdicts[GATE].passed and "selection" in verdicts[GATE].message
+
+
+def test_by_date_newer_cases_are_the_next_held_out_side_and_the_old_one_moves_to_selection(
+    institution: DemoInstitution,
+) -> None:
+    """So nothing of the old one is trained either, which the gate proves again."""
+    rows = [letter(number, date=f"2024-{number // 28 + 1:02d}-{number % 28 + 1:02d}") for number in range(114)]
+    institution.recipe["split"] = {"by_date": True, "selection": 0.1}
+    drawn = []
+    for count in (100, 114):
+        institution.rows = rows[:count]
+        split, verdicts = materialize(institution.workplace(), split_stage())
+        assert verdicts[GATE].passed, verdicts[GATE].message
+        drawn.append({side: {document.id for document in documents_of(split, side)} for side in SIDES})
+    before, after = drawn
+    assert after[HELD_OUT] == {row["id"] for row in rows[100:]}
+    assert after[SELECTION] == before[HELD_OUT]
