@@ -47,10 +47,10 @@ HEADLINES = ("candidate", "difference")
 
 
 def mirror_training(settings: Settings, adapter: Artifact) -> str:
-    """Log a trained adapter as a run in its line's experiment. Returns the run's id.
+    """Log a trained adapter, or a trial, as a run in its line's experiment. Returns the run's id.
 
-    Metrics: every number of the training log by step, and the measurements in the manifest. Parameters: the stage's
-    part of the recipe. Tags: the digests.
+    Metrics: every number of the training log by step, the measurements in the manifest, and a trial's loss on the
+    selection side. Parameters: the stage's part of the recipe. Tags: the digests.
     """
     manifest = adapter.manifest
     with mirrored(settings) as client:
@@ -72,6 +72,7 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
             _log_params(client, run_id, manifest.producer.config)
             points = list(_curve(adapter.file(TRAINING_LOG_FILE)))
             points += [(f"measured.{name}", value, 0) for name, value in manifest.circumstances.measured.items()]
+            points += [(f"selection.{name}", value, 0) for name, value in manifest.summary.get("selection", {}).items()]
             _log_metrics(client, run_id, points)
             return run_id
 
