@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -183,16 +184,23 @@ def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRo
     return sorted(fitting, key=lambda row: abs(length(row) - median))[:2] if len(fitting) > 1 else by_length[:2]
 
 
-def start_probe(model: Any, rows: Sequence[EncodedRow], progress: Callable[[str], None]) -> Probe:
+def start_probe(
+    model: Any,
+    rows: Sequence[EncodedRow],
+    progress: Callable[[str], None],
+    once: Callable[[object, Callable[[], float]], float] = lambda of, measure: measure(),
+) -> Probe:
     """Choose rows of all lengths, one from the middle of each of equal parts, and measure their loss.
 
-    Canaries are excluded, because training on documents changes their loss little.
+    Canaries are excluded, because training on documents changes their loss little. once: returns an earlier
+    measurement of the same rows, or measures.
     """
     candidates = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
     by_length = sorted(candidates.values(), key=lambda row: (row.longest, row.id))
     count = min(PROBE_ROWS, len(by_length))
     chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
-    return Probe(chosen, _loss(model, chosen, Countdown(progress, "loss before the first step", count, "row")))
+    countdown = Countdown(progress, "loss before the first step", count, "row")
+    return Probe(chosen, once([row.id for row in chosen], partial(_loss, model, chosen, countdown)))
 
 
 def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -> None:

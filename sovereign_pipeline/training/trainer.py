@@ -277,13 +277,18 @@ class RowsMethod(Method):
         with passes_in(job.sft.precision, model.device.type):
             progress("checking packed rows and measuring the loss before the first step")
             if job.packs and len(rows) > 1:
-                check_rows_are_kept_apart(model, rows, job.sft.precision, job.tuning.max_length)
-            self.probe = start_probe(model, self.plan.rows, progress)
+                check = partial(check_rows_are_kept_apart, model, rows, job.sft.precision, job.tuning.max_length)
+                self._once("rows are kept apart", check)
+            self.probe = start_probe(model, self.plan.rows, progress, self._once)
         if job.method != "sft":
             check_passes_repeat(model, rows, job.sft.precision)
         self.adapter_before = lora_b(model.named_parameters())
         meet(job)
         self.trainer = self.build_trainer()
+
+    def _once(self, of: object, measure: Callable[[], Any]) -> Any:
+        """Return a measurement of the model before the first step. A warm trainer repeats none on the same base."""
+        return measure() if self.hooks.kept is None else self.hooks.kept.once(self.job, of, measure)
 
     def learn(self, checkpoint: Path | None) -> None:
         self.trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -42,6 +42,8 @@ class KeptParts:
         self._bytes = ""
         """Digest of the base's tensors as they were loaded."""
         self._rows: dict[str, list[EncodedRow]] = {}
+        self._measured: dict[str, Any] = {}
+        """Measurements on the kept base."""
 
     def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any:
         """Return the base model without an adapter: the kept one, or a loaded one, which is kept if it may be.
@@ -55,7 +57,7 @@ class KeptParts:
         if key is not None and key == self._key and self._is_unchanged():
             progress(f"{job.base_model_name} is still in memory")
             return self._base
-        self._key, self._base, self._tuned = "", None, None
+        self._key, self._base, self._tuned, self._measured = "", None, None, {}
         before = torch.get_rng_state()
         base = load()
         if key is not None and torch.equal(before, torch.get_rng_state()):
@@ -66,18 +68,33 @@ class KeptParts:
         """Note the model with an adapter that was put on the kept base."""
         self._tuned = model
 
+    def once(self, job: TrainingJob, of: object, measure: Callable[[], Any]) -> Any:
+        """Return a measurement of the kept base with a new adapter, which adds exactly nothing before its first step.
+
+        An adapter that adds something measures anew: a parent adapter's, and DoRA's, whose magnitudes round.
+        """
+        if not self._key or job.parent_adapter is not None or job.sft.dora:
+            return measure()
+        key = digest_of([of, [self._rows_key(job, path) for path in job.row_files]])
+        if key not in self._measured:
+            self._measured[key] = measure()
+        return self._measured[key]
+
     def rows(self, job: TrainingJob, dataset: Path, encode: Callable[[], list[EncodedRow]]) -> list[EncodedRow]:
         """Return the encoded rows of a file: the kept ones, or newly encoded ones, which are then kept."""
-        files = job.files or {}
-        if dataset not in files:
+        key = self._rows_key(job, dataset)
+        if key is None:
             return encode()
-        shaped_by = [job.method, job.eos_ids, job.tuning.max_length, job.sft.supervise]
-        key = digest_of([files[dataset], _model_files(job), *shaped_by])
         rows = self._rows.pop(key) if key in self._rows else encode()
         self._rows[key] = rows  # the last one is the most recently used
         while len(self._rows) > KEPT_FILES:
             del self._rows[next(iter(self._rows))]
         return rows
+
+    def _rows_key(self, job: TrainingJob, dataset: Path) -> str | None:
+        files = job.files or {}
+        shaped_by = [job.method, job.eos_ids, job.tuning.max_length, job.sft.supervise]
+        return digest_of([files[dataset], _model_files(job), *shaped_by]) if dataset in files else None
 
     def _is_unchanged(self) -> bool:
         """Take the adapter of the last training off the kept base. Returns whether every tensor is as it was loaded."""
