@@ -90,17 +90,16 @@ def closed_reviews(
     context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     store, registry = open_store(installation), open_registry(installation)
-    requested = False
-    for line in context.instance.get_dynamic_partitions("line"):
-        current = store.current(line, "registered_adapter")
-        adapter = registered_as(registry, current.digest) if current is not None else None
-        if current is None or adapter is None:
-            continue
-        for review, _ in find_closed_of(registry, line, adapter.adapter_sha256):
-            requested = True
-            yield dg.RunRequest(run_key=f"review-{review.id}-{current.digest[:12]}", partition_key=line)
-    if not requested:
-        yield dg.SkipReason("No review of a current registered adapter is closed.")
+    requests: list[dg.RunRequest | dg.SkipReason] = []
+    with registry.reading():  # verifies the ledger once, and not for each line
+        for line in context.instance.get_dynamic_partitions("line"):
+            current = store.current(line, "registered_adapter")
+            adapter = registered_as(registry, current.digest) if current is not None else None
+            if current is None or adapter is None:
+                continue
+            for review, _ in find_closed_of(registry, line, adapter.adapter_sha256):
+                requests.append(dg.RunRequest(f"review-{review.id}-{current.digest[:12]}", partition_key=line))
+    yield from requests or [dg.SkipReason("No review of a current registered adapter is closed.")]
 
 
 PERIOD_TAG = "sovereign/due_period"
