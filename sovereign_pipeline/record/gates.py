@@ -260,7 +260,7 @@ def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict
 
 def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
     """Assert that an artifact and everything upstream of it may be used, by the rules of `assert_inputs_usable`."""
-    _Usable(workplace).check(stage, ref)
+    Usable(workplace).check(stage, ref)
 
 
 def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, ArtifactRef]) -> None:
@@ -278,33 +278,39 @@ def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, 
         GateRefused: a gate has no record, or did not pass and was not waived.
         IntegrityError: a manifest or a record was changed.
     """
-    usable = _Usable(workplace)
+    usable = Usable(workplace)
     for upstream in stage.inputs_of(workplace.line):
         usable.check(upstream, refs[upstream.kind], with_outside_files=not stage.judges_what_is_recorded)
 
 
-def assert_passed(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
-    """Assert the same as `assert_usable`, but do not read files outside the store."""
-    _Usable(workplace).check(stage, ref, with_outside_files=False)
-
-
-class _Usable:
+class Usable:
     """Walks upstream from artifacts to the sources and checks each artifact once."""
 
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
-        self._checked: set[tuple[str, ArtifactRef, bool]] = set()
+        self._checked: dict[tuple[int, ArtifactRef, bool], Stage] = {}
+        """Identity of the stage (another one may have its name), artifact, and whether outside files were read -> the
+        stage."""
 
     def check(self, stage: Stage, ref: ArtifactRef, with_outside_files: bool = True) -> None:
+        """Assert that another stage may use an artifact, as `assert_usable` does for inputs.
+
+        Args:
+            with_outside_files: False does not read files outside the store.
+        """
         outside = with_outside_files and not stage.judges_what_is_recorded
-        if (stage.kind, ref, outside) in self._checked:
+        if (id(stage), ref, outside) in self._checked:
             return
-        self._checked.add((stage.kind, ref, outside))
         self._assert_current(stage, ref)
         passthrough = stage.passthrough_input(self._workplace.line)
         if passthrough is not None:
             self.check(passthrough, ref, outside)
-            return
+        else:
+            self._check_made(stage, ref, outside)
+        # At the end: one that fails is checked again for its next consumer.
+        self._checked[id(stage), ref, outside] = stage
+
+    def _check_made(self, stage: Stage, ref: ArtifactRef, outside: bool) -> None:
         store = self._workplace.store
         manifest = store.read_manifest(ref)
         if outside:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline.base.files import canonical_json, short
-from sovereign_pipeline.record.gates import GATE_RECORD, assert_passed, gate_identity, recorded_verdict
+from sovereign_pipeline.record.gates import GATE_RECORD, Usable, gate_identity, recorded_verdict
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Gate, Identity, Stage, Workplace, identity_of, stated_identity
 
@@ -133,6 +133,7 @@ class _Examination:
     def __init__(self, stages: Sequence[Stage], workplace: Workplace, in_detail: bool) -> None:
         self._stages = {stage.kind: stage for stage in stages}
         self._workplace = workplace
+        self._usable = Usable(workplace)
         self._in_detail = in_detail
         self._known: dict[str, tuple[Reason, ...]] = {}
 
@@ -205,7 +206,7 @@ class _Examination:
         """Return True if another stage could use the artifact. Verifies every manifest upstream of it. Raises
         IntegrityError if a manifest or a record was changed."""
         try:
-            assert_passed(stage, self._workplace, current)
+            self._usable.check(stage, current, with_outside_files=False)
         except (GateRefused, StaleInput):
             return False
         return True
