@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -129,7 +129,7 @@ def _english_labels(small: str) -> Iterator[LabelFound]:
     for word in _BEGINNING.finditer(small):
         labels = _BY_LETTERS.get(word[1]) or _BY_LETTERS.get(word[1][:2])
         for label, pattern in labels or ():
-            if match := pattern.match(small, word.start()):
+            if match := _compiled(pattern).match(small, word.start()):
                 yield LabelFound(label, word.start(), match.end())
 
 
@@ -140,7 +140,7 @@ def _arabic_labels(small: str) -> Iterator[LabelFound]:
             if begin := _ARABIC_WORD_BEGINS.search(small, max(0, start - 5), start):
                 number = _ARABIC_NUMBER_BEFORE.search(small, max(0, start - 14), start)
                 for label, pattern in labels:
-                    match = pattern.match(small, start)
+                    match = _compiled(pattern).match(small, start)
                     if match and (number or not label.numbered or match["number"]):
                         yield LabelFound(label, (number or begin).start(), match.end())
             start = small.find(word, start + 1)
@@ -205,7 +205,9 @@ def _phrases(rows: Sequence[str]) -> Iterator[str]:
             yield rest
 
 
-_ByWord = dict[str, list[tuple[Label, re.Pattern[str]]]]
+_ByWord = dict[str, list[tuple[Label, str]]]
+_compiled = cache(re.compile)
+"""Compiles a pattern at its first use: all of them take a tenth of a second, which programs that scrub nothing save."""
 
 
 def _read_table() -> tuple[tuple[Label, ...], _ByWord, _ByWord]:
@@ -221,13 +223,13 @@ def _read_table() -> tuple[tuple[Label, ...], _ByWord, _ByWord]:
         for phrase in _phrases(row["en"]):
             or_colon = r"|(?=\s?[:=])" if " " in phrase else ""
             number = f"(?:{_NUMBER}{or_colon})" if label.numbered else f"{_NUMBER}?"
-            pattern = re.compile(rf"{_english(phrase)}{number}(?![a-z])\.?")
+            pattern = rf"{_english(phrase)}{number}(?![a-z])\.?"
             words = _words(phrase.split()[0])
             abbreviations = [dot.join(word) for word in words for dot in ". " if word.isupper()]
             for letters in {word[:3].lower() for word in (*words, *abbreviations)}:
                 english.setdefault(letters, []).append((label, pattern))
         for phrase in _phrases(row["ar"]):
-            pattern = re.compile(rf"{_arabic(phrase)}(?![ء-ي])(?P<number>(?:[ _]|{_BREAK}){_ARABIC_NUMBER}(?![ء-ي]))?")
+            pattern = rf"{_arabic(phrase)}(?![ء-ي])(?P<number>(?:[ _]|{_BREAK}){_ARABIC_NUMBER}(?![ء-ي]))?"
             for word in _words(phrase.translate(_ALEFS).split()[0]):
                 arabic.setdefault(word.removesuffix("ة"), []).append((label, pattern))
     return tuple(labels), english, arabic
