@@ -69,33 +69,9 @@ class Office:
     def promote(self, session: Session, adapter: Adapter, incumbent: Adapter | None, sequence: int) -> int:
         """Everything from `registered` to `production`. Returns the number of the line's last transition."""
         for name, before, after, needed in ROUTE:
-            content = {
-                "line": adapter.line,
-                "adapter": adapter.id,
-                "classification": adapter.classification,
-                "transition": name,
-                "from": before,
-                "to": after,
-                "incumbent": incumbent.id if incumbent else None,
-                "evidence": {"record": adapter.record_digest},
-                "approvals": needed,
-                "policy": {},
-                "reason": "Benchmark.",
-                "expires": (START + datetime.timedelta(days=3650)).isoformat(),
-            }
-            asked = self._sign(self.officers[0], adapter.record_manifest_sha256, REQUEST, content)
-            request, at = hashlib.sha256(asked).hexdigest(), START + datetime.timedelta(minutes=sequence)
-            of_request = {"line": adapter.line, "adapter": adapter.id, "request": request}
-            row = ReleaseRequest(
-                id=request,
-                line=adapter.line,
-                adapter_id=adapter.id,
-                transition=name,
-                entered_at=at,
-                statement=asked,
-            )
-            self._enter(session, row, self.officers[0], REQUESTED, of_request)
-            approvals = []
+            at = START + datetime.timedelta(minutes=sequence)
+            request = self.request(session, adapter, incumbent, at, name, before, after, needed)
+            of_request, approvals = {"line": adapter.line, "adapter": adapter.id, "request": request}, []
             for officer in self.officers[1 : 1 + needed]:
                 decided = self._sign(
                     officer,
@@ -138,6 +114,41 @@ class Office:
                 self._enter(session, made, self.pipeline, STATE_CHANGED, facts_of(made))
         return sequence
 
+    def request(
+        self,
+        session: Session,
+        adapter: Adapter,
+        incumbent: Adapter | None,
+        at: datetime.datetime,
+        name: str,
+        before: str,
+        after: str,
+        needed: int,
+    ) -> str:
+        """Enter a signed request. Returns its id."""
+        content = {
+            "line": adapter.line,
+            "adapter": adapter.id,
+            "classification": adapter.classification,
+            "transition": name,
+            "from": before,
+            "to": after,
+            "incumbent": incumbent.id if incumbent else None,
+            "evidence": {"record": adapter.record_digest},
+            "approvals": needed,
+            "policy": {},
+            "reason": "Benchmark.",
+            "expires": (START + datetime.timedelta(days=3650)).isoformat(),
+        }
+        asked = self._sign(self.officers[0], adapter.record_manifest_sha256, REQUEST, content)
+        request = hashlib.sha256(asked).hexdigest()
+        row = ReleaseRequest(
+            id=request, line=adapter.line, adapter_id=adapter.id, transition=name, entered_at=at, statement=asked
+        )
+        of_request = {"line": adapter.line, "adapter": adapter.id, "request": request}
+        self._enter(session, row, self.officers[0], REQUESTED, of_request)
+        return request
+
     def _sign(self, signer: FileSigner, sha256: str, predicate: str, content: dict[str, Any]) -> bytes:
         return sign_statement(signer, Statement((Subject("subject", sha256),), predicate, content))
 
@@ -176,7 +187,7 @@ def fill(registry: Registry, office: Office, count: int, lines: int = LINES) -> 
                 production = {line: session.get_one(Adapter, each.id) for line, each in production.items()}
     officer = office.officers[0]
     for number in range(0, count, 100):
-        add_issue(registry, _id(number, lines), "It quotes old fees.", officer)
+        add_issue(registry, adapter_id(number, lines), "It quotes old fees.", officer)
     for number in range(3):
         open_recall(registry, ask(registry, Question(dataset=digest("d", number))), officer, "Benchmark.")
     say(f"{count:,} adapters in {time.monotonic() - started:.0f} s")
@@ -201,7 +212,7 @@ def _dataset(number: int, lines: int) -> Dataset:
     )
 
 
-def _id(number: int, lines: int = LINES) -> str:
+def adapter_id(number: int, lines: int = LINES) -> str:
     return f"line-{number % lines}-1.{number // lines}.0"
 
 
@@ -209,7 +220,7 @@ def _adapter(number: int, lines: int) -> Adapter:
     digests = ("adapter_digest", "adapter_sha256", "manifest_sha256", "record_digest", "record_manifest_sha256")
     record = {"stage": "training_dataset", "gate": "digests_verified"}
     return Adapter(
-        id=_id(number, lines),
+        id=adapter_id(number, lines),
         line=f"line-{number % lines}",
         version=f"1.{number // lines}.0",
         **{name: digest(name, number) for name in (*digests, "evaluation_report_digest", "source_sha256")},
@@ -228,7 +239,7 @@ def _adapter(number: int, lines: int) -> Adapter:
 
 
 def commands(count: int) -> Iterator[tuple[str, ...]]:
-    last = _id(count - 1)
+    last = adapter_id(count - 1)
     yield ("adapters", "list")
     yield ("adapters", "list", "--json")
     yield ("adapters", "list", "--line", "line-3")
@@ -236,7 +247,7 @@ def commands(count: int) -> Iterator[tuple[str, ...]]:
     yield ("adapters", "show", last, "--json")
     yield ("adapters", "production", "line-3")
     yield ("adapters", "production", "line-3", "--at", "2026-01-02")
-    yield ("adapters", "history", _id(0))
+    yield ("adapters", "history", adapter_id(0))
     yield ("adapters", "status")
 
 
