@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.files import FIND_OUT, Frozen, file_sha256, held, held_if_free, write_atomically
@@ -21,12 +22,14 @@ from sovereign_pipeline.training.job import TrainingJob, lock_of_line, mark_of, 
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress, run_job
 
-ATTEMPT_VARIABLE, NODE_VARIABLE = "SOVEREIGN_TRAINER_ATTEMPT", "SOVEREIGN_TRAINER_NODE"
-"""Variables with a name of this start of the job, and with the node's name."""
+NODE_VARIABLE = "SOVEREIGN_TRAINER_NODE"
+"""Variable with the node's name."""
 SEAL = "sealed.json"
 SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
 SECONDS_BETWEEN_LOOKS = 0.2
+GO, MEETING = "go", "meeting-"
+"""Names of the file by which the first process starts the others, and of the one through which they connect."""
 
 
 class Order(Frozen):
@@ -55,9 +58,8 @@ def main(order_file: Path) -> int:
     if job is None or order is None:
         return 1
     use_key(order.key)
-    first, node, attempt = os.environ["RANK"] == "0", os.environ[NODE_VARIABLE], os.environ[ATTEMPT_VARIABLE]
+    first, node = os.environ["RANK"] == "0", os.environ[NODE_VARIABLE]
     os.environ |= {
-        MEETING_VARIABLE: str(order_file.with_name(f"meeting-{attempt}")),
         "GLOO_SOCKET_IFNAME": order.interface,
         "NCCL_SOCKET_IFNAME": order.interface,
         # accelerate wants an address on several machines, although the processes are connected by then.
@@ -67,7 +69,7 @@ def main(order_file: Path) -> int:
     if job.devices.count > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it
     with open_progress() as progress:
-        call = RollCall(order, job, order_file.with_name(f"nodes-{attempt}"), node, lambda: bool(stop_requests))
+        call = RollCall(order, job, order_file.with_name("nodes"), node, lambda: bool(stop_requests))
         result = run_job(job, progress, stop_requests, call.together(lambda text: progress(text, {"waiting": True})))
         if result.failure is not None:
             message = result.failure.message
@@ -134,7 +136,7 @@ class RollCall:
         self._order = order
         self._job = job
         self._directory = directory
-        """Directory in which each process of this attempt writes a file."""
+        """Directory in which each process writes a file."""
         self._node = node
         self._should_stop = should_stop
 
@@ -151,16 +153,17 @@ class RollCall:
             try:
                 if rank == 0:
                     stack.enter_context(held(lock, waiting, self._should_stop))
-                    self._clear()
-                    self._call_the_others()
+                    attempt = self._call_the_others()
                 else:
-                    self._answer(lock, rank)
+                    attempt = self._answer(rank)
+                    self._check_lock(lock)
             except OSError as error:
                 raise self._wrong(
                     f"{error.filename or lock}: {error.strerror}.",
                     "The file system of SOVEREIGN_HOME must be writable there, with locks that work between nodes: NFS "
                     "4, or Lustre mounted with -o flock.",
                 ) from None
+            os.environ[MEETING_VARIABLE] = str(self._directory / f"{MEETING}{attempt}")
             yield
 
     def _check_this_node(self) -> None:
@@ -176,23 +179,40 @@ class RollCall:
                 )
         self._compare_clocks(self._order.submitted, time.time(), float("inf"), "the machine that submitted the job")
 
-    def _clear(self) -> None:
-        """Remove what an earlier attempt of this job left."""
+    def _call_the_others(self) -> str:
+        """Wait for every other process of this attempt. Returns the attempt's name, which each of them reads.
+
+        Only processes whose own word stands in the file `go` begin, so what an earlier attempt left misleads none.
+        """
+        called = time.time()
+        ranks = range(1, int(os.environ["WORLD_SIZE"]))
         self._job.result.unlink(missing_ok=True)
         shutil.rmtree(self._job.output, ignore_errors=True)
-
-    def _call_the_others(self) -> None:
-        count = int(os.environ["WORLD_SIZE"])
-        self._directory.mkdir()
-        called = time.time()
-        write_atomically(self._directory / "0", "")
-        for rank in range(1, count):
-            node, at = json.loads(self._wait_for(str(rank)))
+        self._directory.mkdir(exist_ok=True)
+        for path in [self._directory / GO, *(self._directory / str(rank) for rank in ranks)]:
+            path.unlink(missing_ok=True)
+        for path in self._directory.glob(f"{MEETING}*"):
+            path.unlink()
+        words = [token_hex(8)]
+        for rank in ranks:
+            while not (answer := self._read(str(rank))):
+                self._pause()
+            node, at, word = json.loads(answer)
             self._compare_clocks(called, at, time.time(), node)
-        write_atomically(self._directory / "go", "")
+            words.append(word)
+        write_atomically(self._directory / GO, json.dumps(words))
+        return words[0]
 
-    def _answer(self, lock: Path, rank: int) -> None:
-        self._wait_for("0")
+    def _answer(self, rank: int) -> str:
+        """Answer until the first process has read it. Returns the attempt's name."""
+        word = token_hex(8)
+        while word not in (go := self._read(GO)):
+            if word not in self._read(str(rank)):
+                write_atomically(self._directory / str(rank), json.dumps([self._node, time.time(), word]))
+            self._pause()
+        return str(json.loads(go)[0])
+
+    def _check_lock(self, lock: Path) -> None:
         with held_if_free(lock) as is_mine:
             if is_mine:
                 raise self._wrong(
@@ -200,18 +220,19 @@ class RollCall:
                     "Mount SOVEREIGN_HOME with locks that work between nodes: NFS 4 without local_lock or nolock, or "
                     "Lustre with -o flock.",
                 )
-        write_atomically(self._directory / str(rank), json.dumps([self._node, time.time()]))
-        self._wait_for("go")
 
-    def _wait_for(self, name: str) -> str:
-        """Wait for a file of another process. If that process fails, Slurm ends this one."""
-        while True:
-            if self._should_stop():
-                raise TrainingStopped("The training was stopped, as requested, while it compared its nodes.")
-            with suppress(FileNotFoundError):
-                list(self._directory.iterdir())  # NFS looks up a directory anew that it lists
-                return (self._directory / name).read_text()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+    def _read(self, name: str) -> str:
+        """Return the content of a file of another process; empty if there is none yet."""
+        with suppress(FileNotFoundError):
+            list(self._directory.iterdir())  # NFS looks up a directory anew that it lists
+            return (self._directory / name).read_text()
+        return ""
+
+    def _pause(self) -> None:
+        """Wait for another process. If that process fails, the cluster ends this one."""
+        if self._should_stop():
+            raise TrainingStopped("The training was stopped, as requested, while it compared its nodes.")
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def _compare_clocks(self, earliest: float, at: float, latest: float, other: str) -> None:
         apart = max(earliest - at, at - latest)

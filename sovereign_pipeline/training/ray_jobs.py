@@ -23,7 +23,7 @@ from sovereign_pipeline.training.launcher import (
     remote_environment,
     worker_command,
 )
-from sovereign_pipeline.training.node_task import ATTEMPT_VARIABLE, Order
+from sovereign_pipeline.training.node_task import Order
 from sovereign_pipeline.training.ray_nodes import Nodes
 
 SECONDS_BETWEEN_POLLS = 2.0
@@ -90,7 +90,7 @@ class RayJob:
         }
         if self._nodes > 1:
             command = self._command_for_nodes()
-            environment = {**environment, ATTEMPT_VARIABLE: self._submission}
+            environment = {name: value for name, value in environment.items() if name != KEY_VARIABLE}
             reserved = {"entrypoint_num_cpus": 0, "entrypoint_num_gpus": 0}  # a placement group reserves the nodes
         try:
             self._client.submit_job(
@@ -101,7 +101,7 @@ class RayJob:
                         # Ray's job supervisor reads it: after stop_job it kills the job after this many seconds, by
                         # default 3.
                         "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT),
-                        **({KEY_VARIABLE: environment.get(KEY_VARIABLE, "")} if self._nodes == 1 else {}),
+                        **{name: value for name, value in environment.items() if name == KEY_VARIABLE},
                     }
                 },
                 **reserved,
@@ -196,7 +196,7 @@ def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[s
     `env -i` is needed because a Ray job otherwise inherits the environment of its node, and `exec` so that the trainer
     itself gets the signals.
     """
-    of_ray = OF_RAY if ATTEMPT_VARIABLE in environment else (KEY_VARIABLE,)
+    of_ray = (KEY_VARIABLE,) if KEY_VARIABLE in environment else OF_RAY
     from_node = from_the_node([name for name in (*INHERITED_VARIABLES, *of_ray) if name != "HOME"])
     given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}
     if place.gpus == 0:

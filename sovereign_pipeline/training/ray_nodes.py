@@ -17,7 +17,8 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult
-from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE, SECONDS_FOR_A_CHECKPOINT
+from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE
+from sovereign_pipeline.training.node import NODE_RANK_VARIABLE
 from sovereign_pipeline.training.node_task import NODE_VARIABLE, Order
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress
 
@@ -80,11 +81,11 @@ def _run(
         for each in on
     ]
     log = _Log(order_file.with_name("log"), progress)
-    given = _environment()
-    count = job.devices.count // nodes.count
-    command = [nodes.python, "-m", "sovereign_pipeline.training.node_task", str(order_file)]
+    world, local = job.devices.count, job.devices.count // nodes.count
+    given = {**_environment(), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local)}
+    command = [nodes.python, "-m", "sovereign_pipeline.training.node", str(order_file)]
     runs = [
-        node.run.remote(command, _ranks(index, count, nodes.count), given, [*OF_THE_NODE], str(log.path))
+        node.run.remote(command, {**given, NODE_RANK_VARIABLE: str(index)}, [*OF_THE_NODE])
         for index, node in enumerate(started)
     ]
     waiting, is_stopping, failed = list(runs), False, False
@@ -107,19 +108,6 @@ def _run(
     return 1 if failed else 0
 
 
-def _ranks(node: int, count: int, nodes: int) -> list[dict[str, str]]:
-    """Return the variables that tell each trainer of a node its place among all."""
-    return [
-        {
-            "RANK": str(node * count + local),
-            "LOCAL_RANK": str(local),
-            "WORLD_SIZE": str(nodes * count),
-            "LOCAL_WORLD_SIZE": str(count),
-        }
-        for local in range(count)
-    ]
-
-
 def _environment() -> dict[str, str]:
     """Return this process's variables for the trainers. The launcher gave it those of a trainer, and Ray its own."""
     others = {name for name in os.environ if name in OF_THE_NODE or name.startswith(("DAGSTER_", "RAY_"))}
@@ -132,51 +120,34 @@ def _node_class() -> type:
 
     class Node:
         def __init__(self) -> None:
-            self.trainers: list[Any] = []
+            self.process: Any = None
             self.is_stopping = False
 
-        def run(
-            self, command: list[str], ranks: list[dict[str, str]], given: dict[str, str], inherited: list[str], log: str
-        ) -> int:
-            """Run one trainer for each rank, and wait. Returns 0 if all succeeded."""
+        def run(self, command: list[str], given: dict[str, str], inherited: list[str]) -> int:
+            """Run the node's trainers, and wait. Returns 0 if all succeeded."""
             import os
             import socket
             import subprocess
-            import time
-            from pathlib import Path
 
             own = {name: os.environ[name] for name in inherited if name in os.environ and name not in given}
-            parent = {PARENT: str(os.getpid()), NODE: socket.gethostname()}
-            with Path(log).open("ab") as output:
-                for rank in ranks:
-                    self.trainers.append(
-                        subprocess.Popen(
-                            command,
-                            stdin=subprocess.DEVNULL,
-                            stdout=output,
-                            stderr=subprocess.DEVNULL,  # warnings of libraries quote their input
-                            env={**own, **given, **parent, **rank},
-                        )
-                    )
-            until = None
-            while any(each.poll() is None for each in self.trainers):
-                failed = any(each.poll() for each in self.trainers)
-                if (failed or self.is_stopping) and until is None:
-                    until = time.monotonic() + SECONDS
-                    self.stop()
-                if until is not None and time.monotonic() > until:
-                    for each in self.trainers:
-                        each.kill()
-                time.sleep(0.2)
-            return int(any(each.returncode for each in self.trainers))
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**own, **given, PARENT: str(os.getpid()), NODE: socket.gethostname()},
+            )
+            if self.is_stopping:
+                self.process.terminate()
+            return int(self.process.wait())
 
         def stop(self) -> None:
             """Ask the trainers to save a checkpoint and end."""
             self.is_stopping = True
-            for each in self.trainers:
-                each.terminate()
+            if self.process is not None:
+                self.process.terminate()
 
-    NODE, PARENT, SECONDS = NODE_VARIABLE, PARENT_VARIABLE, SECONDS_FOR_A_CHECKPOINT
+    NODE, PARENT = NODE_VARIABLE, PARENT_VARIABLE
     return Node
 
 

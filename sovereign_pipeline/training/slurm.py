@@ -25,7 +25,7 @@ from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.job import Failure, TrainingJob, read_result
-from sovereign_pipeline.training.node_task import ATTEMPT_VARIABLE, NODE_VARIABLE, Order, assert_sealed
+from sovereign_pipeline.training.node_task import NODE_VARIABLE, Order, assert_sealed
 
 SECONDS_BETWEEN_POLLS = 5.0
 SECONDS_OUT_OF_REACH = 600.0
@@ -393,7 +393,7 @@ def _script(place: Slurm, job: Path, order: Path) -> str:
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in launcher.remote_environment(job).items())
     kept = launcher.from_the_node(("PATH", "CUDA_VISIBLE_DEVICES", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR"))
     ranks = (
-        f'{ATTEMPT_VARIABLE}="$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}" {NODE_VARIABLE}="$SLURMD_NODENAME" '
+        f'{NODE_VARIABLE}="$SLURMD_NODENAME" '
         'RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" WORLD_SIZE="$SLURM_NTASKS" '
         'LOCAL_WORLD_SIZE="$SLURM_NTASKS_PER_NODE"'
     )

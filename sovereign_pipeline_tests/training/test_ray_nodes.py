@@ -20,7 +20,7 @@ from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.launcher import remote_environment
-from sovereign_pipeline.training.node_task import ATTEMPT_VARIABLE, Order
+from sovereign_pipeline.training.node_task import Order
 from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline.training.ray_nodes import Nodes
 from sovereign_pipeline_tests.ray_cluster import cluster
@@ -59,7 +59,6 @@ def start(job: TrainingJob, cluster: str) -> "subprocess.Popen[str]":
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(PROJECT_ROOT),
             "RAY_ADDRESS": cluster,
-            ATTEMPT_VARIABLE: "try",
         },
     )
 
@@ -75,7 +74,7 @@ def test_two_nodes_train_what_two_processes_of_one_machine_do(cluster: str, make
     assert read_result(there.result).measured["tokens_per_second"] > 0
     lines = [json.loads(line)["message"] for line in output.splitlines()]
     assert len([line for line in lines if line.startswith("step ")]) > 1
-    nodes = {json.loads(path.read_text())[0] for path in there.result.parent.glob("nodes-try/[1-9]")}
+    nodes = {json.loads(path.read_text())[0] for path in there.result.parent.glob("nodes/[1-9]")}
     assert len(nodes) == 1
 
 
