@@ -68,6 +68,9 @@ def main(order_file: Path) -> int:
     }
     if job.devices.count > 1:
         os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it
+    else:  # accelerate would wrap the model for several processes
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name)
     with open_progress() as progress:
         call = RollCall(order, job, order_file.with_name("nodes"), node, lambda: bool(stop_requests))
         result = run_job(job, progress, stop_requests, call.together(lambda text: progress(text, {"waiting": True})))
@@ -148,7 +151,7 @@ class RollCall:
         """
         self._check_this_node()
         lock = lock_of_line(self._job.checkpoint_directory)
-        rank = int(os.environ["RANK"])
+        rank = int(os.environ.get("RANK", "0"))
         with ExitStack() as stack:
             try:
                 if rank == 0:
@@ -185,7 +188,7 @@ class RollCall:
         Only processes whose own word stands in the file `go` begin, so what an earlier attempt left misleads none.
         """
         called = time.time()
-        ranks = range(1, int(os.environ["WORLD_SIZE"]))
+        ranks = range(1, self._job.devices.count)
         self._job.result.unlink(missing_ok=True)
         shutil.rmtree(self._job.output, ignore_errors=True)
         self._directory.mkdir(exist_ok=True)
