@@ -24,7 +24,7 @@ from sovereign_pipeline.base_models.pinned import load_card, verify
 from sovereign_pipeline.cli.terminal import advice_of, out, tell_progress
 from sovereign_pipeline.corpus.ocr import find_tesseract
 from sovereign_pipeline.ops.backup import CREATED, FAILED
-from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.institution import Institution, Kubernetes, Slurm, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
 from sovereign_pipeline.record import notes, witnesses
@@ -40,7 +40,7 @@ from sovereign_pipeline.release.cadence import due_reviews
 from sovereign_pipeline.release.recall import list_recalls, question_of
 from sovereign_pipeline.serving.rollout.flag import current_flag, evaluator_of, lines_with_flags
 from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
-from sovereign_pipeline.training.slurm import check_cluster
+from sovereign_pipeline.training import kubernetes_jobs, slurm
 
 
 @dataclass(frozen=True)
@@ -130,17 +130,19 @@ def device() -> Finding:
 
 
 def trainer(institution: Institution) -> Finding:
-    where = institution.trainer.where
-    package = {"kubernetes": "dagster_k8s", "ray": "ray"}.get(where)
-    if package is not None and importlib.util.find_spec(package) is None:
-        command = f"pip install 'sovereign-pipeline[{where}]'"
-        return Finding("trainer", False, f"runs on {where}; {package} is missing", {"Command": command})
-    if institution.trainer.where == "slurm":
-        try:
-            return Finding("trainer", True, f"runs on Slurm; {check_cluster(institution.trainer)}")
-        except SovereignError as error:
-            return failed("trainer", error)
-    return Finding("trainer", True, f"runs {where}" if where == "here" else f"runs on {where}")
+    place = institution.trainer
+    if place.where == "ray" and importlib.util.find_spec("ray") is None:
+        command = "pip install 'sovereign-pipeline[ray]'"
+        return Finding("trainer", False, "runs on ray; ray is missing", {"Command": command})
+    try:
+        match place:
+            case Slurm():
+                return Finding("trainer", True, f"runs on Slurm; {slurm.check_cluster(place)}")
+            case Kubernetes():
+                return Finding("trainer", True, f"runs on Kubernetes; {kubernetes_jobs.check_cluster(place)}")
+    except SovereignError as error:
+        return failed("trainer", error)
+    return Finding("trainer", True, "runs here" if place.where == "here" else f"runs on {place.where}")
 
 
 def writable(settings: Settings) -> Finding:

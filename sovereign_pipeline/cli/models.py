@@ -22,7 +22,7 @@ from sovereign_pipeline.cli.terminal import (
     print_rows,
     tell_progress,
 )
-from sovereign_pipeline.policy.institution import Slurm, load_institution
+from sovereign_pipeline.policy.institution import Kubernetes, Slurm, load_institution
 from sovereign_pipeline.policy.line import load_lines
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.suites.cards import load_suite_card, suite_names
@@ -150,8 +150,8 @@ def size(
     ] = None,
 ) -> Result:
     """Estimate the memory, hours, operations and energy of a training on each graphics card, without loading the model.
-    A model directory only needs its config.json. The options are those of a recipe. If institution.yaml names a Slurm
-    cluster, nodes are its nodes. Exits with status 1 if no card finishes in a day."""
+    A model directory only needs its config.json. The options are those of a recipe. If institution.yaml names a cluster
+    of Slurm or Kubernetes, nodes are its nodes. Exits with status 1 if no card finishes in a day."""
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
@@ -204,14 +204,14 @@ def size(
 
 
 def _of_institution() -> tuple[float | None, int | None]:
-    """Return the stated power of a device, and the devices of a node if trainings run on Slurm. Sizing needs no
-    institution, so that both are None without one."""
+    """Return the stated power of a device, and the devices of a node if trainings run on Slurm or Kubernetes.
+    Sizing needs no institution, so that both are None without one."""
     data = Settings.from_environment().data
     if not (data / "institution.yaml").is_file():
         return None, None
     institution = load_institution(data)
     place = institution.trainer
-    return institution.device_watts, place.devices_per_node if isinstance(place, Slurm) else None
+    return institution.device_watts, place.devices_per_node if isinstance(place, Slurm | Kubernetes) else None
 
 
 def _print_size(facts: dict[str, Any]) -> None:

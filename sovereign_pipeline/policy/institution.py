@@ -249,7 +249,7 @@ class Here(RecipeModel):
 
 
 class Volume(RecipeModel):
-    """A persistent volume claim, and its mount path in the trainer's pod."""
+    """A persistent volume claim, and its mount path in the trainer's pods."""
 
     claim: Name
     """Name of the persistent volume claim."""
@@ -278,7 +278,7 @@ class Toleration(RecipeModel):
 
 
 class Kubernetes(RecipeModel):
-    """Run each training in its own pod on Kubernetes."""
+    """Run each training as a `TrainJob` of Kubeflow Trainer, with one pod on each node."""
 
     where: Literal["kubernetes"]
     """On Kubernetes."""
@@ -287,10 +287,26 @@ class Kubernetes(RecipeModel):
     """Container image with this program at the same version and its libraries."""
 
     namespace: Name
-    """Namespace of the pods."""
+    """Namespace of the jobs."""
+
+    runtime: Name = "sovereign-trainer"
+    """Name of the `TrainingRuntime` in the namespace; `deploy/kubernetes.yaml` has it."""
+
+    queue: Name | None = None
+    """LocalQueue of Kueue in which the jobs wait; null: none."""
 
     volumes: tuple[Volume, ...] = Field(min_length=1)
-    """Volumes that the pod mounts. They must contain everything that the trainer reads and writes."""
+    """Volumes that the pods mount. They must contain everything that the trainer reads and writes."""
+
+    interface: str = Field(default="eth0", pattern=r"^[A-Za-z0-9_.:-]{1,15}$")
+    """Network interface of the pods, through which several nodes exchange tensors."""
+
+    devices_per_node: int = Field(default=1, ge=1)
+    """Number of devices that a training uses on each node. A line with more devices (`training.devices.count`) trains
+    on several nodes."""
+
+    gpu_resource: str | None = "nvidia.com/gpu"
+    """Resource name of the devices in the cluster; null: train on CPUs."""
 
     python: str = "python"
     """Python interpreter in the image."""
@@ -300,28 +316,22 @@ class Kubernetes(RecipeModel):
     cluster, the user's own file."""
 
     service_account: Name | None = None
-    """Service account of the trainer's pod. The pod gets no token of it."""
+    """Service account of the pods. They get no token of it."""
 
     image_pull_secrets: tuple[Name, ...] = ()
     """Secrets with which the image is pulled."""
 
     node_selector: dict[str, str] = Field(default={}, examples=[{"gpu": "h100"}])
-    """Label -> value of the nodes that may run the pod."""
+    """Label -> value of the nodes that may run the pods."""
 
     tolerations: tuple[Toleration, ...] = ()
-    """Taints that the pod tolerates."""
-
-    gpus: int = Field(default=1, ge=0)
-    """Number of devices that are requested."""
-
-    gpu_resource: str = "nvidia.com/gpu"
-    """Resource name of the devices in the cluster."""
+    """Taints that the pods tolerate."""
 
     memory_gib: int | None = Field(default=None, ge=1)
-    """Memory in GiB: the request, and the limit."""
+    """Memory, in GiB, of each pod: the request, and the limit."""
 
     cpus: float | None = Field(default=None, gt=0)
-    """Number of CPU cores that are requested."""
+    """Number of CPU cores that are requested for each pod."""
 
 
 class Ray(RecipeModel):

@@ -153,6 +153,11 @@ class TrainingJob(Frozen):
         return [each for each in own if each is not None]
 
     @property
+    def inputs(self) -> list[Path]:
+        """Directories and files that the trainer reads."""
+        return [*self.directories, *self.row_files, *(self.files or ())]
+
+    @property
     def packs(self) -> bool:
         """True if several replies share a row in one pass. TRL pads replies instead."""
         return self.tuning.packing and not self.is_trls

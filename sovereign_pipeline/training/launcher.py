@@ -1,4 +1,5 @@
-"""Define how a trainer is run and waited for, wherever it runs: `here.py`, `ray_jobs.py`, `slurm.py`, and a pod.
+"""Define how a trainer is run and waited for, wherever it runs: `here.py`, `ray_jobs.py`, `slurm.py`,
+`kubernetes_jobs.py`.
 
 The trainer's environment holds only the variables listed here, so that no credential reaches it.
 """

@@ -170,8 +170,7 @@ class RollCall:
             yield
 
     def _check_this_node(self) -> None:
-        wanted = [*self._job.directories, *self._job.row_files, *(self._job.files or ())]
-        missing = [path for path in wanted if not os.access(path, os.R_OK)]
+        missing = [path for path in self._job.inputs if not os.access(path, os.R_OK)]
         if missing:
             raise self._wrong(f"{missing[0]} is missing there.", "Mount it on every node, at the same path.")
         for variable, directory in self._order.withheld.items():

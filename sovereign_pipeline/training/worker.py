@@ -180,8 +180,6 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         from dagster_pipes import open_dagster_pipes
 
-        # Keep a copy of stderr for a session that sends its messages there, as a pod's does.
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
         with open_dagster_pipes() as pipes:
             silence()
 

@@ -1,7 +1,7 @@
-"""Stand-ins at the border: an HTTP server that answers as Ray's jobs API does, and one that answers as Kubernetes does.
+"""Stand-ins at the border: an HTTP server that answers as Ray's jobs API does. `kubernetes_cluster.py` has another.
 
-Each runs what it is given as a process of this machine, with the environment that it would have there, and signals it
-as the real one would. Neither decides anything else.
+It runs what it is given as a process of this machine, with the environment that it would have there, and signals it as
+the real one would. It decides nothing else.
 """
 
 import json
@@ -9,19 +9,15 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
-import yaml
 
-
-class _Server(ABC):
+class Server(ABC):
     """Serves on loopback; `seen` is what the client sent, in order."""
 
     def __init__(self) -> None:
@@ -64,7 +60,7 @@ class _Server(ABC):
         """Answer one request by `request.tell`."""
 
     @contextmanager
-    def serving(self) -> Iterator["_Server"]:
+    def serving(self) -> Iterator["Server"]:
         self._thread.start()
         try:
             yield self
@@ -76,7 +72,7 @@ class _Server(ABC):
                 self.process.wait()
 
 
-class RayHead(_Server):
+class RayHead(Server):
     """Of Ray's jobs API what the launcher asks: `POST /api/jobs/`, `GET /api/jobs/ID`, `POST /api/jobs/ID/stop`.
 
     The entrypoint runs by a shell under the node's own environment with the job's on top, and stopping sends SIGTERM to
@@ -124,98 +120,3 @@ class RayHead(_Server):
             "entrypoint": self.job["entrypoint"],
             "message": message,
         }
-
-
-class ApiServer(_Server):
-    """Of Kubernetes' API what the launcher and Dagster's client ask of pods: create, list, log, delete.
-
-    The first container's command runs with the container's environment and no other; its stdout and stderr are the
-    pod's log. Deleting sends SIGTERM, and the pod is listed until the process has ended.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self.log = directory / "pod.log"
-        self.pod: dict[str, Any] | None = None
-        self.waiting: dict[str, str] | None = None
-        self.deleted = False
-        self.gone_at_last_list = False
-
-    def kubeconfig(self, path: Path) -> Path:
-        named = {"clusters": [{"name": "c", "cluster": {"server": self.address}}], "users": [{"name": "u", "user": {}}]}
-        context = {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"}
-        path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **named, **context}))
-        return path
-
-    def respond(self, request: Any, path: str, query: dict[str, str], body: Any) -> None:
-        if request.command == "POST":
-            self._create(body)
-            request.tell(body, 201)
-        elif request.command == "DELETE":
-            self.deleted = True
-            if self.process is not None and self.process.poll() is None:
-                self.process.send_signal(signal.SIGTERM)
-            request.tell({})
-        elif path.endswith("/log"):
-            self._stream(request)
-        elif path.endswith("/events"):
-            request.tell({"kind": "EventList", "apiVersion": "v1", "items": []})
-        else:
-            request.tell({"kind": "PodList", "apiVersion": "v1", "items": self._pods(query)})
-
-    def _create(self, pod: dict[str, Any]) -> None:
-        self.pod = pod
-        if self.waiting is not None:
-            return
-        (container,) = pod["spec"]["containers"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                container["command"],
-                env={each["name"]: each["value"] for each in container["env"]},
-                cwd=container["workingDir"],
-                stdout=log,
-                stderr=log,
-            )
-
-    def _pods(self, query: dict[str, str]) -> list[dict[str, Any]]:
-        if self.pod is None:
-            return []
-        status = self.process.poll() if self.process is not None else None
-        if self.deleted and (self.process is None or status is not None):
-            self.gone_at_last_list = True
-            return []
-        key, _, value = query.get("labelSelector", "").partition("=")
-        assert not key or self.pod["metadata"]["labels"][key] == value
-        state: dict[str, Any] = {"running": {}}
-        if self.waiting is not None:
-            state = {"waiting": self.waiting}
-        elif status is not None:
-            state = {"terminated": {"exitCode": status if status >= 0 else 128 - status}}
-        container = {
-            "name": self.pod["spec"]["containers"][0]["name"],
-            "ready": status is None,
-            "state": state,
-            "image": "i",
-            "imageID": "i",
-            "restartCount": 0,
-        }
-        return [{**self.pod, "status": {"phase": "Running", "containerStatuses": [container]}}]
-
-    def _stream(self, request: Any) -> None:
-        """The log as it grows, each line behind a time, until the container has ended."""
-        assert self.process is not None
-        request.send_response(200)
-        request.send_header("Content-Type", "text/plain")
-        request.end_headers()
-        sent = 0
-        while True:
-            ended = self.process.poll() is not None
-            whole = self.log.read_bytes()[sent:].rpartition(b"\n")
-            for line in whole[0].splitlines() if whole[1] else ():
-                stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime())}.{time.time_ns() % 10**9:09d}Z "
-                request.wfile.write(stamp.encode() + line + b"\n")
-                request.wfile.flush()
-            sent += len(whole[0]) + len(whole[1])
-            if ended:
-                return
-            time.sleep(0.05)

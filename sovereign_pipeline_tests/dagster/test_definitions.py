@@ -25,7 +25,7 @@ OF_EXPERIMENTS = ("experiment", "experiment_trial")
 HEAVY = (
     *("presidio_analyzer", "detect_secrets"),
     *("torch", "transformers", "trl", "peft", "mlflow", "datasets", "spacy", "lm_eval", "matplotlib", "pyarrow"),
-    *("dagster_k8s", "kubernetes", "ray", "fastapi", "evalica", "pandas"),
+    *("kubeflow_trainer_api", "kubernetes", "ray", "fastapi", "evalica", "pandas"),
 )
 
 GROUPS = {

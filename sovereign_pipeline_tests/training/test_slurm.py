@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import dagster as dg
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, RecipeError, TrainingFailed, TrainingStopped
-from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli import doctor
 from sovereign_pipeline.policy.institution import Institution, Slurm
-from sovereign_pipeline.training import slurm
+from sovereign_pipeline.training import queued, slurm
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.slurm import run_trainer_on_slurm
@@ -28,12 +27,13 @@ from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata, reasons
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters, pairs
-from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL
+from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL, interpreter, killed
 from sovereign_pipeline_tests.training.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.trainings import files, log
 
 pytestmark = pytest.mark.slow
 
+NODE_TASK = "sovereign_pipeline.training.node_task"
 TWO = {"launcher": "accelerate", "count": 2}
 ROWS, SFT = letters(24), {"epochs": 2}
 
@@ -42,23 +42,13 @@ ROWS, SFT = letters(24), {"epochs": 2}
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running(tmp_path_factory.mktemp("cluster")) as started, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{started.bin}:{os.environ['PATH']}")
-        patch.setattr(slurm, "SECONDS_BETWEEN_POLLS", 0.2)
+        patch.setattr(queued, "SECONDS_BETWEEN_POLLS", 0.2)
         yield started
-
-
-def interpreter(directory: Path, before: str = "", module: str = "sovereign_pipeline.training.node_task") -> str:
-    """The interpreter of the nodes, with the code under test. before: of the shell."""
-    path = directory / "python"
-    path.write_text(
-        f'#!/bin/sh\nexport PYTHONPATH={PROJECT_ROOT}\n{before}\nshift 2\nexec {sys.executable} -m {module} "$@"\n'
-    )
-    path.chmod(0o755)
-    return str(path)
 
 
 @pytest.fixture
 def python(tmp_path: Path) -> str:
-    return interpreter(tmp_path)
+    return interpreter(tmp_path, NODE_TASK)
 
 
 @pytest.fixture
@@ -66,7 +56,7 @@ def halting(tmp_path: Path) -> str:
     """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
     is a file `go on`."""
     halt = f"export {STEP}=3 {UNTIL}='{tmp_path / 'go on'}'"
-    return interpreter(tmp_path, halt, "sovereign_pipeline_tests.training.processes.node_task_that_halts")
+    return interpreter(tmp_path, "sovereign_pipeline_tests.training.processes.node_task_that_halts", halt)
 
 
 def place(python: str, **changes: Any) -> Slurm:
@@ -255,15 +245,6 @@ def test_a_controller_that_is_away_loses_no_job(
     assert files(job.output) == files(on_one_machine.output)
 
 
-def killed(does: Callable[[], None]) -> None:
-    """Do something in a child process that ends at once with status 9."""
-    child = os.fork()
-    if child == 0:
-        does()
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
 @pytest.mark.parametrize("method", ["dpo", "reward"])
 def test_preferences_and_rewards_train_on_two_nodes_as_on_one_machine(
     method: str, cluster: Cluster, on_one_machine: TrainingJob, make_job: JobMaker, python: str, tmp_path: Path
@@ -336,7 +317,9 @@ def test_a_node_that_differs_is_named_before_the_training(
         subprocess.run(planted.format(site=site), shell=True, check=True)
     else:
         (site / "sitecustomize.py").write_text(f"import fcntl, time\n{planted}\n")
-    python = interpreter(tmp_path, f'[ "$SOVEREIGN_TRAINER_NODE" = node2 ] && export PYTHONPATH="{site}:$PYTHONPATH"')
+    python = interpreter(
+        tmp_path, NODE_TASK, f'[ "$SOVEREIGN_TRAINER_NODE" = node2 ] && export PYTHONPATH="{site}:$PYTHONPATH"'
+    )
     with pytest.raises(TrainingFailed, match=expected):
         run(make("differs"), place(python), cluster)
 
@@ -404,4 +387,4 @@ def test_a_line_is_materialized_from_dagster(
 
 def number_of(lines: list[str]) -> str:
     """The job's number."""
-    return str(re.findall(r"as job ([0-9]+),", "\n".join(lines))[-1])
+    return str(re.findall(r"submitted job ([0-9]+) to", "\n".join(lines))[-1])

@@ -31,7 +31,6 @@ def secrets_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
     monkeypatch.setattr(ray_jobs, "SECONDS_BETWEEN_POLLS", 0.05)
-    monkeypatch.setattr("sovereign_pipeline.dagster.launching.SECONDS_BETWEEN_LOOKS", 0.05)
 
 
 def written(job: TrainingJob) -> Path:

@@ -35,7 +35,7 @@ def test_the_institution_chooses_the_launcher(
     make_job: JobMaker,
 ) -> None:
     calls: list[str] = []
-    for name in ("run_trainer", "run_trainer_in_pod", "run_trainer_on_ray", "run_trainer_on_slurm"):
+    for name in ("run_trainer", "run_trainer_on_kubernetes", "run_trainer_on_ray", "run_trainer_on_slurm"):
         monkeypatch.setattr(trainer, name, lambda *given, name=name: calls.append(name))
     launch_under_dagster(institution, section, written(make_job("where", [])))
     assert calls == [called]

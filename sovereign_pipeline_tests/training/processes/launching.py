@@ -1,12 +1,15 @@
-"""Trainers that halt at a step, or that run several jobs one after another."""
+"""Trainers that halt at a step, that run several jobs one after another, or that run on nodes of a cluster."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob
@@ -47,3 +50,22 @@ def run_many(jobs: Sequence[tuple[TrainingJob, str | None]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "worker_command", lambda python, job: _command(python, job, "worker_of_many"))
         run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named), **KEY})
+
+
+def interpreter(directory: Path, module: str, before: str = "") -> str:
+    """An interpreter for nodes, which runs this module of the code under test. before: of the shell."""
+    path = directory / "python"
+    path.write_text(
+        f'#!/bin/sh\nexport PYTHONPATH={PROJECT_ROOT}\n{before}\nshift 2\nexec {sys.executable} -m {module} "$@"\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def killed(does: Callable[[], None]) -> None:
+    """Do something in a child process that ends at once with status 9."""
+    child = os.fork()
+    if child == 0:
+        does()
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9

@@ -1,0 +1,481 @@
+"""Run the trainer as a `TrainJob` of Kubeflow Trainer v2, and wait for it.
+
+No cluster has ever run it. Tests use the published models of Kubeflow Trainer's resources and a simulated API server.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import InputError, RecipeError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.institution import Kubernetes, Volume
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line
+from sovereign_pipeline.training.node import NODE_RANK_VARIABLE
+from sovereign_pipeline.training.node_task import NODE_VARIABLE
+from sovereign_pipeline.training.queued import ClusterError, Ended, QueuedJob, run_queued
+
+GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
+LABEL = "sovereign-pipeline/trainer"
+"""Label of the pods, and the manager of our patch in the manifest."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+NODE = "node"
+"""Name of the trainer's job and container in Kubeflow's runtimes."""
+SECONDS_TO_END = launcher.SECONDS_FOR_A_CHECKPOINT + 30
+NEVER_STARTS = (
+    *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ImagePullBackOff"),
+    "InvalidImageName",
+)
+"""Reasons of a waiting container that no waiting cures."""
+NEVER_STARTED = "NEVER_STARTED"
+SECONDS_FOR_AN_ANSWER = 60
+
+
+def run_trainer_on_kubernetes(
+    job_file: Path, place: Kubernetes, settings: Settings, progress: Progress, key: str
+) -> None:
+    """Run the trainer on a job file, in pods that see the same paths, and wait; see `run_queued`. Raises RecipeError
+    for a path that the pods would not see."""
+    run_queued(KubernetesJob, place, job_file, settings, progress, key)
+
+
+class KubernetesJob(QueuedJob[Kubernetes]):
+    """Runs the trainer as a TrainJob; see `launcher.Launcher`."""
+
+    CLUSTER = "Kubernetes"
+    HINTS = {
+        **QueuedJob.HINTS,
+        NEVER_STARTED: "Correct trainer.image, volumes or image_pull_secrets in institution.yaml.",
+    }
+
+    def submit(self) -> None:
+        assert_seen_by_pod(self._place, self._job, self._withheld)
+        self._cluster = Cluster(self._place)
+        assert_runtime(self._cluster, self._place)
+        super().submit()
+
+    def _find(self) -> str | None:
+        with _reached():
+            job = self._cluster.get("trainjobs", self._directory.name)
+        return self._directory.name if job is not None and not _is_deleted(job) and not _end_of(job) else None
+
+    def _start(self) -> str:
+        name = self._directory.name
+        if not self._end(name):
+            raise ClusterError(f"an earlier TrainJob {name} does not end; {self._see(name)}")
+        _make_what_is_mounted(self._job)
+        self._cluster.create(manifest(self._place, name, self._job, self.file, self._order))
+        return name
+
+    def _look(self, number: str) -> Ended | None:
+        job, pods = self._cluster.get("trainjobs", number), self._cluster.pods(number)
+        if job is None and not pods:
+            return Ended("CANCELLED", f"TrainJob {number} on Kubernetes was deleted")
+        if job is None or _is_deleted(job):
+            self._tell(f"{number} is being deleted")
+            return None
+        end = _end_of(job)
+        stuck = [each for pod in pods for each in _waiting(pod) if each.reason in NEVER_STARTS]
+        if end is None and not stuck:
+            self._tell(f"{number} {_state(job, pods, self._nodes)}")
+            return None
+        if end is not None:
+            ended = _ended(number, end, pods)
+        else:
+            self._cluster.delete(number)
+            why = f"{stuck[0].reason}: {stuck[0].message}"
+            ended = Ended(NEVER_STARTED, f"TrainJob {number} on Kubernetes cannot start a pod ({_short(why)})")
+        self._tell(ended.text)
+        return ended
+
+    def _end(self, number: str) -> bool:
+        self._cluster.delete(number)
+        return self._wait_for_the_end(number, SECONDS_TO_END + 60)
+
+    def _see(self, number: str) -> str:
+        return f"see `kubectl describe trainjob -n {self._place.namespace} {number}`"
+
+    def _tidy(self) -> None:
+        self._cluster.delete(self._directory.name)
+
+
+def manifest(place: Kubernetes, name: str, job: TrainingJob, file: Path, order: Path) -> dict[str, Any]:
+    """Return the TrainJob. Its pods run as this process's user, so that each can remove the other's files.
+
+    Kubeflow Trainer applies the patch to the institution's TrainingRuntime.
+    """
+    from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
+
+    on_each_node = min(job.devices.count, place.devices_per_node)
+    variables = {
+        **launcher.remote_environment(file),
+        **({"CUDA_VISIBLE_DEVICES": ""} if place.gpu_resource is None else {}),
+        "WORLD_SIZE": str(job.devices.count),
+        "LOCAL_WORLD_SIZE": str(on_each_node),
+    }
+    of_the_pod = {
+        NODE_VARIABLE: "spec.nodeName",
+        NODE_RANK_VARIABLE: "metadata.annotations['batch.kubernetes.io/job-completion-index']",
+    }
+    pod = {
+        "terminationGracePeriodSeconds": SECONDS_TO_END,
+        "securityContext": {
+            "runAsUser": os.getuid(),
+            "runAsGroup": os.getgid(),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "serviceAccountName": place.service_account,
+        "nodeSelector": dict(place.node_selector),
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in place.tolerations],
+        "imagePullSecrets": [{"name": secret} for secret in place.image_pull_secrets],
+        "volumes": [
+            *(
+                {
+                    "name": f"volume-{number}",
+                    "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
+                }
+                for number, volume in enumerate(place.volumes)
+            ),
+            # Training processes and data loader workers exchange tensors in /dev/shm, which a pod limits to 64 MiB by
+            # default.
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        ],
+        "containers": [
+            {
+                "name": NODE,
+                "volumeMounts": [*_mounts(place, job), {"name": "shared-memory", "mountPath": "/dev/shm"}],
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+    }
+    template = {"metadata": {"labels": {LABEL: name}}, "spec": {key: value for key, value in pod.items() if value}}
+    patch = {"template": {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": {"template": template}}}]}}}
+    described = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "TrainJob",
+        "metadata": {"name": name, "labels": {QUEUE_LABEL: place.queue} if place.queue is not None else {}},
+        "spec": {
+            "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": place.runtime},
+            "trainer": {
+                "image": place.image,
+                "command": [place.python, "-m", "sovereign_pipeline.training.node", str(order)],
+                "env": [
+                    *({"name": variable, "value": value} for variable, value in variables.items()),
+                    *(
+                        {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+                        for variable, path in of_the_pod.items()
+                    ),
+                ],
+                "numNodes": job.devices.count // on_each_node,
+                "resourcesPerNode": _resources(place, on_each_node),
+            },
+            "runtimePatches": [{"manager": LABEL, "trainingRuntimeSpec": patch}],
+        },
+    }
+    job_model = TrainerV1alpha1TrainJob.from_dict(described)
+    assert job_model.to_dict() == described  # Kubeflow's model drops what Kubeflow does not know
+    return described
+
+
+def _resources(place: Kubernetes, devices: int) -> dict[str, dict[str, str]]:
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if place.cpus is not None:
+        requests["cpu"] = f"{place.cpus:g}"
+    if place.memory_gib is not None:
+        requests["memory"] = limits["memory"] = f"{place.memory_gib}Gi"
+    if place.gpu_resource is not None:
+        requests[place.gpu_resource] = limits[place.gpu_resource] = str(devices)
+    return {"requests": requests, "limits": limits}
+
+
+def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[str, Path]) -> None:
+    """Raise RecipeError if the pods cannot run the job, or would see too much.
+
+    Rejected are:
+    - a volume with data that training must not see: the vault or unscrubbed text;
+    - a path of the job on no volume of the pods, or on a read-only volume although the trainer writes there;
+    - a training by reward. Its tools need namespaces, which the pods' security context forbids. Even if its reward is a
+      reward model alone, its files beside the job are not mounted.
+    """
+    if job.reward is not None:
+        raise RecipeError(
+            "institution.yaml: trainer: a line with training.rlhf is not trained in a pod, which may not make the "
+            "namespaces that the sandbox of its tools needs.",
+            "Train this line on this machine, or on a cluster of Slurm or Ray.",
+        )
+    for variable, directory in withheld.items():
+        for volume in place.volumes:
+            if directory.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(directory.resolve()):
+                raise RecipeError(
+                    f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds {directory} "
+                    f"({variable}), which a trainer must not see.",
+                    f"Move it ({variable}) to another volume.",
+                )
+    for path, writes in _paths(job):
+        holding = _volume_of(place, path)
+        if holding is None:
+            raise RecipeError(
+                f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pods.",
+                "Add the volume of this path, mounted at the same path as here.",
+            )
+        if writes and holding.read_only:
+            raise RecipeError(
+                f"institution.yaml: trainer.volumes: the trainer writes to {path}, but {holding.claim} at "
+                f"{holding.path} is read_only.",
+                "Put $SOVEREIGN_HOME on a volume that can be written.",
+            )
+
+
+def _paths(job: TrainingJob) -> Iterator[tuple[Path, bool]]:
+    """Yield every path that a job needs, including links and their targets, and whether the trainer writes there."""
+    for path in (
+        job.result.parent,
+        job.references,
+        # only this line's and method's directory, because those beside it belong to other lines
+        job.checkpoint_directory.parent,
+        lock_of_line(job.checkpoint_directory),
+    ):
+        yield from _with_links(path, True)
+    for path in job.inputs:
+        yield from _with_links(path, False)
+        for link in path.rglob("*"):
+            if link.is_symlink():
+                yield from _with_links(link.resolve(), False)
+
+
+def _with_links(path: Path, writes: bool) -> Iterator[tuple[Path, bool]]:
+    yield path, writes
+    yield path.resolve(), writes
+
+
+def _make_what_is_mounted(job: TrainingJob) -> None:
+    """Create the paths that the trainer writes. The cluster would create them for another user."""
+    for directory in (job.checkpoint_directory, job.references):
+        directory.mkdir(parents=True, exist_ok=True)
+    lock_of_line(job.checkpoint_directory).touch()
+
+
+def _mounts(place: Kubernetes, job: TrainingJob) -> list[dict[str, Any]]:
+    """Return the mounts: only the job's paths, each at its path on Dagster's machine."""
+    wanted: dict[Path, bool] = {}
+    for path, writes in _paths(job):
+        wanted[path] = wanted.get(path, False) or writes
+    return [
+        _mount(place, path, writes)
+        for path, writes in wanted.items()
+        if not any(path.is_relative_to(other) for other in wanted if other != path and wanted[other] >= writes)
+    ]
+
+
+def _mount(place: Kubernetes, path: Path, writes: bool) -> dict[str, Any]:
+    target = path.resolve()  # the cluster follows no link inside a volume
+    volume = _volume_of(place, target)
+    assert volume is not None  # `assert_seen_by_pod` was called before
+    within = target.relative_to(volume.path)
+    mount = {
+        "name": f"volume-{place.volumes.index(volume)}",
+        "mountPath": str(path),
+        "readOnly": volume.read_only or not writes,
+    }
+    return mount if within == Path() else {**mount, "subPath": within.as_posix()}
+
+
+def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
+    holding = [volume for volume in place.volumes if path.is_relative_to(volume.path)]
+    return max(holding, key=lambda volume: len(volume.path.parts), default=None)
+
+
+def check_cluster(place: Kubernetes) -> str:
+    """Return what an operator should know of the cluster. Raises InputError if it is not reachable, and RecipeError if
+    its TrainingRuntime is not the pipeline's."""
+    assert_runtime(Cluster(place), place)
+    return f"namespace {place.namespace} has the TrainingRuntime {place.runtime}"
+
+
+def assert_runtime(cluster: "Cluster", place: Kubernetes) -> None:
+    """Raise RecipeError if the TrainingRuntime would give the pods more than the TrainJob does: another volume or
+    container, or a token of the cluster."""
+    with _reached():
+        runtime = cluster.get("trainingruntimes", place.runtime)
+    hint = f"Run `kubectl apply -n {place.namespace} -f deploy/kubernetes.yaml`."
+    if runtime is None:
+        raise InputError(
+            f"institution.yaml: trainer.runtime: namespace {place.namespace} has no TrainingRuntime {place.runtime}.",
+            hint,
+        )
+    jobs = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod = jobs[0]["template"]["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    found = {
+        "replicatedJobs": [job["name"] for job in jobs],
+        "containers": [each["name"] for each in pod["containers"]],
+        **{key: pod.get(key) for key in ("restartPolicy", "automountServiceAccountToken", "initContainers", "volumes")},
+        **{key: container.get(key) for key in ("env", "envFrom", "volumeMounts")},
+    }
+    wanted = {
+        **dict.fromkeys(found),
+        "replicatedJobs": [NODE],
+        "containers": [NODE],
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+    }
+    different = [key for key in found if found[key] != wanted[key]]
+    if different:
+        raise RecipeError(
+            f"TrainingRuntime {place.runtime} in namespace {place.namespace} is not that of deploy/kubernetes.yaml: "
+            f"{', '.join(different)}. A trainer could see what it must not.",
+            hint,
+        )
+
+
+class Cluster:
+    """Makes the requests to the API server. Each raises ClusterError if it fails."""
+
+    def __init__(self, place: Kubernetes) -> None:
+        for package in ("kubernetes", "kubeflow_trainer_api"):
+            if importlib.util.find_spec(package) is None:
+                raise InputError(
+                    f"institution.yaml: trainer.where is 'kubernetes', but {package} is not installed here.",
+                    "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
+                )
+        from kubernetes import client, config
+
+        configuration = client.Configuration()
+        try:
+            if place.kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                config.load_kube_config(
+                    str(place.kubeconfig) if place.kubeconfig is not None else None, client_configuration=configuration
+                )
+        except config.ConfigException as error:
+            raise InputError(
+                f"institution.yaml: trainer.kubeconfig does not reach a cluster: {_short(str(error))}.",
+                "Give the path of a working kubeconfig, or remove the key inside a cluster.",
+            ) from None
+        api = client.ApiClient(configuration)
+        self._objects, self._core, self._namespace = (
+            client.CustomObjectsApi(api),
+            client.CoreV1Api(api),
+            place.namespace,
+        )
+
+    def get(self, plural: str, name: str) -> dict[str, Any] | None:
+        """Return an object of Kubeflow Trainer; None if there is none."""
+        found: dict[str, Any] | None = self._ask(
+            self._objects.get_namespaced_custom_object, GROUP, VERSION, self._namespace, plural, name, if_there=True
+        )
+        return found
+
+    def create(self, job: dict[str, Any]) -> None:
+        self._ask(self._objects.create_namespaced_custom_object, GROUP, VERSION, self._namespace, "trainjobs", job)
+
+    def delete(self, name: str) -> None:
+        """Ask the cluster to delete a TrainJob, if there is one, after its pods."""
+        about = (GROUP, VERSION, self._namespace, "trainjobs", name)
+        delete = self._objects.delete_namespaced_custom_object
+        self._ask(delete, *about, propagation_policy="Foreground", if_there=True)
+
+    def pods(self, name: str) -> list[Any]:
+        """Return the pods of a TrainJob, as Kubernetes' own models."""
+        selector = f"{LABEL}={name}"
+        return list(self._ask(self._core.list_namespaced_pod, self._namespace, label_selector=selector).items)
+
+    def _ask(self, request: Callable[..., Any], *about: Any, if_there: bool = False, **options: Any) -> Any:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            return request(*about, _request_timeout=SECONDS_FOR_AN_ANSWER, **options)
+        except ApiException as error:
+            if error.status == 404 and if_there:
+                return None
+            try:
+                message = json.loads(error.body)["message"]
+            except (ValueError, KeyError, TypeError):
+                message = error.reason
+            raise ClusterError(f"({error.status}) {_short(str(message))}") from None
+        except HTTPError as error:
+            raise ClusterError(_short(str(error))) from None
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except ClusterError as error:
+        raise InputError(
+            f"institution.yaml: trainer.where is 'kubernetes', and the cluster does not answer: {error}.",
+            "Check the cluster, and the rights of this account (deploy/kubernetes.yaml).",
+        ) from None
+
+
+def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the conditions of a TrainJob that hold, by type."""
+    return {each["type"]: each for each in job.get("status", {}).get("conditions", ()) if each["status"] == "True"}
+
+
+def _end_of(job: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the condition with which a TrainJob ended; None if it has not."""
+    holding = _conditions(job)
+    return holding.get("Complete") or holding.get("Failed")
+
+
+def _is_deleted(job: dict[str, Any]) -> bool:
+    return job["metadata"].get("deletionTimestamp") is not None
+
+
+def _waiting(pod: Any) -> list[Any]:
+    """Return why the pod's containers wait."""
+    states = [each.state for each in pod.status.container_statuses or () if each.state is not None]
+    return [state.waiting for state in states if state.waiting is not None]
+
+
+def _state(job: dict[str, Any], pods: list[Any], nodes: int) -> str:
+    """Format the state of a TrainJob that has not ended."""
+    queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL)
+    if job["spec"].get("suspend"):
+        return "is suspended" if queue is None else f"waits in Kueue's queue {queue}"
+    running = sum(pod.status.phase == "Running" for pod in pods)
+    reasons = {each.reason for pod in pods for each in _waiting(pod)}
+    reasons |= {each.reason for pod in pods for each in pod.status.conditions or () if each.status == "False"}
+    return f"has {running} of {nodes} pods running" + (
+        f" ({', '.join(sorted(filter(None, reasons)))})" if reasons else ""
+    )
+
+
+def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
+    """Return how a TrainJob ended: with the exit status of the pod that ran out of memory, or failed first."""
+    text = f"TrainJob {name} on Kubernetes ended as {end['type']}"
+    if end["type"] == "Complete":
+        return Ended("COMPLETED", text, 0)
+    states = [(pod, each.state.terminated) for pod in pods for each in pod.status.container_statuses or ()]
+    failed = [(pod, state) for pod, state in states if state is not None and state.exit_code != 0]
+    if not failed:  # its node is gone
+        why = f"{end.get('reason', '')}: {end.get('message', '')}"
+        return Ended("FAILED", f"{text} ({_short(why)})")
+    pod, state = min(failed, key=lambda each: _order_of_blame(each[1]))
+    said = f"; {_short(state.message.strip().splitlines()[-1])}" if (state.message or "").strip() else ""
+    how = f"{state.reason or 'Error'}, exit status {state.exit_code}{said}"
+    return Ended(
+        "OUT_OF_MEMORY" if state.reason == "OOMKilled" else "FAILED",
+        f"{text} on {pod.spec.node_name} ({how})",
+        state.exit_code,
+    )
+
+
+def _order_of_blame(state: Any) -> tuple[bool, bool, str]:
+    """Return a key that sorts the end of the container that failed before those that were ended because of it."""
+    return state.reason != "OOMKilled", state.exit_code == 128 + signal.SIGTERM, str(state.finished_at)
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:300].rstrip(" .")

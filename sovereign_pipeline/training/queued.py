@@ -1,0 +1,328 @@
+"""Run the trainer as a job of a cluster that outlives this process: `slurm.py` and `kubernetes_jobs.py`.
+
+The job's directory is in the home, so a later process finds the job, its log and its result again.
+"""
+
+import json
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from sovereign_pipeline.base.errors import InputError, SovereignError, TrainingFailed, TrainingStopped
+from sovereign_pipeline.base.files import held
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.policy.institution import Kubernetes, Slurm
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.job import Failure, TrainingJob, read_result
+from sovereign_pipeline.training.node_task import Order, assert_sealed
+
+SECONDS_BETWEEN_POLLS = 5.0
+SECONDS_OUT_OF_REACH = 600.0
+"""Seconds for which the cluster may be unreachable, such as during a restart of its controller."""
+
+Place = TypeVar("Place", Slurm, Kubernetes)
+
+
+def run_queued(
+    kind: "type[QueuedJob[Place]]", place: Place, job_file: Path, settings: Settings, progress: Progress, key: str
+) -> None:
+    """Run the trainer on a job file, on nodes that see the same home, and wait.
+
+    A job that an earlier process submitted is followed instead of submitted again. Its directory is in the home,
+    because it outlives that process and its workspace.
+
+    key: key of the training's marks, 64 hex digits. Raises as `launcher.launch` does, and InputError before submission.
+    """
+    wanted = TrainingJob.read(job_file)
+    name = "sovereign-" + sha256(str(wanted.checkpoint_directory).encode()).hexdigest()[:16]
+    directory = settings.home / place.where / name
+    directory.parent.mkdir(exist_ok=True, mode=0o700)
+    with held(directory.with_name(f"{name}.lock"), progress):
+        job = _in_directory(wanted, job_file.parent, directory)
+        queued = kind(place, job, job_file, settings.secret_directories, progress, key)
+        launcher.launch(queued, queued.file, progress)
+        job.output.rename(wanted.output)
+        shutil.copy(job.result, wanted.result)
+        shutil.rmtree(directory)
+
+
+class ClusterError(Exception):
+    """Raised when the cluster does not answer or rejects a request, with its message."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The state of a job that has ended."""
+
+    state: str
+    text: str
+    status: int | None = None
+    """Exit status; None if it was killed by a signal or is not known."""
+
+
+class QueuedJob(ABC, Generic[Place]):
+    """Runs the trainer as a job of a cluster; see `launcher.Launcher`."""
+
+    CLUSTER: ClassVar[str]
+    """Name of the cluster's software, for people."""
+    ITS_LINES: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of lines that the cluster itself writes into the log. Others that no trainer wrote are not reported,
+    because libraries quote their input."""
+
+    HINTS: ClassVar[Mapping[str, str]] = {
+        "OUT_OF_MEMORY": "Raise trainer.memory_gib in institution.yaml, or lower training.sft.max_length or batch_size "
+        "in the recipe.",
+        "CANCELLED": "Ask who cancelled it. Run again; it resumes from its last checkpoint.",
+    }
+    """State in which a job ended without a result -> remedy."""
+
+    def __init__(
+        self, place: Place, job: TrainingJob, original: Path, withheld: Mapping[str, Path], progress: Progress, key: str
+    ) -> None:
+        """Args:
+        job: the job, with paths below its directory in the home instead of the workspace.
+        original: the job's file in the workspace.
+        withheld: variable -> directory that a trainer must not see.
+        """
+        self._place: Place = place
+        self._job = job
+        self._original = original
+        self._withheld = withheld
+        self._progress = progress
+        self._key = key
+        self._nodes = launcher.nodes_of(job, place.devices_per_node)
+        self._on_each_node = job.devices.count // self._nodes
+        self._directory = job.result.parent
+        self.file = self._directory / f"{sha256(job.model_dump_json().encode()).hexdigest()}.json"
+        self._order = self._directory / "order.json"
+        self._log = self._directory / "log"
+        self._number: str | None = None
+        """The cluster's name of the job that is followed."""
+        self._read = 0
+        """Bytes of the log that were reported."""
+        self._told = ""
+        self._failure: Failure | None = None
+        """First failure that a process reported in the log for good. A process on a node without the home reports it
+        nowhere else."""
+
+    def submit(self) -> None:
+        """Submit the job, unless it is submitted or has succeeded already."""
+        self._number = self._find()
+        if not self.file.is_file():  # else an earlier process wrote the same job
+            self.cancel()
+            shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.copytree(self._original.parent, self._directory, ignore=shutil.ignore_patterns(self._original.name))
+            self._job.write_named(self._directory)
+        if self._number is not None:
+            self._progress(f"job {self._number} on {self.CLUSTER} already trains this; following it")
+        elif not self._is_done():
+            self._submit()
+
+    def follow(self) -> str | None:
+        """Wait until the training has ended. It is submitted again if it stopped with a new checkpoint; at preemption
+        the cluster itself does so. Raises TrainingFailed with the trainer's reason or the cluster's."""
+        while not self._is_done():
+            before = CheckpointDirectory.of(self._job).newest_name
+            self._number = self._number or self._find() or self._submit()
+            ended = self._wait(self._number)
+            self._number = None
+            advanced = CheckpointDirectory.of(self._job).newest_name != before
+            if not self._is_done() and not (advanced and self._resumes(ended)):
+                raise self._error(ended)
+        self._tidy()
+        self._order.unlink(missing_ok=True)
+        return None
+
+    def cancel(self) -> None:
+        """Cancel the job, and wait for its end. The trainer gets SIGTERM first and saves a checkpoint."""
+        number, self._number = self._number, None
+        seconds = launcher.SECONDS_FOR_A_CHECKPOINT
+        try:
+            if number is not None and self._look(number) is None:
+                self._progress(f"cancelling job {number}; it saves a checkpoint first, in {seconds} s at most")
+                if not self._end(number):
+                    self._progress(f"job {number} has not ended; {self._see(number)}")
+                self._stream()
+        except ClusterError as error:
+            self._progress(f"job {number} could not be cancelled and may still run: {error}")
+        self._order.unlink(missing_ok=True)
+
+    @abstractmethod
+    def _find(self) -> str | None:
+        """Return the cluster's name of the job that waits or runs under the directory's name; None if there is none.
+        Raises InputError if the cluster cannot be asked."""
+
+    @abstractmethod
+    def _start(self) -> str:
+        """Submit the job under the directory's name. Returns the cluster's name of it."""
+
+    @abstractmethod
+    def _look(self, number: str) -> Ended | None:
+        """Return how the job ended; None while it may still run."""
+
+    @abstractmethod
+    def _end(self, number: str) -> bool:
+        """End the job, with time for a checkpoint, and wait. Returns whether it has ended."""
+
+    @abstractmethod
+    def _see(self, number: str) -> str:
+        """Return a clause that says how a person looks at the job."""
+
+    def _tidy(self) -> None:
+        """Remove what a successful job left in the cluster."""
+
+    def _submit(self) -> str:
+        job, place = self._job, self._place
+        job.result.unlink(missing_ok=True)
+        order = Order(
+            job=self.file,
+            key=self._key,
+            interface=place.interface if self._nodes > 1 else "lo",
+            withheld=dict(self._withheld),
+            submitted=time.time(),
+        )
+        self._order.touch(mode=0o600)
+        self._order.write_text(order.model_dump_json(), encoding="utf-8")
+        self._log.touch(mode=0o600)
+        self._read = self._log.stat().st_size
+        try:
+            self._number = self._start()
+        except ClusterError as error:
+            self._number = self._find()  # the answer alone may be lost
+            if self._number is None:
+                self._order.unlink()
+                raise InputError(
+                    f"institution.yaml: trainer: {self.CLUSTER} rejected the job: {error}.",
+                    "Correct the `trainer` section, or check the cluster.",
+                ) from None
+        self._progress(
+            f"submitted job {self._number} to {self.CLUSTER}, on {counted(self._nodes, 'node')} with "
+            f"{counted(self._on_each_node, 'process', 'processes')} each"
+        )
+        return self._number
+
+    def _wait(self, number: str) -> Ended:
+        """Wait for the job's end, and report the lines of its log. Raises TrainingFailed if the cluster is unreachable
+        for too long."""
+        reached = time.monotonic()
+        while True:
+            try:
+                ended = self._look(number)
+                reached = time.monotonic()
+            except ClusterError as error:
+                ended = None
+                if time.monotonic() - reached > SECONDS_OUT_OF_REACH:
+                    raise TrainingFailed(
+                        f"{self.CLUSTER} has not answered for {SECONDS_OUT_OF_REACH:.0f} s: {error}. Job {number} may "
+                        f"still run.",
+                        "Run again when the cluster answers. The run then follows that job.",
+                    ) from None
+                self._tell(f"{self.CLUSTER} does not answer ({error}); retrying for {SECONDS_OUT_OF_REACH:.0f} s")
+            self._stream()
+            if ended is not None:
+                return ended
+            time.sleep(SECONDS_BETWEEN_POLLS)
+
+    def _wait_for_the_end(self, number: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._look(number) is not None:
+                return True
+            time.sleep(min(SECONDS_BETWEEN_POLLS, 1))
+        return False
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            self._progress(text)
+
+    def _stream(self) -> None:
+        """Report the whole lines that were added to the log, and remember a failure among them."""
+        if not self._log.exists():
+            return
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        for line in whole.decode(errors="replace").splitlines():
+            try:
+                said = json.loads(line)
+                message, failure = said["message"], said.get("failure")
+            except (ValueError, TypeError, KeyError):
+                if not line.startswith(self.ITS_LINES):
+                    continue
+                message, failure = line, None
+            if failure is not None and self._failure is None and not failure["resumes"]:
+                self._failure = Failure.model_validate(failure)
+            self._progress(message)
+
+    def _is_done(self) -> bool:
+        """Return whether the training has succeeded. Raises IntegrityError if its output was changed since."""
+        if not self._job.result.is_file():
+            return False
+        try:
+            read_result(self._job.result)
+        except TrainingFailed:
+            return False
+        assert_sealed(self._job, bytes.fromhex(self._key))
+        return True
+
+    def _resumes(self, ended: Ended) -> bool:
+        """Return whether another job may continue the training: nobody cancelled it, and it did not fail."""
+        if ended.state.startswith(("CANCELLED", "OUT_OF_MEMORY")):
+            return False
+        if self._failure is not None:
+            return False
+        if not self._job.result.is_file():
+            return True
+        try:
+            read_result(self._job.result)
+        except TrainingStopped as error:
+            self._progress(f"{error.message} Submitting it again.")
+            return True
+        except TrainingFailed:
+            pass
+        return False
+
+    def _error(self, ended: Ended) -> SovereignError:
+        if self._failure is not None:
+            return self._failure.as_error()
+        if self._job.result.is_file():
+            try:
+                read_result(self._job.result)
+            except TrainingStopped as error:
+                return TrainingStopped(f"{error.message} {ended.text}.")
+            except TrainingFailed as error:
+                return error
+        hint = self.HINTS.get(ended.state.partition("+")[0])
+        if ended.status == 127:
+            hint = f"Install this program on every node or in the image, with {self._place.python} (trainer.python)."
+        return TrainingFailed(
+            f"{ended.text}, without a result.",
+            hint
+            or "If its log is empty, the nodes do not share $SOVEREIGN_HOME or cannot import this program. Otherwise "
+            "memory most often ran out. Run again; it resumes from its last checkpoint.",
+        )
+
+
+def _in_directory(job: TrainingJob, scratch: Path, directory: Path) -> TrainingJob:
+    """Return the job with every path below `scratch` moved below `directory`."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {moved(name): moved(each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [moved(each) for each in value]
+        if isinstance(value, str) and Path(value).is_relative_to(scratch):
+            return str(directory / Path(value).relative_to(scratch))
+        return value
+
+    return TrainingJob.model_validate(moved(job.model_dump(mode="json")))
