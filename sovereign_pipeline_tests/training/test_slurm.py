@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,8 @@ def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
         ):
             cluster.start_node(2)
         if "is PENDING" in line and "BeginTime" in line:
+            cluster.wait(lambda: cluster.states() == ["idle", "idle"])
+            time.sleep(3)  # Slurm 24.11 starts no step on a node that registered less than a second ago
             cluster.call("scontrol", "update", f"jobid={number_of(lines)}", "StartTime=now")
 
     run(job, place(halting), cluster, progress)
