@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -40,6 +41,8 @@ DEFINITIONS, LOCATION = "sovereign_pipeline.dagster.definitions", "sovereign_pip
 """Module and name of the code location, as in `workspace.yaml`."""
 REPOSITORY = "__repository__"
 """Dagster's name for the definitions of a module."""
+PROCESS_TAG = "sovereign/process"
+"""Tag of a run that a command executes: host, id and start time of its process."""
 INTERRUPTIONS = (DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 """Errors of a step that a signal stopped."""
 
@@ -106,6 +109,7 @@ def execute(
         job: the module-level function that returns the job. Each step's process calls it again.
         log: file for the output of libraries and step processes.
     """
+    _end_killed_runs(instance)
     try:
         with _printing_into(log), _forking_anew(), _signals_kept():
             reconstructable = dg.reconstructable(job)
@@ -117,6 +121,23 @@ def execute(
     return None if not result.success and _is_interrupted(result) else result
 
 
+def _end_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Mark the runs of killed commands of this machine as failed, and free their places in pools. A step of another run
+    would otherwise wait for the device until Dagster's daemon does so, which a command line may not have."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
+        host, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
+        if host == platform.node() and _process(int(process.split()[0])) != run.tags[PROCESS_TAG]:
+            instance.report_run_failed(run, "The command was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _process(pid: int) -> str:
+    """Return host, id and start time of a process; without a start time if there is none."""
+    stat = Path(f"/proc/{pid}/stat")
+    started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
+    return f"{platform.node()} {pid} {started}"
+
+
 def _created(
     job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], partition: str
 ) -> dg.DagsterRun:
@@ -126,7 +147,7 @@ def _created(
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
     return instance.create_run_for_job(
         definition,
-        tags={**definition.run_tags, "dagster/partition": partition},
+        tags={**definition.run_tags, "dagster/partition": partition, PROCESS_TAG: _process(os.getpid())},
         asset_selection=frozenset(dg.AssetKey(kind) for kind in kinds),
         remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), definition.name),
         job_code_origin=job.get_python_origin(),

@@ -54,6 +54,16 @@ def test_an_experiment_is_killed_resumed_compared_and_registers_nothing(installa
     so_far = installation.json("experiment", "show", "rates")
     assert [trial["state"] for trial in so_far["trials"]] == ["running", "waiting", "waiting"]
     assert so_far["best"] is None and so_far["diff"] == ""
+    run = installation.start("experiment", "run", "rates")
+    assert run.stdout is not None
+    for line in run.stdout:
+        if "trial 2 of 3" in line:
+            break
+    family = psutil.Process(run.pid).children(recursive=True)
+    run.kill()  # the whole command, which Dagster does not notice
+    run.communicate()
+    wait_until_ended(family)
+
     status, output = installation.run("experiment", "run", "rates")
     assert status == 0, output
     assert "trial 1 of 3" not in output.split("trial 3 of 3")[0]  # to its first rung it was trained before the kill
