@@ -34,6 +34,7 @@ from benchmarks.corpus.generated_letters import Letters
 from benchmarks.harness import trust_demonstration
 from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
+from sovereign_pipeline.corpus.engines import patience
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.record.gates import evaluate_gates
@@ -292,8 +293,9 @@ def step_nodes(directory: Path) -> dict[str, Any]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
-    cluster.add_node(**node)
+    with patience(ray, say):
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        cluster.add_node(**node)
     os.environ["RAY_ADDRESS"] = cluster.address
     workplace = workplace_in(directory)
     recipe = workplace.line.split
