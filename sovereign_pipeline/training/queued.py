@@ -28,6 +28,8 @@ SECONDS_BETWEEN_POLLS = 5.0
 SECONDS_OUT_OF_REACH = 600.0
 """Seconds for which the cluster may be unreachable, such as during a restart of its controller."""
 
+INSTALL = "Install this program on every node or in the image, at trainer.python of institution.yaml."
+
 Place = TypeVar("Place", Slurm, Kubernetes)
 
 
@@ -304,7 +306,7 @@ class QueuedJob(ABC, Generic[Place]):
                 return error
         hint = self.HINTS.get(ended.state.partition("+")[0])
         if ended.status == 127:
-            hint = f"Install this program on every node or in the image, with {self._place.python} (trainer.python)."
+            hint = INSTALL
         return TrainingFailed(
             f"{ended.text}, without a result.",
             hint

@@ -16,8 +16,9 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Slurm
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training.job import Failure
 from sovereign_pipeline.training.node_task import NODE_VARIABLE
-from sovereign_pipeline.training.queued import ClusterError, Ended, QueuedJob, run_queued
+from sovereign_pipeline.training.queued import INSTALL, ClusterError, Ended, QueuedJob, run_queued
 
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
@@ -169,7 +170,13 @@ def _script(place: Slurm, job: Path, order: Path) -> str:
         'LOCAL_WORLD_SIZE="$SLURM_NTASKS_PER_NODE"'
     )
     command = shlex.join([place.python, "-m", "sovereign_pipeline.training.node_task", str(order)])
-    task = f"exec env -i {kept} {ranks} {assigned} {command} 2>/dev/null"
+    # A node's exit status would not tell: srun ends the tasks of the others, and returns the highest status.
+    absent = Failure(message=f"Node @ has no {place.python} (trainer.python).", hint=INSTALL)
+    said = json.dumps({"failure": absent.model_dump(mode="json"), "message": "a node lacks the program"})
+    before, _, after = said.partition("@")
+    told = f'printf "%s%s%s\\n" {shlex.quote(before)} "$SLURMD_NODENAME" {shlex.quote(after)}'
+    is_there = f"command -v {shlex.quote(str(place.python))} >/dev/null || {{ {told}; exit 127; }}"
+    task = f"{is_there}; exec env -i {kept} {ranks} {assigned} {command} 2>/dev/null"
     return (
         f"#!/bin/sh\nexport PATH={shlex.quote(os.environ['PATH'])}\n"
         f"exec srun --kill-on-bad-exit=1 /bin/sh -c {shlex.quote(task)}\n"

@@ -439,7 +439,7 @@ def test_an_api_server_that_is_away_loses_no_job(
 FAULT = TrainingResult(failure=Failure(message="Too many rows are cut.")).model_dump_json()
 ENDINGS: dict[str, tuple[str, dict[str, Any], type[SovereignError], str]] = {
     "its own failure": (
-        f"echo '{FAULT}' > $(dirname $3)/result.json; exit 1",
+        f"cd $(dirname $3); echo '{FAULT}' > written; mv written result.json; exit 1",
         {},
         TrainingFailed,
         "^Too many rows are",

@@ -138,7 +138,7 @@ def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMak
 
 
 def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMaker) -> None:
-    """Messages go to stderr, as a pod's do, and nothing else goes anywhere."""
+    """Messages go to the session's file, and nothing else goes anywhere."""
     job = make_job("told", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
     path = job.result.with_name("job.json")
     job.write(path)
@@ -160,18 +160,18 @@ def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMa
             **worker_environment(path),
             "PYTHONPATH": str(PROJECT_ROOT),
             "DAGSTER_PIPES_CONTEXT": encode_env_var(session),
-            "DAGSTER_PIPES_MESSAGES": encode_env_var({"stdio": "stderr"}),
+            "DAGSTER_PIPES_MESSAGES": encode_env_var({"path": str(path.with_name("messages"))}),
         },
         capture_output=True,
         text=True,
         check=True,
     )
-    messages = [json.loads(line) for line in done.stderr.splitlines()]
+    messages = [json.loads(line) for line in path.with_name("messages").read_text().splitlines()]
     assert [each["method"] for each in messages if each["method"] != "log"] == ["opened", "closed"]
     told = [each["params"]["message"] for each in messages if each["method"] == "log"]
     steps = [message for message in told if message.startswith("step ")]
     assert [message.split(",")[0] for message in steps] == ["step 1/2", "step 2/2"]
-    assert done.stdout == "" and job.output.exists()
+    assert done.stdout == done.stderr == "" and job.output.exists()
 
 
 @pytest.mark.security_case(

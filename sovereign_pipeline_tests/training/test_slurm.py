@@ -288,7 +288,9 @@ def test_what_the_cluster_rejects_and_lacks_is_told(
     assert doctor.trainer(institution).ok and "20 sec for its checkpoint" in doctor.trainer(institution).found
     finding = doctor.trainer(institution.model_copy(update={"trainer": there}))
     assert not finding.ok and "nowhere" in finding.found
-    with pytest.raises(TrainingFailed, match=r"(?s)exit status 127.*Install this program on every node"):
+    with pytest.raises(
+        TrainingFailed, match=r"(?s)Node node[12] has no /no/python.*Install this program on every node"
+    ):
         run(make("nothing"), place("/no/python"), cluster)
 
 
