@@ -131,6 +131,10 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
         return _png(figure)
 
 
+MOST_NAMED = 6
+"""Maximum number of different values of a key that are all written at its axis."""
+
+
 def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     """Draw the trials of an experiment as PNG: the loss with its interval over each column.
 
@@ -156,6 +160,9 @@ def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
                 axis.set_xscale("log")
             if not is_number:
                 axis.set_xticks(range(len(names)), names)
+            elif len(names) <= MOST_NAMED:
+                axis.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
+                axis.minorticks_off()
             axis.set_xlabel(column)
             axis.grid(alpha=0.3)
         axes[0, 0].set_ylabel("loss on the selection side, nats a token")
