@@ -20,7 +20,8 @@ RATES = {
     "line": "harbour",
     "vary": {"sft.learning_rate": [0.001, 0.003, 0.01]},
     "budget": {"trials": 3},
-    "halving": {"steps": [4]},
+    # Long enough that a kill at a line of the log meets the training that the line names.
+    "halving": {"steps": [60]},
 }
 
 
@@ -33,9 +34,10 @@ def installation(tmp_path: Path, tiny_model: Path) -> Installation:
 
 
 def test_an_experiment_is_killed_resumed_compared_and_registers_nothing(installation: Installation) -> None:
+    installation.write_recipe(harbour_recipe(max_steps=120))
     status, output = installation.ask("experiment", "run", "rates")
     assert status == 2 and "has no selection side" in output and "split: {selection" in output
-    recipe = {**harbour_recipe(max_steps=8), "split": {"selection": 0.15}}
+    recipe = {**harbour_recipe(max_steps=120), "split": {"selection": 0.15}}
     installation.write_recipe(recipe)
     run = installation.start("experiment", "run", "rates")
     assert run.stdout is not None
