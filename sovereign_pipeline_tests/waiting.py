@@ -1,8 +1,9 @@
-"""Waiting in tests: until something is so, however long a busy machine takes over it.
+"""Processes in tests: finding those of a test, and waiting until something is so, however long a busy machine takes.
 
-What belongs here: that alone. The limit keeps a broken test from hanging; no test may pass or fail by a time.
+The limit keeps a broken test from hanging; no test may pass or fail by a time.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,6 +11,21 @@ import psutil
 
 SECONDS = 540
 """Longer than whatever a test waits for takes on a busy machine, and shorter than the time limit of a test."""
+
+
+def processes_of(name: str, under: int | None = None) -> list[psutil.Process]:
+    """Return the running processes below `under` (this process, if None) whose command line holds `name`.
+
+    An earlier test's server may be a child of this process too, so a test takes its own by name.
+    """
+    return [each for each in psutil.Process(under or os.getpid()).children(recursive=True) if name in _command(each)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it ended since it was listed
+        return ""
 
 
 def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str]) -> None:

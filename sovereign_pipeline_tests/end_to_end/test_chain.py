@@ -31,7 +31,7 @@ from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, install, invented_letter
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.tracing import Trace, needs_strace, why_not
-from sovereign_pipeline_tests.waiting import wait_until_ended
+from sovereign_pipeline_tests.waiting import processes_of, wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -136,9 +136,8 @@ def training(ready: Installation, tmp_path: Path) -> Trainings:
         for line in run.stdout:
             printed += line
             if "step 3/" in line:
-                for process in psutil.Process(run.pid).children(recursive=True):
-                    if "sovereign_pipeline.training.worker" in " ".join(process.cmdline()):
-                        return installation, run, process
+                for process in processes_of("sovereign_pipeline.training.worker", under=run.pid):
+                    return installation, run, process
         raise AssertionError(f"the training never began:\n{printed}")
 
     return begin

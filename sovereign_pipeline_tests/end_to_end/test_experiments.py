@@ -11,7 +11,7 @@ import yaml
 from sovereign_pipeline.dagster.resources import open_instance
 from sovereign_pipeline.registry.mlflow_mirror import mirrored
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, install
-from sovereign_pipeline_tests.waiting import wait_until_ended
+from sovereign_pipeline_tests.waiting import processes_of, wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def test_an_experiment_is_killed_resumed_compared_and_registers_nothing(installa
         if "trial 2 of 3" in line:
             break
     family = psutil.Process(run.pid).children(recursive=True)
-    (trainer,) = [each for each in family if "sovereign_pipeline.training.warm" in " ".join(each.cmdline())]
+    (trainer,) = processes_of("sovereign_pipeline.training.warm", under=run.pid)
     os.kill(trainer.pid, signal.SIGKILL)
     printed += run.stdout.read()
     assert run.wait() == 1 and "SIGKILL" in printed and "Traceback" not in printed, printed

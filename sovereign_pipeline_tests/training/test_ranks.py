@@ -29,6 +29,7 @@ from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, run_many
 from sovereign_pipeline_tests.training.trainings import files, log, losses, report
 from sovereign_pipeline_tests.training.trainings import run as train_here
+from sovereign_pipeline_tests.waiting import processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -184,10 +185,9 @@ def test_nothing_of_several_trainers_listens_but_on_loopback(make_job: JobMaker,
 
     def look(line: str) -> None:
         if json.loads(line).get("step") == 1:
-            family = psutil.Process().children(recursive=True)
-            trainers = [each for each in family if ".worker" in " ".join(each.cmdline())]
+            trainers = processes_of(".worker")
             assert len(trainers) >= 2
-            sockets = [each for process in family for each in process.net_connections("inet")]
+            sockets = [each for process in trainers for each in process.net_connections("inet")]
             addresses.update(each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN)
             (tmp_path / "seen").touch()
 

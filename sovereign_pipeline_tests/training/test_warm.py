@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingDiverged, TrainingFailed
@@ -14,10 +13,12 @@ from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.warm import KeptParts, WarmTrainer
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.trainings import files, learn, load, log, report, run
+from sovereign_pipeline_tests.waiting import processes_of
 
 pytestmark = pytest.mark.slow
 
 KEY = "0" * 64
+TRAINER = "sovereign_pipeline.training.warm"
 SETTINGS: list[dict[str, Any]] = [
     {"rank": 4, "precision": "bfloat16", "dropout": 0.1},
     {"rank": 8, "precision": "bfloat16"},
@@ -56,13 +57,13 @@ def test_a_warm_trainer_writes_the_bytes_of_cold_ones_and_outlives_a_training_th
     told: list[str] = []
     with WarmTrainer(tmp_path, told.append) as trainer:
         trainer.run(written(warm[0]), KEY)
-        (process,) = psutil.Process().children()
+        (process,) = processes_of(TRAINER)
         with pytest.raises(TrainingDiverged):
             trainer.run(written(wild), KEY)
         for job in warm[1:]:
             trainer.run(written(job), KEY)
             assert read_result(job.result).measured["peak_memory_bytes"] > 0
-        assert psutil.Process().children() == [process]
+        assert processes_of(TRAINER) == [process]
     assert not process.is_running()
     assert sum("still in memory" in each for each in told) == 3  # wild, and the second of each of two precisions
     for job in cold:
@@ -75,7 +76,7 @@ def test_a_warm_trainer_writes_the_bytes_of_cold_ones_and_outlives_a_training_th
 def test_a_warm_trainer_that_was_killed_is_started_again(make_job: JobMaker, tmp_path: Path) -> None:
     def kill(message: str) -> None:
         if message.startswith("step 2/4"):
-            psutil.Process().children()[0].kill()
+            processes_of(TRAINER)[0].kill()
 
     job = on_selection(make_job, "killed", {})
     with WarmTrainer(tmp_path, kill) as trainer:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
@@ -21,7 +20,7 @@ from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at
 from sovereign_pipeline_tests.training.trainings import files
-from sovereign_pipeline_tests.waiting import SECONDS, wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, processes_of, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -258,15 +257,8 @@ def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker)
 
 
 def _children(pid: int) -> list[int]:
-    """The trainers among a process's children."""
-    return [child.pid for child in psutil.Process(pid).children() if _is_trainer(child)]
-
-
-def _is_trainer(process: psutil.Process) -> bool:
-    try:
-        return any("sovereign_pipeline" in part and ".worker" in part for part in process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # of another test, and nobody collected it
-        return False
+    """The trainers below a process."""
+    return [each.pid for each in processes_of(".worker", under=pid)]
 
 
 def _runs(pid: int) -> bool:

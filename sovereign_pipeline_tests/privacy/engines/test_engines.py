@@ -17,7 +17,7 @@ from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import of_no_cluster, result_of, scrub_in
-from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
+from sovereign_pipeline_tests.waiting import SECONDS, processes_of, wait_until, wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -89,9 +89,8 @@ def workers_of(process: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     """Its two workers, once they are at work."""
 
     def at_work() -> list[psutil.Process]:
-        children = psutil.Process(process.pid).children()
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        return [worker for worker in workers if worker.cpu_times().user > 9]  # importing Presidio takes up to 7
+        # Importing Presidio takes up to 7 seconds.
+        return [worker for worker in processes_of("spawn_main", under=process.pid) if worker.cpu_times().user > 9]
 
     wait_until(lambda: len(at_work()) == 2, lambda: "no workers were started")
     return at_work()

@@ -31,6 +31,7 @@ from sovereign_pipeline_tests.serving.engines.conformance import (
     until,
 )
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
+from sovereign_pipeline_tests.waiting import processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -48,8 +49,7 @@ def running(tiny: TinyAdapters, runner: asyncio.Runner) -> Iterator[Running]:
 
 
 def process_of(running: Running) -> psutil.Process:
-    here = psutil.Process().children()
-    return next(each for each in here if any("local_child" in part for part in each.cmdline()))
+    return processes_of("local_child")[0]
 
 
 async def long_answer(running: Running) -> Any:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 import pytest
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
@@ -32,7 +31,7 @@ from sovereign_pipeline_tests.serving.engines.conformance import (
     until,
 )
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, other_base
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import processes_of, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -63,13 +62,8 @@ class TestConformance(EngineConformance):
     """Of every engine."""
 
 
-def processes_of(running: Running, name: str) -> list[psutil.Process]:
-    """Those of the server whose name holds this."""
-    return [each for each in psutil.Process().children(recursive=True) if name in " ".join(each.cmdline())]
-
-
 def test_processes_have_no_key_and_listen_on_loopback_alone(running: Running) -> None:
-    found = processes_of(running, "VLLM::") + processes_of(running, "api_server")
+    found = processes_of("VLLM::") + processes_of("api_server")
     assert len(found) >= 3
     for each in found:
         assert not [name for name in each.environ() if name.startswith("SOVEREIGN") or "proxy" in name.lower()]
@@ -118,7 +112,7 @@ def test_server_that_dies_or_hangs_is_replaced(running: Running, process: str, f
             EngineRequest(running.adapters[0].digest, messages, Sampling(max_tokens=400))
         )
         await anext(answer.pieces)
-        for each in processes_of(running, process):
+        for each in processes_of(process):
             each.send_signal(fault)
         with pytest.raises(EngineLost):
             async for _ in answer.pieces:
@@ -131,7 +125,7 @@ def test_server_that_dies_or_hangs_is_replaced(running: Running, process: str, f
 
     running.do(break_it())
     assert running.alone(0, LETTERS[0]).text == before
-    assert len(processes_of(running, process)) == 1
+    assert len(processes_of(process)) == 1
 
 
 @pytest.fixture

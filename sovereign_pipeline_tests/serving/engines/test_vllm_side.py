@@ -28,7 +28,7 @@ from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline_tests.serving.engines.conformance import LoadingConformance, Running, forked, kill_fork, until
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
-from sovereign_pipeline_tests.waiting import wait_until, wait_until_ended
+from sovereign_pipeline_tests.waiting import processes_of, wait_until, wait_until_ended
 
 pytestmark = pytest.mark.slow
 
@@ -58,8 +58,7 @@ class Side:
         return "".join([piece.text async for piece in answer.pieces])
 
     def process(self) -> psutil.Process:
-        keepers = [each for each in psutil.Process().children() if "vllm_supervisor" in " ".join(each.cmdline())]
-        return keepers[0]
+        return processes_of("vllm_supervisor")[0]
 
 
 def settings(directory: Path, **options: Any) -> VllmSettings:

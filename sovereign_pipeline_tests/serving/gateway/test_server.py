@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
 from openai import OpenAI
 from sqlalchemy import select
@@ -47,7 +46,7 @@ from sovereign_pipeline_tests.serving.gateway.scripted import Bench, ScriptedEng
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import other_base
 from sovereign_pipeline_tests.tracing import Trace
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import processes_of, wait_until
 
 ASK: Any = [{"role": "user", "content": "zirconium"}]
 
@@ -82,11 +81,8 @@ class Served:
         return OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=120)
 
     def kill_engine(self, base_model: str = "tiny") -> None:
-        (engine,) = (
-            each
-            for each in psutil.Process(self.process.pid).children()
-            if "local_child" in str(each.cmdline()) and f'/{base_model}"' in " ".join(each.cmdline())
-        )
+        engines = processes_of("local_child", under=self.process.pid)
+        (engine,) = {*engines} & {*processes_of(f'/{base_model}"', under=self.process.pid)}
         engine.kill()
 
     def get(self, path: str, token: str = "") -> str:
