@@ -14,6 +14,7 @@ import html
 import json
 import random
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ LICENCES = {
     "nonsense": "invented here",
 }  # fmt: skip
 IMPORTANCE = {"synthetic": 2.5, "tweets": 2.0, "answers": 3.0, "letters": 0.5, "nonsense": 0.5}
+SHOWN = 0.04
+"""The page lists the features whose removal loses at least this F1 on some set."""
 Marked = dict[str, Any]
 Places = list[tuple[int, int]]
 
@@ -132,7 +135,7 @@ def ablation(examples: dict[str, list[Example]], weights: Weights) -> dict[str, 
 
 
 def write_tables(weights: dict[Script, Weights], lost: dict[Script, dict[str, float]], page: Path) -> None:
-    """Write the tables of precision, recall and ablation between the marks of the page."""
+    """Write the tables of precision, recall and ablation between the marks of the page, and every feature to stdout."""
     lines = ["| set | names | " + " | ".join(f"{favour}: P, R" for favour in FAVOURS) + " | F1 | no model: P, R | F1 |"]
     lines.append("|---|---|" + "---|" * (len(FAVOURS) + 3))
     for name, each in weights["latin"].sets.items():
@@ -142,17 +145,18 @@ def write_tables(weights: dict[Script, Weights], lost: dict[Script, dict[str, fl
             cells += [f_of(each.measured["balanced"]), ", ".join(f"{share:.3f}" for share in alone), f_of(alone)]
             lines.append(f"| {name.replace('_', ' ')} | {each.names:,} | {' | '.join(cells)} |")
     lines += ["", "| feature | weight | F1 lost | no model: weight | F1 lost |", "|---|---|---|---|---|"]
-    features = sorted(
-        {*lost["latin"], *lost["latin_alone"]}, key=lambda name: -max(each.get(name, 0.0) for each in lost.values())
-    )
-    for feature in features:
+    most = {name: max(each.get(name, 0.0) for each in lost.values()) for name in {*lost["latin"], *lost["latin_alone"]}}
+    for feature in sorted(most, key=lambda name: (-most[name], name)):
         cells = []
         for script in ("latin", "latin_alone"):
             known = feature in lost[script]
             cells += (
                 [f"{weights[script].features[feature]:+.1f}", f"{lost[script][feature]:.3f}"] if known else ["–", "–"]
             )
-        lines.append(f"| {feature} | {' | '.join(cells)} |")
+        row = f"| {feature} | {' | '.join(cells)} |"
+        sys.stdout.write(f"{row}\n")
+        if most[feature] >= SHOWN:
+            lines.append(row)
     text = page.read_text(encoding="utf-8")
     begin, end = "<!-- names -->\n", "<!-- /names -->\n"
     before, rest = text.split(begin)
