@@ -15,7 +15,10 @@ from sovereign_pipeline.cli.reference import (
     command_line_markdown,
     recipe_markdown,
 )
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.reference import json_schema
+from sovereign_pipeline.privacy.preview import how_found, how_found_markdown
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app
 from sovereign_pipeline.serving.gateway.parameters import KINDS, TABLES
@@ -38,6 +41,13 @@ wheels. Base models and evaluation suites state theirs on their cards.
 
 | distribution | version | licence |
 |---|---|---|
+"""
+
+PERSONAL_DATA = """# Kinds of personal data
+
+How each kind is found and treated with the defaults. `sovereign lines check FILE --power` prints this table for a line.
+[How to change the treatment](../how-to/personal-data.md).
+
 """
 
 PARAMETERS = (
@@ -67,6 +77,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "recipe.md": recipe_markdown(),
         REFERENCE / "security-cases.md": security_cases_markdown(),
         REFERENCE / "judges.md": judges_markdown(),
+        REFERENCE / "personal-data.md": personal_data_markdown(),
         **{
             SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"
             for each in (LINE, EXPERIMENT, INSTITUTION, WORD_LISTS)
@@ -90,6 +101,11 @@ def parameters_markdown() -> str:
             otherwise = "rejected" if each.schema else "–"
             lines.append(f"| `{each.name}`{only} | {accepted} | {otherwise} | {each.why} |")
     return "\n".join(lines) + "\n"
+
+
+def personal_data_markdown() -> str:
+    defaults = Institution(name="Default", classification=("PUBLIC",)).treatments("")
+    return PERSONAL_DATA + how_found_markdown(how_found(Privacy(), defaults)) + "\n"
 
 
 def licences_markdown() -> str:

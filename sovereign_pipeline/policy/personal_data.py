@@ -7,7 +7,7 @@ A new kind needs three changes; `sovereign_pipeline_tests/privacy/test_kinds.py`
 3. in `privacy/canaries.json`, a planted value in each canary, unless it is kept by default.
 
 Then raise the `code_version` of `scrubbed_corpus` (`privacy/stages.py`), since the same documents give other bytes now;
-name the kind in `docs/how-to/personal-data.md`, and run `make docs`.
+and run `make docs`.
 """
 
 from typing import Literal, get_args

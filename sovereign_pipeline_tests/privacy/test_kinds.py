@@ -1,17 +1,16 @@
-"""Every kind of personal data is found by something, proved by the canaries, and described to the administrator.
+"""Every kind of personal data is found by something, and proved by the canaries.
 
 Each failure says what is missing for a new kind; `policy/personal_data.py` says the same in order.
 """
 
 import pytest
 
-from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
 from sovereign_pipeline.privacy.names.name_models import LABELS
-from sovereign_pipeline.privacy.preview import NOT_LOOKED_FOR, how_found, how_found_markdown
+from sovereign_pipeline.privacy.preview import NOT_LOOKED_FOR, how_found
 from sovereign_pipeline.privacy.scrubbing import CANARIES
 
 
@@ -32,23 +31,6 @@ def test_each_canary_proves_that_it_is_found(kind: Kind) -> None:
         f"No {kind} is planted in the canary of {', '.join(without)}. Plant an invented value in its text and name it "
         f"in `planted` (privacy/canaries.json); or add {kind} to KEPT_BY_DEFAULT (policy/personal_data.py)."
     )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_administrator_is_told_what_is_done_with_it(kind: Kind) -> None:
-    default = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")[kind]
-    page = (PROJECT_ROOT / "docs" / "how-to" / "personal-data.md").read_text(encoding="utf-8")
-    rows = [line for line in page.splitlines() if line.startswith(f"| {default} |")]
-    assert any(kind in row.replace(",", " ").replace(":", " ").split() for row in rows), (
-        f"{kind} is missing in docs/how-to/personal-data.md, in the row of the default '{default}'."
-    )
-
-
-def test_the_administrator_is_told_how_each_is_found() -> None:
-    treatments = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")
-    page = (PROJECT_ROOT / "docs" / "how-to" / "personal-data.md").read_text(encoding="utf-8")
-    table = how_found_markdown(how_found(Privacy(), treatments))
-    assert table in page, f"docs/how-to/personal-data.md, must hold this table:\n{table}"
 
 
 def test_what_a_line_looks_for_is_told_from_its_policy_and_recipe() -> None:
