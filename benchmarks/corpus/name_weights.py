@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/corpus/name_weights.py --data DIR
 
-DIR holds `pii/presidio_synth_v2.json`, `ner/` and `parliament/` (docs/benchmarks/corpus.md, whose tables of names this
+DIR holds `pii/presidio_synth_v2.json`, `ner/` and `parliament/` (docs/benchmarks/corpus.md, whose table of names this
 command writes). The sets are not part of this project; the letters are made here, from `names/letters_en.txt`. Of the
 two months of parliament, 2023-12 is fitted and 2024-07 is left for judging. ANERcorp ("free for research") is never
 read.
@@ -46,8 +46,6 @@ LICENCES = {
     "nonsense": "invented here",
 }  # fmt: skip
 IMPORTANCE = {"synthetic": 2.5, "tweets": 2.0, "answers": 3.0, "letters": 0.5, "nonsense": 0.5}
-SHOWN = 0.04
-"""The page lists the features whose removal loses at least this F1 on some set."""
 Marked = dict[str, Any]
 Places = list[tuple[int, int]]
 
@@ -135,7 +133,7 @@ def ablation(examples: dict[str, list[Example]], weights: Weights) -> dict[str, 
 
 
 def write_tables(weights: dict[Script, Weights], lost: dict[Script, dict[str, float]], page: Path) -> None:
-    """Write the tables of precision, recall and ablation between the marks of the page, and every feature to stdout."""
+    """Write the table of precision and recall between the marks of the page, and that of the features to stdout."""
     lines = ["| set | names | " + " | ".join(f"{favour}: P, R" for favour in FAVOURS) + " | F1 | no model: P, R | F1 |"]
     lines.append("|---|---|" + "---|" * (len(FAVOURS) + 3))
     for name, each in weights["latin"].sets.items():
@@ -144,7 +142,7 @@ def write_tables(weights: dict[Script, Weights], lost: dict[Script, dict[str, fl
             alone = weights["latin_alone"].sets[name].measured["balanced"]
             cells += [f_of(each.measured["balanced"]), ", ".join(f"{share:.3f}" for share in alone), f_of(alone)]
             lines.append(f"| {name.replace('_', ' ')} | {each.names:,} | {' | '.join(cells)} |")
-    lines += ["", "| feature | weight | F1 lost | no model: weight | F1 lost |", "|---|---|---|---|---|"]
+    sys.stdout.write("| feature | weight | F1 lost | no model: weight | F1 lost |\n|---|---|---|---|---|\n")
     most = {name: max(each.get(name, 0.0) for each in lost.values()) for name in {*lost["latin"], *lost["latin_alone"]}}
     for feature in sorted(most, key=lambda name: (-most[name], name)):
         cells = []
@@ -153,10 +151,7 @@ def write_tables(weights: dict[Script, Weights], lost: dict[Script, dict[str, fl
             cells += (
                 [f"{weights[script].features[feature]:+.1f}", f"{lost[script][feature]:.3f}"] if known else ["–", "–"]
             )
-        row = f"| {feature} | {' | '.join(cells)} |"
-        sys.stdout.write(f"{row}\n")
-        if most[feature] >= SHOWN:
-            lines.append(row)
+        sys.stdout.write(f"| {feature} | {' | '.join(cells)} |\n")
     text = page.read_text(encoding="utf-8")
     begin, end = "<!-- names -->\n", "<!-- /names -->\n"
     before, rest = text.split(begin)
