@@ -133,6 +133,8 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
 
 MOST_NAMED = 6
 """Maximum number of different values of a key that are all written at its axis."""
+LONGEST_NAME = 40
+"""Maximum number of characters of a value at an axis."""
 
 
 def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
@@ -159,7 +161,7 @@ def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
             if is_number and min(values, default=0) > 0 and max(values) >= 10 * min(values):
                 axis.set_xscale("log")
             if not is_number:
-                axis.set_xticks(range(len(names)), names)
+                axis.set_xticks(range(len(names)), [_as_text(name) for name in names])
             elif len(names) <= MOST_NAMED:
                 axis.set_xticks(sorted(set(values)), [f"{value:g}" for value in sorted(set(values))])
                 axis.minorticks_off()
@@ -168,6 +170,11 @@ def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
         axes[0, 0].set_ylabel("loss on the selection side, nats a token")
         axes[0, -1].legend(frameon=False, fontsize=8)
         return _png(figure)
+
+
+def _as_text(value: str) -> str:
+    """Return a label for any text. Between two `$`, matplotlib would read a formula."""
+    return (value if len(value) <= LONGEST_NAME else f"{value[:LONGEST_NAME]}…").replace("$", r"\$")
 
 
 @contextmanager

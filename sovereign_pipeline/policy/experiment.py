@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
@@ -19,8 +20,8 @@ from sovereign_pipeline.policy.line import LINE_NAME, Line, load_line
 from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel, read_value, read_yaml, validated
 
 Value = bool | int | float | str | None | tuple[str, ...]
-VARIABLE = ("seed", "sft.")
-"""Keys below `training`, or beginnings of such keys, that may vary. Trials share the base model and the datasets."""
+VARIABLE = re.compile(r"seed|sft\.[^.]+")
+"""Keys below `training` that may vary. Trials share the base model and the datasets."""
 DRAWS_PER_TRIAL = 100
 """Draws for each trial of a random search before it ends: the lists may hold fewer different settings."""
 DIGITS = 3
@@ -91,7 +92,7 @@ class Experiment(RecipeModel):
 
     vary: dict[str, tuple[Value, ...] | Range] = Field(min_length=1, examples=[{"sft.rank": [8, 16]}])
     """Keys below `training` that vary, such as `sft.learning_rate`: a list of values, or a range for a random search.
-    The trials are all combinations of the lists. `seed` and the keys of `sft` may vary."""
+    The trials are all combinations of the lists. `seed` and the keys of `sft` but `supervise` may vary."""
 
     random_seed: int | None = None
     """Seed of a random search, which draws `budget.trials` settings from the lists and ranges; null: a grid."""
@@ -136,11 +137,13 @@ class Experiment(RecipeModel):
     @classmethod
     def _decides_no_dataset(cls, vary: Mapping[str, tuple[Value, ...] | Range]) -> Mapping[str, Any]:
         for key, values in vary.items():
-            if not key.startswith(VARIABLE) or key.startswith("seed."):
+            if not VARIABLE.fullmatch(key):
                 raise ValueError(
                     f"{key} cannot vary: trials share the base model and the datasets, and compare SFT alone. The keys "
                     f"of training.sft and training.seed can"
                 )
+            if key == "sft.supervise":
+                raise ValueError(f"{key} cannot vary: trials would be measured on different replies")
             if isinstance(values, tuple) and (not values or len(set(values)) != len(values)):
                 raise ValueError(f"{key} needs a list of different values")
         return vary
