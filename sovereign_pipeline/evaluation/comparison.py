@@ -10,14 +10,12 @@ from sovereign_pipeline.base_models.pinned import open_base_model, read_descript
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, Origin, ScoreCache, open_models
-from sovereign_pipeline.evaluation.looks import enter_look
 from sovereign_pipeline.record.catalog import incumbent_of
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Inputs, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter
-from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import TunedModel, stated_weights, tuned_model
 
@@ -55,8 +53,7 @@ class Comparison:
 
 
 def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> Comparison:
-    """Find and verify the arms that a stage compares. If it reads held-out documents, the look at them is entered into
-    the ledger first.
+    """Find and verify the arms that a stage compares.
 
     Args:
         levels: classification levels of items that are not among the stage's inputs.
@@ -64,8 +61,6 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
     Raises what `open_incumbent` and `open_base_model` raise.
     """
     candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
-    if LEAKAGE_SAFE_SPLIT.kind in inputs:
-        enter_look(workplace, candidate.ref, inputs[LEAKAGE_SAFE_SPLIT.kind].ref)
     base = open_base_model(workplace.settings, base_model, workplace.progress)
     incumbent = open_incumbent(workplace, candidate, base_model)
     tuned: dict[Arm, Artifact] = {"candidate": candidate}

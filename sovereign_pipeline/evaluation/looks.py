@@ -9,13 +9,17 @@ the usual 95 %.
 
 The entry is written before the first score, so an evaluation that is interrupted counts, and one whose artifacts are
 deleted does, too. The same weights under the same settings are one look.
+
+A look of any line counts if its documents are those of this held-out side: see `_counts`.
 """
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from pydantic import Field
 from sqlalchemy import select
 
+from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.files import Frozen, digest_of
 from sovereign_pipeline.base.intervals import CONFIDENCE
 from sovereign_pipeline.corpus.document import Document, read_documents
@@ -26,19 +30,18 @@ from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import pipeline_actor
 from sovereign_pipeline.record.stage import Outcome, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import AuditEntry
-from sovereign_pipeline.split import HELD_OUT
-from sovereign_pipeline.split.similarity import normal_text
-from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
+from sovereign_pipeline.split import HELD_OUT, SELECTION, TRAIN
+from sovereign_pipeline.split.similarity import is_mostly_in, least_digests, normal_form
+from sovereign_pipeline.split.stages import SELECTION_DRAWN
 from sovereign_pipeline.training.tuned_model import stated_weights
 
 LOOKED, JUDGED = "held-out side evaluated", "evaluation judged"
 BUDGET = 10
 """Looks after which a fresh held-out side is due. At the tenth, the interval is 1.8 times as wide as at the first."""
-_ROWS_ENTERED = 256
-"""Number of least hashes of a held-out side in an entry. Two sides that share 3 % of their rows have one in common with
-a probability of 99.9 %."""
+SKETCHES = ("rows", "texts", "corpus")
+"""Keys of an entry with the least digests of its split; see `_sketches`."""
 
 
 class Look(Frozen):
@@ -59,29 +62,29 @@ class Look(Frozen):
     outcomes: dict[str, Outcome] = {}
     """Gate -> outcome; empty if no report was made."""
 
-    @property
-    def id(self) -> str:
-        return digest_of([self.weights, self.held_out, self.settings])
-
 
 class Looks(Frozen):
-    """The looks at a line's held-out side until this one. A look at a side that shares a row with it counts."""
+    """The looks at a held-out side until this one."""
 
     number: int
     """Number of this look, from 1."""
     confidence: float
     """Confidence of the two-sided intervals by which the gates pass."""
     earlier: tuple[Look, ...]
+    of_other_lines: int = Field(default=0, exclude_if=lambda number: not number)
+    """How many of the earlier looks other lines made, at the same documents."""
+    at_other_sides: int = Field(default=0, exclude_if=lambda number: not number)
+    """Number of looks of this line at earlier held-out sides, which do not count any more."""
 
     def loosened(self, margins: Mapping[str, float]) -> list[tuple[int, str, float, float]]:
         """Return, for each gate that an earlier look did not pass and that asks for less now, the number of that look,
-        the margin's name, and its values then and now."""
+        the margin's name, and its values then and now. A look without a report passed no gate."""
         return [
             (number, name, then, margins[name])
             for number, look in enumerate(self.earlier, 1)
             for name, then in look.margins.items()
             if name in margins
-            and look.outcomes.get(GATE_OF[name.split(".")[0]], "pass") != "pass"
+            and look.outcomes.get(GATE_OF[name.split(".")[0]], "pass" if look.outcomes else "") != "pass"
             and (margins[name] < then if name.endswith("minimum_cases") else margins[name] > then)
         ]
 
@@ -123,58 +126,96 @@ def margins_of(line: Line) -> dict[str, float]:
     }
 
 
-def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -> None:
-    """Enter an evaluation that is about to begin into the ledger, unless it is entered already."""
-    look = _look(workplace, candidate, split)
-    entered = {"line": workplace.line.line, "look": look.id, **look.model_dump(mode="json", exclude={"outcomes"})}
-    if look.id not in {each.subjects["look"] for each in _entries(workplace, LOOKED)}:
-        _append(workplace, LOOKED, {**entered, "rows": _rows(workplace, split)})
+def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str) -> None:
+    """Enter an evaluation that is about to begin into the ledger, unless it is entered already.
+
+    Args:
+        tests: digest of what else decides the verdicts, such as the questions and prompts.
+
+    Raises GateRefused if most of the held-out documents were on a selection side, of any line.
+    """
+    look, line = _look(workplace, candidate, split), workplace.line.line
+    id, before = _id(look, tests), [each.subjects for each in _entries(workplace, LOOKED)]
+    if (line, id) in {(subjects["line"], subjects["look"]) for subjects in before}:
+        return
+    same = next((subjects for subjects in before if subjects.get("split") == split.digest), None)
+    sketches = {name: same[name] for name in SKETCHES} if same is not None else _sketches(workplace.store.open(split))
+    selecting = [
+        each.subjects["line"]
+        for each in _entries(workplace, SELECTION_DRAWN)
+        if is_mostly_in(sketches["texts"], each.subjects["texts"])
+    ]
+    if selecting:
+        raise GateRefused(
+            f"Line {line}: at least half of the held-out documents were on the selection side of line {selecting[-1]}, "
+            f"by which settings are chosen, so they cannot judge an adapter.",
+            "Hold out other documents: add newer ones and set split.by_date, or return to the earlier split.",
+        )
+    stated = look.model_dump(mode="json", exclude={"outcomes"})
+    _append(workplace, LOOKED, {"line": line, "look": id, **stated, "split": split.digest, **sketches})
 
 
 def enter_outcomes(
-    workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, outcomes: Mapping[str, Outcome]
+    workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, outcomes: Mapping[str, Outcome]
 ) -> None:
     """Enter the outcomes of an evaluation's gates, unless they are entered already."""
-    entered = {"line": workplace.line.line, "look": _look(workplace, candidate, split).id, "outcomes": dict(outcomes)}
+    id = _id(_look(workplace, candidate, split), tests)
+    entered = {"line": workplace.line.line, "look": id, "outcomes": dict(outcomes)}
     if entered not in [each.subjects for each in _entries(workplace, JUDGED)]:
         _append(workplace, JUDGED, entered)
 
 
-def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -> Looks:
+def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str) -> Looks:
     """Count the looks until that of a candidate. One that is not entered yet is the next.
 
     Later entries do not change the result, so that a report made again is the same.
     """
-    look, entries = _look(workplace, candidate, split), _entries(workplace, LOOKED, JUDGED)
-    place = next(
-        (number for number, each in enumerate(entries) if each.action == LOOKED and each.subjects["look"] == look.id),
-        len(entries),
+    line, id = workplace.line.line, _id(_look(workplace, candidate, split), tests)
+    before: dict[tuple[str, str], Mapping[str, Any]] = {}  # two stages that run at once may both enter a look
+    outcomes: dict[tuple[str, str], dict[str, Outcome]] = {}
+    now: Mapping[str, Any] | None = None
+    for subjects in (each.subjects for each in _entries(workplace, LOOKED, JUDGED)):
+        key = subjects["line"], subjects["look"]
+        if "outcomes" in subjects:
+            known = outcomes.setdefault(key, {})
+            known |= {gate: one for gate, one in subjects["outcomes"].items() if known.get(gate, "pass") == "pass"}
+        elif key == (line, id):
+            now = subjects
+            break
+        else:
+            before.setdefault(key, subjects)
+    if now is None:
+        now = _sketches(workplace.store.open(split), with_corpus=False)
+    counted = {key: subjects for key, subjects in before.items() if _counts(subjects, now, line)}
+    number = len(counted) + 1
+    return Looks(
+        number=number,
+        confidence=confidence_at(number),
+        earlier=tuple(
+            Look(
+                **{name: subjects[name] for name in Look.model_fields if name != "outcomes"},
+                outcomes=outcomes.get(key, {}),
+            )
+            for key, subjects in counted.items()
+        ),
+        of_other_lines=sum(of != line for of, _ in counted),
+        at_other_sides=sum(of == line for of, _ in before.keys() - counted.keys()),
     )
-    rows = set(entries[place].subjects["rows"] if place < len(entries) else _rows(workplace, split))
-    outcomes = {each.subjects["look"]: each.subjects["outcomes"] for each in entries[:place] if each.action == JUDGED}
-    entered = {  # by look, because two stages that run at once may both enter it
-        each.subjects["look"]: each.subjects
-        for each in entries[:place]
-        if each.action == LOOKED and not rows.isdisjoint(each.subjects["rows"])
-    }
-    earlier = tuple(
-        Look(
-            **{name: subjects[name] for name in Look.model_fields if name != "outcomes"},
-            outcomes=outcomes.get(look_id, {}),
-        )
-        for look_id, subjects in entered.items()
-    )
-    number = len(earlier) + 1
-    return Looks(number=number, confidence=confidence_at(number), earlier=earlier)
 
 
-def looks_digest(workplace: Workplace) -> dict[str, str]:
-    """Return `looks` -> digest of the looks until that of the line's candidate, as the report's external input."""
-    store, line = workplace.store, workplace.line.line
-    candidate, split = (store.current(line, kind) for kind in (ALIGNED_ADAPTER.kind, LEAKAGE_SAFE_SPLIT.kind))
-    if candidate is None or split is None:
-        return {}
-    return {"looks": digest_of(looks_at(workplace, candidate, split).model_dump(mode="json"))}
+def _counts(look: Mapping[str, Any], now: Mapping[str, Any], line: str) -> bool:
+    """Return whether an earlier look counts for a held-out side.
+
+    It does if at least half of the side's texts were in its line's corpus, on whatever side: another seed of the split,
+    or a copy of the recipe as another line, draws no fresh documents. In its own line, one document in common suffices,
+    by id, case file or text. Lines may use the same ids for different documents.
+    """
+    of_line = look["line"] == line and not set(now["rows"]).isdisjoint(look["rows"])
+    return of_line or is_mostly_in(now["texts"], look.get("corpus", ()))
+
+
+def _id(look: Look, tests: str) -> str:
+    return digest_of([look.weights, look.held_out, look.settings, tests])
 
 
 def _look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -> Look:
@@ -193,24 +234,32 @@ def _look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -> L
     )
 
 
-def _rows(workplace: Workplace, split: ArtifactRef) -> list[str]:
-    """Return the least hashes of the held-out documents' ids, case files and texts. A document keeps one of them unless
-    its id, its case file and a word of its texts are changed."""
-    documents = read_documents(workplace.store.open(split).file(HELD_OUT))
-    return sorted({hashlib.sha256(each.encode()).hexdigest()[:16] for each in _names(documents)})[:_ROWS_ENTERED]
+def _sketches(split: Artifact, with_corpus: bool = True) -> dict[str, list[str]]:
+    """Return the least digests of a split: `rows`, of the held-out documents' names; `texts`, of their texts; and
+    `corpus`, of the texts of all sides."""
+    held_out = list(_documents(split, HELD_OUT))
+    sides = (TRAIN, SELECTION, HELD_OUT) if with_corpus else ()
+    whole = (normal_form(document) for side in sides for document in _documents(split, side))
+    texts = least_digests(map(normal_form, held_out))
+    return {"rows": least_digests(_names(held_out)), "texts": texts, "corpus": least_digests(whole)}
+
+
+def _documents(split: Artifact, side: str) -> Iterator[Document]:
+    if any(entry.path == side for entry in split.manifest.files):
+        yield from read_documents(split.file(side))
 
 
 def _names(documents: Iterable[Document]) -> Iterable[str]:
+    """Yield the documents' ids, case files and texts. The text is without its subject, which a recipe may leave out."""
     for document in documents:
         yield f"id {folded(document.id)}"
         if case := folded(document.case):
             yield f"case {case}"
-        yield f"text {normal_text(' '.join(document.texts.values()))}"
+        yield f"text {normal_form(document)}"
 
 
 def _entries(workplace: Workplace, *actions: str) -> list[AuditEntry]:
-    of_line = AuditEntry.subjects["line"].as_string() == workplace.line.line
-    query = select(AuditEntry).where(AuditEntry.action.in_(actions), of_line).order_by(AuditEntry.sequence)
+    query = select(AuditEntry).where(AuditEntry.action.in_(actions)).order_by(AuditEntry.sequence)
     with open_registry(workplace.settings).reading() as session:
         return list(session.scalars(query))
 

@@ -1,6 +1,7 @@
 """The stages that score, red-team and report on the candidate, and the gates of the report."""
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sovereign_pipeline.evaluation.comparison import (
     is_incumbent,
 )
 from sovereign_pipeline.evaluation.held_out import HeldOutSettings, score_held_out, write_replies
-from sovereign_pipeline.evaluation.looks import enter_look, enter_outcomes, looks_at, looks_digest
+from sovereign_pipeline.evaluation.looks import enter_look, enter_outcomes, looks_at
 from sovereign_pipeline.evaluation.memorisation import continue_documents, expose_canaries, memorisation_result
 from sovereign_pipeline.evaluation.records import (
     ANSWERS,
@@ -63,7 +64,7 @@ from sovereign_pipeline.policy.evaluation import Gates, ToolCalls
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
-from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
@@ -107,6 +108,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         line.training.sft.supervise,
         replaces,
     )
+    _enter_look(workplace, inputs)
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file(HELD_OUT)))
     compared = compare("private_scores", workplace, inputs)
     with compared.open() as models:
@@ -135,6 +137,25 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
         measured=_measured(compared, started, loaded, score_seconds=time.monotonic() - loaded),
         classification=compared.classification,
     )
+
+
+def _enter_look(workplace: Workplace, inputs: Inputs) -> None:
+    """Enter the look at held-out documents before they are read."""
+    scores = (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT)
+    tests = _tests(workplace, [(each.config_at(workplace), each.external(workplace)) for each in scores])
+    enter_look(workplace, inputs[ALIGNED_ADAPTER.kind].ref, inputs[LEAKAGE_SAFE_SPLIT.kind].ref, tests)
+
+
+def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str]]]) -> str:
+    """Return the digest of all that decides the verdicts besides candidate, held-out documents, incumbent and margins:
+    questions, prompts, labels, and what counts as personal data. Another of them is another look.
+
+    Args:
+        scores: settings and outside files of the three scores, in the order of the report's inputs.
+    """
+    files = [{name: digest for name, digest in of.items() if not is_incumbent(name)} for _, of in scores]
+    replaces = replaces_instruction(workplace.institution, workplace.line)
+    return digest_of({"settings": [config for config, _ in scores], "files": files, "replaces": replaces})
 
 
 def _measured(compared: Comparison, started: float, loaded: float, **more: float) -> dict[str, float]:
@@ -213,6 +234,7 @@ def _red_team_external(workplace: Workplace) -> dict[str, str]:
 
 
 def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    _enter_look(workplace, inputs)
     line, started, level = workplace.line, time.monotonic(), level_of_red_team(workplace)
     red_team, data = line.named_evaluation.red_team, workplace.settings.data
     prompts, labels = read_prompts(*prompt_files(data, red_team).values()), read_labels(data / red_team.judge_labels)
@@ -318,6 +340,17 @@ def _report_config(line: Line) -> Config:
     }
 
 
+def _report_external(workplace: Workplace) -> dict[str, str]:
+    line, store = workplace.line.line, workplace.store
+    stages = (ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT, *EVALUATION_REPORT.inputs)
+    made = [ref for each in stages if (ref := store.current(line, each.kind)) is not None]
+    if len(made) < len(stages):
+        return waiver_digests(workplace)
+    candidate, split, *scores = made
+    looks = looks_at(workplace, candidate, split, _tests_in(workplace, map(store.read_manifest, scores)))
+    return {**waiver_digests(workplace), "looks": digest_of(looks.model_dump(mode="json"))}
+
+
 def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     workplace.progress("evaluation_report: computing figures and intervals from the samples")
     judged = _judged(workplace, inputs)
@@ -363,12 +396,19 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
     )
 
 
-def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef] | None:
-    """Return the candidate and the split whose held-out documents were scored; None for scores without them."""
+def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str] | None:
+    """Return the candidate, the split whose held-out documents were scored, and the digest of the tests; None for
+    scores without them."""
     scores, store = inputs[PRIVATE_SCORES.kind].manifest, workplace.store
     if not {ALIGNED_ADAPTER.kind, LEAKAGE_SAFE_SPLIT.kind} <= scores.inputs.keys():
         return None
-    return store.input_ref(scores, ALIGNED_ADAPTER.kind), store.input_ref(scores, LEAKAGE_SAFE_SPLIT.kind)
+    candidate, split = (store.input_ref(scores, each.kind) for each in (ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT))
+    manifests = (inputs[each.kind].manifest for each in EVALUATION_REPORT.inputs)
+    return candidate, split, _tests_in(workplace, manifests)
+
+
+def _tests_in(workplace: Workplace, scores: Iterable[Manifest]) -> str:
+    return _tests(workplace, [(each.producer.config, each.external_inputs) for each in scores])
 
 
 def _gate(criterion: Criterion) -> Gate:
@@ -475,7 +515,7 @@ EVALUATION_REPORT = Stage(
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,
-    external=lambda workplace: {**waiver_digests(workplace), **looks_digest(workplace)},
+    external=_report_external,
     libraries=("matplotlib", "numpy", "scipy"),
     gates=tuple(_gate(criterion) for criterion in CRITERIA),
 )

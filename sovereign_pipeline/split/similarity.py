@@ -3,7 +3,7 @@
 import hashlib
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -24,6 +24,9 @@ PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 SHORT_WORDS = 24
 """Number of words from which equal texts always tie documents. A shorter text in many documents is a standard
 phrase."""
+SKETCH = 256
+"""Number of least digests that stand for a set of texts (bottom-k: Cohen and Kaplan 2007, "Summarizing Data using
+Bottom-k Sketches"). Two sets that share 3 % of their texts have one in common with a probability of 99.9 %."""
 _WORD = re.compile(r"\w+")
 _DIVIDED = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n[ \t>]*(?=\w)")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
@@ -195,3 +198,14 @@ def _runs(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
         hashes *= np.uint64(_MULTIPLIER)
         hashes += units[start : start + count]
     return hashes
+
+
+def least_digests(texts: Iterable[str]) -> list[str]:
+    """Return the SKETCH least digests of a set of texts, ascending."""
+    return sorted({hashlib.sha256(each.encode()).hexdigest()[:16] for each in texts})[:SKETCH]
+
+
+def is_mostly_in(texts: Sequence[str], whole: Sequence[str]) -> bool:
+    """Return whether at least half of a set of texts is in another set, by the least digests of both."""
+    comparable = [each for each in texts if len(whole) < SKETCH or each <= whole[-1]]
+    return 0 < len(comparable) <= 2 * len(set(comparable).intersection(whole))

@@ -9,16 +9,25 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.sealing import pipeline_actor
 from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN
 from sovereign_pipeline.split.assignment import MIN_SHARE, assign
 from sovereign_pipeline.split.features import Columns, author_keys_of, read_features, stop_without_the_model
 from sovereign_pipeline.split.gate import evaluate_no_crossing_groups
 from sovereign_pipeline.split.proof import Proof, proof_of
+from sovereign_pipeline.split.similarity import least_digests, normal_form
+
+SELECTION_DRAWN = "selection side drawn"
+"""Entry of the ledger with the least digests of a selection side's texts. Settings are chosen by these documents, so
+they never judge an adapter; see `evaluation/looks.py`."""
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -52,6 +61,10 @@ def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Pa
             except InputError as error:
                 raise InputError(f"Of the documents that are not held out: {error.message}", error.hint) from error
         proof = proof.with_selection(of_selection)
+        texts = least_digests(map(normal_form, read_documents(workspace / SELECTION)))
+        with open_registry(workplace.settings).writing() as session:
+            subjects = {"line": workplace.line.line, "texts": texts}
+            append(session, pipeline_actor(workplace.settings), SELECTION_DRAWN, subjects)
     (workspace / PROOF).write_text(proof.to_json(), encoding="utf-8")
     selection = f"{proof.rows.selection:,} for selection, " if proof.rows.selection else ""
     workplace.progress(

@@ -272,6 +272,10 @@ def looks_note(report: EvaluationReport) -> list[str]:
     passed = sum(bool(look.outcomes) and worst(look.outcomes.values()) == "pass" for look in earlier)
     unfinished = sum(not look.outcomes for look in earlier)
     before = f" Of {len(earlier)} earlier, {passed} passed and {unfinished} have no report." if earlier else ""
+    if others := report.looks.of_other_lines:
+        before += f" Other lines, with the same documents, made {others} of them."
+    if spent := report.looks.at_other_sides:
+        before += f" Earlier held-out sides of the line had {counted(spent, 'look')}, not counted here."
     return [
         f"Look {number} at the held-out side of this line.{before} A gate passes by an interval of "
         f"{100 * report.looks.confidence:.4g} %, so that all looks together pass an equal candidate in at most 4.1 %.",

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import at_confidence
-from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.evaluation.looks import BUDGET, LOOKED, Looks, confidence_at, enter_look, looks_at
 from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
 from sovereign_pipeline.evaluation.stages import PRIVATE_SCORES
@@ -22,9 +23,12 @@ from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline.split import HELD_OUT, SELECTION
+from sovereign_pipeline.split.similarity import is_mostly_in, least_digests
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.documents import document
 from sovereign_pipeline_tests.evaluation.report.planted import BASE, make, read_report, run
+from sovereign_pipeline_tests.split.chain import materialize, split_stage
 
 LETTERS = [document(number) for number in range(12)]
 
@@ -38,22 +42,24 @@ def candidate(weights: str) -> Stage:
     return Stage("aligned_adapter", f"planted {weights}", build)
 
 
-def split(letters: Sequence[Document] = LETTERS) -> Stage:
+def split(letters: Sequence[Document] = LETTERS, others: Sequence[Document] = ()) -> Stage:
     def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         write_documents(workspace / "held_out.jsonl", letters)
+        write_documents(workspace / "train.jsonl", others)
         return Built(summary={}, classification="PUBLIC")
 
-    return Stage(
-        "leakage_safe_split", f"planted {digest_of([each.model_dump(mode='json') for each in letters])}", build
-    )
+    written = digest_of([[each.model_dump(mode="json") for each in side] for side in (letters, others)])
+    return Stage("leakage_safe_split", f"planted {written}", build)
 
 
-def look(institution: DemoInstitution, weights: str, letters: Sequence[Document] = LETTERS) -> Looks:
-    """Begin to evaluate weights, and return the looks until this one."""
+def look(
+    institution: DemoInstitution, weights: str, letters: Sequence[Document] = LETTERS, others: Sequence[Document] = ()
+) -> Looks:
+    """Begin to evaluate weights, and return the looks until this one. others: documents of the training side."""
     workplace = institution.workplace()
-    of, side = (make(workplace, stage, {}) for stage in (candidate(weights), split(letters)))
-    enter_look(workplace, of, side)
-    return looks_at(workplace, of, side)
+    of, side = (make(workplace, stage, {}) for stage in (candidate(weights), split(letters, others)))
+    enter_look(workplace, of, side, "")
+    return looks_at(workplace, of, side, "")
 
 
 def test_the_same_weights_are_one_look_and_other_settings_are_another(institution: DemoInstitution) -> None:
@@ -84,19 +90,47 @@ def test_a_deleted_evaluation_still_counts(institution: DemoInstitution) -> None
     assert looks.number == 2 and looks.earlier[0].outcomes["held_out_loss_improves"] == "fail"
 
 
+def begin(institution: DemoInstitution, weights: str, workspace: Path) -> None:
+    """Begin to score held-out documents, and be stopped."""
+    workplace = institution.workplace()
+    stages = (BASE, candidate(weights), split())
+    inputs = {stage.kind: workplace.store.open(make(workplace, stage, {})) for stage in stages}
+    with pytest.raises(KeyError):  # the base model is planted, so it cannot be opened
+        PRIVATE_SCORES.build(workplace, inputs, workspace)
+
+
 @pytest.mark.security_case(
-    "An evaluation is stopped as soon as it shows a figure that displeases",
-    "it counts as a look, because it was entered into the ledger before the first score",
+    "An evaluation is stopped as soon as it shows a figure that displeases, and a margin is loosened",
+    "it counts as a look, because it was entered into the ledger before the first score; the report shows the margin "
+    "in red",
 )
 def test_an_evaluation_that_is_interrupted_counts(institution: DemoInstitution, tmp_path: Path) -> None:
-    workplace = institution.workplace()
-    inputs = {
-        stage.kind: workplace.store.open(make(workplace, stage, {})) for stage in (BASE, candidate("one"), split())
-    }
-    with pytest.raises(KeyError):  # the base model is planted, so it cannot be opened
-        PRIVATE_SCORES.build(workplace, inputs, tmp_path)
+    institution.write_items("red_team/judge_labels.jsonl", [])
+    begin(institution, "one", tmp_path)
     looks = look(institution, "two")
     assert looks.number == 2 and not looks.earlier[0].outcomes
+    assert (1, "loops.margin", 0.2, 0.5) in looks.loosened({"loops.margin": 0.5})
+
+
+@pytest.mark.security_case(
+    "The same weights are evaluated again after a prompt, a question of a suite, a label of a judge, or a word that "
+    "is never a name was changed",
+    "it is another look, with stronger evidence needed",
+)
+def test_other_questions_are_another_look(institution: DemoInstitution, tmp_path: Path) -> None:
+    files = ("red_team/judge_labels.jsonl", "red_team/prompts.jsonl", "suites/suite.jsonl")
+    institution.write_items(files[0], [])
+    begin(institution, "one", tmp_path)
+    begin(institution, "one", tmp_path)
+    assert look(institution, "two").number == 2
+    for number, name in enumerate(files, 3):
+        with (institution.settings.data / name).open("a") as file:
+            file.write("\n")
+        begin(institution, "one", tmp_path)
+        assert look(institution, name).number == 2 * number - 2
+    institution.recipe["privacy"]["keep_words"] = ["Lamp"]
+    begin(institution, "one", tmp_path)
+    assert look(institution, "three").number == 10
 
 
 def test_a_look_that_two_stages_enter_at_once_counts_once_and_the_ledger_verifies(institution: DemoInstitution) -> None:
@@ -120,15 +154,80 @@ def test_a_look_that_two_stages_enter_at_once_counts_once_and_the_ledger_verifie
         ([LETTERS[0], *(document(number) for number in range(50, 61))], 2),
         ([each.model_copy(update={"id": f"X-{each.id}", "case": f"X-{each.case}"}) for each in LETTERS], 2),
         ([each.with_texts({"request": f"{each.request} So.", "response": each.response}) for each in LETTERS], 2),
+        ([each.model_copy(update={"id": f"X-{each.id}", "case": "", "subject": ""}) for each in LETTERS], 2),
         ([document(number) for number in range(50, 62)], 1),
     ],
-    ids=["one more", "one left", "other ids", "other texts", "fresh"],
+    ids=["one more", "one left", "other ids", "other texts", "no subject", "fresh"],
 )
 def test_a_held_out_side_counts_until_no_letter_of_it_is_left(
     institution: DemoInstitution, letters: list[Document], number: int
 ) -> None:
     look(institution, "one")
     assert look(institution, "two", letters).number == number
+
+
+NEWER = [document(number) for number in range(50, 62)]
+
+
+@pytest.mark.security_case(
+    "Another seed of the split draws a held-out side that shares no letter with the earlier one",
+    "earlier looks still count, because its letters were in the corpus then; newer letters begin at the first look",
+)
+def test_a_side_drawn_anew_from_the_same_letters_is_not_fresh(institution: DemoInstitution) -> None:
+    look(institution, "one", LETTERS, NEWER)
+    assert look(institution, "two", NEWER, LETTERS).number == 2
+    newest = [document(number) for number in range(100, 112)]
+    judged = (candidate("three"), split(newest, [*LETTERS, *NEWER]))
+    report = read_report(institution.workplace(), run(institution.workplace(), judged=judged)[1])
+    assert report.looks is not None and (report.looks.number, report.looks.at_other_sides) == (1, 2)
+    assert "Earlier held-out sides of the line had 2 looks, not counted here" in as_markdown(report)
+    assert look(institution, "four", [*newest[:5], *LETTERS[:7]]).number == 4
+
+
+@pytest.mark.security_case(
+    "The recipe is copied as another line, with another seed of the split, to begin counting anew",
+    "looks of all lines count whose corpus had most of the held-out letters; the report says how many those are",
+)
+def test_a_copy_of_the_recipe_counts_the_looks_of_the_first_line(institution: DemoInstitution) -> None:
+    look(institution, "one", LETTERS, NEWER)
+    look(institution, "two", LETTERS, NEWER)
+    name = institution.recipe["line"]
+    institution.recipe["line"] = "copy"
+    looks = look(institution, "one", NEWER, LETTERS)
+    assert (looks.number, looks.of_other_lines) == (3, 2)
+    same_ids = [each.with_texts({"request": f"Where is {number}?"}) for number, each in enumerate(LETTERS)]
+    institution.recipe["line"] = "others"
+    assert look(institution, "one", same_ids).number == 1
+    institution.recipe["line"] = "copy"
+    report = read_report(institution.workplace(), run(institution.workplace(), judged=(candidate("six"), split()))[1])
+    assert "Other lines, with the same documents, made 2 of them" in as_html(report)
+    institution.recipe["line"] = name
+    assert look(institution, "two", LETTERS, NEWER).number == 2
+
+
+@pytest.mark.security_case(
+    "Settings are chosen by an experiment on letters of the selection side, and these letters are then held out, in "
+    "the same line or another",
+    "no adapter is evaluated on them",
+)
+@pytest.mark.parametrize("line", ["lamps", "copy"])
+def test_a_selection_side_never_judges(institution: DemoInstitution, line: str) -> None:
+    institution.recipe["split"] = {"selection": 0.2}
+    side, _ = materialize(institution.workplace(), split_stage())
+    chosen_by = list(read_documents(side.file(SELECTION)))
+    institution.recipe["line"] = line
+    assert look(institution, "one", list(read_documents(side.file(HELD_OUT)))).number == 1
+    with pytest.raises(GateRefused):
+        look(institution, "one", [*chosen_by, document(99)])
+
+
+@settings(max_examples=50, deadline=None)
+@given(size=st.integers(1, 3000), share=st.sampled_from([0.0, 0.2, 0.8, 1.0]), seed=st.integers(0, 9))
+def test_digests_of_few_texts_tell_whether_most_are_in_a_large_corpus(size: int, share: float, seed: int) -> None:
+    corpus = [f"{seed} {number}" for number in range(size)]
+    held_out = [text if number < share * size / 8 else f"new {text}" for number, text in enumerate(corpus[: size // 8])]
+    if size // 8 > 40:
+        assert is_mostly_in(least_digests(held_out), least_digests(corpus)) == (share > 0.5)
 
 
 def test_a_margin_that_was_loosened_after_a_failure_is_shown_with_both_values(institution: DemoInstitution) -> None:
