@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,20 @@ import pytest
 from sovereign_pipeline.base.errors import InputError, IntegrityError, RecipeError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli import doctor
+from sovereign_pipeline.dagster.chain import CHAIN
 from sovereign_pipeline.policy.institution import Institution, Slurm
+from sovereign_pipeline.record.catalog import find_adapter
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.training import queued, slurm
 from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.slurm import run_trainer_on_slurm
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata, reasons
+from sovereign_pipeline_tests.dagster.conftest import Line, metadata, reasons
+from sovereign_pipeline_tests.golden.line import LETTERS, letter, recipes, write_institution
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
-from sovereign_pipeline_tests.training.conftest import JobMaker, letters, pairs
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL, interpreter, killed
 from sovereign_pipeline_tests.training.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.trainings import files, log
@@ -49,7 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def python(tmp_path: Path) -> str:
-    return interpreter(tmp_path, NODE_TASK)
+    return interpreter(tmp_path, NODE_TASK, "export OMP_NUM_THREADS=1")
 
 
 @pytest.fixture
@@ -248,19 +254,23 @@ def test_a_controller_that_is_away_loses_no_job(
     assert files(job.output) == files(on_one_machine.output)
 
 
-@pytest.mark.parametrize("method", ["dpo", "reward"])
-def test_preferences_and_rewards_train_on_two_nodes_as_on_one_machine(
-    method: str, cluster: Cluster, on_one_machine: TrainingJob, make_job: JobMaker, python: str, tmp_path: Path
+def test_a_reward_model_trains_on_two_nodes_as_on_one_machine(
+    cluster: Cluster, make_job: JobMaker, python: str, tmp_path: Path
 ) -> None:
-    changes: dict[str, Any] = {"devices": TWO, "checkpoint_directory": tmp_path / "kept" / "line" / "1"}
-    if method == "dpo":
-        rows = pairs(16)
-        changes |= {"preference": {"epochs": 1}, "parent_adapter": on_one_machine.output / "adapter"}
-    else:
-        rows, held_out = pairs_for_a_reward_model(0, 16), tmp_path / "held_out.jsonl"
-        held_out.write_text("".join(json.dumps(row) + "\n" for row in pairs_for_a_reward_model(16, 20)))
-        changes |= {"method": "reward", "reward_model": REWARD_MODEL_SECTION, "held_out": held_out}
-    here, there = (make_job(name, rows, **changes) for name in ("here", "there"))
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in pairs_for_a_reward_model(16, 20)))
+    here, there = (
+        make_job(
+            name,
+            pairs_for_a_reward_model(0, 16),
+            method="reward",
+            reward_model=REWARD_MODEL_SECTION,
+            held_out=held_out,
+            devices=TWO,
+            checkpoint_directory=tmp_path / "kept" / "line" / "1",
+        )
+        for name in ("here", "there")
+    )
     run_trainer(written(here), lambda line: None, KEY)
     run(there, place(python), cluster)
     assert files(here.output) == files(there.output)
@@ -351,43 +361,69 @@ def test_what_a_node_does_not_see_is_named_before_the_training(
         run(job, place(python), cluster)
 
 
-def test_a_line_is_materialized_from_dagster(
+@pytest.mark.parametrize(("name", "devices", "trainings"), [("harbour", TWO, 2), ("harbour-ppo", {}, 3)])
+def test_a_line_is_materialized_from_dagster_up_to_its_registration(
+    name: str,
+    devices: dict[str, Any],
+    trainings: int,
     cluster: Cluster,
     institution: DemoInstitution,
-    directory: Path,
     python: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing of this process is passed on, and the key of the marks is gone with the job."""
+    """SFT and DPO on two nodes; SFT, a reward model and PPO on one.
+
+    Nothing of this process is passed on, and the keys of the marks are gone with the jobs.
+    """
+    private = cluster.private / name
+    (private / "vault").mkdir(parents=True)
     for secret in ("CORPUS", "KEYS"):
-        monkeypatch.setenv(f"SOVEREIGN_{secret}", str(cluster.private / secret.lower()))
-    institution.settings.vault.symlink_to(cluster.private / "vault")  # which leads nowhere on the nodes
+        monkeypatch.setenv(f"SOVEREIGN_{secret}", str(private / secret.lower()))
+    institution.settings.vault.symlink_to(private / "vault")  # which leads nowhere on the nodes
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-    seen: list[str] = []
+    keys, submitted = list[str](), list[str]()
     real = slurm._call
 
     def call(*command: str) -> str:
         answer = real(*command)
         if command[0] == "sbatch":
             (order,) = (institution.settings.home / "slurm").glob("*/order.json")
-            seen.append(json.loads(order.read_bytes())["key"])
-            seen.append(cluster.call("scontrol", "show", "job", answer.strip(), "--json"))
-            seen.append(cluster.call("scontrol", "write", "batch_script", answer.strip(), "-"))
+            keys.append(json.loads(order.read_bytes())["key"])
+            submitted.append(cluster.call("scontrol", "show", "job", answer.strip(), "--json"))
+            submitted.append(cluster.call("scontrol", "write", "batch_script", answer.strip(), "-"))
         return answer
 
     monkeypatch.setattr(slurm, "_call", call)
+    write_institution(institution.settings.data)
+    institution.rows = [letter(number) for number in range(LETTERS)]
+    (institution.recipe,) = [each for each in recipes() if each["line"] == name]
+    institution.recipe["training"]["devices"] = devices
     institution.rules["trainer"] = place(python).model_dump(mode="json")
-    institution.recipe["training"]["devices"] = TWO
-    institution.recipe["training"]["sft"] |= {"max_length": 256, "epochs": 1}
     with dg.instance_for_test() as instance:
-        result = Line(institution, instance).materialize([*CORPUS, "base_model", "sft_adapter"])
-        assert metadata(result, "sft_adapter"), reasons(result)
+        line = Line(institution, instance)
+        result = line.materialize([stage.kind for stage in CHAIN])
+        assert metadata(result, "registered_adapter"), reasons(result)
         told = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        there = aligned(line)
+        institution.rules["trainer"] = {"where": "here"}
+        again = replace(ALIGNED_ADAPTER, code_version="again")
+        assert line.materialize(["aligned_adapter"], {"aligned_adapter": again}).success
+        assert aligned(line) == there
+    adapter = find_adapter(open_registry(institution.settings), f"{name}-1.0.0")
+    assert adapter.adapter_sha256 == there["adapter/adapter_model.safetensors"]
+    nodes = r"node\[1-2\]" if devices else "node[12]"
+    assert len([line for line in told if re.search(f"ended as COMPLETED on {nodes} ", line)]) == trainings
     assert any(line.startswith("step 1/") for line in told)
-    assert any("ended as COMPLETED on node[1-2]" in line for line in told)
-    key, *submitted = seen
-    assert key not in "".join(submitted) and "hunter2" not in "".join(submitted)
-    assert [path.suffix for path in (institution.settings.home / "slurm").iterdir()] == [".lock"]
+    assert len(keys) == trainings
+    assert not any(secret in text for secret in (*keys, "hunter2") for text in submitted)
+    assert {path.suffix for path in (institution.settings.home / "slurm").iterdir()} == {".lock"}
+
+
+def aligned(line: Line) -> dict[str, str]:
+    """The digest of each file of the line's aligned adapter."""
+    ref = line.workplace.store.current(line.institution.recipe["line"], "aligned_adapter")
+    assert ref is not None
+    return {each.path: each.sha256 for each in line.workplace.store.open(ref).manifest.files}
 
 
 def number_of(lines: list[str]) -> str:
