@@ -5,6 +5,7 @@ files. A worker reads the documents, scrubs them together with the canaries and 
 """
 
 import json
+import platform
 import tempfile
 from array import array
 from collections import Counter
@@ -54,6 +55,15 @@ class ScrubJob:
     """Secret under which cached findings are marked."""
     words: WordLists = NO_WORDS
     """Corrections of the findings, from the word lists of the line of adapters."""
+    node: str = field(default_factory=platform.node)
+    """Machine that gave out the work."""
+
+    @property
+    def cache_here(self) -> Path | None:
+        """The cache's directory on this machine. Other machines than `node` have one each, because processes of several
+        machines cannot share a SQLite file in WAL mode."""
+        here = platform.node()
+        return self.cache if self.cache is None or here == self.node else self.cache / here
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ class BatchScrubber:
     def __init__(self, job: ScrubJob) -> None:
         self._source = job.source
         self._stream = job.source.open("rb")
-        self._cache = FindingsCache(job.cache, job.detector, job.secret) if job.cache is not None else None
+        cache = job.cache_here
+        self._cache = FindingsCache(cache, job.detector, job.secret) if cache is not None else None
         self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, self._cache, job.words)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """A whole file: order, what was found before, the policy that stops, the way back through the vault."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,19 @@ def test_what_was_found_before_gives_the_same_bytes(
     monkeypatch.setattr(engines, "DOCUMENTS_PER_BATCH", 7)  # another cut of the corpus
     assert result_of(tmp_path / "two", corpus_file, Corpus(workers=1)) == first
     assert scrub_in(tmp_path / "two").searched == 0
+
+
+def test_a_machine_of_a_cluster_reads_and_writes_a_cache_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_documents(tmp_path / "in.jsonl", [document("CR 1000000")])
+    job, vault, searched = job_for(tmp_path), vault_in(tmp_path), list[int]()
+    for node in (job.node, "second", "second", "third", job.node):
+        monkeypatch.setattr(platform, "node", lambda node=node: node)
+        findings = scrub_file(job, tmp_path / "out.jsonl", vault, Corpus(), lambda message: None)
+        searched.append(findings.searched)
+    first = searched[0]
+    assert searched == [first, first, 0, first, 0] and first > 0
 
 
 def test_a_changed_document_is_all_that_is_searched(tmp_path: Path, corpus_file: Path) -> None:
