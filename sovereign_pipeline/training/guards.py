@@ -11,7 +11,7 @@ from sovereign_pipeline.base.errors import TrainingDiverged, TrainingFailed
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.training.forward import Batch, in_evaluation_mode, packed, token_log_probabilities
+from sovereign_pipeline.training.forward import Batch, in_evaluation_mode, packed, passes_in, token_log_probabilities
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import fused_experts
 from sovereign_pipeline.training.rows import Completion, EncodedRow
@@ -159,7 +159,7 @@ def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) 
     was_training = model.training
     model.train()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), passes_in(precision, model.device.type):
             first, second = (token_log_probabilities(model, inputs) for _ in range(2))
     finally:
         model.train(was_training)

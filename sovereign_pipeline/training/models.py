@@ -118,6 +118,8 @@ def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept
             f"{job.sft.precision} and need the memory of adapter: lora"
         )
     model = base if job.sft.adapter == "none" else _with_adapter(base, job)
+    if job.sft.precision == "bfloat16" and not job.sft.dropout and job.devices.count == 1:
+        _leave_casts_to_autocast(model)
     if kept is not None:
         kept.is_on(model)
     if job.method != "sft":
@@ -139,6 +141,18 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
             f"PEFT cannot put this adapter on {type(base).__name__}: {str(error).strip()}",
             f"Change target_modules (default: {ALL_LINEAR}), dropout or dora in training.sft.",
         ) from error
+
+
+def _leave_casts_to_autocast(model: Any) -> None:
+    """Stop PEFT from copying each layer's input to the adapter's float32, which autocast turns back to bfloat16.
+
+    Dropout would draw its mask in another precision, so it keeps the copy.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def without_dropout(model: Any) -> None:
