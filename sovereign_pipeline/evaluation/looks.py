@@ -40,6 +40,8 @@ from sovereign_pipeline.training.tuned_model import stated_weights
 LOOKED, JUDGED = "held-out side evaluated", "evaluation judged"
 BUDGET = 10
 """Looks after which a fresh held-out side is due. At the tenth, the interval is 1.8 times as wide as at the first."""
+Figures = dict[str, str]
+"""`incumbent` -> its digest, or empty; `files` -> digest of the files of all scores."""
 SKETCHES = ("rows", "texts", "corpus")
 """Keys of an entry with the least digests of its split; see `_sketches`."""
 
@@ -155,12 +157,28 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
     _append(workplace, LOOKED, {"line": line, "look": id, **stated, "split": split.digest, **sketches})
 
 
+def as_measured(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, figures: Figures) -> str:
+    """Return the digest of the tests with which figures are a look: `tests`, unless this look was judged by other
+    figures against the same incumbent. Figures differ between machines and numbers of threads, so whoever deletes and
+    measures again looks again."""
+    key = {"line": workplace.line.line, "look": _id(_look(workplace, candidate, split), tests)}
+    for known in (each.subjects for each in _entries(workplace, JUDGED)):
+        if known.get("figures", {}).get("incumbent") == figures["incumbent"] and key.items() <= known.items():
+            return tests if known["figures"] == figures else digest_of([tests, figures])
+    return tests
+
+
 def enter_outcomes(
-    workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, outcomes: Mapping[str, Outcome]
+    workplace: Workplace,
+    candidate: ArtifactRef,
+    split: ArtifactRef,
+    tests: str,
+    figures: Figures,
+    outcomes: Mapping[str, Outcome],
 ) -> None:
     """Enter the outcomes of an evaluation's gates, unless they are entered already."""
     id = _id(_look(workplace, candidate, split), tests)
-    entered = {"line": workplace.line.line, "look": id, "outcomes": dict(outcomes)}
+    entered = {"line": workplace.line.line, "look": id, "figures": figures, "outcomes": dict(outcomes)}
     if entered not in [each.subjects for each in _entries(workplace, JUDGED)]:
         _append(workplace, JUDGED, entered)
 

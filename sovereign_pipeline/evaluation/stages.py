@@ -1,7 +1,7 @@
 """The stages that score, red-team and report on the candidate, and the gates of the report."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sovereign_pipeline.evaluation.comparison import (
     is_incumbent,
 )
 from sovereign_pipeline.evaluation.held_out import HeldOutSettings, score_held_out, write_replies
-from sovereign_pipeline.evaluation.looks import enter_look, enter_outcomes, looks_at
+from sovereign_pipeline.evaluation.looks import Figures, as_measured, enter_look, enter_outcomes, looks_at
 from sovereign_pipeline.evaluation.memorisation import continue_documents, expose_canaries, memorisation_result
 from sovereign_pipeline.evaluation.records import (
     ANSWERS,
@@ -347,7 +347,8 @@ def _report_external(workplace: Workplace) -> dict[str, str]:
     if len(made) < len(stages):
         return waiver_digests(workplace)
     candidate, split, *scores = made
-    looks = looks_at(workplace, candidate, split, _tests_in(workplace, map(store.read_manifest, scores)))
+    tests, _ = _measured_tests(workplace, candidate, split, [store.read_manifest(ref) for ref in scores])
+    looks = looks_at(workplace, candidate, split, tests)
     return {**waiver_digests(workplace), "looks": digest_of(looks.model_dump(mode="json"))}
 
 
@@ -355,7 +356,7 @@ def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
     workplace.progress("evaluation_report: computing figures and intervals from the samples")
     judged = _judged(workplace, inputs)
     if judged is not None:
-        enter_look(workplace, *judged)
+        enter_look(workplace, *judged[:3])
     report = _observed(workplace, inputs)
     if judged is not None:
         enter_outcomes(workplace, *judged, {finding.gate: finding.outcome for finding in report.findings})
@@ -392,23 +393,30 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
         _incumbent(workplace, inputs),
         earlier_waivers(workplace),
         _precision(workplace, inputs),
-        looks_at(workplace, *judged) if judged is not None else None,
+        looks_at(workplace, *judged[:3]) if judged is not None else None,
     )
 
 
-def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str] | None:
-    """Return the candidate, the split whose held-out documents were scored, and the digest of the tests; None for
-    scores without them."""
+def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str, Figures] | None:
+    """Return the candidate, the split whose held-out documents were scored, the digest of the tests, and the figures;
+    None for scores without them."""
     scores, store = inputs[PRIVATE_SCORES.kind].manifest, workplace.store
     if not {ALIGNED_ADAPTER.kind, LEAKAGE_SAFE_SPLIT.kind} <= scores.inputs.keys():
         return None
     candidate, split = (store.input_ref(scores, each.kind) for each in (ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT))
-    manifests = (inputs[each.kind].manifest for each in EVALUATION_REPORT.inputs)
-    return candidate, split, _tests_in(workplace, manifests)
+    manifests = [inputs[each.kind].manifest for each in EVALUATION_REPORT.inputs]
+    return candidate, split, *_measured_tests(workplace, candidate, split, manifests)
 
 
-def _tests_in(workplace: Workplace, scores: Iterable[Manifest]) -> str:
-    return _tests(workplace, [(each.producer.config, each.external_inputs) for each in scores])
+def _measured_tests(
+    workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, scores: Sequence[Manifest]
+) -> tuple[str, Figures]:
+    """Return the digest of the tests whose figures three scores have, and the figures."""
+    tests = _tests(workplace, [(each.producer.config, each.external_inputs) for each in scores])
+    incumbent = incumbent_in(scores[0])
+    files = [{entry.path: entry.sha256 for entry in each.files} for each in scores]
+    figures = {"incumbent": incumbent[1] if incumbent is not None else "", "files": digest_of(files)}
+    return as_measured(workplace, candidate, split, tests, figures), figures
 
 
 def _gate(criterion: Criterion) -> Gate:

@@ -133,6 +133,20 @@ def test_other_questions_are_another_look(institution: DemoInstitution, tmp_path
     assert look(institution, "three").number == 10
 
 
+@pytest.mark.security_case(
+    "The scores of a failed evaluation are deleted and measured again with other threads, until other answers pass",
+    "it is another look, with stronger evidence needed",
+)
+def test_other_figures_of_the_same_weights_are_another_look(institution: DemoInstitution) -> None:
+    def number(gain: float) -> int:
+        workplace = institution.workplace()
+        looks = read_report(workplace, run(workplace, judged=(candidate("one"), split()), gain=gain)[1]).looks
+        assert looks is not None
+        return looks.number
+
+    assert [number(gain) for gain in (-0.5, 0.5, -0.5)] == [1, 2, 1]
+
+
 def test_a_look_that_two_stages_enter_at_once_counts_once_and_the_ledger_verifies(institution: DemoInstitution) -> None:
     look(institution, "one")
     registry = open_registry(institution.settings)
