@@ -124,8 +124,10 @@ def _compare_rows(
 
 
 def _description(manifest: Manifest, name: str) -> tuple[Source, Quarantine] | None:
-    """Return the description and the quarantine limits of a source from the manifest; None if an earlier release
-    recorded sources differently."""
+    """Return the description and the quarantine limits of a source from the manifest.
+
+    None if the manifest has no source of this name, or an earlier release recorded sources differently.
+    """
     recorded: Mapping[str, Any] = manifest.producer.config
     try:
         sources = [Source.model_validate(each) for each in recorded["sources"]]

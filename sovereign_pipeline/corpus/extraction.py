@@ -76,8 +76,10 @@ _OF_ASSEMBLERS = ("letters", "markings", "quotes", "reference_numbers", "threads
 
 
 def extractor_of(source: Source) -> str | None:
-    """Return the version of a source's parser and assembler, for the identity of what is made from it; None for a
-    table."""
+    """Return a version of the code that parses and assembles a source; None for tables and databases, which have none.
+
+    It is part of the identity of what is made from the source.
+    """
     if source.kind not in KINDS:
         return None
     code = [file_sha256(Path(__file__).with_name(f"{name}.py")) for name in _OF_ASSEMBLERS]

@@ -128,7 +128,7 @@ def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
 def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> tuple[Artifact, str] | None:
     """Open the incumbent and verify every byte; return None if the line has no incumbent that can be compared.
 
-    Returns the artifact, and the higher of its level and its registration's.
+    Returns the artifact and its classification: the manifest's or the registration's, whichever is higher.
 
     An incumbent on another base model is skipped, and the report states it: its template and tokens differ, so its
     losses per token are not comparable. Raising an error instead would prevent a line from changing its base model.

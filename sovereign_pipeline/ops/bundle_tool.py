@@ -318,7 +318,7 @@ def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> S
     payload = base64.b64decode(envelope["payload"], validate=True)
     signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
     if spelled(_envelope(keyid, payload, signature)) + b"\n" != bundle:
-        raise Refused(f"{SIGNATURE}: its bytes are not as they were written.")
+        raise Refused(f"{SIGNATURE}: its bytes were changed after it was written.")
     if keyid not in trusted.keys:
         raise Refused(
             f"{SIGNATURE}: the key {keyid} has not the role bundle in the trust root, or is revoked.",
@@ -548,7 +548,7 @@ def _above(name: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Earlier:
-    """The digests in an earlier bundle, which a delta leaves out."""
+    """An earlier bundle, whose files a delta leaves out."""
 
     index_sha256: str
     created: str

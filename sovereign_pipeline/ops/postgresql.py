@@ -163,9 +163,9 @@ def _program(name: str, database: Database) -> str:
     program = shutil.which(name)
     if program is None:
         raise InputError(
-            f"{name} is not installed, but {database.variable} is on a PostgreSQL server.",
-            "Install PostgreSQL's client programs of the server's version (in Debian postgresql-client), and put their "
-            "directory in PATH.",
+            f"{name} is not installed, and {database.variable} names a database on a PostgreSQL server.",
+            "Install PostgreSQL's client programs in the server's version (Debian: postgresql-client), and add their "
+            "directory to PATH.",
         )
     return program
 

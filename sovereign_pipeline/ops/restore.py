@@ -143,7 +143,9 @@ def _removed_on_error(settings: Settings) -> Iterator[None]:
     places.append(_staged_database(settings, places[0]))
     for path in places:
         if os.path.lexists(path):
-            raise InputError(f"{path}: it remains from an earlier attempt.", "Remove it.")
+            raise InputError(
+                f"{path} is left over from a restore that was interrupted.", "Remove it, and restore again."
+            )
     try:
         yield
     except BaseException:

@@ -201,7 +201,7 @@ def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
             raise ValueError(key.scheme)
     except (ValueError, InputError):
         raise IntegrityError(
-            f"{name}: the key {keyid} is neither P-256 nor Ed25519.", "Copy the file again from its source."
+            f"{name}: the key {keyid} is not a readable P-256 or Ed25519 key.", "Copy the file again from its source."
         ) from None
     if keyid_of(pem) != keyid or {*key.keyval} != {"public"} or tuf_key(pem).keyval["public"] != public:
         raise IntegrityError(

@@ -188,8 +188,10 @@ def _assert_ended(session: Session, adapter: Adapter) -> State:
 
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
-    """Return artifact -> id of an adapter that needs it, ignoring retired, rejected and recalled adapters. Reads the
-    artifacts themselves, because anyone with write access to the database could change the recall index."""
+    """Return artifact -> id of an adapter that needs it, ignoring retired, rejected and recalled adapters.
+
+    Reads the manifests of the artifacts themselves.
+    """
     state = states(session)
     living = [each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in ENDED]
     work, seen = Countdown(progress, "checking which adapters need the weights", len(living), "adapter"), set[str]()

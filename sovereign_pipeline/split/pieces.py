@@ -110,7 +110,7 @@ def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None 
 
 @dataclass(frozen=True)
 class _Counts:
-    """Numbers of different texts that contain each run, as far as `_Runs.once_in_each` counts."""
+    """For each run, the number of different texts that contain it; counting stops above BOILERPLATE_TEXTS."""
 
     corpus: NDArray[np.uint32]
     held_out: NDArray[np.uint32]

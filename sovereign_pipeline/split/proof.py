@@ -130,7 +130,7 @@ class DateCut(Frozen):
 
 
 class Proof(Frozen):
-    """The content of `proof.json`. Components and their sizes are counted in documents."""
+    """The content of `proof.json`. A component's size is its number of documents."""
 
     parameters: Parameters
     rows: SideCounts

@@ -69,7 +69,7 @@ class Plan:
         return Forward(tokens=max(each.tokens for each in passes), supervised=max(each.predicted for each in passes))
 
     def until(self, step: int | None) -> "Plan":
-        """Return the plan up to a step; None: the whole plan."""
+        """Return the plan up to and including a step, or the whole plan for None."""
         return self if step is None else replace(self, units=self.units[: step * self.units_a_step])
 
     def tokens_until(self, step: int) -> int:

@@ -390,8 +390,11 @@ def flops_of_work(shape: Shape, sft: Sft, preference: Preference | None, work: W
 def _tier(
     shape: Shape, sft: Sft, preference: Preference | None, work: Work, card: Card, count: int, utilisation: float
 ) -> Tier:
-    """Build a tier. A step takes the longer of computing and gathering shards. With NF4, computing includes
-    dequantising each weight once per pass."""
+    """Estimate memory and speed on `count` cards of one type.
+
+    A step takes as long as its computing or its gathering of shards, whichever is longer. With NF4, computing includes
+    dequantising each weight once per pass.
+    """
     tokens = Forward.largest(sft, preference).tokens
     held = 2 if sft.precision == "bfloat16" else 4
     peak = card.flops if held == 2 else card.flops / 2  # float32 as TensorFloat-32
