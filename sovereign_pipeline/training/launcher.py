@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sovereign_pipeline.base.errors import RecipeError, TrainingFailed
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
@@ -82,6 +82,41 @@ def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
         read_result(TrainingJob.read(job).result)
     else:
         read_remote_result(job, ending, progress)
+
+
+class Log:
+    """The file to which the trainers of all nodes append messages, as JSON lines.
+
+    Lines that no trainer wrote are not reported, because libraries quote their input.
+    """
+
+    def __init__(self, path: Path, others: tuple[str, ...] = ()) -> None:
+        """others: beginnings of further lines to report, which the cluster itself writes."""
+        self.path, self._others = path, others
+        self._read = 0
+
+    def skip(self) -> None:
+        """Begin at the end of what is there, or of a new file."""
+        self.path.touch(mode=0o600)
+        self._read = self.path.stat().st_size
+
+    def added(self) -> list[tuple[str, Any]]:
+        """Return the message of each whole line that was added, and the failure that it reports, or None."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        found: list[tuple[str, Any]] = []
+        for line in whole.decode(errors="replace").splitlines():
+            try:
+                said = json.loads(line)
+                found.append((said["message"], said.get("failure")))
+            except (ValueError, TypeError, KeyError):
+                if line.startswith(self._others):
+                    found.append((line, None))
+        return found
 
 
 INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"

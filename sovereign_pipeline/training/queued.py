@@ -3,7 +3,6 @@
 The job's directory is in the home, so a later process finds the job, its log and its result again.
 """
 
-import json
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -76,8 +75,7 @@ class QueuedJob(ABC, Generic[Place]):
     CLUSTER: ClassVar[str]
     """Name of the cluster's software, for people."""
     ITS_LINES: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of lines that the cluster itself writes into the log. Others that no trainer wrote are not reported,
-    because libraries quote their input."""
+    """Beginnings of lines that the cluster itself writes into the log."""
 
     HINTS: ClassVar[Mapping[str, str]] = {
         "OUT_OF_MEMORY": "Raise trainer.memory_gib in institution.yaml, or lower training.sft.max_length or batch_size "
@@ -105,11 +103,9 @@ class QueuedJob(ABC, Generic[Place]):
         self._directory = job.result.parent
         self.file = self._directory / f"{sha256(job.model_dump_json().encode()).hexdigest()}.json"
         self._order = self._directory / "order.json"
-        self._log = self._directory / "log"
+        self._log = launcher.Log(self._directory / "log", self.ITS_LINES)
         self._number: str | None = None
         """The cluster's name of the job that is followed."""
-        self._read = 0
-        """Bytes of the log that were reported."""
         self._told = ""
         self._failure: Failure | None = None
         """First failure that a process reported in the log for good. A process on a node without the home reports it
@@ -193,8 +189,7 @@ class QueuedJob(ABC, Generic[Place]):
         )
         self._order.touch(mode=0o600)
         self._order.write_text(order.model_dump_json(), encoding="utf-8")
-        self._log.touch(mode=0o600)
-        self._read = self._log.stat().st_size
+        self._log.skip()
         try:
             self._number = self._start()
         except ClusterError as error:
@@ -248,20 +243,7 @@ class QueuedJob(ABC, Generic[Place]):
 
     def _stream(self) -> None:
         """Report the whole lines that were added to the log, and remember a failure among them."""
-        if not self._log.exists():
-            return
-        with self._log.open("rb") as file:
-            file.seek(self._read)
-            whole = file.read().rpartition(b"\n")[0]
-        self._read += len(whole) + 1 if whole else 0
-        for line in whole.decode(errors="replace").splitlines():
-            try:
-                said = json.loads(line)
-                message, failure = said["message"], said.get("failure")
-            except (ValueError, TypeError, KeyError):
-                if not line.startswith(self.ITS_LINES):
-                    continue
-                message, failure = line, None
+        for message, failure in self._log.added():
             if failure is not None and self._failure is None and not failure["resumes"]:
                 self._failure = Failure.model_validate(failure)
             self._progress(message)

@@ -5,7 +5,6 @@ A placement group reserves the nodes. On each one an actor starts the trainers a
 variables of a trainer and no others, and connect as on Slurm.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult
-from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE
+from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE, Log
 from sovereign_pipeline.training.node import NODE_RANK_VARIABLE
 from sovereign_pipeline.training.node_task import NODE_VARIABLE, Order
 from sovereign_pipeline.training.worker import collect_sigterm, open_progress
@@ -80,7 +79,8 @@ def _run(
         ).remote()
         for each in on
     ]
-    log = _Log(order_file.with_name("log"), progress)
+    log = Log(order_file.with_name("log"))
+    log.skip()
     world, local = job.devices.count, job.devices.count // nodes.count
     given = {**_environment(), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(local)}
     command = [nodes.python, "-m", "sovereign_pipeline.training.node", str(order_file)]
@@ -91,7 +91,7 @@ def _run(
     waiting, is_stopping, failed = list(runs), False, False
     while waiting:
         done, waiting = ray.wait(waiting, timeout=SECONDS_BETWEEN_LOOKS)
-        log.tell()
+        _tell(log, progress)
         for each in done:
             try:
                 failed = failed or ray.get(each) != 0
@@ -102,10 +102,15 @@ def _run(
             is_stopping = True
             for node in started:
                 node.stop.remote()
-    log.tell()
+    _tell(log, progress)
     if failed and not job.result.is_file():
         raise TrainingStopped("A node of this training was lost.")
     return 1 if failed else 0
+
+
+def _tell(log: Log, progress: Callable[[str], None]) -> None:
+    for message, _ in log.added():
+        progress(message)
 
 
 def _environment() -> dict[str, str]:
@@ -149,25 +154,6 @@ def _node_class() -> type:
 
     NODE, PARENT = NODE_VARIABLE, PARENT_VARIABLE
     return Node
-
-
-class _Log:
-    """The file to which the trainers of all nodes append JSON lines."""
-
-    def __init__(self, path: Path, progress: Callable[[str], None]) -> None:
-        self.path = path
-        self._progress = progress
-        path.touch(mode=0o600)
-        self._read = path.stat().st_size
-
-    def tell(self) -> None:
-        """Report the whole lines that were added."""
-        with self.path.open("rb") as file:
-            file.seek(self._read)
-            whole = file.read().rpartition(b"\n")[0]
-        self._read += len(whole) + 1 if whole else 0
-        for line in whole.decode(errors="replace").splitlines():
-            self._progress(json.loads(line)["message"])
 
 
 if __name__ == "__main__":

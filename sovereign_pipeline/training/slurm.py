@@ -57,7 +57,7 @@ class SlurmJob(QueuedJob[Slurm]):
             "nodes": self._nodes,
             "ntasks-per-node": tasks,
             "job-name": directory.name,
-            "output": self._log,
+            "output": self._log.path,
             "chdir": directory,
             "export": "NIL",  # nothing of this process's environment
             "open-mode": "append",

@@ -137,6 +137,29 @@ def make_session_job(tiny_model: Path) -> JobMaker:
     return make
 
 
+TWO = {"launcher": "accelerate", "count": 2}
+
+
+@pytest.fixture
+def make_for_two(make_job: JobMaker, tmp_path: Path) -> JobMaker:
+    """`make_for_two(name, …)`: SFT by two processes, whose checkpoints are apart from its files, as a stage's are."""
+    of_two = {"sft": {"epochs": 2}, "devices": TWO}
+    return lambda name, **changes: make_job(
+        name, letters(24), **{**of_two, "checkpoint_directory": tmp_path / "kept" / name / "1", **changes}
+    )
+
+
+@pytest.fixture(scope="session")
+def on_one_machine(make_session_job: JobMaker, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """The job of `make_for_two`, which two processes of this machine have run."""
+    from sovereign_pipeline.training.here import run_trainer
+    from sovereign_pipeline_tests.training.processes.launching import KEY, written
+
+    job = make_session_job(tmp_path_factory.mktemp("one"), "machine", letters(24), sft={"epochs": 2}, devices=TWO)
+    run_trainer(written(job), lambda line: None, KEY)
+    return job
+
+
 @pytest.fixture
 def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
     """A copy of the tiny model, with its card, and a recipe that trains on it."""

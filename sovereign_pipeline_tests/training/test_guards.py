@@ -19,6 +19,7 @@ from sovereign_pipeline.training.guards import Probe, check_rows_are_kept_apart,
 from sovereign_pipeline.training.job import read_result
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
+from sovereign_pipeline_tests.training.processes.launching import written
 from sovereign_pipeline_tests.training.trainings import log, refused, report, run
 
 pytestmark = pytest.mark.slow
@@ -253,11 +254,8 @@ sys.exit(main(Path(sys.argv[1])))
 
 def test_memory_that_runs_out(make_job: JobMaker) -> None:
     job = make_job("memory", letters(300), sft={"max_length": 16384, "max_cut_share": 0.0})
-    path = job.result.with_name("job.json")
-    job.write(path)
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY_OF_A_SMALL_MACHINE, str(path)], capture_output=True, check=False
-    )
+    command = [sys.executable, "-c", MEMORY_OF_A_SMALL_MACHINE, str(written(job))]
+    done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 1
     with pytest.raises(TrainingFailed, match="memory ran out during the training"):
         read_result(job.result)

@@ -31,15 +31,21 @@ from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline.training.node import NODE_RANK_VARIABLE
 from sovereign_pipeline.training.node_task import NODE_VARIABLE
 from sovereign_pipeline_tests.kubernetes_cluster import OBJECTS, ApiServer, unknown_fields
-from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL, interpreter, killed
+from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, letters
+from sovereign_pipeline_tests.training.processes.launching import (
+    KEY,
+    chatty,
+    halting_interpreter,
+    interpreter,
+    killed,
+    program,
+    written,
+)
 from sovereign_pipeline_tests.training.tiny_reward import reward_job
 from sovereign_pipeline_tests.training.trainings import files, log
 
 pytestmark = pytest.mark.slow
 
-TWO = {"launcher": "accelerate", "count": 2}
-ROWS, SFT = letters(24), {"epochs": 2}
 NAME = "sovereign-1"
 
 
@@ -56,26 +62,12 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
 
 @pytest.fixture
 def python(tmp_path: Path) -> str:
-    """The interpreter of the pods, with a library that prints a document while it is loaded."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "class Chatty:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'torch':\n"
-        "            sys.stderr.write('PLANTED TEXT\\n'); os.write(1, b'PLANTED TEXT\\n')\n"
-        "sys.meta_path.insert(0, Chatty())\n"
-    )
-    before = f'export OMP_NUM_THREADS=1 PYTHONPATH="$PYTHONPATH:{tmp_path / "site"}"'
-    return interpreter(tmp_path, "sovereign_pipeline.training.node", before)
+    return interpreter(tmp_path, "sovereign_pipeline.training.node", chatty(tmp_path))
 
 
 @pytest.fixture
 def halting(tmp_path: Path) -> str:
-    """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
-    is a file `go on`."""
-    halt = f"export {STEP}=3 {UNTIL}='{tmp_path / 'go on'}'"
-    return interpreter(tmp_path, "sovereign_pipeline_tests.training.processes.node_that_halts", halt)
+    return halting_interpreter(tmp_path, "node_that_halts")
 
 
 @pytest.fixture
@@ -97,33 +89,11 @@ def kubernetes(path: Path, **changes: Any) -> Kubernetes:
     return Kubernetes.model_validate({**least, **changes})
 
 
-def written(job: TrainingJob) -> Path:
-    path = job.result.with_name("job.json")
-    job.write(path)
-    return path
-
-
 def run(job: TrainingJob, where: Kubernetes, progress: Callable[[str], None] = lambda line: None) -> None:
     home, nowhere = job.locks.parent, Path("/nowhere")
     secret: dict[str, Any] = {name: nowhere / name for name in ("vault", "review_secrets", "keys", "corpus", "serving")}
     settings = Settings(home=home, data=home / "data", **secret)
     run_trainer_on_kubernetes(written(job), where, settings, progress, KEY[KEY_VARIABLE])
-
-
-@pytest.fixture
-def make(make_job: JobMaker, tmp_path: Path) -> JobMaker:
-    """`make(name, …)`: a job on two nodes, whose checkpoints are apart from its files, as a stage's are."""
-    return lambda name, **changes: make_job(
-        name, ROWS, **{"sft": SFT, "devices": TWO, "checkpoint_directory": tmp_path / "kept" / name / "1", **changes}
-    )
-
-
-@pytest.fixture(scope="module")
-def on_one_machine(make_session_job: JobMaker, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
-    """SFT by two processes of this machine."""
-    job = make_session_job(tmp_path_factory.mktemp("one"), "machine", ROWS, sft=SFT, devices=TWO)
-    run_trainer(written(job), lambda line: None, KEY)
-    return job
 
 
 def of_job(place: Kubernetes, job: TrainingJob) -> dict[str, Any]:
@@ -137,7 +107,7 @@ def pod_of(described: dict[str, Any]) -> dict[str, Any]:
     return pod
 
 
-def test_the_manifest_is_what_was_configured(make: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
+def test_the_manifest_is_what_was_configured(make_for_two: JobMaker, tmp_path: Path, tiny_model: Path) -> None:
     there = kubernetes(
         tmp_path,
         image="registry.example/sovereign:1",
@@ -151,7 +121,7 @@ def test_the_manifest_is_what_was_configured(make: JobMaker, tmp_path: Path, tin
         memory_gib=64,
         cpus=7.5,
     )
-    described = of_job(there, make("pods", devices={**TWO, "count": 4}))
+    described = of_job(there, make_for_two("pods", devices={**TWO, "count": 4}))
     assert not unknown_fields(models.TrainerV1alpha1TrainJob, described)
     assert described["metadata"] == {"name": NAME, "labels": {"kueue.x-k8s.io/queue-name": "desk"}}
     trainer, pod = described["spec"]["trainer"], pod_of(described)
@@ -211,12 +181,12 @@ MOUNTED: dict[str, Callable[[dict[str, Any]], object]] = {
 )
 @pytest.mark.parametrize("field", MOUNTED)
 def test_a_runtime_that_gives_pods_more_is_refused(
-    field: str, api: ApiServer, place: Callable[..., Kubernetes], make: JobMaker
+    field: str, api: ApiServer, place: Callable[..., Kubernetes], make_for_two: JobMaker
 ) -> None:
     (of_node,) = api.runtime["spec"]["template"]["spec"]["replicatedJobs"]
     MOUNTED[field](of_node["template"]["spec"]["template"]["spec"])
     with pytest.raises(RecipeError, match=field):
-        run(make("refused"), place())
+        run(make_for_two("refused"), place())
     assert not api.created
 
 
@@ -297,10 +267,10 @@ def test_pods_mount_the_paths_of_their_job_alone(make_job: JobMaker, tmp_path: P
 
 
 def test_two_pods_train_what_two_processes_of_one_machine_do(
-    api: ApiServer, on_one_machine: TrainingJob, make: JobMaker, place: Callable[..., Kubernetes], python: str
+    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], python: str
 ) -> None:
     """Nothing of this process is passed on, no document reaches a log, and nothing is left behind."""
-    job, lines = make("nodes"), list[str]()
+    job, lines = make_for_two("nodes"), list[str]()
     run(job, place(python), lines.append)
     assert files(job.output) == files(on_one_machine.output)
     assert len([line for line in lines if line.startswith("step ")]) == len(log(job))
@@ -319,29 +289,29 @@ def test_two_pods_train_what_two_processes_of_one_machine_do(
 
 
 def test_a_node_holds_as_many_processes_as_it_has_devices(
-    api: ApiServer, on_one_machine: TrainingJob, make: JobMaker, place: Callable[..., Kubernetes], python: str
+    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], python: str
 ) -> None:
-    job, lines = make("one-node"), list[str]()
+    job, lines = make_for_two("one-node"), list[str]()
     run(job, place(python, devices_per_node=2), lines.append)
     assert "on 1 node with 2 processes each" in next(line for line in lines if line.startswith("submitted"))
     assert files(job.output) == files(on_one_machine.output)
     with pytest.raises(RecipeError, match="count is 3, and a node has 2"):
-        run(make("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2))
+        run(make_for_two("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2))
 
 
 def test_one_device_trains_as_here(
-    api: ApiServer, make: JobMaker, place: Callable[..., Kubernetes], python: str
+    api: ApiServer, make_for_two: JobMaker, place: Callable[..., Kubernetes], python: str
 ) -> None:
-    here, there = (make(name, sft={"epochs": 1}, devices={}) for name in ("here", "there"))
+    here, there = (make_for_two(name, sft={"epochs": 1}, devices={}) for name in ("here", "there"))
     run_trainer(written(here), lambda line: None, KEY)
     run(there, place(python))
     assert files(there.output) == files(here.output)
 
 
 def test_a_job_that_kueue_queues_and_preempts_resumes_and_ends_in_the_same_bytes(
-    api: ApiServer, on_one_machine: TrainingJob, make: JobMaker, place: Callable[..., Kubernetes], halting: str
+    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], halting: str
 ) -> None:
-    job, lines = make("preempted"), list[str]()
+    job, lines = make_for_two("preempted"), list[str]()
 
     def progress(line: str) -> None:
         lines.append(line)
@@ -359,12 +329,12 @@ def test_a_job_that_kueue_queues_and_preempts_resumes_and_ends_in_the_same_bytes
 def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
     api: ApiServer,
     on_one_machine: TrainingJob,
-    make: JobMaker,
+    make_for_two: JobMaker,
     place: Callable[..., Kubernetes],
     halting: str,
     tmp_path: Path,
 ) -> None:
-    job, lines = make("dies", checkpoints={"every_steps": 2, "keep": 1}), list[str]()
+    job, lines = make_for_two("dies", checkpoints={"every_steps": 2, "keep": 1}), list[str]()
 
     def progress(line: str) -> None:
         lines.append(line)
@@ -381,9 +351,9 @@ def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
 
 
 def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
-    api: ApiServer, on_one_machine: TrainingJob, make: JobMaker, place: Callable[..., Kubernetes], halting: str
+    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], halting: str
 ) -> None:
-    job = make("found")
+    job = make_for_two("found")
     killed(lambda: run(job, place(halting), lambda line: os._exit(9) if line.startswith("step 3/") else None))
     lines: list[str] = []
 
@@ -403,9 +373,9 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
 
 
 def test_a_job_that_a_person_deletes_leaves_a_checkpoint_and_is_not_submitted_again(
-    api: ApiServer, make: JobMaker, place: Callable[..., Kubernetes], halting: str
+    api: ApiServer, make_for_two: JobMaker, place: Callable[..., Kubernetes], halting: str
 ) -> None:
-    job = make("deleted")
+    job = make_for_two("deleted")
     with pytest.raises(TrainingStopped, match=r"stopped, as requested, at step 4 .* was deleted"):
         run(job, place(halting), lambda line: api.delete() if line.startswith("step 3/") else None)
     assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
@@ -415,12 +385,12 @@ def test_a_job_that_a_person_deletes_leaves_a_checkpoint_and_is_not_submitted_ag
 def test_an_api_server_that_is_away_loses_no_job(
     api: ApiServer,
     on_one_machine: TrainingJob,
-    make: JobMaker,
+    make_for_two: JobMaker,
     place: Callable[..., Kubernetes],
     halting: str,
     tmp_path: Path,
 ) -> None:
-    job, lines = make("away"), list[str]()
+    job, lines = make_for_two("away"), list[str]()
     api.fails = lambda method, path: method == "POST" and bool(api.created)  # the answer alone is lost
 
     def progress(line: str) -> None:
@@ -460,21 +430,23 @@ ENDINGS: dict[str, tuple[str, dict[str, Any], type[SovereignError], str]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_end_without_an_adapter_is_a_failure_with_its_reason(
-    ending: str, api: ApiServer, make: JobMaker, place: Callable[..., Kubernetes], tmp_path: Path
+    ending: str, api: ApiServer, make_for_two: JobMaker, place: Callable[..., Kubernetes], tmp_path: Path
 ) -> None:
     script, state, error, message = ENDINGS[ending]
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
+    python = program(tmp_path / "python", script)
     for name, value in state.items():
         setattr(api, name, value)
     with pytest.raises(error, match=message):
-        run(make("fails"), place(str(python)))
+        run(make_for_two("fails"), place(python))
     assert not list(tmp_path.rglob("order.json"))
 
 
 def test_what_the_launcher_lacks_is_told(
-    api: ApiServer, make: JobMaker, place: Callable[..., Kubernetes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    api: ApiServer,
+    make_for_two: JobMaker,
+    place: Callable[..., Kubernetes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def checked(where: Kubernetes) -> doctor.Finding:
         return doctor.trainer(Institution(name="Lamp Office", classification=("PUBLIC",), trainer=where))
@@ -482,7 +454,7 @@ def test_what_the_launcher_lacks_is_told(
     assert checked(place()).ok
     assert "has no TrainingRuntime other" in checked(place(runtime="other")).found
     with pytest.raises(InputError, match=r"trainer\.kubeconfig"):
-        run(make("none"), place(kubeconfig=str(tmp_path / "nowhere")))
+        run(make_for_two("none"), place(kubeconfig=str(tmp_path / "nowhere")))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"(?s)kubernetes is not installed.*sovereign-pipeline\[kubernetes\]"):
         check_cluster(place())

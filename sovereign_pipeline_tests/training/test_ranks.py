@@ -25,15 +25,14 @@ from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_resu
 from sovereign_pipeline.training.launcher import worker_environment
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
-from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
-from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, run_many
+from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, labels, letters, pairs
+from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, run_many, written
 from sovereign_pipeline_tests.training.trainings import files, log, losses, report
 from sovereign_pipeline_tests.training.trainings import run as train_here
 from sovereign_pipeline_tests.waiting import processes_of
 
 pytestmark = pytest.mark.slow
 
-TWO = {"launcher": "accelerate", "count": 2}
 FULL = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
 
 
@@ -42,9 +41,7 @@ def run(
     progress: Callable[[str], None] = lambda line: None,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    path = job.result.with_name("job.json")
-    job.write(path)
-    run_trainer(path, progress, {**KEY, **(environment or {})})
+    run_trainer(written(job), progress, {**KEY, **(environment or {})})
 
 
 ZERO3 = pytest.param(
@@ -141,8 +138,7 @@ def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMak
 def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMaker) -> None:
     """Messages go to the session's file, and nothing else goes anywhere."""
     job = make_job("told", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
-    path = job.result.with_name("job.json")
-    job.write(path)
+    path = written(job)
     unknown = [
         "asset_keys",
         "code_version_by_asset_key",

@@ -17,15 +17,14 @@ import pytest
 from sovereign_pipeline.base.errors import RecipeError, TrainingStopped
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.institution import Ray
-from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline.training.node_task import Order
 from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline.training.ray_nodes import Nodes
 from sovereign_pipeline_tests.ray_cluster import cluster
-from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.processes.launching import KEY
+from sovereign_pipeline_tests.training.conftest import TWO, JobMaker
+from sovereign_pipeline_tests.training.processes.launching import KEY, written
 from sovereign_pipeline_tests.training.trainings import files
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
@@ -33,14 +32,10 @@ __all__ = ["cluster"]
 
 pytestmark = pytest.mark.slow
 
-TWO = {"launcher": "accelerate", "count": 2}
-ROWS = letters(24)
-
 
 def start(job: TrainingJob, cluster: str) -> "subprocess.Popen[str]":
     """Start the Ray job's process on its head."""
-    file = job.result.with_name("job.json")
-    job.write(file)
+    file = written(job)
     order = Order(job=file, key=KEY[KEY_VARIABLE], interface="lo", withheld={}, submitted=time.time())
     nodes = Nodes(count=2, python=sys.executable, reserved={"CPU": 1})
     for name, content in (("order.json", order), ("nodes.json", nodes)):
@@ -63,23 +58,23 @@ def start(job: TrainingJob, cluster: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_two_nodes_train_what_two_processes_of_one_machine_do(cluster: str, make_job: JobMaker) -> None:
-    here, there = (make_job(name, ROWS, devices=TWO) for name in ("here", "there"))
-    here.write(here.result.with_name("job.json"))
-    run_trainer(here.result.with_name("job.json"), lambda line: None, KEY)
-    process = start(there, cluster)
+def test_two_nodes_train_what_two_processes_of_one_machine_do(
+    cluster: str, on_one_machine: TrainingJob, make_for_two: JobMaker
+) -> None:
+    job = make_for_two("nodes")
+    process = start(job, cluster)
     output, _ = process.communicate(timeout=10 * SECONDS)
     assert process.returncode == 0
-    assert files(there.output) == files(here.output)
-    assert read_result(there.result).measured["tokens_per_second"] > 0
+    assert files(job.output) == files(on_one_machine.output)
+    assert read_result(job.result).measured["tokens_per_second"] > 0
     lines = [json.loads(line)["message"] for line in output.splitlines()]
     assert len([line for line in lines if line.startswith("step ")]) > 1
-    nodes = {json.loads(path.read_text())[0] for path in there.result.parent.glob("nodes/[1-9]")}
+    nodes = {json.loads(path.read_text())[0] for path in job.result.parent.glob("nodes/[1-9]")}
     assert len(nodes) == 1
 
 
-def test_a_job_that_is_stopped_leaves_a_checkpoint(cluster: str, make_job: JobMaker) -> None:
-    job = make_job("stopped", ROWS, sft={"epochs": 2000}, devices=TWO)
+def test_a_job_that_is_stopped_leaves_a_checkpoint(cluster: str, make_for_two: JobMaker) -> None:
+    job = make_for_two("stopped", sft={"epochs": 2000})
     process = start(job, cluster)
     assert process.stdout is not None
     for line in process.stdout:
@@ -94,8 +89,8 @@ def test_a_job_that_is_stopped_leaves_a_checkpoint(cluster: str, make_job: JobMa
     assert int(newest.removeprefix("step-")) >= 3
 
 
-def test_a_job_that_is_killed_leaves_no_trainer(cluster: str, make_job: JobMaker, tmp_path: Path) -> None:
-    job = make_job("killed", ROWS, sft={"epochs": 2000}, devices=TWO)
+def test_a_job_that_is_killed_leaves_no_trainer(cluster: str, make_for_two: JobMaker, tmp_path: Path) -> None:
+    job = make_for_two("killed", sft={"epochs": 2000})
     process = start(job, cluster)
     assert process.stdout is not None
     next(line for line in process.stdout if json.loads(line)["message"].startswith("step 1/"))
@@ -109,13 +104,13 @@ def test_a_job_that_is_killed_leaves_no_trainer(cluster: str, make_job: JobMaker
     wait_until(are_gone, lambda: "trainers still run")
 
 
-def test_devices_that_do_not_fill_the_nodes_are_refused(make_job: JobMaker) -> None:
-    job = make_job("three", ROWS, devices={"launcher": "accelerate", "count": 3})
-    job.write(job.result.with_name("job.json"))
+def test_devices_that_do_not_fill_the_nodes_are_refused(make_for_two: JobMaker) -> None:
+    job = make_for_two("three", devices={**TWO, "count": 3})
+    file = written(job)
     for place in ({"devices_per_node": 2, "interface": "ib0"}, {"devices_per_node": 1}):
         with pytest.raises(RecipeError):
             run_trainer_on_ray(
-                job.result.with_name("job.json"),
+                file,
                 Ray.model_validate({"where": "ray", "address": "http://127.0.0.1:9", **place}),
                 print,
                 KEY,

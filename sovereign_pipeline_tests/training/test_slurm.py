@@ -30,19 +30,24 @@ from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_resu
 from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.dagster.conftest import Line, metadata, reasons
+from sovereign_pipeline_tests.dagster.conftest import Line, reasons
 from sovereign_pipeline_tests.golden.line import LETTERS, letter, recipes, write_institution
 from sovereign_pipeline_tests.slurm_cluster import INTERFACE, Cluster, running
-from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.processes.launching import KEY, STEP, UNTIL, interpreter, killed
+from sovereign_pipeline_tests.training.conftest import TWO, JobMaker
+from sovereign_pipeline_tests.training.processes.launching import (
+    KEY,
+    chatty,
+    halting_interpreter,
+    interpreter,
+    killed,
+    written,
+)
 from sovereign_pipeline_tests.training.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.trainings import files, log
 
 pytestmark = pytest.mark.slow
 
 NODE_TASK = "sovereign_pipeline.training.node_task"
-TWO = {"launcher": "accelerate", "count": 2}
-ROWS, SFT = letters(24), {"epochs": 2}
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +60,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def python(tmp_path: Path) -> str:
-    return interpreter(tmp_path, NODE_TASK, "export OMP_NUM_THREADS=1")
+    return interpreter(tmp_path, NODE_TASK, chatty(tmp_path))
 
 
 @pytest.fixture
 def halting(tmp_path: Path) -> str:
-    """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
-    is a file `go on`."""
-    halt = f"export {STEP}=3 {UNTIL}='{tmp_path / 'go on'}'"
-    return interpreter(tmp_path, "sovereign_pipeline_tests.training.processes.node_task_that_halts", halt)
+    return halting_interpreter(tmp_path, "node_task_that_halts")
 
 
 def place(python: str, **changes: Any) -> Slurm:
@@ -72,38 +74,16 @@ def place(python: str, **changes: Any) -> Slurm:
     )
 
 
-def written(job: TrainingJob) -> Path:
-    path = job.result.with_name("job.json")
-    job.write(path)
-    return path
-
-
 def run(job: TrainingJob, where: Slurm, cluster: Cluster, progress: Callable[[str], None] = lambda line: None) -> None:
     home = job.locks.parent
     settings = Settings(home=home, data=home / "data", vault=cluster.private / "vault")
     run_trainer_on_slurm(written(job), where, settings, progress, KEY[KEY_VARIABLE])
 
 
-@pytest.fixture
-def make(make_job: JobMaker, tmp_path: Path) -> JobMaker:
-    """`make(name, …)`: a job on two nodes, whose checkpoints are apart from its files, as a stage's are."""
-    return lambda name, **changes: make_job(
-        name, ROWS, **{"sft": SFT, "devices": TWO, "checkpoint_directory": tmp_path / "kept" / name / "1", **changes}
-    )
-
-
-@pytest.fixture(scope="module")
-def on_one_machine(make_session_job: JobMaker, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
-    """SFT by two processes of this machine."""
-    job = make_session_job(tmp_path_factory.mktemp("one"), "machine", ROWS, sft=SFT, devices=TWO)
-    run_trainer(written(job), lambda line: None, KEY)
-    return job
-
-
 def test_two_nodes_train_what_two_processes_of_one_machine_do(
-    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, python: str
+    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, python: str
 ) -> None:
-    job = make("nodes")
+    job = make_for_two("nodes")
     lines: list[str] = []
     run(job, place(python), cluster, lines.append)
     assert files(job.output) == files(on_one_machine.output)
@@ -130,10 +110,10 @@ def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
     jobs: int,
     cluster: Cluster,
     on_one_machine: TrainingJob,
-    make: JobMaker,
+    make_for_two: JobMaker,
     halting: str,
 ) -> None:
-    job = make("interrupted")
+    job = make_for_two("interrupted")
     lines: list[str] = []
 
     def progress(line: str) -> None:
@@ -150,9 +130,9 @@ def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
 
 
 def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
-    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, halting: str, tmp_path: Path
+    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, halting: str, tmp_path: Path
 ) -> None:
-    job = make("dies", checkpoints={"every_steps": 2, "keep": 1})
+    job = make_for_two("dies", checkpoints={"every_steps": 2, "keep": 1})
     lines: list[str] = []
 
     def progress(line: str) -> None:
@@ -177,9 +157,9 @@ def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
 
 
 def test_trainers_listen_on_the_interface_alone_and_scancel_leaves_a_checkpoint(
-    cluster: Cluster, make: JobMaker, halting: str
+    cluster: Cluster, make_for_two: JobMaker, halting: str
 ) -> None:
-    job = make("cancelled")
+    job = make_for_two("cancelled")
     lines: list[str] = []
 
     def progress(line: str) -> None:
@@ -194,9 +174,9 @@ def test_trainers_listen_on_the_interface_alone_and_scancel_leaves_a_checkpoint(
 
 
 def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
-    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, halting: str, tmp_path: Path
+    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, halting: str, tmp_path: Path
 ) -> None:
-    job = make("found")
+    job = make_for_two("found")
 
     def end_at_once(line: str) -> None:
         if line.startswith("step 3/"):
@@ -220,9 +200,9 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
 
 
 def test_a_training_that_ended_while_nobody_followed_is_used_unless_it_was_changed(
-    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, python: str, tmp_path: Path
+    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, python: str, tmp_path: Path
 ) -> None:
-    job = make("ended")
+    job = make_for_two("ended")
     killed(lambda: run(job, place(python), cluster, lambda line: os._exit(9) if "COMPLETED" in line else None))
     (adapter,) = (tmp_path / "slurm").glob("*/output/adapter/adapter_model.safetensors")
     content = adapter.read_bytes()
@@ -236,9 +216,9 @@ def test_a_training_that_ended_while_nobody_followed_is_used_unless_it_was_chang
 
 
 def test_a_controller_that_is_away_loses_no_job(
-    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, halting: str, tmp_path: Path
+    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, halting: str, tmp_path: Path
 ) -> None:
-    job, lines = make("away"), list[str]()
+    job, lines = make_for_two("away"), list[str]()
 
     def progress(line: str) -> None:
         lines.append(line)
@@ -277,22 +257,22 @@ def test_a_reward_model_trains_on_two_nodes_as_on_one_machine(
 
 
 def test_a_node_holds_as_many_processes_as_it_has_devices(
-    cluster: Cluster, on_one_machine: TrainingJob, make: JobMaker, python: str
+    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, python: str
 ) -> None:
-    job, lines = make("one-node"), list[str]()
+    job, lines = make_for_two("one-node"), list[str]()
     run(job, place(python, devices_per_node=2), cluster, lines.append)
     assert "on 1 node with 2 processes each" in lines[0]
     assert files(job.output) == files(on_one_machine.output)
     with pytest.raises(RecipeError, match="count is 3, and a node has 2"):
-        run(make("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2), cluster)
+        run(make_for_two("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2), cluster)
 
 
 def test_what_the_cluster_rejects_and_lacks_is_told(
-    cluster: Cluster, make: JobMaker, python: str, tmp_path: Path
+    cluster: Cluster, make_for_two: JobMaker, python: str, tmp_path: Path
 ) -> None:
     there = place(python, partition="nowhere")
     with pytest.raises(InputError, match=r"Slurm rejected the job: .*Invalid partition"):
-        run(make("rejected"), there, cluster)
+        run(make_for_two("rejected"), there, cluster)
     assert not list(tmp_path.rglob("order.json"))
     institution = Institution(name="Lamp Office", classification=("PUBLIC",), trainer=place(python, partition="low"))
     assert doctor.trainer(institution).ok and "20 sec for its checkpoint" in doctor.trainer(institution).found
@@ -301,7 +281,7 @@ def test_what_the_cluster_rejects_and_lacks_is_told(
     with pytest.raises(
         TrainingFailed, match=r"(?s)Node node[12] has no /no/python.*Install this program on every node"
     ):
-        run(make("nothing"), place("/no/python"), cluster)
+        run(make_for_two("nothing"), place("/no/python"), cluster)
 
 
 PLANTED = {
@@ -323,7 +303,7 @@ PLANTED = {
 
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_node_that_differs_is_named_before_the_training(
-    fault: str, cluster: Cluster, make: JobMaker, tmp_path: Path
+    fault: str, cluster: Cluster, make_for_two: JobMaker, tmp_path: Path
 ) -> None:
     expected, planted = PLANTED[fault]
     site = tmp_path / "site"
@@ -336,14 +316,14 @@ def test_a_node_that_differs_is_named_before_the_training(
         tmp_path, NODE_TASK, f'[ "$SOVEREIGN_TRAINER_NODE" = node2 ] && export PYTHONPATH="{site}:$PYTHONPATH"'
     )
     with pytest.raises(TrainingFailed, match=expected):
-        run(make("differs"), place(python), cluster)
+        run(make_for_two("differs"), place(python), cluster)
 
 
 @pytest.mark.parametrize("missing", ["base_model", "home", "everything"])
 def test_what_a_node_does_not_see_is_named_before_the_training(
-    missing: str, cluster: Cluster, make: JobMaker, python: str, tiny_model: Path, tmp_path: Path
+    missing: str, cluster: Cluster, make_for_two: JobMaker, python: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    job, home = make("unseen"), tmp_path
+    job, home = make_for_two("unseen"), tmp_path
     if missing == "base_model":
         shutil.copytree(tiny_model, cluster.first / "tiny")
         job = job.model_copy(update={"base_model": cluster.first / "tiny"})
@@ -397,12 +377,15 @@ def test_a_line_is_materialized_from_dagster_up_to_its_registration(
     write_institution(institution.settings.data)
     institution.rows = [letter(number) for number in range(LETTERS)]
     (institution.recipe,) = [each for each in recipes() if each["line"] == name]
-    institution.recipe["training"]["devices"] = devices
+    training = institution.recipe["training"]
+    training["devices"] = devices
+    if "rlhf" in training:  # what SFT leaves to learn, PPO learns with any seed
+        training["sft"]["max_steps"], training["rlhf"]["iterations"] = 15, 4
     institution.rules["trainer"] = place(python).model_dump(mode="json")
     with dg.instance_for_test() as instance:
         line = Line(institution, instance)
         result = line.materialize([stage.kind for stage in CHAIN])
-        assert metadata(result, "registered_adapter"), reasons(result)
+        assert result.success, reasons(result)
         told = [entry.user_message for entry in instance.all_logs(result.run_id)]
         there = aligned(line)
         institution.rules["trainer"] = {"where": "here"}
@@ -413,7 +396,7 @@ def test_a_line_is_materialized_from_dagster_up_to_its_registration(
     assert adapter.adapter_sha256 == there["adapter/adapter_model.safetensors"]
     nodes = r"node\[1-2\]" if devices else "node[12]"
     assert len([line for line in told if re.search(f"ended as COMPLETED on {nodes} ", line)]) == trainings
-    assert any(line.startswith("step 1/") for line in told)
+    assert any(line.startswith("step 1/") for line in told) and not any("PLANTED" in line for line in told)
     assert len(keys) == trainings
     assert not any(secret in text for secret in (*keys, "hunter2") for text in submitted)
     assert {path.suffix for path in (institution.settings.home / "slurm").iterdir()} == {".lock"}

@@ -15,20 +15,14 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.dagster.plots import loss_curve_png
 from sovereign_pipeline.training import here, launcher
 from sovereign_pipeline.training.here import run_trainer
-from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, lock_of_line, read_result
+from sovereign_pipeline.training.job import Failure, TrainingResult, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at
+from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, written
 from sovereign_pipeline_tests.training.trainings import files
 from sovereign_pipeline_tests.waiting import SECONDS, processes_of, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-def written(job: TrainingJob) -> Path:
-    path = job.result.with_name("job.json")
-    job.write(path)
-    return path
 
 
 def test_a_job_streams_progress_and_answers(

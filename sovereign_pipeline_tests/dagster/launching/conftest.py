@@ -1,4 +1,4 @@
-"""What the tests of launchers share: a job on disk, an interpreter that prints while it loads, a step that launches."""
+"""What the tests of launchers share: an interpreter that prints while it loads, a step that launches."""
 
 import sys
 import tempfile
@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from sovereign_pipeline.base.errors import SovereignError
-from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster import launching as trainer
 from sovereign_pipeline.training import ray_jobs
-from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import make_job, make_session_job, tiny_model
+from sovereign_pipeline_tests.training.processes.launching import chatty, program
 
 __all__ = ["make_job", "make_session_job", "tiny_model"]
 
@@ -33,33 +33,10 @@ def secrets_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_jobs, "SECONDS_BETWEEN_POLLS", 0.05)
 
 
-def written(job: TrainingJob) -> Path:
-    path = job.result.with_name("job.json")
-    job.write(path)
-    return path
-
-
-def program(path: Path, text: str) -> str:
-    """An executable to be named as `python`."""
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
 @pytest.fixture
 def python(tmp_path: Path) -> str:
     """The real interpreter with the code under test, and a library that prints a document while it is loaded."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import os, sys\n"
-        "class Chatty:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'torch':\n"
-        "            sys.stderr.write('PLANTED TEXT\\n'); print('PLANTED TEXT'); os.write(2, b'PLANTED TEXT\\n')\n"
-        "sys.meta_path.insert(0, Chatty())\n"
-    )
-    path = f"{PROJECT_ROOT}:{tmp_path / 'site'}"
-    return program(tmp_path / "python", f'export PYTHONPATH={path} OMP_NUM_THREADS=1\nexec {sys.executable} "$@"')
+    return program(tmp_path / "python", f'{chatty(tmp_path)}\nexec {sys.executable} "$@"')
 
 
 def say_where(settings: Settings, section: dict[str, Any] | None) -> None:

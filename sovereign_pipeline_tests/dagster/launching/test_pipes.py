@@ -19,9 +19,10 @@ from sovereign_pipeline.training.launcher import (
 )
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.dagster.launching.conftest import SECRET, launch_under_dagster, say_where, written
+from sovereign_pipeline_tests.dagster.launching.conftest import SECRET, launch_under_dagster, say_where
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.training.conftest import JobMaker
+from sovereign_pipeline_tests.training.processes.launching import written
 
 pytestmark = pytest.mark.slow
 

@@ -24,14 +24,10 @@ from sovereign_pipeline.training.job import KEY_VARIABLE, Failure, TrainingResul
 from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline.training.ray_jobs import run_trainer_on_ray
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.dagster.launching.conftest import (
-    SECRET,
-    launch_under_dagster,
-    program,
-    written,
-)
+from sovereign_pipeline_tests.dagster.launching.conftest import SECRET, launch_under_dagster
 from sovereign_pipeline_tests.dagster.stand_ins import RayHead
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
+from sovereign_pipeline_tests.training.processes.launching import program, written
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow

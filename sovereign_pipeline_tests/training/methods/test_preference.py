@@ -19,7 +19,7 @@ from sovereign_pipeline.training.methods.sft import Batches
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
 from sovereign_pipeline_tests.tiny_model import EOS_ID
-from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
+from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import log, refused, run
 
 
@@ -47,9 +47,6 @@ def test_kto_gains_from_good_replies_and_loses_from_bad_ones() -> None:
     one = 1 / (1 + math.exp(-1.0))
     assert kto.losses.tolist() == pytest.approx([1 - one, one])
     assert kto.rewards.tolist() == pytest.approx([1.5, 1.5])
-
-
-TWO = {"launcher": "accelerate", "count": 2}
 
 
 def a_reply(number: int) -> Completion:

@@ -21,6 +21,13 @@ KEY = {KEY_VARIABLE: "0" * 64}
 PACKAGE = "sovereign_pipeline_tests.training.processes"
 
 
+def written(job: TrainingJob) -> Path:
+    """Write the job's file."""
+    path = job.result.with_name("job.json")
+    job.write(path)
+    return path
+
+
 def _command(python: str, job: Path, worker: str) -> list[str]:
     if TrainingJob.read(job).devices.count == 1:
         return [python, "-m", f"{PACKAGE}.{worker}", str(job)]
@@ -42,11 +49,7 @@ def halt_at(step: int, go_on: Path) -> Iterator[dict[str, str]]:
 def run_many(jobs: Sequence[tuple[TrainingJob, str | None]]) -> None:
     """Run jobs one after another in the same two processes, each with the name of its fault or None; see
     `worker_of_many.py`. Raises TrainingFailed as `run_trainer` does."""
-    named = []
-    for job, fault in jobs:
-        path = job.result.with_name("job.json")
-        job.write(path)
-        named.append((str(path), fault))
+    named = [(str(written(job)), fault) for job, fault in jobs]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launcher, "worker_command", lambda python, job: _command(python, job, "worker_of_many"))
         run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named), **KEY})
@@ -54,10 +57,35 @@ def run_many(jobs: Sequence[tuple[TrainingJob, str | None]]) -> None:
 
 def interpreter(directory: Path, module: str, before: str = "") -> str:
     """An interpreter for nodes, which runs this module of the code under test. before: of the shell."""
-    path = directory / "python"
-    path.write_text(
-        f'#!/bin/sh\nexport PYTHONPATH={PROJECT_ROOT}\n{before}\nshift 2\nexec {sys.executable} -m {module} "$@"\n'
+    text = f'export PYTHONPATH={PROJECT_ROOT}\n{before}\nshift 2\nexec {sys.executable} -m {module} "$@"'
+    return program(directory / "python", text)
+
+
+def halting_interpreter(directory: Path, module: str) -> str:
+    """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
+    is a file `go on` in the directory. module: of this package."""
+    return interpreter(directory, f"{PACKAGE}.{module}", f"export {STEP}=3 {UNTIL}='{directory / 'go on'}'")
+
+
+def chatty(directory: Path) -> str:
+    """The environment, for a shell, of an interpreter in which a library prints a document while it is loaded."""
+    site = directory / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Chatty:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            sys.stderr.write('PLANTED TEXT\\n'); print('PLANTED TEXT')\n"
+        "            os.write(1, b'PLANTED TEXT\\n'); os.write(2, b'PLANTED TEXT\\n')\n"
+        "sys.meta_path.insert(0, Chatty())\n"
     )
+    return f"export OMP_NUM_THREADS=1 PYTHONPATH='{PROJECT_ROOT}:{site}'"
+
+
+def program(path: Path, text: str) -> str:
+    """An executable of the shell, to be named as `python`."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return str(path)
 
