@@ -121,6 +121,7 @@ def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
         if line.startswith("step 3/"):
             interruption(cluster, number_of(lines))
         if "is PENDING" in line and "BeginTime" in line:
+            time.sleep(2)  # a node that ended the job in this very second takes its new credential for the old one
             cluster.call("scontrol", "update", f"jobid={number_of(lines)}", "StartTime=now")
 
     run(job, place(halting), cluster, progress)
