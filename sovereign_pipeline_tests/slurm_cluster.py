@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-SECONDS = 60
-"""Longer than what is done with the cluster takes."""
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "scancel", "squeue", "ip")
 INTERFACE = "sov0"
 SLURM_CONF = """\
@@ -144,7 +144,7 @@ class Cluster:
     def stop(self) -> None:
         for node in (2, 1):
             namespace = self._namespace(node)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + SECONDS
             while pids := subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True).stdout:
                 assert time.monotonic() < deadline, f"{namespace}: {pids}"
                 for process in pids.split():
@@ -159,10 +159,7 @@ class Cluster:
         return _run(str(self.bin / command), *arguments)
 
     def wait(self, is_so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not is_so():
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.1)
+        wait_until(is_so, self.log)
 
     def states(self) -> list[str]:
         found = subprocess.run(

@@ -31,8 +31,7 @@ from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.metrics import Figures, Metrics
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
 from sovereign_pipeline_tests.dagster.auditor.site import write_certificate
-from sovereign_pipeline_tests.review.page.servers import free_port
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import free_port, wait_until
 
 DEPLOY = PROJECT_ROOT / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))

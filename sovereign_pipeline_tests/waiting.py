@@ -4,13 +4,30 @@ The limit keeps a broken test from hanging; no test may pass or fail by a time.
 """
 
 import os
+import secrets
+import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 SECONDS = 540
 """Longer than whatever a test waits for takes on a busy machine, and shorter than the time limit of a test."""
+
+
+def free_port() -> int:
+    """Return a port for a server that is started later.
+
+    It is below the ports that the kernel hands out, so that no connection or server of another test gets it meanwhile.
+    """
+    handed_out_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = handed_out_from - 1 - secrets.randbelow(handed_out_from // 2)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def processes_of(name: str, under: int | None = None) -> list[psutil.Process]:

@@ -20,7 +20,7 @@ from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.ops.backup import CREATED, FAILED
 from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.record import notes, witnesses
-from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.audit_log import append, entries
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.notes import COSIGNS, new_signer
 from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
@@ -88,10 +88,10 @@ def test_unsigned_artifacts_are_named(settings: Settings) -> None:
 
 def test_it_says_since_when_nobody_has_seen_the_ledger(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     registry, policy = open_registry(settings), settings.data / "trust" / "witnesses.policy"
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    begun = entries(registry)[0].at.strftime("%Y-%m-%d")
     unseen = found(settings)["witnesses"]
     assert (
-        not unseen.ok and unseen.found == f"unwitnessed since {today} (entry 1)" and str(policy) in str(unseen.advice)
+        not unseen.ok and unseen.found == f"unwitnessed since {begun} (entry 1)" and str(policy) in str(unseen.advice)
     )
     witness = new_signer("court.example/audit", COSIGNS)
     with registry.reading() as session:

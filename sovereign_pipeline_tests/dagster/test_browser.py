@@ -7,9 +7,9 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Browser, expect
 
-from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dagster.resources import open_instance, register_lines
 from sovereign_pipeline.dagster.services import WORKSPACE
@@ -28,10 +27,11 @@ from sovereign_pipeline.release.requests import BLIND_REVIEW
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.dagster.conftest import Line
+from sovereign_pipeline_tests.waiting import SECONDS, free_port, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-MILLISECONDS = 120_000
+MILLISECONDS = SECONDS * 1000
 DIFFERENCE = {"reference": 0.5, "candidate": 0.75, "difference": 0.25, "low": 0.1, "high": 0.4, "rows": 150}
 
 SHOWN = {
@@ -86,7 +86,7 @@ class Site:
         """The data of a GraphQL answer."""
         body = json.dumps({"query": query}).encode()
         request = urllib.request.Request(f"{self.address}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:
             return json.loads(response.read())["data"]
 
 
@@ -99,8 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             patch.setenv(name, os.environ.get(name, ""))  # and is undone afterwards
         institution.write()
         open_instance(institution.settings)
-        with listen(0, "") as held:
-            port = held.getsockname()[1]
+        port = free_port()
         command = [str(Path(sys.executable).parent / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port)]
         log = (root / "webserver.log").open("wb")
         server = subprocess.Popen([*command, "-w", str(WORKSPACE)], stdout=log, stderr=log)
@@ -118,20 +117,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 yield site
         finally:
             server.terminate()
-            server.wait(timeout=30)
+            server.wait(timeout=SECONDS)
             log.close()
 
 
 def await_code_location(site: Site, log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            if site.ask("{ assetNodes { id } }")["assetNodes"]:
-                return
-        except OSError:
-            pass  # nothing listens yet
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.5)
+    def is_loaded() -> bool:
+        with suppress(OSError):  # nothing listens yet
+            return bool(site.ask("{ assetNodes { id } }")["assetNodes"])
+        return False
+
+    wait_until(is_loaded, log.read_text)
 
 
 def test_one_asset_of_each_group_shows_what_matters_first(site: Site, chromium: Browser, tmp_path: Path) -> None:

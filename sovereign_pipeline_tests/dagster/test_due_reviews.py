@@ -17,6 +17,7 @@ from dagster._daemon.sensor import execute_sensor_iteration
 
 from sovereign_pipeline.dagster.jobs import DUE_CHECK, DUE_JOB, PERIOD_TAG
 from sovereign_pipeline.dagster.resources import register_lines
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.release.cadence import record_review
 from sovereign_pipeline_tests.dagster.moved_clock import defs
 from sovereign_pipeline_tests.officers import officer
@@ -34,10 +35,15 @@ HALF_A_YEAR = datetime.timedelta(days=190)
 class Daemon:
     """The sensor daemon of one instance; each tick is at a time that the test chooses."""
 
-    def __init__(self, holders: Holders, instance: dg.DagsterInstance) -> None:  # noqa: F811
+    def __init__(self, holders: Holders, instance: dg.DagsterInstance, adapter: Adapter) -> None:  # noqa: F811
         self.holders = holders
         self.instance = instance
-        self.started = datetime.datetime.now(datetime.UTC)
+        self.started = adapter.registered_at
+        month = self.started.month + 6
+        half = ((month - 1) % 12) // 6 + 1
+        self.key = f"lamps:{self.started.year + (month - 1) // 12}-H{half}"
+        """Of the half year in which the adapter's review falls."""
+        self.one_run = [(self.key, self.key, "lamps")]
         register_lines(instance, holders.bench.settings)
 
     def tick(self, after: datetime.timedelta) -> None:
@@ -91,19 +97,7 @@ class Daemon:
 def daemon(holders: Holders, ask: Ask) -> Iterator[Daemon]:  # noqa: F811
     holders.bench.recipe["review"] = {"every": "6 months", "retrain": True}
     with dg.instance_for_test(overrides={"run_launcher": LAUNCHER}) as instance:
-        holders.register()
-        yield Daemon(holders, instance)
-
-
-def period(after: datetime.timedelta, months: int = 6) -> str:
-    """The half year in which a review falls that counts from now."""
-    day = datetime.date.today()
-    month = day.month + months
-    return f"{day.year + (month - 1) // 12}-H{((month - 1) % 12) // 6 + 1}"
-
-
-KEY = f"lamps:{period(HALF_A_YEAR)}"
-ONE_RUN = [(KEY, KEY, "lamps")]
+        yield Daemon(holders, instance, holders.register())
 
 
 def days(number: float) -> datetime.timedelta:
@@ -117,12 +111,12 @@ def test_nothing_is_run_before_the_day_and_one_run_on_it_however_often_it_is_loo
     assert daemon.check("lamps").passed
     assert len(daemon.checks("lamps")) == 1  # nothing new is not told again
     daemon.tick(HALF_A_YEAR)
-    assert daemon.runs() == ONE_RUN
+    assert daemon.runs() == daemon.one_run
     check = daemon.check("lamps")
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     for more in (1, 2, 40):
         daemon.tick(HALF_A_YEAR + days(more))
-    assert daemon.runs() == ONE_RUN
+    assert daemon.runs() == daemon.one_run
     assert "lamps-1.0.0: review overdue" in str(daemon.check("lamps").description)
 
 
@@ -131,16 +125,16 @@ def test_a_run_that_failed_is_not_repeated_and_is_told(daemon: Daemon) -> None:
     daemon.end(DagsterEventType.RUN_FAILURE)
     for more in (1, 30, 400):
         daemon.tick(HALF_A_YEAR + days(more))
-    assert daemon.runs() == ONE_RUN
+    assert daemon.runs() == daemon.one_run
     for told in (str(daemon.check("lamps").description), daemon.reason()):
-        assert f"of {KEY} FAILED and is not repeated" in told
+        assert f"of {daemon.key} FAILED and is not repeated" in told
 
 
 def test_a_daemon_that_was_down_for_years_asks_for_one_run(daemon: Daemon) -> None:
     daemon.tick(days(0))
     daemon.tick(days(1000))
     daemon.tick(days(1001))
-    assert daemon.runs() == ONE_RUN
+    assert daemon.runs() == daemon.one_run
 
 
 def test_a_new_adapter_or_a_review_ends_it_and_the_next_one_has_a_period_of_its_own(daemon: Daemon, ask: Ask) -> None:  # noqa: F811
@@ -155,7 +149,7 @@ def test_a_new_adapter_or_a_review_ends_it_and_the_next_one_has_a_period_of_its_
     assert daemon.check("lamps").passed
     daemon.tick(2 * HALF_A_YEAR + days(10))
     keys = [key for key, _, _ in daemon.runs()]
-    assert len(set(keys)) == 2 and keys[0] == KEY
+    assert len(set(keys)) == 2 and keys[0] == daemon.key
 
 
 def test_a_running_run_of_the_line_is_waited_for(daemon: Daemon) -> None:
@@ -166,7 +160,7 @@ def test_a_running_run_of_the_line_is_waited_for(daemon: Daemon) -> None:
     assert daemon.runs() == []
     daemon.end(DagsterEventType.RUN_FAILURE)
     daemon.tick(HALF_A_YEAR + days(1))
-    assert daemon.runs() == ONE_RUN
+    assert daemon.runs() == daemon.one_run
 
 
 def test_two_lines_have_days_runs_and_checks_of_their_own(daemon: Daemon) -> None:
@@ -175,10 +169,10 @@ def test_two_lines_have_days_runs_and_checks_of_their_own(daemon: Daemon) -> Non
     holders.register("buoys", letters(100, 112))
     register_lines(daemon.instance, holders.bench.settings)
     daemon.tick(HALF_A_YEAR)
-    assert daemon.runs() == ONE_RUN
+    assert daemon.runs() == daemon.one_run
     assert (daemon.check("lamps").passed, daemon.check("buoys").passed) == (False, True)
     daemon.tick(days(370))
-    assert daemon.runs() == ONE_RUN  # due too, and its recipe lets nothing be run
+    assert daemon.runs() == daemon.one_run  # due too, and its recipe lets nothing be run
     assert not daemon.check("buoys").passed
     daemon.tick(days(371))
     assert "buoys-1.0.0: review due" in daemon.reason()

@@ -26,7 +26,7 @@ from sovereign_pipeline.record.tables import AuditEntry, row_as_dict
 from sovereign_pipeline.registry.mlflow_mirror import mirrored
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.record.small_stages import make
-from sovereign_pipeline_tests.review.page.servers import free_port
+from sovereign_pipeline_tests.waiting import free_port
 
 PASSWORD = "lantern-of-the-runs"
 

@@ -60,7 +60,7 @@ def test_any_text_can_be_looked_at(text: str) -> None:
 def test_a_long_tail_costs_no_time(piece: str) -> None:
     before = time.process_time()
     is_clipped("Mended" + piece * 300_000)
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < 10
 
 
 def documents(count: int, **changes: Any) -> list[Document]:

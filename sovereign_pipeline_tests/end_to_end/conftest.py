@@ -25,7 +25,7 @@ from sovereign_pipeline_tests.tiny_model import save_tiny_model
 from sovereign_pipeline_tests.trusted import trust_demonstration
 
 SOVEREIGN = str(Path(sys.executable).parent / "sovereign")
-WARM = str(Path(__file__).parent / "warm")
+WARM, HALTING = (str(Path(__file__).parent / name) for name in ("warm", "halting"))
 
 THINGS = ("lamp", "mooring", "slipway", "net store", "ice room", "crane", "buoy", "ladder", "tide gauge", "water tap")
 PLACES = ("north pier", "old quay", "fish market", "east basin", "boat yard", "customs steps", "sand spit", "new jetty")
@@ -57,8 +57,8 @@ class Installation:
     """Paths of one installation and its command line."""
 
     root: Path
-    warm: bool = False
-    """Whether the steps of a run are forked from a process that has loaded the libraries of models."""
+    site: str = ""
+    """A directory with a `sitecustomize` for the processes of a run: WARM or HALTING."""
 
     @property
     def settings(self) -> Settings:
@@ -76,7 +76,7 @@ class Installation:
             "SOVEREIGN_DATA": str(self.settings.data),
             "SOVEREIGN_VAULT": str(self.settings.vault),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join([*[WARM] * self.warm, *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join(filter(None, [self.site, os.environ.get("PYTHONPATH")])),
         }
 
     def start(self, *arguments: str, before: Sequence[str] = ()) -> "subprocess.Popen[str]":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import yaml
 
 from sovereign_pipeline.dagster.resources import open_instance
 from sovereign_pipeline.registry.mlflow_mirror import mirrored
-from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, install
+from sovereign_pipeline_tests.end_to_end.conftest import HALTING, Installation, harbour_recipe, install
 from sovereign_pipeline_tests.waiting import processes_of, wait_until_ended
 
 pytestmark = pytest.mark.slow
@@ -20,8 +21,7 @@ RATES = {
     "line": "harbour",
     "vary": {"sft.learning_rate": [0.001, 0.003, 0.01]},
     "budget": {"trials": 3},
-    # Long enough that a kill at a line of the log meets the training that the line names.
-    "halving": {"steps": [60]},
+    "halving": {"steps": [6]},
 }
 
 
@@ -34,12 +34,14 @@ def installation(tmp_path: Path, tiny_model: Path) -> Installation:
 
 
 def test_an_experiment_is_killed_resumed_compared_and_registers_nothing(installation: Installation) -> None:
-    installation.write_recipe(harbour_recipe(max_steps=120))
+    """The second training of each of the first two runs halts, so that it is not over when it is killed."""
+    installation.write_recipe(harbour_recipe(max_steps=12))
     status, output = installation.ask("experiment", "run", "rates")
     assert status == 2 and "has no selection side" in output and "split: {selection" in output
-    recipe = {**harbour_recipe(max_steps=120), "split": {"selection": 0.15}}
+    recipe = {**harbour_recipe(max_steps=12), "split": {"selection": 0.15}}
     installation.write_recipe(recipe)
-    run = installation.start("experiment", "run", "rates")
+    halting = replace(installation, site=HALTING)
+    run = halting.start("experiment", "run", "rates")
     assert run.stdout is not None
     printed = ""
     for line in run.stdout:
@@ -47,7 +49,7 @@ def test_an_experiment_is_killed_resumed_compared_and_registers_nothing(installa
         if "trial 2 of 3" in line:
             break
     family = psutil.Process(run.pid).children(recursive=True)
-    (trainer,) = processes_of("sovereign_pipeline.training.warm", under=run.pid)
+    (trainer,) = processes_of(".warm_that_halts", under=run.pid)
     os.kill(trainer.pid, signal.SIGKILL)
     printed += run.stdout.read()
     assert run.wait() == 1 and "SIGKILL" in printed and "Traceback" not in printed, printed
@@ -56,11 +58,9 @@ def test_an_experiment_is_killed_resumed_compared_and_registers_nothing(installa
     so_far = installation.json("experiment", "show", "rates")
     assert [trial["state"] for trial in so_far["trials"]] == ["running", "waiting", "waiting"]
     assert so_far["best"] is None and so_far["diff"] == ""
-    run = installation.start("experiment", "run", "rates")
+    run = halting.start("experiment", "run", "rates")
     assert run.stdout is not None
-    for line in run.stdout:
-        if "trial 2 of 3" in line:
-            break
+    assert any("trial 3 of 3" in line for line in run.stdout)
     family = psutil.Process(run.pid).children(recursive=True)
     run.kill()  # the whole command, which Dagster does not notice
     run.communicate()
@@ -68,7 +68,8 @@ def test_an_experiment_is_killed_resumed_compared_and_registers_nothing(installa
 
     status, output = installation.run("experiment", "run", "rates")
     assert status == 0, output
-    assert "trial 1 of 3" not in output.split("trial 3 of 3")[0]  # to its first rung it was trained before the kill
+    first, _, _ = output.partition("trial 3 of 3")
+    assert "trial 1 of 3" not in first and "trial 2 of 3" not in first  # to their first rung they were trained before
     assert "still in memory" in output and "sovereign experiment show rates" in output
 
     shown = installation.json("experiment", "show", "rates")

@@ -23,7 +23,7 @@ from sovereign_pipeline.corpus.document import read_documents, read_jsonl
 from sovereign_pipeline.corpus.stages import DOCUMENTS, FILES
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.corpus import archives, mailboxes, office
-from sovereign_pipeline_tests.end_to_end.conftest import Installation, newcomer
+from sovereign_pipeline_tests.end_to_end.conftest import WARM, Installation, newcomer
 from sovereign_pipeline_tests.tiny_model import write_card
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ class Truth:
 
 @pytest.fixture(scope="module")
 def office_of_newcomers(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Installation:
-    installation = replace(newcomer(tmp_path_factory.mktemp("newcomers") / "new"), warm=True)
+    installation = replace(newcomer(tmp_path_factory.mktemp("newcomers") / "new"), site=WARM)
     write_card(installation.settings.data, "tiny", tiny_model)
     return installation
 

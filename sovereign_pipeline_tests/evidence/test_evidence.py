@@ -52,12 +52,14 @@ from sovereign_pipeline_tests.registry.rewarded import with_reward_model
 from sovereign_pipeline_tests.release.conftest import Office, open_office
 from sovereign_pipeline_tests.review.conftest import ReviewBench, row
 
-TODAY = datetime.datetime.now(datetime.UTC).date().isoformat()
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
     said: list[str] = []
-    assert desk.package.refusal(TODAY, said=said) is None
+    assert desk.package.refusal(today(), said=said) is None
     told = "\n".join(said)
     source = hashlib.sha256((desk.office.bench.institution.source).read_bytes()).hexdigest()
     for answer in (
@@ -135,7 +137,8 @@ def test_the_command_writes_it_for_a_line_on_a_day_as_folder_and_archive(
     for variable, path in (("HOME", "home"), ("DATA", "data"), ("VAULT", "vault")):
         monkeypatch.setenv(f"SOVEREIGN_{variable}", str(desk.office.bench.institution.root / path))
     folder = tmp_path / "package"
-    asked = ["evidence", "--line", "lamps", "--on", TODAY, "--out", str(folder), "--zip", "--json"]
+    day = today()
+    asked = ["evidence", "--line", "lamps", "--on", day, "--out", str(folder), "--zip", "--json"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     facts: dict[str, Any] = json.loads(done.stdout)
@@ -147,7 +150,7 @@ def test_the_command_writes_it_for_a_line_on_a_day_as_folder_and_archive(
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
     last = entries(desk.office.registry)[-1]
-    assert (last.action, last.subjects) == (GIVEN, {"adapters": [FIRST, SECOND], "on": TODAY})
+    assert (last.action, last.subjects) == (GIVEN, {"adapters": [FIRST, SECOND], "on": day})
 
     again = CliRunner().invoke(app, asked)
     assert (again.exception.exit_status if isinstance(again.exception, InputError) else None) == 2, (

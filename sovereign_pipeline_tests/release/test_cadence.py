@@ -8,6 +8,7 @@ import yaml
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.record import audit_log
+from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.release.cadence import REVIEWED, Due, due_reviews, record_review
 from sovereign_pipeline.release.recall import Question
 from sovereign_pipeline_tests.officers import officer, recall
@@ -16,13 +17,12 @@ from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 pytestmark = pytest.mark.slow
 
 EVENTS = ["base_superseded", "template_changed", "source_withdrawn", "policy_changed"]
-NOW = datetime.datetime.now(datetime.UTC)
-TODAY = NOW.date()
 
 
 def due(holders: Holders, after: int = 0) -> Due:
-    """The review of the line lamps, so many days from today."""
-    reviews = due_reviews(holders.registry, holders.bench.settings, TODAY + datetime.timedelta(days=after))
+    """The review of the line lamps, so many days from the day on which its first adapter was registered."""
+    registered = find_adapter(holders.registry, "lamps-1.0.0").registered_at.date()
+    reviews = due_reviews(holders.registry, holders.bench.settings, registered + datetime.timedelta(days=after))
     return next(each for each in reviews if each.line == "lamps")
 
 
@@ -33,14 +33,14 @@ def rewrite(holders: Holders, **changes: object) -> None:
 
 def test_the_recipe_comes_before_the_institution_and_the_newest_adapter_counts(holders: Holders) -> None:
     first = holders.register()
-    assert first.review_date == TODAY + datetime.timedelta(days=180)
+    assert first.review_date == first.registered_at.date() + datetime.timedelta(days=180)
     assert [due(holders, days).state for days in (0, 179, 180, 210, 211)] == [
         *("not due", "not due", "due", "due", "overdue")
     ]
     rewrite(holders, review={"every": "30 days"})
-    assert due(holders).on == TODAY + datetime.timedelta(days=30)
+    assert due(holders).on == first.registered_at.date() + datetime.timedelta(days=30)
     second = holders.register(sft={"learning_rate": 1e-4})
-    assert second.review_date == TODAY + datetime.timedelta(days=30)
+    assert second.review_date == second.registered_at.date() + datetime.timedelta(days=30)
     rewrite(holders, review={"every": "1 year"})
     assert (due(holders).adapter, due(holders).on) == (second.id, second.review_date)  # not put off
     assert due(holders, 30).key == f"lamps:{second.review_date.year}"
@@ -48,7 +48,7 @@ def test_the_recipe_comes_before_the_institution_and_the_newest_adapter_counts(h
 
 def test_a_review_starts_the_time_anew_and_is_on_record(holders: Holders, ask: Ask, database: str) -> None:
     adapter = holders.register()
-    at, signer = NOW + datetime.timedelta(days=170), officer(holders.bench.settings)
+    at, signer = adapter.registered_at + datetime.timedelta(days=170), officer(holders.bench.settings)
     record_review(holders.registry, adapter.id, "Read ten answers; it stays.", signer, at)
     assert due(holders, 349).state == "not due"
     assert due(holders, 350).state == "due"
@@ -69,7 +69,7 @@ def test_a_line_without_a_recipe_keeps_its_day(holders: Holders) -> None:
         break_it()
         found = due(holders, 180)
         assert (found.on, found.state, found.has_recipe, found.retrain) == (adapter.review_date, "due", False, False)
-    assert len(due_reviews(holders.registry, holders.bench.settings, TODAY)) == 2
+    assert len(due_reviews(holders.registry, holders.bench.settings, adapter.review_date)) == 2
 
 
 def supersede(holders: Holders) -> None:

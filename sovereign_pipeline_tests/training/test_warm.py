@@ -75,10 +75,10 @@ def test_a_warm_trainer_writes_the_bytes_of_cold_ones_and_outlives_a_training_th
 
 def test_a_warm_trainer_that_was_killed_is_started_again(make_job: JobMaker, tmp_path: Path) -> None:
     def kill(message: str) -> None:
-        if message.startswith("step 2/4"):
+        if message.startswith("step 2/1"):
             processes_of(TRAINER)[0].kill()
 
-    job = on_selection(make_job, "killed", {})
+    job = on_selection(make_job, "killed", {"max_steps": 1_000, "epochs": 1_000})  # it is not over before the kill
     with WarmTrainer(tmp_path, kill) as trainer:
         with pytest.raises(TrainingFailed, match="SIGKILL"):
             trainer.run(written(job), KEY)

@@ -25,7 +25,7 @@ from sovereign_pipeline_tests.browser import visitor as visitor
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND, busy_office, one_more_adapter
 from sovereign_pipeline_tests.release.conftest import Office
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 HERE = "http://127.0.0.1:8700"
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -96,4 +96,4 @@ def served(site: Site) -> Iterator[Callable[[], str]]:
     yield start
     for server, thread in running:
         server.should_exit = True
-        thread.join(20)
+        thread.join(SECONDS)

@@ -33,9 +33,8 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.dagster.auditor import access_log_of
 from sovereign_pipeline.dagster.resources import LINES, open_instance
-from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.tracing import Trace
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, free_port, wait_until
 
 
 def write_certificate(directory: Path, name: str) -> tuple[Path, ssl.SSLContext]:
@@ -143,7 +142,7 @@ class Site:
     def connect(self, way: str, name: str = NAME) -> socket.socket:
         """A connection, with TLS where a proxy ends it. name: as the handshake has it."""
         self.require(way)
-        plain = socket.create_connection(("127.0.0.1", self.ports[way]), timeout=120)
+        plain = socket.create_connection(("127.0.0.1", self.ports[way]), timeout=SECONDS)
         return plain if way == "server" else self.trusted.wrap_socket(plain, server_hostname=name)
 
     def ask(
@@ -276,7 +275,7 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
     for process in processes:
         process.terminate()
     for process in processes:
-        process.wait(timeout=60)
+        process.wait(timeout=SECONDS)
 
 
 def _output(site: Site, way: str) -> str:

@@ -17,10 +17,10 @@ from sovereign_pipeline.dagster.auditor import ONE_QUERY, PAGES, access_log_of
 from sovereign_pipeline_tests.browser import open_browser
 from sovereign_pipeline_tests.dagster.auditor.site import MESSAGE, NAME, SECRET, TEXT, Site, running_site
 from sovereign_pipeline_tests.tracing import needs_strace
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
-MILLISECONDS = 120_000
+MILLISECONDS = SECONDS * 1000
 PROXIES = ("nginx", "caddy")
 FROM_THE_PROXY = {"X-Remote-User": "layla", "X-Proxy-Secret": SECRET}
 """What a proxy sends: by it a test asks past the proxy."""
@@ -54,6 +54,7 @@ def test_whom_the_provider_names_sees_pages_and_stands_in_both_logs(site: Site, 
     assert {"who": "layla", "name": "/assets/raw_corpus"}.items() <= {
         (key, value) for each in site.looks() if each["kind"] == "page" for key, value in each.items()
     }
+    wait_until(lambda: '"layla"' in site.proxy_log(way), lambda: site.proxy_log(way))
     of_the_proxy = [json.loads(line) for line in site.proxy_log(way).splitlines()]
     assert any("layla" in (each.get("who"), each.get("user_id")) for each in of_the_proxy)
 
@@ -221,13 +222,13 @@ def answers_on_the_socket(
             additional_headers=headers,
             subprotocols=["graphql-ws"],  # type: ignore[list-item]
             proxy=None,
-            open_timeout=120,  # as all else waits here, on a busy machine
+            open_timeout=SECONDS,
         ) as connection:
             await connection.send(json.dumps({"type": "connection_init"}))
             await connection.send(json.dumps({"type": "start", "id": "1", "payload": {"query": query}}))
             answers: list[dict[str, Any]] = []
             while not answers or answers[-1]["type"] not in ("data", "error"):
-                answers.append(json.loads(await asyncio.wait_for(connection.recv(), 120)))
+                answers.append(json.loads(await asyncio.wait_for(connection.recv(), SECONDS)))
             return answers
 
     return asyncio.run(ask())

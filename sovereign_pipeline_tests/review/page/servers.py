@@ -13,13 +13,7 @@ from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.tracing import Trace
-from sovereign_pipeline_tests.waiting import wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from sovereign_pipeline_tests.waiting import SECONDS, free_port, wait_until
 
 
 @dataclass(frozen=True)
@@ -69,7 +63,7 @@ class InThisProcess:
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join(SECONDS)
 
 
 class InItsOwnProcess:

@@ -20,6 +20,7 @@ from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine, EngineRequest, Piece, Sampling
 from sovereign_pipeline.serving.gateway.grammars import AnswerForm
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
+from sovereign_pipeline_tests.waiting import SECONDS
 
 T = TypeVar("T")
 LETTERS = [
@@ -96,7 +97,7 @@ class Running:
         return self.do(all_of_them())
 
 
-async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+async def until(holds: Callable[[], bool], seconds: float = SECONDS) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.05)

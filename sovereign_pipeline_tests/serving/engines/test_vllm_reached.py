@@ -25,7 +25,7 @@ from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline_tests.serving.engines.conformance import until
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, free_port, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +38,7 @@ class StandingServer:
 
     def __init__(self, directory: Path, name: str = NAME, *options: str) -> None:
         self._noted = directory / "noted"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         module = "sovereign_pipeline_tests.serving.engines.fake_vllm"
         given = ["--served-model-name", name, "--port", str(self.port), *options]
@@ -210,7 +208,7 @@ def test_what_a_gateway_left_behind_is_taken_out_by_the_next_one(
         assert server.adapters() == {}
         await engine.load(adapter)
         server.end()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(SECONDS):
             while await engine.is_well():
                 await asyncio.sleep(0.05)
         with pytest.raises(EngineLost):

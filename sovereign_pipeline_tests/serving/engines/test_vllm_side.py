@@ -69,7 +69,7 @@ def settings(directory: Path, **options: Any) -> VllmSettings:
     script.write_text(f"#!/bin/sh\nPYTHONPATH={PROJECT_ROOT} {command}\n")
     script.chmod(0o700)
     given = Vllm(**{"precision": "float32", "adapters": 2, "rank": 8, **options})
-    return VllmSettings(given, script, threads=1, hang_seconds=3, start_seconds=60)
+    return VllmSettings(given, script, threads=1, hang_seconds=10, start_seconds=300)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_given_up_answer_is_given_up_in_vllm(side: Side) -> None:
         answer = await side.engine.answer(EngineRequest(side.adapter.digest, MESSAGES, Sampling(max_tokens=44)))
         await anext(answer.pieces)
         await answer.pieces.aclose()
-        await until(lambda: 44 in side.asked("given up"), 10)
+        await until(lambda: 44 in side.asked("given up"))
 
     side.runner.run(give_up())
 
@@ -179,7 +179,7 @@ def test_how_tokens_are_drawn(side: Side, drawn: dict[str, Any], sent: dict[str,
 
 def test_stop_text_ends_the_answer_in_vllm_too(side: Side) -> None:
     assert side.runner.run(side.text(44, stop=("H",))) == "FG"
-    side.runner.run(until(lambda: 44 in side.asked("given up"), 10))
+    side.runner.run(until(lambda: 44 in side.asked("given up")))
 
 
 @pytest.mark.parametrize("tokens", [43, 45], ids=["dies", "hangs"])

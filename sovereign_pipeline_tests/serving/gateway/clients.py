@@ -15,6 +15,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.base_models.test_tool_form import HERMES
 from sovereign_pipeline_tests.serving.gateway import client_libraries
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, LINE, WORDS, Bench, adapter
+from sovereign_pipeline_tests.waiting import SECONDS
 
 ANSWERED = "answered"
 _DISTRIBUTIONS = {"llama-index": "llama-index-llms-openai-like", "pydantic-ai": "pydantic-ai-slim"}
@@ -81,7 +82,7 @@ class Library:
         return dict(self._read())
 
     def close(self) -> None:
-        self._process.communicate(timeout=60)
+        self._process.communicate(timeout=SECONDS)
         self._errors.close()
 
     def _read(self) -> Any:

@@ -13,7 +13,7 @@ from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.gateway.server import GatewayServer
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, TryingOut, adapter
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 Client = Callable[..., TestClient]
 
@@ -78,7 +78,7 @@ class Running:
 
     def stop(self) -> None:
         self.tell_to_end()
-        self._thread.join(30)
+        self._thread.join(SECONDS)
         assert not self._thread.is_alive()
 
 

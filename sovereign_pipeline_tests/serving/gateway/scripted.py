@@ -87,7 +87,7 @@ class ScriptedEngine:
     refuses: str | None = None
     error: Exception | None = None
     pause_after: int | None = None
-    """Pieces after which it pauses for half a second."""
+    """Pieces after which it pauses for two seconds."""
     well: bool = True
     asked: list[EngineRequest] = field(default_factory=list)
     running: int = 0
@@ -130,7 +130,7 @@ class ScriptedEngine:
                 if number == self.ends_after:
                     finished = True
                     return
-                await asyncio.sleep(0.5 if number == self.pause_after else self.seconds)
+                await asyncio.sleep(2 if number == self.pause_after else self.seconds)
                 finished = number == len(self.words) - 1
                 tokens = [] if likeliest is None else [TokenLogprob(word, -0.5, [(word, -0.5)] * likeliest)]
                 yield Piece(word, 1, self.ends_for if finished else None, tokens)

@@ -143,7 +143,7 @@ async def test_a_busy_line_keeps_no_other_waiting() -> None:
 
 
 async def test_one_line_too_many_waiting_and_a_wait_that_is_too_long_are_refused() -> None:
-    crowd = Crowd(concurrent=1, waiting_per_line=1, waiting_seconds=0.05)
+    crowd = Crowd(concurrent=1, waiting_per_line=1, waiting_seconds=0.5)
     await crowd.ask("lamps")
     waiting = await crowd.ask("lamps")
     full = await crowd.ask("lamps")

@@ -25,14 +25,14 @@ from sovereign_pipeline.serving.rollout.telemetry import Tally
 from sovereign_pipeline_tests.serving.gateway.conftest import Client, Running
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, PROMPT_TOKENS, WORDS, Bench, adapter
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
-from sovereign_pipeline_tests.waiting import wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 ASK: Any = [{"role": "user", "content": "The lamp is out."}]
 Start = Callable[[], Running]
 
 
 def client_of(running: Running, token: str) -> OpenAI:
-    return OpenAI(base_url=f"{running.url}/v1", api_key=token, max_retries=0, timeout=20)
+    return OpenAI(base_url=f"{running.url}/v1", api_key=token, max_retries=0, timeout=SECONDS)
 
 
 def test_it_answers_whole(bench: Bench, running: Start) -> None:
@@ -162,7 +162,7 @@ def test_what_a_caller_gives_up_is_counted_with_its_time(
     choice = Choice(staged.adapter, staged.digest, "staged", True, "0" * 64, staged.adapter, None, 1)
     monkeypatch.setattr(bench, "choose", lambda *_: choice)
     bench.engine.silent_after = 0  # nothing is sent, so only listening tells that the caller has gone
-    impatient = client_of(running(), bench.token()).with_options(timeout=0.5)
+    impatient = client_of(running(), bench.token()).with_options(timeout=2)
     for stream in (False, True):
         with pytest.raises(openai.APITimeoutError):
             impatient.chat.completions.create(model="lamps", messages=ASK, stream=stream)
@@ -216,7 +216,7 @@ def test_what_takes_too_long_to_end_gets_an_error_event(bench: Bench, running: S
 
 @pytest.mark.security_case("A request to the gateway has endless headers", "the connection is closed at 64 KiB")
 def test_headers_have_an_end(bench: Bench, running: Start) -> None:
-    with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", running().port), timeout=SECONDS) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: ")
         with contextlib.suppress(ConnectionError):
             for _ in range(64):
@@ -235,7 +235,7 @@ def test_requests_without_a_token_write_no_log(running: Start, caplog: pytest.Lo
     upgrade = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     port = running().port
     for status, request in ((b"200", upgrade), (b"400", b"\x16\x03\x01 HTTP\r\n\r\n")):
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
             connection.sendall(request)
             assert connection.recv(1000).startswith(b"HTTP/1.1 " + status)
     assert caplog.messages == []
@@ -246,12 +246,12 @@ def test_requests_without_a_token_write_no_log(running: Start, caplog: pytest.Lo
     "each is closed after ten seconds, or after thirty in the body",
 )
 def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "SECONDS_FOR_HEADERS", 0.5)
+    monkeypatch.setattr(server, "SECONDS_FOR_HEADERS", 1.0)
     bench.serve(adapter("lamps"))
     port, token = running().port, bench.token()
     with contextlib.ExitStack() as stack:
         open_ones = [
-            stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=30)))
+            stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=SECONDS)))
             for _ in range(30)
         ]
         for number, each in enumerate(open_ones):
@@ -260,32 +260,32 @@ def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.M
         answered_before.sendall(b"\r\n")
         assert answered_before.recv(10_000).startswith(b"HTTP/1.1 200")
         answered_before.sendall(b"GET /healthz HT")
-        began = time.monotonic()
-        while time.monotonic() - began < 0.4:  # a byte now and then gives no more time
-            for each in open_ones[2::3]:
-                each.sendall(b"X")
-            time.sleep(0.1)
+        assert_closed_while_it_sends(open_ones[2])
         for each in (*open_ones, answered_before):
             with contextlib.suppress(ConnectionError):
                 while each.recv(1000):
                     pass
-        assert time.monotonic() - began < 10
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as refused:
+    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as refused:
         refused.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n{")
         assert refused.recv(10_000).startswith(b"HTTP/1.1 401")
-        with pytest.raises(ConnectionError):  # the rest of a body that was answered has no more time either
-            for _ in range(100):
-                refused.sendall(b"X")
-                time.sleep(0.1)
+        assert_closed_while_it_sends(refused)  # the rest of a body that was answered has no more time either
     body = json.dumps({"model": "lamps", "messages": ASK}).encode()
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+    with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as slow:
         slow.sendall(
             f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         )
-        time.sleep(1)
+        time.sleep(1.5)
         slow.sendall(body)
         assert slow.recv(10_000).startswith(b"HTTP/1.1 200")
+
+
+def assert_closed_while_it_sends(connection: socket.socket) -> None:
+    """A byte now and then gives no more time."""
+    with pytest.raises(ConnectionError):
+        for _ in range(10 * SECONDS):
+            connection.sendall(b"X")
+            time.sleep(0.1)
 
 
 @pytest.mark.security_case(
@@ -297,7 +297,7 @@ def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.M
 )
 @pytest.mark.parametrize("path", ["/healthz", "/v1/chat/completions"])
 def test_a_request_of_two_lengths_is_refused(bench: Bench, running: Start, path: str) -> None:
-    with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", running().port), timeout=SECONDS) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
             "0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
@@ -318,7 +318,7 @@ def test_a_caller_that_does_not_read_is_given_up(bench: Bench, running: Start) -
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         f"Authorization: Bearer {bench.token()}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", running().port), timeout=SECONDS) as connection:
         connection.sendall(head.encode() + body)
         wait_until(lambda: bench.engine.given_up == 1, lambda: "the answer is still computed")
 

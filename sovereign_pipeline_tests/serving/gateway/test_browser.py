@@ -165,7 +165,7 @@ def test_arabic_runs_from_right_to_left_and_the_language_can_change(
     directions = "texts => texts.map(text => getComputedStyle(text).direction)"
     assert page.eval_on_selector_all(".text", directions) == ["rtl", "rtl"]
     page.click("#language")
-    assert page.get_attribute("html", "dir") == "ltr"
+    expect(page.locator("html")).to_have_attribute("dir", "ltr")
     assert page.eval_on_selector_all(".text", directions) == ["rtl", "rtl"], "texts keep their own direction"
     expect(page.get_by_role("button", name="Good answer")).to_be_visible()
     assert somebody.complaints == []

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -40,13 +39,12 @@ from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.officers import recall
-from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, ScriptedEngine, adapter, answered_in
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import other_base
 from sovereign_pipeline_tests.tracing import Trace
-from sovereign_pipeline_tests.waiting import processes_of, wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, free_port, processes_of, wait_until
 
 ASK: Any = [{"role": "user", "content": "zirconium"}]
 
@@ -78,7 +76,7 @@ class Served:
         return False
 
     def client(self, token: str) -> OpenAI:
-        return OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=120)
+        return OpenAI(base_url=f"{self.url}/v1", api_key=token, max_retries=0, timeout=SECONDS)
 
     def kill_engine(self, base_model: str = "tiny") -> None:
         engines = processes_of("local_child", under=self.process.pid)
@@ -92,7 +90,7 @@ class Served:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(60)
+        self.process.wait(SECONDS)
         if self.trace is not None:
             assert self.trace.elsewhere == [] and self.trace.processes > 1  # the gateway, and its engine
 
@@ -153,9 +151,7 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     running = ask(stream=True)
     begun = next(iter(running))
     rollback(served.settings, "lamps", None, office.officers["omar"], "It answers in verse.")  # asks no registry
-    at = time.monotonic()
     wait_until(lambda: ask().system_fingerprint == "lamps-1.0.0", served.log.read_text)
-    assert time.monotonic() - at < 5  # an answer takes most of it here; the change itself is measured elsewhere
     assert begun.system_fingerprint == second.id and list(running)[-1].choices[0].finish_reason == "length"
     wait_until(lambda: office.states()[second.id] == "superseded", served.log.read_text)
 
@@ -228,7 +224,7 @@ def test_no_request_fails_while_the_version_changes(
     finally:
         is_over.set()
         for caller in callers:
-            caller.join(60)
+            caller.join(SECONDS)
     assert not failed
     assert [each[0] for each in told] == ["lamps-1.0.0"] * 2
 
@@ -363,16 +359,18 @@ def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tm
 
 
 def test_a_problem_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    outcomes = iter(["down", "down", "", "", "down", "up side down", ""])
+    outcomes, is_over = iter(["down", "down", "", "", "down", "up side down", ""]), threading.Event()
 
     def act() -> None:
-        if outcome := next(outcomes, ""):
+        if outcome := next(outcomes, None):
             raise InputError(outcome)
+        if outcome is None:
+            is_over.set()
 
     async def repeat() -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await repeated("tokens", act, 0.01)()
+        repeating = asyncio.ensure_future(repeated("tokens", act, 0.01)())
+        await asyncio.to_thread(is_over.wait)
+        repeating.cancel()
 
     asyncio.run(repeat())
     end = "tokens: the problem is resolved"

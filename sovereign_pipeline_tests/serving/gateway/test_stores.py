@@ -328,7 +328,7 @@ def test_an_engine_that_loses_every_answer_of_one_user_is_broken(trying: TryingO
     "they count as aborted by the caller",
 )
 def test_an_answer_that_its_caller_does_not_take_is_not_lost(trying: TryingOut) -> None:
-    trying.limits |= {"pause_seconds": 0.05}
+    trying.limits |= {"pause_seconds": 1}
     trying.callers_of_arms()
     handler = trying.app().state.gateway.handler
     choice = trying.choose("lamps", f"token {trying.tokens[-1].sha256}", frozenset())

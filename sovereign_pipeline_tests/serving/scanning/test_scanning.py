@@ -18,6 +18,7 @@ from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, USER, Bench, TryingOut, adapter
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
 from sovereign_pipeline_tests.serving.scanning.conftest import FILLER, NAME, Screening, in_pieces, say, serve, text_of
+from sovereign_pipeline_tests.waiting import SECONDS
 
 
 def worker_of(scanner: Scanner) -> Any:
@@ -68,7 +69,7 @@ def test_log_probabilities_would_show_what_is_replaced(
 def test_waiting_for_a_search_is_no_fault_of_the_adapter(
     tmp_path: Path, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = TryingOut(tmp_path / "serving", limits={"answer_seconds": 1.0})
+    bench = TryingOut(tmp_path / "serving", limits={"answer_seconds": 2})
     bench.serve(adapter(LINE))
     bench.serve(adapter(LINE, "1.1.0"), in_production=False)
     bench.screens = screening("replace", None)
@@ -98,7 +99,7 @@ def test_a_process_that_hangs_is_ended_and_started_again(scanner: Scanner, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
-        asyncio.run(asyncio.wait_for(until_it_is_ended(), 60))
+        asyncio.run(asyncio.wait_for(until_it_is_ended(), SECONDS))
     scanner.start()
     assert worker_of(scanner).pid != hung.pid
 

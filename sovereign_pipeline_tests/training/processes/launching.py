@@ -36,7 +36,7 @@ def _command(python: str, job: Path, worker: str) -> list[str]:
 
 @contextmanager
 def halt_at(step: int, go_on: Path) -> Iterator[dict[str, str]]:
-    """Have trainers halt once they have told of the step, until the file `go_on` is there.
+    """Have trainers halt once they have told of the step, until they are asked to stop or the file `go_on` is there.
 
     So a test acts at that step however busy the machine is: the steps of a tiny model are over in moments. Yields the
     environment that the trainers need.

@@ -27,7 +27,7 @@ from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
 from sovereign_pipeline_tests.training.conftest import letters
 from sovereign_pipeline_tests.training.tiny_reward import reward_job
 from sovereign_pipeline_tests.training.trainings import learn, log, run
-from sovereign_pipeline_tests.waiting import SECONDS, wait_until
+from sovereign_pipeline_tests.waiting import SECONDS, free_port, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -234,10 +234,8 @@ def test_a_server_that_fails_or_is_not_there_stops_the_training_and_quotes_nothi
         sampled(sampler(serve(b"secretword"), tmp_path))
     with pytest.raises(TrainingFailed, match=r"it is vLLM 0\.31\.2"):
         sampler(serve(version="0.31.2"), tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free = taken.getsockname()[1]
     with pytest.raises(TrainingFailed, match="it does not answer"):
-        VllmSampler(Rollouts(url=f"http://127.0.0.1:{free}", copies=tmp_path), "0123", lambda directory: None)
+        VllmSampler(Rollouts(url=f"http://127.0.0.1:{free_port()}", copies=tmp_path), "0123", lambda directory: None)
 
 
 @pytest.mark.security_case(
@@ -300,8 +298,7 @@ def after_sft(tmp_path_factory: pytest.TempPathFactory, make_session_job: MakeJo
 def vllm(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[str]:
     """The address of a vLLM server with the tiny model."""
     directory = tmp_path_factory.mktemp("vllm")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     options = {
         "model": base, "served-model-name": "base", "host": "127.0.0.1", "port": port, "dtype": "float32",
         "max-model-len": 128, "max-num-seqs": 16, "max-num-batched-tokens": 512, "max-loras": 2, "max-cpu-loras": 2,
