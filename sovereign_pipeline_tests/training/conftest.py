@@ -149,6 +149,22 @@ def make_for_two(make_job: JobMaker, tmp_path: Path) -> JobMaker:
     )
 
 
+@pytest.fixture
+def make_for_one(make_for_two: JobMaker) -> JobMaker:
+    """`make_for_two` with one process: for what does not depend on how many there are."""
+    return partial(make_for_two, devices={})
+
+
+@pytest.fixture(scope="session")
+def alone(make_session_job: JobMaker, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """The job of `make_for_one`, which this process has run."""
+    from sovereign_pipeline_tests.training.trainings import run
+
+    job = make_session_job(tmp_path_factory.mktemp("alone"), "alone", letters(24), sft={"epochs": 2})
+    run(job)
+    return job
+
+
 @pytest.fixture(scope="session")
 def on_one_machine(make_session_job: JobMaker, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     """The job of `make_for_two`, which two processes of this machine have run."""

@@ -19,7 +19,6 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli import doctor
 from sovereign_pipeline.policy.institution import Institution, Kubernetes
 from sovereign_pipeline.training import queued
-from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, Failure, TrainingJob, TrainingResult
 from sovereign_pipeline.training.kubernetes_jobs import (
     assert_seen_by_pod,
@@ -299,19 +298,10 @@ def test_a_node_holds_as_many_processes_as_it_has_devices(
         run(make_for_two("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2))
 
 
-def test_one_device_trains_as_here(
-    api: ApiServer, make_for_two: JobMaker, place: Callable[..., Kubernetes], python: str
-) -> None:
-    here, there = (make_for_two(name, sft={"epochs": 1}, devices={}) for name in ("here", "there"))
-    run_trainer(written(here), lambda line: None, KEY)
-    run(there, place(python))
-    assert files(there.output) == files(here.output)
-
-
 def test_a_job_that_kueue_queues_and_preempts_resumes_and_ends_in_the_same_bytes(
-    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], halting: str
+    api: ApiServer, alone: TrainingJob, make_for_one: JobMaker, place: Callable[..., Kubernetes], halting: str
 ) -> None:
-    job, lines = make_for_two("preempted"), list[str]()
+    job, lines = make_for_one("preempted"), list[str]()
 
     def progress(line: str) -> None:
         lines.append(line)
@@ -323,7 +313,7 @@ def test_a_job_that_kueue_queues_and_preempts_resumes_and_ends_in_the_same_bytes
     run(job, place(halting, queue="desk"), progress)
     assert len([line for line in lines if "waits in Kueue's queue" in line]) == 2
     assert "resuming from step-00000004" in lines and len(api.created) == 1
-    assert files(job.output) == files(on_one_machine.output)
+    assert files(job.output) == files(alone.output)
 
 
 def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
@@ -351,9 +341,9 @@ def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
 
 
 def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
-    api: ApiServer, on_one_machine: TrainingJob, make_for_two: JobMaker, place: Callable[..., Kubernetes], halting: str
+    api: ApiServer, alone: TrainingJob, make_for_one: JobMaker, place: Callable[..., Kubernetes], halting: str
 ) -> None:
-    job = make_for_two("found")
+    job = make_for_one("found")
     killed(lambda: run(job, place(halting), lambda line: os._exit(9) if line.startswith("step 3/") else None))
     lines: list[str] = []
 
@@ -369,13 +359,13 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
     assert api.job is None and not list((job.locks.parent / "kubernetes").glob("*/order.json"))
     run(job, place(halting), lines.append)
     assert "resuming from step-00000004" in lines
-    assert files(job.output) == files(on_one_machine.output)
+    assert files(job.output) == files(alone.output)
 
 
 def test_a_job_that_a_person_deletes_leaves_a_checkpoint_and_is_not_submitted_again(
-    api: ApiServer, make_for_two: JobMaker, place: Callable[..., Kubernetes], halting: str
+    api: ApiServer, make_for_one: JobMaker, place: Callable[..., Kubernetes], halting: str
 ) -> None:
-    job = make_for_two("deleted")
+    job = make_for_one("deleted")
     with pytest.raises(TrainingStopped, match=r"stopped, as requested, at step 4 .* was deleted"):
         run(job, place(halting), lambda line: api.delete() if line.startswith("step 3/") else None)
     assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
@@ -384,13 +374,13 @@ def test_a_job_that_a_person_deletes_leaves_a_checkpoint_and_is_not_submitted_ag
 
 def test_an_api_server_that_is_away_loses_no_job(
     api: ApiServer,
-    on_one_machine: TrainingJob,
-    make_for_two: JobMaker,
+    alone: TrainingJob,
+    make_for_one: JobMaker,
     place: Callable[..., Kubernetes],
     halting: str,
     tmp_path: Path,
 ) -> None:
-    job, lines = make_for_two("away"), list[str]()
+    job, lines = make_for_one("away"), list[str]()
     api.fails = lambda method, path: method == "POST" and bool(api.created)  # the answer alone is lost
 
     def progress(line: str) -> None:
@@ -403,7 +393,7 @@ def test_an_api_server_that_is_away_loses_no_job(
 
     run(job, place(halting), progress)
     assert any("does not answer ((503) planted)" in line for line in lines) and len(api.created) == 1
-    assert files(job.output) == files(on_one_machine.output)
+    assert files(job.output) == files(alone.output)
 
 
 FAULT = TrainingResult(failure=Failure(message="Too many rows are cut.")).model_dump_json()
@@ -430,14 +420,14 @@ ENDINGS: dict[str, tuple[str, dict[str, Any], type[SovereignError], str]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_end_without_an_adapter_is_a_failure_with_its_reason(
-    ending: str, api: ApiServer, make_for_two: JobMaker, place: Callable[..., Kubernetes], tmp_path: Path
+    ending: str, api: ApiServer, make_for_one: JobMaker, place: Callable[..., Kubernetes], tmp_path: Path
 ) -> None:
     script, state, error, message = ENDINGS[ending]
     python = program(tmp_path / "python", script)
     for name, value in state.items():
         setattr(api, name, value)
     with pytest.raises(error, match=message):
-        run(make_for_two("fails"), place(python))
+        run(make_for_one("fails"), place(python))
     assert not list(tmp_path.rglob("order.json"))
 
 

@@ -25,7 +25,6 @@ from sovereign_pipeline.policy.institution import Institution, Slurm
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.training import queued, slurm
-from sovereign_pipeline.training.here import run_trainer
 from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
 from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
@@ -42,7 +41,6 @@ from sovereign_pipeline_tests.training.processes.launching import (
     killed,
     written,
 )
-from sovereign_pipeline_tests.training.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.trainings import files, log
 
 pytestmark = pytest.mark.slow
@@ -91,10 +89,6 @@ def test_two_nodes_train_what_two_processes_of_one_machine_do(
     assert len([line for line in lines if line.startswith("step ")]) == len(log(job))
 
 
-def requeue(cluster: Cluster, number: str) -> None:
-    cluster.call("scontrol", "requeue", number)
-
-
 def preempt(cluster: Cluster, number: str) -> None:
     cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
 
@@ -104,7 +98,7 @@ def signal(cluster: Cluster, number: str) -> None:
     cluster.call("scancel", "--signal=TERM", number)
 
 
-@pytest.mark.parametrize(("interruption", "jobs"), [(requeue, 1), (preempt, 1), (signal, 2)])
+@pytest.mark.parametrize(("interruption", "jobs"), [(preempt, 1), (signal, 2)])
 def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
     interruption: Callable[[Cluster, str], None],
     jobs: int,
@@ -175,9 +169,9 @@ def test_trainers_listen_on_the_interface_alone_and_scancel_leaves_a_checkpoint(
 
 
 def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
-    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, halting: str, tmp_path: Path
+    cluster: Cluster, alone: TrainingJob, make_for_one: JobMaker, halting: str, tmp_path: Path
 ) -> None:
-    job = make_for_two("found")
+    job = make_for_one("found")
 
     def end_at_once(line: str) -> None:
         if line.startswith("step 3/"):
@@ -197,13 +191,13 @@ def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_chec
     assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
     run(job, place(halting), cluster, lines.append)
     assert "resuming from step-00000004" in lines
-    assert files(job.output) == files(on_one_machine.output)
+    assert files(job.output) == files(alone.output)
 
 
 def test_a_training_that_ended_while_nobody_followed_is_used_unless_it_was_changed(
-    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, python: str, tmp_path: Path
+    cluster: Cluster, alone: TrainingJob, make_for_one: JobMaker, python: str, tmp_path: Path
 ) -> None:
-    job = make_for_two("ended")
+    job = make_for_one("ended")
     killed(lambda: run(job, place(python), cluster, lambda line: os._exit(9) if "COMPLETED" in line else None))
     (adapter,) = (tmp_path / "slurm").glob("*/output/adapter/adapter_model.safetensors")
     content = adapter.read_bytes()
@@ -213,13 +207,13 @@ def test_a_training_that_ended_while_nobody_followed_is_used_unless_it_was_chang
     adapter.write_bytes(content)
     lines: list[str] = []
     run(job, place(python), cluster, lines.append)
-    assert lines == [] and files(job.output) == files(on_one_machine.output)
+    assert lines == [] and files(job.output) == files(alone.output)
 
 
 def test_a_controller_that_is_away_loses_no_job(
-    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, halting: str, tmp_path: Path
+    cluster: Cluster, alone: TrainingJob, make_for_one: JobMaker, halting: str, tmp_path: Path
 ) -> None:
-    job, lines = make_for_two("away"), list[str]()
+    job, lines = make_for_one("away"), list[str]()
 
     def progress(line: str) -> None:
         lines.append(line)
@@ -232,29 +226,7 @@ def test_a_controller_that_is_away_loses_no_job(
     run(job, place(halting), cluster, progress)
     assert any("Unable to contact slurm controller" in line for line in lines)
     assert len([line for line in lines if line.startswith("submitted")]) == 1
-    assert files(job.output) == files(on_one_machine.output)
-
-
-def test_a_reward_model_trains_on_two_nodes_as_on_one_machine(
-    cluster: Cluster, make_job: JobMaker, python: str, tmp_path: Path
-) -> None:
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in pairs_for_a_reward_model(16, 20)))
-    here, there = (
-        make_job(
-            name,
-            pairs_for_a_reward_model(0, 16),
-            method="reward",
-            reward_model=REWARD_MODEL_SECTION,
-            held_out=held_out,
-            devices=TWO,
-            checkpoint_directory=tmp_path / "kept" / "line" / "1",
-        )
-        for name in ("here", "there")
-    )
-    run_trainer(written(here), lambda line: None, KEY)
-    run(there, place(python), cluster)
-    assert files(here.output) == files(there.output)
+    assert files(job.output) == files(alone.output)
 
 
 def test_a_node_holds_as_many_processes_as_it_has_devices(

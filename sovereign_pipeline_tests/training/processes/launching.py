@@ -64,7 +64,9 @@ def interpreter(directory: Path, module: str, before: str = "") -> str:
 def halting_interpreter(directory: Path, module: str) -> str:
     """An interpreter whose trainers halt once they have told of the third step, until they are asked to stop or there
     is a file `go on` in the directory. module: of this package."""
-    return interpreter(directory, f"{PACKAGE}.{module}", f"export {STEP}=3 {UNTIL}='{directory / 'go on'}'")
+    return interpreter(
+        directory, f"{PACKAGE}.{module}", f"export OMP_NUM_THREADS=1 {STEP}=3 {UNTIL}='{directory / 'go on'}'"
+    )
 
 
 def chatty(directory: Path) -> str:
