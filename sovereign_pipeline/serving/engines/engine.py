@@ -6,11 +6,11 @@ import datetime
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
@@ -122,21 +122,20 @@ class Piece:
     """Its tokens, if the request asks for log-probabilities."""
 
 
-class Pieces(AsyncIterable[Piece], Protocol):
-    """The pieces of one answer; the last one has `finish`. Raises EngineLost if the engine is gone before that."""
-
-    def __anext__(self) -> Awaitable[Piece]: ...
-
-    async def aclose(self) -> None:
-        """Abort the answer. A complete answer is not affected."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """An answer in progress: the prompt's length and a stream of pieces."""
 
     prompt_tokens: int
-    pieces: Pieces
+    pieces: AsyncGenerator[Piece, None]
+    """Its pieces; the last one has `finish`. Raises EngineLost if the engine is gone before that. Closing it aborts the
+    answer."""
+
+    @classmethod
+    async def begun(cls, parts: AsyncGenerator[Any, None]) -> Self:
+        """Wait until an answer has begun. parts: the prompt's length, and then the pieces. A generator that has begun
+        cleans up when it is closed."""
+        return cls(await anext(parts), parts)
 
 
 @dataclass(frozen=True)
@@ -387,37 +386,6 @@ class SupervisedEngine(ABC, Generic[P]):
                 del self._adapters[digest]
             except EngineLost:
                 return
-
-
-class PiecesOfProcess(ABC, AsyncIterator[Piece]):
-    """The pieces of one answer that a process computes."""
-
-    _is_over = False
-
-    @abstractmethod
-    async def _next_piece(self) -> Piece: ...
-
-    @abstractmethod
-    def _end(self, is_complete: bool) -> None:
-        """Release the answer, and abort it unless it is complete."""
-
-    async def __anext__(self) -> Piece:
-        if self._is_over:
-            raise StopAsyncIteration
-        try:
-            piece = await self._next_piece()
-        except BaseException:
-            await self.aclose()
-            raise
-        if piece.finish is not None:
-            self._is_over = True
-            self._end(is_complete=True)
-        return piece
-
-    async def aclose(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._end(is_complete=False)
 
 
 def read_adapter(directory: Path, files: Mapping[str, str]) -> dict[str, bytes]:

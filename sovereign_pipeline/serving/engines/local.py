@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,6 @@ from sovereign_pipeline.serving.engines.engine import (
     Deployable,
     EngineRequest,
     Piece,
-    PiecesOfProcess,
     Process,
     SupervisedEngine,
     TokenLogprob,
@@ -84,13 +84,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
         child = self._running()
         if request.digest not in self._adapters:
             raise EngineRefused(f"Adapter {request.digest[:12]} is not loaded.", "Load it first.")
-        pieces = _Pieces(child, child.ask({"op": "ask", **asdict(request)}))
-        try:
-            begun = await pieces.next_message()
-        except BaseException:
-            await pieces.aclose()
-            raise
-        return Answer(begun["prompt_tokens"], pieces)
+        return await Answer.begun(_answer(child, request))
 
     async def _load_into(self, process: "_Child", adapter: Deployable) -> Deployable:
         self._assert_of_this_base(process, adapter)
@@ -244,22 +238,19 @@ class _Child(Process):
             self.ready.set_exception(_lost())
 
 
-class _Pieces(PiecesOfProcess):
-    def __init__(self, child: _Child, number: int) -> None:
-        self._child, self._number = child, number
-
-    async def next_message(self) -> Message:
-        return await self._child.next_answer(self._number)
-
-    async def _next_piece(self) -> Piece:
-        message = await self.next_message()
-        logprobs = [TokenLogprob(*each) for each in message["logprobs"]]
-        return Piece(message["text"], message["tokens"], message["finish"], logprobs)
-
-    def _end(self, is_complete: bool) -> None:
-        self._child.forget(self._number)
+async def _answer(child: _Child, request: EngineRequest) -> AsyncGenerator[Any, None]:
+    number, is_complete = child.ask({"op": "ask", **asdict(request)}), False
+    try:
+        yield (await child.next_answer(number))["prompt_tokens"]
+        while not is_complete:
+            message = await child.next_answer(number)
+            is_complete = message["finish"] is not None
+            logprobs = [TokenLogprob(*each) for each in message["logprobs"]]
+            yield Piece(message["text"], message["tokens"], message["finish"], logprobs)
+    finally:
+        child.forget(number)
         if not is_complete:
-            self._child.send({"op": "cancel", "id": self._number})
+            child.send({"op": "cancel", "id": number})
 
 
 def _lost() -> EngineLost:

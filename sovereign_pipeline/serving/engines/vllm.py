@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,7 +29,6 @@ from sovereign_pipeline.serving.engines.engine import (
     Deployable,
     EngineRequest,
     Piece,
-    PiecesOfProcess,
     Sampling,
     SupervisedEngine,
     TokenLogprob,
@@ -45,6 +44,7 @@ from sovereign_pipeline.serving.engines.text import (
 )
 from sovereign_pipeline.serving.engines.vllm_server import (
     COMPLETIONS,
+    Body,
     ReachedVllm,
     StartedVllm,
     VllmServer,
@@ -311,13 +311,21 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             **_drawing(request.sampling),
             **({"structured_outputs": {"grammar": request.grammar}} if request.grammar else {}),
         }
+        return await Answer.begun(self._answer(server, request, body))
+
+    async def _answer(self, server: VllmServer, request: EngineRequest, body: Body) -> AsyncGenerator[Any, None]:
+        name, text = body["model"], _Text(self.base, request)
         self._answering[name] += 1
         try:
-            response = await server.stream(body)
-        except BaseException:
-            self.end(server, name)
-            raise
-        return Answer(len(prompt), _Pieces(self, server, name, response, request))
+            with contextlib.closing(await server.stream(body)) as response:  # which stops its computation
+                yield len(body["prompt"])
+                async for event in _events(server, response):
+                    if (piece := text.piece(event)) is not None:
+                        yield piece
+                        if piece.finish is not None:
+                            return
+        finally:
+            self._ended(server, name)
 
     async def _start_process(self) -> VllmServer:
         self._answering.clear()
@@ -422,51 +430,35 @@ class VllmEngine(SupervisedEngine[VllmServer]):
     def call_form(self, digest: str) -> CallForm | None:
         return self.base.prompts.call_form
 
-    def end(self, server: VllmServer, name: str) -> None:
-        """Record that an answer of this adapter has ended."""
+    def _ended(self, server: VllmServer, name: str) -> None:
         if self._answering[name] > 0:
             self._answering[name] -= 1
         if name in self._leaving:
             self._leave(server, name)
 
 
-class _Pieces(PiecesOfProcess):
-    """The pieces of one answer. Their text is decoded here from vLLM's tokens, because vLLM's own may cut
-    characters."""
+class _Text:
+    """The text of one answer. It is decoded here from vLLM's tokens, because vLLM's own may cut characters."""
 
-    def __init__(
-        self,
-        engine: VllmEngine,
-        server: VllmServer,
-        name: str,
-        response: aiohttp.ClientResponse,
-        request: EngineRequest,
-    ) -> None:
-        self._engine, self._server, self._name, self._response = engine, server, name, response
-        self._base = engine.base
-        self._decode = partial(self._base.decode, with_marks=bool(request.tools))
+    def __init__(self, base: _Base, request: EngineRequest) -> None:
+        self._base, self._decode = base, partial(base.decode, with_marks=bool(request.tools))
         self._texts = TextPieces(self._decode, request.sampling.stop)
         self._likeliest = request.sampling.logprobs
         self._unsent = 0
         self._logprobs: list[TokenLogprob] = []
 
-    def _end(self, is_complete: bool) -> None:
-        self._response.close()  # stops the server's computation, if there is any left
-        self._engine.end(self._server, self._name)
-
-    async def _next_piece(self) -> Piece:
-        """Return the next piece. Raises EngineLost if the stream ends without a reason."""
-        while True:
-            event = await self._next_event()
-            choice = event["choices"][0] if event.get("choices") else {}
-            tokens = choice.get("token_ids") or ()
-            if self._likeliest is not None:
-                self._note(tokens, choice["logprobs"])
-            text, finish = self._taken(tokens, choice.get("finish_reason"))
-            if text or finish is not None:
-                piece = Piece(text, self._unsent, finish, self._logprobs)
-                self._unsent, self._logprobs = 0, []
-                return piece
+    def piece(self, event: dict[str, Any]) -> Piece | None:
+        """Return the next piece, if there is new text or the answer has ended."""
+        choice = event["choices"][0] if event.get("choices") else {}
+        tokens = choice.get("token_ids") or ()
+        if self._likeliest is not None:
+            self._note(tokens, choice["logprobs"])
+        text, finish = self._taken(tokens, choice.get("finish_reason"))
+        if not text and finish is None:
+            return None
+        piece = Piece(text, self._unsent, finish, self._logprobs)
+        self._unsent, self._logprobs = 0, []
+        return piece
 
     def _note(self, tokens: Sequence[int], logprobs: Any) -> None:
         """Note the log-probabilities of tokens that are no end of turn."""
@@ -492,21 +484,23 @@ class _Pieces(PiecesOfProcess):
             raise lost()
         return text + self._texts.rest(), "stop" if finish == "stop" else "length"
 
-    async def _next_event(self) -> dict[str, Any]:
-        while True:
-            try:
-                line = await self._response.content.readline()
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                raise lost() from error
-            if not line or self._server.is_gone:
-                raise lost()
-            if not line.startswith(b"data: {"):
-                continue
-            self._server.heard_at = time.monotonic()
-            event: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
-            if "error" in event:
-                raise lost()
-            return event
+
+async def _events(server: VllmServer, response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """Yield the events of a stream. Raises EngineLost if it ends; the last piece stops the reader before."""
+    while True:
+        try:
+            line = await response.content.readline()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise lost() from error
+        if not line or server.is_gone:
+            raise lost()
+        if not line.startswith(b"data: {"):
+            continue
+        server.heard_at = time.monotonic()
+        event: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+        if "error" in event:
+            raise lost()
+        yield event
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:

@@ -218,7 +218,7 @@ class RunningAnswer:
         answer: Answer,
         metrics: Metrics,
         began: float,
-        progress: "_Progress",
+        limit: "_Limit",
         screen: Screen,
     ) -> None:
         self.prompt_tokens = answer.prompt_tokens
@@ -235,7 +235,7 @@ class RunningAnswer:
         self.screen = screen
         self._answer = answer
         self._reader = CallReader(request.call_form.form) if request.tools and request.call_form else None
-        self._progress = progress
+        self._limit = limit
         self._first, self._each = metrics.of_tokens(request.adapter.line, request.adapter.adapter)
         self._began = began
 
@@ -259,11 +259,11 @@ class RunningAnswer:
             at_stop_text = "stop" if self.screen.is_at_stop_text else at_end
             self.finish = "content_filter" if self.screen.is_stopped else at_stop_text
             self.logprobs += piece.logprobs
-            self._progress.note()
+            self._limit.progress()
             self.is_at_caller = True
             yield replace(piece, text=text)
             self.is_at_caller = False
-            self._progress.note()
+            self._limit.progress()
             if self.finish is not None:
                 return
         raise EngineLost("The engine ended an answer without a reason.")
@@ -305,7 +305,7 @@ class RequestHandler:
         self.on_severe_report: Callable[[], Awaitable[None]] = _nothing
         """Called before a report of severity 1 is confirmed, so that it is on record by then."""
         self.is_ending = False
-        self._running: set[asyncio.Timeout] = set()
+        self._running: set[_Limit] = set()
 
     @property
     def is_ready(self) -> bool:
@@ -350,11 +350,8 @@ class RequestHandler:
     def end_within(self, seconds: float) -> None:
         """Accept no new request, and abort running answers after `seconds`."""
         self.is_ending = True
-        by = asyncio.get_running_loop().time() + seconds
         for running in self._running:
-            when = running.when()
-            if when is None or when > by:
-                running.reschedule(by)
+            running.end_within(seconds)
 
     @asynccontextmanager
     async def _begun(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
@@ -363,12 +360,11 @@ class RequestHandler:
         try:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.rates.request(request.caller, request.user))
-                limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
+                limit = await stack.enter_async_context(self._limited())
                 await request.form_check.of(request.form)
                 screen = await self._screened(request)
                 await stack.enter_async_context(self.places.place(request.adapter.line))
-                progress = _Progress(limit, self.limits.first_token_seconds, self.limits.pause_seconds)
-                stack.callback(progress.cancel)
+                limit.progress(self.limits.first_token_seconds)
                 is_computed, prompt = True, request.prompt(screen.sent.messages)
                 callable_names = {tool["function"]["name"] for tool in request.form.tools}
                 tools = [tool for tool in screen.sent.tools if tool["function"]["name"] in callable_names]
@@ -384,7 +380,7 @@ class RequestHandler:
                         screen.sent.tools,
                     )
                 )
-                answer = RunningAnswer(request, of_engine, self.metrics, began, progress, screen)
+                answer = RunningAnswer(request, of_engine, self.metrics, began, limit, screen)
                 stack.push_async_callback(_close, of_engine)
                 stack.push(partial(self._note, request, answer, began, limit))
                 self._remember(request)
@@ -427,8 +423,9 @@ class RequestHandler:
         return screen
 
     @asynccontextmanager
-    async def _limited(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
-        async with asyncio.timeout(seconds) as limit:
+    async def _limited(self) -> AsyncIterator["_Limit"]:
+        limit = _Limit(self.limits)
+        async with limit.timeout:
             self._running.add(limit)
             try:
                 yield limit
@@ -440,12 +437,12 @@ class RequestHandler:
         request: RoutedRequest,
         answer: RunningAnswer,
         began: float,
-        limit: asyncio.Timeout,
+        limit: "_Limit",
         kind: type[BaseException] | None,
         *_: object,
     ) -> None:
         """Count and journal an answer when it ends, before the engine aborts an unfinished one."""
-        by_caller = answer.is_at_caller or not limit.expired()
+        by_caller = answer.is_at_caller or not limit.timeout.expired()
         # A form that becomes too complex is the caller's fault, as a request that is given up.
         given_up = kind is not None and (
             issubclass(kind, EngineRefused) or (not issubclass(kind, Exception) and by_caller)
@@ -538,37 +535,24 @@ class RequestHandler:
         return Refusal(400, message, "refused_by_engine", param="messages")
 
 
-class _Progress:
-    """A timer that expires a limit if there is no progress for some seconds. One timer serves all tokens.
+class _Limit:
+    """The time limit of one answer: for all of it, and for the pause until its next piece is received or sent."""
 
-    The first piece may take longer than the others: the prompt is computed before it.
-    """
+    def __init__(self, limits: Limits) -> None:
+        self._pause_seconds = limits.pause_seconds
+        self._end = asyncio.get_running_loop().time() + limits.answer_seconds
+        self.timeout = asyncio.timeout_at(self._end)
 
-    def __init__(self, limit: asyncio.Timeout, first_seconds: float, seconds: float) -> None:
-        self._limit, self._seconds, self._next_seconds = limit, first_seconds, seconds
-        self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
-        self._schedule()
+    def progress(self, seconds: float | None = None) -> None:
+        """Allow time until the next progress. seconds: instead of the usual pause, as for the first piece."""
+        if not self.timeout.expired():
+            pause = self._pause_seconds if seconds is None else seconds
+            self.timeout.reschedule(min(self._end, asyncio.get_running_loop().time() + pause))
 
-    def note(self) -> None:
-        """Note progress: a piece was received or sent."""
-        self._since = self._loop.time()
-        if self._seconds != self._next_seconds:
-            self._seconds = self._next_seconds
-            self._timer.cancel()
-            self._schedule()
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _schedule(self) -> None:
-        self._timer = self._loop.call_at(self._since + self._seconds, self._look)
-
-    def _look(self) -> None:
-        if self._loop.time() < self._since + self._seconds:
-            self._schedule()
-        elif not self._limit.expired():
-            self._limit.reschedule(self._loop.time())
+    def end_within(self, seconds: float) -> None:
+        self._end = min(self._end, asyncio.get_running_loop().time() + seconds)
+        if not self.timeout.expired():
+            self.timeout.reschedule(min(self._end, self.timeout.when() or self._end))
 
 
 async def _nothing() -> None:
