@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import (
     CeilingExceeded,
@@ -222,8 +222,12 @@ def prompts_of(transcripts: Iterable[Transcript]) -> Iterator[PromptRow]:
 Role = Literal["preferences", "labels"]
 
 
+Layout = Literal["columns", "sharegpt"]
+
+
 class RatedRow(Frozen):
-    """The fields that all kinds of row share, named as a document's fields."""
+    """A row of a source, in the layout `columns` for letters or `sharegpt` for conversations, as pair or with a
+    label."""
 
     id: str
     case: str
@@ -231,46 +235,31 @@ class RatedRow(Frozen):
     date: str
     classification: str
     language: str
-
-
-class _LetterRow(RatedRow):
-    request: str
-    response: str
-
-
-class PairRow(_LetterRow):
-    rejected: str
-
-
-class LabelRow(_LetterRow):
-    label: bool
-
-
-class _ConversationRow(RatedRow):
-    """A row in the layout `sharegpt`."""
-
-    messages: tuple[dict[str, Any], ...]
-    tools: tuple[dict[str, Any], ...]
-
-
-class ConversationPairRow(_ConversationRow):
-    chosen: tuple[dict[str, Any], ...]
+    request: str | None = None
+    response: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    chosen: tuple[dict[str, Any], ...] | None = None
     """One message."""
-    rejected: tuple[dict[str, Any], ...]
+    rejected: str | tuple[dict[str, Any], ...] | None = None
+    label: bool | None = None
 
 
-class ConversationLabelRow(_ConversationRow):
-    label: bool
-
-
-Rows = list[PairRow] | list[LabelRow] | list[ConversationPairRow] | list[ConversationLabelRow]
+_FIELDS: Mapping[tuple[Role, Layout], set[str]] = {
+    ("preferences", "columns"): {"request", "response", "rejected"},
+    ("labels", "columns"): {"request", "response", "label"},
+    ("preferences", "sharegpt"): {"messages", "tools", "chosen", "rejected"},
+    ("labels", "sharegpt"): {"messages", "tools", "label"},
+}
+"""Fields of a kind of rows, beside those that all rows have."""
+_COMMON = {"id", "case", "date", "classification", "language"}
 
 
 @dataclass
 class RatedRows:
     """The rows, and the number of omitted answers per reason. They are all conversations if one is."""
 
-    rows: Rows
+    rows: list[RatedRow]
     left_out: Counter[str] = field(default_factory=Counter)
 
 
@@ -310,25 +299,20 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
     if role == "labels":
         labels = [(each, of[0], each.thumb == "up") for of in by_question.values() for each in of]
         if all(each.document.is_letter for each, _, _ in labels):
-            return RatedRows([LabelRow(**_letter(*of), label=label) for *of, label in labels], left_out)
-        return RatedRows([ConversationLabelRow(**_whole(*of), label=label) for *of, label in labels], left_out)
+            return RatedRows([RatedRow(**_letter(*of), label=label) for *of, label in labels], left_out)
+        return RatedRows([RatedRow(**_whole(*of), label=label) for *of, label in labels], left_out)
     pairs: list[tuple[_Rated, _Rated, _Rated]] = []
     for of in by_question.values():
         made = list(_pairs(of))
         pairs += [(*pair, of[0]) for pair in made]
         left_out["no answer with the other thumb"] += len(of) - 2 * len(made)
     if all(each.document.is_letter for each, _, _ in pairs):
-        return RatedRows([PairRow(**_letter(one, of), rejected=bad.answer) for one, bad, of in pairs], +left_out)
-    turns = [(_whole(one, of), _turns(bad)[-1:]) for one, bad, of in pairs]
-    return RatedRows(
-        [
-            ConversationPairRow(
-                **{**whole, "messages": whole["messages"][:-1]}, chosen=whole["messages"][-1:], rejected=rejected
-            )
-            for whole, rejected in turns
-        ],
-        +left_out,
-    )
+        return RatedRows([RatedRow(**_letter(one, of), rejected=bad.answer) for one, bad, of in pairs], +left_out)
+    rows = []
+    for one, bad, first in pairs:
+        *before, chosen = _turns(one)
+        rows.append(RatedRow(**_whole(one, first) | {"messages": before}, chosen=(chosen,), rejected=_turns(bad)[-1:]))
+    return RatedRows(rows, +left_out)
 
 
 _TRAINED_ORDER = re.compile(r"s?(ua(t+a)*)+")
@@ -371,7 +355,7 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
                 yield chosen, rejected
 
 
-def _letter(rated: _Rated, first: _Rated) -> dict[str, str]:
+def _letter(rated: _Rated, first: _Rated) -> dict[str, Any]:
     return {**_facts(rated, first), "request": rated.prompt, "response": rated.answer}
 
 
@@ -396,14 +380,6 @@ def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
     }
 
 
-_ROWS: Mapping[tuple[str, str], TypeAdapter[Any]] = {
-    ("preferences", "columns"): TypeAdapter(PairRow),
-    ("labels", "columns"): TypeAdapter(LabelRow),
-    ("preferences", "sharegpt"): TypeAdapter(ConversationPairRow),
-    ("labels", "sharegpt"): TypeAdapter(ConversationLabelRow),
-}
-
-
 @dataclass(frozen=True)
 class TakenFile:
     """A source file that was imported."""
@@ -413,7 +389,7 @@ class TakenFile:
     path: Path
     """Path below the data directory, as a recipe names it."""
     role: Role
-    layout: Literal["columns", "sharegpt"]
+    layout: Layout
     rows: int
     classification: str
     """Highest classification level of its rows."""
@@ -467,25 +443,32 @@ def take_rated(
     return TakenFile(name, path, role, layout, len(rows), level)
 
 
-def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Literal["columns", "sharegpt"]]:
+def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Layout]:
     """Read all rows, which must have the same role and layout. Errors quote no row."""
     hint = "Name a file of `preferences`, as it was made."
-    lines = [line for line in content.split(b"\n") if line]
-    try:
-        keys = {*(json.loads(lines[0]) if lines else ())}
-    except (ValueError, TypeError, RecursionError):
-        keys = set()
-    role: Role = "labels" if "label" in keys else "preferences"
-    layout: Literal["columns", "sharegpt"] = "sharegpt" if "messages" in keys else "columns"
     rows: list[RatedRow] = []
-    for number, line in enumerate(lines, start=1):
+    kinds: set[tuple[Role, Layout]] = set()
+    for number, line in enumerate((line for line in content.split(b"\n") if line), start=1):
         try:
-            rows.append(_ROWS[role, layout].validate_json(line))
-        except ValidationError:
+            rows.append(RatedRow.model_validate_json(line))
+            kinds.add(_kind_of(rows[-1]))
+        except (ValidationError, StopIteration):
             raise SourceError(f"{file}: line {number} is no row of rated answers.", hint) from None
-    if not rows or len({row.id for row in rows}) < len(rows):
-        raise SourceError(f"{file}: the file has {'an id twice' if rows else 'no rows'}.", hint)
-    return rows, role, layout
+    if len(kinds) != 1 or len({row.id for row in rows}) < len(rows):
+        wrong = "no rows" if not rows else "rows of several kinds" if len(kinds) > 1 else "an id twice"
+        raise SourceError(f"{file}: the file has {wrong}.", hint)
+    return rows, *kinds.pop()
+
+
+def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
+    """Raises StopIteration for a row of no kind."""
+    given = {name for name, value in row if value is not None}
+    return next(
+        kind
+        for kind, fields in _FIELDS.items()
+        if given == row.model_fields_set == _COMMON | fields
+        and isinstance(row.rejected, str) == (kind == ("preferences", "columns"))
+    )
 
 
 def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Line, served: Collection[str]) -> str:

@@ -115,7 +115,7 @@ def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Froz
         "rows": len(rows),
     }
     _write_down(directory / AUDIT_FILE, json.dumps(entry, ensure_ascii=False) + "\n", os.O_APPEND)
-    _write_down(out, "".join(jsonl_line(each.model_dump(mode="json")) for each in rows), os.O_EXCL)
+    _write_down(out, "".join(jsonl_line(each.model_dump(mode="json", exclude_none=True)) for each in rows), os.O_EXCL)
 
 
 def _write_down(path: Path, content: str, how: int) -> None:

@@ -12,7 +12,7 @@ from openai import BadRequestError, OpenAI
 
 from sovereign_pipeline.corpus.document import ToolCall
 from sovereign_pipeline.serving.gateway.journal import Answered, Rated, digest_of_answer, read_hour
-from sovereign_pipeline.serving.rated_answers import JournalCopy, LabelRow, open_transcripts, preferences_of
+from sovereign_pipeline.serving.rated_answers import JournalCopy, open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline.serving.screening import SentTexts
 from sovereign_pipeline.serving.transcripts import Transcript, sealed_in, unseal
@@ -95,7 +95,6 @@ def test_a_transcript_has_placeholders_beside_what_they_stood_for(
     assert made.left_out == {"a placeholder that stands for nobody": 1} and not made.rows
     rated = kept.model_copy(update={"answer": "NAME_1 is heard."})
     (row,) = preferences_of(replace(opened, transcripts=(rated,)), "labels").rows
-    assert isinstance(row, LabelRow)
     assert (row.request, row.response) == (SENT, f"{NAME} is heard."), "a source is scrubbed from what was written"
 
 
