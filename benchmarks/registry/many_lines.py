@@ -195,11 +195,12 @@ def pages(settings: Settings) -> Iterator[tuple[str, Callable[[], object]]]:
     """Pages of the registry, read by a caller who may see everything."""
     from fastapi.testclient import TestClient
 
+    from sovereign_pipeline.policy.serving import Role
     from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.serving.gateway.auth import Grant, add_token
+    from sovereign_pipeline.serving.gateway.auth import add_token
     from sovereign_pipeline.web.artifact_pages import create_app
 
-    grant = Grant("SECRET", None, admin=True)
+    grant = Role(clearance="SECRET", admin=True)
     token, _ = add_token(settings, open_registry(settings), "reader", grant, 1, "benchmark")
     client = TestClient(create_app(settings), base_url="http://127.0.0.1")
     assert client.post("/registry/sign-in", data={"token": token}).status_code == 200

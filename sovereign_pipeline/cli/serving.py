@@ -15,12 +15,11 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.terminal import Group, Result, out, port_option, print_rows
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.policy.serving import FrontEnd
+from sovereign_pipeline.policy.serving import FrontEnd, Role
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.serving.gateway.auth import (
     LONGEST_DAYS,
-    Grant,
     Token,
     add_token,
     file_of,
@@ -86,7 +85,7 @@ def tokens_add(
     settings = Settings.from_environment()
     institution = load_institution(settings.data)
     institution.ladder.rank(clearance)
-    lines = frozenset(load_line(settings.data, name, institution).line for name in line) if line else None
+    lines = sorted({load_line(settings.data, name, institution).line for name in line}) if line else None
     try:
         front_end = FrontEnd(
             user_header=user_header,
@@ -97,9 +96,17 @@ def tokens_add(
         )
     except ValidationError:
         raise InputError("--user-header is not a valid header name.", "Such as X-OpenWebUI-User-Id.") from None
-    grant = Grant(clearance, lines, versions, metrics, admin, users or user_header is not None, front_end)
+    role = Role(
+        clearance=clearance,
+        lines=tuple(lines) if lines is not None else None,
+        versions=versions,
+        metrics=metrics,
+        admin=admin,
+        users=users or user_header is not None,
+        front_end=front_end,
+    )
     actor = People(settings).commitment_of(account())
-    text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
+    text, token = add_token(settings, open_registry(settings), who, role, days, actor)
 
     def show() -> None:
         out.print(

@@ -12,10 +12,11 @@ from uvicorn import Config, Server
 
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.serving.gateway.auth import Grant, add_token
+from sovereign_pipeline.serving.gateway.auth import add_token
 from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline.web.artifact_pages import create_app
 from sovereign_pipeline.web.rendering import AdapterView
@@ -51,7 +52,7 @@ class Site:
         return adapter_view(self.registry, self.office.bench.store, adapter_id, datetime.datetime.now(datetime.UTC))
 
     def token(self, clearance: str, *, admin: bool = True, lines: frozenset[str] | None = None) -> str:
-        grant = Grant(clearance, lines, admin=admin)
+        grant = Role(clearance=clearance, lines=tuple(lines) if lines is not None else None, admin=admin)
         text, _ = add_token(self.settings, self.registry, "an auditor", grant, 1, "somebody")
         return text
 

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from pydantic import Field, ValidationError
 from sqlalchemy import select
@@ -23,7 +23,7 @@ from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
-from sovereign_pipeline.policy.serving import FrontEnd, Role
+from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.officers import on_one_line
@@ -42,36 +42,16 @@ class Classified(Protocol):
     def classification(self) -> str: ...
 
 
-NO_RULES = FrontEnd()
+def _reaches(role: Role, adapter: Classified, ladder: ClassificationLadder) -> bool:
+    """Return whether a role covers the adapter's line and level. A level that is not on the ladder counts as the
+    highest. Roles are not combined: a clearance holds for its own lines only."""
+    if role.clearance not in ladder or adapter.classification not in ladder:
+        return False
+    return _covers(role, adapter.line) and not ladder.exceeds(adapter.classification, role.clearance)
 
 
-@dataclass(frozen=True)
-class Grant:
-    """The rights of a token or a role. Grants are not combined: a clearance holds for its own lines only."""
-
-    clearance: str
-    lines: frozenset[str] | None
-    """Names of the lines that the grant covers; None for every line."""
-    versions: bool = False
-    metrics: bool = False
-    admin: bool = False
-    users: bool = False
-    """True if the caller sends requests for several people, named by `user`. Any other caller counts as one user."""
-    front_end: FrontEnd = NO_RULES
-    """Header that names people, and limits of the caller and of each person."""
-
-    @classmethod
-    def of(cls, given: "Role | Token") -> Self:
-        lines = frozenset(given.lines) if given.lines is not None else None
-        return cls(given.clearance, lines, given.versions, given.metrics, given.admin, given.users, given.front_end)
-
-    def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Return whether the grant covers the adapter's line and level. A level that is not on the ladder counts as the
-        highest."""
-        if self.clearance not in ladder or adapter.classification not in ladder:
-            return False
-        in_lines = self.lines is None or adapter.line in self.lines
-        return in_lines and not ladder.exceeds(adapter.classification, self.clearance)
+def _covers(role: Role, line: str) -> bool:
+    return role.lines is None or line in role.lines
 
 
 @dataclass(frozen=True)
@@ -80,18 +60,18 @@ class Caller:
 
     key: str
     """Identifier of the caller for limits. It is never shown, logged or stored."""
-    grants: tuple[Grant, ...]
+    grants: tuple[Role, ...]
     groups: frozenset[str] = frozenset()
     """All roles that the institution's proxy names, including those without a grant."""
     named: Mapping[str, str] = field(default_factory=dict)
     """Header that a grant trusts for people's names -> its value in this request."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        return any(grant.reaches(adapter, ladder) for grant in self.grants)
+        return any(_reaches(grant, adapter, ladder) for grant in self.grants)
 
     def may_name(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Return whether the caller may use this version by its id."""
-        return any(grant.versions and grant.reaches(adapter, ladder) for grant in self.grants)
+        return any(grant.versions and _reaches(grant, adapter, ladder) for grant in self.grants)
 
     @property
     def cache_group(self) -> str:
@@ -108,7 +88,7 @@ class Caller:
         user: `user` of the request, any JSON value. It is ignored if a grant trusts a header for it.
         """
         for grant in self.grants:
-            if grant.users and (grant.lines is None or line in grant.lines):
+            if grant.users and _covers(grant, line):
                 header = grant.front_end.user_header
                 person = user if header is None else self.named.get(header)
                 return None if person in (None, "", [], {}) else sha256_of(json.dumps(person, sort_keys=True))
@@ -116,7 +96,7 @@ class Caller:
 
     def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Return whether the caller may see an adapter's state on `/admin`."""
-        return any(grant.admin and grant.reaches(adapter, ladder) for grant in self.grants)
+        return any(grant.admin and _reaches(grant, adapter, ladder) for grant in self.grants)
 
     @property
     def may_administer(self) -> bool:
@@ -133,20 +113,13 @@ LOCK_SECONDS = 30
 LONGEST_DAYS = 366
 
 
-class Token(Frozen):
-    """A token's record."""
+class Token(Role):
+    """A token's record, with the permissions of its holder."""
 
     sha256: Digest
     who: str = Field(min_length=1, max_length=200)
     """Holder's name. The ledger has a salted commitment to it."""
     salt: Digest
-    clearance: str
-    lines: tuple[str, ...] | None
-    versions: bool
-    metrics: bool
-    admin: bool = False
-    users: bool = False
-    front_end: FrontEnd = NO_RULES
     created_at: datetime.datetime
     expires_at: datetime.datetime
     revoked_at: datetime.datetime | None = None
@@ -205,7 +178,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
 
 
 def add_token(
-    settings: Settings, registry: Registry, who: str, grant: Grant, days: int, actor: str
+    settings: Settings, registry: Registry, who: str, grant: Role, days: int, actor: str
 ) -> tuple[str, Token]:
     """Create a token and log it. Returns its text, which is stored nowhere, and its record."""
     text = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
@@ -215,7 +188,7 @@ def add_token(
             sha256=sha256_of(text),
             who=on_one_line(who),
             salt=secrets.token_hex(32),
-            **{**vars(grant), "lines": tuple(sorted(grant.lines)) if grant.lines is not None else None},
+            **dict(grant),
             created_at=now,
             expires_at=now + datetime.timedelta(days=days),
         )
@@ -288,7 +261,7 @@ class Tokens:
             return None
         if self._compared is not None and digest_of(found.facts()) not in self._compared:
             return None
-        return Caller(f"token {found.sha256}", (Grant.of(found),))
+        return Caller(f"token {found.sha256}", (found,))
 
     def all(self) -> tuple[Token, ...]:
         """Read all tokens. Raises IntegrityError for an invalid file."""
@@ -399,7 +372,7 @@ class Callers:
             return None
         named = self._proxy.named(scope, self._roles_header) or ""
         groups = frozenset(each.strip() for each in named.split(",")) - {""}
-        grants = tuple(Grant.of(self._roles[name]) for name in sorted(groups) if name in self._roles)
+        grants = tuple(self._roles[name] for name in sorted(groups) if name in self._roles)
         return Caller(f"proxy {user}", grants, groups)
 
 

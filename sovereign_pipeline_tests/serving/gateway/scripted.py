@@ -31,7 +31,7 @@ from sovereign_pipeline.serving.engines.engine import (
 )
 from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
-from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Grant, Token, TokenFile, Tokens, sha256_of
+from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, read_hour
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
@@ -265,8 +265,8 @@ def answered_in(file: Path) -> list[Answered]:
     return [each for each in read_hour(file)[0] if isinstance(each, Answered)]
 
 
-def grant(clearance: str, *lines: str, versions: bool = False) -> Grant:
-    return Grant(clearance, frozenset(lines) or None, versions)
+def grant(clearance: str, *lines: str, versions: bool = False) -> Role:
+    return Role(clearance=clearance, lines=lines or None, versions=versions)
 
 
 BEGAN = 3

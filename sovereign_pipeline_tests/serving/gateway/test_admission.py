@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.policy.serving import FrontEnd, Limits
+from sovereign_pipeline.policy.serving import FrontEnd, Limits, Role
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
-from sovereign_pipeline.serving.gateway.auth import Caller, Grant
+from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.serving.gateway.messages import Refusal
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter, ask
@@ -68,7 +68,7 @@ async def test_a_caller_has_so_many_at_once() -> None:
 
 async def test_a_front_end_has_limits_of_its_own_and_so_has_each_of_its_people() -> None:
     rules = FrontEnd(concurrent=5, per_minute=6, user_concurrent=2, user_per_minute=3)
-    caller = Caller("front end", (Grant("SECRET", None, users=True, front_end=rules),))
+    caller = Caller("front end", (Role(clearance="SECRET", users=True, front_end=rules),))
     clock = Clock()
     rates = Rates(limits(concurrent_per_caller=1, requests_per_minute=2, tokens_per_minute=200), clock)
     async with rates.request(caller, "a"), rates.request(caller, "a"), rates.request(caller, "b"):

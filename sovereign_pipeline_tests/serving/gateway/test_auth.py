@@ -18,7 +18,6 @@ from sovereign_pipeline.serving.gateway.app import Condition
 from sovereign_pipeline.serving.gateway.auth import (
     ADDED,
     REVOKED,
-    Grant,
     Token,
     TokenFile,
     Tokens,
@@ -246,7 +245,7 @@ def test_the_engine_is_told_callers_of_one_clearance_from_those_of_another(bench
 NOW = datetime.datetime.now(datetime.UTC)
 WHO = "Layla Haddad"
 FRONT_END = FrontEnd(user_header="X-Person", concurrent=40, per_minute=600)
-GRANT = Grant("INTERNAL", frozenset({"lamps"}), users=True, front_end=FRONT_END)
+GRANT = Role(clearance="INTERNAL", lines=("lamps",), users=True, front_end=FRONT_END)
 
 
 def added(registry: Registry) -> tuple[str, Token]:
@@ -265,7 +264,7 @@ def test_a_token_stands_for_its_grant_until_it_expires(registry: Registry) -> No
     text, token = added(registry)
     tokens = tokens_of(registry)
     caller = tokens.caller(text, NOW)
-    assert caller is not None and caller.grants == (GRANT,)
+    assert caller is not None and caller.grants == (token,) and dict(GRANT).items() <= dict(token).items()
     assert tokens.caller(text, token.expires_at) is None
     for other in ("", text[:-1], text + "x", token.sha256, token.id, "sk-sov-" + "\xff"):
         assert tokens.caller(other, NOW) is None

@@ -25,13 +25,14 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.serving.engines.engine import EngineRequest
-from sovereign_pipeline.serving.gateway.auth import Grant, Tokens, add_token, callers_of, revoke_token
+from sovereign_pipeline.serving.gateway.auth import Tokens, add_token, callers_of, revoke_token
 from sovereign_pipeline.serving.gateway.server import repeated, serve
 from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
 from sovereign_pipeline.serving.rollout.publishing import follow
@@ -116,7 +117,7 @@ def names(client: OpenAI) -> list[str]:
 @pytest.mark.slow
 def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_office: ServedOffice) -> None:
     office = served_office.office
-    granted = Grant("SECRET", None, versions=True, admin=True)
+    granted = Role(clearance="SECRET", versions=True, admin=True)
     text, token = add_token(served.settings, office.registry, "Layla Haddad", granted, 1, "root")
     client = served.client(text)
     wait_until(lambda: names(client) == ["lamps", "lamps-1.0.0"], served.log.read_text)
@@ -198,7 +199,7 @@ def test_no_request_fails_while_the_version_changes(
     failed: list[str] = []
     is_over = threading.Event()
     for each in gateways:
-        text, _ = add_token(each.settings, office.registry, "Layla Haddad", Grant("SECRET", None), 1, "root")
+        text, _ = add_token(each.settings, office.registry, "Layla Haddad", Role(clearance="SECRET"), 1, "root")
         clients.append(each.client(text))
     wait_until(lambda: all(names(client) == ["lamps"] for client in clients), served.log.read_text)
 
@@ -246,7 +247,7 @@ def test_a_line_of_another_base_model_is_answered_and_its_engine_dies(
 ) -> None:
     """While the engine of the first base model streams."""
     office = served_office.office
-    granted = Grant("SECRET", None, metrics=True, admin=True)
+    granted = Role(clearance="SECRET", metrics=True, admin=True)
     text, _ = add_token(served.settings, office.registry, "Layla Haddad", granted, 1, "root")
     client = served.client(text)
     served_office.put_base_model("other", other_base(served_office.tiny, tmp_path))
@@ -299,7 +300,7 @@ def test_a_gateway_starts_while_its_only_line_is_recalled(served_office: ServedO
     follow(office.registry, office.bench.workplace())
     key = office.officers["layla"]
     recalled = recall(office.registry, Question(source="letters"), key)
-    text, _ = add_token(office.bench.settings, office.registry, "Layla Haddad", Grant("SECRET", None), 1, "root")
+    text, _ = add_token(office.bench.settings, office.registry, "Layla Haddad", Role(clearance="SECRET"), 1, "root")
     served = Served(served_office)
     client = served.client(text)
 

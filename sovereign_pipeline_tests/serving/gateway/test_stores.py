@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +221,12 @@ def test_one_that_speaks_for_several_has_each_of_them_counted(trying: TryingOut)
 
 
 def test_the_right_holds_for_the_lines_beside_it() -> None:
-    caller = Caller("one", (grant("SECRET", "lamps"), replace(grant("PUBLIC", "buoys"), users=True)))
+    caller = Caller("one", (grant("SECRET", "lamps"), grant("PUBLIC", "buoys").model_copy(update={"users": True})))
     assert [caller.user_for(line, "layla") is not None for line in ("lamps", "buoys")] == [False, True]
 
 
 def test_any_json_value_names_a_user_by_its_hash() -> None:
-    caller = Caller("one", (replace(grant("SECRET"), users=True),))
+    caller = Caller("one", (grant("SECRET").model_copy(update={"users": True}),))
     values: list[Any] = ["layla", "\ud800", 0, 5, 1.5, False, ["layla"], {"id": "5d2a", "name": "Layla"}, "x" * 100_000]
     people = [caller.user_for("lamps", value) for value in values]
     assert len({*people}) == len(values) and all(each is not None and len(each) == 64 for each in people)
