@@ -102,7 +102,8 @@ async def measure(adapters: Sequence[Deployable], settings: VllmSettings, new_to
 async def distances_of(engine: VllmEngine, adapter: Deployable) -> tuple[float, float, str]:
     assert adapter.fingerprint is not None
     expected = adapter.fingerprint.marks
-    found = await engine.marks(adapter.digest, adapter.fingerprint)
+    server = engine._running()
+    found = await engine._measure(server, server.names[adapter.digest], adapter.fingerprint)
     pairs = list(zip(expected, found, strict=True))
     with_adapter = max(_largest(mark.adapter, other.adapter) for mark, other in pairs)
     of_base = max(_largest(mark.base, other.base) for mark, other in pairs)

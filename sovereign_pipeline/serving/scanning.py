@@ -166,12 +166,8 @@ LONG = 10_000
 """Length from which on texts are searched one at a time, so that shorter texts do not wait."""
 HINT = "Send it again later."
 
-
-@dataclass(frozen=True)
-class _Work:
-    line: str
-    texts: tuple[str, ...]
-    tools: str = ""
+_Work = tuple[str, Sequence[str], str]
+"""Line, texts, and the one of them that is a list of tools."""
 
 
 class Scanner:
@@ -192,7 +188,7 @@ class Scanner:
         ScannerLost and the errors of loading."""
         pool = self._running()
         texts = ("Good morning.", "صباح الخير")
-        begun = [pool.begin(_find, _Work(line, texts)) for line in self._lines for _ in range(self._processes)]
+        begun = [pool.begin(_find, (line, texts, "")) for line in self._lines for _ in range(self._processes)]
         try:
             for each in begun:
                 each.result(SECONDS_TO_LOAD)
@@ -207,7 +203,7 @@ class Scanner:
         """Find personal data in the texts of one conversation, see `TextDetectors`. Raises ScannerLost."""
         try:
             async with asyncio.timeout(SECONDS_TO_SEARCH):
-                work = _Work(line, tuple(texts), tools)
+                work = (line, texts, tools)
                 if sum(map(len, texts)) < LONG:
                     return await self._find(work)
                 async with self._of_long_ones:
@@ -294,4 +290,5 @@ def _detectors() -> dict[str, TextDetectors]:
 
 
 def _find(work: _Work) -> list[list[Detection]]:
-    return _detectors()[work.line].find(work.texts, work.tools)
+    line, texts, tools = work
+    return _detectors()[line].find(texts, tools)

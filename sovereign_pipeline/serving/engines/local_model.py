@@ -32,23 +32,14 @@ BASE = "__base__"
 """Name that stands for the base model without an adapter."""
 
 
-@dataclass
-class _Run:
-    """A run of adjacent rows with the same adapter."""
-
-    adapter: str
-    start: int
-    end: int
-
-
 class Rows:
     """A forward pass in which each row of the batch has its own adapter, or none."""
 
     def __init__(self, model: Any) -> None:
         """Wrap `model`, a PeftModel in evaluation mode."""
         self._model = model
-        self._runs: list[_Run] = []
-        self._names: list[str] = []
+        self._runs: list[tuple[str, slice]] = []
+        """Adapters with their adjacent rows."""
 
     def take_layers(self) -> None:
         """Patch every adapter layer to compute by rows. Call it again after each load.
@@ -74,21 +65,20 @@ class Rows:
         for adapter, rows in groupby(adapters):
             end = start + len(list(rows))
             if adapter != BASE:
-                self._runs.append(_Run(adapter, start, end))
+                self._runs.append((adapter, slice(start, end)))
             start = end
         return self._model.get_base_model()(**inputs)
 
     def _forward(self, layer: Any, x: Any) -> Any:
         result = layer.base_layer(x)
-        for run in self._runs:
-            down = layer.lora_A._modules.get(run.adapter)
+        for adapter, rows in self._runs:
+            down = layer.lora_A._modules.get(adapter)
             if down is None:
                 continue
-            up = layer.lora_B._modules[run.adapter]
-            rows = x[run.start : run.end]
-            narrow = rows.reshape(-1, rows.shape[-1]) @ down.weight.T
-            wide = result[run.start : run.end].view(-1, result.shape[-1])
-            wide.addmm_(narrow, up.weight.T, alpha=layer.scaling[run.adapter])
+            up = layer.lora_B._modules[adapter]
+            narrow = x[rows].reshape(-1, x.shape[-1]) @ down.weight.T
+            wide = result[rows].view(-1, result.shape[-1])
+            wide.addmm_(narrow, up.weight.T, alpha=layer.scaling[adapter])
         return result
 
 

@@ -371,11 +371,6 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         await server.use(server.kept)
         await server.load(name, directory)
 
-    async def marks(self, digest: str, fingerprint: Fingerprint) -> list[Mark]:
-        """Measure a loaded adapter at the positions of its fingerprint."""
-        server = self._running()
-        return await self._measure(server, self._name(server, digest), fingerprint)
-
     def _name(self, server: VllmServer, digest: str) -> str:
         """Return an adapter's name on the server. Raises EngineRefused if it is not loaded."""
         name = server.names.get(digest)

@@ -137,9 +137,7 @@ def _trial(sources: AdminSources, flag: Flag | None) -> dict[str, Any]:
         return {"hold": None, "is_readable": False}
     if state is None:
         return {"hold": None, "is_readable": True}
-    compared = [
-        {"measure": each.measure.name, "is_worse": each.is_worse, **asdict(each.figures())} for each in state.compared
-    ]
+    compared = [{"measure": each.measure.name, "is_worse": each.is_worse, **each.figures()} for each in state.compared]
     facts = _facts(state, "outcome", "because", "rated", "severe")
     needed = [asdict(each) for each in state.needed]
     return {"hold": {**facts, "needed": needed, "compared": compared}, "is_readable": True}
@@ -183,18 +181,10 @@ HERE = Path(__file__).resolve().parent / "pages"
 Name = Literal["chat", "admin"]
 
 
-@dataclass(frozen=True)
-class Page:
-    """An HTML page with its response headers."""
-
-    content: str
-    headers: Mapping[str, str]
-
-
 @cache
-def page_of(name: Name) -> Page:
-    """Build a page from a template with its styles, scripts and translations inline. Only these may run. The page is
-    the same for every caller."""
+def page_of(name: Name) -> tuple[str, Mapping[str, str]]:
+    """Build a page and its response headers, with its styles, scripts and translations inline. Only these may run. The
+    page is the same for every caller."""
     css, scripts = style(HERE / "page.css"), [_text("page.js"), _text(f"{name}.js")]
     arabic = json.dumps(json.loads(_text("arabic.json")), ensure_ascii=False).replace("<", "\\u003c")
     content = (
@@ -215,7 +205,7 @@ def page_of(name: Name) -> Page:
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]
-    return Page(content, {**HEADERS, "Content-Security-Policy": "; ".join(policy)})
+    return content, {**HEADERS, "Content-Security-Policy": "; ".join(policy)}
 
 
 def _text(file: str) -> str:

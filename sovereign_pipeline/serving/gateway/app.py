@@ -383,8 +383,8 @@ def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
 
 
 def _page(name: Name) -> Response:
-    page = page_of(name)
-    return Response(page.content, media_type="text/html", headers=dict(page.headers))
+    content, headers = page_of(name)
+    return Response(content, media_type="text/html", headers=headers)
 
 
 T = TypeVar("T")

@@ -420,12 +420,12 @@ def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callab
             await app(scope, await _read(scope, receive, body_bytes), sending)
         except Refusal as refusal:
             refused(refusal.status)
-            await _refuse(refusal, sending)
+            await _as_response(refusal)(scope, receive, sending)
         except Exception as error:
             _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
             refused(500)
             if not begun:
-                await _refuse(fault(), sending)
+                await _as_response(fault())(scope, receive, sending)
 
     return answer
 
@@ -463,12 +463,10 @@ def _too_long(most: int) -> Refusal:
     )
 
 
-async def _refuse(refusal: Refusal, send: Send) -> None:
-    body = json.dumps(refusal.body).encode()
-    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
-    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _as_response(refusal: Refusal) -> App:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
 
 
 async def _close(send: Send) -> None:

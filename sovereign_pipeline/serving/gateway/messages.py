@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sovereign_pipeline.serving.engines.engine import Deployable, TokenLogprob
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Reason, Severity, Thumb
@@ -47,13 +47,7 @@ class Level(ResponseModel):
     """The answer's classification level: that of the adapter. And whether an encrypted transcript is kept."""
 
     classification: str
-    transcript: Literal["kept"] | None = None
-
-    @model_serializer
-    def _what_there_is(self) -> dict[str, str]:
-        """Serialise all values as strings, as OpenAI's metadata requires."""
-        kept = {} if self.transcript is None else {"transcript": self.transcript}
-        return {"classification": self.classification, **kept}
+    transcript: Literal["kept"] | None = Field(default=None, exclude_if=lambda kept: kept is None)
 
 
 def level_of(adapter: Deployable, is_kept: bool) -> Level:

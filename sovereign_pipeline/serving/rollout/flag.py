@@ -288,40 +288,25 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
     return flag
 
 
-@dataclass(frozen=True)
-class NewestFlag:
-    """The newest flag of a line that verifies, and the number of its newest change."""
-
-    flag: Flag | None
-    """Newest flag that verifies."""
-    newest: int
-    """Number of the newest change; 0 if there is none."""
-
-    @property
-    def is_in_force(self) -> bool:
-        """Return whether the newest change verifies."""
-        return self.flag is not None and self.flag.sequence == self.newest
-
-
-def newest_verified(settings: Settings, line: str, trust: Trust) -> NewestFlag:
-    """Return a line's newest flag that verifies."""
+def newest_verified(settings: Settings, line: str, trust: Trust) -> tuple[Flag | None, int]:
+    """Return a line's newest flag that verifies, and the number of its newest change; 0 if there is none."""
     numbers = sequences(settings, line)
     for number in reversed(numbers):
         try:
-            return NewestFlag(verified_flag(read_change(settings, line, number), line, trust), numbers[-1])
+            return verified_flag(read_change(settings, line, number), line, trust), numbers[-1]
         except SovereignError:
             continue
-    return NewestFlag(None, numbers[-1] if numbers else 0)
+    return None, numbers[-1] if numbers else 0
 
 
 def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
     """Return a line's flag. Raises NotFoundError if there is none, and IntegrityError."""
-    before = newest_verified(settings, line, trust)
-    if before.newest == 0:
+    flag, newest = newest_verified(settings, line, trust)
+    if newest == 0:
         raise NotFoundError(f"Line {line} has no flag.", "An adapter of it is staged or promoted first.")
-    if before.flag is None or not before.is_in_force:
-        raise IntegrityError(f"The flag of line {line}, change {before.newest}, cannot be believed.", SIGN_ANEW)
-    return before.flag
+    if flag is None or flag.sequence != newest:
+        raise IntegrityError(f"The flag of line {line}, change {newest}, cannot be believed.", SIGN_ANEW)
+    return flag
 
 
 @contextmanager

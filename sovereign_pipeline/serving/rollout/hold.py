@@ -223,31 +223,26 @@ class Compared:
         ratio = (upper_limit(self.found, ALPHA) - self.found.estimate) / (self.margin - self.found.estimate)
         return max(1.0, ratio**2)
 
-    def figures(self) -> "Figures":
-        """Return the difference in display units."""
-        margin = f"{self.margin:.1%}" if self.measure.is_share else f"{math.expm1(self.margin):.0%}"
-        if self.found is None:
-            return Figures(None, None, margin)
-        estimate, most = self.found.estimate, upper_limit(self.found, ALPHA)
-        if self.measure.is_share:
-            return Figures(f"{estimate:+.1%}", f"{most:+.1%}", margin)
-        return Figures(f"{math.expm1(estimate):+.0%}", f"{math.expm1(most):+.0%}", margin)
+    def figures(self) -> dict[str, str | None]:
+        """Return the numbers in display units: the difference, at most how much, and the margin. The first two are None
+        while there are too few users."""
+
+        def shown(value: float, sign: str = "+") -> str:
+            return f"{value:{sign}.1%}" if self.measure.is_share else f"{math.expm1(value):{sign}.0%}"
+
+        found = self.found
+        return {
+            "difference": shown(found.estimate) if found is not None else None,
+            "at_most": shown(upper_limit(found, ALPHA)) if found is not None else None,
+            "margin": shown(self.margin, ""),
+        }
 
     def in_words(self) -> str:
         """Describe the comparison in a sentence."""
-        told = self.figures()
-        if told.difference is None:
+        if self.found is None:
             return f"{self.measure.in_words}: too few users"
-        return f"{self.measure.in_words}: {told.difference}, at most {told.at_most} (margin {told.margin})"
-
-
-@dataclass(frozen=True)
-class Figures:
-    """The numbers of a comparison. The difference and its upper limit are None while there are too few users."""
-
-    difference: str | None
-    at_most: str | None
-    margin: str
+        told = self.figures()
+        return f"{self.measure.in_words}: {told['difference']}, at most {told['at_most']} (margin {told['margin']})"
 
 
 @dataclass(frozen=True)

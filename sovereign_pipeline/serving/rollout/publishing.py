@@ -3,13 +3,13 @@
 import datetime
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import stamps
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.audit_log import append
@@ -131,14 +131,13 @@ def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
     signer = pipeline_signer(settings, trust)
     with changing(settings, line):
         catch_up(registry, workplace, trust)
-        before = newest_verified(settings, line, trust)
+        before, newest = newest_verified(settings, line, trust)
         with registry.reading() as session:
             known = on_record(session).get(line)
-            next_number = 1 + max(before.newest, known.sequence if known is not None else 0)
-            flag = _flag(session, registry, workplace, trust, before.flag, next_number)
-        follows = before.is_in_force and next_number == before.newest + 1
-        if before.flag is not None and follows and flag.says_the_same(before.flag):
-            return before.flag, False
+            next_number = 1 + max(newest, known.sequence if known is not None else 0)
+            flag = _flag(session, registry, workplace, trust, before, next_number)
+        if before is not None and next_number == before.sequence + 1 and flag.says_the_same(before):
+            return before, False
         change = write_change(settings, signer, flag)
         enter(registry, workplace, trust, change, flag)
     return flag, True
@@ -256,22 +255,14 @@ class FlagSync:
                 yield error.message
 
     def _facts(self) -> Seen:
-        rules = self._settings.data / "institution.yaml"
         numbers = [
             (line, tuple(sequences(self._settings, line)), len(judgement_files(self._settings, line)))
             for line in lines_with_flags(self._settings)
         ]
-        return (_content(rules), *numbers)
+        return (stamps([self._settings.data / "institution.yaml"]), *numbers)
 
 
 def lines_to_follow(registry: Registry, settings: Settings) -> list[str]:
     """List lines that have a flag, or an adapter that is staged or in production."""
     with registry.reading() as session:
         return sorted({*lines_in(session, {"staged", "production"}), *lines_with_flags(settings)})
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""

@@ -122,30 +122,20 @@ class Tally(Frozen):
         return len(self.reported)
 
 
-@dataclass(frozen=True)
-class _Failed:
-    """A failed answer: lost or empty."""
-
-    user: str
-    is_lost: bool
-
-
-def _row() -> deque[_Failed]:
-    return deque(maxlen=LAST)
-
-
 @dataclass
 class _Counting:
     """A tally that is still being counted."""
 
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
-    failed: dict[Arm, deque[_Failed]] = field(default_factory=lambda: {"staged": _row(), "production": _row()})
-    """Arm -> its newest consecutive failed answers."""
+    failed: dict[Arm, deque[tuple[str, bool]]] = field(
+        default_factory=lambda: {"staged": deque(maxlen=LAST), "production": deque(maxlen=LAST)}
+    )
+    """Arm -> its newest consecutive failed answers: hashed user, and whether it was lost instead of empty."""
 
     def add(self, choice: Choice, counted: Counted) -> None:
         in_a_row = self.failed[choice.arm]
         if counted.lost or counted.empty:
-            in_a_row.append(_Failed(choice.user, is_lost=bool(counted.lost)))
+            in_a_row.append((choice.user, bool(counted.lost)))
         elif not counted.given_up:  # which says neither that the adapter answers nor that it does not
             in_a_row.clear()
         self._count(choice, counted)
@@ -162,7 +152,7 @@ class _Counting:
 
     def tally(self) -> Tally:
         newest = self.failed["staged"]
-        is_of_several = len({each.user for each in newest}) > 1 or all(each.is_lost for each in newest)
+        is_of_several = len({user for user, _ in newest}) > 1 or all(is_lost for _, is_lost in newest)
         is_broken = len(newest) == LAST and is_of_several and not self.failed["production"]
         drawn = {arm: dict(users) for arm, users in self.drawn.items()}
         return Tally(drawn=drawn, is_broken=is_broken)
