@@ -146,7 +146,9 @@ def _exported() -> dict[str, set[str]]:
     metrics.found(*of, "answer", {"NAME": 1})
     metrics.unsearched(*of, 1)
     engine = EngineState("local", "tiny", "0" * 64, True, 1)
-    page = metrics.page(Figures(engines=[engine], waiting={"lamps": 0}, running={"lamps": 1}, adapters={}))
+    page = metrics.page(
+        Figures(engines=[engine], waiting={"lamps": 0}, running={"lamps": 1}, adapters={}, is_registry_reached=True)
+    )
     exported: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(page.decode()):
         for sample in family.samples:

@@ -19,12 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.harness import PROJECT_ROOT, base_model, machine_facts, say
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.base_models.pinned import chat_template
 from sovereign_pipeline.serving.engines.engine import Deployable, EngineRequest, Sampling
@@ -205,7 +207,8 @@ def make_adapters(directory: Path, count: int = ADAPTERS) -> list[Deployable]:
         target = directory / f"adapter-{number}"
         model.save_pretrained(target)
         digest = sha256(str(number).encode()).hexdigest()
-        found.append(Deployable(f"line-1.0.{number}", "line", digest, target, "PUBLIC", template, None, pinned=True))
+        adapter = Deployable(f"line-1.0.{number}", "line", digest, target, "PUBLIC", template, None, pinned=True)
+        found.append(replace(adapter, files={file.name: file_sha256(file) for file in target.iterdir()}))
     return found
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, Self, TypeVar
@@ -40,8 +40,7 @@ class Deployable:
     """Digest over the files of the base model that it was trained on. An engine with another base model rejects the
     adapter. If empty, the digests are not compared."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """File name -> SHA-256, from the artifact's manifest. The loaded bytes must match. If empty, the files of the first
-    load are recorded."""
+    """File name -> SHA-256, from the artifact's manifest. The loaded bytes must match."""
     pinned: bool = False
     """True if its weights are never evicted, as for an adapter in production."""
     in_reserve: bool = False
@@ -278,9 +277,8 @@ class SupervisedEngine(ABC, Generic[P]):
         """Start a process and return it once its base model is in memory. Raises EngineLost and EngineRefused."""
 
     @abstractmethod
-    async def _load_into(self, process: P, adapter: Deployable) -> Deployable:
-        """Load an adapter into the process. Returns it with the digests of the loaded bytes. Raises the errors of
-        `load`."""
+    async def _load_into(self, process: P, adapter: Deployable) -> None:
+        """Load an adapter into the process. Raises the errors of `load`."""
 
     @abstractmethod
     async def _unload_from(self, process: P, digest: str) -> None: ...
@@ -294,10 +292,9 @@ class SupervisedEngine(ABC, Generic[P]):
     async def load(self, adapter: Deployable) -> None:
         async with self._loading:
             process = self._running()
-            known = self._adapters.get(adapter.digest)
-            if known is not None and replace(adapter, files=known.files) == known:
-                return
-            self._adapters[adapter.digest] = await self._load_into(process, adapter)
+            if self._adapters.get(adapter.digest) != adapter:
+                await self._load_into(process, adapter)
+                self._adapters[adapter.digest] = adapter
 
     async def unload(self, digest: str) -> None:
         async with self._loading:
@@ -397,6 +394,6 @@ def read_adapter(directory: Path, files: Mapping[str, str]) -> dict[str, bytes]:
             found[name] = path.read_bytes()
         except OSError as error:
             raise EngineRefused(f"{path} cannot be read ({type(error).__name__}).", "Restore it from a copy.") from None
-        if files and files.get(name) != sha256(found[name]).hexdigest():
+        if files.get(name) != sha256(found[name]).hexdigest():
             raise EngineRefused(f"{path}: the bytes are not the recorded ones.", "Restore the file from a copy.")
     return found

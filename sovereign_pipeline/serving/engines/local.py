@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -86,7 +86,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
             raise EngineRefused(f"Adapter {request.digest[:12]} is not loaded.", "Load it first.")
         return await Answer.begun(_answer(child, request))
 
-    async def _load_into(self, process: "_Child", adapter: Deployable) -> Deployable:
+    async def _load_into(self, process: "_Child", adapter: Deployable) -> None:
         self._assert_of_this_base(process, adapter)
         fingerprint = adapter.fingerprint
         message = {
@@ -104,7 +104,6 @@ class LocalEngine(SupervisedEngine["_Child"]):
             if problem is not None:
                 process.send({"op": "unload", "digest": adapter.digest})
                 raise self._not_as_trained(adapter, problem)
-        return replace(adapter, files=loaded["files"])
 
     async def _unload_from(self, process: "_Child", digest: str) -> None:
         process.send({"op": "unload", "digest": digest})

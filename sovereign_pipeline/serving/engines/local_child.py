@@ -272,7 +272,7 @@ class Worker:
         self.model.load(digest, Path(message["directory"]), message["files"])
         expected = zip(message["conversations"], message["marks"], strict=True)
         marks = [self._mark(digest, conversation, mark) for conversation, mark in expected]
-        self._link.send({"op": "loaded", "id": message["id"], "marks": marks, "files": self.model.files[digest]})
+        self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
         """Compute this engine's values for an expected mark: each after the expected tokens."""

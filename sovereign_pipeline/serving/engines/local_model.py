@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -478,8 +477,7 @@ class Model:
         self._rows = Rows(self._model)
         self._rows.take_layers()
         self.compute = self._rows.compute
-        self.files: dict[str, dict[str, str]] = {}
-        """Adapter in memory -> file name -> SHA-256 of the loaded bytes."""
+        self._loaded: set[str] = set()
         self._leaving: set[str] = set()
         """Adapters that are unloaded once no answer needs them."""
 
@@ -501,26 +499,26 @@ class Model:
 
     def knows(self, digest: str) -> bool:
         """Return whether an adapter can answer."""
-        return digest in self.files and digest not in self._leaving
+        return digest in self._loaded - self._leaving
 
     def load(self, digest: str, directory: Path, files: Mapping[str, str]) -> None:
         """Load an adapter into memory. Raises EngineRefused."""
         content = read_adapter(directory, files)
-        if digest not in self.files:
+        if digest not in self._loaded:
             self._load(digest, content)
-        self.files[digest] = {name: sha256(each).hexdigest() for name, each in content.items()}
+            self._loaded.add(digest)
         self._leaving.discard(digest)
 
     def forget(self, digest: str) -> None:
         """Let an adapter begin no more answers. `remove_left` frees its memory."""
-        self._leaving |= {digest} & self.files.keys()
+        self._leaving |= {digest} & self._loaded
 
     def remove_left(self, needed: Callable[[], Collection[str]]) -> None:
         """Free the memory of forgotten adapters that no answer needs."""
         if self._leaving:
             for digest in self._leaving - set(needed()):
                 self._leaving.discard(digest)
-                del self.files[digest]
+                self._loaded.discard(digest)
                 self._model.delete_adapter(digest)
 
     def _load(self, digest: str, content: Mapping[str, bytes]) -> None:

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -335,7 +335,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             return await ReachedVllm.reach(context, self._settings, template)
         return await StartedVllm.start(self._directory, context, self._settings, template)
 
-    async def _load_into(self, process: VllmServer, adapter: Deployable) -> Deployable:
+    async def _load_into(self, process: VllmServer, adapter: Deployable) -> None:
         self._assert_of_this_base(process, adapter)
         content = await asyncio.to_thread(read_adapter, adapter.directory, adapter.files)
         assert_served(adapter.digest, content, self.base.shapes, self._settings.options.rank)
@@ -355,7 +355,6 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             await self._take_back(process, before)
         process.names[adapter.digest] = name
         (process.kept.add if adapter.pinned else process.kept.discard)(name)
-        return replace(adapter, files={file: sha256(data).hexdigest() for file, data in content.items()})
 
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
         """Load an adapter into the server, which may evict an unpinned one."""

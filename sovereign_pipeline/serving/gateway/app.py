@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
@@ -105,8 +105,9 @@ class Gateway:
         return self.handler.catalog
 
     async def figures(self) -> Figures:
-        figures = self.handler.figures(await self.sources.engines())
-        return replace(figures, is_registry_reached=self.condition().unreached_seconds is None)
+        places, is_reached = self.handler.places, self.condition().unreached_seconds is None
+        counts, engines = self.handler.metrics.counts(), await self.sources.engines()
+        return Figures(engines, dict(places.running), places.waiting, counts, is_reached)
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -114,16 +115,10 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-def caller_of(request: Request) -> Caller:
-    """Return the caller that the auth middleware found. The middleware rejects requests without one."""
-    caller: Caller = request.state.caller
-    return caller
-
-
-def named_caller(request: Request) -> Caller | None:
-    """Return the caller that the proxy names, on a page that is open to all."""
-    caller: Caller | None = request.state.caller
-    return caller
+def caller_of(request: Request) -> Any:
+    """Return the caller that the auth middleware found: None only on pages that are open to all, if the proxy names
+    nobody."""
+    return request.state.caller
 
 
 Here = Annotated[Gateway, Depends(gateway_of)]
@@ -152,25 +147,16 @@ def create_gateway(
             metrics.refused(refusal.status)
         return JSONResponse(refusal.body, refusal.status, headers=refusal.headers)
 
-    async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, Refusal)
-        return refuse(error)
+    def handle(kind: type[Exception], response: Callable[[Any], Response]) -> None:
+        async def handled(request: Request, error: Exception) -> Response:
+            return response(error)
 
-    async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return refuse(_invalid(error.errors()))
+        app.add_exception_handler(kind, handled)
 
-    async def unknown(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return refuse(_of_framework(error))
-
-    async def gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=GONE)
-
-    app.add_exception_handler(Refusal, refused)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, unknown)
-    app.add_exception_handler(CallerGone, gone)
+    handle(Refusal, refuse)
+    handle(RequestValidationError, lambda error: refuse(_invalid(error.errors())))
+    handle(HTTPException, lambda error: refuse(_of_framework(error)))
+    handle(CallerGone, lambda _: Response(status_code=GONE))
     app.add_middleware(auth_middleware, callers=callers, body_bytes=handler.limits.body_bytes, refused=metrics.refused)
     # Added last, so that it runs first: a request from a foreign page is rejected before its caller is looked up.
     foreign = Refusal(403, REFUSAL.decode().strip(), "foreign_host")
@@ -291,7 +277,7 @@ async def chat_page() -> Response:
 
 
 @pages.get("/admin")
-async def admin_page(caller: Annotated[Caller | None, Depends(named_caller)]) -> Response:
+async def admin_page(caller: Annotated[Caller | None, Depends(caller_of)]) -> Response:
     """The page alone; there is none for whom the proxy names and who may not see what it shows."""
     if caller is not None and not caller.may_administer:
         raise no_such_page()

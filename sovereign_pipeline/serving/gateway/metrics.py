@@ -43,7 +43,7 @@ class Figures:
     """Line -> number of requests that wait for a place."""
     adapters: Mapping[str, Counts]
     """Adapter -> its counts since the gateway started."""
-    is_registry_reached: bool = True
+    is_registry_reached: bool
 
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

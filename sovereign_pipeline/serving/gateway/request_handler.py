@@ -25,7 +25,6 @@ from sovereign_pipeline.serving.engines.engine import (
     Deployable,
     Engine,
     EngineRequest,
-    EngineState,
     Piece,
     Sampling,
     TokenLogprob,
@@ -50,7 +49,7 @@ from sovereign_pipeline.serving.gateway.messages import (
     transcripts_lost,
     withdrawn_model,
 )
-from sovereign_pipeline.serving.gateway.metrics import Figures, Metrics, state_use, traced
+from sovereign_pipeline.serving.gateway.metrics import Metrics, state_use, traced
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, answer_digest
 from sovereign_pipeline.serving.rollout.flag import Arm
 from sovereign_pipeline.serving.rollout.in_force import Choice
@@ -310,10 +309,6 @@ class RequestHandler:
     @property
     def is_ready(self) -> bool:
         return not self.is_ending and self.journal.is_whole()
-
-    def figures(self, engines: Sequence[EngineState]) -> Figures:
-        """Return the present figures, for `/metrics` and `/admin`."""
-        return Figures(engines, dict(self.places.running), self.places.waiting, self.metrics.counts())
 
     @asynccontextmanager
     async def answer(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
