@@ -494,7 +494,6 @@ class Deployment:
             await self._engine.unload(digest)
 
     def _say(self, deployed: Deployed) -> Deployed:
-        """Report the changes since the previous check."""
         before, self.deployed = self.deployed, deployed
         for name, why in deployed.refused.items():
             if before.refused.get(name) != why:

@@ -66,7 +66,6 @@ class Fingerprint(Frozen):
     """The values that an adapter computes with training's libraries for fixed prompts."""
 
     adapter: str
-    """Digest of the adapter's artifact."""
     conversations: tuple[Conversation, ...]
     marks: tuple[Mark, ...]
     libraries: dict[str, str]
@@ -159,7 +158,6 @@ class Job:
     base: Path
     """Verified model directory of the base model."""
     adapter: str
-    """Digest of the adapter's artifact."""
     directory: Path
     conversations: tuple[Conversation, ...]
 
@@ -171,7 +169,6 @@ def compute_apart(job: Job) -> Fingerprint:
 
 
 def compute(job: Job) -> Fingerprint:
-    """Compute a fingerprint in this process."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from peft import PeftModel

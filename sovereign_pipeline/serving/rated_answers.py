@@ -48,8 +48,6 @@ from sovereign_pipeline.split.similarity import normal_text
 
 @dataclass(frozen=True)
 class Opened:
-    """The opened transcripts of a line."""
-
     transcripts: tuple[Transcript, ...]
     """Transcripts in the order of their records."""
     said: dict[str, Feedback]
@@ -204,7 +202,6 @@ def prompt_of(transcript: Transcript) -> str | None:
 
 
 def prompts_of(transcripts: Iterable[Transcript]) -> Iterator[PromptRow]:
-    """Yield each question once, ignoring punctuation and spacing."""
     seen: set[str] = set()
     for transcript in transcripts:
         prompt = prompt_of(transcript)
@@ -382,8 +379,6 @@ def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class TakenFile:
-    """A source file that was imported."""
-
     name: str
     """Name of the source."""
     path: Path

@@ -122,7 +122,6 @@ class PuttingBack:
         return self._put_back(text[:end])
 
     def end(self) -> str:
-        """Return the remaining text."""
         rest, self._held = self._held, ""
         return self._put_back(rest)
 
@@ -214,8 +213,6 @@ NOTHING_SEARCHED = Screens()
 
 
 class Screen:
-    """A filter for one request and its answer."""
-
     def __init__(
         self, line: str, rules: Screened, sent: SentTexts, scanner: Scanner | None, stops: Sequence[str] = ()
     ) -> None:
@@ -365,7 +362,6 @@ class Screen:
         return self._putting_back.feed(text)
 
     def _rest(self) -> str:
-        """Return the buffered text."""
         rest = self._stopping.end()
         self.with_placeholders.append(rest)
         return self._putting_back.feed(rest) + self._putting_back.end()

@@ -28,8 +28,6 @@ from sovereign_pipeline.serving.rollout.telemetry import Feedback
 
 
 class Transcript(Frozen):
-    """A conversation and its answer."""
-
     kind: Literal["transcript"] = "transcript"
     given: Digest
     """Identifier of the answer: a digest of its id and its caller."""

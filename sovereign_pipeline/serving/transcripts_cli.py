@@ -87,7 +87,6 @@ def preferences(
 
 
 def main() -> None:
-    """Entry point."""
     keep_private()
     run_program(app, lambda error: print_message(error.message, {"Hint": error.hint} if error.hint else {}))
 

@@ -34,8 +34,6 @@ DIGITS = 12
 
 @dataclass(frozen=True)
 class Started:
-    """A started engine, with its display names."""
-
     engine: Engine
     kind: str
     """Kind of engine, such as `local`."""
@@ -52,8 +50,6 @@ Start = Callable[[str], Awaitable[Started]]
 
 @dataclass
 class _Held:
-    """An engine that is starting or started."""
-
     starting: asyncio.Task[Started]
     failed_at: float | None = None
     """Time at which the failed start was noticed."""

@@ -56,8 +56,6 @@ class Deployable:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The parameters for drawing tokens."""
-
     max_tokens: int
     temperature: float = 0.0
     """Sampling temperature; 0 takes the likeliest token."""
@@ -75,7 +73,6 @@ class EngineRequest:
     """A conversation to answer with an adapter. It is rendered with the base model's chat template."""
 
     digest: str
-    """Digest of the adapter's artifact."""
     messages: Sequence[Mapping[str, Any]]
     """Turns in OpenAI's form, with the arguments of calls as objects."""
     sampling: Sampling
@@ -114,7 +111,6 @@ class Piece:
 
     text: str
     tokens: int
-    """Number of new tokens in it."""
     finish: Literal["stop", "length"] | None = None
     """Finish reason, set on the last piece only."""
     logprobs: Sequence[TokenLogprob] = ()
@@ -139,8 +135,6 @@ class Answer:
 
 @dataclass(frozen=True)
 class EngineState:
-    """The current state of one engine."""
-
     kind: str
     base_model: str
     base_model_digest: str
@@ -210,8 +204,6 @@ SECONDS_BETWEEN_PROBES = 3.0
 
 
 class Process(ABC):
-    """A process that computes."""
-
     def __init__(self, template_sha256: str = "", call_form: CallForm | None = None) -> None:
         self.template_sha256, self.call_form = template_sha256, call_form
         self.heard_at = time.monotonic()

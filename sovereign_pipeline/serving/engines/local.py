@@ -38,8 +38,6 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """The settings of the local engine."""
-
     threads: int = THREADS
     rows: int = 16
     """Number of answers computed at once."""
@@ -58,8 +56,6 @@ class LocalSettings:
 
 
 class LocalEngine(SupervisedEngine["_Child"]):
-    """The local engine of one base model. See `Engine`."""
-
     name = "local engine"
 
     def __init__(self, base: Path, settings: LocalSettings, base_model_digest: str) -> None:
@@ -68,14 +64,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
 
     @classmethod
     async def start(cls, base: Path, settings: LocalSettings | None = None, *, base_model_digest: str = "") -> Self:
-        """Start the engine and return it once its base model is in memory.
-
-        Args:
-            base: a verified model directory.
-            base_model_digest: digest over its files; adapters of another base model are rejected.
-
-        Raises EngineRefused for an unsupported base model, and EngineLost.
-        """
+        """See `start_engine`."""
         engine = cls(base, settings or LocalSettings(), base_model_digest)
         await engine._begin()
         return engine
@@ -125,8 +114,6 @@ class LocalEngine(SupervisedEngine["_Child"]):
 
 
 class _Child(Process):
-    """The child process and its running requests."""
-
     def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
         super().__init__()
         self._process, self._writer = process, writer

@@ -81,11 +81,8 @@ class Link:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as token ids."""
-
     prompt: list[int]
     limit: int
-    """Maximum number of tokens of the answer."""
     shared: int
     """Number of leading tokens that other conversations have too."""
     matcher: "Matcher | None"
@@ -93,8 +90,6 @@ class Rendered:
 
 
 class AnswerRow:
-    """One answer of an adapter."""
-
     def __init__(self, link: Link, message: Message, rendered: "Rendered", model: "Model") -> None:
         sampling = message["sampling"]
         self.number, self.adapter, self.group = message["id"], message["digest"], message["cache_group"]

@@ -226,7 +226,6 @@ class Batch:
         return row in self._computed or row in self._waiting
 
     def submit(self, row: Row) -> None:
-        """Queue a row."""
         self._waiting.append(row)
 
     def drop(self, row: Row) -> None:
@@ -482,7 +481,6 @@ class Model:
         """Adapters that are unloaded once no answer needs them."""
 
     def matcher(self, grammar: str) -> "Matcher":
-        """Return the state of a new answer in a grammar. Raises EngineRefused."""
         return Matcher(self._vocabulary, grammar)
 
     @cached_property
@@ -498,11 +496,9 @@ class Model:
             ) from None
 
     def knows(self, digest: str) -> bool:
-        """Return whether an adapter can answer."""
         return digest in self._loaded - self._leaving
 
     def load(self, digest: str, directory: Path, files: Mapping[str, str]) -> None:
-        """Load an adapter into memory. Raises EngineRefused."""
         content = read_adapter(directory, files)
         if digest not in self._loaded:
             self._load(digest, content)

@@ -45,8 +45,6 @@ def reading_base_model(base: Path) -> Iterator[None]:
 
 
 class Prompts:
-    """The prompts of one tokenizer and its chat template."""
-
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         template = str(tokenizer.chat_template)
@@ -228,7 +226,6 @@ class StopTexts:
         return text[:end]
 
     def end(self) -> str:
-        """Return the remaining text."""
         rest, self._held = self._held, ""
         return rest
 
@@ -239,8 +236,6 @@ class StopTexts:
 
 
 class TextPieces:
-    """The text of one answer so far."""
-
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
         self._decode = decode
         self._stops = StopTexts(stops)

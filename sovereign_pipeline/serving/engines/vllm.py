@@ -279,14 +279,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
 
     @classmethod
     async def start(cls, base: Path, settings: VllmSettings, *, base_model_digest: str = "") -> Self:
-        """Start the engine and return it once its base model is in memory.
-
-        Args:
-            base: a verified model directory.
-            base_model_digest: digest over its files; adapters of another base model are rejected.
-
-        Raises EngineRefused if vLLM cannot run the base model, and EngineLost.
-        """
+        """See `start_engine`."""
         read = await asyncio.to_thread(_Base.read, base, settings.options.context)
         engine = cls(base, read, settings, base_model_digest)
         await engine._begin()

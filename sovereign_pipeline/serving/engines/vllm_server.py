@@ -39,8 +39,6 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """The settings for starting or reaching a vLLM server."""
-
     options: Vllm
     python: Path | None = None
     """Python interpreter of vLLM's environment, if the gateway starts the server."""
@@ -54,8 +52,6 @@ class VllmSettings:
 
 
 class VllmServer(Process):
-    """One running server."""
-
     def __init__(self, copies: Path, template_sha256: str, url: str, connector: aiohttp.BaseConnector) -> None:
         """Connect to a server. copies: directory from which the server reads adapters."""
         super().__init__(template_sha256)
@@ -196,7 +192,6 @@ class StartedVllm(VllmServer):
         return server
 
     async def end(self) -> None:
-        """Kill the server and all its processes."""
         self._gone.set()
         if self._pipe is not None:
             os.close(self._pipe)
@@ -451,11 +446,9 @@ class ReachedVllm(VllmServer):
         return ""
 
     async def _bases(self) -> list[Any]:
-        """Return the server's entries for the base model."""
         return [each for each in await self._models() if not each.get("parent")]
 
     async def _adapters(self) -> dict[str, str]:
-        """Return name -> path of the server's adapters."""
         return {str(each.get("id")): str(each.get("root")) for each in await self._models() if each.get("parent")}
 
     async def _models(self) -> list[Any]:

@@ -58,8 +58,6 @@ OF_PERSON = (
 
 @dataclass(frozen=True)
 class Allowance:
-    """The limits of one caller, or of one person for whom a caller sends requests."""
-
     concurrent: int
     requests: float
     """Requests per minute."""
@@ -68,8 +66,6 @@ class Allowance:
 
 
 class Rates:
-    """The rate limits of all callers, and of the people for whom they send requests."""
-
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
@@ -103,7 +99,6 @@ class Rates:
                     del self._running[key]
 
     def charge(self, caller: Caller, tokens: int, user: str | None = None) -> None:
-        """Charge the tokens that a request has used."""
         now = self._clock()
         for key, allowance in self._accounts(caller, user).items():
             self._of(key, allowance, now)[1].take(tokens, now)

@@ -33,8 +33,6 @@ from sovereign_pipeline.serving.high_water_marks import Digest, serving_director
 
 
 class Classified(Protocol):
-    """Something with a line and a classification level."""
-
     @property
     def line(self) -> str: ...
 
@@ -56,8 +54,6 @@ def _covers(role: Role, line: str) -> bool:
 
 @dataclass(frozen=True)
 class Caller:
-    """The sender of a request."""
-
     key: str
     """Identifier of the caller for limits. It is never shown, logged or stored."""
     grants: tuple[Role, ...]
@@ -70,7 +66,6 @@ class Caller:
         return any(_reaches(grant, adapter, ladder) for grant in self.grants)
 
     def may_name(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Return whether the caller may use this version by its id."""
         return any(grant.versions and _reaches(grant, adapter, ladder) for grant in self.grants)
 
     @property
@@ -95,12 +90,10 @@ class Caller:
         return None
 
     def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Return whether the caller may see an adapter's state on `/admin`."""
         return any(grant.admin and _reaches(grant, adapter, ladder) for grant in self.grants)
 
     @property
     def may_administer(self) -> bool:
-        """True if the caller may open `/admin`."""
         return any(grant.admin for grant in self.grants)
 
 
@@ -152,8 +145,6 @@ class Token(Role):
 
 
 class TokenFile(Frozen):
-    """The file with all tokens."""
-
     tokens: tuple[Token, ...] = ()
 
 
@@ -264,7 +255,6 @@ class Tokens:
         return Caller(f"token {found.sha256}", (found,))
 
     def all(self) -> tuple[Token, ...]:
-        """Read all tokens. Raises IntegrityError for an invalid file."""
         seen = stamps([self._path])
         if seen != self._seen:
             self._tokens = read_tokens(self._path)
@@ -366,7 +356,6 @@ class Callers:
         return caller
 
     def named(self, scope: Scope) -> Caller | None:
-        """Return the user that the institution's proxy names."""
         user = self._proxy.named(scope, self._user_header) if self._proxy is not None else None
         if self._proxy is None or user is None:
             return None
@@ -431,7 +420,6 @@ def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callab
 
 
 async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
-    """Read the body. Raises Refusal if it is too long or arrives too slowly."""
     stated = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     if any(not value.isdigit() or int(value[:20]) > most for value in stated):
         raise _too_long(most)
@@ -470,5 +458,4 @@ def _as_response(refusal: Refusal) -> App:
 
 
 async def _close(send: Send) -> None:
-    """Reject a web socket."""
     await send({"type": "websocket.close", "code": 1008})

@@ -92,7 +92,6 @@ class FormCheck:
         self._task: asyncio.Future[None] | None = None
 
     async def of(self, form: AnswerForm) -> None:
-        """Check the form. Raises Refusal."""
         if not form.is_free:
             self._task = self._task or asyncio.ensure_future(asyncio.to_thread(assert_enforceable, form))
             await asyncio.shield(self._task)
@@ -132,7 +131,6 @@ _OF_NAMES = ("properties", "patternProperties", "$defs", "definitions", "depende
 
 
 def _keywords(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key in a JSON value with its own value."""
     left = [value]
     while left:
         each = left.pop()

@@ -68,8 +68,6 @@ def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, Any]
 
 
 class Journal:
-    """The hourly files of the journal."""
-
     def __init__(self, directory: Path, clock: Clock = utc_now) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
@@ -117,7 +115,6 @@ class Journal:
 
 
 def _name_when_entered(path: Path) -> Path:
-    """Return a file name that is not in use."""
     names = (path.with_name(f"{path.name}{ENTERED}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
     return next(name for name in names if not name.exists())
 

@@ -191,7 +191,6 @@ class CompleteAnswer:
 def whole(
     kind: Kind, facts: dict[str, Any], answers: Sequence[CompleteAnswer], used: Usage
 ) -> ChatCompletion | Completion:
-    """Build the response for answers that are sent at once."""
     numbered: list[dict[str, Any]] = [
         {"index": index, "finish_reason": each.finish, "logprobs": logprobs_of(kind, each.logprobs)}
         for index, each in enumerate(answers)

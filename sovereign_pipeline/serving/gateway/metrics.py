@@ -23,8 +23,6 @@ from sovereign_pipeline.serving.rollout.telemetry import Feedback
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts of one adapter."""
-
     complete: int = 0
     lost: int = 0
     cancelled: int = 0
@@ -133,7 +131,6 @@ class Metrics:
         return {adapter: Counts(**of) for adapter, of in found.items()}
 
     def page(self, figures: Figures) -> bytes:
-        """Render the page that Prometheus reads."""
         self._registry_up.set(figures.is_registry_reached)
         self._engine_up.clear()
         self._loaded.clear()
@@ -155,8 +152,6 @@ _PARENT = TraceContextTextMapPropagator()
 
 
 class Collector:
-    """A sender of spans by OTLP over HTTP, in batches and in the background."""
-
     def __init__(self, url: str) -> None:
         """Check and store the address. url: such as `http://127.0.0.1:4318/v1/traces`. Raises InputError if it is not
         such an address."""
@@ -188,7 +183,6 @@ class Collector:
         return self._provider.get_tracer(SERVICE)
 
     def close(self) -> None:
-        """Send the remaining spans."""
         self._provider.shutdown()
 
 

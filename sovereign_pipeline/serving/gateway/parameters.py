@@ -79,8 +79,6 @@ _REQUIRED = {"chat": ("model", "messages"), "text": ("model", "prompt")}
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A request that was read."""
-
     kind: Kind
     sent: Mapping[str, Any]
     """Parameters that have an effect, as the caller sent them."""
@@ -104,7 +102,6 @@ class CompletionRequest:
         return bool(self.sent.get("stream"))
 
     def choices(self, limits: Limits) -> int:
-        """Return the number of answers. Raises Refusal."""
         choices = int(self.sent.get("n", 1))
         if choices > limits.choices:
             raise Refusal(400, f"The parameter 'n' must be at most {limits.choices}.", "invalid_parameter", param="n")
@@ -279,7 +276,6 @@ def _message(given: Any, path: str, ignored: list[str]) -> dict[str, Any]:
 
 
 def _call(given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return a call with its arguments as an object."""
     function = given["function"]
     try:
         arguments = _json(function["arguments"]) if isinstance(function["arguments"], str) else function["arguments"]

@@ -284,8 +284,6 @@ class RunningAnswer:
 
 @dataclass
 class RequestHandler:
-    """A handler of the requests of one gateway process."""
-
     catalog: Catalog
     limits: Limits
     journal: Journal

@@ -77,8 +77,6 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
 
 
 class _Installation:
-    """The assembled gateway of one installation."""
-
     def __init__(self, settings: Settings, report: Report, workplace_of: WorkplaceOf) -> None:
         self.settings, self.report, self.workplace_of = settings, report, workplace_of
         self.sources = Sources(settings, report)
@@ -89,7 +87,6 @@ class _Installation:
 
     @cached_property
     def registry(self) -> Registry:
-        """Open the registry on first use. Raises the errors of opening it."""
         return open_registry(self.settings)
 
     async def serve(self, socket: socket, threads: int | None) -> None:
@@ -110,7 +107,6 @@ class _Installation:
             await engine.begin(first.digest)
 
         def loaded() -> set[str]:
-            """Return the digests of adapters that are both verified and in the engine."""
             return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
 
         flags = Flags(settings, loaded)

@@ -46,8 +46,6 @@ EVALUATOR = "openfeature-flagd-core"
 
 
 class FlagAdapter(Frozen):
-    """An adapter that a flag names."""
-
     digest: Digest
     """Digest of the artifact with its weights."""
     record_manifest: Digest
@@ -116,7 +114,6 @@ class Flag(Frozen):
         return (self.production, self.staged, self.staged_by, [way.adapter for way in self.back])
 
     def in_words(self) -> str:
-        """Describe which users get which adapter."""
         if not self.is_rolling_out:
             stopped = f"; {self.staged} stopped: {self.stopped}" if self.staged is not None and self.stopped else ""
             return f"{self.production or 'nothing'} for everybody{stopped}"
@@ -220,8 +217,6 @@ SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line: i
 
 @dataclass(frozen=True)
 class Change:
-    """The files of one change."""
-
     sequence: int
     flags: bytes
     signature: bytes
@@ -239,7 +234,6 @@ def root_of(settings: Settings) -> Path:
 
 
 def lines_with_flags(settings: Settings) -> list[str]:
-    """List every line that has a flag."""
     root = root_of(settings)
     return sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
 
@@ -311,7 +305,6 @@ def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
 
 @contextmanager
 def changing(settings: Settings, line: str) -> Iterator[None]:
-    """Lock a line's flag against other processes."""
     with held_within(root_of(settings) / f".{line}.lock", LOCK_SECONDS):
         yield
 

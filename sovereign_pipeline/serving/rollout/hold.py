@@ -196,8 +196,6 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison of both arms in one metric."""
-
     measure: Measure
     margin: float
     """Margin: a difference of shares, or the logarithm of a ratio."""
@@ -238,7 +236,6 @@ class Compared:
         }
 
     def in_words(self) -> str:
-        """Describe the comparison in a sentence."""
         if self.found is None:
             return f"{self.measure.in_words}: too few users"
         told = self.figures()
@@ -247,8 +244,6 @@ class Compared:
 
 @dataclass(frozen=True)
 class Requirement:
-    """An amount of use that a trial needs before it can be judged."""
-
     what: str
     there: float
     needed: int
@@ -256,8 +251,6 @@ class Requirement:
 
 @dataclass(frozen=True)
 class State:
-    """The state of a trial."""
-
     line: str
     staged: str
     compared: tuple[Compared, ...]

@@ -82,8 +82,6 @@ class _Line:
 
 
 class Flags:
-    """The flags in force for one gateway, for every line."""
-
     def __init__(self, settings: Settings, loaded: Loaded | None = None, marks: HighWaterMarks | None = None) -> None:
         """Create the flags of a gateway.
 
@@ -128,12 +126,10 @@ class Flags:
         )
 
     def flag(self, line: str) -> Flag | None:
-        """Return the flag in force for a line."""
         current = self._current(line)
         return current.flag if current is not None else None
 
     def flags(self) -> dict[str, Flag]:
-        """Return line -> flag in force."""
         lines = {*lines_with_flags(self._settings), *self._lines}
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
@@ -237,7 +233,6 @@ class Flags:
 
 
 def _given(flag: Flag) -> list[str]:
-    """Return the adapters that users get."""
     asked = (flag.production, flag.staged if flag.is_rolling_out else None)
     return [each for each in asked if each is not None]
 

@@ -49,8 +49,6 @@ WORST = 1
 
 
 class Feedback(Frozen):
-    """Feedback on one answer."""
-
     thumb: Thumb
     reason: Reason | None = None
     severity: Severity = 0
@@ -124,8 +122,6 @@ class Tally(Frozen):
 
 @dataclass
 class _Counting:
-    """A tally that is still being counted."""
-
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
     failed: dict[Arm, deque[tuple[str, bool]]] = field(
         default_factory=lambda: {"staged": deque(maxlen=LAST), "production": deque(maxlen=LAST)}
@@ -159,8 +155,6 @@ class _Counting:
 
 
 class Telemetry:
-    """The counts of one gateway process."""
-
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._process = secrets.token_hex(8)
@@ -209,7 +203,6 @@ class Telemetry:
         return self.directory / directory / f"{self._process}.json"
 
     def write(self) -> None:
-        """Write counts and reports to disk."""
         with self._changing:
             written = {path: counting.tally().model_dump_json() for path, counting in self._countings.items()}
             written |= {path: json.dumps(sorted(users)) for path, users in self._reports.items()}
@@ -219,12 +212,10 @@ class Telemetry:
 
 
 def counts_directory(settings: Settings) -> Path:
-    """Return the directory of the gateways' counts."""
     return settings.serving / "rollout"
 
 
 def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
-    """Return the directory of one comparison's counts."""
     return directory / line / f"{staged}-{began:08d}"
 
 
@@ -288,7 +279,6 @@ def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str)
 
 
 def sums(users: Mapping[str, Counted]) -> Counted:
-    """Add up the counts of all users."""
     total = Counted()
     for each in users.values():
         total = total.plus(each)
