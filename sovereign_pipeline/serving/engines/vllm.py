@@ -166,23 +166,10 @@ def id_of(name: str) -> int:
     return int(name.removeprefix(PREFIX))
 
 
-async def measure(
-    server: VllmServer, name: str, base: str, prompts: Sequence[Sequence[int]], expected: Sequence[Mark]
-) -> list[Mark]:
-    """Measure the marks of an adapter on the server.
-
-    base: name of the adapter without effect. prompts: the conversations as this engine renders them.
-    """
-    rendered = [
-        mark.model_copy(update={"prompt": tuple(prompt)}) for prompt, mark in zip(prompts, expected, strict=True)
-    ]
-    if rendered != list(expected):
-        return rendered
-    return list(await asyncio.gather(*(_mark(server, name, base, mark) for mark in expected)))
-
-
-async def _mark(server: VllmServer, name: str, base: str, mark: Mark) -> Mark:
-    (tokens, of_adapter), (_, of_base) = await asyncio.gather(_follow(server, name, mark), _follow(server, base, mark))
+async def _mark(server: VllmServer, name: str, mark: Mark) -> Mark:
+    (tokens, of_adapter), (_, of_base) = await asyncio.gather(
+        _follow(server, name, mark), _follow(server, NO_EFFECT, mark)
+    )
     return mark.model_copy(update={"tokens": tokens, "adapter": of_adapter, "base": of_base})
 
 
@@ -371,8 +358,14 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return name
 
     async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
-        prompts = [await self._render(each.messages, each.tools) for each in fingerprint.conversations]
-        return await measure(server, name, NO_EFFECT, prompts, fingerprint.marks)
+        """Measure the marks of an adapter on the server. None are measured if a prompt is rendered otherwise."""
+        rendered = [
+            mark.model_copy(update={"prompt": tuple(await self._render(each.messages, each.tools))})
+            for each, mark in zip(fingerprint.conversations, fingerprint.marks, strict=True)
+        ]
+        if rendered != list(fingerprint.marks):
+            return rendered
+        return list(await asyncio.gather(*(_mark(server, name, mark) for mark in rendered)))
 
     async def _compare(self, server: VllmServer, name: str, adapter: Deployable) -> None:
         """Raise EngineRefused if the server does not reproduce the fingerprint."""

@@ -75,17 +75,13 @@ class VllmServer(Process):
     async def post(self, path: str, body: Body) -> Any:
         """Send a request and return the response's JSON. Raises EngineRefused with the server's reason, and
         EngineLost."""
-        try:
-            async with self._session.post(self._url + path, json=body, allow_redirects=False) as response:
-                content = await response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise lost() from error
-        if response.status >= 500 and not await self._is_healthy():
+        status, content = await self._sent("POST", path, body)
+        if status >= 500 and not await self._is_healthy():
             raise lost()
-        if response.status != 200:
+        if status != 200:
             raise EngineRefused(f"vLLM refuses it: {_reason(content)}", "")
         self.heard_at = time.monotonic()
-        return json.loads(content) if response.content_type == "application/json" else None
+        return json.loads(content) if content.startswith(b"{") else None
 
     async def stream(self, body: Body) -> aiohttp.ClientResponse:
         """Send a streamed completion request and return its response. Raises EngineLost, and EngineRefused without the
@@ -121,11 +117,17 @@ class VllmServer(Process):
                 self.heard_at = time.monotonic()
 
     async def _is_healthy(self) -> bool:
+        with contextlib.suppress(EngineLost):
+            return (await self._sent("GET", HEALTH))[0] == 200
+        return False
+
+    async def _sent(self, method: str, path: str, body: Body | None = None) -> tuple[int, bytes]:
+        """Send a request and return the response's status and content. Raises EngineLost."""
         try:
-            async with self._session.get(self._url + HEALTH, allow_redirects=False) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, OSError):
-            return False
+            async with self._session.request(method, self._url + path, json=body, allow_redirects=False) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise lost() from error
 
     async def _warm_up(self, base_name: str) -> None:
         """Compute log-probabilities once, because the first computation compiles for seconds and blocks other
@@ -391,13 +393,14 @@ class ReachedVllm(VllmServer):
         numbers = tuple(int(each) for each in re.findall(r"\d+", version)[:2])
         if numbers < OLDEST:
             raise self._refused(f"it is vLLM {version or 'of no version'}", "Install vLLM 0.32 or later.")
-        bases = await self._bases()
+        bases = [each for each in await self._models() if not each.get("parent")]
         if len(bases) != 1 or not UNGUESSABLE.fullmatch(str(bases[0].get("id"))):
             raise self._refused(
                 "the name of its base model can be guessed, and who names it gets answers without an adapter",
                 "Start it with one --served-model-name of 32 hex digits, as `openssl rand -hex 16` prints them.",
             )
-        if not await self._loads_at_runtime():
+        # Where adapters can be loaded, an empty body gets another status than a path that is not there.
+        if (await self._sent("POST", LOAD, {}))[0] not in (400, 422):
             raise self._refused(
                 "it loads no adapters while it runs",
                 "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora.",
@@ -445,9 +448,6 @@ class ReachedVllm(VllmServer):
             return "it does not hold any more what this gateway loaded"
         return ""
 
-    async def _bases(self) -> list[Any]:
-        return [each for each in await self._models() if not each.get("parent")]
-
     async def _adapters(self) -> dict[str, str]:
         return {str(each.get("id")): str(each.get("root")) for each in await self._models() if each.get("parent")}
 
@@ -457,32 +457,20 @@ class ReachedVllm(VllmServer):
             raise self._refused("it does not list models as vLLM does", "See serving.vllm.url.")
         return listed
 
-    async def _loads_at_runtime(self) -> bool:
-        """Return whether the server can load adapters. If it can, an empty body gets another status."""
-        try:
-            async with self._session.post(self._url + LOAD, json={}, allow_redirects=False) as response:
-                return response.status in (400, 422)
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._silent() from error
-
     async def _get(self, path: str) -> dict[str, Any]:
         """Send a GET request. Raises EngineLost if no server answers, and EngineRefused if it is not vLLM."""
         try:
-            async with self._session.get(self._url + path, allow_redirects=False) as response:
-                content = await response.read()
-        except (aiohttp.ClientError, OSError) as error:
+            status, content = await self._sent("GET", path)
+        except EngineLost as error:
             self._gone.set()
-            raise self._silent() from error
+            raise EngineLost(f"No vLLM server answers at {self._address}.", "Start it.") from error
         try:
-            found = json.loads(content) if response.status == 200 else None
+            found = json.loads(content) if status == 200 else None
         except ValueError:
             found = None
         if not isinstance(found, dict):
             raise self._refused(f"it does not answer {path} as vLLM does", "See serving.vllm.url.")
         return found
-
-    def _silent(self) -> EngineLost:
-        return EngineLost(f"No vLLM server answers at {self._address}.", "Start it.")
 
     def _refused(self, why: str, hint: str) -> EngineRefused:
         return EngineRefused(f"The vLLM server at {self._address} is not used: {why}.", hint)
