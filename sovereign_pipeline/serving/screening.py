@@ -20,7 +20,7 @@ from sovereign_pipeline.dataset.jsonl import message_of, turn_of
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
-from sovereign_pipeline.policy.serving import Screened
+from sovereign_pipeline.policy.serving import Reaction, Screened
 from sovereign_pipeline.privacy.corrections import folded_words, load_word_lists
 from sovereign_pipeline.privacy.json_texts import is_json, names_in_tools
 from sovereign_pipeline.serving.engines.text import StopTexts
@@ -255,14 +255,11 @@ class Screen:
         """Search the request, and return whether it may be answered. Raises ScannerLost and TextTooLong."""
         if self.rules.requests is None:
             return True
-        texts = self._of_caller.document.texts
-        try:
-            *found, in_names = await self._find([*texts.values(), self._of_caller.names], texts.get("tools", ""))
-        except (ScannerLost, TextTooLong) as error:
-            if self.rules.requests != "report":
-                raise
-            self._fail(error)
+        texts, names = self._of_caller.document.texts, self._of_caller.names
+        all_found = await self._found([*texts.values(), names], self.rules.requests, texts.get("tools", ""))
+        if all_found is None:
             return True
+        *found, in_names = all_found
         values = {(each.kind, each.value) for of in (*found, in_names) for each in of}
         self.in_request = Counter(kind for kind, _ in values)
         if self.rules.requests == "stop":
@@ -288,13 +285,8 @@ class Screen:
         answer = document_with([Message(role="assistant", tool_calls=tuple(calls))])
         if self.rules.answers is not None:
             texts = answer.texts
-            try:
-                of_texts = await self._find([*texts.values()])
-            except (ScannerLost, TextTooLong) as error:
-                if self._changes_answers:
-                    raise
-                self._fail(error)
-            else:
+            of_texts = await self._found([*texts.values()], self.rules.answers)
+            if of_texts is not None:
                 others = {
                     name: [self._at(0, each, text) for each in found if not self._is_own(each, text)]
                     for (name, text), found in zip(texts.items(), of_texts, strict=True)
@@ -334,14 +326,9 @@ class Screen:
             rest = self._pass(await self._search(is_end=True, is_cut=is_cut))
             self.is_answer_searched = True
             return rest + self._rest()
-        if self.rules.answers == "report":
-            try:
-                (found,) = await self._find([self._raw])
-            except (ScannerLost, TextTooLong) as error:
-                self._fail(error)
-            else:
-                self._count([self._at(0, each, self._raw) for each in found if not self._is_own(each, self._raw)])
-                self.is_answer_searched = True
+        if self.rules.answers == "report" and (found := await self._found([self._raw], "report")) is not None:
+            self._count([self._at(0, each, self._raw) for each in found[0] if not self._is_own(each, self._raw)])
+            self.is_answer_searched = True
         return self._rest()
 
     @property
@@ -436,9 +423,18 @@ class Screen:
             raise TextTooLong(f"Texts above {MOST_CHARACTERS:,} characters are not searched, and are rejected.")
         return await self._scanner.find(self._line, texts, tools)
 
-    def _fail(self, error: ScannerLost | TextTooLong) -> None:
-        self.failures += 1
-        _LOG.warning(error.message)
+    async def _found(
+        self, texts: Sequence[str], reaction: Reaction | None, tools: str = ""
+    ) -> list[list[Detection]] | None:
+        """Search texts. A failure is raised, unless findings are only reported: None is returned then."""
+        try:
+            return await self._find(texts, tools)
+        except (ScannerLost, TextTooLong) as error:
+            if reaction != "report":
+                raise
+            self.failures += 1
+            _LOG.warning(error.message)
+            return None
 
 
 def document_with(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Document:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from opentelemetry.trace import NoOpTracer, Tracer
 
@@ -61,12 +61,6 @@ _LOG = logging.getLogger(__name__)
 ID_BYTES = 16
 
 
-class Choose(Protocol):
-    """A function that chooses the adapter for a user of a line; None for none."""
-
-    def __call__(self, line: str, user: str, groups: frozenset[str]) -> Choice | None: ...
-
-
 @dataclass(frozen=True)
 class Visible:
     """An adapter that a caller may use."""
@@ -86,7 +80,8 @@ class Catalog:
     served: Callable[[], Sequence[Deployable]]
     """Function that returns the adapters verified last."""
     ladder: ClassificationLadder
-    choose: Choose
+    choose: Callable[[str, str, frozenset[str]], Choice | None]
+    """Function that chooses the adapter for a user of a line, given the user's groups; None for none."""
     counts: Callable[[str, str], bool]
     """Function that returns whether a caller's requests for a user are compared in a rollout."""
     withdrawn: Callable[[], Sequence[WithdrawnAdapter]] = tuple
