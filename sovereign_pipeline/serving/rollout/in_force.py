@@ -65,17 +65,11 @@ class Choice:
     """Number of the change from which on the two adapters are compared."""
 
 
-@dataclass(frozen=True)
-class _InForce:
-    change: Change
-    flag: Flag
-    core: "FlagdCore"
-
-
 @dataclass
 class _Line:
-    in_force: _InForce | None = None
-    refused: Change | None = None
+    in_force: "tuple[Flag, FlagdCore] | None" = None
+    seen: Change | None = None
+    """Newest change, in force or not."""
     problem: str | None = None
     looked: float = float("-inf")
     checked: float = float("-inf")
@@ -106,11 +100,12 @@ class Flags:
         current = self._current(line)
         if current is None:
             return None
-        flag, hashed = current.flag, hash_of(current.flag, user)
+        flag, core = current
+        hashed = hash_of(flag, user)
         adapter, in_group = flag.production, bool({*groups} & {*flag.groups})
         is_tried = flag.is_rolling_out and (line, flag.began) not in self._held_back
         if is_tried and flag.evaluator == installed_evaluator():
-            adapter = evaluated(current.core, flag, hashed, tuple(groups))
+            adapter = evaluated(core, flag, hashed, tuple(groups))
         if adapter is None:
             return None
         arm: Arm = "staged" if adapter == flag.staged else "production"
@@ -127,7 +122,7 @@ class Flags:
 
     def flag(self, line: str) -> Flag | None:
         current = self._current(line)
-        return current.flag if current is not None else None
+        return current[0] if current is not None else None
 
     def flags(self) -> dict[str, Flag]:
         lines = {*lines_with_flags(self._settings), *self._lines}
@@ -135,7 +130,7 @@ class Flags:
 
     def answering(self) -> set[str]:
         """Return the digests of the adapters that users get, by the flags read last."""
-        flags = [state.in_force.flag for state in list(self._lines.values()) if state.in_force is not None]
+        flags = [state.in_force[0] for state in list(self._lines.values()) if state.in_force is not None]
         return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
 
     def problems(self) -> dict[str, str]:
@@ -143,7 +138,7 @@ class Flags:
         self.flags()
         found = {line: state.problem for line, state in sorted(self._lines.items()) if state.problem is not None}
         for line, state in self._lines.items():
-            flag = state.in_force.flag if state.in_force is not None else None
+            flag = state.in_force[0] if state.in_force is not None else None
             if flag is not None and flag.is_rolling_out and flag.evaluator != installed_evaluator():
                 found.setdefault(
                     line,
@@ -160,7 +155,7 @@ class Flags:
         """From now on, reject changes older than those in the ledger."""
         self._on_record = dict(on_record)
 
-    def _current(self, line: str) -> _InForce | None:
+    def _current(self, line: str) -> "tuple[Flag, FlagdCore] | None":
         state = self._lines.get(line)
         if state is None or time.monotonic() - state.looked >= SECONDS_BETWEEN_LOOKS:
             with self._changing:
@@ -190,17 +185,12 @@ class Flags:
             raise IntegrityError(f"The flag of line {line} is gone.", SIGN_ANEW)
         change = read_change(self._settings, line, numbers[-1])
         is_due = now - state.checked >= SECONDS_BETWEEN_CHECKS
-        if state.in_force is not None and change == state.in_force.change and not is_due:
-            if state.refused is not None:
-                state.refused, state.problem = None, None
+        if change == state.seen and not is_due:
             return
-        if change == state.refused and not is_due:
-            return
-        state.refused, state.checked = change, now
+        state.seen, state.checked = change, now
         flag = self._believed(line, change)
         self._assert_loaded(flag, state)
-        core = evaluator_of(flag)
-        state.in_force, state.refused, state.problem = _InForce(change, flag, core), None, None
+        state.in_force, state.problem = (flag, evaluator_of(flag)), None
 
     def _believed(self, line: str, change: Change) -> Flag:
         """Verify a change and return its flag. Raises SovereignError."""
@@ -219,8 +209,8 @@ class Flags:
         return flag
 
     def _assert_loaded(self, flag: Flag, state: _Line) -> None:
-        """Raise IntegrityError if users would get an adapter that is not loaded."""
-        if self._loaded is None or state.in_force is None:
+        """Raise IntegrityError if users would get an adapter that is not loaded, by a flag that is not in force yet."""
+        if self._loaded is None or state.in_force is None or state.in_force[0] == flag:
             return
         loaded = self._loaded()
         missing = [each for each in _given(flag) if flag.adapters[each].digest not in loaded]
