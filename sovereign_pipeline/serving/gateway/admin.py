@@ -27,26 +27,18 @@ Stage = Literal["production", "staged", "before"]
 DIGITS = 12
 
 
-def _none(_: object) -> None:
-    return None
-
-
-async def _no_engines() -> Sequence[EngineState]:
-    return ()
-
-
 @dataclass(frozen=True)
 class AdminSources:
     """The sources of `/admin` that answers do not need."""
 
-    engines: Callable[[], Awaitable[Sequence[EngineState]]] = _no_engines
+    engines: Callable[[], Awaitable[Sequence[EngineState]]]
     """Function that returns one state per base model."""
     flags: Callable[[], Mapping[str, Flag]] = dict
     """Function that returns line -> flag in force."""
     behind: Callable[[], Mapping[str, str]] = dict
     """Function that returns line -> reason why its newest flag is not in force."""
-    hold: Callable[[Flag], State | None] = _none
-    review: Callable[[str], Due | None] = _none
+    hold: Callable[[Flag], State | None] = lambda _: None
+    review: Callable[[str], Due | None] = lambda _: None
 
 
 class Reviews:

@@ -51,7 +51,7 @@ from sovereign_pipeline.serving.gateway.messages import (
 )
 from sovereign_pipeline.serving.gateway.metrics import CONTENT_TYPE, Figures
 from sovereign_pipeline.serving.gateway.parameters import A_FIELD, CompletionRequest, read_request, request_schema
-from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler, RoutedRequest, RunningAnswer
+from sovereign_pipeline.serving.gateway.request_handler import RequestHandler, RoutedRequest, RunningAnswer
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
 _LOG = logging.getLogger(__name__)
@@ -100,10 +100,6 @@ class Gateway:
     """Creation time that every model states, in seconds since 1970."""
     sources: AdminSources
 
-    @property
-    def catalog(self) -> Catalog:
-        return self.handler.catalog
-
     async def figures(self) -> Figures:
         places, is_reached = self.handler.places, self.condition().unreached_seconds is None
         counts, engines = self.handler.metrics.counts(), await self.sources.engines()
@@ -129,15 +125,15 @@ def create_gateway(
     handler: RequestHandler,
     callers: Callers,
     hosts: Collection[str],
-    condition: Callable[[], Condition] = Condition,
-    sources: AdminSources | None = None,
+    condition: Callable[[], Condition],
+    sources: AdminSources,
 ) -> FastAPI:
     """Build the application. At shutdown, the server must notify `state.gateway.handler`."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
     metrics = handler.metrics
-    app.state.gateway = Gateway(handler, condition, int(time.time()), sources or AdminSources())
+    app.state.gateway = Gateway(handler, condition, int(time.time()), sources)
     app.include_router(health)
     app.include_router(api)
     app.include_router(pages)
@@ -239,16 +235,16 @@ async def feedback(here: Here, caller: From, said: FeedbackRequest) -> FeedbackT
 @api.get("/v1/models", response_model=ModelList)
 async def models(here: Here, caller: From) -> ModelList:
     """List the models that the caller may use."""
-    visible = here.catalog.visible(caller)
+    visible = here.handler.catalog.visible(caller)
     return ModelList(data=[_as_model(here, name, visible[name].adapter) for name in sorted(visible)])
 
 
 @api.get("/v1/models/{model}", response_model=ModelFacts)
 async def model(here: Here, caller: From, model: str) -> ModelFacts:
     """One model that the caller may use."""
-    found = here.catalog.visible(caller).get(model)
+    found = here.handler.catalog.visible(caller).get(model)
     if found is None:
-        raise here.catalog.missing(model, caller)
+        raise here.handler.catalog.missing(model, caller)
     return _as_model(here, model, found.adapter)
 
 
@@ -267,7 +263,7 @@ async def admin_state(here: Here, caller: From) -> dict[str, Any]:
         raise no_such_page()
     async with here.handler.rates.request(caller):
         figures, now = await here.figures(), datetime.datetime.now(datetime.UTC)
-        return await asyncio.to_thread(overview, caller, here.catalog, figures, here.sources, now)
+        return await asyncio.to_thread(overview, caller, here.handler.catalog, figures, here.sources, now)
 
 
 @pages.get("/")
@@ -296,7 +292,7 @@ async def readyz(here: Here) -> Health:
     noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest, or not at all,
     because the engine of their base model does not compute, or because an officer withdrew what answered them; or the
     registry is not reached, which after a day gives 503."""
-    if not here.handler.is_ready or not await here.catalog.engine.is_well():
+    if not here.handler.is_ready or not await here.handler.catalog.engine.is_well():
         raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
     condition = here.condition()
     if not condition.answers:
@@ -318,9 +314,9 @@ async def readyz(here: Here) -> Health:
 async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -> Response:
     sent = read_request(kind, request.headers.get("content-type", ""), await request.body())
     user = sent.sent.get("user")
-    found = here.catalog.find(sent.model, caller, user)
+    found = here.handler.catalog.find(sent.model, caller, user)
     line, sampling = found.adapter.line, sent.sampling(here.handler.limits)
-    call_form = here.catalog.engine.call_form(found.adapter.digest)
+    call_form = here.handler.catalog.engine.call_form(found.adapter.digest)
     if call_form is None:
         _assert_without_tools(sent)
     elif not call_form.form.mark and sent.form.schema is not None and sent.form.tools:

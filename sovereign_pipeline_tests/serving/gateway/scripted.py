@@ -157,7 +157,8 @@ class Bench:
     callers: Callers | None = None
     levels: tuple[str, ...] = tuple(LADDER)
     condition: Condition = field(default_factory=Condition)
-    admin: AdminSources = field(default_factory=AdminSources)
+    admin: dict[str, Any] = field(default_factory=dict)
+    """Sources of `/admin` beside the engines."""
     on_severe_report: Callable[[], Awaitable[None]] | None = None
     other_engines: list[EngineState] = field(default_factory=list)
     tracer: Tracer = field(default_factory=NoOpTracer)
@@ -256,7 +257,7 @@ class Bench:
         )
         if self.on_severe_report is not None:
             handler.on_severe_report = self.on_severe_report
-        sources = replace(self.admin, engines=self.engines)
+        sources = AdminSources(self.engines, **self.admin)
         return create_gateway(handler, self.callers or Callers(tokens), HOSTS, lambda: self.condition, sources)
 
 
@@ -358,9 +359,5 @@ def try_out(bench: Bench, line: str = "lamps", *, level: str = "INTERNAL", stage
     bench.serve(adapter("buoys", level="SECRET"))
     flag = flag_of(production, staged)
     due = Due(line, f"{line}-1.1.0", NOW.date(), "due", (), False, True, None)
-    bench.admin = AdminSources(
-        flags=lambda: {line: flag},
-        hold=state_of,
-        review={line: due}.get,
-    )
+    bench.admin = {"flags": lambda: {line: flag}, "hold": state_of, "review": {line: due}.get}
     return flag

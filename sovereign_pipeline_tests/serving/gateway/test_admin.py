@@ -11,7 +11,7 @@ import pytest
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.engine import EngineState
-from sovereign_pipeline.serving.gateway.admin import HERE, AdminSources
+from sovereign_pipeline.serving.gateway.admin import HERE
 from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -24,7 +24,7 @@ def lines_of(client: Any) -> dict[str, Any]:
 
 def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, client: Client) -> None:
     try_out(bench)
-    bench.admin = replace(bench.admin, behind=lambda: {"lamps": "lamps-1.1.0 is not loaded"})
+    bench.admin["behind"] = lambda: {"lamps": "lamps-1.1.0 is not loaded"}
     del bench.engine.adapters[bench.served[1].digest]
     viewer = client(bench.token("INTERNAL", admin=True))
     answered = ask(viewer).json()
@@ -119,7 +119,7 @@ def test_counts_that_cannot_be_read_hide_no_other_line(bench: Bench, client: Cli
     def damaged(_: Flag) -> None:
         raise IntegrityError("zirconium", "Remove the file.")
 
-    bench.admin = AdminSources(flags=lambda: {"lamps": flag}, hold=damaged)
+    bench.admin = {"flags": lambda: {"lamps": flag}, "hold": damaged}
     answer = client(bench.token("SECRET", admin=True)).get("/admin/state")
     lines = {each["line"]: each for each in answer.json()["lines"]}
     assert (lines["lamps"]["hold"], lines["lamps"]["is_readable"]) == (None, False)
