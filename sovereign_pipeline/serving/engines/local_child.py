@@ -144,20 +144,13 @@ class AnswerRow:
         try:
             if self._matcher is not None:
                 self._matcher.assert_whole()
-            is_over = self._matcher is not None and token not in self._end and self._matcher.is_over_after(token)
+            is_over = token in self._end or (self._matcher is not None and self._matcher.is_over_after(token))
         except EngineRefused as error:
             self._link.refuse(self.number, error)
             return False
-        if token in self._end:
-            return self._send(self._text.rest(), "stop")
-        text = self._text.add(token)
-        if self._text.is_stopped:
-            return self._send(text, "stop")
-        if is_over:
-            return self._send(text + self._text.rest(), "stop")
-        if self._count >= self.limit:
-            return self._send(text + self._text.rest(), "length")
-        return self._send(text, None)
+        text = "" if token in self._end else self._text.add(token)
+        finish = "stop" if is_over or self._text.is_stopped else "length" if self._count >= self.limit else None
+        return self._send(text + self._text.rest() if finish is not None else text, finish)
 
     def fail(self, reason: str) -> None:
         self._link.send({"op": "lost", "id": self.number, "message": reason})

@@ -203,8 +203,6 @@ class Batch:
         self._prefills: deque[_Prefill] = deque()
         """Prompts in turn: a short one does not wait for the end of a long one."""
         self._rows: list[Row] = []
-        self._taken: list[int] = []
-        """Number of generated tokens of each row, without its prompt."""
         self._cache: Any = None
         self._mask = torch.zeros((0, 0), dtype=torch.long)
         self._next: list[int] = []
@@ -326,7 +324,6 @@ class Batch:
                 layer.keys = torch.cat([_padded(layer.keys, width, 2), _padded(other.keys, width, 2)])
                 layer.values = torch.cat([_padded(layer.values, width, 2), _padded(other.values, width, 2)])
         self._rows = [*self._rows, *rows]
-        self._taken += [0] * len(rows)
         self._next += [0] * len(rows)
         self._draw(logits, range(len(self._rows) - len(rows), len(self._rows)))
         self._keep(sorted(range(len(self._rows)), key=lambda place: self._rows[place].adapter))
@@ -360,9 +357,8 @@ class Batch:
                 going.discard(place)
                 continue
             token = row.choose(scores)
-            self._taken[place] += 1
             self._next[place] = token
-            if not row.take(token) or self._taken[place] >= row.limit:
+            if not row.take(token):
                 going.discard(place)
         if len(going) < len(self._rows):
             self._keep(sorted(going))
@@ -370,7 +366,6 @@ class Batch:
     def _keep(self, places: list[int]) -> None:
         """Keep these rows in this order, and drop columns that are padding in all of them."""
         self._rows = [self._rows[place] for place in places]
-        self._taken = [self._taken[place] for place in places]
         self._next = [self._next[place] for place in places]
         if not places:
             self._cache, self._mask = None, torch.zeros((0, 0), dtype=torch.long)
