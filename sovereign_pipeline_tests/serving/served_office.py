@@ -17,10 +17,11 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
-from sovereign_pipeline.serving.engines.engine import Answer, CallForm, Deployable, EngineRequest
+from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.fingerprints import compute
 from sovereign_pipeline_tests.registry.bench import CHAIN
 from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.serving.gateway.scripted import ScriptedEngine
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 
@@ -81,42 +82,32 @@ class ServedOffice:
         return Built(summary={"steps": 3})
 
 
-class NotedEngine:
-    """An engine that computes nothing, and notes what it is told to load."""
+class NotedEngine(ScriptedEngine):
+    """Notes what it is told to load."""
 
     def __init__(self) -> None:
-        self.adapters: dict[str, Deployable] = {}
+        super().__init__()
+        self.deployed: dict[str, Deployable] = {}
         self.loads: list[str] = []
-        self.refuses: set[str] = set()
+        self.unfit: set[str] = set()
         self.is_lost = False
         self.before_unloading: Callable[[str], None] = lambda _: None
 
     async def load(self, adapter: Deployable) -> None:
         if self.is_lost:
             raise EngineLost("gone")
-        if adapter.adapter in self.refuses:
+        if adapter.adapter in self.unfit:
             raise EngineRefused(f"{adapter.adapter} does not fit.")
-        self.adapters[adapter.digest] = adapter
+        await super().load(adapter)
+        self.deployed[adapter.digest] = adapter
         self.loads.append(adapter.adapter)
 
     async def unload(self, digest: str) -> None:
         self.before_unloading(digest)
-        self.adapters.pop(digest, None)
-
-    def call_form(self, digest: str) -> CallForm | None:
-        return None
+        await super().unload(digest)
 
     def loaded(self) -> Mapping[str, str]:
-        return {} if self.is_lost else {digest: each.adapter for digest, each in self.adapters.items()}
-
-    async def answer(self, request: EngineRequest) -> Answer:
-        raise NotImplementedError
-
-    async def is_well(self) -> bool:
-        return not self.is_lost
-
-    async def close(self) -> None:
-        return None
+        return {} if self.is_lost else super().loaded()
 
     @property
     def names(self) -> list[str]:

@@ -42,7 +42,7 @@ def test_production_and_staged_are_loaded_and_nothing_else(served_office: Served
     deployed = deploying.look()
     assert deploying.engine.names == [first.id, second.id]
     assert [(each.adapter, each.pinned) for each in deployed.served] == [(first.id, True), (second.id, False)]
-    loaded = deploying.engine.adapters[first.adapter_digest]
+    loaded = deploying.engine.deployed[first.adapter_digest]
     assert (loaded.line, loaded.classification, loaded.base_model_digest) == (
         "lamps",
         first.classification,
@@ -392,7 +392,7 @@ def test_older_registry_is_not_believed(served_office: ServedOffice, deploying: 
 
 def test_refusal_of_the_engine_is_named_and_hinders_nobody(served_office: ServedOffice, deploying: Deploying) -> None:
     first, other = served_office.in_production(), served_office.in_production("buoys")
-    deploying.engine.refuses = {first.id}
+    deploying.engine.unfit = {first.id}
     deployed = deploying.look()
     assert deployed.refused == {first.id: f"{first.id} does not fit."}
     assert deploying.engine.names == [other.id]
@@ -426,7 +426,7 @@ def test_lines_of_two_base_models_are_served_and_that_of_most_is_first(
     shutil.copytree(tiny.base, models / "tiny")
     deploying.engine.adapters.clear()
     assert not deploying.look().refused
-    assert {each.base_model_digest for each in deploying.engine.adapters.values()} == {
+    assert {each.base_model_digest for each in deploying.engine.deployed.values()} == {
         base.digest,
         of_another.base_model_digest,
     }
