@@ -51,6 +51,12 @@ def assert_looks_right(page: Page, language: str) -> None:
     assert_accessible(page)
 
 
+def follow(page: Page, link: str) -> None:
+    """Click and wait until the other page is there: until then the old one answers, or an empty document."""
+    with page.expect_navigation():
+        page.get_by_role("link", name=link, exact=True).click()
+
+
 @pytest.mark.parametrize("language", ["en", "ar"])
 def test_a_reader_signs_in_and_follows_an_adapter_to_its_documents(
     site: Site, served: Callable[[], str], visitor: Callable[[str], Visitor], pictures: Path, language: str
@@ -70,11 +76,11 @@ def test_a_reader_signs_in_and_follows_an_adapter_to_its_documents(
     ).to_be_visible()
     assert_accessible(page)
     take_pictures(page, pictures, f"registry-{language}")
-    page.get_by_role("link", name="lamps", exact=True).click()
+    follow(page, "lamps")
     assert THIRD not in page.content()
     assert_accessible(page)
     take_pictures(page, pictures, f"line-{language}")
-    page.get_by_role("link", name=FIRST, exact=True).click()
+    follow(page, FIRST)
     assert_looks_right(page, language)
     take_pictures(page, pictures, f"adapter-{language}")
     linked = page.locator("svg.lineage a", has_text="evaluation_report").get_attribute("href")
