@@ -48,14 +48,14 @@ def trust_demonstration(settings: "Settings") -> None:
     demonstration_trust(settings.data / TRUST, settings.keys)
 
 
-def run(command: Sequence[object], environment: Mapping[str, str]) -> dict[str, float]:
+def run(command: Sequence[object], environment: Mapping[str, str] | None = None) -> dict[str, float]:
     """Run a Python script or module offline. Its output is dropped, unless it fails: then it ends the program.
 
     Returns whole_seconds, cpu_seconds, and peak_bytes: the highest resident memory of any one of its processes.
     """
     from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 
-    variables = {**os.environ, **OFFLINE_ENVIRONMENT, "PYTHONPATH": str(PROJECT_ROOT), **environment}
+    variables = {**os.environ, **OFFLINE_ENVIRONMENT, "PYTHONPATH": str(PROJECT_ROOT), **(environment or {})}
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
         process = subprocess.Popen(

@@ -34,8 +34,6 @@ LIBRARIES = ("peft", "torch", "transformers", "trl")
 STOCK, PAIRS, PARENT = "trl-grpo", "dpo", "parent"
 PACE_PROMPTS = 8
 """Prompts of the sampling that dpo's number of prompts is reckoned from."""
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""As the trainer's process has it."""
 
 
 def main() -> None:
@@ -174,7 +172,7 @@ def weights_of(adapter: Path) -> Path:
 
 def script(name: str, *arguments: object) -> dict[str, float]:
     """Run a script of this directory; see `harness.run`."""
-    return harness.run([HERE / name, *arguments], WORKER_ENVIRONMENT)
+    return harness.run([HERE / name, *arguments])
 
 
 def summary(parent: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -134,7 +134,6 @@ def generate(adapters: Path, threads: int, new_tokens: int) -> dict[str, float]:
             **os.environ,
             **OFFLINE_ENVIRONMENT,
             "OMP_NUM_THREADS": str(threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONPATH": str(PROJECT_ROOT),
         },
     )

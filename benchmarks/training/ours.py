@@ -20,7 +20,12 @@ def main(task_file: Path, answer: Path) -> None:
     job = job_of(task)
     measured = run_job(job)
     report = json.loads((job.output / "report.json").read_bytes())
-    result = {"measured": measured, "steps": report["steps"], "loop_seconds": loop_seconds(task, measured)}
+    result = {
+        "measured": measured,
+        "steps": report["steps"],
+        "loop_seconds": loop_seconds(task, measured),
+        "flops": report["compute"]["flops"],
+    }
     answer.write_text(json.dumps(result), encoding="utf-8")
 
 

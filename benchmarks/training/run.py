@@ -8,8 +8,9 @@ linear layers of SmolLM2-135M-Instruct on the same rows once, with the same sche
 per step, in the precision in which stock TRL is faster on this machine: it trains a few rows in each before. The stock
 recipe's arguments: `stock_trl.py`; the rows, and what is held out: `rows.py`. Tokens are those of the rows, without
 padding, in both arms. The stock recipe with TRL's own defaults only (bfloat16, gradient checkpointing) runs once, on
-few rows. Every training is kept under `training-cells/` of --out, so that an interrupted benchmark measures what is
-missing; delete that directory to measure everything again. Method and figures: docs/benchmarks/training.md.
+few rows. `linear.py` measures the machine's limit first. Every training is kept under `training-cells/` of --out, so
+that an interrupted benchmark measures what is missing; delete that directory to measure everything again. Method and
+figures: docs/benchmarks/training.md.
 """
 
 import argparse
@@ -33,10 +34,8 @@ LIBRARIES = ("peft", "torch", "transformers", "trl")
 PARTS = ("sft", "dpo", "overhead")
 ARMS = {"ours": "ours.py", "stock": "stock_trl.py"}
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
-MEASURING = (*ARMS.values(), "task.py", "rows.py", "held_out.py", "overhead.py")
+MEASURING = (*ARMS.values(), "task.py", "rows.py", "held_out.py", "overhead.py", "linear.py")
 RESAMPLES = 5_000
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""As the trainer's process has it."""
 
 # Of each method, in both arms.
 LEARNING_RATES = {"sft": 5e-4, "dpo": 5e-5}
@@ -78,6 +77,7 @@ def measure(arguments: argparse.Namespace, model: Path, cells: Cells) -> Iterato
         "libraries": library_versions(LIBRARIES),
         "kept_cells": cells.kept,
         "data": tokens,
+        "linear": cells.result("linear", {}, linear),
     }
     if "sft" in arguments.parts:
         result["sft"] = compare(first_task("sft", model, directory), tokens["sft"], arguments, cells)
@@ -101,6 +101,13 @@ def measure(arguments: argparse.Namespace, model: Path, cells: Cells) -> Iterato
 
         result["overhead"] = cells.result("overhead", {"rows": file_sha256(rows)}, stage_and_gates)
         yield result
+
+
+def linear(place: Path) -> dict[str, Any]:
+    """FLOP/s that matrix products reach on this machine; see `linear.py`."""
+    script("linear.py", place / "answer.json")
+    reached: dict[str, Any] = json.loads((place / "answer.json").read_bytes())
+    return reached
 
 
 def first_task(method: Literal["sft", "dpo"], model: Path, directory: Path) -> Task:
@@ -183,7 +190,7 @@ def adapter_sha256(adapter: Path) -> str:
 
 def script(name: str, *arguments: object) -> dict[str, float]:
     """Run a script of this directory; see `harness.run`."""
-    return harness.run([HERE / name, *arguments], WORKER_ENVIRONMENT)
+    return harness.run([HERE / name, *arguments])
 
 
 def rates(answer: dict[str, Any], tokens: int) -> dict[str, Any]:
@@ -255,13 +262,13 @@ def as_markdown(result: dict[str, Any]) -> str:
     lines = [machine_line(result), ""]
     for method in ("sft", "dpo"):
         if method in result:
-            lines += comparison(method, result[method], result["data"][method])
+            lines += comparison(method, result[method], result["data"][method], result["linear"]["flops_per_second"])
     if "overhead" in result:
         lines += overhead(result["overhead"], result["data"]["overhead"])
     return "\n".join(lines)
 
 
-def comparison(method: str, measured: dict[str, Any], data: dict[str, int]) -> list[str]:
+def comparison(method: str, measured: dict[str, Any], data: dict[str, int], limits: dict[str, float]) -> list[str]:
     unit = "rows" if method == "sft" else "pairs"
     lines = [
         f"### {method.upper()}: {data['rows']} {unit}, {data['tokens']:,} tokens a round",
@@ -275,6 +282,8 @@ def comparison(method: str, measured: dict[str, Any], data: dict[str, int]) -> l
         lines.append(table_row("", f"stock TRL, few {unit}, {precision}", answer))
     if "as_it_comes" in measured:
         lines.append(table_row("", "stock TRL as it comes", measured["as_it_comes"]))
+    limit = limits[measured["precision"]]
+    shares = [each["ours"]["flops"] / each["ours"]["loop_seconds"] / limit for each in measured["rounds"]]
     over = measured["ratios"]
     held_as = measured["rounds"][0]["stock"]["held_as"]
     stock_batch = f"batches of {held_as['batch_size']} × {held_as['accumulation']}"
@@ -296,6 +305,9 @@ def comparison(method: str, measured: dict[str, Any], data: dict[str, int]) -> l
         f"process {spread(over['whole_seconds'])}, CPU time {spread(over['cpu_seconds'])}, peak memory "
         f"{spread(over['peak_bytes'])}. Both in {measured['precision']}, stock's faster one here; stock in "
         f"{stock_batch} padded rows, no gradient checkpointing.",
+        "",
+        f"`linear` reaches {' and '.join(f'{each / 1e9:.0f} GFLOP/s in {name}' for name, each in limits.items())}; of "
+        f"that in {measured['precision']}, the loop here reaches a share of {spread(shares)}.",
         "",
         f"Held out, {held['rows']} {unit}: {name} {held['ours']:.4f} here, {held['stock']:.4f} stock{base}; here less "
         f"stock {held['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f}).{between}",

@@ -186,7 +186,6 @@ def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES)
         **OFFLINE_ENVIRONMENT,
         "MKL_NUM_THREADS": str(threads),
         "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONPATH": str(PROJECT_ROOT),
     }
 
