@@ -286,11 +286,6 @@ def institution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DemoInstitut
     return DemoInstitution(tmp_path, minimal_recipe(), rows, may_copy=nothing_replaced)
 
 
-@pytest.fixture
-def make_letter() -> Callable[..., dict[str, Any]]:
-    return letter
-
-
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """The URL of a real server's empty database; the server is started for the tests and gone after them.

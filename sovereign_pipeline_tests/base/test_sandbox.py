@@ -32,13 +32,6 @@ from sovereign_pipeline_tests.base.sandbox_programs import SHELL, end_of, outcom
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
-WRITES_TO_ITS_REPORT = """
-import contextlib, os
-for descriptor in range(3, 32):
-    with contextlib.suppress(OSError):
-        os.write(descriptor, b"{}")
-"""
-
 
 def test_a_program_passes_when_its_last_line_is_reached() -> None:
     require_sandbox()

@@ -25,6 +25,7 @@ from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.suites.cards import SuiteCard
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.examples import examples
 
 DATA = PROJECT_ROOT / "data"
 SCHEMAS = {"line": DATA / "schemas" / "line.schema.json", "institution": DATA / "schemas" / "institution.schema.json"}
@@ -207,20 +208,7 @@ def test_every_key_and_section_is_documented(model: type[BaseModel]) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "source", "said"),
-    [
-        ({"date": "15/02/2024"}, {}, "40: date is not an ISO date"),
-        ({"date": "15/02/2024"}, {"date": {"format": "dd/mm/yyyy"}}, ""),
-        ({"classification": "سري"}, {}, "to be mapped under `levels`: سري (40)"),
-        ({"language": "fr"}, {}, "no names are detected in fr (rows 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 30 more)"),
-        ({"classification": "سري"}, {"levels": {"internal": "INTERNAL"}}, "lacks words of the column"),
-        (
-            {"classification": "SECRET"},
-            {},
-            "documents above the line's ceiling INTERNAL: SECRET (40). Raise the ceiling",
-        ),
-        ({"language": "ar"}, {}, "40 documents have a text in another language than their own (ar: rows 1, 2"),
-        ({"desk note": "x"}, {}, ""),
-    ],
+    examples(__file__, "check_reads_the_first_rows_of_every_source"),
 )
 def test_check_reads_the_first_rows_of_every_source(
     institution: DemoInstitution, lines: Path, changes: dict[str, str], source: dict[str, Any], said: str

@@ -6,21 +6,12 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.examples import examples
 
 
 @pytest.mark.parametrize(
     ("typed", "suggested"),
-    [
-        ("train lamps", "sovereign privacy train"),
-        ("status", "sovereign adapters status"),
-        ("adapter list", "sovereign adapters list"),
-        ("adapters stage", "sovereign adapters request"),
-        ("adapters histroy", "sovereign adapters history"),
-        ("verify lamps-1.0.0", "sovereign adapters verify"),
-        ("serve token list", "sovereign serve tokens list"),
-        ("approve", "sovereign adapters approve"),
-        ("version", "sovereign --version"),
-    ],
+    examples(__file__, "an_unknown_command_gets_the_nearest_ones"),
 )
 def test_an_unknown_command_gets_the_nearest_ones(typed: str, suggested: str) -> None:
     shown = CliRunner().invoke(app, typed.split(), prog_name="sovereign", env={"COLUMNS": "1000", "TERM": "dumb"})

@@ -158,7 +158,6 @@ class Stop:
 
 
 ALL = Read()
-NOT_SELECTED = {"where": {"open": False}}
 
 
 def broken(reason: str, links: int = 3) -> Read:

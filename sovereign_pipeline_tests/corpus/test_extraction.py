@@ -32,6 +32,7 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.corpus import document_files, office
+from sovereign_pipeline_tests.examples import examples
 
 ENGLISH = """Ref: LMP/2024/{0}
 Date: 2024-03-12
@@ -570,15 +571,7 @@ def raw_corpus_of_database(institution: DemoInstitution, query: str) -> Artifact
 
 @pytest.mark.parametrize(
     ("names", "pairs"),
-    [
-        (
-            ["c{0}/2024-01-02-in.docx", "c{0}/2024-01-09-out.docx"],
-            {"request": "{case}/{date}-in", "reply": "{case}/{date}-out"},
-        ),
-        (["in/{0}.txt", "out/{0}.txt"], {"request": "in/{case}", "reply": "out/{case}"}),
-        (["{0}_وارد.txt", "{0}_صادر.txt"], {"request": "{case}_وارد", "reply": "{case}_صادر"}),
-        (["{0}.txt", "again-{0}.txt"], {}),
-    ],
+    examples(__file__, "a_recipe_is_proposed_for_a_folder"),
 )
 def test_a_recipe_is_proposed_for_a_folder(
     institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch, names: list[str], pairs: dict[str, str]

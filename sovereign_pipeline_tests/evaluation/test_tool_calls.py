@@ -15,6 +15,7 @@ from sovereign_pipeline.evaluation.tool_calls import fits, score_tool_calls, too
 from sovereign_pipeline.policy.evaluation import ToolCalls
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
 from sovereign_pipeline_tests.evaluation.documents import conversation, document
+from sovereign_pipeline_tests.examples import examples
 
 TEMPLATE = (PROJECT_ROOT / "data" / "models" / "chatml-tools.jinja").read_text(encoding="utf-8")
 TRUE = {"thing": "The boat 1", "number": 1}
@@ -86,19 +87,7 @@ def test_a_call_is_exact_valid_or_neither(
 
 @pytest.mark.parametrize(
     ("parameters", "expected"),
-    [
-        (None, True),
-        ({"properties": {"thing": {"$ref": "#/$defs/text"}}, "$defs": {"text": {"type": "string"}}}, True),
-        ({"$ref": "https://json-schema.org/draft/2020-12/schema"}, True),
-        ({"properties": {"thing": {"$ref": "http://canary.example/schema"}}}, False),
-        ({"properties": {"thing": {"$ref": "file:///etc/hostname"}}}, False),
-        ({"properties": {"thing": {"$ref": "elsewhere.json"}}}, False),
-        ({"properties": {"thing": {"$ref": "#/properties/thing"}}}, False),
-        ({"properties": {"thing": {"type": "str"}}}, False),
-        ({"properties": {"thing": {"pattern": "("}}}, False),
-        ({"properties": ["thing"]}, False),
-        ("thing", False),
-    ],
+    examples(__file__, "a_schema_is_read_without_the_network_and_a_broken_one_fits_no_call"),
 )
 def test_a_schema_is_read_without_the_network_and_a_broken_one_fits_no_call(
     monkeypatch: pytest.MonkeyPatch, parameters: Any, expected: bool

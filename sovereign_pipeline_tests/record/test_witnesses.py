@@ -11,6 +11,7 @@ from sovereign_pipeline.record import checkpoints, notes, witnesses
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.notes import COSIGNS, Note, Signer
 from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.record.lamps import (
     cut_to,
     exact_bytes,
@@ -135,20 +136,7 @@ def test_an_answer_of_a_stranger_or_over_something_else_is_not_kept(registry: Re
 
 @pytest.mark.parametrize(
     ("lines", "said"),
-    [
-        ("quorum none\nquorum none", "line 2"),
-        ("witness a {one}\nwitness b {one}\nquorum a", "line 2: the key is there already"),
-        ("witness a {one}\nwitness a {two}\nquorum a", "line 2: the name a is taken"),
-        ("witness none {one}\nquorum none", "line 1: the name none is taken"),
-        ("witness a {log}\nquorum a", "line 1: the key is for another purpose"),
-        ("witness a {one}\ngroup g 2 a\nquorum g", "line 2: 2 of 1 cannot be"),
-        ("witness a {one}\ngroup g 1 a a\nquorum g", "line 2: a is not defined before, or is a member already"),
-        ("group g any a\nwitness a {one}\nquorum g", "line 1: a is not defined before"),
-        ("quorum g", "line 1"),
-        ("witness a {one}", "the quorum is missing"),
-        ("watch a {one}\nquorum none", "line 1"),
-        ("witness a nonsense\nquorum a", "line 1: This is not a public key"),
-    ],
+    examples(__file__, "a_policy_that_could_be_misread_is_refused"),
 )
 def test_a_policy_that_could_be_misread_is_refused(tmp_path: Path, lines: str, said: str) -> None:
     file = tmp_path / "policy"

@@ -11,6 +11,7 @@ from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench
 
@@ -119,16 +120,7 @@ def test_a_changed_or_missing_file_of_the_base_model_is_named(bench: Bench, file
 
 @pytest.mark.parametrize(
     ("statement", "named"),
-    [
-        ("UPDATE adapter SET classification = 'SECRET'", "classification"),
-        ("UPDATE adapter SET adapter_sha256 = '0'", "adapter_sha256"),
-        ("UPDATE adapter SET evaluation = '{}'", "evaluation"),
-        ("UPDATE adapter SET manifest_sha256 = '0'", "manifest_sha256"),
-        ("UPDATE adapter SET gate_records = '[]'", "gate records"),
-        ("UPDATE dataset SET rows = 7", "dataset.rows"),
-        ("UPDATE base_model SET licence = 'free'", "base_model.licence"),
-        ("UPDATE adapter SET source_sha256 = '0'", "this is not the adapter that is registered"),
-    ],
+    examples(__file__, "a_row_that_differs_from_its_record_is_found_although_its_entry_was_forged_too"),
 )
 def test_a_row_that_differs_from_its_record_is_found_although_its_entry_was_forged_too(
     bench: Bench, statement: str, named: str
@@ -170,15 +162,7 @@ def test_a_dataset_verifies_down_to_the_corpus(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("statement", "fact"),
-    [
-        ("rows = 7", "rows"),
-        ("rows_held_out = 7", "rows_held_out"),
-        ("card_sha256 = 'f'", "card_sha256"),
-        ("tokens = '{}'", "tokens"),
-        ("by_classification = '{\"PUBLIC\": 9}'", "by_classification"),
-        ("classification = 'SECRET'", "classification"),
-        ("file_sha256 = 'f'", "file_sha256"),
-    ],
+    examples(__file__, "a_row_that_differs_from_its_dataset_is_found_although_its_entry_was_forged_too"),
 )
 def test_a_row_that_differs_from_its_dataset_is_found_although_its_entry_was_forged_too(
     bench: Bench, statement: str, fact: str

@@ -11,6 +11,7 @@ from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.review.plan import candidate_positions, commitment, deal, pairs_to_guess, readable
 from sovereign_pipeline.review.plan_stage import prompt_of
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.examples import examples
 
 seeds = st.binary(min_size=32, max_size=32)
 shapes = st.builds(
@@ -100,22 +101,7 @@ def test_neither_place_nor_id_tells_the_position(what: str) -> None:
 
 @pytest.mark.parametrize(
     ("message", "expected"),
-    [
-        ({"role": "user", "content": "Is it lit?"}, "Is it lit?"),
-        ({"role": "tool", "content": '{"fee": 9.5, "left": ["a", "b"]}'}, "fee: 9.5\nleft: a, b"),
-        ({"role": "tool", "content": "[1, 2]"}, "1, 2"),
-        ({"role": "user", "content": "null"}, "null"),
-        ({"role": "tool", "content": '{"broken": '}, '{"broken": '),
-        (
-            {
-                "role": "assistant",
-                "content": "I look.",
-                "tool_calls": [{"name": "fee", "arguments": {"harbour": "صور"}}],
-            },
-            "I look.\n\nfee\nharbour: صور",
-        ),
-        ({"role": "assistant", "tool_calls": [{"name": "one"}, {"name": "two"}]}, "one\n\ntwo"),
-    ],
+    examples(__file__, "a_turn_is_readable"),
 )
 def test_a_turn_is_readable(message: dict[str, object], expected: str) -> None:
     assert readable(Message.model_validate(message)) == expected

@@ -28,6 +28,7 @@ from sovereign_pipeline.suites.suites import (
 )
 from sovereign_pipeline_tests.conftest import A_LABEL, QUESTIONS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.published import ROWS, SUBJECTS, copy_cards, write_mirror, write_text
+from sovereign_pipeline_tests.examples import examples
 
 
 @pytest.fixture
@@ -147,24 +148,7 @@ def test_worked_answers_and_spans(settings: Settings) -> None:
 
 @pytest.mark.parametrize(
     ("name", "file", "content", "said"),
-    [
-        ("mmlu", "test/lamp_care_test.csv", "Which?,a,b,c,d,7\n", r"lamp_care_test.csv, row 1: .*answer"),
-        ("mmlu", "test/lamp_care_test.csv", "Which?,a,b,c,d,E\n", r"row 1: .*answer"),
-        ("mmlu", "test/lamp_care_test.csv", "Which?\n", r"row 1: .*1 cells"),
-        ("mmlu", "test/lamp_care_test.csv", "", "has no rows"),
-        ("mmlu", "test/lamp_care_test.csv", '"Which?,a,b,c,d,1\n', "is not CSV"),
-        ("gsm8k", "test.jsonl", '{"question": "How many?", "answer": "seven"}\n', "row 1: .*solution"),
-        ("gsm8k", "test.jsonl", '{"question": "How many?"}\n', "row 1: .*no column answer"),
-        ("gsm8k", "test.jsonl", "{\n", "row 1: .*not JSON"),
-        ("arabic_reading", "arcd-test.json", '{"data": [{"paragraphs": [{}]}]}', "question 0: not the JSON of SQuAD"),
-        ("arabic_culture", "statements.jsonl", '{"id": 1, "question": "?", "answer": "ربما"}\n', "row 1: .*answer"),
-        (
-            "humaneval",
-            "HumanEval.jsonl.gz",
-            '{"task_id": 1, "prompt": "", "entry_point": "f(", "test": ""}\n',
-            "entry_point",
-        ),
-    ],
+    examples(__file__, "a_row_that_is_none_is_told_by_file_and_number_without_its_text"),
 )
 def test_a_row_that_is_none_is_told_by_file_and_number_without_its_text(
     settings: Settings, name: str, file: str, content: str, said: str

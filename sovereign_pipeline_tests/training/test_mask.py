@@ -19,6 +19,7 @@ from sovereign_pipeline.dataset.tokens import BaseTokenizer
 from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline.training.rows import IGNORED, encode
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.split.chain import Change, materialize, split_stage
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 
@@ -189,24 +190,7 @@ def _standard_colours() -> Any:
 
 @pytest.mark.parametrize(
     ("training", "says"),
-    [
-        ({}, None),
-        ({"sft": {"dora": True}}, "training.sft.dora: vLLM refuses to serve"),
-        ({"sft": {"batch_size": 4, "gradient_accumulation": 8}}, "training.sft: the effective batch"),
-        (
-            {
-                "sft": {"batch_size": 2, "gradient_accumulation": 8},
-                "devices": {"launcher": "accelerate", "count": 2},
-            },
-            "is 32; from 32 on",
-        ),
-        ({"sft": {"batch_size": 1, "gradient_accumulation": 31}}, None),
-        ({"sft": {"adapter": "none", "gradient_accumulation": 64}}, None),
-        ({"sft": {"learning_rate": 2.1e-3}}, "0.0021 is more than ten times above the 0.0002 that an adapter"),
-        ({"sft": {"learning_rate": 2e-3}}, None),
-        ({"sft": {"learning_rate": 2e-5}}, None),
-        ({"sft": {"adapter": "none", "learning_rate": 1e-6}}, "more than ten times below the 2e-05 that full tuning"),
-    ],
+    examples(__file__, "what_is_mostly_a_mistake_is_warned_of_and_accepted"),
 )
 def test_what_is_mostly_a_mistake_is_warned_of_and_accepted(
     institution: DemoInstitution, check: Check, training: dict[str, Any], says: str | None

@@ -7,6 +7,7 @@ import pytest
 
 from sovereign_pipeline.review.page.context import TURN_HEADINGS
 from sovereign_pipeline.review.page.rendering import CRITERION_MEANINGS, HERE, REFUSALS, direction
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import PageClient, signed_in
 
@@ -25,16 +26,7 @@ def test_every_sentence_of_the_pages_has_its_arabic(browser: PageClient, reviews
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [
-        ("The lamp is lit.", "ltr"),
-        ("المصباح مضاء.", "rtl"),
-        ("NAME_1: المصباح مضاء", "rtl"),
-        ("NAME_1 NAME_2 NAME_3 NAME_4 نعم", "rtl"),
-        ("Harbour: المصباح على الرصيف القديم مضاء", "rtl"),
-        ("The lamp on الرصيف is lit", "ltr"),
-        ("12 34", "ltr"),
-        ("", "ltr"),
-    ],
+    examples(__file__, "a_text_is_read_in_the_direction_of_most_of_its_letters"),
 )
 def test_a_text_is_read_in_the_direction_of_most_of_its_letters(text: str, expected: str) -> None:
     assert direction(text) == expected
