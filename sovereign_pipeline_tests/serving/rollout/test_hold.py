@@ -9,7 +9,6 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.policy.serving import Hold
-from sovereign_pipeline.serving.gateway import server
 from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import (
@@ -259,7 +258,3 @@ def test_users_who_are_not_as_they_were_drawn_are_noticed() -> None:
     assert sample_ratio_p(100, 900, 0.1) == pytest.approx(1)
     assert sample_ratio_p(160, 840, 0.1) < 1e-6
     assert sample_ratio_p(0, 0, 0.1) == 1
-
-
-def test_holds_are_looked_at_so_often_that_a_minute_is_enough() -> None:
-    assert server.SECONDS_BETWEEN_HOLDS < 60
