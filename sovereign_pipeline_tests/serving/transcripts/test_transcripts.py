@@ -21,7 +21,7 @@ from sovereign_pipeline.serving.gateway.journal import facts_of
 from sovereign_pipeline.serving.transcripts import sealed_in, transcript_files
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, adapter, answered_in
-from sovereign_pipeline_tests.serving.transcripts.conftest import Kept, keeping
+from sovereign_pipeline_tests.serving.transcripts.conftest import Kept
 
 ASKED, ANSWERED = "Is the zirconium lamp lit?", "palimpsest"
 
@@ -155,12 +155,3 @@ def test_another_key_than_the_institution_names_lets_no_gateway_start(tmp_path: 
         transcript_files(settings, institution)
     settings.transcripts_public_key.write_text(key)
     assert transcript_files(settings, institution).keeps(LINE)
-
-
-def test_several_gateways_keep_into_one_file(kept: Kept) -> None:
-    other = keeping(kept.bench.directory, kept.key)
-    kept.ask(ASKED)
-    kept.bench.transcripts.rules, kept.bench.transcripts.recipient = other.rules, other.recipient
-    kept.ask(ASKED)
-    (file,) = kept.files
-    assert len(sealed_in(file.read_bytes())[0]) == 2
