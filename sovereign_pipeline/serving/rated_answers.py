@@ -126,7 +126,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
             if record is None or (isinstance(record, Transcript) and record.line != line):
                 continue
             twice += sha256 in found
-            if not _is_named(journal, sha256, record):
+            if sha256 not in (journal.transcripts if isinstance(record, Transcript) else journal.ratings):
                 foreign += 1
                 continue
             found.setdefault(sha256, record)
@@ -138,19 +138,12 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     journal.assert_reaches(directory, oldest)
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
     unsure = [given for sha256, given in journal.ratings.items() if sha256 not in ratings]
-    said = _newest(ratings[each] for each in journal.ratings if each in ratings)
+    # The newest by its sealed time; of ratings of one time, the last given.
+    in_order = sorted((ratings[each] for each in journal.ratings if each in ratings), key=lambda each: each.at)
+    said = {each.given: each.feedback for each in in_order}
     known = {each.given for each in transcripts}
     missing = len(lost) + sum(each in known for each in unsure)
     return Opened(transcripts, said, spoilt, foreign, twice, missing, frozenset(unsure))
-
-
-def _is_named(journal: JournalCopy, sha256: str, record: Transcript | Rating) -> bool:
-    return sha256 in (journal.transcripts if isinstance(record, Transcript) else journal.ratings)
-
-
-def _newest(ratings: Iterable[Rating]) -> dict[str, Feedback]:
-    """Return answer identifier -> its newest feedback. Of ratings of one time, the last given counts."""
-    return {each.given: each.feedback for each in sorted(ratings, key=lambda each: each.at)}
 
 
 def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalCopy:

@@ -171,7 +171,7 @@ class Engines:
             self._hold(base)
         raise problem
 
-    async def _within(self, engine: Engine, doing: Coroutine[object, object, None]) -> None:
+    async def _within(self, engine: Engine, doing: Coroutine[Any, Any, None]) -> None:
         """Wait for work while the engine computes. Raises EngineLost if it hangs; the work finishes once the engine
         continues."""
         task = self._leave(doing)
@@ -181,13 +181,9 @@ class Engines:
                 raise EngineLost("The engine computes nothing now.", "Try again in a moment.")
         task.result()
 
-    def _leave(self, doing: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    def _leave(self, doing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine to its end, even if nobody awaits it."""
-
-        async def done() -> None:
-            await doing
-
-        task = asyncio.create_task(done())
+        task = asyncio.create_task(doing)
         self._left.add(task)
         task.add_done_callback(self._left.discard)
         task.add_done_callback(_told)

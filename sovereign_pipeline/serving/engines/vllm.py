@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -299,8 +299,8 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         try:
             with contextlib.closing(await server.stream(body)) as response:  # which stops its computation
                 yield len(body["prompt"])
-                async for event in _events(server, response):
-                    if (piece := text.piece(event)) is not None:
+                while True:
+                    if (piece := text.piece(await _next_event(server, response))) is not None:
                         yield piece
                         if piece.finish is not None:
                             return
@@ -465,8 +465,8 @@ class _Text:
         return text + self._texts.rest(), "stop" if finish == "stop" else "length"
 
 
-async def _events(server: VllmServer, response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
-    """Yield the events of a stream. Raises EngineLost if it ends; the last piece stops the reader before."""
+async def _next_event(server: VllmServer, response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """Return the next event of a stream. Raises EngineLost if it ends, which it does not before the last piece."""
     while True:
         try:
             line = await response.content.readline()
@@ -480,7 +480,7 @@ async def _events(server: VllmServer, response: aiohttp.ClientResponse) -> Async
         event: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
         if "error" in event:
             raise lost()
-        yield event
+        return event
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:

@@ -371,10 +371,6 @@ def _page(name: Name) -> Response:
 
 T = TypeVar("T")
 
-ADAPTER_HEADER, LEVEL_HEADER = "X-Sovereign-Adapter", "X-Sovereign-Classification"
-TRANSCRIPT_HEADER, IGNORED_HEADER = "X-Sovereign-Transcript", "X-Sovereign-Ignored"
-
-
 SECONDS_FOR_THE_END = 3.0
 """Seconds allowed for sending the error event that ends a stream."""
 
@@ -387,10 +383,10 @@ def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str
     """Return the headers that state the adapter, its classification level, whether an encrypted transcript is kept, and
     which parameters of the request had no effect."""
     return {
-        ADAPTER_HEADER: request.adapter.adapter,
-        LEVEL_HEADER: _in_a_header(request.adapter.classification),
-        **({TRANSCRIPT_HEADER: "kept"} if handler.transcripts.keeps(request.adapter.line) else {}),
-        **({IGNORED_HEADER: ", ".join(request.ignored)} if request.ignored else {}),
+        "X-Sovereign-Adapter": request.adapter.adapter,
+        "X-Sovereign-Classification": _in_a_header(request.adapter.classification),
+        **({"X-Sovereign-Transcript": "kept"} if handler.transcripts.keeps(request.adapter.line) else {}),
+        **({"X-Sovereign-Ignored": ", ".join(request.ignored)} if request.ignored else {}),
     }
 
 

@@ -6,7 +6,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -294,7 +294,7 @@ class RequestHandler:
     def __post_init__(self) -> None:
         self.rates = Rates(self.limits)
         self.places = Places(self.limits, self.catalog.lines)
-        self.on_severe_report: Callable[[], Awaitable[None]] = _nothing
+        self.on_severe_report: Callable[[], Awaitable[None]] | None = None
         """Called before a report of severity 1 is confirmed, so that it is on record by then."""
         self.is_ending = False
         self._running: set[_Limit] = set()
@@ -330,7 +330,8 @@ class RequestHandler:
         if feedback.is_worst:
             user = given.choice.user if given.choice is not None else answer_digest(id, caller).hex()
             self.telemetry.report(given.line, given.adapter, user)
-            await self.on_severe_report()
+            if self.on_severe_report is not None:
+                await self.on_severe_report()
         rating = Rating(given=answer_digest(id, caller).hex(), at=utc_now(), feedback=feedback)
         if (sealed := self.transcripts.rate(given.line, rating)) is not None:
             self.journal.note(Rated(line=given.line, given=rating.given, rating=sealed))
@@ -369,7 +370,7 @@ class RequestHandler:
                     )
                 )
                 answer = RunningAnswer(request, of_engine, self.metrics, began, limit, screen)
-                stack.push_async_callback(_close, of_engine)
+                stack.push_async_callback(of_engine.pieces.aclose)
                 stack.push(partial(self._note, request, answer, began, limit))
                 self._remember(request)
                 yield answer
@@ -541,12 +542,3 @@ class _Limit:
         self._end = min(self._end, asyncio.get_running_loop().time() + seconds)
         if not self.timeout.expired():
             self.timeout.reschedule(min(self._end, self.timeout.when() or self._end))
-
-
-async def _nothing() -> None:
-    """Do nothing."""
-
-
-async def _close(answer: Answer) -> None:
-    with suppress(EngineLost):
-        await answer.pieces.aclose()

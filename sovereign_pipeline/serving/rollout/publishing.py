@@ -248,7 +248,9 @@ class FlagSync:
             raise IntegrityError(" ".join(dict.fromkeys(wrong)), "What was in force before stays in force.")
 
     def _follow(self, registry: Registry) -> Iterator[str]:
-        for line in lines_to_follow(registry, self._settings):
+        with registry.reading() as session:
+            lines = {*lines_in(session, {"staged", "production"}), *lines_with_flags(self._settings)}
+        for line in sorted(lines):
             try:
                 follow(registry, self._workplace_of(line))
             except SovereignError as error:
@@ -260,9 +262,3 @@ class FlagSync:
             for line in lines_with_flags(self._settings)
         ]
         return (stamps([self._settings.data / "institution.yaml"]), *numbers)
-
-
-def lines_to_follow(registry: Registry, settings: Settings) -> list[str]:
-    """List lines that have a flag, or an adapter that is staged or in production."""
-    with registry.reading() as session:
-        return sorted({*lines_in(session, {"staged", "production"}), *lines_with_flags(settings)})

@@ -255,8 +255,7 @@ class Bench:
             self.screens,
             self.transcripts,
         )
-        if self.on_severe_report is not None:
-            handler.on_severe_report = self.on_severe_report
+        handler.on_severe_report = self.on_severe_report
         sources = AdminSources(self.engines, **self.admin)
         return create_gateway(handler, self.callers or Callers(tokens), HOSTS, lambda: self.condition, sources)
 
