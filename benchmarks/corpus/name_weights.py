@@ -1,6 +1,6 @@
 """Make the packaged weights of the name scorer, from public sets and invented letters, and measure each feature.
 
-    .venv/bin/python benchmarks/corpus/name_weights.py --data DIR
+    .venv/bin/python -m benchmarks.corpus.name_weights --data DIR
 
 DIR holds `pii/presidio_synth_v2.json`, `ner/` and `parliament/` (docs/benchmarks/corpus.md, whose table of names this
 command writes). The sets are not part of this project; the letters are made here, from `names/letters_en.txt`. Of the
@@ -20,21 +20,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.privacy.names import lexicon
-from sovereign_pipeline.privacy.names.latin_words import recased
-from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
-from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
-from sovereign_pipeline.privacy.names.scorer import FAVOURS, PACKAGED, Candidate, Script, Weights
-from sovereign_pipeline.privacy.names.training import (
+from benchmarks.corpus.name_fitting import (
     Example,
     Find,
     TrainingSet,
     cross_validated,
     examples_of,
+    f_of,
     fit_script,
     read_set,
     write_weights,
 )
+from sovereign_pipeline.privacy.names import lexicon
+from sovereign_pipeline.privacy.names.latin_words import recased
+from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
+from sovereign_pipeline.privacy.names.scorer import FAVOURS, PACKAGED, Candidate, Script, Weights
 
 PROJECT = Path(__file__).parents[2]
 NAMES = Path(__file__).with_name("names")
@@ -100,7 +101,7 @@ def finder(model: NameModel | None, planted: dict[str, Places] | None = None) ->
 
 
 def english_sets(data: Path) -> dict[str, list[Marked]]:
-    """Return name -> the rows of a set, as `training.read_set` reads them."""
+    """Return name -> the rows of a set, as `name_fitting.read_set` reads them."""
     letters = Letters(7)
     return {
         "synthetic": list(synthetic(data / "pii" / "presidio_synth_v2.json")),
@@ -123,7 +124,7 @@ def ablation(examples: dict[str, list[Example]], weights: Weights) -> dict[str, 
 
     def measured(without: frozenset[str]) -> list[float]:
         found = cross_validated(examples, importance=IMPORTANCE, without=without)
-        return [found.counts(name, threshold).f() for name in names]
+        return [f_of(found.counts(name, threshold)) for name in names]
 
     whole = measured(frozenset())
     return {
@@ -140,7 +141,7 @@ def write_tables(weights: dict[Script, Weights], lost: dict[Script, dict[str, fl
         if each.names:
             cells = [", ".join(f"{share:.3f}" for share in each.measured[favour]) for favour in FAVOURS]
             alone = weights["latin_alone"].sets[name].measured["balanced"]
-            cells += [f_of(each.measured["balanced"]), ", ".join(f"{share:.3f}" for share in alone), f_of(alone)]
+            cells += [f1(each.measured["balanced"]), ", ".join(f"{share:.3f}" for share in alone), f1(alone)]
             lines.append(f"| {name.replace('_', ' ')} | {each.names:,} | {' | '.join(cells)} |")
     sys.stdout.write("| feature | weight | F1 lost | no model: weight | F1 lost |\n|---|---|---|---|---|\n")
     most = {name: max(each.get(name, 0.0) for each in lost.values()) for name in {*lost["latin"], *lost["latin_alone"]}}
@@ -158,7 +159,7 @@ def write_tables(weights: dict[Script, Weights], lost: dict[Script, dict[str, fl
     page.write_text(before + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1], encoding="utf-8")
 
 
-def f_of(measured: tuple[float, float]) -> str:
+def f1(measured: tuple[float, float]) -> str:
     """Return the F1 of a precision and a recall."""
     precision, recall = measured
     return f"{2 * precision * recall / max(precision + recall, 1e-9):.3f}"

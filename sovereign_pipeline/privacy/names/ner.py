@@ -4,13 +4,14 @@ import importlib.metadata
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.name_models import (
     CAUTION,
@@ -26,7 +27,6 @@ from sovereign_pipeline.privacy.names.name_models import (
     without_torch,
     word_features,
 )
-from sovereign_pipeline.privacy.names.training import Counts, counts_of, read_set
 
 WIDTH, DEPTH = 64, 4
 _ATTRIBUTES = {"NORM": 3_000, "LOWER": 3_000, "PREFIX": 1_500, "SUFFIX": 1_500, "SHAPE": 500}
@@ -34,6 +34,9 @@ _ATTRIBUTES = {"NORM": 3_000, "LOWER": 3_000, "PREFIX": 1_500, "SUFFIX": 1_500, 
 DROPOUT, RATE = 0.3, 0.001
 _MANY = 2_000
 NAMES_OF_LABELS = {"PERSON": "PERS", "PLACE": "LOC", "ORGANISATION": "ORG"}
+
+
+Place = tuple[int, int]
 
 
 class Sentence(NamedTuple):
@@ -45,6 +48,35 @@ class Sentence(NamedTuple):
 
 
 # --- sets -------------------------------------------------------------------------------------------------------------
+
+
+class MarkedText(Frozen):
+    """A line of a set in JSON lines: a text, and its names as half-open spans."""
+
+    text: str
+    spans: tuple[Place, ...] = ()
+    group: str = ""
+    """Document, author or template of the text. Texts of one group stay together."""
+    is_letter: bool = False
+    """True if the text may end with a signature."""
+
+
+def read_marked(path: Path) -> list[MarkedText]:
+    """Read JSON lines. Raises InputError, which names the line and never quotes it."""
+    texts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = MarkedText.model_validate_json(line)
+        except ValueError:
+            row = None
+        if row is None or any(not 0 <= start < end <= len(row.text) for start, end in row.spans):
+            raise InputError(
+                f"{path}, line {number}: this is no text with marked names.",
+                'Write {"text": "…", "spans": [[start, end], …]} on each line.',
+            )
+        texts.append(row)
+    return texts
+
 
 _INVISIBLE = re.compile("[\u200b-\u200f\ufeff]")
 _DOCUMENT = ("-DOCSTART-", "# source")
@@ -254,6 +286,54 @@ def write_model(pipeline: Any, directory: Path) -> None:
     srsly.write_json(directory / "vocab" / "strings.json", sorted([*LABELS, *NAMES_OF_LABELS.values()]))
 
 
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+COVER = 0.9
+"""Share of a name's characters that findings must cover, and of a finding that names must cover."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Found names of all names, and right findings of all findings."""
+
+    found: int = 0
+    names: int = 0
+    right: int = 0
+    findings: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.found + other.found,
+            self.names + other.names,
+            self.right + other.right,
+            self.findings + other.findings,
+        )
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.findings if self.findings else 1.0
+
+    @property
+    def recall(self) -> float:
+        return self.found / self.names if self.names else 1.0
+
+
+def counts_of(names: Sequence[Place], findings: Sequence[Place]) -> Counts:
+    """Compare findings with names: at least COVER of the characters of one lie in the others."""
+    return Counts(
+        sum(cover(each, findings) >= COVER for each in names),
+        len(names),
+        sum(cover(each, names) >= COVER for each in findings),
+        len(findings),
+    )
+
+
+def cover(place: Place, others: Iterable[Place]) -> float:
+    start, end = place
+    covered = {at for first, last in others for at in range(max(start, first), min(end, last))}
+    return len(covered) / (end - start)
+
+
 # --- an institution's own model ---------------------------------------------------------------------------------------
 
 HELD_OUT = 5
@@ -264,13 +344,13 @@ EPOCHS, SENTENCES = 8, 3_000
 
 
 def read_sentences(path: Path) -> list[Sentence]:
-    """Read a set: JSON lines with spans (`training.read_set`), or a BIO file. Raises InputError."""
+    """Read a set: JSON lines with spans, or a BIO file. Raises InputError."""
     if path.suffix == ".jsonl":
         return [
             Sentence(
                 row.text, tuple(Entity(*span, "PERSON") for span in sorted(row.spans)), f"{path.name} {row.group or n}"
             )
-            for n, row in enumerate(read_set(path).texts)
+            for n, row in enumerate(read_marked(path))
         ]
     return read_bio(path)
 

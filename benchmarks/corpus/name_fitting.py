@@ -1,4 +1,4 @@
-"""Fit the scorer of names to texts with marked names, and measure it by cross-validation."""
+"""Fit the weights of the name scorer to texts with marked names, and measure them by cross-validation."""
 
 import json
 import random
@@ -12,35 +12,18 @@ from typing import Any
 
 from pydantic import Field
 
-from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
+from sovereign_pipeline.privacy.names.ner import COVER, Counts, MarkedText, Place, counts_of, cover, read_marked
 from sovereign_pipeline.privacy.names.scorer import Candidate, Favour, Script, SetRecord, Weights, WeightsFile, chosen
 from sovereign_pipeline.privacy.normalisation import normalise
 
-COVER = 0.9
-"""Share of a name's characters that findings must cover, and of a finding that names must cover."""
 FOLDS = 5
 BETA: Mapping[Favour, float] = {"recall": 2.0, "balanced": 1.0, "precision": 0.5}
 """Favour -> beta of the F that its threshold maximises."""
 _VARIANCE = 1.0  # of a weight's prior
 _LARGE = 60  # names; the F of a smaller set moves too much to choose a threshold by
 _GRID = [step / 10 for step in range(-30, 21)]
-Place = tuple[int, int]
-
-
-# --- sets -------------------------------------------------------------------------------------------------------------
-
-
-class MarkedText(Frozen):
-    """A line of a training set: a text, and its names as half-open spans."""
-
-    text: str
-    spans: tuple[Place, ...] = ()
-    group: str = ""
-    """Texts of one group stay on one side in the cross-validation: a template, a document, an author."""
-    is_letter: bool = False
-    """True if the text may end with a signature."""
 
 
 class TrainingSet(Frozen):
@@ -54,19 +37,7 @@ class TrainingSet(Frozen):
 
 def read_set(path: Path, licence: str = "") -> TrainingSet:
     """Read a set from JSON lines. Raises InputError, which names the line and never quotes it."""
-    texts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = MarkedText.model_validate_json(line)
-        except ValueError:
-            row = None
-        if row is None or any(not 0 <= start < end <= len(row.text) for start, end in row.spans):
-            raise InputError(
-                f"{path}, line {number}: this is no text with marked names.",
-                'Write {"text": "…", "spans": [[start, end], …]} on each line.',
-            )
-        texts.append(row)
-    return TrainingSet(name=path.stem, sha256=file_sha256(path), licence=licence, texts=tuple(texts))
+    return TrainingSet(name=path.stem, sha256=file_sha256(path), licence=licence, texts=tuple(read_marked(path)))
 
 
 @dataclass(frozen=True)
@@ -108,58 +79,14 @@ def examples_of(texts: Sequence[MarkedText], find: Find) -> list[Example]:
     return found
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Found names of all names, and right findings of all findings."""
-
-    found: int = 0
-    names: int = 0
-    right: int = 0
-    findings: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.found + other.found,
-            self.names + other.names,
-            self.right + other.right,
-            self.findings + other.findings,
-        )
-
-    @property
-    def precision(self) -> float:
-        return self.right / self.findings if self.findings else 1.0
-
-    @property
-    def recall(self) -> float:
-        return self.found / self.names if self.names else 1.0
-
-    def f(self, beta: float = 1.0) -> float:
-        """Return the F in which recall counts `beta` times as much as precision."""
-        weighed = beta * beta * self.precision + self.recall
-        return (1 + beta * beta) * self.precision * self.recall / weighed if weighed else 0.0
-
-
-def counts_of(names: Sequence[Place], findings: Sequence[Place]) -> Counts:
-    """Compare findings with names: at least COVER of the characters of one lie in the others."""
-    return Counts(
-        sum(_cover(each, findings) >= COVER for each in names),
-        len(names),
-        sum(_cover(each, names) >= COVER for each in findings),
-        len(findings),
-    )
-
-
-def _cover(place: Place, others: Iterable[Place]) -> float:
-    start, end = place
-    covered = {at for first, last in others for at in range(max(start, first), min(end, last))}
-    return len(covered) / (end - start)
-
-
 def _overlapping(place: Place, others: Iterable[Place]) -> list[Place]:
     return [each for each in others if each[0] < place[1] and place[0] < each[1]]
+
+
+def f_of(counts: Counts, beta: float = 1.0) -> float:
+    """Return the F in which recall counts `beta` times as much as precision."""
+    weighed = beta * beta * counts.precision + counts.recall
+    return (1 + beta * beta) * counts.precision * counts.recall / weighed if weighed else 0.0
 
 
 @dataclass(frozen=True)
@@ -178,7 +105,7 @@ class CrossValidation:
         large = [name for name, count in names.items() if count >= _LARGE] or [name for name in names if names[name]]
         counted = {at: [self.counts(name, at) for name in large] for at in _GRID}
         return {
-            favour: max(_GRID, key=lambda at: sum(each.f(beta) for each in counted[at]))
+            favour: max(_GRID, key=lambda at: sum(f_of(each, beta) for each in counted[at]))
             for favour, beta in BETA.items()
         }
 
@@ -192,7 +119,6 @@ def _counts_at(example: Example, scores: Sequence[float], threshold: float) -> C
 
 def cross_validated(
     sets: Mapping[str, Sequence[Example]],
-    prior: Weights | None = None,
     importance: Mapping[str, float] | None = None,
     without: frozenset[str] = frozenset(),
 ) -> CrossValidation:
@@ -203,7 +129,7 @@ def cross_validated(
         rest = {
             name: [each for i, part in enumerate(parts) if i != fold for each in part] for name, parts in folds.items()
         }
-        weights = fit_weights(rest, prior, importance, without)
+        weights = fit_weights(rest, importance, without)
         for name, parts in folds.items():
             scored[name] += [(each, [weights.score(one.features) for one in each.candidates]) for each in parts[fold]]
     return CrossValidation(scored)
@@ -222,36 +148,20 @@ def _folds(examples: Sequence[Example]) -> list[list[Example]]:
 # --- fitting ----------------------------------------------------------------------------------------------------------
 
 
-def fit(
-    sets: Sequence[TrainingSet],
-    finders: Mapping[Script, Find],
-    prior: Mapping[Script, Weights] | None = None,
-    importance: Mapping[str, float] | None = None,
-) -> dict[Script, Weights]:
-    """Fit the weights of each script, choose its thresholds, and measure both on texts that were not fitted.
-
-    Args:
-        finders: script -> the function that finds its candidates.
-        prior: script -> weights from which the fit starts, and which few examples change little.
-        importance: name of a set -> how often its examples count; 1 by default.
-    """
-    return {
-        script: fit_script(sets, {each.name: examples_of(each.texts, find) for each in sets}, start, importance)
-        for script, find in finders.items()
-        for start in [prior.get(script) if prior is not None else None]
-    }
-
-
 def fit_script(
     sets: Sequence[TrainingSet],
     examples: Mapping[str, Sequence[Example]],
-    prior: Weights | None = None,
     importance: Mapping[str, float] | None = None,
 ) -> Weights:
-    """Fit the weights of one script to the examples of each set (see `fit`)."""
-    measured = cross_validated(examples, prior, importance)
+    """Fit the weights of one script to the examples of each set, choose its thresholds, and measure both on texts that
+    were not fitted.
+
+    Args:
+        importance: name of a set -> how often its examples count; 1 by default.
+    """
+    measured = cross_validated(examples, importance)
     thresholds = measured.thresholds()
-    fitted = fit_weights(examples, prior, importance)
+    fitted = fit_weights(examples, importance)
     records = {}
     for each in sets:
         counts = {favour: measured.counts(each.name, at) for favour, at in thresholds.items()}
@@ -267,7 +177,6 @@ def fit_script(
 
 def fit_weights(
     sets: Mapping[str, Sequence[Example]],
-    prior: Weights | None = None,
     importance: Mapping[str, float] | None = None,
     without: frozenset[str] = frozenset(),
 ) -> Weights:
@@ -287,32 +196,28 @@ def fit_weights(
         for example in examples
         for one, label in example.labelled
     ]
-    features = sorted({feature for each, _, _ in rows for feature in each} | set(prior.features if prior else ()))
+    features = sorted({feature for each, _, _ in rows for feature in each})
     column = {feature: place for place, feature in enumerate(features)}
     indices = [column[feature] for each, _, _ in rows for feature in each]
     ends = np.cumsum([0, *(len(each) for each, _, _ in rows)])
     matrix = csr_matrix((np.ones(len(indices)), indices, ends), shape=(len(rows), len(features)))
     signs = np.array([1.0 if label else -1.0 for _, label, _ in rows])
     counted = np.array([times for _, _, times in rows])
-    start = np.array(
-        [*((prior.features.get(each, 0.0) if prior else 0.0) for each in features), prior.bias if prior else 0.0]
-    )
 
     def loss(values: Any) -> tuple[float, Any]:
         margins = signs * (matrix @ values[:-1] + values[-1])
         pull = -signs * counted / (1 + np.exp(np.clip(margins, -500, 500)))
-        further = values - start
-        further[-1] *= prior is not None  # the bias has no prior of its own
+        further = np.append(values[:-1], 0.0)  # the bias has no prior
         value = float(counted @ np.logaddexp(0, -margins) + further @ further / (2 * _VARIANCE))
         return value, np.append(matrix.T @ pull, pull.sum()) + further / _VARIANCE
 
-    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1_000}).x
+    fitted = minimize(loss, np.zeros(len(features) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 1_000}).x
     weights = {feature: round(float(value), 2) for feature, value in zip(features, fitted, strict=False)}
     return Weights(bias=round(float(fitted[-1]), 2), features=weights, thresholds={})
 
 
 def _matches(place: Place, name: Place) -> bool:
-    return _cover(place, [name]) >= COVER and _cover(name, [place]) >= COVER
+    return cover(place, [name]) >= COVER and cover(name, [place]) >= COVER
 
 
 def write_weights(weights: Mapping[Script, Weights], path: Path) -> None:
