@@ -8,11 +8,10 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector
 from sovereign_pipeline.privacy.json_texts import readings_of, reject_equal_keys
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
@@ -246,6 +245,71 @@ class SearchedDocument:
 
 
 @dataclass
+class Findings:
+    """Counts of the values and texts in one scrubbing, or in a part of it."""
+
+    documents: int = 0
+    documents_touched: int = 0
+    """Number of documents with a replaced value in their texts. The author column does not count."""
+    cases: int = 0
+    characters: int = 0
+    """Number of characters in all texts."""
+    searched: int = 0
+    """Number of texts whose findings were not cached."""
+    by_language: dict[str, Counter[Kind]] = field(default_factory=dict)
+    """Language -> kind -> number of replaced values."""
+    kept: Counter[Kind] = field(default_factory=Counter)
+    """Kind -> number of values that the policy leaves in the text."""
+    ambiguous: list[dict[str, Any]] = field(default_factory=list)
+    """Cases and their rows with a short name that could belong to several people and therefore gets a number of its
+    own."""
+    doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
+    """Kind -> row id -> number of values that were replaced on weak evidence: by their number of digits alone, or by
+    the second reading."""
+    stopped: dict[Kind, Counter[str]] = field(default_factory=dict)
+    """Kind that the policy treats with "stop" -> ids of the rows that contain it."""
+    mapping_sha256: str = ""
+    """Digest of all rows written to the vault (`vault.MappingDigest`); empty until the scrubbing is complete."""
+
+    @property
+    def by_kind(self) -> Counter[Kind]:
+        return sum(self.by_language.values(), Counter())
+
+    def merge(self, other: "Findings") -> None:
+        """Add the counts of another part of the same scrubbing."""
+        for name, theirs in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(theirs, Counter):
+                mine.update(theirs)
+            elif isinstance(theirs, dict):
+                for key, counts in theirs.items():
+                    mine.setdefault(key, Counter()).update(counts)
+            else:
+                setattr(self, name, mine + theirs)
+
+    def to_json(self, run: str) -> dict[str, Any]:
+        """Return the content of `findings.json`.
+
+        Args:
+            run: fingerprint of the scrubbing, which the vault's rows state.
+        """
+        return {
+            "run": run,
+            "mapping_sha256": self.mapping_sha256,
+            "documents": self.documents,
+            "documents_touched": self.documents_touched,
+            "cases": self.cases,
+            "by_kind": dict(sorted(self.by_kind.items())),
+            "by_language": {lang: dict(sorted(kinds.items())) for lang, kinds in sorted(self.by_language.items())},
+            "kept": dict(sorted(self.kept.items())),
+            "doubtful": {
+                kind: {"values": rows.total(), "rows": sorted(rows)} for kind, rows in sorted(self.doubtful.items())
+            },
+            "ambiguous_names": sorted(self.ambiguous, key=lambda entry: str(entry["case"])),
+        }
+
+
+@dataclass
 class ScrubbedCase:
     """A scrubbed case file, the mapping of its placeholders to originals, and counts of its values."""
 
@@ -253,15 +317,7 @@ class ScrubbedCase:
     """Scrubbed documents, in the order of the input."""
     mapping: list[MappingRow] = field(default_factory=list)
     """Rows of the vault, one for each replaced value, in reading order."""
-    ambiguous_rows: list[str] = field(default_factory=list)
-    """Ids of rows with a short name that could belong to several people and therefore gets a number of its own."""
-    kept: Counter[Kind] = field(default_factory=Counter)
-    """Number of values of each kind that the policy leaves in the text."""
-    stopped: list[tuple[Kind, str]] = field(default_factory=list)
-    """Kinds that the policy treats with "stop", each with the id of a row that contains the kind."""
-    doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
-    """Kind -> row id -> number of values that were replaced on weak evidence: by their number of digits alone, or by
-    the second reading."""
+    findings: Findings = field(default_factory=Findings)
 
 
 class CaseScrubber:
@@ -278,15 +334,28 @@ class CaseScrubber:
         self._reads_again = reads_again
         self._placeholders = Placeholders()
         self._done = ScrubbedCase()
+        self._ambiguous_rows: list[str] = []
+        self._certain_kinds: dict[str, Kind] = {}
+        """Key of a value that is labelled somewhere in the case -> kind of the label."""
+        self._persons: Mapping[PersonName, PersonName] = {}
+        """Name -> fullest name of the same person."""
+        self._ambiguous: Collection[PersonName] = ()
+        """Names that could belong to several people."""
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
         """Scrub the case file. Placeholders are numbered in the order of the documents' dates, then rows, so that a
         letter has smaller numbers than its reply."""
         searched = self._with_further_mentions(documents)
         in_reading_order = sorted(searched, key=lambda each: each.document.date)
-        values = CaseValues.of(in_reading_order, self._detector.corrections)
-        scrubbed = {id(each): self._scrub_document(each, values) for each in in_reading_order}
+        self._decide(in_reading_order)
+        scrubbed = {id(each): self._scrub_document(each) for each in in_reading_order}
         self._done.documents = [scrubbed[id(each)] for each in searched]
+        counts = self._done.findings
+        counts.documents, counts.cases = len(documents), 1
+        counts.documents_touched = len({row.row for row in self._done.mapping if row.field != AUTHOR})
+        counts.characters = sum(len(text) for each in documents for text in each.document.texts.values())
+        if self._ambiguous_rows:
+            counts.ambiguous = [{"case": documents[0].document.case, "rows": self._ambiguous_rows}]
         return self._done
 
     def _with_further_mentions(self, documents: Sequence[SearchedDocument]) -> list[SearchedDocument]:
@@ -299,21 +368,39 @@ class CaseScrubber:
         )
         return [replace(each, texts=[next(mentioned) for _ in each.texts]) for each in documents]
 
-    def _scrub_document(self, searched: SearchedDocument, values: "CaseValues") -> Document:
-        document, keeps, done = searched.document, self._detector.keeps, self._done
+    def _decide(self, in_reading_order: Sequence[SearchedDocument]) -> None:
+        """Decide the kind and the person of each value from the whole case file."""
+        spans = [span for each in in_reading_order for span in each.spans]
+        for span in spans:
+            if span.labelled and span.kind != "NAME":
+                self._certain_kinds.setdefault(span.key, span.kind)
+        names = (
+            name
+            for each in in_reading_order
+            for name in [*(span.key for span in each.spans if span.kind == "NAME"), each.author]
+        )
+        persons, self._ambiguous = same_person([person_name(name) for name in names if name])
+        self._persons = self._detector.corrections.one_person(persons)
+
+    def _person(self, name: str) -> str:
+        return self._placeholders.of("NAME", self._persons[person_name(name)])
+
+    def _scrub_document(self, searched: SearchedDocument) -> Document:
+        document, keeps, counts = searched.document, self._detector.keeps, self._done.findings
         fields: dict[str, str] = {}
         kinds: dict[Kind, None] = {}
         for text in searched.texts:
             places: list[Place] = []
             doubtful: list[Kind] = []
             for span in text.spans:
-                kind = values.kind_of(span)
+                is_certain = span.labelled or span.kind == "NAME"
+                kind = span.kind if is_certain else self._certain_kinds.get(span.key, span.kind)
                 if keeps(kind):
-                    done.kept[kind] += 1
+                    counts.kept[kind] += 1
                     continue
                 if span.by_length:
                     doubtful.append(kind)
-                placeholder = self._placeholders.of(kind, values.identity_of(span, kind))
+                placeholder = self._person(span.key) if kind == "NAME" else self._placeholders.of(kind, span.key)
                 for start, end, quote in text.normalised.places(span.start, span.end):
                     places.append(Place(start, end, f"{quote}{placeholder}{quote}"))
             is_json = text.normalised.leaves is not None
@@ -330,60 +417,22 @@ class CaseScrubber:
                 kinds[kind_of(place.placeholder)] = None
                 self._map(document, text.field, place.placeholder, after.original[place.start : place.end])
             for kind in doubtful:
-                done.doubtful.setdefault(kind, Counter())[document.id] += 1
-        done.stopped += [(kind, document.id) for kind in kinds if self._detector.treatments.get(kind) == "stop"]
+                counts.doubtful.setdefault(kind, Counter())[document.id] += 1
+        for kind in kinds:
+            if self._detector.treatments.get(kind) == "stop":
+                counts.stopped.setdefault(kind, Counter())[document.id] += 1
         if not keeps("NAME"):
             if searched.author:
-                fields[AUTHOR] = self._placeholders.of("NAME", values.person_of(searched.author))
+                fields[AUTHOR] = self._person(searched.author)
                 self._map(document, AUTHOR, fields[AUTHOR], document.author)
-            if any(map(values.is_ambiguous, searched.spans)):
-                done.ambiguous_rows.append(document.id)
+            if any(each.kind == "NAME" and person_name(each.key) in self._ambiguous for each in searched.spans):
+                self._ambiguous_rows.append(document.id)
         author = fields.pop(AUTHOR, document.author)
         return document.with_texts(fields).model_copy(update={"author": author})
 
     def _map(self, document: Document, field: str, placeholder: str, original: str) -> None:
+        counts = self._done.findings.by_language.setdefault(document.language, Counter())
+        counts[kind_of(placeholder)] += 1
         self._done.mapping.append(
             MappingRow(self._line, self._run, document.case, document.id, field, placeholder, original)
         )
-
-
-@dataclass(frozen=True)
-class CaseValues:
-    """The kind and the person of each value in a case file, decided from the whole case."""
-
-    certain_kinds: Mapping[str, Kind]
-    """Key of a value that is labelled somewhere in the case -> kind of the label."""
-    persons: Mapping[PersonName, PersonName]
-    """Name -> fullest name of the same person."""
-    ambiguous: Collection[PersonName]
-    """Names that could belong to several people."""
-
-    @classmethod
-    def of(cls, in_reading_order: Sequence[SearchedDocument], corrections: Corrections) -> "CaseValues":
-        names = [
-            person_name(name)
-            for each in in_reading_order
-            for name in [*(span.key for span in each.spans if span.kind == "NAME"), each.author]
-            if name
-        ]
-        persons, ambiguous = same_person(names)
-        kinds: dict[str, Kind] = {}
-        for span in (span for each in in_reading_order for span in each.spans):
-            if span.labelled and span.kind != "NAME":
-                kinds.setdefault(span.key, span.kind)
-        return cls(kinds, corrections.one_person(persons), ambiguous)
-
-    def kind_of(self, span: Span) -> Kind:
-        """Return the span's kind, or the kind that a label elsewhere in the case gives to its value."""
-        is_certain = span.labelled or span.kind == "NAME"
-        return span.kind if is_certain else self.certain_kinds.get(span.key, span.kind)
-
-    def identity_of(self, span: Span, kind: Kind) -> object:
-        """Return a key that is equal for spans that share one placeholder."""
-        return self.person_of(span.key) if kind == "NAME" else span.key
-
-    def person_of(self, name: str) -> PersonName:
-        return self.persons[person_name(name)]
-
-    def is_ambiguous(self, span: Span) -> bool:
-        return span.kind == "NAME" and person_name(span.key) in self.ambiguous

@@ -10,11 +10,11 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, NamedTuple, TypeAlias
 
 from sovereign_pipeline.base.errors import PrivacyError, WorkerKilled
 from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE, Countdown, and_more, counted
@@ -23,10 +23,10 @@ from sovereign_pipeline.corpus.engines import Engine, choose_engine
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.case_files import Findings
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.detection import FindingsCache
-from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber
+from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.vault import MappingDigest, MappingRow, Vault
 from sovereign_pipeline.record.stage import Progress
 
@@ -66,59 +66,49 @@ class ScrubJob:
         return self.cache if self.cache is None or here == self.node else self.cache / here
 
 
-@dataclass(frozen=True)
-class ScrubbedBatch:
+class ScrubbedBatch(NamedTuple):
     """The result of scrubbing a batch."""
 
     lines: list[bytes]
     """Scrubbed documents as JSON lines, in the order of the batch."""
     mapping: list[MappingRow]
     findings: Findings
-    stopped: list[tuple[Kind, str]]
-    """Kinds that the policy treats with "stop", each with the id of a row that contains the kind."""
 
 
-class BatchScrubber:
-    """A worker's open file, cache and detectors."""
+@contextmanager
+def start_scrubbing(job: ScrubJob) -> Iterator[Callable[[Batch], ScrubbedBatch]]:
+    """Open a worker's file and cache, and return what scrubs a batch. It raises PrivacyError or IntegrityError."""
+    directory = job.cache_here
+    cache = FindingsCache(directory, job.detector, job.secret) if directory is not None else None
+    scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, cache, job.words)
+    with job.source.open("rb") as stream, closing(cache) if cache is not None else nullcontext():
 
-    def __init__(self, job: ScrubJob) -> None:
-        self._source = job.source
-        self._stream = job.source.open("rb")
-        cache = job.cache_here
-        self._cache = FindingsCache(cache, job.detector, job.secret) if cache is not None else None
-        self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, self._cache, job.words)
+        def scrub(batch: Batch) -> ScrubbedBatch:
+            cases: dict[str, list[Document]] = {}
+            for offset in batch:
+                document = _document_at(stream, offset, job.source)
+                cases.setdefault(folded(document.case), []).append(document)
+            findings = Findings(searched=-scrubber.texts_searched)
+            scrubbed = scrubber.scrub(list(cases.values()))
+            findings.searched += scrubber.texts_searched
+            for case in scrubbed:
+                findings.merge(case.findings)
+            return ScrubbedBatch(
+                [jsonl_line(document.model_dump()).encode() for case in scrubbed for document in case.documents],
+                [row for case in scrubbed for row in case.mapping],
+                findings,
+            )
 
-    def close(self) -> None:
-        self._stream.close()
-        if self._cache is not None:
-            self._cache.close()
+        yield scrub
 
-    def scrub(self, batch: Batch) -> ScrubbedBatch:
-        """Scrub a batch. Raises PrivacyError or IntegrityError."""
-        cases: dict[str, list[Document]] = {}
-        for offset in batch:
-            document = self._document_at(offset)
-            cases.setdefault(folded(document.case), []).append(document)
-        searched_before = self._scrubber.texts_searched
-        scrubbed = self._scrubber.scrub(list(cases.values()))
-        findings = Findings(searched=self._scrubber.texts_searched - searched_before)
-        for before, case in zip(cases.values(), scrubbed, strict=True):
-            findings.add(before, case)
-        return ScrubbedBatch(
-            lines=[jsonl_line(document.model_dump()).encode() for case in scrubbed for document in case.documents],
-            mapping=[row for case in scrubbed for row in case.mapping],
-            findings=findings,
-            stopped=[each for case in scrubbed for each in case.stopped],
-        )
 
-    def _document_at(self, offset: int) -> Document:
-        self._stream.seek(offset)
-        try:
-            return Document.model_validate_json(self._stream.readline())
-        except ValueError:
-            self._stream.seek(0)
-            line = self._stream.read(offset).count(b"\n") + 1
-            raise not_a_document(self._source, line) from None
+def _document_at(stream: IO[bytes], offset: int, source: Path) -> Document:
+    stream.seek(offset)
+    try:
+        return Document.model_validate_json(stream.readline())
+    except ValueError:
+        stream.seek(0)
+        raise not_a_document(source, stream.read(offset).count(b"\n") + 1) from None
 
 
 # Every batch searches the canaries again, so a batch is large enough to be worth that and small enough for progress.
@@ -233,13 +223,6 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
     return replace(findings, mapping_sha256=digest.value)
 
 
-@contextmanager
-def start_scrubbing(job: ScrubJob) -> Iterator[Callable[[Batch], ScrubbedBatch]]:
-    """Load a worker's detectors."""
-    with closing(BatchScrubber(job)) as scrubber:
-        yield scrubber.scrub
-
-
 def _scrubbed(
     job: ScrubJob, plan: Plan, engine: Engine[Batch, ScrubbedBatch], progress: Progress, work: str
 ) -> Iterator[ScrubbedBatch]:
@@ -260,14 +243,13 @@ def _scrubbed(
 
 
 def _reject_stopped_rows(line: str, scrubbed: Iterator[ScrubbedBatch]) -> None:
-    rows: dict[Kind, set[str]] = {}
+    found = Findings()
     for batch in scrubbed:
-        for kind, row in batch.stopped:
-            rows.setdefault(kind, set()).add(row)
-    if not rows:
+        found.merge(batch.findings)
+    if not found.stopped:
         return
     held = "; ".join(
-        f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(rows.items())
+        f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(found.stopped.items())
     )
     raise PrivacyError(
         f"Line {line}: the institution's policy stops the line at {held}. Nothing was written.",

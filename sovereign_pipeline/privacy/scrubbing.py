@@ -1,12 +1,10 @@
 """Scrub batches of case files together with canaries, which verify that the detectors work, and count the findings."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from sovereign_pipeline.base.errors import PrivacyError, SovereignError, place_of
 from sovereign_pipeline.base.text import and_more
@@ -18,7 +16,7 @@ from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, Se
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.detection import Detector, FindingsCache, SpansByText, Text, texts_of
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.spans import AUTHOR, kind_of, reject_placeholders
+from sovereign_pipeline.privacy.spans import reject_placeholders
 
 
 @dataclass(frozen=True)
@@ -189,87 +187,3 @@ class Scrubber:
         except Exception:  # `scrub` reports the exception's class
             return True
         return False
-
-
-@dataclass
-class Findings:
-    """Counts of the values and texts in one scrubbing."""
-
-    documents: int = 0
-    documents_touched: int = 0
-    """Number of documents with a replaced value in their texts. The author column does not count."""
-    cases: int = 0
-    characters: int = 0
-    """Number of characters in all texts."""
-    searched: int = 0
-    """Number of texts whose findings were not cached."""
-    by_language: dict[str, Counter[Kind]] = field(default_factory=dict)
-    """Language -> kind -> number of replaced values."""
-    kept: Counter[Kind] = field(default_factory=Counter)
-    """Kind -> number of values that the policy leaves in the text."""
-    ambiguous: list[dict[str, Any]] = field(default_factory=list)
-    """Cases and their rows with a short name that could belong to several people and therefore gets a number of its
-    own."""
-    doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
-    """Kind -> row id -> number of values that were replaced on weak evidence: by their number of digits alone, or by
-    the second reading."""
-    mapping_sha256: str = ""
-    """Digest of all rows written to the vault (`vault.MappingDigest`); empty until the scrubbing is complete."""
-
-    @property
-    def by_kind(self) -> Counter[Kind]:
-        return sum(self.by_language.values(), Counter())
-
-    def add(self, before: Sequence[Document], case: ScrubbedCase) -> None:
-        """Add the counts of one scrubbed case.
-
-        Args:
-            before: the documents of the case before scrubbing.
-        """
-        self.documents += len(before)
-        self.documents_touched += len({row.row for row in case.mapping if row.field != AUTHOR})
-        self.cases += 1
-        self.characters += sum(len(text) for document in before for text in document.texts.values())
-        languages = {document.id: document.language for document in before}
-        for entry in case.mapping:
-            self.by_language.setdefault(languages[entry.row], Counter())[kind_of(entry.placeholder)] += 1
-        self.kept.update(case.kept)
-        if case.ambiguous_rows:
-            self.ambiguous.append({"case": before[0].case, "rows": case.ambiguous_rows})
-        for kind, rows in case.doubtful.items():
-            self.doubtful.setdefault(kind, Counter()).update(rows)
-
-    def merge(self, other: "Findings") -> None:
-        """Add the counts of another part of the same scrubbing."""
-        self.documents += other.documents
-        self.documents_touched += other.documents_touched
-        self.cases += other.cases
-        self.characters += other.characters
-        self.searched += other.searched
-        for language, kinds in other.by_language.items():
-            self.by_language.setdefault(language, Counter()).update(kinds)
-        self.kept.update(other.kept)
-        self.ambiguous += other.ambiguous
-        for kind, rows in other.doubtful.items():
-            self.doubtful.setdefault(kind, Counter()).update(rows)
-
-    def to_json(self, run: str) -> dict[str, Any]:
-        """Return the content of `findings.json`.
-
-        Args:
-            run: fingerprint of the scrubbing, which the vault's rows state.
-        """
-        return {
-            "run": run,
-            "mapping_sha256": self.mapping_sha256,
-            "documents": self.documents,
-            "documents_touched": self.documents_touched,
-            "cases": self.cases,
-            "by_kind": dict(sorted(self.by_kind.items())),
-            "by_language": {lang: dict(sorted(kinds.items())) for lang, kinds in sorted(self.by_language.items())},
-            "kept": dict(sorted(self.kept.items())),
-            "doubtful": {
-                kind: {"values": rows.total(), "rows": sorted(rows)} for kind, rows in sorted(self.doubtful.items())
-            },
-            "ambiguous_names": sorted(self.ambiguous, key=lambda entry: str(entry["case"])),
-        }

@@ -76,7 +76,7 @@ def test_a_value_is_found_again_without_its_label(patterns_only: Scrubber) -> No
 def test_an_ambiguous_surname_is_listed_with_its_row(patterns_only: Scrubber) -> None:
     case = scrub(patterns_only, document("Faisal Al Balushi and Marwa Al Balushi. Mr Al Balushi pays.", id="R-9"))
     assert case.documents[0].request == "NAME_1 and NAME_2. Mr NAME_3 pays."
-    assert case.ambiguous_rows == ["R-9"]
+    assert [each["rows"] for each in case.findings.ambiguous] == [["R-9"]]
 
 
 # --- the way back ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.detection import Detector
-from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber
+from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -39,8 +39,6 @@ def test_nothing_is_left_that_the_gate_would_name(pieces: list[str]) -> None:
 
 
 def test_what_a_look_alone_tells_is_counted_by_kind_and_row() -> None:
-    before = [document("write to hamood@", id="R-1"), document("civil number 10457832", id="R-2")]
-    findings = Findings()
-    for each in before:
-        findings.add([each], scrub(SCRUBBER, each))
+    letters = [document("write to hamood@", id="R-1"), document("civil number 10457832", id="R-2")]
+    findings = scrub(SCRUBBER, *letters).findings
     assert findings.to_json("run")["doubtful"] == {"EMAIL": {"values": 1, "rows": ["R-1"]}}

@@ -14,8 +14,8 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.privacy import engines
+from sovereign_pipeline.privacy.case_files import Findings
 from sovereign_pipeline.privacy.engines import ScrubJob, scrub_file
-from sovereign_pipeline.privacy.scrubbing import Findings
 from sovereign_pipeline.privacy.vault import MappingRow, Vault, read_vault
 from sovereign_pipeline_tests.privacy.conftest import document
 

@@ -11,7 +11,7 @@ from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.privacy import case_files, detection, json_texts, scrubbing
 from sovereign_pipeline.privacy.case_files import add_further_mentions
-from sovereign_pipeline.privacy.engines import BatchScrubber
+from sovereign_pipeline.privacy.engines import start_scrubbing
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, scrub_in
 
@@ -70,10 +70,8 @@ def test_a_row_that_is_no_document_is_named_by_its_line(tmp_path: Path) -> None:
     write_documents(tmp_path / "in.jsonl", (document("CR 1000000", id=f"R-{n}") for n in range(3)))
     first, second, third = (tmp_path / "in.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "in.jsonl").write_bytes(first + second + third.replace(b'"request"', b'"requested"'))
-    scrubber = BatchScrubber(job_for(tmp_path))
-    with pytest.raises(IntegrityError, match="line 3: not a document"):
-        scrubber.scrub(array("Q", [len(first) + len(second)]))
-    scrubber.close()
+    with start_scrubbing(job_for(tmp_path)) as scrub, pytest.raises(IntegrityError, match="line 3: not a document"):
+        scrub(array("Q", [len(first) + len(second)]))
 
 
 def test_rows_in_a_language_without_a_detector_are_named(tmp_path: Path) -> None:

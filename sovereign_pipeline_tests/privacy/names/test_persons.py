@@ -180,7 +180,7 @@ def test_three_letters_in_two_scripts_are_about_one_person(patterns_only: Scrubb
         "أكد السيد NAME_1 طلبه.",
         "Mr NAME_1 paid. NAME_2 did not.",
     ]
-    assert case.ambiguous_rows == []
+    assert case.findings.ambiguous == []
 
 
 def test_letters_that_could_be_about_two_people_are_listed(patterns_only: Scrubber) -> None:
@@ -193,7 +193,7 @@ def test_letters_that_could_be_about_two_people_are_listed(patterns_only: Scrubb
         "أكد السيد NAME_2 طلبه.",
         "رفض السيد NAME_3 ذلك.",
     ]
-    assert case.ambiguous_rows == ["A", "B", "C"]
+    assert [each["rows"] for each in case.findings.ambiguous] == [["A", "B", "C"]]
 
 
 # (author, letter, reply, words that must be gone)
