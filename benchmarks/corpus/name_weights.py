@@ -31,8 +31,8 @@ from benchmarks.corpus.name_fitting import (
     read_set,
     write_weights,
 )
-from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import recased
+from sovereign_pipeline.privacy.names.lexicon import LATIN
 from sovereign_pipeline.privacy.names.name_models import Entity, NameModel, load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.names.scorer import FAVOURS, PACKAGED, Candidate, Script, Weights
@@ -286,7 +286,7 @@ class Letters:
     def nonsense(self, count: int) -> Iterator[Marked]:
         """Rows of broken, invented and ordinary words in any letter case, as an untrained model writes them."""
         template_words = re.findall(r"[a-z]{2,}", re.sub(r"\{\w+\}", "", (NAMES / "letters_en.txt").read_text("utf-8")))
-        kinds = (lexicon.OFFICES, lexicon.BODIES, lexicon.EVERYDAY_NOUNS, lexicon.LAW_AND_POLICY)
+        kinds = (LATIN["offices"], LATIN["bodies"], LATIN["everyday_nouns"], LATIN["law_and_policy"])
         for number in range(count):
             words = []
             for _ in range(self._random.randint(4, 40)):
@@ -329,17 +329,17 @@ class Letters:
     def _given(self) -> str:
         draw = self._random.random()
         if draw < 0.4:
-            return self._one_of(lexicon.GIVEN_WORLD - lexicon.EVERYDAY)
+            return self._one_of(LATIN["given_world"] - LATIN["everyday"])
         if draw < 0.6:
-            return self._one_of(lexicon.GIVEN)
-        return self._one_of(lexicon.GIVEN_WORLD & lexicon.EVERYDAY) if draw < 0.7 else self._invented()
+            return self._one_of(LATIN["given"])
+        return self._one_of(LATIN["given_world"] & LATIN["everyday"]) if draw < 0.7 else self._invented()
 
     def _family(self) -> str:
         draw, other = self._random.random(), self._invented(" n k r s l m nd rt ff x")
         if draw < 0.3:
-            return self._one_of(lexicon.SURNAMES_WORLD)
+            return self._one_of(LATIN["surnames_world"])
         if draw < 0.38:
-            return self._one_of(lexicon.FAMILIES_TOO - lexicon.STOP_WORDS)
+            return self._one_of(LATIN["families_too"] - LATIN["stop_words"])
         if draw < 0.8:
             return other
         if draw < 0.86:
@@ -355,7 +355,7 @@ class Letters:
         return f"{given} {self._given()} {family}" if draw < 0.22 else f"{given} {family}"
 
     def _gulf(self) -> str:
-        draw, names = self._random.random(), [self._one_of(lexicon.GIVEN) for _ in range(3)]
+        draw, names = self._random.random(), [self._one_of(LATIN["given"]) for _ in range(3)]
         if draw < 0.35:
             return f"{names[0]} bin {names[1]} {self._tribe()}"
         if draw < 0.45:
@@ -367,22 +367,22 @@ class Letters:
         return f"{names[0]} {self._tribe()}" if draw < 0.9 else f"{names[0]} {names[1]} {self._tribe()}"
 
     def _tribe(self) -> str:
-        return self._random.choice(["Al ", "Al-", "al-", "Al "]) + self._one_of(lexicon.TRIBES)
+        return self._random.choice(["Al ", "Al-", "al-", "Al "]) + self._one_of(LATIN["tribes"])
 
     def _small(self) -> str:
-        family = self._invented() if self._random.random() < 0.6 else self._one_of(lexicon.SURNAMES_WORLD)
-        return f"{self._one_of(lexicon.GIVEN_WORLD - lexicon.EVERYDAY)} {family}".lower()
+        family = self._invented() if self._random.random() < 0.6 else self._one_of(LATIN["surnames_world"])
+        return f"{self._one_of(LATIN['given_world'] - LATIN['everyday'])} {family}".lower()
 
     def _place(self) -> str:
         if self._random.random() < 0.7:
-            return self._one_of(lexicon.PLACES_WORLD, lexicon.PLACES)
+            return self._one_of(LATIN["places_world"], LATIN["places"])
         return self._invented() + self._random.choice(["", " Bay", " Green", "ton", " Park", " Hill", "ford"])
 
     def _word(self) -> str:
-        return self._one_of((lexicon.EVERYDAY_NOUNS | lexicon.LAW_AND_POLICY) - lexicon.FAMILIES_TOO)
+        return self._one_of((LATIN["everyday_nouns"] | LATIN["law_and_policy"]) - LATIN["families_too"])
 
     def _body(self) -> str:
-        law, body, noun = self._one_of(lexicon.LAW_AND_POLICY), self._one_of(lexicon.BODIES), self._word()
+        law, body, noun = self._one_of(LATIN["law_and_policy"]), self._one_of(LATIN["bodies"]), self._word()
         short = "".join(self._random.choice("ABCDEFGHLMNOPRST") for _ in range(self._random.randint(3, 5)))
         return self._random.choice(
             [f"Ministry of {noun}", f"{law} {body}", f"{body} of {law}", f"{noun} and {law} {body}", short,
@@ -391,19 +391,19 @@ class Letters:
 
     def _law(self) -> str:
         kind = self._random.choice(["Act", "Bill", "Code", "Regulation", "Scheme", "Order", "Strategy"])
-        law = self._one_of(lexicon.LAW_AND_POLICY)
+        law = self._one_of(LATIN["law_and_policy"])
         return self._random.choice([f"{law} {kind}", f"{self._word()} {law} Act", f"{self._invented()} Review"])
 
     def _vessel(self) -> str:
-        name = self._one_of(lexicon.GIVEN)
+        name = self._one_of(LATIN["given"])
         number = self._random.randint(1, 20)
         return self._random.choice([f"MV {name}", f"{name} {number}", "Noor Al Bahr", f"HMS {self._place()}"])
 
     def _firm(self) -> str:
-        kind, family = self._one_of(lexicon.ORGANISATIONS), self._family()
+        kind, family = self._one_of(LATIN["organisations"]), self._family()
         form = self._random.choice(["Ltd", "LLC", "Inc", "GmbH"])
         return self._random.choice(
-            [f"{family.split()[-1]} {kind}", f"Al {self._one_of(lexicon.AL_PLACES)} {kind} LLC",
+            [f"{family.split()[-1]} {kind}", f"Al {self._one_of(LATIN['al_places'])} {kind} LLC",
              f"{family}, {self._family()} and {self._family()}", f"{self._invented()} {form}", self._invented()]
         )  # fmt: skip
 
@@ -415,13 +415,13 @@ class Letters:
         return f"{name}{sign}{self._random.choice(['permit', 'Plan', 'scan', 'Form'])}.pdf", name
 
     def _placegiven(self) -> str:
-        return self._one_of(lexicon.PLACES_WORLD & lexicon.GIVEN_WORLD)
+        return self._one_of(LATIN["places_world"] & LATIN["given_world"])
 
     def _placename(self) -> str:
-        return self._one_of(lexicon.PLACES_WORLD)
+        return self._one_of(LATIN["places_world"])
 
     def _nounname(self) -> str:
-        return self._one_of(lexicon.EVERYDAY_NOUNS, lexicon.BODIES, lexicon.LAW_AND_POLICY)
+        return self._one_of(LATIN["everyday_nouns"], LATIN["bodies"], LATIN["law_and_policy"])
 
     def _surefamily(self) -> str:
         return self._invented() + self._random.choice(
@@ -434,7 +434,7 @@ class Letters:
         return f"{family}, {given}"
 
     def _role(self) -> str:
-        return self._one_of(lexicon.ROLES).lower()
+        return self._one_of(LATIN["roles"]).lower()
 
     def _site(self) -> str:
         return self._listed()
@@ -443,19 +443,19 @@ class Letters:
         return self._invented() + self._random.choice(["", "", " Bay", "ton", "marsh", "wick", "ford"])
 
     def _boat(self) -> str:
-        return self._random.choice([self._one_of(lexicon.GIVEN), self._invented(), self._given()])
+        return self._random.choice([self._one_of(LATIN["given"]), self._invented(), self._given()])
 
     def _office(self) -> str:
-        return self._one_of(lexicon.OFFICES)
+        return self._one_of(LATIN["offices"])
 
     def _plain(self) -> str:
         return self._random.choice(self._plain_words).title()
 
     def _familytoo(self) -> str:
-        return self._one_of(lexicon.FAMILIES_TOO)
+        return self._one_of(LATIN["families_too"])
 
     def _listed(self) -> str:
-        return self._one_of(lexicon.GIVEN_WORLD - lexicon.EVERYDAY, lexicon.GIVEN)
+        return self._one_of(LATIN["given_world"] - LATIN["everyday"], LATIN["given"])
 
     def _smallfamily(self) -> str:
         return self._family().lower().split()[-1]
@@ -464,7 +464,7 @@ class Letters:
         return self._listed().lower()
 
     def _longname(self) -> str:
-        middle = self._one_of(lexicon.SURNAMES_WORLD) if self._random.random() < 0.5 else self._invented()
+        middle = self._one_of(LATIN["surnames_world"]) if self._random.random() < 0.5 else self._invented()
         return f"{self._given()} {middle} {self._family()}"
 
     def _initialname(self) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
-from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.names.name_models import without_torch
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.spans import Span
+from sovereign_pipeline.privacy.spans import KIND_FACTS, Span
 
 with without_torch():
     from presidio_analyzer import (
@@ -30,16 +29,7 @@ with without_torch():
     )
     from presidio_analyzer.nlp_engine import NlpArtifacts, SpacyNlpEngine
 
-# Presidio's own names where it has one, so that its operators and other recognizers agree with them.
-ENTITY_OF: dict[Kind, str] = {
-    "CREDENTIAL": "CREDENTIAL", "EMAIL": "EMAIL_ADDRESS", "IBAN": "IBAN_CODE", "IP": "IP_ADDRESS",
-    "COORDINATES": "COORDINATES", "SSN": "US_SSN", "DRIVING_LICENCE": "DRIVING_LICENCE", "NID": "OM_CIVIL_NUMBER",
-    "RESIDENT_CARD": "OM_RESIDENT_CARD", "PASSPORT": "PASSPORT", "CR": "OM_COMMERCIAL_REGISTRATION",
-    "DATE_OF_BIRTH": "DATE_OF_BIRTH", "ADDRESS": "STREET_ADDRESS", "PO_BOX": "PO_BOX", "PLATE": "VEHICLE_PLATE",
-    "PHONE": "PHONE_NUMBER", "CARD": "CREDIT_CARD", "ACCOUNT": "BANK_ACCOUNT", "URL": "URL", "NAME": "PERSON",
-    "AGE": "AGE", "DATE": "DATE_TIME", "ORGANISATION": "ORGANIZATION", "PLACE": "LOCATION", "NATIONALITY": "NRP",
-}  # fmt: skip
-KIND_OF: dict[str, Kind] = {entity: kind for kind, entity in ENTITY_OF.items()}
+KIND_OF = {facts["entity"]: kind for kind, facts in KIND_FACTS.items()}
 
 
 class AddedRecognizers:

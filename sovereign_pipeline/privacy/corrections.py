@@ -171,6 +171,3 @@ def _behind_lam(value: str) -> list[str]:
         return []
     rest = value.removeprefix(_ARTICLE)
     return [_LAM + rest, *([rest] if rest.startswith(_LAM) else [])]
-
-
-NO_CORRECTIONS = Corrections()

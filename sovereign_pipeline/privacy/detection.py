@@ -54,11 +54,7 @@ class Text(NamedTuple):
     is_canary: bool = False
 
     @classmethod
-    def of(cls, language: str, is_letter: bool, original: str, is_canary: bool = False) -> "Text":
-        return cls.read(language, is_letter, normalise(original), is_canary)
-
-    @classmethod
-    def read(cls, language: str, is_letter: bool, text: NormalisedText, is_canary: bool = False) -> "Text":
+    def of(cls, language: str, is_letter: bool, text: NormalisedText, is_canary: bool = False) -> "Text":
         lines = "" if text.leaves is None else f"\0{text.text}"
         key = sha256(f"{language}\0{is_letter:d}\0{text.original}{lines}".encode("utf-8", "surrogatepass")).digest()
         return cls(key, language, is_letter, text, is_canary)
@@ -69,7 +65,7 @@ def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
     of_users = [f"message {number}" for number, each in enumerate(document.messages, start=1) if each.role == "user"]
     signed = ["request"] if document.is_letter else of_users
     return {
-        name: Text.read(document.language, name in signed, readings_of(document, name, original)[0], is_canary)
+        name: Text.of(document.language, name in signed, readings_of(document, name, original)[0], is_canary)
         for name, original in document.texts.items()
         if original
     }

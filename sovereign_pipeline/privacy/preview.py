@@ -25,7 +25,7 @@ from sovereign_pipeline.privacy.json_texts import readings_of
 from sovereign_pipeline.privacy.names.name_models import LABELS
 from sovereign_pipeline.privacy.names.scorer import FAVOURS, load_weights
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of
+from sovereign_pipeline.privacy.spans import AUTHOR, KIND_FACTS, Span, kind_of
 from sovereign_pipeline.privacy.vault import MappingRow
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Built, Identity, Workplace, make_artifact
@@ -358,28 +358,6 @@ def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Seq
 
 NOT_LOOKED_FOR = "not looked for"
 _OF_MODELS = frozenset(kind for kind in KINDS if kind in LABELS.values() and kind != "DATE")
-# Evidence of kinds that are found by code outside the recognizers' table.
-_SEARCHES: dict[Kind, str] = {
-    "NID": "number of digits",
-    "ACCOUNT": "number of digits",
-    "PHONE": "numbering plans",
-    "ADDRESS": "form",
-}
-_REMARKS: dict[Kind, str] = {
-    "CREDENTIAL": "passwords by their label, private keys, tokens, and keys of known services",
-    "COORDINATES": "pairs with four digits behind the point or more, in degrees, or by their label",
-    "EMAIL": "handles of social media too",
-    "NID": "without a label only eight digits, or a national number by its form; staff, student, patient numbers too",
-    "ACCOUNT": "without a label any nine digits or more that are no amount, date or file number; crypto addresses",
-    "PASSPORT": "one or two letters and seven to nine digits, machine-readable zones; visas, seaman's books by label",
-    "CR": "never without a label",
-    "DRIVING_LICENCE": "without a label British ones only",
-    "PLATE": "numbers of vessels and chassis too; without a label a VIN, or Gulf plates by their letters",
-    "IP": "MAC addresses too",
-    "DATE_OF_BIRTH": "never without a label; Hijri dates, months and years alone too",
-    "ADDRESS": "a house and its way, and streets abroad by their words; no place alone",
-    "PO_BOX": "without a label ZIP+4 only",
-}
 
 
 @dataclass(frozen=True)
@@ -427,7 +405,7 @@ def _remark(kind: Kind, privacy: Privacy) -> str:
     if kind == "NAME":
         return f"favour: {privacy.names.favour}. Measured precision and recall: {'; '.join(trade_off(privacy))}"
     if kind != "PHONE":
-        return _REMARKS.get(kind, "")
+        return KIND_FACTS[kind].get("remark", "")
     regions = privacy.phone_regions
     grouped = f", or grouped as in {', '.join(regions.grouped)}" if regions.grouped else ""
     return (
@@ -449,7 +427,8 @@ def _ways(kind: Kind, privacy: Privacy, treatment: str) -> Iterator[str]:
                 yield f"{language}: nothing"
     elif not is_off:
         found = [each.by for each in RECOGNIZERS if each.kind == kind]
-        yield from dict.fromkeys([*found, *([_SEARCHES[kind]] if kind in _SEARCHES else [])])
+        searched = KIND_FACTS[kind].get("searched")
+        yield from dict.fromkeys([*found, *([searched] if searched else [])])
     for item in privacy.recognizers:
         if item.kind == kind:
             name = item.recognizer or str((item.definition or {}).get("name", "a definition"))

@@ -2,15 +2,20 @@
 
 import bisect
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.normalisation import normalise
 
+_FACTS = tomllib.loads(Path(__file__).with_name("kinds.toml").read_text(encoding="utf-8"))
+KIND_FACTS: dict[Kind, dict[str, str]] = {kind: _FACTS[kind] for kind in KINDS}
+"""Kind -> its facts in `kinds.toml`."""
 _PRECEDENCE = {kind: place for place, kind in enumerate(KINDS)}
 # Identifiers take precedence over names, and names over a name model's places, organisations and dates.
 _TIERS: dict[Kind, int] = {"NAME": 1, "ORGANISATION": 2, "PLACE": 2, "NATIONALITY": 2, "DATE": 2, "AGE": 2}

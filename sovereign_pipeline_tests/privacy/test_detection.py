@@ -14,6 +14,7 @@ from sovereign_pipeline.privacy import detection
 from sovereign_pipeline.privacy.case_files import ScrubbedCase
 from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline.privacy.detection import Detector, FindingsCache, Text, detector_digest
+from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -36,9 +37,13 @@ def test_recipe_policy_model_and_library_each_make_another_detector() -> None:
 
 
 def test_language_and_place_in_the_document_are_part_of_the_key() -> None:
-    keys = {Text.of(language, letter, "one text").key for language in ("en", "ar") for letter in (True, False)}
+    keys = {
+        Text.of(language, letter, normalise("one text")).key for language in ("en", "ar") for letter in (True, False)
+    }
     assert len(keys) == 4
-    assert Text.of("en", True, "one text").key == Text.of("en", True, "one text", is_canary=True).key
+    assert (
+        Text.of("en", True, normalise("one text")).key == Text.of("en", True, normalise("one text"), is_canary=True).key
+    )
 
 
 def test_every_file_of_the_package_and_every_kind_makes_another_detector(
@@ -64,7 +69,7 @@ ENGLISH = "We met with Thandeka Mokoena and Sipho about the mooring fee last wee
 @pytest.mark.parametrize("parts", [(ARABIC, ENGLISH), (ENGLISH, ARABIC)])
 def test_each_language_of_a_text_is_searched_by_its_own_detectors(language: str, parts: Sequence[str]) -> None:
     """The model finds an unlisted name under Arabic, and no name in words that it cannot read."""
-    text = Text.of(language, True, "\n".join(parts))
+    text = Text.of(language, True, normalise("\n".join(parts)))
     assert [span.key for span in Detector(Privacy(), {}).find([text])[text.key]] == ["Thandeka Mokoena", "Sipho"]
 
 

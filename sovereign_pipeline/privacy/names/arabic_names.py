@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from sovereign_pipeline.privacy.names import lexicon
+from sovereign_pipeline.privacy.names.lexicon import ARABIC
 from sovereign_pipeline.privacy.names.persons import folded_word, looks_like_nisba
 
 LETTERS = "ء-يٮٯٱ-ۓەۮۯۺ-ۼݐ-ݿ"
@@ -38,7 +38,7 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 def given_name_in(word: str) -> tuple[int, bool]:
     """Return the number of prefix letters before a given name in this word, and whether there is one."""
     for skip, bare in bare_forms(word):
-        if bare in lexicon.GIVEN_AR:
+        if bare in ARABIC["given"]:
             return skip, True
     return 0, False
 
@@ -49,21 +49,21 @@ def is_gift_of_god(word: str) -> bool:
 
 
 def is_everyday_tribe(word: str) -> bool:
-    everyday = lexicon.EVERYDAY_TRIBES_AR
+    everyday = ARABIC["everyday_tribes"]
     return word in everyday or _FEMININE_ENDING.sub("ي", word) in everyday
 
 
 def is_tribe(word: str) -> bool:
-    return word in lexicon.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in lexicon.TRIBES_AR
+    return word in ARABIC["tribes"] or _FEMININE_ENDING.sub("ي", word) in ARABIC["tribes"]
 
 
 def is_role(word: str) -> bool:
-    return any(bare in lexicon.ROLES_AR or bare in lexicon.TITLES_AR for _, bare in bare_forms(word))
+    return any(bare in ARABIC["roles"] or bare in ARABIC["titles"] for _, bare in bare_forms(word))
 
 
 def is_title(word: str) -> bool:
     """Return whether a word is a title or an office, which a name usually follows."""
-    return word in lexicon.TITLES_AR or word in lexicon.OFFICES_AR
+    return word in ARABIC["titles"] or word in ARABIC["offices"]
 
 
 def has_shape_of_surname(word: str) -> bool:
@@ -104,7 +104,7 @@ class ArabicNames:
     """A finder of names in Arabic letters. It returns half-open spans of normalised text."""
 
     def __init__(self, keep_words: frozenset[str]) -> None:
-        self._never = lexicon.STOP_WORDS_AR | lexicon.KEEP_AR | lexicon.NOUNS_AR | keep_words
+        self._never = ARABIC["stop_words"] | ARABIC["keep"] | ARABIC["nouns"] | keep_words
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield the names that patterns find. Spans may overlap."""
@@ -161,15 +161,15 @@ class ArabicNames:
         is a title."""
         word = words[position].group()
         for _, bare in bare_forms(word):
-            if bare in lexicon.TITLES_AR:
+            if bare in ARABIC["titles"]:
                 return self._name_after_title(words, position + 1, certain=True)
-            if bare in lexicon.ROLES_AR or bare in lexicon.OFFICES_AR:
+            if bare in ARABIC["roles"] or bare in ARABIC["offices"]:
                 return self._name_after_title(words, position + 1, certain=False)
         if position == 0 and _ABBREVIATED_TITLE.search(text, max(0, words[0].start() - 5), words[0].start()):
             name = self._name_after_title(words, 0, certain=True)
             if name is not None:
                 return name
-        if word in lexicon.REPORTING_AR and (speaker := self._speaker(text, words, position + 1)) is not None:
+        if word in ARABIC["reporting"] and (speaker := self._speaker(text, words, position + 1)) is not None:
             return speaker
         for skip, bare in bare_forms(word) if word not in self._never else ():
             if self._begins_name(bare, words, position):
@@ -185,13 +185,13 @@ class ArabicNames:
         return None
 
     def _begins_name(self, bare: str, words: Words, position: int) -> bool:
-        if bare in lexicon.GIVEN_AR or is_gift_of_god(bare):
+        if bare in ARABIC["given"] or is_gift_of_god(bare):
             return True
         following = words[position + 1].group() if position + 1 < len(words) else ""
         if bare == "عبد":
-            return following.startswith("ال") and following not in lexicon.KEEP_AR
+            return following.startswith("ال") and following not in ARABIC["keep"]
         if bare in _KUNYA:
-            known = following in lexicon.GIVEN_AR
+            known = following in ARABIC["given"]
             father = bare not in ("أم", "ام") and self._may_be_part(following)
             return (known or father) and following not in _NO_PERSON_BEHIND_KUNYA
         return False
@@ -200,24 +200,24 @@ class ArabicNames:
         """Return the index of the last word of a name that begins here with a given name, a compound or a kunya.
         Return None if the words are too weak evidence."""
         before = words[position - 1].group() if position > 0 else ""
-        if before in lexicon.PLACE_HEADS_AR:
+        if before in ARABIC["place_heads"]:
             return None
         end = self._end_of_unit(words, position)
-        everyday = end == position and given_in(words[position].group()) in lexicon.EVERYDAY_GIVEN_AR
+        everyday = end == position and given_in(words[position].group()) in ARABIC["everyday_given"]
         kunya = any(bare in _KUNYA for _, bare in bare_forms(words[position].group()))
         while end + 1 < len(words) and end < position + _LONGEST:
             following = words[end + 1].group()
-            if following in lexicon.KINSHIP_AR and end + 2 < len(words):
+            if following in ARABIC["kinship"] and end + 2 < len(words):
                 end, everyday = self._end_of_unit(words, end + 2), False
-            elif following in lexicon.GIVEN_AR or following in _JOINED_WITH_NEXT:
+            elif following in ARABIC["given"] or following in _JOINED_WITH_NEXT:
                 unit = self._end_of_unit(words, end + 1)
-                everyday = everyday and unit == end + 1 and following in lexicon.EVERYDAY_GIVEN_AR
+                everyday = everyday and unit == end + 1 and following in ARABIC["everyday_given"]
                 if following in _JOINED_WITH_NEXT and unit == end + 1:
                     break
                 end = unit
             else:
                 break
-        cued = before in lexicon.CUES_AR or before in lexicon.ROLES_AR
+        cued = before in ARABIC["cues"] or before in ARABIC["roles"]
         surname = self._surname_behind(words, end, everyday=everyday and not cued)
         if surname is not None:
             return surname
@@ -226,9 +226,9 @@ class ArabicNames:
         alone = given_in(words[position].group())
         if end == position:
             speaks = position == 0 and len(words) == 1 and _stands_as_speaker(text, words[0])
-            reported = before in lexicon.REPORTING_AR and self._is_speech(text, words, position)
-            met = before in lexicon.MEETING_AR or self._is_labelled(text, words, position)
-            surely = alone in lexicon.SURELY_GIVEN_AR or is_gift_of_god(alone)
+            reported = before in ARABIC["reporting"] and self._is_speech(text, words, position)
+            met = before in ARABIC["meeting"] or self._is_labelled(text, words, position)
+            surely = alone in ARABIC["surely_given"] or is_gift_of_god(alone)
             return end if surely or speaks or reported or met else None
         return end if cued else None
 
@@ -237,9 +237,9 @@ class ArabicNames:
         begin a longer name."""
         word = words[position].group()
         following = words[position + 1].group() if position + 1 < len(words) else ""
-        longer = following in lexicon.KINSHIP_AR or following in lexicon.GIVEN_AR or is_tribe(following)
+        longer = following in ARABIC["kinship"] or following in ARABIC["given"] or is_tribe(following)
         plain = not longer and not following.startswith("ال")
-        return plain and word.startswith("و") and word[1:] in lexicon.GIVEN_AR and word not in self._never
+        return plain and word.startswith("و") and word[1:] in ARABIC["given"] and word not in self._never
 
     def _is_labelled(self, text: str, words: Words, position: int) -> bool:
         """Return whether a single word fills a labelled field: "الاسم: خالد"."""
@@ -293,7 +293,7 @@ class ArabicNames:
         if position >= len(words):
             return None
         word = words[position].group()
-        if not self._may_be_part(word) or word in lexicon.GIVEN_AR or is_role(word) or is_title(word):
+        if not self._may_be_part(word) or word in ARABIC["given"] or is_role(word) or is_title(word):
             return None
         surname = looks_like_nisba(word) if word.startswith("ال") else has_shape_of_surname(word)
         speaks = surname and self._is_speech(text, words, position)
@@ -312,13 +312,13 @@ class ArabicNames:
         """Return the index of the last word of a name with kinship words, "… بن … بن … ال…ي", that begins here, or
         None."""
         begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
-        if begin + 2 >= len(words) or words[begin + 1].group() not in lexicon.KINSHIP_AR:
+        if begin + 2 >= len(words) or words[begin + 1].group() not in ARABIC["kinship"]:
             return None
         certain = words[begin + 1].group() == "بن" or given_name_in(words[begin].group())[1]
-        if not certain and words[begin + 2].group() not in lexicon.GIVEN_AR:
+        if not certain and words[begin + 2].group() not in ARABIC["given"]:
             return None
         last = self._end_of_unit(words, begin + 2)
-        while last + 2 < len(words) and words[last + 1].group() in lexicon.KINSHIP_AR:
+        while last + 2 < len(words) and words[last + 1].group() in ARABIC["kinship"]:
             last = self._end_of_unit(words, last + 2)
         following = words[last + 1].group() if last + 1 < len(words) else ""
         if is_tribe(following) or (looks_like_nisba(following) and following not in self._never):
@@ -345,10 +345,10 @@ class ArabicNames:
         last = self._end_of_unit(words, position)
         while last + 1 < len(words) and last < position + _LONGEST:
             following = words[last + 1].group()
-            joins = following in _JOINED_WITH_NEXT or following in lexicon.KINSHIP_AR
-            if following not in lexicon.GIVEN_AR and not joins:
+            joins = following in _JOINED_WITH_NEXT or following in ARABIC["kinship"]
+            if following not in ARABIC["given"] and not joins:
                 break
-            last = self._end_of_unit(words, last + 1 + (following in lexicon.KINSHIP_AR and last + 2 < len(words)))
+            last = self._end_of_unit(words, last + 1 + (following in ARABIC["kinship"] and last + 2 < len(words)))
         surname = self._surname_behind(words, last, everyday=False) if begins or _foreign(word) else None
         last = surname if surname is not None else last
         while last + 1 < len(words) and _foreign(words[last + 1].group()):
@@ -358,7 +358,7 @@ class ArabicNames:
     def _prefix_of_known(self, word: str, parts: frozenset[str]) -> int | None:
         """Return the number of prefix letters before a known part in this word, or None if the word contains none."""
         for skip, bare in bare_forms(word):
-            if bare in lexicon.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
+            if bare in ARABIC["everyday_given"] or bare in self._never or len(bare) < 3:
                 continue
             if folded_word(bare) in parts:
                 return skip
@@ -374,15 +374,15 @@ def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     for before, following in pairwise(words):
         if "\n" not in text[before.end() : following.start()]:
             continue
-        linking = lexicon.KINSHIP_AR | _JOINED_WITH_NEXT
+        linking = ARABIC["kinship"] | _JOINED_WITH_NEXT
         word = following.group()
-        if before.group() in linking or word in lexicon.KINSHIP_AR:
+        if before.group() in linking or word in ARABIC["kinship"]:
             continue
         if given_name_in(word)[1]:
             yield begun, before.end()
             begun = following.start()
         elif word.startswith("ال") and not looks_like_nisba(word) and not is_tribe(word):
-            if " " in text[begun : before.end()] or given_in(text[begun : before.end()]) in lexicon.SURELY_GIVEN_AR:
+            if " " in text[begun : before.end()] or given_in(text[begun : before.end()]) in ARABIC["surely_given"]:
                 yield begun, before.end()
             return
     yield begun, end

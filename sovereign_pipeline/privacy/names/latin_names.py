@@ -1,9 +1,10 @@
 """Find candidates for names in Latin letters, and describe each by the features that the scorer weighs."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import (
     EACH_TOKEN,
     RUN,
@@ -13,6 +14,7 @@ from sovereign_pipeline.privacy.names.latin_words import (
     kinds_of,
     without_accents,
 )
+from sovereign_pipeline.privacy.names.lexicon import BESIDE, LATIN
 from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.scorer import Candidate
 
@@ -138,7 +140,7 @@ def _is_firm(kinds: Sequence[Kinds]) -> bool:
 _WORDS_TOO = frozenset(["said", "amer", "hind", "jan", "noor", "see", "rich", "art", "grant", "will", "may", "mark"])
 _SMALL_GIVEN = frozenset(
     name
-    for name in lexicon.GIVEN | (lexicon.GIVEN_WORLD - lexicon.EVERYDAY)
+    for name in LATIN["given"] | (LATIN["given_world"] - LATIN["everyday"])
     if len(name) > 2 and name not in _WORDS_TOO and kinds_of(name).isdisjoint(("stop", "noun", "office", "place"))
 )
 _SMALL_PAIR = re.compile(
@@ -202,30 +204,15 @@ def _family_name_first(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[
 
 # --- features ---------------------------------------------------------------------------------------------------------
 
-_PLACES = lexicon.PLACES_WORLD | lexicon.PLACES | lexicon.PLACES_OF_TWO_WORDS
+_PLACES = LATIN["places_world"] | LATIN["places"] | LATIN["places_of_two_words"]
 _LINE_BEFORE = re.compile(r"(?:\A|\n)[>?* \t]*\Z")
 _SIGNATURE_BEHIND = re.compile(r" *(?:[.,\n]|\Z)")
 _SIGNATURE_BEFORE = re.compile(r"(?:\A|[\n.!?:,;] ?)[>?* \t]*\Z")
-_DESCRIBED = {
-    "only word": ("given name", "given name or word", "family name", "family name or word", "noun", "office", "place",
-                  "everyday word", "unlisted word"),
-    "first word": ("given name", "given name or word", "noun", "unlisted word"),
-    "last word": ("family name", "family name or word", "Arabic article", "noun", "initial", "unlisted word"),
-    "inside": ("initial", "given name", "family name"),
-}  # fmt: skip
+_TABLES: dict[str, dict[str, list[str]]] = tomllib.loads(Path(__file__).with_name("features.toml").read_text("utf-8"))
+_DESCRIBED = _TABLES["described"]
+_TOGETHER = {name: frozenset(parts) for name, parts in _TABLES["together"].items()}
 _COUNTS = ("one word", "two words", "three words", "four words or more")
 _WHOLE = "the whole of the model's person"
-# Features that count otherwise together.
-_TOGETHER = {
-    "given name, family name or word": {"first word: given name", "last word: family name or word"},
-    "one word after an article": {"after an article", "one word"},
-    "a name or word after an article": {"after an article", "only word: family name or word"},
-    "one word in capitals": {"in capitals", "one word"},
-    "a noun after a title": {"only word: noun", "after a title"},
-    "an office after a title": {"only word: office", "after a title"},
-    "an unlisted word after an abbreviation": {"only word: unlisted word", "after an abbreviation"},
-    "a given name in a file's name": {"joined by signs", "only word: given name"},
-}
 
 
 class _Facts:
@@ -339,13 +326,10 @@ def _of_words(kinds: Sequence[Kinds]) -> list[str]:
 
 _WORDS_BEFORE = re.compile(r"(?:([^\W_][\w'’.]*) )?([^\W_][\w'’.]*)([:,]?) {1,12}\Z")
 _CLOSING_BEFORE = re.compile(r"(\w+)[,.:]?\s*\n[>?* \t]*\Z")
-_CLOSINGS = lexicon.BESIDE["closing"]
-_VESSELS = lexicon.VESSELS | frozenset(["mv", "m/v", "sv", "fv", "f/v", "ss", "s/s", "hms", "rms", "rv"])
+_CLOSINGS = BESIDE["closing"]
+_VESSELS = LATIN["vessels"]
 _FEATURE_BEFORE = {
-    word.replace("_", " "): feature
-    for feature, words in lexicon.BESIDE.items()
-    for word in words
-    if feature.startswith(("after", "on the way"))
+    word: feature for feature, words in BESIDE.items() for word in words if feature.startswith(("after", "on the way"))
 }
 
 
@@ -359,7 +343,7 @@ def _before(before: str) -> list[str]:
     plain, kinds = one.casefold().rstrip("."), kinds_of(one)
     found = []
     if sign:
-        if sign == ":" and plain in lexicon.BESIDE["label"]:
+        if sign == ":" and plain in BESIDE["label"]:
             found.append("after a cue")
         elif plain in _CLOSINGS:
             found.append("after a closing formula")
@@ -395,7 +379,7 @@ def _after_word(word: str, kinds: Kinds) -> list[str]:
 
 # --- what stands after a candidate ------------------------------------------------------------------------------------
 
-_GOES_ON = lexicon.KINSHIP | lexicon.PARTICLES | {"al", "el"}
+_GOES_ON = LATIN["kinship"] | LATIN["particles"] | {"al", "el"}
 _WORD_AFTER = re.compile(r"(['’]s)?(,?) ?([A-Za-z][A-Za-z-]*)")
 
 
@@ -412,9 +396,9 @@ def _after(behind: str) -> list[str]:
     if following[0].islower():
         if following in _GOES_ON:
             return ["before a kinship word"]
-        if following in lexicon.BESIDE["before a verb of people"]:
+        if following in BESIDE["before a verb of people"]:
             return ["before a verb of people"]
-        return ["before a thing's word"] if following in lexicon.BEHIND_NAMES_OF_THINGS else []
+        return ["before a thing's word"] if following in LATIN["behind_names_of_things"] else []
     kinds = kinds_of(following)
     if comma or not kinds.isdisjoint(("stop", "title")):
         return []

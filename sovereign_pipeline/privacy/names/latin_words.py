@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from sovereign_pipeline.privacy.names import lexicon
+from sovereign_pipeline.privacy.names.lexicon import BESIDE, LATIN
 
 # A match of TOKEN: one word of a run of capitalised words.
 Token = re.Match[str]
@@ -70,22 +70,22 @@ _NOUN_ENDING = re.compile(
     r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|iness|ences|[iv]ity|ability|mentary|"
     r"tive)\Z"
 )
-_GIVEN_TOO = lexicon.GIVEN_WORLD & lexicon.EVERYDAY
+_GIVEN_TOO = LATIN["given_world"] & LATIN["everyday"]
 _KINDS: dict[str, frozenset[str]] = {
     "given name or word": _GIVEN_TOO,
-    "given name": lexicon.GIVEN_WORLD - _GIVEN_TOO,
-    "family name": lexicon.TRIBES | (lexicon.SURNAMES_WORLD - lexicon.EVERYDAY),
-    "family name or word": ((lexicon.SURNAMES_WORLD & lexicon.EVERYDAY) | lexicon.FAMILIES_TOO) - lexicon.TRIBES,
-    "title": lexicon.HONORIFICS,
-    "office": lexicon.OFFICES | lexicon.ROLES,
-    "firm": lexicon.ORGANISATIONS,
-    "place": lexicon.PLACES_WORLD | lexicon.PLACES,
-    "noun": lexicon.BODIES | lexicon.LAW_AND_POLICY | lexicon.SITES | lexicon.EVERYDAY_NOUNS | lexicon.PEOPLES,
-    "everyday word": lexicon.EVERYDAY,
-    "stop": (lexicon.STOP_WORDS - {"april", "jan", "june"}) | lexicon.PLACES,
-    "head of a place": lexicon.PLACE_HEADS,
-    "small": lexicon.KINSHIP | lexicon.PARTICLES,
-    "kinship": lexicon.KINSHIP,
+    "given name": LATIN["given_world"] - _GIVEN_TOO,
+    "family name": LATIN["tribes"] | (LATIN["surnames_world"] - LATIN["everyday"]),
+    "family name or word": ((LATIN["surnames_world"] & LATIN["everyday"]) | LATIN["families_too"]) - LATIN["tribes"],
+    "title": LATIN["honorifics"],
+    "office": LATIN["offices"] | LATIN["roles"],
+    "firm": LATIN["organisations"],
+    "place": LATIN["places_world"] | LATIN["places"],
+    "noun": LATIN["bodies"] | LATIN["law_and_policy"] | LATIN["sites"] | LATIN["everyday_nouns"] | LATIN["peoples"],
+    "everyday word": LATIN["everyday"],
+    "stop": (LATIN["stop_words"] - {"april", "jan", "june"}) | LATIN["places"],
+    "head of a place": LATIN["place_heads"],
+    "small": LATIN["kinship"] | LATIN["particles"],
+    "kinship": LATIN["kinship"],
 }
 _SHAPES = frozenset({"capitals", "short", "family name's ending"})
 
@@ -97,14 +97,14 @@ def kinds_of(word: str) -> Kinds:
     found = {kind for kind, words in _KINDS.items() if plain in words}
     if not found and plain.endswith("s") and len(plain) > 3:  # "Sirs", "Inspectors"
         found = {kind for kind in ("title", "office", "noun") if plain[:-1] in _KINDS[kind]}
-    if word.casefold() in lexicon.GIVEN:
+    if word.casefold() in LATIN["given"]:
         found = (found | {"given name"}) - {"given name or word"}
     if _OF_A_CLAN.match(word) or (len(word) > 5 and _CERTAIN_SURNAME_ENDING.search(plain)):
         found.add("family name")
     elif len(word) > 5 and _SURNAME_ENDING.search(plain):
         found.add("family name's ending")
     if _ARTICLED.match(word):
-        found |= {"place", "stop"} if with_plain_article(word)[3:] in lexicon.AL_PLACES else {"Arabic article"}
+        found |= {"place", "stop"} if with_plain_article(word)[3:] in LATIN["al_places"] else {"Arabic article"}
     if len(plain) == 1:
         found = {"initial"}
     elif sum(letter.isupper() for letter in word) * 2 > len(word):
@@ -138,7 +138,7 @@ def recased(text: str) -> str:
             continue
         known = not kinds.isdisjoint(("given name", "family name")) or (after_name and "initial" in kinds)
         cued = _CUE_BEFORE.search(text, max(0, word.start() - 24), word.start()) is not None
-        verb = not known and word.group() in lexicon.BESIDE["before a verb of people"]
+        verb = not known and word.group() in BESIDE["before a verb of people"]
         if not verb and kinds.isdisjoint(("stop", "title", "noun")) and (known or after_name or cued):
             letters[word.start()] = _capital(letters[word.start()])
             follows = word.end() if known or cued else -1

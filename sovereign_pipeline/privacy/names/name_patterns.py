@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.arabic_names import ARABIC_LETTER, LETTERS, ArabicNames, by_line, is_role
 from sovereign_pipeline.privacy.names.latin_names import is_certain_alone, latin_candidates, one_word
 from sovereign_pipeline.privacy.names.latin_words import EACH_TOKEN, kinds_of, recased
+from sovereign_pipeline.privacy.names.lexicon import LATIN
 from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.persons import folded_word
 from sovereign_pipeline.privacy.names.scorer import Candidate, Favour, Scorer, Script, explain, load_weights
@@ -19,7 +19,7 @@ _BETWEEN_ARABIC_WORDS = re.compile(rf"(?<=[{LETTERS}])[_./\\+=\n-](?=[{LETTERS}]
 _FORMULA = re.compile(
     r"\b(?:(?:mr|mrs|ms|madam|sir)\b\.? *(?:{})(?= *(?:[,.:;!\n]|$))"
     r"|(?<![,sy]\n)(?<![rs.:] )(?:{})\b)".format(
-        *("|".join(sorted(words)).replace("_", " ") for words in (lexicon.ADDRESSED_OFFICES, lexicon.GREETINGS))
+        *("|".join(sorted(words)) for words in (LATIN["addressed_offices"], LATIN["greetings"]))
     ),
     re.IGNORECASE,
 )

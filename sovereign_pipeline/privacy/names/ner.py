@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import random
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import Frozen, file_sha256
-from sovereign_pipeline.privacy.names import lexicon
+from sovereign_pipeline.privacy.names.lexicon import ARABIC
 from sovereign_pipeline.privacy.names.name_models import (
     CAUTION,
     LABELS,
@@ -28,9 +29,6 @@ from sovereign_pipeline.privacy.names.name_models import (
     word_features,
 )
 
-WIDTH, DEPTH = 64, 4
-_ATTRIBUTES = {"NORM": 3_000, "LOWER": 3_000, "PREFIX": 1_500, "SUFFIX": 1_500, "SHAPE": 500}
-"""Attribute of a word -> rows of its table of hashed vectors."""
 DROPOUT, RATE = 0.3, 0.001
 _MANY = 2_000
 NAMES_OF_LABELS = {"PERSON": "PERS", "PLACE": "LOC", "ORGANISATION": "ORG"}
@@ -141,16 +139,16 @@ def _sentence(words: Sequence[str], labels: Sequence[Sequence[str]], document: s
 def arabic_classes() -> dict[str, str]:
     """Return folded word -> the list that it is on, for the features of an Arabic model."""
     lists: dict[str, frozenset[str]] = {
-        "tribe": lexicon.TRIBES_AR,
-        "given": lexicon.GIVEN_AR - lexicon.EVERYDAY_GIVEN_AR,
-        "everyday": lexicon.GIVEN_AR & lexicon.EVERYDAY_GIVEN_AR,
-        "place": lexicon.PLACE_HEADS_AR,
-        "meeting": lexicon.MEETING_AR,
-        "reporting": lexicon.REPORTING_AR | lexicon.CUES_AR,
-        "title": lexicon.TITLES_AR | lexicon.ROLES_AR | lexicon.OFFICES_AR,
-        "stop": lexicon.STOP_WORDS_AR | lexicon.NOUNS_AR | lexicon.KEEP_AR,
+        "tribe": ARABIC["tribes"],
+        "given": ARABIC["given"] - ARABIC["everyday_given"],
+        "everyday": ARABIC["given"] & ARABIC["everyday_given"],
+        "place": ARABIC["place_heads"],
+        "meeting": ARABIC["meeting"],
+        "reporting": ARABIC["reporting"] | ARABIC["cues"],
+        "title": ARABIC["titles"] | ARABIC["roles"] | ARABIC["offices"],
+        "stop": ARABIC["stop_words"] | ARABIC["nouns"] | ARABIC["keep"],
         "joined": frozenset({"أبو", "أبي", "أبا", "بو", "عبد", "آل", "أم"}),
-        "kinship": lexicon.KINSHIP_AR | {"ابن", "ولد"},
+        "kinship": ARABIC["kinship"] | {"ابن", "ولد"},
     }
     return {folded(word): name for name, words in lists.items() for word in words}  # the last list wins
 
@@ -219,33 +217,11 @@ def _average(pipeline: Any, optimizer: Any) -> None:
 
 
 def _architecture(own: bool) -> dict[str, Any]:
-    rows = _ATTRIBUTES if own else {"NORM": 5_000, "PREFIX": 1_000, "SUFFIX": 2_500, "SHAPE": 2_500}
-    return {
-        "@architectures": "spacy.TransitionBasedParser.v2",
-        "state_type": "ner",
-        "extra_state_tokens": False,
-        "hidden_width": WIDTH,
-        "maxout_pieces": 2,
-        "use_upper": True,
-        "nO": None,
-        "tok2vec": {
-            "@architectures": "spacy.Tok2Vec.v2",
-            "embed": {
-                "@architectures": "spacy.MultiHashEmbed.v2",
-                "width": WIDTH,
-                "attrs": list(rows),
-                "rows": list(rows.values()),
-                "include_static_vectors": False,
-            },
-            "encode": {
-                "@architectures": "spacy.MaxoutWindowEncoder.v2",
-                "width": WIDTH,
-                "window_size": 1,
-                "maxout_pieces": 3,
-                "depth": DEPTH,
-            },
-        },
-    }
+    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    model: dict[str, Any] = tables["model"]
+    rows = tables["own_rows" if own else "rows"]
+    model["tok2vec"]["embed"] |= {"attrs": list(rows), "rows": list(rows.values())}
+    return {**model, "nO": None}
 
 
 def _examples(pipeline: Any, sentences: Sequence[Sentence]) -> list[Any]:

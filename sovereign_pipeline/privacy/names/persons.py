@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, product
 
-from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import without_marks
+from sovereign_pipeline.privacy.names.lexicon import ARABIC, LATIN
 from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
 
 
@@ -123,8 +123,8 @@ def folded_word(word: str) -> str:
 
 _GENERATIONS = {"jr": "jr", "junior": "jr", "jnr": "jr", "sr": "sr", "senior": "sr", "snr": "sr"}
 _GENERATIONS |= {number: number for number in ("ii", "iii", "iv")}
-_BEHIND = lexicon.LETTERS_BEHIND_NAMES | frozenset(_GENERATIONS)
-_TITLES = lexicon.HONORIFICS | lexicon.TITLES_AR | lexicon.LETTERS_BEHIND_NAMES
+_BEHIND = LATIN["letters_behind_names"] | frozenset(_GENERATIONS)
+_TITLES = LATIN["honorifics"] | ARABIC["titles"] | LATIN["letters_behind_names"]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -163,7 +163,7 @@ def _parts_of(tokens: Sequence[str]) -> PersonName:
         tokens = tokens[:-1]
         if tokens and _is_kinship(tokens[-1], tokens[0], surname):  # "Amer bin Tannaf": a father, no surname
             tokens, surname = [*tokens, surname], None
-        while tokens and tokens[-1] in lexicon.PARTICLES:
+        while tokens and tokens[-1] in LATIN["particles"]:
             surname = f"{tokens.pop()} {surname}"
     if surname is None and len(tokens) == 1:
         return PersonName(alone=folded_word(tokens[0]))
@@ -175,9 +175,9 @@ def _parts_of(tokens: Sequence[str]) -> PersonName:
 
 def _is_kinship(token: str, first: str, surname: str | None) -> bool:
     """Return whether a token is a kinship word such as "bin". "b." counts only if it is not an initial."""
-    if token == "b." and first not in lexicon.GIVEN and not (surname or "").startswith("al-"):
+    if token == "b." and first not in LATIN["given"] and not (surname or "").startswith("al-"):
         return False
-    return token in lexicon.KINSHIP or token in lexicon.KINSHIP_AR
+    return token in LATIN["kinship"] or token in ARABIC["kinship"]
 
 
 def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:

@@ -8,9 +8,12 @@ write short vowels, so any short vowel may stand between two consonants. A long 
 """
 
 import re
+import tomllib
 import unicodedata
 from enum import IntEnum
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 
 class Likeness(IntEnum):
@@ -23,34 +26,12 @@ class Likeness(IntEnum):
     """Common spelling of exactly these letters."""
 
 
-# letter -> (common spellings, further ones that occur)
-_CONSONANTS = {
-    "ب": ("bb?", ""), "ت": ("tt?", ""), "ث": ("th", "s|t"), "ج": ("jj?|dj", "gg?"), "ح": ("hh?", ""),
-    "خ": ("kh", ""), "د": ("dd?", ""), "ذ": ("dh|th|z", "d"), "ر": ("rr?", ""), "ز": ("zz?", ""), "س": ("ss?", ""),
-    "ش": ("sh", "ch"), "ص": ("ss?", ""), "ض": ("dh|dd?", "th|z"), "ط": ("tt?", ""), "ظ": ("dh|z|th", "d"),
-    "غ": ("gh", "g"), "ف": ("ff?|ph", ""), "ق": ("qq?|k", "gg?|c"), "ك": ("kk?", "c|q"), "ل": ("ll?", ""),
-    "م": ("mm?", ""), "ن": ("nn?", ""), "ه": ("hh?", ""), "و": ("ww?", "v"), "ي": ("yy?", "j"),
-    # Persian, Urdu and Kurdish
-    "پ": ("pp?", ""), "چ": ("ch|tch", "sh"), "ژ": ("zh|j", "z"), "گ": ("gg?|gh", ""), "ڤ": ("v|f", ""),
-    "ٹ": ("tt?", ""), "ڈ": ("dd?", ""), "ڑ": ("rr?", "d"), "ں": ("n", ""), "ڕ": ("rr?", ""), "ڵ": ("ll?", ""),
-}  # fmt: skip
+_TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_CONSONANTS, _LONG, _LAST = (_TABLES[name] for name in ("consonants", "long", "last"))
+_FIXED: dict[str, str] = _TABLES["fixed"]
 _ANY = ("[a-z]{1,2}", "")
 """Spelling of a letter that is missing in the table."""
 _SHORT = "[aeiou]?"
-_LONG = {"ا": ("aa?", ""), "و": ("uu?|oo?|ou|au|aw|ow", "ao|aou"), "ي": ("ii?|ee|ie|ei|ai|ay|ey|y", "e|ea|ae")}
-_LAST = {
-    "ا": ("aa?|ah", ""),
-    "ى": ("aa?|ah", "i|y|ee"),
-    "ه": ("ah?|eh|[aeiou]?hh?|aha", "e"),
-    "ي": ("ii?|y|ee|ie|iy|ai|ay|ei|ey", "e"),
-    "ع": ("[aei]?", "h"),
-}
-# Short names whose usual spelling is narrower than their letters.
-_FIXED = {
-    "عمر": "omar|umar|omer|umer", "عمار": "amm?aa?r", "علي": "ali|aly|alee", "هاجر": "ha+j[ae]r", "طه": "taa?ha",
-    "اسماء": "[ae]smaa?", "ايمان": "(?:i|e|ee|ei)maa?n", "سالمه": "saa?l[ei]mah?", "ربيع": "rab(?:i|ee|ie|ea|eea)",
-    "سعاد": "s(?:u|o|ou)aa?d", "سميه": "s[ou]ma(?:yy?|iy)ah?",
-}  # fmt: skip
 _WEAK = "اويى"
 _VOWELS_AND_Y = re.compile("[aeiouy]+")
 _ARTICLE = "al-"

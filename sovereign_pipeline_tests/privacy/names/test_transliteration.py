@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.privacy.names import lexicon
+from sovereign_pipeline.privacy.names.lexicon import ARABIC, LATIN
 from sovereign_pipeline.privacy.names.persons import folded_word
 from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
 from sovereign_pipeline_tests.examples import examples
@@ -86,9 +86,9 @@ def test_two_names_of_one_script_are_none(one: str, other: str) -> None:
 
 def test_no_name_of_the_word_lists_is_taken_for_more_than_a_few_others() -> None:
     """Among all Gulf names of the lists, a certain match is unique but for names that Latin cannot tell apart."""
-    arabic = {folded_word(name) for name in lexicon.GIVEN_GULF_AR}
+    arabic = {folded_word(name) for name in ARABIC["given_gulf"]}
     shared = {}
-    for latin in lexicon.GIVEN:
+    for latin in LATIN["given"]:
         matches = {name for name in arabic if likeness(name, latin) is Likeness.CERTAIN}
         if len(matches) > 1:
             shared[latin] = matches
