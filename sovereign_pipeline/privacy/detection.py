@@ -37,6 +37,8 @@ from sovereign_pipeline.record.stage import KindsIn, library_versions
 if TYPE_CHECKING:
     from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
 
+Place = tuple[int, int]
+"""Half-open span of a text."""
 SpansByText = dict[bytes, list[Span]]
 """Findings in reading order, without overlaps, by the key of their text."""
 
@@ -125,10 +127,14 @@ class Detector:
             ]
         return found
 
-    def scored_names(self, text: Text) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
-        """Return span -> explanation of each scored name, and the spans of doubtful ones, in the normalised text."""
+    def explained(self, text: Text) -> tuple[dict[Place, Span], dict[Place, str], list[Place]]:
+        """Return the findings of a text on its own, the explanations of its scored names, and the doubtful names: those
+        that would be names if the policy favoured recall. Places are of the original text."""
+        place = text.normalised.original_span
+        spans = {place(span.start, span.end): span for span in self.find([text])[text.key]}
         (entities,) = self._entities([text])
-        return self.patterns.explained(text.normalised.text, entities, signed=text.is_letter)
+        reasons, doubtful = self.patterns.explained(text.normalised.text, entities, signed=text.is_letter)
+        return spans, {place(*name): reason for name, reason in reasons.items()}, [place(*name) for name in doubtful]
 
     def read_again(self, language: str, content: str | NormalisedText) -> Remaining:
         """Search a scrubbed text with the identifiers' patterns and the added recognizers.

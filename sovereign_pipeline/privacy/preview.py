@@ -19,7 +19,7 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.case_files import replaced_spans
 from sovereign_pipeline.privacy.corrections import load_word_lists
-from sovereign_pipeline.privacy.detection import Detector, Text, texts_of
+from sovereign_pipeline.privacy.detection import texts_of
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
 from sovereign_pipeline.privacy.json_texts import readings_of
 from sovereign_pipeline.privacy.names.name_models import LABELS
@@ -148,9 +148,8 @@ def _fields(
     for name, original in originals.items():
         if not original:
             continue
-        found = _found(scrubber.detector, texts[name]) if name in texts else {}
+        found, reasons, doubtful = scrubber.detector.explained(texts[name]) if name in texts else ({}, {}, [])
         is_listed = scrubber.detector.corrections.is_listed
-        reasons, doubtful = _scored_names(scrubber.detector, texts[name]) if name in texts else ({}, [])
         replaced = tuple(
             Replaced(
                 start,
@@ -169,19 +168,6 @@ def _fields(
         language, readings = before.language, readings_of(after, name, results[name])
         left = tuple(span.kind for each in readings for span in scrubber.detector.read_again(language, each).left)
         yield PreviewedField(name, original, results[name], replaced, left, perhaps)
-
-
-def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
-    """Return the findings of a text on its own, by their span of the original."""
-    spans = detector.find([text])[text.key]
-    return {text.normalised.original_span(span.start, span.end): span for span in spans}
-
-
-def _scored_names(detector: Detector, text: Text) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
-    """Return `Detector.scored_names` by spans of the original."""
-    reasons, doubtful = detector.scored_names(text)
-    original = text.normalised.original_span
-    return {original(*span): reason for span, reason in reasons.items()}, [original(*span) for span in doubtful]
 
 
 def _why(row: MappingRow, span: Span | None, reason: str | None) -> str:
