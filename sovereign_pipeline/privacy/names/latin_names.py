@@ -336,7 +336,8 @@ _FEATURE_BEFORE = {
 def _before(before: str) -> list[str]:
     if "\n" in before[-8:] and (closing := _CLOSING_BEFORE.search(before)) is not None:
         return ["after a closing formula"] if closing[1].casefold() in _CLOSINGS else []
-    words = _WORDS_BEFORE.search(before)
+    rest = before.rstrip(" ")
+    words = _WORDS_BEFORE.search(before, rest.rfind(" ", 0, max(0, rest.rfind(" "))) + 1)  # the last two words
     if words is None:
         return ["after a bracket"] if before.endswith(") ") else []
     two, one, sign = words.groups()
