@@ -1,12 +1,4 @@
-"""Load a spaCy or transformers name model, and run it. Entities have one set of labels for all models.
-
-spaCy 3.8 releases the GIL around its whole parsing loop and reacquires it in every small step to check for an error
-(Cython 3's default for functions that may raise). That takes most of the time. This module calls spaCy's own methods
-with the GIL held, on batches of texts of similar length. It takes half of spaCy's time and gives the same entities.
-
-The embedding's matrix products use numpy instead of spaCy's BLIS, which takes twice as long. The last bit of a row then
-depends on the other rows of the batch. No entity ever changed by it (docs/benchmarks/corpus.md).
-"""
+"""Load a spaCy or transformers name model, and run it. Entities have one set of labels for all models."""
 
 import bisect
 import importlib.metadata
@@ -19,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -74,7 +67,8 @@ def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
 
 # --- spaCy ------------------------------------------------------------------------------------------------------------
 
-BATCH_TEXTS = 128
+BATCH_CHARACTERS = 100_000
+"""Size of the texts of one matrix product. A character takes about a kilobyte."""
 _NEED_TORCH = ("spacy_curated_transformers", "spacy_transformers")
 
 
@@ -141,12 +135,15 @@ class SpacyModel:
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
         """Implement `NameModel.entities`."""
-        for document in documents_with_entities(self.pipeline, texts):
-            yield [
-                Entity(entity.start_char, entity.end_char, LABELS[entity.label_])
-                for entity in document.ents
-                if entity.label_ in LABELS
-            ]
+        for entities in self._found(texts):
+            yield [Entity(start, end, LABELS[label]) for start, end, label in entities if label in LABELS]
+
+    def _found(self, texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:
+        if GreedyRecognizer.reads(self.pipeline):
+            yield from GreedyRecognizer(self.pipeline).entities(texts)
+        else:
+            for document in self.pipeline.pipe(texts):
+                yield [(entity.start_char, entity.end_char, entity.label_) for entity in document.ents]
 
 
 def _drop_unused_vectors(pipeline: Any) -> None:
@@ -214,53 +211,118 @@ def word_features(pipeline: Any) -> None:
     )
 
 
-def documents_with_entities(pipeline: Any, texts: Sequence[str]) -> Iterator[Any]:
-    """Yield the texts as spaCy documents with their entities set, in order.
+class GreedyRecognizer:
+    """A greedy entity recognizer of spaCy, read with matrix products for a whole batch instead of spaCy's loop over
+    words.
 
-    Pipelines with anything but one greedy entity recognizer run through spaCy itself.
-
-    Args:
-        pipeline: a loaded `spacy.Language`.
+    spaCy scores each word by itself, the open entity's first word and the word before it. Outside of entities the last
+    two are padding, so all words are scored at once, and only words within an entity are read one after the other.
+    Each distinct word is embedded once. The rules are those of `spacy/pipeline/_parser_internals/ner.pyx` for documents
+    without entities.
     """
-    from spacy.pipeline import EntityRecognizer
 
-    steps = [step for _, step in pipeline.pipeline]
-    if len(steps) != 1 or not isinstance(steps[0], EntityRecognizer) or steps[0].cfg["beam_width"] != 1:
-        yield from pipeline.pipe(texts, batch_size=BATCH_TEXTS)
-        return
-    _multiply_with_numpy(steps[0])
-    caution = float(pipeline.meta.get(CAUTION, 0))
-    documents = [pipeline.make_doc(text) for text in texts]
-    by_length = sorted((document for document in documents if len(document)), key=len)
-    for start in range(0, len(by_length), BATCH_TEXTS):
-        _set_entities(steps[0], by_length[start : start + BATCH_TEXTS], caution)
-    yield from documents
+    def __init__(self, pipeline: Any) -> None:
+        from thinc.api import NumpyOps
 
-
-def _multiply_with_numpy(recognizer: Any) -> None:
-    from thinc.api import NumpyOps
-
-    embedding = recognizer.model.layers[0]
-    if getattr(embedding.ops, "use_blis", False):
-        ops = NumpyOps(use_blis=False)
-        for layer in embedding.walk():
+        self._pipeline = pipeline
+        recognizer = pipeline.pipeline[0][1]
+        tok2vec, self._lower, self._upper = recognizer.model.layers
+        words, _, self._linear = tok2vec.layers
+        self._embed, self._encode = words.get_ref("embed"), words.get_ref("encode")
+        ops = NumpyOps(use_blis=False)  # BLIS takes twice as long
+        for layer in recognizer.model.walk():
             layer.ops = ops
+        moves = [recognizer.moves.get_class_name(place) for place in range(recognizer.moves.n_moves)]
+        self._moves = [(name[0], name[2:]) for name in moves]
+        self._place = {move: place for place, move in enumerate(self._moves)}
 
+    @staticmethod
+    def reads(pipeline: Any) -> bool:
+        """Return whether a pipeline is one entity recognizer of the form that this class reads."""
+        from spacy.attrs import NAMES
+        from spacy.pipeline import EntityRecognizer
 
-def _set_entities(recognizer: Any, documents: Sequence[Any], caution: float) -> None:
-    """Set the entities of documents, as `EntityRecognizer.predict` and `set_annotations` do. Add `caution` to the score
-    of a word outside of entities."""
-    moves = recognizer.moves
-    outside = next(place for place in range(moves.n_moves) if moves.get_class_name(place) == "O")
-    batch = recognizer.moves.init_batch(documents)
-    model = recognizer.model.predict(documents)
-    states = [state for state in batch if not state.is_final()]
-    while states:
-        scores = model.predict(states)
-        if caution:
-            scores[:, outside] += caution
-        states = recognizer.transition_states(states, scores)
-    recognizer.set_annotations(documents, batch)
+        steps = [step for _, step in pipeline.pipeline]
+        if len(steps) != 1 or not isinstance(steps[0], EntityRecognizer) or steps[0].cfg["beam_width"] != 1:
+            return False
+        model = steps[0].model
+        tok2vec, lower, _ = model.layers
+        if len(tok2vec.layers) != 3 or not (tok2vec.layers[0].has_ref("embed") and tok2vec.layers[0].has_ref("encode")):
+            return False
+        nodes = [node for node in tok2vec.walk() if node.name == "extract_features"]
+        columns = {each if isinstance(each, str) else NAMES[each] for node in nodes for each in node.attrs["columns"]}
+        of_words = columns <= {"LOWER", "NORM", "ORTH", "PREFIX", "SHAPE", "SUFFIX"}  # not of the place of a word
+        usual = of_words and model.attrs["has_upper"] and not model.attrs["unseen_classes"]
+        return bool(usual and lower.get_dim("nF") == 3 and lower.get_dim("nP") > 1)
+
+    def entities(self, texts: Sequence[str]) -> Iterator[list[tuple[int, int, str]]]:
+        """Yield the entities of each text as (start, end, label)."""
+        ends = [0, *accumulate(map(len, texts))]
+        for _, batch in groupby(range(len(texts)), key=lambda place: ends[place] // BATCH_CHARACTERS):
+            documents = [self._pipeline.make_doc(texts[place]) for place in batch]
+            found = iter(self._in_batch([each for each in documents if len(each)]))
+            yield from (next(found) if len(each) else [] for each in documents)
+
+    def _in_batch(self, documents: Sequence[Any]) -> Iterator[list[tuple[int, int, str]]]:
+        import numpy as np
+        from spacy.attrs import IS_SPACE
+
+        if not documents:
+            return
+        vectors = np.concatenate(self._encode.predict(self._embedded(documents)))
+        features = self._lower.predict(self._linear.predict(vectors))
+        bias, padding, features = self._lower.get_param("b"), features[0], features[1:]
+        scores = self._upper.predict((features[:, 0] + padding[1] + padding[2] + bias).max(-1))
+        caution = float(self._pipeline.meta.get(CAUTION, 0))
+        outside = self._place["O", ""]
+        scores[:, outside] += caution
+        allowed = np.array([move in "BUO" and (move == "O" or label != "") for move, label in self._moves])
+        scores[:, ~allowed] = -np.inf
+        ends = np.cumsum([len(each) for each in documents])
+        scores[np.ix_(ends - 1, [move == "B" for move, _ in self._moves])] = -np.inf
+        spaces = np.concatenate([each.to_array(IS_SPACE) for each in documents])
+        best = np.where(spaces, outside, scores.argmax(-1))
+        weights, biases = self._upper.get_param("W"), self._upper.get_param("b")
+
+        def end_of_entity(start: int, label: str, last: int) -> int:
+            both = sorted((self._place["I", label], self._place["L", label]))
+            for place in range(start + 1, last):
+                summed = features[place, 0] + features[start, 1] + features[place - 1, 2] + bias
+                inner = weights[both] @ summed.max(-1) + biases[both]
+                if both[int(inner.argmax())] == self._place["L", label]:
+                    return place
+            return last
+
+        first = 0
+        for document, end in zip(documents, ends.tolist(), strict=True):
+            found, behind = [], first
+            for place in (np.flatnonzero(best[first:end] != outside) + first).tolist():
+                if place < behind:
+                    continue
+                move, label = self._moves[best[place]]
+                last = place if move == "U" else end_of_entity(place, label, end - 1)
+                begin, final = document[place - first], document[last - first]
+                found.append((begin.idx, final.idx + len(final), label))
+                behind = last + 1
+            yield found
+            first = end
+
+    def _embedded(self, documents: Sequence[Any]) -> list[Any]:
+        """Return the vectors of each document's words, before their neighbours count."""
+        import numpy as np
+        from spacy.attrs import NORM, ORTH
+        from spacy.tokens import Doc
+
+        distinct: dict[tuple[int, int], int] = {}
+        attributes = [document.to_array([ORTH, NORM]).tolist() for document in documents]
+        rows = [[distinct.setdefault((orth, norm), len(distinct)) for orth, norm in each] for each in attributes]
+        strings = self._pipeline.vocab.strings
+        words = Doc(self._pipeline.vocab, words=[strings[orth] for orth, _ in distinct])
+        for word, (_, norm) in zip(words, distinct, strict=True):
+            if word.norm != norm:
+                word.norm_ = strings[norm]
+        (vectors,) = self._embed.predict([words])
+        return [vectors[np.array(each)] for each in rows]
 
 
 # --- transformers -----------------------------------------------------------------------------------------------------

