@@ -41,19 +41,6 @@ def test_a_signature_is_a_name_only_at_the_end_of_a_letter() -> None:
     assert names("He gave his regards, Grant Scheme or none", signed=True) == []
 
 
-@pytest.mark.parametrize(("text", "expected"), examples(__file__, "names_from_abroad_are_found"))
-def test_names_from_abroad_are_found(text: str, expected: list[str]) -> None:
-    assert names(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    examples(__file__, "everyday_words_that_are_names_too_say_nothing_alone"),
-)
-def test_everyday_words_that_are_names_too_say_nothing_alone(text: str) -> None:
-    assert names(text) == []
-
-
 @pytest.mark.parametrize(
     ("text", "label", "entity", "expected"),
     examples(__file__, "what_a_model_says_is_judged"),
@@ -103,15 +90,6 @@ def test_the_model_does_not_turn_places_and_laws_into_people(with_model: Scrubbe
         "Please quote file PRM/2024/017 in any further correspondence."
     )
     assert scrub(with_model, document("", response=text)).documents[0].response == text
-
-
-@pytest.mark.parametrize(
-    ("text", "entity", "expected"), examples(__file__, "what_a_model_found_is_kept_as_it_is_written")
-)
-def test_what_a_model_found_is_kept_as_it_is_written(text: str, entity: str, expected: list[str]) -> None:
-    start = text.index(entity)
-    spans = NamePatterns().spans(text, [Entity(start, start + len(entity), "PERSON")])
-    assert [text[span.start : span.end] for span in spans] == expected
 
 
 @pytest.mark.parametrize("signs", ["|", " ", "Van der ", "> \n"])
