@@ -7,6 +7,8 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -121,14 +123,9 @@ _ARABIC_WORD_BEGINS = re.compile(r"(?<![ء-ي])[وفبلك]{0,2}(?:ال|ل)?\Z")
 _ARABIC_NUMBER_BEFORE = re.compile(rf"(?<![ء-ي])[وفبلك]{{0,2}}{_ARABIC_NUMBER}[ _](?:ال|ل)?\Z")
 
 
-# The first letters of each word.
-_BEGINNING = re.compile(r"(?<![^\W_])(?=([a-z]..))", re.DOTALL)
-
-
 def _english_labels(small: str) -> Iterator[LabelFound]:
     for word in _BEGINNING.finditer(small):
-        labels = _BY_LETTERS.get(word[1]) or _BY_LETTERS.get(word[1][:2])
-        for label, pattern in labels or ():
+        for label, pattern in _BY_LETTERS[word[1]]:
             if match := _compiled(pattern).match(small, word.start()):
                 yield LabelFound(label, word.start(), match.end())
 
@@ -236,3 +233,7 @@ def _read_table() -> tuple[tuple[Label, ...], _ByWord, _ByWord]:
 
 
 LABELS, _BY_LETTERS, _BY_ARABIC_WORD = _read_table()
+_IN_ORDER = groupby(sorted(_BY_LETTERS, key=lambda letters: (letters[0], -len(letters))), key=itemgetter(0))
+_LETTERS = "|".join(f"{first}(?:{'|'.join(re.escape(each[1:]) for each in of_it)})" for first, of_it in _IN_ORDER)
+_BEGINNING = re.compile(rf"(?<![^\W_])(?=({_LETTERS}))")
+"""Pattern of a word's first letters, two or three, where a label may begin."""
