@@ -275,13 +275,8 @@ class ArabicNames:
         if looks_like_nisba(following):
             return None if everyday else end + 1
         behind = words[end + 2].group() if end + 2 < len(words) else ""
-        foreign = _foreign(following)
-        breaks = foreign or not behind or behind in self._never or is_role(behind) or looks_like_nisba(behind)
-        if (
-            everyday
-            or not has_shape_of_surname(following)
-            or not (breaks or (not following.isascii() and _foreign(following)))
-        ):
+        breaks = not behind or behind in self._never or is_role(behind) or looks_like_nisba(behind)
+        if everyday or not has_shape_of_surname(following) or not (breaks or _foreign(following)):
             return None
         if behind and looks_like_nisba(behind) and behind not in self._never and not is_role(behind):
             return end + 2
