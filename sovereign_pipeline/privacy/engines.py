@@ -8,8 +8,7 @@ import json
 import platform
 import tempfile
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, TypeAlias
 
 from sovereign_pipeline.base.errors import PrivacyError, WorkerKilled
-from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE, Countdown, and_more, counted
+from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.corpus.document import Document, jsonl_line, not_a_document
 from sovereign_pipeline.corpus.engines import Engine, choose_engine
 from sovereign_pipeline.corpus.folding import folded
@@ -141,8 +140,7 @@ def plan_for(job: ScrubJob, progress: Progress) -> Plan:
     """
     offsets = array("Q")
     cases: dict[str, array[int]] = {}
-    languages: Counter[str] = Counter()
-    first_ids: dict[str, list[str]] = {}
+    unknown: dict[str, list[str]] = {}
     position = 0
     countdown = Countdown(progress, "privacy, reading the corpus", job.source.stat().st_size, "byte")
     with job.source.open("rb") as stream:
@@ -154,29 +152,20 @@ def plan_for(job: ScrubJob, progress: Progress) -> Plan:
                 raise not_a_document(job.source, number + 1) from None
             offsets.append(position)
             cases.setdefault(folded(case), array("Q")).append(number)
-            languages[language] += 1
-            if languages[language] <= IDS_IN_A_MESSAGE:
-                first_ids.setdefault(language, []).append(id)
+            if language not in job.privacy.detected:
+                unknown.setdefault(language, []).append(id)
             position += len(line)
             countdown.reached(position)
-    _reject_unknown_languages(job, languages, first_ids)
-    batches = list(_cut(cases.values()))
-    useful = max(1, min(position // BYTES_WORTH_A_WORKER, len(batches)))
-    return Plan(offsets, len(cases), batches, useful)
-
-
-def _reject_unknown_languages(job: ScrubJob, languages: Counter[str], first_ids: Mapping[str, list[str]]) -> None:
-    unknown = [
-        f"{name} ({counted(rows, 'row')}: {', '.join(first_ids[name])}{', …' if rows > IDS_IN_A_MESSAGE else ''})"
-        for name, rows in sorted(languages.items())
-        if name not in job.privacy.detected
-    ]
     if unknown:
+        named = (f"{name} ({counted(len(ids), 'row')}: {and_more(ids)})" for name, ids in sorted(unknown.items()))
         raise PrivacyError(
-            f"Line {job.line}: no name detector for language {', '.join(unknown)}.",
+            f"Line {job.line}: no name detector for language {', '.join(named)}.",
             "Name a model under privacy.name_models, accept patterns alone under privacy.patterns_only, or leave these "
             "rows out with `exclude`.",
         )
+    batches = list(_cut(cases.values()))
+    useful = max(1, min(position // BYTES_WORTH_A_WORKER, len(batches)))
+    return Plan(offsets, len(cases), batches, useful)
 
 
 def _cut(cases: Iterable["array[int]"]) -> Iterator["array[int]"]:
