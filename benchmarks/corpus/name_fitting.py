@@ -14,7 +14,7 @@ from pydantic import Field
 
 from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
-from sovereign_pipeline.privacy.names.ner import COVER, Counts, MarkedText, Place, counts_of, cover, read_marked
+from sovereign_pipeline.privacy.names.ner import COVER, MarkedText, Place, cover, covered, read_marked
 from sovereign_pipeline.privacy.names.scorer import Candidate, Favour, Script, SetRecord, Weights, WeightsFile, chosen
 from sovereign_pipeline.privacy.normalisation import normalise
 
@@ -81,6 +81,42 @@ def examples_of(texts: Sequence[MarkedText], find: Find) -> list[Example]:
 
 def _overlapping(place: Place, others: Iterable[Place]) -> list[Place]:
     return [each for each in others if each[0] < place[1] and place[0] < each[1]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Found names of all names, and right findings of all findings."""
+
+    found: int = 0
+    names: int = 0
+    right: int = 0
+    findings: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.found + other.found,
+            self.names + other.names,
+            self.right + other.right,
+            self.findings + other.findings,
+        )
+
+    @property
+    def precision(self) -> float:
+        return self.right / self.findings if self.findings else 1.0
+
+    @property
+    def recall(self) -> float:
+        return self.found / self.names if self.names else 1.0
+
+
+def counts_of(names: Sequence[Place], findings: Sequence[Place]) -> Counts:
+    """Compare findings with names: at least COVER of the characters of one lie in the others."""
+    return Counts(
+        covered(names, findings),
+        len(names),
+        covered(findings, names),
+        len(findings),
+    )
 
 
 def f_of(counts: Counts, beta: float = 1.0) -> float:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.corpus.name_fitting import (
     TrainingSet,
+    counts_of,
     cross_validated,
     examples_of,
     fit_script,
@@ -16,7 +17,6 @@ from benchmarks.corpus.name_fitting import (
     write_weights,
 )
 from sovereign_pipeline.base.errors import InputError, PrivacyError
-from sovereign_pipeline.privacy.names.ner import counts_of
 from sovereign_pipeline.privacy.names.scorer import Candidate, Scorer, Weights, explain, load_weights
 
 TOWNS = ["Saltmarsh", "Kelpwick", "Ashkirk", "Ferrow", "Harbolt", "Lindle"]

@@ -6,7 +6,6 @@ import random
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -250,7 +249,7 @@ def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
     model = SpacyModel.of(pipeline)
     for caution in _CAUTION:
         pipeline.meta[CAUTION] = caution
-        if counted(model, sentences).precision >= PRECISION:
+        if precision_and_recall(model, sentences)[0] >= PRECISION:
             return
 
 
@@ -268,46 +267,29 @@ COVER = 0.9
 """Share of a name's characters that findings must cover, and of a finding that names must cover."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Found names of all names, and right findings of all findings."""
-
-    found: int = 0
-    names: int = 0
-    right: int = 0
-    findings: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.found + other.found,
-            self.names + other.names,
-            self.right + other.right,
-            self.findings + other.findings,
-        )
-
-    @property
-    def precision(self) -> float:
-        return self.right / self.findings if self.findings else 1.0
-
-    @property
-    def recall(self) -> float:
-        return self.found / self.names if self.names else 1.0
+def precision_and_recall(model: NameModel, sentences: Sequence[Sentence]) -> tuple[float, float]:
+    """Compare a model's persons with the marked ones."""
+    found = names = right = findings = 0
+    for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
+        marked, persons = _persons(each.entities), _persons(entities)
+        names, findings = names + len(marked), findings + len(persons)
+        found, right = found + covered(marked, persons), right + covered(persons, marked)
+    return right / findings if findings else 1.0, found / names if names else 1.0
 
 
-def counts_of(names: Sequence[Place], findings: Sequence[Place]) -> Counts:
-    """Compare findings with names: at least COVER of the characters of one lie in the others."""
-    return Counts(
-        sum(cover(each, findings) >= COVER for each in names),
-        len(names),
-        sum(cover(each, names) >= COVER for each in findings),
-        len(findings),
-    )
+def _persons(entities: Sequence[Entity]) -> list[Place]:
+    return [(each.start, each.end) for each in entities if each.label == "PERSON"]
+
+
+def covered(places: Iterable[Place], others: Sequence[Place]) -> int:
+    """Return how many places have at least COVER of their characters in the others."""
+    return sum(cover(each, others) >= COVER for each in places)
 
 
 def cover(place: Place, others: Iterable[Place]) -> float:
     start, end = place
-    covered = {at for first, last in others for at in range(max(start, first), min(end, last))}
-    return len(covered) / (end - start)
+    inside = {at for first, last in others for at in range(max(start, first), min(end, last))}
+    return len(inside) / (end - start)
 
 
 # --- an institution's own model ---------------------------------------------------------------------------------------
@@ -393,17 +375,5 @@ def train_own(
 
 def measured(model: NameModel, sentences: Sequence[Sentence]) -> dict[str, float]:
     """Return a model's recall and precision of persons."""
-    counts = counted(model, sentences)
-    return {"recall": round(counts.recall, 3), "precision": round(counts.precision, 3)}
-
-
-def counted(model: NameModel, sentences: Sequence[Sentence]) -> Counts:
-    """Compare a model's persons with the marked ones."""
-    counts = Counts()
-    for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
-        counts += counts_of(_persons(each.entities), _persons(entities))
-    return counts
-
-
-def _persons(entities: Sequence[Entity]) -> list[tuple[int, int]]:
-    return [(each.start, each.end) for each in entities if each.label == "PERSON"]
+    precision, recall = precision_and_recall(model, sentences)
+    return {"recall": round(recall, 3), "precision": round(precision, 3)}
