@@ -4,7 +4,6 @@ import fcntl
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -29,7 +28,6 @@ from sovereign_pipeline_tests.training.conftest import TWO, JobMaker, labels, le
 from sovereign_pipeline_tests.training.processes.launching import KEY, halt_at, run_many, written
 from sovereign_pipeline_tests.training.trainings import files, log, losses, report
 from sovereign_pipeline_tests.training.trainings import run as train_here
-from sovereign_pipeline_tests.waiting import processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -114,21 +112,33 @@ def assert_alike(one: TrainingJob, two: TrainingJob, near: float) -> None:
     assert report(two)["data_order_sha256"] == report(one)["data_order_sha256"]
 
 
-def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMaker, tmp_path: Path) -> None:
-    whole, killed = (
-        make_job(name, letters(40), sft={**FULL, "epochs": 1}, devices=TWO, checkpoints={"every_steps": 2, "keep": 1})
-        for name in ("whole", "killed")
-    )
-    run(whole)
+@pytest.mark.security_case(
+    "Another machine or account connects to the processes of a distributed training",
+    "they meet through a private file, and listen only on loopback",
+)
+def test_killed_and_resumed_two_processes_end_in_the_same_bytes_and_listen_on_loopback_alone(
+    trained: dict[str, tuple[TrainingJob, TrainingJob]], make_job: JobMaker, tmp_path: Path
+) -> None:
+    _, whole = trained["full"]
+    checkpoints = {"every_steps": 2, "keep": 1}
+    killed = make_job("killed", ROWS, sft={**FULL, "epochs": 1}, devices=whole.devices, checkpoints=checkpoints)
+
+    addresses: list[set[str]] = []
 
     def kill(line: str) -> None:
         if json.loads(line).get("step") == 3:
-            for each in _trainers(killed):
-                os.kill(each, signal.SIGKILL)
+            trainers = [psutil.Process(each) for each in _trainers(killed)]
+            assert len(trainers) == 2
+            sockets = [each for process in trainers for each in process.net_connections("inet")]
+            addresses.append({each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN})
+            for each in trainers:
+                each.kill()
 
     with halt_at(3, tmp_path / "never") as environment, pytest.raises(TrainingFailed):
         run(killed, kill, environment)
     assert not killed.output.exists() and not _trainers(killed)
+    (listened,) = addresses
+    assert listened <= {"127.0.0.1", "::1"}
     lines: list[str] = []
     run(killed, lines.append)
     assert "resuming from step-00000002" in [json.loads(line)["message"] for line in lines]
@@ -171,29 +181,7 @@ def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMa
     assert done.stdout == done.stderr == "" and job.output.exists()
 
 
-@pytest.mark.security_case(
-    "Another machine or account connects to the processes of a distributed training",
-    "they meet through a private file, and listen only on loopback",
-)
-def test_nothing_of_several_trainers_listens_but_on_loopback(make_job: JobMaker, tmp_path: Path) -> None:
-    job = make_job("met", letters(12), sft={**FULL, "max_steps": 2}, devices=TWO)
-    addresses: set[str] = set()
-
-    def look(line: str) -> None:
-        if json.loads(line).get("step") == 1:
-            trainers = processes_of(".worker")
-            assert len(trainers) >= 2
-            sockets = [each for process in trainers for each in process.net_connections("inet")]
-            addresses.update(each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN)
-            (tmp_path / "seen").touch()
-
-    with halt_at(1, tmp_path / "seen") as environment:
-        run(job, look, environment)
-    assert (tmp_path / "seen").exists()
-    assert addresses <= {"127.0.0.1", "::1"}
-
-
-def test_several_devices_wait_for_the_line_as_one_does(make_job: JobMaker) -> None:
+def test_several_devices_wait_for_the_line_as_one_does_and_their_guards_are_one_failure(make_job: JobMaker) -> None:
     job = make_job("waits", letters(12), sft={**FULL, "max_length": 32}, devices=TWO)
     lines: list[str] = []
     with lock_of_line(job.checkpoint_directory).open("a") as held:
@@ -203,14 +191,9 @@ def test_several_devices_wait_for_the_line_as_one_does(make_job: JobMaker) -> No
             lines.append(json.loads(line)["message"])
             fcntl.flock(held, fcntl.LOCK_UN)
 
-        with pytest.raises(TrainingFailed, match="rows are longer"):
+        with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
             run(job, progress)
     assert lines == ["waiting: another process holds waits.lock"]
-
-
-def test_a_guard_in_every_process_is_one_failure(make_job: JobMaker) -> None:
-    with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
-        run(make_job("cut", letters(12), sft={**FULL, "max_length": 32}, devices=TWO))
 
 
 def _trainers(job: TrainingJob) -> list[int]:
