@@ -12,6 +12,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
 from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 from dagster._daemon.sensor import execute_sensor_iteration
 
@@ -35,27 +36,21 @@ HALF_A_YEAR = datetime.timedelta(days=190)
 class Daemon:
     """The sensor daemon of one instance; each tick is at a time that the test chooses."""
 
-    def __init__(self, holders: Holders, instance: dg.DagsterInstance, adapter: Adapter) -> None:  # noqa: F811
+    def __init__(self, holders: Holders, context: WorkspaceProcessContext, adapter: Adapter) -> None:  # noqa: F811
         self.holders = holders
-        self.instance = instance
+        self.context, self.instance = context, context.instance
         self.started = adapter.registered_at
         month = self.started.month + 6
         half = ((month - 1) % 12) // 6 + 1
         self.key = f"lamps:{self.started.year + (month - 1) // 12}-H{half}"
         """Of the half year in which the adapter's review falls."""
         self.one_run = [(self.key, self.key, "lamps")]
-        register_lines(instance, holders.bench.settings)
+        register_lines(self.instance, holders.bench.settings)
 
     def tick(self, after: datetime.timedelta) -> None:
-        target = InProcessWorkspaceLoadTarget(
-            InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name=MODULE, attribute="defs"))
-        )
-        with (
-            freeze_time(self.started + after),
-            create_test_daemon_workspace_context(target, self.instance) as context,
-        ):
+        with freeze_time(self.started + after):
             before = {run.run_id for run in self.instance.get_runs()}
-            list(execute_sensor_iteration(context, logging.getLogger("test"), None, None))
+            list(execute_sensor_iteration(self.context, logging.getLogger("test"), None, None))
             for run in self.instance.get_runs():
                 if run.run_id not in before and run.job_name == DUE_JOB.name:  # no other one is executed here
                     job = defs.resolve_job_def(run.job_name)
@@ -96,8 +91,14 @@ class Daemon:
 @pytest.fixture
 def daemon(holders: Holders, ask: Ask) -> Iterator[Daemon]:  # noqa: F811
     holders.bench.recipe["review"] = {"every": "6 months", "retrain": True}
-    with dg.instance_for_test(overrides={"run_launcher": LAUNCHER}) as instance:
-        yield Daemon(holders, instance, holders.register())
+    target = InProcessWorkspaceLoadTarget(
+        InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name=MODULE, attribute="defs"))
+    )
+    with (
+        dg.instance_for_test(overrides={"run_launcher": LAUNCHER}) as instance,
+        create_test_daemon_workspace_context(target, instance) as context,
+    ):
+        yield Daemon(holders, context, holders.register())
 
 
 def days(number: float) -> datetime.timedelta:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base import intervals
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms.models import Models, open_models
@@ -37,6 +39,7 @@ def make_adapter(
 ) -> Callable[[float], Path]:
     """An adapter after some steps on the letters: learning rate 0 changes nothing, below 0 it unlearns them."""
 
+    @cache
     def make(learning_rate: float) -> Path:
         import torch
         from peft import LoraConfig, get_peft_model
@@ -112,7 +115,15 @@ def worse(base_model: Path, make_adapter: Learned) -> Iterator[Models]:
 
 
 @pytest.fixture
-def prepare(institution: DemoInstitution, base_model: Path, letters: list[Document]) -> Callable[..., Chain]:
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for a report; the quality of the intervals is tested in `test_intervals.py`."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 1_000)
+
+
+@pytest.fixture
+def prepare(
+    institution: DemoInstitution, base_model: Path, letters: list[Document], few_resamples: None
+) -> Callable[..., Chain]:
     def prepared(tuned: Path, holds: str = "adapter") -> Chain:
         data = institution.settings.data
         write_card(data, "tiny", base_model)

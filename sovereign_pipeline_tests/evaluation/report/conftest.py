@@ -2,10 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.base import intervals
-
 
 @pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Enough here; the quality of the intervals is tested in `test_intervals.py`."""
-    monkeypatch.setattr(intervals, "RESAMPLES", 1_000)
+def always_few_resamples(few_resamples: None) -> None:
+    return None
