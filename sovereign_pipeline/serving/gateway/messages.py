@@ -100,15 +100,18 @@ class ChatChoice(ResponseModel):
     finish_reason: Finish
 
 
-class ChatCompletion(ResponseModel):
+class _Answers(ResponseModel):
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
     metadata: Level
+
+
+class ChatCompletion(_Answers):
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
 
 
 class TextLogprobs(ResponseModel):
@@ -125,15 +128,9 @@ class TextChoice(ResponseModel):
     finish_reason: Finish
 
 
-class Completion(ResponseModel):
-    id: str
+class Completion(_Answers):
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[TextChoice]
-    usage: Usage
-    system_fingerprint: str
-    metadata: Level
 
 
 class ModelFacts(ResponseModel):
