@@ -76,6 +76,8 @@ class Shape:
     layers: int
     query: int
     """Width of the queries: attention heads × their dimension."""
+    key: int
+    """Width of the keys, and of the values: key-value heads × their dimension."""
     intermediate: int
     """Width of the feed-forward layer. In a mixture of experts, the sum over all experts that a token uses."""
     experts_a_token: int
@@ -191,6 +193,7 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
         hidden=hidden,
         layers=layers,
         query=config.num_attention_heads * head_dim,
+        key=key_value_heads * head_dim,
         intermediate=intermediate,
         experts_a_token=experts_a_token if held_by_experts else 0,
         gated=any("gate_proj" in path or "gate_up" in path for path in first),

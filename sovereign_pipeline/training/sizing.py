@@ -215,26 +215,28 @@ def _layer_activations(
     inputs = sum(each.inputs for each in targets) / shape.layers
     width = shape.norms + shape.head_norms
 
-    # Elements per token, in the precision of the base. Attention keeps queries, keys, values and result, with keys and
-    # values repeated for the heads that share them; the feed-forward layer keeps input and output of its activation
+    # Attention keeps queries, keys, values and result. Under a mask, keys and values are repeated for the heads that
+    # share them. On CPUs each row attends by itself, in float32 and without a mask (`forward.py`).
+    attention = FLOAT32 * 2 * (shape.query + shape.key) if device == "cpu" else held * 4 * shape.query
+    # Elements per token, in the precision of the base. The feed-forward layer keeps input and output of its activation
     # function and, when gated, the other factor.
-    elements = 4.0 * shape.query + (3 if shape.gated else 1) * shape.intermediate
+    elements = float((3 if shape.gated else 1) * shape.intermediate)
     if adapted and (held < FLOAT32 or sft.dropout > 0):
         elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout
     else:
         elements += 2 * shape.hidden + (0 if shape.experts_a_token else shape.intermediate)
+        elements += shape.query if device == "cpu" else 0  # the rows' results put together
     if shape.experts_a_token:
         elements += shape.intermediate + 2 * shape.experts_a_token * shape.hidden  # input and output
     if adapted:
         elements += sft.rank * len(targets) / shape.layers
     if adapted and sft.dora:
         elements += sum(each.outputs for each in targets) / shape.layers
-    # Rows of one pass are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer. On
-    # CPUs each row attends by itself, without a mask (`forward.py`).
+    # On CUDA, a mask of tokens × tokens keeps the rows of one pass apart. PyTorch's attention keeps it in each layer.
     if device == "cuda" and (hyper.packing or hyper.batch_size > 1 or preference is not None):
         elements += tokens
 
-    a_token = held * elements + FLOAT32 * width  # a normalisation keeps its input in float32
+    a_token = attention + held * elements + FLOAT32 * width  # a normalisation keeps its input in float32
     if not adapted:
         a_token += (FLOAT32 if shape.norms_in_float32 else held) * width  # and the input of its weight's gradient
     if adapted and sft.dropout > 0 and preference is None:
