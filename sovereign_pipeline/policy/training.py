@@ -63,9 +63,9 @@ class Sft(Tuning):
     """Maximum learning rate. 2e-4 for an adapter, about ten times the 2e-5 of full tuning (Thinking Machines 2025)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the model's weights in training. `auto` is bfloat16 if this machine has instructions for
-    it (a GPU, AVX512-BF16, AMX or ARM's BF16), and float32 otherwise. The adapter's identity records the format. Set
-    the format explicitly if the trainers run on other machines than the pipeline."""
+    """Number format of the model's weights in training. `auto` is bfloat16 if this machine has fast instructions for
+    it (a GPU, AMD's AVX512-BF16, Intel's AMX or ARM's BF16), and float32 otherwise. The adapter's identity records the
+    format. Set the format explicitly if the trainers run on other machines than the pipeline."""
 
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
     """Optimizer. `auto` is paged 8-bit AdamW if there is a CUDA device and the base is in NF4 or fully tuned (Dettmers

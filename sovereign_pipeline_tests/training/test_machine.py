@@ -16,18 +16,21 @@ from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
-INTEL = "processor : 0\nflags\t\t: fpu sse2 avx512f {}\nbogomips : 1\n"
+AMD = "processor : 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu sse2 avx512f {}\nbogomips : 1\n"
+INTEL = AMD.replace("AuthenticAMD", "GenuineIntel")
 ARM = "processor : 0\nFeatures\t: fp asimd {}\n"
 
 
 @pytest.mark.parametrize(
     ("listing", "has_units"),
     [
-        (INTEL.format("avx512_bf16"), True),
+        (AMD.format("avx512_bf16"), True),
+        (INTEL.format("avx512_bf16"), False),
+        (INTEL.format("avx512_bf16 amx_bf16"), True),
         (INTEL.format("amx_bf16 amx_tile"), True),
         (INTEL.format("avx512_bf16_like"), False),
         (INTEL.format(""), False),
-        (INTEL.format("avx512_bf16") + INTEL.format(""), False),  # one processor without them may be the one that runs
+        (AMD.format("avx512_bf16") + AMD.format(""), False),  # one processor without them may be the one that runs
         (ARM.format("bf16"), True),
         (ARM.format("i8mm"), False),
         ("", False),
@@ -92,7 +95,7 @@ def test_evaluation_is_decided_beside_training_and_named_apart_from_it(
 
 def machine(directory: Path, flag: str) -> Path:
     """A directory with such a processor's `cpuinfo`, and no file of a GPU."""
-    (directory / "cpuinfo").write_text(INTEL.format(flag))
+    (directory / "cpuinfo").write_text(AMD.format(flag))
     return directory
 
 
