@@ -47,6 +47,10 @@ def worker_environment(job: Path) -> dict[str, str]:
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
         "HF_HOME": str(job.parent / "caches"),
+        # Freed memory stays in the process. Each step needs it again, and the kernel clears what it gives.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+        "MALLOC_TOP_PAD_": str(1 << 28),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
         "PYTHONHASHSEED": "0",
         "PYTHONSAFEPATH": "1",  # imports nothing from the working directory, which is in the home
     }
