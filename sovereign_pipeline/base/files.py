@@ -50,7 +50,7 @@ def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Replace a file atomically: after a crash, or an error of the iterator of its pieces, it has either its old or its
+    """Replace a file atomically. After a crash, or an error of an iterator in `content`, the file has its old or its
     new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)
@@ -122,7 +122,7 @@ def keyed_digest(secret: bytes, purpose: str, content: bytes, size: int = 32) ->
 
 @contextmanager
 def unchanged(files: Mapping[Path, str], directories: Iterable[Path] = ()) -> Iterator[None]:
-    """Verify files by their SHA-256, and at the end that nobody wrote to them meanwhile, not even to put them back.
+    """Verify files by their SHA-256 before the block, and after it that nobody wrote to them, even the same content.
 
     directories: may hold only these files. Raises IntegrityError that names the first file that is extra or changed.
     """
@@ -153,7 +153,8 @@ Stamps = tuple[tuple[int, ...], ...]
 
 
 def stamps(paths: Iterable[Path]) -> Stamps:
-    """Return values that change when a file is written, replaced, added or removed, even if its time goes back."""
+    """Return values that change when a file is written, replaced, added or removed, even if its modification time is
+    set back."""
     found = []
     for path in paths:
         with suppress(OSError):
@@ -174,7 +175,8 @@ def _no_progress(message: str) -> None:
 def held(
     path: Path, progress: Callable[[str], None] = _no_progress, stopped: Callable[[], bool] = _never
 ) -> Iterator[None]:
-    """Hold an exclusive lock on a file. Wait while another process holds it, and report that every 15 seconds.
+    """Hold an exclusive lock on a file. Wait while another process holds the lock, and report the wait every 15
+    seconds.
 
     The kernel releases the lock when its holder ends, even if the holder is killed.
 
@@ -198,7 +200,7 @@ def held(
 
 @contextmanager
 def held_within(path: Path, seconds: float) -> Iterator[None]:
-    """Hold an exclusive lock that others hold only briefly. Raises ConflictError if it is not free within `seconds`."""
+    """Hold an exclusive lock. Raises ConflictError if another process holds it for longer than `seconds`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + seconds
     with path.open("a", encoding="utf-8") as lock:
@@ -213,7 +215,8 @@ def held_within(path: Path, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Try to lock a file without waiting. Yields True if this process holds the lock, False if another one does."""
+    """Try to lock a file without waiting. Yields True if this process got the lock, False if another process holds
+    it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as lock:
         yield _taken(lock.fileno())

@@ -141,7 +141,8 @@ def _is_ours(scope: Scope, hosts: Collection[str]) -> bool:
         return False
     if any(_host_in(_ORIGIN, origin) not in hosts for origin in origins):
         return False
-    # A link on another page may lead to a page here, which changes nothing; a query may not come from there.
+    # A link on another site may open a page here, because opening a page changes nothing. GraphQL queries may not come
+    # from another site.
     follows_a_link = headers.get(b"sec-fetch-mode") == [b"navigate"] and "graphql" not in scope["path"]
     return follows_a_link or all(site in FROM_HERE for site in sites)
 

@@ -56,8 +56,9 @@ def clustered_interval(
     values: Sequence[float], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean, or of the weighted mean. The bootstrap resamples whole
-    clusters. It is of 95 %; another `confidence` widens its longer side in the ratio of Student's quantiles, on both
-    sides of the mean, because 10,000 samples do not show the tails, and the skewness of few clusters is mostly chance.
+    clusters. Its confidence is 95 %. For another `confidence`, the longer side is widened in the ratio of Student's
+    quantiles and used on both sides of the mean: 10,000 samples do not show the tails, and the skewness of few clusters
+    is mostly chance.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to

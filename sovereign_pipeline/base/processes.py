@@ -83,7 +83,7 @@ def account() -> str:
 
 
 def _refuse_what_is_no_text() -> None:
-    """Raise InputError for a command-line argument that is not UTF-8, which could be neither stored nor printed."""
+    """Raise InputError for a command-line argument that is not UTF-8, because it cannot be stored or printed."""
     for number, argument in enumerate(sys.argv[1:], start=1):
         try:
             argument.encode()

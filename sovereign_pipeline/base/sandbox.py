@@ -26,7 +26,7 @@ INSIDE = Path(__file__).with_name("sandbox_child.py")
 # Python with the standard library alone, without the virtual environment.
 _PYTHON = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B"]
 
-# Prints the module directories of this Python, and the paths of the shared libraries that its modules load.
+# Prints this Python's module directories, and the paths of the shared libraries that its modules load.
 _PARTS = """
 import ctypes, glob, os, sys
 class Loaded(ctypes.Structure):
@@ -163,7 +163,7 @@ def run_inside(
         said = said.partition(f"{each}:")[0]  # keep the text before the next nonce
     is_end = said == "passed" or said.startswith(reports)
     if nonce not in (of_set_up, of_program) or (nonce == of_program and not is_end):
-        return "", timed_out  # a program can find its nonce in memory and write anything after the nonce
+        return "", timed_out  # A program can find its nonce in memory, and could write anything after it.
     if is_end:
         return said, timed_out
     raise SandboxUnavailable(
@@ -257,8 +257,8 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
 
 @cache
 def python_parts(*libraries: str) -> list[str]:
-    """Return the paths that a Python program may read: the interpreter, the standard library and their shared
-    libraries, and those named in `libraries`.
+    """Return the paths that a Python program may read: the interpreter, the standard library, their shared libraries,
+    and the shared libraries in `libraries`.
 
     Each shared library is listed separately, because its directory (/usr/lib) also holds packages. The sandbox hides
     the packages in the directory of the standard library.

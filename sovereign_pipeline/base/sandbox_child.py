@@ -236,7 +236,7 @@ def _make_read_only(
 
 
 def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
-    """Drop every capability for good, change the account if this process is root, and set the kernel's limits."""
+    """Drop every capability permanently, change the account if this process is root, and set the kernel's limits."""
     called("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     capability = 0
     while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # -1 after this kernel's last capability
@@ -261,8 +261,8 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
 
 
 def refuse_calls() -> None:
-    """Make the kernel answer EPERM to the calls in REFUSED and to anonymous shared memory, of which a process could
-    otherwise allocate any amount."""
+    """Make the kernel answer EPERM to the calls in REFUSED and to requests for anonymous shared memory, whose size no
+    limit covers."""
     machine = MACHINES.index(os.uname().machine)
     refuse = (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
     shared = MAP_SHARED | MAP_ANONYMOUS
@@ -298,7 +298,7 @@ def become_program(order: Order, report: int) -> None:
         python = os.path.realpath(sys.executable)
         refuse_calls()  # last, because `_hand_over` uses one of these calls
         os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and a command would inherit that
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a command would inherit that
         signal.signal(ignored, signal.SIG_DFL)
     refuse_calls()
     try:

@@ -71,14 +71,14 @@ class Settings:  # a pydantic model would take 30 ms in every process
     """URL of the database that holds the registry and the ledger."""
 
     ledger_copy: Path | None = None
-    """File on other media to which each ledger entry is written before its act takes effect. None keeps no second
-    copy."""
+    """File on other media to which each ledger entry is written before its act takes effect. If None, there is no
+    second copy."""
 
     mlflow_url: str = NOT_GIVEN
     """URL of the database of MLflow's tracking server and model registry."""
 
     dagster_url: str | None = None
-    """URL of a PostgreSQL database for Dagster's runs and events. None keeps files of SQLite in the home."""
+    """URL of a PostgreSQL database for Dagster's runs and events. If None, Dagster uses SQLite files in `home`."""
 
     review_user_header: str | None = None
     """Header in which the institution's proxy names the signed-in user of the review page. If None, no header is
@@ -112,7 +112,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
     could then run any program with the gateway's account."""
 
     otlp_url: str | None = None
-    """URL for trace spans of the gateway's answers, such as http://127.0.0.1:4318/v1/traces. None sends no spans."""
+    """URL for trace spans of the gateway's answers, such as http://127.0.0.1:4318/v1/traces. If None, no spans are
+    sent."""
 
     pages_url: str = "http://127.0.0.1:8700"
     """URL of the artifact pages for a browser on this machine. Dagster's asset pages link to it."""
@@ -136,7 +137,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
             if value is NOT_GIVEN:
                 value = of_home[each.name]
             object.__setattr__(self, each.name, value.absolute() if isinstance(value, Path) else value)
-        if self.dagster_url is not None:  # Dagster waits for notifications, which psycopg 3 reads in another way
+        if self.dagster_url is not None:  # psycopg 3 reads notifications, which Dagster waits for, in another way
             driven = re.sub(r"^postgres(?:ql)?(?:\+\w+)?:", "postgresql+psycopg2:", self.dagster_url)
             object.__setattr__(self, "dagster_url", driven)
 

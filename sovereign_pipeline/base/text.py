@@ -115,7 +115,7 @@ _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 
 @lru_cache(maxsize=1 << 16)
 def compared_as(character: str) -> str:
-    """Normalise one character for comparison, regardless of its neighbours. An invisible character becomes "".
+    """Normalise one character for comparison, regardless of its neighbours. Returns "" for an invisible character.
 
     The steps: NFKD without marks; digits of any script as 0-9; confusable letters as one lower-case letter; the forms
     of Arabic alif, ya, waw, ha and kaf as one letter each. Other letters keep their case.

@@ -101,9 +101,9 @@ def key_of(row: Table) -> str:
 
 
 BEFORE_THE_FIRST = "before the first entry of a transaction"
-"""Key in `Session.info` for the function that runs before the first entry of a transaction (`in_force.py`)."""
+"""Key in `Session.info`: function that runs before the first entry of a transaction (`in_force.py`)."""
 LAST = "hash of the newest entry"
-"""Key in `Session.info`."""
+"""Key in `Session.info`: hash of the newest entry."""
 FIRST = "0" * 64
 """Value of `previous` in the first entry."""
 
@@ -171,8 +171,8 @@ def append(
     sign: Sign | None = None,
     dated: datetime.datetime | None = None,
 ) -> AuditEntry:
-    """Add an entry in the caller's transaction, so that act and entry are committed together. The entry refers to the
-    rows that the transaction added since its last entry by their SHA-256.
+    """Add an entry in the caller's transaction, so that act and entry are committed together. The entry contains the
+    SHA-256 of each row that the transaction added since its last entry.
 
     Args:
         session: a session of `Registry.writing`.
@@ -180,8 +180,8 @@ def append(
         sign: signs the entry; None leaves it unsigned.
         dated: the time in the act's signed statement.
 
-    Raises InputError for a text that is too long, and ConflictError for a statement from the future: no evidence
-    package with it would ever verify.
+    Raises InputError for a text that is too long, and ConflictError for a statement from the future, because no
+    evidence package that contains such a statement would verify.
     """
     refuse_long_texts(subjects)
     now = datetime.datetime.now(datetime.UTC)
@@ -235,7 +235,7 @@ def proven_entry(session: Session, sequence: int) -> Parsed:
 
 
 def parse(data: bytes, sequence: int, damaged: Damaged = damaged_registry) -> Parsed:
-    """Parse an entry. Raises IntegrityError if the bytes are not an entry, or if it has another number."""
+    """Parse an entry. Raises IntegrityError if the bytes are not an entry, or if the entry has another number."""
     try:
         said = json.loads(data)
         entry = Parsed(**{**said, "at": datetime.datetime.fromisoformat(said["at"])})
@@ -406,7 +406,7 @@ def content_of(entry: Entry) -> dict[str, Any]:
 SEALED, REGISTERED = "artifact sealed", "adapter registered"
 HINT = tree.HINT
 TRAINED_ON = "trained_on"
-"""Key in a registration's entry for the adapter's datasets, their contents and its base models."""
+"""Key in a registration's entry: the adapter's datasets, their contents, and its base models."""
 CONTENTS_AT_ONCE = 50
 
 
@@ -454,7 +454,8 @@ def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str
 
 
 def assert_contents(session: Session) -> None:
-    """Raise IntegrityError if the documents and sources of a dataset differ from those in registrations."""
+    """Raise IntegrityError if the documents and sources of a dataset differ from the contents that registrations
+    logged."""
     query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
     datasets = (each for subjects in session.scalars(query) for each in subjects[TRAINED_ON]["datasets"].values())
     for _ in contents_in(session, {each["contents"] for each in datasets}):

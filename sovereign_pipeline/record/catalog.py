@@ -34,7 +34,7 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 
 ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
-"""Final states. An adapter in one is not served, not used as a parent and not compared with."""
+"""Final states. An adapter in a final state is not served, not used as a parent, and not compared with others."""
 
 REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
 """Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
@@ -47,8 +47,8 @@ TransitionRow = Transition | Row[Any]
 
 
 def transitions_of(session: Session, line: str) -> list[Transition]:
-    """Return every transition of a line, oldest first. Raises IntegrityError if one does not continue the one
-    before."""
+    """Return every transition of a line, oldest first. Raises IntegrityError if a transition does not start from the
+    adapter's previous state."""
     rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
     _assert_one_follows_the_other(line, rows)
     return rows
@@ -130,7 +130,8 @@ def in_production(session: Session, line: str, at: datetime.datetime | None = No
 
 
 def in_order(times: Sequence[datetime.datetime]) -> list[datetime.datetime]:
-    """Return times in the log's order, each lowered to the earliest one after it: a wrong clock had made it later."""
+    """Return times in the log's order, corrected for wrong clocks: each time is lowered to the earliest time after
+    it."""
     return list(itertools.accumulate(reversed(times), min))[::-1]
 
 
@@ -290,8 +291,8 @@ def line_of(adapter_id: str) -> str:
 
 
 def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
-    """Return the adapter that a candidate would replace: the one in production, or else the highest version, or else
-    None.
+    """Return the adapter that a candidate would replace: the line's adapter in production, or else its highest version,
+    or else None.
 
     Ignores rejected, recalled and retired adapters. If the candidate is registered, earlier adapters have the state
     that they had at its registration, so that later transitions do not make its scores stale. The highest version is

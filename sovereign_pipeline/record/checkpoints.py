@@ -83,7 +83,8 @@ def read_key(path: Path) -> Signer:
 
 
 def signer(settings: Settings) -> Signer | None:
-    """Return the log's private key on this machine, or None if it is missing or unreadable."""
+    """Manage the ledger's key, second copy and signed checkpoint. Copy and checkpoint reveal that an older registry was
+    restored."""
     path = key_file(settings)
     try:
         return read_key(path) if path.exists() else None
@@ -98,7 +99,7 @@ def verifier(session: Session | Connection, settings: Settings) -> Verifier | No
     here = signer(settings)
     try:
         stated = [notes.parse_verifier(each) for each in rows]
-    except (InputError, AttributeError, TypeError):  # neither a verifier key nor text
+    except (InputError, AttributeError, TypeError):  # the stored value is no verifier key, or is not text
         raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
     if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
         raise IntegrityError(
@@ -130,7 +131,7 @@ VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK, LARGEST_LOOK = 1 << 14, 1 << 24
 """Number of bytes at the file's end that are read first to find unconfirmed entries, and at most."""
 MOST_TORN = 1_000
-"""Largest number of unreadable lines there. A crash leaves one."""
+"""Maximum number of unreadable lines at the file's end. A crash leaves one such line."""
 BYTES_A_CHECKPOINT = 1 << 20
 FLOODED = "Find out who did. To start a new copy, move the file away and create an empty one; the next act logs that."
 
@@ -181,7 +182,7 @@ class End:
 
 
 def lines_of(path: Path, *starts: bytes) -> Iterator[Line]:
-    """Yield the lines of the second copy, or those with one of these starts."""
+    """Yield the lines of the second copy, or only the lines that begin with one of `starts`."""
     with _reading(path) as stream:
         while line := stream.readline(LARGEST_LOOK):
             if line != b"\n" and (not starts or line.startswith(starts)):
@@ -334,7 +335,7 @@ def confirm(path: Path, checkpoint: Note) -> None:
 
 
 def _confirmed(entries: Iterable[bytes], checkpoint: Note) -> Iterator[bytes]:
-    """Yield the lines of entries, and of their checkpoint at the end and so often that `end_of` finds it soon."""
+    """Yield the lines of entries, and checkpoint lines at the end and often enough that `end_of` finds one soon."""
     line, unconfirmed = canonical_json({CHECKPOINT: str(checkpoint)}), 0
     for each in entries:
         yield each
@@ -357,7 +358,7 @@ def _read_end(content: bytes) -> End:
         elif line.void is None:
             end.torn[line.sha256] = line.content
         elif line.void in by_digest:
-            if (by_digest[line.void] or 0) > end.size:  # else a checkpoint covers it, and nobody signed the mark
+            if (by_digest[line.void] or 0) > end.size:  # else a checkpoint covers the line, and nobody signed the mark
                 end.entries.pop(by_digest[line.void] or 0, None)
         else:
             end.torn.pop(line.void, None)
@@ -392,7 +393,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Kept:
-    """A checkpoint from a file. Its signature is not verified yet."""
+    """A checkpoint from a file. The signature is not verified yet."""
 
     path: Path
     note: Note
@@ -407,8 +408,8 @@ def checkpoint_file(settings: Settings) -> Path:
 
 
 def assert_not_older(registry: Readable) -> None:
-    """Raise IntegrityError if the registry lacks signed entries or has others in their place. Call it before any
-    decision that depends on the registry."""
+    """Raise IntegrityError if the registry lacks signed entries, or has other entries in their place. Call it before
+    any decision that depends on the registry."""
     for tries_left in reversed(range(READS)):
         try:
             with registry.reading():
@@ -503,7 +504,7 @@ def write_entries(session: Session, settings: Settings, named: Mapping[str, byte
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
-    """Write the entries of a commit to the second copy, if there is one. Called before the commit."""
+    """Write the entries to be committed to the second copy, if there is one. Called before the commit."""
     if settings.ledger_copy is None:
         return
 
@@ -545,7 +546,7 @@ def note_committed(session: Session, settings: Settings) -> Note:
 
 
 def newest(session: Session, settings: Settings) -> Note:
-    """Return the checkpoint of the committed state or, without the log's key, the last one written."""
+    """Return the checkpoint of the committed state or, if the log's key is missing, the last written checkpoint."""
     if signer(settings) is not None:
         return note_committed(session, settings)
     kept = all_kept(settings)
@@ -560,7 +561,7 @@ def _keep(settings: Settings, note: Note) -> None:
 
 
 def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
-    """Write the checkpoint of the committed state, if an interrupted act did not."""
+    """Write the checkpoint of the committed state if an interrupted act left it unwritten."""
     head = _head(session, signer)
     if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
         return

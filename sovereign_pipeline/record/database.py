@@ -30,7 +30,7 @@ from sovereign_pipeline.record.tables import STORE, Table, stored_classes, store
 
 FORMAT = 3
 """Version of the database schema. Increase it with every change of the schema."""
-WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
+WAIT_SECONDS = 30  # wait for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 _SILENT = ("BUSY", "CANTOPEN", "IOERR", "LOCKED", "NOMEM", "PERM", "PROTOCOL", "READONLY")
@@ -49,7 +49,7 @@ class Registry:
     snapshot: Path | None
     """Path of the stored snapshot. If None, every entry is replayed."""
     under_any_trust: bool = False
-    """True if the trust root in the data root may be another one than the logged one."""
+    """True if the trust root in the data root may differ from the logged one."""
 
     @property
     def view(self) -> View:
@@ -62,7 +62,7 @@ class Registry:
         the same thread sees the state of the outer one.
 
         Raises IntegrityError if the ledger's key did not sign the database's entries, if they are older than the last
-        checkpoint, or if the trust root in the data root is older than the logged one or another one.
+        checkpoint, or if the trust root in the data root is older than the logged one or unrelated to it.
         """
         view = self.view
         with _errors_named(), view.lock, ExitStack() as stack:
@@ -150,7 +150,7 @@ class Registry:
 
 @contextmanager
 def _session(view: View, connection: Connection, disk: Connection) -> Iterator[Session]:
-    """Open a session on the view. Stored tables are read and written in the database."""
+    """Open a session on the view, whose stored tables are read and written in the database."""
     with Session(connection, binds=dict.fromkeys(stored_classes(), disk), expire_on_commit=False) as session:
         session.info[tree.GROWTH], session.info[audit_log.LAST] = view.growth.copy(), view.last
         before, STORE.read = STORE.read, lru_cache(maxsize=256)(partial(content_in, disk, view.drafted))
@@ -165,7 +165,7 @@ def is_on_postgresql(url: str) -> bool:
 
 
 def place_of(url: str) -> tuple[object, ...]:
-    """Return what tells databases on servers apart: equal for two URLs of one database."""
+    """Return a key that identifies a database on a server: equal for two URLs of one database."""
     parsed = make_url(url)
     return parsed.host, parsed.port, parsed.database, str(parsed.query.get("host", ""))
 
@@ -176,8 +176,8 @@ def name_of_home(settings: Settings) -> str:
 
 
 def claim_for_home(settings: Settings, variable: str, found: str | None, *, is_used: bool) -> None:
-    """Raise ConflictError if a database belongs to another home: both would see each other's runs and models as their
-    own.
+    """Raise ConflictError if a database belongs to another home. Otherwise both homes would treat each other's runs and
+    models as their own.
 
     Args:
         variable: environment variable with the database's URL.
@@ -198,7 +198,7 @@ def kept_state(settings: Settings) -> Path:
 
 
 def _identity(settings: Settings) -> tuple[object, ...]:
-    """Return an identifier of a database. A new SQLite file at the same path has another one."""
+    """Return an identifier of a database. A new SQLite file at the same path has another identifier."""
     url = registry_url(settings)
     if url.get_backend_name() != "sqlite":
         return settings.home, settings.registry_url
@@ -207,8 +207,8 @@ def _identity(settings: Settings) -> tuple[object, ...]:
 
 
 class RegistryUnreached(InputError):
-    """Raised while the registry's database does not answer. One that answers with anything but this program's tables
-    and signed entries raises another error."""
+    """Raised while the registry's database does not answer. A database with wrong tables or entries raises another
+    error."""
 
 
 class RegistryLocked(ConflictError, RegistryUnreached):
@@ -220,11 +220,11 @@ def open_registry(settings: Settings, from_first_entry: bool = False, under_any_
 
     Args:
         from_first_entry: replay every entry without a snapshot.
-        under_any_trust: do not compare the trust root with the logged one, because it is replaced.
+        under_any_trust: do not compare the trust root with the logged one, because the caller replaces it.
 
-    Raises RegistryUnreached if the database does not answer, InputError if it is none or another version created it,
-    and IntegrityError if its entries are not the signed ones or are older than the last checkpoint, or if the trust
-    root is older than the logged one.
+    Raises RegistryUnreached if the database does not answer, InputError if it is not a registry or was created by
+    another version, and IntegrityError if its entries were changed or are older than the last checkpoint, or if the
+    trust root is older than the logged one.
     """
     try:
         engine = _engine(settings)
@@ -316,8 +316,8 @@ def _on_server(url: URL, read_only: bool = False) -> Engine:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch to the write-ahead log. Retries while another process does the same, because SQLite does not wait for
-    it."""
+    """Switch to the write-ahead log. Retries while another process switches, because SQLite does not wait in this
+    case."""
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -560,5 +560,5 @@ def _beyond(connection: Connection) -> Iterator[str]:
     for (role, kind), rows in groupby(granted, key=lambda row: row[:2]):
         yield f"{role} has {kind} on {', '.join(row[2] for row in rows)}"
     for each in connection.scalars(_MAY_CREATE, {"tables": tables}):
-        # an operator of its own there would be run by the owner, with the owner's rights
+        # The owner would run such an operator, with the owner's rights.
         yield f"{each} has CREATE on the schema {schema}"

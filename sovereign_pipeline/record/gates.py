@@ -52,7 +52,7 @@ GATE_WAIVER = "gate_waiver"
 WAIVER_FILE = "waiver.json"
 SIGNATURE_FILE = "waiver.sigstore.json"
 WAIVE = "waive"
-"""Permission that a waiver needs in the trust root."""
+"""Permission that an officer needs in the trust root to waive a gate."""
 
 WaiverKind = Literal["accept", "override"]
 KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
@@ -143,7 +143,7 @@ def waiver_predicate(line: str, waiver: Waiver, evaluated: str, record: str) -> 
 GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
 LISTED_FILE = "listed.jsonl"
-"""File with `Verdict.listed`, one JSON object per line. Missing if that is empty."""
+"""File with `Verdict.listed`, one JSON object per line. Missing if nothing is listed."""
 WAIVER_VERSION = "2"
 
 
@@ -154,7 +154,7 @@ class RecordedVerdict:
     record: ArtifactRef
     verdict: Verdict
     waiver: ArtifactRef | None = None
-    """The officer's waiver. None if there is none, or if the recipe does not permit one."""
+    """The officer's waiver. None if no officer waived the gate, or if the recipe does not permit a waiver."""
 
     @property
     def passes(self) -> bool:
@@ -289,7 +289,7 @@ class Usable:
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
         self._checked: dict[tuple[int, ArtifactRef, bool], Stage] = {}
-        """Identity of the stage (another one may have its name), artifact, and whether outside files were read -> the
+        """Identity of the stage (two stages may have one name), artifact, and whether outside files were read -> the
         stage."""
 
     def check(self, stage: Stage, ref: ArtifactRef, with_outside_files: bool = True) -> None:
@@ -307,7 +307,7 @@ class Usable:
             self.check(passthrough, ref, outside)
         else:
             self._check_made(stage, ref, outside)
-        # At the end: one that fails is checked again for its next consumer.
+        # Added only at the end, so that a failed check is repeated for the next consumer.
         self._checked[id(stage), ref, outside] = stage
 
     def _check_made(self, stage: Stage, ref: ArtifactRef, outside: bool) -> None:
@@ -337,7 +337,7 @@ class Usable:
         )
 
     def _assert_made_of(self, stage: Stage, ref: ArtifactRef, manifest: Manifest, upstream: Stage) -> None:
-        """Raise StaleInput if the artifact lacks an optional input that was added to the recipe since."""
+        """Raise StaleInput if the recipe has an optional input that the artifact was built without."""
         if upstream.kind in manifest.inputs:
             return
         line = self._workplace.line.line

@@ -51,13 +51,13 @@ class Rule:
     file: str
     """Path relative to the data root."""
     sha256: str | None
-    """SHA-256 of the file. None if the file was removed."""
+    """SHA-256 of the file; None if the file was removed."""
 
 
 def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
     """Add entries for rules and a trust root that changed since their last entries, and for entries that the second
-    copy lacks. Raises IntegrityError if the trust root is missing, invalid, older, or another one, or if classification
-    levels changed their order.
+    copy lacks. Raises IntegrityError if the trust root is missing, invalid, older than the logged one or unrelated to
+    it, or if classification levels changed their order.
 
     Args:
         replaced_by: SHA-256 of the first root of a replacement trust root, from an administrator.
@@ -153,7 +153,7 @@ def trust_named(trust: Trust) -> dict[str, Any]:
 
 
 def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, str]) -> None:
-    """Raise IntegrityError if a trust root is older than the logged one, a fork of it, or another one."""
+    """Raise IntegrityError if a trust root is older than the logged one, a fork of it, or unrelated to it."""
     if trust.root_sha256 != known.root_sha256:
         raise IntegrityError(
             f"The trust root here begins with the root {trust.root_sha256}, but ledger entry {known.sequence} "
@@ -177,7 +177,8 @@ def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, s
 
 
 def _copy(session: Session, settings: Settings) -> None:
-    """Log that the second copy lacks entries, before the act writes them there: it is new, or was cut."""
+    """Log that the second copy lacks entries, because it is new or was cut. Called before the act writes these entries
+    there."""
     copy, size = settings.ledger_copy, tree.size_of(session)
     newest = checkpoints.end_of(copy).newest(size) if copy is not None and copy.exists() else size
     if newest < size:
@@ -213,8 +214,8 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
 
 def replace_trust(session: Session, settings: Settings, root_sha256: str) -> None:
-    """Replace the trust root in force by the one in `data/trust`. Raises InputError if that one has another first root
-    than `root_sha256`, or is in force already."""
+    """Replace the trust root in force by the one in `data/trust`. Raises InputError if the new trust root is already in
+    force, or if its first root does not have the SHA-256 `root_sha256`."""
     directory = settings.data / TRUST
     known = trust_on_record(session)
     if known is not None and known.root_sha256 == root_sha256:
@@ -246,7 +247,7 @@ def _rules(data: Path) -> Iterator[tuple[str, bytes]]:
 
 def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
     """Log changes of rules and trust root, and assert that the given trust root is in force. Raises IntegrityError if
-    it is older than the logged one or another one, and ConflictError if it changed after it was read."""
+    it is older than the logged one or unrelated to it, and ConflictError if its files changed after they were read."""
     put_on_record(session, settings)
     known = trust_on_record(session)
     read = (trust.root_sha256, trust.root_version, trust.targets_version)
@@ -256,8 +257,9 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 def assert_not_put_back(session: Session, settings: Settings) -> None:
     """Assert that the trust root in the data root, if there is one, is the logged one or a successor, and that
-    `institution.yaml` has the logged levels in their order. Adds no entry. Raises IntegrityError otherwise: keys that
-    were revoked since would count, or readers of a low level would read a high one."""
+    `institution.yaml` has the logged levels in their order. Adds no entry. Raises IntegrityError otherwise, because an
+    old trust root would accept keys that were revoked since, and changed levels would give access to documents of a
+    higher level."""
     _assert_order_of_levels(session, settings)
     known, directory = trust_on_record(session), settings.data / TRUST
     if known is None or not directory.is_dir():
@@ -271,8 +273,8 @@ def assert_not_put_back(session: Session, settings: Settings) -> None:
 
 
 def _assert_order_of_levels(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError if two levels of a changed `institution.yaml` have another order than in a version that was
-    in force since the first adapter was registered."""
+    """Raise IntegrityError if two levels of a changed `institution.yaml` have another order than in any version that
+    was in force since the first registration."""
     path = settings.data / INSTITUTION
     of_file = AuditEntry.subjects["file"].as_string() == INSTITUTION
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED, of_file).order_by(AuditEntry.sequence.desc())

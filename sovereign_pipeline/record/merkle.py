@@ -95,7 +95,7 @@ def is_included(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root
 
 def is_consistent(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
     """Return True if the proof shows that the new tree begins with the old one (RFC 9162, 2.1.4.2). Returns False for
-    an old size of 0, which proves nothing: every tree begins with an empty one."""
+    an old size of 0, because every tree begins with the empty tree."""
     if not 0 < old <= new or not _are_hashes(old_root, new_root, *proof):
         return False
     if old == new:

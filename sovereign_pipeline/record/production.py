@@ -21,7 +21,7 @@ from sovereign_pipeline.record.stage import (
 )
 
 EVERY_LINE = "*"
-"""The line of a part that all lines share. No real line can have this name."""
+"""Line of a part that all lines share. No line in a recipe can have this name."""
 
 
 @dataclass(frozen=True)

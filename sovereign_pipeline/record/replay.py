@@ -42,7 +42,7 @@ from sovereign_pipeline.record.tree import AT_ONCE, written_by_this_program
 
 ENTRIES_AT_ONCE = 1_000
 ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
-"""First bytes of entries about sealed artifacts. These are up to nine of ten entries, and the view omits them."""
+"""First bytes of entries about sealed artifacts. The view omits these entries, up to nine of ten."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries produce other rows."""
 NOTE_BYTES = 100_000
@@ -161,7 +161,7 @@ class View:
         self._kept = self.growth.size
 
     def _load(self, snapshot: Path | None, log: Verifier) -> bool:
-        """Load the state from a file. Returns False if there is none that the ledger's key signed."""
+        """Load the state from a file. Returns False if the file is missing or the ledger's key did not sign it."""
         if snapshot is None or not snapshot.is_file():
             return False
         try:

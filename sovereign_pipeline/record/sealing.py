@@ -208,8 +208,8 @@ class SealedEntries:
 
 
 def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
-    """Return the number of the first entry about an artifact, or None. Looks in the index of sealed artifacts first,
-    and reads the whole log if the index is wrong or lacks the artifact."""
+    """Return the number of the first entry about an artifact, or None. Reads the whole log if the index of sealed
+    artifacts is wrong or lacks the artifact."""
     wanted = (SEALED, ref.digest, ref.manifest_sha256)
 
     def stated(entry: Parsed) -> tuple[str, object, object]:
@@ -314,9 +314,9 @@ Said_sealing = tuple[str, ...]
 
 
 class _Counted:
-    """A cache of signatures that are valid under one trust root, so that a process verifies the same bytes once.
-    Reloading the trust root empties the cache. Signatures by revoked keys are never cached, because their ledger index
-    decides."""
+    """Caches signatures that are valid under one trust root, so that a process verifies the same bytes once. Reloading
+    the trust root empties the cache. Signatures by revoked keys are never cached, because their ledger index decides.
+    """
 
     MOST = 50_000
 

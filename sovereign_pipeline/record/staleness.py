@@ -1,6 +1,6 @@
 """Decide whether a stage would build another artifact now than its current one, and explain why.
 
-The identity in the current artifact's manifest is compared with the one from today's recipe, sources and inputs.
+It compares the identity in the current artifact's manifest with the identity from today's recipe, sources and inputs.
 Nothing is built, and no files of artifacts are hashed.
 """
 
@@ -215,7 +215,8 @@ class _Examination:
         return self._workplace.store.current(self._workplace.line.line, stage.kind)
 
     def _since_evaluated(self, gate: Gate, current: ArtifactRef) -> tuple[Change, ...]:
-        """Return the changes since the gate was last evaluated for the artifact, or nothing if it never was."""
+        """Return the changes since the gate was last evaluated for the artifact, or nothing if it was never
+        evaluated."""
         earlier = [
             manifest
             for manifest in self._gate_records()

@@ -98,7 +98,7 @@ def canonical(content: Mapping[str, Any]) -> bytes:
 
 
 PREDICATES = "https://sovereign-pipeline.example/"
-"""Prefix of this project's predicate types. It is only a name: `.example` is reserved (RFC 2606)."""
+"""Prefix of this project's predicate types. The domain `.example` is reserved (RFC 2606), so no page exists there."""
 
 GATE = f"{PREDICATES}gate/v1"
 EVALUATION = f"{PREDICATES}evaluation/v1"

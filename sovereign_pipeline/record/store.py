@@ -353,7 +353,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Yield every artifact upstream of an artifact with its verified manifest, each once and the nearest first. Raises
+    """Yield every artifact upstream of an artifact once, nearest first, with its verified manifest. Raises
     IntegrityError if a manifest is missing or changed."""
     waiting = deque(input_refs(manifest))
     seen: set[ArtifactRef] = set()

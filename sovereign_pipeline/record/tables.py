@@ -38,7 +38,7 @@ ENTRIES = {"info": {STORED: True}}
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
-    """A time in UTC. SQLite stores no time zone, so it is added when a row is read."""
+    """A column of times in UTC. SQLite stores no time zone, so reading a row adds UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -55,7 +55,8 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 
 
 class Bytes(LargeBinary):
-    """A column of bytes. SQLite stores whatever is written there, and `bytes` of a number would be that many zeros."""
+    """A column of bytes that rejects other types. SQLite may store a number, and `bytes(number)` would be that many
+    zeros."""
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], bytes | None]:
         def process(value: Any) -> bytes | None:
@@ -422,7 +423,8 @@ class Transition(Table):
 
 
 class Recall(Table):
-    """A recall that an officer opened. One of four columns is set; a document may also have its source."""
+    """A recall that an officer opened. Only one of `document`, `source`, `dataset` and `base_model` is set; a
+    document's source may also be set."""
 
     __tablename__ = "recall"
 

@@ -292,8 +292,8 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
 
 
 def _looks(name: str) -> set[str]:
-    """Return two normalised forms of a name, without case, spaces and marks and with confusable letters mapped to one.
-    There are two because a capital I may be read as an l."""
+    """Return two normalised forms of a name, without case, spaces and marks and with confusable letters mapped to one
+    letter. There are two forms because a capital I may be read as an l."""
     spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
     return {
         "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings

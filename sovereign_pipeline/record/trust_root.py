@@ -69,7 +69,7 @@ class Trust:
     root_version: int
     targets_version: int
     is_demonstration: bool
-    """True if its keys, or those of an earlier root, were created for a demonstration."""
+    """True if the keys of this root or an earlier root were created for a demonstration."""
     expires: datetime
     """Time at which the first part of the trust root expires."""
     roles: Mapping[str, TrustedRole]
@@ -305,7 +305,8 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """Raise IntegrityError for an invalid signature even beyond the threshold, so that every byte is verified."""
+    """Raise IntegrityError for any invalid signature, even if enough others are valid, so that every byte is
+    verified."""
     if other := sorted(set(metadata.signatures) - good):
         raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Copy the file again from its source.")
 

@@ -174,7 +174,7 @@ def _hold(claims: Sequence[Claim], root: bytes) -> None:
 
 class _Nodes:
     """Compares computed subtree hashes with the stored ones. Each level's hashes are combined into one digest, so that
-    two million of them need not be kept in memory."""
+    millions of hashes need no memory."""
 
     def __init__(self) -> None:
         self._levels: list[Any] = []
