@@ -31,12 +31,12 @@ class Training:
     method: str
     digest: str
     tokens: int
-    """Number of tokens that were learned from."""
+    """Number of tokens that the model learned from."""
     tokens_generated: int
     flops: int
     kilowatt_hours: float | None
     energy_source: str
-    """Source of the energy's figure, or the reason why there is none."""
+    """Source of the energy figure, or the reason why there is none."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +59,19 @@ class LineageCompute:
 
     @property
     def kilowatt_hours(self) -> float | None:
-        """Return the energy of all trainings; None if one of them is not known."""
+        """Return the energy of all trainings; None if the energy of one training is not known."""
         known = [each.kilowatt_hours for each in self.trainings if each.kilowatt_hours is not None]
         return sum(known) if len(known) == len(self.trainings) else None
 
     @property
     def share(self) -> float | None:
-        """Return the operations as a share of the base model's own."""
+        """Return the operations as a share of those of the base model's training."""
         return None if self.base_flops is None else self.flops / self.base_flops
 
 
 def compute_of(read: Callable[[str], Manifest], digest: str) -> LineageCompute:
-    """Return the computation of an adapter: its own trainings, its reward model's, those of the parent adapters that it
-    continues, and those of a base model that was made here.
+    """Return the computation of an adapter: the trainings of the adapter, its reward model, its parent adapters, and a
+    base model that was tuned here.
 
     read: function from an artifact's digest to its manifest.
     """

@@ -194,7 +194,7 @@ def mirrored(settings: Settings) -> Iterator[Any]:
 
 
 def _claim(client: Any, settings: Settings) -> None:
-    """Write the home's name into the database. Raises ConflictError if it has another one."""
+    """Write the home's name into the database. Raises ConflictError if the database has another home's name."""
     first = client.get_experiment(FIRST_EXPERIMENT)
     is_used = bool(client.search_registered_models(max_results=1))
     claim_for_home(settings, VARIABLES["mlflow_url"], first.tags.get(HOME), is_used=is_used)
@@ -205,8 +205,8 @@ def _claim(client: Any, settings: Settings) -> None:
 def _create_database(mlflow_url: str) -> None:
     """Create a new SQLite database under a temporary name and rename it into place.
 
-    MLflow runs all of its migrations and flushes each to disk. A temporary database needs no flushing, which halves the
-    time of the first use. A killed process leaves no incomplete database.
+    MLflow flushes each of its migrations to disk. A temporary database needs no flushing, which halves the time of the
+    first use. A killed process leaves no incomplete database.
     """
     url = parsed_url(VARIABLES["mlflow_url"], mlflow_url)
     if url.get_backend_name() != "sqlite" or not url.database or Path(url.database).exists():
@@ -342,7 +342,7 @@ class Difference:
     line: str
     what: str
     wrong: Version | None = None
-    """A version that mirrors an adapter wrongly or is a duplicate; None otherwise."""
+    """The version that mirrors an adapter wrongly or twice; None if the difference is of another kind."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"

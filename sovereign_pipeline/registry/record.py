@@ -102,10 +102,8 @@ class LearnedRewardFacts(_Facts):
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part of the reward -> digest.
-
-    The digest covers everything besides the replies that decides the part's scores. For a reward model it is the digest
-    of the model's artifact.
+    """Name of each part of the reward -> digest of everything, besides the replies, that decides the part's scores. For
+    a reward model, the digest is the artifact's.
     """
     code: dict[str, str]
     """Recipe path of each program and file -> SHA-256. Includes the machine's files that a command uses."""
@@ -272,7 +270,7 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """Return the facts of a waiver, or None if it is not a waiver of exactly this gate record and outcome.
+    """Return the facts of a waiver, or None if the artifact waives another gate record or outcome.
 
     Raises IntegrityError. `record/gates.py` verifies the officer's signature; this function does not.
     """

@@ -99,7 +99,7 @@ def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the record and the bill of materials.
 
-    Raises StaleInput if an upstream artifact is not the one that its stage would build today, GateRefused if one did
+    Raises StaleInput if a stage would build another upstream artifact today, GateRefused if an upstream artifact did
     not pass a gate, and IntegrityError if a dataset has no raw_corpus in its lineage.
     """
     ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
@@ -123,7 +123,7 @@ def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs
 
 
 def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> GateFacts:
-    """Return the result of one gate for one artifact. Raises GateRefused if it neither passed nor was waived."""
+    """Return the result of one gate for one artifact. Raises GateRefused if the gate neither passed nor was waived."""
     recorded, store = passing_verdict(stage, gate, workplace, ref), workplace.store
     record, outcome = recorded.record.digest, recorded.verdict.outcome
     waiver = None if recorded.waiver is None else waiver_facts(store, recorded.waiver, record, outcome)
@@ -191,7 +191,7 @@ def method_of(line: Line) -> str:
 
 
 def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
-    """Return the given stages and all stages upstream of them for a line, each once, the earliest first."""
+    """Return the given stages and all stages upstream of them for a line, each once, earliest first."""
     found: dict[str, Stage] = {}
     for stage in stages:
         for each in [*_upstream_of(stage.inputs_of(line), line), stage]:
@@ -202,7 +202,7 @@ def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
 def _ancestors(
     stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]
 ) -> Iterator[tuple[Stage, ArtifactRef]]:
-    """Yield each upstream stage with the artifact that it built for this line, each once, the earliest first."""
+    """Yield each upstream stage once, earliest first, with the artifact that it built for this line."""
     seen: set[str] = set()
 
     def upstream_of(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
@@ -345,9 +345,10 @@ def register(
     on an error.
 
     Raises:
-        StaleInput: an artifact of the lineage is not the one that its stage would build today.
+        StaleInput: a stage would build another artifact of the lineage today.
         GateRefused: an artifact neither passed a gate nor was waived.
-        IntegrityError: a file changed, artifacts do not belong together, or the parent adapter is another one.
+        IntegrityError: a file changed, artifacts do not belong together, or the parent adapter is not the registered
+            one.
         InputError: the base model is registered under another name or licence, or the institution's engine cannot serve
             the adapter.
     """
@@ -419,7 +420,7 @@ def register(
 
 def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
     """Assert that the parent adapter in a record is the one registered under its id. Raises NotFoundError if the id is
-    not registered, and IntegrityError if it belongs to another adapter.
+    not registered, and IntegrityError if the id belongs to another adapter.
 
     Args:
         artifact: the record's artifact.
@@ -448,7 +449,7 @@ def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
 
 
 def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:
-    """Return the semantic version after the line's highest. The first version is 1.0.0.
+    """Return the semantic version that follows the line's highest version. A line's first version is 1.0.0.
 
     Another base model or method raises the major version, other data the minor version, and anything else the patch
     version (see https://semver.org).

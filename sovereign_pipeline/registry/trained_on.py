@@ -1,7 +1,7 @@
 """Collect the datasets and base models that an adapter was trained on, directly or through its parent adapters.
 
-An adapter was trained on its own datasets, on the datasets of every parent adapter, and on those of a base model that
-this pipeline built. Held-out documents do not count. Canaries are rows, so they count.
+An adapter counts as trained on its own datasets, the datasets of every parent adapter, and the datasets of a base model
+that was tuned here. Held-out documents do not count. Canaries are rows, so they count.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def all_that_is_beneath(
     store: ArtifactStore, ref: ArtifactRef, seen: set[str]
 ) -> Iterator[tuple[ArtifactRef, Manifest]]:
     """Yield an artifact and everything that its weights depend on, each once: inputs, the parent adapter, and the
-    artifacts from which a base model was built here.
+    artifacts that a base model was built from here.
 
     Args:
         seen: digests to skip, with everything upstream of them. Every yielded digest is added.

@@ -104,7 +104,7 @@ def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterato
             yield f"Line {name}: the suites were not read, because the recipe is unreadable: {error.message}"
             continue
         for suite, recorded in artifact.manifest.external_inputs.items():
-            if ":" not in suite:  # inputs without a colon are incumbents, named by model
+            if ":" not in suite:  # an input whose name has no colon is an incumbent
                 yield _examine_suite(settings, line, artifact.manifest.kind, suite, recorded)
 
 
@@ -162,7 +162,7 @@ class CardOfDataset:
 
 def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
     """Return the registered data card of a dataset. Raises NotFoundError if the store lacks the artifact, and
-    IntegrityError that names the file if a file changed.
+    IntegrityError that names the first changed file.
 
     Args:
         row: the dataset's row, as returned by `show_dataset`.
@@ -228,7 +228,7 @@ class VerificationReport:
     withheld: tuple[Withheld, ...]
     """Files with unscrubbed text that were not readable here. The manifests that list their digests were verified."""
     changed_sources: tuple[ChangedSource, ...]
-    """Source files that are missing or have changed. The artifacts built from them were verified all the same."""
+    """Source files that are missing or have changed. The artifacts built from these files were still verified."""
     purged: tuple[Purged, ...]
     """Weights that an officer purged. The manifests that list them were verified."""
     notes: tuple[str, ...]
@@ -480,7 +480,7 @@ def _gate_records(
     registry: Registry, store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
 ) -> Iterator[Read]:
     """Verify and yield the record and the waiver of each gate, by their registered manifests. Raises IntegrityError if
-    registry and record name different ones, or if an officer's signature is invalid."""
+    registry and record name different manifests, or if an officer's signature is invalid."""
     registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
     named = {(each.stage, each.gate, each.record): each.waiver for each in record.gates}
     missing = named.keys() - registered.keys()

@@ -59,7 +59,7 @@ class Acted(Generic[R]):
     row: R
     at: datetime.datetime
     said: Mapping[str, Any]
-    """Facts that both the statement and the ledger entry must contain, without the time."""
+    """Facts, besides the time, that both the statement and the ledger entry must contain."""
     adapters: Sequence[str]
     """Ids of the adapters that the act is about."""
 
@@ -82,8 +82,7 @@ def enter_act(
     """Sign an act, and add its row and its ledger entry in the caller's transaction. Raises SignInError if the trust
     root does not permit the officer this act at the level of every adapter.
 
-    Args:
-        said: the facts to sign, without the time.
+    Args: said: the facts to sign, besides the time.
         further: more rows to add, which refer to `row`.
     """
     trust = trust_root(settings)
@@ -104,9 +103,9 @@ def enter_act(
 def acts_that_count(
     session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]], adapter_id: str | None = None
 ) -> list[R]:
-    """Return the rows of a kind of act without those of a key that the trust root revokes from an entry at or before
-    theirs. Raises IntegrityError that names every row that the ledger lacks, that lacks a row, or that no permitted
-    officer signed.
+    """Return the rows of a kind of act that count. An act does not count if the trust root revokes its key from the
+    act's entry or an earlier one. Raises IntegrityError that names every row without a ledger entry, entry without a
+    row, and act that no permitted officer signed.
 
     Args:
         rows: all rows of this kind, or only those of `adapter_id`.
@@ -117,7 +116,7 @@ def acts_that_count(
         query = query.where(AuditEntry.subjects["adapter"].as_string() == adapter_id)
     entries: dict[str, AuditEntry] = {}
     for entry in session.scalars(query):
-        entries.setdefault(act.named(entry.subjects), entry)  # only the first entry of a name counts
+        entries.setdefault(act.named(entry.subjects), entry)  # only the first entry with a name counts
     found = {act.named(row.said): row for row in rows}
     if not found and not entries:
         return []
@@ -207,7 +206,7 @@ def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) ->
 
 
 def words_of_issue(text: str) -> str:
-    """Join a text's lines into one. Raises InputError if the text is empty or too long."""
+    """Join a text's lines into one line. Raises InputError if the text is empty or too long."""
     text = officers_words(text, "A known issue")
     if len(text) > LONGEST:
         raise InputError(f"The text has {len(text):,} characters; the limit is {LONGEST}.", "Describe what is wrong.")
@@ -217,7 +216,7 @@ def words_of_issue(text: str) -> str:
 def issues_by_adapter(
     session: Session, settings: Settings, adapter_id: str | None = None
 ) -> dict[str, list[KnownIssue]]:
-    """Return adapter -> its known issues that count, oldest first, for adapters with issues. Raises the errors of
+    """Return adapter -> its valid known issues, oldest first, for adapters with issues. Raises the errors of
     `acts_that_count`.
 
     Args:

@@ -53,7 +53,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class Registered:
-    """An adapter with its line's current recipe and the institution's current policy."""
+    """A registered adapter with its line's current recipe and the institution's current policy."""
 
     adapter: Adapter
     line: Line
@@ -95,7 +95,7 @@ def _template_changed(session: Session, given: Registered) -> Iterator[str]:
 
 def _changed_files(session: Session, given: Registered) -> set[str]:
     """Return the base-model files whose SHA-256 differs between today's card and the adapter's base model. A file that
-    only one of the two has counts as changed."""
+    is in only one of them counts as changed."""
     row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
     then = {(file["name"], file["sha256"]) for file in row.files}
     now = set(load_card(given.settings, given.line.training.base_model).files.items())
@@ -161,7 +161,7 @@ class Due:
     """Due date by the calendar."""
     state: State
     causes: tuple[Cause, ...]
-    """Events that make the review due before the calendar does."""
+    """Events that make the review due before `on`."""
     retrain: bool
     """True if the recipe allows the line to be run again."""
     has_recipe: bool

@@ -95,7 +95,7 @@ def plan_purge(
     for ref in _trained(store, adapter):
         if ref.digest not in needed:
             files += _weights(store, ref)
-            store.open(ref)  # verify the files that the purge entry will list
+            store.open(ref)  # Verify the files that the purge entry will list.
     _assert_no_base_model(settings, adapter_id, files)
     return Plan(adapter, state, tuple(files))
 
@@ -213,7 +213,7 @@ def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> No
 
 
 def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[PurgedFile]) -> None:
-    """Raise ConflictError if a base model's card lists one of the files. A tuned model may have become a base model."""
+    """Raise ConflictError if a base model's card lists one of the files. A tuned model may serve as a base model."""
     weights = {file.sha256 for file in files}
     named = [
         path.stem
@@ -228,7 +228,8 @@ def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[P
 
 
 def _trained(store: ArtifactStore, adapter: Adapter) -> Iterator[ArtifactRef]:
-    """Yield the artifacts with an adapter's own weights: the registered one and trained ones upstream of it."""
+    """Yield the artifacts with an adapter's own weights: the registered artifact, and trained artifacts upstream of
+    it."""
     own = _ref(store, adapter)
     manifest = store.read_manifest(own)
     yield own

@@ -57,8 +57,8 @@ class TrainingData:
     """The data that an adapter was trained on, from its registration's ledger entry."""
 
     datasets: Mapping[str, Mapping[str, Any]]
-    """Digest of a dataset -> `directly` (False if only a parent or the base model was trained on it) and `contents`
-    (digest of its documents and sources)."""
+    """Digest of a dataset -> `directly` (False if only a parent adapter or the base model was trained on the dataset)
+    and `contents` (digest of its documents and sources)."""
     base_models: Mapping[str, bool]
     """Digest of a base model -> True if it is the adapter's own."""
 
@@ -111,7 +111,7 @@ def _matches(content: bytes, question: Question) -> bool:
         return False
     if question.document is None:
         return True
-    # A byte search excludes most datasets. The others are parsed, because one name's bytes may contain another name.
+    # A byte search excludes most datasets. The rest are parsed, because a name may be a part of a longer name.
     return (
         canonical_json(question.document) in documents
         and question.document in json.loads(documents + b"}")["documents"]
@@ -156,7 +156,8 @@ class Answer:
     """The search with normalised ids and full digests."""
     holders: tuple[Holder, ...]
     also: tuple[str, ...] = ()
-    """Other ids in the datasets that are spellings or the pseudonym of the document's. A recall does not cover them."""
+    """Other ids in the datasets that are spellings of the document's id, or its pseudonym. A recall does not cover
+    them."""
 
 
 def ask(registry: Registry, question: Question) -> Answer:
@@ -291,7 +292,7 @@ def recalls_in_force(
 
 @dataclass(frozen=True)
 class Answering:
-    """The adapters of a line that could answer users from a certain time on."""
+    """The adapters of a line that could answer users, from one change until the next."""
 
     at: datetime.datetime
     production: str | None
@@ -332,7 +333,7 @@ def answering(session: Session, settings: Settings, line: str) -> list[Answering
         elif entry.action == FLAG_CHANGED:
             flag = said
         elif entry.action == OPENED:
-            for each in recalled.get(said["recall"], ()):  # none if its officer's key was revoked before
+            for each in recalled.get(said["recall"], ()):  # none if the officer's key was revoked before the act
                 under[each].add(said["recall"])
         elif (said["recall"], said["adapter"]) in waived:
             under[said["adapter"]].discard(said["recall"])
@@ -355,10 +356,10 @@ def answering_at(session: Session, settings: Settings, line: str, at: datetime.d
 
 
 ENTERED_LATE = datetime.timedelta(seconds=5)
-"""An act whose own time is earlier than its entry's by more than this was made while the registry was down."""
+"""Largest delay between an act and its entry. An act with a longer delay was made while the registry was down."""
 _ANSWERS = ("production", "staged", "superseded")
-"""States of adapters that a flag may give to users. `superseded` is one: an officer's rollback changes the flag before
-its transition is made."""
+"""States of adapters that a flag may give to users. `superseded` is included, because an officer's rollback changes the
+flag before it makes the transition."""
 
 
 def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.datetime:
@@ -398,7 +399,7 @@ def _answer(session: Session, settings: Settings, asked: Question) -> Answer:
     question = _exact(session, settings, asked, stated)
     found = holders(session, question, stated)
     state: dict[str, State] = {}
-    # Read line by line, so that another line's errors hide none of these.
+    # Read line by line, so that an error in one line hides no recall of another.
     for line in sorted({line_of(each) for each in found}):
         state |= states(session, line)
     held = (Holder(each, line_of(each), state[each], directly) for each, directly in sorted(found.items()))
@@ -429,9 +430,9 @@ def _exact(session: Session, settings: Settings, asked: Question, stated: Mappin
 
 
 def _stored_id(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> str:
-    """Return a document's id as the datasets have it: the given one, another spelling of it, or its pseudonym if it
-    contains personal data. Returns the given id if no dataset has it. Raises the errors of `_ids_of`, and InputError if
-    several others match."""
+    """Return a document's id as the datasets have it: the given id, another spelling, or the pseudonym of an id with
+    personal data. Returns the given id if no dataset has any of these. Raises the errors of `_ids_of`, and InputError
+    if several other ids match."""
     from sovereign_pipeline.corpus.values import normal_id
 
     given = normal_id(document)
@@ -445,7 +446,7 @@ def _stored_id(session: Session, settings: Settings, document: str, stated: Mapp
 
 def _ids_of(session: Session, settings: Settings, document: str, stated: Mapping[str, TrainingData]) -> list[str]:
     """Return the ids in the datasets that are a spelling or the pseudonym of a document's id. Raises IntegrityError if
-    none is, datasets have pseudonyms, and the secret for them cannot be read here."""
+    no id matches, the datasets have pseudonyms, and this account cannot read the secret for pseudonyms."""
     from sovereign_pipeline.corpus.columns import is_pseudonym, pseudonym
     from sovereign_pipeline.corpus.values import link_key
     from sovereign_pipeline.privacy.detection import column_secret

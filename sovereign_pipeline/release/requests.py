@@ -127,7 +127,7 @@ def unsigned_request(
     """Return the content of a request without its reason and expiry. Raises the errors of `evidence_of`.
 
     Args:
-        incumbent: id of the line's adapter in production, with which the candidate is compared, or None.
+        incumbent: id of the line's adapter in production, with which the candidate is compared; None if there is none.
     """
     return {
         "line": adapter.line,
@@ -215,9 +215,8 @@ def enter_rollback(
         bundle: the officer's signed request.
         records: id of each permitted adapter -> SHA-256 of its record's manifest.
 
-    Returns:
-        A message if another decision superseded the request, such as a recall of the adapter to go back to, so that no
-        transition was made.
+    Returns: A message if no transition was made, because another decision came first, such as a recall of the adapter
+        to restore.
     """
     officer = officer_of(trust, signed_by(bundle))
     adapter, asked = _requested(session, trust, bundle, records)
@@ -256,9 +255,10 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
 
 def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) -> str | None:
     """Return the digest of the result of the newest blind review of these weights. Returns None if there is none and
-    the rules require none. Raises GateRefused if it is open, missing, or did not pass and was not waived.
+    the rules require none. Raises GateRefused if the review is open, is required but missing, or did not pass and was
+    not waived.
 
-    The registry says which review is the newest. The store's index only finds its result.
+    The registry says which review is the newest. The store's index only locates the result.
     """
     line, closed, store = adapter.line, reviews_of(registry, adapter), workplace.store
     made = [(store.read_manifest(ref), ref) for ref in store.indexed(BLIND_REVIEW.kind) if ref.line == line]
@@ -297,7 +297,7 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
 
 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
-    """Assert that the adapter's state and the incumbent are still those of the request. Raises ConflictError
+    """Assert that the adapter's state and the incumbent are still the ones in the request. Raises ConflictError
     otherwise."""
     before, incumbent = state_and_incumbent(session, adapter)
     if (before, incumbent) != (predicate["from"], predicate["incumbent"]):

@@ -179,8 +179,8 @@ class Standing:
 
 
 def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
-    """Return the status of every request of a line, oldest first, without those that a key signed that was revoked
-    before. Raises IntegrityError for the first request or decision that is not on record as it was signed."""
+    """Return the status of every request of a line, oldest first. Omits requests whose key was revoked before they were
+    signed. Raises IntegrityError for the first request or decision that differs from its ledger entry."""
     return _counting(_read(session, settings, line), trust)
 
 
@@ -348,14 +348,15 @@ def _read(
 
 
 def _counting(on_record: _OnRecord, trust: Trust) -> list[Standing]:
-    """Return the status of each request, without those that a key signed that was revoked before."""
+    """Return the status of each request. Omits requests whose key was revoked before they were signed."""
     now = datetime.datetime.now(datetime.UTC)
     counting = (row for row in on_record.requests.values() if not _was_revoked(on_record, trust, row))
     return [_standing(on_record, trust, row, now) for row in counting]
 
 
 def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> bool:
-    """Return True if the key of a request was revoked before it. The request's id is the digest of what was signed."""
+    """Return True if a request's key was revoked before the request. The request's id is the digest of the signed
+    content."""
     is_own = hashlib.sha256(row.statement).hexdigest() == row.id
     return is_own and trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(REQUESTED, row.id))
 
@@ -429,8 +430,7 @@ def _ended(
 
 
 def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[str, list[tuple[Officer, str]]]:
-    """Return decision -> the officers who signed it with a key that was not revoked before, each with the statement's
-    SHA-256."""
+    """Return decision -> the officers who signed it with a valid key, each with the statement's SHA-256."""
     found: dict[str, list[tuple[Officer, str]]] = {each: [] for each in DECIDED}
     for given in on_record.decisions.get(row.id, ()):
         statement = hashlib.sha256(given.statement).hexdigest()
@@ -464,7 +464,8 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
 
 
 def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
-    """Return True if a transition is the requested one, or supersedes the incumbent that the request names."""
+    """Return True if a request asks for a transition, or if the transition supersedes the incumbent that the request
+    names."""
     if row.transition == SUPERSEDE:
         return (
             row.adapter_id == predicate["incumbent"] and row.after == "superseded" and predicate["to"] == "production"

@@ -58,7 +58,7 @@ class Bound(Frozen):
     estimate: float | None
     """Staged minus production: a difference of shares, or the logarithm of a ratio. None if there are too few users."""
     at_most: float | None
-    """Upper confidence limit of the estimate if the data are analysed once."""
+    """Upper confidence limit of the estimate, if the data are analysed only once."""
     margin: float
 
 
@@ -134,7 +134,8 @@ def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, re
 
 
 def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int | None = None) -> Signed:
-    """Read a trial result and verify the pipeline's signature. Raises IntegrityError if either is invalid for the path.
+    """Read a trial result and verify the pipeline's signature. Raises IntegrityError if result or signature is invalid,
+    or belongs to another path.
 
     Args:
         at_index: ledger index of the result's entry; None if it has none yet.
@@ -185,7 +186,7 @@ class Report:
 
 
 def enter_reports(registry: Registry, reports: Collection[Report]) -> None:
-    """Add a ledger entry for every report that has none yet, also if the adapter is not staged now."""
+    """Add a ledger entry for every report that has none yet, even if the adapter is no longer staged."""
     with registry.reading() as session:
         new = {*reports} - {Report(**each) for each in _subjects(session, REPORTED)}
     if new:
@@ -266,7 +267,7 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
             f"`sovereign adapters hold {adapter.line}` shows what is missing, and when it could be complete.",
         )
     judged = held.signed.judgement
-    if judged.at > datetime.datetime.now(datetime.UTC) + CLOCKS:  # then its days are not over either
+    if judged.at > datetime.datetime.now(datetime.UTC) + CLOCKS:  # The trial's days are then not over either.
         raise GateRefused(
             f"{adapter.id}: its hold was judged at {judged.at:%Y-%m-%d %H:%M}, which is to come: a clock was wrong.",
             "Correct the gateway's clock, and stage the adapter again.",
@@ -328,8 +329,8 @@ def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
 
 
 def _reports(session: Session, adapter: Adapter) -> int:
-    """Return the number of users who reported severity 1 about these weights, however often they were staged: as
-    logged one by one, or as the highest number of one trial."""
+    """Return the number of users who reported severity 1 about these weights over all stagings. The larger of two
+    numbers: the users in logged reports, and the highest number that one trial counted."""
     same = set(session.scalars(select(Adapter.id).where(Adapter.adapter_sha256 == adapter.adapter_sha256)))
     users = {each["user"] for each in _subjects(session, REPORTED) if each["adapter"] in same}
     counted = (int(each["severe"]) for each in _subjects(session, JUDGED) if each["adapter"] in same)

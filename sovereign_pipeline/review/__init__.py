@@ -1,1 +1,2 @@
-"""Run blind reviews: people compare a candidate's answers with its opponent's, without knowing whose they are."""
+"""Run blind reviews: people compare a candidate's answers with an opponent's, without knowing which model wrote which
+answer."""

@@ -133,8 +133,8 @@ def forget_key(settings: Settings, review: str) -> None:
 def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> None:
     """Append committed acts to the review's file of signed acts.
 
-    Each call is one append, so that processes do not mix their lines. Every record starts on a new line, so that a line
-    truncated by a crash damages no other line.
+    Each call is a single append, so that lines of two processes are not mixed. Each record starts on a new line, so
+    that a line truncated by a crash damages no other.
     """
     content = "".join(f"\n{act.number} {act.digest}\n" for act in acts).encode()
     path = secrets_directory(settings) / f"{review}{SIGNED}"
@@ -350,7 +350,7 @@ def digest_of_row(row: Table) -> str:
 
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:
-    """Return the last act. Raises an error if it is unsigned or older than the last recorded act."""
+    """Return the last act. Raises an error if the act is unsigned or older than the last recorded act."""
     last = entries_of(session, review.id)[-1:]
     noted = signed_acts(settings, review.id)[-1:]
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]

@@ -57,7 +57,7 @@ def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
 
     Args:
         days: number of days until the link expires.
-        actor: the person who requests the link, and who could therefore use it.
+        actor: the person who requests the link. This person could use the link.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
@@ -90,7 +90,8 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
 
 
 def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
-    """Return a person's stored identifier (a commitment or an operator number), or None if it is not in `persons`."""
+    """Return a person's stored identifier (a commitment or an operator number), or None if `persons` does not contain
+    the person."""
     if COMMITMENT.fullmatch(name):  # a commitment cannot be a person's name
         return None
     person = people.known(name)
@@ -237,7 +238,7 @@ def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str,
 
 
 def given(registry: Registry, review: BlindReview, operator: str) -> Given:
-    """Return the pairs for which an operator has recorded a ballot or guess. Pairs with identical answers count as
+    """Return the pairs for which an operator has given a ballot or a guess. Pairs with identical answers count as
     rated. Raises IntegrityError if the records differ from the operator's acts."""
     with registry.reading() as session:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
@@ -288,7 +289,7 @@ def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
 
 
 def was_asked(record: Ballot | Guess) -> bool:
-    """Return whether an operator created this record. Ties for identical answers are created automatically."""
+    """Return whether an operator gave this ballot or guess. Ties for identical answers are added automatically."""
     return isinstance(record, Guess) or record.ratings is not None
 
 

@@ -72,8 +72,8 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
 
 
 def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
-    """Return the newest closed review of an adapter's weights, under any artifact and version, with every review of the
-    line that was closed before; None if there is none."""
+    """Return the newest closed review of an adapter's weights, under any artifact and version, with every earlier
+    closed review of the line. Returns None if there is none."""
     closed = find_closed(registry, adapter.line)
     ids = {review.id for review, _ in find_closed_of(registry, adapter.line, adapter.adapter_sha256)}
     numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
@@ -83,7 +83,7 @@ def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
     """Return the line's reviewed weights (SHA-256) -> True if they lost their newest review with counted ballots.
 
-    The key is the weights' digest because a changed recipe can make another artifact of the same weights. Raises
+    Weights identify an adapter here, because a changed recipe can give another artifact with the same weights. Raises
     IntegrityError if a review was changed.
     """
     closed = read_closed(registry, store, find_closed(registry, line))
@@ -144,13 +144,13 @@ def choose_opponent(
     """Choose the opponent by rule, or use the named one.
 
     Args:
-        named: id of an adapter of the line, or `base`; None for the rule.
+        named: id of an adapter of the line, or `base`; None chooses by the rule.
         actor: the person who named it.
 
     Raises NotFoundError for an unknown adapter, InputError for an adapter of another line or with the candidate's
-    weights, and ConflictError for an opponent that lost its review. Raises ConflictError, too, if an earlier review of
-    the candidate exists and `named` is not the rule's choice: the candidate could otherwise be passed against the
-    weakest opponent.
+    weights, and ConflictError for an opponent that lost its review. Also raises ConflictError if the candidate was
+    reviewed before and `named` is not the rule's choice. Otherwise a candidate could be tried until it meets a weak
+    opponent.
     """
     standing = standings(registry, store, candidate.line)
     others = _other_adapters(registry, candidate)

@@ -52,7 +52,8 @@ def close(
     try:
         return _close(registry, settings, review, contents, actor, signer, reason)
     finally:
-        # Delete the key after an error that follows the commit, too, and on a second attempt: it could still sign acts.
+        # Delete the key even after an error that follows the commit, and on a second attempt, because the key could
+        # still sign acts.
         if is_closed(registry, review.id):
             forget_key(settings, review.id)
 

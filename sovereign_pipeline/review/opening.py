@@ -51,11 +51,11 @@ class ReviewRequest:
     operators: tuple[str, ...] = ()
     """Names of the operators, if the recipe gives only their number. Only stored identifiers are written down."""
     prompt_file: Path | None = None
-    """File of prompts to use instead of the held-out documents."""
+    """File of prompts to use instead of the held-out documents, or None."""
     adapter_id: str | None = None
-    """Id of the candidate, which must be the line's current registered adapter. None selects that adapter."""
+    """Id of the candidate, which must be the line's current registered adapter. None: use the current adapter."""
     opponent: str | None = None
-    """Id of the adapter to compare with, or `base`; None for the rule's choice (`choose_opponent`)."""
+    """Id of the adapter to compare with, or `base`; None: choose by the rule (`choose_opponent`)."""
     open_contenders: OpenContenders = open_contenders
 
 
@@ -187,8 +187,8 @@ def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents
 
 @contextmanager
 def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
-    """Lock the line from the choice of the arms until the review is open. Raises ConflictError if another process has
-    the lock, so that it does not generate answers for minutes in vain."""
+    """Lock the line from the choice of the arms until the review is open. Raises ConflictError at once if another
+    process has the lock, before minutes are spent on answers."""
     with held_if_free(secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
             raise ConflictError(
@@ -219,7 +219,7 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
 
 
 def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
-    """Return operator's name -> stored identifier. A numbered operator keeps the number."""
+    """Return operator's name -> stored identifier. For a numbered operator, the identifier is the number."""
     people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
     names = _operators(workplace.line.gates.review, named)
     are_names = bool(named) or not isinstance(in_recipe, int)
@@ -258,8 +258,8 @@ def _assert_not_reviewed_yet(
 ) -> None:
     """Raise ConflictError if the same weights were compared before, under any artifact and version.
 
-    If a review could be repeated until its gate passes, any candidate would pass in the end. A review without counted
-    ballots has no result and may be repeated.
+    If reviews could be repeated, any candidate would pass in the end. A review without counted ballots has no result
+    and may be repeated.
     """
     against = opponent.adapter_sha256 if opponent is not None else None
     for closed in read_closed(registry, store, find_closed(registry, candidate.line)):

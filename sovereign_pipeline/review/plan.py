@@ -30,7 +30,7 @@ class Prompt(Frozen):
     id: str
     language: str
     text: str
-    """The prompt without the line's instruction, which the models also get."""
+    """The prompt as operators see it, without the line's instruction, which models also get."""
     messages: tuple[Message, ...] = Field(default=(), exclude_if=lambda messages: not messages)
     """Turns of a conversation before the answer; empty for a letter."""
     tools: tuple[dict[str, Any], ...] = Field(default=(), exclude_if=lambda tools: not tools)
@@ -76,7 +76,7 @@ class OpponentChoice(Frozen):
     """How the opponent was chosen."""
 
     named_by: str | None
-    """Stored identifier of the person who named the opponent; None if the rule chose it."""
+    """Stored identifier of the person who named the opponent; None if the rule chose the opponent."""
     by_rule: str
     """The rule's choice: id of the line's newest adapter that was reviewed and did not lose, or else the base model's
     name."""
@@ -116,8 +116,8 @@ class ReviewPlan(Frozen):
     ballots: int
     """Number of ballots at which the review may be closed, not counting ties for identical answers."""
     margin: float
-    """The recipe's margin when the review was opened. Later changes of the recipe do not affect this field and the next
-    two."""
+    """The recipe's margin when the review was opened. Later changes of the recipe do not affect this field and the two
+    that follow it."""
     officer_may: OfficerMay
     may_close_early: tuple[str, ...]
     guess_pairs: int
@@ -174,7 +174,7 @@ def deal(
 
 def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Position]:
     """Return pair -> position of the candidate's answer. The candidate is A in exactly half of an operator's own pairs
-    and in exactly half of the shared ones."""
+    and in exactly half of the shared pairs."""
     positions: dict[str, Position] = {}
     planned = list(pairs)
     for is_shared in (False, True):

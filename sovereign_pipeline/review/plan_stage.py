@@ -229,7 +229,7 @@ class LoadedContenders:
 
 
 def _called(form: ToolForm, text: str) -> str:
-    """Return an answer with its calls for people."""
+    """Return an answer with its tool calls, formatted for people."""
     content, calls = form.parse(text)
     return readable(Message(role="assistant", content=content.strip(), tool_calls=tuple(calls)))
 
@@ -238,8 +238,8 @@ def _called(form: ToolForm, text: str) -> str:
 def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[LoadedContenders]:
     """Load the adapter of each registered_adapter artifact, or the base model if there is no opponent.
 
-    Loads two base models if candidate and opponent differ in theirs. Raises InputError if a model cannot be loaded, and
-    IntegrityError if its bytes changed.
+    Loads two base models if candidate and opponent have different ones. Raises InputError if a model cannot be loaded,
+    and IntegrityError if its bytes changed.
     """
     store = workplace.store
     loaded = partial(

@@ -162,7 +162,8 @@ def _is_about(entry: AuditEntry, review: str) -> bool:
 
 
 def _chain(entries: Sequence[AuditEntry], acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings: entries without a valid signature, and acts that are missing, repeated or moved."""
+    """Yield findings about the chain: entries without a valid signature, and acts that are missing, repeated or
+    moved."""
     signed = {act.sequence for act in acts}
     for entry in entries:
         if entry.sequence not in signed:
@@ -206,7 +207,7 @@ def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings: operators whose ballots or guesses no sign-in precedes."""
+    """Yield findings: operators who gave ballots or guesses before any sign-in."""
     sign_ins = {act.number: act for act in acts if act.action == SIGNED_IN}
     without: Counter[str] = Counter()
     for act in acts:

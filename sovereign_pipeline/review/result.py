@@ -30,7 +30,7 @@ POWER = 0.8
 
 
 class Estimate(Frozen):
-    """A mean with its interval over clusters, of 95 % unless its field says otherwise."""
+    """A mean with its interval over clusters. The confidence is 95 % unless the field's docstring states another."""
 
     mean: float
     low: float | None
@@ -219,7 +219,7 @@ class UnblindedGuess(Frozen):
     operator: str
     pair: str
     right: bool
-    """True if the operator recognised the candidate's answer as the newer version's."""
+    """True if the operator correctly guessed which answer is the candidate's."""
 
 
 def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
@@ -266,8 +266,7 @@ def unblind_guesses(closed: ClosedReview) -> list[UnblindedGuess]:
 def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]:
     """Return the ballots that count: the own pairs of every operator who rated at least one of them.
 
-    Ties for identical answers exist even for operators who never took part, and would count each of them as one more
-    opinion.
+    Ties for identical answers exist even for operators who never took part, and would count as their opinions.
     """
     own = [each for each in ballots if not each.shared]
     came = {each.operator for each in own if each.was_asked}
@@ -342,7 +341,7 @@ class ReviewResult(Frozen):
     """Ranking over all reviews of the line so far, of the versions linked to this candidate by comparisons. Weights
     registered as several versions are listed once, as the newest version."""
     look: int = Field(default=1, exclude_if=lambda number: number == 1)
-    """Number of this review among those of the line that have one of its prompts and a ballot that counts."""
+    """Number of this review among the line's reviews that share a prompt with it and have a counted ballot."""
 
 
 def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> ReviewResult:
@@ -392,7 +391,8 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
 
 
 def _prompts(closed: ClosedReview) -> set[str]:
-    """Return the ids and the texts of a review's prompts, so that other ids do not make a prompt a fresh one."""
+    """Return the ids and the texts of a review's prompts, so that a prompt under another id still counts as the same
+    prompt."""
     asked = {each.prompt for pairs in closed.contents.plan.operators.values() for each in pairs}
     return asked | {normal_text(each.text) for each in closed.contents.prompts.values() if each.id in asked}
 
@@ -508,7 +508,7 @@ def _confidence(result: ReviewResult) -> str:
 
 
 def _officer(officer: str) -> str:
-    """Shorten a key id. Reviews from before officers signed have a person's stored identifier or name instead."""
+    """Shorten a key id. Returns a person's stored identifier or name unchanged: early reviews have no key id."""
     return officer_in_short(person_in_short(officer))
 
 

@@ -175,7 +175,8 @@ class OpenReviews:
             assert_newest(session, row, who)
 
     def sign_in(self, name: str) -> SignedIn:
-        """Sign an operator in to the oldest open review with questions left for them, or else to their newest one.
+        """Sign an operator in to the oldest open review that has questions left for them, or else to their newest open
+        review.
 
         A review that cannot be read is logged, and skipped if another one includes the operator. Raises SignInError if
         no review includes the operator.
