@@ -44,7 +44,7 @@ def planted(recipe: Canaries) -> list[Canary]:
 
 
 def never_planted(recipe: Canaries) -> list[Canary]:
-    """Return as many control canaries, which are never trained on, so that their exposure is due to chance."""
+    """Return an equal number of control canaries. They are never trained on, so their exposure is due to chance."""
     return [_canary(recipe.seed, "control", number) for number in range(recipe.count)]
 
 
@@ -62,7 +62,7 @@ def is_canary(row_id: str) -> bool:
 
 
 def alternatives(canary: Canary, count: int) -> list[str]:
-    """Return other possible secrets of the canary, drawn with replacement. Never returns its own."""
+    """Return other possible secrets of the canary, drawn with replacement. Never returns the canary's own secret."""
     drawn = random.Random(f"alternatives of {canary.id} {canary.secret}")
     others = iter(lambda: _secret(drawn), canary.secret)
     return [next(others) for _ in range(count)]

@@ -67,14 +67,14 @@ class CardExclusion(Frozen):
 
 
 class CardOcr(Frozen):
-    """Counts of what OCR read of a source. They are of all its documents, also of those that are in no row."""
+    """Counts of OCR results for all documents of a source, including documents that are in no row."""
 
     documents: int
     pages: int
     mean_confidence: float | None
-    """Mean confidence of all words, of 100; None without documents."""
+    """Mean confidence of all words, 0 to 100; None if no document was read by OCR."""
     lowest_confidence: float | None
-    """Lowest mean confidence of a document."""
+    """Lowest mean confidence of a document, 0 to 100."""
 
 
 class CardSource(Frozen):
@@ -93,7 +93,7 @@ class CardSource(Frozen):
 
 
 class PlantedCanaries(Frozen):
-    """The canaries after the documents in the file. No other number of the card includes them."""
+    """The canaries, which follow the documents in the file. All other numbers of the card exclude canaries."""
 
     count: int
     repeats: int
@@ -109,7 +109,7 @@ class SplitNumbers(Frozen):
     """Numbers from the proof of the split that the dataset was made from."""
 
     rows_train: int
-    """Number of training documents of all roles."""
+    """Number of training documents, of all roles."""
     rows_selection: int = Field(default=0, exclude_if=lambda rows: not rows)
     rows_held_out: int
     held_out_share_of_letters: float
@@ -187,7 +187,7 @@ class DatasetCard(Frozen):
     canaries: PlantedCanaries | None = None
     """Rows of the file that are not documents."""
     judged: JudgedSample | None = None
-    """Judged sample of the scrubbed corpus, with both sides of the split; None if nobody judged it."""
+    """Judged sample of the scrubbed corpus, from both sides of the split; None if nobody judged rows."""
 
     @property
     def documents(self) -> int:
@@ -458,5 +458,5 @@ def _configurations(files: tuple[DataFile, ...]) -> Iterator[dict[str, object]]:
 
 def _features(file: DataFile) -> Iterator[dict[str, object]]:
     for name in file.columns:
-        # Messages and tools have other keys in each row, which only this type reads without loss.
+        # Messages and tools have different keys in each row. Only this type reads them without loss.
         yield {"name": name, **_TYPES.get(get_type_hints(_ROWS[file.path])[name], {"list": "json"})}

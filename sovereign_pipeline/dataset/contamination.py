@@ -51,7 +51,7 @@ NO_EVALUATION = (
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
 """Placeholder in a list of words. No word is empty."""
-_HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with what Arabic writes onto it, as in `وNAME_3`
+_HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with an attached Arabic prefix, as in `وNAME_3`
 _FIELDS = {
     "input": "request",
     "prompt": "request",
@@ -171,7 +171,7 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 
 def _with_held_out(verdict: Verdict, held_out: HeldOutInRows, side: str) -> Verdict:
-    """Add texts of documents that must not be trained on, which a recipe can never allow, to the verdict so far."""
+    """Add texts of untrained documents to the verdict so far. A recipe can never allow these."""
     document = "held-out document" if side == "held_out" else "selection document"
     rows, pieces = ({row for _, row in found} for found in (held_out.found, held_out.in_pieces))
     evidence = {
@@ -285,7 +285,7 @@ class Contamination:
     Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They remove the
     run from the training text, and ignore a run in more than 10 documents as boilerplate. Here the row is listed,
     boilerplate included, and the recipe's share decides.) A row contains an item, or a question without its choices, of
-    fewer than `n` words if it has all of it as one run.
+    fewer than `n` words if all of these words occur as one run.
 
     A suite has names where a row has placeholders. In a run of `n`, a placeholder therefore counts as one word and
     matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found; with more placeholders,
@@ -295,7 +295,7 @@ class Contamination:
 
     def __init__(self, items: Iterable[SuiteItem], n: int) -> None:
         self._n = n
-        self._seed = n // 2  # beside one placeholder in a run of n, the longer side has at least that many words
+        self._seed = n // 2  # in a run of n words with one placeholder, the longer side has at least this many words
         self._places: dict[Words, list[tuple[_Text, int]]] = defaultdict(list)
         self._short: dict[Words, list[_Text]] = defaultdict(list)
         for item in items:
@@ -340,9 +340,10 @@ class Contamination:
 
 
 def _shared(row: Words, item: Words) -> int:
-    """Return the number of words that row and item share at their beginnings. The last one is not a placeholder."""
+    """Return the number of words that row and item share at their beginnings. The last shared word is not a
+    placeholder."""
     shared = 0
-    places = {0}  # possible numbers of the item's words that the row's words so far match
+    places = {0}  # possible numbers of item words that match the row's words so far
     for number, word in enumerate(row, start=1):
         if word == _HIDDEN:
             places = {place + length for place in places for length in range(1, LONGEST_NAME + 1)}
@@ -355,9 +356,9 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact) -> dict[str, HeldOutInRows]:
-    """Return, for each side that is not trained on, every row that contains a text of one of its documents, or is
-    contained in one, in any column. The split's documents alone determine boilerplate, so that no row can turn a text
-    into boilerplate."""
+    """Return, for each untrained side, every row that contains a text of one of the side's documents, or that is
+    contained in such a text, in any column. The split's documents alone determine boilerplate, so that no row can turn
+    a text into boilerplate."""
     found = {}
     with workplace.store.workspace() as scratch:
         ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
@@ -389,8 +390,8 @@ def _system_messages(split: Artifact) -> dict[str, str]:
 
 
 def _with_system_message(document: Document, system: str) -> Document:
-    """Return a row's document with the system message apart from the user turn, where it stands as served. It is
-    compared as context, because one may stand in every conversation."""
+    """Return a row's document with the system message separated from the user turn. The system message is compared as
+    context, because every conversation may have the same one."""
     first, *others = document.messages
     if not system or first.role != "user" or system not in first.content:
         return document

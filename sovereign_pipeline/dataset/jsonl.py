@@ -17,10 +17,11 @@ MESSAGES_ROWS = "messages.jsonl"
 PREFERENCE_ROWS = "preferences.jsonl"
 LABEL_ROWS = "labels.jsonl"
 CONVERSATION_ROWS = "conversations.jsonl"
-"""File of the documents that are no letters, in either dataset. It is written only if there are any."""
+"""File of the conversations in either dataset. Written only if there are conversations."""
 SELECTION_ROWS = "selection.jsonl"
-"""File of the selection side's documents, each as a conversation, in either dataset. Nothing is trained on it. It is
-written only if the split has that side, so that an experiment needs no artifact with held-out documents."""
+"""File of the selection side's documents, each as a conversation, in either dataset. Nothing is trained on this file.
+It is written only if the split has a selection side. With it, an experiment needs no artifact with held-out documents.
+"""
 CARD = "card.json"
 CARD_FOR_PEOPLE = "card.md"
 CARD_FOR_HUBS = "README.md"
@@ -102,7 +103,8 @@ class ConversationRow(TypedDict):
     tools: NotRequired[list[Mapping[str, Any]]]
     """Absent without tools, because some chat templates render an empty list."""
     instruction: NotRequired[str]
-    """Text that begins the first user turn. If the trainer cuts the conversation, it begins the first one left."""
+    """Text that begins the first user turn. If the trainer cuts the conversation, the text is moved to the first turn
+    that is left."""
 
 
 class Prompt(NamedTuple):
@@ -118,7 +120,7 @@ def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool 
     """Prepend the line's instruction to the first user turn, in training as in serving.
 
     System messages at the beginning follow the instruction in that turn. They stay as they are, without the
-    instruction, if they replace it (`replaces_instruction`), or if the line has none.
+    instruction, if they replace it (`replaces_instruction`), or if the line has no instruction.
     """
     begin = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
     system = "\n\n".join(each["content"] for each in messages[:begin])
@@ -135,7 +137,7 @@ def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool 
 
 
 def replaces_instruction(institution: Institution, line: Line) -> bool:
-    """Return whether a system message replaces the line's instruction, when the line is served and so in training."""
+    """Return whether a system message replaces the line's instruction, in serving and therefore in training."""
     served = institution.serving.lines.get(line.line)
     return served is not None and served.system == "replace"
 
@@ -194,12 +196,12 @@ def _turns(role: str, column: Any) -> list[Turn]:
 
 
 def is_letter(row: Row) -> bool:
-    """Return whether a row of a dataset is a letter's, and not a conversation's."""
+    """Return whether a row of a dataset is a letter, as opposed to a conversation."""
     return "output" in row or isinstance(row.get("prompt"), str)
 
 
 def document_of(row: Mapping[str, Any]) -> Document:
-    """Return a conversation's row as a document without other columns than its id."""
+    """Convert a conversation's row to a document. All columns but the id are empty."""
     whole, *others = conversations_of(row)
     columns = ("source", "case", "department", "author", "date", "classification", "language", "subject")
     rejected = others[0][-1]["content"] if others else None
@@ -233,8 +235,8 @@ def messages_row(row: SftRow) -> MessagesRow:
 
 
 def sft_row_of(row: MessagesRow, instruction: str) -> SftRow:
-    """Convert messages back to the row, as the exact inverse of `messages_row`. Raises ValueError for other turns than
-    these two, or for a user turn that does not begin with the instruction."""
+    """Convert messages back to the row, as the exact inverse of `messages_row`. Raises ValueError unless the messages
+    are one user turn that begins with the instruction, and one assistant turn."""
     user, assistant = row["messages"]
     before = user_message(instruction, " ")[:-1]
     if (user["role"], assistant["role"]) != ("user", "assistant") or not user["content"].startswith(before):
@@ -271,7 +273,7 @@ def label_row(document: Document, instruction: str) -> LabelRow:
 
 
 def read_label_rows(path: Path) -> Iterator[LabelRow]:
-    """Stream letters with binary feedback. Raises IntegrityError with file and line for a row in another form."""
+    """Stream letters with binary feedback. Raises IntegrityError with file and line for an invalid row."""
     for number, row in enumerate(read_jsonl(path), start=1):
         if {name: type(value) for name, value in row.items()} != LabelRow.__annotations__:
             raise IntegrityError(
@@ -283,7 +285,7 @@ def read_label_rows(path: Path) -> Iterator[LabelRow]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A kind of dataset: its file, and how a document becomes one of its rows."""
+    """A kind of dataset: its file, and its conversion of documents to rows."""
 
     kind: str
     file: str

@@ -1,4 +1,4 @@
-"""Read a dataset's rows from a split, measure each once, and write the card, for the build and its gate."""
+"""Read a dataset's rows from a split, measure each row once, and build the card, for the build and its gate."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -47,7 +47,7 @@ _DOCUMENTS_PER_BATCH = 64
 
 
 def outside_files(workplace: Workplace) -> dict[str, str]:
-    """Return the digests of the tokenizer's files, and of the judgements of the scrubbed corpus."""
+    """Return the digests of the tokenizer's files, and of people's judgements of the scrubbed corpus."""
     return {**tokenizer_digests(workplace), **recorded_judgements(workplace)}
 
 
@@ -94,8 +94,8 @@ class Measured:
             yield SELECTION_ROWS, conversation_row(document, self._instruction, self._replaces)
 
     def tokens(self) -> TokenNumbers:
-        """Return the token lengths of the yielded rows and of the held-out documents. Nothing else about held-out
-        documents is kept."""
+        """Return the token lengths of the yielded rows and of the held-out documents. Only the lengths of held-out
+        documents are kept."""
         for document, _, length in self._measured(HELD_OUT, self._counts.held_out):
             self._held_out.add(document.id, length)
         return TokenNumbers(

@@ -159,7 +159,7 @@ class Quality:
         return tuple(self._finding(name) for name in self._kinds)
 
     def _found(self, document: Document, tokens: int) -> Iterator[str]:
-        # A rejected reply may well be clipped or short; a reply that is learnt must not be.
+        # A rejected reply may be clipped or short; a reply to learn must not be.
         replies = [each for each in document.messages if each.role == "assistant" and each.weight]
         learnt = [] if document.label is False else [each.content for each in replies]
         answers = [document.response, *([] if document.rejected is None else [document.rejected])]
@@ -217,7 +217,7 @@ class Quality:
 
 
 def _is_near_empty(reply: str) -> bool:
-    """Return whether a reply has few words. A reply without characters counts as empty, which is another finding."""
+    """Return whether a reply has few words. An empty reply belongs to another finding."""
     words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
     return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 

@@ -106,7 +106,7 @@ def _config(layout: Layout, line: Line) -> Config:
 
 
 def _policy(institution: Institution, line: Line) -> Config:
-    """Return where system messages stand, of a line that may have some."""
+    """Return the rule for system messages if the line's rows may have any."""
     may_have = any(source.layout != "columns" for source in line.sources)
     return {"system": "replace"} if may_have and replaces_instruction(institution, line) else {}
 

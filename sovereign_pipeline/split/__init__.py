@@ -19,8 +19,8 @@ def has_selection(split: Artifact) -> bool:
 
 
 def untrained(split: Artifact, scratch: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Yield each side that is never trained on: its name, its file, and a file of the documents that it shares nothing
-    with. A held-out document shares nothing with all others, one of the selection side nothing with training."""
+    """Yield each side that is never trained on: its name, its file, and the file whose documents it must not overlap.
+    Held-out documents must not overlap any other, selection documents must not overlap training documents."""
     others = split.file(TRAIN)
     if has_selection(split):
         yield "selection", split.file(SELECTION), others

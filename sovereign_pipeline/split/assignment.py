@@ -83,10 +83,10 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
     """Return the assignment: tie documents, choose, and check. If the check finds a pair that MinHash missed, tie it
     and choose again.
 
-    If training documents contain a held-out document in pieces, it becomes the last choice. If that does not help, or
-    if the newest documents are held out, it is tied to the documents with the pieces. The loop ends, because each round
-    joins two components or adds a last choice. Raises InputError if both sides cannot get documents with the role
-    `letters`.
+    If training documents contain a held-out document in pieces, the document becomes a last choice for holding out. If
+    pieces still cross, or if the newest documents are held out, it is tied to the documents with the pieces. The loop
+    ends, because each round joins two components or adds a last choice. Raises InputError if both sides cannot get
+    documents with the role `letters`.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
@@ -218,7 +218,8 @@ class LargestGroup:
 
     letters: int
     without: dict[str, int]
-    """Kind of tie in the group -> letters of the largest group of the corpus without this kind; the strongest first."""
+    """Kind of tie in the group -> number of letters in the corpus's largest group if this kind of tie were ignored; the
+    strongest kind first."""
 
     def __str__(self) -> str:
         causes = ", ".join(f"{cause} (without it {letters:,})" for cause, letters in self.without.items())
@@ -226,7 +227,7 @@ class LargestGroup:
 
     @property
     def hint(self) -> str:
-        """Return what to change for the kinds of ties without which the group is smaller, or for all kinds."""
+        """Return advice on the kinds of ties whose removal makes the group smaller, or on all kinds."""
         helping = [cause for cause, left in self.without.items() if left < self.letters] or [*self.without]
         remedies = [_REMEDIES[cause] for cause in helping]
         return f"Add letters about other matters; {'; '.join(dict.fromkeys(remedies)) or 'see the data card'}."
@@ -302,7 +303,8 @@ def hold_out(
 def _seeded_order(
     ids: Sequence[str], component: NDArray[np.int64], is_last: NDArray[np.bool_], seed: int
 ) -> NDArray[np.int64]:
-    """Return all components by the hash of the seed and their least id; those of `is_last` after all others."""
+    """Return all components, ordered by the hash of the seed and their least id. Components in `is_last` follow all
+    others."""
     least: list[str | None] = [None] * is_last.size
     for id, number in zip(ids, component.tolist(), strict=True):
         known = least[number]
@@ -357,7 +359,7 @@ def choose(rows: NDArray[np.int64], target: int, order: NDArray[np.int64]) -> li
     and unnecessary components are dropped again, largest first.
 
     Args:
-        rows: number of rows of each component. One without rows is never returned.
+        rows: number of rows of each component. A component without rows is never returned.
         order: the components in their seeded order.
     """
     tolerated = target + max(1, math.floor(OVERSHOOT * int(rows.sum())))

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 FIELDS = ("request", "response", "rejected", "letter", "context")
 """Fields with texts. `request` is what users write, with the subject, as in a row's prompt; `response` what assistants
 write, also in long arguments of calls. `letter` is a short request with its short reply, or a conversation without its
-context. `context` is what systems and tools write, and the rest of calls: it is not compared with itself, because one
-may stand in every conversation."""
+context. `context` is what systems and tools write, and the rest of calls: it is not compared with other contexts,
+because every conversation may have the same context."""
 _CONTEXT = FIELDS.index("context")
 LEAST_WORDS = 8
 """Minimum number of words of a text. Shorter ones, such as a salutation, are ignored."""
 BOILERPLATE_TEXTS = 20
-"""Number of texts above which a shingle is boilerplate, such as a greeting or a paragraph of a law. Copies of one
-longer text count once, so that copying a document does not make it boilerplate."""
+"""Number of texts above which a shingle is boilerplate, such as a greeting or a paragraph of a law. Copies of a longer
+text count once, so that copies of a document are not boilerplate."""
 LEAST_IN_COMMON = 6
 """Minimum number of shared shingles, equal to 10 consecutive words. A shorter text must be contained completely."""
 LEAST_SHINGLES = 4
@@ -110,8 +110,8 @@ def _words(normal: str) -> int:
 
 
 def key_of_text(text: Text) -> int:
-    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. A context never has the
-    key of another field's text, so that no copy of it stands for the other."""
+    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise. Context texts and other
+    texts never share a key, so that neither counts as a copy of the other."""
     key = key_of(f"{text.field}: {text.words}" if text.field == "context" else text.words)
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
@@ -240,7 +240,8 @@ class Texts:
         return is_context
 
     def distinct(self) -> "Texts":
-        """Return the texts without copies of longer texts. The documents of copies are tied to the first one."""
+        """Return the texts, but only the first of equal longer texts. The documents of copies are tied to the first
+        document."""
         is_first = ~self.is_long
         is_first[np.unique(self.keys, return_index=True)[1]] = True
         return self.subset(np.flatnonzero(is_first))
@@ -377,7 +378,7 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
 
 
 def _by_repeated_hash(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the positions of all hashes that are there more than once, in a stable order by hash."""
+    """Return the positions of all hashes that occur more than once, in a stable order by hash."""
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     is_like_next = np.zeros(order.size, np.bool_)
@@ -400,8 +401,8 @@ def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
 
 
 def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
-    """Yield the texts to count for boilerplate: each word of a document once, and only the first of several equal
-    longer texts."""
+    """Yield the texts to count for boilerplate. Repeated texts of a document, and copies of longer texts, are left
+    out."""
     known = np.empty(0, np.uint64)
     for side in sides:
         distinct = side.subset(np.flatnonzero(~side.is_repeated)).distinct()
@@ -417,8 +418,8 @@ class CrossingTexts:
     documents: NDArray[np.int64]
     """(n, 2) numbers of a held-out and another document; each pair once, sorted."""
     by_fields: dict[str, int]
-    """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations; those
-    with `context` only if there are any."""
+    """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations.
+    Combinations with `context` are left out if the count is 0."""
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:

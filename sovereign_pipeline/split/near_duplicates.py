@@ -39,12 +39,12 @@ RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
 Massive Datasets", section 3.4.2). More similar ones have a higher probability."""
 NEIGHBOURS = 8
 """Number of following rows with which each row of a larger bucket is compared. It limits the work for near-equal
-documents, and still ties each one to the next."""
-_ESTIMATE_DEVIATIONS = 5  # a pair whose signatures agree less than this below the threshold is dropped; p < 1e-6
+documents, and each of them is still tied to the next."""
+_ESTIMATE_DEVIATIONS = 5  # standard deviations below the threshold at which an estimate excludes a pair; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
 _MEETINGS_PER_BLOCK = 1 << 22
-# A posting is one of the rarest shingles of a row. key: lookup key; rest: number of shingles of the row from this one
-# on.
+# A posting is one of the rarest shingles of a row. key: lookup key; rest: number of the row's shingles from this
+# posting on.
 _POSTING = [("key", "<u8"), ("row", "<i4"), ("rest", "<i4")]
 _SIZE_BITS = 64 - HASH_BITS
 _ROUNDING = 1e-9
@@ -223,14 +223,13 @@ class Crossing:
 def crossing_near_duplicates(
     held_out: Shingles, train: Shingles, rarity: Rarity, threshold: float, scratch: Path
 ) -> Crossing:
-    """Return every pair (held-out row, training row) with Jaccard >= threshold. Misses none.
-
-    This is a prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and
-    position filters of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a =
-    t/(1+t). Two rows of n <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all
-    shingles, at least a·(n+m) shingles of either row come at or after the first shared one. So every shingle of the
-    shorter row with `rest` shingles from it on is looked up among the prefixes of rows with n <= m <= rest/a - n. Each
-    pair that shares such a shingle, and whose longer row also has a·(n+m) shingles left, is compared in full.
+    """Return every pair (held-out row, training row) with Jaccard >= threshold. Misses no pair. This is a prefix-filter
+    join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and position filters of
+    Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a = t/(1+t). Two rows of n
+    <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all shingles, at least a·(n+m)
+    shingles of either row come at or after the first shared one. So every shingle of the shorter row with `rest`
+    shingles from it on is looked up among the prefixes of rows with n <= m <= rest/a - n. Each pair that shares such a
+    shingle, and whose longer row also has a·(n+m) shingles left, is compared in full.
 
     The rarest shingles come first, so few dissimilar rows meet. Very common shingles are looked up only for documents
     that consist of little else. `scratch`: directory for the postings, which are divided by shingle into parts of
@@ -299,7 +298,7 @@ def _meetings(
     shorter: _Postings, longer: _Postings, threshold: float, longer_by: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield pairs (row of `shorter`, row of `longer`, larger by at least `longer_by`) that share a shingle and may
-    share enough. Each block contains a pair once."""
+    share enough. Each block contains a pair at most once."""
     share = threshold / (1 + threshold)
     sizes = shorter.sizes[shorter.rows]
     most = np.floor(shorter.rest / share - sizes + _ROUNDING).astype(np.int64)

@@ -20,7 +20,7 @@ LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
 """Number of letters in a run (a power of two: about 6, 13, 26 words) -> share of texts made of common sentences from
 which runs of this length are no longer compared. The longest runs are always compared."""
 RELATED = 0.4
-"""Share of a text's letters in one document from which both count as related, such as a document and its draft.
+"""Share of a text's letters in another document from which the two count as related, such as a document and its draft.
 Sentences that only related documents share are not common sentences."""
 SHARE = 0.5
 """Share of a held-out text's letters in training texts from which the text counts as trained on."""
@@ -55,7 +55,8 @@ class Pieces:
 
     @property
     def remark(self) -> str:
-        """Return a sentence if texts consist of common sentences, from which shorter pieces cannot be distinguished."""
+        """Return a warning if many texts consist of common sentences, because shorter pieces then cannot be told from
+        common sentences."""
         if self.letters == min(LENGTHS):
             return ""
         return (
@@ -72,8 +73,8 @@ def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None 
     the other side consist of each other's runs, these are common sentences, and longer runs are compared.
 
     Args:
-        memory: bytes that the runs of held-out texts may take. More texts are compared in portions, each with all of
-            the other side. This changes the time, but not the result.
+        memory: bytes that the runs of held-out texts may take. If more texts are held out, they are compared in
+            portions, each with all texts of the other side. This changes the time, but not the result.
         counted: texts, besides the held-out ones, that determine boilerplate and common sentences; None for the other
             side.
     """
@@ -140,7 +141,7 @@ def _counts(runs: "_Runs", held_out: Texts, corpus: Texts, sample: Texts | None 
 
 
 def _share_of_common_texts(sample: Texts, runs: "_Runs", counts: _Counts) -> float:
-    """Return the share of sampled texts of which at least SHARE consists of runs in unrelated documents."""
+    """Return the share of sampled texts that consist, by at least SHARE, of runs that unrelated documents contain."""
     if not len(sample):
         return 0.0
     holders = counts.holders
@@ -174,7 +175,7 @@ def _different(texts: Texts) -> Texts:
 
 
 class _Runs:
-    """The hashes of all runs of one length in some texts, with a hash table that excludes most others."""
+    """The hashes of all runs of one length in some texts, with a hash table that quickly excludes most other hashes."""
 
     def __init__(self, letters: int, texts: Iterable[Texts] = (), hashes: Iterable[NDArray[np.uint64]] = ()) -> None:
         self.letters = letters
@@ -204,8 +205,8 @@ class _Runs:
     def found_in(
         self, texts: Texts, marks: NDArray[np.uint8] | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield text numbers and the numbers of the runs in them, for all texts. `marks`: those of the runs to look
-        for; None for all."""
+        """Yield text numbers and the numbers of the runs in them, for all texts. `marks`: marks of the runs to look
+        for; None for all runs."""
         marks = self._marks if marks is None else marks
         for rows in _blocks(texts) if self.hashes.size else ():
             block = texts.letters.read(rows)
@@ -215,14 +216,14 @@ class _Runs:
             places = np.minimum(self.places(hashes[possible]), self.hashes.size - 1)
             possible, places = (each[self.hashes[places] == hashes[possible]] for each in (possible, places))
             numbers = np.searchsorted(ends, possible, side="right")
-            is_within = possible + self.letters <= ends[numbers]  # not from one text into the next
+            is_within = possible + self.letters <= ends[numbers]  # a run may not continue in the next text
             yield rows[numbers[is_within]], places[is_within]
 
     def once_in_each(
         self, texts: Texts, counts: NDArray[np.uint32]
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield the numbers of runs and of the texts that contain them, each pair once. Adds the texts of each run to
-        `counts`, at least up to the first that makes the run boilerplate: most runs that are found are boilerplate."""
+        """Yield the numbers of runs and of the texts that contain them, each pair once. Adds the number of texts with
+        each run to `counts`. Counting may stop once a run is boilerplate, as most found runs are."""
         marks = self._marks.copy()
         for numbers, places in self.found_in(texts, marks):
             pairs = _distinct(places * len(texts) + numbers)
@@ -240,7 +241,7 @@ class _Runs:
         np.bitwise_and.at(marks, byte, ~bit)
 
     def count(self, texts: Texts) -> NDArray[np.uint32]:
-        """Return the number of different texts that contain each run, as far as `once_in_each` counts."""
+        """Return the number of different texts that contain each run, up to the limit of `once_in_each`."""
         counts = np.zeros(self.hashes.size, np.uint32)
         for _ in self.once_in_each(_different(texts), counts):
             pass
@@ -303,7 +304,7 @@ def _shares(texts: Texts, runs: _Runs) -> NDArray[np.float64]:
 def _covered(
     numbers: NDArray[np.int64], starts: NDArray[np.int64], letters: int, count: int = 0
 ) -> NDArray[np.float64]:
-    """Return how many letters the runs of each number cover. Runs are sorted by number and start."""
+    """Return, for each number, how many letters its runs cover. Runs are sorted by number and start."""
     reach = np.full(numbers.size, letters)
     is_same = numbers[1:] == numbers[:-1]
     reach[:-1][is_same] = np.minimum(np.diff(starts), letters)[is_same]

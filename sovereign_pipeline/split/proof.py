@@ -73,7 +73,7 @@ class Components(Frozen):
 
 
 class NearDuplicateCounts(Frozen):
-    """Counts of near-duplicates, which are on one side."""
+    """Counts of near-duplicate pairs. Both documents of a pair are on the same side."""
 
     pairs: int
     copies: int
@@ -83,7 +83,7 @@ class NearDuplicateCounts(Frozen):
 
 
 class ContainedTextCounts(Frozen):
-    """Counts of document pairs in which one contains a text of the other, which are on one side."""
+    """Counts of document pairs in which one contains a text of the other. Both documents are on the same side."""
 
     pairs: int
     """Number of pairs. Equal longer texts count as one text."""
@@ -116,7 +116,7 @@ class CrossingMethod(Frozen):
 
 
 class ParaphraseCounts(Frozen):
-    """Counts of paraphrases, which are on one side."""
+    """Counts of paraphrase pairs. Both documents of a pair are on the same side."""
 
     pairs: int
 
@@ -149,11 +149,11 @@ class Proof(Frozen):
     date_cut: DateCut | None = Field(default=None, exclude_if=lambda cut: cut is None)
     """Cut by date; absent unless the split is by date."""
     selection: "Proof | None" = Field(default=None, exclude_if=lambda proof: proof is None)
-    """The same proof for the documents that are not held out: its `held_out` is the selection side. Absent without
-    one."""
+    """Proof for the split of the remaining documents, in which `held_out` means the selection side. Absent if there is
+    no selection side."""
 
     def with_selection(self, proof: "Proof") -> "Proof":
-        """Return this proof with that of the selection side. Its counts then have three sides."""
+        """Return this proof with the selection side's proof. Its counts then cover three sides."""
         sides = {
             name: SideCounts(train=inner.train, selection=inner.held_out, held_out=getattr(self, name).held_out)
             for name in ("rows", "letters", "preferences")
@@ -207,7 +207,7 @@ def _side_counts(is_held_out: NDArray[np.bool_]) -> SideCounts:
 def _components(columns: Columns, assignment: Assignment) -> Components:
     is_held_out, component_of = assignment.is_held_out, assignment.component_of
     sizes = np.bincount(component_of, minlength=len(columns))
-    largest = int(sizes.argmax())  # a component has the number of its first document
+    largest = int(sizes.argmax())  # a component is identified by the number of its first document
     return Components(
         count=int((sizes > 0).sum()),
         held_out=int(np.unique(component_of[is_held_out]).size),

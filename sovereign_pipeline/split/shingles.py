@@ -16,7 +16,7 @@ ROWS_PER_BLOCK = 4_096
 _SHINGLES_PER_BLOCK = 1 << 21
 _SHINGLES_PER_PART = 1 << 24
 _MOST_READ_IN_VAIN = 4
-"""Hashes between the wanted rows that are read with them, for each wanted hash. Beyond, rows are read one by one."""
+"""Maximum number of unwanted hashes read per wanted hash. Rows that are further apart are read one by one."""
 SLOTS = 1 << 26
 _LEVELS_PER_OCTAVE = 9
 HASH_BITS = 44
@@ -61,7 +61,7 @@ class Shingles:
 
     @staticmethod
     def of(path: Path, sizes: NDArray[np.int64], kind: type[np.unsignedinteger[Any]] = np.uint64) -> "Shingles":
-        """Return the shingles in a file, whose rows of the given sizes follow each other."""
+        """Return the shingles in a file of consecutive rows with the given sizes."""
         return Shingles(path, sizes, np.cumsum(sizes) - sizes, kind)
 
     def __len__(self) -> int:
@@ -129,8 +129,8 @@ def jaccard_of_pairs(
 
 @dataclass(frozen=True)
 class Rarity:
-    """An order of all shingles, rarest first, for the search and the check. Both are correct with any order, and fast
-    if common shingles come last."""
+    """An order of all shingles, rarest first. Search and check give correct results in any order, and are fast if
+    common shingles come last."""
 
     levels: NDArray[np.uint8]
     """For each slot of a hash table, the scaled logarithm of its commonest shingle's count; 0 if none repeats."""
@@ -141,7 +141,7 @@ class Rarity:
         sorted."""
         levels = np.zeros(SLOTS, np.uint8)
         for hashes, counts in repeated_shingles(scratch, *sides):
-            # The commonest shingle of a slot comes last and stays.
+            # The commonest shingle of a slot is written last, so its count stays.
             order = np.argsort(counts)
             slots = slots_of(hashes[order])
             level = (np.log2(counts[order]) * _LEVELS_PER_OCTAVE).astype(np.uint8)
@@ -185,7 +185,7 @@ def cut_into_parts(
     blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
     """Write the records of all blocks to one file per part in `scratch`, and yield the files. `blocks`: (records, as
-    many numbers of HASH_BITS bits). Records with equal numbers are in the same part."""
+    many numbers of HASH_BITS bits). Records whose numbers are equal are in the same part."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]

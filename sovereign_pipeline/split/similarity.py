@@ -80,8 +80,8 @@ def long_arguments(message: Message) -> list[str]:
 def blocks_of(text: str) -> list[str]:
     """Split a text into its own part and the texts that it quotes or forwards, in English and Arabic.
 
-    Lines of one depth of `>` form one block, even around an answer. A missed mark has little effect: callers also
-    compare the whole text, so only a part of a document inside a much longer text can be missed.
+    Lines of one depth of `>` form one block, even around an answer. Callers also compare the whole text. An undetected
+    quotation mark can therefore hide only a part of a document inside a much longer text.
     """
     if not (":" in text or ">" in text or "---" in text or "___" in text):
         return [text]

@@ -33,9 +33,9 @@ they never judge an adapter; see `evaluation/looks.py`."""
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write each document to one of the files, byte for byte and in the input's order, and write the proof.
 
-    The selection side is taken from the rest as the held-out side is from all. So a line has the same held-out side
-    with and without one. Raises InputError if two documents have the same id, if a side cannot get `letters` documents,
-    or if the paraphrase model is not installed.
+    The selection side is chosen last, from the documents that are not held out, so it does not change the held-out
+    side. Raises InputError if two documents have the same id, if a side cannot get `letters` documents, or if the
+    paraphrase model is not installed.
     """
     recipe = workplace.line.split
     scrubbed = inputs[SCRUBBED_CORPUS.kind]

@@ -253,7 +253,7 @@ def _table(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with choices as texts and the answer as an index, whatever the published form."""
+    """Convert a row of any published form: choices become texts, and the answer becomes an index."""
     choices, answer = card.files.choices or fields["choices"], str(fields["answer"]).strip()
     labels = list(LETTERS)
     if card.files.choices:

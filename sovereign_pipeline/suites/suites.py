@@ -82,8 +82,7 @@ def rows_of_suite(settings: Settings, entry: CapabilitySuite) -> list[AnyRow]:
 
 
 def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
-    """Return the SHA-256 of a suite's files and task. It does not cover the choice of rows, which is part of the
-    recipe."""
+    """Return the SHA-256 of a suite's files and task. The recipe, not this digest, identifies the selected rows."""
     if entry.suite is None:
         return digest_of_items(settings.data / entry.own_path)
     card = load_suite_card(settings, entry.suite)
