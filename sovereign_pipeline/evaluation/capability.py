@@ -35,7 +35,7 @@ IGNORED_IN_NUMBERS = (",", r"\$", r"(?s).*#### ", r"\.$")
 _FENCE = "```"
 _ARABIC_ARTICLE = re.compile(r"^ال(?=\w{2})")
 Measures = dict[str, float]
-"""Metrics of one answer, name -> value. CORRECT, 0 or 1, is the metric that the gate tests."""
+"""Name -> value of each metric of one answer. The gate tests the metric CORRECT, which is 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _write(
 
 
 def _reply(suite: Suite, answer: Answer) -> str:
-    """Return the part of an answer that is graded. White space at the ends is kept for code only, where indentation
+    """Return the part of an answer that is graded. White space at the ends is kept only for code, where indentation
     matters."""
     assert not isinstance(suite.task, ChoiceTask)
     text = answer.text if isinstance(suite.task, CodeTask) else answer.text.strip()
@@ -213,7 +213,7 @@ def _sample(
 
 
 def _cluster(row: AnyRow) -> str | None:
-    """Return the id that dependent rows share, such as the passage they ask about."""
+    """Return the id that dependent rows share, such as the id of the passage that they ask about."""
     return hashlib.sha256(row.passage.encode()).hexdigest()[:16] if isinstance(row, Passage) else None
 
 
@@ -266,8 +266,8 @@ def until(text: str, stop: Sequence[str]) -> str:
 def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
     """Return whether the reply is right by GSM8K's exact match.
 
-    By default the last number of the reply is compared (`flexible-extract`). With `strict`, the number after `####` is.
-    The default decides, because a chat model writes no `####` unless examples show it.
+    By default the last number of the reply is compared (`flexible-extract`). With `strict`, the number after `####` is
+    compared. The gate uses the default, because a chat model writes no `####` unless examples show it.
     """
     from lm_eval.api.metrics import exact_match_hf_evaluate
     from lm_eval.filters.extraction import RegexFilter

@@ -58,7 +58,7 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
     Args:
         levels: classification levels of items that are not among the stage's inputs.
 
-    Raises what `open_incumbent` and `open_base_model` raise.
+    Raises the errors of `open_incumbent` and `open_base_model`.
     """
     candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
     base = open_base_model(workplace.settings, base_model, workplace.progress)
@@ -87,8 +87,8 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
 def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
     """Return the digests and the classification level of each arm's weights.
 
-    An adapter's registration may have a higher level because of its evaluation data. That level belongs to the stage
-    (`Comparison.levels`) and does not apply to the weights.
+    An adapter's registration may have a higher level because of its evaluation data. The higher level applies to the
+    stage (`Comparison.levels`), not to the weights.
     """
     files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
     origins: dict[Arm, Origin] = {"base": Origin(files, level)}

@@ -52,7 +52,7 @@ class HeldOutSettings:
     distractors: int
     """Number of wrong replies offered beside the true reply."""
     supervise: Literal["all", "last"] = "all"
-    """Assistants' turns of a conversation that are trained, and so scored."""
+    """Assistants' turns of a conversation that are trained on, and therefore scored."""
     replaces: bool = False
     """See `dataset.jsonl.as_served`."""
 
@@ -91,9 +91,9 @@ def score_held_out(
     """Score the held-out documents with every arm. Preferences are skipped.
 
     The loss is the mean negative log-likelihood per token of the true reply with its end-of-turn token, over exactly
-    the token ids that training supervises: of a conversation, those of each trained turn. A choice is correct if the
-    true last reply has a lower loss than `distractors` replies to other cases. Those replies are in the same language
-    and, while there are any, of the same department. Raises InputError if no document can be scored.
+    the token ids that training supervises: in a conversation, the token ids of each trained turn. A choice is correct
+    if the true last reply has a lower loss than `distractors` replies to other cases. Those replies are in the same
+    language and, as long as possible, of the same department. Raises InputError if no document can be scored.
     """
     encoded = [_encoded(models, document, settings) for document in held_out if not document.is_preference]
     replied = [each for each in encoded if each is not None]

@@ -1,14 +1,13 @@
-"""Enter every evaluation against a line's held-out side into the ledger, count them, and derive the level of the gates.
+"""Log every evaluation against a line's held-out side, count these looks, and derive the confidence of the gates. With
+enough attempts, any candidate passes a gate by chance. The gates' intervals therefore widen with each look: at look k,
+a candidate that is exactly as good passes a test of superiority with a probability of 2.5 % / k². The sum over any
+number of looks is at most 2.5 % · π²/6 = 4.1 %, however the looks depend on each other (Bonferroni with unequal
+weights: Rosenthal and Rubin 1983, "Ensemble-adjusted p values", Psychological Bulletin 94: 540-541; as a sequence that
+spends a level over tests to come: Foster and Stine 2008, "Alpha-investing", Journal of the Royal Statistical Society B
+70: 429-444). The first look is at the usual 95 %.
 
-Whoever tries often enough passes a gate by chance. So the gates' intervals widen with each look: at look k, a candidate
-that is exactly as good passes a test of superiority with a probability of 2.5 % / k². The sum over any number of looks
-is 2.5 % · π²/6 = 4.1 %, whatever the looks have in common (Bonferroni with unequal weights: Rosenthal and Rubin 1983,
-"Ensemble-adjusted p values", Psychological Bulletin 94: 540-541; as a sequence that spends a level over tests to come:
-Foster and Stine 2008, "Alpha-investing", Journal of the Royal Statistical Society B 70: 429-444). The first look is at
-the usual 95 %.
-
-The entry is written before the first score, so an evaluation that is interrupted counts, and one whose artifacts are
-deleted does, too. The same weights under the same settings are one look.
+The entry is written before the first score. An evaluation therefore counts even if it is interrupted or its artifacts
+are deleted. The same weights under the same settings are one look.
 
 A look of any line counts if its documents are those of this held-out side: see `_counts`.
 """
@@ -39,7 +38,8 @@ from sovereign_pipeline.training.tuned_model import stated_weights
 
 LOOKED, JUDGED = "held-out side evaluated", "evaluation judged"
 BUDGET = 10
-"""Looks after which a fresh held-out side is due. At the tenth, the interval is 1.8 times as wide as at the first."""
+"""Number of looks after which a fresh held-out side is due. At the tenth, the interval is 1.8 times as wide as at the
+first."""
 Figures = dict[str, str]
 """`incumbent` -> its digest, or empty; `files` -> digest of the files of all scores."""
 SKETCHES = ("rows", "texts", "corpus")
@@ -54,7 +54,7 @@ class Look(Frozen):
     held_out: str
     """SHA-256 of the held-out documents."""
     settings: str
-    """Digest of what decides the figures and the verdicts: seed, precision, rows, prompts and margins."""
+    """Digest of the settings that decide figures and verdicts: seed, precision, rows, prompts and margins."""
     recipe: str
     """Digest of the whole recipe."""
     seed: int
@@ -66,7 +66,7 @@ class Look(Frozen):
 
 
 class Looks(Frozen):
-    """The looks at a held-out side until this one."""
+    """The looks at a held-out side, up to this look."""
 
     number: int
     """Number of this look, from 1."""
@@ -74,13 +74,13 @@ class Looks(Frozen):
     """Confidence of the two-sided intervals by which the gates pass."""
     earlier: tuple[Look, ...]
     of_other_lines: int = Field(default=0, exclude_if=lambda number: not number)
-    """How many of the earlier looks other lines made, at the same documents."""
+    """Number of earlier looks that other lines made at the same documents."""
     at_other_sides: int = Field(default=0, exclude_if=lambda number: not number)
-    """Number of looks of this line at earlier held-out sides, which do not count any more."""
+    """Number of this line's looks at earlier held-out sides. These looks no longer count."""
 
     def loosened(self, margins: Mapping[str, float]) -> list[tuple[int, str, float, float]]:
-        """Return, for each gate that an earlier look did not pass and that asks for less now, the number of that look,
-        the margin's name, and its values then and now. A look without a report passed no gate."""
+        """Return each margin that was loosened after its gate did not pass: number of the earlier look, name of the
+        margin, and its values then and now. A look without a report passed no gate."""
         return [
             (number, name, then, margins[name])
             for number, look in enumerate(self.earlier, 1)
@@ -129,10 +129,10 @@ def margins_of(line: Line) -> dict[str, float]:
 
 
 def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str) -> None:
-    """Enter an evaluation that is about to begin into the ledger, unless it is entered already.
+    """Log an evaluation that is about to begin, unless it is logged already.
 
     Args:
-        tests: digest of what else decides the verdicts, such as the questions and prompts.
+        tests: digest of everything else that decides the verdicts, such as the questions and prompts.
 
     Raises GateRefused if most of the held-out documents were on a selection side, of any line.
     """
@@ -158,9 +158,9 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
 
 
 def as_measured(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, figures: Figures) -> str:
-    """Return the digest of the tests with which figures are a look: `tests`, unless this look was judged by other
-    figures against the same incumbent. Figures differ between machines and numbers of threads, so whoever deletes and
-    measures again looks again."""
+    """Return the digest of the tests that identifies a look with these figures: `tests`, unless other figures against
+    the same incumbent already decided this look. Figures differ between machines and numbers of threads, so a repeated
+    measurement is another look."""
     key = {"line": workplace.line.line, "look": _id(_look(workplace, candidate, split), tests)}
     for known in (each.subjects for each in _entries(workplace, JUDGED)):
         if known.get("figures", {}).get("incumbent") == figures["incumbent"] and key.items() <= known.items():
@@ -176,7 +176,7 @@ def enter_outcomes(
     figures: Figures,
     outcomes: Mapping[str, Outcome],
 ) -> None:
-    """Enter the outcomes of an evaluation's gates, unless they are entered already."""
+    """Log the outcomes of an evaluation's gates, unless they are logged already."""
     id = _id(_look(workplace, candidate, split), tests)
     entered = {"line": workplace.line.line, "look": id, "figures": figures, "outcomes": dict(outcomes)}
     if entered not in [each.subjects for each in _entries(workplace, JUDGED)]:
@@ -184,12 +184,11 @@ def enter_outcomes(
 
 
 def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str) -> Looks:
-    """Count the looks until that of a candidate. One that is not entered yet is the next.
-
-    Later entries do not change the result, so that a report made again is the same.
+    """Count the looks up to a candidate's look, which is the next one if it is not logged yet. Later entries do not
+    change the result, so a rebuilt report is the same.
     """
     line, id = workplace.line.line, _id(_look(workplace, candidate, split), tests)
-    before: dict[tuple[str, str], Mapping[str, Any]] = {}  # two stages that run at once may both enter a look
+    before: dict[tuple[str, str], Mapping[str, Any]] = {}  # two stages that run at the same time may both log a look
     outcomes: dict[tuple[str, str], dict[str, Outcome]] = {}
     now: Mapping[str, Any] | None = None
     for subjects in (each.subjects for each in _entries(workplace, LOOKED, JUDGED)):
@@ -222,11 +221,10 @@ def looks_at(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, t
 
 
 def _counts(look: Mapping[str, Any], now: Mapping[str, Any], line: str) -> bool:
-    """Return whether an earlier look counts for a held-out side.
-
-    It does if at least half of the side's texts were in its line's corpus, on whatever side: another seed of the split,
-    or a copy of the recipe as another line, draws no fresh documents. In its own line, one document in common suffices,
-    by id, case file or text. Lines may use the same ids for different documents.
+    """Return whether an earlier look counts for a held-out side. It counts if at least half of the side's texts were in
+    the corpus of the look's line, on any side, because another split seed or a copied recipe draws no fresh documents.
+    For a look of the same line, one common document suffices, by id, case file or text. Lines may use the same ids for
+    different documents.
     """
     of_line = look["line"] == line and not set(now["rows"]).isdisjoint(look["rows"])
     return of_line or is_mostly_in(now["texts"], look.get("corpus", ()))
@@ -253,8 +251,8 @@ def _look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef) -> L
 
 
 def _sketches(split: Artifact, with_corpus: bool = True) -> dict[str, list[str]]:
-    """Return the least digests of a split: `rows`, of the held-out documents' names; `texts`, of their texts; and
-    `corpus`, of the texts of all sides."""
+    """Return the least digests of a split: `rows` (names of the held-out documents), `texts` (their texts) and `corpus`
+    (texts of all sides)."""
     held_out = list(_documents(split, HELD_OUT))
     sides = (TRAIN, SELECTION, HELD_OUT) if with_corpus else ()
     whole = (normal_form(document) for side in sides for document in _documents(split, side))
@@ -268,7 +266,7 @@ def _documents(split: Artifact, side: str) -> Iterator[Document]:
 
 
 def _names(documents: Iterable[Document]) -> Iterable[str]:
-    """Yield the documents' ids, case files and texts. The text is without its subject, which a recipe may leave out."""
+    """Yield the documents' ids, case files and texts. Texts exclude the subject, which a recipe may leave out."""
     for document in documents:
         yield f"id {folded(document.id)}"
         if case := folded(document.case):

@@ -1,6 +1,6 @@
 """Measure memorisation: exposure of planted canaries, and documents that an arm continues verbatim.
 
-Texts of rows, canaries and continuations are passed to the scanner and nowhere else.
+Texts of rows, canaries and continuations are passed only to the scanner.
 """
 
 import hashlib
@@ -85,11 +85,11 @@ def exposure(own: float, others: Sequence[float]) -> float:
     """Return a secret's exposure in bits, from 0 to SPACE_BITS: the factor, as log2, by which the model narrows an
     attacker's search.
 
-    It is -log2 of the share of secrets that are at least as likely: Carlini et al. 2019 ("The Secret Sharer"), sections
-    4.2 and 4.3. As there, the share comes from a skew-normal distribution fitted (here by moments) to the
-    log-likelihoods of sampled secrets, so exposures above log2 of the sample size can be measured. A secret that the
-    model never saw has an exposure of 1.44 on average (1 / ln 2), and of more than x with probability 2^-x. In a
-    simulation with 63 alternatives, 3 of 1,000 unseen secrets exceeded 10 bits, where 1 is expected.
+    The exposure is -log2 of the share of secrets that are at least as likely: Carlini et al. 2019 ("The Secret
+    Sharer"), sections 4.2 and 4.3. As in that paper, the share comes from a skew-normal distribution fitted (here by
+    moments) to the log-likelihoods of sampled secrets, so exposures above log2 of the sample size can be measured. A
+    secret that the model never saw has an exposure of 1.44 on average (1 / ln 2), and of more than x with probability
+    2^-x. In a simulation with 63 alternatives, 3 of 1,000 unseen secrets exceeded 10 bits, where 1 is expected.
 
     `own`, `others`: log-likelihoods in nats. Raises ValueError if `others` has fewer than three values or they are all
     equal.
@@ -99,7 +99,7 @@ def exposure(own: float, others: Sequence[float]) -> float:
     if len(others) < 3 or min(others) == max(others):
         raise ValueError(f"no distribution can be fitted to {len(others)} log-likelihoods, or to equal ones")
     shape, location, scale = skewnorm.fit(others, method="MM")
-    # A sample more skewed than any skew-normal distribution would get an infinite shape parameter.
+    # A sample that is more skewed than any skew-normal distribution would get an infinite shape parameter.
     share = float(skewnorm.sf(own, max(-_MOST_SKEWED, min(shape, _MOST_SKEWED)), location, scale))
     return min(SPACE_BITS, -math.log2(share)) if share > 0 else SPACE_BITS
 
@@ -119,8 +119,8 @@ def continue_documents(
 
     At most `rows` documents are taken from each side of the split. Held-out documents are the control: no arm was
     trained on them, so verbatim continuations of them come from common phrases. Training rows are matched to the
-    control by department and language where possible. A document is skipped if its reply is too short or it does not
-    fit the model. Raises PrivacyError if the scanner does.
+    control by department and language where possible. A document is skipped if its reply is too short or if it does not
+    fit the model. Raises the scanner's PrivacyError.
     """
     control = _openings(models, _first(held_out, rows, seed), instruction, replaces)[:rows]
     like = Counter(_kind_of(opening.document) for opening in control)
@@ -209,7 +209,7 @@ def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
 
 
 def _shares(samples: Sequence[VerbatimSample], by_arm: Callable[[VerbatimSample], Mapping[Arm, bool]]) -> Shares:
-    """Compare shares of documents; documents of one case form a cluster."""
+    """Compare shares of documents. Documents of one case form a cluster."""
     return share_differences([by_arm(each) for each in samples], case_files(samples))
 
 
@@ -249,7 +249,7 @@ def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document
 
 
 def _alike_first(documents: Sequence[Document], like: Counter[tuple[str, str]]) -> list[Document]:
-    """Reorder the documents: first, for each department and language, as many as the counter `like` holds."""
+    """Reorder the documents so that, for each department and language, as many as `like` counts come first."""
     left = Counter(like)
     alike: list[Document] = []
     others: list[Document] = []

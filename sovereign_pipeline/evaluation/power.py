@@ -18,8 +18,8 @@ proportionally more prompts."""
 CHANGED_CHOICES = 0.20
 """Assumed share of rows of a capability suite on which two equally good arms differ."""
 CHANGED_CONTINUATIONS = 0.02
-"""Assumed share of documents that only one of two equally good arms continues verbatim. Low, because any arm rarely
-does."""
+"""Assumed share of documents that only one of two equally good arms continues verbatim. The share is low, because arms
+rarely continue a document verbatim."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GatePower:
     """Number of compared rows: suite rows, prompts, or documents from each side of the split."""
     margin: float
     least: int
-    """Fewest rows with which a candidate passes if none of its answers differs from the reference's."""
+    """Minimum number of rows with which a candidate passes if all of its answers equal the reference's."""
     needed: int
     """Number of rows with which a candidate exactly as good as its reference passes with probability 0.8."""
     probability: float
@@ -74,7 +74,8 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
 
 
 def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1) -> GatePower:
-    """Compute the power of one gate. `groups` is 2 for a rise over a control of as many rows."""
+    """Compute the power of one gate. `groups`: 2 for a rise over a control with the same number of rows, otherwise
+    1."""
     probability = passing_probability if groups == 1 else passing_probability_of_rise
     needed = rows_by_approximation(margin, changed, groups)
     while probability(needed, margin, changed) < POWER:
@@ -83,7 +84,7 @@ def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1)
 
 
 def least_rows(margin: float, groups: int = 1) -> int:
-    """Return the fewest rows with which a difference of 0 on every row passes the margin.
+    """Return the minimum number of rows with which a difference of 0 on every row passes the margin.
 
     The score interval of 0 in n ends at z^2 / (n + z^2) (Wilson 1927). For two groups the ends add in quadrature (Zou
     and Donner 2008), as in the gates.
@@ -123,7 +124,8 @@ def passing_probability(rows: int, margin: float, changed: float) -> float:
 
 
 def passing_probability_of_rise(rows: int, margin: float, changed: float) -> float:
-    """Return `passing_probability` of the rise over a control of as many rows (`memorisation.rise_over_control`)."""
+    """Return `passing_probability` of the rise over a control with the same number of rows
+    (`memorisation.rise_over_control`)."""
     import numpy as np
     from scipy.stats import binom
 

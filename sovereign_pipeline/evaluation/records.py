@@ -35,7 +35,7 @@ Row = TypeVar("Row", bound=Frozen)
 
 
 def _of_conversations(default: Any) -> Any:
-    """Return a field that only records about conversations have. Those about letters are stored without it."""
+    """Return a field that only records about conversations have. Records about letters are stored without it."""
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
@@ -177,7 +177,7 @@ class PrivateResult(Frozen):
     loss_by_token: dict[Reference, LossDifference]
     """Mean over all tokens, so that long replies count for more."""
     choice: dict[Reference, ShareDifference]
-    """Difference in correct choices; empty if no document had another reply to choose from."""
+    """Difference in correct choices; empty if no document had a wrong reply to choose from."""
     by_language: dict[str, dict[Reference, LossDifference]]
     by_department: dict[str, dict[Reference, LossDifference]]
     by_turn: dict[int, dict[Reference, LossDifference]] = _of_conversations({})
@@ -220,20 +220,20 @@ class ToolCallSample(DocumentSample):
     """True if the true turn calls a tool."""
     called: dict[Arm, bool]
     valid: dict[Arm, bool]
-    """Arm -> True if it calls tools of the conversation alone, each with arguments that fit the tool's schema."""
+    """Arm -> True if it calls only tools of the conversation, each with arguments that fit the tool's schema."""
     exact: dict[Arm, bool]
-    """Arm -> True if its calls have the names and arguments of the true ones."""
+    """Arm -> True if its calls have the names and arguments of the true calls."""
 
 
 class ToolCallResult(Frozen):
     """Shares of turns of held-out conversations with tools."""
 
     exact: Shares
-    """On turns that call a tool."""
+    """Share of exact calls, on turns that call a tool."""
     valid: Shares
-    """On turns that call a tool."""
+    """Share of valid calls, on turns that call a tool."""
     false_calls: Shares
-    """Turns with a call, among those that call no tool."""
+    """Share of turns with a call, on turns that should call no tool."""
 
 
 class PrivateScores(Frozen):
@@ -245,7 +245,7 @@ class PrivateScores(Frozen):
     replies: ReplyResult | None = None
     """Results of generated replies; None if the recipe does not request them."""
     tool_calls: ToolCallResult | None = _of_conversations(None)
-    """None if no held-out conversation has tools."""
+    """Results of tool calls; None if no held-out conversation has tools."""
 
 
 FoundKinds = dict[Kind, int]
@@ -361,7 +361,7 @@ class ExposureResult(Frozen):
     highest: dict[Arm, float]
     """Highest exposure of any planted canary."""
     space_bits: float
-    """The upper bound of an exposure."""
+    """Upper bound of an exposure, in bits."""
 
 
 class RiseOverControl(Frozen):

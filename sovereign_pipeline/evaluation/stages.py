@@ -83,7 +83,7 @@ MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")
 
 
 def _private_config(line: Line) -> Config:
-    # Lines without conversations keep the identity that they had before there were any.
+    # Left out for lines without conversations, so that their identity stays as it was before conversations existed.
     supervise, calls = line.training.sft.supervise, line.named_evaluation.tool_calls
     return {
         "instruction": line.training.instruction,
@@ -140,15 +140,15 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
 
 
 def _enter_look(workplace: Workplace, inputs: Inputs) -> None:
-    """Enter the look at held-out documents before they are read."""
+    """Log the look at held-out documents before they are read."""
     scores = (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT)
     tests = _tests(workplace, [(each.config_at(workplace), each.external(workplace)) for each in scores])
     enter_look(workplace, inputs[ALIGNED_ADAPTER.kind].ref, inputs[LEAKAGE_SAFE_SPLIT.kind].ref, tests)
 
 
 def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str]]]) -> str:
-    """Return the digest of all that decides the verdicts besides candidate, held-out documents, incumbent and margins:
-    questions, prompts, labels, and what counts as personal data. Another of them is another look.
+    """Return the digest of everything, besides candidate, held-out documents, incumbent and margins, that decides the
+    verdicts: questions, prompts, labels, and what counts as personal data. A different digest is another look.
 
     Args:
         scores: settings and outside files of the three scores, in the order of the report's inputs.
@@ -159,7 +159,7 @@ def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str
 
 
 def _measured(compared: Comparison, started: float, loaded: float, **more: float) -> dict[str, float]:
-    """Return the seconds of a stage, and how many items of each arm were cached and computed."""
+    """Return the duration of a stage in seconds, and the numbers of cached and computed items of each arm."""
     seconds = {name: round(value, 3) for name, value in {"load_seconds": loaded - started, **more}.items()}
     return {**seconds, **compared.cache.measured}
 
@@ -399,7 +399,7 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
 
 def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, ArtifactRef, str, Figures] | None:
     """Return the candidate, the split whose held-out documents were scored, the digest of the tests, and the figures;
-    None for scores without them."""
+    None if the scores' inputs lack the adapter or the split."""
     scores, store = inputs[PRIVATE_SCORES.kind].manifest, workplace.store
     if not {ALIGNED_ADAPTER.kind, LEAKAGE_SAFE_SPLIT.kind} <= scores.inputs.keys():
         return None
@@ -411,7 +411,7 @@ def _judged(workplace: Workplace, inputs: Inputs) -> tuple[ArtifactRef, Artifact
 def _measured_tests(
     workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, scores: Sequence[Manifest]
 ) -> tuple[str, Figures]:
-    """Return the digest of the tests whose figures three scores have, and the figures."""
+    """Return the digest of the tests that the three scores were computed with, and the figures."""
     tests = _tests(workplace, [(each.producer.config, each.external_inputs) for each in scores])
     incumbent = incumbent_in(scores[0])
     files = [{entry.path: entry.sha256 for entry in each.files} for each in scores]
@@ -453,7 +453,7 @@ def _gate(criterion: Criterion) -> Gate:
 
 
 def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
-    """Return whether the stored report equals the computed one, apart from wording, which may be of an earlier
+    """Return whether the stored report equals the computed one, apart from wording, which may come from an earlier
     version."""
     try:
         reported = EvaluationReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())

@@ -3,8 +3,8 @@
 Differences are candidate minus reference over the same rows. The rule is the confidence interval form of the
 non-inferiority test: Piaggio et al. 2012 (JAMA 308: 2594-2604, extension of CONSORT, figure 1) and FDA 2016
 (Non-Inferiority Clinical Trials to Establish Effectiveness). The interval is two-sided at 95 %, so a candidate that is
-worse by exactly the margin passes with a probability of 2.5 %. From the second look at a held-out side on, it is wider
-(`looks.py`).
+worse by exactly the margin passes with a probability of 2.5 %. From the second look at a held-out side on, the interval
+is wider (`looks.py`).
 """
 
 import math
@@ -26,7 +26,7 @@ POWER = 0.8
 
 
 class PairedDifference(Frozen):
-    """Means over the same rows, and the interval of their difference: of 95 %, or of the look's confidence."""
+    """Means over the same rows, and the interval of their difference: 95 %, or the look's confidence."""
 
     reference: float
     candidate: float
@@ -88,8 +88,8 @@ def compare_losses(
 ) -> LossDifference:
     """Compare one number per row, with `clustered_interval` of the differences.
 
-    `clusters`: id that dependent rows share, such as their case file. `weights`: of each row in all means; None weighs
-    them equally. All arguments have the same length and are not empty.
+    `clusters`: id that dependent rows share, such as their case file. `weights`: weight of each row in all means; None
+    weighs rows equally. All arguments have the same length and are not empty.
     """
     differences = [after - before for before, after in zip(reference, candidate, strict=True)]
     interval = clustered_interval(differences, clusters, seed, weights)
@@ -193,7 +193,7 @@ class MarginOutcome(Frozen):
     """Minimum detectable difference (80 % power), in the unit of the difference."""
     rows_needed: int | None
     """Number of rows at which `margin` would be the minimum detectable difference; None if superiority is required,
-    which no number of rows can assure."""
+    because no number of rows can assure superiority."""
 
 
 def evaluate_difference(observed: Difference, margin: float, better: Better) -> MarginOutcome:
@@ -309,10 +309,11 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
 def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> float:
     """Return the lower bound of the design effect: rows per cluster if no row differs, falling to 1 if many do.
 
-    A single differing row shows no more about clusters than none. The bound falls as fast as it can without moving the
-    end of the interval nearer to 0 than it is when no row differs. The upper limit U of a share p solves (U - p)^2 =
-    z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22: 209-212). With
-    an effect of rows / clusters * (1 - p / U0)^2, U stays at U0 = z^2 / (clusters + z^2), its value for p = 0.
+    A single differing row shows no more about clusters than no differing row. The bound falls as fast as it can without
+    moving the end of the interval nearer to 0 than it is when no row differs. The upper limit U of a share p solves (U
+    - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22:
+    209-212). With an effect of rows / clusters * (1 - p / U0)^2, U stays at U0 = z^2 / (clusters + z^2), its value for
+    p = 0.
     """
     bound_of_none = quantile**2 / (clusters + quantile**2)
     return rows / clusters * max(0.0, 1 - differing / rows / bound_of_none) ** 2

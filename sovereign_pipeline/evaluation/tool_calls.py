@@ -29,7 +29,8 @@ def score_tool_calls(
     the true earlier turns), and read its calls.
 
     Conversations are selected in the order in which they are scored. Turns that leave no room for `max_new_tokens` are
-    skipped. Returns nothing if no conversation has tools. Raises InputError if the chat template has no form for tools.
+    skipped. Returns no samples if no conversation has tools. Raises InputError if the chat template has no form for
+    tools.
     """
     with_tools = [document for document in held_out if document.tools and not document.is_preference]
     if not with_tools:
@@ -75,7 +76,7 @@ def tool_call_result(samples: Sequence[ToolCallSample]) -> ToolCallResult:
 
 def fits(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a call names one of the tools, with arguments that its JSON Schema allows. No call fits a broken
-    schema, or one that refers to another document, which is never retrieved."""
+    schema, or a schema that refers to another document, because no document is retrieved."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
 
@@ -84,7 +85,7 @@ def fits(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> bool:
         return False
     try:
         return bool(Draft202012Validator(schemas[call.name], registry=Registry()).is_valid(call.arguments))
-    except Exception:  # jsonschema does not say what it raises: TypeError, re.error, RecursionError and its own
+    except Exception:  # jsonschema does not document its errors: TypeError, re.error, RecursionError and its own
         return False
 
 

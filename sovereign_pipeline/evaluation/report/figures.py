@@ -54,8 +54,8 @@ _CALLS: Sequence[tuple[str, str, Better]] = (
 """Shares of `ToolCallResult`, in the same form."""
 FEWEST_CLUSTERS = 6
 """Fewest case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and the tests
-of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. An interval of two
-clusters lies on one side of 0 for every second figure without a true difference."""
+of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. With two clusters
+and no true difference, every second interval lies on one side of 0."""
 BY_CHANCE = (
     f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
@@ -74,7 +74,7 @@ class Figure(Frozen):
     """Name of the slice: "all", or the criterion and its value, such as "language ar"."""
     unit: Unit
     better: Better | None
-    """Direction in which the figure is better; None if neither is."""
+    """Direction in which the figure is better; None if neither direction is."""
     reference: Reference
     observed: LossDifference | ShareDifference
 
@@ -206,7 +206,7 @@ def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int
 
 
 def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
-    """Yield a suite's other metrics, without those that equal the accuracy on every row."""
+    """Yield a suite's other metrics, except metrics that equal the accuracy on every row."""
     clusters = [row.cluster or row.id for row in rows]
     for name in rows[0].measures:
         values = [row.measures[name] for row in rows]
@@ -222,8 +222,8 @@ def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) ->
 
 
 def _measured(rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int) -> ByReference:
-    """Compare a metric. One that is always 0 or 1 is compared as a share, because a bootstrap interval would be too
-    narrow."""
+    """Compare a metric. A metric that is always 0 or 1 is compared as a share, because a bootstrap interval would be
+    too narrow."""
     if all(value in (0, 1) for row in rows for value in row.values()):
         return share_differences([{arm: value == 1 for arm, value in row.items()} for row in rows], clusters)
     return loss_differences(rows, clusters, seed)
@@ -264,7 +264,7 @@ def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: B
 
 
 def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]:
-    """Return the slices under their full names; empty if there is only one slice, which equals "all"."""
+    """Return the slices under their full names; empty if there is only one slice, because it equals "all"."""
     return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
 
 

@@ -81,7 +81,7 @@ th,td{padding:.3rem .4rem;border-bottom:1px solid var(--line);text-align:left;ve
 .pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
 figure{margin:1rem 0}img{max-width:100%;background:#fff}figcaption,.note{color:var(--soft);font-size:.9rem}
 """
-"""Style of the file by itself. Where it is served, it has that of the other pages."""
+"""Style of the report as a single file. A server uses the style of its other pages instead."""
 
 
 class EarlierWaiver(Frozen):
@@ -127,7 +127,7 @@ class IncumbentFacts(Frozen):
 
 
 class LoosenedMargin(Frozen):
-    """A margin that asks for less than at an earlier look, at which its gate did not pass."""
+    """A margin that is looser than at an earlier look at which its gate did not pass."""
 
     look: int
     margin: str
@@ -154,9 +154,9 @@ class EvaluationReport(Frozen):
     accepted_before: tuple[EarlierWaiver, ...]
     """Waivers of the line's earlier adapters. Waivers of this adapter come after its report and are in its record."""
     looks: Looks | None = None
-    """Number of this evaluation among those against the held-out side, with the earlier ones."""
+    """The looks at the held-out side, up to this evaluation."""
     loosened: tuple[LoosenedMargin, ...] = ()
-    """Margins that ask for less than at an earlier look that did not pass their gate."""
+    """Margins that are looser than at an earlier look at which their gate did not pass."""
 
     @property
     def regressions(self) -> tuple[Figure, ...]:
@@ -198,8 +198,8 @@ def evaluate(
 ) -> EvaluationReport:
     """Compute the report from the samples and the recipe's `gates`.
 
-    From the second look on, a gate passes only by the wider interval. It fails by that of 95 % as at the first look: a
-    wider one would turn a proven fault into a doubt, which an officer may waive.
+    From the second look on, a gate passes only by the wider interval. It still fails by the 95 % interval of the first
+    look: a wider interval would turn a proven fault into an inconclusive verdict, which an officer may waive.
 
     Raises IntegrityError if a sample lacks a compared arm or has an arm that was not compared.
     """
@@ -255,7 +255,7 @@ def compared_with(report: EvaluationReport) -> str:
 
 
 def scored_in(precision: str) -> str:
-    """Say in which precision all arms were scored, and how far the scores are those of lm-eval."""
+    """State the precision in which all arms were scored, and how closely the scores match lm-eval's."""
     if precision == "float32":
         return "All arms were scored in float32, in which choices and texts equal lm-eval's."
     return (
@@ -265,7 +265,7 @@ def scored_in(precision: str) -> str:
 
 
 def looks_note(report: EvaluationReport) -> list[str]:
-    """Say how many looks at the held-out side there were, and the confidence that a gate therefore asks for."""
+    """State the number of looks at the held-out side, and the confidence that gates therefore require."""
     if report.looks is None:
         return []
     number, earlier = report.looks.number, report.looks.earlier
