@@ -1,8 +1,8 @@
 """Write, verify and remove checkpoints, from which an interrupted training resumes.
 
 A checkpoint is written to a temporary directory, hashed, marked with the training's key, and renamed once complete.
-transformers decides its content (weights, optimizer, schedule, random states, the log so far). The order of the data
-follows from the plan and needs no state but the step.
+transformers decides its content (weights, optimizer, schedule, random states, the log so far). The plan and the step
+determine the order of the data.
 """
 
 import json
@@ -39,7 +39,7 @@ class CheckpointDirectory:
     def newest(self, progress: Callable[[str], None], before: int | None = None) -> Path | None:
         """Return the newest checkpoint that this training wrote and nobody changed; None if there is none.
 
-        Any other checkpoint is skipped with a message. before: skip the checkpoints of this step and of later ones.
+        Any other checkpoint is skipped with a message. before: skip the checkpoints of this step and later steps.
         """
         usable = [each for each in self._all() if before is None or each.name < f"step-{before:08}"]
         for checkpoint in reversed(usable):
@@ -108,7 +108,7 @@ class CheckpointDirectory:
         """Remove all checkpoints except the newest `keep`, and those of later steps.
 
         A checkpoint of a later step is damaged, because this training resumed from an earlier one. If it stayed, it
-        would count among the kept ones.
+        would count towards `keep`.
         """
         later = [each for each in self._all() if each.name > newest]
         earlier = [each for each in self._all() if each.name <= newest]
@@ -130,8 +130,8 @@ class CheckpointDirectory:
 
 
 def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
-    """Remove the checkpoint directories of one line and method, unless that line is being trained and may be using
-    one. Nothing behind a link is removed."""
+    """Remove the checkpoint directories of one line and method, unless the line is being trained. Nothing behind a link
+    is removed."""
     there = [each for each in checkpoint_directories if each.is_dir() and not each.parent.is_symlink()]
     if not there:
         return

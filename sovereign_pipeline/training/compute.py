@@ -1,16 +1,15 @@
 """Count the floating-point operations (FLOPs) of a training.
 
-Counted are the matrix products: one of [m, k] by [k, n] is 2·m·k·n operations, so that a forward pass is two for each
-weight and token (Kaplan et al. 2020, section 2.1), and attention is two products over all pairs of a row's tokens,
-without a discount for the causal mask (Chowdhery et al. 2022, appendix B). The backward pass is the same again for the
-gradients of activations, and again for the gradients of weights: of the adapter's weights in LoRA, whose frozen weights
-have none (Hu et al. 2021, section 4), of all in full tuning. Nothing needs the gradient of the input of the first
-layer, so the frozen weights that read it have no backward product at all. Not counted: norms, activation functions,
-softmax, DoRA's norms, dequantisation, the optimizer.
+Only matrix products are counted: a product of [m, k] and [k, n] is 2·m·k·n operations. A forward pass is then two
+operations for each weight and token (Kaplan et al. 2020, section 2.1). Attention is two products over all pairs of a
+row's tokens, without a discount for the causal mask (Chowdhery et al. 2022, appendix B). The backward pass is the same
+again for the gradients of activations, and again for the gradients of trained weights: the adapter's weights in LoRA
+(Hu et al. 2021, section 4), all weights in full tuning. Nothing needs the gradient of the input of the first layer, so
+the frozen weights that read it have no backward product at all. Not counted: norms, activation functions, softmax,
+DoRA's norms, dequantisation, the optimizer.
 
-A test compares this with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes and held-out
-measurements are no training and do not count, nor do steps that are repeated after a kill: equal trainings have equal
-figures.
+A test compares this with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes, held-out
+measurements, and steps repeated after a kill do not count, so that equal trainings have equal figures.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,8 +41,8 @@ class Passed:
 
     @classmethod
     def of_pass(cls, lengths: Sequence[int], predicted: int, apart: bool) -> "Passed":
-        """Return one pass of rows without padding. apart: each row attends to itself alone; otherwise all pairs of the
-        pass are computed, and a mask discards those of different rows."""
+        """Return one pass of rows without padding. apart: each row attends only to itself. Otherwise all pairs of the
+        pass are computed, and a mask discards pairs of different rows."""
         tokens = sum(lengths)
         return cls(tokens, predicted, sum(each**2 for each in lengths) if apart else tokens**2)
 
@@ -56,8 +55,8 @@ class Passed:
     def sampled(cls, prompts: Sequence[Sequence[int]], replies: Sequence[int], padded: bool) -> "Passed":
         """Return the passes that sample replies of these lengths, one for each prompt.
 
-        Equal prompts go through the model once, and then each token of a reply but its last. padded: prompts are padded
-        to the longest, and no reply ends before the longest does.
+        Equal prompts go through the model once, followed by each token of a reply except the last. padded: prompts are
+        padded to the longest one, and all replies take as many steps as the longest.
         """
         starts = [len(each) for each in dict.fromkeys(map(tuple, prompts))]
         begun, steps = [len(each) for each in prompts], [each - 1 for each in replies]
@@ -101,7 +100,7 @@ def flops_of(shape: Shape, sft: Sft, learned: Passed, read: Passed) -> Flops:
     if sft.adapter == "none":
         backward = Flops(2 * again.layers, 0, 2 * again.head, 2 * again.attention)
     else:
-        # With checkpointing, transformers lets the embeddings have a gradient.
+        # With gradient checkpointing, transformers gives the embeddings a gradient.
         first = [] if sft.gradient_checkpointing else [each for each in shape.linears if _reads_embeddings(each.name)]
         adapted = {each.name for each in shape.targets(sft)}
         unread = sum(each.inputs * each.outputs for each in first)
@@ -116,7 +115,7 @@ def flops_of(shape: Shape, sft: Sft, learned: Passed, read: Passed) -> Flops:
     return Flops(
         layers=forward.layers + backward.layers + repeated * again.layers,
         adapter=forward.adapter + backward.adapter + repeated * again.adapter,
-        head=forward.head + backward.head,  # outside the layers, which alone are checkpointed
+        head=forward.head + backward.head,  # outside the layers; only layers are checkpointed
         attention=forward.attention + backward.attention + repeated * again.attention,
     )
 
@@ -131,8 +130,8 @@ def _forward(shape: Shape, matrices: int, adapter: int, passed: Passed) -> Flops
 
 
 def _adapter(shape: Shape, sft: Sft) -> int:
-    """Return the number of the adapter's weights that a token passes: r·(in + out) for each target. Of the adapters of
-    experts, only those of the experts that it uses."""
+    """Return the number of the adapter's weights that a token passes: r·(in + out) for each target. Of the experts'
+    adapters, only the ones that the token uses count."""
     plain = sum(sft.rank * (each.inputs + each.outputs) for each in shape.targets(sft))
     if not shape.expert_parameters or sft.target_modules != "all-linear":
         return plain
@@ -155,12 +154,12 @@ class TrainingCompute(Frozen):
     """The computation of a training; see `training/compute.py` for what is counted."""
 
     tokens_read: int
-    """Number of tokens that went through a model without learning: by the reference, a reward model, or to measure the
-    policy before its update. Padding included."""
+    """Number of tokens that a model read without learning: the reference, a reward model, or the policy before its
+    update. Includes padding."""
     tokens_generated: int
-    """Number of tokens that the policy sampled to learn from them."""
+    """Number of tokens that the policy sampled for learning."""
     flops: int
-    """Floating-point operations, of sampling and reading too."""
+    """Floating-point operations, including sampling and reading."""
     flops_by_part: dict[str, int]
     counted: str
     """Sentence that says which operations are counted."""

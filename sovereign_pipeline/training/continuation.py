@@ -60,7 +60,8 @@ def parent_digests(workplace: Workplace) -> dict[str, str]:
     """Return `start_from:<id>` -> digest of the parent adapter's artifact, as a stage's external input; empty if there
     is no parent.
 
-    Raises NotFoundError for an adapter that is not registered, and RecipeError for one that has ended or is recalled.
+    Raises NotFoundError for an adapter that is not registered, and RecipeError for an adapter in a final state or under
+    a recall.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
@@ -86,9 +87,9 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     """Verify and return the adapter of the recipe's `start_from`; None if the recipe has none. base: the verified
     directory of the line's base model.
 
-    Raises NotFoundError if it is not registered; IntegrityError if its bytes changed; RecipeError if it is recalled, is
-    a whole model, or has another base model or other LoRA settings; CeilingExceeded if it is above the line's ceiling;
-    GateRefused if it was, or may have been, trained on rows that are held out now.
+    Raises NotFoundError if the adapter is not registered; IntegrityError if its bytes changed; RecipeError if it is
+    recalled, is a whole model, or has another base model or other LoRA settings; CeilingExceeded if it is above the
+    line's ceiling; GateRefused if it was, or may have been, trained on rows that are held out now.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
@@ -142,7 +143,7 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the held-out rows of the present split with the training rows of every ancestor adapter, and of a base
+    """Compare the held-out rows of the present split with the training rows of every ancestor adapter and of a base
     model that was tuned here.
 
     Raises GateRefused, and records nothing, if a dataset of an ancestor cannot be opened.
@@ -163,7 +164,7 @@ def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> 
 
 
 def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    sft = inputs.get("sft_adapter", artifact)  # an aligned_adapter has the parent of its sft_adapter
+    sft = inputs.get("sft_adapter", artifact)  # an aligned_adapter has the same parent as its sft_adapter
     parent = parent_adapter(sft.manifest)
     if parent is None:
         origin = "the line's own sft_adapter" if "sft_adapter" in inputs else "the base model"
@@ -216,7 +217,8 @@ def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
 
 
 def _assert_not_recalled(workplace: Workplace, adapter_id: str) -> None:
-    """Raise RecipeError if an open recall applies to the parent adapter: its child would hold the recalled data too."""
+    """Raise RecipeError if an open recall applies to the parent adapter, because the child would also contain the
+    recalled data."""
     if recalls := workplace.open_recalls(adapter_id):
         raise RecipeError(
             f"{_place(workplace, adapter_id)} is under {and_more(recalls)}, so nothing is continued from it.",
@@ -301,11 +303,9 @@ def _split_of(workplace: Workplace, dataset: Artifact) -> Artifact:
 
 
 def _trained_on(workplace: Workplace, ref: ArtifactRef, manifest: Manifest) -> Iterator[Artifact]:
-    """Yield every dataset of an adapter or whole model, of its ancestor adapters, and of base models that were tuned
-    here.
-
-    Raises IntegrityError or NotFoundError if a dataset, or an artifact that leads to it, cannot be opened, or if there
-    is none.
+    """Yield every dataset that an adapter or whole model, its ancestor adapters, or base models tuned here were trained
+    on. Raises IntegrityError or NotFoundError if a dataset, or an artifact on the way to it, is missing or cannot be
+    opened.
     """
     store = workplace.store
     ancestors = list(lineage(store, manifest))

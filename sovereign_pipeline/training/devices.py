@@ -12,10 +12,11 @@ from sovereign_pipeline.training.job import TrainingJob
 Item = TypeVar("Item")
 
 MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
-"""Variable with the path of the file through which the processes of one training find each other. It is in a directory
-of this account alone, which every machine of the training sees."""
+"""Variable with the path of the file through which the processes of one training find each other. Its directory belongs
+to this account alone and is visible on every machine of the training."""
 MINUTES_TO_WAIT = 30
-"""Minutes to wait for the slowest process, at the beginning and at each exchange; also transformers' default."""
+"""Minutes to wait for the slowest process, at the beginning and at each exchange. This is also transformers'
+default."""
 
 # Each device holds a shard of parameters, gradients and optimizer. Checkpoints are whole, not one file per device.
 FSDP2 = {
@@ -75,7 +76,7 @@ def meet(job: TrainingJob) -> None:
 def let_accelerate_shard_on_cpu() -> None:
     """Make accelerate use FSDP on CPUs, where it silently falls back to data parallelism.
 
-    FSDP2 does not need CUDA, so accelerate's state declares these processes as a kind that it shards.
+    FSDP2 does not need CUDA, so this function declares the processes to accelerate as a kind that it shards.
     """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType

@@ -1,14 +1,14 @@
-"""Measure the energy of a training: from the counters of its devices, or else as the stated power times the time.
+"""Measure the energy of a training: by the counters of its devices, or else as stated power times time.
 
 A GPU's counter is NVML's `nvmlDeviceGetTotalEnergyConsumption` (Volta or newer). It is read from the driver's own
 library: the package `nvidia-ml-py` is a binding of all of it, released with each driver, for the three functions that
 are needed here. Processors and memory have RAPL's counters in /sys/class/powercap, which Linux lets root alone read
-(CVE-2020-8694) unless an administrator allows more. Counters are those of a whole device, so they hold what other
-programs did on it meanwhile. Neither knows of fans, disks, losses of the power supply, or cooling.
+(CVE-2020-8694) unless an administrator allows more. Counters cover a whole device, including other programs on it. They
+exclude fans, disks, losses of the power supply, and cooling.
 
 A training that is interrupted leaves a record of its energy beside its checkpoints, renewed every `SECONDS`. The
-resumed training adds the records up. So steps that are repeated count each time, and of a killed process at most the
-last `SECONDS` are missing.
+resumed training adds the records up. Repeated steps therefore count each time. If a process is killed, at most its last
+`SECONDS` are missing.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ POWERCAP = Path("/sys/class/powercap")
 NVML_LIBRARY = "libnvidia-ml.so.1"
 JOULES_A_KWH = 3.6e6
 MOST_JOULES = 1e15
-"""Limit of a plausible record."""
+"""Maximum plausible energy of a record, in joules."""
 DOMAINS = ("package", "dram")
 """Beginnings of the names of RAPL's domains that are added up. A package includes its cores; `psys` includes all."""
 
@@ -42,7 +42,7 @@ class Counter(Protocol):
     name: str
 
     def joules(self) -> float:
-        """Return the energy since the previous call, or since the counter was made."""
+        """Return the energy in joules since the previous call, or since the counter was created."""
 
 
 class Rapl:
@@ -89,7 +89,7 @@ def _succeed(function: str, status: int) -> None:
 
 
 class Stated:
-    """The power in `institution.yaml`, over time."""
+    """A counter that multiplies the power in `institution.yaml` by the elapsed time."""
 
     def __init__(self, watts: float, now: Callable[[], float] = time.monotonic) -> None:
         self.name = f"stated {watts:g} W a device"
@@ -108,7 +108,7 @@ class Counters:
 
     counters: Sequence[Counter]
     missing: str = ""
-    """Reason why there are none."""
+    """Reason why there are no counters."""
 
     @property
     def source(self) -> str:
@@ -116,11 +116,12 @@ class Counters:
 
 
 def counters_of(gpu: str | None, watts: float | None, powercap: Path, is_first_here: bool = True) -> Counters:
-    """Return the counters that cover the training's device; else the stated power; else none, with the reason.
+    """Return the counters that cover the training's device, or else the stated power, or else no counters and the
+    reason.
 
     Args:
         gpu: UUID of this process's GPU; None if it trains on the processor.
-        is_first_here: True for one process of those that share a machine, which alone counts its processors.
+        is_first_here: True for one process of each machine. Only that process counts the machine's processors.
     """
     of_machine, why = _rapl(powercap) if is_first_here else ([], "")
     if gpu is None and (of_machine or not is_first_here):
@@ -141,7 +142,7 @@ def _rapl(powercap: Path) -> tuple[list[Counter], str]:
     try:
         named = [each for each in domains if (each / "name").read_text().startswith(DOMAINS)]
         found: list[Counter] = [Rapl(each) for each in named]
-    except (OSError, ValueError) as error:  # PermissionError, unless root or an administrator allows it
+    except (OSError, ValueError) as error:  # PermissionError, unless this is root or an administrator allows access
         return [], f"the energy counters in {powercap} cannot be read ({type(error).__name__})"
     return found, "" if found else f"there are no energy counters in {powercap}"
 
@@ -189,8 +190,8 @@ class Meter:
         self._guard = threading.Lock()
 
     def read(self, ended: bool = False) -> None:
-        """Add what the counters counted since the last reading, and renew the record. After a failure the training goes
-        on without a figure."""
+        """Add what the counters counted since the last reading, and renew the record. If reading fails, the training
+        continues without an energy figure."""
         with self._guard:
             self.piece.ended = ended
             try:
@@ -240,7 +241,7 @@ class Meter:
 
 @contextmanager
 def metered(job: TrainingJob) -> Iterator[Meter]:
-    """Count the energy of this process until the end of the block, after a failure too."""
+    """Count the energy of this process until the end of the block, even if the block fails."""
     import torch
 
     local = int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,8 +1,8 @@
 """Run an experiment: train its trials, stop the worse ones early, and compare them on the selection side.
 
-A trial is an artifact of its settings, so a finished one is found and never trained again. It has no weights, only
-their SHA-256: nothing of an experiment can be registered or served. Its inputs are the base model and the training
-dataset, whose selection side shares nothing with the held-out side.
+A trial is an artifact identified by its settings, so a finished trial is reused and never trained again. It contains
+only the SHA-256 of its weights, so nothing of an experiment can be registered or served. Its inputs are the base model
+and the training dataset, whose selection side shares nothing with the held-out side.
 """
 
 import json
@@ -46,7 +46,7 @@ def trial_stage(setting: Setting, group: str, until_step: int | None) -> Stage:
 
     Args:
         group: name of the experiment's checkpoints; see `stages.train_sft`.
-        until_step: step at which the trial pauses and is measured; None: its end.
+        until_step: step at which the trial pauses and is measured; None: trains to the end.
     """
     of_trial = with_decided_precision(setting.line)
 
@@ -125,19 +125,19 @@ class Trial:
 
     setting: Setting
     state: State = "waiting"
-    """`running`: it goes on from its last rung. `stopped`: it was not among the best of a rung."""
+    """`running`: training continues from the last rung. `stopped`: the trial was not among the best of a rung."""
     steps: int | None = None
-    """Steps of its last measurement."""
+    """Number of steps at the last measurement."""
     score: Mapping[str, float] = field(default_factory=dict)
     """`loss`, `low`, `high`, `rows`, `tokens` of the last measurement; empty without one."""
     behind: tuple[float, float, float] | None = None
-    """Loss above that of the best trial, and the 95 % interval of this difference, paired by document. Only of a
-    finished trial."""
+    """Loss minus the best trial's loss, with the 95 % interval of this difference, paired by document. Set for finished
+    trials only."""
     seconds: float = 0.0
-    """Duration of all its rungs together."""
+    """Duration of all rungs together, in seconds."""
     peak_memory_bytes: float = 0.0
     artifacts: list[ArtifactRef] = field(default_factory=list)
-    """One for each rung that it has reached."""
+    """One artifact for each rung that the trial has reached."""
     message: str | None = None
     """The guard's message, if it diverged."""
 
@@ -327,7 +327,7 @@ def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) ->
 
 
 def _compare_with(best: Sequence[Row], trials: Sequence[Trial], rows: Mapping[int, Sequence[Row]], seed: int) -> None:
-    """Set each finished trial's difference from the best one, on the same documents."""
+    """Set each finished trial's difference from the best trial, on the same documents."""
     for trial in trials:
         own = rows.get(trial.setting.number, [])
         if trial.state != "finished":

@@ -39,8 +39,8 @@ def packed(completions: Sequence[Completion]) -> Batch:
 def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
     """Return the context in which accelerate runs each forward pass of a training with this precision.
 
-    Numbers that are compared with the training's must be computed within it, or rounding makes them differ. device:
-    `cpu` or `cuda`.
+    Compute numbers that are compared with the training's within this context. Otherwise rounding makes them differ.
+    device: `cpu` or `cuda`.
     """
     import torch
 
@@ -118,10 +118,10 @@ def attend(
 ) -> tuple[Any, None]:
     """Compute attention for transformers, row by row in float32.
 
-    query, key, value: [1, heads, tokens, size]; the result, in their precision: [1, tokens, heads, size]. row_lengths:
-    tokens of each row of the pack; None: use the mask, as `sdpa` does. goes_on_from: for each row, the index of an
-    earlier row that it attends to as its prefix, or None for no prefix. None instead of a list means no prefix for any
-    row.
+    query, key, value: [1, heads, tokens, size]; the result, in the same precision: [1, tokens, heads, size].
+    row_lengths: tokens of each row of the pack; None: use the mask, as `sdpa` does. goes_on_from: for each row, the
+    index of an earlier row that it attends to as its prefix, or None for no prefix. None instead of a list means no
+    prefix for any row.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -164,7 +164,8 @@ def use_row_by_row(model: Any) -> None:
 def row_lengths(model: Any, lengths: Sequence[int]) -> dict[str, list[int]]:
     """Return the keyword arguments of the model's forward for row-by-row attention.
 
-    Empty for a model without it, and if a row is longer than the window of a layer, which needs the mask.
+    Empty for a model without row-by-row attention, and if a row is longer than a layer's window, which requires the
+    mask.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)

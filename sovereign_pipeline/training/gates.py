@@ -54,7 +54,7 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""Probability of the end of turn above which training does not have to increase it, because the base already ends
+"""Probability of the end of turn above which training does not have to increase it, because the base model already ends
 nearly every turn.
 """
 LONGEST_SAMPLE = 128
@@ -140,7 +140,7 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
 
 def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, list[Path]]:
     """Return the method by which the rows are encoded, and their files. After a training by reward, these are the rows
-    of the SFT dataset that its prompts come from."""
+    of the SFT dataset that provided the prompts."""
     preference = workplace.line.training.preference
     if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
         dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
@@ -397,7 +397,7 @@ def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Input
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])
     trained_on = read_report(artifact, TrainingReport).base_model
-    on_disk = digest_of(descriptor["files"])  # each of them was just hashed and is the pinned one
+    on_disk = digest_of(descriptor["files"])  # each file was just hashed and equals the pinned one
     template = sha256(chat_template(directory).encode()).hexdigest()
     tuned = tuned_model(artifact)
     passed = (

@@ -20,7 +20,7 @@ from sovereign_pipeline.training.sizing import Device, optimizer_in_effect
 
 
 class GuardedTrainer:
-    """A mixin for a subclass of transformers' Trainer. It must precede the trainer among the bases."""
+    """A mixin for a subclass of transformers' Trainer. List it before the trainer among the base classes."""
 
     def prepare(self, job: TrainingJob, plan: Plan) -> None:
         """Set the attributes that the Trainer's `__init__` uses. Call it before that `__init__`."""
@@ -34,7 +34,7 @@ class GuardedTrainer:
         """Seconds spent on computing or reading reference log-probabilities, a part of the training's duration."""
 
     def add_hooks(self: Any, hooks: TrainerHooks) -> None:
-        self.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
+        self.remove_callback(PrinterCallback)  # it writes to stdout, which is used for progress
         self.add_callback(_Steps(self, hooks))
 
     def create_accelerator_and_postprocess(self: Any) -> None:
@@ -59,7 +59,7 @@ class GuardedTrainer:
                 self.save_beside(directory)
 
     def save_beside(self, directory: Path) -> None:
-        """Write the method's own state into the checkpoint. By default there is none."""
+        """Write the method's own state into the checkpoint. By default there is no such state."""
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
@@ -72,7 +72,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         plan = self._trainer.plan
-        if state.max_steps != plan.steps:  # other batches would be trained
+        if state.max_steps != plan.steps:  # otherwise, other batches would be trained on
             raise TrainingFailed(
                 f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
                 f"{state.max_steps}. It would train other batches.",
@@ -84,7 +84,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """End the training after this step, with a checkpoint, once any process received a stop request."""
         if state.global_step >= self._trainer.plan.steps:
-            control.should_save = False  # the result itself follows
+            control.should_save = False  # the training's result follows
         elif state.global_step == self._trainer.job.until_step:
             control.should_save = control.should_training_stop = True
         elif self._trainer.any_process(self._hooks.should_stop()):

@@ -27,8 +27,8 @@ LARGEST_SHIFT_BY_NEIGHBOUR = 0.01
 """Largest difference between a reply's log-probabilities after either of two rows of equal length, nats. Both passes
 use the same kernels.
 
-Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. Experts get other batches
-after another row, so `LARGEST_SHIFT_IN_PACK` applies to them.
+Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. Models with experts
+compute other batches after another row, so `LARGEST_SHIFT_IN_PACK` applies to them.
 """
 LARGEST_SHIFT_BETWEEN_PASSES = {"float32": 1e-4, "bfloat16": 2e-2}
 LEAST_CHANGE = 1e-5
@@ -148,10 +148,9 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
 
 
 def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) -> None:
-    """Check that two passes of a row in training mode are equal, so that no dropout is left.
-
-    The policy is compared with log-probabilities of another pass: of its reference, or of itself at sampling. On CUDA
-    sums in another order may round differently.
+    """Check that two passes of a row in training mode are equal, which shows that no dropout is left. Dropout would
+    falsify comparisons of the policy with log-probabilities of other passes: the reference's, or its own at sampling.
+    On CUDA, sums in another order may round differently.
     """
     import torch
 
@@ -192,8 +191,8 @@ def start_probe(
 ) -> Probe:
     """Choose rows of all lengths, one from the middle of each of equal parts, and measure their loss.
 
-    Canaries are excluded, because training on documents changes their loss little. once: returns an earlier
-    measurement of the same rows, or measures.
+    Canaries are excluded, because training on documents changes their loss little. once: function that returns an
+    earlier measurement of the same rows, or else measures.
     """
     candidates = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
     by_length = sorted(candidates.values(), key=lambda row: (row.longest, row.id))
@@ -207,7 +206,7 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
     """Check that loss and gradient are finite, and that the loss is the mean over the whole step.
 
     expected: the step's summed losses divided by its tokens (or replies), computed independently of the library that
-    accumulates gradients. One division too many or too few in that library would change the learning rate.
+    accumulates gradients. A wrong division in that library would change the effective learning rate.
     """
     if not all(math.isfinite(value) for value in logs.values()):
         raise TrainingDiverged(
@@ -246,7 +245,7 @@ def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = None) -> float:
-    """Compute the loss row by row; all rows together would take more memory than a step."""
+    """Compute the loss row by row, because all rows together would take more memory than a step."""
     import torch
 
     found: list[Any] = []

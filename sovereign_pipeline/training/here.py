@@ -20,7 +20,7 @@ from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VAR
 
 SECONDS_OF_REPEATED_INTERRUPT = 5
 """Seconds within which a second interrupt counts as the same one. Ctrl-C reaches every process of the terminal, and
-Dagster's executor then interrupts each of its steps again."""
+Dagster's executor then interrupts each of its steps once more."""
 
 
 def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | None = None) -> None:
@@ -84,8 +84,8 @@ class ChildProcess:
         )
 
     def cancel(self) -> None:
-        """End the trainer. The interrupt that caused this is raised again afterwards; its repetition counts as the same
-        one. If the trainer takes too long, or at a second interrupt, it is killed with all its children."""
+        """End the trainer. The interrupt that caused this is raised again afterwards; a repetition counts as the same
+        interrupt. If the trainer takes too long, or at a second interrupt, it is killed with all its children."""
         process, seconds = self._process, launcher.SECONDS_FOR_A_CHECKPOINT
         if process.poll() is not None:
             return

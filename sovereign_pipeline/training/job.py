@@ -24,9 +24,10 @@ from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
 KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
-"""Variable with the key of this training's marks, 64 hex digits. It serves one identity and signs nothing."""
+"""Variable with the key of this training's marks, 64 hex digits. The key is for one training identity and signs
+nothing."""
 _key = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
-"""A process without a key accepts only what it wrote itself."""
+"""A process without the variable uses a random key, and so accepts only its own files."""
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 
 
@@ -40,11 +41,11 @@ class RewardModelGiven(Frozen):
 
 
 class RewardJob(Frozen):
-    """The settings of a training by reward. The job's dataset is then a file of prompts."""
+    """The settings of a training by reward. In such a job, `dataset` is a file of prompts."""
 
     rlhf: Rlhf
     held_out: Path
-    """JSONL file of held-out prompts, which are only measured."""
+    """JSONL file of held-out prompts, which are measured and never learned from."""
     code: dict[str, str]
     """Path in the recipe -> SHA-256, for each tool's program and files, and for files of the machine that a command
     uses."""
@@ -97,18 +98,20 @@ class TrainingJob(Frozen):
     reward_model: RewardModel | None = None
     """Settings for training a reward model; only for method `reward`."""
     held_out: Path | None = None
-    """JSONL file of held-out pairs, which are only measured; only for method `reward`."""
+    """JSONL file of held-out pairs, which are measured and never learned from; only for method `reward`."""
     reward: RewardJob | None = None
     """Settings of a training by reward; only for its algorithms."""
     selection: tuple[Path, ...] = ()
     """JSONL files of the selection side, whose loss is measured after the training. Only trials of experiments have
     them."""
     until_step: int | None = None
-    """Step after which a trial pauses: it is measured, and its checkpoint stays for a later job that trains on."""
+    """Step after which a trial pauses. The trial is then measured, and its checkpoint stays for a later job that
+    continues it."""
     parent_adapter: Path | None = None
-    """PEFT directory that training continues from. Every method after SFT on an adapter needs one."""
+    """PEFT directory that training continues from. Required by every method that follows SFT of an adapter."""
     files: dict[Path, str] | None = None
-    """Every file that the trainer reads -> its SHA-256 as verified by the stage; None only for a job of no stage."""
+    """Every file that the trainer reads -> its SHA-256 as verified by the stage; None only for a job that no stage
+    created."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
     device_watts: float | None = None
@@ -196,7 +199,7 @@ class TrainingJob(Frozen):
 
 
 class Failure(Frozen):
-    """An error of the trainer's process, to be raised in the process that started it."""
+    """An error of the trainer's process, which the process that started the trainer raises."""
 
     message: str
     hint: str = ""
@@ -231,12 +234,12 @@ class TrainingResult(Frozen):
     measured: dict[str, float] = {}
     """Durations (s), rates (tokens/s), bytes, energy (kWh)."""
     recorded: dict[str, str] = {}
-    """Further facts that differ between equal trainings: the source of the energy's figure."""
+    """Further facts that may differ between equal trainings, such as the source of the energy figure."""
 
     def write(self, path: Path) -> None:
         """Write the file completely, or keep an existing one.
 
-        With several processes the first result counts: if one fails, the others fail in consequence.
+        With several processes the first result counts, because the failure of one process makes the others fail.
         """
         aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # other nodes have the same process ids
         aside.write_text(self.model_dump_json() + "\n", encoding="utf-8")
@@ -265,13 +268,13 @@ def read_result(path: Path) -> TrainingResult:
 def mark_of(purpose: str, value: Any, key: bytes | None = None) -> str:
     """Return the mark by which a training recognises what it wrote into the home for its own resumption.
 
-    key: key of the marks; None: this process's.
+    key: key of the marks; None: this process's key.
     """
     return keyed_digest(key or _key, purpose, canonical_json(value)).hex()
 
 
 def use_key(key: str) -> None:
-    """Set this process's key of marks, for a trainer that does not get it as a variable. key: 64 hex digits."""
+    """Set this process's key of marks, for a trainer that does not get the key as a variable. key: 64 hex digits."""
     global _key
     _key = bytes.fromhex(key)
 

@@ -33,7 +33,7 @@ NEVER_STARTS = (
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ImagePullBackOff"),
     "InvalidImageName",
 )
-"""Reasons of a waiting container that no waiting cures."""
+"""Reasons for which a container waits and that do not pass by waiting."""
 NEVER_STARTED = "NEVER_STARTED"
 SECONDS_FOR_AN_ANSWER = 60
 
@@ -199,11 +199,11 @@ def _resources(place: Kubernetes, devices: int) -> dict[str, dict[str, str]]:
 def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[str, Path]) -> None:
     """Raise RecipeError if the pods cannot run the job, or would see too much.
 
-    Rejected are:
+    It rejects:
     - a volume with data that training must not see: the vault or unscrubbed text;
     - a path of the job on no volume of the pods, or on a read-only volume although the trainer writes there;
-    - a training by reward. Its tools need namespaces, which the pods' security context forbids. Even if its reward is a
-      reward model alone, its files beside the job are not mounted.
+    - a training by reward. Its tools need namespaces, which the pods' security context forbids. A reward model alone is
+      rejected too, because its files beside the job are not mounted.
     """
     if job.reward is not None:
         raise RecipeError(
@@ -239,7 +239,7 @@ def _paths(job: TrainingJob) -> Iterator[tuple[Path, bool]]:
     for path in (
         job.result.parent,
         job.references,
-        # only this line's and method's directory, because those beside it belong to other lines
+        # only the directory of this line and method, because its neighbours belong to other lines
         job.checkpoint_directory.parent,
         lock_of_line(job.checkpoint_directory),
     ):
@@ -294,8 +294,8 @@ def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
 
 
 def check_cluster(place: Kubernetes) -> str:
-    """Return what an operator should know of the cluster. Raises InputError if it is not reachable, and RecipeError if
-    its TrainingRuntime is not the pipeline's."""
+    """Return information on the cluster for an operator. Raises InputError if the cluster is not reachable, and
+    RecipeError if its TrainingRuntime is not the pipeline's."""
     assert_runtime(Cluster(place), place)
     return f"namespace {place.namespace} has the TrainingRuntime {place.runtime}"
 
@@ -424,7 +424,7 @@ def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _end_of(job: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the condition with which a TrainJob ended; None if it has not."""
+    """Return the condition with which a TrainJob ended; None if it has not ended."""
     holding = _conditions(job)
     return holding.get("Complete") or holding.get("Failed")
 
@@ -434,7 +434,7 @@ def _is_deleted(job: dict[str, Any]) -> bool:
 
 
 def _waiting(pod: Any) -> list[Any]:
-    """Return why the pod's containers wait."""
+    """Return the states of the pod's waiting containers."""
     states = [each.state for each in pod.status.container_statuses or () if each.state is not None]
     return [state.waiting for state in states if state.waiting is not None]
 
@@ -453,13 +453,14 @@ def _state(job: dict[str, Any], pods: list[Any], nodes: int) -> str:
 
 
 def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
-    """Return how a TrainJob ended: with the exit status of the pod that ran out of memory, or failed first."""
+    """Return how a TrainJob ended. The exit status is from the pod that ran out of memory or, if none did, failed
+    first."""
     text = f"TrainJob {name} on Kubernetes ended as {end['type']}"
     if end["type"] == "Complete":
         return Ended("COMPLETED", text, 0)
     states = [(pod, each.state.terminated) for pod in pods for each in pod.status.container_statuses or ()]
     failed = [(pod, state) for pod, state in states if state is not None and state.exit_code != 0]
-    if not failed:  # its node is gone
+    if not failed:  # the pod's node is gone
         why = f"{end.get('reason', '')}: {end.get('message', '')}"
         return Ended("FAILED", f"{text} ({_short(why)})")
     pod, state = min(failed, key=lambda each: _order_of_blame(each[1]))
@@ -473,7 +474,7 @@ def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
 
 
 def _order_of_blame(state: Any) -> tuple[bool, bool, str]:
-    """Return a key that sorts the end of the container that failed before those that were ended because of it."""
+    """Return a sort key that puts the container that failed before the containers that were stopped as a result."""
     return state.reason != "OOMKilled", state.exit_code == 128 + signal.SIGTERM, str(state.finished_at)
 
 

@@ -20,7 +20,8 @@ from sovereign_pipeline.training.report import TRAINING_LIBRARIES
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
 """Variable with the process id of the parent, which the trainer must not outlive."""
 SECONDS_FOR_A_CHECKPOINT = 300
-"""Seconds for a step of the largest model and its checkpoint. dagster.yaml gives a terminated run longer."""
+"""Seconds allowed for a step of the largest model and its checkpoint. dagster.yaml allows a terminated run more
+time."""
 
 INHERITED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -36,7 +37,7 @@ INHERITED_VARIABLES = (
 
 
 def worker_command(python: str, job: Path) -> list[str]:
-    """Return the command of the trainer, or of the launcher that starts one trainer for each device."""
+    """Return the command that starts the trainer, or the launcher of one trainer for each device."""
     module = "worker" if TrainingJob.read(job).devices.count == 1 else "ranks"
     return [python, "-m", f"sovereign_pipeline.training.{module}", str(job)]
 
@@ -47,7 +48,8 @@ def worker_environment(job: Path) -> dict[str, str]:
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
         "HF_HOME": str(job.parent / "caches"),
-        # Freed memory stays in the process. Each step needs it again, and the kernel clears what it gives.
+        # Freed memory stays in the process, because each step needs it again, and the kernel clears memory that it
+        # hands out.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
         "MALLOC_TOP_PAD_": str(1 << 28),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
@@ -72,7 +74,7 @@ class Launcher(Protocol):
 
 def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
     """Run the trainer on a job file and wait. When this process is interrupted, the trainer saves a checkpoint and
-    ends. Raises TrainingFailed with the trainer's own failure, or with the way in which it ended."""
+    ends. Raises TrainingFailed with the trainer's own failure, or with the way in which the trainer ended."""
     launcher.submit()
     try:
         ending = launcher.follow()
@@ -97,7 +99,7 @@ class Log:
         self._read = 0
 
     def skip(self) -> None:
-        """Begin at the end of what is there, or of a new file."""
+        """Begin at the end of the existing file, or create the file."""
         self.path.touch(mode=0o600)
         self._read = self.path.stat().st_size
 
@@ -124,8 +126,8 @@ INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"
 
 
 def remote_environment(job: Path) -> dict[str, str]:
-    """Return the variables of a remote trainer. They include none of this process's and no parent, since a remote
-    trainer cannot die with its parent."""
+    """Return the variables of a remote trainer. They exclude this process's variables. They name no parent, because a
+    remote trainer cannot die with its parent."""
     return {
         **worker_environment(job),
         "HOME": str(job.parent / "caches"),
@@ -149,7 +151,7 @@ def nodes_of(job: TrainingJob, devices_per_node: int) -> int:
 
 
 def from_the_node(names: Iterable[str]) -> str:
-    """Return arguments of `env`, for a shell, that keep these of the node's variables."""
+    """Return arguments of `env`, for a shell, that keep the given variables of the node."""
     return " ".join(f'${{{name}+"{name}=${name}"}}' for name in names)
 
 

@@ -42,15 +42,15 @@ class MaskedCompletion:
     name: str
     """`reply`, `chosen`, `rejected`, or the reply with its number in a conversation."""
     parts: tuple[tuple[str, str], ...]
-    """Text before each supervised turn, and the turn's. Both are decoded with the chat template's marks."""
+    """Text before each supervised turn, and text of the turn. Both include the chat template's marks."""
     prompt_tokens: int
     supervised_tokens: int
     end_ids: tuple[int | None, ...]
     """Last token of each supervised turn if it ends the turn, else None."""
     dropped: int
-    """Messages at the front that are left out."""
+    """Number of messages at the front that are left out."""
     max_length: int
-    """Length limit of the stage that trains on it."""
+    """Length limit of the stage that trains on the row, in tokens."""
 
     @property
     def is_cut(self) -> bool:

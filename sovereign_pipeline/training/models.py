@@ -107,8 +107,8 @@ def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept
     section 3), which is dequantised into that precision in every pass. Trained weights are always held in float32,
     because updates of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes run under autocast. QLoRA
     quantises linear layers only, so experts that transformers holds as one tensor stay in the recipe's precision, and a
-    message says so. Dropout is the recipe's, whatever the parent adapter had. Preferences are learned without dropout.
-    Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
+    message says so. Dropout is always the recipe's, even if the parent adapter had another. Preferences are learned
+    without dropout. Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
     """
     base = _load_base(job) if kept is None else kept.base(job, partial(_load_base, job), progress)
     experts = fused_experts(base)
@@ -134,7 +134,7 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
         if job.parent_adapter is None:
             return get_peft_model(base, lora_config(job.sft, base))
         config = LoraConfig.from_pretrained(job.parent_adapter)
-        config.lora_dropout = job.sft.dropout  # else PEFT takes the parent adapter's
+        config.lora_dropout = job.sft.dropout  # else PEFT uses the parent adapter's dropout
         return PeftModel.from_pretrained(base, job.parent_adapter, config=config, is_trainable=True)
     except ValueError as error:
         raise TrainingFailed(
@@ -156,10 +156,10 @@ def _leave_casts_to_autocast(model: Any) -> None:
 
 
 def without_dropout(model: Any) -> None:
-    """Set dropout to 0 in all layers and adapters, also where a module holds its share as a number for a function.
+    """Set dropout to 0 in all layers and adapters, including modules that pass dropout as a number to a function.
 
-    References are computed without dropout. With it, the policy would differ from them before the first step.
-    `guards.check_passes_repeat` finds dropout that is held elsewhere.
+    References are computed without dropout. With dropout, the policy would differ from them before the first step.
+    `guards.check_passes_repeat` detects dropout that this function misses.
     """
     import torch
 
@@ -196,7 +196,7 @@ def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
     dtype = getattr(torch, job.sft.precision)
     tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     for target, source in model.all_tied_weights_keys.items():
-        tensors[target] = tensors[source]  # one tensor under two names, which is then written once
+        tensors[target] = tensors[source]  # two names for one tensor, which is then written once
     model.config.dtype = dtype
     model.save_pretrained(str(directory), state_dict=tensors)
     for name in TOKENIZER_FILES:
@@ -249,10 +249,10 @@ def _load_base(job: TrainingJob) -> Any:
 
 
 def dequantise(model: Any) -> None:
-    """Replace the NF4 layers by plain layers in the precision in which each pass computes with them.
+    """Replace the NF4 layers by plain layers in the precision of the passes.
 
-    Every pass through NF4 dequantises all of it. On a CPU that is nearly the whole time of a pass over a few tokens.
-    The outputs of the replaced model are identical to the last bit.
+    Every pass through NF4 layers dequantises all weights. On a CPU, this takes nearly all of the time of a pass over a
+    few tokens. The outputs of the replaced model are identical to the last bit.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit
@@ -272,7 +272,7 @@ def _keep_differentiable(model: Any) -> None:
     """Prevent bitsandbytes from repacking NF4 weights on CPUs with bfloat16 units.
 
     A guard makes a pass without gradients before training. That pass would repack the weights for an operation without
-    a backward pass. Gradients of later steps would then end at each layer, with no more than a warning.
+    a backward pass. Gradients of later steps would then end at each layer, with only a warning.
     """
     from bitsandbytes.nn import Linear4bit
 

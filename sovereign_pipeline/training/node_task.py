@@ -29,11 +29,12 @@ SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
 SECONDS_BETWEEN_LOOKS = 0.2
 GO, MEETING = "go", "meeting-"
-"""Names of the file by which the first process starts the others, and of the one through which they connect."""
+"""Names of the file by which the first process starts the others, and of the file through which the processes
+connect."""
 
 
 class Order(Frozen):
-    """The content of the file that tells a task what to do. Only the account of the home can read it."""
+    """The content of a task's order file. Only the account of the home can read the file."""
 
     job: Path
     key: str
@@ -62,7 +63,7 @@ def main(order_file: Path) -> int:
     os.environ |= {
         "GLOO_SOCKET_IFNAME": order.interface,
         "NCCL_SOCKET_IFNAME": order.interface,
-        # accelerate wants an address on several machines, although the processes are connected by then.
+        # With several machines accelerate requires an address, although the processes are already connected.
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": "0",
     }
@@ -88,7 +89,7 @@ def main(order_file: Path) -> int:
 
 
 def assert_sealed(job: TrainingJob, key: bytes) -> None:
-    """Raise IntegrityError if the output of a training is not what its trainer wrote. key: of the job's marks."""
+    """Raise IntegrityError if the output of a training is not what its trainer wrote. key: key of the job's marks."""
     try:
         mark = json.loads(job.output.with_name(SEAL).read_bytes())["mark"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -125,7 +126,7 @@ def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
 
 
 def _say(message: str, **values: object) -> None:
-    """Write a line to the job's log, whichever process this is and whether it can write to the home or not."""
+    """Write a line to the job's log. Every process can call this, even without write access to the home."""
     with suppress(OSError):
         os.write(1, (json.dumps({"message": message, **values}) + "\n").encode())
 
@@ -147,7 +148,7 @@ class RollCall:
     def together(self, waiting: Callable[[str], None]) -> Iterator[None]:
         """Check this node and compare it with the others, and hold the line's lock in the first process.
 
-        Raises TrainingFailed that names the node and what is wrong there.
+        Raises TrainingFailed that names the node and its problem.
         """
         self._check_this_node()
         lock = lock_of_line(self._job.checkpoint_directory)
@@ -182,9 +183,8 @@ class RollCall:
         self._compare_clocks(self._order.submitted, time.time(), float("inf"), "the machine that submitted the job")
 
     def _call_the_others(self) -> str:
-        """Wait for every other process of this attempt. Returns the attempt's name, which each of them reads.
-
-        Only processes whose own word stands in the file `go` begin, so what an earlier attempt left misleads none.
+        """Wait for every other process of this attempt. Returns the attempt's name, which each process reads. Only
+        processes whose own word is in the file `go` begin, so files of an earlier attempt have no effect.
         """
         called = time.time()
         ranks = range(1, self._job.devices.count)
@@ -206,7 +206,7 @@ class RollCall:
         return words[0]
 
     def _answer(self, rank: int) -> str:
-        """Answer until the first process has read it. Returns the attempt's name."""
+        """Answer until the first process has read the answer. Returns the attempt's name."""
         word = token_hex(8)
         while word not in (go := self._read(GO)):
             if word not in self._read(str(rank)):
@@ -224,9 +224,9 @@ class RollCall:
                 )
 
     def _read(self, name: str) -> str:
-        """Return the content of a file of another process; empty if there is none yet."""
+        """Return the content of another process's file; empty if the file does not exist yet."""
         with suppress(FileNotFoundError):
-            list(self._directory.iterdir())  # NFS looks up a directory anew that it lists
+            list(self._directory.iterdir())  # listing a directory makes NFS read it again
             return (self._directory / name).read_text()
         return ""
 

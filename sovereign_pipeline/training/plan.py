@@ -19,7 +19,7 @@ from sovereign_pipeline.training.sizing import Forward
 
 @dataclass(frozen=True)
 class Plan:
-    """Packs of rows, or single rows, in the order of the training."""
+    """Packs of rows, or single rows, in training order."""
 
     units: list[list[EncodedRow]]
     """Units in training order. A unit is a pack, or a single row."""
@@ -32,8 +32,8 @@ class Plan:
     padded: bool = False
     """True if rows of a batch are padded to its longest, and logits computed for every position, as TRL does."""
     left_out: int = 0
-    """Number of units at the end that the method cannot train: a single one in kto, or with TRL's loss fewer than a
-    batch for each device."""
+    """Number of units at the end that the method cannot train: a single reply in kto, or, with TRL's loss, fewer units
+    than a batch for each device."""
 
     @property
     def steps(self) -> int:
@@ -48,7 +48,7 @@ class Plan:
         return [row for unit in self.units for row in unit]
 
     def passed(self, apart: bool) -> Passed:
-        """Return what goes through the model in all steps; see `Passed.of_pass`."""
+        """Return the passes through the model in all steps; see `Passed.of_pass`."""
         return added(map(partial(self._passed_in, apart), self._batches))
 
     @property
@@ -77,7 +77,7 @@ class Plan:
 
     @cached_property
     def _tokens_before(self) -> list[int]:
-        """Cumulative number of tokens before each unit, and of all units. Cached, because every step reads it."""
+        """Cumulative number of tokens before each unit, followed by the total. Cached, because every step reads it."""
         return list(accumulate((sum(row.tokens for row in unit) for unit in self.units), initial=0))
 
 
@@ -108,9 +108,9 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
     order.
 
     Each row, the longest first, goes into the emptiest pack (Graham 1969, "longest processing time first"), with the
-    fewest packs for which that works. First-fit decreasing needs fewer packs, by up to a tenth for a thousand rows or
-    more, but leaves the shortest rows to the last pack. If a step is one pack, each token of that pack would weigh
-    several times as much as any other.
+    smallest number of packs in which all rows fit. First-fit decreasing needs fewer packs, by up to a tenth for a
+    thousand rows or more, but leaves the shortest rows to the last pack. If a step is one pack, each token of that
+    emptier pack would weigh several times as much as other tokens.
     """
     longest_first = sorted(rows, key=lambda row: -row.tokens)
     least = math.ceil(sum(row.tokens for row in rows) / max_length)
@@ -133,7 +133,7 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
 def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
     """Return the number of units that are trained out of `wanted`.
 
-    In kto a single reply has no other reply to be exchanged with. TRL's loss is a mean over each device's own batch, so
+    In kto, a single reply has no other reply to exchange with. TRL's loss is a mean over each device's own batch, so
     batches of unequal size would weigh rows unequally, and accelerate fills them with rows from the beginning.
     """
     if job.method == "kto" and wanted == 1:

@@ -98,7 +98,8 @@ def _remedies(
     largest: LargestForward,
     limit: int,
 ) -> tuple[list[str], int]:
-    """Return the single changes that need at most `limit` bytes, and the bytes needed with all changes together."""
+    """Return the single changes with which the training needs at most `limit` bytes, and the bytes needed with all
+    changes."""
 
     def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
         return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
@@ -137,7 +138,7 @@ def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[
 
 
 def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
-    """Return both sections, with other values in the section that the training uses."""
+    """Return both sections, with the given values in the section that the training uses."""
     if preference is None:
         return _changed(sft, **values), None
     return sft, preference.model_copy(update=values)
@@ -162,8 +163,8 @@ def _gib(size: int) -> str:
 
 
 FURTHER_LOGITS = 1
-"""Number of logits tensors of the replies beside those of SFT: the temperature-scaled logits before they are
-normalised."""
+"""Number of logits tensors that replies need in addition to SFT's tensors: temperature-scaled logits before
+normalisation."""
 CACHE_COPIES = 2
 """Number of copies of the key-value cache. Each token's keys and values are appended to a new tensor while the old one
 exists, at most layer by layer, and the allocator keeps the shorter tensor's memory."""
@@ -195,16 +196,16 @@ def give_memory_back() -> None:
 
 
 def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
-    """Return the peak bytes of sampling and updating. prompts: number of tokens of each."""
+    """Return the peak bytes of sampling and updating. prompts: number of tokens of each prompt."""
     assert job.reward is not None
     rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
     forward = largest_pass(job, prompts)
-    # PPO's own optimizer is AdamW, whatever SFT's is.
+    # PPO's own optimizer is always AdamW, even if SFT uses another.
     sft = job.sft if job.is_trls else job.sft.model_copy(update={"optimizer": "adamw"})
     update = estimate(shape, sft, device=device, forward=forward)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
-    # The reference's adapter, the best one so far and the reward model's, which has the same shape. The reward model's
-    # passes hold one row and no logits, which is less than either phase.
+    # The adapters of the reference, the best iteration and the reward model have the same shape. The reward model's
+    # passes hold one row and no logits, so they need less memory than sampling or updating.
     adapters = (2 + rlhf.uses_reward_model) * update.adapter
     logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
@@ -214,16 +215,14 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
 
 
 def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
-    """Return the largest number of tokens, and of reply tokens, that a pass can hold. prompts: number of tokens of
-    each.
-
-    A pass holds replies of one minibatch with their prompts, up to max_length together. A prompt occurs once before all
-    of its replies. Replies fill most of the pass if their prompts are the shortest, and their logits are the larger
-    part of its memory.
+    """Return the largest number of tokens, and of reply tokens, that a pass can hold. prompts: number of tokens of each
+    prompt. A pass holds replies of one minibatch with their prompts, up to max_length together. A prompt occurs once
+    before all of its replies. Replies fill most of the pass if their prompts are the shortest, and their logits are the
+    larger part of its memory.
     """
     assert job.reward is not None
     rlhf, most = job.reward.rlhf, job.sft.max_length
-    if job.is_trls:  # padded, and with logits for the prompts' positions too
+    if job.is_trls:  # TRL's passes are padded, and have logits for the prompts' positions, too
         row = max(prompts) + rlhf.max_new_tokens
         tokens = max(row, min(most, rlhf.replies // rlhf.minibatches * row))
         return Forward(tokens, tokens)
@@ -237,9 +236,8 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
 
 
 def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
-    """Return the number of replies in one pass of TRL. prompts: number of tokens of each.
-
-    It is the largest number that fits into max_length at full length and divides an optimizer step evenly.
+    """Return the number of replies in one pass of TRL. prompts: number of tokens of each prompt. The result is the
+    largest number that fits into max_length at full length and divides an optimizer step evenly.
     """
     assert job.reward is not None
     rlhf = job.reward.rlhf

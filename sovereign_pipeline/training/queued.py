@@ -37,8 +37,8 @@ def run_queued(
 ) -> None:
     """Run the trainer on a job file, on nodes that see the same home, and wait.
 
-    A job that an earlier process submitted is followed instead of submitted again. Its directory is in the home,
-    because it outlives that process and its workspace.
+    A job that an earlier process submitted is followed instead of submitted again. A job's directory is in the home,
+    because the job outlives the process and its workspace.
 
     key: key of the training's marks, 64 hex digits. Raises as `launcher.launch` does, and InputError before submission.
     """
@@ -66,7 +66,7 @@ class Ended:
     state: str
     text: str
     status: int | None = None
-    """Exit status; None if it was killed by a signal or is not known."""
+    """Exit status; None if a signal ended the job or the status is unknown."""
 
 
 class QueuedJob(ABC, Generic[Place]):
@@ -82,7 +82,7 @@ class QueuedJob(ABC, Generic[Place]):
         "in the recipe.",
         "CANCELLED": "Ask who cancelled it. Run again; it resumes from its last checkpoint.",
     }
-    """State in which a job ended without a result -> remedy."""
+    """State of a job that ended without a result -> remedy."""
 
     def __init__(
         self, place: Place, job: TrainingJob, original: Path, withheld: Mapping[str, Path], progress: Progress, key: str
@@ -105,16 +105,16 @@ class QueuedJob(ABC, Generic[Place]):
         self._order = self._directory / "order.json"
         self._log = launcher.Log(self._directory / "log", self.ITS_LINES)
         self._number: str | None = None
-        """The cluster's name of the job that is followed."""
+        """The cluster's name for the followed job."""
         self._told = ""
         self._failure: Failure | None = None
-        """First failure that a process reported in the log for good. A process on a node without the home reports it
-        nowhere else."""
+        """First final failure that a process reported in the log. A process on a node without the home can report it
+        only there."""
 
     def submit(self) -> None:
         """Submit the job, unless it is submitted or has succeeded already."""
         self._number = self._find()
-        if not self.file.is_file():  # else an earlier process wrote the same job
+        if not self.file.is_file():  # otherwise an earlier process wrote the same job
             self.cancel()
             shutil.rmtree(self._directory, ignore_errors=True)
             shutil.copytree(self._original.parent, self._directory, ignore=shutil.ignore_patterns(self._original.name))
@@ -125,8 +125,8 @@ class QueuedJob(ABC, Generic[Place]):
             self._submit()
 
     def follow(self) -> str | None:
-        """Wait until the training has ended. It is submitted again if it stopped with a new checkpoint; at preemption
-        the cluster itself does so. Raises TrainingFailed with the trainer's reason or the cluster's."""
+        """Wait until the training has ended. A job that stopped with a new checkpoint is submitted again. After a
+        preemption, the cluster itself does this. Raises TrainingFailed with the trainer's reason or the cluster's."""
         while not self._is_done():
             before = CheckpointDirectory.of(self._job).newest_name
             self._number = self._number or self._find() or self._submit()
@@ -155,12 +155,12 @@ class QueuedJob(ABC, Generic[Place]):
 
     @abstractmethod
     def _find(self) -> str | None:
-        """Return the cluster's name of the job that waits or runs under the directory's name; None if there is none.
+        """Return the cluster's name for the waiting or running job with the directory's name; None if there is none.
         Raises InputError if the cluster cannot be asked."""
 
     @abstractmethod
     def _start(self) -> str:
-        """Submit the job under the directory's name. Returns the cluster's name of it."""
+        """Submit the job under the directory's name. Returns the cluster's name for the job."""
 
     @abstractmethod
     def _look(self, number: str) -> Ended | None:
@@ -172,10 +172,10 @@ class QueuedJob(ABC, Generic[Place]):
 
     @abstractmethod
     def _see(self, number: str) -> str:
-        """Return a clause that says how a person looks at the job."""
+        """Return a clause that says how to inspect the job."""
 
     def _tidy(self) -> None:
-        """Remove what a successful job left in the cluster."""
+        """Remove a successful job's remains from the cluster."""
 
     def _submit(self) -> str:
         job, place = self._job, self._place
@@ -193,7 +193,7 @@ class QueuedJob(ABC, Generic[Place]):
         try:
             self._number = self._start()
         except ClusterError as error:
-            self._number = self._find()  # the answer alone may be lost
+            self._number = self._find()  # the job may be submitted although the answer was lost
             if self._number is None:
                 self._order.unlink()
                 raise InputError(
@@ -242,7 +242,7 @@ class QueuedJob(ABC, Generic[Place]):
             self._progress(text)
 
     def _stream(self) -> None:
-        """Report the whole lines that were added to the log, and remember a failure among them."""
+        """Report the whole lines that were added to the log, and store a failure in them."""
         for message, failure in self._log.added():
             if failure is not None and self._failure is None and not failure["resumes"]:
                 self._failure = Failure.model_validate(failure)

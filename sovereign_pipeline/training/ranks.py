@@ -1,7 +1,7 @@
 """Start one trainer process for each device: `python -m sovereign_pipeline.training.ranks JOB.json`.
 
 It locks the line and the devices, and forwards the trainers' progress. It also ends the trainers when it ends: torchrun
-puts each into its own session, so neither a signal to the group nor the launcher's end would reach them.
+puts each trainer into its own session, so neither a signal to the group nor the launcher's end would reach it.
 """
 
 import json
@@ -45,7 +45,7 @@ def main(job_file: Path) -> None:
         launch_command(
             launch_command_parser().parse_args(
                 [
-                    "--multi_gpu",  # accelerate's name for torchrun on one machine, CPUs too
+                    "--multi_gpu",  # accelerate's name for torchrun on one machine, including CPUs
                     *("--num_machines", "1", "--num_processes", str(job.devices.count)),
                     *("--mixed_precision", "no", "--dynamo_backend", "no"),
                     # Torchrun and the trainers each use a file as meeting point, so that nothing is shared over TCP.

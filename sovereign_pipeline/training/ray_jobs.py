@@ -55,7 +55,7 @@ def run_trainer_on_ray(
     try:
         launch(RayJob(job, place, progress, environment, order, withheld), job, progress)
     finally:
-        order.unlink(missing_ok=True)  # it has a key
+        order.unlink(missing_ok=True)  # the file contains a key
 
 
 class RayJob:
@@ -114,7 +114,7 @@ class RayJob:
         self._progress(f"submitted {self._submission} to Ray at {place.address}")
 
     def _command_for_nodes(self) -> list[str]:
-        """Write what the trainers of several nodes need to know beside the job file. Returns the job's command."""
+        """Write the order for the trainers of several nodes beside the job file. Returns the job's command."""
         place = self._place
         reserved = {"CPU": place.cpus, "GPU": place.gpus or None, "memory": (place.memory_gib or 0) * 2**30 or None}
         nodes = Nodes(
@@ -164,7 +164,8 @@ class RayJob:
             time.sleep(SECONDS_BETWEEN_POLLS)
 
     def cancel(self) -> None:
-        """Stop the job and wait for its end. It gets SIGTERM; Ray kills it if it takes longer than a checkpoint may."""
+        """Stop the job and wait for its end. The job gets SIGTERM. Ray kills it if it takes longer than the time for a
+        checkpoint."""
         submission, progress = self._submission, self._progress
         progress(f"stopping {submission}; it saves a checkpoint first, in {SECONDS_FOR_A_CHECKPOINT} s at most")
         deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_POLLS
@@ -200,7 +201,7 @@ def entrypoint(command: list[str], job: Path, place: Ray, environment: Mapping[s
     from_node = from_the_node([name for name in (*INHERITED_VARIABLES, *of_ray) if name != "HOME"])
     given = {name: value for name, value in {**remote_environment(job), **environment}.items() if name != KEY_VARIABLE}
     if place.gpus == 0:
-        given["CUDA_VISIBLE_DEVICES"] = ""  # a job that reserves none would see every GPU of its node
+        given["CUDA_VISIBLE_DEVICES"] = ""  # a job that reserves no GPU would see every GPU of its node
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in given.items())
     return f"exec env -i {from_node} {assigned} {shlex.join(command)}"
 

@@ -23,7 +23,7 @@ from sovereign_pipeline.training.worker import collect_sigterm, open_progress
 
 SECONDS_BETWEEN_LOOKS = 0.5
 OF_THE_NODE = tuple(name for name in INHERITED_VARIABLES if name != "HOME")
-"""Variables that each node's trainers have from their own node."""
+"""Variables that trainers inherit from their own node."""
 
 
 class Nodes(Frozen):
@@ -60,7 +60,7 @@ def _run(
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     ray.init(log_to_driver=False, logging_level="ERROR")
-    stop_requests = collect_sigterm()  # now, because Ray sets a handler of its own
+    stop_requests = collect_sigterm()  # set now, because Ray sets a handler of its own
     group = placement_group([nodes.reserved] * nodes.count, strategy="STRICT_SPREAD")
     ready = group.ready()
     reserved = ", ".join(f"{each:g} {name}" for name, each in nodes.reserved.items())
@@ -75,7 +75,7 @@ def _run(
             scheduling_strategy=each,
             num_cpus=nodes.reserved.get("CPU", 0),
             num_gpus=nodes.reserved.get("GPU", 0),
-            max_concurrency=2,  # `stop` beside `run`
+            max_concurrency=2,  # `stop` runs concurrently with `run`
         ).remote()
         for each in on
     ]
@@ -114,14 +114,14 @@ def _tell(log: Log, progress: Callable[[str], None]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's variables for the trainers. The launcher gave it those of a trainer, and Ray its own."""
+    """Return this process's variables for the trainers, without the variables of the node, Dagster and Ray."""
     others = {name for name in os.environ if name in OF_THE_NODE or name.startswith(("DAGSTER_", "RAY_"))}
     return {name: value for name, value in os.environ.items() if name not in others}
 
 
 def _node_class() -> type:
-    """Return the actor's class. It is defined here, so that Ray sends it to nodes by value: a node's own interpreter
-    needs Ray alone."""
+    """Return the actor's class. The class is defined inside a function, so that Ray sends it to nodes by value. A
+    node's own interpreter then needs only Ray."""
 
     class Node:
         def __init__(self) -> None:

@@ -42,7 +42,7 @@ class BaseModelIdentity(Frozen):
 
 
 class TrlNumerics(Frozen):
-    """The TRL trainer that ran, with its arguments. Loss, forward pass and padding are TRL's."""
+    """The TRL trainer that ran, with its arguments. TRL implements loss, forward pass and padding."""
 
     trainer: str
     """Class name with its module."""
@@ -65,7 +65,7 @@ class TrainingSummary(Frozen):
     tokens: int
     """Number of tokens in these rows, prompts included."""
     tokens_trained: int
-    """Number of tokens that were learned from, over all epochs, without padding."""
+    """Number of tokens that the model learned from, over all epochs, without padding."""
     compute: TrainingCompute
     supervised_share: float
     """Share of the tokens that the loss is computed over, 0 to 1."""
@@ -103,10 +103,10 @@ class TrainingReport(TrainingSummary):
 
     rows_cut_ids: tuple[str, ...]
     rows_by_turn_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """Conversations of which each supervised turn is a row of its own, because the chat template formats earlier turns
-    in another way once a later one follows, such as without their reasoning."""
+    """Ids of conversations in which each supervised turn is a row of its own, because the chat template formats a turn
+    differently once a later turn follows, such as without its reasoning."""
     rows_shortened_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """Conversations that were cut to `max_length`, at whole turns from the front."""
+    """Ids of conversations whose first turns were removed to fit `max_length`."""
     weight_decay: float
     betas: tuple[float, float]
     gradient_checkpointing: bool
@@ -147,7 +147,7 @@ class LoggedStep(Frozen):
 
     @classmethod
     def from_history(cls, entry: Mapping[str, float]) -> "LoggedStep":
-        """Select the fields from an entry of transformers' log, which has more."""
+        """Select the fields from an entry of transformers' log, which has more fields."""
         stored = {field.alias or name for name, field in cls.model_fields.items()}
         return cls.model_validate({name: value for name, value in entry.items() if name in stored})
 
@@ -210,7 +210,7 @@ class RlhfReport(Frozen):
     iterations: int
     """Number of finished iterations."""
     stopped: str | None
-    """Reason why the training ended before its last iteration; None if it did not."""
+    """Reason why the training ended before its last iteration; None if the training ended after its last iteration."""
     best_iteration: int
     """Number of the iteration whose adapter was kept."""
     gold_of_parent: float
@@ -219,7 +219,7 @@ class RlhfReport(Frozen):
     divergence_of_best: float
     """KL of the kept adapter from its parent in nats per reply, measured after training on replies sampled from it."""
     cut_replies: str
-    """How replies that were cut at `max_new_tokens` were learned from, as in the recipe."""
+    """The recipe's rule for learning from replies that were cut at `max_new_tokens`."""
     cut_share: float
     """Share of the replies sampled for learning that were cut, 0 to 1."""
     kl_coefficient: float
@@ -231,7 +231,7 @@ class RlhfReport(Frozen):
     """Number of prompts that left no room for a reply."""
     comparison: HeldOutComparison
     held_out_parent: dict[str, float]
-    """Id of each compared prompt -> reward of the parent's reply."""
+    """Id of each compared prompt -> reward of the parent adapter's reply."""
     held_out_adapter: dict[str, float]
 
     @property

@@ -58,11 +58,11 @@ class HeldOutAccuracy(Frozen):
     accuracy: MeasuredShare
     """Share of pairs whose chosen reply scores higher; equal scores count as wrong."""
     length_only: MeasuredShare
-    """Accuracy by the reply's length alone: the longer or the shorter one, whichever is chosen more often in
+    """Accuracy by the reply's length alone: prefers the longer or the shorter reply, whichever is chosen more often in
     training."""
     words_only: MeasuredShare
-    """Accuracy by single words alone, weighted by how often each occurs only in the chosen or only in the rejected
-    reply."""
+    """Accuracy by single words alone. A word's weight depends on how often it occurs only in the chosen or only in the
+    rejected reply."""
     where_length_is_wrong: MeasuredShare
     """Accuracy on the pairs that the length baseline gets wrong."""
     mean_margin: float
@@ -154,11 +154,11 @@ class RewardReport(Frozen):
     rows_cut: int
     """Number of pairs omitted because they are longer than `max_length`."""
     rows_shortened: int = Field(default=0, exclude_if=lambda value: not value)
-    """Number of pairs whose conversation was cut to `max_length`, at whole turns from the front."""
+    """Number of pairs whose first turns were removed to fit `max_length`."""
     rows_left_out: int = 0
-    """Number of pairs at the end of the order that were fewer than a batch for each device."""
+    """Number of pairs left out at the end, because they were fewer than a batch for each device."""
     tokens_trained: int
-    """Number of tokens that were learned from, over all epochs, without padding."""
+    """Number of tokens that the model learned from, over all epochs, without padding."""
     compute: TrainingCompute
     held_out: int
     """Number of measured pairs."""
@@ -166,7 +166,7 @@ class RewardReport(Frozen):
     """Number of held-out pairs not measured because they are longer than `max_length`."""
     steps: int
     first_loss: float
-    """Loss of the first step per pair: −log σ(margin), and the centring term."""
+    """Loss of the first step per pair: −log σ(margin) plus the centring term."""
     last_loss: float
     accuracy: HeldOutAccuracy
     trainable_parameters: int
@@ -226,7 +226,7 @@ class Scorer:
 
 
 def pair_scores(rows: Sequence[EncodedRow], scores: Sequence[float]) -> list[PairScore]:
-    """Return the scores of each row. scores: of its chosen and its rejected reply, row by row."""
+    """Return the scores of each pair. scores: for each row, the scores of the chosen and the rejected reply."""
     return [
         PairScore(id=row.id, chosen=chosen, rejected=rejected)
         for row, chosen, rejected in zip(rows, scores[0::2], scores[1::2], strict=True)

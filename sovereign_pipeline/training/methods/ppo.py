@@ -57,7 +57,7 @@ class PpoMethod(RewardedMethod):
         return self._learner.optimizer
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the passes. Policy and reference read the replies before the update."""
+        """Return the passes of an iteration. Policy and reference read the replies before the update."""
         once = self._policy.passed([each.completion for each in rollouts])
         return once * self._rlhf.epochs, once * 2
 
@@ -189,7 +189,8 @@ class Learner:
         return self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
 
     def before(self, rollouts: Sequence[Rollout], scores: Sequence[float], coefficient: float) -> BeforeUpdate:
-        """Compute the figures of policy and reference, and advantages. scores: of each rollout, penalties included."""
+        """Compute the figures of policy and reference, and advantages. scores: score of each rollout, penalties
+        included."""
         import torch
 
         completions = [each.completion for each in rollouts]
@@ -255,9 +256,9 @@ class Learner:
         return Update(first_loss, policy_loss, value_loss, outside, first_off)
 
     def _values_after(self, rollouts: Sequence[Rollout]) -> dict[int, float]:
-        """Return place of a cut reply -> value of the state after its last token."""
+        """Return index of each cut reply -> value of the state after its last token."""
         cut = [place for place, each in enumerate(rollouts) if not each.ended]
-        longer = [  # a value is of the state before a token; which token that is does not matter
+        longer = [  # a value belongs to the state before a token, so the appended token does not matter
             Completion(each.prompt_ids, [*each.reply_ids, 0]) for each in (rollouts[place].completion for place in cut)
         ]
         values = [self._policy.numbers_without_gradient([each]).values for each in longer]

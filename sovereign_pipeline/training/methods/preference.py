@@ -44,8 +44,8 @@ class PreferenceMethod(RowsMethod):
         return PreferenceTrainer(self.job, self.model, PreferenceBatches(self.job, self.plan), self.hooks)
 
     def passed(self) -> tuple[Passed, Passed]:
-        """Return the passes. The reference reads each reply once. For kto, policy and reference read each exchanged
-        reply too; these have the same tokens as the rows."""
+        """Return the passes. The reference reads each reply once. For kto, policy and reference also read each
+        exchanged reply; exchanged replies have the same tokens as the rows."""
         learned, _ = super().passed()
         different = {(row.id, row.turn): row for row in self.plan.rows}.values()
         references = added(Passed.of_pass([*map(len, row.completions)], row.supervised, True) for row in different)
@@ -128,7 +128,7 @@ class PreferenceTrainer(PackedTrainer):
         return prepared
 
     def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        self._know_references()  # before the checkpoint is loaded: the model in it has learned
+        self._know_references()  # before the checkpoint is loaded, because its model has learned
         super()._load_from_checkpoint(*arguments, **named)
 
     def _know_references(self) -> None:
@@ -138,7 +138,7 @@ class PreferenceTrainer(PackedTrainer):
             return
         started = time.monotonic()
         sharded = self.job.devices.count > 1
-        # A sharded model sets its own precision. For any other, it is set around each pass.
+        # A sharded model sets its own precision. For any other model, precision is set around each pass.
         with nullcontext() if sharded else passes_in(self.job.sft.precision, self.model.device.type):
             self.batches.know_references(self.model, self.hooks.progress, self._stop_before_first_step)
         if sharded:
@@ -207,8 +207,8 @@ def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence
 
 
 REFERENCES_VERSION = "2"
-"""Version of the computation. Increase it if the same model and rows give other numbers, to invalidate earlier
-caches."""
+"""Version of the computation. Increase it when the same model and rows give other numbers, so that earlier caches are
+ignored."""
 REFERENCE_LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
 
 
@@ -296,7 +296,7 @@ def _write(path: Path, found: dict[str, float]) -> None:
 
 
 def _read(path: Path, wanted: dict[str, Completion]) -> dict[str, float]:
-    """Return the cached values; none if the file is missing, damaged or not of this training."""
+    """Return the cached values; empty if the file is missing, damaged or from another training."""
     try:
         cached = json.loads(path.read_bytes())
         values: dict[str, float] = cached["values"]

@@ -157,7 +157,7 @@ class RewardMethod(RowsMethod):
         scores."""
         self.model.eval()
         if self.job.devices.count > 1:
-            self.model.unshard()  # the head and all else outside the layers; no pass goes through the whole model
+            self.model.unshard()  # gathers the head and parts outside layers, as no pass goes through the whole model
         scorer = _scorer(self.model, self.job.sft.precision)
         scores = in_shares(self.job, self.measured, lambda row: 2, lambda row: scorer.scores(row.completions))
         return pair_scores(self.measured, scores)
@@ -218,8 +218,8 @@ def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, pre
 def _load(job: TrainingJob) -> Any:
     """Load the base with a new adapter and a new head, both in float32.
 
-    The head is initialised with a standard deviation of 1/√(hidden + 1) (Huang et al. 2024, detail 2.1). With a wider
-    one, random scores would look confident.
+    The head is initialised with a standard deviation of 1/√(hidden + 1) (Huang et al. 2024, detail 2.1). With a larger
+    deviation, random scores would look confident.
     """
     import torch
     from peft import get_peft_model

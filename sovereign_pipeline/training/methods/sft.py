@@ -27,7 +27,8 @@ class SftMethod(RowsMethod):
 
 
 class Batches:
-    """Batches of a plan, as tensors for transformers' data loader. A unit's place in the plan determines its batch."""
+    """Batches of a plan, as tensors for transformers' data loader. The place of a unit in the plan determines its
+    batch."""
 
     replies_of_a_row = 1
 
@@ -38,7 +39,7 @@ class Batches:
     @property
     def places(self) -> list[int]:
         """Return the places of the units in the plan. With several devices there are extra places, so that all batches
-        are equal."""
+        have the same size."""
         units = len(self.plan.units)
         missing = -units % self.plan.units_a_pass if self.job.devices.count > 1 else 0
         return list(range(units + missing))
@@ -63,7 +64,7 @@ class Batches:
 class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
     """A Trainer that computes its losses on packed rows."""
 
-    loss_is_scaled_for_ga = True  # by the number of tokens or replies in the whole step, in compute_loss
+    loss_is_scaled_for_ga = True  # compute_loss divides by the number of tokens or replies in the whole step
 
     _step_total: Any
     """Sum of the step's losses so far, float64."""

@@ -55,8 +55,8 @@ SHAPING: dict[str, dict[str, Any]] = {
     "rloo": {"normalize_advantages": False},
     "grpo": {"importance_sampling_level": "token", "loss_type": "dapo", "scale_rewards": "group"},
 }
-"""Arguments that shape the loss of each trainer. They are TRL's defaults, stated so that a later TRL cannot change them
-unnoticed."""
+"""Arguments that shape the loss of each trainer. They are TRL's defaults, stated here so that a later version of TRL
+cannot change them unnoticed."""
 OF_BOTH = (
     *("beta", "epsilon", "gradient_accumulation_steps", "mask_truncated_completions", "max_completion_length", "min_p"),
     *("num_generations", "num_iterations", "per_device_train_batch_size", "repetition_penalty", "steps_per_generation"),
@@ -105,7 +105,7 @@ class TrlRewardMethod(RewardedMethod):
         return adapters
 
     def restore(self, checkpoint: Path) -> RunState:
-        state, _ = RunState.load(checkpoint)  # adapter and optimizer are put back by transformers
+        state, _ = RunState.load(checkpoint)  # transformers restores adapter and optimizer
         return state
 
     @property
@@ -131,8 +131,8 @@ class TrlRewardMethod(RewardedMethod):
             )
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the passes over padded replies, with logits at every position. The reference reads them once, and the
-        policy too before its first step if it makes several steps with them."""
+        """Return the passes over padded replies, with logits at every position. The reference reads them once. The
+        policy also reads them once before its first step, if it takes several steps with them."""
         rlhf, given = self._rlhf, [each.completion for each in rollouts]
         longest = max(len(each.prompt_ids) for each in given) + max(len(each.reply_ids) for each in given)
         once = Passed.padded(len(rollouts), longest, predicted=len(rollouts) * longest)
@@ -163,8 +163,8 @@ class TrlRewardMethod(RewardedMethod):
 
 
 def _check_copy(adapters: TwoAdapters) -> None:
-    """Raise TrainingFailed unless TRL's reference is a copy of the parent adapter; the divergence would be from another
-    model."""
+    """Raise TrainingFailed unless TRL's reference is a copy of the parent adapter. Otherwise the divergence would be
+    measured from another model."""
     tensors = dict(adapters.model.named_parameters())
     other = [
         name
@@ -222,7 +222,7 @@ class TrlTrainer(GuardedTrainer):
 
 
 class TrlSteps(TrlTrainer):
-    """A mixin for a TRL trainer that learns from rows. It must precede the trainer among the bases."""
+    """A mixin for a TRL trainer that learns from rows. List it before the trainer among the base classes."""
 
     def __init__(self: Any, job: TrainingJob, plan: Plan, **named: Any) -> None:
         self.prepare(job, plan)
@@ -356,14 +356,15 @@ class _Iteration:
     outside: list[float] = field(default_factory=list)
     """Share of ratios outside the clip, for each pass."""
     tokens: float = 0.0
-    """Number of tokens in the first step's passes. `gap`, `entropy` and `ratio_off` are of these passes too."""
+    """Number of tokens in the first step's passes. `gap`, `entropy` and `ratio_off` are also computed over these
+    passes."""
     gap: float = 0.0
     entropy: float = 0.0
     ratio_off: float = 0.0
 
 
 class _RewardSteps(TrlTrainer):
-    """A mixin for RLOOTrainer and GRPOTrainer. It must precede them among the bases."""
+    """A mixin for RLOOTrainer and GRPOTrainer. List it before them among the base classes."""
 
     def __init__(self: Any, method: TrlRewardMethod, rlhf: Rlhf, **named: Any) -> None:
         self.checkpoint_directory = CheckpointDirectory.of(method.job)
@@ -381,7 +382,7 @@ class _RewardSteps(TrlTrainer):
         self._inputs: dict[str, Any] = {}
         """Batch of the present pass with gradient."""
         super().__init__(reward_funcs=[self.reward], **named)  # type: ignore[call-arg]
-        self.eos_token_ids = [*method.job.eos_ids]  # by which TRL knows a cut reply
+        self.eos_token_ids = [*method.job.eos_ids]  # TRL treats a reply that does not end with one as cut
         self.remember_reference()
 
     @property
@@ -422,7 +423,7 @@ class _RewardSteps(TrlTrainer):
         mask = output["completion_mask"]
         # In the batch, so that TRL reorders and splits them together with the replies.
         output["sampled"] = sampled = _padded([each.log_probabilities for each in self._rollouts], mask)
-        if POLICY in self._before:  # TRL makes no such pass where the policy cannot have moved
+        if POLICY in self._before:  # TRL skips this pass if the policy cannot have changed
             output["before"] = self._before[POLICY]
         gaps = (self._before.get(POLICY, sampled) - self._before[REFERENCE]) * mask
         self._seen = _Iteration(divergence=float(gaps.sum()) / int(mask.any(1).sum()))
@@ -445,11 +446,11 @@ class _RewardSteps(TrlTrainer):
         return clip_share(log[counted], before[counted], self._rlhf.clip) if bool(counted.any()) else 0.0
 
     def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
-        """Correct the batch for a sampler of a slightly different distribution, as `mismatch_weights` states."""
+        """Weigh the batch by `mismatch_weights`, because the sampler's distribution is slightly different."""
         raise NotImplementedError
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
-        """Record the first step, whose passes are by the sampling policy. Raises TrainingFailed if they are not."""
+        """Record the first step. Raises TrainingFailed unless its passes are by the policy that sampled."""
         seen, precision = self._seen, self.job.sft.precision
         seen.tokens += len(log)
         seen.gap += float((log - sampled).abs().sum())
@@ -465,7 +466,7 @@ class _RewardSteps(TrlTrainer):
     def numbers(self: Any) -> dict[str, float]:
         """Return the metrics of the finished iteration, for the training log."""
         seen = self._seen
-        tokens = max(seen.tokens, 1.0)  # none, if cut replies are excluded and the first step had no other
+        tokens = max(seen.tokens, 1.0)  # 0 if cut replies are excluded and the first step had only cut replies
         return {
             "loss": fmean(seen.losses),
             "clip_share": fmean(seen.outside),
@@ -488,7 +489,7 @@ class _RlooSteps(_RewardSteps):
         return self._sampled()
 
     def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
-        """Weigh whole replies, as RLOO's ratio is of these."""
+        """Weigh whole replies, because RLOO's ratio is over whole replies."""
         of_update, of_sampler = ((each * inputs["completion_mask"]).sum(1) for each in (before, inputs["sampled"]))
         inputs["advantages"] = inputs["advantages"] * mismatch_weights(of_update, of_sampler, cap)
 
@@ -505,7 +506,7 @@ class _GrpoSteps(_RewardSteps):
         inputs["importance_sampling_ratio"] = mismatch_weights(before, inputs["sampled"], cap)
 
     def _compute_loss(self: Any, model: Any, inputs: Any) -> Any:
-        # TRL weighs the replies of vLLM only.
+        # TRL itself weighs only replies of vLLM.
         self.use_vllm = self.vllm_importance_sampling_correction = self._largest_weight is not None
         try:
             return super()._compute_loss(model, inputs)
@@ -514,7 +515,7 @@ class _GrpoSteps(_RewardSteps):
 
 
 class _Iterations(TrainerCallback):  # type: ignore[misc]
-    """A callback that finishes each iteration, and then saves or stops as the method returns."""
+    """A callback that finishes each iteration, and then saves or stops as `iteration_ended` returns."""
 
     def __init__(self, trainer: Any, method: TrlRewardMethod, iterations: int) -> None:
         self._trainer, self._method, self._iterations = trainer, method, iterations
@@ -582,7 +583,7 @@ def reward_trainer(method: TrlRewardMethod, model: Any, tokenizer: Any) -> Any:
             processing_class=tokenizer,
         )
     check_adapters(model, f"TRL's trainer for {rlhf.algorithm}", trainer.reference, has_reference=True)
-    trainer.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
+    trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is used for progress
     trainer.add_callback(_Iterations(trainer, method, rlhf.iterations))
     return trainer
 

@@ -27,7 +27,7 @@ LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}
 """Largest mean gap per token between sampler and update, nats. The sampler's passes are padded and cached and the
 update's packed, so rounding differs."""
 FEW = 3
-"""Number of iterations at the start and at the end between which a drift is measured."""
+"""Number of first and last iterations whose means are compared to detect a drift."""
 LENGTH_FACTOR = 3.0
 MORE_REPETITION, MORE_MISSING_ENDS = 0.25, 0.5
 GRAM = 4
@@ -38,7 +38,7 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
     may write.
 
     Bad replies are: an empty one; repeated first words; the first sentence alone, which holds the opening formula; and
-    two that are stuffed, with the most frequent words of all replies or with the first sentences of other replies.
+    two stuffed replies, with the most frequent words of all replies or with the first sentences of other replies.
     Raises TrainingFailed.
     """
     chosen = prompts[:: max(1, len(prompts) // COMPARED)][:COMPARED]
@@ -93,12 +93,13 @@ def differ(scores: Sequence[float | None]) -> bool:
 
 
 def groups(scores: Sequence[float | None], size: int) -> list[Sequence[float | None]]:
-    """Split the scores into those of each prompt's replies. Replies must be in the order of their prompts."""
+    """Split the scores by prompt. Replies must be in the order of their prompts."""
     return [scores[start : start + size] for start in range(0, len(scores), size)]
 
 
 def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> None:
-    """Check that the starting policy's sampled replies do not all have one reward, because nothing could be learned.
+    """Check that the starting policy's sampled replies do not all have one reward, because then nothing could be
+    learned.
 
     compared: number of consecutive replies that are compared in learning, from one prompt or from all.
     """
@@ -115,7 +116,7 @@ def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> No
 
 
 def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
-    """Check that sampler and update compute the same log-probabilities. by_server: whether a vLLM server sampled."""
+    """Check that sampler and update compute the same log-probabilities. by_server: True if a vLLM server sampled."""
     if not gap <= LARGEST_SAMPLER_GAP[precision]:
         raise TrainingFailed(
             f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
@@ -129,7 +130,7 @@ def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
 
 
 def check_first_ratio(off: float, precision: str) -> None:
-    """Check that the policy is unchanged since it sampled the batch when an iteration's first step begins."""
+    """Check, at an iteration's first step, that the policy has not changed since it sampled the batch."""
     if not off <= LARGEST_RATIO_OFF[precision]:
         raise TrainingFailed(
             f"Before the first step of an iteration a ratio of probabilities is {off:.5f} off 1. The policy is not the "

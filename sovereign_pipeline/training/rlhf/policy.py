@@ -151,7 +151,7 @@ class TwoAdapters:
         self.model.save_pretrained(str(directory), selected_adapters=[POLICY], save_embedding_layers=False)
 
     def alone(self) -> Any:
-        """Return the model with the policy's adapter alone, for saving."""
+        """Return the model with only the policy's adapter, for saving."""
         for name in [*self.model.peft_config]:
             if name != POLICY:
                 self.model.delete_adapter(name)
@@ -160,7 +160,7 @@ class TwoAdapters:
     def _switch_to(self, adapter: str) -> None:
         self.model.set_adapter(adapter)
         for name, parameter in self.model.named_parameters():
-            if "lora_" in name:  # PEFT makes whatever is active trainable
+            if "lora_" in name:  # PEFT makes the active adapter trainable
                 parameter.requires_grad_(f".{POLICY}." in name)
 
 
@@ -178,7 +178,7 @@ class Policy(TwoAdapters):
         self._together = job.tuning.packing
         self._most_tokens = job.sft.max_length
         model.load_adapter(str(job.parent_adapter), adapter_name=REFERENCE, is_trainable=False)
-        without_dropout(model)  # PEFT gave the reference that of the parent's training
+        without_dropout(model)  # PEFT gave the reference the dropout of the parent's training
         self._switch_to(POLICY)
         if job.sft.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -187,7 +187,7 @@ class Policy(TwoAdapters):
         can_share = self._together and bool(row_lengths(model, [self._most_tokens]))
         self.shares_prompts = can_share and job.reward.rlhf.group > 1
         self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
-        torch.nn.init.zeros_(self.value_head.weight)  # at first no state is worth more than another
+        torch.nn.init.zeros_(self.value_head.weight)  # at first, all states have the same value
         torch.nn.init.zeros_(self.value_head.bias)
 
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
@@ -196,7 +196,7 @@ class Policy(TwoAdapters):
         return tokens_in_passes(completions, most, self.shares_prompts)
 
     def passed(self, completions: Sequence[Completion]) -> Passed:
-        """Return one reading of all completions, in their passes."""
+        """Return the tokens of one reading of all completions, pass by pass."""
         return added(map(self._passed_at_once, self.passes(completions)))
 
     def _passed_at_once(self, completions: Sequence[Completion]) -> Passed:

@@ -46,7 +46,7 @@ class Prompt:
     """Token ids of the institution's reply, its end of turn included."""
 
     def answered(self, text: str, ids: Sequence[int] | None) -> Reply:
-        """Return a reply to this prompt, to be judged. ids: see `Reply`."""
+        """Return a reply to this prompt, to be judged. ids: see `Reply.ids`."""
         row, sampled = self.row, None if ids is None else tuple(ids)
         return Reply(row.prompt, text, row.columns, sampled, row.messages, row.tools)
 
@@ -77,7 +77,7 @@ def write_held_out_prompts(
 ) -> None:
     """Write up to `at_most` prompts of the selection side, chosen by seed. Prompts of pairs and labels are skipped.
 
-    Half of them decide which adapter is kept. A split without a selection side gives held-out ones.
+    Half of them decide which adapter is kept. If the split has no selection side, the prompts are held-out ones.
     """
     side = split.file(SELECTION if has_selection(split) else HELD_OUT)
     documents = [document for document in read_documents(side) if not document.is_preference]
@@ -109,7 +109,7 @@ def _row(document: Document, row: Mapping[str, Any]) -> PromptRow:
 def read_prompts(
     path: Path, tokenizer: Any, eos_ids: Sequence[int], most_tokens: int
 ) -> tuple[list[Prompt], list[str]]:
-    """Return the prompts of at most `most_tokens` tokens, and the ids of the others."""
+    """Return the prompts of at most `most_tokens` tokens, and the ids of longer prompts."""
     kept: list[Prompt] = []
     cut: list[str] = []
     for content in read_jsonl(path):
@@ -131,7 +131,7 @@ class PromptSets:
     watched: list[Prompt]
     """Held-out prompts that are measured while the policy learns."""
     compared: list[Prompt]
-    """Held-out prompts that are measured at start and end alone."""
+    """Held-out prompts that are measured only at start and end."""
     cut: tuple[str, ...]
     """Ids of prompts that leave no room for a reply."""
 
@@ -159,8 +159,8 @@ def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
 
 
 def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Split the prompts into two halves without a common case file: one measured while the policy learns, one at start
-    and end alone."""
+    """Split the prompts into two halves without a common case file: one is measured while the policy learns, the other
+    only at start and end."""
     cases: dict[str, list[Prompt]] = {}
     for prompt in held_out:
         cases.setdefault(prompt.row.case, []).append(prompt)

@@ -93,7 +93,7 @@ class CommandTool:
             )
         self._tool = tool
         self.machine = self._machine(program, code)
-        """Path -> SHA-256 of the machine's files that it needs."""
+        """Path -> SHA-256 of the machine's files that the command needs."""
         self._command = [in_tool(tool.program.name), *tool.command[1:]]
         self._files = files
         self._shown = parts_of(tool.program.name, program, tool.uses)
@@ -169,7 +169,7 @@ class Reply:
     """Columns of its document. A tool gets the columns that it names."""
     ids: tuple[int, ...] | None = None
     """Token ids as sampled from the policy, including the end of turn if there is one. None for a text that was not
-    sampled, which counts as a whole reply."""
+    sampled; such a text counts as a whole reply."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """Messages of a conversation, with the institution's reply; none for a letter."""
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -208,7 +208,7 @@ def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
 class ScoreCache:
     """A file of scores, keyed by the digest of everything that decides them. Each line has a mark of the training.
 
-    A resumed training reads the scores that exist. A line without the mark, such as an incomplete one of a killed
+    A resumed training reads the scores that exist. A line without the mark, such as an incomplete line of a killed
     process, is dropped.
     """
 
@@ -273,7 +273,7 @@ class ToolRunner:
             self._command = CommandTool(tool, {path.name: _read(directory, code, path) for path in tool.named}, code)
             identity |= {"command": tool.command, "machine": self._command.machine}
         self.identity = digest_of(identity)
-        """Digest of everything except the replies that decides its scores."""
+        """Digest of everything, except the replies, that decides the tool's scores."""
         self._cache = ScoreCache(cache / f"{self.identity}.jsonl")
 
     def scores(self, replies: Sequence[Reply]) -> list[float | None]:
@@ -380,7 +380,7 @@ class RewardAdapter:
         assert job.reward is not None and job.reward.reward_model is not None
         given = job.reward.reward_model
         self.identity = given.digest
-        """Digest of everything except the replies that decides its scores."""
+        """Digest of everything, except the replies, that decides the model's scores."""
         self._model, self._tokenizer, self._eos_ids = model, tokenizer, job.eos_ids
         self._most_tokens = job.reward.rlhf.max_new_tokens
         with _as_it_was(model):
@@ -455,7 +455,7 @@ def _load(model: Any, given: RewardModelGiven) -> None:
 
 @contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
-    """Restore the active adapter, the trained parameters and the model's mode afterwards."""
+    """Restore the active adapter, the trained parameters and the model's mode after the block."""
     active, was_training = model.active_adapter, model.training
     trained = {name for name, each in model.named_parameters() if each.requires_grad}
     try:

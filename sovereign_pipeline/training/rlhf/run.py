@@ -93,9 +93,9 @@ class RunState:
     learned: Passed = field(default_factory=Passed)
     """Passes with a backward pass so far."""
     read: Passed = field(default_factory=Passed)
-    """Passes without one, but for the sampler's."""
+    """Passes without a backward pass so far, except the sampler's passes."""
     sampled: Passed = field(default_factory=Passed)
-    """Passes that sampled the replies to learn from."""
+    """Passes that sampled the replies for learning so far."""
 
     def keep_best(self, policy: TwoAdapters, gold: float) -> None:
         """Store the present adapter as the best one."""
@@ -141,7 +141,8 @@ def totals(scores: dict[str, Score]) -> dict[str, float]:
 def compared(
     parent: dict[str, float], adapter: dict[str, float], prompts: Sequence[Prompt], seed: int
 ) -> HeldOutComparison | None:
-    """Compare adapter and parent on the prompts for which both have a score; return None if there are none."""
+    """Compare adapter and parent on the prompts for which both have a score; return None if there are no such
+    prompts."""
     both = [prompt for prompt in prompts if prompt.row.id in parent and prompt.row.id in adapter]
     if not both:
         return None
@@ -223,7 +224,8 @@ class RewardedMethod(Method):
 
     @abstractmethod
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the passes in an iteration that learns from these replies: with a backward pass, and without."""
+        """Return the passes in an iteration that learns from these replies: passes with a backward pass, and passes
+        without."""
 
     def numerics(self) -> TrlNumerics | None:
         """Return the TRL trainer and its arguments for the report; None if TRL does not compute the loss."""
@@ -344,7 +346,8 @@ class RewardedMethod(Method):
     def _ended(
         self, state: RunState, row: Row, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout] | None = None
     ) -> None:
-        """Finish an iteration after its update: log it, measure, and report progress. learned_from: if not all."""
+        """Finish an iteration after its update: log it, measure, and report progress. learned_from: the replies that
+        were learned from; None for all."""
         give_memory_back()
         self._count(state, rollouts, rollouts if learned_from is None else learned_from)
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
@@ -362,7 +365,7 @@ class RewardedMethod(Method):
         self.hooks.progress(_describe(state.log[-1]))
 
     def _count(self, state: RunState, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout]) -> None:
-        """Add up what went through the models in an iteration."""
+        """Add an iteration's passes to the state."""
         learned, read = self.passed_in(learned_from)
         prompts = [each.completion.prompt_ids for each in rollouts]
         replies = [len(each.completion.reply_ids) for each in rollouts]
@@ -383,7 +386,8 @@ class RewardedMethod(Method):
             if found:
                 gold = fmean(found.values())
                 state.log[-1] |= {"gold": gold, **mean_parts([*scores.values()], self._gold.names, "gold")}
-                # If fewer prompts were judged, the mean could rise because of the omitted prompts.
+                # If fewer prompts were judged than for the parent, the mean could rise only because prompts are
+                # missing.
                 if gold > state.best_gold and len(found) >= state.judged_of_parent:
                     state.keep_best(self._policy, gold)
         if state.iteration == (self._rlhf.iterations + 1) // 2:
@@ -443,7 +447,8 @@ class RewardedMethod(Method):
         )
 
     def _rlhf_report(self, adapter_scores: dict[str, float], divergence: float) -> RlhfReport:
-        """Build the report. adapter_scores: scores on the compared prompts. divergence: of the kept adapter."""
+        """Build the report. adapter_scores: scores on the compared prompts. divergence: divergence of the kept adapter,
+        nats per reply."""
         state, rlhf = self.state, self._rlhf
         comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
         if comparison is None:
@@ -476,8 +481,8 @@ class RewardedMethod(Method):
     def _report(self, loss_before: float, loss_after: float) -> TrainingReport:
         log, rlhf, policy, training = self.state.log, self._rlhf, self._policy, self._prompts.training
         prompts = sum(len(prompt.ids) for prompt in training)
-        # Of an iteration's tokens, as they go through the update: prompts are the mean of all, each once where its
-        # replies share it (twice where a pass ends among them, which is not counted); replies as they were sampled.
+        # Numbers of an iteration's tokens in the update. Prompts have the mean length of all prompts, and count once if
+        # their replies share them. A prompt that two passes read still counts once. Replies have their sampled lengths.
         replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
         asked = prompts / len(training) * len(log) * (rlhf.prompts if policy.shares_prompts else rlhf.replies)
         return TrainingReport(

@@ -89,7 +89,7 @@ def sample(
             if place == 0 and len(different) < len(prompts):  # a prompt of several replies went through the model once
                 past.reorder_cache(of_reply)
                 logits, mask, positions = logits[of_reply], mask[of_reply], positions[of_reply]
-            # On the CPU, whose generator gives the same choices on every device.
+            # Draw on the CPU, whose generator gives the same choices for every device.
             all_logs = (logits.float() / temperature).log_softmax(-1).cpu()
             if generator is None:
                 chosen = all_logs.argmax(-1)
@@ -146,7 +146,7 @@ class VllmSampler:
             )
         self._group = found.st_gid
         self._own = rollouts.copies / f"rollouts-{training[:16]}"
-        shutil.rmtree(self._own, ignore_errors=True)  # of a run of this training that was killed
+        shutil.rmtree(self._own, ignore_errors=True)  # left by a killed run of this training
 
     def sample(
         self,
@@ -187,14 +187,14 @@ class VllmSampler:
 
     def close(self) -> None:
         """Unload the adapter if the server answers, and remove its copy."""
-        with suppress(TrainingFailed):  # the training's own end counts
+        with suppress(TrainingFailed):  # the training's own result matters, not this error
             self._unload()
         shutil.rmtree(self._own, ignore_errors=True)
 
     def _load_policy(self) -> str:
         written = self._own / "next"
         shutil.rmtree(written, ignore_errors=True)
-        self._own.mkdir(mode=0o700, exist_ok=True)  # what is written is open to nobody else until it is whole
+        self._own.mkdir(mode=0o700, exist_ok=True)  # other accounts may read only complete files
         self._write_adapter(written)
         digests = [file_sha256(written / each) for each in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
         name = f"rollouts-{sha256(''.join(digests).encode()).hexdigest()[:32]}"
@@ -204,7 +204,7 @@ class VllmSampler:
         directory = self._own / name
         written.rename(directory)
         self._open_to_group(directory)
-        self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))  # of a training that was killed
+        self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))  # left by a killed training
         self._ask("POST", LOAD, {"lora_name": name, "lora_path": str(directory)})
         self._loaded = name
         return name
