@@ -67,17 +67,17 @@ class FoundAdapters:
     verified: tuple[VerifiedAdapter, ...]
     """Verified adapters, those in production first."""
     refused: Mapping[str, SovereignError]
-    """Adapter id or line name -> error that rejected it."""
+    """Adapter id or line name -> error for which it was rejected."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that are recalled."""
     entries: int = 0
-    """Number of the ledger's entries that decided so."""
+    """Number of ledger entries that this result is based on."""
     root: str = ""
-    """Root hash of their tree."""
+    """Root hash of the tree of these entries."""
     decision: int = 0
-    """Number of the newest of them that is not about an artifact."""
+    """Number of the newest of these entries that is not about an artifact."""
     rules: str = ""
-    """SHA-256 of the institution's rules then."""
+    """SHA-256 of the institution's rules at that entry."""
 
 
 def newest_decision(session: Session) -> int:
@@ -93,7 +93,7 @@ def find_deployable(
     answering: digests of the adapters that users get now. A superseded adapter among them is also returned, because a
     gateway may not have applied the promotion yet.
 
-    Raises RegistryUnreached if the registry stops answering meanwhile.
+    Raises RegistryUnreached if the registry stops answering during the search.
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
@@ -149,7 +149,8 @@ def _held(
 
 
 def named(name: str, error: Exception) -> SovereignError:
-    """Prefix a verification error with the artifact it is about. Raises RegistryUnreached, which is about none."""
+    """Prefix a verification error with the artifact it is about. Raises RegistryUnreached unchanged, because it is
+    about no artifact."""
     if isinstance(error, RegistryUnreached):
         raise error
     if isinstance(error, SovereignError):
@@ -235,9 +236,9 @@ class LastVerified(Frozen):
     adapters: tuple[Noted, ...] = ()
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     entries: int = 0
-    """Number of the ledger's entries then."""
+    """Number of the ledger's entries at that time."""
     rules: str = ""
-    """SHA-256 of the institution's rules then."""
+    """SHA-256 of the institution's rules at that time."""
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
@@ -348,7 +349,7 @@ def _write(settings: Settings, now: LastVerified) -> None:
     try:
         if not path.exists() or path.read_text() != content:
             write_atomically(path, content)
-    except OSError:  # of this file: it must not pass for a registry that is not reached
+    except OSError:  # an error of this file, which must not be taken for a registry that is down
         _remove(path)
 
 

@@ -133,7 +133,7 @@ SECONDS_TO_VERIFY_AGAIN = 60.0
 """Seconds after which everything is verified again, because files can change without a new ledger entry."""
 
 TIMES_AS_LONG = 20
-"""Factor by which the pause before the next full verification of the ledger exceeds that verification's duration."""
+"""Pause between two full verifications of the ledger, as a multiple of a verification's duration."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ class Deployed:
     """The adapters that are served, and the rejected ones with the reason."""
 
     served: tuple[Deployable, ...] = ()
-    """Verified adapters, served once the engine has loaded them. `pinned` marks the present and previous adapters in
-    production."""
+    """Verified adapters. Each is served once the engine has loaded it. `pinned` marks the present and previous adapters
+    in production."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Adapter id, line name or `registry` -> sentence that says why it is not served. If the registry is not reached,
     `served` holds the adapters that were verified when it was reached last."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
-    """The rejected ones that officers recalled."""
+    """The rejected adapters that officers recalled."""
     unreached_at: float | None = None
     """`time.monotonic` of the first check that did not reach the registry; None if the latest check did."""
 
@@ -212,7 +212,7 @@ class Sources:
         serving_directory(settings)
         self._marks = HighWaterMarks.of(settings)
         self._found: FoundAdapters | None = None
-        """The adapters found last, with the number of entries after which they are still the right ones."""
+        """The adapters found last, with the number of ledger entries up to which the result is valid."""
         self._verify_ledger_at = 0.0
 
     def stamp(self) -> Stamps:
@@ -260,8 +260,8 @@ class Sources:
         return found
 
     def assert_nothing_missed(self) -> None:
-        """Raise IntegrityError if the home's checkpoint covers entries that this gateway has not verified. One of them
-        may be a recall, and the registry cannot be asked."""
+        """Raise IntegrityError if the home's checkpoint covers entries that this gateway has not verified. Such an
+        entry may be a recall, and the registry cannot be asked."""
         known = self._found.entries if self._found is not None else 0
         newest = parse_tree_head(read_note(checkpoint_file(self._settings)).text).size
         if newest > known:
@@ -278,7 +278,7 @@ class Sources:
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """Delete the saved adapters if the registry was reached and does not verify."""
+        """Delete the saved adapters if the registry answers but does not verify."""
         try:
             yield
         except RegistryUnreached:
@@ -327,7 +327,7 @@ class Sources:
         `FingerprintStore.fingerprint_of`."""
         before, fingerprint = self.stamp(), self._fingerprints.fingerprint_of(verified)
         if self.stamp() != before:
-            with contextlib.suppress(*UNREACHED):  # the entry about it is this gateway's own
+            with contextlib.suppress(*UNREACHED):  # this gateway itself adds the entry about the fingerprint
                 self.moved()
         return replace(verified.deployable, fingerprint=fingerprint)
 
@@ -407,7 +407,7 @@ class Deployment:
             seen = await asyncio.to_thread(self._sources.stamp)
             try:
                 await self.look()
-            except Exception as error:  # a bug here must not freeze what is served as it is
+            except Exception as error:  # a bug here must not end the updates of served adapters
                 self._say(replace(self.deployed, refused={"deployment": place_of(error)}))
                 await self._unload_all_but(set())
             until = time.monotonic() + seconds
@@ -433,8 +433,8 @@ class Deployment:
         return await self._deploy(found, moved)
 
     async def _go_on_without(self, error: Exception) -> Deployed:
-        """Continue with the loaded adapters, if nothing was entered since. A restarted engine gets those that were
-        verified last."""
+        """Continue with the loaded adapters, unless entries were added since. A restarted engine gets the adapters that
+        were verified last."""
         why = {"registry": _message(error)}
         since = self.deployed.unreached_at if self.deployed.unreached_at is not None else time.monotonic()
         self._is_complete = False
@@ -454,12 +454,12 @@ class Deployment:
         if not self._is_complete or moved != self._moved:
             return True
         if {each.digest for each in self.deployed.served} != set(self._engine.loaded()):
-            return True  # the engine was started again without it, or with what was unloaded meanwhile
+            return True  # the engine restarted without this adapter, or with adapters that were unloaded meanwhile
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
     async def _deploy(self, found: FoundAdapters, moved: tuple[int, ...] | None) -> Deployed:
-        """Load adapters that may be served and unload the others. Adapters that answer users now are among the former,
-        so a promotion leaves no gap."""
+        """Load adapters that may be served and unload the others. Adapters that answer users now stay loaded, so a
+        promotion leaves no gap."""
         await self._unload_all_but({each.deployable.digest for each in found.verified})
         refused = {name: error.message for name, error in found.refused.items()}
         served: list[Deployable] = []
@@ -490,7 +490,7 @@ class Deployment:
             await self._unload(digest)
 
     async def _unload(self, digest: str) -> None:
-        with contextlib.suppress(EngineLost):  # it holds nothing then
+        with contextlib.suppress(EngineLost):  # the engine holds no adapters then
             await self._engine.unload(digest)
 
     def _say(self, deployed: Deployed) -> Deployed:

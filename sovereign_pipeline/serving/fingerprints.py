@@ -30,9 +30,9 @@ TOP = 5
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
-"""Allowed difference of log-probabilities in nats: of each in float32, of the mean in bfloat16, where rounding
-moves single ones by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16. Another
-adapter of the line differed by 0.6, and 0.9 of the scale by 0.34."""
+"""Allowed difference of log-probabilities in nats: of each value in float32, of the mean in bfloat16, where rounding
+changes single values by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16. Another adapter
+of the line differed by 0.6, and 0.9 of the scale by 0.34."""
 LEAST_EFFECT: dict[Precision, float] = {"float32": 0.02, "bfloat16": 0.5}
 """Smallest difference by which an adapter and its base model can be distinguished, in nats."""
 
@@ -74,7 +74,7 @@ class Fingerprint(Frozen):
 
 def conversations(instruction: str) -> tuple[Conversation, ...]:
     """Return the fixed prompts of a line: each letter, a conversation of three turns, and one with a call of a tool.
-    The last is left out where the chat template writes no calls."""
+    The last prompt is left out if the chat template writes no calls."""
     turns = [[_turn("user", prompt)] for prompt in PROMPTS]
     turns.append([_turn("user", PROMPTS[0]), _turn("assistant", "At the quay office."), _turn("user", PROMPTS[1])])
     function = {"name": "permit_status", "arguments": {"permit": "QW-2024/17"}}

@@ -1,8 +1,8 @@
 """Protect a gateway against rollback: store the newest trust root, flags and ledger size that it has accepted.
 
 The marks lie in the gateway's own directory, outside the home, because writers of the home could restore older files.
-The ledger knows the trust root of the last act only, so the marks alone detect that a newer root was replaced before
-any act.
+The ledger contains only the trust root of the last act. Only the marks detect that a newer root was replaced before any
+act.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class _Marks(Frozen):
     entries: int = Field(default=0, ge=0)
     """Number of the ledger's entries when adapters were verified last."""
     entries_root: Digest | None = None
-    """Root hash of the ledger's tree of these entries. The entries of a fork have another one."""
+    """Root hash of the ledger's tree of these entries. The entries of a fork have another root hash."""
 
 
 class HighWaterMarks:
@@ -66,9 +66,8 @@ class HighWaterMarks:
         return load_trust(settings.data / TRUST, marks.root_sha256, at_least=at_least)
 
     def accept_trust(self, trust: Trust, *, is_on_record: bool) -> None:
-        """Raise the mark to this trust root. Raises IntegrityError if it is older.
-
-        is_on_record: whether the ledger confirms it. If so, it may differ from the accepted root.
+        """Raise the mark to this trust root. Raises IntegrityError if the root is older. is_on_record: whether the
+        ledger confirms the root. A confirmed root may differ from the accepted one.
         """
         with self._changing() as marks:
             _assert_follows(trust, marks, may_be_another=is_on_record)

@@ -1,7 +1,7 @@
 """Open transcripts, and turn rated answers into review prompts and preference rows.
 
-Anyone with the public key can seal invented records. The gateway's journal has the digest of each true one, and the
-ledger a digest of each of the journal's hours.
+Anyone with the public key can seal invented records. The gateway's journal has the digest of each true record, and the
+ledger has a digest of each of the journal's hours.
 """
 
 import hashlib
@@ -59,21 +59,21 @@ class Opened:
     twice: int
     """Number of lines that repeat a record."""
     missing: int
-    """Number of records that the journal names and no file has, since the oldest transcript."""
+    """Number of records, since the oldest transcript, that the journal names and no file contains."""
     unsure: frozenset[str]
     """Identifiers of answers with a missing rating: nobody knows their newest feedback."""
 
 
 @dataclass(frozen=True)
 class JournalCopy:
-    """The records that a gateway's journal names for a line, as far as the ledger has its hours."""
+    """The records that a gateway's journal names for a line, in hours that the ledger has."""
 
     transcripts: Mapping[str, str]
     """SHA-256 of a sealed transcript -> hour of its answer."""
     ratings: Mapping[str, str]
     """SHA-256 of a sealed rating -> identifier of its answer, in the order of the journal."""
     lacking: frozenset[str]
-    """Hours of the line that the ledger has and the journal does not."""
+    """Hours of the line that are in the ledger and missing in the journal."""
     not_entered: int
     """Number of files whose hour the ledger does not have yet. Their records do not count."""
     ends: str
@@ -138,7 +138,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     journal.assert_reaches(directory, oldest)
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
     unsure = [given for sha256, given in journal.ratings.items() if sha256 not in ratings]
-    # The newest by its sealed time; of ratings of one time, the last given.
+    # The newest rating by its sealed time; of several at one time, the last one given.
     in_order = sorted((ratings[each] for each in journal.ratings if each in ratings), key=lambda each: each.at)
     said = {each.given: each.feedback for each in in_order}
     known = {each.given for each in transcripts}
@@ -188,7 +188,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
 
 
 def prompt_of(transcript: Transcript) -> str | None:
-    """Return the prompt of a single-turn conversation; None for any other."""
+    """Return the prompt of a single-turn conversation; None for any other conversation."""
     if len(transcript.messages) != 1 or transcript.messages[0].role != "user":
         return None
     return transcript.messages[0].content.strip() or None
@@ -230,7 +230,7 @@ class RatedRow(Frozen):
     messages: tuple[dict[str, Any], ...] | None = None
     tools: tuple[dict[str, Any], ...] | None = None
     chosen: tuple[dict[str, Any], ...] | None = None
-    """One message."""
+    """Chosen reply, as one message."""
     rejected: str | tuple[dict[str, Any], ...] | None = None
     label: bool | None = None
 
@@ -306,7 +306,7 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
 
 
 _TRAINED_ORDER = re.compile(r"s?(ua(t+a)*)+")
-"""Roles of a conversation by their first letters: the order in which rows are read."""
+"""Pattern of the roles that a trained conversation must have, by their first letters."""
 
 
 def _rated(transcript: Transcript, feedback: Feedback) -> tuple[_Rated | None, str]:
@@ -449,7 +449,7 @@ def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Layout]:
 
 
 def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
-    """Raises StopIteration for a row of no kind."""
+    """Return the kind of a row. Raises StopIteration for a row of no kind."""
     given = {name for name, value in row if value is not None}
     return next(
         kind
@@ -460,7 +460,8 @@ def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
 
 
 def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Line, served: Collection[str]) -> str:
-    """Return the highest level of rows. served: levels of the line's adapters, which answers have; empty if unknown."""
+    """Return the highest level of rows. served: levels of the line's adapters, one of which each answer has; empty if
+    unknown."""
     ladder = institution.ladder
     for row in rows:
         if row.classification not in ladder or (served and row.classification not in served):

@@ -75,7 +75,7 @@ class Detection:
     value: str
     """Found value; equal values in texts that were searched together are equal here."""
     quote: str = ""
-    """Quotation mark that its placeholder needs: of a number in JSON."""
+    """Quotation mark that the placeholder needs, because it replaces a number in JSON; otherwise empty."""
 
 
 class TextDetectors:
@@ -89,7 +89,7 @@ class TextDetectors:
 
     def find(self, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
         """Find personal data in the texts of one conversation, in order and without overlaps. JSON is read by its
-        values. tools: the one of the texts that is a list of tools, whose schemas are not searched.
+        values. tools: the one text that is a list of tools, or ""; its schemas are not searched.
 
         Placeholders are ignored: models that were trained on scrubbed documents write them.
 
@@ -135,8 +135,8 @@ def _searched(document: Document) -> str:
 
 
 def _masked(text: str) -> str:
-    """Mask what looks like a placeholder, keeping every character's position. A long number after the name of a kind is
-    not a placeholder and stays."""
+    """Mask text that looks like a placeholder, keeping every character's position. A long number after the name of a
+    kind is not a placeholder and stays."""
     for _ in range(_MOST_MASKINGS):
         normalised = normalise(text)
         found = [
@@ -167,7 +167,7 @@ LONG = 10_000
 HINT = "Send it again later."
 
 _Work = tuple[str, Sequence[str], str]
-"""Line, texts, and the one of them that is a list of tools."""
+"""Line, texts, and the one text that is a list of tools, or ""."""
 
 
 class Scanner:
@@ -221,7 +221,7 @@ class Scanner:
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if begun.cancelled() and task is not None and not task.cancelling():
-                    raise BrokenProcessPool from None  # the pool was ended, and nobody gave this up
+                    raise BrokenProcessPool from None  # the pool was ended, and the caller still waits
                 self._watch(pool, begun)
                 raise
         except BrokenProcessPool:
@@ -251,7 +251,7 @@ class Scanner:
             self._pool.kill()
 
     def _running(self) -> WorkerPool:
-        """Return the processes, restarted if need be, but not too often."""
+        """Return the processes. Restarts them if necessary, but not too often."""
         if self._pool is None:
             if self.starts and time.monotonic() - self._started_at < SECONDS_BETWEEN_STARTS:
                 raise ScannerLost("The search for personal data is being started again.", HINT)

@@ -177,14 +177,14 @@ class SentTexts:
 
     @cached_property
     def names(self) -> str:
-        """Names of functions and their properties, and other parts of tools that no placeholder can replace."""
+        """Names of functions and properties, and other parts of tools that no placeholder can replace."""
         found = [*names_in_tools(self.document.tools)]
         for message in self.document.messages:
             found += [message.name or "", *(call.name for call in message.tool_calls)]
         return "\n\n".join(dict.fromkeys(re.sub("[_-]+", " ", each) for each in found if each))
 
     def with_texts(self, texts: Mapping[str, str]) -> "SentTexts":
-        """Return it with other texts, by their names in `document.texts`."""
+        """Return the sent texts with replacements, by their names in `document.texts`."""
         document = self.document.with_texts(texts)
         tools, schema = [*document.tools], self.schema
         if schema is not None:
@@ -218,7 +218,7 @@ class Screen:
     ) -> None:
         self.rules = rules
         self._changes_answers = rules.answers in ("replace", "stop")
-        applies_stops = self._changes_answers or bool(sent.tools)  # a stop text ends no call
+        applies_stops = self._changes_answers or bool(sent.tools)  # a stop text does not end a call
         self.stops: tuple[str, ...] = () if applies_stops else tuple(stops)
         """Stop texts that the engine applies. This class applies the others."""
         self._stopping = StopTexts(stops if applies_stops else ())
@@ -274,7 +274,7 @@ class Screen:
             }
             try:
                 self.sent = self._of_caller.with_texts(replaced) if replaced else self.sent
-            except ValueError:  # two keys of an object became one placeholder
+            except ValueError:  # two keys of an object became the same placeholder
                 return False
         return True
 
@@ -343,7 +343,7 @@ class Screen:
 
     def _pass(self, text: str) -> str:
         text = self._stopping.feed(text)
-        if self._stopping.is_found:  # and then nothing that follows counts
+        if self._stopping.is_found:  # text after the stop text does not count
             self.is_at_stop_text, self.is_stopped, self.is_answer_searched = True, False, self._changes_answers
         self.with_placeholders.append(text)
         return self._putting_back.feed(text)
@@ -426,7 +426,7 @@ class Screen:
     async def _found(
         self, texts: Sequence[str], reaction: Reaction | None, tools: str = ""
     ) -> list[list[Detection]] | None:
-        """Search texts. A failure is raised, unless findings are only reported: None is returned then."""
+        """Search texts. Raises a failure, except if findings are only reported; then returns None."""
         try:
             return await self._find(texts, tools)
         except (ScannerLost, TextTooLong) as error:

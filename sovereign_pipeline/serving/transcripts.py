@@ -175,7 +175,8 @@ class TranscriptFiles:
                 raise OSError("the record was cut short")
 
     def _remove_oldest(self, directory: Path, rules: Transcripts, size_of_next: int = 0) -> None:
-        """Remove files until the limit has room for one more, even if one record is larger than a file should be."""
+        """Remove the oldest files until the limit has room for one more file, even if a record is larger than a file's
+        share."""
         limit = rules.megabytes * MEGABYTE
         room = max(limit / FILES_IN_ALL, size_of_next)
         files = sorted(directory.glob(f"*{SUFFIX}"))

@@ -215,7 +215,7 @@ class Engines:
 
 
 def _told(task: "asyncio.Task[None] | asyncio.Task[Started]") -> None:
-    """Retrieve a task's exception, so that asyncio prints nothing."""
+    """Retrieve a task's exception, so that asyncio does not print it."""
     if not task.cancelled():
         task.exception()
 

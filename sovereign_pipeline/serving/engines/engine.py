@@ -47,7 +47,8 @@ class Deployable:
     """True if it is loaded for a rollback only. Callers cannot name it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
-    """Values that training computes with it. The engine must reproduce them at each load. None skips the check."""
+    """Values that training computes with it. The engine must reproduce them at each load. If None, the check is
+    skipped."""
 
     @property
     def is_in_production(self) -> bool:
@@ -64,8 +65,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Stop texts, which are cut from the answer."""
     logprobs: int | None = None
-    """Number of likeliest tokens that are returned at each place, beside the chosen one. None returns no
-    log-probabilities."""
+    """Number of likeliest tokens that are returned at each place, beside the chosen one. If None, no log-probabilities
+    are returned."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ class EngineRequest:
     """Turns in OpenAI's form, with the arguments of calls as objects."""
     sampling: Sampling
     cache_group: str = ""
-    """Cached prompts are used within a group only. Otherwise response times would reveal the prompts of others."""
+    """Group that shares cached prompts. Across groups, response times would reveal the prompts of others."""
     shared: int = 0
-    """Number of leading characters of the first user turn that other requests have too. The prompt up to there may be
+    """Number of leading characters of the first user turn that other requests share. The prompt up to there may be
     cached."""
     grammar: str = ""
     """Grammar of the answer in Lark, as llguidance reads it. Empty: any text."""
@@ -119,12 +120,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer in progress: the prompt's length and a stream of pieces."""
+    """An answer in progress: the length of the prompt in tokens, and a stream of pieces."""
 
     prompt_tokens: int
     pieces: AsyncGenerator[Piece, None]
-    """Its pieces; the last one has `finish`. Raises EngineLost if the engine is gone before that. Closing it aborts the
-    answer."""
+    """Pieces of the answer; the last one has `finish`. Raises EngineLost if the engine is gone before that. Closing it
+    aborts the answer."""
 
     @classmethod
     async def begun(cls, parts: AsyncGenerator[Any, None]) -> Self:
@@ -142,7 +143,7 @@ class EngineState:
     adapters: int
     """Number of adapters that can answer now."""
     problem: str = ""
-    """Reason why it does not compute, if known."""
+    """Reason why the engine does not compute, if known."""
     is_of_others: bool = False
 
 
@@ -219,7 +220,7 @@ class Process(ABC):
 
     @abstractmethod
     async def end(self) -> None:
-        """Kill the process or leave it. Its running requests are lost."""
+        """Kill the process, or leave it running if it is not ours. Its running requests are lost."""
 
     async def watch(self, hang_seconds: float) -> None:
         """Return once the process is gone or hangs."""
@@ -235,7 +236,7 @@ class Process(ABC):
                     async with asyncio.timeout(look):
                         await self._gone.wait()
                 if time.monotonic() - looked_at > 3 * look:
-                    self.heard_at = time.monotonic()  # this loop stood still, and could hear nothing
+                    self.heard_at = time.monotonic()  # this event loop was blocked, and could receive no message
                 looked_at = time.monotonic()
         finally:
             if probe is not None:
@@ -360,7 +361,7 @@ class SupervisedEngine(ABC, Generic[P]):
                 process = await self._start_process()
             except (EngineLost, EngineRefused) as error:
                 self.problem = error.message
-                continue  # `watch` ends at once for the process that is gone
+                continue  # `watch` returns at once if the process is gone
             async with self._loading:
                 await self._load_again(process)
                 self._process, self.problem = process, ""

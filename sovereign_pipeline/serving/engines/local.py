@@ -202,7 +202,7 @@ class _Child(Process):
                 self.heard_at = time.monotonic()
                 self._take(json.loads(line))
         except (OSError, ValueError):
-            pass  # half a line: the process is gone
+            pass  # an incomplete line: the process is gone
         finally:
             self._lose_all()
 

@@ -69,7 +69,7 @@ class Link:
             return None
 
     def put(self, message: Message) -> None:
-        """Add a message of this process, to be received like those of the parent."""
+        """Add a message of this process. It is received like the parent's messages."""
         self._messages.put(message)
 
     def _read(self) -> None:
@@ -84,7 +84,7 @@ class Rendered:
     prompt: list[int]
     limit: int
     shared: int
-    """Number of leading tokens that other conversations have too."""
+    """Number of leading tokens that other conversations share."""
     matcher: "Matcher | None"
     """Grammar of the answer; None if it may be any text."""
 
@@ -113,8 +113,8 @@ class AnswerRow:
         return token
 
     def _note(self, token: int, logits: Any) -> None:
-        """Note the log-probabilities of a token's place, before temperature. Those of forbidden tokens are as in
-        vLLM."""
+        """Note the log-probabilities at a token's place, before temperature. Forbidden tokens get the values that vLLM
+        gives them."""
         import torch
 
         scores = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
@@ -127,7 +127,7 @@ class AnswerRow:
 
         if self._temperature == 0:
             return int(logits.argmax())
-        below = logits.double() - logits.max()  # so that the likeliest one is a number at any temperature
+        below = logits.double() - logits.max()  # subtracted so that the largest value is finite at any temperature
         chances = torch.softmax(below / self._temperature, dim=-1)
         if self._top_p < 1:
             ordered, ids = chances.sort(descending=True, stable=True)
@@ -224,7 +224,7 @@ class Worker:
         ):
             self._begin(message, self._rendered(message))
             return
-        # Encoding a long text takes seconds, and running answers go on meanwhile.
+        # Encoding a long text takes seconds. Running answers continue in the meantime.
         rendered = self._renderer.submit(self._rendered, message)
         self._waiting[message["id"]] = message, rendered
         rendered.add_done_callback(lambda _: self._link.put({"op": "begin_waiting", "id": message["id"]}))
@@ -263,7 +263,7 @@ class Worker:
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
-        """Compute this engine's values for an expected mark: each after the expected tokens."""
+        """Compute this engine's values for an expected mark, each value after the expected tokens."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         prompt = self._prompts.render(conversation["messages"], conversation["tools"])

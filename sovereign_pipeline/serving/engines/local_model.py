@@ -28,7 +28,7 @@ from sovereign_pipeline.serving.engines.text import Prompts, reading_base_model
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refused_by_engines
 
 BASE = "__base__"
-"""Name that stands for the base model without an adapter."""
+"""Name of the base model without an adapter."""
 
 
 class Rows:
@@ -50,7 +50,7 @@ class Rows:
                 continue
             if type(layer) is Linear:
                 layer.forward = partial(self._forward, layer)
-            elif layer.lora_A or layer.lora_embedding_A:  # one that was put out leaves its layers, without effect
+            elif layer.lora_A or layer.lora_embedding_A:  # layers of an evicted adapter stay, without effect
                 raise ValueError(
                     f"batches with different adapters are not supported on {type(layer.get_base_layer()).__name__}."
                 )
@@ -58,7 +58,7 @@ class Rows:
     def compute(self, adapters: Sequence[str], **inputs: Any) -> Any:
         """Run the model; row i uses adapter i. Raises ValueError for an adapter that is not loaded."""
         unknown = {*adapters} - {*self._model.peft_config, BASE}
-        if unknown:  # a layer would pass over it, and answer as the base model
+        if unknown:  # a layer would skip the unknown adapter, and compute as the base model
             raise ValueError(f"no adapter {', '.join(sorted(unknown))} in memory")
         self._runs, start = [], 0
         for adapter, rows in groupby(adapters):
@@ -94,9 +94,9 @@ class Row(Protocol):
     limit: int
     """Maximum number of new tokens."""
     shared: int
-    """Number of leading prompt tokens whose keys and values may be kept for other rows of the adapter and group."""
+    """Number of leading prompt tokens whose keys and values may be cached for other rows of the adapter and group."""
     group: str
-    """Rows of other groups do not use what was kept."""
+    """Group of the row. Rows of other groups do not use its cached keys and values."""
 
     def choose(self, logits: "torch.Tensor") -> int:
         """Draw the next token."""
@@ -132,7 +132,7 @@ Keys = tuple[str, str, tuple[int, ...]]
 
 
 SHORTEST_PREFIX = 16
-"""Number of tokens from which on it is worth keeping a prompt's beginning."""
+"""Minimum number of tokens of a prompt's beginning that is cached."""
 
 
 class Prefixes:
@@ -142,7 +142,7 @@ class Prefixes:
         """tokens: maximum number of tokens in memory. The least recently used beginnings are evicted."""
         self._most = tokens
         self._kept: dict[Keys, list[tuple[Any, Any] | None]] = {}
-        """The newest last. A layer that has no keys of its own is None."""
+        """Cached beginnings, the newest last. A layer without its own keys is None."""
 
     def find(self, row: Row) -> list[tuple[Any, Any] | None] | None:
         """Return the keys and values of a row's shared beginning."""
@@ -153,7 +153,7 @@ class Prefixes:
         return found
 
     def keep(self, row: Row, cache: Any, place: int) -> None:
-        """Keep a row's shared beginning. Its prompt must end where the cache does."""
+        """Keep a row's shared beginning. The prompt must end where the cache ends."""
         key, tokens = self._key(row), row.shared
         if not SHORTEST_PREFIX <= tokens <= self._most or key in self._kept:
             return
@@ -170,7 +170,7 @@ class Prefixes:
             del self._kept[next(iter(self._kept))]
 
     def forget(self, adapter: str) -> None:
-        """Drop everything of an adapter that is unloaded, or whose bytes may be others now."""
+        """Drop all cached beginnings of an adapter that is unloaded, or whose bytes may have changed."""
         for key in [key for key in self._kept if key[0] == adapter]:
             del self._kept[key]
 
@@ -191,7 +191,7 @@ class Batch:
 
         Args:
             chunk_tokens: maximum number of prompt tokens computed between two tokens of the other rows, padding
-                included. Fewer are, if they take too long.
+                included. Fewer tokens are computed if a chunk takes too long.
             places: number of rows computed at once.
             cache_tokens: maximum number of tokens of all rows in memory, padding included; one row always fits.
         """
@@ -262,10 +262,8 @@ class Batch:
         self._prefills.extend(self._begin(rows) for rows in ([short, *long] if short else long))
 
     def _begin(self, rows: list[Row]) -> _Prefill:
-        """Lay out prompts for computing, behind what is kept of their beginnings.
-
-        All rows compute the same number of columns. A row that needs fewer of them uses less of what is kept, so that
-        padding stands on the left only.
+        """Lay out prompts for computing, after their cached beginnings. All rows compute the same number of columns. A
+        row that needs fewer columns uses less of its cache, so that padding is on the left only.
         """
         rows = sorted(rows, key=lambda row: row.adapter)
         kept = [self.prefixes.find(row) for row in rows]
@@ -398,7 +396,8 @@ def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tok
 
 
 def _filled(cache: Any) -> list[Any]:
-    """Return the layers of a cache that have keys. Others read those of another layer, or are not computed yet."""
+    """Return the layers of a cache that have keys. Other layers read the keys of another layer, or are not computed
+    yet."""
     return [layer for layer in cache.layers if layer.is_initialized]
 
 
@@ -436,7 +435,7 @@ class Matcher:
         return bool(self._matcher.is_stopped())
 
     def assert_whole(self) -> None:
-        """Raise EngineRefused if the grammar is or became too complex to follow."""
+        """Raise EngineRefused if the grammar is, or has become, too complex."""
         if self._matcher.is_error():
             raise EngineRefused("The form of the answer cannot be computed.", "Use a simpler schema.")
 
@@ -456,7 +455,7 @@ class Model:
         with reading_base_model(base):
             model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
         for weights in (*model.parameters(), *model.buffers()):
-            weights.data = weights.data.clone()  # loaded ones are pages of the file, which somebody may change
+            weights.data = weights.data.clone()  # copied: loaded weights are pages of a file that may change
         config = model.config.get_text_config(decoder=True)
         others = {*(getattr(config, "layer_types", None) or ())} - LAYERS
         if others or getattr(model, "_is_stateful", False):

@@ -63,7 +63,7 @@ class Prompts:
 
     @cached_property
     def call_form(self) -> CallForm | None:
-        """How the template writes calls of tools; None if it does not."""
+        """How the template writes calls of tools; None if it does not write them."""
         form = tool_form_of(self.tokenizer)
         if form is None:
             return None
@@ -106,15 +106,15 @@ class Prompts:
         """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
         try:
             return self.ids_of(messages, tools)
-        except Exception as error:  # a template is a program that anybody wrote
+        except Exception as error:  # a template is a program by an unknown author
             raise EngineRefused(
                 f"The base model's chat template does not take this conversation ({type(error).__name__}).",
                 "Let user and assistant take turns, and leave out what is no text.",
             ) from None
 
     def shared_tokens(self, messages: Messages, characters: int, ids: Sequence[int], tools: Tools = ()) -> int:
-        """Return how many leading tokens of a prompt hold nothing of its own conversation, besides tools and system
-        messages.
+        """Return the number of leading tokens of a prompt that come from the template, tools and system messages, not
+        from the conversation.
 
         Args:
             characters: number of leading characters of the first user turn that others have too.
@@ -129,7 +129,7 @@ class Prompts:
 
     def _apart(self, messages: Messages, tools: Tools) -> tuple[list[int], list[int]]:
         """Encode each text separately from the template. Returns all ids, and the ids of the template's marks."""
-        nonce = secrets.token_hex(8)  # nobody can write it
+        nonce = secrets.token_hex(8)  # callers cannot write this text
         begin, cut, end = (f"{nonce}{name}" for name in "bce")
 
         def fenced(text: str) -> str:

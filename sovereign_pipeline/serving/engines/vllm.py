@@ -243,7 +243,7 @@ class _Base:
             generation = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else config
         return cls(
             prompts=prompts,
-            decode=Prompts.read(directory).decode,  # the other one has its own thread
+            decode=Prompts.read(directory).decode,  # a second tokenizer, because the first is used in its own thread
             end_of_turn=tuple(sorted(prompts.end_of_turn(generation.get("eos_token_id")))),
             context=min(longest, context or longest),
             shapes=base_shapes(directory),
@@ -341,7 +341,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         directory = server.copies / name
         try:
             await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
-        except OSError as error:  # of one adapter: nothing else is to be unloaded for it
+        except OSError as error:  # an error of one adapter, so no other adapter is unloaded
             raise EngineRefused(
                 f"{directory.parent}: the copy of an adapter for vLLM cannot be written ({error.strerror}).",
                 "Free disk space there, and permit the gateway to set the directory's group.",
@@ -358,7 +358,8 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return name
 
     async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
-        """Measure the marks of an adapter on the server. None are measured if a prompt is rendered otherwise."""
+        """Measure the marks of an adapter on the server. Returns no marks if the server renders a prompt
+        differently."""
         rendered = [
             mark.model_copy(update={"prompt": tuple(await self._render(each.messages, each.tools))})
             for each, mark in zip(fingerprint.conversations, fingerprint.marks, strict=True)
@@ -418,7 +419,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
 
 
 class _Text:
-    """The text of one answer. It is decoded here from vLLM's tokens, because vLLM's own may cut characters."""
+    """The text of one answer. It is decoded here from vLLM's tokens, because vLLM's own text may cut characters."""
 
     def __init__(self, base: _Base, request: EngineRequest) -> None:
         self._base, self._decode = base, partial(base.decode, with_marks=bool(request.tools))
@@ -441,7 +442,7 @@ class _Text:
         return piece
 
     def _note(self, tokens: Sequence[int], logprobs: Any) -> None:
-        """Note the log-probabilities of tokens that are no end of turn."""
+        """Note the log-probabilities of tokens other than the end of turn."""
         for token, value, place in zip(tokens, logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):
             if token not in self._base.end_of_turn:
                 found = sorted(((id_of(name), each) for name, each in place.items()), key=lambda pair: -pair[1])
@@ -466,7 +467,7 @@ class _Text:
 
 
 async def _next_event(server: VllmServer, response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """Return the next event of a stream. Raises EngineLost if it ends, which it does not before the last piece."""
+    """Return the next event of a stream. Raises EngineLost if the stream ends before the last piece."""
     while True:
         try:
             line = await response.content.readline()

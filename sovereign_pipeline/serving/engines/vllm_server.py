@@ -199,7 +199,7 @@ class StartedVllm(VllmServer):
             os.close(self._pipe)
             self._pipe = None
         if self._process is not None:
-            await self._process.wait()  # the supervisor sees the pipe close, and kills the rest
+            await self._process.wait()  # the supervisor notices that the pipe closes, and kills the other processes
         for task in self._tasks:
             task.cancel()
         await self._session.close()
@@ -219,7 +219,7 @@ class StartedVllm(VllmServer):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(reading, self._directory.lock),  # held for as long as either lives
+                pass_fds=(reading, self._directory.lock),  # locked as long as the gateway or the supervisor lives
                 env=_environment(settings, self._directory.path),
                 cwd="/",
                 start_new_session=True,
@@ -234,7 +234,7 @@ class StartedVllm(VllmServer):
                 raise EngineRefused(f"vLLM ended before it was ready: {self._why()}", "See serving.vllm.")
             await asyncio.sleep(0.25)
         await self._warm_up(self._base_name)
-        self._printed = deque(maxlen=0)  # from here on it may print what callers wrote
+        self._printed = deque(maxlen=0)  # from here on, the server may print callers' texts
 
     def _why(self) -> str:
         """Return the last error line that the server printed before the first prompt."""
@@ -262,13 +262,13 @@ def _command(base: Path, name: str, context: int, settings: VllmSettings, socket
         "max-model-len": context,
         "max-num-seqs": options.answers,
         "max-num-batched-tokens": max(options.step_tokens, options.answers),
-        "max-loras": options.adapters + 1,  # and the one that does nothing
+        "max-loras": options.adapters + 1,  # plus one slot for the adapter without effect
         "max-cpu-loras": options.adapters + 1,
         "max-lora-rank": options.rank,
         "block-size": BLOCK_TOKENS,
         "tensor-parallel-size": options.tensor_parallel,
         "gpu-memory-utilization": options.gpu_memory,
-        "generation-config": "vllm",  # the base model's own would change how tokens are drawn
+        "generation-config": "vllm",  # the base model's own settings would change how tokens are drawn
         "structured-outputs-config": '{"backend": "guidance"}',
         "seed": secrets.randbits(31),
     }
@@ -344,7 +344,7 @@ class ReachedVllm(VllmServer):
 
     async def load(self, name: str, directory: Path) -> None:
         self._given[name] = str(directory)
-        self._note()  # before: what it loaded and nobody noted would keep this gateway out after a crash
+        self._note()  # note it first: after a crash, an unnoted adapter on the server would keep this gateway out
         try:
             await super().load(name, directory)
         except EngineRefused:
@@ -379,7 +379,7 @@ class ReachedVllm(VllmServer):
         except EngineRefused as error:
             problem = error.message
         except (EngineLost, TimeoutError):
-            return  # `watch` sees that it answers nothing
+            return  # `watch` notices that the server does not answer
         if problem:
             self._gone.set()
 
@@ -399,7 +399,7 @@ class ReachedVllm(VllmServer):
                 "the name of its base model can be guessed, and who names it gets answers without an adapter",
                 "Start it with one --served-model-name of 32 hex digits, as `openssl rand -hex 16` prints them.",
             )
-        # Where adapters can be loaded, an empty body gets another status than a path that is not there.
+        # If adapters can be loaded, an empty body gets another status than a missing path.
         if (await self._sent("POST", LOAD, {}))[0] not in (400, 422):
             raise self._refused(
                 "it loads no adapters while it runs",
@@ -440,7 +440,7 @@ class ReachedVllm(VllmServer):
         """Describe how the server's adapters differ from those that this gateway loaded; return "" if they do not."""
         given, needed = dict(self._given), set(self._confirmed)
         held = await self._adapters()
-        given |= self._given  # what was loaded meanwhile
+        given |= self._given  # adapters that were loaded meanwhile
         needed &= self._confirmed
         if any(given.get(name) != path for name, path in held.items()):
             return "it holds an adapter that this gateway did not load"
@@ -520,4 +520,4 @@ def _is_open_to_all(path: Path) -> bool:
             return False
         return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)
     except OSError:
-        return False  # whoever connects is told
+        return False  # connecting reports the error

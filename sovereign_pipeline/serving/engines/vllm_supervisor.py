@@ -40,7 +40,7 @@ class HeldDirectory:
         path = Path(tempfile.mkdtemp(prefix=PREFIX))
         lock = os.open(path / f"{LOCK}.new", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (path / f"{LOCK}.new").rename(path / LOCK)  # nobody finds it before it is locked
+        (path / f"{LOCK}.new").rename(path / LOCK)  # locked before any other process can find it
         return cls(path, lock)
 
     def let_go(self) -> None:
@@ -55,7 +55,7 @@ def remove_left_behind() -> None:
                 continue
             lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where somebody holds it
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises an error if another process holds the lock
                 _remove(path, _processes_of(path))
             finally:
                 os.close(lock)
@@ -75,7 +75,7 @@ def main() -> None:
         start_new_session=True,
     )
     select.select([pipe, os.pidfd_open(server.pid)], [], [])
-    shared = _shared_memory(_group(server.pid))  # before nobody tells of it any more: it holds what callers wrote
+    shared = _shared_memory(_group(server.pid))  # first, because later nothing reveals these files of callers' texts
     os.killpg(server.pid, signal.SIGKILL)  # still its own: nobody has waited for it
     server.wait()
     _unlink(shared)
@@ -85,10 +85,10 @@ def main() -> None:
 def _remove(directory: Path, processes: Iterable[int]) -> None:
     shared: set[Path] = set()
     for process in processes:
-        with suppress(OSError):  # it is gone meanwhile
+        with suppress(OSError):  # the process is gone meanwhile
             held = os.pidfd_open(process)
             try:
-                if process in _processes_of(directory):  # still the one that was found
+                if process in _processes_of(directory):  # still the process that was found
                     shared |= _shared_memory([process])
                     signal.pidfd_send_signal(held, signal.SIGKILL)
             finally:
@@ -102,7 +102,7 @@ def _processes_of(directory: Path) -> list[int]:
     named = f"{VARIABLE}={directory}".encode()
     found = []
     for each in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # of another account, or gone meanwhile
+        with suppress(OSError):  # a process of another account, or gone meanwhile
             if named in (each / "environ").read_bytes().split(b"\0"):
                 found.append(int(each.name))
     return found
@@ -111,7 +111,7 @@ def _processes_of(directory: Path) -> list[int]:
 def _group(leader: int) -> list[int]:
     found = []
     for each in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it is gone meanwhile
+        with suppress(OSError):  # the process is gone meanwhile
             if os.getpgid(int(each.name)) == leader:
                 found.append(int(each.name))
     return found
@@ -122,7 +122,7 @@ def _shared_memory(processes: Iterable[int]) -> set[Path]:
     remove these files."""
     found: set[Path] = set()
     for process in processes:
-        with suppress(OSError):  # it is gone meanwhile
+        with suppress(OSError):  # the process is gone meanwhile
             maps = Path(f"/proc/{process}/maps").read_text(encoding="utf-8", errors="replace").splitlines()
             found |= {Path(line.split(maxsplit=5)[5]) for line in maps if " /dev/shm/" in line}
     return found

@@ -1,6 +1,6 @@
 """The state that `/admin` shows, and the two pages for people.
 
-An adapter above the caller's clearance is not shown, nor a flag, hold or count that would reveal it.
+An adapter above the caller's clearance is not shown, and neither is a flag, trial or count that would reveal it.
 """
 
 import datetime
@@ -102,7 +102,7 @@ def overview(
             }
         )
     bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
-    # Without the number of adapters, which would reveal those beyond reach.
+    # Omits the number of adapters, which would reveal adapters that the caller may not see.
     engines = [
         {"name": each.kind, **_facts(each, "base_model", "computes", "problem", "is_of_others")}
         for each in figures.engines

@@ -30,8 +30,8 @@ class Bucket:
         self.level = self.per_minute
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """Return the seconds until the level reaches `amount`; 0 if it has. An amount above the capacity waits for a
-        full bucket."""
+        """Return the seconds until the level reaches `amount`; 0 if it is high enough. An amount above the capacity
+        waits for a full bucket."""
         self._flow(now)
         return max(0.0, (min(amount, self.per_minute) - self.level) * SECONDS_OF_A_RATE / self.per_minute)
 
@@ -120,7 +120,7 @@ class Rates:
 
     def _of(self, key: str, allowance: Allowance, now: float) -> tuple[Bucket, Bucket]:
         found = self._buckets.pop(key, None) or (Bucket(allowance.requests, now), Bucket(allowance.tokens, now))
-        self._buckets[key] = found  # the newest last
+        self._buckets[key] = found  # moved to the end, which is the newest
         if len(self._buckets) > MOST_BUCKETS:
             self._buckets.pop(next(iter(self._buckets)))
         return found
@@ -167,7 +167,7 @@ class Places:
             async with asyncio.timeout(self._limits.waiting_seconds):
                 await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():  # the place came as the wait ended
+            if turn.done() and not turn.cancelled():  # the place became free just as the wait ended
                 self._give_back(line)
             elif turn in queue:
                 queue.remove(turn)
@@ -189,7 +189,7 @@ class Places:
     def _next(self) -> str | None:
         """Return the line whose oldest waiting request starts now; None if none may."""
         for queue in self._waiting.values():
-            while queue and queue[0].done():  # whoever waited has gone, and has not been told yet
+            while queue and queue[0].done():  # the waiting request has ended, and its future is already done
                 queue.popleft()
         able = [line for line, queue in self._waiting.items() if queue and self._may_begin(line)]
         return min(able, key=lambda line: self.running[line], default=None)

@@ -62,7 +62,7 @@ SECONDS_WITHOUT_REGISTRY = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Condition:
-    """The readiness of the lines: whether they answer, and whether by their newest flags."""
+    """The readiness of the lines: whether they answer, and whether their newest flags are in force."""
 
     answers: bool = True
     """False if adapters are in production and none of them answers."""
@@ -71,7 +71,7 @@ class Condition:
     withdrawn: int = 0
     """Number of lines whose adapter in production is recalled. They do not count for `answers`."""
     unreached_seconds: float | None = None
-    """Seconds since which the registry is not reached; None if it is."""
+    """Number of seconds for which the registry has been down; None if it answers."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
@@ -81,7 +81,8 @@ def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> C
     withdrawn = {each.digest for each in deployed.withdrawn} & given
     given -= withdrawn
     in_production = any(each.is_in_production for each in deployed.served)
-    # Where a flag names what is in production, another adapter of the line may be refused: users do not depend on it.
+    # If a flag names the adapter in production, a rejected other adapter of the line does not matter, because no user
+    # depends on it.
     others = {each for flag in named for each in flag.adapters if each != flag.production}
     refused = {*deployed.refused} - {each.adapter for each in deployed.withdrawn} - others
     is_asked_of = bool(given or in_production or refused)
@@ -112,8 +113,7 @@ def gateway_of(request: Request) -> Gateway:
 
 
 def caller_of(request: Request) -> Any:
-    """Return the caller that the auth middleware found: None only on pages that are open to all, if the proxy names
-    nobody."""
+    """Return the caller that the auth middleware found: None only on open pages, if the proxy names nobody."""
     return request.state.caller
 
 
@@ -173,7 +173,7 @@ def _invalid(errors: Sequence[Any]) -> Refusal:
         return Refusal(400, f"The field '{param}' is not known here.", "unknown_parameter", param=param)
     if error["type"] == "missing":
         return Refusal(400, f"The field '{param}' is missing.", "missing_parameter", param=param)
-    own = error.get("ctx", {}).get("error")  # of a rule of the model; pydantic's own words mean little to a caller
+    own = error.get("ctx", {}).get("error")  # from a rule of the model; pydantic's own message helps no caller
     where = f"The field '{param}' has a value that is not accepted." if param else "The body is not accepted."
     return Refusal(400, f"{where} {own or 'See /openapi.json.'}", "invalid_parameter", param=param)
 
@@ -431,7 +431,7 @@ def _used(answers: Sequence[RunningAnswer]) -> Usage:
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines at once. If one raises, the others are cancelled."""
+    """Run coroutines concurrently. If one raises an error, the others are cancelled."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         return await asyncio.gather(*tasks)
@@ -484,7 +484,7 @@ class EventStream(Response):
                     await _send(send, chunks.logprobs(piece.text, piece.logprobs))
                 elif piece.text:
                     await _send(send, chunks.text(piece.text))
-            assert answer.finish is not None  # else the pieces end with an error
+            assert answer.finish is not None  # otherwise the pieces end with an error
             await _send(send, chunks.calls(_calls(answer)) + chunks.last(answer.finish))
             return answer
 

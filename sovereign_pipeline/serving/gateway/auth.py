@@ -80,7 +80,7 @@ class Caller:
     def user_for(self, line: str, user: object) -> str | None:
         """Return the hash of the person for whom a request to a line is sent; None for the caller itself.
 
-        user: `user` of the request, any JSON value. It is ignored if a grant trusts a header for it.
+        user: `user` of the request, any JSON value. The value is ignored if a grant trusts a header for people's names.
         """
         for grant in self.grants:
             if grant.users and _covers(grant, line):
@@ -128,8 +128,8 @@ class Token(Role):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts of the token's ledger entry. `admin`, `users` and `front_end` are included only if it has
-        them."""
+        """Return the facts of the token's ledger entry. `admin`, `users` and `front_end` are included only if the token
+        has them."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -317,7 +317,7 @@ HEADERS = [
 
 
 class Callers:
-    """A finder of a request's sender: the user that the proxy names, or the holder of a token."""
+    """Finds the sender of a request: the user that the proxy names, or the holder of a token."""
 
     def __init__(
         self,

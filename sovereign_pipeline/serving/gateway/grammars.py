@@ -22,8 +22,8 @@ _AS_TRAINED = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrtbf\\"',
 }
-"""JSON is written as chat templates write it, and no letter as its number, which no search would read. With free white
-space, small models may never end."""
+"""JSON is written as chat templates write it. No letter is written as a numeric escape, because a search could not read
+it. With free white space, small models may never end."""
 _UNENFORCED = re.compile(r"Unimplemented keys: \[(.*?)\]")
 _KEYWORD = re.compile(r'"([A-Za-z$]{1,40})"')
 _ANYTHING = r"/(.|\n)*/"
@@ -98,8 +98,8 @@ class FormCheck:
 
 
 def assert_enforceable(form: AnswerForm) -> None:
-    """Raise Refusal for a schema with a keyword that an answer cannot be kept to, and for schemas that are too large.
-    No value is quoted.
+    """Raise Refusal for a schema with a keyword that cannot be enforced, and for schemas that are too large. No value
+    is quoted.
 
     This may take a second for a large schema.
     """
@@ -162,7 +162,7 @@ def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _calls(form: CallForm, tools: Sequence[Mapping[str, Any]], most: int | None) -> Iterator[str]:
-    """Return the rules of calls, behind the head of the first."""
+    """Return the rules of calls, after the head of the first call."""
     it = form.form
     yield "call: " + " | ".join(
         f"{_lark(tool['function']['name'] + it.middle, form)} %json {_json(_parameters(tool))}" for tool in tools
@@ -210,14 +210,14 @@ class CallReader:
         self._text = self._spaces = ""
 
     def feed(self, text: str) -> str:
-        """Return the text that no call and no mark of one can be a part of."""
+        """Return the text that cannot be part of a call or of a call's marks."""
         is_plain = not self._form.mark and self._text.strip() and not self._is_begun
         self._text += text
         return self._passed(text if is_plain else "" if self._is_begun else self._mark.feed(text))
 
     def end(self) -> tuple[str, list[ToolCall]]:
-        """Return the remaining text, and the calls. A call that was cut by the length limit is dropped, and one that is
-        nested too deep."""
+        """Return the remaining text, and the calls. Drops a call that was cut by the length limit or is nested too
+        deep."""
         if not self._is_begun:
             return self._spaces + self._mark.end(), []
         return "", [each for each in self._form.parse(self._text)[1] if nesting_of(each.arguments) <= MOST_NESTED]
@@ -228,7 +228,7 @@ class CallReader:
         return self._mark.is_found
 
     def _passed(self, text: str) -> str:
-        """Hold spaces back: those before a call are not text."""
+        """Hold back spaces, because spaces before a call are not text."""
         text = self._spaces + text
         self._spaces = text[len(text.rstrip()) :]
         return text.rstrip()

@@ -75,7 +75,7 @@ class Journal:
         self._missed: list[Noted] = []
 
     def note(self, noted: Noted) -> None:
-        """Write one record. If the disk fails, it stays in memory until `is_whole` has written it.
+        """Write one record. If the disk fails, the record stays in memory until `is_whole` has written it.
 
         Each line begins with a newline, so that a line cut by a crash damages only itself.
         """

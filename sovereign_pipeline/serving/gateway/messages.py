@@ -15,7 +15,7 @@ from sovereign_pipeline.serving.engines.engine import Deployable, TokenLogprob
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Reason, Severity, Thumb
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
-"""`content_filter`: the answer was stopped because of personal data in it."""
+"""`content_filter`: the answer was stopped because it contains personal data."""
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
 
@@ -44,7 +44,7 @@ class Usage(ResponseModel):
 
 
 class Level(ResponseModel):
-    """The answer's classification level: that of the adapter. And whether an encrypted transcript is kept."""
+    """The classification level of the answer, which is the adapter's, and whether an encrypted transcript is kept."""
 
     classification: str
     transcript: Literal["kept"] | None = Field(default=None, exclude_if=lambda kept: kept is None)
@@ -62,7 +62,7 @@ class CalledFunction(ResponseModel):
 
 
 class AnswerCall(ResponseModel):
-    """A call of a tool that the answer asks the caller for. The gateway calls nothing."""
+    """A tool call that the answer asks the caller to make. The gateway makes no calls."""
 
     id: str
     type: Literal["function"] = "function"
@@ -72,7 +72,7 @@ class AnswerCall(ResponseModel):
 class AnswerMessage(ResponseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None
-    """Null if the answer is calls alone."""
+    """Null if the answer has only calls."""
     refusal: None = None
     tool_calls: list[AnswerCall] = Field(default=[], exclude_if=lambda calls: not calls)
 
@@ -81,7 +81,7 @@ class TopToken(ResponseModel):
     token: str
     logprob: float
     bytes: list[int] | None
-    """UTF-8 of the token; null if it is a part of a character."""
+    """UTF-8 of the token; null if the token is a part of a character."""
 
 
 class TokenFacts(TopToken):
@@ -176,7 +176,7 @@ def facts_of_answer(kind: Kind, id: str, model: str, adapter: Deployable, is_kep
 
 @dataclass(frozen=True)
 class CompleteAnswer:
-    """An answer that is sent at once, or a part of one that is streamed."""
+    """An answer that is sent at once, or a part of a streamed answer."""
 
     text: str
     finish: Finish | None

@@ -169,12 +169,12 @@ class Collector:
                 "Write http://127.0.0.1:4318/v1/traces.",
             )
         self._provider = TracerProvider(
-            sampler=ALWAYS_ON,  # else a caller's traceparent decides whether there is a span
+            sampler=ALWAYS_ON,  # otherwise a caller's traceparent would decide whether there is a span
             resource=Resource({"service.name": SERVICE}),
             shutdown_on_exit=False,
         )
         session = requests.Session()
-        session.trust_env = False  # no proxy and no .netrc: what is named is what is reached
+        session.trust_env = False  # no proxy and no .netrc: connects to exactly the configured address
         exporter = OTLPSpanExporter(endpoint=url, timeout=SECONDS_TO_SEND, session=session)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
 
@@ -210,7 +210,7 @@ def traced(tracer: Tracer, model: str, adapter: Deployable, sampling: Sampling, 
     span = tracer.start_span(f"chat {model}", context, SpanKind.SERVER, stated)
     try:
         yield span
-    except BaseException as error:  # told as it is; its message is not
+    except BaseException as error:  # only its class or code is recorded, not its message
         kind = error.code if isinstance(error, Refusal) else type(error).__name__
         span.set_attribute("error.type", kind)
         span.set_status(Status(StatusCode.ERROR))

@@ -34,7 +34,7 @@ class Parameter:
     words: str
     """Description of the accepted values, for errors and the docs; "" if none is accepted."""
     why: str
-    """Effect of a used parameter; reason why an ignored one changes nothing, or why other values are rejected."""
+    """Effect of a used parameter; reason why an ignored parameter changes nothing, or why other values are rejected."""
     is_used: bool
     kinds: tuple[Kind, ...]
     validator: Any
@@ -42,7 +42,7 @@ class Parameter:
     def accepts(self, value: Any) -> bool:
         if not self.schema:
             return True
-        is_searched = self.is_used and self.name != "messages"  # each of them is read later
+        is_searched = self.is_used and self.name != "messages"  # each text is read later
         return bool(self.validator.is_valid(value)) and not (is_searched and _is_unreadable(value))
 
 
@@ -69,7 +69,7 @@ TABLES: dict[str, tuple[Parameter, ...]] = {
     name: _parameters(rows)
     for name, rows in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items()
 }
-"""Parameters of a request, of a message, of a part of one, and of `stream_options`."""
+"""Parameters of a request, of a message, of a part of a message, and of `stream_options`."""
 _BY_NAME = {kind: {each.name: each for each in TABLES["request"] if kind in each.kinds} for kind in KINDS}
 _MESSAGE, _PART, _STREAM = (
     {each.name: each for each in TABLES[name]} for name in ("message", "part", "stream_options")
@@ -88,10 +88,10 @@ class CompletionRequest:
     """Parameters without effect, for the response header."""
     wants_usage: bool = False
     is_task: bool = False
-    """True if a front end asks for itself, such as for a chat's title."""
+    """True if a front end sent the request for its own use, such as for a chat's title."""
     form: AnswerForm = ANY_TEXT
     tools: Sequence[Mapping[str, Any]] = ()
-    """Tools that the model sees. The form has those that it may call."""
+    """Tools that the model sees. `form` has the tools that it may call."""
 
     @property
     def model(self) -> str:
@@ -109,14 +109,15 @@ class CompletionRequest:
 
     @property
     def logprobs(self) -> int | None:
-        """Number of likeliest tokens to report at each place; None if nothing is reported."""
+        """Number of likeliest tokens to report at each place; None if no log-probabilities are reported."""
         asked = self.sent.get("logprobs", False)
         if asked is False:
             return None
         return int(self.sent.get("top_logprobs", 0)) if asked is True else int(asked)
 
     def sampling(self, limits: Limits) -> Sampling:
-        """Convert to an engine's sampling. More tokens than one answer may have are capped, and then reported."""
+        """Convert to an engine's sampling. A higher token limit than allowed is reduced, and the reduction is
+        reported."""
         limit = min((int(self.sent[name]) for name in _LENGTHS if name in self.sent), default=None)
         if limit is not None and limit > limits.tokens:
             capped = [name for name in _LENGTHS if name in self.sent and self.sent[name] > limits.tokens]
@@ -304,11 +305,12 @@ _TASKS = re.compile(
     re.IGNORECASE,
 )
 BEGINNING = 600
-"""Number of characters at the start of a message in which a front end says what it wants."""
+"""Number of characters at the start of a message in which a front end states its task."""
 
 
 def _is_task(conversation: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether a front end asks for itself: a chat's title, tags, follow-up questions or search queries."""
+    """Return whether a front end sent the message for its own use: a chat's title, tags, follow-up questions or search
+    queries."""
     newest = next((each["content"] for each in reversed(conversation) if each["role"] == "user"), "")
     first = [each["content"] for each in conversation[:1] if each["role"] == "system"]
     return any(_TASKS.search(each.lstrip()[:BEGINNING]) for each in (newest, *first))

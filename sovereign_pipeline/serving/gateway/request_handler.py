@@ -81,7 +81,8 @@ class Catalog:
     """Function that returns the adapters verified last."""
     ladder: ClassificationLadder
     choose: Callable[[str, str, frozenset[str]], Choice | None]
-    """Function that chooses the adapter for a user of a line, given the user's groups; None for none."""
+    """Function that chooses the adapter for a user of a line, given the user's groups; returns None if no adapter
+    answers."""
     counts: Callable[[str, str], bool]
     """Function that returns whether a caller's requests for a user are compared in a rollout."""
     withdrawn: Callable[[], Sequence[WithdrawnAdapter]] = tuple
@@ -107,10 +108,9 @@ class Catalog:
         return replace(found, choice=self._uncompared(found, caller))
 
     def missing(self, model: str, caller: Caller) -> Refusal:
-        """Return the error for a model that is not visible. Only who might use it learns that it was withdrawn.
-
-        A line was withdrawn if its adapter in production was, by the flag. A withdrawn staged adapter alone does not
-        keep the line from answering.
+        """Return the error for a model that is not visible. Only callers who might use the model learn that it was
+        withdrawn. A line counts as withdrawn if the flag's adapter in production was withdrawn; a withdrawn staged
+        adapter does not keep the line from answering.
         """
         for each in self.withdrawn():
             is_named = model == each.adapter and caller.may_name(each, self.ladder)
@@ -120,7 +120,8 @@ class Catalog:
         return no_such_model()
 
     def _last_resort(self, line: str, caller: Caller) -> str | None:
-        """Return the digest of the line's adapter in production, by the flag, or else of the caller's staged one."""
+        """Return the digest of the line's adapter in production, by the flag, or else of the caller's staged
+        adapter."""
         choice = self.choose(line, caller.key, caller.groups)
         return (choice.otherwise or choice.digest) if choice is not None else None
 
@@ -145,8 +146,8 @@ class Catalog:
         return names
 
     def _uncompared(self, found: Visible, caller: Caller) -> Choice | None:
-        """Return the choice for a user above the quota: the same adapter, but not compared, and feedback counts as the
-        caller's own."""
+        """Return the choice for a user above the quota: the same adapter, but without comparison. Feedback counts as
+        the caller's own."""
         own = self.choose(found.adapter.line, caller.key, caller.groups)
         if found.choice is None or own is None:
             return None
@@ -191,7 +192,7 @@ class RoutedRequest:
         return self.sent[-1]["content"] if self.sent else ""
 
     def choice_of(self, index: int) -> "RoutedRequest":
-        """Return the request of one choice. Choices but the first do not count in a rollout and cannot be rated."""
+        """Return the request of one choice. Choices after the first do not count in a rollout and cannot be rated."""
         if index == 0:
             return self
         seed = None if self.sampling.seed is None else self.sampling.seed + index
@@ -295,7 +296,7 @@ class RequestHandler:
         self.rates = Rates(self.limits)
         self.places = Places(self.limits, self.catalog.lines)
         self.on_severe_report: Callable[[], Awaitable[None]] | None = None
-        """Called before a report of severity 1 is confirmed, so that it is on record by then."""
+        """Called before a report of severity 1 is confirmed to its user, so that the report is already logged."""
         self.is_ending = False
         self._running: set[_Limit] = set()
 
@@ -315,7 +316,7 @@ class RequestHandler:
                     state_use(span, *used, answer.finish, answer.first_seconds)
 
     async def take_feedback(self, caller: Caller, id: str, feedback: Feedback) -> None:
-        """Store and count feedback on an answer. Raises Refusal if the caller got no such answer."""
+        """Store and count feedback on an answer. Raises Refusal if the caller did not get this answer."""
         async with self.rates.request(caller):
             try:
                 given = self.feedback.take(id, caller, feedback, self.transcripts.is_whole)
@@ -432,7 +433,7 @@ class RequestHandler:
     ) -> None:
         """Count and journal an answer when it ends, before the engine aborts an unfinished one."""
         by_caller = answer.is_at_caller or not limit.timeout.expired()
-        # A form that becomes too complex is the caller's fault, as a request that is given up.
+        # A form that becomes too complex counts as the caller's fault, like a cancelled request.
         given_up = kind is not None and (
             issubclass(kind, EngineRefused) or (not issubclass(kind, Exception) and by_caller)
         )
@@ -492,7 +493,7 @@ class RequestHandler:
         ended: Ended,
         holds_personal_data: bool | None = None,
     ) -> None:
-        """Count an answer in its line's rollout. holds_personal_data: None if it was not searched."""
+        """Count an answer in its line's rollout. holds_personal_data: None if the answer was not searched."""
         if request.choice is not None and not self.is_ending:
             self.telemetry.note(
                 request.adapter.line,
@@ -508,7 +509,8 @@ class RequestHandler:
     def _refusal(
         self, request: RoutedRequest, error: EngineRefused | EngineLost | ScannerLost | TimeoutError
     ) -> Refusal:
-        """Convert an engine's error to the caller's. A rejection is the request's fault, unless the adapter is gone."""
+        """Convert an engine's error to the caller's. A rejection counts as an error of the request, unless the adapter
+        is gone."""
         if isinstance(error, ScannerLost):
             _LOG.warning(error.message)
             return scanner_lost()
@@ -525,7 +527,8 @@ class RequestHandler:
 
 
 class _Limit:
-    """The time limit of one answer: for all of it, and for the pause until its next piece is received or sent."""
+    """The time limits of one answer: for the whole answer, and for the pause until the next piece is received or
+    sent."""
 
     def __init__(self, limits: Limits) -> None:
         self._pause_seconds = limits.pause_seconds
@@ -533,7 +536,8 @@ class _Limit:
         self.timeout = asyncio.timeout_at(self._end)
 
     def progress(self, seconds: float | None = None) -> None:
-        """Allow time until the next progress. seconds: instead of the usual pause, as for the first piece."""
+        """Allow time until the next progress. seconds: pause allowed instead of the usual one, such as for the first
+        piece."""
         if not self.timeout.expired():
             pause = self._pause_seconds if seconds is None else seconds
             self.timeout.reschedule(min(self._end, asyncio.get_running_loop().time() + pause))

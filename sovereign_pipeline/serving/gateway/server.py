@@ -165,7 +165,7 @@ class _Installation:
 
         handler.on_severe_report = report_at_once
         for each in (self._compare_tokens, sync.look):
-            await _tried(each)  # the tasks below report what they find
+            await _tried(each)  # errors are ignored here, because the tasks below report them
         tasks = [
             deployment.keep,
             repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),
@@ -204,7 +204,8 @@ class _Installation:
 
 
 class _Connection(h11.Connection):
-    """Rejects a request with two lengths. A proxy could read another end of the request than this server."""
+    """Rejects a request with two lengths, because a proxy and this server could then see different ends of the
+    request."""
 
     def next_event(self) -> Any:
         event = super().next_event()
@@ -267,7 +268,7 @@ class GatewayServer(Server):
                 app,
                 host=LOOPBACK,
                 port=port,
-                proxy_headers=False,  # else the proxy's header would replace the address that trust is decided by
+                proxy_headers=False,  # else the proxy's header would replace the address by which it is trusted
                 server_header=False,
                 access_log=False,
                 log_level="error",  # its warnings are about requests, which anybody can send without end
@@ -296,7 +297,7 @@ class GatewayServer(Server):
 
 def repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
     """Return a task that repeats an action in a thread. A failure is logged once, until the action fails differently or
-    succeeds, which is logged too."""
+    succeeds. The success is logged, too."""
 
     async def repeat() -> None:
         logged = ""

@@ -35,7 +35,7 @@ class SharedDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Run one transaction. A connection that failed is closed, and the next one is new.
+        """Run one transaction. A failed connection is closed, and the next transaction opens a new one.
 
         Raises sqlite3.Error and OSError.
         """
@@ -51,7 +51,7 @@ class SharedDatabase:
             raise
 
     def report(self, what: str, error: Exception) -> None:
-        """Log a failure, once until a transaction succeeds."""
+        """Log a failure, but only once until a transaction succeeds."""
         if not self._is_failing:
             _LOG.warning("%s (%s)", what, type(error).__name__)
         self._is_failing = True
@@ -62,7 +62,7 @@ class SharedDatabase:
         connection = sqlite3.connect(self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")  # else each answer would wait for the disk
+            connection.execute("PRAGMA synchronous = NORMAL")  # otherwise each answer would wait for the disk
             for table in self._tables:
                 connection.execute(table)
         except BaseException:
@@ -137,7 +137,7 @@ class FeedbackStore:
 
         may_note: whether the line's transcripts can be written too.
 
-        Raises sqlite3.Error or OSError if it cannot be stored.
+        Raises sqlite3.Error or OSError if the feedback cannot be stored.
         """
         digest = answer_digest(id, caller)
         with self._database.writing() as connection:
@@ -228,7 +228,7 @@ class UserQuota:
 
 
 def _salt(connection: sqlite3.Connection) -> bytes:
-    """Return this file's salt, without which nobody can test a guess."""
+    """Return this file's salt. Without the salt, nobody can test a guessed user."""
     found = connection.execute("SELECT value FROM salt").fetchone()
     if found is None:
         found = (secrets.token_bytes(32),)

@@ -40,7 +40,7 @@ Arm = Literal["production", "staged"]
 Cause = Literal["transition", "policy", "rollback", "regression", "signed anew"]
 
 WEIGHTS = 10_000
-"""Sum of all weights. It never changes, because another sum would move users between arms."""
+"""Sum of all weights. It never changes, because another sum would reassign users."""
 TRIED_USERS = 64
 EVALUATOR = "openfeature-flagd-core"
 
@@ -192,7 +192,7 @@ def evaluator_of(flag: Flag) -> "FlagdCore":
 
 
 def evaluated(core: "FlagdCore", flag: Flag, hashed: str, groups: tuple[str, ...]) -> str | None:
-    """Return the adapter that a hashed user gets; None for none."""
+    """Return the adapter that a hashed user gets; None if no adapter answers."""
     from openfeature.evaluation_context import EvaluationContext
 
     context = EvaluationContext(hashed, {"groups": list(groups)})
@@ -260,7 +260,7 @@ def read_change(settings: Settings, line: str, sequence: int) -> Change:
 def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None = None) -> Flag:
     """Verify that the pipeline signed exactly this change, and return its flag.
 
-    at_index: the index of its log entry; None if it has no entry yet, and for a gateway.
+    at_index: ledger index of the change's entry; None in a gateway, and if there is no entry yet.
 
     Raises IntegrityError.
     """
@@ -323,7 +323,7 @@ def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes 
     change = Change(flag.sequence, flags, sign_statement(signer, statement), request)
     directory = root_of(settings) / flag.line
     directory.mkdir(parents=True, exist_ok=True)
-    for left in directory.glob(".*.new"):  # of a process that was killed
+    for left in directory.glob(".*.new"):  # left by a killed process
         shutil.rmtree(left)
     aside = directory / f".{flag.sequence:08d}.new"
     aside.mkdir()

@@ -222,8 +222,8 @@ class Compared:
         return max(1.0, ratio**2)
 
     def figures(self) -> dict[str, str | None]:
-        """Return the numbers in display units: the difference, at most how much, and the margin. The first two are None
-        while there are too few users."""
+        """Return the difference, its upper limit and the margin in display units. The first two are None while there
+        are too few users."""
 
         def shown(value: float, sign: str = "+") -> str:
             return f"{value:{sign}.1%}" if self.measure.is_share else f"{math.expm1(value):{sign}.0%}"
@@ -255,7 +255,7 @@ class State:
     staged: str
     compared: tuple[Compared, ...]
     needed: tuple[Requirement, ...]
-    """Days first, then users and answers of both arms."""
+    """Missing numbers: days first, then users and answers of both arms."""
     users: tuple[int, int]
     """Number of users in the staged and the production arm; only users that the hash assigned count."""
     answers: tuple[int, int]
@@ -422,7 +422,7 @@ class Watcher:
             tally = read_tally(self._telemetry.directory, flag)
             state, last = _state(self._settings, flag, self._institution, tally), judgement_of(self._settings, flag)
             if state is None or state.outcome == "abort" or (state.outcome == "open" and not state.severe):
-                return None  # counted since
+                return None  # later counts changed the state
             outcome = "reported" if state.outcome == "open" else state.outcome
             if last is not None and (last.outcome, last.severe) == (outcome, state.severe):
                 return None
@@ -436,8 +436,8 @@ class Watcher:
 
 
 def state_of(settings: Settings, directory: Path, flag: Flag, institution: Institution) -> State | None:
-    """Return the state of a trial. A signed judgement stays, whatever is counted later, unless the adapter turns out
-    harmful or a report of severity 1 arrives. directory: the directory of the gateways' counts."""
+    """Return the state of a trial. A signed judgement is not changed by later counts, unless the adapter turns out to
+    be harmful or a report of severity 1 arrives. directory: the directory of the gateways' counts."""
     return _state(settings, flag, institution, read_tally(directory, flag))
 
 
@@ -449,7 +449,7 @@ def _state(settings: Settings, flag: Flag, institution: Institution, tally: Tall
     judged = judgement_of(settings, flag)
     if judged is None or judged.outcome == "reported":
         return state
-    if state.severe > judged.severe:  # reported since
+    if state.severe > judged.severe:  # severe reports arrived since
         before = "to promote" if judged.outcome == "promote" else "inconclusive"
         told = f"{reports_in_words(state.severe)} (judged {before} on {judged.at:%Y-%m-%d})"
         return replace(state, outcome="inconclusive", because=told, expected=LOOK_AT_REPORTS)

@@ -81,7 +81,7 @@ class Flags:
 
         Args:
             loaded: None if no engine needs to have the adapters.
-            marks: None for those of the installation's gateways.
+            marks: None uses the marks of the installation's gateways.
         """
         self._settings = settings
         self._marks = marks or HighWaterMarks.of(settings)
@@ -166,7 +166,7 @@ class Flags:
         now = time.monotonic()
         known = self._lines.get(line)
         if known is not None and now - known.looked < SECONDS_BETWEEN_LOOKS:
-            return known  # another thread looked meanwhile
+            return known  # another thread has read the flags meanwhile
         numbers = sequences(self._settings, line)
         if known is None and not numbers:
             return None
@@ -215,7 +215,7 @@ class Flags:
         loaded = self._loaded()
         missing = [each for each in _given(flag) if flag.adapters[each].digest not in loaded]
         if missing:
-            state.checked -= SECONDS_BETWEEN_CHECKS - SECONDS_BETWEEN_TRIES  # loading takes moments
+            state.checked -= SECONDS_BETWEEN_CHECKS - SECONDS_BETWEEN_TRIES  # a load takes a moment: retry soon
             raise IntegrityError(
                 f"The flag of line {flag.line}, change {flag.sequence}, waits until {' and '.join(missing)} is loaded.",
                 "The engine's log says what is in its way, if it takes long.",

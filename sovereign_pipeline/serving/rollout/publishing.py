@@ -84,8 +84,8 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Log one change, and make the transition of its request. Raises ConflictError for a change from the future: it is
-    in force nevertheless, and logged later."""
+    """Log one change, and make the transition of its request. Raises ConflictError for a change from the future. Such a
+    change is still in force, and is logged later."""
     with registry.writing() as session:
         told = told_of(change, flag)
         if change.request is not None:

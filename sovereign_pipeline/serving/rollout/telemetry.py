@@ -65,7 +65,7 @@ LAST = 20
 
 
 Ended = Literal["complete", "cancelled", "lost", "stopped"]
-"""Outcome of an answer: `cancelled` by its caller, `stopped` because of personal data in it."""
+"""Outcome of an answer: `cancelled` by its caller, `stopped` because it contains personal data."""
 
 
 class Counted(Frozen):
@@ -84,7 +84,7 @@ class Counted(Frozen):
     log_seconds: float = 0.0
     """Sum of log seconds over complete answers, and over aborted ones with their time until the abort."""
     log_tokens: float = 0.0
-    """Sum of log tokens over complete answers."""
+    """Sum of log token counts over complete answers."""
     rated: int = 0
     """Number of answers with feedback."""
     disliked: int = 0
@@ -113,7 +113,7 @@ class Tally(Frozen):
     """True if the newest answers of the staged adapter all failed and those of the other adapter did not. Empty answers
     count only if they are from several users, because a single user could request nothing else."""
     reported: tuple[str, ...] = ()
-    """Hashed users who reported severity 1 about the staged adapter, whenever it answered them."""
+    """Hashed users who reported severity 1 about the staged adapter, at any time."""
 
     @property
     def severe(self) -> int:
@@ -132,7 +132,7 @@ class _Counting:
         in_a_row = self.failed[choice.arm]
         if counted.lost or counted.empty:
             in_a_row.append((choice.user, bool(counted.lost)))
-        elif not counted.given_up:  # which says neither that the adapter answers nor that it does not
+        elif not counted.given_up:  # a cancelled answer does not show whether the adapter works
             in_a_row.clear()
         self._count(choice, counted)
 
@@ -264,7 +264,7 @@ def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str)
         return Counted(answers=1, lost=1)
     if ended == "cancelled":
         return Counted(answers=1, given_up=1, log_seconds=log_seconds)
-    if ended == "stopped":  # it says nothing of the adapter's lengths and times
+    if ended == "stopped":  # such an answer shows nothing about the adapter's lengths and times
         return Counted(answers=1)
     asked, answered = script_of(request), script_of(text)
     return Counted(
