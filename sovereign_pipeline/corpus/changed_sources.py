@@ -1,5 +1,5 @@
-"""Read the source files again and compare them with a raw corpus. Separate code determines each row's classification
-level here: a level that both missed would lower everything made from the row."""
+"""Read the source files again and compare them with a raw corpus. This module has its own code for each row's
+classification level, because a level that both codes missed would lower everything made from the row."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,7 +89,7 @@ def changed_sources(
 def _compare_rows(
     path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen | None
 ) -> ChangedRows | None:
-    """Return the changed rows of one source, or None if the file cannot be read with the source's description."""
+    """Return the changed rows of one source, or None if the file cannot be read by the source's description."""
     described = _description(manifest, name)
     if described is None:
         return None
@@ -126,7 +126,7 @@ def _compare_rows(
 def _description(manifest: Manifest, name: str) -> tuple[Source, Quarantine] | None:
     """Return the description and the quarantine limits of a source from the manifest.
 
-    None if the manifest has no source of this name, or an earlier release recorded sources differently.
+    Returns None if the manifest has no source of this name, or if an earlier release recorded sources in another form.
     """
     recorded: Mapping[str, Any] = manifest.producer.config
     try:
@@ -150,7 +150,7 @@ class Comparison:
     quarantined: int = 0
     """Number of quarantined rows in the corpus."""
     excluded: int = 0
-    """Number of excluded rows of the sources."""
+    """Number of rows of the sources that the recipe excludes."""
     not_selected: int = 0
     """Number of rows of the sources that `where` excludes."""
     different: list[str] = field(default_factory=list)
@@ -205,7 +205,8 @@ def compare_with_sources(
 
 
 def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: ClassificationLadder) -> bool:
-    """Return whether a document's row or source has a level that is above the document's, or not on the ladder."""
+    """Return whether a document's row or source states a level that is above the document's level or not on the
+    ladder."""
     source = reader.source
     of_source = [level for level in (source.classification_floor, source.constants.get("classification")) if level]
     column = source.columns.get("classification", "classification")

@@ -1,4 +1,4 @@
-"""Tell fields by the names of columns, and letters by their words. The words are in `column_words.txt`."""
+"""Recognise fields by the names of columns, and letters by their words. The words are in `column_words.txt`."""
 
 import re
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ def is_a_known_name(column: str) -> bool:
 
 
 def resembles_a_name(column: str) -> bool:
-    """Return whether a cell of a first line contains a usual word of column names. A cell with digits may be a
-    value, so it does not."""
+    """Return whether a cell of a first line contains a usual word of column names. Returns False for a cell with
+    digits, because such a cell may be a value."""
     words = [plain(word) for word in _WORD.findall(column)]
     if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
         return False
@@ -37,10 +37,9 @@ def resembles_a_name(column: str) -> bool:
 
 
 def names_field(column: str, field: str) -> bool:
-    """Return whether a word of a column's name is one of a field, as in `Our reply` for the response.
-
-    A word under `FIELD.not` takes the name away: `Letter date` is no request. A name with words of both sides is of the
-    response, as in `Reply to complaint`.
+    """Return whether a column's name contains a word for a field, as `Our reply` does for the response. A word under
+    `FIELD.not` excludes the name: `Letter date` is no request. A name with words of both sides names the response, as
+    in `Reply to complaint`.
     """
     is_text = field in ("request", "response")
     words = _words(column.split(" of ")[0] if is_text else column)
@@ -50,13 +49,13 @@ def names_field(column: str, field: str) -> bool:
 
 
 def may_be_request(column: str) -> bool:
-    """Return whether a column's name is of either side of letters, as `Letter` or `Text`."""
+    """Return whether a column's name fits requests as well as replies, such as `Letter` or `Text`."""
     words = _words(column)
     return bool(words & _list("request.weak")) and not words & (_list("response.words") | _list("text.not"))
 
 
 def has_phrase(text: str, kind: str) -> bool:
-    """Return whether a text has a phrase of a kind: salutation, or reply."""
+    """Return whether a text contains a salutation, or a phrase of replies."""
     return _phrases(kind).search(folded(text)) is not None
 
 

@@ -39,7 +39,7 @@ _OTHER_KEYS = {
 COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
-"""Maximum length of a column name in characters. A longer one is counted as a text."""
+"""Maximum length of a column name in characters. A longer name counts as a text."""
 A_ROW_FOR_A_HEADER = "Its first line seems to be a row of data instead of a header."
 NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
 _TITLE = (
@@ -116,7 +116,7 @@ def format_columns(columns: Iterable[str]) -> str:
 
 
 def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
-    """Return the reason why a table's first line cannot be a header, and the remedy; None if it can."""
+    """Return the reason why a table's first line cannot be a header, and the remedy; None if it can be a header."""
     (first, *others) = [each.strip() for each in columns] or [""]
     if first.startswith("sep=") and not any(others):
         return "Its first line is a note for Excel.", "Delete that line from the file."
@@ -132,13 +132,13 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def is_table_of_text(path: Path) -> bool:
-    """Return whether the file's first line is its header. JSON and Parquet have none."""
+    """Return whether the file's first line is its header. JSON and Parquet files have no header line."""
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
 def seems_a_row(columns: Collection[str]) -> bool:
-    """Return whether column names look like values: a date, an e-mail address, a long text, or a third of them
-    numbers."""
+    """Return whether column names look like values: a date, an e-mail address, a long text, or numbers in a third of
+    the columns."""
     names = [name.strip() for name in columns]
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
@@ -233,8 +233,8 @@ class ColumnScreen:
     stops: Collection[Kind]
     """Kinds of personal data with the treatment `stop`."""
     secret: Callable[[], bytes]
-    """Returns this installation's secret for pseudonyms. Without a secret, an attacker could reverse one by trying
-    every number."""
+    """Returns this installation's secret for pseudonyms. Without a secret, an attacker could reverse a pseudonym by
+    trying every number."""
 
     @classmethod
     def of(
@@ -243,7 +243,8 @@ class ColumnScreen:
         kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn],
         secret: Callable[[], bytes],
     ) -> "ColumnScreen | None":
-        """Return the screen in a raw corpus's configuration; None for a release that did not screen columns."""
+        """Return the screen in a raw corpus's configuration; None if an earlier release built the corpus without a
+        screen."""
         if "columns" not in config:
             return None
         stops = frozenset(kind for kind, treatment in config["sensitive"].items() if treatment == "stop")
@@ -282,7 +283,7 @@ class ColumnScreen:
         return None if self.kinds_in(id) else id
 
     def case_of(self, case: str) -> str:
-        """Return the case as documents of it have it: a pseudonym if it contains personal data."""
+        """Return the case as its documents have it: a pseudonym if the case contains personal data."""
         return self._key("case", case) if self.kinds_in(case) else case
 
     def tied(self, id: str) -> str | None:
@@ -300,7 +301,8 @@ class ColumnScreen:
 
 
 def pseudonym(secret: bytes, column: str, value: str) -> str:
-    """Return the value that replaces personal data in a column. Spellings of one id or case have one pseudonym."""
+    """Return the value that replaces personal data in a column. All spellings of an id or case have the same
+    pseudonym."""
     written = link_key(value) if column == "id" else folded(value) if column == "case" else value
     digest = hmac.new(secret, f"{column}\0{written}".encode(), sha256).hexdigest()
     return f"{column}-{digest[:_LETTERS_OF_KEY].translate(_AS_LETTERS)}"

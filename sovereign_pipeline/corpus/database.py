@@ -1,5 +1,5 @@
-"""List the tables of a database, and write the rows of a read-only query to a Parquet file, which a source of the kind
-`database` is then read from."""
+"""List the tables of a database, and write the rows of a read-only query to the Parquet file that a source of the kind
+`database` reads."""
 
 import datetime
 import json
@@ -26,7 +26,8 @@ _READ_ONLY = {
     "oracle": "SET TRANSACTION READ ONLY",
     "sqlite": "PRAGMA query_only = ON",
 }
-"""Dialect -> statement after which the database refuses changes. For others the transaction is only rolled back."""
+"""Dialect -> statement after which the database refuses changes. For other dialects, the transaction is only rolled
+back."""
 
 
 def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
@@ -87,7 +88,7 @@ def _query_of(table_name: str, found: Inspector) -> str:
 
 @contextmanager
 def _connected(url_from: str, act: str) -> Iterator[Connection]:
-    """Connect to a database, and roll back at the end. Its errors become SourceErrors without the messages.
+    """Connect to a database, and roll back at the end. Database errors become SourceErrors without their messages.
 
     Args:
         act: begin of the message, such as "The query of".
@@ -114,7 +115,7 @@ def _connected(url_from: str, act: str) -> Iterator[Connection]:
 
 def _queried(connection: Connection, query: str) -> tuple[list[str], Iterator[Any]]:
     _set_read_only(connection)
-    # No colon in the query begins the name of a parameter.
+    # Escape colons, so that none begins a parameter's name.
     result = connection.execution_options(yield_per=ROWS_OF_A_BATCH).execute(text(query.replace(":", r"\:")))
     columns = list(result.keys())
     if len({*columns}) < len(columns):

@@ -137,7 +137,7 @@ def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
 
 
 def _is_read_twice(value: str, formats: Sequence[tuple[str, ...]]) -> bool:
-    """Return whether several of the formats read a value as different days."""
+    """Return whether several formats read a value as different days."""
     days = days_in(value)
     of_each = [{days[each] for each in alternatives if each in days} for alternatives in formats]
     return sum(map(bool, of_each)) > 1 and len(set[datetime.date]().union(*of_each)) > 1

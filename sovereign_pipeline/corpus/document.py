@@ -33,16 +33,16 @@ class Message(Frozen):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
-    """Text of the turn; of a tool, what it returned, often JSON. Reasoning stands first, between <think> and
+    """Text of the turn; in a tool's turn, the tool's result, often JSON. Reasoning comes first, between <think> and
     </think>."""
     tool_calls: tuple[ToolCall, ...] = ()
-    """Calls that the assistant asks for."""
+    """Tool calls that the assistant asks for."""
     tool_call_id: str | None = None
     """Id of the call that a tool's message answers."""
     name: str | None = None
     """Name of the tool that answers."""
     weight: Literal[0, 1] = 1
-    """0 if an assistant's turn must not be trained, as in OpenAI's files."""
+    """0 if an assistant's turn must not be trained on, as in OpenAI's files."""
 
     @property
     def as_text(self) -> str:
@@ -98,7 +98,7 @@ class Document(Frozen):
             return values
         others = {name: value for name, value in values.items() if name not in ("request", "response")}
         turns = [("user", values["request"]), ("assistant", values["response"])]
-        # A second list of messages stays under the name of a field that does not exist, and is refused.
+        # If messages are given twice, the second list stays under an unknown field's name and is rejected.
         name = "messages" if "messages" not in values else "request"
         return {**others, name: [{"role": role, "content": content} for role, content in turns]}
 
@@ -113,7 +113,7 @@ class Document(Frozen):
     @model_serializer(mode="wrap")
     def _stored(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         stored: dict[str, Any] = dump(self)
-        if "messages" not in stored:  # it was left out by the caller
+        if "messages" not in stored:  # the caller left the field out
             return stored
         turns: dict[str, Any] = {"request": self.request, "response": self.response}
         if not self.is_letter:
@@ -126,8 +126,8 @@ class Document(Frozen):
 
     @property
     def is_preference(self) -> bool:
-        """Return whether the document is a pair of replies or has binary feedback, so that its response was not sent by
-        the institution."""
+        """Return whether the document is a pair of replies or has binary feedback, so that its response is not a reply
+        that the institution sent."""
         return self.rejected is not None or self.label is not None
 
     @property
@@ -152,8 +152,8 @@ class Document(Frozen):
 
     @property
     def texts_in_language(self) -> list[str]:
-        """Return the texts that must be in the document's language, by which names are found: of all messages, of the
-        rejected reply, and in the JSON of calls and results, without its keys."""
+        """Return the texts in which names are found by the document's language: all messages, the rejected reply, and
+        the values in the JSON of calls and results."""
         texts = [] if self.rejected is None else [self.rejected]
         for message in self.messages:
             arguments = [call.arguments for call in message.tool_calls]
@@ -194,7 +194,7 @@ def _changed_message(message: Message, name: str, change: Callable[[str, str], s
     return message.model_copy(
         update={
             "content": change(name, message.content),
-            # The name of who speaks is a text; that of a tool stays.
+            # A speaker's name is a text; a tool's name stays unchanged.
             "name": message.name if message.role == "tool" else changed("name", message.name),
             "tool_calls": tuple(
                 call.model_copy(
@@ -216,8 +216,8 @@ def _changed_json(value: Any, name: str, change: Callable[[str, str], str]) -> A
 
 
 def json_of(text: str) -> Any:
-    """Return the value that a text is as JSON. Raises ValueError or RecursionError for another text, and for one that
-    repeats a key, because one of its values would not be seen."""
+    """Parse a JSON text. Raises ValueError or RecursionError for other texts, and for a repeated key, because one of
+    its values would be hidden."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({key for key, _ in pairs}) < len(pairs):
@@ -228,7 +228,7 @@ def json_of(text: str) -> Any:
 
 
 def json_in(content: str) -> Any:
-    """Return the object or list that a text is as JSON, or None."""
+    """Parse a text as a JSON object or list; return None for any other text."""
     if not content.lstrip().startswith(("{", "[")):
         return None
     try:
@@ -305,7 +305,7 @@ def jsonl_line(row: Mapping[str, object]) -> str:
 
 def _composed(value: object) -> object:
     """Return the value with every text in it in NFC."""
-    # The written line cannot be normalised: an accent after a newline would combine with the `n` of its escape.
+    # Normalise before writing: in the written line, an accent after a newline would combine with the `n` of its escape.
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, Mapping):

@@ -75,7 +75,7 @@ class Excluded:
 
 
 class Exclusions:
-    """The exclusions of one source, with the number of rows that each has matched."""
+    """The exclusions of one source, with the number of rows that each exclusion matched."""
 
     def __init__(self, source: Source, screen: ColumnScreen | None) -> None:
         self._source = source
@@ -108,8 +108,8 @@ class Exclusions:
                     )
 
     def reject_unmatched(self, path: Path) -> None:
-        """Raise SourceError if no row matches an exclusion, because the intended row would remain. Call it after all
-        rows are read."""
+        """Raise SourceError if no row matches an exclusion, because the row that a person meant would stay in the
+        corpus. Call it after all rows are read."""
         missing = [each.id for each in self.all if not each.rows]
         if missing:
             raise SourceError(
@@ -148,7 +148,7 @@ class SourceCount:
     links_without_row: int = 0
     """Number of links to ids that no row of any source has."""
     links_to_itself: int = 0
-    """Number of links from a row to itself, which `links` does not include."""
+    """Number of links from a row to itself. `links` excludes them."""
     exclusions: list[Excluded] = field(default_factory=list)
 
 
@@ -174,7 +174,7 @@ class SourceReader:
             screen: keeps personal data out of the columns; None keeps the columns unchanged.
             known_ids: returns the keys of the ids of all rows of all sources (`row_keys`).
             needs_author: whether a row without an author is broken, because the split is by author.
-            extraction: what became of the files of a source of mail or documents.
+            extraction: outcomes of the files of a source of mail or documents.
 
         Raises RecipeError if two spellings of one word have different levels.
         """
@@ -223,7 +223,7 @@ class SourceReader:
                 outcome = self._outcome_of(row)
             except SovereignError:
                 raise
-            except Exception as error:  # its own message may quote the row
+            except Exception as error:  # the error's own message may quote the row
                 raise SourceError(
                     f"{self.path}, row {row.number}: reading it failed with {place_of(error)}.",
                     "Leave out the row with `exclude`, or remove it from the file, and report this bug.",
@@ -284,7 +284,7 @@ class SourceReader:
         self.reject_unknown_levels()
 
     def reject_unknown_levels(self) -> None:
-        """Raise SourceError if the recipe maps level words, but rows have others."""
+        """Raise SourceError if the recipe maps level words and rows have other words."""
         if self.source.levels and self.unknown_levels:
             raise SourceError(
                 f"{self.path}: `levels` of source '{self.source.name}' lacks words of the column "
@@ -293,7 +293,8 @@ class SourceReader:
             )
 
     def _leave_out(self, row: Row) -> None:
-        """Count the links to a row that becomes no document, and its level for its case file."""
+        """Register a row that becomes no document, so that links to it count as existing, and note its level for its
+        case file."""
         self._count_links(self._tied_id_of(row))
         values = row.values or {}
         case = self._value(values, "case") if is_a_text(values.get(self._column("case"))) else ""
@@ -330,8 +331,8 @@ class SourceReader:
     def _some_row_has_a_level(self) -> bool:
         """Return whether the file has the column of the classification level, in the header or in any JSON row.
 
-        If it has, a row without the column does not get the source's level, because the row's own level may be under a
-        misspelt name. Without a source level, such a row is broken in any case.
+        If it has, a row without the column does not get the source's level, because its own level may be under a
+        misspelt column name. Without a source level, such a row is broken in any case.
         """
         if self.source.classification_floor is None and "classification" not in self.source.constants:
             return False
@@ -373,7 +374,7 @@ class SourceReader:
         )
 
     def _conversation(self, values: Values) -> Values:
-        """Return the messages, tools and rejected reply of a row in an imported layout; nothing otherwise."""
+        """Return the messages, tools and rejected reply of a row in an imported layout; empty for other layouts."""
         if self.source.layout == "columns":
             return {}
         found = conversation_of(self.source.layout, self.source.role, values)
@@ -448,7 +449,7 @@ class SourceReader:
         if not is_a_text(values.get(column)) or (self._every_row_has_a_level and column not in values):
             return None
         own = self._value(values, "classification")
-        # A constant can only raise a level, so it never replaces an empty value in the column.
+        # A constant can only raise a level, so it does not replace an empty value in the column.
         constant = self.source.constants.get("classification") if own or column not in values else None
         named = [self.level_of(level) for level in (own, constant, self.source.classification_floor) if level]
         return self._ladder.highest(named) if named and all(level in self._ladder for level in named) else None
@@ -469,7 +470,8 @@ class SourceReader:
 
     @property
     def _named_columns(self) -> list[str]:
-        """Return the columns in the recipe. A missing one is misspelt; reading it as empty could lose a level."""
+        """Return the columns in the recipe. A missing column is misspelt, and reading it as empty could lose a
+        level."""
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
@@ -556,7 +558,7 @@ class Sample:
     above_ceiling: dict[str, int] = field(default_factory=dict)
     """Level above the line's ceiling -> number of documents."""
     wrong_language: dict[str, list[int | str]] = field(default_factory=dict)
-    """Language of documents -> rows with a text that is surely in another."""
+    """Language of documents -> rows with a text that is surely in another language."""
     unknown_levels: str = ""
     """Words that are not levels, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
@@ -740,8 +742,8 @@ class Readers:
     tally: LinkTally | None
 
     def levels_left_out(self, documents: Path, ladder: ClassificationLadder) -> dict[str, str]:
-        """Return case (`folded`) -> highest level of its rows that became no document, for each case that has only
-        lower ones among the documents. Call it after all rows are read."""
+        """Return case (`folded`) -> highest level of its rows that became no document, for each case whose documents
+        all have lower levels. Call it after all rows are read."""
         left_out = dict[str, str]()
         for reader in self.of_sources:
             for case, level in reader.left_out.items():
@@ -755,7 +757,7 @@ class Readers:
 
     @property
     def files(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows of `files.jsonl`: each file or message of the sources that are no tables."""
+        """Yield the rows of `files.jsonl`: one for each file or message of mail and document sources."""
         return (each for reader in self.of_sources if reader.extraction for each in reader.extraction.files)
 
     def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -30,8 +30,8 @@ from sovereign_pipeline.record.stage import Progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Start: TypeAlias = Callable[[], AbstractContextManager[Callable[[Item], Result]]]
-"""Function that prepares a worker, such as by loading models, and returns what it does with an item. It can be
-pickled."""
+"""Picklable function that prepares a worker, such as by loading models, and returns the function to apply to each
+item."""
 Engine: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
 """Function that works on items and yields the results in order. It can be called several times. Raises the exceptions
 of the work, and WorkerKilled."""
@@ -69,7 +69,7 @@ def choose_engine(
 
 @contextmanager
 def this_process(start: Start[Item, Result]) -> Iterator[Engine[Item, Result]]:
-    """Work on one item after the other in the calling process."""
+    """Process one item after the other in the calling process."""
     with start() as work:
         yield partial(map, work)
 
@@ -88,7 +88,7 @@ _started = ExitStack()  # what a worker started stays open until its process end
 def _begin_worker(start: Start[Any, Any]) -> None:
     global _start_work
     go_offline()
-    os.environ["OMP_NUM_THREADS"] = "1"  # each core has a worker already
+    os.environ["OMP_NUM_THREADS"] = "1"  # each core already has a worker
     silence()
     _start_work = start
 
@@ -97,7 +97,7 @@ def _begin_worker(start: Start[Any, Any]) -> None:
 def _worker() -> Callable[[Any], Any]:
     """Start the worker with its first item. An error at the start of the process would only break the pool."""
     work = _started.enter_context(_start_work())
-    gc.freeze()  # loaded models stay; collecting them again and again costs a sixth of the time
+    gc.freeze()  # loaded models stay in memory; scanning them in each garbage collection costs a sixth of the time
     return work
 
 
@@ -131,7 +131,7 @@ def ray_actors(
             "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
             "corpus.engine to 'processes'.",
         )
-    # Ray reads these while it is imported, and so do the processes it starts.
+    # Ray reads these variables while it is imported, and so do the processes that it starts.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
@@ -175,7 +175,7 @@ def _over_actors(
 
 @dataclass(frozen=True)
 class _Source:
-    """The file that all actors must see."""
+    """The file that every actor's machine must see."""
 
     path: Path
     size: int
@@ -214,8 +214,8 @@ def _close_to_others() -> None:
     """Set the variables that Ray reads at import, so that a local Ray listens on loopback only and requires a token.
 
     Ray executes any code that it receives, and listens on every interface. It replaces the address 127.0.0.1 by the
-    machine's own address, unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". Other accounts of the machine can still
-    connect to loopback, hence the token.
+    machine's own address, unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". The token is needed because other accounts
+    of the machine can connect to loopback.
     """
     closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
     if "ray" in sys.modules and not closed:

@@ -1,4 +1,4 @@
-"""Extract rows from the mail or documents of a source, with a record of what became of each file.
+"""Extract rows from the mail or documents of a source, with a record of each file's outcome.
 
 A kind of source plugs in with two functions, named in `KINDS`:
 
@@ -54,14 +54,14 @@ BROKEN = "quarantined"
 
 @dataclass
 class Extraction:
-    """The rows of a source, and the outcome of each of its files."""
+    """The rows of a source, and the outcome of each file."""
 
     rows: Path
     """JSONL file of the rows and the quarantined units."""
     outcomes: Path
-    """JSONL file with, for each document, message or attachment: `source`, `path`, `sha256`, `outcome` (`row`,
-    `left out`, `quarantined` or `duplicate`), `reason`, `row` (id) and `others`. One that OCR read also has `ocr`: its
-    `pages` and `words`, and the mean `confidence` of the words."""
+    """JSONL file with, for each document, message or attachment: `source`, `path`, `sha256`, `outcome` (`row`, `left
+    out`, `quarantined` or `duplicate`), `reason`, `row` (id) and `others`. A line about a unit that OCR read also has
+    `ocr`: the numbers of `pages` and `words`, and the mean `confidence` of the words."""
     counts: dict[str, Any]
     """Number of files and units, and of units by outcome and reason, for `sources.json`."""
 
@@ -100,8 +100,8 @@ def extract(
 ) -> Extraction:
     """Write the rows of a source of mail or documents below the corpus root. Parsed files are cached there.
 
-    Raises SourceError if the folder cannot be listed, if all that lies there is left out, or if a unit is unaccounted
-    for, and SandboxUnavailable.
+    Raises SourceError if the folder cannot be listed, if every file in it is left out, or if a unit is unaccounted for,
+    and SandboxUnavailable.
     """
     parser, assembler = KINDS[source.kind]
     program = find_tesseract() if source.ocr else None

@@ -152,8 +152,8 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 
 def _object_of(line: bytes) -> bytes:
-    """Return a line without a byte order mark and without a comma after its object, as in files made by splitting an
-    array."""
+    """Return a line without a byte order mark and without a comma after its object, as in files that were made by
+    splitting an array."""
     stripped = line.removeprefix(BYTE_ORDER_MARK).rstrip()
     return stripped[:-1] if stripped.endswith(b"},") else stripped
 
@@ -197,7 +197,7 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
 def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     """Yield the elements of one array of objects, with one in memory at a time. Raises SourceError if the array's
     syntax is broken or an element is above the limit, because the following rows cannot be separated."""
-    # surrogateescape lets one wrongly encoded element be quarantined instead of ending the whole file.
+    # With surrogateescape, one wrongly encoded element is quarantined and the rest of the file is read.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     decoder = json.JSONDecoder()
     buffer = text.read(BLOCK).lstrip()

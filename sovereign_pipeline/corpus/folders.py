@@ -1,4 +1,5 @@
-"""Inspect a folder of documents or mail without a recipe: kinds of files, pairs by rule, and what would be left out."""
+"""Inspect a folder of documents or mail without a recipe: kinds of files, pairs by rule, and files that would be left
+out."""
 
 import csv
 import re
@@ -63,8 +64,8 @@ class FolderFacts:
 def look_at_folder(
     settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder, answers: Sequence[str] = ()
 ) -> FolderFacts:
-    """Return the facts of a folder, with the source that pairs most documents, or that has the institution's likely
-    domain. Raises SourceError for a folder without documents and mail.
+    """Return the facts of a folder, with a proposed source: the one that pairs most documents or, for mail, has the
+    institution's likely domain. Raises SourceError for a folder without documents and mail.
 
     Args:
         named: path of the folder for a recipe.
@@ -128,7 +129,7 @@ _MOST_DOMAINS = 5
 
 
 def _about_domains(messages: Iterable[Mapping[str, Any]]) -> str:
-    """Return the domains with most messages, if none of them is surely the institution's."""
+    """Return a question about the institution's domains that lists the domains of most messages."""
     counts = Counter[str]()
     for each in messages:
         counts.update({str(address).rpartition("@")[2] for address in (each["sender"], *each["recipients"])})
@@ -235,13 +236,13 @@ def _stem(name: str) -> str:
 
 
 def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[str, str]:
-    """Return the patterns of letters and replies that pair most names, or else the ones that tell most replies from
-    letters. Returns none if they pair or tell less than two.
+    """Return the patterns of letters and replies that pair most names, or else the patterns that distinguish most
+    replies from letters. Returns none if they pair or distinguish fewer than two.
 
     Args:
         stems: names of the documents without suffix.
-        numbers: stem -> the document's reference numbers. Patterns that often pair a reply with another letter than the
-            one that it cites pair nothing: such names are counted separately on each side.
+        numbers: stem -> the document's reference numbers. Patterns that often contradict a reply's citation pair
+            nothing: such names are counted separately on each side.
     """
     owners = defaultdict[Number, set[str]](set)
     for stem, each in numbers.items():
@@ -271,7 +272,7 @@ def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[st
 
 
 _MOST_WRONG = 0.1
-"""Maximum share of replies that cite another letter than the one that patterns pair with them."""
+"""Maximum share of replies that cite another letter than the letter that patterns pair with them."""
 
 
 def _forms(stems: Collection[str], side: str) -> dict[str, Counter[str]]:

@@ -60,7 +60,7 @@ def encoding_of(path: Path) -> str | None:
     with unpacked(path) as stream:
         sample = stream.read(_SAMPLE)
     if signature_of(sample) is not None:
-        return None  # not a text; reading its rows will raise the error
+        return None  # not a text; reading its rows raises the error later
     told = encoding_by_begin(sample)
     if told is not None:
         return None if told == "utf-8" else told
@@ -128,10 +128,10 @@ and maximum number of different endings that are counted."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
 """Number and share of long values above which a column counts as text, and its values are no longer counted."""
 LEAST_DIFFERENT_IDS = 0.95
-"""Minimum share of rows with a distinct value in a column that may contain row ids. Exports repeat some ids, leave some
+"""Minimum share of rows with a distinct value in a column that may contain row ids. Exports may repeat ids, leave ids
 empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
-"""Number of rows from which one row without a distinct value is tolerated, whatever its share."""
+"""Number of rows from which one row without a distinct value is always tolerated."""
 MOST_WORDS_OF_STATES, LONGEST_WORD_OF_STATES = 12, 30
 """Maximum number of distinct values, and maximum length of a value, of a column that may contain states or levels."""
 UNFINISHED = frozenset(
@@ -189,7 +189,7 @@ class ColumnFacts:
     phrases_of_replies: int = 0
     """Number of texts that begin with a phrase of replies, such as "your letter"."""
     endings: Counter[str] = field(default_factory=Counter)
-    """Last two words of a text -> number of texts. An institution signs its letters alike."""
+    """Last two words of a text -> number of texts. An institution's replies mostly have the same ending."""
     long: int = 0
     """Number of values that are too long for an id or a level and are not lists of ids."""
     has_texts: bool = False
@@ -237,8 +237,8 @@ class ColumnFacts:
 
     @property
     def may_be_cases(self) -> bool:
-        """Return whether the values may be numbers of case files: short codes with digits, many different ones, some
-        in several rows."""
+        """Return whether the values may be numbers of case files: short codes with digits, many distinct ones, some of
+        them in several rows."""
         different = len(self.values)
         is_repeated = MOST_WORDS_OF_STATES < different < LEAST_DIFFERENT_IDS * self.filled
         if not is_repeated or self.values.total() < self.filled or self.longest > LONGEST_WORD_OF_STATES:
@@ -261,7 +261,7 @@ class ColumnFacts:
 
     @property
     def undated(self) -> int:
-        """Return the number of values that are no dates in the column's formats."""
+        """Return the number of values that are not dates in the column's formats."""
         formats = {each for alternatives in self.date_formats for each in alternatives}
         dated = sum(times for value, times in self.values.items() if is_iso(value) or days_in(value).keys() & formats)
         return self.filled - dated
@@ -279,7 +279,7 @@ class ColumnFacts:
 
     @property
     def has_few_words(self) -> bool:
-        """Return whether the column has few distinct short values, each of them often."""
+        """Return whether the column has few distinct short values, each in many rows."""
         return (
             0 < len(self.values) <= MOST_WORDS_OF_STATES
             and self.values.total() == self.filled
@@ -323,7 +323,7 @@ class FileFacts:
     turns: Counter[int] = field(default_factory=Counter)
     """Number of users' turns -> number of rows in a layout."""
     roles: Counter[str] = field(default_factory=Counter)
-    """Role -> number of turns."""
+    """Role of the speaker -> number of turns."""
     calls: int = 0
     """Number of calls of tools."""
     with_tools: int = 0
@@ -347,8 +347,8 @@ class FileFacts:
 
 
 def inspect_file(path: Path, has_header: bool = False, sheet: str | None = None) -> FileFacts:
-    """Read a whole file and return its facts. Raises SourceError if it cannot be read. `has_header`: a person says that
-    the first line of a table names the columns, in whatever language. `sheet`: sheet of a workbook."""
+    """Read a whole file and return its facts. Raises SourceError if it cannot be read. `has_header`: True if a person
+    states that a table's first line names the columns, in any language. `sheet`: sheet of a workbook."""
     reject_unreadable(path)
     suffix = format_of(path)
     encoding = encoding_of(path) if suffix not in (".parquet", *WORKBOOKS) else None
@@ -395,8 +395,8 @@ def format_rows(facts: FileFacts, reason: str) -> str:
 
 
 def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if the first line may be a row of data. Column names are shown to people, but values must not
-    be."""
+    """Raise SourceError if the first line may be a row of data. Column names are shown to people; values must not be
+    shown."""
     if (odd := odd_first_line(columns)) is not None:
         raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
     if is_table_of_text(path) and not any(map(resembles_a_name, columns)):
@@ -443,8 +443,8 @@ _NAMES_OF_LINKS = re.compile(
 
 
 def compared_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Return every column that contains or may contain links, each with the id column that it matches best, the most
-    certain and largest first.
+    """Return every column that contains or may contain links, each with the id column that it matches best. The most
+    certain and largest columns come first.
 
     Columns of lists, and of mostly short texts and numbers, are compared with the columns in which nearly every row has
     a distinct value.
@@ -540,8 +540,7 @@ def _text_of(value: Any) -> str:
 
 
 def _seems_a_list_of_ids(text: str) -> bool:
-    """Return whether each word of a long text contains a digit, which is true of lists of ids and of no ordinary
-    text."""
+    """Return whether each word of a long text contains a digit, as in lists of ids and in no ordinary text."""
     return all(any(map(str.isdigit, word)) for word in _WORDS.split(text) if word)
 
 

@@ -78,8 +78,8 @@ def language_in(texts: Iterable[str]) -> str | None:
 
 
 def is_in_other_script(text: str, language: str) -> bool:
-    """Return whether most letters of a text are not in the script of its language. False if the language's script is
-    unknown or there are too few letters."""
+    """Return whether most letters of a text are in another script than its language's. False if the language's script
+    is unknown or there are too few letters."""
     expected, script = _SCRIPT_OF.get(language), _script_of(text, LEAST_LETTERS)
     return expected is not None and script is not None and script != expected
 
@@ -98,7 +98,8 @@ def other_language(text: str, language: str) -> str | None:
 def unsearched_language(texts: Iterable[str], language: str, detected: Collection[str]) -> str | None:
     """Return the language of a text of a document in which no names would be found, or None.
 
-    A text in another script is searched as what it is, if one of the document's texts is in the document's language.
+    A text in another script is searched by its own language, if one of the document's texts is in the document's
+    language.
 
     Args:
         detected: languages in which names are detected.
@@ -116,8 +117,8 @@ def unsearched_language(texts: Iterable[str], language: str, detected: Collectio
 
 
 def in_script_of(language: str, text: str, beside: str) -> str | None:
-    """Return a text with blanks in the place of the letters of other scripts. None if it has less than LEAST_LETTERS
-    letters of the language's script, or if the language `beside` has the same script."""
+    """Return a text with blanks in place of letters of other scripts. Returns None if the text has fewer than
+    LEAST_LETTERS letters of the language's script, or if the language `beside` has the same script."""
     script = _SCRIPT_OF.get(language)
     if script in (None, _SCRIPT_OF.get(beside)) or (script != "latin" and text.isascii()):
         return None
@@ -142,7 +143,8 @@ def _of_script(text: str, script: str) -> str:
 
 
 def _surely_other(text: str, script: str, language: str) -> str | None:
-    """Return the language of the same script with many more of the text's words than the given one, or None."""
+    """Return the language of the same script whose common words are far more frequent in the text than the given
+    language's, or None."""
     text = _TAG.sub(" ", text[:_MOST_CHARACTERS])
     words = [*_WORD.finditer(text.lower() if text.isupper() else text)][:_MOST_WORDS]
     if len(words) < LEAST_WORDS:

@@ -1,6 +1,7 @@
 """Convert rows of ShareGPT, OpenAI, Alpaca, HH and ChatGPT exports to messages, and recognise these layouts.
 
-No turn is dropped, joined with another speaker's, or written into another. A row that cannot be read so is rejected.
+No turn is dropped, joined with another speaker's, or written into another. A row for which this is impossible is
+rejected.
 """
 
 import json
@@ -53,7 +54,7 @@ _MARK = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 _OPEN_END = re.compile(r"\s*\n\nAssistant:\s*\Z")
 _PAIR = ("chosen", "rejected")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-"""Pattern of a tool's name, as in OpenAI's API. Names are not scrubbed."""
+"""Pattern of a tool's name, as in OpenAI's API. Tool names are not scrubbed."""
 _DEEPEST = 50
 """Maximum depth of arguments and tools."""
 _WEIGHTS = ("weight", "loss_weight", "train")
@@ -62,7 +63,7 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of a row, of which the last is the reply."""
+    """The messages of a row. The last message is the reply."""
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -78,7 +79,7 @@ def conversation_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> Conve
 
 
 def layout_of(row: Mapping[str, Any]) -> Layout | None:
-    """Return the layout of a row, or None if it is in no layout but `columns`."""
+    """Return the layout of a row, or None if only `columns` fits."""
     if isinstance(row.get("mapping"), dict):
         return "chatgpt"
     if any(_is_conversation(row.get(name)) for name in ("conversations", "messages")):
@@ -212,8 +213,8 @@ def _transcript(text: str) -> list[Message]:
 
 
 def _speaker(turn: Any) -> Any:
-    """Return the speaker of an object `{from, value}` or `{role, content}`, of which an assistant's may have calls
-    instead of content; None for another value."""
+    """Return the speaker of an object `{from, value}` or `{role, content}`; None for another value. An assistant's
+    object may have calls instead of content."""
     if not isinstance(turn, dict):
         return None
     if "from" in turn and "value" in turn:
@@ -222,7 +223,7 @@ def _speaker(turn: Any) -> Any:
 
 
 def _messages(turns: Sequence[Any]) -> list[Message]:
-    """Return the messages of turns. Calls in a turn of their own belong to the assistant's text before them."""
+    """Return the messages of turns. Calls in a separate turn belong to the assistant's preceding text."""
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         message = _message(turn, number)
@@ -234,7 +235,7 @@ def _messages(turns: Sequence[Any]) -> list[Message]:
 
 
 def _with_own_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return messages whose calls have new ids. Ids in files may be any text, and some chat templates demand nine
+    """Return messages whose calls have new ids. Ids in files may be any text, and some chat templates require nine
     letters and digits."""
     found, ids, count = list[Message](), dict[str, str](), 0
     for number, message in enumerate(messages, start=1):
@@ -351,7 +352,8 @@ def _decoded(value: Any) -> Any:
 
 
 def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Return the tools in OpenAI's form. They are a list, or its JSON, of functions or of objects with a function."""
+    """Return the tools in OpenAI's form. The value is a list, or its JSON, of functions or of objects with a
+    function."""
     given = row.get("tools") or row.get("functions") or []
     tools = []
     for each in found if isinstance(found := _decoded(given), list) else [found]:
@@ -365,7 +367,7 @@ def _tools(row: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Return a JSON value in NFC. Raises RowRejected for a value that JSON cannot hold."""
+    """Return a JSON value in NFC. Raises RowRejected for a value that JSON cannot represent."""
     if depth > _DEEPEST:
         raise RowRejected("arguments or tools are nested too deep")
     if isinstance(value, str):
@@ -382,7 +384,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 def _weight(turn: Mapping[str, Any], number: int) -> Literal[0, 1]:
-    """Return 0 if an assistant's turn must not be trained."""
+    """Return 0 if an assistant's turn must not be trained on, otherwise 1."""
     weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
     if any(isinstance(each, str) or each not in (0, 1) for each in weights):
         raise RowRejected(f"turn {number} has a weight that is neither 0 nor 1")
@@ -390,7 +392,7 @@ def _weight(turn: Mapping[str, Any], number: int) -> Literal[0, 1]:
 
 
 def _reply(row: Mapping[str, Any], name: str) -> Message:
-    """Return a reply, given as text, as a turn of the assistant, or as a list of one such turn."""
+    """Return a reply. The value is a text, a turn of the assistant, or a list of one such turn."""
     value = row.get(name)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]

@@ -62,7 +62,7 @@ chance."""
 
 
 def reject_unreadable(path: Path) -> None:
-    """Raise SourceError unless the path is a regular file that can be read, and read again."""
+    """Raise SourceError unless the path is a regular, readable file that can be read several times."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -234,14 +234,14 @@ def _encoding_by_zeros(begin: bytes) -> str | None:
 
 def _is_read_as(plain: str, encoding: str | None) -> bool:
     name = codecs.lookup(encoding or "utf-8").name
-    if plain.endswith("e"):  # without a mark, Python reads both as their -le
+    if plain.endswith("e"):  # without a mark, Python reads both in their -le variants
         return name in (plain, plain.removesuffix("-le"))
     return name.startswith(plain)
 
 
 class _Recoded(io.RawIOBase):
-    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because
-    later rows would be guesses, and for a text that is valid UTF-8 throughout, which would be garbled."""
+    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because the
+    rows after it could only be guessed, and for a text that is valid UTF-8 throughout, which would be garbled."""
 
     def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
         self._stream, self._path, self._encoding = stream, path, encoding

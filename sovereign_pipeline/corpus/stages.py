@@ -40,10 +40,10 @@ DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"
 SOURCES = "sources.json"
 FILES = "files.jsonl"
-"""File of a raw corpus with what became of each file or message of mail and documents. It is missing without such
+"""File of a raw corpus with the outcome of each file or message of mail and documents. Missing if there are no such
 sources."""
 LEFT_OUT = "left_out.json"
-"""File of a raw corpus with the levels of `Readers.levels_left_out`. It is missing if there are none."""
+"""File of a raw corpus with the levels of `Readers.levels_left_out`. Missing if there are no such levels."""
 COLUMN_SECRET = "column_secret"
 """Key of the column secret's fingerprint among a manifest's recorded facts."""
 
@@ -136,7 +136,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
     """Return the fingerprint of the secret for pseudonyms. Raises PrivacyError if it differs from the newest raw
-    corpus's, because trained rows could no longer be distinguished from held-out ones."""
+    corpus's, because the rows trained on could no longer be matched with held-out rows."""
     fingerprint = sha256(secret).hexdigest()
     store = workplace.store
     made = [store.read_manifest(ref).circumstances for ref in store.indexed(RAW_CORPUS.kind)]
@@ -200,7 +200,7 @@ def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Pat
 
 
 def _left_out(raw_corpus: Artifact) -> dict[str, str]:
-    """Return the levels of rows that became no document, for cases that have only lower documents."""
+    """Return the levels of rows that became no document, for cases whose documents all have lower levels."""
     if all(entry.path != LEFT_OUT for entry in raw_corpus.manifest.files):
         return {}
     levels: dict[str, str] = json.loads(raw_corpus.file(LEFT_OUT).read_bytes())
@@ -225,8 +225,8 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify against the raw corpus that no level fell, that each case has one level, also by its rows that became no
-    document, and that the manifest has the highest."""
+    """Verify against the raw corpus that no level fell, that each case has one level, including its rows that became no
+    document, and that the manifest has the highest level."""
     ladder = workplace.institution.ladder
     left_out = _left_out(inputs["raw_corpus"])
     fallen: list[str] = []
@@ -261,7 +261,7 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Verify that every row of the source files is exactly the stored document, quarantined, excluded, or not selected.
-    Other code than the build's determines the rows' levels again."""
+    Code that is independent of the build determines the rows' levels again."""
     if artifact.manifest.external_inputs != source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
     ladder, readers = workplace.institution.ladder, readers_of(workplace, RAW_CORPUS.config_at(workplace))
@@ -349,8 +349,9 @@ MOST_IN_OTHER_LANGUAGE = 0.02
 
 
 def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that hardly any document has a text in another language than its own, in which no names are found or wrong
-    ones. Texts of one document may be in two languages if names are detected in both, and their scripts differ."""
+    """Verify that hardly any document has a text in another language than its own. In such a text, names would be
+    missed or wrong. Texts of one document may be in two languages if names are detected in both, and their scripts
+    differ."""
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1

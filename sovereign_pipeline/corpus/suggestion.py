@@ -40,15 +40,15 @@ LEAST_ROWS_OF_A_WORD = 3
 """Minimum number of rows with a word of a level column that is shown. A rarer word may be a name."""
 LEAST_ALIKE, LEAST_TIMES_OTHERS = 0.5, 2
 """Minimum share of a column's texts that look like replies, or begin with a salutation, to decide its side; and the
-factor by which it must exceed the share of every other column."""
+factor by which this share must exceed every other column's."""
 
 FIELDS = ("request", "response", "rejected", "subject", "date", "case", "department", "author", "language", "id")
 FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language", "id")
-"""Fields in the order in which they take a column by its whole name, and by a word in its name."""
+"""Fields in the order in which columns are assigned to them: by a column's whole name, and by a word in its name."""
 TERMS = {"licence": f"{FILL_IN}: terms of use, such as own records", "retention": f"{FILL_IN}: such as 10 years"}
 """Keys of each source that a person must fill in."""
 LONGEST_BY_WORD = 60
-"""Maximum mean length of the values of a column that is taken by a word of its name, except a subject."""
+"""Maximum mean length of the values of a column that is assigned by a word of its name, except to the subject."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Suggestion:
 
     @property
     def questions(self) -> dict[str, str]:
-        """Return key that a person must fill in -> what to write there. Keys of the source are without `sources.0.`."""
+        """Return key that a person must fill in -> explanation of its value. Keys of the source are without
+        `sources.0.`."""
         return {
             re.sub(r"\.0$", "", key.removeprefix(_OF_SOURCE)): text.removeprefix(FILL_IN).lstrip(": ")
             for key, text in placeholders_in(self.recipe)
@@ -70,7 +71,7 @@ class Suggestion:
     def answered(self, answers: Iterable[str]) -> "Suggestion":
         """Return the suggestion with the values of `KEY=VALUE`, in YAML. Without a value, the key is removed.
 
-        Raises InputError for another form, and for a key within a value that has none.
+        Raises InputError for another form, and for a key below a value that cannot have keys.
         """
         recipe = copy.deepcopy(self.recipe)
         for each in answers:
@@ -288,7 +289,7 @@ def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str
 
 
 def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, Any], notes: list[str]) -> None:
-    """Make every row a case file of its own, unless a column may hold case files: then a person decides."""
+    """Make every row a case file of its own. If a column may hold case files, a person decides instead."""
     may_be = [each for each in facts.columns.values() if each.name not in taken and each.may_be_cases]
     if not may_be or (facts.layout is not None and facts.layout == "chatgpt"):
         source["case_from_row"] = True
@@ -416,8 +417,7 @@ def _words_for_levels(column: ColumnFacts, ladder: ClassificationLadder) -> dict
 
 
 def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str], notes: list[str]) -> dict[str, str]:
-    """Return field -> column, using each column once. A column that was chosen for other reasons than its name is
-    noted."""
+    """Return field -> column, using each column once. Adds a note for each column that was not chosen by its name."""
     of_layout = LAYOUT_COLUMNS if facts.layout is not None else ()
     columns = [column for name, column in facts.columns.items() if column.filled and name not in of_layout]
     fields: dict[str, str] = {}
@@ -461,8 +461,8 @@ def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str],
 
 
 def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], notes: list[str]) -> None:
-    """Add the columns of the request and the response by the words of their names, else by their texts. A length
-    decides nothing: a side that cannot be told is left out."""
+    """Add the columns of the request and the response by the words of their names, else by their texts. The texts'
+    length is not used. A side that cannot be determined is left out."""
 
     texts = _texts(free)
 
@@ -489,7 +489,7 @@ def _texts(free: Callable[[], list[ColumnFacts]]) -> list[ColumnFacts]:
 
 
 def format_texts(column: ColumnFacts) -> str:
-    """Return what the texts of a column are like, without quoting them."""
+    """Describe the texts of a column without quoting them."""
     return (
         f"{column.filled:,} texts of {column.mean_length:,.0f} characters on average, {column.salutation_share:.0%} "
         f"with a salutation, {column.reply_share:.0%} worded or signed like replies"
@@ -502,7 +502,7 @@ def _is_named(column: ColumnFacts, field: str) -> bool:
 
 
 def _fits_word(name: str, column: ColumnFacts) -> bool:
-    """Return whether a column that a word of its name gives to a field may hold it: short values, and no dates."""
+    """Return whether a column fits the field that a word of its name suggests: it has short values and no dates."""
     is_short = not column.has_texts and column.mean_length <= LONGEST_BY_WORD
     is_dated = _fits("date", column)
     return _fits(name, column) and (name == "date" or not is_dated) and (name == "subject" or is_short)
@@ -566,7 +566,7 @@ def _empty_cells(facts: FileFacts, column: str) -> int:
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
-    """Return a note on a column that is read because of its name although its values are unsuitable."""
+    """Return a note on a column that is read because of its name, although its values are unsuitable."""
     wants = {"date": "dates of one form", "language": "tags of languages (en, ar)"}.get(name, "one text in each row")
     return (
         f"{name}: the column '{own.name}' does not hold {wants} in each row, and is read all the same: rows without "
@@ -595,8 +595,8 @@ def _about_links(each: LinkColumn, taken: bool) -> str:
 
 
 def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
-    """Return `html` if one text column is mostly HTML, or else None. Tags are noted in either case, because removing
-    them deletes text."""
+    """Return `html` if one text column is mostly HTML, or else None. Adds a note on tags in either case, because
+    removing tags deletes text."""
     columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
     is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
     for column in columns:

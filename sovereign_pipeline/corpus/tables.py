@@ -2,8 +2,8 @@
 
 If a cell's closing quote is missing and a later row has an extra quote in the same column, the rows between them form
 one row with as many cells as the header. Such a cell differs from a text of several lines where one row would end and
-the next begin: the line before ends in the cells after the quoted one, the line after begins with the cells before it,
-and these cells resemble the cells of other rows.
+the next begin: the line before ends in the cells that follow the quoted cell, the line after begins with the cells that
+precede it, and these cells resemble the cells of other rows.
 """
 
 import csv
@@ -29,10 +29,10 @@ def rows_of_table(
     stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str, check_header: Callable[[Sequence[str]], None]
 ) -> Iterator[Row]:
     """Stream the rows of a table in UTF-8. Raises SourceError if its rows cannot be separated."""
-    # surrogateescape lets one wrongly encoded row be quarantined instead of ending the whole file.
+    # With surrogateescape, one wrongly encoded row is quarantined and the rest of the file is read.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(ENDLESS)
-    # A record above this limit has cells above theirs, whatever they quote.
+    # A record above this limit also exceeds the limit of its cells.
     lines = RecordLines(text, delimiter, 2 * max_row_bytes + (1 << 16))
     # Spaces before a quote do not belong to the cell: the second cell of `a, "b"` is b.
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != " ")
@@ -59,7 +59,7 @@ def rows_of_table(
         if is_line:
             quotes.add(cells, (begins, reader.line_num))
         elif reader.line_num > begins:
-            # The rows between would be lost silently.
+            # Otherwise the rows between would be lost without an error.
             raise SourceError(
                 f"{path}: lines {begins} to {reader.line_num} form one row that does not fit the header.", _QUOTES
             )
@@ -130,7 +130,7 @@ class EndlessRecord(Exception):
 class RecordLines(Iterator[str]):
     """Iterates over the lines of a file for `csv.reader`, which takes as many lines as a record has.
 
-    Of a record above the limit, it keeps only quotes, delimiters and line ends, so that the record still ends in the
+    In a record above the limit, only quotes, delimiters and line ends are kept, so that the record still ends in the
     right place.
     """
 
@@ -155,7 +155,7 @@ class RecordLines(Iterator[str]):
     def __next__(self) -> str:
         parts = []
         while part := self._text.readline(_BLOCK):
-            if self._is_first:  # the mark of a file that was appended to another one
+            if self._is_first:  # the byte order mark of a file that was appended to another file
                 part = part.removeprefix(_MARK)
                 self._is_first = False
             self._characters += len(part)
@@ -239,8 +239,8 @@ class _Column:
         return not self.long and 0 < len(self.values) <= min(_FEW, max(1, self.filled / 2))
 
     def certainty_of(self, text: str) -> float | None:
-        """Return the evidence, from 0 to 1, that a text is a cell of this column and not there by chance; None if it
-        does not fit the column."""
+        """Return the evidence, from 0 to 1, that a text belongs to this column rather than fitting by chance; None if
+        it does not fit."""
         if self.has_few_values and text in self.values:
             return 1
         if self.has_codes:
@@ -321,7 +321,7 @@ class LostQuotes:
         return found
 
     def _is_a_row_end(self, suspect: _Suspect) -> bool:
-        """Return whether the place is the end of a row: every cell fits its column, and some would hardly be there by
+        """Return whether the place is the end of a row: every cell fits its column, and some cells would hardly fit by
         chance."""
         certain = 0.0
         possible = 0

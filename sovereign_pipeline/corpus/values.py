@@ -34,7 +34,7 @@ _LANGUAGE_TAG = re.compile(
     r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,3}"
 )
 DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
-"""Pattern of an id that a workbook has shortened: 1.2E+11 may have been any of several ids."""
+"""Pattern of an id that a workbook has shortened. 1.2E+11 may stand for several ids."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -111,7 +111,7 @@ _SHOWN = frozenset(
 """Words for states, levels, kinds and languages. Any other word may be a person's name."""
 _MOST_SHOWN = 8
 _MOST_LEVELS = 12
-"""Maximum number of distinct words in a column of levels. A column with more may contain names."""
+"""Maximum number of distinct words in a column of levels. A column with more words may contain names."""
 
 
 def truth_of(value: Any) -> bool | None:
