@@ -100,7 +100,7 @@ class Shape:
     adapter: int
     """Number of parameters of a rank-1 adapter on all linear layers, experts included."""
     linears: tuple[Linear, ...]
-    """All linear layers that NF4 quantises, which excludes the head."""
+    """All linear layers that NF4 quantises; these exclude the head."""
 
     @property
     def quantised(self) -> int:

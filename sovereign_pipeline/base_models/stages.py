@@ -2,7 +2,7 @@
 
 A card can name a copy of a model that full fine-tuning in this store produced. Weights that are files of an artifact in
 this store keep that artifact's classification and lineage, whatever the card says. Weights that another program saved
-again have other bytes and are not recognised.
+again have other bytes, so they are not recognised.
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,9 +59,9 @@ def _holds_weights(name: str) -> bool:
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Verify the model directory and write its description. The model itself is not copied.
 
-    A model with weights of an artifact in this store has at least that artifact's level, whatever its card says. Raises
-    NotFoundError for an unknown model, CeilingExceeded for one above the ceiling, and IntegrityError that names the
-    first file that differs from its pinned digest.
+    A model with weights of an artifact in this store has at least the artifact's level, even if its card states a lower
+    one. Raises NotFoundError for an unknown model, CeilingExceeded for one above the ceiling, and IntegrityError that
+    names the first file that differs from its pinned digest.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling

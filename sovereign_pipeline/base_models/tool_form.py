@@ -1,4 +1,4 @@
-"""Learn from a chat template how a model writes tool calls, and read the calls in what it wrote."""
+"""Learn from a chat template how a model writes tool calls, and parse the calls in the model's output."""
 
 import json
 import math
@@ -16,12 +16,13 @@ CALL_ID = "callid000"
 
 
 class _Object(NamedTuple):
-    """A JSON object that a call is, between two marks. Without `name`, a call is the name, `middle` and arguments."""
+    """The form of a call as a JSON object between two marks. If `name` is None, a call is the function's name, `middle`
+    and the arguments."""
 
     opening: str
     closing: str
     name: str | None = None
-    """Key of the function's name. `arguments` is that of the arguments."""
+    """Key of the function's name. `arguments` is the key of the arguments."""
     arguments: str = ""
 
 
@@ -78,7 +79,7 @@ class ToolForm:
         return "\n".join(part for part in (before.rstrip(), after) if part), calls
 
     def _read(self, text: str, place: int) -> tuple[ToolCall, int]:
-        """Return the call at a place of the text, and the place behind its arguments or object."""
+        """Return the call at a position in the text, and the position after its arguments or object."""
         decoder = json.JSONDecoder(strict=False, parse_constant=_finite, parse_float=_finite)
         if self._object.name is None:
             named = re.compile(rf"\s*([\w.-]+){_loosely(self.middle)}").match(text, place)
@@ -204,7 +205,7 @@ _TOOL: dict[str, Any] = {
 
 
 def _finite(number: str) -> float:
-    """Return a number of JSON. Raises ValueError for NaN, and for one that is too large, such as 1e999."""
+    """Parse a JSON number. Raises ValueError for NaN, and for a number that is too large, such as 1e999."""
     if not math.isfinite(value := float(number)):
         raise ValueError("a number that JSON has not")
     return value

@@ -79,7 +79,7 @@ PolicyFile = Annotated[
 LogKey = Annotated[str, typer.Option("--log", help="The log's public key (name+id+key), from an independent source.")]
 
 EXPORTED = "log exported"
-"""Action of the entry of an export."""
+"""Action of an export's ledger entry."""
 
 
 @audit.command("verify")
@@ -92,9 +92,9 @@ def audit_verify(
     """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
 
     Also compares every review with its signed acts, and the local trust root with the logged one, and lists officers'
-    acts that do not count because their key is revoked from an entry at or before theirs. Exits with status 1
-    if an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is
-    older, unrelated or not logged, or if the database has rows without an entry. The message names each difference.
+    acts that do not count because their key is revoked from the act's entry or an earlier one. Exits with status 1 if
+    an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is older,
+    unrelated or not logged, or if the database has rows without an entry. The message names each difference.
     """
     from sovereign_pipeline.review.reconciling import examine_all
 

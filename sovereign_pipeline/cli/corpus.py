@@ -401,7 +401,7 @@ def _drafted(look: _Look, drafted: Suggestion, target: Path, named: str, only_pr
         try:
             check = lines_check(Path(named))
         except SovereignError:
-            target.unlink()  # the command can be corrected and repeated
+            target.unlink()  # so that the corrected command can write the file again
             raise
 
     def show() -> None:
@@ -637,7 +637,7 @@ def privacy_train(
 
 
 def _asked(question: str, known: set[str]) -> list[str] | None:
-    """Ask until every word of the answer is known. Returns None for `stop`."""
+    """Ask until the answer contains only known words. Returns None for `stop`."""
     while True:
         try:
             answer: str = typer.prompt(f"{question} (Enter: none)", default="", show_default=False)

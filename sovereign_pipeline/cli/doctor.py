@@ -89,7 +89,7 @@ def disk(settings: Settings) -> Finding:
 
 
 def private(settings: Settings) -> Finding:
-    """Find files that another account of this machine can open. New files are private."""
+    """Find files that another account of this machine can open. Files that this program creates are private."""
     roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
     found = [path for root in roots for path in reachable_by_others(root)]
     if not found:
@@ -107,7 +107,7 @@ def reachable_by_others(root: Path) -> Iterator[Path]:
     vanish meanwhile, such as SQLite's log when another process closes the database."""
     if not _grants(root.resolve(), stat.S_IXGRP | stat.S_IXOTH):
         return
-    for directory, inside, names in os.walk(root):  # skips what vanished, and follows no links
+    for directory, inside, names in os.walk(root):  # skips vanished files, and follows no links
         place = Path(directory)
         inside[:] = sorted(name for name in inside if _grants(place / name, stat.S_IXGRP | stat.S_IXOTH))
         yield from (place / name for name in sorted(names) if _grants(place / name, stat.S_IRWXG | stat.S_IRWXO))

@@ -219,7 +219,7 @@ def _print_next(path: Path, recipe: Line) -> None:
 
 
 def _command_for(path: Path, recipe: Line) -> str:
-    """Return the command that uses a recipe: the run of the line, or for a file elsewhere the one that adds it."""
+    """Return the command that uses a recipe: `run` for a line's recipe, or `lines add` for a file elsewhere."""
     is_of_line = path.resolve().parent == (Settings.from_environment().data / "lines").resolve()
     return f"sovereign run {recipe.line} --until training_dataset" if is_of_line else f"sovereign lines add {path}"
 

@@ -204,8 +204,8 @@ def size(
 
 
 def _of_institution() -> tuple[float | None, int | None]:
-    """Return the stated power of a device, and the devices of a node if trainings run on Slurm or Kubernetes.
-    Sizing needs no institution, so that both are None without one."""
+    """Return the stated power of a device, and the devices of a node if trainings run on Slurm or Kubernetes. Both are
+    None without an institution, because sizing needs none."""
     data = Settings.from_environment().data
     if not (data / "institution.yaml").is_file():
         return None, None

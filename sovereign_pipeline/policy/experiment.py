@@ -54,16 +54,16 @@ class Range(RecipeModel):
 
 
 class Halving(RecipeModel):
-    """Successive halving: all trials train to the first rung, and only the best of a rung train on. Jamieson and
+    """Successive halving: all trials train to the first rung, and only the best trials of a rung continue. Jamieson and
     Talwalkar 2016 ("Non-stochastic Best Arm Identification and Hyperparameter Optimization", algorithm 1); Li et al.
     2018 ("Hyperband", algorithm 1), with one bracket."""
 
     steps: tuple[int, ...] = Field(min_length=1, examples=[[6, 12]])
-    """Optimizer steps after which trials are compared, ascending. The best ones train on to their recipe's end. A rung
-    too early prefers settings that learn fast at first."""
+    """Optimizer steps after which trials are compared, ascending. After the last rung, the best trials train to the end
+    of their recipe. A rung too early prefers settings that learn fast at first."""
 
     keep: float = Field(default=0.5, gt=0, lt=1)
-    """Share of a rung's trials that trains on, rounded up. Half is Jamieson and Talwalkar's; Li et al. use a third."""
+    """Share of a rung's trials that continue, rounded up. Jamieson and Talwalkar use a half; Li et al. use a third."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: it.steps[0] < 1 or any(a >= b for a, b in pairwise(it.steps)), "steps must be ascending, from 1"),
@@ -77,7 +77,8 @@ class Budget(RecipeModel):
     """Largest number of trials; of a random search, their number."""
 
     hours: float | None = Field(default=None, gt=0)
-    """Hours of all trials together, over all runs of the experiment. No trial begins after them; null: no limit."""
+    """Hours of all trials together, over all runs of the experiment. No trial begins after this time; null: no
+    limit."""
 
 
 class Experiment(RecipeModel):
@@ -92,7 +93,7 @@ class Experiment(RecipeModel):
 
     vary: dict[str, tuple[Value, ...] | Range] = Field(min_length=1, examples=[{"sft.rank": [8, 16]}])
     """Keys below `training` that vary, such as `sft.learning_rate`: a list of values, or a range for a random search.
-    The trials are all combinations of the lists. `seed` and the keys of `sft` but `supervise` may vary."""
+    The trials are all combinations of the lists. `seed` and the keys of `sft`, except `supervise`, may vary."""
 
     random_seed: int | None = None
     """Seed of a random search, which draws `budget.trials` settings from the lists and ranges; null: a grid."""
@@ -226,7 +227,7 @@ def recipe_diff(path: Path, setting: Setting) -> str:
         after = _written(after, ("training", *key.split(".")), value)
     try:
         is_right = read_yaml(Line, path, content=after.encode()) == setting.line
-    except RecipeError:  # the value stood for others too, by an anchor
+    except RecipeError:  # the value was also used elsewhere, by a YAML anchor
         is_right = False
     if not is_right:
         values = ", ".join(f"training.{key}: {value}" for key, value in setting.values.items())
@@ -236,7 +237,7 @@ def recipe_diff(path: Path, setting: Setting) -> str:
 
 
 def _written(text: str, path: Sequence[str], value: Value) -> str:
-    """Return YAML in which the value at a path is another one. Adds the key if it is missing."""
+    """Return YAML with another value at a path. Adds the key if it is missing."""
     node: Any = yaml.compose(text, yaml.SafeLoader)
     for place, part in enumerate(path):
         found = next((inner for key, inner in node.value if key.value == part), None)

@@ -86,8 +86,8 @@ class Release(RecipeModel):
 
     approvals: Approvals = Field(default={}, examples=[{"approve": 2, "promote": 2}])
     """Transition -> number of officers besides the requester who must approve it, each another person. At 0 it takes
-    effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for the others. At least as many as
-    for `promote` are needed for `promote_urgently`, and for `retire` of what is in production."""
+    effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for the others. `promote_urgently`,
+    and `retire` of an adapter in production, need at least as many approvals as `promote`."""
 
     approvals_by_level: dict[str, Approvals] = Field(default={}, examples=[{"SECRET": {"promote": 3}}])
     """Classification level -> `approvals` for adapters of this level; it takes precedence over `approvals`."""
@@ -101,7 +101,8 @@ class Release(RecipeModel):
     promote_without_hold: tuple[str, ...] = Field(default=(), examples=[["PUBLIC"]])
     """Classification levels at which an adapter may be promoted without a trial among users. At every other level
     `promote` requires that the trial (`rollout.hold`) passed, or that an officer accepted it once. A line's first
-    adapter needs no trial, because there is no other adapter to compare it with. Nor does `promote_urgently`."""
+    adapter needs no trial, because there is no other adapter to compare it with. `promote_urgently` does not need a
+    trial either."""
 
     blind_review: Literal["required", "not_required"] = "required"
     """Condition for approving an adapter. `required`: a blind review that was passed or whose gate was waived."""
@@ -316,7 +317,7 @@ class Kubernetes(RecipeModel):
     cluster, the user's own file."""
 
     service_account: Name | None = None
-    """Service account of the pods. They get no token of it."""
+    """Service account of the pods. The pods get no token of this account."""
 
     image_pull_secrets: tuple[Name, ...] = ()
     """Secrets with which the image is pulled."""

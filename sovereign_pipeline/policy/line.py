@@ -62,9 +62,9 @@ class Line(RecipeModel):
     """Base model, training stages and their settings, and devices."""
 
     evaluation: Evaluation | None = None
-    """The measurements that are required before an adapter is registered. Null: not decided yet. Such a line can make
-    its datasets, but trains nothing on them. Once `evaluation` is set, the datasets are compared with it before they
-    are used."""
+    """The measurements that are required before an adapter is registered. Null: not decided yet. Such a line can build
+    its datasets, but is not trained. Once `evaluation` is set, the datasets are compared with it before they are used.
+    """
 
     gates: Gates = Gates()
     """Margins of the evaluation's gates, and the blind review."""

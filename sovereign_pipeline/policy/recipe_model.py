@@ -102,10 +102,10 @@ def placeholders_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def read_value(text: str) -> Any:
-    """Return a value as a recipe has it. A text that is no YAML, or reads as a mapping, is a text."""
+    """Parse a value as in a recipe. A text that is not YAML, or that YAML reads as a mapping, stays a text."""
     try:
         value = yaml.load(text, _RecipeLoader)
-    except (yaml.YAMLError, ValueError, AttributeError):  # the last two from a value that does not match its tag
+    except (yaml.YAMLError, ValueError, AttributeError):  # the last two: a value does not match its tag
         return text
     return text if isinstance(value, dict) or value is None else value
 
@@ -150,7 +150,7 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 def _unused(loader: _RecipeLoader, node: yaml.Node) -> None:
-    # A set has another order in each process, and levels need one.
+    # A set has a different order in each process, and levels need a fixed order.
     raise yaml.constructor.ConstructorError(None, None, f"recipes have no values of {node.tag}", node.start_mark)
 
 
@@ -172,7 +172,8 @@ _RecipeLoader.add_implicit_resolver(
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same by libyaml, if PyYAML was built with it: five times as fast, which counts with many lines."""
+    """The same loader on libyaml, if PyYAML was built with it. It is five times as fast, which matters with many
+    lines."""
 
     yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
     yaml_constructors = _RecipeLoader.yaml_constructors
@@ -183,7 +184,7 @@ def _loaded(text: str) -> Any:
     try:
         return yaml.load(text, _FastLoader)
     except (yaml.YAMLError, ValueError, AttributeError):
-        return yaml.load(text, _RecipeLoader)  # raises the error with an excerpt, which libyaml's lacks
+        return yaml.load(text, _RecipeLoader)  # raises the error again with an excerpt, which libyaml's error lacks
 
 
 Model = TypeVar("Model", bound=RecipeModel)

@@ -42,8 +42,8 @@ class Tuning(RecipeModel):
     batch_size: int = Field(default=1, ge=1)
     """Units (packs, or single rows) that a device processes at once; 4 if the method is `kto`. Multiplied by
     `gradient_accumulation` and the number of devices, it is the effective batch. LoRA learns worse than full tuning if
-    that is large (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32 rows; a recipe
-    above 64 units is rejected."""
+    the effective batch is large (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32
+    rows; a recipe above 64 units is rejected."""
 
     gradient_accumulation: int = Field(default=4, ge=1)
     """Batches whose gradients are summed for one step."""
@@ -262,7 +262,8 @@ class Rlhf(RecipeModel):
 
     missing_end_penalty: float = Field(default=1.0, ge=0)
     """Amount subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). Set it to 0 if
-    `max_new_tokens` is shorter than the institution's replies: it would teach the model to stop early."""
+    `max_new_tokens` is shorter than the institution's replies: otherwise the penalty would teach the model to stop
+    early."""
 
     cut_replies: Literal["terminal", "bootstrap", "excluded"] = Field(
         default="terminal", exclude_if=lambda value: value == "terminal"
@@ -386,7 +387,7 @@ class Rlhf(RecipeModel):
         return None if precision == "float32" else LARGEST_WEIGHT
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that determine an adapter: the section's keys without those of other algorithms."""
+        """Return the settings that determine an adapter: the section's keys without the keys of other algorithms."""
         content = self.model_dump(mode="json")
         others = self.keys_of_others
         return {

@@ -53,8 +53,8 @@ class Role(RecipeModel):
     """Permission to see the status of the adapters that they may use, at `/admin` and on the registry's pages."""
 
     users: bool = False
-    """True if they act for several people, as a front end does, and name the person in a request's `user`. For all
-    other callers `user` is ignored: each counts as one user of a rollout."""
+    """True if these callers act for several people, as a front end does, and name the person in a request's `user`. For
+    all other callers `user` is ignored: each counts as one user of a rollout."""
 
     front_end: FrontEnd = FrontEnd()
     """Header that names people, and limits of a caller that acts for several."""
@@ -192,7 +192,8 @@ class Local(RecipeModel):
     """The memory limit of the local engine."""
 
     cache_tokens: int = Field(default=16_384, ge=64)
-    """Tokens of all prompts and answers in memory at once. A quarter more is kept of beginnings that prompts share."""
+    """Tokens of all prompts and answers in memory at once. A quarter more is used to cache common beginnings of
+    prompts."""
 
 
 class Vllm(RecipeModel):
@@ -236,10 +237,11 @@ class Vllm(RecipeModel):
     """
 
     cpu_cache_gib: int = Field(default=2, ge=1)
-    """GiB for the prompts and answers in progress, if it computes on a CPU."""
+    """Memory in GiB for the prompts and answers in progress, if vLLM computes on a CPU."""
 
     gpu_memory: float = Field(default=0.9, gt=0, lt=1)
-    """Share of each GPU's memory that it takes. The shares of several engines on one GPU must add up to at most 1."""
+    """Share of each GPU's memory that the engine takes. The shares of several engines on one GPU must add up to at most
+    1."""
 
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs over which the base model is distributed."""

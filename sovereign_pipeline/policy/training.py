@@ -46,8 +46,8 @@ class Sft(Tuning):
     """Scale of the adapter. 2 × rank (Biderman et al. 2024, appendix)."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input, in this stage only. With `start_from` this value is used, too, not the parent
-    adapter's."""
+    """Dropout on the adapter's input, in this stage only. With `start_from`, this value replaces the parent adapter's.
+    """
 
     target_modules: str | tuple[str, ...] = "all-linear"
     """Layers that get an adapter. All linear layers (Dettmers et al. 2023, section 4; Biderman et al. 2024, section
@@ -76,7 +76,7 @@ class Sft(Tuning):
 
     supervise: Literal["all", "last"] = Field(default="all", exclude_if=lambda value: value == "all")
     """Messages of the assistant that a conversation is trained on: all of them, or the last. Messages with the weight 0
-    never are."""
+    are never trained on."""
 
     max_cut_share: float = Field(default=0.02, ge=0, le=1)
     """Largest accepted share of rows longer than `max_length`; they are left out."""
@@ -206,14 +206,15 @@ class Devices(RecipeModel):
 
 class Canaries(RecipeModel):
     """Rows of random words that are planted among the training rows to measure memorisation (Carlini et al. 2019, "The
-    Secret Sharer", section 4). Training them takes as long as other short rows."""
+    Secret Sharer", section 4). Training on them takes as long as on other short rows."""
 
     count: int = Field(default=8, ge=6, le=100)
     """Number of different canaries. 8, because their mean exposure is evaluated with an interval; at least 6, as for
     `gates.held_out_loss.minimum_cases`: with fewer, such an interval is too narrow."""
 
     repeats: int = Field(default=1, ge=1, le=100)
-    """Rows of each canary: how often a sentence that must not be memorised may occur in the corpus."""
+    """Number of rows of each canary. Choose the number of times that a sentence which must not be memorised may occur
+    in the corpus."""
 
     seed: int = 7
     """Seed of the random words."""
