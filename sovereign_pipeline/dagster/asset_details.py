@@ -267,7 +267,7 @@ def reward_model(artifact: Artifact) -> Page:
 
 
 def _flat_models(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a training by reward, with the comparison with the parent adapter first."""
+    """Return the facts of a training by reward. The comparison with the parent adapter comes first."""
     comparison = summary["comparison"]
     return {
         "algorithm": summary["algorithm"],

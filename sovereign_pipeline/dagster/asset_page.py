@@ -322,7 +322,7 @@ def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str |
 
 
 def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None) -> Page:
-    """List the differences from the line's previous artifact: input, recipe key, library or file."""
+    """List the differences from the line's previous artifact: inputs, recipe keys, libraries and files."""
     if before is None or before.digest == ref.digest or before.kind != ref.kind:
         return {}
     try:

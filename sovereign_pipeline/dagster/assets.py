@@ -91,7 +91,7 @@ def under_own_names(
     stage: Stage, found: Sequence[dg.AssetCheckResult], nothing_to_do: str | None
 ) -> list[dg.AssetCheckResult]:
     """Return one result for each check of the asset. The gates of a passed-through artifact are shown on the asset that
-    produced it, and this asset's own gates had nothing to evaluate."""
+    produced it, because this asset's own gates had nothing to evaluate."""
     results = {check.check_name: check for check in found}
     return [
         results.get(gate.name)
@@ -163,7 +163,7 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
     registration."""
     try:
         version = mirror_adapter(workplace.settings, workplace.store, adapter)
-    except Exception as error:  # whatever MLflow, its database or its disk raises
+    except Exception as error:  # any error of MLflow, its database or its disk
         workplace.progress(f"{adapter.id} is registered, but MLflow does not show it yet ({type(error).__name__})")
         return f"none: {type(error).__name__}; `sovereign adapters mlflow --repair` writes it again"
     return follow_after_act(registry, workplace.settings, adapter.line, workplace.progress) or version
@@ -191,7 +191,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
     ) -> Iterator[Any]:
         go_offline()
         if multiprocessing.parent_process() is not None:
-            die_with_parent()  # else a step would continue, on the device, after its run was killed
+            die_with_parent()  # otherwise a step would continue, on the device, after its run was killed
         with as_failures(stage.kind):
             launch = launch_with_pipes(context, installation)
             workplace = open_workplace(
@@ -205,10 +205,10 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
                 }
                 result, checks = _materialization(stage, workplace, {**inputs, **optional})
         yield result
-        yield from checks  # after the result, so that a check is not dated before its asset
+        yield from checks  # evaluated after the result, so that a check is not dated before its asset
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test
+        warnings.simplefilter("ignore", dg.PreviewWarning)  # preview feature: Dagster is pinned, and a test covers it
         return dg.asset(
             name=stage.kind,
             ins={upstream.kind: dg.AssetIn() for upstream in stage.inputs},
@@ -277,7 +277,7 @@ def refusal(error: SovereignError) -> dg.Failure:
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # preview feature: Dagster is pinned, and a test covers it
 
     @dg.asset_check(
         asset=MLFLOW_CHECK.asset_key,

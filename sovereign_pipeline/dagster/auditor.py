@@ -57,8 +57,8 @@ NAMING = {
     **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
     **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
 }
-"""Argument or field name in Dagster's schema -> kind of object that it names. A line is a partition of each asset, and
-a backfill is a group of runs."""
+"""Argument or field name in Dagster's schema -> kind of object that its value names. A line is a partition of each
+asset, and a backfill is a group of runs."""
 TAGS = {
     "dagster/partition": "lines",
     **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
@@ -138,7 +138,7 @@ def _named(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if tag is not None:
         yield tag, _name(arguments.get("value"))
     for key, value in arguments.items():
-        if key == "prefix":  # a prefix of an asset key, in parts
+        if key == "prefix":  # a prefix of an asset key, as a list of its parts
             value = {"path": value} if value else None
         for each in value if isinstance(value, list) else [value]:
             if key in NAMING and each is not None:

@@ -15,7 +15,7 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 DEVICE_POOL = "gpu"
-"""Pool of the training device (GPU or CPU), which one step at a time uses."""
+"""Pool of the training device (GPU or CPU). One step at a time uses it."""
 
 CHAIN: tuple[Stage, ...] = (
     RAW_CORPUS,
@@ -47,7 +47,7 @@ class Presentation:
     holds: str
 
     materializing: str
-    """Effect and cost of its materialization."""
+    """Effect and cost of materializing the asset."""
 
     pool: str | None = None
 
@@ -199,8 +199,8 @@ PRESENTATION: Mapping[str, Presentation] = {
 
 
 def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
-    """Return every stage in order, with some replaced by name. A stage that reads a replaced one reads its replacement.
-    Raises ValueError for an unknown stage name."""
+    """Return every stage in order, with the given stages replaced by name. A stage that reads a replaced stage reads
+    its replacement. Raises ValueError for an unknown stage name."""
     real = {stage.kind: stage for stage in (*CHAIN, *AFTER_PEOPLE)}
     if unknown := sorted(replacements.keys() - real.keys()):
         raise ValueError(f"no stage has the name {', '.join(unknown)}")

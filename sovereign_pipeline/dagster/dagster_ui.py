@@ -29,7 +29,7 @@ NOT_FRAMED = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"fram
 
 
 def guarded(app: App) -> App:
-    """Wrap an application so that no page can frame it and no query runs by GET."""
+    """Wrap an application: reject framing by other pages, and queries by GET."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_not_framed(message: MutableMapping[str, Any]) -> None:

@@ -49,7 +49,7 @@ def build_definitions(
     )
 
 
-keep_private()  # Dagster's processes (code server, runs, steps) start here
+keep_private()  # entry point of Dagster's processes (code server, runs, steps)
 defs = build_definitions()
 
 

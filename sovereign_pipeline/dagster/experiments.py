@@ -139,8 +139,8 @@ def _launch(settings: Settings, workplace: Workplace, warm: WarmTrainer, elsewhe
 
 
 def opened(settings: Settings, name: str, progress: Progress = silent) -> tuple[Experiment, list[Setting], Workplace]:
-    """Return an experiment, its trials' settings, and the workplace of its line. Raises as `load_experiment` and
-    `settings_of` do, and RecipeError for a line without a selection side."""
+    """Return an experiment, its trials' settings, and the workplace of its line. Raises the errors of `load_experiment`
+    and `settings_of`, and RecipeError for a line without a selection side."""
     described, line = load_experiment(settings.data, name, load_institution(settings.data))
     of_trials = settings_of(described, line)
     workplace = open_workplace(settings, line.line, progress)
@@ -155,12 +155,12 @@ def run(
     name: str,
     tell: Tell,
 ) -> None:
-    """Make what the trials share, and train those that are not finished.
+    """Build the trials' common inputs, and train the trials that are not finished.
 
     Args:
         jobs: the module-level functions that return the chain's and the experiments' job.
 
-    Raises RunStopped as `run_line` does, and as `opened` does.
+    Raises RunStopped as `run_line` does, and the errors of `opened`.
     """
     _, _, workplace = opened(settings, name)
     workplace.store.seals.assert_ready()
@@ -190,7 +190,7 @@ def summary_of(results: Results) -> str:
 
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
-    """Return a table row for each trial: the finished ones first, by loss."""
+    """Return a table row for each trial. Finished trials come first, by loss."""
     order = sorted(results.trials, key=lambda trial: (trial.state != "finished", -(trial.steps or 0), _loss(trial)))
     return [
         {
@@ -213,7 +213,7 @@ def _loss(trial: Trial) -> float:
 
 
 def diff_of(settings: Settings, results: Results) -> str:
-    """Return the diff of the recipe to the best trial; empty if none has finished."""
+    """Return the diff of the recipe to the best trial; empty if no trial has finished."""
     if (best := results.best) is None:
         return ""
     return recipe_diff(settings.data / "lines" / f"{best.setting.line.line}.yaml", best.setting)

@@ -91,7 +91,7 @@ def closed_reviews(
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
     store, registry = open_store(installation), open_registry(installation)
     requests: list[dg.RunRequest | dg.SkipReason] = []
-    with registry.reading():  # verifies the ledger once, and not for each line
+    with registry.reading():  # verifies the ledger once instead of for each line
         for line in context.instance.get_dynamic_partitions("line"):
             current = store.current(line, "registered_adapter")
             adapter = registered_as(registry, current.digest) if current is not None else None
@@ -173,12 +173,12 @@ def reviews_due(
 
 
 def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
-    """Return line -> differences in MLflow. The line's check runs again when they change."""
+    """Return line -> differences in MLflow. The line's check runs again when the differences change."""
     found = defaultdict[str, list[str]](list)
     try:
         for each in differences(open_registry(installation), installation):
             found[each.line].append(each.what)
-    except NotFoundError:  # without MLflow, the check and the doctor report it
+    except NotFoundError:  # if MLflow is missing, the check and the doctor report this
         return {}
     return found
 
@@ -204,7 +204,7 @@ def _result(due: Due, words: str) -> dg.AssetCheckResult:
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # preview feature: Dagster is pinned, and a test covers it
 
     @dg.asset_check(
         asset=DUE_CHECK.asset_key,

@@ -37,7 +37,7 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
 
 
 def key_of_marks(settings: Settings, job: Path) -> str:
-    """Return the key of a training's marks, 64 hex digits. It serves one identity."""
+    """Return the key of a training's marks, 64 hex digits. The key is for one training identity."""
     identity = TrainingJob.read(job).identity
     return keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode()).hex()
 

@@ -57,8 +57,8 @@ INSERTED = (
     f"<script>for(const [key,value] of Object.entries({json.dumps(_SETTLED)}))localStorage.setItem(key,value)</script>"
     f"<script>{_OPENED}</script>"
 )
-"""HTML inserted into the head of MLflow's single page. MLflow's own rules are `!important` too, so these selectors need
-a higher specificity."""
+"""HTML inserted into the head of MLflow's single page. MLflow's own rules are also `!important`, so these selectors
+need a higher specificity."""
 
 
 def environment(settings: Settings, port: int) -> dict[str, str]:
@@ -70,7 +70,8 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS": "false",
         "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
-        # MLflow's own lists contain names with and without a port. `trusted_hosts.py` filters before them.
+        # MLflow's own lists contain names with and without a port. `trusted_hosts.py` filters requests before MLflow
+        # does.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{host},{host}:*" for host in sorted(settings.ui_hosts)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
             f"http://{host}:*,https://{host}:*,https://{host}" for host in sorted(settings.ui_hosts)

@@ -42,7 +42,7 @@ from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.registry.mlflow_mirror import FIRST_EXPERIMENT, HOME, mirrored
 
 MOVED = ".moved"
-"""Suffix of the name that a moved file gets. Nothing reads it."""
+"""Suffix of a moved file's new name. No program reads moved files."""
 ROWS_AT_ONCE = 1000
 
 
@@ -69,7 +69,7 @@ def move(settings: Settings, progress: Progress) -> list[Moved]:
     paths = {
         "mlflow_url": (settings.home / "mlflow" / "mlflow.db",),
         "dagster_url": (settings.dagster_home / "history", settings.dagster_home / "schedules"),
-        "registry_url": (Path(registry_url(old).database or ""),),  # last, because it is locked until the end
+        "registry_url": (Path(registry_url(old).database or ""),),  # last, because the registry is locked until the end
     }
     urls = {setting: getattr(settings, setting) or "" for setting in paths}
     servers = {setting: Database(VARIABLES[setting], url) for setting, url in urls.items() if is_on_postgresql(url)}
@@ -117,7 +117,7 @@ def _moved(path: Path) -> Path:
 
 
 def _move_registry(old: Settings, new: Settings, progress: Progress) -> int:
-    open_registry(old, from_first_entry=True).engine.dispose()  # a damaged one is named before anything is copied
+    open_registry(old, from_first_entry=True).engine.dispose()  # finds damage before anything is copied
     rows = copy_registry(old, new, copy_tables)
     open_registry(new, from_first_entry=True).engine.dispose()
     return rows
@@ -134,8 +134,8 @@ def _move_mlflow(old: Settings, new: Settings, progress: Progress) -> int:
 
 
 def _move_dagster(old: Settings, new: Settings, progress: Progress) -> int:
-    """Copy runs and schedules row by row, and store each event anew: SQLite numbers the events of each run from 1, and
-    PostgreSQL those of all runs together."""
+    """Copy runs and schedules row by row, and store each event anew: SQLite numbers events within each run, and
+    PostgreSQL numbers the events of all runs together."""
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
     from dagster._core.storage.event_log.schema import AssetKeyTable, SqlEventLogStorageMetadata
     from dagster._core.storage.runs.schema import RunStorageSqlMetadata
@@ -204,7 +204,7 @@ def _log_of(storage: Any, run_id: str) -> Iterator[dg.EventLogEntry]:
 
 
 def copy_tables(tables: Sequence[Table], source: Connection, target: Connection) -> int:
-    """Replace the rows of the target's tables by the source's. Returns their number.
+    """Replace the rows of the target's tables by the source's rows. Returns the number of rows.
 
     Args:
         tables: parents first. A table that the source lacks stays empty.

@@ -132,16 +132,16 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
 
 
 MOST_NAMED = 6
-"""Maximum number of different values of a key that are all written at its axis."""
+"""Maximum number of distinct values of a key for which every value is labelled at its axis."""
 LONGEST_NAME = 40
-"""Maximum number of characters of a value at an axis."""
+"""Maximum number of characters of a label at an axis."""
 
 
 def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     """Draw the trials of an experiment as PNG: the loss with its interval over each column.
 
     trials: `loss`, `low`, `high`, `state` of each measured trial, and its value in each column. Numbers that span a
-    factor of ten or more get a logarithmic axis, and other values a place each.
+        factor of ten or more get a logarithmic axis; other values are placed at equal distances.
     """
     colours = {"finished": "tab:blue", "stopped": "tab:grey", "running": "tab:orange"}
     with _drawing(1, len(columns), squeeze=False, sharey=True, figsize=(3.2 * len(columns), 3.4), dpi=110) as (

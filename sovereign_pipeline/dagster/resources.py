@@ -68,7 +68,7 @@ def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, 
 
 
 def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:
-    """Return whether an artifact is the asset's last materialization. Also True if Dagster has none."""
+    """Return whether an artifact is the asset's last materialization. Also True if Dagster has no materialization."""
     latest = instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key=line)
     if latest is None:
         return True
@@ -138,7 +138,7 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     if settings.dagster_url is None:
         return dg.DagsterInstance.get()
     try:
-        with create_engine(settings.dagster_url, poolclass=NullPool).connect():  # Dagster tries it again and again
+        with create_engine(settings.dagster_url, poolclass=NullPool).connect():  # Dagster would retry many times
             instance = dg.DagsterInstance.get()
         home, runs = instance.run_storage.get_cursor_values({HOME_IN_DAGSTER}), instance.get_runs_count()
     except (DBAPIError, ImportError) as error:  # a message may quote the URL, with its password
@@ -157,8 +157,8 @@ EXPERIMENTS = dg.DynamicPartitionsDefinition(name="experiment")
 
 
 def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
-    """Add every line that has a recipe to the instance's partitions, and remove the others, unless an adapter of theirs
-    was registered. Returns the new names."""
+    """Add every line that has a recipe to the instance's partitions, and remove other partitions, except lines with a
+    registered adapter. Returns the new names."""
     known, there = set(instance.get_dynamic_partitions("line")), line_names(settings.data)
     if gone := known - {*there}:
         with open_registry(settings).reading() as session:

@@ -55,7 +55,7 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
         owners=["team:model-office"],
         kinds={"flagd"},
         code_version="1",
-        output_required=False,  # the sensor's run is skipped if officers were faster
+        output_required=False,  # no output if officers decided again before the sensor's run
         description=f"{holds}\n\n**Materializing it** {materializing}",
     )(materialize)
 
@@ -128,7 +128,7 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
         raise ConflictError(f"Line {line} has no adapter that is {role}.", _missing(role, workplace, registry))
     flag, _ = follow(registry, workplace)
     adapter = flag.staged if role == "staged" else flag.production
-    assert adapter is not None  # the ledger has one
+    assert adapter is not None  # the ledger has an adapter in this role
     metadata: dict[str, Any] = {
         "adapter": adapter,
         "who gets what": flag.in_words(),

@@ -73,8 +73,8 @@ def run_line(
         until: kind of the last stage; its inputs are materialized too. None runs the whole chain.
 
     Raises InputError for a kind that is not a stage. Before any step, raises RecipeError if the recipe lacks a section
-    that a stage reads, and SourceError if a source cannot be found: Dagster shows every asset of a run that fails as
-    failed, for all lines.
+    that a stage reads, and SourceError if a source cannot be found. These checks come first, because Dagster shows
+    every asset of a failed run as failed, for all lines.
     """
     stages = _made_with(until, workplace.line)
     started = time.monotonic()
@@ -122,8 +122,8 @@ def execute(
 
 
 def _end_killed_runs(instance: dg.DagsterInstance) -> None:
-    """Mark the runs of killed commands of this machine as failed, and free their places in pools. A step of another run
-    would otherwise wait for the device until Dagster's daemon does so, which a command line may not have."""
+    """Mark the runs of killed commands of this machine as failed, and free their places in pools. Otherwise a step of
+    another run would wait for the device until Dagster's daemon frees it, and there may be no daemon."""
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
         if host == platform.node() and _process(int(process.split()[0])) != run.tags[PROCESS_TAG]:
@@ -186,8 +186,8 @@ def _made_with(until: str | None, line: Line) -> list[Stage]:
 
 
 def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:
-    """Return the kinds to materialize: stale ones, and those whose last materialization in Dagster is another artifact,
-    which downstream assets would reject."""
+    """Return the kinds to materialize: stale kinds, and kinds whose last materialization in Dagster is another
+    artifact, which downstream assets would reject."""
     line = workplace.line.line
     kinds = set(stale_kinds(stages, workplace))
     for stage in stages:
@@ -222,7 +222,7 @@ def _printing_into(log: Path) -> Iterator[None]:
 @contextmanager
 def _signals_kept() -> Iterator[None]:
     """Restore the handlers of SIGINT and SIGTERM afterwards. Dagster sets SIGTERM's handler to SIGINT's. A command that
-    a script starts in the background ignores SIGINT, so it and its children would then ignore SIGTERM, too."""
+    a script starts in the background ignores SIGINT, so the command and its children would then also ignore SIGTERM."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -237,7 +237,7 @@ def _forking_anew() -> Iterator[None]:
     try:
         yield
     finally:
-        # Python has no public function for this. It ends the fork server only with this process.
+        # Python has no public function for this. Python itself ends the fork server only when this process ends.
         if (server := forkserver._forkserver._forkserver_pid) is not None:  # type: ignore[attr-defined]
             os.kill(server, signal.SIGKILL)  # also ends steps that are still running
             forkserver._forkserver._stop()  # type: ignore[attr-defined]
@@ -321,6 +321,6 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
 
 
 def _is_progress(entry: dg.EventLogEntry) -> bool:
-    """Return whether a log entry is progress from a stage. Stages log at INFO from within a step. Of Dagster's own INFO
-    entries in a step, those of Pipes begin with `[pipes]`."""
+    """Return whether a log entry is progress from a stage. Stages log at INFO from within a step. Dagster's own INFO
+    entries in a step are from Pipes and begin with `[pipes]`."""
     return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

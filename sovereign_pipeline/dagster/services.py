@@ -199,7 +199,8 @@ def _start(service: Service, settings: Settings) -> "subprocess.Popen[bytes]":
 def _wait_until_ready(
     services: Sequence[Service], processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path, tell: Tell
 ) -> None:
-    """Wait until every service is ready. Report each one as it becomes ready, and now and then the missing ones."""
+    """Wait until every service is ready. Report each service when it becomes ready, and from time to time the services
+    that are still missing."""
     waiting = list(services)
     started = told = time.monotonic()
     while waiting:
@@ -216,7 +217,7 @@ def _wait_until_ready(
 def _is_ready(service: Service) -> bool:
     try:
         return service.is_ready()
-    except (OSError, ValueError):  # nothing listens yet, or another program does
+    except (OSError, ValueError):  # no program listens yet, or another program listens
         return False
 
 

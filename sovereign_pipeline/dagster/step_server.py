@@ -1,7 +1,6 @@
-"""Load the program once in the process from which a run's steps are forked.
-
-Only that process imports this module (see `dagster/jobs.py`). It must not start threads, open connections or load
-models, because forked steps would inherit them.
+"""Load the program once in the process from which a run's steps are forked. Only that process imports this module (see
+`dagster/jobs.py`). The module must not start threads, open connections or load models, because forked steps would
+inherit them.
 """
 
 from sovereign_pipeline.base.processes import die_with_parent

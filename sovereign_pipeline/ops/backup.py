@@ -45,7 +45,8 @@ ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
 
 
 CREATED, FAILED = "backup created", "backup failed"
-"""Actions of a backup's ledger entries: before it is made, so that it contains the entry, and after a failure."""
+"""Actions of a backup's ledger entries. The first is logged before the backup, which therefore contains the entry; the
+second after a failure."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def folder_aside(parent: Path) -> Iterator[Path]:
 
 def _locked(parent: Path) -> tuple[Path, int]:
     """Create a folder and lock it until this process ends or removes it. Returns its path and the lock's descriptor."""
-    while True:  # another process may remove the folder as a leftover before it is locked
+    while True:  # another process may remove the folder as a leftover before this process has locked it
         path = Path(tempfile.mkdtemp(prefix=ASIDE, suffix=OURS, dir=parent))
         lock = _lock(path)
         if lock is not None and path.exists():
@@ -208,7 +209,7 @@ class Snapshot:
                 try:
                     _copy_database(path, copy)
                     archive.add(name, copy)
-                except sqlite3.DatabaseError:  # it begins like a database, and is none
+                except sqlite3.DatabaseError:  # the file begins like a database, and is not one
                     archive.add(name, path)
                 copy.unlink()
             else:
@@ -238,8 +239,8 @@ def database_file(settings: Settings) -> Path | None:
 
 
 def on_servers(settings: Settings) -> dict[str, Database]:
-    """Return name of the dump -> database, for the settings' databases on a PostgreSQL server. A database that several
-    settings name has one dump."""
+    """Return name of a dump -> database, for the settings' databases on a PostgreSQL server. A database that several
+    settings name has only one dump."""
     found: dict[str, Database] = {}
     places = set[tuple[object, ...]]()
     for name, setting in DUMPS.items():

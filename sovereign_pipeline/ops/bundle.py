@@ -50,7 +50,7 @@ def create(
     since: Path | None = None,
     signatures: Path | None = None,
 ) -> Bundle:
-    """Pack a bundle, then verify it as its receiver will.
+    """Pack a bundle, then verify it as the receiver does.
 
     Args:
         project: the checkout of the release.

@@ -114,7 +114,7 @@ def spelled(content: Any) -> bytes:
 
 
 def whole(check: Callable[[], Any], where: object) -> Any:
-    """Return a check's result. Raises Refused if the check fails on missing or malformed data."""
+    """Return the result of a check. Raises Refused if missing or malformed data makes the check raise an error."""
     try:
         return check()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
@@ -405,7 +405,7 @@ def verify(
     """Verify every file of a bundle. Raises Refused that names the first difference.
 
     Args:
-        bases: the base of this delta, then the base of that bundle, and so on.
+        bases: the base of this delta, the base of that base, and so on.
         at_least: minimum versions of root and targets. An older trust root is rejected.
         newer_than: index of a bundle that was verified before. A bundle that is not newer is rejected.
     """

@@ -206,7 +206,7 @@ def _environment(database: Database) -> dict[str, str]:
 
 def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
     """Run a program and write its output to a file. Raises InputError with the program's first error. The output passes
-    through this process, so that killing this process ends the program with a broken pipe."""
+    through this process. If this process is killed, a broken pipe ends the program."""
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(

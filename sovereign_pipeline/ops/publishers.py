@@ -313,7 +313,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
     if bundle.payload is None:
         raise BadSignature(f"{signature}: it has no list of a model's files.")
     publisher, payload = _verified(bundle, None, publishers)
-    assert payload is not None  # because the bundle's payload is not None
+    assert payload is not None  # never None here, because the bundle has a payload
     statement = _statement(payload, signature)
     predicate = statement.get("predicate")
     if statement.get("predicateType") != MODEL_FILES or not isinstance(predicate, dict):

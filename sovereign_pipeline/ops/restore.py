@@ -292,7 +292,7 @@ def _refuse_full(settings: Settings) -> None:
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
-    """Return the largest checkpoint known here. Raises IntegrityError if the backup is inconsistent with one."""
+    """Return the largest checkpoint known here. Raises IntegrityError if the backup contradicts a known checkpoint."""
     found = [(path, read_note(path)) for path in known]
     copy = settings.ledger_copy
     if copy is not None and copy.exists() and (confirmed := checkpoints.end_of(copy).confirmed) is not None:

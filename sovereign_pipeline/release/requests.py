@@ -215,8 +215,8 @@ def enter_rollback(
         bundle: the officer's signed request.
         records: id of each permitted adapter -> SHA-256 of its record's manifest.
 
-    Returns: A message if no transition was made, because another decision came first, such as a recall of the adapter
-        to restore.
+    Returns a message if no transition was made, because another decision came first, such as a recall of the adapter to
+    restore.
     """
     officer = officer_of(trust, signed_by(bundle))
     adapter, asked = _requested(session, trust, bundle, records)

@@ -244,7 +244,7 @@ def _assert_staged_long_enough(session: Session, workplace: Workplace, adapter: 
 
 
 def _refused(asserted: Callable[[], object]) -> Missing | None:
-    """Run a check and return its failure. IntegrityError is not caught, because a page shows nothing of a changed
+    """Run a check and return its failure. IntegrityError is not caught, because a page must not show a changed
     record."""
     try:
         asserted()
@@ -290,7 +290,7 @@ def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequenc
 
 def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standing) -> str | None:
     """Return why a request would be rejected even with enough approvals. Names no other adapter, because the reader may
-    not be allowed to see it."""
+    not be permitted to see that adapter."""
     with registry.reading() as session:
         try:
             assert_still_so(session, asked.request, asked.predicate, adapter)
@@ -300,7 +300,7 @@ def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standin
         evidence = evidence_of(open_workplace(registry.settings, adapter.line), registry, adapter, step)
     except IntegrityError:
         raise
-    except SovereignError:  # listed among the unmet conditions already
+    except SovereignError:  # already listed among the unmet conditions
         return None
     return None if evidence == asked.predicate["evidence"] else "is based on other evidence than today's"
 

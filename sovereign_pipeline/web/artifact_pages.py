@@ -29,7 +29,7 @@ POLICY = (
 """Content security policy of a report: inline pictures, and no scripts, frames or external resources."""
 
 SITE = PROJECT_ROOT / "site"
-"""Directory of the documentation site, which `make docs` builds. Its own scripts may run; nothing external is
+"""Directory of the documentation site, which `make docs` builds. The site's own scripts may run; nothing external is
 loaded."""
 SITE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "

@@ -52,12 +52,12 @@ class Reader:
 
 @dataclass(frozen=True)
 class LineInBrief:
-    """A line in the list. Adapters above the reader's clearance are counted in `withheld` alone."""
+    """A line in the list. Adapters above the reader's clearance are counted only in `withheld`."""
 
     line: str
     adapters: int
     level: str | None
-    """The highest classification level of its adapters. None if all are withheld."""
+    """The highest classification level of the line's visible adapters. None if all adapters are withheld."""
     production: str | None
     staged: str | None
     is_urgent: bool
@@ -73,7 +73,7 @@ class LineInBrief:
 
     @property
     def waits(self) -> bool:
-        """Return whether the line waits for an officer."""
+        """Return whether the line needs an officer's decision."""
         return bool(self.requests or self.recalled or (self.due is not None and self.due.state != "not due"))
 
 
@@ -102,10 +102,12 @@ class LineView:
 
 
 def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineInBrief, ...]:
-    """Return every line that a reader may see: first those that wait for an officer, then the others, by name.
+    """Return every line that a reader may see. Lines that need an officer's decision come first, then the others, by
+    name.
 
     States come from the replayed ledger, in one pass. Signatures of open requests, recalls and reviews are verified
-    here, those of closed requests on the line's page. Raises IntegrityError that names the changed record.
+    here; signatures of closed requests are verified on the line's page. Raises IntegrityError that names the changed
+    record.
     """
     settings = registry.settings
     with registry.reading() as session:
@@ -184,7 +186,7 @@ def _by_line(brief: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, 
 def _seen(
     reader: Reader, line: str, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Mapping[str, Any]], tuple[tuple[str, int], ...]]:
-    """Return the adapters that a reader may see, and the number of the others at each level."""
+    """Return the adapters that a reader may see, and the number of other adapters at each level."""
     counts = Counter(row["classification"] for row in rows)
     withheld = {level: count for level, count in counts.items() if not reader.reads(line, level)}
     return [row for row in rows if row["classification"] not in withheld], tuple(sorted(withheld.items()))

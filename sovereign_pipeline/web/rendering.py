@@ -31,7 +31,7 @@ class Node:
     level: str | None
     """Classification level. None for a file, because each row has its own level."""
     made_of: tuple[str, ...]
-    """Ids of its direct inputs, without inputs that are also indirect inputs."""
+    """Ids of the direct inputs, except direct inputs that are also indirect inputs."""
     files: tuple[str, ...] = ()
     """Names of the files in the artifact's manifest. Some of them are served as reports."""
 
@@ -56,7 +56,7 @@ class Waived:
     at: str
     reason: str
     holds_for: str
-    """Artifact or decision that the waiver applies to."""
+    """Artifact or decision to which the waiver applies."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _width(row: Sequence[str]) -> int:
 
 
 def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the diagram's rows from top to bottom, and the route of each edge through them.
+    """Return the diagram's rows from top to bottom, and the route of each edge through the rows.
 
     An edge to a box several rows below passes each row in between through a passage beside its boxes, so that no edge
     runs behind a box. Each row is sorted by the mean position of the connected boxes above.
@@ -336,7 +336,8 @@ def policy(forms: str) -> str:
 
 
 def render(template: str, language: Language, **values: Any) -> str:
-    """Render a template. Its sentences go through `say`, which leaves a sentence without a translation in English."""
+    """Render a template. The template translates its sentences with `say`; sentences without a translation stay
+    English."""
 
     return _TEMPLATES.get_template(template).render(
         say=lambda sentence: translate(sentence, language),
@@ -380,7 +381,8 @@ def _adapter(
 
 def document_page(manifest: Manifest, name: str, content: str) -> str:
     """Render a report or card of an artifact, with the classification level above and the digest, version and date
-    below. These are added on display, because a file cannot contain its own artifact's digest."""
+    below. Level, digest, version and date are added on display, because a file cannot contain its own artifact's
+    digest."""
     if name.endswith(".md"):
         body = MarkdownIt("commonmark", {"html": False}).enable("table").render(content)
         body = body.replace("<th></th>", "<td></td>").replace("<table>", f"{_SCROLLED}<table>")

@@ -31,7 +31,7 @@ from sovereign_pipeline.web.rendering import adapter_page, policy, render
 COOKIE = "registry_reader"
 HOURS = 8
 MOST_SESSIONS = 1000
-"""Maximum number of sessions. A session beyond it ends the oldest one."""
+"""Maximum number of sessions. A further session ends the oldest one."""
 
 
 class Readers:
@@ -93,7 +93,8 @@ LONGEST_FORM = 2_000
 HEADERS = {
     **shell.HEADERS,
     "Content-Security-Policy": f"""{policy("'self'")}; frame-ancestors 'none'""",
-    # Not `no-referrer`: browsers would then hide the origin of our own form, and it would be rejected as foreign.
+    # Not `no-referrer`, because browsers would then hide the origin of our own form, and the form would be rejected as
+    # foreign.
     "Referrer-Policy": "same-origin",
 }
 
@@ -200,7 +201,7 @@ def sign_out(request: Request, pages: Pages) -> Response:
 
 
 def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Language], str | None]) -> Response:
-    """Serve a page to a reader, and the sign-in form to anybody else. A page outside the reader's grants returns the
+    """Serve a page to a reader, and the sign-in form to other people. A page outside the reader's grants returns the
     same 404 as a missing page."""
     try:
         reader = pages.readers.of(request)
@@ -245,7 +246,7 @@ def _language(request: Request) -> Language:
 
 
 async def _token_in(request: Request) -> str:
-    """Read the token from a form. Returns "" if the form is another one or too long."""
+    """Read the token from a form. Returns "" if the form has no token or is too long."""
     body = b""
     async for part in request.stream():
         body += part
