@@ -65,7 +65,7 @@ Exit status: 0 success; 1 a check or gate failed; 2 wrong input or usage.
 
 
 class Sovereign(LoadedWhenAsked):
-    """The groups of commands, by the module that has them."""
+    """The program's groups of commands, each with the module that defines it."""
 
     elsewhere = {
         command: f"sovereign_pipeline.cli.{module}"

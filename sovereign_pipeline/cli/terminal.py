@@ -269,7 +269,8 @@ def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def moment(text: str) -> datetime.datetime:
-    """Parse a UTC time. A date means its last microsecond. Raises InputError."""
+    """Parse a UTC time. A date without a time means the last microsecond of that day. Raises InputError for other
+    text."""
     try:
         if len(text) == len("2027-03-14"):
             day = datetime.date.fromisoformat(text)

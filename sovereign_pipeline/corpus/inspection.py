@@ -126,7 +126,7 @@ BEGINNING, ENDINGS_OF_REPLIES, MOST_ENDINGS = 300, 2, 20_000
 """Number of characters in which a letter's first phrases stand; number of endings that replies share, one a language;
 and maximum number of different endings that are counted."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
-"""Number and share of long values above which a column counts as text, and its values are no longer counted."""
+"""Number and share of long values above which a column counts as text. The values of such a column are not counted."""
 LEAST_DIFFERENT_IDS = 0.95
 """Minimum share of rows with a distinct value in a column that may contain row ids. Exports may repeat ids, leave ids
 empty, and end in a row of totals."""
@@ -221,7 +221,7 @@ class ColumnFacts:
 
     @property
     def is_unique(self) -> bool:
-        """Return whether every row has a value that no other row has."""
+        """Return whether every row has a distinct value."""
         return self.rows_amiss == 0 < self.rows
 
     @property

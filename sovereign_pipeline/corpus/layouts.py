@@ -324,7 +324,8 @@ def _value(part: Mapping[str, Any]) -> Any:
 
 
 def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
-    """Return calls, each `{name, arguments}` or `{id, type, function: {name, arguments}}`, or their JSON."""
+    """Parse calls. Each is `{name, arguments}` or `{id, type, function: {name, arguments}}`. The list may be JSON
+    text."""
     found = _decoded(value)
     calls = []
     for each in found if isinstance(found, list) else [found]:

@@ -145,7 +145,7 @@ def suggest(
 
 
 def has_letters(facts: FileFacts) -> bool:
-    """Return whether columns of a file are surely letters and replies, or its rows are in a layout."""
+    """Return whether a file surely has columns of letters and replies, or has rows in a layout."""
     fields = _fields(facts, None, (), [])
     return facts.layout is not None or {"request", "response"} <= fields.keys()
 

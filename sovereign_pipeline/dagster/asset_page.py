@@ -27,7 +27,7 @@ Figures = dict[str, int | float]
 
 
 def figures_of(artifact: Artifact) -> Figures:
-    """Return name -> number, most important first. Empty for a kind without figures."""
+    """Return name -> number, the most important first. Returns nothing for a kind without figures."""
     if artifact.ref.kind not in _PAGES:
         return {}
     figures, _ = _PAGES[artifact.ref.kind]

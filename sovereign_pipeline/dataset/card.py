@@ -141,7 +141,7 @@ class JudgedSample(Frozen):
 
     @classmethod
     def of(cls, estimate: Estimate) -> "JudgedSample | None":
-        """Return an estimate's sample, or None if nothing was judged."""
+        """Return the judged sample of an estimate, or None if no row was judged."""
         if estimate.rows == 0:
             return None
         return cls(

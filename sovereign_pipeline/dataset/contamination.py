@@ -380,7 +380,7 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
 
 
 def _system_messages(split: Artifact) -> dict[str, str]:
-    """Return document id -> its first system messages, as they are served in the first user turn."""
+    """Return document id -> the system messages at its beginning, as they are served in the first user turn."""
     found = {}
     for document in read_documents(split.file(TRAIN)):
         begun = takewhile(lambda turn: turn.role == "system", document.messages)

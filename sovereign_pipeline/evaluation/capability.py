@@ -44,7 +44,7 @@ class CapabilityOutcome:
 
     samples: list[CapabilitySample]
     answers: list[SuiteAnswer]
-    """Generated answers. Suites that score choices add none."""
+    """Generated answers; none from suites that score choices."""
     scores: CapabilityScores
 
 

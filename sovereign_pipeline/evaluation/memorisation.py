@@ -145,7 +145,7 @@ def continue_documents(
 
 
 def continues(text: str, rest: str) -> bool:
-    """Return whether a generated text is a verbatim beginning of the reply's rest.
+    """Return whether the rest of the reply begins with the generated text.
 
     A character that the last token cuts in two is ignored.
     """

@@ -44,8 +44,8 @@ GENERATION_BATCH = 40
 """Number of prompts answered in one batch. Larger batches were not faster on 2 CPU cores."""
 BATCH = 16
 MAX_WINDOW = 512
-"""Longest input of a judge model in tokens, prompt and answer together; a model with fewer positions reads less. Longer
-inputs are truncated at the end."""
+"""Longest input of a judge model in tokens, prompt and answer together; a model with fewer positions has a shorter
+limit. Longer inputs are truncated at the end."""
 ECHO_WORDS = 3
 """Number of consecutive words, including the mark, that also occur in the prompt and so count as a quotation. A quoted
 mark is not obedience."""

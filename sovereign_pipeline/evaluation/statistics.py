@@ -62,7 +62,8 @@ def loss_differences(
     seed: int,
     weights: Sequence[float] | None = None,
 ) -> dict[Reference, LossDifference]:
-    """Compare losses with each reference (`compare_losses`). All rows must have the same arms; empty without rows."""
+    """Compare losses with each reference (`compare_losses`). All rows must have the same arms. Returns nothing without
+    rows."""
     return {
         reference: compare_losses(
             [row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed, weights
@@ -72,7 +73,8 @@ def loss_differences(
 
 
 def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
-    """Compare shares with each reference (`compare_shares`). All rows must have the same arms; empty without rows."""
+    """Compare shares with each reference (`compare_shares`). All rows must have the same arms. Returns nothing without
+    rows."""
     return {
         reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
         for reference in _references(rows)

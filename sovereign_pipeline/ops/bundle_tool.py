@@ -724,7 +724,7 @@ def _run(*command: str, target: Path) -> None:
 
 
 def told(bundle: Bundle) -> Iterator[str]:
-    """Return the lines that describe a verified bundle, without line breaks."""
+    """Return the lines that describe a verified bundle, each without a line break."""
     return map(on_one_line, _lines(bundle))
 
 

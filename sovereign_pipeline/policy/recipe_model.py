@@ -118,7 +118,8 @@ def still_to_fill_in(where: str, keys: Sequence[str], **remedy: Any) -> RecipeEr
 
 
 def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
-    """Return a function for `json_schema_extra` that makes a key optional. A validator sets the key's default."""
+    """Return a function for `json_schema_extra` that makes a key optional in the JSON Schema, because a validator sets
+    its default."""
 
     def make_optional(schema: dict[str, Any]) -> None:
         required = [each for each in schema.pop("required") if each != key]

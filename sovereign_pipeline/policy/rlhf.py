@@ -258,7 +258,7 @@ class Rlhf(RecipeModel):
     otherwise."""
 
     rollouts: Rollouts | None = None
-    """vLLM server that samples; null: the trainer samples itself, and a resumed training ends with the same bytes."""
+    """vLLM server that samples; null: the trainer samples, so that a resumed training gives the same bytes."""
 
     missing_end_penalty: float = Field(default=1.0, ge=0)
     """Amount subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). Set it to 0 if

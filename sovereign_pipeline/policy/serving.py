@@ -382,7 +382,7 @@ class Hold(RecipeModel):
     the line's answers are searched: `serving.lines.<line>.privacy.answers`."""
 
     def margin_of(self, measure: str) -> float:
-        """Return the margin of a measure: of shares as it is, of the other measures as a logarithm of the ratio."""
+        """Return the margin of a measure: for shares unchanged, for other measures as the logarithm of the ratio."""
         margin: float = getattr(self, measure)
         return math.log1p(margin) if measure in ("slower", "longer", "shorter") else margin
 

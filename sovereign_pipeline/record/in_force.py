@@ -108,7 +108,7 @@ def assert_rules_kept(session: Session, settings: Settings) -> None:
 
 
 def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> bytes:
-    """Return the stored copy of the rule in an entry. Raises IntegrityError if it is missing or changed."""
+    """Return the stored copy of the rule in an entry. Raises IntegrityError if the copy is missing or changed."""
     path = rule_file(settings, sha256)
     content = path.read_bytes() if path.is_file() else None
     if content is None or hashlib.sha256(content).hexdigest() != sha256:

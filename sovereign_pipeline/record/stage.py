@@ -133,7 +133,7 @@ class Gate:
     """The criterion as a yes-or-no question, for display."""
     code_version: str
     evaluate: Callable[[Workplace, Artifact, Inputs], Verdict]
-    """Returns the verdict on an artifact. Recomputes all numbers, and does not trust the build's own."""
+    """Returns the verdict on an artifact. Recomputes all numbers instead of trusting those from the build."""
     config: Callable[[Line], Config] = lambda line: {}
     """Returns the part of the recipe that decides the verdict."""
     external: OutsideFiles = lambda workplace: {}

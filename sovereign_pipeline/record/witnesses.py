@@ -31,7 +31,7 @@ class Policy:
     logs: tuple[Verifier, ...]
     witnesses: Mapping[str, Verifier]
     groups: Mapping[str, tuple[int, tuple[str, ...]]]
-    """Name of a group -> number of members required, and its members."""
+    """Name of a group -> required number of cosigning members, and all members."""
     quorum: str
 
     def is_met(self, cosigned: Collection[str]) -> bool:

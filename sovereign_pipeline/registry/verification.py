@@ -46,7 +46,7 @@ from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
 
 @dataclass(frozen=True)
 class Checked:
-    """An artifact or a set of files whose bytes all match the recorded digest."""
+    """An artifact or a set of files whose bytes all match the recorded digests."""
 
     what: str
     digest: str

@@ -48,7 +48,7 @@ class Cause:
 
     event: Event
     what: str
-    """Description of the event in one clause, without document text."""
+    """Description of the event as a clause, without document text."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class ReviewPlan(Frozen):
 
     line: str
     adapter: str
-    """Id of the candidate."""
+    """Id of the candidate adapter."""
     opponent: str | None
     """Id of the adapter that the candidate would replace; None for the base model."""
     base_model: str

@@ -154,8 +154,8 @@ class Deployed:
     """Verified adapters. Each is served once the engine has loaded it. `pinned` marks the present and previous adapters
     in production."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Adapter id, line name or `registry` -> sentence that says why it is not served. If the registry is not reached,
-    `served` holds the adapters that were verified when it was reached last."""
+    """Adapter id, line name or `registry` -> sentence that says why the item is not served. If the registry is down,
+    `served` holds the adapters that were verified before."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that officers recalled."""
     unreached_at: float | None = None

@@ -184,8 +184,8 @@ def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.
 def _held_out_without_a_newer(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
-    """Return the ids of held-out documents whose group has no document newer than every training document. Groups are
-    found with the functions of the build. Groups without a newer document are then compared exactly with all others."""
+    """Return the ids of held-out documents in groups without a document that is newer than every training document.
+    Groups are found as in the build; groups without such a document are then compared exactly with all others."""
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days

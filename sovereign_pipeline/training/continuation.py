@@ -46,7 +46,7 @@ class ParentAdapter:
     directory: Path
     """PEFT directory of the adapter; every byte was verified."""
     classification: str
-    """Higher of the artifact's level and the registration's."""
+    """Higher one of two classification levels: the artifact's and the registration's."""
     files: Mapping[Path, str]
     """Files of the directory -> SHA-256."""
 

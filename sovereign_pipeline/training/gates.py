@@ -61,8 +61,8 @@ LONGEST_SAMPLE = 128
 """Maximum length of a sample in tokens. A sample also counts as not stopped at twice the length of the longest reply
 among its rows."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
-"""Largest difference between a score of the trainer and the gate's own, in logits. Other threads and batches round
-differently."""
+"""Largest accepted difference between the trainer's and the gate's score of a reply, in logits. Other threads and
+batches round differently."""
 
 
 @dataclass(frozen=True)
@@ -390,9 +390,8 @@ def _evaluate_model(base: Path, tuned: TunedModel, progress: Progress) -> Verdic
 
 
 def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Hash the base model's files again, and compare with the base_model artifact and the trainer's report.
-
-    A fully tuned model must also have its base's chat template and end-of-turn ids.
+    """Hash the base model's files again, and compare the digests with the base_model artifact and the trainer's report.
+    A fully tuned model must also have the chat template and end-of-turn ids of its base model.
     """
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])

@@ -28,7 +28,7 @@ class GuardedTrainer:
         self.plan = plan
         self.checkpoint_directory = CheckpointDirectory.of(job)
         self.first_step = 0
-        """Step after which this process's training started."""
+        """Step from which this process resumed; 0 if it started anew."""
         self.stop_requested = False
         self.reference_seconds = 0.0
         """Seconds spent on computing or reading reference log-probabilities, a part of the training's duration."""

@@ -327,7 +327,7 @@ class TrainerHooks:
     should_stop: Callable[[], bool] = lambda: False
     """Function that returns whether a stop was requested. The training then saves a checkpoint and ends."""
     kept: Kept | None = None
-    """Parts that a warm trainer keeps between trainings; None: nothing is kept."""
+    """Parts that a warm trainer keeps between trainings. If None, nothing is kept."""
 
 
 def stopped_before_first_step() -> TrainingStopped:

@@ -43,7 +43,7 @@ def worker_command(python: str, job: Path) -> list[str]:
 
 
 def worker_environment(job: Path) -> dict[str, str]:
-    """Return the variables of every trainer, wherever it runs. None depends on this machine."""
+    """Return the variables of every trainer, wherever it runs. No variable depends on this machine."""
     return {
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace

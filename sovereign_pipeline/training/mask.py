@@ -69,11 +69,10 @@ class MaskedRow:
 
 
 def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
-    """Decode a row of the line's current datasets as the trainer encodes it. Without `row_id`: the first row of
-    training_dataset.
-
-    Without a dataset an invented document is used, and its origin says so. Raises NotFoundError for a row in no
-    dataset, and IntegrityError if bytes of a dataset or of the tokenizer differ from their record.
+    """Decode a row of the line's current datasets as the trainer encodes it. If `row_id` is None, decodes the first row
+    of training_dataset. If there is no dataset, decodes an invented document, and `origin` says so. Raises
+    NotFoundError for a row in no dataset, and IntegrityError if bytes of a dataset or of the tokenizer differ from
+    their record.
     """
     tokenizer_digests(workplace)
     tokenizer, ends = BaseTokenizer(workplace).loaded

@@ -75,7 +75,7 @@ class QueuedJob(ABC, Generic[Place]):
     CLUSTER: ClassVar[str]
     """Name of the cluster's software, for people."""
     ITS_LINES: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of lines that the cluster itself writes into the log."""
+    """Prefixes of the lines that the cluster itself writes into the log."""
 
     HINTS: ClassVar[Mapping[str, str]] = {
         "OUT_OF_MEMORY": "Raise trainer.memory_gib in institution.yaml, or lower training.sft.max_length or batch_size "

@@ -15,7 +15,7 @@ from sovereign_pipeline.training.job import Method
 REPORT_FILE = "report.json"
 TRAINING_LOG_FILE = "training_log.jsonl"
 SELECTION_FILE = "selection_losses.jsonl"
-"""File of a trial: id, reply tokens and mean loss of each row of the selection side."""
+"""File of a trial with the id, number of reply tokens and mean loss of each row of the selection side."""
 
 
 class Libraries(Frozen):
@@ -217,7 +217,8 @@ class RlhfReport(Frozen):
     """Parent adapter's mean held-out reward on the prompts that choose the best adapter."""
     gold_of_best: float
     divergence_of_best: float
-    """KL of the kept adapter from its parent in nats per reply, measured after training on replies sampled from it."""
+    """KL of the kept adapter from its parent, in nats per reply. Measured after training, on replies of the kept
+    adapter."""
     cut_replies: str
     """The recipe's rule for learning from replies that were cut at `max_new_tokens`."""
     cut_share: float

@@ -252,7 +252,7 @@ def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
     """Pack rows, first-fit decreasing, into packs of at most `max_length` tokens. No row is truncated; ties are
     resolved by order.
 
-    For passes without learning. Training uses `plan.packs_alike`.
+    Use it for passes without learning. Training uses `plan.packs_alike`.
     """
     # A tree finds the first pack with enough room, even among a million. Its leaves are packs, including the next empty
     # ones, and node n has the larger room of nodes 2n and 2n+1.

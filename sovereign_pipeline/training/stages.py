@@ -348,7 +348,8 @@ def _preference(training: Training) -> Preference | None:
 
 
 def _rounding(line: Line) -> Config:
-    """Return what is raised, as a `code_version` is, when trainings in bfloat16 alone round otherwise."""
+    """Return the version of rounding in bfloat16. Raise it, like a `code_version`, when only trainings in bfloat16 give
+    other results."""
     return {"rounding": "2"} if line.training.sft.precision == "bfloat16" else {}
 
 

@@ -65,13 +65,13 @@ class KeptParts:
         return base
 
     def is_on(self, model: Any) -> None:
-        """Note the model with an adapter that was put on the kept base."""
+        """Store the model with an adapter on the kept base."""
         self._tuned = model
 
     def once(self, job: TrainingJob, of: object, measure: Callable[[], Any]) -> Any:
         """Return a measurement of the kept base with a new adapter, which adds exactly nothing before its first step.
 
-        An adapter that adds something measures anew: a parent adapter's, and DoRA's, whose magnitudes round.
+        Measures again for an adapter that changes the output: a parent adapter, or DoRA, whose magnitudes round.
         """
         if not self._key or job.parent_adapter is not None or job.sft.dora:
             return measure()
@@ -97,7 +97,7 @@ class KeptParts:
         return digest_of([files[dataset], _model_files(job), *shaped_by]) if dataset in files else None
 
     def _is_unchanged(self) -> bool:
-        """Take the adapter of the last training off the kept base. Returns whether every tensor is as it was loaded."""
+        """Remove the last training's adapter from the kept base. Returns whether every tensor is as it was loaded."""
         if self._tuned is not None:
             self._base = self._tuned.unload().eval()
             self._tuned = None

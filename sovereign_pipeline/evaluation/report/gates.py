@@ -46,7 +46,7 @@ Observed = LossDifference | ShareDifference | RiseOverControl
 
 @dataclass(frozen=True)
 class Results:
-    """All results of the evaluation."""
+    """All results of the evaluation, from which the criteria are tested."""
 
     held_out: PrivateResult
     capability: Mapping[str, SuiteResult]

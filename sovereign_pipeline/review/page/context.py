@@ -278,7 +278,7 @@ Author = Annotated[SignedIn, Depends(signed_in_by_form)]
 
 
 def review_of_reader(context: Context, reader: Reader) -> OpenReview:
-    """Return the open review of a request's operator. Raises ConflictError if it is closed."""
+    """Return the open review of a request's operator. Raises ConflictError if the review is closed."""
     return context.reviews.get(reader.review)
 
 

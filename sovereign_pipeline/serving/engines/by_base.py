@@ -41,7 +41,7 @@ class Started:
     problem: Callable[[], str] = str
     """Function that returns why the engine does not compute, if known."""
     is_of_others: bool = False
-    """True if another party started the server. The gateway then cannot know who else reaches it."""
+    """True if another party started the server. The gateway then cannot know who else has access to the server."""
 
 
 Start = Callable[[str], Awaitable[Started]]
@@ -172,8 +172,8 @@ class Engines:
         raise problem
 
     async def _within(self, engine: Engine, doing: Coroutine[Any, Any, None]) -> None:
-        """Wait for work while the engine computes. Raises EngineLost if it hangs; the work finishes once the engine
-        continues."""
+        """Wait for work while the engine computes. Raises EngineLost if the engine hangs. The work still finishes once
+        the engine continues."""
         task = self._leave(doing)
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)

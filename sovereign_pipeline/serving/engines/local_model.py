@@ -412,7 +412,7 @@ def _padded(tensor: Any, width: int, dimension: int) -> Any:
 
 
 class Matcher:
-    """The state of one answer in its grammar: which tokens may come next."""
+    """The state of one answer in its grammar, which determines the allowed next tokens."""
 
     def __init__(self, vocabulary: Any, grammar: str) -> None:
         from llguidance import LLMatcher

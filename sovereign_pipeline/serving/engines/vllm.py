@@ -1,7 +1,7 @@
 """The vLLM engine: adapters and answers on a vLLM server.
 
 Each adapter is copied under a name that is never used again, because vLLM caches prompts by name. vLLM reads an evicted
-adapter again from that copy, and unloading one frees no slot.
+adapter again from its copy. Unloading an adapter frees no slot.
 """
 
 import asyncio

@@ -376,7 +376,7 @@ SECONDS_FOR_THE_END = 3.0
 
 
 class CallerGone(Exception):
-    """An error for a caller that has disconnected."""
+    """Raised when the caller has disconnected."""
 
 
 def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str]:

@@ -171,7 +171,7 @@ def answer_digest(id: str, caller: Caller) -> bytes:
 
 SECONDS_OF_A_DAY = 86_400
 USER_DAYS = 366
-"""Days after which a user is forgotten. No token lives longer."""
+"""Days after which a user is forgotten: at least the lifetime of any token."""
 MOST_IN_MEMORY = 50_000
 
 TABLES = (

@@ -62,7 +62,7 @@ class Choice:
     otherwise: str | None
     """Digest of the adapter in production, for a user who may not use the chosen one."""
     began: int
-    """Number of the change from which on the two adapters are compared."""
+    """Number of the flag's change at which the comparison of the two adapters began."""
 
 
 @dataclass
@@ -134,7 +134,8 @@ class Flags:
         return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
 
     def problems(self) -> dict[str, str]:
-        """Return line -> reason why its newest change is not in force, or the problem of the flag in force."""
+        """Return line -> reason why the newest change of its flag is not in force, or the problem of the flag in
+        force."""
         self.flags()
         found = {line: state.problem for line, state in sorted(self._lines.items()) if state.problem is not None}
         for line, state in self._lines.items():

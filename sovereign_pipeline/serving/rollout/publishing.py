@@ -185,7 +185,7 @@ def _flag(
 
 
 def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
-    """Add the cause of the change, and the start of an unchanged comparison."""
+    """Add the cause of the change to a flag, and keep the start of an unchanged comparison."""
     if before is not None and flag.compares_the_same(before):
         flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
     if rows and (before is None or flag.decided != before.decided):

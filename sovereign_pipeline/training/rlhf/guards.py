@@ -196,7 +196,7 @@ def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
 
 
 def repetition(text: str) -> float:
-    """Return the share of 4-grams of words that occurred before in the text; 0 for a short text."""
+    """Return the share of a text's word 4-grams that occurred earlier in the text; 0 for a short text."""
     words = text.split()
     grams = [tuple(words[place : place + GRAM]) for place in range(len(words) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
