@@ -214,7 +214,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def vault_public_key(self) -> Path:
-        """Public key with which the scrubber adds names to the vault. It cannot decrypt them."""
+        """Public key with which the scrubber adds names to the vault. The public key cannot decrypt names."""
         return self.home / "vault.pub"
 
     @property

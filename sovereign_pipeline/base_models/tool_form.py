@@ -45,14 +45,12 @@ class ToolForm:
 
     @property
     def mark(self) -> str:
-        """Text that opens the first call, without spaces at its ends. Empty if a message that calls a tool is a bare
-        JSON object."""
+        """Text that opens the first call, stripped of spaces. Empty if a call is written as a bare JSON object."""
         return (self.begin + self._object.opening).strip()
 
     def parse(self, text: str) -> tuple[str, list[ToolCall]]:
-        """Return the content and the calls of a message. Text with a malformed call is content as a whole.
-
-        Spaces between marks, the order of JSON keys and further keys may differ from the template's.
+        """Return the content and the calls of a message. If a call is malformed, the whole text is content. Spaces
+        between marks, the order of JSON keys and further keys may differ from the template.
 
         Args:
             text: what the model wrote before its end of turn, with special tokens. Marks such as `[TOOL_CALLS]` are

@@ -72,7 +72,7 @@ def is_iso(text: str) -> bool:
 
 @lru_cache(maxsize=4_096)
 def days_in(text: str) -> Mapping[str, datetime.date]:
-    """Return format -> day for every format in which a text is a date that is not ISO."""
+    """Return format -> day, for every format except ISO in which the text is a date."""
     if not any(map(str.isdigit, text)) or len(text) > LONGEST_DATE:
         return {}
     plain = " ".join("".join(map(_plain, text)).lower().replace(" of ", " ").split())

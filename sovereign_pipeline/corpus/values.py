@@ -115,7 +115,7 @@ _MOST_LEVELS = 12
 
 
 def truth_of(value: Any) -> bool | None:
-    """Return True or False for any usual spelling of yes or no, and None for other values."""
+    """Return True for any usual spelling of yes, False for any usual spelling of no, and None for other values."""
     text = _compared(value)
     return True if text in _TRUE else False if text in _FALSE else None
 

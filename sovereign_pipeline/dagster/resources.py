@@ -54,7 +54,7 @@ class References(dg.IOManager):
 
 def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, line: str) -> ArtifactRef:
     """Return the line's current artifact of a kind. Raises NotFoundError if there is none, and StaleInput if its digest
-    is not the last materialization's."""
+    differs from the last materialization's."""
     ref = store.current(line, kind)
     if ref is None:
         raise NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first.")

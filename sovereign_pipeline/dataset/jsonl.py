@@ -159,7 +159,8 @@ def message_of(turn: Turn) -> Message:
 
 
 def conversation_row(document: Document, instruction: str, replaces: bool = False) -> ConversationRow:
-    """Return a document as messages, as it is served. Its subject precedes the first user turn, as in a letter."""
+    """Return a document as messages, as it is served. The document's subject precedes the first user turn, as in a
+    letter."""
     turns = [dict(turn_of(each)) for each in document.messages]
     first = next((turn for turn in turns if turn["role"] == "user"), None)
     if first is not None:

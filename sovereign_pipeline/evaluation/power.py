@@ -35,7 +35,7 @@ class GatePower:
     needed: int
     """Number of rows with which a candidate exactly as good as its reference passes with probability 0.8."""
     probability: float
-    """Probability that such a candidate passes with `rows` rows."""
+    """Probability that a candidate exactly as good as its reference passes with `rows` rows."""
 
 
 def gate_powers(settings: Settings, line: Line) -> list[GatePower]:

@@ -89,10 +89,10 @@ class OutputScanner:
         self._scrubber = Scrubber(line, "outputs", privacy, treatments, words=words)
 
     def scan(self, outputs: Sequence[Output]) -> list[FoundKinds]:
-        """Return for each output the number of values of each kind that are not in its prompt.
+        """Return, for each output, kind of personal data -> number of values that are not in the prompt.
 
-        Raises PrivacyError, naming the row, if a detector raises or misses a canary planted among the outputs. No
-        counts are returned then.
+        Raises PrivacyError, naming the row, if a detector raises or misses a canary planted among the outputs. In that
+        case no counts are returned.
         """
         found = []
         for case in self._scrubber.scrub([[_document(output)] for output in outputs]):

@@ -78,8 +78,8 @@ class People:
 
     @contextmanager
     def kept(self, persons: Iterable[str]) -> Iterator[None]:
-        """Prevent the erasure of these persons while the context is open. Raises ConflictError if one was erased
-        before."""
+        """Prevent the erasure of these persons while the context is open. Raises ConflictError if a person was already
+        erased."""
         with self._held():
             known = set(self.listed().values())
             if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):

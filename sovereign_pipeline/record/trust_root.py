@@ -253,7 +253,8 @@ def verified(files: Files, root_sha256: str | None = None, where: str = "trust")
 
 
 def _verified_roots(files: Files, where: str) -> list[Root]:
-    """Verify every root, from the first on. Each must meet its own threshold and the previous root's."""
+    """Verify every root, from the first on. Each root must meet its own threshold and the threshold of the previous
+    root."""
     count = sum(name != ROOT and name.endswith(ROOT) for name in files)
     roots: list[Root] = []
     for version in range(1, count + 1):

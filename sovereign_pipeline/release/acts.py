@@ -104,8 +104,8 @@ def acts_that_count(
     session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]], adapter_id: str | None = None
 ) -> list[R]:
     """Return the rows of a kind of act that count. An act does not count if the trust root revokes its key from the
-    act's entry or an earlier one. Raises IntegrityError that names every row without a ledger entry, entry without a
-    row, and act that no permitted officer signed.
+    act's entry or an earlier one. Raises IntegrityError that names every row without a ledger entry, every entry
+    without a row, and every act that no permitted officer signed.
 
     Args:
         rows: all rows of this kind, or only those of `adapter_id`.

@@ -317,7 +317,7 @@ class ReviewResult(Frozen):
     opponent: str
     """Id of the adapter that the candidate would replace, or name of the base model."""
     opponent_chosen: str
-    """Reason for the choice of the opponent, and whether it was reviewed itself."""
+    """Reason for the choice of the opponent, and whether the opponent itself was reviewed."""
     seed: str
     """Revealed seed, 64 hex digits, from which every position can be derived again."""
     operators: int

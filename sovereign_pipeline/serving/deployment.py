@@ -298,8 +298,8 @@ class Sources:
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
     def _log_rules(self, registry: Registry) -> None:
-        """Log the institution's rules. Raises IntegrityError unless this gateway has read the logged ones, because the
-        file may have been changed since."""
+        """Log the institution's rules. Raises IntegrityError unless this gateway read the rules that are logged,
+        because the file may have changed since it was read."""
         if self._are_rules_logged:
             return
         with registry.reading() as session:

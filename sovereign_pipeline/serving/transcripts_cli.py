@@ -56,7 +56,7 @@ def prompts(
 ) -> None:
     """Write the callers' prompts for `sovereign review open LINE --prompts FILE`, after an audit line.
 
-    Conversations of several turns are left out; a question that was asked twice is there once.
+    Conversations of several turns are left out; a repeated question is written once.
     """
     opened = _open(directory, line, key, read_journal(journal, line, ledger, log))
     rows = list(prompts_of(opened.transcripts))

@@ -29,7 +29,7 @@ _SAMPLE = 1_000
 _STRIDE = 4
 """Distance between the runs of a held-out text. The other side's runs begin at every letter."""
 _LETTERS_PER_BLOCK = 1 << 17
-"""So few that the hashes of a block stay in the processor's cache."""
+"""Number of letters per block: so few that the hashes of a block stay in the processor's cache."""
 _TEXTS_PER_BLOCK = 1 << 16
 _BYTES_PER_RUN = 32
 """Memory that one run of a held-out text takes while runs are compared."""

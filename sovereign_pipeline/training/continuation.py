@@ -261,7 +261,7 @@ def _assert_same_shape(workplace: Workplace, adapter_id: str, directory: Path, b
 
 
 def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
-    """Return a message for each held-out document that the base model was trained on here; empty for a published
+    """Return a message for each held-out document that the base model was tuned on here; empty for a published
     model."""
     made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
     return [leak for ref, manifest in made for leak in _leaks(workplace, ref, manifest, inputs)]

@@ -129,7 +129,7 @@ class Trial:
     steps: int | None = None
     """Number of steps at the last measurement."""
     score: Mapping[str, float] = field(default_factory=dict)
-    """`loss`, `low`, `high`, `rows`, `tokens` of the last measurement; empty without one."""
+    """`loss`, `low`, `high`, `rows`, `tokens` of the last measurement; empty if there is none."""
     behind: tuple[float, float, float] | None = None
     """Loss minus the best trial's loss, with the 95 % interval of this difference, paired by document. Set for finished
     trials only."""
@@ -311,7 +311,7 @@ def compare(
 
 
 def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) -> list[Row]:
-    """Add a measurement to a trial. Returns its documents; none if the trial diverged."""
+    """Add a measurement to a trial. Returns the measured documents; none if the trial diverged."""
     manifest = store.read_manifest(ref)
     measured, summary = manifest.circumstances.measured, manifest.summary
     trial.artifacts.append(ref)

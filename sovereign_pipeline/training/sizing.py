@@ -61,8 +61,8 @@ class Forward:
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
-        """Return the largest possible forward: full packs for SFT. Preferences are not packed, so for them rows of
-        `max_length`; a pair is two of them."""
+        """Return the largest possible forward: full packs for SFT. Preferences are not packed: each reply is a row of
+        `max_length`, and a pair is two rows."""
         hyper: Sft | Preference = preference or sft
         rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
         tokens = hyper.max_length * hyper.batch_size * rows_a_unit

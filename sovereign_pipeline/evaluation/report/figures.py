@@ -53,9 +53,9 @@ _CALLS: Sequence[tuple[str, str, Better]] = (
 )
 """Shares of `ToolCallResult`, in the same form."""
 FEWEST_CLUSTERS = 6
-"""Fewest case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and the tests
-of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. With two clusters
-and no true difference, every second interval lies on one side of 0."""
+"""Minimum number of case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and
+the tests of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. With two
+clusters and no true difference, every second interval lies on one side of 0."""
 BY_CHANCE = (
     f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
@@ -117,7 +117,7 @@ class Samples:
     canaries: Sequence[CanarySample]
     verbatim: Sequence[VerbatimSample]
     tool_calls: Sequence[ToolCallSample] = ()
-    """Calls in held-out conversations; empty if none has tools."""
+    """Calls in held-out conversations; empty if no conversation has tools."""
 
 
 def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:

@@ -47,8 +47,8 @@ class Deployable:
     """True if it is loaded for a rollback only. Callers cannot name it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
-    """Values that training computes with it. The engine must reproduce them at each load. If None, the check is
-    skipped."""
+    """Values that training computes with the adapter. The engine must reproduce these values at each load. If None, the
+    check is skipped."""
 
     @property
     def is_in_production(self) -> bool:

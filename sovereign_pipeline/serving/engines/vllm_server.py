@@ -32,7 +32,8 @@ from sovereign_pipeline.serving.engines.vllm_supervisor import HeldDirectory, re
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 SECONDS_IDLE = 2.0
-"""Seconds after which an idle connection is dropped. vLLM closes one after 5, which could lose a request."""
+"""Seconds after which an idle connection is dropped. vLLM itself closes an idle connection after 5 seconds, which could
+lose a request."""
 
 Body = dict[str, Any]
 

@@ -74,7 +74,7 @@ class Rates:
 
     @asynccontextmanager
     async def request(self, caller: Caller, user: str | None = None) -> AsyncIterator[None]:
-        """Count one request for as long as it runs. Raises Refusal (429) if it exceeds a limit.
+        """Count one request for as long as it runs. Raises Refusal (429) if the request exceeds a limit.
 
         user: person for whom the caller sends it.
         """

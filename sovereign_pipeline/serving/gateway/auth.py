@@ -42,7 +42,7 @@ class Classified(Protocol):
 
 def _reaches(role: Role, adapter: Classified, ladder: ClassificationLadder) -> bool:
     """Return whether a role covers the adapter's line and level. A level that is not on the ladder counts as the
-    highest. Roles are not combined: a clearance holds for its own lines only."""
+    highest level. Roles are not combined: a clearance holds for its own lines only."""
     if role.clearance not in ladder or adapter.classification not in ladder:
         return False
     return _covers(role, adapter.line) and not ladder.exceeds(adapter.classification, role.clearance)

@@ -415,7 +415,8 @@ class Watcher:
         return state_of(self._settings, self._telemetry.directory, flag, self._institution)
 
     def _judge(self, flag: Flag) -> Judgement | None:
-        """Sign the result of a trial, or the reports of an open one, once. Returns None if it is signed already."""
+        """Sign the result of a trial, or the reports of an open trial, once. Returns None if there is nothing new to
+        sign."""
         trust = trust_root(self._settings)
         signer = pipeline_signer(self._settings, trust)
         with changing(self._settings, flag.line):

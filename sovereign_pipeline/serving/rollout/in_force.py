@@ -181,7 +181,8 @@ class Flags:
         return state
 
     def _take(self, line: str, state: _Line, numbers: list[int], now: float) -> None:
-        """Put a line's newest change in force if it is new. Raises SovereignError if the change must not be."""
+        """Put a line's newest change in force if it is new. Raises SovereignError if the change must not be in
+        force."""
         if not numbers:
             raise IntegrityError(f"The flag of line {line} is gone.", SIGN_ANEW)
         change = read_change(self._settings, line, numbers[-1])

@@ -28,7 +28,7 @@ def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tup
     """Return a line's flag and the prepared rollback. Without `to`: unstage the staged adapter if users get it,
     otherwise return to the previous one.
 
-    Raises NotFoundError if there is no flag or no such way back, and IntegrityError.
+    Raises NotFoundError if there is no flag or no such rollback, and IntegrityError.
     """
     flag = current_flag(settings, line, trust)
     if to is None and flag.is_rolling_out:

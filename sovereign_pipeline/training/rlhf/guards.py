@@ -20,7 +20,8 @@ COMPARED = 24
 LEAST_ABOVE = 0.01
 """Smallest difference by which the institution's replies must score higher, on average."""
 SAMPLED = 64
-"""Maximum number of replies sampled before the first step. Two different rewards among them suffice for learning."""
+"""Maximum number of replies sampled before the first step. Learning needs at least two different rewards among these
+replies."""
 LEAST_SPREAD = 1e-6
 LARGEST_RATIO_OFF = {"float32": 1e-4, "bfloat16": 2e-2}
 LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}

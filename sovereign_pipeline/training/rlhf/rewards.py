@@ -526,7 +526,7 @@ class Rewards:
 
     @property
     def identities(self) -> dict[str, str]:
-        """Return part -> digest of everything that decides its scores."""
+        """Return name of each part -> digest of everything that decides the part's scores."""
         found = {name: tool.identity for name, tool in self._tools.items()}
         found |= {name: model.identity for name, model in self._models.items()}
         return {name: found[name] for name in self._weights}
