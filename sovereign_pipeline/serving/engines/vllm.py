@@ -301,6 +301,8 @@ class VllmEngine(SupervisedEngine[VllmServer]):
                 yield len(body["prompt"])
                 while True:
                     if (piece := text.piece(await _next_event(server, response))) is not None:
+                        if piece.finish is not None:
+                            response.close()  # vLLM does not know the stop texts, and would go on while this is read
                         yield piece
                         if piece.finish is not None:
                             return

@@ -72,6 +72,8 @@ class Condition:
     """Number of lines whose adapter in production is recalled. They do not count for `answers`."""
     unreached_seconds: float | None = None
     """Number of seconds for which the registry has been down; None if it answers."""
+    unloaded: int = 0
+    """Number of adapters that the flags in force give to users, and that no engine has loaded."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
@@ -87,7 +89,9 @@ def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> C
     refused = {*deployed.refused} - {each.adapter for each in deployed.withdrawn} - others
     is_asked_of = bool(given or in_production or refused)
     unreached = time.monotonic() - deployed.unreached_at if deployed.unreached_at is not None else None
-    return Condition(not is_asked_of or bool(given & {*loaded}), bool(flags.problems()), len(withdrawn), unreached)
+    unloaded = flags.answering() - {each.digest for each in deployed.withdrawn} - {*loaded}
+    answers = not is_asked_of or bool(given & {*loaded})
+    return Condition(answers, bool(flags.problems()), len(withdrawn), unreached, len(unloaded))
 
 
 @dataclass(frozen=True)
@@ -304,6 +308,7 @@ async def readyz(here: Here) -> Health:
     degraded = {
         "The registry is not reached. Requests are answered by what was verified before.": unreached is not None,
         f"Engines that do not compute: {silent}. The other lines are answered.": silent,
+        f"Adapters that should answer and are not loaded: {condition.unloaded}. The log says why.": condition.unloaded,
         "A newer flag of a line is not in force here. The log says why.": condition.is_behind,
         f"Lines that were withdrawn by an officer: {condition.withdrawn}.": condition.withdrawn,
     }

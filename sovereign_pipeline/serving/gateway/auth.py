@@ -109,6 +109,8 @@ LONGEST_DAYS = 366
 class Token(Role):
     """A token's record, with the permissions of its holder."""
 
+    lines: tuple[str, ...] | None
+    """As in `Role`, without a default: a record that lacks it is damaged, and must not mean every line."""
     sha256: Digest
     who: str = Field(min_length=1, max_length=200)
     """Holder's name. The ledger has a salted commitment to it."""

@@ -266,7 +266,8 @@ def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.M
                 while each.recv(1000):
                     pass
     with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as refused:
-        refused.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n{")
+        # A longer body than the rest that is sent: a whole one would begin the next request, which has its own limit.
+        refused.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n{")
         assert refused.recv(10_000).startswith(b"HTTP/1.1 401")
         assert_closed_while_it_sends(refused)  # the rest of a body that was answered has no more time either
     body = json.dumps({"model": "lamps", "messages": ASK}).encode()
@@ -331,7 +332,7 @@ def test_nothing_is_in_production(desk: Desk) -> None:
 
 def test_what_is_in_production_must_be_loaded(desk: Desk) -> None:
     adapter, flags = desk.in_production(), desk.gateway()
-    assert condition_of(Deployed(), (), flags) == Condition(answers=False)
+    assert condition_of(Deployed(), (), flags) == Condition(answers=False, unloaded=1)
     assert condition_of(Deployed(), {adapter.adapter_digest}, flags) == Condition()
     unreached = condition_of(Deployed(unreached_at=time.monotonic() - 9), {adapter.adapter_digest}, flags)
     assert unreached.answers and 9 <= (unreached.unreached_seconds or 0) < 60
@@ -344,7 +345,7 @@ def test_what_is_recalled_is_withdrawn_and_no_fault_of_the_gateway(desk: Desk) -
     assert condition_of(deployed, (), flags) == Condition(withdrawn=1)
     staged = desk.staged()
     refused = replace(deployed, refused={**deployed.refused, staged.id: "a row was changed"})
-    assert condition_of(refused, (), desk.gateway()) == Condition(withdrawn=1)
+    assert condition_of(refused, (), desk.gateway()) == Condition(withdrawn=1, unloaded=1)
     changed = replace(deployed, refused={**deployed.refused, "buoys": "a row was changed"})
     assert not condition_of(changed, (), flags).answers
 

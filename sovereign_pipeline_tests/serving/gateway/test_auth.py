@@ -222,6 +222,9 @@ def test_readiness_says_that_no_line_answers_or_a_flag_waits(bench: Bench, clien
     answer = anybody.get("/readyz")
     assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
     assert "withdrawn by an officer" in answer.json()["detail"]
+    bench.condition = Condition(unloaded=1)
+    answer = anybody.get("/readyz")
+    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
     for seconds, status in ((60.0, 200), (90_000.0, 503)):
         bench.condition = Condition(unreached_seconds=seconds)
         answer = anybody.get("/readyz")
@@ -397,6 +400,16 @@ def test_a_damaged_file_lets_nobody_in(registry: Registry, content: bytes) -> No
     file_of(registry.settings).write_bytes(content)
     with pytest.raises(IntegrityError, match="not the file of the gateway's tokens"):
         tokens.caller(text, NOW)
+
+
+def test_a_record_without_its_lines_does_not_mean_every_line(registry: Registry) -> None:
+    text, _ = added(registry)
+    content = json.loads(file_of(registry.settings).read_bytes())
+    for record in content["tokens"]:
+        del record["lines"]
+    file_of(registry.settings).write_text(json.dumps(content))
+    with pytest.raises(IntegrityError):
+        tokens_of(registry).caller(text, NOW)
 
 
 def test_an_id_must_name_one_token(registry: Registry) -> None:

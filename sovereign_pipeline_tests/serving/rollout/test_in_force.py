@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.release.recall import answering
+from sovereign_pipeline.serving.gateway.server import SECONDS_BETWEEN_HOLDS
 from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
@@ -21,6 +21,8 @@ from sovereign_pipeline.serving.rollout.rollback import rollback, stop
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk, adapter_of, adapters_of
 
+SECONDS_BETWEEN_LOOKS = in_force.SECONDS_BETWEEN_LOOKS
+"""As users have it: a fixture makes the tests' gateways look always."""
 USERS = [f"user-{number}" for number in range(1000)]
 
 
@@ -247,15 +249,17 @@ def test_a_flag_is_what_flagd_reads(desk: Desk) -> None:
     assert content["metadata"]["evaluator"].startswith("openfeature-flagd-core ")
 
 
-def test_a_rollback_takes_effect_in_less_than_a_second(desk: Desk) -> None:
+def test_a_rollback_takes_effect_at_the_next_look(desk: Desk) -> None:
     first = desk.in_production()
     second = desk.in_production()
     flags = desk.gateway()
     assert adapter_of(flags) == second.id
-    began = time.process_time()
     rollback(desk.settings, LINE, None, desk.office.officers["omar"], "It answers in verse.")
     assert adapter_of(flags) == first.id
-    assert time.process_time() - began < 1  # and it waits for nothing
+
+
+def test_changes_and_holds_are_looked_for_often() -> None:
+    assert SECONDS_BETWEEN_LOOKS <= 0.5 and SECONDS_BETWEEN_HOLDS < 60
 
 
 def test_what_does_harm_is_taken_back_without_registry_and_stays_so(desk: Desk) -> None:
