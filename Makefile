@@ -156,7 +156,7 @@ bench-corpus: setup
 		--out "$(RESULTS)" --page docs/benchmarks/corpus.md
 	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
 
-# DATA holds parliament/; see docs/benchmarks/training.md. 75 minutes on two idle cores with bfloat16 units, two and a half hours
+# DATA holds parliament/; see docs/benchmarks/training.md. 75 minutes on two idle cores with fast bfloat16 units, two and a half hours
 # without (estimated). Interrupted, it goes on where it was.
 bench-training: setup
 	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/benchmarks/training.md"; exit 2; }

@@ -127,7 +127,7 @@ def size(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         typer.Option(
-            help="Data type of weights; auto: bfloat16 on a graphics card, and this machine's native type on the CPU."
+            help="Data type of weights; auto: bfloat16 on a graphics card and on a CPU with fast units for it."
         ),
     ] = "auto",
     max_length: Annotated[

@@ -158,7 +158,8 @@ class Evaluation(RecipeModel):
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format in which base, incumbent and candidate are scored and generate answers. `auto` is bfloat16 if this
-    machine computes in it, else float32, whatever `training.sft` names. Identities and report record the format."""
+    machine has fast instructions for it, else float32, whatever `training.sft` names. Identities and report record
+    the format."""
 
     max_held_out_rows: int | None = Field(default=None, ge=10)
     """Maximum number of held-out documents that are evaluated; null: all."""

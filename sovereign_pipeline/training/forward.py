@@ -134,13 +134,9 @@ def attend(
     with torch.autocast(query.device.type, enabled=False):
         for place, (asked, keys, values) in enumerate(rows):
             trunk = goes_on_from[place] if goes_on_from is not None else None
-            if trunk is None:
-                causal, seen = True, None
-            else:
-                causal, keys, values = (
-                    False,
-                    *(torch.cat([rows[trunk][side], rows[place][side]], dim=2) for side in (1, 2)),
-                )
+            causal, seen = trunk is None, None
+            if trunk is not None:
+                keys, values = (torch.cat([rows[trunk][side], rows[place][side]], dim=2) for side in (1, 2))
                 seen = torch.ones(asked.shape[2], keys.shape[2], dtype=torch.bool, device=asked.device)
                 seen = seen.tril(keys.shape[2] - asked.shape[2])[None, None]
             found.append(sdpa_attention_forward(module, asked, keys, values, seen, **named | {"is_causal": causal})[0])

@@ -55,7 +55,7 @@ def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) ->
 
 
 def processors_have_bfloat16(processors: Path) -> bool:
-    """Return whether every listed processor has bfloat16 units. False if the file lists no processor."""
+    """Return whether every listed processor has fast bfloat16 units. False if the file lists no processor."""
     if not processors.is_file():
         return False
     text = processors.read_text(encoding="utf-8", errors="replace")

@@ -207,11 +207,17 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     # The adapters of the reference, the best iteration and the reward model have the same shape. The reward model's
     # passes hold one row and no logits, so they need less memory than sampling or updating.
     adapters = (2 + rlhf.uses_reward_model) * update.adapter
-    logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
+    further = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens
+    if device == "cpu" and rlhf.group > 1 and job.tuning.packing and not job.is_trls:
+        # Replies of one prompt share a row, and each keeps keys and values of prompt and reply, repeated for the heads
+        # that share them, and its mask.
+        a_reply = 2 * shape.query * row - 2 * shape.key * rlhf.max_new_tokens + rlhf.max_new_tokens * row
+        layers = 1 if job.sft.gradient_checkpointing else shape.layers
+        further += layers * -(-forward.supervised // rlhf.max_new_tokens) * a_reply * FLOAT32
     cache = CACHE_COPIES * rlhf.replies * row * _key_value_width(job) * held
-    return adapters + max(update.total + logits, steady + cache)
+    return adapters + max(update.total + further, steady + cache)
 
 
 def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:

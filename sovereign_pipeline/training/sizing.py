@@ -216,8 +216,9 @@ def _layer_activations(
     width = shape.norms + shape.head_norms
 
     # Attention keeps queries, keys, values and result. Under a mask, keys and values are repeated for the heads that
-    # share them. On CPUs each row attends by itself, in float32 and without a mask (`forward.py`).
-    attention = FLOAT32 * 2 * (shape.query + shape.key) if device == "cpu" else held * 4 * shape.query
+    # share them. On CPUs each row attends by itself, in float32 and without a mask (`forward.py`), but for TRL's.
+    row_by_row = device == "cpu" and not (preference is not None and preference.method == "trl")
+    attention = FLOAT32 * 2 * (shape.query + shape.key) if row_by_row else held * 4 * shape.query
     # Elements per token, in the precision of the base. The feed-forward layer keeps input and output of its activation
     # function and, when gated, the other factor.
     elements = float((3 if shape.gated else 1) * shape.intermediate)
@@ -225,15 +226,15 @@ def _layer_activations(
         elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout
     else:
         elements += 2 * shape.hidden + (0 if shape.experts_a_token else shape.intermediate)
-        elements += shape.query if device == "cpu" else 0  # the rows' results put together
+        elements += shape.query if row_by_row else 0  # the rows' results put together
     if shape.experts_a_token:
         elements += shape.intermediate + 2 * shape.experts_a_token * shape.hidden  # input and output
     if adapted:
         elements += sft.rank * len(targets) / shape.layers
     if adapted and sft.dora:
         elements += sum(each.outputs for each in targets) / shape.layers
-    # On CUDA, a mask of tokens × tokens keeps the rows of one pass apart. PyTorch's attention keeps it in each layer.
-    if device == "cuda" and (hyper.packing or hyper.batch_size > 1 or preference is not None):
+    # A mask of tokens × tokens keeps the rows of one pass apart. PyTorch's attention keeps it in each layer.
+    if not row_by_row and (hyper.packing or hyper.batch_size > 1 or preference is not None):
         elements += tokens
 
     a_token = attention + held * elements + FLOAT32 * width  # a normalisation keeps its input in float32

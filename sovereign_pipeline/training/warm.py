@@ -22,6 +22,7 @@ from sovereign_pipeline.training import here, launcher
 from sovereign_pipeline.training.here import ChildProcess, child_environment
 from sovereign_pipeline.training.job import TrainingJob, use_key
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.preflight import give_memory_back
 from sovereign_pipeline.training.rows import EncodedRow
 from sovereign_pipeline.training.worker import collect_sigterm, run_job
 
@@ -238,6 +239,7 @@ def _forget_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+    give_memory_back()  # the trainer keeps freed memory, and that of the last training would count as this one's
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -65,7 +65,7 @@ def test_what_fits_is_let_start_to_the_byte(model: Path) -> None:
 
 def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
     sft = recipe(batch_size=2, gradient_accumulation=2)
-    available = 6 * GIB
+    available = 13 * GIB // 2
     said = refusal(model, sft, available)
     advised = re.findall(r"training\.sft\.(\w+): (\w+)", said)
     assert {name for name, _ in advised} == {"adapter", "batch_size", "gradient_checkpointing", "max_length"}

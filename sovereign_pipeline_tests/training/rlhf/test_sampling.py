@@ -309,7 +309,7 @@ def vllm(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[str]:
         command += [f"--{name}", str(value)]
     environment = {
         **OFFLINE_ENVIRONMENT, "PATH": os.environ["PATH"], "HOME": str(directory), "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_HOST_IP": "127.0.0.1",
     }  # fmt: skip
     with (directory / "log").open("wb") as noted:
