@@ -336,8 +336,9 @@ def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> t
     for name, key in publishers.keys.items():
         if _is_signed(key, bundle, signed):
             return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
-    hint = f"Get the file and its bundle again, or add a trusted publisher to {publishers.folder}: NAME.pub or "
-    "NAME.yaml."
+    hint = (
+        f"Get the file and its bundle again, or add a trusted publisher to {publishers.folder}: NAME.pub or NAME.yaml."
+    )
     if not bundle.has_certificate:
         if not publishers.keys:
             raise NotFoundError(
