@@ -256,8 +256,8 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
         return f"the record of gate {gate.gate} is bound to another artifact than {short(gate.evaluated)}"
     outcome = read_verdict(recorded).outcome
     if outcome != gate.outcome:
-        return f"the outcome of gate {gate.gate} for {short(gate.evaluated)} is '{outcome}', but '{gate.outcome}' in "
-        "the record"
+        found = f"the outcome of gate {gate.gate} for {short(gate.evaluated)} is '{outcome}'"
+        return f"{found}, but '{gate.outcome}' in the record"
     if outcome == "pass":
         return None if gate.waiver is None else f"gate {gate.gate} passed, so nobody can have waived it"
     if gate.waiver is None:
