@@ -347,16 +347,9 @@ def _preference(training: Training) -> Preference | None:
     return training.preference.model_copy(update={"learning_rate": training.preference_learning_rate})
 
 
-def _rounding(line: Line) -> Config:
-    """Return the version of rounding in bfloat16. Raise it, like a `code_version`, when only trainings in bfloat16 give
-    other results."""
-    return {"rounding": "2"} if line.training.sft.precision == "bfloat16" else {}
-
-
 def sft_config(line: Line) -> Config:
     training = line.training
     config = {
-        **_rounding(line),
         "seed": training.seed,
         "sft": training.sft.model_dump(mode="json"),
         "devices": training.devices.model_dump(mode="json"),
@@ -369,7 +362,6 @@ def _reward_config(line: Line) -> Config:
     precision and quantisation, and the rule for omitted rows."""
     section = line.training.reward_model
     return {
-        **_rounding(line),
         "seed": line.training.seed,
         "instruction": line.training.instruction,
         "sft": line.training.sft.model_dump(mode="json", include=_HELD | _SHAPE),
@@ -385,7 +377,6 @@ def _aligned_config(line: Line) -> Config:
     # Keys of a single method are left out for the others, so that their earlier identities stay valid.
     absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()
     config: Config = {
-        **_rounding(line),
         "seed": line.training.seed,
         "sft": line.training.sft.model_dump(mode="json", include=_HELD),
         "preference": preference.model_dump(mode="json", exclude=absent) if preference is not None else None,
