@@ -275,5 +275,6 @@ _FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
 
 
 def go_offline() -> None:
-    """Set the offline environment for this process and its children. Call it before a model library is imported."""
+    """Set `OFFLINE_ENVIRONMENT` for this process and its children: no network, and threads that spin only briefly. Call
+    it before a model library is imported."""
     os.environ.update(OFFLINE_ENVIRONMENT)
