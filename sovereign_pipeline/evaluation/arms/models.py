@@ -27,11 +27,8 @@ from sovereign_pipeline.training.tuned_model import TunedModel
 ROWS_FILE = "rows.jsonl"
 LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
 SOURCES = Path(__file__).parent
-"""The sources that decide a score. Their digest replaces a version that is raised by hand."""
-MOST_TOKENS_HELD = 65_536
-"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
-They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
-prompts stay whole; long documents are continued fewer at once."""
+BATCH = SOURCES.parents[1] / "base_models" / "batch.py"
+"""With `SOURCES`, what decides a score or an answer. Their digest replaces a version that is raised by hand."""
 CachedKind = Literal["cached_scores", "cached_answers"]
 Row = TypeVar("Row")
 
@@ -136,7 +133,7 @@ class ScoreCache:
         origin = self.origins[arm]
         part = Part(
             kind=kind,
-            code_version=sources_digest(SOURCES),
+            code_version=digest_of([sources_digest(SOURCES), file_sha256(BATCH)]),
             config=settings,
             inputs={**origin.digests, "items": digest_of(list(items))},
             libraries=LIBRARIES,
@@ -347,28 +344,19 @@ class Models:
         if not prompts:
             return []
         encoded: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-        # By tokens: a text of one length has four times as many of them in one language as in another.
-        by_length = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index]), index))
-        answers: dict[int, Answer] = {}
         countdown = Countdown(self.progress, arm, len(prompts), unit)
         loaded = self.loaded[arm]
         with loaded.active():
-            branch = longest_branch(loaded.model, encoded[by_length[0]])
-            while len(answers) < len(by_length):
-                longest = len(encoded[by_length[len(answers)]]) + max_new_tokens
-                together = min(batch_size, max(1, MOST_TOKENS_HELD // longest))
-                batch = by_length[len(answers) : len(answers) + together]
-                new = generate(
-                    loaded.model,
-                    [encoded[index] for index in batch],
-                    max_new_tokens,
-                    sorted(self.end_of_turn),
-                    self.tokenizer.pad_token_id,
-                    branch,
-                )
-                answers.update(zip(batch, (self._read(ids, special_tokens) for ids in new), strict=True))
-                countdown.reached(len(answers))
-        return [answers[index] for index in range(len(prompts))]
+            new = generate(
+                loaded.model,
+                encoded,
+                max_new_tokens,
+                self.end_of_turn,
+                longest_branch(loaded.model, max(encoded, key=len)),
+                batch_size,
+                countdown.reached,
+            )
+        return [self._read(ids, special_tokens) for ids in new]
 
     def _read(self, ids: list[int], special_tokens: bool) -> Answer:
         end = next((index for index, token in enumerate(ids) if token in self.end_of_turn), None)

@@ -1,13 +1,22 @@
 """Compute token sequences as prefix trees, so that a shared prefix is computed once.
 
 Each token attends only to its ancestors and has its depth as position. So one forward pass over a tree gives the result
-of its sequences one by one, up to rounding. `generate` uses the keys and values of a tree's nodes as its cache.
+of its sequences one by one, up to rounding. `generate` begins with the keys and values of a tree's nodes.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
+
+from sovereign_pipeline.base.errors import InputError
+
+MOST_TOKENS_HELD = 65_536
+"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
+They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
+prompts stay whole; long documents are continued fewer at once."""
 
 MOST_TOKENS = 512
 """Tokens of a tree besides the prefix shared with the next sequence: few-shot examples are longer than the questions
@@ -152,68 +161,125 @@ def generate(
     model: Any,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
-    end_of_turn: Sequence[int],
-    padding: int,
+    end_of_turn: Collection[int],
     longest_branch: int,
+    at_once: int,
+    reached: Callable[[int], None] = lambda answers: None,
 ) -> list[list[int]]:
-    """The new tokens of each prompt; after its end of turn a row goes on with padding while others have not ended.
+    """Return the most likely new tokens of each prompt, up to its end of turn.
 
-    `longest_branch`: most tokens of prompt and answer with which prompts may share a tree (see the function of that
-    name).
+    Raises InputError for logits that are not finite.
+
+    Args:
+        longest_branch: maximum number of tokens of prompt and answer with which prompts share a tree (see
+            `longest_branch`).
+        at_once: maximum number of prompts answered at once.
+        reached: receives the number of complete answers.
     """
+    from sovereign_pipeline.base_models.batch import Batch, unsupported_layers
+
+    rows = [_Greedy(prompt, max_new_tokens, frozenset(end_of_turn)) for prompt in prompts]
+    # By tokens: a text of one length has four times as many of them in one language as in another.
+    waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
+    if unsupported_layers(model):
+        while waiting:
+            group = [waiting.popleft() for _ in range(min(at_once, len(waiting)))]
+            _generate_by_transformers(model, group)
+            reached(len(rows) - len(waiting))
+        return [row.tokens for row in rows]
+    batch = Batch(
+        lambda adapters, **inputs: model(**inputs), at_once, MOST_TOKENS_HELD, MOST_TOKENS_HELD, device=model.device
+    )
+    while waiting or batch.is_busy:
+        room = batch.room(len(waiting[0].prompt) + max_new_tokens) if waiting else 0
+        if room and (2 * room >= at_once or room >= len(waiting) or not batch.is_busy):
+            group = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            cache = _read_prompts(model, [row.prompt for row in group], longest_branch - max_new_tokens)
+            if cache is not None:
+                batch.join(group, cache)
+            else:
+                for row in group:
+                    batch.submit(row)
+        batch.step()
+        reached(sum(row.is_complete for row in rows))
+    return [row.tokens for row in rows]
+
+
+@dataclass(eq=False)
+class _Greedy:
+    """An answer of the most likely tokens."""
+
+    prompt: list[int]
+    limit: int
+    end_of_turn: frozenset[int]
+    tokens: list[int] = field(default_factory=list)
+    adapter: str = ""
+    group: str = ""
+    shared: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.tokens) == self.limit or not self.end_of_turn.isdisjoint(self.tokens[-1:])
+
+    def choose(self, logits: Any) -> int:
+        return int(logits.argmax())
+
+    def take(self, token: int) -> bool:
+        self.tokens.append(token)
+        return not self.is_complete
+
+    def fail(self, reason: str) -> None:
+        raise InputError(f"An answer cannot be generated: {reason}.", "Train again, or check the base model.")
+
+
+def _generate_by_transformers(model: Any, rows: Sequence[_Greedy]) -> None:
+    """Generate answers of a model whose rows cannot join and leave a batch."""
     import torch
     from transformers import GenerationConfig
 
-    longest = max(map(len, prompts))
-    missing = [longest - len(prompt) for prompt in prompts]
-    rows = [[padding] * pad + list(prompt) for pad, prompt in zip(missing, prompts, strict=True)]
-    config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(end_of_turn), pad_token_id=padding
-    )
+    longest, end = max(len(row.prompt) for row in rows), sorted(rows[0].end_of_turn)
+    missing = [longest - len(row.prompt) for row in rows]
+    tensor = partial(torch.tensor, device=model.device)
     with torch.inference_mode():
-        together = 1 < longest <= longest_branch - max_new_tokens
         output = model.generate(
-            input_ids=torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor([[0] * pad + [1] * (longest - pad) for pad in missing], device=model.device),
-            cache=_read_prompts(model, prompts, longest_branch) if together else None,
-            generation_config=config,
+            input_ids=tensor([[end[0]] * pad + row.prompt for pad, row in zip(missing, rows, strict=True)]),
+            attention_mask=tensor([[0] * pad + [1] * (longest - pad) for pad in missing]),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=rows[0].limit, eos_token_id=end, pad_token_id=end[0]
+            ),
         )
-    new: list[list[int]] = output[:, longest:].tolist()
-    return new
+    for row, new in zip(rows, output[:, longest:].tolist(), strict=True):
+        any(not row.take(token) for token in new)
 
 
 def _read_prompts(model: Any, prompts: Sequence[list[int]], longest_branch: int) -> Any:
-    """A cache with the keys and values of each prompt but its last token, padded on the left.
+    """Return a cache with the keys and values of each prompt except its last token, padded on the left.
 
-    None for a model that keeps anything else, such as a window or a state.
+    None if a prompt is longer than `longest_branch`, or none has two tokens.
     """
     import torch
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
 
-    def empty() -> Any:
-        return DynamicCache(config=model.config)
+    from sovereign_pipeline.base_models.batch import empty_cache
 
-    cache = empty()
-    if any(type(layer) is not DynamicLayer for layer in cache.layers):
+    width = max(map(len, prompts)) - 1
+    if not 0 < width < longest_branch:
         return None
-    order = sorted(range(len(prompts)), key=lambda index: prompts[index])
-    width, left = max(map(len, prompts)) - 1, iter(order)
-    for tree in plant([prompts[index][:-1] for index in order], longest_branch):
-        inputs = tree.inputs(model.device, model.dtype)
-        of_tree = empty()
-        model(**inputs, cache=of_tree, use_cache=True, logits_to_keep=1)
-        rows = list(islice(left, len(tree.paths)))
-        paths = [torch.tensor(path, dtype=torch.long, device=model.device) for path in tree.paths]
-        for layer, nodes in zip(cache.layers, of_tree.layers, strict=True):
-            if not nodes.is_initialized:
-                return None
-            if not layer.is_initialized:
-                layer.lazy_initialization(nodes.keys, nodes.values)
-                layer.keys, layer.values = (_zeros(each, len(prompts), width) for each in (nodes.keys, nodes.values))
-            for row, path in zip(rows, paths, strict=True):
-                layer.keys[row, :, width - len(path) :] = nodes.keys[0][:, path]
-                layer.values[row, :, width - len(path) :] = nodes.values[0][:, path]
+    cache, order = empty_cache(), sorted(range(len(prompts)), key=lambda index: prompts[index])
+    left = iter(order)
+    with torch.inference_mode():
+        for tree in plant([prompts[index][:-1] for index in order], longest_branch):
+            of_tree = empty_cache()
+            model(**tree.inputs(model.device, model.dtype), cache=of_tree, use_cache=True, logits_to_keep=1)
+            rows = list(islice(left, len(tree.paths)))
+            paths = [torch.tensor(path, dtype=torch.long, device=model.device) for path in tree.paths]
+            for number, nodes in enumerate(of_tree.layers):
+                if not nodes.is_initialized:  # it reads the keys of another layer
+                    continue
+                if number >= len(cache.layers):
+                    cache.update(*(_zeros(each, len(prompts), width) for each in (nodes.keys, nodes.values)), number)
+                for row, path in zip(rows, paths, strict=True):
+                    cache.layers[number].keys[row, :, width - len(path) :] = nodes.keys[0][:, path]
+                    cache.layers[number].values[row, :, width - len(path) :] = nodes.values[0][:, path]
     return cache
 
 

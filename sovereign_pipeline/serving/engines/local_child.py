@@ -171,7 +171,8 @@ class Worker:
         import torch
 
         torch.set_num_threads(settings["threads"])
-        from sovereign_pipeline.serving.engines.local_model import Batch, Model
+        from sovereign_pipeline.base_models.batch import Batch
+        from sovereign_pipeline.serving.engines.local_model import Model
 
         self._link, self._gather_seconds = link, settings["gather_seconds"]
         self.model = Model(Path(settings["base"]))

@@ -178,7 +178,7 @@ def test_an_item_of_few_tokens_is_enough_to_try_a_model_with(ids: list[int]) -> 
     assert longest_branch(model_of("llama"), ids) == 512
 
 
-END, PADDING, NEW = 2, 0, 6
+END, NEW = 2, 6
 SHARED = random_ids(20, 1)
 PROMPTS = [
     [*SHARED, *random_ids(9, 2)],
@@ -191,7 +191,7 @@ PROMPTS = [
 
 
 def answers(model: Any, prompts: list[list[int]], branch: int) -> list[list[int]]:
-    return generate(model, prompts, NEW, [END], PADDING, branch)
+    return generate(model, prompts, NEW, [END], branch, len(prompts))
 
 
 def computed(model: Any, prompts: list[list[int]], branch: int) -> int:
@@ -208,8 +208,7 @@ def test_every_family_answers_as_to_each_prompt_alone(family: str) -> None:
     model = model_of(family)
     branch = longest_branch(model, SHARED)
     alone = [answers(model, [prompt], 0)[0] for prompt in PROMPTS]
-    for alone_ids, together in zip(alone, answers(model, PROMPTS, branch), strict=True):
-        assert together[: len(alone_ids)] == alone_ids
+    assert answers(model, PROMPTS, branch) == alone
 
 
 def test_what_prompts_share_is_computed_once_and_no_padding() -> None:
@@ -225,20 +224,20 @@ def test_prompts_that_with_their_answers_do_not_fit_are_padded() -> None:
     assert computed(model, PROMPTS, longest + NEW) < computed(model, PROMPTS, longest + NEW - 1)
 
 
-def test_rows_that_end_early_are_filled_up_while_others_go_on() -> None:
+def test_a_row_that_ends_makes_room_for_the_next() -> None:
     """With an end of turn that stands in some prompts, and that some answers reach sooner than others."""
     model = model_of("llama")
     unended = answers(model, PROMPTS, 0)
     end = unended[0][1]
     prompts = [[end, *prompt, end, *prompt[-1:]] for prompt in PROMPTS] + PROMPTS
-    alone = [generate(model, [prompt], NEW, [end], PADDING, 0)[0] for prompt in prompts]
+    alone = [generate(model, [prompt], NEW, [end], 0, 1)[0] for prompt in prompts]
     assert len({len(alone_ids) for alone_ids in alone}) > 1
-    for alone_ids, together in zip(alone, generate(model, prompts, NEW, [end], PADDING, 512), strict=True):
-        assert together == [*alone_ids, *[PADDING] * (len(together) - len(alone_ids))]
+    assert all(end not in alone_ids[:-1] for alone_ids in alone)
+    for at_once in (4, 12):
+        assert generate(model, prompts, NEW, [end], 512, at_once) == alone
 
 
-def test_prompts_of_a_model_that_keeps_a_window_are_padded() -> None:
-    """Its trees are right as long as they fit the window; its cache is no plain one."""
+def test_prompts_and_answers_that_fit_a_window_share_a_tree() -> None:
     from transformers import AutoModelForCausalLM
 
     config = configuration("mistral")[0]
@@ -246,7 +245,7 @@ def test_prompts_of_a_model_that_keeps_a_window_are_padded() -> None:
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     branch = longest_branch(model, SHARED)
     assert branch == 100
-    assert computed(model, PROMPTS, branch) == computed(model, PROMPTS, 0)
+    assert computed(model, PROMPTS, branch) < computed(model, PROMPTS, 0)
     assert answers(model, PROMPTS, branch) == answers(model, PROMPTS, 0)
 
 

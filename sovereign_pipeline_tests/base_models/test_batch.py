@@ -1,4 +1,4 @@
-"""The order in which the local engine computes prompts and tokens, seen on a model that computes nothing."""
+"""The order in which a batch computes prompts and tokens, seen on a model that computes nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sovereign_pipeline.serving.engines.local_model import Batch
+from sovereign_pipeline.base_models.batch import Batch, empty_cache
 
 CHUNK = 100
 
@@ -24,7 +24,7 @@ class Recorded:
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         self.calls.append((list(adapters), ids.shape[1]))
         keys = ids[:, None, :, None].float()
-        cache, _ = inputs["past_key_values"].update(keys, keys.clone(), 0)
+        cache, _ = inputs["cache"].update(keys, keys.clone(), 0)
         assert cache.shape[2] == mask.shape[1] and torch.equal(inputs["position_ids"], _positions(mask, ids))
         lengths = mask.sum(-1)
         held = (cache[:, 0, :, 0] * mask).sum(-1)  # every token of the row, wherever its keys come from
@@ -163,3 +163,53 @@ def test_kept_beginnings_have_a_bound(compute: Recorded) -> None:
     assert columns(batch, compute, shared(40, 10, "c")) == 10
     assert columns(batch, compute, shared(40, 10, "a")) == 50, "the longest unused one has gone"
     assert columns(batch, compute, shared(150, 10, "d")) == columns(batch, compute, shared(150, 10, "d")) == 160
+
+
+@dataclass(eq=False)
+class Ending(Row):
+    """A row that ends after so many tokens."""
+
+    length: int = 1
+
+    def take(self, token: int) -> bool:
+        super().take(token)
+        return len(self.tokens) < self.length
+
+
+def test_rows_leave_together_and_no_other_row_changes(batch: Batch, compute: Recorded) -> None:
+    rows = [Ending("a", [1] * (1 + number % 6), length=1 + number) for number in range(16)]
+    for each in rows:
+        batch.submit(each)
+    batch.step()
+    compute.calls.clear()
+    while batch.is_busy:
+        batch.step()
+    for each in rows:
+        assert each.tokens == list(range(len(each.prompt), len(each.prompt) + each.length))
+    assert [len(adapters) for adapters, _ in compute.calls] == [15, 15, 13, 13, 11, 11, 9, 9, *range(7, 0, -1)]
+
+
+def test_a_row_that_ended_takes_no_place_of_a_waiting_one(compute: Recorded) -> None:
+    batch = Batch(compute, 16, 100_000, CHUNK)
+    first, *others = [Ending("a", [1] * 6, length=1 if number == 0 else 9) for number in range(16)]
+    for each in (first, *others):
+        batch.submit(each)
+    batch.step()
+    assert batch.room(18) == 1 and first.tokens == [6]
+    late = row(4)
+    batch.submit(late)
+    batch.step()
+    assert late.tokens == [4] and all(len(each.tokens) == 2 for each in others)
+
+
+def test_rows_join_with_the_keys_of_their_prompts(batch: Batch, compute: Recorded) -> None:
+    going = row(30)
+    batch.submit(going)
+    batch.step()
+    joining, cache = [row(12), row(7)], empty_cache()
+    keys = torch.tensor([[1.0] * 11, [0.0] * 5 + [1.0] * 6])[:, None, :, None]
+    cache.update(keys, keys.clone(), 0)
+    batch.join(joining, cache)
+    batch.step()
+    assert [each.tokens for each in (going, *joining)] == [[30, 31], [12], [7]]
+    assert compute.sums == [30.0 + 30, 12.0, 7.0], "of each row all tokens and no other"
