@@ -145,8 +145,8 @@ def write_package(
             facts = _facts(registry, session, trust, found, adapter_id, made_at)
             found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
     classification = max(found.levels, key=found.levels.__getitem__)
-    names = ", ".join(adapters)
-    found.files["README.md"] = README.format(adapters=names, classification=classification).encode()
+    shown = {"adapters": ", ".join(adapters), "classification": classification}
+    found.files["README.md"] = README.read_text(encoding="utf-8").format(**shown).encode()
     found.files["verify.py"] = Path(verify.__file__).read_bytes()
     said = {
         "adapters": list(adapters),
@@ -438,38 +438,7 @@ GIVEN = "evidence given"
 INDEX = "index.json"
 A_DAY = len("2027-03-14")
 
-README = """# Evidence: {adapters}
-
-Classification: {classification}. This folder holds no text of a document. It names officers, source files, rules, and
-ids of rows where a verdict, a data card or the proof of a split does so.
-
-Verify it, with Python 3.11 and `cryptography` alone, from the SHA-256 of the institution's first trust root, which you
-have on paper:
-
-    python YOUR-OWN/verify.py SHA256 --folder .
-
-Run your own copy of `verify.py`, which you know, and not the one in this folder: whoever gave you the folder could have
-changed it. Each release has its own; compare the SHA-256 with the one on paper. It takes an hour to read and longer to
-agree with; begin at its top. It says at its end what it cannot know: the log's other entries, of which some may matter,
-are not in this folder. `--on 2027-03-14` says what answered on a day (else when this was made), and `--seen N` refuses
-a log with fewer entries than you have seen before. `index.json` lists every other file with its SHA-256 and is signed
-by the pipeline.
-
-Statements are what `cosign verify-blob-attestation` takes: with `--insecure-ignore-tlog --new-bundle-format`, and
-`--trusted-root` of a file with `{{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}}`, it needs
-no network.
-
-| folder | holds |
-|---|---|
-| `trust/` | whose key counts for what (TUF) |
-| `log/` | the log's signed checkpoint, and each entry that matters with its proof (C2SP tlog-proof, RFC 6962) |
-| `registry/` | the registry's row of each adapter |
-| `artifacts/` | manifests, signatures, and what holds no text: records, verdicts, waivers, report, cards |
-| `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
-| `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
-| `flags/` | who got which adapter |
-| `documents/` | the same for others: CycloneDX, OpenLineage, model card, technical file. Only the index vouches |
-"""
+README = Path(__file__).resolve().parent / "templates" / "package.md"
 
 
 def _facts(
