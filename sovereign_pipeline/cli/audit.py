@@ -96,7 +96,7 @@ def audit_verify(
     an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is older,
     unrelated or not logged, or if the database has rows without an entry. The message names each difference.
     """
-    from sovereign_pipeline.review.reconciling import examine_all
+    from sovereign_pipeline.review.closing import examine_all
 
     settings = Settings.from_environment()
     registry = open_registry(settings, from_first_entry=True)

@@ -26,9 +26,8 @@ from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.review.acts import find_last, signed_acts
 from sovereign_pipeline.review.ballots import issue_another_link, link_url, progress
-from sovereign_pipeline.review.closing import close
+from sovereign_pipeline.review.closing import close, findings_in, read_log, rows_of
 from sovereign_pipeline.review.plan import in_words, plan_of
-from sovereign_pipeline.review.reconciling import findings_in, read_log, rows_of
 from sovereign_pipeline.workplace import open_workplace
 
 PageUrl = Annotated[str, typer.Option(help="URL of the page for operators, for the links.")]

@@ -19,6 +19,8 @@ from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.compute import THIRD
 from sovereign_pipeline.training.compute import COUNTED
 
+UNWRITTEN = "Not known to this system"
+"""Prefix of each passage that a person must write."""
 LARGEST = 4 << 20
 CORPUS = ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
 """Kinds of artifacts whose gates document how data were selected, labelled and cleaned."""
@@ -49,8 +51,6 @@ def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
 
 
 def _filled(template: str, facts: AdapterFacts) -> str:
-    """Fill one of the templates in `templates/`. A passage that a person must write begins with `Not known to this
-    system`."""
     by_data = {each: each.stage in CORPUS or "dataset" in each.stage for each in facts.verdicts}
     return (
         _templates()
@@ -82,6 +82,7 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown
     )
+    found.globals["unwritten"] = UNWRITTEN
     found.filters |= {
         "cell": lambda text: _line(text).replace("|", "\\|"),
         "energy": lambda hours: "not known" if hours is None else f"{hours:.4g}",

@@ -24,7 +24,7 @@ from sovereign_pipeline.record.witnesses import Witnessed, assert_log_of, witnes
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
 from sovereign_pipeline.release.standing import assert_signed, standings
-from sovereign_pipeline.review.reconciling import examine_all
+from sovereign_pipeline.review.closing import examine_all
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -25,6 +26,8 @@ from sovereign_pipeline.review.plan import commitment
 
 SECRET_BYTES = 32
 SEED, KEY, SIGNED = ".seed", ".key", ".acts"
+_NOTED = re.compile(r"^(\d+) ([0-9a-f]{64})$", re.MULTILINE)
+"""A whole line of the file of signed acts."""
 
 
 @dataclass(frozen=True)
@@ -96,29 +99,26 @@ def write_private(path: Path, content: bytes) -> None:
 
 def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
     """Read the seed. Raises IntegrityError if it does not match the commitment made when the review was opened."""
-    path = settings.review_secrets / f"{review.id}{SEED}"
-    if not path.is_file():
-        raise IntegrityError(
-            f"{path}: the sealed seed of this review is missing. Without it, the answers cannot be unblinded.",
-            "Restore the file from a copy.",
-        )
-    seed = path.read_bytes()
+    missing = "the sealed seed of this review is missing. Without it, the answers cannot be unblinded."
+    path, seed = _secret(settings, review, SEED, missing)
     if commitment(seed) != review.seed_sha256:
-        raise IntegrityError(f"{path}: this seed does not match its commitment.", "Restore the file from a copy.")
+        raise IntegrityError(f"{path}: this seed does not match its commitment.")
     return seed
 
 
 def signing_key(settings: Settings, review: BlindReview) -> bytes:
     """Read the private key. Raises IntegrityError if it does not belong to the review's public key."""
-    path = settings.review_secrets / f"{review.id}{KEY}"
-    if not path.is_file():
-        raise IntegrityError(
-            f"{path}: the key that signs this review's acts is missing.", "Restore the file from a copy."
-        )
-    key = path.read_bytes()
+    path, key = _secret(settings, review, KEY, "the key that signs this review's acts is missing.")
     if len(key) != SECRET_BYTES or public_key_of(key) != review.act_key:
-        raise IntegrityError(f"{path}: this is not the key of this review.", "Restore the file from a copy.")
+        raise IntegrityError(f"{path}: this is not the key of this review.")
     return key
+
+
+def _secret(settings: Settings, review: BlindReview, suffix: str, missing: str) -> tuple[Path, bytes]:
+    path = settings.review_secrets / f"{review.id}{suffix}"
+    if not path.is_file():
+        raise IntegrityError(f"{path}: {missing}")
+    return path, path.read_bytes()
 
 
 def is_key_kept(settings: Settings, review: str) -> bool:
@@ -146,16 +146,8 @@ def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> N
 def signed_acts(settings: Settings, review: str) -> list[SignedAct]:
     """Return the recorded signed acts of a review in order; empty if there are none."""
     path = settings.review_secrets / f"{review}{SIGNED}"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    noted = [line.split() for line in lines]
-    return sorted(
-        (
-            SignedAct(int(each[0]), each[1])
-            for each in noted
-            if len(each) == 2 and each[0].isdecimal() and len(each[1]) == 64
-        ),
-        key=lambda act: act.number,
-    )
+    noted = _NOTED.findall(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return sorted((SignedAct(int(number), digest) for number, digest in noted), key=lambda act: act.number)
 
 
 def noted_reviews(settings: Settings) -> list[str]:
@@ -195,9 +187,8 @@ def find_all(registry: Registry) -> list[BlindReview]:
 
 
 def find_all_open(registry: Registry) -> list[BlindReview]:
-    query = _OPEN
     with registry.reading() as session:
-        return list(session.scalars(query.order_by(BlindReview.opened_at, BlindReview.id)))
+        return list(session.scalars(_OPEN.order_by(BlindReview.opened_at, BlindReview.id)))
 
 
 def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
@@ -241,6 +232,7 @@ REVIEW_CLOSED, REVIEW_CLOSED_EARLY = "review closed", "review closed early"
 PROXY = "proxy"
 """Value of `by` in the act of a sign-in in which the institution's proxy named the operator."""
 
+Row = TypeVar("Row", bound=Table)
 HINT = "Restore registry and secrets from copies of the same time, and find out who changed the registry."
 
 
@@ -347,6 +339,12 @@ def digest_of_act(entry: AuditEntry) -> str:
 def digest_of_row(row: Table) -> str:
     """Return the SHA-256 of all columns of a row. The row's act refers to it."""
     return digest_of(row_as_dict(row))
+
+
+def without_act(rows: Iterable[Row], acts: Iterable[Act]) -> list[Row]:
+    """Return the rows that none of these acts added."""
+    added = {(table, key) for act in acts for table, keys in audit.named_rows(act.subjects).items() for key in keys}
+    return [row for row in rows if (row.__tablename__, audit.key_of(row)) not in added]
 
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:

@@ -36,6 +36,7 @@ from sovereign_pipeline.review.acts import (
     entries_of,
     find_all_open,
     find_open,
+    without_act,
 )
 from sovereign_pipeline.review.plan import Position, plan_of
 
@@ -131,7 +132,7 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
         raise _not_ours()
     with entering_acts(settings, registry, review.id) as entering:
         newest = _newest_link(entering.session, review, link.operator)
-        if newest is None or digest_of_row(link) not in _links_issued(entering.session, review):
+        if newest is None or without_act([link], _issuing(entering.session, review)):
             raise _not_ours()
         if entering.session.get(SignInUse, digest) is not None:
             raise SignInError("This link was used already.", "Ask the sender for a new link; no rating is lost.")
@@ -158,11 +159,6 @@ def _newest_link(session: Session, review: BlindReview, operator: str) -> Act | 
     """Return the act that issued an operator's newest link. Ignores unsigned entries, so that they end no session."""
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
-
-
-def _links_issued(session: Session, review: BlindReview) -> set[str]:
-    """Return the row digests of all links that acts issued."""
-    return {each.subjects["row"] for each in _issuing(session, review)}
 
 
 def _issuing(session: Session, review: BlindReview) -> list[Act]:
@@ -244,10 +240,8 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
         guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
         entries = [each for each in entries_of(session, review.id) if each.actor == operator]
-    acts = acts_of(entries, review.act_key)
-    by_acts = {each.subjects["ballot"] for each in acts if each.action in (BALLOT_GIVEN, GUESS_GIVEN)}
     on_record: list[Ballot | Guess] = [*filter(was_asked, ballots), *guesses]
-    if by_acts != {digest_of(content_of(each)) for each in on_record}:
+    if without_act(on_record, acts_of(entries, review.act_key)):
         raise IntegrityError(
             f"Review {review.id}: what {person_in_short(operator)} gave differs from the ledger. Another "
             "program changed the registry.",

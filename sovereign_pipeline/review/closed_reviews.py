@@ -15,8 +15,8 @@ from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict,
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review.acts import find_closed, find_closed_of
+from sovereign_pipeline.review.closing import assert_none, findings_in, read_log, rows_of
 from sovereign_pipeline.review.plan import OpponentChoice, answers_of, plan_of, read_plan
-from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
 from sovereign_pipeline.review.result import (
     ClosedReview,
     EarlyClosing,

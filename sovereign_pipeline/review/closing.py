@@ -1,31 +1,64 @@
-"""Close a review: reveal its seed, so that its result can be computed, and reject further acts."""
+"""Verify a review against its signed acts, and close it: reveal its seed, and reject further acts.
+
+A review has no findings if every act in the ledger is signed with the review's key, none is missing or moved, an act
+added every row, a sign-in precedes every ballot, and the ledger has every act that was recorded as signed.
+"""
 
 import datetime
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sovereign_pipeline.base.errors import GateRefused, InputError, SignInError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, SignInError, SovereignError
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record import audit_log as audit
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.officers import assert_may, officer_of, on_one_line, trust_root
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import assert_may, officer_of, on_one_line, trust_root, verify_act
+from sovereign_pipeline.record.people import People, person_in_short
 from sovereign_pipeline.record.statements import EARLY_CLOSING, Statement, Subject, sign_statement
-from sovereign_pipeline.record.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.review.acts import (
-    REVIEW_CLOSED,
-    REVIEW_CLOSED_EARLY,
-    Entering,
-    digest_of_row,
-    entering_acts,
-    forget_key,
-    is_closed,
-    sealed_seed,
-    signed_acts,
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import (
+    AuditEntry,
+    Ballot,
+    BlindReview,
+    Guess,
+    ReviewClosing,
+    SignInLink,
+    SignInUse,
 )
-from sovereign_pipeline.review.ballots import ballots_digest, stands_for
-from sovereign_pipeline.review.plan import PlanContents, ReviewPlan
-from sovereign_pipeline.review.reconciling import CLOSE, STATEMENT, assert_none, findings_in, read_log, rows_of, said_of
+from sovereign_pipeline.review import acts as custody
+from sovereign_pipeline.review.acts import HINT, Act, Entering, SignedAct, acts_of, without_act
+from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, guesses_of, stands_for, was_asked
+from sovereign_pipeline.review.plan import PlanContents, ReviewPlan, plan_of
+
+CLOSE = "close"
+"""Permission in the trust root that an officer needs to close a review early."""
+STATEMENT = "statement"
+"""Key under which an early closing's entry stores the officer's signed statement."""
+
+
+@dataclass(frozen=True)
+class ReviewRows:
+    """All rows and ledger entries about one review, read in one transaction."""
+
+    review: BlindReview
+    links: Sequence[SignInLink]
+    uses: Sequence[SignInUse]
+    ballots: Sequence[Ballot]
+    guesses: Sequence[Guess]
+    closing: ReviewClosing | None
+    entries: Sequence[AuditEntry]
+
+    @property
+    def asked(self) -> int:
+        """Number of ballots that operators gave."""
+        return sum(map(was_asked, self.ballots))
 
 
 def close(
@@ -49,59 +82,215 @@ def close(
     not close early, ConflictError if the review is closed, and IntegrityError that names every difference between the
     registry's rows and the signed acts.
     """
+    people, said = People(settings), on_one_line(reason or "")
+    _assert_may_close_early(people, settings, review, contents, signer, said)
     try:
-        return _close(registry, settings, review, contents, actor, signer, reason)
+        with custody.entering_acts(settings, registry, review.id) as entering:
+            rows = rows_of(entering.session, review, read_log(entering.session))
+            assert_none(review.id, findings_in(rows, contents, settings, custody.signed_acts(settings, review.id)))
+            is_early = rows.asked < review.ballots
+            if is_early and signer is None:
+                raise _too_few(people, review, contents.plan, rows.asked)
+            officer = signer if is_early else None
+            closing = ReviewClosing(
+                review_id=review.id,
+                closed_at=datetime.datetime.now(datetime.UTC),
+                seed=custody.sealed_seed(settings, review).hex(),
+                ballots=rows.asked,
+                ballots_sha256=ballots_digest(rows.ballots, rows.guesses),
+                officer=officer.keyid if officer is not None else None,
+                reason=said if is_early else None,
+            )
+            signed = _signed(entering, settings, review, closing, officer) if officer is not None else {}
+            entering.session.add(closing)
+            entering.session.flush()
+            facts = {
+                name: getattr(closing, name) for name in ("seed", "ballots", "ballots_sha256", "officer", "reason")
+            }
+            action = custody.REVIEW_CLOSED_EARLY if is_early else custody.REVIEW_CLOSED
+            entering.enter(actor, action, {**facts, "row": custody.digest_of_row(closing), **signed})
+        return closing
     finally:
         # Delete the key even after an error that follows the commit, and on a second attempt, because the key could
         # still sign acts.
-        if is_closed(registry, review.id):
-            forget_key(settings, review.id)
+        if custody.is_closed(registry, review.id):
+            custody.forget_key(settings, review.id)
 
 
-def _close(
-    registry: Registry,
-    settings: Settings,
-    review: BlindReview,
-    contents: PlanContents,
-    actor: str,
-    signer: Signer | None,
-    reason: str | None,
-) -> ReviewClosing:
-    plan = contents.plan
-    people, said = People(settings), on_one_line(reason or "")
-    _assert_may_close_early(people, settings, review, contents, signer, said)
-    with entering_acts(settings, registry, review.id) as entering:
-        rows = rows_of(entering.session, review, read_log(entering.session))
-        assert_none(review.id, findings_in(rows, contents, settings, signed_acts(settings, review.id)))
-        is_early = rows.asked < review.ballots
-        if is_early and signer is None:
-            raise _too_few(people, review, plan, rows.asked)
-        closing = ReviewClosing(
-            review_id=review.id,
-            closed_at=datetime.datetime.now(datetime.UTC),
-            seed=sealed_seed(settings, review).hex(),
-            ballots=rows.asked,
-            ballots_sha256=ballots_digest(rows.ballots, rows.guesses),
-            officer=signer.keyid if is_early and signer is not None else None,
-            reason=said if is_early else None,
+def read_log(session: Session) -> list[AuditEntry]:
+    about_review = AuditEntry.subjects["review"].as_string().is_not(None)
+    return list(session.scalars(select(AuditEntry).where(about_review).order_by(AuditEntry.sequence)))
+
+
+def rows_of(session: Session, review: BlindReview, log: Sequence[AuditEntry]) -> ReviewRows:
+    links = list(session.scalars(select(SignInLink).where(SignInLink.review_id == review.id)))
+    tokens = [link.token_sha256 for link in links]
+    return ReviewRows(
+        review=review,
+        links=links,
+        uses=list(session.scalars(select(SignInUse).where(SignInUse.token_sha256.in_(tokens)))),
+        ballots=ballots_of(session, review.id),
+        guesses=guesses_of(session, review.id),
+        closing=session.get(ReviewClosing, review.id),
+        entries=[entry for entry in log if entry.subjects.get("review") == review.id],
+    )
+
+
+def findings_in(
+    rows: ReviewRows, contents: PlanContents, settings: Settings, noted: Sequence[SignedAct] = ()
+) -> list[str]:
+    """Return the findings about one review, one sentence each; empty if there are none.
+
+    Args:
+        noted: the acts recorded when they were signed (`acts.signed_acts`); empty if they cannot be read.
+    """
+    key = contents.plan.act_key
+    if rows.review.act_key != key:
+        return ["the row names another key than the sealed plan"]
+    acts = acts_of(rows.entries, key)
+    return [
+        *_chain(rows.entries, acts),
+        *_cut_off(acts, noted),
+        *_rows_without_act(rows, acts),
+        *_signed_in(acts),
+        *_planned(rows, contents),
+        *_closing(rows, contents, settings, acts),
+    ]
+
+
+def assert_none(review: str, findings: Sequence[str]) -> None:
+    if findings:
+        raise IntegrityError(f"Review {review} cannot be trusted: {'; '.join(findings)}.", HINT)
+
+
+def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) -> dict[str, list[str]]:
+    """Return review -> its findings, for each review with findings."""
+    reviews = custody.find_all(registry)
+    with registry.reading() as session:
+        log = read_log(session)
+        rows = {review.id: rows_of(session, review, log) for review in reviews}
+    found = {id: _examined(each, store, settings) for id, each in rows.items()}
+    absent = {str(entry.subjects["review"]) for entry in log if "review" in entry.subjects} - rows.keys()
+    for id in sorted(absent | (set(custody.noted_reviews(settings)) - rows.keys())):
+        found[id] = ["the log or the stored acts name this review, but the registry has no row about it"]
+    return {id: findings for id, findings in found.items() if findings}
+
+
+def _examined(rows: ReviewRows, store: ArtifactStore, settings: Settings) -> list[str]:
+    try:
+        contents = plan_of(store, rows.review)
+    except SovereignError as error:
+        return [error.message.rstrip(".")]
+    found = findings_in(rows, contents, settings, custody.signed_acts(settings, rows.review.id))
+    if rows.closing is not None and custody.is_key_kept(settings, rows.review.id):
+        found.append("it is closed, but the key that signs its acts still exists; delete it (SOVEREIGN_REVIEW_SECRETS)")
+    return found
+
+
+def _chain(entries: Sequence[AuditEntry], acts: Sequence[Act]) -> Iterator[str]:
+    """Yield findings about the chain: entries without a valid signature, and acts that are missing, repeated or
+    moved."""
+    signed = {act.sequence for act in acts}
+    for entry in entries:
+        if entry.sequence not in signed:
+            yield f"entry {entry.sequence} of the log ({entry.action}) is not signed with the review's key"
+    number, digest = 0, audit.FIRST
+    for act in acts:
+        if (act.number, act.previous) != (number + 1, digest):
+            yield f"entry {act.sequence} is act {act.number} and does not follow act {number}: one is missing or moved"
+        number, digest = act.number, act.digest
+
+
+def _cut_off(acts: Sequence[Act], noted: Sequence[SignedAct]) -> Iterator[str]:
+    there = {SignedAct(act.number, act.digest) for act in acts}
+    gone = [act.number for act in noted if act not in there]
+    if gone:
+        yield f"acts {gone[0]} to {gone[-1]} were signed, and {len(gone)} of them are no longer in the log"
+
+
+def _rows_without_act(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
+    """Yield findings: rows that no act added. An act's rows cannot be missing, because the ledger is replayed."""
+    kinds = {
+        "the review's row": [rows.review],
+        "a link": rows.links,
+        "a sign-in": rows.uses,
+        "a ballot": [*filter(was_asked, rows.ballots)],
+        "a guess": rows.guesses,
+        "the closing": [rows.closing] if rows.closing is not None else [],
+    }
+    for what, stored in kinds.items():
+        if added := without_act(stored, acts):
+            yield f"{what} is in the registry without an act in the log ({len(added)})"
+
+
+def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
+    """Yield findings: operators who gave ballots or guesses before any sign-in."""
+    sign_ins = {act.number: act for act in acts if act.action == custody.SIGNED_IN}
+    without: Counter[str] = Counter()
+    for act in acts:
+        if act.action in (custody.BALLOT_GIVEN, custody.GUESS_GIVEN):
+            sign_in = sign_ins.get(act.subjects["sign_in"])
+            if sign_in is None or sign_in.actor != act.actor or sign_in.number > act.number:
+                without[act.actor] += 1
+    for operator, count in without.items():
+        yield f"{person_in_short(operator)} gave {count} without having signed in"
+
+
+def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
+    """Yield findings: ballots about pairs that the operator was not shown, and ties that are not in the plan."""
+    planned = {(name, each.pair): each.prompt for name, pairs in contents.plan.operators.items() for each in pairs}
+    ties = {key for key, prompt in planned.items() if prompt in contents.identical}
+    unasked = [each for each in rows.ballots if not was_asked(each)]
+    if {(each.operator, each.pair) for each in unasked} != ties or any(each.preference != "tie" for each in unasked):
+        yield "the logged ties for identical answers differ from the plan"
+    given: list[Ballot | Guess] = [*filter(was_asked, rows.ballots), *rows.guesses]
+    if not {(each.operator, each.pair) for each in given} <= planned.keys() - ties:
+        yield "a ballot is about a pair that its operator was never shown"
+
+
+def _closing(rows: ReviewRows, contents: PlanContents, settings: Settings, acts: Sequence[Act]) -> Iterator[str]:
+    """Yield findings about the closing: later entries, other ballots, or an early closing without an officer."""
+    closing, last = rows.closing, acts[-1] if acts else None
+    if closing is None:
+        return
+    if last is None or last.action not in (custody.REVIEW_CLOSED, custody.REVIEW_CLOSED_EARLY):
+        yield "there are entries after the closing"
+    if (ballots_digest(rows.ballots, rows.guesses), rows.asked) != (closing.ballots_sha256, closing.ballots):
+        yield "the ballots differ from those at its closing"
+    if closing.officer is None:
+        if rows.asked < rows.review.ballots:
+            yield "it was closed below the pre-registered number of ballots without an officer"
+        return
+    statement = last.subjects.get(STATEMENT) if last is not None else None
+    if last is None or statement is None:
+        yield "it was closed early without an officer's signature"
+        return
+    try:
+        verified = verify_act(
+            str(statement).encode(),
+            trust_root(settings),
+            CLOSE,
+            [contents.classification],
+            predicate_type=EARLY_CLOSING,
+            sha256=rows.review.plan_manifest_sha256,
+            at_index=last.sequence - 1,
         )
-        signed = _signed(entering, settings, review, closing, signer) if is_early and signer is not None else {}
-        entering.session.add(closing)
-        entering.session.flush()
-        entering.enter(
-            actor,
-            REVIEW_CLOSED_EARLY if is_early else REVIEW_CLOSED,
-            {
-                "seed": closing.seed,
-                "ballots": closing.ballots,
-                "ballots_sha256": closing.ballots_sha256,
-                "officer": closing.officer,
-                "reason": closing.reason,
-                "row": digest_of_row(closing),
-                **signed,
-            },
-        )
-    return closing
+    except SovereignError as error:
+        yield f"its early closing is invalid: {error.message.rstrip('.')}"
+        return
+    if dict(verified.statement.predicate) != said_of(rows.review, closing) or verified.key.keyid != closing.officer:
+        yield "its early closing is not the one that the officer signed"
+
+
+def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
+    """Return the content that an officer signs to close a review early."""
+    return {
+        "line": review.line,
+        "review": review.id,
+        "ballots": closing.ballots,
+        "ballots_sha256": closing.ballots_sha256,
+        "reason": closing.reason,
+    }
 
 
 def _signed(

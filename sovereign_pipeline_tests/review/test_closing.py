@@ -12,9 +12,8 @@ from sovereign_pipeline.record.tables import ReviewClosing
 from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.review.acts import digest_of_row, entering_acts
 from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, guesses_of, progress
-from sovereign_pipeline.review.closing import close
+from sovereign_pipeline.review.closing import close, examine_all, findings_in, read_log, rows_of, said_of
 from sovereign_pipeline.review.plan import commitment
-from sovereign_pipeline.review.reconciling import examine_all, findings_in, read_log, rows_of, said_of
 from sovereign_pipeline_tests.officers import officer, officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
