@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import event, inspect, select
+from sqlalchemy import ColumnElement, event, inspect, select
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, SovereignError
@@ -219,6 +219,19 @@ def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     number, is ignored."""
     named = subjects.get(ROWS)
     return named if isinstance(named, dict) else {}
+
+
+def entries_of_rows(
+    session: Session, actions: Collection[str], *conditions: ColumnElement[bool]
+) -> dict[tuple[str, str], int]:
+    """Return table and primary key -> number of the entry that added the row, for entries with these actions."""
+    query = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action.in_(actions), *conditions)
+    return {
+        (table, key): sequence
+        for sequence, subjects in session.execute(query)
+        for table, keys in named_rows(subjects).items()
+        for key in keys
+    }
 
 
 def proven_entry(session: Session, sequence: int) -> Parsed:

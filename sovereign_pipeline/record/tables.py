@@ -417,10 +417,6 @@ class Transition(Table):
     statement: Mapped[bytes] = mapped_column(Signed())
     """Statement signed by the pipeline, which names the request and the approvals."""
 
-    @property
-    def statement_sha256(self) -> str:
-        return hashlib.sha256(self.statement).hexdigest()
-
 
 class Recall(Table):
     """A recall that an officer opened. Only one of `document`, `source`, `dataset` and `base_model` is set; a

@@ -5,11 +5,11 @@ earlier than the record says. A longer cadence does not postpone it.
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, load_only
 
 from sovereign_pipeline.base.errors import SovereignError
@@ -20,7 +20,7 @@ from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.policy.institution import Cadence, Event, Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
-from sovereign_pipeline.record.catalog import ENDED, find_adapter, states
+from sovereign_pipeline.record.catalog import ENDED, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.manifest import Manifest
@@ -35,7 +35,7 @@ from sovereign_pipeline.record.tables import (
     Dataset,
     numbers_of,
 )
-from sovereign_pipeline.release.acts import Act, Acted, acts_that_count, enter_act
+from sovereign_pipeline.release.acts import Act, acts_that_count, enter_numbered, numbered
 from sovereign_pipeline.release.recall import open_recalls
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
@@ -176,7 +176,7 @@ def due_reviews(registry: Registry, settings: Settings, today: datetime.date, li
     institution = load_institution(settings.data)
     recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution, line).valid}
     with registry.reading() as session:
-        reviewed = _last_reviews(session, settings)
+        reviewed = {each.adapter_id: each.reviewed_at for each in reviews_on_record(session, settings)}
         return [
             _due(session, each, recipes.get(each.line), institution, settings, reviewed.get(each.id), today)
             for each in _newest_adapters(session, line)
@@ -187,18 +187,8 @@ def record_review(registry: Registry, adapter_id: str, text: str, signer: Signer
     """Record an officer's signed decision to keep an adapter after a review. Raises NotFoundError for an unknown
     adapter, InputError for an empty text, and SignInError if the officer lacks the permission at the adapter's
     level."""
-    text = officers_words(text, "A review")
-    find_adapter(registry, adapter_id)
-    with registry.writing() as session:
-        of_adapter = select(func.count()).select_from(AdapterReview).where(AdapterReview.adapter_id == adapter_id)
-        review = AdapterReview(
-            adapter_id=adapter_id,
-            number=1 + (session.scalar(of_adapter) or 0),
-            text=text,
-            officer=signer.keyid,
-            reviewed_at=now,
-        )
-        enter_act(session, registry.settings, signer, REVIEWING, review, now, _said(review), [adapter_id])
+    review = AdapterReview(adapter_id=adapter_id, text=officers_words(text, "A review"), reviewed_at=now)
+    enter_numbered(registry, signer, REVIEWING, review, now)
 
 
 def _due(
@@ -250,13 +240,4 @@ _COLUMNS = (
 def reviews_on_record(session: Session, settings: Settings) -> list[AdapterReview]:
     """Return every recorded review that counts, oldest first. Raises the errors of `acts_that_count`."""
     reviews = session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at))
-    rows = [Acted(each, each.reviewed_at, _said(each), [each.adapter_id]) for each in reviews]
-    return acts_that_count(session, settings, REVIEWING, rows)
-
-
-def _last_reviews(session: Session, settings: Settings) -> Mapping[str, datetime.datetime]:
-    return {each.adapter_id: each.reviewed_at for each in reviews_on_record(session, settings)}
-
-
-def _said(review: AdapterReview) -> dict[str, Any]:
-    return {"adapter": review.adapter_id, "number": review.number, "text": review.text}
+    return acts_that_count(session, settings, REVIEWING, [numbered(each, each.reviewed_at) for each in reviews])

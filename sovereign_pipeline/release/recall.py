@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, contents_in
+from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, contents_in, entries_of_rows
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, STATE_CHANGED, State, in_order, line_of, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
@@ -183,24 +183,11 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
             raise ConflictError("The search result has changed since it was shown.", "Ask again.")
         number = 1 + (session.scalar(select(func.count()).select_from(Recall)) or 0)
         recall = Recall(
-            id=f"recall-{number}",
-            **vars(asked.question),
-            reason=reason,
-            officer=signer.keyid,
-            opened_at=_now(),
+            id=f"recall-{number}", **vars(asked.question), reason=reason, officer=signer.keyid, opened_at=_now()
         )
         named = [each.adapter for each in asked.holders]
-        enter_act(
-            session,
-            registry.settings,
-            signer,
-            OPENING,
-            recall,
-            recall.opened_at,
-            _said(recall, named),
-            named,
-            [RecallAdapter(recall_id=recall.id, adapter_id=each) for each in named],
-        )
+        of_adapters = [RecallAdapter(recall_id=recall.id, adapter_id=each) for each in named]
+        enter_act(session, registry.settings, signer, OPENING, _opened(recall, named), of_adapters)
     return recall
 
 
@@ -219,8 +206,7 @@ def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Si
         waiver = RecallWaiver(
             recall_id=recall_id, adapter_id=adapter_id, reason=reason, officer=signer.keyid, waived_at=_now()
         )
-        said = _said_of_waiver(waiver)
-        enter_act(session, registry.settings, signer, WAIVING, waiver, waiver.waived_at, said, [adapter_id])
+        enter_act(session, registry.settings, signer, WAIVING, _waived(waiver))
 
 
 def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapter_id: str) -> Recall:
@@ -375,9 +361,8 @@ def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.date
 
 def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled", int]]:
     """Return every recall with its ledger index, oldest first."""
-    query = select(AuditEntry.subjects["recall"].as_string(), AuditEntry.sequence).where(AuditEntry.action == OPENED)
-    opened = {name: sequence for name, sequence in session.execute(query)}
-    return [(each, opened[each.recall.id]) for each in _on_record(session, settings)]
+    opened = entries_of_rows(session, [OPENED])
+    return [(each, opened[Recall.__tablename__, each.recall.id]) for each in _on_record(session, settings)]
 
 
 def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall, list[str]]]:
@@ -478,24 +463,22 @@ def _on_record(session: Session, settings: Settings) -> list[_Recalled]:
     named, waivers = defaultdict[str, set[str]](set), defaultdict[str, dict[str, RecallWaiver]](dict)
     for row in session.scalars(select(RecallAdapter)):
         named[row.recall_id].add(row.adapter_id)
-    opened = []
-    for recall in session.scalars(_RECALLS):
-        adapters = sorted(named[recall.id])
-        opened.append(Acted(recall, recall.opened_at, _said(recall, adapters), adapters))
-    rows = session.scalars(select(RecallWaiver))
-    waived = [Acted(each, each.waived_at, _said_of_waiver(each), [each.adapter_id]) for each in rows]
+    opened = [_opened(each, sorted(named[each.id])) for each in session.scalars(_RECALLS)]
+    waived = [_waived(each) for each in session.scalars(select(RecallWaiver))]
     recalls = acts_that_count(session, settings, OPENING, opened)
     for waiver in acts_that_count(session, settings, WAIVING, waived):
         waivers[waiver.recall_id][waiver.adapter_id] = waiver
     return [_Recalled(each, named[each.id], waivers[each.id]) for each in recalls]
 
 
-def _said(recall: Recall, adapters: list[str]) -> dict[str, Any]:
-    return {"recall": recall.id, **question_of(recall).given, "reason": recall.reason, "adapters": adapters}
+def _opened(recall: Recall, adapters: list[str]) -> Acted[Recall]:
+    said = {"recall": recall.id, **question_of(recall).given, "reason": recall.reason, "adapters": adapters}
+    return Acted(recall, recall.opened_at, said, adapters)
 
 
-def _said_of_waiver(waiver: RecallWaiver) -> dict[str, Any]:
-    return {"recall": waiver.recall_id, "adapter": waiver.adapter_id, "reason": waiver.reason}
+def _waived(waiver: RecallWaiver) -> Acted[RecallWaiver]:
+    said = {"recall": waiver.recall_id, "adapter": waiver.adapter_id, "reason": waiver.reason}
+    return Acted(waiver, waiver.waived_at, said, [waiver.adapter_id])
 
 
 def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:

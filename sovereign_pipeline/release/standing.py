@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Release, TransitionName, is_transition, release_in
 from sovereign_pipeline.policy.recipe_model import nearest_known
-from sovereign_pipeline.record.audit_log import HINT
+from sovereign_pipeline.record.audit_log import HINT, entries_of_rows, key_of
 from sovereign_pipeline.record.catalog import (
     REQUESTED,
     STATE_CHANGED,
@@ -290,19 +290,17 @@ class _OnRecord:
     made: Mapping[str, Transition]
     """Request id -> the first transition that the request led to."""
     adapters: Mapping[str, _Held]
-    entries: Mapping[tuple[str, str], Sequence[tuple[int, str | None]]]
-    """Action and request id -> ledger index and statement SHA-256 of each entry, oldest first."""
+    entries: Mapping[tuple[str, str], int]
+    """Table and primary key of a row -> number of the entry that added it."""
     rules: RulesOnRecord
 
-    def index_of(self, action: str, request: str, statement: str | None = None) -> int:
-        """Return the ledger index of an action about a request. Raises IntegrityError if no entry names it."""
-        for sequence, named in self.entries.get((action, request), ()):
-            if statement is None or named == statement:
-                return sequence - 1
-        raise IntegrityError(
-            f"The registry: a row of request {request[:12]} has no ledger entry ('{action}').",
-            HINT,
-        )
+    def index_of(self, row: ReleaseRequest | ReleaseDecision | Transition) -> int:
+        """Return the ledger index of a row. Raises IntegrityError if no entry about requests added it."""
+        sequence = self.entries.get((row.__tablename__, key_of(row)))
+        if sequence is None:
+            request = row.id if isinstance(row, ReleaseRequest) else row.request_id
+            raise IntegrityError(f"The registry: a row of request {request[:12]} has no ledger entry.", HINT)
+        return sequence - 1
 
 
 def _read(
@@ -310,39 +308,29 @@ def _read(
 ) -> _OnRecord:
     """Read the rows about every request, of all lines or of one, or about these requests only."""
     asked, decisions, made = select(ReleaseRequest), select(ReleaseDecision).join(ReleaseRequest), select(Transition)
-    named = AuditEntry.subjects["request"].as_string()
-    of_line, statement = (AuditEntry.subjects[name].as_string() for name in ("line", "statement"))
-    entries = select(AuditEntry.action, named, of_line, AuditEntry.sequence, statement).where(
-        AuditEntry.action.in_([REQUESTED, STATE_CHANGED, *DECIDED.values()])
-    )
-    adapters = select(Adapter.id, Adapter.line, Adapter.record_manifest_sha256, Adapter.classification)
+    about = select(Adapter.id, Adapter.line, Adapter.record_manifest_sha256, Adapter.classification)
+    of_entries = []
     if line is not None:
         asked, decisions = asked.where(ReleaseRequest.line == line), decisions.where(ReleaseRequest.line == line)
-        made, adapters = made.where(Transition.line == line), adapters.where(Adapter.line == line)
-        entries = entries.where(of_line == line)
+        made, about = made.where(Transition.line == line), about.where(Adapter.line == line)
+        of_entries.append(AuditEntry.subjects["line"].as_string() == line)
     if requests is not None:
-        asked, decisions = (
-            asked.where(ReleaseRequest.id.in_(requests)),
-            decisions.where(ReleaseRequest.id.in_(requests)),
-        )
-        made, entries = made.where(Transition.request_id.in_(requests)), entries.where(named.in_(requests))
+        asked = asked.where(ReleaseRequest.id.in_(requests))
+        decisions = decisions.where(ReleaseRequest.id.in_(requests))
+        made = made.where(Transition.request_id.in_(requests))
+        of_entries.append(AuditEntry.subjects["request"].as_string().in_(requests))
     by_request = defaultdict[str, list[ReleaseDecision]](list)
     for decision in session.scalars(decisions.order_by(ReleaseDecision.entered_at, ReleaseDecision.keyid)):
         by_request[decision.request_id].append(decision)
     first: dict[str, Transition] = {}
     for transition in session.scalars(made.order_by(Transition.sequence)):
         first.setdefault(transition.request_id, transition)
-    found = {row.id: row for row in session.scalars(asked.order_by(ReleaseRequest.entered_at, ReleaseRequest.id))}
-    entered = defaultdict[tuple[str, str], list[tuple[int, str | None]]](list)
-    for action, about, of, sequence, signed in session.execute(entries.order_by(AuditEntry.sequence)):
-        if about not in found or found[about].line == of:
-            entered[action, about].append((sequence, signed))
     return _OnRecord(
-        found,
+        {row.id: row for row in session.scalars(asked.order_by(ReleaseRequest.entered_at, ReleaseRequest.id))},
         by_request,
         first,
-        {name: _Held(*facts) for name, *facts in session.execute(adapters)},
-        entered,
+        {name: _Held(*facts) for name, *facts in session.execute(about)},
+        entries_of_rows(session, [REQUESTED, STATE_CHANGED, *DECIDED.values()], *of_entries),
         rules_on_record(session, settings),
     )
 
@@ -358,12 +346,12 @@ def _was_revoked(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> boo
     """Return True if a request's key was revoked before the request. The request's id is the digest of the signed
     content."""
     is_own = hashlib.sha256(row.statement).hexdigest() == row.id
-    return is_own and trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(REQUESTED, row.id))
+    return is_own and trust.is_revoked_at(OFFICER, signed_by(row.statement), on_record.index_of(row))
 
 
 def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: datetime.datetime) -> Standing:
     adapter = _adapter(on_record, row, f"Request {row.id[:12]}")
-    asked_at = on_record.index_of(REQUESTED, row.id)
+    asked_at = on_record.index_of(row)
     verified = verify_statement(
         row.statement,
         trust,
@@ -394,9 +382,7 @@ def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: date
             counting.setdefault(officer.person, officer)  # a person with several keys counts once
             statements.append(statement)
     made = on_record.made.get(row.id)
-    decisive = [asked_at]
-    if made is not None:
-        decisive.append(on_record.index_of(STATE_CHANGED, row.id, made.statement_sha256))
+    decisive = [asked_at, *([on_record.index_of(made)] if made is not None else [])]
     by_rules = [on_record.rules.approvals_for(each, row.transition, levels, predicate["from"]) for each in decisive]
     return Standing(
         request=row,
@@ -434,14 +420,14 @@ def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[st
     found: dict[str, list[tuple[Officer, str]]] = {each: [] for each in DECIDED}
     for given in on_record.decisions.get(row.id, ()):
         statement = hashlib.sha256(given.statement).hexdigest()
-        action = next((action for decision, action in DECIDED.items() if decision == given.decision), given.decision)
-        at_index = on_record.index_of(action, row.id, statement)
-        if trust.is_revoked_at(OFFICER, signed_by(given.statement), at_index):  # the entry names these bytes
+        at_index = on_record.index_of(given)
+        if trust.is_revoked_at(OFFICER, signed_by(given.statement), at_index):
             continue
         verified = verify_statement(
             given.statement, trust, OFFICER, predicate_type=APPROVAL, sha256=row.id, at_index=at_index
         )
-        if verified.statement.predicate["decision"] != given.decision or verified.key.keyid != given.keyid:
+        stated = (verified.statement.predicate["decision"], verified.key.keyid)
+        if given.decision not in found or stated != (given.decision, given.keyid):
             raise _differs(f"A decision about request {row.id[:12]}", "row")
         found[given.decision].append((_officer(verified.key), statement))
     return found
@@ -455,7 +441,7 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
         PIPELINE,
         predicate_type=TRANSITION,
         sha256=_adapter(on_record, row, where).record_manifest_sha256,
-        at_index=on_record.index_of(STATE_CHANGED, row.request_id, row.statement_sha256),
+        at_index=on_record.index_of(row),
     )
     predicate, facts = verified.statement.predicate, facts_of(row)
     if any(predicate[name] != facts[name] for name in ("line", "sequence", "adapter", "transition", "from", "to")):
