@@ -63,7 +63,6 @@ from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.record.witnesses import assert_log_of, witnessed_by
 from sovereign_pipeline.registry.record import read_record
-from sovereign_pipeline.registry.verification import record_of
 from sovereign_pipeline.release import acts, cadence, recall
 from sovereign_pipeline.release.acts import issues_by_adapter
 from sovereign_pipeline.release.standing import DECIDED, history_of
@@ -279,7 +278,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[s
         if row.id in found:
             continue
         found[row.id] = row
-        record = read_record(store.open(record_of(row)))
+        record = read_record(store.open(row.record_ref))
         if record.parent_adapter is not None:
             waiting.append(record.parent_adapter.adapter)
     return found
@@ -289,9 +288,7 @@ def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
     """Return an adapter's record, and the records and waivers of its gates, as registered."""
     named = [{"digest": row.record_digest, "manifest_sha256": row.record_manifest_sha256}, *row.gate_records]
     named += [each["waiver"] for each in row.gate_records if each.get("waiver")]
-    return [
-        store.ref_of(each["digest"]).model_copy(update={"manifest_sha256": each["manifest_sha256"]}) for each in named
-    ]
+    return [store.ref_of(each["digest"], each["manifest_sha256"]) for each in named]
 
 
 def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactRef], found: Gathered) -> None:
@@ -299,7 +296,7 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
     waiting, manifests = list(roots), dict[ArtifactRef, Manifest]()
     while waiting:
         ref = waiting.pop()
-        ref = store.ref_of(ref.digest).model_copy(update={"manifest_sha256": ref.manifest_sha256})
+        ref = store.ref_of(ref.digest, ref.manifest_sha256)
         if ref in manifests:
             continue
         manifest = manifests[ref] = store.read_manifest(ref)
@@ -324,9 +321,7 @@ def _reviews(
     plans: dict[str, ArtifactRef] = {}
     for row in rows:
         for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):
-            plans[review.plan_digest] = store.ref_of(review.plan_digest).model_copy(
-                update={"manifest_sha256": review.plan_manifest_sha256}
-            )
+            plans[review.plan_digest] = store.ref_of(review.plan_digest, review.plan_manifest_sha256)
             of_review = AuditEntry.subjects["review"].as_string() == review.id
             found.entries |= {*session.scalars(select(AuditEntry.sequence).where(of_review))}
     if not plans:

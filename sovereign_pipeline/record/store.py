@@ -145,18 +145,27 @@ class ArtifactStore:
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
         """Return the reference to an artifact's input, with the manifest SHA-256 that was read."""
-        digest = manifest.inputs[kind]
-        return self.ref_of(digest).model_copy(update={"manifest_sha256": manifest.circumstances.input_manifests[kind]})
+        return self.ref_of(manifest.inputs[kind], manifest.circumstances.input_manifests[kind])
 
     def open_input(self, manifest: Manifest, kind: str) -> Artifact:
         return self.open(self.input_ref(manifest, kind))
 
-    def ref_of(self, digest: str) -> ArtifactRef:
+    def ref_of(self, digest: str, manifest_sha256: str | None = None) -> ArtifactRef:
+        """Return the reference to a stored artifact. Raises NotFoundError if it is missing.
+
+        Args:
+            manifest_sha256: SHA-256 of the manifest as recorded elsewhere; None takes the one that is stored.
+        """
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
             raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a copy.")
         read = read_manifest(path)
-        return ArtifactRef(kind=read.manifest.kind, line=read.manifest.line, digest=digest, manifest_sha256=read.sha256)
+        return ArtifactRef(
+            kind=read.manifest.kind,
+            line=read.manifest.line,
+            digest=digest,
+            manifest_sha256=manifest_sha256 or read.sha256,
+        )
 
     def path_of(self, digest: str) -> Path:
         return self.root / digest

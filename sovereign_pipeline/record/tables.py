@@ -24,6 +24,8 @@ from sqlalchemy import (
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from sovereign_pipeline.record.manifest import ArtifactRef
+
 DIGEST = String(64)
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -208,6 +210,16 @@ class Adapter(Table):
     """SHA-256 of this package's source code when the adapter was trained."""
     gate_records: Mapped[list[dict[str, Any]]] = mapped_column(Large("gate_records"))
     """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if waived."""
+
+    @property
+    def record_ref(self) -> ArtifactRef:
+        """The artifact of the adapter's record, with the registered manifest."""
+        return ArtifactRef(
+            kind="registered_adapter",
+            line=self.line,
+            digest=self.record_digest,
+            manifest_sha256=self.record_manifest_sha256,
+        )
 
     @property
     def version_numbers(self) -> tuple[int, int, int]:

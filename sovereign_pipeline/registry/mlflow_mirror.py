@@ -24,7 +24,6 @@ from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import State, adapters_of, states
 from sovereign_pipeline.record.database import Registry, claim_for_home, is_on_postgresql, name_of_home, parsed_url
-from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter, numbers_of, row_as_dict
@@ -112,7 +111,7 @@ def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -
     """
     from mlflow.exceptions import MlflowException
 
-    record = store.read_manifest(_record(adapter))
+    record = store.read_manifest(adapter.record_ref)
     report, source = record.inputs[EVALUATION_REPORT.kind], store.path_of(adapter.adapter_digest)
     with mirrored(settings) as client:
         experiment = _experiment(client, settings, adapter.line)
@@ -152,15 +151,6 @@ def tags_of(adapter: Adapter) -> dict[str, str]:
         name: value if isinstance(value, str) else canonical_json(value).decode()
         for name, value in row_as_dict(adapter).items()
     }
-
-
-def _record(adapter: Adapter) -> ArtifactRef:
-    return ArtifactRef(
-        kind="registered_adapter",
-        line=adapter.line,
-        digest=adapter.record_digest,
-        manifest_sha256=adapter.record_manifest_sha256,
-    )
 
 
 def _report_link(settings: Settings, digest: str, level: str) -> str:

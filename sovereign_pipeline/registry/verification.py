@@ -272,7 +272,7 @@ def verify_adapter(
     NotFoundError if the adapter is not registered.
     """
     row = find_adapter(registry, adapter_id)
-    artifact = store.open(record_of(row))
+    artifact = store.open(row.record_ref)
     record = read_record(artifact)
     checked: list[Read] = [*_checked_verification(artifact)]
     _assert_row_is_of_record(registry, row, record, artifact)
@@ -297,15 +297,6 @@ def verify_adapter(
     assert_parent_is_registered(registry, record, artifact)
     parent = verify_adapter(registry, store, settings, record.parent_adapter.adapter, progress)
     return _report(adapter_id, [*_read(report), *_read(parent)], [*_examined(report), *_examined(parent)])
-
-
-def record_of(row: Adapter) -> ArtifactRef:
-    return ArtifactRef(
-        kind="registered_adapter",
-        line=row.line,
-        digest=row.record_digest,
-        manifest_sha256=row.record_manifest_sha256,
-    )
 
 
 def verify_dataset(

@@ -22,7 +22,7 @@ from sovereign_pipeline.record.trust_root import Trust, load_trust
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.record.witnesses import Witnessed, assert_log_of, witnessed_by
 from sovereign_pipeline.registry.record import read_record
-from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
+from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter
 from sovereign_pipeline.release.standing import assert_signed, standings
 from sovereign_pipeline.review.closing import examine_all
 
@@ -106,7 +106,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> 
     waiting: str | None = adapter_id
     while waiting is not None:
         yield waiting
-        record = read_record(store.open(record_of(find_adapter(registry, waiting))))
+        record = read_record(store.open(find_adapter(registry, waiting).record_ref))
         waiting = record.parent_adapter.adapter if record.parent_adapter is not None else None
 
 

@@ -243,7 +243,7 @@ def _weights(store: ArtifactStore, ref: ArtifactRef) -> Iterator[PurgedFile]:
 
 
 def _ref(store: ArtifactStore, adapter: Adapter) -> ArtifactRef:
-    return store.ref_of(adapter.adapter_digest).model_copy(update={"manifest_sha256": adapter.manifest_sha256})
+    return store.ref_of(adapter.adapter_digest, adapter.manifest_sha256)
 
 
 def _remove(store: ArtifactStore, file: PurgedFile) -> int:

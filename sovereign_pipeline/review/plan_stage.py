@@ -29,7 +29,6 @@ from sovereign_pipeline.evaluation.tool_calls import form_of
 from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter
@@ -338,7 +337,7 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
 
 def _build_plan(request: PlanRequest, workplace: Workplace, record: Artifact, workspace: Path) -> Built:
     line, review = workplace.line, workplace.line.gates.review
-    opponent_record = None if request.opponent is None else workplace.store.open(_record_of(request.opponent))
+    opponent_record = None if request.opponent is None else workplace.store.open(request.opponent.record_ref)
     if opponent_record is not None:
         _assert_below_ceiling(workplace, opponent_record)
     usable = _usable_prompts(request, workplace, record, opponent_record)
@@ -466,14 +465,5 @@ def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact)
         raise IntegrityError(f"{record.path}: its inputs lack a leakage_safe_split.", "Register the adapter again.")
     parent = parent_in(ancestors.values())
     if parent is not None:
-        found += _training_splits(registry, store, store.open(_record_of(find_adapter(registry, parent[0]))))
+        found += _training_splits(registry, store, store.open(find_adapter(registry, parent[0]).record_ref))
     return found
-
-
-def _record_of(adapter: Adapter) -> ArtifactRef:
-    return ArtifactRef(
-        kind="registered_adapter",
-        line=adapter.line,
-        digest=adapter.record_digest,
-        manifest_sha256=adapter.record_manifest_sha256,
-    )

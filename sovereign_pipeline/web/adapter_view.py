@@ -36,7 +36,6 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter, AdapterReview, AuditEntry, KnownIssue, Recall, RecallWaiver
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.record import read_record
-from sovereign_pipeline.registry.verification import record_of
 from sovereign_pipeline.release.acts import issues_by_adapter
 from sovereign_pipeline.release.cadence import due_reviews, reviews_on_record
 from sovereign_pipeline.release.recall import open_recalls, question_of, waivers_of_recalls
@@ -323,7 +322,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
     settings = registry.settings
     adapter = find_adapter(registry, adapter_id)
     institution, trust = load_institution(settings.data), trust_root(settings)
-    record_ref = record_of(adapter)
+    record_ref = adapter.record_ref
     record = read_record(store.open(record_ref))
     manifest = store.read_manifest(record_ref)
     made_of: Lineage = {record_ref: manifest, **dict(lineage(store, manifest))}
@@ -475,9 +474,7 @@ def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Tr
     """Return the registered gates, each with its recorded verdict and any signed waiver."""
 
     def opened(stated: Mapping[str, str]) -> Artifact:
-        return store.open(
-            store.ref_of(stated["digest"]).model_copy(update={"manifest_sha256": stated["manifest_sha256"]})
-        )
+        return store.open(store.ref_of(stated["digest"], stated["manifest_sha256"]))
 
     gates = []
     for stated in adapter.gate_records:
