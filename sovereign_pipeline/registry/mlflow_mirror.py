@@ -4,7 +4,7 @@ import datetime
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -36,9 +36,9 @@ NOTE = "mlflow.note.content"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag that makes MLflow open the experiment on its list of runs."""
 MIRRORED = "sovereign.mirrored"
+"""Tag of a run or model version: digest of the mirrored artifact."""
 FIRST_EXPERIMENT, HOME = "0", "sovereign.home"
 """MLflow's default experiment, and its tag with the name of the home that uses the database."""
-"""Tag of a run or model version: digest of the mirrored artifact."""
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
 """MLflow's limits: metrics in a batch, parameters in a batch, and characters in a parameter."""
 HEADLINES = ("candidate", "difference")
@@ -52,28 +52,14 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
     selection side. Parameters: the stage's part of the recipe. Tags: the digests.
     """
     manifest = adapter.manifest
-    with mirrored(settings) as client:
-        experiment = _experiment(client, settings, manifest.line)
-        done = _finished_run(client, experiment, adapter.ref.digest)
-        if done is not None:
-            return done
-        tags = {
-            "line": manifest.line,
-            "stage": manifest.kind,
-            "artifact_digest": adapter.ref.digest,
-            "manifest_sha256": adapter.ref.manifest_sha256,
-            "classification": manifest.classification,
-            **{f"input.{kind}": digest for kind, digest in manifest.inputs.items()},
-            **{f"library.{name}": version for name, version in manifest.producer.libraries.items()},
-        }
-        created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
-        with _run(client, experiment, manifest.kind, adapter.ref.digest, tags, created_at) as run_id:
-            _log_params(client, run_id, manifest.producer.config)
-            points = list(_curve(adapter.file(TRAINING_LOG_FILE)))
-            points += [(f"measured.{name}", value, 0) for name, value in manifest.circumstances.measured.items()]
-            points += [(f"selection.{name}", value, 0) for name, value in manifest.summary.get("selection", {}).items()]
-            _log_metrics(client, run_id, points)
-            return run_id
+
+    def points() -> Iterator[tuple[str, float, int]]:
+        yield from _curve(adapter.file(TRAINING_LOG_FILE))
+        yield from ((f"measured.{name}", value, 0) for name, value in manifest.circumstances.measured.items())
+        yield from ((f"selection.{name}", value, 0) for name, value in manifest.summary.get("selection", {}).items())
+
+    libraries = {f"library.{name}": version for name, version in manifest.producer.libraries.items()}
+    return _mirror(settings, adapter, {"manifest_sha256": adapter.ref.manifest_sha256, **libraries}, points())
 
 
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
@@ -82,24 +68,32 @@ def mirror_evaluation(settings: Settings, report: Artifact) -> str:
     Metrics: each criterion's value and difference. Tags: outcome and digests. The description links to the report.
     """
     manifest = report.manifest
+    note = _report_link(settings, report.ref.digest, manifest.classification)
+    tags = {"outcome": str(manifest.summary["outcome"]), NOTE: note}
+    return _mirror(settings, report, tags, _headlines(manifest.summary))
+
+
+def _mirror(
+    settings: Settings, artifact: Artifact, tags: Mapping[str, str], points: Iterable[tuple[str, float, int]]
+) -> str:
+    """Log an artifact as a run in its line's experiment, unless a finished run mirrors it. Returns the run's id."""
+    manifest, digest = artifact.manifest, artifact.ref.digest
+    created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
+    every = {
+        "line": manifest.line,
+        "stage": manifest.kind,
+        "artifact_digest": digest,
+        "classification": manifest.classification,
+        **{f"input.{kind}": of_input for kind, of_input in manifest.inputs.items()},
+        **tags,
+    }
     with mirrored(settings) as client:
         experiment = _experiment(client, settings, manifest.line)
-        done = _finished_run(client, experiment, report.ref.digest)
-        if done is not None:
+        if (done := _finished_run(client, experiment, digest)) is not None:
             return done
-        tags = {
-            "line": manifest.line,
-            "stage": manifest.kind,
-            "outcome": str(manifest.summary["outcome"]),
-            "artifact_digest": report.ref.digest,
-            "classification": manifest.classification,
-            **{f"input.{kind}": digest for kind, digest in manifest.inputs.items()},
-            NOTE: _report_link(settings, report.ref.digest, manifest.classification),
-        }
-        created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
-        with _run(client, experiment, manifest.kind, report.ref.digest, tags, created_at) as run_id:
+        with _run(client, experiment, manifest.kind, digest, every, created_at) as run_id:
             _log_params(client, run_id, manifest.producer.config)
-            _log_metrics(client, run_id, _headlines(manifest.summary))
+            _log_metrics(client, run_id, points)
             return run_id
 
 
@@ -265,7 +259,7 @@ def _log_params(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
         client.log_batch(run_id, params=params[start : start + PARAMS_IN_A_BATCH])
 
 
-def _log_metrics(client: Any, run_id: str, points: list[tuple[str, float, int]]) -> None:
+def _log_metrics(client: Any, run_id: str, points: Iterable[tuple[str, float, int]]) -> None:
     from mlflow.entities import Metric
 
     now = int(datetime.datetime.now(datetime.UTC).timestamp() * 1000)

@@ -1,7 +1,7 @@
 """Verify the hashes of an adapter or a dataset and of everything upstream of it."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.files import file_sha256, short
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base.text import Countdown, counted
+from sovereign_pipeline.base.text import Countdown, counted, silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL, WEIGHTS, artifacts_of
 from sovereign_pipeline.corpus.changed_sources import ChangedSource, changed_sources
@@ -185,10 +185,6 @@ def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:
     return store.open(ArtifactRef(**{name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}))
 
 
-def _no_progress(message: str) -> None:
-    pass
-
-
 Outcome = Literal["verified", "sources changed", "corpus withheld", "weights purged"]
 
 
@@ -235,16 +231,18 @@ class VerificationReport:
     """Differences that are not errors, such as a suite that has grown since."""
 
     @property
+    def parts(self) -> list[Read | Examined]:
+        return [*self.checked, *self.withheld, *self.changed_sources, *self.purged, *self.notes]
+
+    @property
     def outcomes(self) -> tuple[Outcome, ...]:
         """`verified`, and one more outcome for each of changed sources, withheld corpus and purged weights."""
-        found: list[Outcome] = ["verified"]
-        if self.changed_sources:
-            found.append("sources changed")
-        if self.withheld:
-            found.append("corpus withheld")
-        if self.purged:
-            found.append("weights purged")
-        return tuple(found)
+        further: dict[Outcome, object] = {
+            "sources changed": self.changed_sources,
+            "corpus withheld": self.withheld,
+            "weights purged": self.purged,
+        }
+        return ("verified", *(outcome for outcome, parts in further.items() if parts))
 
     @property
     def files(self) -> int:
@@ -263,7 +261,7 @@ def verify_adapter(
     store: ArtifactStore,
     settings: Settings,
     adapter_id: str,
-    progress: Progress = _no_progress,
+    progress: Progress = silent,
 ) -> VerificationReport:
     """Hash everything upstream of an adapter, and compare its registry row with its record.
 
@@ -291,16 +289,16 @@ def verify_adapter(
     for origin in _origins(store, base_model, progress, opened):
         checked += [*_checked_verification(origin), *_purged(registry, settings, [origin])]
         examined += _examine_sources(settings, [origin])
-    report = _report(adapter_id, checked, examined)
+    report = _report(adapter_id, [*checked, *examined])
     if record.parent_adapter is None:
         return report
     assert_parent_is_registered(registry, record, artifact)
     parent = verify_adapter(registry, store, settings, record.parent_adapter.adapter, progress)
-    return _report(adapter_id, [*_read(report), *_read(parent)], [*_examined(report), *_examined(parent)])
+    return _report(adapter_id, [*report.parts, *parent.parts])
 
 
 def verify_dataset(
-    registry: Registry, store: ArtifactStore, settings: Settings, digest: str, progress: Progress = _no_progress
+    registry: Registry, store: ArtifactStore, settings: Settings, digest: str, progress: Progress = silent
 ) -> VerificationReport:
     """Hash a registered dataset and everything upstream of it, and compare its registry row with its card and files.
     Raises IntegrityError at the first difference, and NotFoundError if no such dataset is registered.
@@ -313,23 +311,12 @@ def verify_dataset(
     ancestors = _open_lineage(store, artifact, progress, store.open_as_given)
     _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])
     checked = [part for each in (artifact, *ancestors) for part in _checked_verification(each)]
-    return _report(row["digest"], checked, list(_examine_sources(settings, ancestors)))
+    return _report(row["digest"], [*checked, *_examine_sources(settings, ancestors)])
 
 
-def _read(report: VerificationReport) -> Iterator[Read]:
-    yield from report.checked
-    yield from report.withheld
-    yield from report.purged
-
-
-def _examined(report: VerificationReport) -> Iterator[Examined]:
-    yield from report.changed_sources
-    yield from report.notes
-
-
-def _report(subject: str, checked: list[Read], examined: list[Examined]) -> VerificationReport:
+def _report(subject: str, parts: Iterable[Read | Examined]) -> VerificationReport:
     """Build the report. An artifact that belongs to several lineages is listed once."""
-    found = dict.fromkeys([*checked, *examined])
+    found = dict.fromkeys(parts)
     return VerificationReport(
         subject,
         tuple(each for each in found if isinstance(each, Checked)),
@@ -434,21 +421,22 @@ def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRe
         wrong += [f"dataset.{name}" for name, value in facts.items() if datasets[dataset.digest][name] != value]
     base = record.base_model.model_dump(mode="json")
     wrong += [f"base_model.{name}" for name, value in base.items() if shown["base"][name] != value]
-    if wrong:
-        raise IntegrityError(
-            f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} differs from the record in "
-            f"{', '.join(wrong)}. Another program changed the registry.",
-            "Restore the registry from a copy.",
-        )
+    _assert_none_differs(
+        wrong, f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} differs from the record"
+    )
 
 
 def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: list[dict[str, Any]]) -> None:
     facts = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
     wrong = [name for name, value in facts.items() if row[name] != value]
-    if wrong:
+    row_of = f"the registry's row of dataset {short(row['digest'])}"
+    _assert_none_differs(wrong, f"{artifact.path}: {row_of} differs from it")
+
+
+def _assert_none_differs(names: Sequence[str], problem: str) -> None:
+    if names:
         raise IntegrityError(
-            f"{artifact.path}: the registry's row of dataset {short(row['digest'])} differs from it in "
-            f"{', '.join(wrong)}. Another program changed the registry.",
+            f"{problem} in {', '.join(names)}. Another program changed the registry.",
             "Restore the registry from a copy.",
         )
 
