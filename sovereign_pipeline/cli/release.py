@@ -34,7 +34,6 @@ from sovereign_pipeline.cli.terminal import (
     tell_progress,
     write_new_file,
 )
-from sovereign_pipeline.record.audit_log import HINT
 from sovereign_pipeline.record.catalog import (
     ENDED,
     URGENT,
@@ -49,6 +48,7 @@ from sovereign_pipeline.record.officers import officer_shown, officers_words, tr
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.statements import SUFFIX
 from sovereign_pipeline.record.tables import row_as_dict
+from sovereign_pipeline.record.tree import RegistryDamaged
 from sovereign_pipeline.release.recall import (
     Holder,
     Question,
@@ -342,7 +342,7 @@ def adapters_status(
         print_rows(shown, "Requests" if closed else "Open requests")
 
     messages = " ".join(f"Line {each}: {error.message}" for each, error in refused.items())
-    return Result(data, show, errors=[IntegrityError(messages, HINT)] if refused else ())
+    return Result(data, show, errors=[RegistryDamaged(messages)] if refused else ())
 
 
 def _status_row(

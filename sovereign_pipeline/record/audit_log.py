@@ -417,7 +417,6 @@ def content_of(entry: Entry) -> dict[str, Any]:
 
 
 SEALED, REGISTERED = "artifact sealed", "adapter registered"
-HINT = tree.HINT
 TRAINED_ON = "trained_on"
 """Key in a registration's entry: the adapter's datasets, their contents, and its base models."""
 CONTENTS_AT_ONCE = 50
@@ -458,10 +457,9 @@ def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str
             found = {sha256: bytes(data) for sha256, data in session.execute(query)}
             for sha256 in part:
                 if _sha256(found.get(sha256, b"")) != sha256:
-                    raise IntegrityError(
+                    raise tree.RegistryDamaged(
                         f"The registry: the list of a dataset's documents with the SHA-256 {sha256} is missing or was "
-                        f"changed, so recalls cannot be decided.",
-                        HINT,
+                        f"changed, so recalls cannot be decided."
                     )
                 yield sha256, found[sha256]
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.record.audit_log import HINT, append
+from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.officers import actor_of
@@ -26,6 +26,7 @@ from sovereign_pipeline.record.tables import (
     Transition,
     row_as_dict,
 )
+from sovereign_pipeline.record.tree import RegistryDamaged
 from sovereign_pipeline.record.trust_root import Trust
 
 State = Literal[
@@ -162,10 +163,7 @@ _BY_WORD: Mapping[str, State] = {each: each for each in STATES}
 
 
 def _not_on_record(line: str, number: int, problem: str) -> IntegrityError:
-    return IntegrityError(
-        f"The registry: transition {number} of line {line} {problem}.",
-        "Restore the registry from a copy, and find out who changed it.",
-    )
+    return RegistryDamaged(f"The registry: transition {number} of line {line} {problem}.")
 
 
 def adapters_of(session: Session, line: str) -> list[Adapter]:
@@ -438,7 +436,7 @@ def _file(entry: AuditEntry, stated: Mapping[str, Any]) -> PurgedFile:
 
 
 def _differs(entry: AuditEntry) -> IntegrityError:
-    return IntegrityError(f"The audit log: entry {entry.sequence} differs from the signed purge.", HINT)
+    return RegistryDamaged(f"The audit log: entry {entry.sequence} differs from the signed purge.")
 
 
 WAIVED = "gate waived"

@@ -81,10 +81,7 @@ def stated_waiver(artifact: Artifact) -> Waiver:
         ) from None
     stated = artifact.manifest.producer.config
     if (waiver.gate, waiver.kind) != (stated.get("gate"), stated.get("kind")):
-        raise IntegrityError(
-            f"{path}: the waiver is for another gate or of another kind than its manifest states.",
-            "Restore it from a copy.",
-        )
+        raise IntegrityError(f"{path}: the waiver is for another gate or of another kind than its manifest states.")
     return waiver
 
 

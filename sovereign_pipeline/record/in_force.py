@@ -112,10 +112,7 @@ def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> byte
     path = rule_file(settings, sha256)
     content = path.read_bytes() if path.is_file() else None
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
-        raise IntegrityError(
-            f"{path}: the copy of {file}, in force since entry {sequence}, is missing or was changed.",
-            "Restore it from a copy.",
-        )
+        raise IntegrityError(f"{path}: the copy of {file}, in force since entry {sequence}, is missing or was changed.")
     return content
 
 

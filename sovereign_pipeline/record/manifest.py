@@ -116,17 +116,12 @@ def read_manifest(path: Path) -> ReadManifest:
         content = path.read_bytes()
         manifest = Manifest.model_validate_json(content)
     except (OSError, ValueError) as error:
-        raise IntegrityError(
-            f"{path}: the manifest is missing or unreadable ({type(error).__name__}).",
-            "Restore the artifact from a copy.",
-        ) from None
+        raise IntegrityError(f"{path}: the manifest is missing or unreadable ({type(error).__name__}).") from None
     sha256 = hashlib.sha256(content).hexdigest()
     digest = _digests.get(sha256)
     if digest is None:
         if manifest.to_bytes() != content:
-            raise IntegrityError(
-                f"{path}: the manifest was changed after it was written.", "Restore the artifact from a copy."
-            )
+            raise IntegrityError(f"{path}: the manifest was changed after it was written.")
         digest = manifest.digest
         if len(_digests) >= MOST_DIGESTS:
             _digests.clear()

@@ -106,7 +106,7 @@ class People:
             if not all(isinstance(name, str) and _SALT.fullmatch(salt) for name, salt in salts.items()):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise IntegrityError(f"{self.path}: this file is damaged.", "Restore it from a copy.") from None
+            raise IntegrityError(f"{self.path}: this file is damaged.") from None
         return dict(salts)
 
     def _write(self, salts: Mapping[str, str]) -> None:

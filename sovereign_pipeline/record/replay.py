@@ -26,7 +26,6 @@ from sovereign_pipeline.base.files import canonical_json, digest_of, write_atomi
 from sovereign_pipeline.record import notes
 from sovereign_pipeline.record.audit_log import (
     FIRST,
-    HINT,
     SEALED,
     Parsed,
     damaged_registry,
@@ -38,7 +37,7 @@ from sovereign_pipeline.record.checkpoints import HEAD, RESTORE
 from sovereign_pipeline.record.merkle import Growth, leaf_hash
 from sovereign_pipeline.record.notes import Note, Signer, TreeHead, Verifier
 from sovereign_pipeline.record.tables import AuditEntry, Blob, Large, LedgerEntry, Signed, Table, view_tables
-from sovereign_pipeline.record.tree import AT_ONCE, written_by_this_program
+from sovereign_pipeline.record.tree import AT_ONCE, RegistryDamaged, written_by_this_program
 
 ENTRIES_AT_ONCE = 1_000
 ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
@@ -322,10 +321,9 @@ def apply(connection: Connection, disk: Connection, entries: Sequence[Parsed]) -
         except OperationalError:  # such as a lack of memory
             raise
         except SQLAlchemyError:
-            raise IntegrityError(
+            raise RegistryDamaged(
                 f"The audit log: entries {entries[0].sequence} to {entries[-1].sequence} name rows of "
-                f"{each.name} that contradict earlier rows.",
-                HINT,
+                f"{each.name} that contradict earlier rows."
             ) from None
 
 
@@ -393,7 +391,7 @@ def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> b
             found = disk.execute(_ONE_BLOB, {"sha256": sha256}).scalar()
     if found is None or hashlib.sha256(found).hexdigest() != sha256:
         problem = "is missing" if found is None else "was changed"
-        raise IntegrityError(f"The registry: the stored content with the SHA-256 {sha256} {problem}.", HINT)
+        raise RegistryDamaged(f"The registry: the stored content with the SHA-256 {sha256} {problem}.")
     return found
 
 

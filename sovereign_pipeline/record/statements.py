@@ -21,7 +21,12 @@ SUFFIX = ".sigstore.json"
 """Suffix of a bundle's file name, which begins with the name of the attested file."""
 LARGEST_BUNDLE = 16 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
-AGAIN = "Copy the bundle again from its source, or have it signed again."
+
+
+class InvalidStatement(IntegrityError):
+    """Raised when a bundle is malformed, or when its signature or statement is not the required one."""
+
+    usual_hint = "Copy the bundle again from its source, or have it signed again."
 
 
 def pre_authentication_encoding(payload: bytes) -> bytes:
@@ -48,23 +53,23 @@ def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
     canonical."""
     content = json_object(bundle, "This is not a sigstore bundle")
     if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
-        raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
+        raise InvalidStatement(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.")
     hint = _at(content, "verificationMaterial", "publicKey", "hint")
     if not isinstance(hint, str) or not SHA256.fullmatch(hint):
-        raise IntegrityError("The bundle does not name the key that signed it (publicKey.hint).", AGAIN)
+        raise InvalidStatement("The bundle does not name the key that signed it (publicKey.hint).")
     if _at(content, "dsseEnvelope", "payloadType") != PAYLOAD:
-        raise IntegrityError(f"The envelope's payload is not {PAYLOAD}.", AGAIN)
+        raise InvalidStatement(f"The envelope's payload is not {PAYLOAD}.")
     signatures = _at(content, "dsseEnvelope", "signatures")
     if not isinstance(signatures, list) or len(signatures) != 1:
         count = len(signatures) if isinstance(signatures, list) else 0
-        raise IntegrityError(f"The envelope has {count} signatures instead of one.", AGAIN)
+        raise InvalidStatement(f"The envelope has {count} signatures instead of one.")
     try:
         payload = base64.b64decode(_at(content, "dsseEnvelope", "payload"), validate=True)
         signature = base64.b64decode(_at(signatures[0], "sig"), validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise IntegrityError("The envelope's payload or signature is not Base64.", AGAIN) from None
+        raise InvalidStatement("The envelope's payload or signature is not Base64.") from None
     if bundle_bytes(hint, payload, signature) != bundle:
-        raise IntegrityError("The bundle's bytes are not canonical.", AGAIN)
+        raise InvalidStatement("The bundle's bytes are not canonical.")
     return hint, payload, signature
 
 
@@ -81,7 +86,7 @@ def json_object(content: bytes, complaint: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         parsed = None
     if not isinstance(parsed, dict):
-        raise IntegrityError(f"{complaint}.", AGAIN)
+        raise InvalidStatement(f"{complaint}.")
     return parsed
 
 
@@ -241,7 +246,7 @@ def verify_statement(
     key = trust.key(role, keyid)
     has_one_form = is_low_s(signature)  # a bundle's SHA-256 is a request's id, so only one form is valid
     if not has_one_form or not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
-        raise IntegrityError(f"The signature by {keyid} does not match this statement.", AGAIN)
+        raise InvalidStatement(f"The signature by {keyid} does not match this statement.")
     if not trust.counts(role, keyid, at_index):
         at = "new statements" if at_index is None else f"entry {at_index} of the log"
         raise IntegrityError(
@@ -251,14 +256,11 @@ def verify_statement(
         )
     statement = _statement_in(payload)
     if statement.predicate_type != predicate_type:
-        raise IntegrityError(
-            f"The statement has the type {statement.predicate_type} instead of {predicate_type}.", AGAIN
-        )
+        raise InvalidStatement(f"The statement has the type {statement.predicate_type} instead of {predicate_type}.")
     if sha256 not in {subject.sha256 for subject in statement.subjects}:
-        raise IntegrityError(
+        raise InvalidStatement(
             f"The statement is about {', '.join(subject.sha256 for subject in statement.subjects[:3])}, not about "
-            f"{sha256}.",
-            AGAIN,
+            f"{sha256}."
         )
     return Verified(statement, key)
 
@@ -286,16 +288,16 @@ def _as_dict(statement: Statement) -> dict[str, Any]:
 def _statement_in(payload: bytes) -> Statement:
     content = json_object(payload, "The envelope's payload is not a statement")
     if content.get("_type") != STATEMENT:
-        raise IntegrityError(f"The payload's type is not {STATEMENT}.", AGAIN)
+        raise InvalidStatement(f"The payload's type is not {STATEMENT}.")
     try:
         subjects = tuple(Subject(each["name"], each["digest"]["sha256"]) for each in content["subject"])
         statement = Statement(subjects, content["predicateType"], content["predicate"])
     except (KeyError, TypeError):
-        raise IntegrityError("The statement has no subject, predicateType or predicate.", AGAIN) from None
+        raise InvalidStatement("The statement has no subject, predicateType or predicate.") from None
     if fault := _fault(statement):
-        raise IntegrityError(f"The statement is malformed: {fault}.", AGAIN)
+        raise InvalidStatement(f"The statement is malformed: {fault}.")
     if not is_canonical(_as_dict(statement), payload):
-        raise IntegrityError("The statement's bytes are not canonical.", AGAIN)
+        raise InvalidStatement("The statement's bytes are not canonical.")
     return statement
 
 
@@ -340,7 +342,7 @@ def verify_listed(
     key, payload = _signed_by(bundle, trust, role, at_index)
     there = _statement(files, name)
     if canonical(there) != payload:
-        raise IntegrityError(f"{name}: {_difference(json_object(payload, 'This is not a list'), there)}", AGAIN)
+        raise InvalidStatement(f"{name}: {_difference(json_object(payload, 'This is not a list'), there)}")
     return key
 
 
@@ -349,11 +351,11 @@ def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> 
     hint, payload, signature = bundle_parts(bundle)
     key = next((each for each in trust.keys(role) if _hint(each.public_pem) == hint), None)
     if key is None:
-        raise IntegrityError(f"No key of the role {role} has the digest {hint} in the bundle.", AGAIN)
+        raise InvalidStatement(f"No key of the role {role} has the digest {hint} in the bundle.")
     if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
-        raise IntegrityError(f"The signature by {key.keyid} does not match this list of files.", AGAIN)
+        raise InvalidStatement(f"The signature by {key.keyid} does not match this list of files.")
     if not trust.counts(role, key.keyid, at_index):
-        raise IntegrityError(f"The key {key.keyid} is revoked from entry {key.revoked_from} of the log on.", AGAIN)
+        raise InvalidStatement(f"The key {key.keyid} is revoked from entry {key.revoked_from} of the log on.")
     return key, payload
 
 

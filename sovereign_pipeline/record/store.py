@@ -129,7 +129,7 @@ class ArtifactStore:
             raise NotFoundError(f"{path}: the manifest of this {manifest.kind} lists no such file.")
         content = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
         if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file from a copy.")
+            raise IntegrityError(f"{path}: the bytes are not the recorded ones.")
         return content
 
     def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
@@ -137,10 +137,7 @@ class ArtifactStore:
         path = self.path_of(ref.digest) / MANIFEST_FILE
         read = read_manifest(path)
         if (read.digest, read.sha256) != (ref.digest, ref.manifest_sha256):
-            raise IntegrityError(
-                f"{path}: this is not the manifest that was recorded when the artifact was used.",
-                "Restore the artifact from a copy.",
-            )
+            raise IntegrityError(f"{path}: this is not the manifest that was recorded when the artifact was used.")
         return read.manifest, self.seals.bundles(path.parent, ref, read.manifest)
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
@@ -293,7 +290,7 @@ def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str,
         besides: names of files that are verified elsewhere.
     """
     if not path.is_dir():
-        raise IntegrityError(f"{path}: the directory is missing.", "Restore it from a copy.")
+        raise IntegrityError(f"{path}: the directory is missing.")
     present = {*besides, *(entry.path for entry in entries)}
     found = dict(_tree(path))
     for name in sorted(found.keys() - present):
@@ -301,9 +298,9 @@ def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str,
     for entry in entries:
         file = path / entry.path
         if entry.path not in found:
-            raise IntegrityError(f"{file}: the file is missing.", "Restore it from a copy.")
+            raise IntegrityError(f"{file}: the file is missing.")
         if found[entry.path] != entry.size or file_sha256(file) != entry.sha256:
-            raise IntegrityError(f"{file}: the bytes are not the recorded ones.", "Restore the file from a copy.")
+            raise IntegrityError(f"{file}: the bytes are not the recorded ones.")
 
 
 def _withheld(artifact: Artifact) -> CorpusWithheld:

@@ -17,7 +17,13 @@ from sovereign_pipeline.record.merkle import Growth, Node
 from sovereign_pipeline.record.notes import Note, TreeHead, Verifier
 from sovereign_pipeline.record.tables import Blob, LedgerEntry, LedgerNode
 
-HINT = "Restore the registry from a copy, and find out who changed it."
+
+class RegistryDamaged(IntegrityError):
+    """Raised when the registry's database was changed by another program."""
+
+    usual_hint = "Restore the registry from a copy, and find out who changed it."
+
+
 GROWTH = "the ledger's tree"
 """Key in `Session.info` for the tree that the session sees, including entries that it appended."""
 APPENDED = "appended to the ledger"
@@ -47,10 +53,7 @@ def written_by_this_program() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AttributeError):
-        raise IntegrityError(
-            "The registry's database contains rows that this program cannot have written.",
-            HINT,
-        ) from None
+        raise RegistryDamaged("The registry's database contains rows that this program cannot have written.") from None
 
 
 def size_of(session: Session) -> int:
@@ -88,10 +91,9 @@ def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
         if new := [{"sha256": each, "data": named[each]} for each in digests if each not in known]:
             session.execute(insert(Blob), new)
     except RefusedByDatabase:
-        raise IntegrityError(
+        raise RegistryDamaged(
             f"The registry: there are foreign rows in the place of entry {first} and its tree. Another "
-            "program added them.",
-            HINT,
+            "program added them."
         ) from None
 
 
@@ -101,7 +103,7 @@ def leaves(session: Session, after: int = 0) -> Iterator[tuple[int, bytes]]:
     query = select(columns.sequence, columns.data).where(columns.sequence > after, columns.sequence <= size_of(session))
     for sequence, data in session.execute(query.order_by(columns.sequence).execution_options(yield_per=AT_ONCE)):
         if not isinstance(data, bytes):
-            raise IntegrityError(f"The audit log: entry {sequence} cannot be read.", HINT)
+            raise RegistryDamaged(f"The audit log: entry {sequence} cannot be read.")
         yield sequence, data
 
 
@@ -128,10 +130,9 @@ def consistency_proof(session: Session, old: int, new: int) -> list[bytes]:
 
 def damaged(node: Node, problem: str) -> IntegrityError:
     level, position = node
-    return IntegrityError(
+    return RegistryDamaged(
         f"The ledger's tree: the hash over entries {(position << level) + 1} to {(position + 1) << level} "
-        f"{problem}. Another program changed the registry.",
-        HINT,
+        f"{problem}. Another program changed the registry."
     )
 
 
@@ -173,10 +174,7 @@ def prove(session: Session, sequence: int, note: Note) -> str:
     data = bytes(row.data)
     proof = inclusion_proof(session, sequence, head.size)
     if not merkle.is_included(sequence - 1, head.size, merkle.leaf_hash(data), proof, head.root):
-        raise IntegrityError(
-            f"Entry {sequence} is not the signed one. Another program changed the registry.",
-            HINT,
-        )
+        raise RegistryDamaged(f"Entry {sequence} is not the signed one. Another program changed the registry.")
     lines = [HEADER, f"extra {notes.encoded(data)}", f"index {sequence - 1}", *map(notes.encoded, proof)]
     return "\n".join(lines) + f"\n\n{note}"
 

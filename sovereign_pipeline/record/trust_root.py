@@ -21,6 +21,13 @@ from tuf.api.serialization.json import JSONSerializer
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.record.keys import Algorithm, Signer, keyid_of, public_pem_of, read_public_key
 
+
+class InvalidTrustRoot(IntegrityError):
+    """Raised when a file of the trust root is malformed or is not signed as it must be."""
+
+    usual_hint = "Copy the file again from its source."
+
+
 ROLES: Mapping[str, Algorithm] = {
     "pipeline": "p256",
     "log": "ed25519",
@@ -164,12 +171,12 @@ def metadata_in(content: bytes, kind: type[T], name: str) -> Metadata[T]:
         metadata = cast(Metadata[T], Metadata.from_bytes(content))
         spelled = written(metadata)
     except (RepositoryError, ValueError, RecursionError):
-        raise IntegrityError(f"{name}: this is not TUF metadata.", "Copy the file again from its source.") from None
+        raise InvalidTrustRoot(f"{name}: this is not TUF metadata.") from None
     if not isinstance(metadata.signed, kind):
-        raise IntegrityError(f"{name}: this is not TUF's {kind.type}.", "Copy the file again from its source.")
+        raise InvalidTrustRoot(f"{name}: this is not TUF's {kind.type}.")
     lowercase = all(SPELLING.fullmatch(each.signature) for each in metadata.signatures.values())
     if spelled != content or not lowercase:
-        raise IntegrityError(f"{name}: its bytes are not canonical.", "Copy the file again from its source.")
+        raise InvalidTrustRoot(f"{name}: its bytes are not canonical.")
     return metadata
 
 
@@ -177,9 +184,7 @@ def dated(text: object, name: str) -> datetime:
     try:
         return datetime.strptime(str(text), TIME).replace(tzinfo=UTC)
     except ValueError:
-        raise IntegrityError(
-            f"{name}: an expiry is not a valid time.", "Copy the file again from its source."
-        ) from None
+        raise InvalidTrustRoot(f"{name}: an expiry is not a valid time.") from None
 
 
 def tuf_key(pem: str, **fields: Any) -> Key:
@@ -200,9 +205,7 @@ def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
         else:
             raise ValueError(key.scheme)
     except (ValueError, InputError):
-        raise IntegrityError(
-            f"{name}: the key {keyid} is not a readable P-256 or Ed25519 key.", "Copy the file again from its source."
-        ) from None
+        raise InvalidTrustRoot(f"{name}: the key {keyid} is not a readable P-256 or Ed25519 key.") from None
     if keyid_of(pem) != keyid or {*key.keyval} != {"public"} or tuf_key(pem).keyval["public"] != public:
         raise IntegrityError(
             f"{name}: the key {keyid} has an id that does not belong to it.",
@@ -309,7 +312,7 @@ def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str)
     """Raise IntegrityError for any invalid signature, even if enough others are valid, so that every byte is
     verified."""
     if other := sorted(set(metadata.signatures) - good):
-        raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Copy the file again from its source.")
+        raise InvalidTrustRoot(f"{name}: the signature of {other[0]} is not one.")
 
 
 def _refuse_foreign_keys(keys: Mapping[str, TufKey], name: str) -> None:
@@ -333,9 +336,7 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
         keys = []
         for keyid in delegated[role].keyids:
             if keyid not in delegations.keys:
-                raise IntegrityError(
-                    f"{name}: the key {keyid} of role {role} is missing.", "Copy the file again from its source."
-                )
+                raise InvalidTrustRoot(f"{name}: the key {keyid} of role {role} is missing.")
             if keyid in held:
                 raise IntegrityError(
                     f"{name}: the key {keyid} has two roles, {held[keyid]} and {role}.", "A key can have only one role."
@@ -345,7 +346,7 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
         version, expires = fields["version"], dated(fields["expires"], name)
         roles[role] = TrustedRole(role, delegated[role].threshold, tuple(keys), version, expires)
     if unused := {*delegations.keys} - {*held}:
-        raise IntegrityError(f"{name}: the key {min(unused)} has no role.", "Copy the file again from its source.")
+        raise InvalidTrustRoot(f"{name}: the key {min(unused)} has no role.")
     return Trust(
         root_sha256=sha256,
         root_version=roots[-1].version,
@@ -359,10 +360,7 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
 def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> TrustedKey:
     pem, kind = pem_of(key.keyid, key, name)
     if kind != algorithm:
-        raise IntegrityError(
-            f"{name}: the key {key.keyid} of role {role} is not of the type {algorithm}.",
-            "Copy the file again from its source.",
-        )
+        raise InvalidTrustRoot(f"{name}: the key {key.keyid} of role {role} is not of the type {algorithm}.")
     fields = key.unrecognized_fields
     if unknown := {*fields} - KEY_FIELDS:
         raise IntegrityError(
@@ -381,10 +379,7 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
         and (role != "officer" or (person is not None and bool(may) and bool(levels)))
     )
     if not well_formed:
-        raise IntegrityError(
-            f"{name}: the facts about the key {key.keyid} of role {role} are incomplete.",
-            "Copy the file again from its source.",
-        )
+        raise InvalidTrustRoot(f"{name}: the facts about the key {key.keyid} of role {role} are incomplete.")
     return TrustedKey(key.keyid, pem, person, tuple(may), tuple(levels), revoked_from)
 
 

@@ -450,9 +450,7 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
         and circumstances.source_sha256 == row.source_sha256
     )
     if not same:
-        raise IntegrityError(
-            f"{tuned.directory}: this is not the adapter that is registered as {row.id}.", "Restore it from a copy."
-        )
+        raise IntegrityError(f"{tuned.directory}: this is not the adapter that is registered as {row.id}.")
 
 
 def _gate_records(

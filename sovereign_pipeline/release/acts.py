@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record.audit_log import HINT, append, entries_of_rows, key_of
+from sovereign_pipeline.record.audit_log import append, entries_of_rows, key_of
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
@@ -28,7 +28,7 @@ from sovereign_pipeline.record.officers import (
 )
 from sovereign_pipeline.record.statements import KNOWN_ISSUE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import Adapter, AdapterReview, KnownIssue, Recall, RecallWaiver, Table
-from sovereign_pipeline.record.tree import AT_ONCE
+from sovereign_pipeline.record.tree import AT_ONCE, RegistryDamaged
 from sovereign_pipeline.record.trust_root import Trust
 
 STATEMENT = "statement"
@@ -102,7 +102,7 @@ def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterab
         sequence = entered.get((each.row.__tablename__, key_of(each.row)))
         name, trust = act.named(each.said), trust_root(settings)
         if sequence is None:
-            raise IntegrityError(f"The registry: {name} has no ledger entry ('{act.action}').", HINT)
+            raise RegistryDamaged(f"The registry: {name} has no ledger entry ('{act.action}').")
         if not trust.is_revoked_at(OFFICER, each.row.officer, sequence - 1):
             of_row = {adapter: about[adapter] for adapter in each.adapters if adapter in about}
             _assert_signed(of_row, trust, act, name, each, sequence - 1)
@@ -114,7 +114,7 @@ def _assert_signed(
     about: Mapping[str, tuple[str, str]], trust: Trust, act: Act, name: str, acted: Acted[R], at_index: int
 ) -> None:
     if not about:
-        raise IntegrityError(f"The registry: {name} is about an adapter that is not registered.", HINT)
+        raise RegistryDamaged(f"The registry: {name} is about an adapter that is not registered.")
     levels, manifests = zip(*about.values(), strict=True)
     try:
         verified = verify_act(
@@ -131,7 +131,7 @@ def _assert_signed(
     subjects = {subject.sha256 for subject in verified.statement.subjects}
     same = dict(verified.statement.predicate) == acted.stated and verified.key.keyid == acted.row.officer
     if not same or subjects != {*manifests}:
-        raise IntegrityError(f"The registry: {name} differs from what was signed.", HINT)
+        raise RegistryDamaged(f"The registry: {name} differs from what was signed.")
 
 
 def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, str]]:

@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Release, TransitionName, is_transition, release_in
 from sovereign_pipeline.policy.recipe_model import nearest_known
-from sovereign_pipeline.record.audit_log import HINT, entries_of_rows, key_of
+from sovereign_pipeline.record.audit_log import entries_of_rows, key_of
 from sovereign_pipeline.record.catalog import (
     REQUESTED,
     STATE_CHANGED,
@@ -37,6 +37,7 @@ from sovereign_pipeline.record.tables import (
     Transition,
     row_as_dict,
 )
+from sovereign_pipeline.record.tree import RegistryDamaged
 from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 from sovereign_pipeline.release.recall import open_recalls
 
@@ -245,16 +246,16 @@ def signed_transitions(
         statements = _assert_row_signed(on_record, trust, row, where)
         asked = on_record.requests.get(row.request_id)
         if asked is None:
-            raise IntegrityError(f"{where}: its request is not logged.", HINT)
+            raise RegistryDamaged(f"{where}: its request is not logged.")
         if asked.id not in known:
             known[asked.id] = _standing(on_record, trust, asked, now)
         standing = known[asked.id]
         moves[asked.id, row.transition == SUPERSEDE] += 1
         if not _was_asked_for(row, standing.predicate) or moves[asked.id, row.transition == SUPERSEDE] > 1:
-            raise IntegrityError(f"{where}: it differs from request {asked.id[:12]}.", HINT)
+            raise RegistryDamaged(f"{where}: it differs from request {asked.id[:12]}.")
         is_approved = statements <= {*standing.approval_statements} and standing.is_complete
         if not is_approved or len(statements) < standing.needed:
-            raise IntegrityError(f"{where}: its approvals are not logged.", HINT)
+            raise RegistryDamaged(f"{where}: its approvals are not logged.")
     return [(row, known[row.request_id]) for row in rows]
 
 
@@ -299,7 +300,7 @@ class _OnRecord:
         sequence = self.entries.get((row.__tablename__, key_of(row)))
         if sequence is None:
             request = row.id if isinstance(row, ReleaseRequest) else row.request_id
-            raise IntegrityError(f"The registry: a row of request {request[:12]} has no ledger entry.", HINT)
+            raise RegistryDamaged(f"The registry: a row of request {request[:12]} has no ledger entry.")
         return sequence - 1
 
 
@@ -464,7 +465,7 @@ def _adapter(on_record: _OnRecord, row: ReleaseRequest | Transition, where: str)
     """Return the adapter that a row is about. Raises IntegrityError if the row's line has no such adapter."""
     adapter = on_record.adapters.get(row.adapter_id)
     if adapter is None or adapter.line != row.line:
-        raise IntegrityError(f"{where}: the line has no adapter {row.adapter_id}.", HINT)
+        raise RegistryDamaged(f"{where}: the line has no adapter {row.adapter_id}.")
     return adapter
 
 
@@ -474,7 +475,7 @@ def _officer(key: TrustedKey) -> Officer:
 
 
 def _differs(what: str, where: str) -> IntegrityError:
-    return IntegrityError(f"The registry: {what} differs from the signed {where}.", HINT)
+    return RegistryDamaged(f"The registry: {what} differs from the signed {where}.")
 
 
 COMPARED = (

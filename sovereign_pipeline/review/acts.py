@@ -22,6 +22,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import audit_log as audit
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.tables import Adapter, AuditEntry, BlindReview, ReviewClosing, Table, row_as_dict
+from sovereign_pipeline.record.tree import RegistryDamaged
 from sovereign_pipeline.review.plan import commitment
 
 SECRET_BYTES = 32
@@ -173,10 +174,9 @@ def find_open(session: Session, line: str) -> BlindReview | None:
     """Return the line's open review, or None. Raises IntegrityError if there are several."""
     found = session.scalars(_OPEN.where(BlindReview.line == line)).all()
     if len(found) > 1:
-        raise IntegrityError(
+        raise RegistryDamaged(
             f"Line {line} has {len(found)} open reviews, but only one is possible. Another program changed "
-            "the registry.",
-            "Restore the registry from a copy, and find out who changed it.",
+            "the registry."
         )
     return found[0] if found else None
 

@@ -21,6 +21,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.people import person_in_short
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import BlindReview
+from sovereign_pipeline.record.tree import RegistryDamaged
 
 Position = Literal["a", "b"]
 """Position of an answer on the page: answer A or answer B."""
@@ -267,10 +268,9 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
         review.seed_sha256,
         review.ballots,
     ):
-        raise IntegrityError(
+        raise RegistryDamaged(
             f"{store.path_of(ref.digest)}: the registry's row of this review differs in adapter, seed or "
-            "number of ballots. Another program changed the registry.",
-            "Restore the registry from a copy, and find out who changed it.",
+            "number of ballots. Another program changed the registry."
         )
     return contents
 

@@ -16,6 +16,7 @@ from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.people import person_in_short
 from sovereign_pipeline.record.stage import Outcome, Verdict
 from sovereign_pipeline.record.tables import Ballot, Guess
+from sovereign_pipeline.record.tree import RegistryDamaged
 from sovereign_pipeline.review.plan import (
     PlanContents,
     PlannedPair,
@@ -227,10 +228,7 @@ def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
     match its commitment, or if a ballot does not fit the plan."""
     plan = closed.contents.plan
     if commitment(closed.seed) != plan.seed_sha256:
-        raise IntegrityError(
-            f"Review {closed.review}: the revealed seed does not match its commitment.",
-            "Restore the registry from a copy, and find out who changed it.",
-        )
+        raise RegistryDamaged(f"Review {closed.review}: the revealed seed does not match its commitment.")
     positions, planned = _positions(closed), _planned(closed)
     ballots = []
     for ballot in closed.ballots:
@@ -274,9 +272,7 @@ def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]
 
 
 def _planted(closed: ClosedReview, what: str) -> IntegrityError:
-    return IntegrityError(
-        f"Review {closed.review}: {what}.", "Restore the registry from a copy, and find out who changed it."
-    )
+    return RegistryDamaged(f"Review {closed.review}: {what}.")
 
 
 def _positions(closed: ClosedReview) -> dict[tuple[str, str], Position]:
