@@ -174,39 +174,6 @@ def pipeline_actor(settings: Settings) -> str:
     return f"pipeline:{pipeline_signer(settings, trust_root(settings)).keyid}"
 
 
-class SealedEntries:
-    def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
-        """Args:
-        opened: opens the registry. Called on first use.
-        """
-        self._settings = settings
-        self._opened = opened
-
-    @cached_property
-    def _registry(self) -> Registry:
-        return self._opened()
-
-    def enter(self, manifest: Manifest, manifest_sha256: str) -> None:
-        subjects = {
-            "kind": manifest.kind,
-            "line": manifest.line,
-            "digest": manifest.digest,
-            "manifest_sha256": manifest_sha256,
-        }
-        known = select(SealedEntry).where(SealedEntry.manifest_sha256 == manifest_sha256)
-        with self._registry.writing() as session:
-            entry = append(session, pipeline_actor(self._settings), SEALED, subjects)
-            if session.scalars(known).first() is None:
-                session.execute(insert(SealedEntry).values(manifest_sha256=manifest_sha256, sequence=entry.sequence))
-
-    def index_of(self, ref: ArtifactRef) -> int | None:
-        """Return the ledger index of the first entry about this artifact, or None. Raises IntegrityError if the entry
-        was changed."""
-        with self._registry.reading() as session:
-            sequence = sealed_at(session, ref)
-        return sequence - 1 if sequence is not None else None
-
-
 def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
     """Return the number of the first entry about an artifact, or None. Reads the whole log if the index of sealed
     artifacts is wrong or lacks the artifact."""
@@ -243,12 +210,15 @@ class LedgerSeals:
     """Signs and verifies one installation's artifacts. Implements `manifest.Seals`."""
 
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
+        """Args:
+        opened: opens the registry. Called on first use.
+        """
         self._settings = settings
         self._opened = opened
 
     @cached_property
-    def _entries(self) -> SealedEntries:
-        return SealedEntries(self._settings, self._opened)
+    def _registry(self) -> Registry:
+        return self._opened()
 
     def assert_ready(self) -> None:
         """Raise NotFoundError, IntegrityError or SignInError if signing is impossible."""
@@ -260,40 +230,29 @@ class LedgerSeals:
             (directory / name).write_bytes(content)
 
     def enter(self, manifest: Manifest) -> None:
-        self._entries.enter(manifest, _sha256(manifest))
+        manifest_sha256 = _sha256(manifest)
+        subjects = {
+            "kind": manifest.kind,
+            "line": manifest.line,
+            "digest": manifest.digest,
+            "manifest_sha256": manifest_sha256,
+        }
+        known = select(SealedEntry).where(SealedEntry.manifest_sha256 == manifest_sha256)
+        with self._registry.writing() as session:
+            entry = append(session, pipeline_actor(self._settings), SEALED, subjects)
+            if session.scalars(known).first() is None:
+                session.execute(insert(SealedEntry).values(manifest_sha256=manifest_sha256, sequence=entry.sequence))
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
         """Verify the provenance. Returns the names of all the artifact's signature files."""
-        path = directory / PROVENANCE_BUNDLE
-        content, trust = _read(path), trust_root(self._settings)
-        said = (PROVENANCE, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
-        if not _counted.has(trust, said):
-            with _naming(path):
-                index = self._index(content, trust, ref)
-                verified = verify_statement(
-                    content, trust, PIPELINE, predicate_type=PROVENANCE, sha256=ref.manifest_sha256, at_index=index
-                )
-            if verified.statement.predicate != provenance_of(manifest):
-                raise IntegrityError(f"{path}: it contradicts the manifest.", REMOVE)
-            _counted.keep(trust, said, index)
+        made = Attestation(MANIFEST_FILE, PROVENANCE, ref.manifest_sha256, provenance_of(manifest))
+        self._verify(directory, ref, made)
         return bundles_of(manifest)
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
-        trust = trust_root(self._settings)
         for each in attestations_of(directory, manifest):
-            path = directory / each.bundle
-            content = _read(path)
-            said = (each.predicate_type, each.sha256, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
-            if _counted.has(trust, said):
-                continue
-            with _naming(path):
-                index = self._index(content, trust, ref)
-                verified = verify_statement(
-                    content, trust, PIPELINE, predicate_type=each.predicate_type, sha256=each.sha256, at_index=index
-                )
-            if verified.statement.predicate != each.predicate:
-                raise IntegrityError(f"{path}: it contradicts {each.file}.", REMOVE)
-            _counted.keep(trust, said, index)
+            self._verify(directory, ref, each)
+        trust = trust_root(self._settings)
         for weights in weights_of(manifest):
             path = directory / weights.bundle
             content = _read(path)
@@ -301,12 +260,29 @@ class LedgerSeals:
             with _naming(path):
                 verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
 
+    def _verify(self, directory: Path, ref: ArtifactRef, attested: Attestation) -> None:
+        """Raise IntegrityError unless the pipeline signed exactly this statement."""
+        path, trust = directory / attested.bundle, trust_root(self._settings)
+        content = _read(path)
+        kind, sha256 = attested.predicate_type, attested.sha256
+        said = (kind, sha256, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
+        if _counted.has(trust, said):
+            return
+        with _naming(path):
+            index = self._index(content, trust, ref)
+            verified = verify_statement(content, trust, PIPELINE, predicate_type=kind, sha256=sha256, at_index=index)
+        if verified.statement.predicate != attested.predicate:
+            raise IntegrityError(f"{path}: it contradicts {attested.file}.", REMOVE)
+        _counted.keep(trust, said, index)
+
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
-        """Return the artifact's ledger index if the signature's key is revoked, or else None."""
-        keyid = signed_by(bundle)
-        if trust.counts(PIPELINE, keyid, None):
+        """Return the artifact's ledger index if the signature's key is revoked, or else None. Raises IntegrityError if
+        the entry was changed."""
+        if trust.counts(PIPELINE, signed_by(bundle), None):
             return None
-        return self._entries.index_of(ref)
+        with self._registry.reading() as session:
+            sequence = sealed_at(session, ref)
+        return sequence - 1 if sequence is not None else None
 
 
 Said_sealing = tuple[str, ...]
