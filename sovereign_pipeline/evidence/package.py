@@ -26,16 +26,8 @@ from sovereign_pipeline.evidence import verify
 from sovereign_pipeline.evidence.documents import AdapterFacts, completed_bill, facts_of, lineage_events
 from sovereign_pipeline.evidence.technical_file import model_card, technical_file
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.record import checkpoints, notes, witnesses
+from sovereign_pipeline.record import catalog, checkpoints, notes, witnesses
 from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, append, stream_in
-from sovereign_pipeline.record.catalog import (
-    FLAG_CHANGED,
-    PURGED,
-    REQUESTED,
-    STATE_CHANGED,
-    WAIVED,
-    find_adapter,
-)
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manifest
@@ -123,7 +115,7 @@ def write_package(
             raise InputError(f"{path}: there is something already.", "Name a new folder.")
     if not folder.absolute().parent.is_dir():
         raise InputError(f"{folder}: its folder is not there.", "Correct the path.")
-    adapters = [find_adapter(registry, each).id for each in adapters]
+    adapters = [catalog.find_adapter(registry, each).id for each in adapters]
     trust = trust_root(settings)
     signer = pipeline_signer(settings, trust)
     verify_registry(registry)
@@ -274,7 +266,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[s
     found: dict[str, Adapter] = {}
     waiting = list(adapters)
     while waiting:
-        row = find_adapter(registry, waiting.pop())
+        row = catalog.find_adapter(registry, waiting.pop())
         if row.id in found:
             continue
         found[row.id] = row
@@ -305,7 +297,7 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
         for name, content in shown_files(store, ref, manifest):
             found.files[f"artifacts/{ref.digest}/{name}"] = content
             if ref.kind == "gate_waiver" and name.endswith(SUFFIX) and not name.startswith("manifest"):
-                _enter(session, WAIVED, found, statement=hashlib.sha256(content).hexdigest())
+                _enter(session, catalog.WAIVED, found, statement=hashlib.sha256(content).hexdigest())
     for ref in manifests:
         sequence = sealed_at(session, ref)
         if sequence is None:
@@ -366,16 +358,16 @@ def _decisions(session: Session, settings: Settings, lines: Sequence[str], found
         known = [each for query in (of_line, of_requests, made) for each in session.scalars(query)]
         holds = sorted((settings.home / "serving" / "holds" / line).glob(f"*/*{SUFFIX}"))
         known += [path.read_bytes() for path in holds]
-        for entry in _enter(session, FLAG_CHANGED, found, line=line):
+        for entry in _enter(session, catalog.FLAG_CHANGED, found, line=line):
             change = read_change(settings, line, entry.subjects["change"])
             known.append(change.signature)
             found.files[f"flags/{line}/{change.sequence}.json"] = change.flags
         by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
-        for action in (REQUESTED, *DECIDED.values(), STATE_CHANGED, JUDGED, ACCEPTED):
+        for action in (catalog.REQUESTED, *DECIDED.values(), catalog.STATE_CHANGED, JUDGED, ACCEPTED):
             for entry in _enter(session, action, found, line=line):
                 about.add(entry.subjects["adapter"])
                 _statement(entry, by_digest, found)
-        for entry in _entries(session, FLAG_CHANGED, line=line):
+        for entry in _entries(session, catalog.FLAG_CHANGED, line=line):
             _statement(entry, by_digest, found)
     return about
 
@@ -386,13 +378,13 @@ def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[st
     tables = (Recall, RecallWaiver, KnownIssue, AdapterReview)
     known = [each for table in tables for each in session.scalars(select(table.statement)) if each is not None]
     by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
-    for action in (acts.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, PURGED):
+    for action in (acts.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, catalog.PURGED):
         for entry in _entries(session, action):
             named = entry.subjects.get("adapters") or [entry.subjects["adapter"]]
             if not {*named} & {*(about if action in (recall.OPENED, recall.WAIVED) else covered)}:
                 continue
             found.entries.add(entry.sequence)
-            if action != PURGED:  # a purge's entry contains its statement
+            if action != catalog.PURGED:  # a purge's entry contains its statement
                 _statement(entry, by_digest, found)
 
 
@@ -442,7 +434,7 @@ def _facts(
     """Return the facts for the documents about an adapter."""
     settings = registry.settings
     issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
-    history = history_of(session, settings, trust, find_adapter(registry, adapter_id).line, adapter_id)
+    history = history_of(session, settings, trust, catalog.find_adapter(registry, adapter_id).line, adapter_id)
     return facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues, history)
 
 

@@ -14,17 +14,8 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, SovereignError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.text import refuse_long_texts
-from sovereign_pipeline.record import merkle, notes, tree
+from sovereign_pipeline.record import merkle, notes, tables, tree
 from sovereign_pipeline.record.checkpoints import Readable
-from sovereign_pipeline.record.tables import (
-    STORED,
-    Adapter,
-    AuditEntry,
-    Blob,
-    LedgerEntry,
-    Table,
-    row_as_dict,
-)
 
 ROWS = "rows"
 """Key in an entry's subjects: table -> primary key -> SHA-256 of a row that was added with the entry."""
@@ -49,17 +40,17 @@ def watch(session: Session, drafted: dict[str, bytes]) -> None:
     def _refuse(state: ORMExecuteState) -> None:
         table = getattr(state.statement, "table", None)
         changes = state.is_insert or state.is_update or state.is_delete
-        if changes and table is not None and not table.info.get(STORED):
+        if changes and table is not None and not table.info.get(tables.STORED):
             raise RuntimeError("rows of the registry are added one by one, as objects")
 
     @event.listens_for(session, "after_flush")
     def _note(flushed: Session, context: Any) -> None:
         changed = [*filter(flushed.is_modified, flushed.dirty), *flushed.deleted]
-        if any(isinstance(each, Table) and _is_held(each) for each in changed):
+        if any(isinstance(each, tables.Table) and _is_held(each) for each in changed):
             raise RuntimeError("a row of the registry would be changed; the registry only allows new rows")
         rows: Rows = flushed.info.setdefault(ADDED, {})
         for row in flushed.new:
-            if isinstance(row, Table) and _is_held(row):
+            if isinstance(row, tables.Table) and _is_held(row):
                 content = content_of_row(row)
                 rows.setdefault(row.__tablename__, {})[key_of(row)] = drafted[_sha256(content)] = content
                 for column in row.__table__.columns:
@@ -72,8 +63,10 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _is_held(row: Table) -> bool:
-    return not isinstance(row, AuditEntry) and not Table.metadata.tables[row.__tablename__].info.get(STORED)
+def _is_held(row: tables.Table) -> bool:
+    return not isinstance(row, tables.AuditEntry) and not tables.Table.metadata.tables[row.__tablename__].info.get(
+        tables.STORED
+    )
 
 
 def taken(session: Session) -> Rows:
@@ -89,13 +82,13 @@ def assert_none_left(session: Session) -> None:
         raise RuntimeError(f"rows of {', '.join(left)} would be committed without an entry of the ledger")
 
 
-def content_of_row(row: Table) -> bytes:
+def content_of_row(row: tables.Table) -> bytes:
     """Return a row's columns as canonical JSON. An entry refers to the row by the SHA-256 of this content. Empty
     columns are left out, so that a column that is added later does not change the digest."""
-    return canonical_json({name: value for name, value in row_as_dict(row).items() if value is not None})
+    return canonical_json({name: value for name, value in tables.row_as_dict(row).items() if value is not None})
 
 
-def key_of(row: Table) -> str:
+def key_of(row: tables.Table) -> str:
     """Return the primary key of a row as one string."""
     return "/".join(str(part) for part in inspect(row).mapper.primary_key_from_instance(row))
 
@@ -130,7 +123,7 @@ class Parsed(NamedTuple):
     hash: str
 
 
-Entry = AuditEntry | Parsed
+Entry = tables.AuditEntry | Parsed
 Sign = Callable[[bytes], bytes]
 """Function that signs bytes."""
 Damaged = Callable[[int, str], SovereignError]
@@ -170,7 +163,7 @@ def append(
     subjects: Mapping[str, Any],
     sign: Sign | None = None,
     dated: datetime.datetime | None = None,
-) -> AuditEntry:
+) -> tables.AuditEntry:
     """Add an entry in the caller's transaction, so that act and entry are committed together. The entry contains the
     SHA-256 of each row that the transaction added since its last entry.
 
@@ -196,7 +189,7 @@ def append(
     named = {table: {key: _sha256(each) for key, each in of_table.items()} for table, of_table in rows.items()}
     if named and (ROWS in subjects or action == SEALED):
         raise RuntimeError(f"the act '{action}' cannot add rows")
-    entry = AuditEntry(
+    entry = tables.AuditEntry(
         sequence=tree.size_of(session) + 1,
         at=now,
         actor=actor,
@@ -225,7 +218,9 @@ def entries_of_rows(
     session: Session, actions: Collection[str], *conditions: ColumnElement[bool]
 ) -> dict[tuple[str, str], int]:
     """Return table and primary key -> number of the entry that added the row, for entries with these actions."""
-    query = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action.in_(actions), *conditions)
+    query = select(tables.AuditEntry.sequence, tables.AuditEntry.subjects).where(
+        tables.AuditEntry.action.in_(actions), *conditions
+    )
     return {
         (table, key): sequence
         for sequence, subjects in session.execute(query)
@@ -238,7 +233,7 @@ def proven_entry(session: Session, sequence: int) -> Parsed:
     """Return one entry after verifying that it is in the tree. Raises IntegrityError if it is missing or changed."""
     size = tree.size_of(session)
     with tree.written_by_this_program():
-        data = session.scalar(select(LedgerEntry.data).where(LedgerEntry.sequence == sequence))
+        data = session.scalar(select(tables.LedgerEntry.data).where(tables.LedgerEntry.sequence == sequence))
         if data is None or sequence > size:
             raise damaged_registry(sequence, "is missing")
         proof = tree.inclusion_proof(session, sequence, size)
@@ -428,7 +423,7 @@ def contents_of(documents: Collection[str], sources: Collection[str]) -> bytes:
 
 
 def enter_adapter(
-    session: Session, adapter: Adapter, actor: str, trained_on: Mapping[str, Any], contents: Iterable[bytes]
+    session: Session, adapter: tables.Adapter, actor: str, trained_on: Mapping[str, Any], contents: Iterable[bytes]
 ) -> None:
     """Add the ledger entry of an adapter's registration, with the rows added so far, in the caller's transaction.
 
@@ -453,7 +448,7 @@ def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str
     with tree.written_by_this_program():
         for start in range(0, len(ordered), CONTENTS_AT_ONCE):
             part = ordered[start : start + CONTENTS_AT_ONCE]
-            query = select(Blob.sha256, Blob.data).where(Blob.sha256.in_(part))
+            query = select(tables.Blob.sha256, tables.Blob.data).where(tables.Blob.sha256.in_(part))
             found = {sha256: bytes(data) for sha256, data in session.execute(query)}
             for sha256 in part:
                 if _sha256(found.get(sha256, b"")) != sha256:
@@ -467,7 +462,7 @@ def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str
 def assert_contents(session: Session) -> None:
     """Raise IntegrityError if the documents and sources of a dataset differ from the contents that registrations
     logged."""
-    query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
+    query = select(tables.AuditEntry.subjects).where(tables.AuditEntry.action == REGISTERED)
     datasets = (each for subjects in session.scalars(query) for each in subjects[TRAINED_ON]["datasets"].values())
     for _ in contents_in(session, {each["contents"] for each in datasets}):
         pass

@@ -22,17 +22,9 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.policy.evaluation import allows
 from sovereign_pipeline.policy.recipe_model import nearest_known
+from sovereign_pipeline.record import officers
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.record.officers import (
-    assert_may,
-    officer_of,
-    officer_shown,
-    officers_words,
-    trust_root,
-    trust_root_if_any,
-    verify_act,
-)
 from sovereign_pipeline.record.stage import (
     Built,
     Gate,
@@ -100,9 +92,9 @@ def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifa
     if index is None:
         raise IntegrityError(f"{path}: this waiver has no ledger entry.", "Find out who created the waiver, and how.")
     try:
-        verified = verify_act(
+        verified = officers.verify_act(
             bundle,
-            trust_root(settings),
+            officers.trust_root(settings),
             WAIVE,
             [artifact.manifest.classification],
             predicate_type=WAIVER,
@@ -476,7 +468,7 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
     """Compose the waiver of a gate that an artifact did not pass. Raises GateRefused if the gate has no record or the
     recipe permits no waiver, and InputError if the gate passed, was waived already, or the reason is empty."""
     line = workplace.line.line
-    reason = officers_words(reason, "A waiver")
+    reason = officers.officers_words(reason, "A waiver")
     recorded = recorded_verdict(gate, workplace, ref)
     if recorded is None:
         raise GateRefused(
@@ -489,7 +481,9 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
     if recorded.verdict.passed:
         raise InputError(f"Line {line}: gate '{gate.name}' passed, so there is nothing to waive.")
     if recorded.waiver is not None:
-        earlier = officer_shown(trust_root_if_any(workplace.settings), waiver_in(workplace, recorded.waiver).officer)
+        earlier = officers.officer_shown(
+            officers.trust_root_if_any(workplace.settings), waiver_in(workplace, recorded.waiver).officer
+        )
         raise InputError(f"Line {line}: {earlier} has already waived this verdict of '{gate.name}'.")
     outcome = recorded.verdict.outcome
     if not may_be_waived(gate, workplace, ref, recorded.verdict):
@@ -511,8 +505,8 @@ def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver
     needs another waiver.
     """
     workplace, gate, recorded = proposal.workplace, proposal.gate, proposal.recorded
-    trust = trust_root(workplace.settings)
-    assert_may(officer_of(trust, signer.keyid), WAIVE, [proposal.classification])
+    trust = officers.trust_root(workplace.settings)
+    officers.assert_may(officers.officer_of(trust, signer.keyid), WAIVE, [proposal.classification])
     waiver = Waiver(gate=gate.name, kind=proposal.kind, officer=signer.keyid, reason=proposal.reason)
     content = canonical_json(waiver.model_dump(mode="json")) + b"\n"
     subject = Subject(WAIVER_FILE, hashlib.sha256(content).hexdigest())

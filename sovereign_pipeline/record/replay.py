@@ -23,16 +23,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.base.files import canonical_json, digest_of, write_atomically
-from sovereign_pipeline.record import notes
-from sovereign_pipeline.record.audit_log import (
-    FIRST,
-    SEALED,
-    Parsed,
-    damaged_registry,
-    named_rows,
-    parse,
-    verified_hash,
-)
+from sovereign_pipeline.record import audit_log, notes
 from sovereign_pipeline.record.checkpoints import HEAD, RESTORE
 from sovereign_pipeline.record.merkle import Growth, leaf_hash
 from sovereign_pipeline.record.notes import Note, Signer, TreeHead, Verifier
@@ -40,7 +31,7 @@ from sovereign_pipeline.record.tables import AuditEntry, Blob, Large, LedgerEntr
 from sovereign_pipeline.record.tree import AT_ONCE, RegistryDamaged, written_by_this_program
 
 ENTRIES_AT_ONCE = 1_000
-ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
+ABOUT_AN_ARTIFACT = canonical_json({"action": audit_log.SEALED})[:-1] + b","
 """First bytes of entries about sealed artifacts. The view omits these entries, up to nine of ten."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries produce other rows."""
@@ -60,7 +51,7 @@ class View:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.growth = Growth()
-        self.last = FIRST
+        self.last = audit_log.FIRST
         """Hash of the newest entry."""
         self.disk: Connection | None = None
         """The connection to the database that is being read, or None."""
@@ -127,7 +118,7 @@ class View:
                 if not is_loaded:
                     raise
                 # Replay all entries to find out whether they or the snapshot are wrong.
-                self.growth, self.last, self._head, self._kept = Growth(), FIRST, "", 0
+                self.growth, self.last, self._head, self._kept = Growth(), audit_log.FIRST, "", 0
                 self._memory.deserialize(_empty())
                 self._catch_up(disk, log, size, head)
 
@@ -192,11 +183,11 @@ class View:
             for entries in _batches(disk, growth):
                 apply(connection, disk, entries)
             if growth.size != size:
-                raise damaged_registry(growth.size + 1, "is missing")
+                raise audit_log.damaged_registry(growth.size + 1, "is missing")
             if not _is_signed(head, growth, log):
                 raise _not_signed(disk, growth.size)
             data = disk.scalar(select(LedgerEntry.data).where(LedgerEntry.sequence == size))
-            last = parse(data or b"", size).hash
+            last = audit_log.parse(data or b"", size).hash
         self.growth, self.last, self._head = growth, last, head or ""
 
 
@@ -239,18 +230,18 @@ def forget_all() -> None:
 os.register_at_fork(after_in_child=forget_all)
 
 
-def _batches(disk: Connection, growth: Growth) -> Iterator[list[Parsed]]:
+def _batches(disk: Connection, growth: Growth) -> Iterator[list[audit_log.Parsed]]:
     """Yield the entries that follow a tree in order, without those about artifacts. Add all of them to the tree."""
-    found: list[Parsed] = []
+    found: list[audit_log.Parsed] = []
     query = _ENTRIES.where(LedgerEntry.sequence > growth.size)
     for sequence, data in disk.execute(query.execution_options(yield_per=ENTRIES_AT_ONCE)):
         if sequence != growth.size + 1:
-            raise damaged_registry(growth.size + 1, "is missing")
+            raise audit_log.damaged_registry(growth.size + 1, "is missing")
         for _ in growth.add(leaf_hash(data)):
             pass
         if data.startswith(ABOUT_AN_ARTIFACT):
             continue
-        found.append(parse(data, sequence))
+        found.append(audit_log.parse(data, sequence))
         if len(found) == ENTRIES_AT_ONCE:
             yield found
             found = []
@@ -272,10 +263,10 @@ def _is_signed(head: str | None, growth: Growth, log: Verifier | None) -> bool:
 
 def _not_signed(disk: Connection, size: int) -> IntegrityError:
     """Return the error for entries whose root hash is not signed. It names the first inconsistent entry."""
-    last = FIRST
+    last = audit_log.FIRST
     try:
         for sequence, data in disk.execute(_ENTRIES):
-            last = verified_hash(sequence, data, last)
+            last = audit_log.verified_hash(sequence, data, last)
     except IntegrityError as error:
         return error
     return IntegrityError(
@@ -285,7 +276,7 @@ def _not_signed(disk: Connection, size: int) -> IntegrityError:
     )
 
 
-def apply(connection: Connection, disk: Connection, entries: Sequence[Parsed]) -> None:
+def apply(connection: Connection, disk: Connection, entries: Sequence[audit_log.Parsed]) -> None:
     """Apply entries to the view: the entries' columns, and the rows that they refer to. Raises IntegrityError if a
     row's content is missing or changed, or if the row exists already.
 
@@ -296,7 +287,7 @@ def apply(connection: Connection, disk: Connection, entries: Sequence[Parsed]) -
     named = [
         (entry.sequence, table, key, digest)
         for entry in entries
-        for table, rows in named_rows(entry.subjects).items()
+        for table, rows in audit_log.named_rows(entry.subjects).items()
         for key, digest in rows.items()
     ]
     content = _blobs(disk, {digest: sequence for sequence, _, _, digest in named})
@@ -338,10 +329,10 @@ def _row(sequence: int, name: str, key: str, sha256: str, content: Mapping[str, 
     """
     table = _BY_NAME.get(name)
     if table is None or not {*content} <= {*table.columns.keys()}:
-        raise damaged_registry(sequence, f"names a row of {name} that this version does not know")
+        raise audit_log.damaged_registry(sequence, f"names a row of {name} that this version does not know")
     row = {column.name: _value(column.type, content.get(column.name), sha256) for column in table.columns}
     if key != "/".join(str(row[column.name]) for column in table.primary_key):
-        raise damaged_registry(sequence, f"names a row of {name} with a wrong key")
+        raise audit_log.damaged_registry(sequence, f"names a row of {name} with a wrong key")
     return row
 
 
@@ -372,7 +363,7 @@ def _blobs(disk: Connection, wanted: Mapping[str, int]) -> dict[str, bytes]:
         data = found.get(sha256)
         if data is None or hashlib.sha256(data).hexdigest() != sha256:
             problem = "is missing" if data is None else "was changed"
-            raise damaged_registry(sequence, f"names a row whose content {problem} ({sha256[:12]})")
+            raise audit_log.damaged_registry(sequence, f"names a row whose content {problem} ({sha256[:12]})")
     return found
 
 

@@ -16,34 +16,17 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record import tree
+from sovereign_pipeline.record import statements, tree
 from sovereign_pipeline.record.audit_log import SEALED, Parsed, append, proven_entry, stream_in
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manifest
 from sovereign_pipeline.record.officers import PIPELINE, pipeline_signer, trust_root
-from sovereign_pipeline.record.statements import (
-    BILL_OF_MATERIALS,
-    EVALUATION,
-    GATE,
-    LARGEST_BUNDLE,
-    PROVENANCE,
-    RECORD,
-    SUFFIX,
-    Statement,
-    Subject,
-    provenance,
-    sign_listed,
-    sign_statement,
-    signed_by,
-    verify_listed,
-    verify_statement,
-)
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import SealedEntry
 from sovereign_pipeline.record.trust_root import Trust
 
-PROVENANCE_BUNDLE = MANIFEST_FILE + SUFFIX
+PROVENANCE_BUNDLE = MANIFEST_FILE + statements.SUFFIX
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class Attestation:
 
     @property
     def bundle(self) -> str:
-        return self.file + SUFFIX
+        return self.file + statements.SUFFIX
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class WeightsList:
 
     @property
     def bundle(self) -> str:
-        return self.directory + SUFFIX
+        return self.directory + statements.SUFFIX
 
 
 Said = Callable[[Manifest, dict[str, Any]], dict[str, Any]]
@@ -96,11 +79,11 @@ def _bill_of_materials(manifest: Manifest, bill: dict[str, Any]) -> dict[str, An
 
 
 ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
-    "gate_record": {"verdict.json": (GATE, _gate)},
-    "evaluation_report": {"report.json": (EVALUATION, _evaluation)},
+    "gate_record": {"verdict.json": (statements.GATE, _gate)},
+    "evaluation_report": {"report.json": (statements.EVALUATION, _evaluation)},
     "registered_adapter": {
-        "record.json": (RECORD, _record),
-        "bill_of_materials.json": (BILL_OF_MATERIALS, _bill_of_materials),
+        "record.json": (statements.RECORD, _record),
+        "bill_of_materials.json": (statements.BILL_OF_MATERIALS, _bill_of_materials),
     },
 }
 """Kind of artifact -> file with its own statement -> predicate type, and the function that builds the predicate."""
@@ -116,13 +99,13 @@ def bundles_of(manifest: Manifest) -> tuple[str, ...]:
     """Return the names of all signature files of an artifact."""
     return (
         PROVENANCE_BUNDLE,
-        *(name + SUFFIX for name in _attested_files(manifest)),
+        *(name + statements.SUFFIX for name in _attested_files(manifest)),
         *(each.bundle for each in weights_of(manifest)),
     )
 
 
 def provenance_of(manifest: Manifest) -> dict[str, Any]:
-    return provenance(
+    return statements.provenance(
         manifest.kind,
         manifest.producer.config,
         {**manifest.inputs, **manifest.external_inputs},
@@ -154,13 +137,17 @@ def signatures(
     signer: Signer, directory: Path, manifest: Manifest, manifest_sha256: str
 ) -> Iterator[tuple[str, bytes]]:
     """Yield file name and bytes of every signature of an artifact that is being sealed."""
-    made = Statement((Subject(MANIFEST_FILE, manifest_sha256),), PROVENANCE, provenance_of(manifest))
-    yield PROVENANCE_BUNDLE, sign_statement(signer, made)
+    made = statements.Statement(
+        (statements.Subject(MANIFEST_FILE, manifest_sha256),), statements.PROVENANCE, provenance_of(manifest)
+    )
+    yield PROVENANCE_BUNDLE, statements.sign_statement(signer, made)
     for each in attestations_of(directory, manifest):
-        statement = Statement((Subject(each.file, each.sha256),), each.predicate_type, each.predicate)
-        yield each.bundle, sign_statement(signer, statement)
+        statement = statements.Statement(
+            (statements.Subject(each.file, each.sha256),), each.predicate_type, each.predicate
+        )
+        yield each.bundle, statements.sign_statement(signer, statement)
     for weights in weights_of(manifest):
-        yield weights.bundle, sign_listed(signer, weights.files, weights.name)
+        yield weights.bundle, statements.sign_listed(signer, weights.files, weights.name)
 
 
 def _attested_files(manifest: Manifest) -> dict[str, str]:
@@ -245,7 +232,7 @@ class LedgerSeals:
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
         """Verify the provenance. Returns the names of all the artifact's signature files."""
-        made = Attestation(MANIFEST_FILE, PROVENANCE, ref.manifest_sha256, provenance_of(manifest))
+        made = Attestation(MANIFEST_FILE, statements.PROVENANCE, ref.manifest_sha256, provenance_of(manifest))
         self._verify(directory, ref, made)
         return bundles_of(manifest)
 
@@ -258,7 +245,7 @@ class LedgerSeals:
             content = _read(path)
             index = self._index(_read(directory / PROVENANCE_BUNDLE), trust, ref)
             with _naming(path):
-                verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
+                statements.verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
 
     def _verify(self, directory: Path, ref: ArtifactRef, attested: Attestation) -> None:
         """Raise IntegrityError unless the pipeline signed exactly this statement."""
@@ -270,7 +257,9 @@ class LedgerSeals:
             return
         with _naming(path):
             index = self._index(content, trust, ref)
-            verified = verify_statement(content, trust, PIPELINE, predicate_type=kind, sha256=sha256, at_index=index)
+            verified = statements.verify_statement(
+                content, trust, PIPELINE, predicate_type=kind, sha256=sha256, at_index=index
+            )
         if verified.statement.predicate != attested.predicate:
             raise IntegrityError(f"{path}: it contradicts {attested.file}.", REMOVE)
         _counted.keep(trust, said, index)
@@ -278,7 +267,7 @@ class LedgerSeals:
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
         """Return the artifact's ledger index if the signature's key is revoked, or else None. Raises IntegrityError if
         the entry was changed."""
-        if trust.counts(PIPELINE, signed_by(bundle), None):
+        if trust.counts(PIPELINE, statements.signed_by(bundle), None):
             return None
         with self._registry.reading() as session:
             sequence = sealed_at(session, ref)
@@ -332,7 +321,7 @@ def _read(path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IntegrityError(f"{path}: this is not a regular file.", REMOVE)
-        return stream.read(LARGEST_BUNDLE + 1)
+        return stream.read(statements.LARGEST_BUNDLE + 1)
 
 
 @contextmanager

@@ -10,27 +10,9 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.base.text import compared_as
+from sovereign_pipeline.record import trust_root
 from sovereign_pipeline.record.keys import FileSigner, Signer, algorithm_of, generate, keyid_of, read_key, write_key
-from sovereign_pipeline.record.trust_root import (
-    ANY,
-    DEMONSTRATION,
-    ROLES,
-    ROOT,
-    ROOT_VERSION,
-    TARGETS,
-    TIME,
-    Files,
-    RootSigner,
-    Trust,
-    load_trust,
-    metadata_in,
-    read_files,
-    root_name,
-    tuf_key,
-    verified,
-    write_files,
-    written,
-)
+from sovereign_pipeline.record.trust_root import ANY, ROLES, TARGETS
 
 ROOT_DAYS = 1825
 """Validity of a root, in days."""
@@ -47,7 +29,7 @@ def create_trust(
     threshold: int = ROOT_THRESHOLD,
     now: datetime | None = None,
     demonstration: bool = False,
-) -> Trust:
+) -> trust_root.Trust:
     """Create a trust root. Add officers afterwards with `add_officer`.
 
     Args:
@@ -66,18 +48,22 @@ def create_trust(
         version=1,
         expires=_later(moment, TARGETS_DAYS),
         delegations=Delegations({}, roles),
-        unrecognized_fields={ROOT_VERSION: 1},
+        unrecognized_fields={trust_root.ROOT_VERSION: 1},
     )
     for role, pems in keys.items():
         for pem in pems:
             _add_key(targets, root, role, pem)
     for each in roles.values():
-        each.unrecognized_fields["expires"] = targets.expires.strftime(TIME)
+        each.unrecognized_fields["expires"] = targets.expires.strftime(trust_root.TIME)
     content = _signed(root, roots)
-    return _write(directory, {ROOT: content, root_name(1): content, TARGETS: _signed(targets, roots)})
+    return _write(
+        directory, {trust_root.ROOT: content, trust_root.root_name(1): content, TARGETS: _signed(targets, roots)}
+    )
 
 
-def add_key(directory: Path, role: str, pem: str, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
+def add_key(
+    directory: Path, role: str, pem: str, signers: Sequence[Signer], *, now: datetime | None = None
+) -> trust_root.Trust:
     """Add a key to a role other than `officer`."""
     if role == "officer":
         raise InputError(
@@ -95,7 +81,7 @@ def add_officer(
     signers: Sequence[Signer],
     *,
     now: datetime | None = None,
-) -> Trust:
+) -> trust_root.Trust:
     """Add a person's key to the role `officer`.
 
     Args:
@@ -119,7 +105,7 @@ def add_officer(
 
 def revoke(
     directory: Path, keyid: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
-) -> Trust:
+) -> trust_root.Trust:
     """Revoke a key from a ledger index on. Its signatures at earlier indices stay valid."""
     role = _role_of(read_trust(directory), keyid)
     return _change_targets(directory, signers, [role], lambda targets, root: _revoke(targets, keyid, from_index), now)
@@ -127,7 +113,7 @@ def revoke(
 
 def rotate_key(
     directory: Path, role: str, pem: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
-) -> Trust:
+) -> trust_root.Trust:
     """Add a new key to a role, and revoke the role's other keys from a ledger index on. For officers, add the new key
     with `add_officer` and revoke the old one."""
     if role == "officer":
@@ -149,47 +135,53 @@ def rotate_root(
     *,
     threshold: int = ROOT_THRESHOLD,
     now: datetime | None = None,
-) -> Trust:
+) -> trust_root.Trust:
     """Replace the root keys. Old and new keys sign the new root. The old roots are kept beside it."""
     before = read_trust(directory)
-    files = read_files(directory)
+    files = trust_root.read_files(directory)
     moment = now or datetime.now(UTC)
     root = _root(new, threshold, before.root_version + 1, moment, before.is_demonstration)
     targets = _current(files, directory)
     _renew(targets, ROLES, moment)
-    targets.unrecognized_fields[ROOT_VERSION] = root.version
+    targets.unrecognized_fields[trust_root.ROOT_VERSION] = root.version
     both = {signer.keyid: signer for signer in (*old, *new)}
     content = _signed(root, list(both.values()))
-    changed = {ROOT: content, root_name(root.version): content, TARGETS: _signed(targets, new)}
+    changed = {trust_root.ROOT: content, trust_root.root_name(root.version): content, TARGETS: _signed(targets, new)}
     return _write(directory, {**files, **changed})
 
 
-def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
+def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = None) -> trust_root.Trust:
     before = read_trust(directory)
-    files = read_files(directory)
+    files = trust_root.read_files(directory)
     moment = now or datetime.now(UTC)
-    root = metadata_in(files[ROOT], Root, ROOT).signed
+    root = trust_root.metadata_in(files[trust_root.ROOT], Root, trust_root.ROOT).signed
     _refuse_strangers(root, signers)
     root.version = before.root_version + 1
     root.expires = _later(moment, ROOT_DAYS)
     targets = _current(files, directory)
     _renew(targets, ROLES, moment)
-    targets.unrecognized_fields[ROOT_VERSION] = root.version
+    targets.unrecognized_fields[trust_root.ROOT_VERSION] = root.version
     content = _signed(root, signers)
-    changed = {ROOT: content, root_name(root.version): content, TARGETS: _signed(targets, signers)}
+    changed = {
+        trust_root.ROOT: content,
+        trust_root.root_name(root.version): content,
+        TARGETS: _signed(targets, signers),
+    }
     return _write(directory, {**files, **changed})
 
 
-def install(source: Path, directory: Path, *, now: datetime | None = None) -> Trust:
+def install(source: Path, directory: Path, *, now: datetime | None = None) -> trust_root.Trust:
     """Install a trust root that was changed on the offline machine. Raises IntegrityError if it is invalid, older than
     the installed one, or another one, and ConflictError if a file differs at the same version."""
-    new = load_trust(source, now=now)
-    files = read_files(source)
-    if directory.is_dir() and (here := read_files(directory)):
-        before = verified(here, where=str(directory))
-        new = load_trust(source, before.root_sha256, now=now, at_least=(before.root_version, before.targets_version))
+    new = trust_root.load_trust(source, now=now)
+    files = trust_root.read_files(source)
+    if directory.is_dir() and (here := trust_root.read_files(directory)):
+        before = trust_root.verified(here, where=str(directory))
+        new = trust_root.load_trust(
+            source, before.root_sha256, now=now, at_least=(before.root_version, before.targets_version)
+        )
         for name in here:
-            if name not in (ROOT, TARGETS) and files.get(name) != here[name]:
+            if name not in (trust_root.ROOT, TARGETS) and files.get(name) != here[name]:
                 raise ConflictError(
                     f"{source}/{name}: it differs from the trust root in force here.", "Ask its holders."
                 )
@@ -198,7 +190,7 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> Tr
                 f"{source}/{TARGETS}: version {new.targets_version} is in force here with different content.",
                 "Two changes were made in parallel. Make the second one again.",
             )
-    write_files(directory, files)
+    trust_root.write_files(directory, files)
     return new
 
 
@@ -208,11 +200,11 @@ def refuse_full(directory: Path) -> None:
         raise ConflictError(f"{directory}: the directory is not empty.", "Choose an empty directory.")
 
 
-def read_trust(directory: Path) -> Trust:
+def read_trust(directory: Path) -> trust_root.Trust:
     """Read and verify a trust root in order to change it. Accepts an expired one, so that it can be renewed."""
     if not directory.is_dir():
         raise NotFoundError(f"{directory}: there is no trust root.", act="make_trust_root")
-    return verified(read_files(directory), where=str(directory))
+    return trust_root.verified(trust_root.read_files(directory), where=str(directory))
 
 
 def _change_targets(
@@ -221,10 +213,10 @@ def _change_targets(
     roles: Collection[str],
     change: Callable[[Targets, Root], None],
     now: datetime | None,
-) -> Trust:
+) -> trust_root.Trust:
     read_trust(directory)
-    files = read_files(directory)
-    root = metadata_in(files[ROOT], Root, ROOT).signed
+    files = trust_root.read_files(directory)
+    root = trust_root.metadata_in(files[trust_root.ROOT], Root, trust_root.ROOT).signed
     _refuse_strangers(root, signers)
     targets = _current(files, directory)
     change(targets, root)
@@ -244,20 +236,20 @@ def _root(signers: Sequence[Signer], threshold: int, version: int, now: datetime
         version=version,
         expires=_later(now, ROOT_DAYS),
         consistent_snapshot=False,
-        unrecognized_fields={DEMONSTRATION: True} if demonstration else {},
+        unrecognized_fields={trust_root.DEMONSTRATION: True} if demonstration else {},
     )
     for signer in signers:
         if algorithm_of(signer.public_pem) != "p256":
             raise InputError("A root key must be P-256.", "Generate another key.")
         for role in (Root.type, Targets.type):
-            root.add_key(tuf_key(signer.public_pem), role)
+            root.add_key(trust_root.tuf_key(signer.public_pem), role)
     for role in (Root.type, Targets.type):
         root.roles[role].threshold = threshold
     return root
 
 
-def _current(files: Files, directory: Path) -> Targets:
-    return metadata_in(files[TARGETS], Targets, f"{directory}/{TARGETS}").signed
+def _current(files: trust_root.Files, directory: Path) -> Targets:
+    return trust_root.metadata_in(files[TARGETS], Targets, f"{directory}/{TARGETS}").signed
 
 
 def _delegations(targets: Targets) -> tuple[dict[str, Any], dict[str, DelegatedRole]]:
@@ -275,7 +267,7 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
     if keyid in keys or keyid in root.keys:
         holder = next((name for name, each in roles.items() if keyid in each.keyids), "root")
         raise ConflictError(f"The key {keyid} already has the role {holder}.", "A key can have only one role.")
-    keys[keyid] = tuf_key(pem, **fields)
+    keys[keyid] = trust_root.tuf_key(pem, **fields)
     roles[role].keyids.append(keyid)
 
 
@@ -315,7 +307,7 @@ def _revoke(targets: Targets, keyid: str, from_index: int) -> None:
     fields["revoked_from"] = from_index
 
 
-def _role_of(trust: Trust, keyid: str) -> str:
+def _role_of(trust: trust_root.Trust, keyid: str) -> str:
     for role in trust.roles.values():
         if any(key.keyid == keyid for key in role.keys):
             return role.name
@@ -338,7 +330,7 @@ def _renew(targets: Targets, roles: Collection[str], now: datetime) -> None:
     targets.version += 1
     targets.expires = _later(now, TARGETS_DAYS)
     for name, role in _delegations(targets)[1].items():
-        role.unrecognized_fields["expires"] = targets.expires.strftime(TIME)
+        role.unrecognized_fields["expires"] = targets.expires.strftime(trust_root.TIME)
         role.unrecognized_fields["version"] += name in roles
 
 
@@ -349,14 +341,14 @@ def _later(now: datetime, days: int) -> datetime:
 def _signed(content: Root | Targets, signers: Sequence[Signer]) -> bytes:
     metadata: Metadata[Any] = Metadata(content)
     for signer in signers:
-        metadata.sign(RootSigner(signer), append=True)
-    return written(metadata)
+        metadata.sign(trust_root.RootSigner(signer), append=True)
+    return trust_root.written(metadata)
 
 
-def _write(directory: Path, files: Files) -> Trust:
+def _write(directory: Path, files: trust_root.Files) -> trust_root.Trust:
     """Verify the files, then write them, so that only a valid trust root is written."""
-    trust = verified(files, where=str(directory))
-    write_files(directory, files)
+    trust = trust_root.verified(files, where=str(directory))
+    trust_root.write_files(directory, files)
     return trust
 
 
@@ -371,7 +363,7 @@ def demonstration_trust(
     others: Mapping[str, Sequence[str]] = NO_KEYS,
     *,
     now: datetime | None = None,
-) -> Trust:
+) -> trust_root.Trust:
     """Create a trust root for demonstrations with its keys: `root-1.key`, `pipeline.key`, `officer-1.key`, and so on.
     Keeps an existing trust root and existing keys.
 
@@ -379,7 +371,7 @@ def demonstration_trust(
         others: role -> further public keys in PEM, such as those of the log and its witnesses.
     """
     if directory.is_dir() and any(directory.iterdir()):
-        return load_trust(directory, now=now)
+        return trust_root.load_trust(directory, now=now)
     roots = [_key(keys_directory / f"root-{number + 1}.key") for number in range(ROOT_KEYS)]
     of_services = {role: [_key(keys_directory / f"{role}.key").public_pem] for role in ("pipeline", "bundle")}
     officers = [_key(keys_directory / f"officer-{number + 1}.key") for number in range(OFFICERS)]
@@ -391,7 +383,7 @@ def demonstration_trust(
     for number, officer in enumerate(officers, start=1):
         add_officer(partial, officer.public_pem, f"Demonstration Officer {number}", [ANY], [ANY], signers, now=now)
     partial.replace(directory)
-    return load_trust(directory, now=now)
+    return trust_root.load_trust(directory, now=now)
 
 
 def _key(path: Path) -> FileSigner:

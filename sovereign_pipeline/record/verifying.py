@@ -13,16 +13,7 @@ from sqlalchemy import String, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.record import checkpoints, notes, tree, witnesses
-from sovereign_pipeline.record.audit_log import (
-    FIRST,
-    TRAINED_ON,
-    Checkpoint,
-    assert_contents,
-    damaged_registry,
-    named_rows,
-    verified_hash,
-)
+from sovereign_pipeline.record import audit_log, checkpoints, notes, tree, witnesses
 from sovereign_pipeline.record.checkpoints import Readable
 from sovereign_pipeline.record.merkle import Growth, Node, leaf_hash
 from sovereign_pipeline.record.notes import TreeHead
@@ -41,7 +32,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verified:
-    newest: Checkpoint
+    newest: audit_log.Checkpoint
     root: bytes
     in_copy: int | None
     """Number of entries in the second copy, or None if there is none."""
@@ -80,7 +71,7 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
                 raise IntegrityError(f"{said_by} is not signed with the ledger's key.", checkpoints.RESTORE)
             claims.append(Claim(said_by, head))
         ledger = verify_ledger(session, claims, settings.ledger_copy)
-        assert_contents(session)
+        audit_log.assert_contents(session)
     sizes = [each.head.size for each in kept]
     if policy is None:
         return Report(ledger, max(sizes, default=None), None, {})
@@ -107,19 +98,19 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
     by_size: dict[int, list[Claim]] = defaultdict(list)
     for claim in claims:
         by_size[claim.head.size].append(claim)
-    last = FIRST
+    last = audit_log.FIRST
     for sequence, data in tree.leaves(session):
         if sequence != growth.size + 1:
             break
-        last = verified_hash(sequence, data, last)
+        last = audit_log.verified_hash(sequence, data, last)
         nodes.add(growth.add(leaf_hash(data)))
         copied.compare(sequence, data)
         if sequence in by_size:
             _hold(by_size.pop(sequence), growth.root())
     if growth.size != tree.size_of(session):
-        raise damaged_registry(growth.size + 1, "is missing")
+        raise audit_log.damaged_registry(growth.size + 1, "is missing")
     if growth.root() != tree.root_at(session, growth.size):
-        raise damaged_registry(growth.size, "or one before it was changed")
+        raise audit_log.damaged_registry(growth.size, "or one before it was changed")
     nodes.assert_stored(session)
     by_size.pop(0, None)
     for claim in (each for claims in by_size.values() for each in claims):
@@ -127,7 +118,7 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
             f"{claim.said_by}: covers {claim.head.size} entries, but the ledger has {growth.size}.",
             "Restore the newest copy of the registry, and find out who restored an older one.",
         )
-    return Verified(Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
+    return Verified(audit_log.Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
 
 
 def rows_beside(session: Session) -> dict[str, int]:
@@ -157,9 +148,9 @@ def rows_beside(session: Session) -> dict[str, int]:
 
 
 def _digests_in(subjects: Mapping[str, Any]) -> Iterator[str]:
-    for rows in named_rows(subjects).values():
+    for rows in audit_log.named_rows(subjects).values():
         yield from rows.values()
-    for each in subjects.get(TRAINED_ON, {}).get("datasets", {}).values():
+    for each in subjects.get(audit_log.TRAINED_ON, {}).get("datasets", {}).values():
         yield each["contents"]
 
 

@@ -21,14 +21,7 @@ from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REP
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.detection import column_secret, kinds_in_columns
-from sovereign_pipeline.record.catalog import (
-    LedgerWaivers,
-    files_purged,
-    find_adapter,
-    purges_of,
-    show_adapter,
-    show_dataset,
-)
+from sovereign_pipeline.record import catalog
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.gates import GATE_RECORD, GATE_WAIVER, read_waiver
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, confined_files
@@ -269,7 +262,7 @@ def verify_adapter(
     suite as a note. Raises IntegrityError at the first file, manifest or fact that differs from the registered one, and
     NotFoundError if the adapter is not registered.
     """
-    row = find_adapter(registry, adapter_id)
+    row = catalog.find_adapter(registry, adapter_id)
     artifact = store.open(row.record_ref)
     record = read_record(artifact)
     checked: list[Read] = [*_checked_verification(artifact)]
@@ -306,7 +299,7 @@ def verify_dataset(
     Args:
         digest: digest of the dataset, or a prefix.
     """
-    row = show_dataset(registry, digest)
+    row = catalog.show_dataset(registry, digest)
     artifact = open_dataset(store, row)
     ancestors = _open_lineage(store, artifact, progress, store.open_as_given)
     _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])
@@ -332,9 +325,9 @@ def _opening(registry: Registry, store: ArtifactStore, settings: Settings) -> Op
 
     def opened(ref: ArtifactRef) -> Artifact:
         with registry.reading() as session:
-            if not purges_of(session, ref.digest):
+            if not catalog.purges_of(session, ref.digest):
                 return store.open_as_given(ref)
-            on_record = files_purged(session, trust_root(settings), ref.digest)
+            on_record = catalog.files_purged(session, trust_root(settings), ref.digest)
         return store.open_without(ref, [path for path in on_record if PurePosixPath(path).suffix.lower() in WEIGHTS])
 
     return opened
@@ -346,7 +339,7 @@ def _purged(registry: Registry, settings: Settings, artifacts: Iterable[Artifact
         if not artifact.purged:
             continue
         with registry.reading() as session:
-            on_record = files_purged(session, trust_root(settings), artifact.ref.digest)
+            on_record = catalog.files_purged(session, trust_root(settings), artifact.ref.digest)
         for purge in {on_record[entry.path].adapter: on_record[entry.path] for entry in artifact.purged}.values():
             gone = [entry for entry in artifact.purged if on_record[entry.path] == purge]
             yield Purged(
@@ -414,7 +407,7 @@ def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRe
     manifests = artifact.manifest.circumstances.input_manifests
     expected["manifest_sha256"] = manifests["aligned_adapter"]
     wrong = [name for name, value in expected.items() if getattr(row, name) != value]
-    shown = show_adapter(registry, row.id)
+    shown = catalog.show_adapter(registry, row.id)
     datasets = {each["digest"]: each for each in shown["datasets"]}
     for dataset in record.datasets:
         facts = dataset.model_dump(mode="json", exclude={"file"})
@@ -472,7 +465,7 @@ def _gate_records(
         in_record, in_registry = named.get(key), dict(each.get("waiver") or {})
         if in_registry:
             waiver = store.open(_registered_ref(row, GATE_WAIVER, in_registry))
-            read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), waiver)
+            read_waiver(store, registry.settings, catalog.LedgerWaivers(lambda: registry), waiver)
             yield from _checked_verification(waiver)
             del in_registry["manifest_sha256"]
         if in_registry != (in_record.model_dump(mode="json") if in_record is not None else {}):

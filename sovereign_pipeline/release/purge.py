@@ -19,20 +19,8 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.base_models.stages import WEIGHTS
+from sovereign_pipeline.record import catalog
 from sovereign_pipeline.record.audit_log import append
-from sovereign_pipeline.record.catalog import (
-    ENDED,
-    MAY,
-    PURGED,
-    STATEMENT,
-    Purge,
-    PurgedFile,
-    State,
-    find_adapter,
-    purge_dates,
-    purge_of,
-    states,
-)
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
@@ -54,8 +42,8 @@ class Plan:
     """The files that a purge will remove, listed before an officer signs it."""
 
     adapter: Adapter
-    state: State
-    files: tuple[PurgedFile, ...]
+    state: catalog.State
+    files: tuple[catalog.PurgedFile, ...]
 
     @property
     def bytes(self) -> int:
@@ -65,7 +53,7 @@ class Plan:
 @dataclass(frozen=True)
 class Unused:
     adapter: str
-    state: State
+    state: catalog.State
     bytes: int
     needed_by: str | None
     """Id of an adapter that needs the weights, or None."""
@@ -80,18 +68,18 @@ def plan_purge(
     already, and IntegrityError if a file differs from the registered one or the dependent adapters cannot be
     determined.
     """
-    adapter = find_adapter(registry, adapter_id)
+    adapter = catalog.find_adapter(registry, adapter_id)
     with registry.reading() as session:
         state = _assert_ended(session, adapter)
         assert_signed(session, settings, trust_root(settings), adapter.line)
-        if adapter_id in purge_dates(session):
+        if adapter_id in catalog.purge_dates(session):
             raise ConflictError(f"The weights of {adapter_id} were already purged.")
         needed = _needed(session, store, progress)
     if adapter.adapter_digest in needed:
         raise ConflictError(
             f"{needed[adapter.adapter_digest]} needs the weights of {adapter_id}.", "Retire that adapter first."
         )
-    files: list[PurgedFile] = []
+    files: list[catalog.PurgedFile] = []
     for ref in _trained(store, adapter):
         if ref.digest not in needed:
             files += _weights(store, ref)
@@ -102,14 +90,14 @@ def plan_purge(
 
 def purge(
     registry: Registry, store: ArtifactStore, settings: Settings, signer: Signer, plan: Plan, reason: str
-) -> Purge:
+) -> catalog.Purge:
     """Log a signed purge in the ledger, then remove the files. Needs the permission `retire`. Raises SignInError
     without it, InputError for an empty reason, and ConflictError if the registry changed since the purge was
     planned."""
     reason = officers_words(reason, "A purge")
     trust, adapter = trust_root(settings), plan.adapter
     officer = officer_of(trust, signer.keyid)
-    assert_may(officer, MAY, [adapter.classification])
+    assert_may(officer, catalog.MAY, [adapter.classification])
     content = {
         "line": adapter.line,
         "adapter": adapter.id,
@@ -121,7 +109,7 @@ def purge(
     with registry.writing() as session:
         assert_in_force(session, settings, trust)
         _assert_ended(session, adapter)
-        if adapter.id in purge_dates(session):
+        if adapter.id in catalog.purge_dates(session):
             raise ConflictError(f"The weights of {adapter.id} were already purged.")
         _assert_not_needed(session, store, plan)
         subjects = {
@@ -130,10 +118,10 @@ def purge(
             "weights": sorted({file.artifact for file in plan.files}),
             "bytes": plan.bytes,
             "statement": hashlib.sha256(bundle).hexdigest(),
-            STATEMENT: bundle.decode(),
+            catalog.STATEMENT: bundle.decode(),
             **trust_named(trust),
         }
-        append(session, entry_actor(officer), PURGED, subjects)
+        append(session, entry_actor(officer), catalog.PURGED, subjects)
     recorded = finish_purge(registry, store, settings, adapter.id)
     assert recorded is not None  # committed above
     return recorded[0]
@@ -141,12 +129,12 @@ def purge(
 
 def finish_purge(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str
-) -> tuple[Purge, int] | None:
+) -> tuple[catalog.Purge, int] | None:
     """Remove the files of a logged purge. Returns the purge and the number of bytes removed now, or None if no purge is
     logged. Raises IntegrityError if no officer signed it, and ConflictError if an adapter needs the weights now."""
     trust = trust_root(settings)
     with registry.reading() as session:
-        recorded = purge_of(session, trust, adapter_id)
+        recorded = catalog.purge_of(session, trust, adapter_id)
         if recorded is None:
             return None
         adapter = session.get_one(Adapter, adapter_id)
@@ -161,7 +149,7 @@ def unused(registry: Registry, store: ArtifactStore, line: str | None, progress:
     These are superseded and ended adapters, and unreleased adapters with a newer version. Purged adapters are left out.
     """
     with registry.reading() as session:
-        state, purged = states(session, line), purge_dates(session)
+        state, purged = catalog.states(session, line), catalog.purge_dates(session)
         adapters = [each for each in session.scalars(select(Adapter)) if each.id in state and each.id not in purged]
         needed = _needed(session, store, progress)
     newest: dict[str, Adapter] = {}
@@ -170,16 +158,16 @@ def unused(registry: Registry, store: ArtifactStore, line: str | None, progress:
     found = []
     for each in adapters:
         is_idle = state[each.id] in ("registered", "in review", "approved") and newest[each.line] is not each
-        if is_idle or state[each.id] == "superseded" or state[each.id] in ENDED:
+        if is_idle or state[each.id] == "superseded" or state[each.id] in catalog.ENDED:
             kept_for = needed.get(each.adapter_digest)
             size = sum(file.size for ref in _trained(store, each) for file in _weights(store, ref))
             found.append(Unused(each.id, state[each.id], size, kept_for if kept_for != each.id else None))
     return sorted(found, key=lambda each: (-each.bytes, each.adapter))
 
 
-def _assert_ended(session: Session, adapter: Adapter) -> State:
-    state = states(session, adapter.line)[adapter.id]
-    if state not in ENDED:
+def _assert_ended(session: Session, adapter: Adapter) -> catalog.State:
+    state = catalog.states(session, adapter.line)[adapter.id]
+    if state not in catalog.ENDED:
         raise ConflictError(
             f"{adapter.id} is {state}, so its weights cannot be purged.",
             "Only a retired, rejected or recalled adapter can be purged.",
@@ -192,8 +180,10 @@ def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], No
 
     Reads the manifests of the artifacts themselves.
     """
-    state = states(session)
-    living = [each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in ENDED]
+    state = catalog.states(session)
+    living = [
+        each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in catalog.ENDED
+    ]
     work, seen = Countdown(progress, "checking which adapters need the weights", len(living), "adapter"), set[str]()
     found: dict[str, str] = {}
     for done, each in enumerate(living, start=1):
@@ -212,7 +202,7 @@ def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> No
             )
 
 
-def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[PurgedFile]) -> None:
+def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[catalog.PurgedFile]) -> None:
     """Raise ConflictError if a base model's card lists one of the files. A tuned model may serve as a base model."""
     weights = {file.sha256 for file in files}
     named = [
@@ -236,17 +226,17 @@ def _trained(store: ArtifactStore, adapter: Adapter) -> Iterator[ArtifactRef]:
     yield from (ref for ref, each in lineage(store, manifest) if each.kind in TRAINED)
 
 
-def _weights(store: ArtifactStore, ref: ArtifactRef) -> Iterator[PurgedFile]:
+def _weights(store: ArtifactStore, ref: ArtifactRef) -> Iterator[catalog.PurgedFile]:
     for file in store.read_manifest(ref).files:
         if PurePosixPath(file.path).suffix.lower() in WEIGHTS:
-            yield PurgedFile(ref.digest, file.path, file.size, file.sha256)
+            yield catalog.PurgedFile(ref.digest, file.path, file.size, file.sha256)
 
 
 def _ref(store: ArtifactStore, adapter: Adapter) -> ArtifactRef:
     return store.ref_of(adapter.adapter_digest, adapter.manifest_sha256)
 
 
-def _remove(store: ArtifactStore, file: PurgedFile) -> int:
+def _remove(store: ArtifactStore, file: catalog.PurgedFile) -> int:
     """Remove a file if it exists, and its directory if that becomes empty. Returns the number of bytes removed."""
     manifest = store.read_manifest(store.ref_of(file.artifact))
     if manifest.kind not in TRAINED or (file.path, file.sha256) not in {(e.path, e.sha256) for e in manifest.files}:

@@ -19,32 +19,12 @@ from sovereign_pipeline.base.errors import (
     SignInError,
 )
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record import catalog, officers
 from sovereign_pipeline.record.audit_log import append
-from sovereign_pipeline.record.catalog import (
-    REQUESTED,
-    STATE_CHANGED,
-    URGENT,
-    State,
-    facts_of,
-    find_adapter,
-    state_and_incumbent,
-    transitions_of,
-    waivers_of,
-)
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.gates import passing_verdict
 from sovereign_pipeline.record.in_force import assert_in_force, rules_digest, trust_named
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.officers import (
-    OFFICER,
-    Officer,
-    assert_may,
-    entry_actor,
-    officer_of,
-    on_one_line,
-    pipeline_signer,
-    trust_root,
-)
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.statements import (
     APPROVAL,
@@ -109,20 +89,25 @@ def propose(
     """
     if not reason.strip():
         raise InputError("A request needs a reason.", "Give a reason; every page about the adapter shows it.")
-    adapter = find_adapter(registry, adapter_id)
+    adapter = catalog.find_adapter(registry, adapter_id)
     with registry.reading() as session:
-        before, incumbent = state_and_incumbent(session, adapter)
+        before, incumbent = catalog.state_and_incumbent(session, adapter)
         asked = arrow(transition, adapter_id, before)
         assert_not_recalled(session, registry.settings, adapter, asked)
     if asked.needs_evidence:
         verify_adapter(registry, workplace.store, workplace.settings, adapter_id, workplace.progress)
     expires = (now + datetime.timedelta(days=workplace.institution.release.request_days)).replace(microsecond=0)
     content = unsigned_request(registry, workplace, adapter, asked, before, incumbent)
-    return Proposal(adapter, asked, {**content, "reason": on_one_line(reason), "expires": expires.isoformat()})
+    return Proposal(adapter, asked, {**content, "reason": officers.on_one_line(reason), "expires": expires.isoformat()})
 
 
 def unsigned_request(
-    registry: Registry, workplace: Workplace, adapter: Adapter, asked: Arrow, before: State, incumbent: str | None
+    registry: Registry,
+    workplace: Workplace,
+    adapter: Adapter,
+    asked: Arrow,
+    before: catalog.State,
+    incumbent: str | None,
 ) -> dict[str, Any]:
     """Return the content of a request without its reason and expiry. Raises the errors of `evidence_of`.
 
@@ -151,19 +136,19 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
         "adapter": adapter.adapter_digest,
         "evaluation_report": adapter.evaluation_report_digest,
         "gates": len(adapter.gate_records),
-        "waivers": sorted(each["digest"] for each in waivers_of(adapter)),
+        "waivers": sorted(each["digest"] for each in catalog.waivers_of(adapter)),
     }
     if asked.needs_evidence:
         evidence["blind_review"] = _blind_review(workplace, registry, adapter)
     if asked.name == "promote":
         evidence["hold"] = hold_evidence(registry, workplace, adapter)
-    if asked.name == URGENT:
+    if asked.name == catalog.URGENT:
         evidence["hold"] = evidence_of_urgency(registry, workplace, adapter)
     return evidence
 
 
 def enter_signed_request(
-    session: Session, trust: Trust, officer: Officer, adapter: Adapter, asked: Arrow, bundle: bytes
+    session: Session, trust: Trust, officer: officers.Officer, adapter: Adapter, asked: Arrow, bundle: bytes
 ) -> ReleaseRequest:
     """Add an officer's signed request to the registry and the ledger, in the caller's transaction."""
     row = ReleaseRequest(
@@ -183,7 +168,7 @@ def enter_signed_request(
         "request": row.id,
         **trust_named(trust),
     }
-    append(session, entry_actor(officer), REQUESTED, subjects)
+    append(session, officers.entry_actor(officer), catalog.REQUESTED, subjects)
     return row
 
 
@@ -218,11 +203,11 @@ def enter_rollback(
     Returns a message if no transition was made, because another decision came first, such as a recall of the adapter to
     restore.
     """
-    officer = officer_of(trust, signed_by(bundle))
+    officer = officers.officer_of(trust, signed_by(bundle))
     adapter, asked = _requested(session, trust, bundle, records)
     row = enter_signed_request(session, trust, officer, adapter, asked, bundle)
     standing = standing_of(session, workplace.settings, trust, row)
-    assert_may(officer, asked.name, [adapter.classification])
+    officers.assert_may(officer, asked.name, [adapter.classification])
     if not standing.is_complete:
         raise ConflictError(
             f"Request {row.id[:12]} needs {standing.needed} approvals, and a rollback has none.", "Approve it."
@@ -244,7 +229,7 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
         if adapter is None or adapter.record_manifest_sha256 != record_manifest:
             continue
         try:
-            verified = verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=record_manifest)
+            verified = verify_statement(bundle, trust, officers.OFFICER, predicate_type=REQUEST, sha256=record_manifest)
         except IntegrityError:
             continue
         return adapter, arrow_of(verified.statement.predicate)
@@ -299,7 +284,7 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
     """Assert that the adapter's state and the incumbent are still the ones in the request. Raises ConflictError
     otherwise."""
-    before, incumbent = state_and_incumbent(session, adapter)
+    before, incumbent = catalog.state_and_incumbent(session, adapter)
     if (before, incumbent) != (predicate["from"], predicate["incumbent"]):
         raise ConflictError(
             f"Request {request.id[:12]} was made when {adapter.id} was {predicate['from']} and "
@@ -330,12 +315,12 @@ def make_transition(
         )
     for digest in (adapter.record_digest, adapter.adapter_digest):
         workplace.store.open(workplace.store.ref_of(digest))
-    before = transitions_of(session, adapter.line)
+    before = catalog.transitions_of(session, adapter.line)
     assert_staged_long_enough(workplace, asked, before, adapter)
-    signer, approvals = pipeline_signer(workplace.settings, trust), list(standing.approval_statements)
+    signer, approvals = officers.pipeline_signer(workplace.settings, trust), list(standing.approval_statements)
     incumbent = predicate["incumbent"] if asked.takes_production else None
     _note_new_key(session, signer.keyid)
-    moves: list[tuple[Adapter, str, State, State]] = []
+    moves: list[tuple[Adapter, str, catalog.State, catalog.State]] = []
     if incumbent is not None:
         moves.append((session.get_one(Adapter, incumbent), SUPERSEDE, "production", "superseded"))
     moves.append((adapter, asked.name, predicate["from"], asked.after))
@@ -367,7 +352,7 @@ def make_transition(
         )
         session.add(made)
         session.flush()
-        append(session, f"pipeline:{signer.keyid}", STATE_CHANGED, facts_of(made))
+        append(session, f"pipeline:{signer.keyid}", catalog.STATE_CHANGED, catalog.facts_of(made))
 
 
 def _note_new_key(session: Session, keyid: str) -> None:
@@ -404,7 +389,7 @@ def assert_staged_long_enough(
 ) -> None:
     """Raise ConflictError for a promotion before the adapter was staged for the required hours."""
     hours = workplace.institution.release.staged_hours
-    if asked.name not in ("promote", URGENT) or not hours:
+    if asked.name not in ("promote", catalog.URGENT) or not hours:
         return
     staged = [each.made_at for each in before if each.adapter_id == adapter.id and each.after == "staged"][-1]
     ready = staged + datetime.timedelta(hours=hours)
@@ -421,10 +406,10 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     The whole ledger is verified first, because the decision depends on its entries. Raises IntegrityError if the ledger
     is invalid, and SignInError if the trust root does not permit this officer.
     """
-    trust, adapter = trust_root(workplace.settings), proposal.adapter
-    officer = officer_of(trust, signer.keyid)
+    trust, adapter = officers.trust_root(workplace.settings), proposal.adapter
+    officer = officers.officer_of(trust, signer.keyid)
     if proposal.approvals == 0:
-        assert_may(officer, proposal.arrow.name, [adapter.classification])
+        officers.assert_may(officer, proposal.arrow.name, [adapter.classification])
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
@@ -463,8 +448,8 @@ def decide(
         ConflictError: the request is closed or outdated, or the same person approved or withdrew already.
         SignInError: the officer may not decide about it. A requester may not approve their own request.
     """
-    trust = trust_root(workplace.settings)
-    officer = officer_of(trust, signer.keyid)
+    trust = officers.trust_root(workplace.settings)
+    officer = officers.officer_of(trust, signer.keyid)
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
@@ -476,7 +461,12 @@ def decide(
         statement = Statement(
             (Subject("request.sigstore.json", row.id),),
             APPROVAL,
-            {"decision": decision, "request": row.id, "adapter": row.adapter_id, "reason": on_one_line(reason)},
+            {
+                "decision": decision,
+                "request": row.id,
+                "adapter": row.adapter_id,
+                "reason": officers.on_one_line(reason),
+            },
         )
         bundle = sign_statement(signer, statement)
         given = ReleaseDecision(
@@ -495,7 +485,7 @@ def decide(
             "statement": hashlib.sha256(bundle).hexdigest(),
             **trust_named(trust),
         }
-        append(session, entry_actor(officer), DECIDED[decision], subjects)
+        append(session, officers.entry_actor(officer), DECIDED[decision], subjects)
         standing = standing_of(session, workplace.settings, trust, row, now)
         is_made = standing.ended is None and standing.is_complete
         if is_made:
@@ -506,7 +496,7 @@ def decide(
     return standing
 
 
-def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision) -> None:
+def _assert_may_decide(standing: Standing, officer: officers.Officer, decision: Decision) -> None:
     row, predicate = standing.request, standing.predicate
     is_requester = officer.person == standing.requester.person
     approved = {each.person for each in standing.approvals}
@@ -528,4 +518,4 @@ def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision)
             f"{officer.person} has withdrawn their approval of request {row.id[:12]}.",
             "Have another officer approve it, or request it again.",
         )
-    assert_may(officer, arrow_of(predicate).name, [predicate["classification"]])
+    officers.assert_may(officer, arrow_of(predicate).name, [predicate["classification"]])

@@ -14,17 +14,8 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Release, TransitionName, is_transition, release_in
 from sovereign_pipeline.policy.recipe_model import nearest_known
+from sovereign_pipeline.record import catalog
 from sovereign_pipeline.record.audit_log import entries_of_rows, key_of
-from sovereign_pipeline.record.catalog import (
-    REQUESTED,
-    STATE_CHANGED,
-    State,
-    facts_of,
-    find_adapter,
-    line_of,
-    states,
-    transitions_of,
-)
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
 from sovereign_pipeline.record.officers import OFFICER, PIPELINE, Officer
@@ -41,8 +32,8 @@ from sovereign_pipeline.record.tree import RegistryDamaged
 from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 from sovereign_pipeline.release.recall import open_recalls
 
-UNDECIDED: frozenset[State] = frozenset({"registered", "in review"})
-USABLE: frozenset[State] = frozenset({"approved", "staged", "production", "superseded"})
+UNDECIDED: frozenset[catalog.State] = frozenset({"registered", "in review"})
+USABLE: frozenset[catalog.State] = frozenset({"approved", "staged", "production", "superseded"})
 
 
 @dataclass(frozen=True)
@@ -50,8 +41,8 @@ class Arrow:
     """An allowed change of an adapter's state."""
 
     name: TransitionName
-    before: frozenset[State]
-    after: State
+    before: frozenset[catalog.State]
+    after: catalog.State
     needs_evidence: bool = False
     """True if the transition needs a passed or waived blind review, and hashes every file of the adapter again."""
     takes_production: bool = False
@@ -76,7 +67,7 @@ SUPERSEDE = "supersede"
 """Transition of an adapter that a promotion or rollback replaces. It has no request of its own."""
 
 
-def arrow(name: str, adapter: str, before: State) -> Arrow:
+def arrow(name: str, adapter: str, before: catalog.State) -> Arrow:
     """Return the state change that a transition makes from a state. Raises InputError for an unknown transition, and
     ConflictError for one that is not allowed from this state."""
     names = [each.name for each in ARROWS]
@@ -210,7 +201,7 @@ def all_standings(
 
 def standings_of_adapter(session: Session, settings: Settings, trust: Trust, adapter_id: str) -> list[Standing]:
     """Return the requests of `standings` about one adapter."""
-    found = standings(session, settings, trust, line_of(adapter_id))
+    found = standings(session, settings, trust, catalog.line_of(adapter_id))
     return [each for each in found if each.request.adapter_id == adapter_id]
 
 
@@ -237,7 +228,7 @@ def signed_transitions(
 ) -> list[tuple[Transition, Standing]]:
     """Return every transition of a line with its request's status, oldest first. Raises the error of
     `assert_signed`."""
-    rows = transitions_of(session, line)
+    rows = catalog.transitions_of(session, line)
     on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     known: dict[str, Standing] = {}
     moves: Counter[tuple[str, bool]] = Counter()
@@ -266,7 +257,7 @@ def production_before(session: Session, settings: Settings, rows: Sequence[Trans
         rows: the line's transitions, oldest first.
     """
     superseded = [row.adapter_id for row in rows if row.transition == SUPERSEDE]
-    if not superseded or states(session, rows[0].line)[superseded[-1]] != "superseded":
+    if not superseded or catalog.states(session, rows[0].line)[superseded[-1]] != "superseded":
         return None
     return superseded[-1] if not open_recalls(session, settings, superseded[-1]) else None
 
@@ -331,7 +322,7 @@ def _read(
         by_request,
         first,
         {name: _Held(*facts) for name, *facts in session.execute(about)},
-        entries_of_rows(session, [REQUESTED, STATE_CHANGED, *DECIDED.values()], *of_entries),
+        entries_of_rows(session, [catalog.REQUESTED, catalog.STATE_CHANGED, *DECIDED.values()], *of_entries),
         rules_on_record(session, settings),
     )
 
@@ -444,7 +435,7 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
         sha256=_adapter(on_record, row, where).record_manifest_sha256,
         at_index=on_record.index_of(row),
     )
-    predicate, facts = verified.statement.predicate, facts_of(row)
+    predicate, facts = verified.statement.predicate, catalog.facts_of(row)
     if any(predicate[name] != facts[name] for name in ("line", "sequence", "adapter", "transition", "from", "to")):
         raise _differs(where, "row")
     return {*predicate["approvals"]}
@@ -506,7 +497,7 @@ def history_of(
 
 def differences(registry: Registry, one: str, other: str) -> dict[str, tuple[Any, Any]]:
     """Return the facts in which two registered adapters differ: name -> both values."""
-    first, second = (row_as_dict(find_adapter(registry, each)) for each in (one, other))
+    first, second = (row_as_dict(catalog.find_adapter(registry, each)) for each in (one, other))
     found: dict[str, tuple[Any, Any]] = {}
     for name in COMPARED:
         found |= _differing(name, first[name], second[name])

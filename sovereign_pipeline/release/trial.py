@@ -16,33 +16,14 @@ from sovereign_pipeline.base.errors import ConflictError, GateRefused, Integrity
 from sovereign_pipeline.base.files import Frozen, read_bounded, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.serving import Hold
+from sovereign_pipeline.record import officers, statements
 from sovereign_pipeline.record.audit_log import CLOCKS, append
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, adapters_of, find_adapter, in_production, transitions_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.officers import (
-    PIPELINE,
-    actor_of,
-    assert_may,
-    entry_actor,
-    officer_of,
-    on_one_line,
-    trust_root,
-    verify_act,
-)
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.record.statements import (
-    HOLD,
-    HOLD_ACCEPTANCE,
-    LARGEST_BUNDLE,
-    SUFFIX,
-    Statement,
-    Subject,
-    sign_statement,
-    signed_by,
-    verify_statement,
-)
+from sovereign_pipeline.record.statements import SUFFIX, signed_by
 from sovereign_pipeline.record.tables import Adapter, AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
@@ -124,8 +105,10 @@ def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, re
     Args:
         record_manifest: SHA-256 of the manifest of the adapter's record.
     """
-    subject = Subject("registered_adapter/manifest.json", record_manifest)
-    bundle = sign_statement(signer, Statement((subject,), HOLD, judgement.model_dump(mode="json")))
+    subject = statements.Subject("registered_adapter/manifest.json", record_manifest)
+    bundle = statements.sign_statement(
+        signer, statements.Statement((subject,), statements.HOLD, judgement.model_dump(mode="json"))
+    )
     directory = settings.home / "serving" / "holds" / judgement.line / f"{judgement.adapter}-{judgement.began:08d}"
     path = directory / f"{judgement.number:04d}{SUFFIX}"
     write_atomically(path, bundle)
@@ -140,8 +123,10 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
     Args:
         at_index: ledger index of the result's entry; None if it has none yet.
     """
-    bundle = read_bounded(path, LARGEST_BUNDLE, LOOK)
-    verified = verify_statement(bundle, trust, PIPELINE, predicate_type=HOLD, sha256=record_manifest, at_index=at_index)
+    bundle = read_bounded(path, statements.LARGEST_BUNDLE, LOOK)
+    verified = statements.verify_statement(
+        bundle, trust, officers.PIPELINE, predicate_type=statements.HOLD, sha256=record_manifest, at_index=at_index
+    )
     try:
         judgement = Judgement.model_validate_json(json.dumps(dict(verified.statement.predicate)))
     except ValidationError:
@@ -260,7 +245,7 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
                 return {"needed": False, "because": "No adapter in production could be compared with it."}
         if is_exempt:
             return {"needed": False, "because": "The institution requires no trial at this level."}
-        held = hold_of(session, settings, trust_root(settings), adapter, incumbent)
+        held = hold_of(session, settings, officers.trust_root(settings), adapter, incumbent)
     if held is None or (held.signed.judgement.outcome == "reported" and incumbent is not None):
         raise GateRefused(
             f"{adapter.id}: its trial is open.",
@@ -367,9 +352,9 @@ def accept_hold(
         ConflictError: no result can be accepted, or a newer one exists than was shown.
     """
     settings = workplace.settings
-    trust, adapter = trust_root(settings), find_adapter(registry, adapter_id)
-    officer = officer_of(trust, signer.keyid)
-    assert_may(officer, "promote", [adapter.classification])
+    trust, adapter = officers.trust_root(settings), find_adapter(registry, adapter_id)
+    officer = officers.officer_of(trust, signer.keyid)
+    officers.assert_may(officer, "promote", [adapter.classification])
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, settings, trust)
@@ -381,15 +366,15 @@ def accept_hold(
             "adapter": adapter.id,
             "judgement": held.signed.sha256,
             "outcome": held.signed.judgement.outcome,
-            "reason": on_one_line(reason),
+            "reason": officers.on_one_line(reason),
             "at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
-        subject = Subject(JUDGEMENT_FILE, held.signed.sha256)
-        bundle = sign_statement(signer, Statement((subject,), HOLD_ACCEPTANCE, said))
+        subject = statements.Subject(JUDGEMENT_FILE, held.signed.sha256)
+        bundle = statements.sign_statement(signer, statements.Statement((subject,), statements.HOLD_ACCEPTANCE, said))
         write_atomically(held.signed.acceptance, bundle)  # has no effect if the transaction fails
         held.signed.acceptance.chmod(0o644)
         signature = hashlib.sha256(bundle).hexdigest()
-        append(session, entry_actor(officer), ACCEPTED, {**said, "statement": signature, **trust_named(trust)})
+        append(session, officers.entry_actor(officer), ACCEPTED, {**said, "statement": signature, **trust_named(trust)})
     return Held(held.signed, officer.person, signature)
 
 
@@ -411,19 +396,19 @@ def _accepted(session: Session, trust: Trust, adapter: Adapter, signed: Signed) 
     for entry in _entries(session, ACCEPTED, adapter.line):
         if entry.subjects["judgement"] != signed.sha256:
             continue
-        bundle = read_bounded(signed.acceptance, LARGEST_BUNDLE, LOOK)
+        bundle = read_bounded(signed.acceptance, statements.LARGEST_BUNDLE, LOOK)
         signature = hashlib.sha256(bundle).hexdigest()
-        verified = verify_act(
+        verified = officers.verify_act(
             bundle,
             trust,
             "promote",
             [adapter.classification],
-            predicate_type=HOLD_ACCEPTANCE,
+            predicate_type=statements.HOLD_ACCEPTANCE,
             sha256=signed.sha256,
             at_index=entry.sequence - 1,
         )
         said = verified.statement.predicate
-        if signature != entry.subjects["statement"] or actor_of(verified.key.keyid) != entry.actor:
+        if signature != entry.subjects["statement"] or officers.actor_of(verified.key.keyid) != entry.actor:
             raise _differs(str(signed.acceptance))
         if (said["adapter"], said["judgement"]) != (adapter.id, signed.sha256):
             raise _differs(str(signed.acceptance))

@@ -21,23 +21,7 @@ from sovereign_pipeline.record.people import COMMITMENT, People, person_in_short
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import Ballot, BlindReview, Guess, SignInLink, SignInUse
-from sovereign_pipeline.review.acts import (
-    BALLOT_GIVEN,
-    GUESS_GIVEN,
-    HINT,
-    LINK_ISSUED,
-    PROXY,
-    SIGNED_IN,
-    Act,
-    Entering,
-    acts_of,
-    digest_of_row,
-    entering_acts,
-    entries_of,
-    find_all_open,
-    find_open,
-    without_act,
-)
+from sovereign_pipeline.review import acts as custody
 from sovereign_pipeline.review.plan import Position, plan_of
 
 TOKEN_BYTES = 32
@@ -53,7 +37,7 @@ class SignedIn:
     """Number of the act in which the operator used a link. None if the institution's proxy named the operator."""
 
 
-def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
+def issue_link(entering: custody.Entering, operator: str, days: int, actor: str) -> str:
     """Create a one-time link in the transaction of an act. Returns the link's token, of which only the hash is stored.
 
     Args:
@@ -65,8 +49,8 @@ def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
     link = SignInLink(token_sha256=_sha256(token), review_id=entering.review, operator=operator, expires_at=expires_at)
     entering.session.add(link)
     entering.session.flush()
-    subjects = {"operator": operator, "link": link.token_sha256, "row": digest_of_row(link)}
-    entering.enter(actor, LINK_ISSUED, subjects)
+    subjects = {"operator": operator, "link": link.token_sha256, "row": custody.digest_of_row(link)}
+    entering.enter(actor, custody.LINK_ISSUED, subjects)
     return token
 
 
@@ -75,7 +59,7 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
     links. Raises NotFoundError if the line has no open review, or if the operator is not in it."""
     line = workplace.line.line
     with registry.reading() as session:
-        review = find_open(session, line)
+        review = custody.find_open(session, line)
     if review is None:
         raise NotFoundError(f"Line {line} has no open review.", "Open one.", act="open_review", line=line)
     people, operators = People(workplace.settings), plan_of(workplace.store, review).plan.operators
@@ -86,7 +70,7 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
         raise NotFoundError(
             f"'{operator}' is not an operator of the open review of line {line}.", f"Choose one of {known}."
         )
-    with entering_acts(workplace.settings, registry, review.id) as entering:
+    with custody.entering_acts(workplace.settings, registry, review.id) as entering:
         return issue_link(entering, person, workplace.line.gates.review.link_days, actor)
 
 
@@ -102,10 +86,10 @@ def stands_for(people: People, name: str, persons: Collection[str]) -> str | Non
 def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
     """Raise ConflictError if an open review still needs a person's commitment: as an operator, as an officer who may
     close early, or as the actor of an entry."""
-    for review in find_all_open(registry):
+    for review in custody.find_all_open(registry):
         plan = plan_of(store, review).plan
         with registry.reading() as session:
-            actors = {entry.actor for entry in entries_of(session, review.id)}
+            actors = {entry.actor for entry in custody.entries_of(session, review.id)}
         if person in {*plan.operators, *plan.may_close_early, *actors}:
             raise ConflictError(
                 f"This person is part of the open review of line {review.line}.",
@@ -130,9 +114,9 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
         review = session.get(BlindReview, link.review_id) if link is not None else None
     if link is None or review is None:
         raise _not_ours()
-    with entering_acts(settings, registry, review.id) as entering:
+    with custody.entering_acts(settings, registry, review.id) as entering:
         newest = _newest_link(entering.session, review, link.operator)
-        if newest is None or without_act([link], _issuing(entering.session, review)):
+        if newest is None or custody.without_act([link], _issuing(entering.session, review)):
             raise _not_ours()
         if entering.session.get(SignInUse, digest) is not None:
             raise SignInError("This link was used already.", "Ask the sender for a new link; no rating is lost.")
@@ -144,7 +128,7 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
         use = SignInUse(token_sha256=digest, used_at=now)
         entering.session.add(use)
         entering.session.flush()
-        number = entering.enter(link.operator, SIGNED_IN, {"link": digest, "row": digest_of_row(use)})
+        number = entering.enter(link.operator, custody.SIGNED_IN, {"link": digest, "row": custody.digest_of_row(use)})
     return SignedIn(review.id, link.operator, number)
 
 
@@ -155,15 +139,15 @@ def assert_newest(session: Session, review: BlindReview, who: SignedIn) -> None:
         raise SignInError("A newer link has ended this session.", "Open that link; no rating is lost.")
 
 
-def _newest_link(session: Session, review: BlindReview, operator: str) -> Act | None:
+def _newest_link(session: Session, review: BlindReview, operator: str) -> custody.Act | None:
     """Return the act that issued an operator's newest link. Ignores unsigned entries, so that they end no session."""
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
 
 
-def _issuing(session: Session, review: BlindReview) -> list[Act]:
-    entries = [each for each in entries_of(session, review.id) if each.action == LINK_ISSUED]
-    return acts_of(entries, review.act_key)
+def _issuing(session: Session, review: BlindReview) -> list[custody.Act]:
+    entries = [each for each in custody.entries_of(session, review.id) if each.action == custody.LINK_ISSUED]
+    return custody.acts_of(entries, review.act_key)
 
 
 def _not_ours() -> SignInError:
@@ -239,13 +223,13 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
     with registry.reading() as session:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
         guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
-        entries = [each for each in entries_of(session, review.id) if each.actor == operator]
+        entries = [each for each in custody.entries_of(session, review.id) if each.actor == operator]
     on_record: list[Ballot | Guess] = [*filter(was_asked, ballots), *guesses]
-    if without_act(on_record, acts_of(entries, review.act_key)):
+    if custody.without_act(on_record, custody.acts_of(entries, review.act_key)):
         raise IntegrityError(
             f"Review {review.id}: what {person_in_short(operator)} gave differs from the ledger. Another "
             "program changed the registry.",
-            HINT,
+            custody.HINT,
         )
     return Given(frozenset(each.pair for each in ballots), frozenset(each.pair for each in guesses))
 
@@ -303,9 +287,9 @@ def content_of(record: Ballot | Guess) -> dict[str, Any]:
 
 
 def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballot | Guess) -> None:
-    action = BALLOT_GIVEN if isinstance(record, Ballot) else GUESS_GIVEN
+    action = custody.BALLOT_GIVEN if isinstance(record, Ballot) else custody.GUESS_GIVEN
     try:
-        with entering_acts(settings, registry, who.review) as entering:
+        with custody.entering_acts(settings, registry, who.review) as entering:
             if entering.session.get(type(record), (who.review, who.operator, record.pair)) is not None:
                 raise ConflictError(GIVEN)
             sign_in = who.sign_in or _sign_in_by_proxy(entering, who)
@@ -317,13 +301,13 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
         raise ConflictError(GIVEN) from None
 
 
-def _sign_in_by_proxy(entering: Entering, who: SignedIn) -> int:
+def _sign_in_by_proxy(entering: custody.Entering, who: SignedIn) -> int:
     """Return the number of the act by which the proxy named an operator. Appends that act before the operator's first
     ballot."""
     for act in reversed(entering.acts()):
-        if (act.action, act.actor) == (SIGNED_IN, who.operator) and act.subjects.get("by") == PROXY:
+        if (act.action, act.actor) == (custody.SIGNED_IN, who.operator) and act.subjects.get("by") == custody.PROXY:
             return act.number
-    return entering.enter(who.operator, SIGNED_IN, {"by": PROXY})
+    return entering.enter(who.operator, custody.SIGNED_IN, {"by": custody.PROXY})
 
 
 def _by_pair(content: Mapping[str, Any]) -> tuple[str, str]:

@@ -22,17 +22,7 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import Adapter, Ballot, BlindReview
-from sovereign_pipeline.review.acts import (
-    OPENED,
-    Entering,
-    digest_of_row,
-    draw_secrets,
-    find_closed,
-    find_open,
-    keep_secrets,
-    opening_acts,
-    secrets_directory,
-)
+from sovereign_pipeline.review import acts
 from sovereign_pipeline.review.ballots import issue_link
 from sovereign_pipeline.review.closed_reviews import Opponent, choose_opponent, read_closed
 from sovereign_pipeline.review.plan import PlanContents, ReviewPlan, read_plan
@@ -93,7 +83,7 @@ def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest
 def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, operators: Mapping[str, str]) -> Opened:
     line, settings = workplace.line.line, workplace.settings
     match = _match(registry, workplace, request)
-    drawn, people = draw_secrets(), People(settings)
+    drawn, people = acts.draw_secrets(), People(settings)
     stage = plan_stage(
         PlanRequest(
             registry=registry,
@@ -110,9 +100,9 @@ def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, oper
     plan_ref = produce(stage, workplace, {request.candidate_stage.kind: match.record}).ref
     contents = read_plan(workplace.store, plan_ref)
     review_id = secrets.token_hex(8)
-    keep_secrets(settings, review_id, drawn)
+    acts.keep_secrets(settings, review_id, drawn)
     persons = {*operators.values(), *contents.plan.may_close_early, request.actor}
-    with people.kept(persons), opening_acts(settings, registry, review_id, drawn.key) as entering:
+    with people.kept(persons), acts.opening_acts(settings, registry, review_id, drawn.key) as entering:
         _assert_none_is_open(entering.session, line)
         _assert_same_match(match, _match(registry, workplace, request), line)
         _register(entering, match, plan_ref, contents, request.actor)
@@ -143,7 +133,9 @@ def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
         )
 
 
-def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents: PlanContents, actor: str) -> None:
+def _register(
+    entering: acts.Entering, match: _Match, plan_ref: ArtifactRef, contents: PlanContents, actor: str
+) -> None:
     """Add the rows of a new review: the review with its act, and a tie for every pair of identical answers."""
     plan, now, session = contents.plan, datetime.datetime.now(datetime.UTC), entering.session
     opponent = match.opponent.adapter
@@ -164,7 +156,7 @@ def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents
     session.flush()
     entering.enter(
         actor,
-        OPENED,
+        acts.OPENED,
         {
             "line": plan.line,
             "adapter": match.candidate.id,
@@ -174,7 +166,7 @@ def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents
             "plan": plan_ref.digest,
             "seed": plan.seed_sha256,
             "ballots": plan.ballots,
-            "row": digest_of_row(row),
+            "row": acts.digest_of_row(row),
         },
     )
     session.add_all(
@@ -189,7 +181,7 @@ def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents
 def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
     """Lock the line from the choice of the arms until the review is open. Raises ConflictError at once if another
     process has the lock, before minutes are spent on answers."""
-    with held_if_free(secrets_directory(settings) / f"opening-{line}.lock") as is_held:
+    with held_if_free(acts.secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
             raise ConflictError(
                 f"Another process is opening a review of line {line}.",
@@ -262,7 +254,7 @@ def _assert_not_reviewed_yet(
     and may be repeated.
     """
     against = opponent.adapter_sha256 if opponent is not None else None
-    for closed in read_closed(registry, store, find_closed(registry, candidate.line)):
+    for closed in read_closed(registry, store, acts.find_closed(registry, candidate.line)):
         reviewed = closed.contents.plan
         same_arms = (closed.candidate_weights, closed.opponent_weights) == (candidate.adapter_sha256, against)
         if same_arms and is_counted(closed):
@@ -275,7 +267,7 @@ def _assert_not_reviewed_yet(
 
 
 def _assert_none_is_open(session: Session, line: str) -> None:
-    if find_open(session, line) is not None:
+    if acts.find_open(session, line) is not None:
         raise ConflictError(
             f"Line {line} has an open review already.", "Close it first.", act="review_status", line=line
         )

@@ -14,15 +14,7 @@ from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.tool_form import ToolForm
 from sovereign_pipeline.corpus.document import Document, Message, read_documents, write_jsonl
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.dataset.jsonl import (
-    as_served,
-    conversation_row,
-    message_of,
-    replaces_instruction,
-    sft_row,
-    turn_of,
-    user_message,
-)
+from sovereign_pipeline.dataset import jsonl
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
 from sovereign_pipeline.evaluation.tool_calls import form_of
@@ -151,8 +143,8 @@ def assert_enough(line: str, count: int, review: Review, where: str) -> None:
 
 
 def prompt_of(document: Document) -> Prompt:
-    turns = () if document.is_letter else conversation_row(document, "")["messages"][:-1]
-    messages = tuple(map(message_of, turns))
+    turns = () if document.is_letter else jsonl.conversation_row(document, "")["messages"][:-1]
+    messages = tuple(map(jsonl.message_of, turns))
     return Prompt(
         id=document.id, language=document.language, text=_shown(document), messages=messages, tools=document.tools
     )
@@ -163,7 +155,7 @@ def _user_turns(document: Document) -> list[str]:
 
 
 def _shown(document: Document) -> str:
-    return sft_row(document, "")["input"]
+    return jsonl.sft_row(document, "")["input"]
 
 
 class Contenders(Protocol):
@@ -222,8 +214,10 @@ class LoadedContenders:
 
     def _text(self, models: Models, prompt: Prompt) -> str:
         if not prompt.messages:
-            return prompt_text(models.tokenizer, user_message(self.instruction, prompt.text))
-        served = as_served([turn_of(message) for message in prompt.messages], self.instruction, self.replaces)
+            return prompt_text(models.tokenizer, jsonl.user_message(self.instruction, prompt.text))
+        served = jsonl.as_served(
+            [jsonl.turn_of(message) for message in prompt.messages], self.instruction, self.replaces
+        )
         return prompt_text(models.tokenizer, served.messages, prompt.tools)
 
 
@@ -244,7 +238,7 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     loaded = partial(
         LoadedContenders,
         workplace.line.training.instruction,
-        replaces=replaces_instruction(workplace.institution, workplace.line),
+        replaces=jsonl.replaces_instruction(workplace.institution, workplace.line),
     )
     in_memory = partial(open_models, precision=workplace.line.named_evaluation.precision)
 

@@ -100,6 +100,6 @@ def test_rights_of_officers_are_asserted_at_each_reading(office: Office, monkeyp
     )
     office.officers = {**office.officers, "nadia": narrow}
     adapter = office.adapter()
-    monkeypatch.setattr(requests, "assert_may", lambda *_: None)
+    monkeypatch.setattr(requests.officers, "assert_may", lambda *_: None)
     office.ask("reject", adapter, "nadia")
     assert_refused(office, "its approvals are not logged")

@@ -290,7 +290,7 @@ def test_no_second_review_of_the_same_two_is_opened_beside_a_running_opening(
                 monkeypatch.setenv("SOVEREIGN_REVIEW_SECRETS", here)
         return draw_secrets()
 
-    monkeypatch.setattr("sovereign_pipeline.review.opening.draw_secrets", draw_after_another_review)
+    monkeypatch.setattr("sovereign_pipeline.review.acts.draw_secrets", draw_after_another_review)
     with pytest.raises(ConflictError, match="That result is final" if elsewhere else "Another process is opening"):
         reviews.open()
     with reviews.registry.reading() as session:
