@@ -482,10 +482,10 @@ def prepare(session: Session, settings: Settings) -> None:
             )
         assert_private(settings)
         log_signer = new_log()
-        _keep(settings, _sign(log_signer, _head(session, log_signer)))
+        write_atomically(checkpoint_file(settings), str(_sign(log_signer, _head(session, log_signer))))
         keep(settings, log_signer)
     else:
-        _keep_committed(session, settings, log_signer, kept)
+        _keep_signed(settings, log_signer, _head(session, log_signer), kept, ", so the act was cancelled")
     if not is_stated(session):
         state(session, log_signer)
 
@@ -528,17 +528,8 @@ def note_committed(session: Session, settings: Settings) -> Note:
     if log_signer is None:
         raise IntegrityError(f"{key_file(settings)}: the key of the ledger is missing.", RESTORE)
     head = _head(session, log_signer)
-    note = next((each.note for each in kept if each.path == checkpoint_file(settings) and each.head == head), None)
-    try:
-        if note is None:
-            note = _sign(log_signer, head)
-            _keep(settings, note)
-    except OSError as error:
-        raise IntegrityError(
-            f"{checkpoint_file(settings)}: the checkpoint cannot be stored ({error.strerror}). "
-            f"The act is logged, up to entry {head.size}.",
-            "Free disk space. The next act stores the checkpoint.",
-        ) from None
+    logged = f". The act is logged, up to entry {head.size}"
+    note = _keep_signed(settings, log_signer, head, kept, logged, "The next act stores the checkpoint.")
     copy = settings.ledger_copy
     if copy is not None and not any(each.path == copy and each.head == head for each in kept):
         confirm(copy, note)
@@ -556,23 +547,24 @@ def newest(session: Session, settings: Settings) -> Note:
     return kept[0].note
 
 
-def _keep(settings: Settings, note: Note) -> None:
-    write_atomically(checkpoint_file(settings), str(note))
+def _keep_signed(
+    settings: Settings, signer: Signer, head: TreeHead, kept: Sequence[Kept], outcome: str, then: str = ""
+) -> Note:
+    """Return the checkpoint of the committed state, and write it if an act has not done so yet.
 
-
-def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
-    """Write the checkpoint of the committed state if an interrupted act left it unwritten."""
-    head = _head(session, signer)
-    if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
-        return
-    try:
-        _keep(settings, _sign(signer, head))
-    except OSError as error:
-        raise IntegrityError(
-            f"{checkpoint_file(settings)}: the checkpoint cannot be stored ({error.strerror}), so the act was "
-            "cancelled.",
-            "Free disk space.",
-        ) from None
+    Args:
+        outcome: what an error of the disk means for the act; continues the sentence.
+    """
+    path = checkpoint_file(settings)
+    note = next((each.note for each in kept if each.path == path and each.head == head), None)
+    if note is None:
+        note = _sign(signer, head)
+        try:
+            write_atomically(path, str(note))
+        except OSError as error:
+            problem = f"{path}: the checkpoint cannot be stored ({error.strerror}){outcome}."
+            raise IntegrityError(problem, f"Free disk space. {then}".strip()) from None
+    return note
 
 
 def _head(session: Session, signer: Signer) -> TreeHead:

@@ -333,7 +333,6 @@ class Usable:
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was built without {upstream.kind}, "
             "which the line now needs for it.",
-            "Run the line again.",
             act="run_line",
             line=line,
         )
@@ -349,7 +348,6 @@ class Usable:
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was made from other contents of "
             f"{and_more(changed)} than there are now{f': {rows}' if rows else ''}.",
-            "Run the line again.",
             act="run_line",
             line=line,
         )

@@ -138,36 +138,19 @@ def rotate_root(
 ) -> trust_root.Trust:
     """Replace the root keys. Old and new keys sign the new root. The old roots are kept beside it."""
     before = read_trust(directory)
-    files = trust_root.read_files(directory)
-    moment = now or datetime.now(UTC)
-    root = _root(new, threshold, before.root_version + 1, moment, before.is_demonstration)
-    targets = _current(files, directory)
-    _renew(targets, ROLES, moment)
-    targets.unrecognized_fields[trust_root.ROOT_VERSION] = root.version
+    root = _root(new, threshold, before.root_version + 1, now or datetime.now(UTC), before.is_demonstration)
     both = {signer.keyid: signer for signer in (*old, *new)}
-    content = _signed(root, list(both.values()))
-    changed = {trust_root.ROOT: content, trust_root.root_name(root.version): content, TARGETS: _signed(targets, new)}
-    return _write(directory, {**files, **changed})
+    return _write_root(directory, root, list(both.values()), new, now)
 
 
 def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = None) -> trust_root.Trust:
     before = read_trust(directory)
-    files = trust_root.read_files(directory)
-    moment = now or datetime.now(UTC)
-    root = trust_root.metadata_in(files[trust_root.ROOT], Root, trust_root.ROOT).signed
+    content = trust_root.read_files(directory)[trust_root.ROOT]
+    root = trust_root.metadata_in(content, Root, trust_root.ROOT).signed
     _refuse_strangers(root, signers)
     root.version = before.root_version + 1
-    root.expires = _later(moment, ROOT_DAYS)
-    targets = _current(files, directory)
-    _renew(targets, ROLES, moment)
-    targets.unrecognized_fields[trust_root.ROOT_VERSION] = root.version
-    content = _signed(root, signers)
-    changed = {
-        trust_root.ROOT: content,
-        trust_root.root_name(root.version): content,
-        TARGETS: _signed(targets, signers),
-    }
-    return _write(directory, {**files, **changed})
+    root.expires = _later(now or datetime.now(UTC), ROOT_DAYS)
+    return _write_root(directory, root, signers, signers, now)
 
 
 def install(source: Path, directory: Path, *, now: datetime | None = None) -> trust_root.Trust:
@@ -222,6 +205,19 @@ def _change_targets(
     change(targets, root)
     _renew(targets, roles, now or datetime.now(UTC))
     return _write(directory, {**files, TARGETS: _signed(targets, signers)})
+
+
+def _write_root(
+    directory: Path, root: Root, signers: Sequence[Signer], of_targets: Sequence[Signer], now: datetime | None
+) -> trust_root.Trust:
+    """Sign and write a new root, with all roles renewed under it."""
+    files = trust_root.read_files(directory)
+    targets = _current(files, directory)
+    _renew(targets, ROLES, now or datetime.now(UTC))
+    targets.unrecognized_fields[trust_root.ROOT_VERSION] = root.version
+    content = _signed(root, signers)
+    changed = {name: content for name in (trust_root.ROOT, trust_root.root_name(root.version))}
+    return _write(directory, {**files, **changed, trust_root.TARGETS: _signed(targets, of_targets)})
 
 
 def _root(signers: Sequence[Signer], threshold: int, version: int, now: datetime, demonstration: bool) -> Root:

@@ -233,7 +233,6 @@ def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[s
             raise StaleInput(
                 f"Line {line}: {stage.kind} {short(ref.digest)} is stale: {and_more(changes)}. "
                 f"The record would not state how the adapter was made.",
-                "Run the line again.",
                 act="run_line",
                 line=line,
             )

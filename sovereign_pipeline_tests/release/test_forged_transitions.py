@@ -5,13 +5,13 @@ import datetime
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.record import officers
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import STATE_CHANGED, State, facts_of
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.statements import TRANSITION, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import Adapter, Transition
 from sovereign_pipeline.record.trust_changes import add_officer
-from sovereign_pipeline.release import requests
 from sovereign_pipeline.release.standing import Standing, assert_signed
 from sovereign_pipeline_tests.release.conftest import Office
 
@@ -100,6 +100,6 @@ def test_rights_of_officers_are_asserted_at_each_reading(office: Office, monkeyp
     )
     office.officers = {**office.officers, "nadia": narrow}
     adapter = office.adapter()
-    monkeypatch.setattr(requests.officers, "assert_may", lambda *_: None)
+    monkeypatch.setattr(officers, "assert_may", lambda *_: None)
     office.ask("reject", adapter, "nadia")
     assert_refused(office, "its approvals are not logged")
