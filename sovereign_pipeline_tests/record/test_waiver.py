@@ -1,21 +1,46 @@
-"""An officer's acceptance: only where the recipe allows it, only of exactly one answer, and never past another gate."""
+"""An officer's waiver: only where the recipe allows it, only of exactly one verdict, and by an officer's key alone."""
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
+from sqlalchemy import select
 
-from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, Remedy
-from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.errors import (
+    GateRefused,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    Remedy,
+    SignInError,
+    SovereignError,
+)
+from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.dagster.chain import CHAIN
 from sovereign_pipeline.policy.evaluation import Gates, OfficerMay
-from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict, recorded_verdict, waiver_in
+from sovereign_pipeline.record import tree
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.gates import (
+    evaluate_gates,
+    passing_verdict,
+    propose_waiver,
+    recorded_verdict,
+    waiver_identity,
+    waiver_in,
+)
+from sovereign_pipeline.record.gates import waive as waive_by_key
+from sovereign_pipeline.record.keys import FileSigner, generate, read_key
 from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.officers import TRUST, trust_root
 from sovereign_pipeline.record.production import produce
-from sovereign_pipeline.record.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace
+from sovereign_pipeline.record.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace, make_artifact
+from sovereign_pipeline.record.statements import WAIVER, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.officers import PERSON, officer, waive
 from sovereign_pipeline_tests.record.small_stages import make, writes
@@ -41,6 +66,16 @@ def stage_that(outcome: Outcome, may: OfficerMay, text: str = "abc", margin: flo
 
 def consume(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
     produce(Stage("second", "1", writes("second"), inputs=(stage,)), workplace, {"first": ref})
+
+
+Failed = tuple[Stage, ArtifactRef]
+
+
+@pytest.fixture
+def failed(workplace: Workplace) -> Failed:
+    """A SECRET artifact that did not pass its gate, which an officer may override."""
+    stage = stage_that("fail", "override")
+    return stage, make(stage, workplace)
 
 
 def test_the_record_states_which_of_three_outcomes_it_was(workplace: Workplace) -> None:
@@ -196,9 +231,8 @@ def test_an_acceptance_of_another_record_in_the_index_is_found_out(workplace: Wo
         consume(other, workplace, ref)
 
 
-def test_a_changed_name_is_found_out(workplace: Workplace) -> None:
-    stage = stage_that("fail", "override")
-    ref = make(stage, workplace)
+def test_a_changed_name_is_found_out(workplace: Workplace, failed: Failed) -> None:
+    stage, ref = failed
     made, _ = waive(stage, stage.gates[0], workplace, ref, "Because.")
     path = workplace.store.path_of(made.digest) / "waiver.json"
     path.write_text(path.read_text().replace("Because", "Therefore"))
@@ -228,3 +262,155 @@ def test_only_gates_of_the_evaluation_know_an_officer(institution: DemoInstituti
     line = institution.workplace().line
     knowing = {stage.kind for stage in CHAIN for gate in stage.gates if gate.officer_may(line) != "nothing"}
     assert knowing <= {"evaluation_report"}
+
+
+def roots(workplace: Workplace) -> list[FileSigner]:
+    officer(workplace.settings)
+    return [read_key(workplace.settings.keys / f"root-{number}.key", lambda: "") for number in (1, 2)]
+
+
+def add(workplace: Workplace, may: str, level: str) -> FileSigner:
+    """One more officer."""
+    signers, key = roots(workplace), generate()
+    add_officer(workplace.settings.data / TRUST, key.public_pem, f"May {may} {level}", [may], [level], signers)
+    return key
+
+
+def plant(workplace: Workplace, stage: Stage, ref: ArtifactRef, files: Mapping[str, bytes]) -> None:
+    """A waiver in the store and its index, made past `waive`."""
+    (gate,) = stage.gates
+    recorded = recorded_verdict(gate, workplace, ref)
+    assert recorded is not None
+
+    def build(workspace: Path) -> Built:
+        for name, content in files.items():
+            (workspace / name).write_bytes(content)
+        return Built(summary={"gate": gate.name, "kind": "override"})
+
+    make_artifact(workplace, waiver_identity(gate, workplace, recorded.record, recorded.verdict), build)
+
+
+def statement_of(workplace: Workplace, stage: Stage, ref: ArtifactRef, signer: FileSigner, **changes: Any) -> Any:
+    """The two files of a waiver that this key signs."""
+    recorded = recorded_verdict(stage.gates[0], workplace, ref)
+    assert recorded is not None
+    said = {"gate": "scores", "kind": "override", "officer": signer.keyid, "reason": "Because."}
+    content = canonical_json(said) + b"\n"
+    predicate = {
+        "line": "lamps",
+        "gate": "scores",
+        "kind": "override",
+        "reason": "Because.",
+        "artifact": ref.digest,
+        "record": recorded.record.digest,
+        **changes,
+    }
+    subject = Subject("waiver.json", hashlib.sha256(content).hexdigest())
+    bundle = sign_statement(signer, Statement((subject,), WAIVER, predicate))
+    return {"waiver.json": content, "waiver.sigstore.json": bundle}
+
+
+def enter(workplace: Workplace, files: Mapping[str, bytes], signer: FileSigner) -> None:
+    """What somebody does who can write to the database."""
+    statement = hashlib.sha256(files["waiver.sigstore.json"]).hexdigest()
+    workplace.waivers.enter(signer.keyid, trust_root(workplace.settings), {"statement": statement})
+
+
+def test_an_entry_that_names_the_statement_and_no_person_precedes_the_waiver(
+    workplace: Workplace, failed: Failed
+) -> None:
+    stage, ref = failed
+    made, waiver = waive(stage, stage.gates[0], workplace, ref)
+    bundle = workplace.store.open(made).file("waiver.sigstore.json").read_bytes()
+    with open_registry(workplace.settings).reading() as session:
+        (entry,) = session.scalars(select(AuditEntry).where(AuditEntry.action == "gate waived"))
+    assert entry.actor == f"officer:{waiver.officer}"
+    assert entry.subjects["statement"] == hashlib.sha256(bundle).hexdigest()
+    assert (entry.subjects["gate"], entry.subjects["artifact"]) == ("scores", ref.digest)
+    assert "Demonstration Officer" not in str(entry.subjects)
+
+
+def test_what_cannot_be_put_on_record_is_not_waived(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, failed: Failed
+) -> None:
+    stage, ref = failed
+    key = officer(workplace.settings)
+    proposal = propose_waiver(stage, stage.gates[0], workplace, ref, "Because.")
+    for file in workplace.settings.home.glob("registry.db*"):
+        file.unlink()
+    (workplace.settings.home / "registry.db").write_bytes(b"no database")
+    with pytest.raises(SovereignError, match="registry cannot be opened"):
+        waive_by_key(proposal, key)
+    assert not list(workplace.store.root.glob("*/waiver.json"))
+
+
+def test_who_may_not_waive_at_this_level_does_not(workplace: Workplace, failed: Failed) -> None:
+    """The artifact is SECRET."""
+    stage, ref = failed
+    proposal = propose_waiver(stage, stage.gates[0], workplace, ref, "Because.")
+    for may, level in (("waive", "PUBLIC"), ("promote", "SECRET")):
+        with pytest.raises(SignInError, match="may not decide about 'waive' at SECRET"):
+            waive_by_key(proposal, add(workplace, may, level))
+    with pytest.raises(IntegrityError, match="does not have the role officer"):
+        waive_by_key(proposal, generate())
+    waive_by_key(proposal, add(workplace, "waive", "SECRET"))
+    consume(stage, workplace, ref)
+
+
+def test_without_a_trust_root_nobody_waives_and_no_waiver_counts(workplace: Workplace, failed: Failed) -> None:
+    stage, ref = failed
+    proposal, trust = propose_waiver(stage, stage.gates[0], workplace, ref, "Because."), workplace.settings.data / TRUST
+    elsewhere = trust.with_name("elsewhere")
+    trust.rename(elsewhere)
+    with pytest.raises(NotFoundError, match="there is no trust root"):
+        waive_by_key(proposal, generate())
+    elsewhere.rename(trust)
+    waive(stage, stage.gates[0], workplace, ref)
+    trust.rename(elsewhere)
+    with pytest.raises(NotFoundError, match="there is no trust root"):
+        consume(stage, workplace, ref)
+
+
+@pytest.mark.parametrize(
+    ("planted", "says"),
+    [
+        ({"signed": False}, "no officer signed"),
+        ({"entered": False}, "this waiver has no ledger entry"),
+        ({"by": ("waive", "INTERNAL")}, "may not decide about 'waive' at SECRET"),
+        ({"by": ("approve", "*")}, "may not decide about 'waive' at SECRET"),
+        ({"said": {"artifact": "0" * 64}}, "signed another waiver"),
+        ({"said": {"record": "0" * 64}}, "signed another waiver"),
+        ({"said": {"reason": "Other."}}, "signed another waiver"),
+        ({"said": {"kind": "accept"}}, "signed another waiver"),
+        ({"said": {"line": "lanterns"}}, "signed another waiver"),
+    ],
+)
+def test_one_that_no_officer_signed_for_this_is_found_out(
+    planted: dict[str, Any], says: str, workplace: Workplace, failed: Failed
+) -> None:
+    stage, ref = failed
+    key = add(workplace, *planted["by"]) if "by" in planted else officer(workplace.settings)
+    files = statement_of(workplace, stage, ref, key, **planted.get("said", {}))
+    if planted.get("entered", True):
+        enter(workplace, files, key)
+    plant(workplace, stage, ref, files if planted.get("signed", True) else {"waiver.json": files["waiver.json"]})
+    with pytest.raises(IntegrityError, match=says):
+        consume(stage, workplace, ref)
+
+
+def test_a_waiver_counts_until_the_place_from_which_its_key_is_revoked(workplace: Workplace, failed: Failed) -> None:
+    stage, ref = failed
+    waive(stage, stage.gates[0], workplace, ref)
+    keyid = officer(workplace.settings).keyid
+    trust = workplace.settings.data / TRUST
+    with open_registry(workplace.settings).reading() as session:
+        after_it = tree.size_of(session)
+    revoke(trust, keyid, after_it, roots(workplace))
+    consume(stage, workplace, ref)
+    later = stage_that("fail", "override", text="later")
+    with pytest.raises(SignInError, match="is revoked"):
+        waive(later, later.gates[0], workplace, make(later, workplace))
+    waive(later, later.gates[0], workplace, make(later, workplace), number=2)
+    revoke(trust, officer(workplace.settings, 2).keyid, 0, roots(workplace))
+    with pytest.raises(IntegrityError, match="is revoked from entry 0"):
+        consume(later, workplace, make(later, workplace))

@@ -1,7 +1,6 @@
 """From a request to a transition: who must agree, what is asserted again, and what is refused."""
 
 import datetime
-import hashlib
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,11 +13,9 @@ from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.record import audit_log
-from sovereign_pipeline.record.audit_log import SEALED, append, entries
+from sovereign_pipeline.record.audit_log import SEALED, entries
 from sovereign_pipeline.record.catalog import in_production, transitions_of
 from sovereign_pipeline.record.keys import generate
-from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, sign_statement
-from sovereign_pipeline.record.tables import ReleaseDecision
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release import requests
 from sovereign_pipeline.release.recall import Question, answering_at, recalls_in_force, waive_recall
@@ -27,6 +24,7 @@ from sovereign_pipeline.release.standing import Standing, assert_signed, standin
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.record.owner import change, forge
 from sovereign_pipeline_tests.release.conftest import TO_PRODUCTION, Office
+from sovereign_pipeline_tests.release.test_rights import enter_decision
 
 pytestmark = pytest.mark.slow
 
@@ -67,16 +65,7 @@ def test_nobody_approves_what_they_asked_for_or_approves_twice(office: Office) -
 
 def test_what_a_requester_approved_past_this_program_does_not_count(office: Office) -> None:
     asked = office.ask("approve", office.adapter())
-    key, about = office.officers["layla"], asked.request.id
-    content = {"decision": "approve", "request": about, "adapter": asked.request.adapter_id, "reason": ""}
-    signed = sign_statement(key, Statement((Subject("request.sigstore.json", about),), APPROVAL, content))
-    row = ReleaseDecision(
-        request_id=about, keyid=key.keyid, decision="approve", entered_at=asked.request.entered_at, statement=signed
-    )
-    with office.registry.writing() as session:
-        session.add(row)
-        named = {"line": "lamps", "request": about, "statement": hashlib.sha256(signed).hexdigest()}
-        append(session, "nobody", "release approved", named)
+    enter_decision(office, asked, "approve", office.officers["layla"])
     once = office.decide(asked, "omar")
     assert ([each.person for each in once.approvals], once.ended) == (["Omar Nasser"], None)
 

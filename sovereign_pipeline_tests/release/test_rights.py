@@ -1,4 +1,4 @@
-"""What counts for a request by the trust root, whoever put it on record: the log's key enters anything."""
+"""What counts by the trust root, whoever put it on record: the pipeline's key and the log's enter anything."""
 
 import datetime
 import hashlib
@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.record import officers
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of
 from sovereign_pipeline.record.in_force import INSTITUTION, rule_file, rules
@@ -36,6 +37,8 @@ from sovereign_pipeline.release.standing import (
 )
 from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.release.conftest import Office
+
+pytestmark = pytest.mark.slow
 
 NOW = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)
 
@@ -82,8 +85,19 @@ def enter_request(office: Office, adapter: Adapter, key: FileSigner, content: Ma
     return request
 
 
-def enter_transition(office: Office, adapter: Adapter, content: Mapping[str, Any]) -> None:
-    """Signed with the pipeline's key."""
+def enter_transition(office: Office, adapter: Adapter, request: str, sequence: int = 1, **said: Any) -> None:
+    """Signed with the pipeline's key; an approval, if it is not said otherwise."""
+    content = {
+        "line": adapter.line,
+        "sequence": sequence,
+        "adapter": adapter.id,
+        "transition": "approve",
+        "from": "registered",
+        "to": "approved",
+        "request": request,
+        "approvals": [],
+        **said,
+    }
     subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
     row = Transition(
         line=adapter.line,
@@ -98,7 +112,13 @@ def enter_transition(office: Office, adapter: Adapter, content: Mapping[str, Any
     )
     with office.registry.writing() as session:
         session.add(row)
+        session.flush()
         append(session, f"pipeline:{office.pipeline.keyid}", STATE_CHANGED, facts_of(row))
+
+
+def assert_refused(office: Office, why: str, line: str = "lamps") -> None:
+    with office.registry.reading() as session, pytest.raises(IntegrityError, match=why):
+        assert_signed(session, office.registry.settings, office.trust, line)
 
 
 def standing_now(office: Office, standing: Standing) -> Standing:
@@ -131,19 +151,9 @@ def test_a_transition_that_such_an_approval_completed_is_refused(office: Office,
     enter_decision(office, asked, "approve", clerk)
     with office.registry.reading() as session:
         rows = session.query(ReleaseDecision).all()
-    content = {
-        "line": adapter.line,
-        "sequence": 1,
-        "adapter": adapter.id,
-        "transition": "approve",
-        "from": "registered",
-        "to": "approved",
-        "request": asked.request.id,
-        "approvals": sorted(hashlib.sha256(row.statement).hexdigest() for row in rows),
-    }
-    enter_transition(office, adapter, content)
-    with pytest.raises(IntegrityError, match="its approvals are not logged"), office.registry.reading() as session:
-        assert_signed(session, office.registry.settings, office.trust, "lamps")
+    approvals = sorted(hashlib.sha256(row.statement).hexdigest() for row in rows)
+    enter_transition(office, adapter, asked.request.id, approvals=approvals)
+    assert_refused(office, "its approvals are not logged")
 
 
 def test_a_request_that_needs_nobody_else_counts_by_its_requesters_right_alone(
@@ -174,11 +184,8 @@ def test_a_request_lowers_no_number_of_approvals(office: Office) -> None:
         row = session.get_one(ReleaseRequest, request)
         forged = standing_of(session, office.registry.settings, office.trust, row)
     assert (forged.needed, forged.is_complete) == (2, False)
-    content = {"line": adapter.line, "sequence": 1, "adapter": adapter.id, "transition": "approve"}
-    states = {"from": "registered", "to": "approved"}
-    enter_transition(office, adapter, {**content, **states, "request": request, "approvals": []})
-    with pytest.raises(IntegrityError, match="its approvals are not logged"), office.registry.reading() as session:
-        assert_signed(session, office.registry.settings, office.trust, "lamps")
+    enter_transition(office, adapter, request)
+    assert_refused(office, "its approvals are not logged")
 
 
 def test_rules_that_change_later_change_nothing_that_was_done(office: Office) -> None:
@@ -206,16 +213,52 @@ def test_a_copy_of_the_rules_that_was_changed_is_named(office: Office) -> None:
         standing_now(office, asked)
 
 
-def test_a_request_is_good_for_its_own_transition_once(office: Office) -> None:
+@pytest.mark.security_case(
+    "The pipeline's key signs a promotion that cites the approved request for staging",
+    "nothing of that line is accepted or served",
+)
+def test_a_request_makes_no_other_transition_than_the_one_it_asks_for(office: Office) -> None:
+    adapter = office.adapter("approve")
+    staging = office.decide(office.ask("stage", adapter), "omar")
+    with office.registry.reading() as session:
+        assert len(assert_signed(session, office.registry.settings, office.trust, "lamps")) == 2
+    promotion: dict[str, Any] = {"transition": "promote", "from": "staged", "to": "production"}
+    enter_transition(
+        office, adapter, staging.request.id, 3, approvals=list(staging.approval_statements) * 2, **promotion
+    )
+    assert_refused(office, "it differs from request")
+
+
+def test_a_request_of_one_adapter_moves_no_other(office: Office) -> None:
     """With the pipeline's key alone, approvals of one thing are not approvals of another."""
-    adapter, other = office.adapter(), office.adapter()
-    office.move("approve", adapter)
+    old, adapter = office.adapter(), office.adapter()
+    office.move("approve", old)
     with office.registry.reading() as session:
         (made,) = transitions_of(session, "lamps")
-    content = {**read_statement(made.statement).predicate, "sequence": 2}
-    enter_transition(office, other, {**content, "adapter": other.id})
-    with pytest.raises(IntegrityError, match="differs from request"), office.registry.reading() as session:
-        assert_signed(session, office.registry.settings, office.trust, "lamps")
+    said = read_statement(made.statement).predicate
+    enter_transition(office, adapter, said["request"], 2, approvals=said["approvals"])
+    assert_refused(office, "it differs from request")
+
+
+def test_an_approval_counts_once(office: Office) -> None:
+    adapter = office.adapter()
+    asked = office.decide(office.ask("approve", adapter), "omar")
+    enter_transition(office, adapter, asked.request.id, approvals=list(asked.approval_statements) * 2)
+    assert_refused(office, "its approvals are not logged")
+
+
+@pytest.mark.security_case(
+    "An officer who may only stage adapters requests a transition, and the pipeline's key makes it",
+    "nothing of that line is accepted or served",
+)
+def test_rights_of_officers_are_asserted_at_each_reading(
+    office: Office, clerk: FileSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office.officers = {**office.officers, "dana": clerk}
+    adapter = office.adapter()
+    monkeypatch.setattr(officers, "assert_may", lambda *_: None)
+    office.ask("reject", adapter, "dana")
+    assert_refused(office, "its approvals are not logged")
 
 
 def test_a_forged_transition_blocks_its_own_line_and_no_other(office: Office) -> None:
@@ -231,8 +274,7 @@ def test_a_forged_transition_blocks_its_own_line_and_no_other(office: Office) ->
     assert office.states() == {adapter.id: "approved"}
     with office.registry.reading() as session:
         assert lines_in(session, {"approved"}) == ["lamps", "ropes"]
-        with pytest.raises(IntegrityError):
-            assert_signed(session, office.registry.settings, office.trust, "ropes")
+    assert_refused(office, "", "ropes")
 
 
 def test_a_forged_request_hides_none_of_another_line(office: Office) -> None:
