@@ -54,9 +54,9 @@ from sovereign_pipeline.record.tree import prove
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.record.witnesses import assert_log_of, witnessed_by
-from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.release import acts, cadence, recall
 from sovereign_pipeline.release.acts import issues_by_adapter
+from sovereign_pipeline.release.auditing import with_parents
 from sovereign_pipeline.release.standing import DECIDED, history_of
 from sovereign_pipeline.release.trial import ACCEPTED, JUDGED
 from sovereign_pipeline.review.acts import find_closed_of
@@ -244,7 +244,7 @@ def gather(
     Raises IntegrityError if a logged item is missing, and NotFoundError for an unknown adapter.
     """
     settings, found = registry.settings, Gathered()
-    covered = _with_parents(registry, store, adapters)
+    covered = {row.id: row for each in adapters for row in with_parents(registry, store, each)}
     lines = sorted({row.line for row in covered.values() if row.id in adapters})
     _trust_and_rules(session, settings, lines, found)
     refs = [ref for row in covered.values() for ref in _of_adapter(store, row)]
@@ -258,21 +258,6 @@ def gather(
     of_lines = AuditEntry.subjects["line"].as_string().in_(lines)
     hours = select(AuditEntry.sequence).where(AuditEntry.action == ANSWERED, of_lines, of_day)
     found.entries |= {*session.scalars(hours)}
-    return found
-
-
-def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[str]) -> dict[str, Adapter]:
-    """Return the adapters and all their parent adapters, by id."""
-    found: dict[str, Adapter] = {}
-    waiting = list(adapters)
-    while waiting:
-        row = catalog.find_adapter(registry, waiting.pop())
-        if row.id in found:
-            continue
-        found[row.id] = row
-        record = read_record(store.open(row.record_ref))
-        if record.parent_adapter is not None:
-            waiting.append(record.parent_adapter.adapter)
     return found
 
 

@@ -16,7 +16,8 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
-from sovereign_pipeline.record.officers import actor_of
+from sovereign_pipeline.record.officers import actor_of, verify_act
+from sovereign_pipeline.record.statements import PURGE
 from sovereign_pipeline.record.tables import (
     Adapter,
     AuditEntry,
@@ -402,9 +403,6 @@ def _entries() -> Select[AuditEntry]:
 
 
 def _verified(session: Session, trust: Trust, entry: AuditEntry) -> Purge:
-    from sovereign_pipeline.record.officers import verify_act  # not needed by lists of adapters
-    from sovereign_pipeline.record.statements import PURGE
-
     subjects = entry.subjects
     bundle = str(subjects[STATEMENT]).encode()
     adapter = session.get(Adapter, subjects["adapter"])
@@ -420,19 +418,15 @@ def _verified(session: Session, trust: Trust, entry: AuditEntry) -> Purge:
         at_index=entry.sequence - 1,
     )
     predicate = verified.statement.predicate
-    files = tuple(_file(entry, each) for each in predicate["files"])
+    try:
+        files = tuple(PurgedFile(**each) for each in predicate["files"])
+    except TypeError:
+        raise _differs(entry) from None
     stated = (predicate["line"], predicate["adapter"], sorted({file.artifact for file in files}))
     if stated != (adapter.line, adapter.id, subjects["weights"]):
         raise _differs(entry)
     assert verified.key.person is not None  # read_trust_root rejects an officer's key without a person
     return Purge(adapter.id, entry.at, files, predicate["reason"], verified.key.person)
-
-
-def _file(entry: AuditEntry, stated: Mapping[str, Any]) -> PurgedFile:
-    try:
-        return PurgedFile(stated["artifact"], stated["path"], stated["size"], stated["sha256"])
-    except (KeyError, TypeError):
-        raise _differs(entry) from None
 
 
 def _differs(entry: AuditEntry) -> IntegrityError:

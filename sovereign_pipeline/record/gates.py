@@ -367,12 +367,7 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
     recorded = recorded_verdict(gate, workplace, ref)
     line, subject = workplace.line.line, f"{stage.kind} {short(ref.digest)}"
     if recorded is None:
-        raise GateRefused(
-            f"Line {line}: gate '{gate.name}' has no record for {subject}, so it cannot be used.",
-            f"Materialize {stage.kind}; its checks write the record.",
-            act="run_line",
-            line=line,
-        )
+        raise _no_record(workplace, stage, gate, ref, "it cannot be used")
     if recorded.passes:
         return recorded
     verdict = recorded.verdict
@@ -384,6 +379,16 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
             message, f"{hint} Or an officer waives the gate.", act="waive_gate", line=line, gate=gate.name
         )
     raise GateRefused(message, hint)
+
+
+def _no_record(workplace: Workplace, stage: Stage, gate: Gate, ref: ArtifactRef, so: str) -> GateRefused:
+    line = workplace.line.line
+    return GateRefused(
+        f"Line {line}: gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, so {so}.",
+        f"Materialize {stage.kind}; its checks write the record.",
+        act="run_line",
+        line=line,
+    )
 
 
 @dataclass(frozen=True)
@@ -469,13 +474,7 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
     reason = officers.officers_words(reason, "A waiver")
     recorded = recorded_verdict(gate, workplace, ref)
     if recorded is None:
-        raise GateRefused(
-            f"Line {line}: gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, so there is nothing "
-            f"to waive.",
-            f"Materialize {stage.kind}; its checks write the record.",
-            act="run_line",
-            line=line,
-        )
+        raise _no_record(workplace, stage, gate, ref, "there is nothing to waive")
     if recorded.verdict.passed:
         raise InputError(f"Line {line}: gate '{gate.name}' passed, so there is nothing to waive.")
     if recorded.waiver is not None:

@@ -189,9 +189,8 @@ def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
             else f"{path}: this is not a private key.",
             "Check that it is the right key file.",
         ) from None
-    if isinstance(private, ed25519.Ed25519PrivateKey):
-        return FileSigner.of(private)
-    if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
+    is_p256 = isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1)
+    if isinstance(private, PrivateKey) and (is_p256 or isinstance(private, ed25519.Ed25519PrivateKey)):
         return FileSigner.of(private)
     raise InputError(f"{path}: this key is neither P-256 nor Ed25519.", "Generate a P-256 or Ed25519 key.")
 
@@ -365,7 +364,6 @@ def _signer(session: Any, label: str, name: str | None) -> TokenSigner:
 
 def _public_pem(session: Any, identifier: Sequence[int], label: str) -> str:
     import PyKCS11
-    from cryptography.hazmat.primitives.asymmetric import ec
 
     of_the_key = [(PyKCS11.CKA_CLASS, PyKCS11.CKO_PUBLIC_KEY), (PyKCS11.CKA_ID, identifier)]
     public = session.findObjects(of_the_key)

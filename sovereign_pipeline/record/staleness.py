@@ -65,25 +65,21 @@ class Reason:
 
     def __str__(self) -> str:
         changes = "; ".join(map(str, self.changes))
-        match self.cause:
-            case "never made":
-                return "nothing was built yet"
-            case "upstream stale":
-                return f"{self.subject} is stale"
-            case "passthrough changed":
-                return "the recipe changed whether this stage builds an artifact or passes its input through"
-            case "gate without record":
-                return f"gate {self.subject} was not evaluated" + (f" since a change: {changes}" if changes else "")
-            case "gate not passed":
-                return f"gate {self.subject} did not pass"
-            case "identity changed":
-                return changes
-            case "not in the index":
-                return "for unchanged inputs, the store's index has no artifact or another one"
-            case "not usable":
-                return "downstream stages would reject it: an artifact upstream of it is not current"
-            case "not recorded":
-                return "it is not in the registry"
+        since = f" since a change: {changes}" if changes else ""
+        return _SENTENCES[self.cause].format(subject=self.subject, changes=changes, since=since)
+
+
+_SENTENCES: Mapping[Cause, str] = {
+    "never made": "nothing was built yet",
+    "upstream stale": "{subject} is stale",
+    "passthrough changed": "the recipe changed whether this stage builds an artifact or passes its input through",
+    "gate without record": "gate {subject} was not evaluated{since}",
+    "gate not passed": "gate {subject} did not pass",
+    "identity changed": "{changes}",
+    "not in the index": "for unchanged inputs, the store's index has no artifact or another one",
+    "not usable": "downstream stages would reject it: an artifact upstream of it is not current",
+    "not recorded": "it is not in the registry",
+}
 
 
 @dataclass(frozen=True)

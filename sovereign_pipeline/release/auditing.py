@@ -12,12 +12,13 @@ from typing import Any
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import checkpoints
-from sovereign_pipeline.record.catalog import find_adapter, line_of
+from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_rules_kept
 from sovereign_pipeline.record.officers import TRUST, trust_root
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.record.trust_root import Trust, load_trust
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.record.witnesses import Witnessed, assert_log_of, witnessed_by
@@ -101,13 +102,14 @@ def _assert_no_finding(found: dict[str, list[str]]) -> None:
         raise IntegrityError(f"The registry: {'; '.join(findings)}.", checkpoints.RESTORE)
 
 
-def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[str]:
+def with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[Adapter]:
     """Yield the adapter, its parent adapter, that adapter's parent, and so on."""
     waiting: str | None = adapter_id
     while waiting is not None:
-        yield waiting
-        record = read_record(store.open(find_adapter(registry, waiting).record_ref))
-        waiting = record.parent_adapter.adapter if record.parent_adapter is not None else None
+        adapter = find_adapter(registry, waiting)
+        yield adapter
+        parent = read_record(store.open(adapter.record_ref)).parent_adapter
+        waiting = parent.adapter if parent is not None else None
 
 
 def _verify_acts(
@@ -115,7 +117,7 @@ def _verify_acts(
 ) -> tuple[int, int]:
     """Verify the requests, decisions and transitions of the lines of an adapter and its parents. Returns the numbers of
     requests and of transitions."""
-    lines = dict.fromkeys(map(line_of, _with_parents(registry, store, adapter_id)))
+    lines = dict.fromkeys(each.line for each in with_parents(registry, store, adapter_id))
     with registry.reading() as session:
         requests = sum(len(standings(session, settings, trust, line)) for line in lines)
         return requests, sum(len(assert_signed(session, settings, trust, line)) for line in lines)
