@@ -38,18 +38,7 @@ from sovereign_pipeline.record.sealing import bundles_of, sealed_at
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.statements import EVIDENCE, SUFFIX, Statement, Subject, sign_statement
 from sovereign_pipeline.record.store import ArtifactStore, input_refs
-from sovereign_pipeline.record.tables import (
-    Adapter,
-    AdapterReview,
-    AuditEntry,
-    KnownIssue,
-    Recall,
-    RecallWaiver,
-    ReleaseDecision,
-    ReleaseRequest,
-    Transition,
-    row_as_dict,
-)
+from sovereign_pipeline.record.tables import Adapter, AuditEntry, row_as_dict, stored_content
 from sovereign_pipeline.record.tree import prove
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
@@ -220,9 +209,6 @@ def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> I
             yield name + SUFFIX, (path / (name + SUFFIX)).read_bytes()
 
 
-HINT = "Restore registry and home from copies of the same time."
-
-
 @dataclass
 class Gathered:
     """The files of a package by path, and the numbers of the ledger entries to prove."""
@@ -286,7 +272,9 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
     for ref in manifests:
         sequence = sealed_at(session, ref)
         if sequence is None:
-            raise IntegrityError(f"{store.path_of(ref.digest)}: no entry of the audit log names it.", HINT)
+            raise IntegrityError(
+                f"{store.path_of(ref.digest)}: no entry of the audit log names it.", checkpoints.RESTORE
+            )
         found.entries.add(sequence)
 
 
@@ -337,32 +325,25 @@ def _decisions(session: Session, settings: Settings, lines: Sequence[str], found
     """Add requests, decisions, transitions, flags and trials of lines. Returns the ids of the adapters in them."""
     about: set[str] = set()
     for line in lines:
-        of_line = select(ReleaseRequest.statement).where(ReleaseRequest.line == line)
-        of_requests = select(ReleaseDecision.statement).join(ReleaseRequest).where(ReleaseRequest.line == line)
-        made = select(Transition.statement).where(Transition.line == line)
-        known = [each for query in (of_line, of_requests, made) for each in session.scalars(query)]
-        holds = sorted((settings.home / "serving" / "holds" / line).glob(f"*/*{SUFFIX}"))
-        known += [path.read_bytes() for path in holds]
+        holds = (settings.home / "serving" / "holds" / line).glob(f"*/*{SUFFIX}")
+        in_files = [path.read_bytes() for path in sorted(holds)]
         for entry in _enter(session, catalog.FLAG_CHANGED, found, line=line):
             change = read_change(settings, line, entry.subjects["change"])
-            known.append(change.signature)
+            in_files.append(change.signature)
             found.files[f"flags/{line}/{change.sequence}.json"] = change.flags
-        by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
+        known = {hashlib.sha256(each).hexdigest(): each for each in in_files}
         for action in (catalog.REQUESTED, *DECIDED.values(), catalog.STATE_CHANGED, JUDGED, ACCEPTED):
             for entry in _enter(session, action, found, line=line):
                 about.add(entry.subjects["adapter"])
-                _statement(entry, by_digest, found)
+                _statement(entry, found, known)
         for entry in _entries(session, catalog.FLAG_CHANGED, line=line):
-            _statement(entry, by_digest, found)
+            _statement(entry, found, known)
     return about
 
 
 def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[str], found: Gathered) -> None:
     """Add the adapters' known issues, reviews and purges, and the recalls and waivers of all adapters of their lines,
     which decide when an adapter could answer."""
-    tables = (Recall, RecallWaiver, KnownIssue, AdapterReview)
-    known = [each for table in tables for each in session.scalars(select(table.statement)) if each is not None]
-    by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
     for action in (acts.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, catalog.PURGED):
         for entry in _entries(session, action):
             named = entry.subjects.get("adapters") or [entry.subjects["adapter"]]
@@ -370,7 +351,7 @@ def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[st
                 continue
             found.entries.add(entry.sequence)
             if action != catalog.PURGED:  # a purge's entry contains its statement
-                _statement(entry, by_digest, found)
+                _statement(entry, found)
 
 
 def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
@@ -381,14 +362,12 @@ def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
         _enter(session, REGISTERED, found, adapter=adapter_id)
 
 
-def _statement(entry: AuditEntry, known: Mapping[str, bytes], found: Gathered) -> None:
-    """Add the signed statement that an entry refers to. Raises IntegrityError if it is missing."""
+def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes] | None = None) -> None:
+    """Add the signed statement that an entry refers to, from a file or else from the registry. Raises IntegrityError if
+    it is missing."""
     sha256 = str(entry.subjects.get("statement") or entry.subjects.get("request"))
-    if sha256 not in known:
-        raise IntegrityError(
-            f"The registry: what was signed for entry {entry.sequence} of the audit log is not there.", HINT
-        )
-    found.files[f"statements/{sha256}{SUFFIX}"] = known[sha256]
+    content = (in_files or {}).get(sha256) or stored_content(sha256)
+    found.files[f"statements/{sha256}{SUFFIX}"] = content
 
 
 def _enter(session: Session, action: str, found: Gathered, **subjects: str) -> list[AuditEntry]:

@@ -90,7 +90,7 @@ class Signed(TypeDecorator[bytes]):
         return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
 
     def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> bytes | None:
-        return _stored(value) if isinstance(value, str) else value
+        return stored_content(value) if isinstance(value, str) else value
 
 
 class Large(TypeDecorator[Any]):
@@ -110,10 +110,12 @@ class Large(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         if value is None or not value.isalnum() or len(value) != DIGEST.length:
             return json.loads(value or "null")
-        return json.loads(_stored(value))[self.column]
+        return json.loads(stored_content(value))[self.column]
 
 
-def _stored(sha256: str) -> bytes:
+def stored_content(sha256: str) -> bytes:
+    """Return a signed statement or a row's content by its SHA-256, in a session of the registry. Raises IntegrityError
+    if it is missing or changed."""
     if STORE.read is None:
         raise RuntimeError("what the view does not hold is loaded where no registry is read")
     return STORE.read(sha256)
