@@ -87,7 +87,7 @@ def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, 
     IntegrityError if a review was changed.
     """
     closed = read_closed(registry, store, find_closed(registry, line))
-    return {each.candidate_weights: has_lost(each) for each in closed if is_counted(each)}
+    return {each.contents.plan.candidate_weights: has_lost(each) for each in closed if is_counted(each)}
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
@@ -105,24 +105,14 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
         log = read_log(session)
         rows = [rows_of(session, review, log) for review, _ in closed]
         plans = [plan_of(store, review) for review, _ in closed]
-        compared = [(contents.plan.candidate_weights, contents.plan.opponent_weights) for contents in plans]
     read = []
-    for each, contents, weights, (review, closing) in zip(rows, plans, compared, closed, strict=True):
+    for each, contents, (review, closing) in zip(rows, plans, closed, strict=True):
         assert_none(review.id, findings_in(each, contents, registry.settings))
-        read.append(
-            ClosedReview(
-                review=review.id,
-                contents=contents,
-                seed=bytes.fromhex(closing.seed),
-                ballots=each.ballots,
-                guesses=each.guesses,
-                closed_early=EarlyClosing(officer=closing.officer, reason=closing.reason or "")
-                if closing.officer is not None
-                else None,
-                candidate_weights=weights[0],
-                opponent_weights=weights[1],
-            )
-        )
+        early = None
+        if closing.officer is not None:
+            early = EarlyClosing(officer=closing.officer, reason=closing.reason or "")
+        seed = bytes.fromhex(closing.seed)
+        read.append(ClosedReview(review.id, contents, seed, each.ballots, each.guesses, early))
     return read
 
 

@@ -256,7 +256,7 @@ def _assert_not_reviewed_yet(
     against = opponent.adapter_sha256 if opponent is not None else None
     for closed in read_closed(registry, store, acts.find_closed(registry, candidate.line)):
         reviewed = closed.contents.plan
-        same_arms = (closed.candidate_weights, closed.opponent_weights) == (candidate.adapter_sha256, against)
+        same_arms = (reviewed.candidate_weights, reviewed.opponent_weights) == (candidate.adapter_sha256, against)
         if same_arms and is_counted(closed):
             same = "" if reviewed.adapter == candidate.id else f" (then {reviewed.adapter}, the same weights)"
             raise ConflictError(

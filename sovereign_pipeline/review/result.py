@@ -182,10 +182,6 @@ class ClosedReview:
     ballots: Sequence[Ballot]
     guesses: Sequence[Guess]
     closed_early: EarlyClosing | None
-    candidate_weights: str
-    """SHA-256 of the candidate's weights, in any artifact and version."""
-    opponent_weights: str | None
-    """SHA-256 of the opponent's weights; None for the base model."""
 
     @property
     def opponent(self) -> str:
@@ -564,9 +560,9 @@ def _ranking(reviews: Sequence[ClosedReview]) -> tuple[RankedVersion, ...]:
     outcomes = []
     for each in reviews:
         plan = each.contents.plan
-        candidate, opponent = each.candidate_weights, each.opponent_weights or plan.opponent_digest
+        candidate, opponent = plan.candidate_weights, plan.opponent_weights or plan.opponent_digest
         names |= {opponent: each.opponent, candidate: plan.adapter}
         counted = counted_ballots(unblind_ballots(each))
         outcomes += [(candidate, opponent, (one.preference + 1) / 2) for one in counted]
-    ranked = rank_versions(outcomes, of=reviews[-1].candidate_weights)
+    ranked = rank_versions(outcomes, of=reviews[-1].contents.plan.candidate_weights)
     return tuple(each.model_copy(update={"version": names[each.version]}) for each in ranked)
