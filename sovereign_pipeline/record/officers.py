@@ -4,7 +4,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,14 +18,6 @@ PIPELINE_KEY_FILE = "pipeline.key"
 TRUST = "trust"
 """Directory of the trust root under `data/`."""
 KEY_ID = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class Officer:
-    """A person with a key in the role `officer`."""
-
-    person: str
-    key: TrustedKey
 
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
@@ -63,14 +54,13 @@ def _stamp(directory: Path) -> Stamp:
     return tuple((name, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for name, each in found)
 
 
-def officer_of(trust: Trust, keyid: str) -> Officer:
-    """Return the officer with this key. Raises IntegrityError if the key lacks the role `officer`, and SignInError if
+def officer_of(trust: Trust, keyid: str) -> TrustedKey:
+    """Return the key of an officer. Raises IntegrityError if the key lacks the role `officer`, and SignInError if
     it is revoked."""
     key = trust.key(OFFICER, keyid)
     if not trust.counts(OFFICER, keyid, None):
         raise SignInError(f"The key of {key.person} is revoked.", "Use the replacement key.")
-    assert key.person is not None  # read_trust_root rejects an officer's key without a person
-    return Officer(key.person, key)
+    return key
 
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
@@ -91,20 +81,16 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
     return signer
 
 
-def entry_actor(officer: Officer) -> str:
+def actor_of(keyid: str) -> str:
     """Return an officer's actor name in the ledger. It contains only the key's id, because the ledger cannot be
     erased."""
-    return actor_of(officer.key.keyid)
-
-
-def actor_of(keyid: str) -> str:
     return f"officer:{keyid}"
 
 
-def assert_may(officer: Officer, act: str, levels: Iterable[str]) -> None:
+def assert_may(officer: TrustedKey, act: str, levels: Iterable[str]) -> None:
     """Raise SignInError unless the trust root permits the officer this act at each of these levels."""
     for level in sorted(set(levels)):
-        if not officer.key.allows(act, level):
+        if not officer.allows(act, level):
             raise SignInError(
                 f"{officer.person} may not decide about '{act}' at {level}.",
                 "Ask an officer whom the trust root permits this.",

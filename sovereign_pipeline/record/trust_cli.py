@@ -282,7 +282,7 @@ def as_dict(trust: Trust) -> dict[str, Any]:
                 "keys": [
                     {
                         "keyid": key.keyid,
-                        "person": key.person,
+                        "person": key.person or None,
                         "may": list(key.may),
                         "levels": list(key.levels),
                         "revoked_from": key.revoked_from,

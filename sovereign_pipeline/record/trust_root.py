@@ -45,8 +45,8 @@ DEMONSTRATION_KEYS = "demonstration keys"
 class TrustedKey:
     keyid: str
     public_pem: str
-    person: str | None = None
-    """Name of the person who holds the key. Every officer's key has one."""
+    person: str = ""
+    """Name of the person who holds the key. Every officer's key has one; others may have none."""
     may: tuple[str, ...] = ()
     """Transitions and acts (`waive`, `recall`, `issue`, `review`, `close`) that the officer may decide; `*` is all."""
     levels: tuple[str, ...] = ()
@@ -380,7 +380,7 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
     )
     if not well_formed:
         raise InvalidTrustRoot(f"{name}: the facts about the key {key.keyid} of role {role} are incomplete.")
-    return TrustedKey(key.keyid, pem, person, tuple(may), tuple(levels), revoked_from)
+    return TrustedKey(key.keyid, pem, person or "", tuple(may), tuple(levels), revoked_from)
 
 
 def load_trust(

@@ -25,7 +25,7 @@ from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.officers import assert_may, entry_actor, officer_of, officers_words, trust_root
+from sovereign_pipeline.record.officers import actor_of, assert_may, officer_of, officers_words, trust_root
 from sovereign_pipeline.record.statements import PURGE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.store import ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter
@@ -121,7 +121,7 @@ def purge(
             catalog.STATEMENT: bundle.decode(),
             **trust_named(trust),
         }
-        append(session, entry_actor(officer), catalog.PURGED, subjects)
+        append(session, actor_of(officer.keyid), catalog.PURGED, subjects)
     recorded = finish_purge(registry, store, settings, adapter.id)
     assert recorded is not None  # committed above
     return recorded[0]

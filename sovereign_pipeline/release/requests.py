@@ -37,7 +37,7 @@ from sovereign_pipeline.record.statements import (
     verify_statement,
 )
 from sovereign_pipeline.record.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
-from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
 from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
@@ -148,7 +148,7 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
 
 
 def enter_signed_request(
-    session: Session, trust: Trust, officer: officers.Officer, adapter: Adapter, asked: Arrow, bundle: bytes
+    session: Session, trust: Trust, officer: TrustedKey, adapter: Adapter, asked: Arrow, bundle: bytes
 ) -> ReleaseRequest:
     """Add an officer's signed request to the registry and the ledger, in the caller's transaction."""
     row = ReleaseRequest(
@@ -168,7 +168,7 @@ def enter_signed_request(
         "request": row.id,
         **trust_named(trust),
     }
-    append(session, officers.entry_actor(officer), catalog.REQUESTED, subjects)
+    append(session, officers.actor_of(officer.keyid), catalog.REQUESTED, subjects)
     return row
 
 
@@ -485,7 +485,7 @@ def decide(
             "statement": hashlib.sha256(bundle).hexdigest(),
             **trust_named(trust),
         }
-        append(session, officers.entry_actor(officer), DECIDED[decision], subjects)
+        append(session, officers.actor_of(officer.keyid), DECIDED[decision], subjects)
         standing = standing_of(session, workplace.settings, trust, row, now)
         is_made = standing.ended is None and standing.is_complete
         if is_made:
@@ -496,7 +496,7 @@ def decide(
     return standing
 
 
-def _assert_may_decide(standing: Standing, officer: officers.Officer, decision: Decision) -> None:
+def _assert_may_decide(standing: Standing, officer: TrustedKey, decision: Decision) -> None:
     row, predicate = standing.request, standing.predicate
     is_requester = officer.person == standing.requester.person
     approved = {each.person for each in standing.approvals}

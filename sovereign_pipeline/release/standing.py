@@ -18,7 +18,7 @@ from sovereign_pipeline.record import catalog
 from sovereign_pipeline.record.audit_log import entries_of_rows, key_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
-from sovereign_pipeline.record.officers import OFFICER, PIPELINE, Officer
+from sovereign_pipeline.record.officers import OFFICER, PIPELINE
 from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, signed_by, verify_statement
 from sovereign_pipeline.record.tables import (
     Adapter,
@@ -149,13 +149,13 @@ class Standing:
     request: ReleaseRequest
     predicate: Mapping[str, Any]
     """The content of the signed request."""
-    requester: Officer
+    requester: TrustedKey
     requester_may: bool
     """True if the requester may decide about the request, which matters only if no other officer must approve it."""
     needed: int
     """Number of officers besides the requester who must approve. The highest of three numbers: in the request, in the
     rules when it was logged, and in the rules when its transition was made."""
-    approvals: tuple[Officer, ...]
+    approvals: tuple[TrustedKey, ...]
     """The officers whose approvals count, in the order of approval."""
     withdrawn: frozenset[str]
     """Persons who withdrew their decision and therefore cannot approve the request again."""
@@ -354,20 +354,20 @@ def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: date
     )
     if hashlib.sha256(row.statement).hexdigest() != row.id:
         raise _differs(f"Request {row.id[:12]}", "id")
-    predicate, requester = verified.statement.predicate, _officer(verified.key)
+    predicate, requester = verified.statement.predicate, verified.key
     if (predicate["line"], predicate["adapter"], predicate["transition"]) != (row.line, row.adapter_id, row.transition):
         raise _differs(f"Request {row.id[:12]}", "row")
 
     levels = {predicate["classification"], adapter.classification}
 
-    def may(officer: Officer) -> bool:
+    def may(officer: TrustedKey) -> bool:
         """Return True if the officer may decide at the level in the request and at the adapter's own level."""
-        return all(officer.key.allows(row.transition, level) for level in levels)
+        return all(officer.allows(row.transition, level) for level in levels)
 
     decided = _decided(on_record, trust, row)
     withdrawn = {officer.person for officer, _ in decided["withdraw"]}
     rejected = [officer.person for officer, _ in decided["reject"] if may(officer)]
-    counting: dict[str, Officer] = {}
+    counting: dict[str, TrustedKey] = {}
     statements: list[str] = []
     for officer, statement in decided["approve"]:
         if officer.person not in {*withdrawn, requester.person} and may(officer):
@@ -407,9 +407,9 @@ def _ended(
     return f"it expired on {expires:%Y-%m-%d}" if now >= expires else None
 
 
-def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[str, list[tuple[Officer, str]]]:
+def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[str, list[tuple[TrustedKey, str]]]:
     """Return decision -> the officers who signed it with a valid key, each with the statement's SHA-256."""
-    found: dict[str, list[tuple[Officer, str]]] = {each: [] for each in DECIDED}
+    found: dict[str, list[tuple[TrustedKey, str]]] = {each: [] for each in DECIDED}
     for given in on_record.decisions.get(row.id, ()):
         statement = hashlib.sha256(given.statement).hexdigest()
         at_index = on_record.index_of(given)
@@ -421,7 +421,7 @@ def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[st
         stated = (verified.statement.predicate["decision"], verified.key.keyid)
         if given.decision not in found or stated != (given.decision, given.keyid):
             raise _differs(f"A decision about request {row.id[:12]}", "row")
-        found[given.decision].append((_officer(verified.key), statement))
+        found[given.decision].append((verified.key, statement))
     return found
 
 
@@ -458,11 +458,6 @@ def _adapter(on_record: _OnRecord, row: ReleaseRequest | Transition, where: str)
     if adapter is None or adapter.line != row.line:
         raise RegistryDamaged(f"{where}: the line has no adapter {row.adapter_id}.")
     return adapter
-
-
-def _officer(key: TrustedKey) -> Officer:
-    assert key.person is not None  # read_trust_root rejects an officer's key without a person
-    return Officer(key.person, key)
 
 
 def _differs(what: str, where: str) -> IntegrityError:

@@ -374,7 +374,9 @@ def accept_hold(
         write_atomically(held.signed.acceptance, bundle)  # has no effect if the transaction fails
         held.signed.acceptance.chmod(0o644)
         signature = hashlib.sha256(bundle).hexdigest()
-        append(session, officers.entry_actor(officer), ACCEPTED, {**said, "statement": signature, **trust_named(trust)})
+        append(
+            session, officers.actor_of(officer.keyid), ACCEPTED, {**said, "statement": signature, **trust_named(trust)}
+        )
     return Held(held.signed, officer.person, signature)
 
 
