@@ -114,13 +114,12 @@ def new_signer(name: str, kind: int) -> Signer:
 @lru_cache(maxsize=4)
 def parse_signer(text: str) -> Signer:
     """Parse a private key in the form of `Signer.to_text`. Raises InputError for malformed text."""
-    parts = text.strip().removeprefix(PRIVATE).split("+", 2)
-    if text.startswith(PRIVATE) and len(parts) == 3:
-        name, id, content = parts[0], parts[1], _decoded(parts[2])
-        if content is not None and len(content) == 1 + KEY_BYTES and content[0] in (SIGNS, COSIGNS):
-            signer = Signer(_name(name), content[0], content[1:])
-            if signer.verifier.id.hex() == id:
-                return signer
+    parts = _key_parts(text.strip().removeprefix(PRIVATE)) if text.startswith(PRIVATE) else None
+    if parts is not None:
+        name, id, kind, content = parts
+        signer = Signer(name, kind, content)
+        if signer.verifier.id.hex() == id:
+            return signer
     raise InputError(
         "This is not the private key of a log or of a witness.", "Use the file that the key was written to."
     )
@@ -128,14 +127,22 @@ def parse_signer(text: str) -> Signer:
 
 def parse_verifier(text: str) -> Verifier:
     """Parse an Ed25519 verifier key (`name+id+key`). Raises InputError for malformed text."""
-    parts = text.strip().split("+", 2)
-    if len(parts) == 3:
-        content = _decoded(parts[2])
-        if content is not None and len(content) == 1 + KEY_BYTES and content[0] in (SIGNS, COSIGNS):
-            verifier = Verifier(_name(parts[0]), content[1:], content[0])
-            if verifier.id.hex() == parts[1]:
-                return verifier
+    if (parts := _key_parts(text.strip())) is not None:
+        name, id, kind, content = parts
+        verifier = Verifier(name, content, kind)
+        if verifier.id.hex() == id:
+            return verifier
     raise InputError("This is not a public key of the form name+id+key.", "Copy the complete published line.")
+
+
+def _key_parts(text: str) -> tuple[str, str, int, bytes] | None:
+    """Return name, id, kind and key of the form name+id+key, or None for malformed text."""
+    name, _, rest = text.partition("+")
+    id, _, encoded_key = rest.partition("+")
+    content = _decoded(encoded_key)
+    if content is None or len(content) != 1 + KEY_BYTES or content[0] not in (SIGNS, COSIGNS):
+        return None
+    return _name(name), id, content[0], content[1:]
 
 
 def signed(text: str, signer: Signer) -> Signature:

@@ -17,11 +17,7 @@ from sovereign_pipeline.training.stages import REWARD_CODE
 RECORD_FILE = "record.json"
 
 
-class _Facts(Frozen):
-    pass
-
-
-class DatasetFacts(_Facts):
+class DatasetFacts(Frozen):
     """A dataset that the adapter was trained on."""
 
     kind: str
@@ -43,14 +39,14 @@ class DatasetFacts(_Facts):
     card_sha256: str
 
 
-class FileFacts(_Facts):
+class FileFacts(Frozen):
     """One file of the base model."""
 
     name: str
     sha256: str
 
 
-class BaseModelFacts(_Facts):
+class BaseModelFacts(Frozen):
     """The base model that the adapter was trained on."""
 
     name: str
@@ -60,7 +56,7 @@ class BaseModelFacts(_Facts):
     files: tuple[FileFacts, ...]
 
 
-class WaiverFacts(_Facts):
+class WaiverFacts(Frozen):
     """An officer's waiver of a gate that did not pass."""
 
     digest: str
@@ -72,7 +68,7 @@ class WaiverFacts(_Facts):
     """Time of the waiver: UTC, ISO 8601."""
 
 
-class GateFacts(_Facts):
+class GateFacts(Frozen):
     """The result of one gate for one artifact of the lineage: a pass or a waiver."""
 
     stage: str
@@ -86,7 +82,7 @@ class GateFacts(_Facts):
     """The officer's waiver, or None if the gate passed."""
 
 
-class ParentAdapterFacts(_Facts):
+class ParentAdapterFacts(Frozen):
     """The registered adapter from which training continued."""
 
     adapter: str
@@ -97,7 +93,7 @@ class ParentAdapterFacts(_Facts):
     """SHA-256 of the parent adapter's weights."""
 
 
-class LearnedRewardFacts(_Facts):
+class LearnedRewardFacts(Frozen):
     """The reward function that the adapter was trained with."""
 
     algorithm: str
@@ -109,7 +105,7 @@ class LearnedRewardFacts(_Facts):
     """Recipe path of each program and file -> SHA-256. Includes the machine's files that a command uses."""
 
 
-class AdapterRecord(_Facts):
+class AdapterRecord(Frozen):
     """The content of `record.json`. Digests are 64 hex digits of SHA-256."""
 
     format: int = 1
