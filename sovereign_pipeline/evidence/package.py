@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -185,8 +184,9 @@ def answered(
 
 def documents(facts: AdapterFacts) -> dict[str, bytes]:
     """Return the documents about an adapter in external formats: file name -> content."""
+    bill = json.dumps(completed_bill(facts), ensure_ascii=False, indent=1, sort_keys=True)
     return {
-        "bill-of-materials.cdx.json": _as_file(completed_bill(facts)),
+        "bill-of-materials.cdx.json": f"{bill}\n".encode(),
         "lineage.openlineage.jsonl": lineage_events(facts),
         "model-card.md": model_card(facts).encode(),
         "technical-file.md": technical_file(facts).encode(),
@@ -400,10 +400,6 @@ def _facts(
     issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
     history = history_of(session, settings, trust, catalog.find_adapter(registry, adapter_id).line, adapter_id)
     return facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues, history)
-
-
-def _as_file(bill: Mapping[str, Any]) -> bytes:
-    return json.dumps(bill, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:

@@ -230,7 +230,9 @@ def open_registry(settings: Settings, from_first_entry: bool = False, under_any_
         engine = _engine(settings)
         found = format_of(engine)
         if found is None:
-            _create(engine, settings)
+            with checkpoints.only_writer(settings), _errors_named(), _writing_connection(engine) as connection:
+                if not inspect(connection).has_table(FORMAT_TABLE):  # else another process was first
+                    _create_tables(connection)
     except (ArgumentError, DatabaseError, ImportError, sqlite3.DatabaseError) as error:
         raise cannot_be_opened(error) from None
     if found not in (None, FORMAT):
@@ -393,13 +395,6 @@ def other_format(found: int | None) -> InputError:
         f"The registry has format {found}, and this version reads format {FORMAT}.",
         "Use the version of this program that created it.",
     )
-
-
-def _create(engine: Engine, settings: Settings) -> None:
-    with checkpoints.only_writer(settings), _errors_named(), _writing_connection(engine) as connection:
-        if inspect(connection).has_table(FORMAT_TABLE):  # another process was first
-            return
-        _create_tables(connection)
 
 
 def _create_tables(connection: Connection) -> None:

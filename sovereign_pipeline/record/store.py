@@ -196,7 +196,10 @@ class ArtifactStore:
         A stored artifact with the same digest is kept, with its first manifest. Unscrubbed text is moved into place
         first, because the manifest's presence marks an artifact as stored.
         """
-        manifest = describe(tuple(_entries(workspace)))
+        tree = _tree(workspace)
+        manifest = describe(
+            tuple(FileEntry(path=name, size=size, sha256=file_sha256(workspace / name)) for name, size in tree)
+        )
         if not confined_files(manifest):
             return self._put(workspace, manifest)
         confined = self._corpus_artifacts(manifest.kind) / manifest.digest
@@ -325,11 +328,6 @@ def _tree(directory: Path) -> Iterator[tuple[str, int]]:
             )
         elif path != directory and not any(path.iterdir()):
             raise IntegrityError(f"{path}: this directory is empty and does not belong to the artifact.", "Remove it.")
-
-
-def _entries(directory: Path) -> Iterator[FileEntry]:
-    for name, size in _tree(directory):
-        yield FileEntry(path=name, size=size, sha256=file_sha256(directory / name))
 
 
 def _flush_to_disk(directory: Path) -> None:

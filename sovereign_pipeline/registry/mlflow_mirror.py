@@ -254,7 +254,11 @@ def _curve(training_log: Path) -> Iterator[tuple[str, float, int]]:
 def _log_params(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(_name(key), _text(value)[:LONGEST_PARAM]) for key, value in _leaves("", config)]
+    texts = (
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in _leaves("", config)
+    )
+    params = [Param(_name(key), value[:LONGEST_PARAM]) for key, value in texts]
     for start in range(0, len(params), PARAMS_IN_A_BATCH):
         client.log_batch(run_id, params=params[start : start + PARAMS_IN_A_BATCH])
 
@@ -275,10 +279,6 @@ def _leaves(prefix: str, config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
             yield from _leaves(name, value)
         else:
             yield name, value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _name(name: str) -> str:

@@ -78,7 +78,7 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
         build=partial(build_record, inputs),
         inputs=inputs,
         config=partial(_record_config, inputs),
-        is_recorded=_is_registered,
+        is_recorded=lambda workplace, record: is_registered(open_registry(workplace.settings), record.digest),
         reads_corpus=lambda line: True,
         gates=(
             Gate(
@@ -90,10 +90,6 @@ def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
             ),
         ),
     )
-
-
-def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
-    return is_registered(open_registry(workplace.settings), record.digest)
 
 
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

@@ -6,6 +6,7 @@ import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Literal
 
 from sqlalchemy import select
@@ -258,7 +259,9 @@ def guesses_of(session: Session, review: str) -> list[Guess]:
 
 def ballots_digest(ballots: Sequence[Ballot], guesses: Sequence[Guess]) -> str:
     """Return the SHA-256 of all ballots and guesses, independent of their order."""
-    return digest_of([sorted((content_of(each) for each in kind), key=_by_pair) for kind in (ballots, guesses)])
+    return digest_of(
+        [sorted((content_of(each) for each in kind), key=itemgetter("operator", "pair")) for kind in (ballots, guesses)]
+    )
 
 
 def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
@@ -308,7 +311,3 @@ def _sign_in_by_proxy(entering: custody.Entering, who: SignedIn) -> int:
         if (act.action, act.actor) == (custody.SIGNED_IN, who.operator) and act.subjects.get("by") == custody.PROXY:
             return act.number
     return entering.enter(who.operator, custody.SIGNED_IN, {"by": custody.PROXY})
-
-
-def _by_pair(content: Mapping[str, Any]) -> tuple[str, str]:
-    return content["operator"], content["pair"]

@@ -252,7 +252,8 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
         raise _no_plan(artifact) from None
     used = {each.prompt for pairs in plan.operators.values() for each in pairs}
     if used != prompts.keys() or not identical <= used:
-        raise _not_together(artifact)
+        problem = "plan, prompts and answers contradict each other"
+        raise IntegrityError(f"{artifact.path}: {problem}.", "Open the review again.")
     return PlanContents(plan, prompts, identical, artifact.manifest.classification)
 
 
@@ -306,9 +307,3 @@ def _answers_key(seed: bytes) -> bytes:
 
 def _no_plan(artifact: Artifact) -> IntegrityError:
     return IntegrityError(f"{artifact.path}: this is not a review plan.", "Open the review again.")
-
-
-def _not_together(artifact: Artifact) -> IntegrityError:
-    return IntegrityError(
-        f"{artifact.path}: plan, prompts and answers contradict each other.", "Open the review again."
-    )

@@ -15,7 +15,6 @@ from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.corpus.document import Message
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.sealing import open_store
@@ -139,12 +138,11 @@ class OpenReview:
         if candidate_positions(self.seed, operator, planned)[pair] == "b":
             a, b = b, a
         shown = self.contents.prompts[prompt]
-        turns = tuple((_heading(message), readable(message)) for message in shown.messages)
+        turns = tuple(
+            (TURN_HEADINGS["call" if message.tool_calls else message.role], readable(message))
+            for message in shown.messages
+        )
         return PairTexts(shown.text, turns, (("a", a), ("b", b)))
-
-
-def _heading(message: Message) -> str:
-    return TURN_HEADINGS["call" if message.tool_calls else message.role]
 
 
 class OpenReviews:
