@@ -61,33 +61,29 @@ Said = Callable[[Manifest, dict[str, Any]], dict[str, Any]]
 """Function that builds a statement's predicate from the artifact's manifest and the attested file's content."""
 
 
+def _gate(manifest: Manifest, verdict: dict[str, Any]) -> dict[str, Any]:
+    (evaluated,) = manifest.inputs.values()
+    return {"gate": manifest.producer.config["gate"], "artifact": evaluated, "outcome": verdict["outcome"]}
+
+
+def _evaluation(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
+    return {"line": manifest.line, "artifact": manifest.digest, "outcome": manifest.summary["outcome"]}
+
+
+def _record(manifest: Manifest, record: dict[str, Any]) -> dict[str, Any]:
+    return {"line": manifest.line, "adapter": manifest.inputs["aligned_adapter"]}
+
+
+def _bill_of_materials(manifest: Manifest, bill: dict[str, Any]) -> dict[str, Any]:
+    return bill
+
+
 ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
-    "gate_record": {
-        "verdict.json": (
-            statements.GATE,
-            lambda manifest, verdict: {
-                "gate": manifest.producer.config["gate"],
-                "artifact": next(iter(manifest.inputs.values())),
-                "outcome": verdict["outcome"],
-            },
-        )
-    },
-    "evaluation_report": {
-        "report.json": (
-            statements.EVALUATION,
-            lambda manifest, _: {
-                "line": manifest.line,
-                "artifact": manifest.digest,
-                "outcome": manifest.summary["outcome"],
-            },
-        )
-    },
+    "gate_record": {"verdict.json": (statements.GATE, _gate)},
+    "evaluation_report": {"report.json": (statements.EVALUATION, _evaluation)},
     "registered_adapter": {
-        "record.json": (
-            statements.RECORD,
-            lambda manifest, _: {"line": manifest.line, "adapter": manifest.inputs["aligned_adapter"]},
-        ),
-        "bill_of_materials.json": (statements.BILL_OF_MATERIALS, lambda _, bill: bill),
+        "record.json": (statements.RECORD, _record),
+        "bill_of_materials.json": (statements.BILL_OF_MATERIALS, _bill_of_materials),
     },
 }
 """Kind of artifact -> file with its own statement -> predicate type, and the function that builds the predicate."""
