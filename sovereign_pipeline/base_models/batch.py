@@ -5,13 +5,16 @@ Rows are padded on the left. Evaluation, reviews and the local engine generate w
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
-from transformers import Cache
+from transformers import Cache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
+
+from sovereign_pipeline.base.errors import InputError
 
 Compute = Callable[..., Any]
 """The model's forward pass: takes the adapter of each row, and the inputs by name (`Rows.compute`)."""
@@ -62,6 +65,10 @@ class _Prefill:
 
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layer types whose keys and values can be split by rows. A recurrent state cannot be split."""
+MOST_TOKENS_HELD = 65_536
+"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
+They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
+prompts stay whole; long documents are continued fewer at once."""
 ROOM = 64
 """Tokens by which a cache grows."""
 
@@ -387,6 +394,96 @@ class Batch:
 
     def _tensor(self, numbers: Sequence[Sequence[int]]) -> Any:
         return torch.tensor(numbers, dtype=torch.long, device=self._device)
+
+
+@dataclass(eq=False)
+class Greedy:
+    """An answer of the most likely tokens."""
+
+    prompt: list[int]
+    limit: int
+    end_of_turn: frozenset[int]
+    tokens: list[int] = field(default_factory=list)
+    adapter: str = ""
+    group: str = ""
+    shared: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.tokens) == self.limit or not self.end_of_turn.isdisjoint(self.tokens[-1:])
+
+    def choose(self, logits: Any) -> int:
+        return int(logits.argmax())
+
+    def take(self, token: int) -> bool:
+        self.tokens.append(token)
+        return not self.is_complete
+
+    def fail(self, reason: str) -> None:
+        raise InputError(f"An answer cannot be generated: {reason}.", "Train again, or check the base model.")
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    end_of_turn: Collection[int],
+    at_once: int,
+    reached: Callable[[Sequence[Greedy]], None] = lambda rows: None,
+    read_prompts: Callable[[Sequence[list[int]]], Any] = lambda prompts: None,
+) -> list[list[int]]:
+    """Return the most likely new tokens of each prompt, up to its end of turn.
+
+    Raises InputError for logits that are not finite.
+
+    Args:
+        at_once: maximum number of prompts answered at once.
+        reached: receives all answers after each step.
+        read_prompts: computes a cache for `Batch.join`, or returns None.
+    """
+    rows = [Greedy(prompt, max_new_tokens, frozenset(end_of_turn)) for prompt in prompts]
+    # By tokens: a text of one length has four times as many of them in one language as in another.
+    waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
+    if unsupported_layers(model):
+        while waiting:
+            group = [waiting.popleft() for _ in range(min(at_once, len(waiting)))]
+            _generate_by_transformers(model, group)
+            reached(rows)
+        return [row.tokens for row in rows]
+    batch = Batch(
+        lambda adapters, **inputs: model(**inputs), at_once, MOST_TOKENS_HELD, MOST_TOKENS_HELD, device=model.device
+    )
+    while waiting or batch.is_busy:
+        room = batch.room(len(waiting[0].prompt) + max_new_tokens) if waiting else 0
+        if room and (2 * room >= at_once or room >= len(waiting) or not batch.is_busy):
+            group = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            with torch.inference_mode():
+                cache = read_prompts([row.prompt for row in group])
+            if cache is not None:
+                batch.join(group, cache)
+            else:
+                for row in group:
+                    batch.submit(row)
+        batch.step()
+        reached(rows)
+    return [row.tokens for row in rows]
+
+
+def _generate_by_transformers(model: Any, rows: Sequence[Greedy]) -> None:
+    """Generate answers of a model whose rows cannot join and leave a batch."""
+    longest, end = max(len(row.prompt) for row in rows), sorted(rows[0].end_of_turn)
+    missing = [longest - len(row.prompt) for row in rows]
+    tensor = partial(torch.tensor, device=model.device)
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=tensor([[end[0]] * pad + row.prompt for pad, row in zip(missing, rows, strict=True)]),
+            attention_mask=tensor([[0] * pad + [1] * (longest - pad) for pad in missing]),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=rows[0].limit, eos_token_id=end, pad_token_id=end[0]
+            ),
+        )
+    for row, new in zip(rows, output[:, longest:].tolist(), strict=True):
+        any(not row.take(token) for token in new)
 
 
 def _filled(cache: Any) -> list[Any]:

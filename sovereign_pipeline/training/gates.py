@@ -239,34 +239,20 @@ def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:
 
 
 def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: str, progress: Progress) -> int:
-    """Count the greedy replies that end their turn, generated in one batch with prompts padded on the left."""
-    import torch
-    from transformers import GenerationConfig
+    """Count the most likely replies that end their turn, generated in one batch."""
+    from sovereign_pipeline.base_models.batch import generate
 
-    prompts = [list(row.completions[0].prompt_ids) for row in rows]
-    longest = max(map(len, prompts))
     tokens = min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows))
     countdown = Countdown(progress, f"gate {END_OF_TURN}, {name}, generating {len(rows)} replies", tokens, "token")
-    tensor = partial(torch.tensor, device=model.device)
-
-    def report(input_ids: Any, scores: Any, **named: Any) -> Any:
-        """Report progress as a stopping criterion that never stops; generation calls it after each token."""
-        countdown.reached(input_ids.shape[1] - longest)
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-
-    greedy = GenerationConfig(
-        max_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=list(eos_ids),
-        pad_token_id=eos_ids[0],
+    replies = generate(
+        model,
+        [list(row.completions[0].prompt_ids) for row in rows],
+        tokens,
+        eos_ids,
+        len(rows),
+        lambda answers: countdown.reached(max(len(each.tokens) for each in answers)),
     )
-    ids = model.generate(
-        input_ids=tensor([[eos_ids[0]] * (longest - len(prompt)) + prompt for prompt in prompts]),
-        attention_mask=tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
-        generation_config=greedy,
-        stopping_criteria=[report],
-    )
-    return sum(any(token in eos_ids for token in reply) for reply in ids[:, longest:].tolist())
+    return sum(reply[-1] in eos_ids for reply in replies)
 
 
 def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:

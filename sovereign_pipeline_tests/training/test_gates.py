@@ -88,13 +88,13 @@ def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
     chain.make(chain.sft)
     asked = set()
 
-    def generate(model: Any, *arguments: Any, **named: Any) -> Any:
+    def forward(model: Any, *arguments: Any, **named: Any) -> Any:
         weight = model.model.layers[0].mlp.up_proj.weight
         asked.add("nf4" if weight.dtype.itemsize == 1 else str(weight.dtype).removeprefix("torch."))
         return of_llama(model, *arguments, **named)
 
-    of_llama = LlamaForCausalLM.generate
-    monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
+    of_llama = LlamaForCausalLM.forward
+    monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     verdict = chain.gate("end_of_turn_trained", chain.refs["sft_adapter"])
     assert verdict.passed and asked == {precision}
     if adapter == "qlora":

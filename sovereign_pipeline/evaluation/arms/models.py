@@ -19,7 +19,7 @@ from sovereign_pipeline.base.text import Countdown, silent
 from sovereign_pipeline.base_models.tool_form import for_template
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
-from sovereign_pipeline.evaluation.arms.token_tree import generate, longest_branch
+from sovereign_pipeline.evaluation.arms.token_tree import longest_branch, read_prompts
 from sovereign_pipeline.record.production import Part, make_part
 from sovereign_pipeline.record.stage import Config, Progress, Workplace
 from sovereign_pipeline.training.tuned_model import TunedModel
@@ -344,17 +344,20 @@ class Models:
         if not prompts:
             return []
         encoded: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+        from sovereign_pipeline.base_models.batch import generate
+
         countdown = Countdown(self.progress, arm, len(prompts), unit)
         loaded = self.loaded[arm]
         with loaded.active():
+            branch = longest_branch(loaded.model, max(encoded, key=len)) - max_new_tokens
             new = generate(
                 loaded.model,
                 encoded,
                 max_new_tokens,
                 self.end_of_turn,
-                longest_branch(loaded.model, max(encoded, key=len)),
                 batch_size,
-                countdown.reached,
+                lambda rows: countdown.reached(sum(row.is_complete for row in rows)),
+                lambda prompts: read_prompts(loaded.model, prompts, branch),
             )
         return [self._read(ids, special_tokens) for ids in new]
 

@@ -1,22 +1,13 @@
 """Compute token sequences as prefix trees, so that a shared prefix is computed once.
 
 Each token attends only to its ancestors and has its depth as position. So one forward pass over a tree gives the result
-of its sequences one by one, up to rounding. `generate` begins with the keys and values of a tree's nodes.
+of its sequences one by one, up to rounding. Answers begin with the keys and values of a tree's nodes (`read_prompts`).
 """
 
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from typing import Any
-
-from sovereign_pipeline.base.errors import InputError
-
-MOST_TOKENS_HELD = 65_536
-"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
-They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
-prompts stay whole; long documents are continued fewer at once."""
 
 MOST_TOKENS = 512
 """Tokens of a tree besides the prefix shared with the next sequence: few-shot examples are longer than the questions
@@ -157,102 +148,7 @@ def longest_branch(model: Any, example: Sequence[int]) -> int:
     return min([int(config.max_position_embeddings), *(int(window) for window in windows if window)])
 
 
-def generate(
-    model: Any,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-    end_of_turn: Collection[int],
-    longest_branch: int,
-    at_once: int,
-    reached: Callable[[int], None] = lambda answers: None,
-) -> list[list[int]]:
-    """Return the most likely new tokens of each prompt, up to its end of turn.
-
-    Raises InputError for logits that are not finite.
-
-    Args:
-        longest_branch: maximum number of tokens of prompt and answer with which prompts share a tree (see
-            `longest_branch`).
-        at_once: maximum number of prompts answered at once.
-        reached: receives the number of complete answers.
-    """
-    from sovereign_pipeline.base_models.batch import Batch, unsupported_layers
-
-    rows = [_Greedy(prompt, max_new_tokens, frozenset(end_of_turn)) for prompt in prompts]
-    # By tokens: a text of one length has four times as many of them in one language as in another.
-    waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
-    if unsupported_layers(model):
-        while waiting:
-            group = [waiting.popleft() for _ in range(min(at_once, len(waiting)))]
-            _generate_by_transformers(model, group)
-            reached(len(rows) - len(waiting))
-        return [row.tokens for row in rows]
-    batch = Batch(
-        lambda adapters, **inputs: model(**inputs), at_once, MOST_TOKENS_HELD, MOST_TOKENS_HELD, device=model.device
-    )
-    while waiting or batch.is_busy:
-        room = batch.room(len(waiting[0].prompt) + max_new_tokens) if waiting else 0
-        if room and (2 * room >= at_once or room >= len(waiting) or not batch.is_busy):
-            group = [waiting.popleft() for _ in range(min(room, len(waiting)))]
-            cache = _read_prompts(model, [row.prompt for row in group], longest_branch - max_new_tokens)
-            if cache is not None:
-                batch.join(group, cache)
-            else:
-                for row in group:
-                    batch.submit(row)
-        batch.step()
-        reached(sum(row.is_complete for row in rows))
-    return [row.tokens for row in rows]
-
-
-@dataclass(eq=False)
-class _Greedy:
-    """An answer of the most likely tokens."""
-
-    prompt: list[int]
-    limit: int
-    end_of_turn: frozenset[int]
-    tokens: list[int] = field(default_factory=list)
-    adapter: str = ""
-    group: str = ""
-    shared: int = 0
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.tokens) == self.limit or not self.end_of_turn.isdisjoint(self.tokens[-1:])
-
-    def choose(self, logits: Any) -> int:
-        return int(logits.argmax())
-
-    def take(self, token: int) -> bool:
-        self.tokens.append(token)
-        return not self.is_complete
-
-    def fail(self, reason: str) -> None:
-        raise InputError(f"An answer cannot be generated: {reason}.", "Train again, or check the base model.")
-
-
-def _generate_by_transformers(model: Any, rows: Sequence[_Greedy]) -> None:
-    """Generate answers of a model whose rows cannot join and leave a batch."""
-    import torch
-    from transformers import GenerationConfig
-
-    longest, end = max(len(row.prompt) for row in rows), sorted(rows[0].end_of_turn)
-    missing = [longest - len(row.prompt) for row in rows]
-    tensor = partial(torch.tensor, device=model.device)
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=tensor([[end[0]] * pad + row.prompt for pad, row in zip(missing, rows, strict=True)]),
-            attention_mask=tensor([[0] * pad + [1] * (longest - pad) for pad in missing]),
-            generation_config=GenerationConfig(
-                do_sample=False, max_new_tokens=rows[0].limit, eos_token_id=end, pad_token_id=end[0]
-            ),
-        )
-    for row, new in zip(rows, output[:, longest:].tolist(), strict=True):
-        any(not row.take(token) for token in new)
-
-
-def _read_prompts(model: Any, prompts: Sequence[list[int]], longest_branch: int) -> Any:
+def read_prompts(model: Any, prompts: Sequence[list[int]], longest_branch: int) -> Any:
     """Return a cache with the keys and values of each prompt except its last token, padded on the left.
 
     None if a prompt is longer than `longest_branch`, or none has two tokens.

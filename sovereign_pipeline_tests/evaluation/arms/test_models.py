@@ -10,9 +10,10 @@ import pytest
 from sovereign_pipeline.base import text
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.base_models import batch
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.jsonl import conversation_row, sft_row, user_message
-from sovereign_pipeline.evaluation.arms import Arm, token_tree
+from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.held_out import held_out_turns
 from sovereign_pipeline.training.rows import encode, encode_turns
@@ -149,7 +150,7 @@ def test_long_prompts_are_answered_fewer_at_once(
     widest = held[-1][1]
     for tokens, rows_at_once in ((2 * widest + 2, 2), (1, 1)):
         held.clear()
-        monkeypatch.setattr(token_tree, "MOST_TOKENS_HELD", tokens)
+        monkeypatch.setattr(batch, "MOST_TOKENS_HELD", tokens)
         assert better.answer(prompts, "candidate", 4, 7) == whole
         assert held[0][0] == rows_at_once
         assert all(rows == 1 or rows * width <= tokens for rows, width in held)

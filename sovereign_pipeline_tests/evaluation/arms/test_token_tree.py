@@ -1,13 +1,15 @@
 """A tree holds each beginning once, and every family of models gives in it what it gives to a sequence alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sovereign_pipeline.base_models.batch import generate
 from sovereign_pipeline.evaluation.arms import token_tree
-from sovereign_pipeline.evaluation.arms.token_tree import Tree, generate, longest_branch, plant
+from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant, read_prompts
 from sovereign_pipeline_tests.families import PACKED, configuration
 from sovereign_pipeline_tests.packaged_base import packaged_base
 
@@ -190,8 +192,15 @@ PROMPTS = [
 ]
 
 
+def generated(model: Any, prompts: list[list[int]], end: int, branch: int, at_once: int) -> list[list[int]]:
+    def read(group: Sequence[list[int]]) -> Any:
+        return read_prompts(model, group, branch - NEW)
+
+    return generate(model, prompts, NEW, [end], at_once, read_prompts=read)
+
+
 def answers(model: Any, prompts: list[list[int]], branch: int) -> list[list[int]]:
-    return generate(model, prompts, NEW, [END], branch, len(prompts))
+    return generated(model, prompts, END, branch, len(prompts))
 
 
 def computed(model: Any, prompts: list[list[int]], branch: int) -> int:
@@ -230,11 +239,11 @@ def test_a_row_that_ends_makes_room_for_the_next() -> None:
     unended = answers(model, PROMPTS, 0)
     end = unended[0][1]
     prompts = [[end, *prompt, end, *prompt[-1:]] for prompt in PROMPTS] + PROMPTS
-    alone = [generate(model, [prompt], NEW, [end], 0, 1)[0] for prompt in prompts]
+    alone = [generated(model, [prompt], end, 0, 1)[0] for prompt in prompts]
     assert len({len(alone_ids) for alone_ids in alone}) > 1
     assert all(end not in alone_ids[:-1] for alone_ids in alone)
     for at_once in (4, 12):
-        assert generate(model, prompts, NEW, [end], 512, at_once) == alone
+        assert generated(model, prompts, end, 512, at_once) == alone
 
 
 def test_prompts_and_answers_that_fit_a_window_share_a_tree() -> None:
