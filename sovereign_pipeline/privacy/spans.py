@@ -6,6 +6,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 
 from sovereign_pipeline.base.errors import PrivacyError
@@ -56,14 +57,14 @@ def without_overlaps(spans: Iterable[Span]) -> list[Span]:
     """
     kept: list[Span] = []  # always in reading order
     for span in sorted(spans, key=_weakness):
-        place = bisect.bisect_left(kept, span.start, key=_start)
+        place = bisect.bisect_left(kept, span.start, key=attrgetter("start"))
         free_before = place == 0 or kept[place - 1].end <= span.start
         free_after = place == len(kept) or span.end <= kept[place].start
         if free_before and free_after:
             kept.insert(place, span)
         elif span.kind in _TRIMMED_BY_OTHERS or _is_name_beside_identifier(span, kept):
             for piece in _uncovered_pieces(span, kept):
-                kept.insert(bisect.bisect_left(kept, piece.start, key=_start), piece)
+                kept.insert(bisect.bisect_left(kept, piece.start, key=attrgetter("start")), piece)
     return kept
 
 
@@ -102,10 +103,6 @@ def _uncovered_pieces(span: Span, kept: Iterable[Span]) -> list[Span]:
         if sum(character.isalpha() for character in words.group()) >= 2:
             pieces.append(replace(span, start=start + words.start(), end=start + words.end(), key=words.group()))
     return pieces
-
-
-def _start(span: Span) -> int:
-    return span.start
 
 
 PLACEHOLDER = re.compile(rf"(?<![A-Z_])(?:{'|'.join(KINDS)})_\d")

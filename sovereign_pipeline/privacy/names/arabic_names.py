@@ -11,10 +11,6 @@ LETTERS = "ء-يٮٯٱ-ۓەۮۯۺ-ۼݐ-ݿ"
 """Letters of Arabic, Persian, Urdu, Kurdish and other languages, for use inside a character class."""
 ARABIC_LETTER = re.compile(f"[{LETTERS}]")
 ARABIC_WORD = re.compile(f"[{LETTERS}]+")
-_NO_SURNAME = re.compile(
-    "^[يتن](?!اسر|حيى|زيد|وسف)...|^(?:و[يتلاب]|بال|كال|فال|فأ|لل|ل[تإأا]|ا[ست]ت|باتج)|"
-    "(?:ون|ات|وا|هم|ها|نا|كم|تم|ية|ته|هه)$"
-)
 _GIFT_OF_GOD = re.compile("(?:عبد|عبيد|عطا|عطاء|نصر|فضل|سعد|جار|ضيف|فرج|رزق|خلف|فتح|جاد)الله$")
 _PREFIXES = "وفبلك"
 _FEMININE_ENDING = re.compile("ية$")
@@ -64,12 +60,6 @@ def is_role(word: str) -> bool:
 def is_title(word: str) -> bool:
     """Return whether a word is a title or an office, which a name usually follows."""
     return word in ARABIC["titles"] or word in ARABIC["offices"]
-
-
-def has_shape_of_surname(word: str) -> bool:
-    """Return whether a word may be a family name: it does not look like a verb, a plural or a word with an attached
-    pronoun."""
-    return len(word) > 2 and _NO_SURNAME.search(word) is None
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -270,13 +260,13 @@ class ArabicNames:
         following = words[end + 1].group()
         if is_tribe(following):
             return end + 1
-        if following in self._never or is_role(following):
+        if following in self._never or is_role(following) or given_name_in(following)[1]:
             return None
         if looks_like_nisba(following):
             return None if everyday else end + 1
         behind = words[end + 2].group() if end + 2 < len(words) else ""
         breaks = not behind or behind in self._never or is_role(behind) or looks_like_nisba(behind)
-        if everyday or not has_shape_of_surname(following) or not (breaks or _foreign(following)):
+        if everyday or len(following) < 3 or not (breaks or _foreign(following)):
             return None
         if behind and looks_like_nisba(behind) and behind not in self._never and not is_role(behind):
             return end + 2
@@ -290,8 +280,7 @@ class ArabicNames:
         word = words[position].group()
         if not self._may_be_part(word) or word in ARABIC["given"] or is_role(word) or is_title(word):
             return None
-        surname = looks_like_nisba(word) if word.startswith("ال") else has_shape_of_surname(word)
-        speaks = surname and self._is_speech(text, words, position)
+        speaks = (looks_like_nisba(word) or not word.startswith("ال")) and self._is_speech(text, words, position)
         return (words[position].start(), position) if speaks else None
 
     def _is_speech(self, text: str, words: Words, position: int) -> bool:

@@ -66,25 +66,23 @@ class Scorer:
 
     def names(self, script: Script, candidates: Iterable[Candidate]) -> list[Candidate]:
         """Return the candidates that are names, without overlaps. Of overlapping ones, the highest score wins."""
-        weights = self.weights[script]
-        return _above(weights, candidates, weights.thresholds[self._favour])
+        return self._above(script, candidates, self._favour)
 
     def doubtful(self, script: Script, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Return the candidates beside the names that would be names if the policy favoured recall."""
-        names = self.names(script, candidates)
-        weights = self.weights[script]
-        more = _above(weights, candidates, weights.thresholds["recall"])
+        names, more = self.names(script, candidates), self._above(script, candidates, "recall")
         return [each for each in more if all(each.end <= name.start or name.end <= each.start for name in names)]
+
+    def _above(self, script: Script, candidates: Iterable[Candidate], favour: Favour) -> list[Candidate]:
+        weights = self.weights[script]
+        return chosen([(weights.score(each.features), each) for each in candidates], weights.thresholds[favour])
 
 
 def explain(weights: Weights, features: Iterable[str], count: int = 3) -> str:
     """Return the features that count most in a candidate's score: "given name +2.1, after a title +1.4"."""
-    found = sorted({(weights.features[each], each) for each in features if each in weights.features}, key=_strength)
-    return ", ".join(f"{name} {weight:+.1f}" for weight, name in found[:count])
-
-
-def _strength(pair: tuple[float, str]) -> tuple[float, str]:
-    return -abs(pair[0]), pair[1]
+    known = {each: weights.features[each] for each in features if each in weights.features}
+    strongest = sorted(known, key=lambda name: (-abs(known[name]), name))[:count]
+    return ", ".join(f"{name} {known[name]:+.1f}" for name in strongest)
 
 
 def chosen(scored: Iterable[tuple[float, Candidate]], threshold: float) -> list[Candidate]:
@@ -97,10 +95,6 @@ def chosen(scored: Iterable[tuple[float, Candidate]], threshold: float) -> list[
         if after_one and (place == len(found) or each.end <= found[place].start):
             found.insert(place, each)
     return found
-
-
-def _above(weights: Weights, candidates: Iterable[Candidate], threshold: float) -> list[Candidate]:
-    return chosen([(weights.score(each.features), each) for each in candidates], threshold)
 
 
 @cache
