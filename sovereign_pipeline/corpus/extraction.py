@@ -71,7 +71,7 @@ class Extraction:
         return read_jsonl(self.outcomes)
 
 
-_OF_ASSEMBLERS = ("letters", "markings", "quotes", "reference_numbers", "threads")
+_OF_ASSEMBLERS = ("letters", "markings", "quotes", "threads")
 """Modules of this package that decide which rows are made from parsed files, and their levels."""
 
 

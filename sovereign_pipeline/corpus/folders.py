@@ -16,10 +16,17 @@ from sovereign_pipeline.corpus.dates import days_in, formats_of_column, is_iso
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import sample_of
 from sovereign_pipeline.corpus.extraction import BROKEN, KINDS, Extraction, cache_of, extract
-from sovereign_pipeline.corpus.letters import name_in_table, path_pattern, rows_of_table
+from sovereign_pipeline.corpus.letters import (
+    Number,
+    Numbers,
+    likely_ours,
+    name_in_table,
+    numbers_of,
+    path_pattern,
+    rows_of_table,
+)
 from sovereign_pipeline.corpus.office_files import DOCUMENTS, SCANNED
 from sovereign_pipeline.corpus.parsing import SourceFile, files_of, units_of
-from sovereign_pipeline.corpus.reference_numbers import Number, Numbers, likely_ours, numbers_of
 from sovereign_pipeline.corpus.suggestion import TERMS, ask_for_quarantine, with_answers
 from sovereign_pipeline.corpus.threads import likely_ours as likely_domain
 from sovereign_pipeline.policy.corpus import Quarantine, Source

@@ -16,12 +16,15 @@ from typing import Any, cast
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import counted
-from sovereign_pipeline.corpus.column_words import has_phrase, names_of, plain, resembles_a_name
 from sovereign_pipeline.corpus.columns import (
     NAME_THE_COLUMNS,
     NO_KNOWN_NAME,
+    has_phrase,
     is_table_of_text,
+    names_of,
     odd_first_line,
+    plain,
+    resembles_a_name,
 )
 from sovereign_pipeline.corpus.dates import LEAST_DATED, days_in, formats_of_column, is_hijri, is_iso
 from sovereign_pipeline.corpus.document import Role, RowRejected

@@ -13,9 +13,8 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, counted, silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL, WEIGHTS, artifacts_of
-from sovereign_pipeline.corpus.changed_sources import ChangedSource, changed_sources
 from sovereign_pipeline.corpus.columns import ColumnScreen
-from sovereign_pipeline.corpus.stages import DOCUMENTS, RAW_CORPUS, read_sources
+from sovereign_pipeline.corpus.stages import DOCUMENTS, RAW_CORPUS, ChangedSource, changed_sources, read_sources
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.corpus import file_formats, tables
+from sovereign_pipeline.corpus import file_formats
 from sovereign_pipeline.corpus.document import Row
 from sovereign_pipeline.corpus.file_formats import read_rows
 
@@ -93,7 +93,7 @@ def test_a_long_row_of_wrong_cells_is_one_broken_row(tmp_path: Path) -> None:
 
 
 def test_a_record_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ENDLESS", 1 << 20)
+    monkeypatch.setattr(file_formats, "ENDLESS", 1 << 20)
     text = HEADER + row(1) + 'L-2,2024-01-01,"Why' + "".join(map(row, range(3, 40_000)))
     with pytest.raises(SourceError, match=r"a\.csv, from line 3: a cell does not end"):
         read(tmp_path / "a.csv", text)

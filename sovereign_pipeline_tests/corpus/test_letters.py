@@ -9,7 +9,7 @@ import pytest
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.extraction import Extraction, extract
 from sovereign_pipeline.corpus.folders import look_at_folder
-from sovereign_pipeline.corpus.reference_numbers import Number, number_of, numbers_of
+from sovereign_pipeline.corpus.letters import Number, number_of, numbers_of
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import LADDER

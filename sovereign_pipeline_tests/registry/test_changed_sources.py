@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import StaleInput
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.corpus.changed_sources import ChangedRows
+from sovereign_pipeline.corpus.stages import ChangedRows
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline.record.tables import Adapter
