@@ -46,9 +46,8 @@ from sovereign_pipeline.split.assignment import assign, components
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs
 from sovereign_pipeline.split.features import read_features
 from sovereign_pipeline.split.near_duplicates import near_duplicates
-from sovereign_pipeline.split.proof import proof_of
 from sovereign_pipeline.split.shingles import Rarity
-from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, json_of_proof, proof_of
 from sovereign_pipeline.workplace import open_workplace
 
 PARLIAMENT = Path(__file__).resolve().parent.parent / "parliament"
@@ -308,7 +307,7 @@ def step_nodes(directory: Path) -> dict[str, Any]:
     ray.shutdown()
     cluster.shutdown()
     stored = workplace.store.open(current(workplace, SPLIT)).file(PROOF).read_text(encoding="utf-8")
-    return {"nodes": len(read_by), "same_proof": proof.to_json() == stored}
+    return {"nodes": len(read_by), "same_proof": json_of_proof(proof) == stored}
 
 
 STEPS = {

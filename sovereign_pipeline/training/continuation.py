@@ -24,8 +24,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact, lineage
 from sovereign_pipeline.split import HELD_OUT, SELECTION, has_selection
-from sovereign_pipeline.split.gate import shared_with_held_out
-from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, shared_with_held_out
 from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, tuned_model
 

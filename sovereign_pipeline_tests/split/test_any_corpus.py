@@ -15,10 +15,7 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.policy.corpus import Corpus, Split
 from sovereign_pipeline.split import features as features_module
 from sovereign_pipeline.split.assignment import assign
-from sovereign_pipeline.split.contained_texts import Boilerplate
-from sovereign_pipeline.split.gate import overlap_of
-from sovereign_pipeline.split.proof import proof_of
-from sovereign_pipeline.split.shingles import Rarity
+from sovereign_pipeline.split.stages import Proof, Sides, overlap_of, proof_of
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.split.chain import assigned, read
 
@@ -111,9 +108,7 @@ def test_nothing_crosses_whatever_the_corpus(
     if by_date:
         assert max(row["date"] for row in train) < max(row["date"] for row in held_out)
     held, trained = (read(directory, side, recipe) for side in (held_out, train))
-    rarity = Rarity.of(directory, held.columns.shingles, trained.columns.shingles)
-    boilerplate = Boilerplate.of(directory, held.columns.texts, trained.columns.texts)
-    assert overlap_of(held, trained, rarity, boilerplate, recipe, directory).problems == ()
+    assert overlap_of(Sides.of(held, trained, recipe, directory)).problems == ()
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -135,13 +130,13 @@ def test_parts_workers_and_memory_change_nothing(
     recipe = Split(held_out_share=0.3, by_date=by_date)
     directory = tmp_path_factory.mktemp("means")
 
-    def outcome(corpus: Corpus, memory: int) -> tuple[str, list[bool], list[int]] | str:
+    def outcome(corpus: Corpus, memory: int) -> tuple[Proof, list[bool], list[int]] | str:
         features = replace(read(directory, rows, recipe, corpus), memory=memory)
         try:
             assignment = assign(features, recipe, directory, silent)
         except InputError as error:
             return str(error)
-        proof = proof_of(features.columns, assignment, recipe).to_json()
+        proof = proof_of(features.columns, assignment, recipe)
         return proof, assignment.is_held_out.tolist(), assignment.component_of.tolist()
 
     at_once = outcome(Corpus(workers=1), 1 << 30)

@@ -14,7 +14,7 @@ from sovereign_pipeline.corpus.document import Document, read_documents, write_d
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN, assignment, gate
+from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN, assignment, stages
 from sovereign_pipeline.split.near_duplicates import NearDuplicates
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
@@ -45,6 +45,15 @@ def test_every_document_is_on_one_side_in_order_and_the_proof_counts_them(instit
     assert set(proof["contained_texts"]["crossing_by_fields"].values()) == {0}
     assert proof["crossing_check"]["recall"] == 1
     assert verdicts[GATE].passed, verdicts[GATE].message
+
+
+def test_the_proof_is_stored_in_the_same_form_byte_for_byte(institution: DemoInstitution) -> None:
+    """Its form is stored in artifacts and must not change unnoticed."""
+    institution.recipe["split"] = {"by_date": True}
+    institution.rows = [letter(number, date=f"2024-01-{number % 28 + 1:02d}") for number in range(56)]
+    institution.rows += [letter(number, id=f"S-{number}", date="2024-01-02") for number in range(3)]
+    split, _ = materialize(institution.workplace(), split_stage())
+    assert split.file(PROOF).read_text() == Path(__file__).with_name("proof.json").read_text(encoding="utf-8")
 
 
 def test_the_same_inputs_give_the_same_artifact(tmp_path: Path) -> None:
@@ -217,9 +226,9 @@ def test_by_date_a_tie_that_minhash_misses_still_counts(
     workplace = institution.workplace()
     split, verdicts = materialize(workplace, split_stage())
     assert verdicts[GATE].passed, verdicts[GATE].message
-    monkeypatch.setattr(gate, "near_duplicates", lambda *arguments: NearDuplicates(np.empty((0, 2), int), 0, 0, 0))
+    monkeypatch.setattr(stages, "near_duplicates", lambda *arguments: NearDuplicates(np.empty((0, 2), int), 0, 0, 0))
     scrubbed = workplace.store.open_input(split.manifest, "scrubbed_corpus")
-    again = gate.evaluate_no_crossing_groups(workplace, split, {"scrubbed_corpus": scrubbed})
+    again = stages.evaluate_no_crossing_groups(workplace, split, {"scrubbed_corpus": scrubbed})
     assert again.passed, again.message
 
 
