@@ -241,11 +241,8 @@ class ColumnScreen:
         config: Mapping[str, Any],
         kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn],
         secret: Callable[[], bytes],
-    ) -> "ColumnScreen | None":
-        """Return the screen in a raw corpus's configuration; None if an earlier release built the corpus without a
-        screen."""
-        if "columns" not in config:
-            return None
+    ) -> "ColumnScreen":
+        """Return the screen in a raw corpus's configuration."""
         stops = frozenset(kind for kind, treatment in config["sensitive"].items() if treatment == "stop")
         return cls(config["columns"]["personal_data"], kinds_in_columns(config), stops, cache(secret))
 
@@ -297,6 +294,10 @@ class ColumnScreen:
 
     def _key(self, column: str, value: str) -> str:
         return pseudonym(self.secret(), column, value)
+
+
+NO_SCREEN = ColumnScreen("replace", lambda value: frozenset(), frozenset(), lambda: b"")
+"""Screen that keeps every value."""
 
 
 def pseudonym(secret: bytes, column: str, value: str) -> str:

@@ -17,7 +17,14 @@ from sqlalchemy import select
 from sovereign_pipeline.base.errors import PrivacyError, RecipeError, SourceError, SovereignError, place_of
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
+from sovereign_pipeline.corpus.columns import (
+    FIELD_OF_ROLE,
+    NO_SCREEN,
+    REQUIRED,
+    ColumnNames,
+    ColumnScreen,
+    reject_missing_columns,
+)
 from sovereign_pipeline.corpus.dates import day_of
 from sovereign_pipeline.corpus.document import (
     Document,
@@ -77,7 +84,7 @@ class Excluded:
 class Exclusions:
     """The exclusions of one source, with the number of rows that each exclusion matched."""
 
-    def __init__(self, source: Source, screen: ColumnScreen | None) -> None:
+    def __init__(self, source: Source, screen: ColumnScreen) -> None:
         self._source = source
         self._screen = screen
         self._by_id = {normal_id(each.id): Excluded(normal_id(each.id), each.reason) for each in source.exclude}
@@ -90,14 +97,11 @@ class Exclusions:
         """Return the exclusion of a row, by its id or by the pseudonym that messages show, or None."""
         if id is None or not self._by_id:
             return None
-        key = self._screen.tied(id) if self._screen is not None else None
-        return self._by_id.get(id) or (self._by_id.get(key) if key is not None else None)
+        return self._by_id.get(id) or self._by_id.get(self._screen.tied(id) or "")
 
     def refuse_personal_data(self) -> None:
         """Raise PrivacyError if the id or reason of an exclusion contains personal data. Both are recorded with the
         corpus."""
-        if self._screen is None:
-            return
         for number, each in enumerate(self.all, start=1):
             for name, value in (("id", each.id), ("reason", each.reason)):
                 if kinds := sorted(self._screen.kinds_in(value)):
@@ -163,7 +167,7 @@ class SourceReader:
         ladder: ClassificationLadder,
         seen: set[str],
         tally: LinkTally | None = None,
-        screen: ColumnScreen | None = None,
+        screen: ColumnScreen = NO_SCREEN,
         known_ids: Callable[[], Collection[str]] = frozenset,
         needs_author: bool = False,
         extraction: Extraction | None = None,
@@ -171,7 +175,7 @@ class SourceReader:
         """Args:
             seen: ids of the documents of all sources so far. An id may be used only once.
             tally: counts the links of all sources; None if no source has links.
-            screen: keeps personal data out of the columns; None keeps the columns unchanged.
+            screen: keeps personal data out of the columns.
             known_ids: returns the keys of the ids of all rows of all sources (`row_keys`).
             needs_author: whether a row without an author is broken, because the split is by author.
             extraction: outcomes of the files of a source of mail or documents.
@@ -304,7 +308,7 @@ class SourceReader:
         if not case or not is_unicode(case) or not is_identifier(case) or level is None:
             self.left_out_unread += 1
             return
-        case = folded(self._screen.case_of(case) if self._screen is not None else case)
+        case = folded(self._screen.case_of(case))
         self.left_out[case] = self._ladder.highest((self.left_out.get(case, level), level))
 
     def _count_links(self, row: str | None, links: tuple[str, ...] = ()) -> None:
@@ -365,8 +369,7 @@ class SourceReader:
             raise RowRejected(f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters")
         fields["date"] = day_of(fields["date"], self._date_formats)
         level = self._level(row.values)
-        if self._screen is not None:
-            fields, links = self._screen.screened(fields, links)
+        fields, links = self._screen.screened(fields, links)
         if fields["id"] in self._seen:
             raise RowRejected("duplicate id")
         return Document.model_validate(
@@ -515,12 +518,12 @@ class SourceReader:
     def _id_of(self, row: Row) -> str | None:
         """Return the id of a broken row for messages; None if it has no valid id or the id must not be shown."""
         id = self._own_id_of(row)
-        return id if id is None or self._screen is None else self._screen.shown(id)
+        return None if id is None else self._screen.shown(id)
 
     def _tied_id_of(self, row: Row) -> str | None:
         """Return the id, as links refer to it, of a row that does not become a document."""
         id = self._own_id_of(row)
-        return id if id is None or self._screen is None else self._screen.tied(id)
+        return None if id is None else self._screen.tied(id)
 
     def _given_id_of(self, row: Row) -> str | None:
         """Return the id of a row, or the id made from its number."""

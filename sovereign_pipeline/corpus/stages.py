@@ -425,7 +425,7 @@ class ChangedSource:
 
 
 def changed_sources(
-    data: Path, manifest: Manifest, sources: list[dict[str, Any]], documents: Path | None, screen: ColumnScreen | None
+    data: Path, manifest: Manifest, sources: list[dict[str, Any]], documents: Path | None, screen: ColumnScreen
 ) -> Iterator[ChangedSource]:
     """Yield every source file of a raw corpus that is missing or changed.
 
@@ -446,13 +446,15 @@ def changed_sources(
 
 
 def _compare_rows(
-    path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen | None
+    path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen
 ) -> ChangedRows | None:
     """Return the changed rows of one source, or None if the file cannot be read by the source's description."""
-    described = _description(manifest, name)
-    if described is None:
+    try:
+        config: Mapping[str, Any] = manifest.producer.config
+        sources = {each["name"]: Source.model_validate(each) for each in config["sources"]}
+        source, limits = sources[name], Quarantine.model_validate(config["quarantine"])
+    except (KeyError, ValidationError):  # another release recorded them in another form
         return None
-    source, limits = described
     if source.kind != "table":
         return None
     then, of_others = dict[str, tuple[str, bytes]](), set[str]()
@@ -480,20 +482,6 @@ def _compare_rows(
         return None
     withdrawn = [id for id in then if id not in found]
     return ChangedRows(tuple(withdrawn), tuple(reclassified), tuple(reworded), added)
-
-
-def _description(manifest: Manifest, name: str) -> tuple[Source, Quarantine] | None:
-    """Return the description and the quarantine limits of a source from the manifest.
-
-    Returns None if the manifest has no source of this name, or if an earlier release recorded sources in another form.
-    """
-    recorded: Mapping[str, Any] = manifest.producer.config
-    try:
-        sources = [Source.model_validate(each) for each in recorded["sources"]]
-        limits = Quarantine.model_validate(recorded["quarantine"])
-    except (KeyError, ValidationError):
-        return None
-    return next(((source, limits) for source in sources if source.name == name), None)
 
 
 def _digest(document: Document) -> bytes:

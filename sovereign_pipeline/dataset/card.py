@@ -5,10 +5,13 @@ import hashlib
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from pydantic import Field
 
 from sovereign_pipeline.base.files import Frozen, canonical_json, short
@@ -199,140 +202,35 @@ class DatasetCard(Frozen):
 
     def to_markdown(self) -> str:
         """Return the content of `card.md`, for auditors without tools. It has the same facts as the JSON."""
-        split = self.split
-        selection = f"{split.rows_selection:,} for selection, " if split.rows_selection else ""
-        files = " and ".join(
-            f"`{f.path}`" for f in (self.file, *self.also) if f.path not in (MESSAGES_ROWS, SELECTION_ROWS)
-        )
-        crossing = ", ".join(f"{kind.replace('_', '-')} {count}" for kind, count in split.crossing.items())
-        parts = [
-            f"# {self.kind} of line {self.line}",
-            f"{self.documents:,} rows in {files}, classification **{self.classification}**.",
-            *(
-                [
-                    f"Behind them stand {self.canaries.rows:,} rows that are no documents: {self.canaries.count:,} "
-                    f"canaries of random words, {self.canaries.repeats:,} times each, by which the red team measures "
-                    f"what training memorises. Their ids begin with `canary-`; nothing below counts them but the file."
-                ]
-                if self.canaries
-                else []
-            ),
-            "## File",
-            _table(
-                ("file", "columns", "rows", "bytes", "SHA-256"),
-                [
-                    (f"`{f.path}`", ", ".join(f.columns), f.rows, f.size, f"`{f.sha256}`")
-                    for f in (self.file, *self.also)
-                ],
-            ),
-            "One JSON object a line, keys in this order, UTF-8, NFC, a newline after each.",
-            f"Instruction: {_cell(self.instruction) or 'none'}",
-            "## Sources",
-            _table(
-                ("source", "role", "rows here", "licence", "retention", "SHA-256 of the source file"),
-                [(s.name, s.role, s.rows, s.licence, s.retention, f"`{s.sha256}`") for s in self.sources],
-            ),
-            *self._excluded,
-            *self._ocr,
-            "## Rows",
-            *(
-                _table((title, "rows"), list(histogram.items()))
-                for title, histogram in (
-                    ("department", self.by_department),
-                    ("language", self.by_language),
-                    ("year", self.by_year),
-                    ("classification", self.by_classification),
-                    ("label", self.labels),
-                )
-                if histogram
-            ),
-            _table(
-                ("column", "shortest (characters)", "median", "longest"),
-                [(name, length.min, f"{length.median:g}", length.max) for name, length in self.characters.items()],
-            )
-            if self.characters
-            else "No rows.",
-            "## Personal data",
-            *self._personal_data,
-            "## Tokens",
-            f"Prompt and reply together, of a pair the longer side, in tokens of `{self.tokens.base_model}`; the "
-            f"recipe's limit is {self.tokens.limit:,}. Of the held-out side only lengths were taken.",
-            self.token_table,
-            "## Quality",
-            "Findings warn; what must not be trained on is stopped by the gates.",
-            self.findings_table,
-            "## Split",
-            f"Made from the training side alone: {split.rows_train:,} documents for training, "
-            f"{selection}{split.rows_held_out:,} held out ({split.held_out_share_of_letters:.1%} of the letters), in "
-            f"{split.components:,} groups that stay together, seed {split.seed}; {split.near_duplicate_pairs:,} "
-            f"near-duplicate pairs were kept on one side. Crossing: {crossing}.",
-            "## Made from",
-            _table(("artifact", "digest"), [(kind, f"`{short(digest)}`") for kind, digest in self.inputs.items()]),
-        ]
-        return "\n\n".join(parts) + "\n"
+        files = (file.path for file in (self.file, *self.also) if file.path not in (MESSAGES_ROWS, SELECTION_ROWS))
+        row_files = " and ".join(f"`{path}`" for path in files)
+        return _page().render(card=self, split=self.split, row_files=row_files, tokens=as_table(self.tokens))
 
-    @property
-    def _excluded(self) -> list[str]:
-        rows = [(source.name, each.id, each.reason) for source in self.sources for each in source.excluded]
-        return ["Left out by the recipe:", _table(("source", "row id", "reason"), rows)] if rows else []
 
-    @property
-    def _ocr(self) -> list[str]:
-        rows = [
-            (source.name, read.documents, read.pages, read.mean_confidence, read.lowest_confidence)
-            for source in self.sources
-            if (read := source.ocr) is not None and read.documents
-        ]
-        head = ("source", "documents", "pages", "mean confidence", "lowest of a document")
-        return ["Scanned pages, read by OCR, with confidences of 100:", _table(head, rows)] if rows else []
+@cache
+def _page() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals |= {"head": _head, "row": _row, "short": short}
+    environment.filters |= {"n": "{:,}".format, "percent": "{:.1%}".format, "cell": _cell, "share": format_share}
+    return environment.get_template("card.md.jinja")
 
-    @property
-    def _personal_data(self) -> list[str]:
-        if self.judged is None:
-            return ["Nobody judged a sample of the scrubbed corpus, so how much scrubbing missed is not known."]
-        found = self.judged
-        head = ("kind", "recall: of the personal data, replaced", "precision: of what was replaced, personal data")
-        rows: list[JudgedKind | JudgedSample] = [*found.by_kind, found]
-        return [
-            f"A person judged {found.rows:,} rows of the scrubbed corpus, which were drawn by seed, and in them "
-            f"{found.values:,} replaced values. Intervals are of 95 %; they count values as independent.",
-            _table(
-                head,
-                [
-                    (
-                        each.kind if isinstance(each, JudgedKind) else "all",
-                        format_share(each.recall),
-                        format_share(each.precision),
-                    )
-                    for each in rows
-                ],
-            ),
-        ]
 
-    @property
-    def token_table(self) -> str:
-        rows = as_table(self.tokens)
-        return _table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
+def _head(*names: str) -> str:
+    return f"{_row(*names)}\n{_row(*['---'] * len(names))}"
 
-    @property
-    def findings_table(self) -> str:
-        """Return the findings as a Markdown table. Findings that warn come first; the others show that they were
-        checked."""
-        return _table(
-            ("", "finding", "rows", "share", "first row ids", "what it counts", "what to do"),
-            [
-                (
-                    "⚠" if each.warns else "✓",
-                    each.name,
-                    each.count,
-                    f"{each.share:.1%}",
-                    ", ".join(each.rows) if each.warns else "",
-                    "; ".join([each.what, *(f"{name.replace('_', ' ')} {n:g}" for name, n in each.numbers.items())]),
-                    each.todo if each.warns else "",
-                )
-                for each in sorted(self.findings, key=lambda finding: not finding.warns)
-            ],
-        )
+
+def _row(*values: object) -> str:
+    return f"| {' | '.join(map(_cell, values))} |"
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 _CONVERSATION = "conversation"
@@ -391,15 +289,6 @@ class RowStatistics:
             for column, lengths in self._lengths.items()
             if lengths
         }
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 _ROWS: dict[str, type] = {

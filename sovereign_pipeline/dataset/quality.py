@@ -9,7 +9,11 @@ import unicodedata
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
+from pathlib import Path
+
+import yaml
 
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.corpus.document import Document, Role
@@ -36,73 +40,7 @@ _MARKUP = re.compile(
     r"|&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5});",
     re.IGNORECASE,
 )
-# Name of the finding -> what it counts, and the remedy.
-_COMMON: Mapping[str, tuple[str, str]] = {
-    "exact duplicates": (
-        "rows whose text equals that of an earlier row",
-        "Remove copies in the source, unless the same reply is really to weigh more.",
-    ),
-    "empty answers": (
-        "rows with a reply of no characters",
-        "Correct or remove them in the source; the trainer stops at such a row.",
-    ),
-    "near-empty answers": (
-        f"rows with a reply of fewer than {NEAR_EMPTY_WORDS} words",
-        "Look at them: a stamp or a note in place of a reply teaches the model to answer so.",
-    ),
-    "clipped answers": (
-        "rows whose reply ends in an ellipsis, a note that it goes on, an unfinished mark or word, or in a line of "
-        f"more than {RUNNING_LINE_WORDS} words without the end of a sentence",
-        "Look at the export: a column that is too short cuts replies, and the model learns to stop in mid-sentence.",
-    ),
-    "HTML left in": (
-        "rows with tags or entities",
-        "Give the source markup: html, or clean it.",
-    ),
-    "other script than the language's": (
-        f"rows with a text of at least {LEAST_LETTERS} letters, most of them in another script than the row's language",
-        "Correct the language of these rows: names are looked for by language. Or leave them out with where.",
-    ),
-    "near the length limit": (
-        f"rows of more than {NEAR_LIMIT:.0%} of max_length, and not above it",
-        "None is cut yet. Longer ones will be: raise max_length before more are added.",
-    ),
-    "over the length limit": (
-        "rows above max_length in tokens, which training leaves out",
-        "Raise max_length, or shorten them; above training.sft.max_cut_share the trainer stops.",
-    ),
-}
-_CONTRADICTING = "contradicting preferences"
-_NEAR_EMPTY_REJECTED = "near-empty rejected replies"
-_OF_BOTH: Mapping[str, tuple[str, str]] = {
-    _CONTRADICTING: (
-        "pairs of which others say the opposite for the same request (A over B, and B over A), or the same reply "
-        "labelled good and bad; texts are the same when their words are",
-        "Decide in the source which one counts, or remove both: together they teach nothing, or noise.",
-    ),
-    _NEAR_EMPTY_REJECTED: (
-        f"rows with a rejected reply, or one labelled bad, of fewer than {NEAR_EMPTY_WORDS} words",
-        "Look at them: to be better than a stub teaches only to say something. Remove those that nobody wrote.",
-    ),
-}
-_OF_PAIRS: Mapping[str, tuple[str, str]] = {
-    **_OF_BOTH,
-    "chosen equals rejected": (
-        "pairs of equal replies",
-        "Correct the source, or what scrubbing made equal; the dataset is refused as long as there is one.",
-    ),
-    "chosen is the longer one": (
-        f"pairs whose chosen reply is longer; doubtful from a share of {ONE_SIDED:.0%}, or when as rarely",
-        "Add pairs in which the other length was chosen: else the model may learn length in place of what is better.",
-    ),
-}
-_OF_LABELS: Mapping[str, tuple[str, str]] = {
-    **_OF_BOTH,
-    "labelled good": (
-        f"replies that people found good; doubtful from a share of {UNEVEN_LABELS:.0%}, or when as rarely",
-        "Add replies of the rarer label, or weigh them when training: KTO learns from both.",
-    ),
-}
+_CONTRADICTING, _NEAR_EMPTY_REJECTED = "contradicting preferences", "near-empty rejected replies"
 
 
 class QualityFinding(Frozen):
@@ -134,10 +72,7 @@ class Quality:
 
     def __init__(self, role: Role, limit: int) -> None:
         """Count findings of rows in this role. `limit`: maximum length of a row in tokens."""
-        self._kinds = {
-            **_COMMON,
-            **(_OF_PAIRS if role == "preferences" else _OF_LABELS if role == "labels" else {}),
-        }
+        self._kinds = _kinds(role)
         self._limit = limit
         self._tallies = {name: _Tally() for name in self._kinds}
         self._ratios = array("d")
@@ -214,6 +149,23 @@ class Quality:
             todo=todo,
             numbers={"median_length_ratio": round(statistics.median(self._ratios), 4)} if of_pairs else {},
         )
+
+
+@cache
+def _kinds(role: Role) -> Mapping[str, tuple[str, str]]:
+    """Return name of a finding -> what it counts, and the remedy."""
+    written = Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8")
+    sections = ("all",) if role == "letters" else ("all", "not letters", role)
+    limits = {
+        "running_line_words": RUNNING_LINE_WORDS,
+        "near_empty_words": NEAR_EMPTY_WORDS,
+        "least_letters": LEAST_LETTERS,
+        "near_limit": NEAR_LIMIT,
+        "one_sided": ONE_SIDED,
+        "uneven_labels": UNEVEN_LABELS,
+    }
+    findings = {name: each for section in sections for name, each in yaml.safe_load(written)[section].items()}
+    return {name: (each["what"].format(**limits), each["todo"]) for name, each in findings.items()}
 
 
 def _is_near_empty(reply: str) -> bool:

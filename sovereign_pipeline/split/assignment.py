@@ -3,7 +3,7 @@ and repeat."""
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -262,7 +262,7 @@ def largest_group(is_letter: NDArray[np.bool_], tied: Mapping[str, NDArray[np.in
 
 
 def hold_out(
-    ids: Sequence[str],
+    ids: Iterable[str],
     is_preference: NDArray[np.bool_],
     component_of: NDArray[np.int64],
     share: float,
@@ -301,7 +301,7 @@ def hold_out(
 
 
 def _seeded_order(
-    ids: Sequence[str], component: NDArray[np.int64], is_last: NDArray[np.bool_], seed: int
+    ids: Iterable[str], component: NDArray[np.int64], is_last: NDArray[np.bool_], seed: int
 ) -> NDArray[np.int64]:
     """Return all components, ordered by the hash of the seed and their least id. Components in `is_last` follow all
     others."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,32 +116,17 @@ def key_of_text(text: Text) -> int:
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
 
-@dataclass(frozen=True)
-class TextRecords:
-    """The properties of texts, by text number."""
-
-    documents: NDArray[np.int64]
-    """Document number of each text, ascending."""
-    fields: NDArray[np.uint8]
-    """Index of each text's field in FIELDS."""
-    keys: NDArray[np.uint64]
-    """Key of each text (`key_of_text`)."""
-    is_repeated: NDArray[np.bool_]
-    sizes: NDArray[np.int64]
-    """Number of shingles of each text."""
-    letters: NDArray[np.int64]
-    """Number of letters and digits in each text."""
-
-
 TEXT_COLUMNS: dict[str, type[np.generic]] = {
-    "documents": np.int64,
-    "fields": np.uint8,
-    "keys": np.uint64,
+    "documents": np.int64,  # document number, ascending
+    "fields": np.uint8,  # index of the field in FIELDS
+    "keys": np.uint64,  # `key_of_text`
     "is_repeated": np.bool_,
-    "sizes": np.int64,
-    "letters": np.int64,
+    "sizes": np.int64,  # number of shingles
+    "letters": np.int64,  # number of letters and digits
 }
-"""Types of the columns of TextRecords."""
+"""Properties of texts, each a column by text number."""
+TextRecords = Mapping[str, NDArray[Any]]
+"""The columns of TEXT_COLUMNS."""
 
 
 class TextCollector:
@@ -169,7 +154,7 @@ class TextCollector:
             "sizes": [row.size for row in self._shingles],
             "letters": [row.size for row in self._letters],
         }
-        return TextRecords(**{name: np.array(column, TEXT_COLUMNS[name]) for name, column in columns.items()})
+        return {name: np.array(column, TEXT_COLUMNS[name]) for name, column in columns.items()}
 
     def shingles(self) -> NDArray[np.uint64]:
         """Return the shingles of all texts, concatenated."""
@@ -207,26 +192,27 @@ class Texts:
     @staticmethod
     def of(records: TextRecords, path: Path, letters: Path) -> "Texts":
         """Return all texts of the records. `path` and `letters`: files with their shingles and letters."""
-        return Texts(records, Shingles.of(path, records.sizes), Shingles.of(letters, records.letters, np.uint8))
+        own = Shingles.of(path, records["sizes"])
+        return Texts(records, own, Shingles.of(letters, records["letters"], np.uint8))
 
     def __len__(self) -> int:
         return len(self.shingles)
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        return self._of(self.whole.documents)
+        return self._of("documents")
 
     @property
     def fields(self) -> NDArray[np.uint8]:
-        return self._of(self.whole.fields)
+        return self._of("fields")
 
     @property
     def keys(self) -> NDArray[np.uint64]:
-        return self._of(self.whole.keys)
+        return self._of("keys")
 
     @property
     def is_repeated(self) -> NDArray[np.bool_]:
-        return self._of(self.whole.is_repeated)
+        return self._of("is_repeated")
 
     @property
     def is_long(self) -> NDArray[np.bool_]:
@@ -250,7 +236,8 @@ class Texts:
         shingles = self.shingles.subset(numbers)
         return Texts(self.whole, shingles, replace(self.letters, numbers=shingles.numbers))
 
-    def _of(self, column: NDArray[Any]) -> NDArray[Any]:
+    def _of(self, name: str) -> NDArray[Any]:
+        column = self.whole[name]
         return column if self.shingles.numbers is None else column[self.shingles.numbers]
 
 

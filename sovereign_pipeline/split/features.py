@@ -1,13 +1,13 @@
 """Compute the features by which a split compares documents: ties, shingles, texts and, on request, embeddings."""
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Corpus, Split
 from sovereign_pipeline.record.stage import Progress, Workplace
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline.split.contained_texts import TEXT_COLUMNS, TextCollector, TextRecords, Texts, texts_of
+from sovereign_pipeline.split.contained_texts import TEXT_COLUMNS, TextCollector, Texts, texts_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import (
     key_of,
@@ -59,36 +59,26 @@ class Ties:
         return self.keys[side[self.rows]]
 
 
-class Ids(Sequence[str]):
+@dataclass(frozen=True)
+class Ids:
     """The ids of many documents, in a sixth of the memory of a list."""
 
-    def __init__(self, encoded: bytes, ends: NDArray[np.int64]) -> None:
-        """
-        Args:
-            encoded: all ids in UTF-8, one after the other.
-            ends: end of each id in `encoded`, in bytes.
-        """
-        self._encoded = encoded
-        self._ends = ends
+    encoded: bytes
+    """All ids in UTF-8, one after the other."""
+    ends: NDArray[np.int64]
+    """End of each id in `encoded`, in bytes."""
 
     def __len__(self) -> int:
-        return int(self._ends.size)
+        return int(self.ends.size)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[str]: ...
-    def __getitem__(self, number: int | slice) -> str | list[str]:
-        if isinstance(number, slice):
-            return [self[each] for each in range(len(self))[number]]
-        number = range(len(self))[number]
-        start = int(self._ends[number - 1]) if number else 0
-        return self._encoded[start : int(self._ends[number])].decode()
+    def __getitem__(self, number: int) -> str:
+        start = int(self.ends[number - 1]) if number else 0
+        return self.encoded[start : int(self.ends[number])].decode()
 
     def __iter__(self) -> Iterator[str]:
         start = 0
-        for end in map(int, self._ends):
-            yield self._encoded[start:end].decode()
+        for end in map(int, self.ends):
+            yield self.encoded[start:end].decode()
             start = end
 
 
@@ -254,7 +244,7 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent, co
     def whole(name: str) -> NDArray[Any]:
         return np.fromfile(paths[name], _COLUMNS[name])
 
-    records = TextRecords(**{name: whole(f"text_{name}") for name in TEXT_COLUMNS})
+    records = {name: whole(f"text_{name}") for name in TEXT_COLUMNS}
     return Columns(
         ids=Ids(paths["ids"].read_bytes(), np.cumsum(whole("id_sizes"))),
         is_preference=whole("is_preference"),
@@ -342,7 +332,6 @@ def _part_columns(part: _FilePart) -> dict[str, NDArray[Any]]:
     case_rows, case_keys = zip(*cases, strict=True) if cases else ((), ())
     matter_rows, matter_keys = zip(*matters, strict=True)
     encoded = [id.encode() for id in ids]
-    records = texts.records()
     columns = {
         "ids": np.frombuffer(b"".join(encoded), np.uint8),
         "id_sizes": list(map(len, encoded)),
@@ -354,7 +343,7 @@ def _part_columns(part: _FilePart) -> dict[str, NDArray[Any]]:
         "matter_keys": matter_keys,
         "sizes": [each.size for each in hashes],
         "shingles": np.concatenate(hashes),
-        **{f"text_{name}": getattr(records, name) for name in TEXT_COLUMNS},
+        **{f"text_{name}": column for name, column in texts.records().items()},
         "text_shingles": texts.shingles(),
         "text_letters_of_all": texts.letters(),
     }
