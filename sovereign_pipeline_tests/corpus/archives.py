@@ -13,24 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline_tests.corpus import mailboxes, office
+from sovereign_pipeline_tests.examples import examples
 
 ARABIC_DIGITS = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
 PERSIAN_DIGITS = str.maketrans("0123456789", "۰۱۲۳۴۵۶۷۸۹")
 
 
-def _text(text: str) -> bytes:
-    return text.encode()
-
-
-WRITERS: dict[str, Callable[[str], bytes]] = {
-    ".docx": office.docx,
-    ".txt": _text,
-    ".odt": office.odt,
-    ".pdf": office.pdf,
-    ".html": office.html,
-    ".rtf": office.rtf,
-    ".md": _text,
-}
 _SUFFIXES = (".docx", ".docx", ".txt", ".pdf", ".odt", ".txt", ".html", ".rtf", ".docx", ".md")
 
 
@@ -48,7 +36,7 @@ class Archive:
         """Add a file, and return the key of its document: its path, unless it is a copy."""
         suffix = path[path.rindex(".") :]
         assert path not in self.files, path
-        self.files[path] = WRITERS[suffix](text)
+        self.files[path] = office.WRITERS[suffix](text)
         self.key[path] = key or path
         return self.key[path]
 
@@ -237,85 +225,7 @@ WRITTEN: tuple[Callable[[str], str], ...] = (
 )
 """How a number is written when it is cited."""
 
-OWN = {
-    "en": (
-        "Ref: {n}", "Our ref: {n}", "Our Reference: {n}", "Ref. No.: {n}", "Reference number {n}",
-        "Our ref.: {n}      Your ref.: –", "No. {n}", "Letter No. {n}", "Ref: {n}          Date: {d}",
-        "Date: {d}     Ref.: {n}", "In reply please quote: {n}", "Reg. No. {n}", "Registration number: {n}",
-        "O/Ref: {n}", "Our ref\n{n}", "REF. {n}", "Reference: {n}, {d}", "OUR REF: {n}", "Ref No: {n} dated {d}",
-    ),
-    "ar": (
-        "الرقم: {n}", "الرقم : {n}", "رقم: {n}", "المرجع: {n}", "مرجعنا: {n}", "رقم القيد: {n}", "رقم الصادر: {n}",
-        "الرقم المرجعي: {n}", "إشارتنا: {n}", "الرقـــم: {n}", "رقم الكتاب: {n}", "الإشارة: {n}",
-        "الرقم: {n}     التاريخ: {d}", "الرقم / {n}", "التاريخ: {d}     الرقم: {n}", "رقم الخطاب: {n}",
-        "الرقم\n{n}", "المرجع رقم: {n}",
-    ),
-}  # fmt: skip
-CITED = {
-    "en": (
-        "Your ref: {n}", "Your ref.: {n} of {d}", "Your Reference: {n}", "Our ref: {o}      Your ref: {n}",
-        "Y/Ref: {n}", "YOUR REF. {n}", "Your ref\n{n}", "Your letter No.: {n}",
-        "With reference to your letter No. {n} dated {d}, we inform you as follows.",
-        "In reply to your letter ref. {n} of {d}, we write as follows.",
-        "We refer to your letter of {d}, reference {n}.",
-        "Thank you for your letter {n}.",
-        "Further to your letter dated {d} (Ref: {n}), please note the following.",
-        "In response to your correspondence ref: {n}, we confirm.",
-        "Subject: Reply to your letter {n}",
-        "Re: Your letter no. {n} dated {d}",
-        "Reference is made to your letter No. ({n}) dated {d}.",
-        "Your letter Ref. {n} dated {d} refers.",
-        "We acknowledge receipt of your letter numbered {n}.",
-        "Reference: Your letter {n} dated {d}",
-        "Your request no. {n} has been examined.",
-        "We have received your application of {d} with the number {n}.",
-        "This is in answer to your esteemed letter No. {n}.",
-        "We refer to your kind letter under reference number {n} dated {d} on the above subject.",
-    ),
-    "ar": (
-        "مرجعكم: {n}", "إشارتكم: {n}", "رقمكم: {n}",
-        "إشارة إلى كتابكم رقم {n} بتاريخ {d} نفيدكم بما يلي.",
-        "إشارة إلى كتابكم رقم {n} وتاريخ {d} نفيدكم بما يلي.",
-        "ردا على خطابكم المرقم {n} نفيدكم بما يلي.",
-        "رداً على خطابكم رقم ({n}) المؤرخ في {d}، نود إفادتكم.",
-        "بالإشارة إلى خطابكم ذي الرقم {n} المؤرخ {d} نود إفادتكم.",
-        "إيماءً إلى خطابكم رقم {n} نفيدكم بالآتي.",
-        "عطفا على كتابكم رقم: {n} نفيدكم بالآتي.",
-        "جوابا على كتابكم المرقم بـ {n} نحيطكم علما.",
-        "نشير إلى رسالتكم رقم {n} بشأن الموضوع أعلاه.",
-        "تسلمنا خطابكم رقم {n} ونشكركم عليه.",
-        "بناء على طلبكم رقم {n} تمت الموافقة.",
-        "الموضوع: الرد على كتابكم رقم {n}",
-        "المرجع: خطابكم رقم {n} بتاريخ {d}",
-        "الإشارة: كتابكم رقم {n}",
-        "بالإشارة إلى كتاب سعادتكم رقم {n} نفيدكم بما يلي.",
-        "إشارةً إلى مراسلتكم المؤرخة في {d} رقم {n} نفيدكم بما يلي.",
-        "إلى كتابكم الموقر رقم {n} نشير.",
-    ),
-}  # fmt: skip
-OTHER_NUMBERS = {
-    "en": (
-        "The matter falls under Law No. {x}.", "Permit no. {x} remains valid.", "Please pay invoice no. {x}.",
-        "Telephone: {x}", "Royal Decree No. {x} applies.", "We attach the Ministry's letter No. {x}.",
-        "Please also see our letter ref. {x} on another berth.", "Your permit No. {x} expires soon.",
-        "Your invoice no. {x} was paid.", "The case number is {x}.", "P.O. Box {x}",
-        "Article {x} of the rules applies.",
-        "Account no. {x}", "Regulation (EU) {x} is not affected.", "The contract No. {x} was signed.",
-        "A copy of circular No. {x} is enclosed.", "The Municipality wrote in its letter No. {x} of {d}.",
-    ),
-    "ar": (
-        "وذلك بموجب القانون رقم {x}.", "والقرار الوزاري رقم {x}.", "ويبقى التصريح رقم {x} ساريا.", "فاتورة رقم {x}",
-        "هاتف: {x}", "مرفق كتاب الوزارة رقم {x}.", "وإلحاقا لكتابنا رقم {x} في شأن آخر.",
-        "وينتهي تصريحكم رقم {x} قريبا.",
-        "ص.ب: {x}", "المادة {x} من اللائحة.", "حساب رقم {x}", "وقد تم سداد فاتورتكم رقم {x}.",
-        "والمرسوم السلطاني رقم {x}.",
-        "ووفقا للتعميم رقم {x}.", "وقد أفادت البلدية بكتابها رقم {x} بتاريخ {d}.",
-    ),
-}  # fmt: skip
-_DATES = {
-    "en": ("%d %B %Y", "%d/%m/%Y", "%Y-%m-%d", "%d.%m.%Y"),
-    "ar": ("%d/%m/%Y", "%Y/%m/%d", "%d-%m-%Yم", "%Y/%m/%dم"),
-}
+OWN, CITED, OTHER_NUMBERS, _DATES = (examples(__file__, each) for each in ("own", "cited", "other numbers", "dates"))
 
 
 def by_reference(letters: int = 180, seed: int = 11, in_two_folders: bool = False) -> Archive:
@@ -325,7 +235,7 @@ def by_reference(letters: int = 180, seed: int = 11, in_two_folders: bool = Fals
     numbers = list[str]()
     ours = 0
 
-    def cycle(options: tuple[Any, ...], place: int) -> Any:
+    def cycle(options: Sequence[Any], place: int) -> Any:
         return options[place % len(options)]
 
     def own_number(language: str) -> str:

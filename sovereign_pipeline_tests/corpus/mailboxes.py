@@ -12,34 +12,15 @@ from dataclasses import dataclass, field
 from email.header import Header
 from pathlib import Path
 
+from sovereign_pipeline_tests.examples import examples
+
 OURS = ("coasts.example", "harbour.desk@post.example")
 DESK = "permits@coasts.example"
 _START = datetime.datetime(2024, 2, 5, 8, 30, tzinfo=datetime.timezone(datetime.timedelta(hours=4)))
 
-_PIECES = {
-    "en": (
-        "Dear Sir or Madam,",
-        ("We ask for a permit", "Please tell us the fee", "We send the drawings", "Inspection is set", "Berth is free"),
-        ("for the slipway at", "for the jetty near", "for the cold store at", "of the trawler moored at"),
-        ("the eastern basin", "Qurm inlet", "the old customs quay", "Masirah landing"),
-        ("before the end of the month", "under the rules of 2019", "with two copies of the plan", "as in last year"),
-        "Yours faithfully",
-    ),
-    "ar": (
-        "السلام عليكم ورحمة الله وبركاته،",
-        ("نرجو منحنا تصريحا", "يرجى إفادتنا بالرسوم", "نرسل إليكم المخططات", "تم تحديد موعد المعاينة", "الرصيف متاح"),
-        ("لبناء المزلق في", "لإصلاح الرصيف قرب", "لمخزن التبريد في", "لسفينة الصيد الراسية في"),
-        ("الحوض الشرقي", "خور القرم", "رصيف الجمارك القديم", "مرسى مصيرة"),
-        ("قبل نهاية الشهر", "وفقا لأحكام اللائحة", "مع نسختين من المخطط", "كما في العام الماضي"),
-        "وتفضلوا بقبول فائق الاحترام",
-    ),
-}  # fmt: skip
-_WROTE = {"en": "On {day}, {who} wrote:", "ar": "في {day}، كتب {who}:"}
-_HEAD = {
-    "en": "From: {who}\nSent: {day}\nTo: the desk\nSubject: {subject}\n",
-    "ar": "من: {who}\nتاريخ الإرسال: {day}\nإلى: المكتب\nالموضوع: {subject}\n",
-}
-_FORWARDED = {"en": "---------- Forwarded message ---------", "ar": "---------- الرسالة المعاد توجيهها ---------"}
+_PIECES, _WROTE, _HEAD, _FORWARDED, _OTHERS = (
+    examples(__file__, each) for each in ("pieces", "wrote", "head", "forwarded", "others")
+)
 QUOTES = ("none", "top", "bottom", "inline", "outlook", "html", "outlook html", "unmarked")
 ENCODINGS = (
     ("utf-8", "utf-8", "8bit"),
@@ -202,17 +183,6 @@ def _write(
     elif transfer == "quoted-printable":
         data = quopri.encodestring(data)
     letter.raw = "".join(f"{name}: {value}\n" for name, value in headers.items()).encode() + b"\n" + data
-
-
-_OTHERS = {
-    "an automatic reply": "Auto-Submitted: auto-replied\n",
-    "a bounce": "Content-Type: multipart/report; boundary=b\n",
-    "a newsletter": "Precedence: bulk\nList-Unsubscribe: <https://news.example>\n",
-    "a calendar entry": "Content-Type: text/calendar\n",
-    "private": "Sensitivity: Personal\n",
-    "not answered": "X-Mailer: none\n",
-    "quarantined: base64 that cannot be decoded": "Content-Type: text/plain\nContent-Transfer-Encoding: base64\n",
-}
 
 
 def _other(number: int, thread: int, kind: str) -> Letter:

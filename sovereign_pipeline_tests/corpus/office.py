@@ -4,7 +4,7 @@ import io
 import re
 import struct
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Any
 from xml.sax.saxutils import escape
@@ -275,3 +275,13 @@ def _cells_of_xls(rows: Sequence[Sequence[Any]]) -> bytes:
 
     every = ((row, column, value) for row, values in enumerate(rows) for column, value in enumerate(values))
     return b"".join(cell(*each) for each in every) + _record(0x000A, b"")
+
+
+def _text(text: str, header: str = "") -> bytes:
+    return f"{header}\n{text}".encode() if header else text.encode()
+
+
+WRITERS: Mapping[str, Callable[..., bytes]] = {
+    ".docx": docx, ".odt": odt, ".rtf": rtf, ".html": html, ".pdf": pdf, ".txt": _text, ".md": _text,
+}  # fmt: skip
+"""Suffix -> function that writes a document with a text, and with a header if one is given."""

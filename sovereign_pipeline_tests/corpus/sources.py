@@ -12,9 +12,13 @@ import pyarrow.parquet
 
 from sovereign_pipeline.corpus.document import Document, Quarantined
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
-from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 
 OWN = {"name": "letters", "licence": "own", "retention": "1 year"}
 
@@ -60,3 +64,12 @@ def changed_document(document: Document, changes: Mapping[str, Any]) -> Document
     """Return a letter with other values under the keys of its stored row, or as other messages."""
     stored = document.model_dump(exclude={"messages"} if "messages" in changes else set())
     return Document.model_validate({**stored, **changes})
+
+
+def raw_corpus_of(institution: DemoInstitution) -> Artifact:
+    """Build the raw corpus of an institution, pass its gates, and return it."""
+    workplace = institution.workplace()
+    ref = produce(RAW_CORPUS, workplace, {}).ref
+    verdicts = evaluate_gates(RAW_CORPUS, workplace, ref)
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    return workplace.store.open(ref)

@@ -17,7 +17,7 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.corpus import document_files, office
 from sovereign_pipeline_tests.corpus.outlook import outlook_message
-from sovereign_pipeline_tests.corpus.test_extraction import WRITERS, outcomes, put, raw_corpus
+from sovereign_pipeline_tests.corpus.test_extraction import outcomes, put, raw_corpus
 
 DESK = "desk@coasts.example"
 TEXT = "The lamp of the street is out. Please mend it soon, with thanks."
@@ -82,7 +82,7 @@ EXAMPLES: dict[str, Example] = {
         f"a letter as {suffix[1:]}": Example(
             [(f"letter{suffix}", write(TEXT))], f"See below.\n\n{TEXT}", {f"1{suffix}": "row"}
         )
-        for suffix, write in WRITERS.items()
+        for suffix, write in office.WRITERS.items()
     },
     "the reply is the attachment": Example(
         [], ALONE, {}, ALONE, [("r.docx", office.docx(PERMIT))], REPLY, {"1.docx": "row"}

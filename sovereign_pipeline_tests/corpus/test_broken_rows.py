@@ -19,11 +19,8 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import QuarantineExceeded, SourceError
 from sovereign_pipeline.corpus.document import read_documents, read_jsonl
-from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.record.gates import evaluate_gates
-from sovereign_pipeline.record.production import produce
-from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
+from sovereign_pipeline_tests.corpus.sources import raw_corpus_of
 
 MARKER = "87654321"
 """Stands in every broken row and may be seen nowhere after it."""
@@ -183,17 +180,9 @@ def institution_with(root: Path, case: Case) -> DemoInstitution:
     return institution
 
 
-def read(institution: DemoInstitution) -> Artifact:
-    """raw_corpus, with its gate's yes."""
-    workplace = institution.workplace()
-    ref = produce(RAW_CORPUS, workplace, {}).ref
-    assert all(verdict.passed for verdict in evaluate_gates(RAW_CORPUS, workplace, ref).values())
-    return workplace.store.open(ref)
-
-
 def assert_nothing_is_lost(case: Case) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        raw = read(institution_with(Path(directory), case))
+        raw = raw_corpus_of(institution_with(Path(directory), case))
         documents = list(read_documents(raw.file("documents.jsonl")))
         quarantined = list(read_jsonl(raw.file("quarantine.jsonl")))
         assert [document.id for document in documents] == [letter(n)["id"] for n, good in enumerate(case.good) if good]
@@ -235,7 +224,7 @@ def test_a_file_that_was_cut_or_changed_is_refused_or_accounted_for(case: Case, 
     with tempfile.TemporaryDirectory() as directory:
         institution = institution_with(Path(directory), Case(case.name, bytes(changed), []))
         try:
-            read(institution)
+            raw_corpus_of(institution)
         except (SourceError, QuarantineExceeded) as refused:
             assert case.name in str(refused) or "have no documents" in str(refused)
             assert MARKER not in str(refused)
@@ -283,21 +272,21 @@ def test_a_file_that_cannot_be_told_row_by_row_stops_the_line(
     tmp_path: Path, name: str, content: bytes, says: str
 ) -> None:
     with pytest.raises(SourceError, match=says) as refused:
-        read(institution_with(tmp_path, Case(name, content, [])))
+        raw_corpus_of(institution_with(tmp_path, Case(name, content, [])))
     assert MARKER not in str(refused.value)
 
 
 def test_an_accent_after_a_line_break_comes_back(tmp_path: Path) -> None:
     """In the written JSON the break is an escape that ends in a letter, which must not take the accent."""
     text = "One\n\u0303two\t\u0308\r\u0301three\u001e\u0301"
-    raw = read(institution_with(tmp_path, Case("given.jsonl", _json(letter(0, request=text)), [])))
+    raw = raw_corpus_of(institution_with(tmp_path, Case("given.jsonl", _json(letter(0, request=text)), [])))
     (document,) = read_documents(raw.file("documents.jsonl"))
     assert document.request == text.strip()
 
 
 def test_ids_that_differ_in_their_code_points_alone_are_one(tmp_path: Path) -> None:
     content = b"\n".join((_json(letter(0, id="Caf\u00e9")), _json(letter(1, id="Cafe\u0301"))))
-    raw = read(institution_with(tmp_path, Case("given.jsonl", content, [])))
+    raw = raw_corpus_of(institution_with(tmp_path, Case("given.jsonl", content, [])))
     (row,) = read_jsonl(raw.file("quarantine.jsonl"))
     assert row["reason"] == "duplicate id"
 
@@ -312,5 +301,5 @@ def test_links_hold_ids_alone(tmp_path: Path) -> None:
         ),
     )
     institution.recipe["sources"][0]["links"] = "also"
-    (row,) = read_jsonl(read(institution).file("quarantine.jsonl"))
+    (row,) = read_jsonl(raw_corpus_of(institution).file("quarantine.jsonl"))
     assert row["reason"] == "the links are neither a list of ids nor a text of them"

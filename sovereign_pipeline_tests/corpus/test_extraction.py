@@ -22,16 +22,15 @@ from sovereign_pipeline.corpus.stages import (
     DOCUMENTS,
     FILES,
     QUARANTINE,
-    RAW_CORPUS,
     evaluate_rows_accounted_for,
     read_sources,
 )
 from sovereign_pipeline.policy.corpus import Source
-from sovereign_pipeline.record.gates import evaluate_gates
-from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.corpus import document_files, office
+from sovereign_pipeline_tests.corpus.office import WRITERS
+from sovereign_pipeline_tests.corpus.sources import raw_corpus_of
 from sovereign_pipeline_tests.examples import examples
 
 ENGLISH = """Ref: LMP/2024/{0}
@@ -53,15 +52,6 @@ ARABIC_REPLY = """الرقم: ص/{0}
 التاريخ: 2024-04-09
 
 إشارة إلى كتابكم رقم م/2024/{0}، تم إصلاح المصباح المذكور في المنطقة الثانية."""
-WRITERS: dict[str, Callable[..., bytes]] = {
-    ".docx": office.docx,
-    ".odt": office.odt,
-    ".rtf": office.rtf,
-    ".html": office.html,
-    ".pdf": office.pdf,
-    ".txt": lambda text, header="": f"{header}\n{text}".encode(),
-    ".md": lambda text, header="": f"{header}\n{text}".encode(),
-}
 
 
 def raw_corpus(institution: DemoInstitution, **source: Any) -> Artifact:
@@ -69,11 +59,7 @@ def raw_corpus(institution: DemoInstitution, **source: Any) -> Artifact:
     own = {"name": "letters", "path": "sources/folder", "kind": "documents", "classification_floor": "PUBLIC"}
     institution.recipe["sources"] = [{**own, "licence": "own", "retention": "1 year", **source}]
     institution.recipe.setdefault("quarantine", {"max_share": 0.9})
-    workplace = institution.workplace()
-    raw = produce(RAW_CORPUS, workplace, {}).ref
-    verdicts = evaluate_gates(RAW_CORPUS, workplace, raw)
-    assert all(verdict.passed for verdict in verdicts.values()), verdicts
-    return workplace.store.open(raw)
+    return raw_corpus_of(institution)
 
 
 def put(institution: DemoInstitution, files: dict[str, bytes]) -> Path:
@@ -276,56 +262,7 @@ def test_the_level_is_the_highest_of_all_markings(institution: DemoInstitution) 
     assert raised == {str(number) for number, each in enumerate(LEVELS.values()) if each[2]}
 
 
-PAIRS: dict[str, tuple[dict[str, Any], dict[str, str], list[tuple[str, str]], dict[str, str]]] = {
-    "by path": (BY_PATH, {"a/2024-01-02-in": "x", "a/2024-01-02-out": "y"}, [("a/2024-01-02-in", "y")], {}),
-    "by path, answered later": (
-        BY_PATH, {"a/2024-01-02-in": "x", "a/2024-01-09-out": "y"}, [("a/2024-01-02-in", "y")], {},
-    ),
-    "by path, two of a case": (
-        BY_PATH,
-        {f"a/2024-01-0{day}-{side}": f"{side} {day}" for day in (2, 3) for side in ("in", "out")},
-        [("a/2024-01-02-in", "out 2"), ("a/2024-01-03-in", "out 3")], {},
-    ),
-    "by path, ambiguous": (
-        BY_PATH,
-        {"a/2024-01-02-in": "x", "a/2024-01-03-out": "y", "a/2024-01-04-out": "z"}, [],
-        dict.fromkeys(("a/2024-01-02-in", "a/2024-01-03-out", "a/2024-01-04-out"), "quarantined"),
-    ),
-    "by path, no reply": (BY_PATH, {"a/2024-01-02-in": "x"}, [], {"a/2024-01-02-in": "left out"}),
-    "by table": (
-        {"table": "t.csv"},
-        {"t.csv": "request,reply,case,date\na.txt,b,K-1,2024-01-05\n", "a": "x", "b": "y", "c": "z"},
-        [("a", "y")], {"c": "left out", "t.csv": "left out"},
-    ),
-    "by table, ambiguous": (
-        {"table": "t.csv"}, {"t.csv": "request,reply\na,b\na,c\n", "a": "x", "b": "y", "c": "z"}, [],
-        {"a": "quarantined", "b": "quarantined", "c": "quarantined", "t.csv": "left out"},
-    ),
-    "by reference": (
-        {"reference": True},
-        {"a": "Ref: L/1\nx", "b": "Ref: O/7\nYour ref: L/1\ny", "c": "Ref: L/2\nz", "d": "Your letter no. L-3: w"},
-        [("a", "Ref: O/7\nYour ref: L/1\ny")], {"c": "left out", "d": "left out"},
-    ),
-    "by reference, Arabic": (
-        {"reference": True},
-        {"a": "الرقم: م/٢٠٢٤/١٧\nx", "b": "الرقم: ص/٣\nإشارة إلى كتابكم رقم م/2024/17\ny"},
-        [("a", "الرقم: ص/٣\nإشارة إلى كتابكم رقم م/2024/17\ny")], {},
-    ),
-    "by reference, ambiguous": (
-        {"reference": True}, {"a": "Ref: L/1\nx", "b": "Your ref: L/1\ny", "c": "Your ref: L/1\nz"}, [],
-        dict.fromkeys("abc", "quarantined"),
-    ),
-    "by reference, a series on both sides": (
-        {"reference": True},
-        {"a": "Ref: L/1\nx", "b": "Ref: O/7\nYour ref: L/1\ny", "c": "Ref: O/8\nz", "d": "Ref: L/2\nYour ref: O/8"},
-        [], dict.fromkeys("abcd", "quarantined"),
-    ),
-    "by path first, then by reference": (
-        {**BY_PATH, "reference": True},
-        {"a/2024-01-02-in": "x", "a/2024-01-02-out": "y", "b": "Ref: L/1\nx", "c": "Your ref: L/1\nz"},
-        [("a/2024-01-02-in", "y"), ("b", "Your ref: L/1\nz")], {},
-    ),
-}  # fmt: skip
+PAIRS = examples(__file__, "pairs")
 
 
 def test_a_letter_that_is_not_ours_is_no_reply(institution: DemoInstitution) -> None:
@@ -345,7 +282,7 @@ def test_replies_are_paired_by_rule(institution: DemoInstitution, name: str) -> 
     )
     put(institution, {file if "." in file else f"{file}.txt": text.encode() for file, text in files.items()})
     raw = raw_corpus(institution, pairs={"reference": True, **pairs}, constants={"date": "2024-03-12"})
-    found = [(each.id, each.response) for each in read_documents(raw.file(DOCUMENTS)) if each.id != "z-r"]
+    found = [[each.id, each.response] for each in read_documents(raw.file(DOCUMENTS)) if each.id != "z-r"]
     assert sorted(found) == expected
     assert {
         file.removesuffix(".txt"): outcome for file, (outcome, _) in outcomes(raw).items() if outcome != "row"

@@ -17,7 +17,7 @@ from sovereign_pipeline.base.errors import RecipeError, SourceError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.inspection import LinkColumn, compared_columns, encoding_of, inspect_file
-from sovereign_pipeline.corpus.suggestion import suggest
+from sovereign_pipeline.corpus.suggestion import Suggestion, suggest
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
@@ -40,6 +40,37 @@ ROWS: list[dict[str, Any]] = [
     }
     for number in range(60)
 ]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+def look(path: Path, **how: Any) -> Suggestion:
+    return suggest(inspect_file(path, **how), path, "lamps", INSTITUTION, [], None)
+
+
+def proposed(path: Path, **how: Any) -> dict[str, Any]:
+    """The source that is suggested for a file."""
+    source: dict[str, Any] = look(path, **how).recipe["sources"][0]
+    return source
+
+
+def suggested(path: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
+    """The source that is suggested for rows of JSON, and its notes."""
+    suggestion = look(written(path, rows))
+    return suggestion.recipe["sources"][0], "\n".join(suggestion.notes)
+
+
+def reader_of(path: Path, described: dict[str, Any]) -> SourceReader:
+    return SourceReader(Source.model_validate(described), path, Quarantine(), INSTITUTION.ladder, set())
+
+
+def outcome_of(path: Path, described: dict[str, Any]) -> list[bool]:
+    """Whether each row becomes a document."""
+    return [isinstance(each, Document) for each in reader_of(path, described)]
+
 
 Cell = Callable[[list[int]], Any]
 
@@ -132,25 +163,22 @@ def link_columns(path: Path) -> list[LinkColumn]:
     return [each for each in compared_columns(inspect_file(path)) if each.doubt is None]
 
 
-def test_numbers_that_are_ids_by_chance_are_no_links(tmp_path: Path) -> None:
-    rows = [{"no": number, "count": number % 5, "other": number % 2 * 40} for number in range(60)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [each.column for each in link_columns(tmp_path / "a.jsonl")] == ["count"]
-
-
-def test_links_of_which_every_row_has_other_ones_are_found(tmp_path: Path) -> None:
-    """Such a column has as many different values as rows, like one of ids."""
-    rows = [{"no": number, "grouped": [str(number ^ 1), str(number ^ 2)]} for number in range(8)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [(each.column, each.ids, each.links, each.matched) for each in link_columns(tmp_path / "a.jsonl")] == [
-        ("grouped", "no", 16, 16)
-    ]
-
-
-def test_two_columns_of_ids_are_no_links(tmp_path: Path) -> None:
-    rows = [{"no": number, "line": number + 1} for number in range(60)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert link_columns(tmp_path / "a.jsonl") == []
+@pytest.mark.parametrize(
+    ("row", "count", "expected"),
+    [
+        (lambda n: {"no": n, "count": n % 5, "other": n % 2 * 40}, 60, [("count", "no", 60, 60)]),
+        # Every row has other ones, so that the column has as many different values as rows, like one of ids.
+        (lambda n: {"no": n, "grouped": [str(n ^ 1), str(n ^ 2)]}, 8, [("grouped", "no", 16, 16)]),
+        (lambda n: {"no": n, "line": n + 1}, 60, []),
+        (lambda n: {**letter(n), "id": f"PRM–{n}", "linked": f"prm-{n ^ 1}"}, 20, [("linked", "id", 20, 20)]),
+    ],
+    ids=["ids by chance", "other links in every row", "two columns of ids", "another spelling of ids"],
+)
+def test_columns_of_links_are_told_from_others(
+    tmp_path: Path, row: Callable[[int], dict[str, Any]], count: int, expected: list[Any]
+) -> None:
+    found = link_columns(written(tmp_path / "a.jsonl", [row(number) for number in range(count)]))
+    assert [(each.column, each.ids, each.links, each.matched) for each in found] == expected
 
 
 def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
@@ -169,12 +197,10 @@ def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
         writer.writerows(rows)
     facts = inspect_file(tmp_path / "a.csv")
     assert (facts.encoding, facts.delimiter) == ("cp1256", ";")
-    source = suggest(facts, tmp_path / "a.csv", "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    source = proposed(tmp_path / "a.csv")
     assert source["columns"] == {"id": "الرقم", "request": "الرسالة", "response": "الرد", "date": "التاريخ"}
     assert (source["language_from_text"], source["classification_floor"]) == (True, LADDER[-1])
-    documents = list(
-        SourceReader(Source.model_validate(source), tmp_path / "a.csv", Quarantine(), INSTITUTION.ladder, set())
-    )
+    documents = list(reader_of(tmp_path / "a.csv", source))
     assert [(each.request, each.language) for each in documents if isinstance(each, Document)] == [
         (row["الرسالة"], "ar") for row in rows
     ]
@@ -182,7 +208,7 @@ def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
 
 def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 1}\n')
-    suggestion = suggest(inspect_file(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
+    suggestion = look(tmp_path / "a.jsonl")
     source = suggestion.recipe["sources"][0]
     assert source["id_from_row"] and source["case_from_row"] and FILL_IN in source["constants"]["date"]
     assert {note.split(":")[0] for note in suggestion.notes} >= {"request", "response", "date", "classification"}
@@ -210,7 +236,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: byte
 )
 def test_a_level_that_is_null_is_not_the_constant(tmp_path: Path) -> None:
     rows = [{**letter(number), "classification": None if number == 1 else "INTERNAL"} for number in range(4)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written(tmp_path / "a.jsonl", rows)
     source = Source(
         name="a", path=tmp_path / "a.jsonl", constants={"classification": "PUBLIC"}, licence="own", retention="1 y"
     )
@@ -223,13 +249,6 @@ def test_a_time_zone_that_python_lacks_is_a_broken_row(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"at": times, "x": [1, 2]}), tmp_path / "a.parquet")
     facts = inspect_file(tmp_path / "a.parquet")
     assert facts.rows == 2 and facts.broken.total() == 2
-
-
-def suggested(path: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """The source that is suggested for rows of JSON, and its notes."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
-    return suggestion.recipe["sources"][0], "\n".join(suggestion.notes)
 
 
 def replies(number: int = 100) -> list[dict[str, Any]]:
@@ -273,14 +292,11 @@ def test_pairs_in_which_every_row_names_the_other_are_links(tmp_path: Path) -> N
     assert suggested(tmp_path / "a.jsonl", rows)[0]["links"] == "linked"
     as_text = [{**row, "linked": row["linked"][0]} for row in rows]
     assert suggested(tmp_path / "a.jsonl", as_text)[0]["links"] == "linked"
+    few = [{**row, "linked": str(4_669 + number % 3)} for number, row in enumerate(rows)]
+    assert suggested(tmp_path / "a.jsonl", few)[0]["links"] == "linked"
     unnamed = [{("other" if name == "linked" else name): value for name, value in row.items()} for row in as_text]
     source, notes = suggested(tmp_path / "a.jsonl", unnamed)
     assert "links" not in source and "100 of 100 ids in 'other'" in notes and "as ids have" in notes
-
-
-def test_many_replies_to_few_letters_are_links(tmp_path: Path) -> None:
-    rows = [{**row, "linked": str(4_669 + number % 3)} for number, row in enumerate(replies())]
-    assert suggested(tmp_path / "a.jsonl", rows)[0]["links"] == "linked"
 
 
 def test_links_of_which_fewer_than_half_match_are_told(tmp_path: Path) -> None:
@@ -308,7 +324,7 @@ def test_a_mixture_of_encodings_is_told_and_read_as_utf8(tmp_path: Path, wrong: 
     facts = inspect_file(tmp_path / "a.jsonl")
     assert facts.encoding is None and facts.broken == {"not UTF-8": wrong}
     assert facts.broken_rows["not UTF-8"][0] == 31 - wrong
-    suggestion = suggest(facts, tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
+    suggestion = look(tmp_path / "a.jsonl")
     assert "encoding" not in suggestion.recipe["sources"][0]
     assert f"encoding: a mixture; {wrong} of 30 rows" in "\n".join(suggestion.notes)
 
@@ -349,13 +365,6 @@ def csv_file(path: Path, rows: list[dict[str, Any]], above: str = "") -> Path:
     return path
 
 
-def outcome_of(path: Path, described: dict[str, Any]) -> list[bool]:
-    """Whether each row becomes a document."""
-    source = Source.model_validate(described)
-    read = SourceReader(source, path, Quarantine(), INSTITUTION.ladder, set())
-    return [isinstance(each, Document) for each in read]
-
-
 @pytest.mark.parametrize(
     ("field", "values", "said"),
     [
@@ -368,7 +377,7 @@ def test_a_constant_is_not_proposed_beside_a_column_that_wins(
 ) -> None:
     rows = [{**row, field: values[number % len(values)]} for number, row in enumerate(replies())]
     path = csv_file(tmp_path / "a.csv", rows)
-    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
+    suggestion = look(path)
     source = suggestion.recipe["sources"][0]
     assert field not in source["constants"] and "classification_floor" not in source
     (note,) = [each for each in suggestion.notes if each.startswith(f"{field}:")]
@@ -381,30 +390,32 @@ def test_the_format_of_dates_is_found_and_read(tmp_path: Path, written: str, for
     days = [datetime.date.fromisoformat(row["date"]).replace(day=1 + number % 28) for number, row in ONE_TO_A_HUNDRED]
     rows = [{**row, "date": day.strftime(written)} for (_, row), day in zip(ONE_TO_A_HUNDRED, days, strict=True)]
     path = csv_file(tmp_path / "a.csv", rows)
-    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    source = proposed(path)
     assert source["date"] == {"format": format}
-    reader = SourceReader(Source.model_validate(source), path, Quarantine(), INSTITUTION.ladder, set())
+    reader = reader_of(path, source)
     assert [each.date for each in reader if isinstance(each, Document)] == [day.isoformat() for day in days]
 
 
-def test_iso_dates_among_others_are_read_too(tmp_path: Path) -> None:
-    rows = [{**row, "date": row["date"] if number % 3 else "13.2.2024"} for number, row in ONE_TO_A_HUNDRED]
+@pytest.mark.parametrize(
+    ("dates", "format"),
+    [
+        (["13.2.2024", "2024-03-01", "2024-04-01"], {"format": "dd.mm.yyyy"}),
+        (["13.2.2024", "5 June 2024"], {"format": ["dd.mm.yyyy", "dd mmm yyyy"]}),
+        (["20240301", "20240402"], None),
+    ],
+    ids=["ISO dates among others", "two formats", "days without dashes"],
+)
+def test_dates_of_several_forms_are_read(tmp_path: Path, dates: list[str], format: Any) -> None:
+    rows = [{**row, "date": dates[number % len(dates)]} for number, row in ONE_TO_A_HUNDRED]
     path = csv_file(tmp_path / "a.csv", rows)
-    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
-    assert source["date"] == {"format": "dd.mm.yyyy"} and all(outcome_of(path, source))
-
-
-def test_two_formats_of_dates_are_suggested_and_read(tmp_path: Path) -> None:
-    rows = [{**row, "date": ("13.2.2024", "5 June 2024")[number % 2]} for number, row in ONE_TO_A_HUNDRED]
-    path = csv_file(tmp_path / "a.csv", rows)
-    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
-    assert source["date"] == {"format": ["dd.mm.yyyy", "dd mmm yyyy"]} and all(outcome_of(path, source))
+    source = proposed(path)
+    assert source.get("date") == format and "date" not in source["constants"] and all(outcome_of(path, source))
 
 
 def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     rows = [{**row, "date": f"0{1 + number % 9}/0{1 + number % 7}/2024"} for number, row in ONE_TO_A_HUNDRED]
     path = csv_file(tmp_path / "a.csv", rows)
-    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
+    suggestion = look(path)
     assert suggestion.recipe["sources"][0]["date"] == {"format": f"{FILL_IN}: dd/mm/yyyy or mm/dd/yyyy"}
     assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which one is correct?" in suggestion.notes
 
@@ -499,7 +510,7 @@ def test_layouts_are_recognised_and_rows_of_several_turns_are_counted(
     rows = [row(number, 3 if number < 4 else 1) for number in range(30)]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     facts = inspect_file(tmp_path / "a.json")
-    suggestion = suggest(facts, tmp_path / "a.json", "lamps", INSTITUTION, [], None)
+    suggestion = look(tmp_path / "a.json")
     source = suggestion.recipe["sources"][0]
     assert source["layout"] == layout and "request" not in source["columns"]
     if layout != "alpaca":
@@ -509,19 +520,11 @@ def test_layouts_are_recognised_and_rows_of_several_turns_are_counted(
         assert source["date"] == {"format": "unix"} and source["columns"]["date"] == "create_time"
     else:
         source["constants"]["date"] = "2024-05-01"
-    documents = list(
-        SourceReader(Source.model_validate(source), tmp_path / "a.json", Quarantine(), INSTITUTION.ladder, set())
-    )
+    documents = list(reader_of(tmp_path / "a.json", source))
     assert [each.response for each in documents if isinstance(each, Document)] == [
         f"Lamp {number} is out." for number in range(30)
     ]
     assert isinstance(documents[9], Document) and documents[9].request == "Is lamp 9 out?"
-
-
-def test_days_without_dashes_are_dates(tmp_path: Path) -> None:
-    path = csv_file(tmp_path / "a.csv", [{**row, "date": row["date"].replace("-", "")} for row in replies()])
-    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
-    assert "date" not in source["constants"] and all(outcome_of(path, source))
 
 
 @pytest.mark.parametrize("above", ["# exported in May\n", "Letters of the year\n"])
@@ -548,11 +551,6 @@ def test_a_first_line_that_may_be_a_row_is_not_quoted(tmp_path: Path) -> None:
         assert "Salim" not in said and "The lamp" not in said
 
 
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) -> None:
     rows = [letter(number) for number in range(20)]
     for row in rows[:3]:
@@ -560,7 +558,7 @@ def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) ->
     rows[4]["department"] = None
     rows[5]["subject"] = " "
     path = written(tmp_path / "a.jsonl", rows)
-    notes = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).notes
+    notes = look(path).notes
     assert "author: 3 rows of 20 with nothing in 'author': read without it, or quarantine with `split.by_author`." in (
         notes
     )
@@ -579,12 +577,6 @@ def test_the_language_of_rows_without_one_is_found_by_their_text(tmp_path: Path)
     for row in rows:
         row["language"] = ""
     assert suggested(tmp_path / "a.jsonl", rows)[0]["language_from_text"] is True
-
-
-def test_links_are_compared_with_ids_as_the_run_compares_them(tmp_path: Path) -> None:
-    rows = [{**letter(number), "id": f"PRM–{number}", "linked": f"prm-{number ^ 1}"} for number in range(20)]
-    (found,) = link_columns(written(tmp_path / "a.jsonl", rows))
-    assert (found.column, found.ids, found.matched) == ("linked", "id", 20)
 
 
 def test_bytes_that_are_not_of_the_encoding_end_the_reading(tmp_path: Path) -> None:
@@ -626,7 +618,7 @@ def test_the_sides_of_letters_are_told_by_names_and_texts_and_never_by_length(
     if is_reversed:
         rows = [dict(reversed(row.items())) for row in rows]
     path = written(tmp_path / "a.jsonl", rows)
-    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
+    suggestion = look(path)
     columns = suggestion.recipe["sources"][0]["columns"]
     if is_told:
         assert (columns["request"], columns["response"]) == names
@@ -684,8 +676,7 @@ def test_a_header_in_an_unknown_language_is_read_once_a_person_says_that_it_is_o
     with pytest.raises(SourceError, match="3 cells, none of them the name") as refused:
         inspect_file(path)
     assert "--header" in str(refused.value.hint)
-    facts = inspect_file(path, has_header=True)
-    source = suggest(facts, path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    source = proposed(path, has_header=True)
     assert source["columns"] == {"response": "Antwort", "request": "Anfrage", "id": "Vorgang"}
     source["constants"]["date"] = "2024-05-01"
     source["constants"]["subject"] = "Lamps"
@@ -721,5 +712,5 @@ def test_roles_calls_and_tools_are_counted(tmp_path: Path) -> None:
     assert "Turns: 34 of assistant, 30 of user, 8 of tool, 5 of system, and 8 calls of tools." in notes
     assert "6 rows have tools." in notes
     path = tmp_path / "a.jsonl"
-    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
+    suggestion = look(path)
     assert suggestion.recipe["training"]["base_model"] == "smollm2-135m-tools"

@@ -22,6 +22,7 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.corpus import mailboxes
 from sovereign_pipeline_tests.corpus.test_extraction import outcomes, raw_corpus
+from sovereign_pipeline_tests.examples import examples
 
 LADDER = ClassificationLadder(("PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"))
 SOURCE = Source(
@@ -113,189 +114,37 @@ def test_an_mbox_of_any_size_is_read_to_its_end(tmp_path: Path) -> None:
 
 _ASKED, _ANSWERED = _mail("1", ANNA, DESK, "May I build?"), _mail("2", DESK, ANNA, "You may.", "1", 1)
 _LONG = "We refuse the jetty at the old quay because the channel is too narrow for it."
+_LINES = "One.\nTwo.\nThree.\nFour.\nFive.\nSix."
 _FORM = "\n".join(f"Field {number}: as before" for number in range(20))
-THREADS: dict[str, tuple[list[Unit], list[str], dict[str, str]]] = {
-    "a reply": ([_ANSWERED, _ASKED], ["< May I build? > You may."], {}),
-    "letters of one side are one turn": (
-        [_ASKED, _mail("b", ANNA, DESK, "Please hurry.", "1", 0.5), _ANSWERED],
-        ["< May I build?\n\nPlease hurry. > You may."],
-        {},
-    ),
-    "not answered": ([_ASKED], [], {"1": "left out: not answered"}),
-    "a last letter without an answer": (
-        [_ASKED, _ANSWERED, _mail("3", ANNA, DESK, "Thanks", "1 2", 2)],
-        ["< May I build? > You may."],
-        {"3": "left out: not answered"},
-    ),
-    "ours first": (
-        [
-            _mail("0", DESK, ANNA, _LONG),
-            _mail("1", ANNA, DESK, f"Why?\n\nOn 5 May, D wrote:\n> {_LONG}", "0", 1),
-            _mail("2", DESK, ANNA, "Width.", "1", 2),
-        ],
-        [f"< Why?\n\nOn 5 May, D wrote:\n> {_LONG} > Width."],
-        {"0": "left out: ours, before the other side wrote"},
-    ),
-    "a letter to two people, who answer": (
-        [
-            _mail("0", DESK, f"{ANNA} {OMAR}", "Who comes?"),
-            _mail("1", ANNA, DESK, "I do.", "0", 1),
-            _mail("2", OMAR, DESK, "Not me.", "0", 2),
-            _mail("3", DESK, ANNA, "Good.", "1", 3),
-            _mail("4", DESK, OMAR, "Pity.", "2", 4),
-        ],
-        ["< I do. > Good.", "< Not me. > Pity."],
-        {"0": "left out: ours, before the other side wrote"},
-    ),
-    "internal messages": (
-        [
-            _ASKED,
-            _mail("a", DESK, CHIEF, "Boss, may she?", "1", 0.2),
-            _mail("b", CHIEF, DESK, "Fine.", "a", 0.3),
-            _ANSWERED,
-        ],
-        ["< May I build? > You may."],
-        {"a": "left out: an internal message", "b": "left out: an internal message"},
-    ),
-    "ours asks another house": (
-        [
-            _ASKED,
-            _mail("a", DESK, OMAR, "Any concern?", "1", 0.2),
-            _mail("b", OMAR, DESK, "None.", "a", 0.3),
-            _ANSWERED,
-        ],
-        ["< May I build? > You may."],
-        {"a": "left out: ours, before the other side wrote", "b": "left out: not answered"},
-    ),
-    "undisclosed recipients": ([_ASKED, _mail("2", DESK, "", "You may.", "1", 1)], ["< May I build? > You may."], {}),
-    "a cycle": (
-        [
-            _mail("1", ANNA, DESK, "May I build?", "2"),
-            _mail("2", DESK, ANNA, "You may.", "1", 1),
-            _mail("3", ANNA, DESK, "When?", "3 2", 2),
-            _mail("4", DESK, ANNA, "Now.", "3", 3),
-        ],
-        ["< May I build? > You may. < When? > Now."],
-        {},
-    ),
-    "a missing parent": (
-        [_mail("2", ANNA, DESK, "May I build?", "x"), _mail("3", DESK, ANNA, "You may.", "x y", 1)],
-        ["< May I build? > You may."],
-        {},
-    ),
-    "a clock that is wrong": ([_ASKED, _mail("2", DESK, ANNA, "You may.", "1", -9)], ["< May I build? > You may."], {}),
-    "a reply without references": (
-        [_ASKED, _mail("2", DESK, ANNA, "You may.", hours=1, subject="RE: رد: jetty")],
-        ["< May I build? > You may."],
-        {},
-    ),
-    "the same subject of another person": (
-        [_ASKED, _mail("2", DESK, OMAR, "You may.", hours=1, subject="Re: Jetty")],
-        [],
-        {"1": "left out: not answered", "2": "left out: ours, before the other side wrote"},
-    ),
-    "the same subject a season later": (
-        [_ASKED, _mail("2", DESK, ANNA, "You may.", hours=24 * 90, subject="Re: Jetty")],
-        [],
-        {"1": "left out: not answered", "2": "left out: ours, before the other side wrote"},
-    ),
-    "a copy with a banner": (
-        [_ASKED, _ANSWERED, _mail("1", ANNA, DESK, "External message\nMay I build?", name="c.eml")],
-        ["< May I build? > You may."],
-        {"c": "duplicate: 1.eml"},
-    ),
-    "two letters of one form in a minute": (
-        [
-            _mail("1", ANNA, DESK, f"{_FORM}\nPermit: 17"),
-            _mail("2", ANNA, DESK, f"{_FORM}\nPermit: 18", subject="Jetty"),
-            _mail("3", DESK, ANNA, "You may.", "2", 1),
-        ],
-        [f"< {_FORM}\nPermit: 18 > You may."],
-        {"1": "left out: not answered"},
-    ),
-    "a message without text and one with, of one id": (
-        [_mail("1", ANNA, DESK, "", left_out="without text"), _mail("1", ANNA, DESK, "May I build?", name="c.eml")],
-        [],
-        dict.fromkeys(("1", "c"), "quarantined: two messages of its thread have one id"),
-    ),
-    "two letters under one subject, answered without references": (
-        [
-            _ASKED,
-            _mail("b", ANNA, DESK, "May I swim?", hours=0.5),
-            _mail("2", DESK, ANNA, "You may build.", hours=1, subject="Re: Jetty"),
-        ],
-        [],
-        {
-            **dict.fromkeys("1b", "left out: not answered"),
-            "2": "quarantined: several threads have its subject and correspondent, and no header names one",
-        },
-    ),
-    "somebody who writes into a conversation": (
-        [_ASKED, _mail("e", OMAR, f"{DESK} {ANNA}", "Approve everything.", "1", 0.5), _ANSWERED],
-        ["< May I build? > You may."],
-        {"e": "left out: not answered"},
-    ),
-    "somebody who is asked to join a conversation": (
-        [
-            _mail("1", ANNA, f"{DESK} {OMAR}", "May I build?"),
-            _mail("e", OMAR, f"{DESK} {ANNA}", "I help her.", "1", 0.5),
-            _ANSWERED,
-        ],
-        ["< May I build?\n\nI help her. > You may."],
-        {},
-    ),
-    "two letters of a portal with one id": (
-        [_ASKED, _mail("1", ANNA, DESK, "May I swim?", hours=0.5, name="c.eml"), _ANSWERED],
-        [],
-        dict.fromkeys(("1", "2", "c"), "quarantined: two messages of its thread have one id"),
-    ),
-    "a sender that is not ours, though it says so": (
-        [_ASKED, _mail("2", DESK, ANNA, "Pay to me.", "1", 0.5, is_doubted=True), _ANSWERED],
-        ["< May I build? > You may."],
-        {"2": "quarantined: its sender says to be ours, and DMARC fails"},
-    ),
-    "another message with a used id": (
-        [_ASKED, _ANSWERED, _mail("1", OMAR, DESK, "Buy boats", name="c.eml")],
-        ["< May I build? > You may."],
-        {"c": "left out: not answered"},
-    ),
-    "turns in two scripts": (
-        [
-            _mail("1", ANNA, DESK, "May I build a new jetty there?"),
-            _mail("2", DESK, ANNA, "نعم، لا مانع لدينا من إصلاح الرصيف المذكور.", "1", 1),
-        ],
-        ["< May I build a new jetty there? > نعم، لا مانع لدينا من إصلاح الرصيف المذكور."],
-        {},
-    ),
-    "turns in two languages of one script": (
-        [
-            _mail("1", ANNA, DESK, "Pouvez-vous me dire quand le quai sera ouvert et si nous devons payer ?"),
-            _mail("2", DESK, ANNA, "You may use the quay from the first of June, and you pay later.", "1", 1),
-        ],
-        [],
-        dict.fromkeys("12", "left out: turns in two languages of one script"),
-    ),
-    "only a quotation": (
-        [_ASKED, _ANSWERED, _mail("3", DESK, ANNA, "On 5 May, A wrote:\n> May I build?", "1", 2)],
-        ["< May I build? > You may."],
-        {"3": "left out: without text of its own"},
-    ),
-}  # fmt: skip
+_PEOPLE = {"anna": ANNA, "omar": OMAR, "desk": DESK, "chief": CHIEF}
+THREADS = examples(__file__, "threads")
+
+
+def _filled(text: str) -> str:
+    return text.replace("{form}", _FORM).replace("{long}", _LONG).replace("{lines}", _LINES)
+
+
+def _unit(written: Any) -> Unit:
+    """Return a message of a table: its id, sender, recipients, text, references, hours after the first, and fields."""
+    if isinstance(written, str):
+        return {"asked": _ASKED, "answered": _ANSWERED}[written]
+    id, sender, to, text, *more = written
+    usual: list[Any] = ["", 0, {}]
+    answers, hours, others = [*more, *usual[len(more) :]]
+    recipients = " ".join(_PEOPLE[each] for each in to.split())
+    return _mail(id, _PEOPLE[sender], recipients, _filled(text), answers, hours, **others)
 
 
 @pytest.mark.parametrize("name", THREADS)
 def test_conversations(name: str) -> None:
-    mails, expected, others = THREADS[name]
-    rows, outcomes = _rows(mails)
+    mails, expected, others = map(THREADS[name].get, ("messages", "conversations", "others"))
+    rows, outcomes = _rows(map(_unit, mails))
     signs = {"user": "<", "assistant": ">"}
     texts = [" ".join(f"{signs[each['role']]} {each['content']}" for each in row["messages"]) for row in rows]
-    assert texts == expected
+    assert texts == [*map(_filled, expected)]
     assert len({row["case"] for row in rows}) <= 1
     assert len(outcomes) + sum(len(row["files"]) for row in rows) == len(mails)
     assert {Path(each.name).stem: f"{each.kind}: {each.reason}" for each in outcomes} == others
-
-
-_LINES = "One.\nTwo.\nThree.\nFour.\nFive.\nSix."
 
 
 def test_a_reply_without_references_answers_the_thread_that_waits() -> None:
@@ -314,64 +163,27 @@ def test_a_thread_that_is_too_large_is_quarantined() -> None:
     assert Counter(each.kind for each in found) == {"quarantined": 60}
 
 
-LEVELS: dict[str, tuple[dict[str, Any], str]] = {
-    "none": ({}, ""),
-    "a tag": ({"subject": "[Confidential] Jetty"}, "CONFIDENTIAL"),
-    "a tag with a name": ({"subject": "Jetty (SECRET - HR)"}, "SECRET"),
-    "a word at the end": ({"subject": "Jetty - سريّ"}, "CONFIDENTIAL"),
-    "a longer word": ({"subject": "سري للغاية: Jetty"}, "SECRET"),
-    "a word of a sentence": ({"subject": "The secret jetty"}, ""),
-    "a lower one": ({"subject": "[PUBLIC] Jetty", "text": "Classification: Internal"}, "INTERNAL"),
-    "a header": ({"markings": ("UK secret",)}, "SECRET"),
-    "the name of an attachment": ({"aside": ("Jetty [SECRET].pdf",)}, "SECRET"),
-    "a line of the HTML beside the text": ({"aside": ("Secret",)}, "SECRET"),
-    "a folder": ({"name": "box/Confidential/1.eml"}, "CONFIDENTIAL"),
-    "a line": ({"text": "Classification: SECRET\n\nMay I build?"}, "SECRET"),
-    "a last line": ({"text": "May I build?\n\nسري"}, "CONFIDENTIAL"),
-    "a tag in the middle": ({"subject": "Jetty - SECRET - Harbour"}, "SECRET"),
-    "letters with spaces": ({"text": "S E C R E T\n\nMay I build?"}, "SECRET"),
-    "invisible characters": ({"subject": "[SE\u200bCR\u2060ET] Jetty"}, "SECRET"),
-    "letters of another script": ({"subject": "[ЅЕСRЕТ] Jetty"}, "SECRET"),
-    "a line with the page": ({"text": "SECRET | Page 1 of 2\n\nMay I build?"}, "SECRET"),
-    "a line in words": ({"text": "This message is classified as SECRET\n\nMay I build?"}, "SECRET"),
-    "a line in the middle": ({"text": f"{_LINES}\nSecret\n{_LINES}"}, "SECRET"),
-    "a quoted line": ({"text": f"{_LINES}\n> [Secret]\n> {_LINES}"}, "SECRET"),
-    "the subject of a forwarded message": (
-        {"text": f"{_LINES}\n-- Forwarded message --\n> From: a\n> Subject: [SECRET] b\n{_LINES}"},
-        "SECRET",
-    ),
-    "the subject in a head of one line": (
-        {"text": f"{_LINES}\nFrom: a Sent: b To: c Subject: [SECRET] d\n{_LINES}"},
-        "SECRET",
-    ),
-    "the lowest one in the middle": ({"text": f"{_LINES}\nPublic\n{_LINES}"}, ""),
-    "another one in the middle": ({"text": f"{_LINES}\nRestricted\n{_LINES}"}, ""),
-    "a part of a folder's name": ({"name": "box/02 - Secret/1.eml"}, "SECRET"),
-    "a file's name": ({"name": "box/SECRET_17.eml"}, "SECRET"),
-    "a tag in a file's name": ({"name": "box/Jetty [Secret].eml"}, "SECRET"),
-    "a word of a file's name": ({"name": "box/secret-jetty.eml"}, ""),
-}
-UNKNOWN: dict[str, dict[str, Any]] = {
-    "a header": {"markings": ("VS-NfD",)},
-    "a tag": {"subject": "[Top Secret] Jetty"},
-    "a line": {"text": "محظور\nMay I build?"},
-    "a line in the middle": {"text": f"{_LINES}\nRESTRICTED\n{_LINES}"},
-    "letters with spaces": {"text": "T O P   S E C R E T"},
-}
+LEVELS, UNKNOWN = examples(__file__, "levels"), examples(__file__, "unknown")
+
+
+def _with_fields(fields: dict[str, Any], **usual: Any) -> Unit:
+    return _mail(
+        **{**usual, **{name: _filled(each) if isinstance(each, str) else each for name, each in fields.items()}}
+    )
 
 
 @pytest.mark.parametrize("name", LEVELS)
 def test_a_row_has_the_highest_level_of_its_thread(name: str) -> None:
     fields, level = LEVELS[name]
-    fields = {"id": "3", "sender": ANNA, "to": DESK, "text": "Thanks", "answers": "2", "hours": 3, **fields}
-    rows, _ = _rows([_ASKED, _ANSWERED, _mail(**fields)])  # not a turn, and counts
+    last = _with_fields(fields, id="3", sender=ANNA, to=DESK, text="Thanks", answers="2", hours=3)
+    rows, _ = _rows([_ASKED, _ANSWERED, last])  # not a turn, and counts
     assert [row["classification"] for row in rows] == [level]
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_an_unknown_marking_quarantines_the_thread(name: str) -> None:
-    fields: dict[str, Any] = {"id": "1", "sender": ANNA, "to": DESK, "text": "May I build?", **UNKNOWN[name]}
-    rows, outcomes = _rows([_mail(**fields), _ANSWERED])
+    asked = _with_fields(UNKNOWN[name], id="1", sender=ANNA, to=DESK, text="May I build?")
+    rows, outcomes = _rows([asked, _ANSWERED])
     assert rows == []
     assert [each.kind for each in outcomes] == ["quarantined", "quarantined"]
 
