@@ -230,7 +230,6 @@ class ColumnScreen:
     treatment: ColumnTreatment
     kinds_in: KindsIn
     stops: Collection[Kind]
-    """Kinds of personal data with the treatment `stop`."""
     secret: Callable[[], bytes]
     """Returns this installation's secret for pseudonyms. Without a secret, an attacker could reverse a pseudonym by
     trying every number."""

@@ -146,7 +146,6 @@ def _is_read_twice(value: str, formats: Sequence[tuple[str, ...]]) -> bool:
 LEAST_DATED = 0.9
 """Minimum share of a column's values in its formats."""
 MOST_FORMATS = 2
-"""Maximum number of formats of one column."""
 _SAMPLE = 1_000
 """Number of values after which most columns without dates are recognised as such."""
 _FULL_YEAR = re.compile(f"yyyy|{UNIX}")

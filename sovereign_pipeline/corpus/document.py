@@ -36,7 +36,6 @@ class Message(Frozen):
     """Text of the turn; in a tool's turn, the tool's result, often JSON. Reasoning comes first, between <think> and
     </think>."""
     tool_calls: tuple[ToolCall, ...] = ()
-    """Tool calls that the assistant asks for."""
     tool_call_id: str | None = None
     """Id of the call that a tool's message answers."""
     name: str | None = None
@@ -72,7 +71,6 @@ class Document(Frozen):
 
     id: str
     source: str
-    """Name of the source in the recipe."""
     case: str
     department: str
     author: str

@@ -78,7 +78,6 @@ class Excluded:
     """Id of the excluded row, in normalised spelling."""
     reason: str
     rows: int = 0
-    """Number of rows with this id."""
 
 
 class Exclusions:
@@ -148,7 +147,6 @@ class SourceCount:
     not_selected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     links: int = 0
-    """Number of links in the source's documents."""
     links_without_row: int = 0
     """Number of links to ids that no row of any source has."""
     links_to_itself: int = 0
@@ -552,7 +550,6 @@ class Sample:
     documents: int = 0
     quarantined: int = 0
     not_selected: int = 0
-    """Number of rows that `where` does not select."""
     excluded: int = 0
     reasons: dict[str, list[int | str]] = field(default_factory=dict)
     """Reason of quarantine -> its rows: their numbers, or for mail and documents their ids."""
@@ -569,7 +566,6 @@ class Sample:
     other_languages: dict[str, list[int | str]] = field(default_factory=dict)
     """Language without name detection -> its rows."""
     not_read: list[str] = field(default_factory=list)
-    """Columns that the recipe does not read."""
     share: float = 0.0
     """Share of the selected rows that would be quarantined."""
 
@@ -680,7 +676,6 @@ TAKEN = "rated answers taken in"
 RATED = Path("sources") / "rated"
 """Directory of imported rated answers, below the data root."""
 _RATED_LAYOUTS = ("columns", "sharegpt")
-"""Layouts of rated answers: of questions, and of conversations."""
 _RATED_ID = re.compile("rated-[0-9a-f]{16}")
 
 

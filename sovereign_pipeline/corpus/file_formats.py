@@ -504,7 +504,6 @@ class _Column:
     """Learnt properties of the cells in one column."""
 
     values: set[str] = field(default_factory=set)
-    """Short values of the column."""
     filled: int = 0
     long: int = 0
     without_digit: int = 0
@@ -512,7 +511,6 @@ class _Column:
     lengths: set[int] = field(default_factory=set)
     lowest: int | None = None
     highest: int | None = None
-    """Highest of the plain numbers in the column."""
 
     def add(self, cell: str) -> None:
         text = cell.strip()

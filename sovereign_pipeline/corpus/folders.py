@@ -44,7 +44,6 @@ SIDES = (
 )
 """Words by which the paths of letters and replies usually differ, in lower case."""
 MAIL = (".eml", ".msg", ".mbox")
-"""Suffixes of files of mail."""
 _MAILDIR, _OF_MAILDIR = ("cur", "new"), "of Maildir"
 
 
@@ -56,7 +55,6 @@ class FolderFacts:
     suffixes: dict[str, int]
     """Suffix, or `of Maildir` -> number of files."""
     source: dict[str, Any]
-    """The proposed source."""
     more: dict[str, Any]
     """Further keys of the proposed recipe."""
     notes: list[str]

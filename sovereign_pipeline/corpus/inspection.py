@@ -169,7 +169,6 @@ class ColumnFacts:
 
     name: str
     rows: int = 0
-    """Number of rows with the column."""
     empty: int = 0
     types: Counter[str] = field(default_factory=Counter)
     """Type -> number of non-empty values: text, number, truth value, date, list, object."""
@@ -178,7 +177,6 @@ class ColumnFacts:
     longest: int = 0
     """Length of the longest value in characters."""
     characters: int = 0
-    """Total characters of all values."""
     arabic: int = 0
     """Number of values with more Arabic than Latin letters."""
     markup: int = 0
@@ -188,7 +186,6 @@ class ColumnFacts:
     values: Counter[str] = field(default_factory=Counter)
     """Short value -> number of occurrences; empty if many values are long."""
     salutations: int = 0
-    """Number of texts that begin with a salutation."""
     phrases_of_replies: int = 0
     """Number of texts that begin with a phrase of replies, such as "your letter"."""
     endings: Counter[str] = field(default_factory=Counter)
@@ -328,9 +325,7 @@ class FileFacts:
     roles: Counter[str] = field(default_factory=Counter)
     """Role of the speaker -> number of turns."""
     calls: int = 0
-    """Number of calls of tools."""
     with_tools: int = 0
-    """Number of rows in a layout with tools."""
     unfit: Counter[str] = field(default_factory=Counter)
     """Reason -> number of rows in a layout that cannot become a document."""
 

@@ -24,7 +24,6 @@ LEAST_SHARE = 0.5
 GOOD_CONFIDENCE = 90.0
 """Mean confidence, times the share of strokes, at which a page is not read again in another way."""
 MOST_PAGES = 100
-"""Maximum number of scanned pages of a document."""
 SECONDS = 30
 """Maximum processor time of one run of tesseract. A page takes one to four runs."""
 LARGEST_SIDE = 14_400

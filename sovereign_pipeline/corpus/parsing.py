@@ -104,7 +104,6 @@ class SourceFile:
     sha256: str
     """SHA-256, or "" if the file cannot be read."""
     problem: str = ""
-    """Reason why the file cannot be read."""
 
     @property
     def path(self) -> Path:
@@ -135,7 +134,6 @@ class Program:
     mounted: Mapping[str, Path]
     """Path in the sandbox -> file of this machine."""
     libraries: tuple[str, ...]
-    """Paths of its shared libraries."""
 
 
 @dataclass(frozen=True)
@@ -354,7 +352,6 @@ class Units:
         """Name of each unit that was yielded -> SHA-256 of its file."""
         self._places = self.notes("places")
         self.attachments = 0
-        """Number of attachments that were yielded."""
 
     def __enter__(self) -> "Units":
         return self

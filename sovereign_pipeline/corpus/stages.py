@@ -491,22 +491,16 @@ def _digest(document: Document) -> bytes:
 @dataclass
 class Comparison:
     rows: int = 0
-    """Number of rows in the sources."""
     documents: int = 0
-    """Number of documents in the corpus."""
     quarantined: int = 0
-    """Number of quarantined rows in the corpus."""
     excluded: int = 0
-    """Number of rows of the sources that the recipe excludes."""
     not_selected: int = 0
-    """Number of rows of the sources that `where` excludes."""
     different: list[str] = field(default_factory=list)
     """Ids of documents that differ from their row, have no row, or are missing."""
     lowered: list[str] = field(default_factory=list)
     """Ids of documents below the classification level of their row or source."""
     quarantine_differs: bool = False
     levels: set[str] = field(default_factory=set)
-    """Classification levels of the sources' documents."""
 
 
 def compare_with_sources(

@@ -48,7 +48,6 @@ class DataFile(Frozen):
     path: str
     sha256: str
     size: int
-    """Size in bytes."""
     rows: int
     columns: tuple[str, ...]
     """Keys of every row, in order."""
@@ -86,9 +85,7 @@ class CardSource(Frozen):
     name: str
     role: Role
     rows: int
-    """Number of rows that the dataset has from this source."""
     sha256: str
-    """SHA-256 of the source file."""
     licence: str
     retention: str
     excluded: tuple[CardExclusion, ...] = ()
@@ -101,7 +98,6 @@ class PlantedCanaries(Frozen):
     count: int
     repeats: int
     rows: int
-    """Number of canary rows, count times repeats."""
 
     @classmethod
     def of(cls, recipe: Canaries) -> "PlantedCanaries":
@@ -174,7 +170,6 @@ class DatasetCard(Frozen):
     by_language: dict[str, int]
     by_year: dict[str, int]
     by_classification: dict[str, int]
-    """Classification level -> number of rows."""
     labels: dict[str, int]
     """Number of replies labelled "good" and "bad"; empty without binary feedback."""
     characters: dict[str, Characters]
@@ -188,7 +183,6 @@ class DatasetCard(Frozen):
     inputs: dict[str, str]
     """Kind -> digest of each ancestor artifact."""
     canaries: PlantedCanaries | None = None
-    """Rows of the file that are not documents."""
     judged: JudgedSample | None = None
     """Judged sample of the scrubbed corpus, from both sides of the split; None if nobody judged rows."""
 

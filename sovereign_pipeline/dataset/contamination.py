@@ -80,7 +80,6 @@ class HeldOutInRows:
     """The texts that rows share with held-out documents."""
 
     documents: int
-    """Number of held-out documents compared."""
     found: tuple[tuple[str, str], ...]
     """Pairs (held-out document id, row id), each once."""
     in_pieces: tuple[tuple[str, str], ...]

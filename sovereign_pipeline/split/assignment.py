@@ -61,14 +61,12 @@ class Assignment:
     is_held_out: NDArray[np.bool_]
     """By document number: True if held out."""
     component_of: NDArray[np.int64]
-    """By document number: component of the document."""
     similar: NearDuplicates
     contained: int
     """Number of document pairs in which one contains a text of the other. Equal texts count as one."""
     is_boilerplate: NDArray[np.bool_]
     """By document number: True if a long text of the document is boilerplate. Such documents are held out last."""
     paraphrases: int
-    """Number of paraphrase pairs that were tied."""
     late_pairs: int
     """Number of near-duplicates or contained texts that only the exhaustive check found."""
     in_pieces: int

@@ -45,7 +45,6 @@ class Pieces:
     """Held-out texts of which the other side contains at least SHARE, in pieces."""
 
     texts: int
-    """Number of compared held-out texts."""
     documents: NDArray[np.int64]
     """(n, 2) numbers of a held-out document and of a document with a piece of it; each pair once, sorted."""
     largest_share: float

@@ -365,7 +365,6 @@ class Overlap:
     """Everything that the two sides share."""
 
     near_duplicates: int
-    """Number of near-duplicate pairs."""
     contained_texts: dict[str, int]
     """Fields of the two documents -> number of pairs in which one text contains the other."""
     pieces: Pieces
