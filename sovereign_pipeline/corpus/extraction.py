@@ -71,8 +71,8 @@ class Extraction:
         return read_jsonl(self.outcomes)
 
 
-_OF_ASSEMBLERS = ("letters", "markings", "quotes", "threads")
-"""Modules of this package that decide which rows are made from parsed files, and their levels."""
+_OF_ASSEMBLERS = ("letters.py", "markings.py", "quotes.py", "reference_words.txt", "threads.py")
+"""Files of this package that decide which rows are made from parsed files, and their levels."""
 
 
 def extractor_of(source: Source) -> str | None:
@@ -82,7 +82,7 @@ def extractor_of(source: Source) -> str | None:
     """
     if source.kind not in KINDS:
         return None
-    code = [file_sha256(Path(__file__).with_name(f"{name}.py")) for name in _OF_ASSEMBLERS]
+    code = [file_sha256(Path(__file__).with_name(name)) for name in _OF_ASSEMBLERS]
     return digest_of([parser_version(KINDS[source.kind][0]), code])
 
 

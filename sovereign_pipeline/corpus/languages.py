@@ -25,36 +25,30 @@ _MOSTLY_BESIDE_NOUNS = 0.25
 _NOUNS_IN_CAPITALS = ("de",)
 _MOST_CHARACTERS, _MOST_WORDS = 4_000, 400
 
-_SCRIPTS = {
-    "latin": re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+"),
-    "arabic": re.compile(r"[\u0620-\u064a\u066e-\u06d3\u06d5\u0750-\u077f\u08a0-\u08c7\ufb50-\ufdff\ufe70-\ufefc]+"),
-    "cyrillic": re.compile(r"[\u0400-\u052f]+"),
-    "greek": re.compile(r"[\u0370-\u03ff]+"),
-    "hebrew": re.compile(r"[\u05d0-\u05ea]+"),
-    "devanagari": re.compile(r"[\u0900-\u097f]+"),
-    "han": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+"),
-    "hangul": re.compile(r"[\uac00-\ud7af]+"),
-    "bengali": re.compile(r"[\u0980-\u09ff]+"),
-    "tamil": re.compile(r"[\u0b80-\u0bff]+"),
-    "malayalam": re.compile(r"[\u0d00-\u0d7f]+"),
-    "thai": re.compile(r"[\u0e00-\u0e7f]+"),
+_OF_SCRIPTS = {
+    "latin": (
+        r"A-Za-z\u00c0-\u024f\u1e00-\u1eff",
+        "en fr de es it pt nl tr id sw tl pl sv da fi cs ro hu sq so vi ms nb no nn hr et lv lt sk sl ca eu gl ga",
+    ),
+    "arabic": (
+        r"\u0620-\u064a\u066e-\u06d3\u06d5\u0750-\u077f\u08a0-\u08c7\ufb50-\ufdff\ufe70-\ufefc",
+        "ar fa ur ps ku sd ckb",
+    ),
+    "cyrillic": (r"\u0400-\u052f", "ru uk bg sr mk kk"),
+    "greek": (r"\u0370-\u03ff", "el"),
+    "hebrew": (r"\u05d0-\u05ea", "he yi"),
+    "devanagari": (r"\u0900-\u097f", "hi ne mr"),
+    "han": (r"\u3040-\u30ff\u3400-\u9fff", "zh ja"),
+    "hangul": (r"\uac00-\ud7af", "ko"),
+    "bengali": (r"\u0980-\u09ff", "bn"),
+    "tamil": (r"\u0b80-\u0bff", "ta"),
+    "malayalam": (r"\u0d00-\u0d7f", "ml"),
+    "thai": (r"\u0e00-\u0e7f", "th"),
 }
-_LANGUAGES_OF = {
-    "latin": "en fr de es it pt nl tr id sw tl pl sv da fi cs ro hu sq so vi ms nb no nn hr et lv lt sk sl ca eu gl ga",
-    "arabic": "ar fa ur ps ku sd ckb",
-    "cyrillic": "ru uk bg sr mk kk",
-    "greek": "el",
-    "hebrew": "he yi",
-    "devanagari": "hi ne mr",
-    "han": "zh ja",
-    "hangul": "ko",
-    "bengali": "bn",
-    "tamil": "ta",
-    "malayalam": "ml",
-    "thai": "th",
-}
-"""Script -> its languages, the most likely one first."""
-_SCRIPT_OF = {language: script for script, languages in _LANGUAGES_OF.items() for language in languages.split()}
+"""Script -> its letters, and its languages, the most likely one first."""
+_SCRIPTS = {script: re.compile(f"[{letters}]+") for script, (letters, _) in _OF_SCRIPTS.items()}
+_LANGUAGES_OF = {script: languages.split() for script, (_, languages) in _OF_SCRIPTS.items()}
+_SCRIPT_OF = {language: script for script, languages in _LANGUAGES_OF.items() for language in languages}
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _END_OF_SENTENCE = re.compile(r"[.!?:\n]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
@@ -136,7 +130,7 @@ def _script_of(text: str, least: int) -> str | None:
 
 
 def _of_script(text: str, script: str) -> str:
-    likely = _LANGUAGES_OF[script].split()[0]
+    likely = _LANGUAGES_OF[script][0]
     if script == "han" and _KANA.search(text):
         return "ja"
     return _surely_other(text, script, likely) or likely

@@ -464,33 +464,15 @@ def _connected(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[st
 # --- reference numbers ------------------------------------------------------------------------------------------------
 
 
-def _words(text: str) -> str:
-    """Return an alternation of words, given in their comparison form."""
-    return "|".join(sorted(map(re.escape, text.split()), key=len, reverse=True))
-
-
-_OF_NUMBERS = _words(
-    "ref reference no nr number numbered nos refs رقم الرقم ارقام المرجع مرجع المرجعي الاشاره قيد القيد"
+_WORDS = dict(
+    line.split(": ", 1)
+    for line in Path(__file__).with_name("reference_words.txt").read_text(encoding="utf-8").splitlines()[1:]
 )
-_OF_OWN = _words(
-    "our o in reply please quote letter file document reg registration registry serial outgoing incoming n "
-    "الصادر الوارد صادر وارد الكتاب الخطاب كتاب خطاب الرساله مرجعنا اشارتنا رقمنا التسجيل المعامله"
+_OF_NUMBERS, _OF_OWN, _ONLY_OWN, _LETTERS, _ARABIC_LETTERS, _CONNECTING, _EARLIER = (
+    "|".join(sorted(map(re.escape, _WORDS[name].split()), key=len, reverse=True))
+    for name in ("numbers", "own", "own alone", "letters", "Arabic letters", "connecting", "earlier")
 )
-_ONLY_OWN = _words("مرجعنا اشارتنا رقمنا")
-_LETTERS = _words(
-    "letter letters correspondence communication request application enquiry inquiry query email e-mail "
-    "mail message fax memo memorandum note petition complaint submission"
-)
-_ARABIC_LETTERS = _words(
-    "كتاب خطاب رساله رسائل رسالت كتب خطابات طلب مرجع اشارت اشاره رقم مراسله مراسلت معامله معاملت برقيه برقيت "
-    "فاكس مذكره مذكرت استفسار شكوي شكوا التماس افادت افاده"
-)
-_CONNECTING = _words(
-    "of dated date on from with the under as bearing and ref reference no nos nr number numbered registered above "
-    "رقم الرقم المرقم المرقمه ذي ذو ذات ب بتاريخ وتاريخ تاريخ المورخ المورخه مورخ في من المرجع مرجع المشار اليه اعلاه "
-    "الموقر الموقره الكريم الكريمه المسجل المسجله برقم تحت"
-)
-_EARLIER = _words("earlier previous prior former first another other")
+"""Alternations of words, in their comparison form."""
 _SEPARATORS = r"[/\\._()-]"
 _NUMBER = rf"(?=(?:[^\W_]|{_SEPARATORS})*?\d)[^\W_]+(?:{_SEPARATORS}+[^\W_]+)*"
 _GAP = r"[\s.:,;/#()\[\]\"'*|-]*"
