@@ -16,8 +16,7 @@ import yaml
 
 from sovereign_pipeline.evaluation.capability import FLEXIBLE_NUMBER, IGNORED_IN_NUMBERS, STRICT_NUMBER
 from sovereign_pipeline.suites.cards import ChoiceTask, NumberTask
-from sovereign_pipeline.suites.rows import AnyRow, Problem, Question
-from sovereign_pipeline.suites.suites import Suite, continuations_of, user_turn
+from sovereign_pipeline.suites.rows import AnyRow, Problem, Question, Suite, continuations_of, user_turn
 
 
 def write_lm_eval_task(suite: Suite, directory: Path) -> str:

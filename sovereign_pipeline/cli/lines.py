@@ -57,8 +57,7 @@ from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.staleness import explain
-from sovereign_pipeline.suites.rows import prompt_files, read_prompts
-from sovereign_pipeline.suites.suites import open_suite
+from sovereign_pipeline.suites.rows import open_suite, prompt_files, read_prompts
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from sovereign_pipeline.policy.institution import Kubernetes, Slurm, load_instit
 from sovereign_pipeline.policy.line import load_lines
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.suites.cards import load_suite_card, suite_names
-from sovereign_pipeline.suites.suites import examine_suites
+from sovereign_pipeline.suites.rows import examine_suites
 from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, flops_of_work, recommend, tiers
 
 models = Group(no_args_is_help=True, help="Fetch and verify base models.")

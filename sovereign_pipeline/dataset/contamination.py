@@ -32,12 +32,14 @@ from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.rows import (
     digest_of_items,
+    identity_of_suite,
     level_of_red_team,
     level_of_suites,
     prompt_files,
     read_prompts,
+    rows_of_suite,
+    text_of,
 )
-from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite, text_of
 
 NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"

@@ -23,8 +23,18 @@ from sovereign_pipeline.evaluation.statistics import ShareDifference, grouped, s
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
-from sovereign_pipeline.suites.rows import AnyRow, Function, Passage, Problem, Question
-from sovereign_pipeline.suites.suites import Suite, continuations_of, open_suite, prefix_of, user_turn
+from sovereign_pipeline.suites.rows import (
+    AnyRow,
+    Function,
+    Passage,
+    Problem,
+    Question,
+    Suite,
+    continuations_of,
+    open_suite,
+    prefix_of,
+    user_turn,
+)
 
 MEASURE_DIGITS = 6
 CORRECT = "correct"

@@ -9,8 +9,7 @@ from sovereign_pipeline.base.intervals import confidence
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.evaluation.statistics import POWER, normal_quantile, score_interval
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.suites.rows import EXPECTED, prompt_files, read_prompts
-from sovereign_pipeline.suites.suites import open_suite
+from sovereign_pipeline.suites.rows import EXPECTED, open_suite, prompt_files, read_prompts
 
 CHANGED_ANSWERS = 0.10
 """Assumed share of prompts on which a judge's verdicts differ between two equally good arms. A higher share needs

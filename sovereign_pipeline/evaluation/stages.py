@@ -71,12 +71,13 @@ from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.rows import (
     digest_of_items,
+    identity_of_suite,
     level_of_red_team,
     level_of_suites,
+    open_suite,
     prompt_files,
     read_prompts,
 )
-from sovereign_pipeline.suites.suites import identity_of_suite, open_suite
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 
 MODEL_LIBRARIES = ("lm-eval", "numpy", "peft", "scipy", "torch", "transformers")

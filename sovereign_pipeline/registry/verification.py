@@ -31,8 +31,7 @@ from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
 from sovereign_pipeline.registry.registration import assert_parent_is_registered, dataset_facts
 from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
-from sovereign_pipeline.suites.rows import digest_of_items, prompt_files
-from sovereign_pipeline.suites.suites import identity_of_suite
+from sovereign_pipeline.suites.rows import digest_of_items, identity_of_suite, prompt_files
 from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
 
 

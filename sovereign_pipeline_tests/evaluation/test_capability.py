@@ -27,8 +27,7 @@ from sovereign_pipeline.evaluation.capability import (
 )
 from sovereign_pipeline.evaluation.records import CapabilitySample
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask, NumberTask, SpanTask
-from sovereign_pipeline.suites.rows import Function, Passage, Problem, Question, read_items
-from sovereign_pipeline.suites.suites import OWN_TASK, Suite
+from sovereign_pipeline.suites.rows import OWN_TASK, Function, Passage, Problem, Question, Suite, read_items
 from sovereign_pipeline_tests.evaluation.conftest import MAX_LENGTH
 from sovereign_pipeline_tests.evaluation.published import FUNCTION
 

@@ -16,14 +16,19 @@ from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.evaluation.capability import check_suite
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names
-from sovereign_pipeline.suites.rows import Passage, Problem, Question, read_asked, read_examples, read_items
-from sovereign_pipeline.suites.suites import (
+from sovereign_pipeline.suites.rows import (
+    Passage,
+    Problem,
+    Question,
     chosen_rows,
     continuations_of,
     examine_suites,
     identity_of_suite,
     open_suite,
     question_of,
+    read_asked,
+    read_examples,
+    read_items,
     rows_of_suite,
 )
 from sovereign_pipeline_tests.conftest import A_LABEL, QUESTIONS, DemoInstitution

@@ -7,12 +7,17 @@ import pytest
 
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.suites.cards import SuiteCard, load_suite_card
-from sovereign_pipeline.suites.rows import AnyRow, Function, Problem, Question, read_asked, read_examples
-from sovereign_pipeline.suites.suites import (
+from sovereign_pipeline.suites.rows import (
+    AnyRow,
+    Function,
+    Problem,
+    Question,
     continuations_of,
     expected_answer,
     prefix_of,
     question_of,
+    read_asked,
+    read_examples,
     text_of,
     user_turn,
 )
