@@ -193,22 +193,11 @@ def assert_nothing_is_lost(case: Case) -> None:
             assert MARKER not in said.read_text()
 
 
+@pytest.mark.parametrize("files", [jsonl_files(), csv_files(), parquet_files()], ids=["JSONL", "CSV", "Parquet"])
 @settings(max_examples=30, deadline=None)
-@given(jsonl_files())
-def test_nothing_of_a_jsonl_file_is_lost(case: Case) -> None:
-    assert_nothing_is_lost(case)
-
-
-@settings(max_examples=30, deadline=None)
-@given(csv_files())
-def test_nothing_of_a_csv_file_is_lost(case: Case) -> None:
-    assert_nothing_is_lost(case)
-
-
-@settings(max_examples=30, deadline=None)
-@given(parquet_files())
-def test_nothing_of_a_parquet_file_is_lost(case: Case) -> None:
-    assert_nothing_is_lost(case)
+@given(st.data())
+def test_nothing_of_a_file_is_lost(files: st.SearchStrategy[Case], data: st.DataObject) -> None:
+    assert_nothing_is_lost(data.draw(files))
 
 
 @settings(max_examples=25, deadline=None)
@@ -233,18 +222,16 @@ def test_a_file_that_was_cut_or_changed_is_refused_or_accounted_for(case: Case, 
             assert not (was_only_cut and case.name.endswith((".gz", ".parquet")))
 
 
-@pytest.mark.parametrize("kind", [*JSONL])
-def test_each_kind_of_broken_row_is_quarantined(kind: str) -> None:
-    content = b"\n".join((_json(letter(0)), JSONL[kind](1), _json(letter(2))))
-    assert_nothing_is_lost(Case("given.jsonl", content, [True, False, True]))
-
-
-@pytest.mark.parametrize("kind", [*CSV])
-def test_each_kind_of_broken_record_is_quarantined(kind: str) -> None:
-    content = b"".join(
-        (_csv_line(letter(0)), _csv_line(letter(0).values()), CSV[kind](1), _csv_line(letter(2).values()))
-    )
-    assert_nothing_is_lost(Case("given.csv", content, [True, False, True]))
+@pytest.mark.parametrize(
+    ("name", "kind"), [*(("given.jsonl", kind) for kind in JSONL), *(("given.csv", kind) for kind in CSV)]
+)
+def test_each_kind_of_broken_row_is_quarantined(name: str, kind: str) -> None:
+    if name == "given.jsonl":
+        content = b"\n".join((_json(letter(0)), JSONL[kind](1), _json(letter(2))))
+    else:
+        rows = _csv_line(letter(0).values()), CSV[kind](1), _csv_line(letter(2).values())
+        content = b"".join((_csv_line(letter(0)), *rows))
+    assert_nothing_is_lost(Case(name, content, [True, False, True]))
 
 
 def _csv_named_twice() -> bytes:
@@ -289,17 +276,3 @@ def test_ids_that_differ_in_their_code_points_alone_are_one(tmp_path: Path) -> N
     raw = raw_corpus_of(institution_with(tmp_path, Case("given.jsonl", content, [])))
     (row,) = read_jsonl(raw.file("quarantine.jsonl"))
     assert row["reason"] == "duplicate id"
-
-
-def test_links_hold_ids_alone(tmp_path: Path) -> None:
-    institution = institution_with(
-        tmp_path,
-        Case(
-            "given.jsonl",
-            b"\n".join(_json(letter(n, also=also)) for n, also in enumerate((["R-00000"], [["R-9"]]))),
-            [],
-        ),
-    )
-    institution.recipe["sources"][0]["links"] = "also"
-    (row,) = read_jsonl(raw_corpus_of(institution).file("quarantine.jsonl"))
-    assert row["reason"] == "the links are neither a list of ids nor a text of them"

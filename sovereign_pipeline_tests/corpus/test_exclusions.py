@@ -70,14 +70,6 @@ def test_every_row_with_the_id_is_excluded_and_none_is_broken_for_it(institution
     assert (len(ids), source["excluded"], source["exclusions"][0]["rows"]) == (38, 2, 2)
 
 
-def test_an_id_that_no_row_has_stops_the_line(institution: DemoInstitution) -> None:
-    with pytest.raises(
-        SourceError, match=r"letters\.jsonl: `exclude` of source 'letters' names 1 id .*: R-3\."
-    ) as stop:
-        produce(RAW_CORPUS, excluding(institution, WITHDRAWN, {"id": "R-3", "reason": "withdrawn"}), {})
-    assert "Correct the id" in stop.value.hint
-
-
 def test_an_exclusion_is_part_of_the_identity(institution: DemoInstitution) -> None:
     all_rows, _ = read(institution.workplace())
     without, _ = read(excluding(institution, WITHDRAWN))

@@ -214,22 +214,6 @@ def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
     assert {note.split(":")[0] for note in suggestion.notes} >= {"request", "response", "date", "classification"}
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("a.docx", b"x", "does not reveal its format"),
-        ("a.jsonl", b"", "is empty"),
-        ("a.csv", b"\n", "no header row"),
-        ("a.parquet", b"PAR1", "not readable as Parquet"),
-        ("a.jsonl.gz", b"no gzip", "it is not gzip"),
-    ],
-)
-def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=said):
-        inspect_file(tmp_path / name)
-
-
 @pytest.mark.security_case(
     "A JSON row's level is null, other rows have one, and the source has a low floor",
     "the row is quarantined",

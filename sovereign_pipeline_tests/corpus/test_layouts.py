@@ -187,12 +187,6 @@ def test_an_element_of_wrong_bytes_or_too_many_is_quarantined(tmp_path: Path) ->
     assert [(each.row, each.reason) for each in quarantined] == [(2, "not UTF-8"), (3, "longer than 20,000 bytes")]
 
 
-def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(" [ ] ")
-    assert read(path, layout="alpaca") == ([], [])
-
-
 @pytest.mark.parametrize(
     ("recipe", "message"),
     examples(__file__, "a_recipe_that_contradicts_its_layout_is_refused"),

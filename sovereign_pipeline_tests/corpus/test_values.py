@@ -1,15 +1,10 @@
 """Links: every form in which an export lists ids is read, and links that name no row stop the line."""
 
-import csv
 import json
 import math
-from collections.abc import Callable
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,62 +71,6 @@ def test_an_id_has_one_spelling() -> None:
         "R-1.0",
         "53",
     ]
-
-
-def as_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [*rows[0]])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def as_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-EXPORTS: dict[str, tuple[str, Callable[..., None], Callable[[int], Any], Callable[[list[int]], Any]]] = {
-    "JSON in CSV": ("letters.csv", as_csv, str, lambda ids: json.dumps([*map(str, ids)])),
-    "semicolons in CSV": ("letters.csv", as_csv, str, lambda ids: ";".join(map(str, ids))),
-    "fractions in CSV": ("letters.csv", as_csv, float, lambda ids: ids[0] if ids else ""),
-    "fractions in Parquet": ("letters.parquet", as_parquet, int, lambda ids: float(ids[0]) if ids else None),
-    "lists of numbers in Parquet": ("letters.parquet", as_parquet, float, lambda ids: ids),
-}
-
-
-@pytest.mark.parametrize("export", EXPORTS)
-def test_linked_rows_name_each_other_in_every_export(institution: DemoInstitution, export: str) -> None:
-    name, write, id_as, links_as = EXPORTS[export]
-    rows = [
-        {**letter(number), "id": id_as(1_000 + number), "grouped": links_as([999 + number] if number % 2 else [])}
-        for number in range(20)
-    ]
-    institution.write()
-    (institution.settings.data / "sources").mkdir(exist_ok=True)
-    write(institution.settings.data / "sources" / name, rows)
-    source = {**institution.recipe["sources"][0], "path": f"sources/{name}", "links": "grouped"}
-    institution.recipe["sources"] = [source]
-    institution.write()
-    workplace = institution.workplace()
-    ref = produce(RAW_CORPUS, workplace, {}).ref
-    assert {verdict.outcome for verdict in evaluate_gates(RAW_CORPUS, workplace, ref).values()} == {"pass"}
-    documents = list(read_documents(workplace.store.open(ref).file("documents.jsonl")))
-    assert [document.id for document in documents] == [str(1_000 + number) for number in range(20)]
-    assert [document.links for document in documents] == [
-        (str(999 + number),) if number % 2 else () for number in range(20)
-    ]
-
-
-def test_links_that_name_no_row_stop_the_line(institution: DemoInstitution) -> None:
-    for number, row in enumerate(institution.rows):
-        row["grouped"] = [f"X-{number}"]
-    institution.recipe["sources"][0]["links"] = "grouped"
-    institution.write()
-    workplace = institution.workplace()
-    ref = produce(RAW_CORPUS, workplace, {}).ref
-    verdicts = evaluate_gates(RAW_CORPUS, workplace, ref)
-    assert verdicts["rows_accounted_for"].passed and not verdicts["links_name_rows"].passed
-    count = len(institution.rows)
-    assert f"{count} of {count} in 'letters'; the recipe allows 50%" in verdicts["links_name_rows"].message
 
 
 def test_a_link_to_a_row_that_is_not_selected_or_broken_names_a_row(institution: DemoInstitution) -> None:

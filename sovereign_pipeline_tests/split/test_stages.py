@@ -18,7 +18,7 @@ from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN, assignme
 from sovereign_pipeline.split.near_duplicates import NearDuplicates
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
-from sovereign_pipeline_tests.split.chain import documents_of, materialize, scrubbing_that, split_stage
+from sovereign_pipeline_tests.split.chain import documents_of, materialize, split_stage
 from sovereign_pipeline_tests.split.test_features import WORDINGS
 
 GATE = NO_CROSSING_GROUPS.name
@@ -178,10 +178,6 @@ def test_the_split_reads_only_its_own_section_of_the_recipe(institution: DemoIns
     line = institution.workplace().line
     other = line.model_copy(update={"training": line.training.model_copy(update={"instruction": "Other."})})
     assert LEAKAGE_SAFE_SPLIT.config(line) == LEAKAGE_SAFE_SPLIT.config(other)
-
-
-def test_the_stand_in_has_the_place_of_scrubbing() -> None:
-    assert [stage.kind for stage in LEAKAGE_SAFE_SPLIT.inputs] == [scrubbing_that().kind]
 
 
 def test_by_date_no_training_document_is_of_the_cut_day_or_later(institution: DemoInstitution) -> None:
