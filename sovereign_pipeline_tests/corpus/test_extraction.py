@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,69 +138,21 @@ def test_each_file_has_the_outcome_of_the_table(institution: DemoInstitution, mo
     assert arabic == [document_files.ARABIC] * 2
 
 
-_TEXT_BOX = "<w:t>Page 1</w:t><w:txbxContent><w:p><w:r><w:t>SECRET</w:t></w:r></w:p></w:txbxContent>"
-_FRAME = "<text:p>Page 1<draw:frame><draw:text-box><text:p>SECRET</text:p></draw:text-box></draw:frame></text:p>"
-_SHAPE = r"{\header Page 1{\shp{\*\shpinst{\shptxt SECRET\par}}}}"
-MARKED: dict[str, tuple[str, bytes]] = {
-    "header with another name": (
-        ".docx", office.docx(ENGLISH, parts={"word/first.xml": office.word_part("hdr", "<w:t>SECRET</w:t>")}),
-    ),
-    "footer of the second section": (
-        ".docx", office.docx(ENGLISH, parts={"word/footer2.xml": office.word_part("ftr", "<w:t>SECRET</w:t>")}),
-    ),
-    "runs": (
-        ".docx",
-        office.docx(ENGLISH, parts={"word/header1.xml": office.word_part("hdr", "<w:t>SEC</w:t><w:t>RET</w:t>")}),
-    ),
-    "text box": (".docx", office.docx(ENGLISH, parts={"word/header1.xml": office.word_part("hdr", _TEXT_BOX)})),
-    "place of a picture beside it": (
-        ".docx",
-        office.docx(
-            ENGLISH,
-            parts={"word/header1.xml": office.word_part("hdr", '<p:o xmlns:p="x">-635</p:o><w:t>SECRET</w:t>')},
-        ),
-    ),
-    "watermark": (
-        ".docx",
-        office.docx(ENGLISH, parts={"word/header1.xml": office.word_part("hdr", '<v:textpath string="SECRET"/>')}),
-    ),
-    "keyword beside another one": (
-        ".odt",
-        office.odt(
-            ENGLISH,
-            parts={"meta.xml": office.odf_part("<meta:keyword>SECRET</meta:keyword><meta:keyword>a</meta:keyword>")},
-        ),
-    ),
-    "header of the first page": (
-        ".odt",
-        office.odt(
-            ENGLISH,
-            parts={
-                "styles.xml": office.odf_part(
-                    '<l:header-first xmlns:l="x"><text:p>SECRET</text:p></l:header-first>'
-                )
-            },
-        ),
-    ),
-    "frame": (
-        ".odt",
-        office.odt(
-            ENGLISH, parts={"styles.xml": office.odf_part(f"<style:footer>{_FRAME}</style:footer>")}
-        ),
-    ),
-    "line of a header": (".html", office.html(ENGLISH, "Harbour<br>SECRET")),
-    "element of a header": (".html", office.html(ENGLISH, "<span>Harbour</span><b>SECRET</b>")),
-    "property of HTML beside another one": (
-        ".html", b"<meta name=keywords content=SECRET><meta name=keywords content=a>" + office.html(ENGLISH),
-    ),
-    "property of RTF": (".rtf", office.rtf(ENGLISH).replace(b"{\\header", b"{\\info{\\title [SECRET] a}}{\\header")),
-    "shape of RTF": (".rtf", office.rtf(ENGLISH).replace(b"{\\header", _SHAPE.encode() + b"{\\header")),
-    "columns of PDF": (".pdf", office.pdf(ENGLISH, header="Harbour          SECRET          Page 1")),
-    "stamp": (".pdf", office.pdf(ENGLISH, page="/Annots [<< /Subtype /Stamp /Name /SBSecret /Rect [0 0 9 9] >>]")),
-    "comment": (
-        ".pdf", office.pdf(ENGLISH, page="/Annots [<< /Subtype /FreeText /Contents (SECRET) /Rect [0 0 9 9] >>]"),
-    ),
-}  # fmt: skip
+def document(
+    name: str, *, text: str = "", before: Sequence[str] = (), parts: Mapping[str, Any] = {}, **how: Any
+) -> bytes:
+    """Write a letter as a table describes it: text: what stands before the usual one; before: a piece of the file, and
+    what is put before it; parts: of Word a kind and its content, of ODF a content."""
+    if parts:
+        how["parts"] = {
+            path: office.odf_part(part) if isinstance(part, str) else office.word_part(*part)
+            for path, part in parts.items()
+        }
+    written = WRITERS[Path(name).suffix](f"{text}{ENGLISH}", **how)
+    return written.replace(before[0].encode(), "".join(reversed(before)).encode(), 1) if before else written
+
+
+MARKED = examples(__file__, "marked")
 """Documents that are SECRET by a marking in an unusual place."""
 
 
@@ -209,44 +161,20 @@ MARKED: dict[str, tuple[str, bytes]] = {
     "its level is the marking's",
 )
 def test_a_marking_is_found_wherever_it_stands(institution: DemoInstitution) -> None:
-    for number, (suffix, content) in enumerate(MARKED.values()):
-        put(institution, {f"{number}-in{suffix}": content, f"{number}-out.txt": REPLY.format(number).encode()})
+    for number, (name, how) in enumerate(MARKED.values()):
+        files = {f"{number}-in{Path(name).suffix}": document(name, **how)}
+        put(institution, {**files, f"{number}-out.txt": REPLY.format(number).encode()})
     raw = raw_corpus(institution, pairs={"request": "{id}-in", "reply": "{id}-out"})
     found = {each.id: each.classification for each in read_documents(raw.file(DOCUMENTS))}
     assert {name: found[str(number)] for number, name in enumerate(MARKED)} == dict.fromkeys(MARKED, "SECRET")
 
 
-LEVELS: dict[str, tuple[dict[str, bytes], str, str]] = {
-    "none: the floor": ({"c/1-in.docx": office.docx(ENGLISH)}, "PUBLIC", ""),
-    "header": ({"c/1-in.docx": office.docx(ENGLISH, header="SECRET")}, "SECRET", ""),
-    "footer, with the page": (
-        {"c/1-in.docx": office.docx(ENGLISH, footer="Page 1 of 2 | Confidential")}, "CONFIDENTIAL", "",
-    ),
-    "header of ODT": ({"c/1-in.odt": office.odt(ENGLISH, header="Classification: SECRET")}, "SECRET", ""),
-    "header of RTF, Arabic": ({"c/1-in.rtf": office.rtf(ENGLISH, header="سري")}, "SECRET", ""),
-    "header of HTML": ({"c/1-in.html": office.html(ENGLISH, header="[Internal]")}, "INTERNAL", ""),
-    "first line of PDF": ({"c/1-in.pdf": office.pdf(ENGLISH, header="SECRET")}, "SECRET", ""),
-    "property": ({"c/1-in.docx": office.docx(ENGLISH, properties={"category": "Confidential"})}, "CONFIDENTIAL", ""),
-    "own property of ODT": ({"c/1-in.odt": office.odt(ENGLISH, properties={"Sensitivity": "SECRET"})}, "SECRET", ""),
-    "folder": ({"SECRET/1-in.docx": office.docx(ENGLISH)}, "SECRET", ""),
-    "a line of the text, above the header": (
-        {"c/1-in.docx": office.docx(f"SECRET\n{ENGLISH}", header="INTERNAL")}, "SECRET", "raised",
-    ),
-    "a line of the text, below the header": (
-        {"c/1-in.docx": office.docx(f"PUBLIC\n{ENGLISH}", header="SECRET")}, "SECRET", "",
-    ),
-    "a word within a sentence": ({"c/1-in.docx": office.docx(f"This is no secret. {ENGLISH}")}, "PUBLIC", ""),
-    "between tabs": ({"c/1-in.docx": office.docx(ENGLISH, header="Harbour\tSECRET\tPage 1")}, "SECRET", ""),
-    "with the page": ({"c/1-in.docx": office.docx(ENGLISH, footer="SECRET Page 1 of 2")}, "SECRET", ""),
-    "the copy in another format": (
-        {"c/1-in.docx": office.docx(ENGLISH), "c/1-in.pdf": office.pdf(ENGLISH, header="SECRET")}, "SECRET", "",
-    ),
-}  # fmt: skip
+LEVELS = examples(__file__, "levels")
 
 
 def test_the_level_is_the_highest_of_all_markings(institution: DemoInstitution) -> None:
     for number, (files, _, _) in enumerate(LEVELS.values()):
-        put(institution, {f"{number}/{name}": content for name, content in files.items()})
+        put(institution, {f"{number}/{name}": document(name, **how) for name, how in files.items()})
         folder = next(iter(files)).rpartition("/")[0]
         put(institution, {f"{number}/{folder}/1-out.txt": REPLY.format(number).encode()})
     raw = raw_corpus(
