@@ -144,7 +144,8 @@ def _mail(what: str, content: Any = None, *others: Any) -> Mail:
         return Mail(what, {name: made}, *map(tuple, outcomes))
     if isinstance(content, dict):
         return Mail(what, {name: _filled(each) for name, each in content.items()}, tuple(map(tuple, others[0])))
-    outcome, reason, name = (*others, *(*TURN, "a.eml")[len(others) :])
+    usual: list[Any] = [*TURN, "a.eml"]
+    outcome, reason, name = list(others) + usual[len(others) :]
     return Mail(what, {name: _filled(content)}, ((outcome, reason),))
 
 

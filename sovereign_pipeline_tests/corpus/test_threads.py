@@ -130,7 +130,7 @@ def _unit(written: Any) -> Unit:
         return {"asked": _ASKED, "answered": _ANSWERED}[written]
     id, sender, to, text, *more = written
     usual: list[Any] = ["", 0, {}]
-    answers, hours, others = [*more, *usual[len(more) :]]
+    answers, hours, others = more + usual[len(more) :]
     recipients = " ".join(_PEOPLE[each] for each in to.split())
     return _mail(id, _PEOPLE[sender], recipients, _filled(text), answers, hours, **others)
 

@@ -21,6 +21,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.assignment import Assignment, assign
 from sovereign_pipeline.split.features import HERE, Features, read_features
 from sovereign_pipeline.split.shingles import Shingles
@@ -46,6 +47,20 @@ def scrubbing_that(change: Change = _handed_on) -> Stage:
 
 def split_stage(change: Change = _handed_on, build: Any = LEAKAGE_SAFE_SPLIT.build) -> Stage:
     return replace(LEAKAGE_SAFE_SPLIT, inputs=(scrubbing_that(change),), build=build)
+
+
+def holding_out(choose: Callable[[set[str], list[str]], set[str]]) -> Any:
+    """A build that holds out other documents. choose: ids of the held-out and of all documents -> ids to hold out."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = LEAKAGE_SAFE_SPLIT.build(workplace, inputs, workspace)
+        documents = list(read_documents(inputs["scrubbed_corpus"].file(DOCUMENTS)))
+        held = choose({d.id for d in read_documents(workspace / HELD_OUT)}, [d.id for d in documents])
+        write_documents(workspace / HELD_OUT, [d for d in documents if d.id in held])
+        write_documents(workspace / TRAIN, [d for d in documents if d.id not in held])
+        return built
+
+    return build
 
 
 def materialize(workplace: Workplace, stage: Stage) -> tuple[Artifact, dict[str, Verdict]]:

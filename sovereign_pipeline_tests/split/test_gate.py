@@ -6,24 +6,17 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.corpus.document import read_documents, write_documents
-from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
-from sovereign_pipeline_tests.split.chain import materialize, split_stage
+from sovereign_pipeline_tests.split.chain import holding_out, materialize, split_stage
 
 GATE = NO_CROSSING_GROUPS.name
 
 
-def _torn_apart(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """R-00000 goes to training and R-00001 is held out, whatever ties them."""
-    built = LEAKAGE_SAFE_SPLIT.build(workplace, inputs, workspace)
-    documents = list(read_documents(inputs["scrubbed_corpus"].file(DOCUMENTS)))
-    held = {d.id for d in read_documents(workspace / HELD_OUT)} - {"R-00000"} | {"R-00001"}
-    write_documents(workspace / HELD_OUT, [d for d in documents if d.id in held])
-    write_documents(workspace / TRAIN, [d for d in documents if d.id not in held])
-    return built
+_torn_apart = holding_out(lambda held, every: held - {"R-00000"} | {"R-00001"})
+"""R-00000 goes to training and R-00001 is held out, whatever ties them."""
 
 
 @pytest.mark.parametrize(
@@ -75,13 +68,7 @@ def _doubling(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     return built
 
 
-def _holding_out_little(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    built = LEAKAGE_SAFE_SPLIT.build(workplace, inputs, workspace)
-    kept = next(iter(read_documents(workspace / HELD_OUT)))
-    documents = list(read_documents(inputs["scrubbed_corpus"].file(DOCUMENTS)))
-    write_documents(workspace / HELD_OUT, [kept])
-    write_documents(workspace / TRAIN, [d for d in documents if d.id != kept.id])
-    return built
+_holding_out_little = holding_out(lambda held, every: {min(held)})
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,17 @@ import numpy as np
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.corpus.document import read_documents, write_documents
-from sovereign_pipeline.corpus.stages import DOCUMENTS
+from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
 from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.corpus import Split
-from sovereign_pipeline.record.stage import Built, Inputs, Workplace
-from sovereign_pipeline.split import HELD_OUT, TRAIN
+from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.contained_texts import TextCollector, Texts, texts_in
 from sovereign_pipeline.split.pieces import in_pieces
-from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import Rows, dataset_stage, tampering
-from sovereign_pipeline_tests.split.chain import assigned, materialize, split_stage
+from sovereign_pipeline_tests.split.chain import assigned, holding_out, materialize, split_stage
 
 SYLLABLES = tuple(f"{one}{two}" for one in "bcdfghklmprstvwz" for two in "aeiou")
 FORMULA = "Thank you for your letter, which reached the Harbour Office on the day after it was written and sent to us."
@@ -200,14 +197,7 @@ def test_a_corpus_that_pieces_tie_together_is_refused_with_their_number(tmp_path
 REPLY = prose("the reply that is held out", 6)
 
 
-def _with_the_reply_held_out(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Hold out R-00001, and train everything else."""
-    built = LEAKAGE_SAFE_SPLIT.build(workplace, inputs, workspace)
-    documents = list(read_documents(inputs["scrubbed_corpus"].file(DOCUMENTS)))
-    held = [*(d.id for d in documents if int(d.id[2:]) > 34), "R-00001"]
-    write_documents(workspace / HELD_OUT, [d for d in documents if d.id in held])
-    write_documents(workspace / TRAIN, [d for d in documents if d.id not in held])
-    return built
+_with_the_reply_held_out = holding_out(lambda held, every: {id for id in every if int(id[2:]) > 34} | {"R-00001"})
 
 
 @pytest.mark.security_case(

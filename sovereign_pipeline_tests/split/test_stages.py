@@ -18,7 +18,7 @@ from sovereign_pipeline.split import HELD_OUT, PROOF, SELECTION, TRAIN, assignme
 from sovereign_pipeline.split.near_duplicates import NearDuplicates
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
-from sovereign_pipeline_tests.split.chain import documents_of, materialize, split_stage
+from sovereign_pipeline_tests.split.chain import documents_of, holding_out, materialize, split_stage
 from sovereign_pipeline_tests.split.test_features import WORDINGS
 
 GATE = NO_CROSSING_GROUPS.name
@@ -228,14 +228,8 @@ def test_by_date_a_tie_that_minhash_misses_still_counts(
     assert again.passed, again.message
 
 
-def _tearing_apart_two_wordings(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """R-00016 is held out and R-00017, the same letter in other words, is not."""
-    built = LEAKAGE_SAFE_SPLIT.build(workplace, inputs, workspace)
-    documents = list(read_documents(inputs["scrubbed_corpus"].file(DOCUMENTS)))
-    held = {d.id for d in read_documents(workspace / HELD_OUT)} - {"R-00017"} | {"R-00016"}
-    write_documents(workspace / HELD_OUT, [d for d in documents if d.id in held])
-    write_documents(workspace / TRAIN, [d for d in documents if d.id not in held])
-    return built
+_tearing_apart_two_wordings = holding_out(lambda held, every: held - {"R-00017"} | {"R-00016"})
+"""R-00016 is held out and R-00017, the same letter in other words, is not."""
 
 
 @pytest.mark.parametrize(("build", "passes"), [(LEAKAGE_SAFE_SPLIT.build, True), (_tearing_apart_two_wordings, False)])
