@@ -95,12 +95,14 @@ def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterab
     """Return the rows of one kind of act that count. An act does not count if the trust root revokes its key from the
     act's entry or an earlier one. Raises IntegrityError for the first act that no permitted officer signed."""
     acted = list(rows)
-    entered = entries_of_rows(session, [act.action]) if acted else {}
+    if not acted:
+        return []
+    entered, trust = entries_of_rows(session, [act.action]), trust_root(settings)
     about = _about(session, {adapter for each in acted for adapter in each.adapters})
     counting = []
     for each in acted:
         sequence = entered.get((each.row.__tablename__, key_of(each.row)))
-        name, trust = act.named(each.said), trust_root(settings)
+        name = act.named(each.said)
         if sequence is None:
             raise RegistryDamaged(f"The registry: {name} has no ledger entry ('{act.action}').")
         if not trust.is_revoked_at(OFFICER, each.row.officer, sequence - 1):

@@ -83,8 +83,8 @@ def close(
     registry's rows and the signed acts.
     """
     people, said = People(settings), on_one_line(reason or "")
-    _assert_may_close_early(people, settings, review, contents, signer, said)
     try:
+        _assert_may_close_early(people, settings, review, contents, signer, said)
         with custody.entering_acts(settings, registry, review.id) as entering:
             rows = rows_of(entering.session, review, read_log(entering.session))
             assert_none(review.id, findings_in(rows, contents, settings, custody.signed_acts(settings, review.id)))
