@@ -12,20 +12,12 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record import officers
 from sovereign_pipeline.record.audit_log import append, entries_of_rows, key_of
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.officers import (
-    OFFICER,
-    actor_of,
-    assert_may,
-    officer_of,
-    officers_words,
-    trust_root,
-    verify_act,
-)
 from sovereign_pipeline.record.statements import KNOWN_ISSUE, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import Adapter, AdapterReview, KnownIssue, Recall, RecallWaiver, Table
 from sovereign_pipeline.record.tree import AT_ONCE, RegistryDamaged
@@ -77,9 +69,9 @@ def enter_act(
     Args:
         further: more rows to add, which refer to the act's row.
     """
-    trust = trust_root(settings)
+    trust = officers.trust_root(settings)
     about = _about(session, acted.adapters)
-    assert_may(officer_of(trust, signer.keyid), act.may, [level for level, _ in about.values()])
+    officers.assert_may(officers.officer_of(trust, signer.keyid), act.may, [level for level, _ in about.values()])
     assert_in_force(session, settings, trust)
     subjects = tuple(Subject(f"{each}/manifest.json", manifest) for each, (_, manifest) in about.items())
     bundle = sign_statement(signer, Statement(subjects, act.predicate_type, acted.stated))
@@ -88,7 +80,7 @@ def enter_act(
     session.flush()
     session.add_all(further)
     entered = {**acted.stated, STATEMENT: hashlib.sha256(bundle).hexdigest(), **trust_named(trust)}
-    append(session, actor_of(signer.keyid), act.action, entered)
+    append(session, officers.actor_of(signer.keyid), act.action, entered)
 
 
 def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]]) -> list[R]:
@@ -97,7 +89,7 @@ def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterab
     acted = list(rows)
     if not acted:
         return []
-    entered, trust = entries_of_rows(session, [act.action]), trust_root(settings)
+    entered, trust = entries_of_rows(session, [act.action]), officers.trust_root(settings)
     about = _about(session, {adapter for each in acted for adapter in each.adapters})
     counting = []
     for each in acted:
@@ -105,7 +97,7 @@ def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterab
         name = act.named(each.said)
         if sequence is None:
             raise RegistryDamaged(f"The registry: {name} has no ledger entry ('{act.action}').")
-        if not trust.is_revoked_at(OFFICER, each.row.officer, sequence - 1):
+        if not trust.is_revoked_at(officers.OFFICER, each.row.officer, sequence - 1):
             of_row = {adapter: about[adapter] for adapter in each.adapters if adapter in about}
             _assert_signed(of_row, trust, act, name, each, sequence - 1)
             counting.append(each.row)
@@ -119,7 +111,7 @@ def _assert_signed(
         raise RegistryDamaged(f"The registry: {name} is about an adapter that is not registered.")
     levels, manifests = zip(*about.values(), strict=True)
     try:
-        verified = verify_act(
+        verified = officers.verify_act(
             acted.row.statement,
             trust,
             act.may,
@@ -163,7 +155,7 @@ def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) ->
 
 def words_of_issue(text: str) -> str:
     """Join a text's lines into one line. Raises InputError if the text is empty or too long."""
-    text = officers_words(text, "A known issue")
+    text = officers.officers_words(text, "A known issue")
     if len(text) > LONGEST:
         raise InputError(f"The text has {len(text):,} characters; the limit is {LONGEST}.", "Describe what is wrong.")
     return text
