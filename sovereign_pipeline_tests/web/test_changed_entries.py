@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 from typer.testing import CliRunner
 
-from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record import checkpoints, replay
@@ -174,13 +174,13 @@ def restored(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     replay.forget_all()
 
 
-def outcome(arguments: tuple[str, ...]) -> str:
-    """What a command prints, or the class of its error."""
+def outcome(arguments: tuple[str, ...]) -> str | SovereignError:
+    """What a command prints, or its error."""
     answer = CliRunner().invoke(app, arguments)
     if answer.exception is None or isinstance(answer.exception, SystemExit):
         return answer.stdout
     assert isinstance(answer.exception, SovereignError), (arguments, answer.exception)
-    return type(answer.exception).__name__
+    return answer.exception
 
 
 @pytest.mark.security_case(
@@ -210,7 +210,7 @@ def test_every_reader_refuses_a_changed_missing_or_extra_entry(restored: Site, c
 
     for arguments in COMMANDS:  # processes that start
         replay.forget_all()
-        assert outcome(arguments) == "IntegrityError", arguments
+        assert isinstance(outcome(arguments), IntegrityError), arguments
     replay.forget_all()
     for page in PAGES:
         answer = reader.get(page)
