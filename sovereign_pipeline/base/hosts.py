@@ -111,15 +111,20 @@ def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, conten
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _is_ours(scope, hosts):
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-                return
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", content_type)]})
-            await send({"type": "http.response.body", "body": refusal})
-            return
-        await app(scope, receive, send)
+            await refuse(scope, send, 403, refusal, content_type)
+        else:
+            await app(scope, receive, send)
 
     return answer
+
+
+async def refuse(scope: Scope, send: Send, status: int, body: bytes, content_type: bytes = b"text/plain") -> None:
+    """Answer an HTTP request with an error, or close a web socket."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+    else:
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type)]})
+        await send({"type": "http.response.body", "body": body})
 
 
 def serve_app(app: App, held: socket.socket) -> None:

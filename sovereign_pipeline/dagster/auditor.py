@@ -43,7 +43,18 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.hosts import LOOPBACK, App, Proxy, Receive, Send, for_hosts, listen, read_secret, serve_app
+from sovereign_pipeline.base.hosts import (
+    LOOPBACK,
+    App,
+    Proxy,
+    Receive,
+    Send,
+    for_hosts,
+    listen,
+    read_secret,
+    refuse,
+    serve_app,
+)
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import VARIABLES, Settings
@@ -286,12 +297,8 @@ def for_named(app: App, proxy: Proxy) -> App:
         person = proxy.named(scope, PERSON_HEADER)
         if person is not None and PLACEHOLDER not in person:
             await app({**scope, PERSON: _written(person)}, receive, send)
-            return
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]})
-        await send({"type": "http.response.body", "body": REFUSAL})
+        else:
+            await refuse(scope, send, 401, REFUSAL)
 
     return answer
 

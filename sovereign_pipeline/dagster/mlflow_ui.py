@@ -8,7 +8,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.hosts import LOOPBACK, App, Receive, Send, for_hosts, listen, serve_app
+from sovereign_pipeline.base.hosts import LOOPBACK, App, Receive, Send, for_hosts, listen, refuse, serve_app
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings, go_offline
@@ -95,17 +95,13 @@ def guarded(app: App, page: bytes) -> App:
                 message = {**message, "headers": [*kept, (b"content-security-policy", POLICY)]}
             await send(message)
 
-        async def send_whole(status: int, kind: bytes, body: bytes) -> None:
-            headers = [(b"content-type", kind), (b"cache-control", b"no-cache")]
-            await send_with_policy({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        elif scope["type"] == "http" and set(scope["path"].lower().split("/")) & set(REFUSED):
-            await send_whole(404, b"text/plain", b"Off in this installation.")
-        elif scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET":
-            await send_whole(200, b"text/html; charset=utf-8", page)
+        is_page = scope["type"] == "http" and scope["path"] == "/" and scope["method"] == "GET"
+        if scope["type"] == "websocket" or set(scope.get("path", "").lower().split("/")) & set(REFUSED):
+            await refuse(scope, send_with_policy, 404, b"Off in this installation.")
+        elif is_page:
+            headers = [(b"content-type", b"text/html; charset=utf-8"), (b"cache-control", b"no-cache")]
+            await send_with_policy({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": page})
         else:
             await app(scope, receive, send_with_policy)
 
