@@ -1,12 +1,13 @@
 """Define a recipe's reinforcement learning (PPO, RLOO, GRPO), its rewards, and the supported trainers of TRL."""
 
 import math
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, TypeAdapter, field_validator
 
 from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel, named_twice, nearest_known
 from sovereign_pipeline.policy.serving import is_here
@@ -163,10 +164,7 @@ class Reward(RecipeModel):
     for this reply, and the other weights are normalised again."""
 
     not_allowed: ClassVar[NotAllowed] = (
-        (
-            lambda it: (it.tool is None) != it.reward_model,
-            "part {0.name} needs either a tool or reward_model: true",
-        ),
+        (lambda it: (it.tool is None) != it.reward_model, "part {0.name} needs either a tool or reward_model: true"),
     )
 
 
@@ -455,70 +453,11 @@ class TrlTrainer:
     """Accepted values of `loss_type`. Other values would fail only at the first step."""
 
 
-TRAINERS = {
-    "orpo": TrlTrainer("experimental", ("beta",), has_reference=False),
-    "cpo": TrlTrainer(
-        "experimental",
-        ("alpha", "beta", "cpo_alpha", "label_smoothing", "loss_type", "simpo_gamma"),
-        has_reference=False,
-        loss_types=("sigmoid", "hinge", "ipo", "simpo", "alphapo"),
-    ),
-    "dpo": TrlTrainer(
-        "stable",
-        (
-            "beta",
-            "discopop_tau",
-            "f_alpha_divergence_coef",
-            "f_divergence_type",
-            "label_smoothing",
-            "ld_alpha",
-            "loss_type",
-            "loss_weights",
-            "use_weighting",
-        ),
-        has_reference=True,
-        loss_types=(
-            *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"),
-            *("aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
-        ),
-    ),
-}
-
-_FROM_A_REWARD = "it learns from replies that it generates and from their reward, which are no preference pairs"
-_FROM_A_TEACHER = "it learns from another model, the teacher, which a line does not have"
-_FROM_A_SERVER = "it needs a server, and a trainer opens no connection"
-
-REFUSED_TRAINERS = {
-    **dict.fromkeys(("grpo", "rloo", "gmpo", "a2po", "online_dpo"), _FROM_A_REWARD),
-    **dict.fromkeys(("distillation", "gkd", "gold", "iw_opd", "sdft", "sdpo"), _FROM_A_TEACHER),
-    **dict.fromkeys(
-        ("async_grpo", "async_distillation", "server_distillation", "harbor", "openreward"), _FROM_A_SERVER
-    ),
-    "kto": "method: kto is built in",
-    "reward": "it trains a reward model, not an adapter that replies",
-    "sft": "the stage before it is SFT",
-    "tpo": "it needs a third reply, but a pair has two",
-}
+_TRL = tomllib.loads(Path(__file__).with_name("trl.toml").read_text(encoding="utf-8"))
+TRAINERS = TypeAdapter(dict[str, TrlTrainer]).validate_python(_TRL["trainers"])
+REFUSED_TRAINERS: Mapping[str, str] = _TRL["refused"]
 """TRL trainer that cannot learn here from pairs -> the reason."""
-
-_RECIPE_KEYS = {
-    "bf16": "training.sft.precision",
-    "data_seed": "training.seed",
-    "fp16": "training.sft.precision",
-    "gradient_accumulation_steps": "training.preference.gradient_accumulation",
-    "gradient_checkpointing": "training.sft.gradient_checkpointing",
-    "learning_rate": "training.preference.learning_rate",
-    "lr_scheduler_type": "training.preference.scheduler",
-    "max_length": "training.preference.max_length",
-    "max_steps": "training.preference.max_steps",
-    "num_train_epochs": "training.preference.epochs",
-    "optim": "training.sft.optimizer",
-    "per_device_train_batch_size": "training.preference.batch_size",
-    "save_steps": "training.checkpoints.every_steps",
-    "save_total_limit": "training.checkpoints.keep",
-    "seed": "training.seed",
-    "warmup_steps": "training.preference.warmup_steps",
-}
+_RECIPE_KEYS: Mapping[str, str] = _TRL["recipe_keys"]
 """Argument of TRL -> the recipe's key that determines it."""
 
 
