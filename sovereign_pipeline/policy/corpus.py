@@ -442,10 +442,7 @@ class AddedRecognizer(RecipeModel):
     """Text that proves that the recognizer works."""
 
     not_allowed: ClassVar[NotAllowed] = (
-        (
-            lambda it: (it.recognizer is None) == (it.definition is None),
-            "name either `recognizer` or `definition`",
-        ),
+        (lambda it: (it.recognizer is None) == (it.definition is None), "name either `recognizer` or `definition`"),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
@@ -431,7 +431,15 @@ TrainerPlace = Annotated[Here | Kubernetes | Ray | Slurm, Field(discriminator="w
 Treatment = Literal["replace", "keep", "stop"]
 """Treatment of personal data of one kind: replace it by a placeholder, keep it, or stop the line of adapters."""
 
-Treatments = dict[Kind, Treatment]
+
+def _of_known_kinds(treatments: Any) -> Any:
+    for kind in treatments if isinstance(treatments, dict) else ():
+        if kind not in KINDS:
+            raise ValueError(f"'{kind}' is not a kind of personal data; {nearest_known(str(kind), KINDS)}")
+    return treatments
+
+
+Treatments = Annotated[dict[Kind, Treatment], BeforeValidator(_of_known_kinds)]
 
 
 class Institution(RecipeModel):
@@ -483,21 +491,6 @@ class Institution(RecipeModel):
             raise ValueError("each classification level may be listed only once")
         return levels
 
-    @field_validator("sensitive", mode="before")
-    @classmethod
-    def _kinds_are_known(cls, treatments: Any) -> Any:
-        for kind in treatments if isinstance(treatments, dict) else ():
-            if kind not in KINDS:
-                raise ValueError(f"'{kind}' is not a kind of personal data; {nearest_known(str(kind), KINDS)}")
-        return treatments
-
-    @field_validator("sensitive_by_line", mode="before")
-    @classmethod
-    def _kinds_by_line_are_known(cls, by_line: Any) -> Any:
-        for treatments in by_line.values() if isinstance(by_line, dict) else ():
-            cls._kinds_are_known(treatments)
-        return by_line
-
     @field_validator("trainer", mode="before")
     @classmethod
     def _place_is_named(cls, trainer: Any) -> Any:
@@ -506,25 +499,14 @@ class Institution(RecipeModel):
         return trainer
 
     @model_validator(mode="after")
-    def _levels_of_release_are_known(self) -> "Institution":
-        named = [("approvals_by_level", each) for each in self.release.approvals_by_level]
-        named += [("promote_without_hold", each) for each in self.release.promote_without_hold]
-        for field, level in named:
+    def _levels_are_known(self) -> "Institution":
+        named = [("release.approvals_by_level", each) for each in self.release.approvals_by_level]
+        named += [("release.promote_without_hold", each) for each in self.release.promote_without_hold]
+        named += [(f"serving.roles.{name}", role.clearance) for name, role in self.serving.roles.items()]
+        for key, level in named:
             if level not in self.classification:
-                raise ValueError(
-                    f"release.{field}: '{level}' is not a classification level; "
-                    f"{nearest_known(level, self.classification)}"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _levels_of_roles_are_known(self) -> "Institution":
-        for name, role in self.serving.roles.items():
-            if role.clearance not in self.classification:
-                raise ValueError(
-                    f"serving.roles.{name}: '{role.clearance}' is not a classification level; "
-                    f"{nearest_known(role.clearance, self.classification)}"
-                )
+                known = nearest_known(level, self.classification)
+                raise ValueError(f"{key}: '{level}' is not a classification level; {known}")
         return self
 
     @cached_property

@@ -307,7 +307,7 @@ def _explain(model: type[RecipeModel], content: Any, detail: Any) -> str:
     element, inside = _named_element(content, location)
     where = ".".join(str(part) for part in inside)
     if detail["type"] == "extra_forbidden":
-        known = nearest_known(str(location[-1]), _known_keys(model, location[:-1]))
+        known = nearest_known(str(location[-1]), list(_models_at(model, location[:-1])[0].model_fields))
         return f"{element}'{where}' is not a known key; {known}"
     if detail["type"] == "missing":
         return f"{element}'{where}' is missing"
@@ -364,11 +364,6 @@ def nearest_known(word: str, known: Sequence[str]) -> str:
     """Return the end of a message about an unknown word: the nearest known word, or all known words."""
     nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"
-
-
-def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
-    """Return the field names of the model at a location."""
-    return list(_models_at(model, location)[0].model_fields)
 
 
 def _models_at(model: type[RecipeModel], location: Sequence[Any]) -> list[type[BaseModel]]:
