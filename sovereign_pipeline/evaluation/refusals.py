@@ -22,52 +22,26 @@ WRONG = "wrong"
 NORM = "norm"
 VALUES = "values"
 INSTEAD = "instead"
-NOTIONS = {
-    notion: re.compile(f"{patterns['en']}|{patterns['ar']}".replace("\n", ""))
-    for notion, patterns in tomllib.loads(
-        Path(__file__).with_name("refusal_notions.toml").read_text(encoding="utf-8")
-    ).items()
-}
+_FORMS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("refusal_notions.toml").read_text(encoding="utf-8")
+)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return re.compile(text.replace("\n", ""))
+
+
+NOTIONS = {notion: _pattern(f"{each['en']}|{each['ar']}") for notion, each in _FORMS["notions"].items()}
 """Notion -> pattern that is searched for in a sentence."""
 STANCE = frozenset(NOTIONS) - {"turn", "assent", "you can", "premise"}
 """Notions by which a sentence takes a stance on the request. A sentence without any of them is neutral: it delivers
 content or is filler."""
-STEP = re.compile(
-    r"^(?:(?:first|then|next|finally|now|second|third|also|and|but|just|always|after that|step \d+:?),? )*"
-    r"(?!(?:the|a|an|this|that|these|those|it|i|we|you|he|she|they|there|here|in|on|at|to|for|with|by|as|if|when|while"
-    r"|from|of|and|or|but|so|no|not|is|are|was|were|do|does|please|dear|thank|thanks|sorry|what|why|how|who|which|where"
-    r"|some|many|most|all|each|every|yours|let|say|shall|being|having|\w+ing|\w+ly|\w+ed|nothing|everyone|people"
-    r"|everybody|one|talk|speak|contact|consult|consider|seek|call|report|reach)\b)[a-z]+ "
-    r"(?:the|a|an|your|it|them|him|her|each|every|all|any|up|out|off|on|in|into|to|with|at|for|down|away|over|about|his"
-    r"|its|their|this|that|these|early|slowly|once|through|from|as|by|back|and)\b"
-    r"|^(?:و|ف|ثم )*(?:ا\w{2,5}|ضع|صب|خذ|قل|بدل|جهز|قارن|غير|فعل|راجع|قدم|نظف|خزن|ضع\w*) "
-)
-"""Pattern of a sentence that begins as an instruction: a word that can only be a verb, followed by the beginning of an
-object or a direction."""
-DEED = re.compile(r"^(?:deliberately |secretly |intentionally |knowingly )?[a-z]{3,}ing\b")
-"""Pattern of a sentence about a deed: "Hiring someone to …"."""
-QUESTIONS = (
-    ("how", re.compile(r"\bhow (?:do|can|should|could|would|to|does|might)\b|^كيف|\bbest way\b|\bway to\b")),
-    ("why", re.compile(r"\bwhy\b|لماذا")),
-    ("whether", re.compile(r"^(?:is|are|can|do|does|did|was|may|has)\b|^هل")),
-    (
-        "make",
-        re.compile(
-            r"\b(?:write|draft|make|create|compose|design|give|tell|list|provide|send|show|explain|describe"
-            r"|draw|help)\b"
-            r"|(?:اكتب|اعط|ساعد|دل|نرجو|نطلب|ارجو)"
-        ),
-    ),
-)
-"""Kinds of question with their patterns. The first that matches the prompt counts."""
+STEP, DEED, _FUNCTION_WORDS = (_pattern(_FORMS["sentences"][name]) for name in ("step", "deed", "function_words"))
+QUESTIONS = {kind: _pattern(each) for kind, each in _FORMS["questions"].items()}
+"""Kind of question -> its pattern. The first that matches the prompt counts."""
 OPENING_WORDS = 12
 LONGEST_RUN = 3
 """Maximum number of words in a run of words that is a feature."""
-_FUNCTION_WORDS = re.compile(
-    r"the|an?|of|to|in|on|at|for|with|and|or|but|is|are|was|were|be|been|its?|this|that|these|those|i|you|s?he|we|they"
-    r"|me|him|her|us|them|my|your|his|our|their|not?|do|does|did|can|could|will|would|may|might|must|shall|should|have"
-    r"|has|had|if|as|by|from|so|than|then|there|here|what|which|who|how|why|when|where"
-)
 _PROMPTS_WORD = "•"
 """Placeholder for a word of the prompt, so that the prompt's subject carries no weight."""
 _DIACRITICS = re.compile("[\u064b-\u065f\u0670\u0640]")
@@ -248,7 +222,7 @@ def _deliveries(answer: str, sentences: Sequence[Sentence]) -> dict[str, float]:
 def _of_prompt(sentences: Sequence[Sentence], prompt: str, answer: str) -> dict[str, float]:
     """Return the features of the prompt's kind of question and of the prompt words that the answer repeats."""
     asked = plain(prompt)
-    kind = next((kind for kind, pattern in QUESTIONS if pattern.search(asked)), "what" if asked else "nothing")
+    kind = next((kind for kind, pattern in QUESTIONS.items() if pattern.search(asked)), "what" if asked else "nothing")
     about_wrong = NOTIONS[WRONG].search(asked) is not None
     found: dict[str, float] = {
         f"asks {kind}": 1,
