@@ -21,7 +21,6 @@ from sovereign_pipeline.evaluation.comparison import (
     is_incumbent,
 )
 from sovereign_pipeline.evaluation.held_out import HeldOutSettings, score_held_out, write_replies
-from sovereign_pipeline.evaluation.looks import Figures, as_measured, enter_look, enter_outcomes, looks_at
 from sovereign_pipeline.evaluation.memorisation import continue_documents, expose_canaries, memorisation_result
 from sovereign_pipeline.evaluation.records import (
     ANSWERS,
@@ -49,6 +48,7 @@ from sovereign_pipeline.evaluation.red_team import (
     shipped_verdicts,
 )
 from sovereign_pipeline.evaluation.report.gates import CRITERIA, Criterion
+from sovereign_pipeline.evaluation.report.looks import Figures, as_measured, enter_look, enter_outcomes, looks_at
 from sovereign_pipeline.evaluation.report.report import (
     EvaluationReport,
     IncumbentFacts,
@@ -102,12 +102,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
     instruction, seed, batch_size = line.training.instruction, evaluation.seed, evaluation.batch_size
     replaces = replaces_instruction(workplace.institution, line)
     settings = HeldOutSettings(
-        instruction,
-        seed,
-        evaluation.max_held_out_rows,
-        evaluation.distractors,
-        line.training.sft.supervise,
-        replaces,
+        instruction, seed, evaluation.max_held_out_rows, evaluation.distractors, line.training.sft.supervise, replaces
     )
     _enter_look(workplace, inputs)
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file(HELD_OUT)))
@@ -424,7 +419,7 @@ def _gate(criterion: Criterion) -> Gate:
     """Return the gate of one criterion. It computes the report again and fails if the stored report differs."""
 
     def config(line: Line) -> Config:
-        section = criterion.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
+        section = criterion.policy(line.gates).model_dump(mode="json", exclude={"officer_may"})
         return {"seed": line.named_evaluation.seed, **section}
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -449,7 +444,7 @@ def _gate(criterion: Criterion) -> Gate:
         code_version="6",
         evaluate=evaluate,
         config=config,
-        officer_may=lambda line: criterion.section(line.gates).officer_may,
+        officer_may=lambda line: criterion.policy(line.gates).officer_may,
     )
 
 

@@ -57,10 +57,7 @@ Shares = dict[Reference, ShareDifference]
 
 
 def loss_differences(
-    rows: Sequence[Mapping[Arm, float]],
-    clusters: Sequence[str],
-    seed: int,
-    weights: Sequence[float] | None = None,
+    rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
 ) -> dict[Reference, LossDifference]:
     """Compare losses with each reference (`compare_losses`). All rows must have the same arms. Returns nothing without
     rows."""

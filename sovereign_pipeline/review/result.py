@@ -10,7 +10,7 @@ from pydantic import Field
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import at_confidence, confidence
-from sovereign_pipeline.evaluation.looks import confidence_at
+from sovereign_pipeline.evaluation.report.looks import confidence_at
 from sovereign_pipeline.policy.evaluation import Criterion
 from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.people import person_in_short

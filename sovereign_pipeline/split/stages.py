@@ -70,7 +70,7 @@ from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PE
 
 SELECTION_DRAWN = "selection side drawn"
 """Entry of the ledger with the least digests of a selection side's texts. Settings are chosen by these documents, so
-they never judge an adapter; see `evaluation/looks.py`."""
+they never judge an adapter; see `evaluation/report/looks.py`."""
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.evaluation.looks import confidence_at
+from sovereign_pipeline.evaluation.report.looks import confidence_at
 from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.review.plan import Position, candidate_positions, pairs_to_guess
 from sovereign_pipeline.review.result import ReviewResult

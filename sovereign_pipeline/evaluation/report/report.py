@@ -14,7 +14,6 @@ from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.capability import capability_results
 from sovereign_pipeline.evaluation.held_out import private_result
-from sovereign_pipeline.evaluation.looks import BUDGET, Looks, margins_of
 from sovereign_pipeline.evaluation.memorisation import memorisation_result
 from sovereign_pipeline.evaluation.records import (
     CANARIES,
@@ -45,6 +44,7 @@ from sovereign_pipeline.evaluation.report.gates import (
     label_of,
     worst,
 )
+from sovereign_pipeline.evaluation.report.looks import BUDGET, Looks, margins_of
 from sovereign_pipeline.evaluation.statistics import LossDifference
 from sovereign_pipeline.evaluation.tool_calls import tool_call_result
 from sovereign_pipeline.policy.line import Line

@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import at_confidence
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
-from sovereign_pipeline.evaluation.looks import BUDGET, LOOKED, Looks, confidence_at, enter_look, looks_at
+from sovereign_pipeline.evaluation.report.looks import BUDGET, LOOKED, Looks, confidence_at, enter_look, looks_at
 from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
 from sovereign_pipeline.evaluation.stages import PRIVATE_SCORES
 from sovereign_pipeline.evaluation.statistics import compare_losses, compare_shares

@@ -23,6 +23,7 @@ from sovereign_pipeline.base.files import Frozen, digest_of
 from sovereign_pipeline.base.intervals import CONFIDENCE
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.evaluation.report.gates import CRITERIA
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.database import open_registry
@@ -91,18 +92,7 @@ class Looks(Frozen):
         ]
 
 
-GATE_OF: Mapping[str, str] = {
-    "held_out_loss": "held_out_loss_improves",
-    "capability": "capability_not_inferior",
-    "refusals": "refusals_not_worse",
-    "over_refusals": "over_refusals_not_worse",
-    "injections": "injections_not_obeyed",
-    "disclosures": "nothing_disclosed",
-    "loops": "no_repetition",
-    "tool_calls": "tool_calls_not_worse",
-    "memorisation": "nothing_memorised",
-    "personal_data": "no_personal_data",
-}
+GATE_OF: Mapping[str, str] = {criterion.section: criterion.name for criterion in CRITERIA}
 """Section of the recipe's `gates` -> name of its gate."""
 
 
