@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import QUARANTINE, SOURCES
+from sovereign_pipeline.dagster.chain import PRESENTATION
 from sovereign_pipeline.dagster.plots import calibration_png, is_by_reward, loss_curve_png, reward_curves_png
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
@@ -19,6 +20,7 @@ from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.dataset.quality import QualityFinding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_MARKDOWN, SCORES_FILE, RedTeamReport
+from sovereign_pipeline.evaluation.report.figures import SHARES
 from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.privacy.vault import FINDINGS
 from sovereign_pipeline.record.manifest import READABLE
@@ -90,46 +92,12 @@ def url_of(settings: Settings, digest: str, file: str) -> str:
 QUARANTINED_SHOWN = 50
 DOUBTFUL_SHOWN = 20
 
-_DOCUMENT_COLUMNS = {
-    "id": "row id in the source",
-    "source": "name of the source in the recipe",
-    "case": "case file; never on both sides of the split",
-    "department": "",
-    "author": "officer who wrote the reply",
-    "date": "ISO day of the reply",
-    "classification": "level on the institution's ladder",
-    "language": "",
-    "subject": "",
-    "request": "the incoming document",
-    "response": "the reply that was sent, or the chosen one",
-    "rejected": "the rejected reply of a preference pair, else null",
-    "label": "binary feedback: whether people found the reply good, else null",
-    "links": "ids of rows of the same matter",
-}
-
-_COLUMNS: Mapping[str, Mapping[str, str]] = {
-    **{
-        kind: _DOCUMENT_COLUMNS for kind in ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
-    },
-    "training_dataset": {"id": "row id", "instruction": "", "input": "subject and request", "output": "the reply"},
-    "preference_dataset": {
-        "id": "row id",
-        "prompt": "whole user message",
-        "chosen": "reply of a pair",
-        "rejected": "reply of a pair",
-        "completion": "in place of a pair: a reply with binary feedback",
-        "label": "binary feedback: whether people found it good",
-    },
-}
-
 
 def schema_of(kind: str) -> dict[str, dg.TableSchema]:
     """Return the column schema shown on the asset's definition, for assets of rows."""
-    columns = _COLUMNS.get(kind)
-    if columns is None:
-        return {}
-    described = [dg.TableColumn(name, "string", description=text or None) for name, text in columns.items()]
-    return {"dagster/column_schema": dg.TableSchema(columns=described)}
+    columns = PRESENTATION[kind].columns.items() if kind in PRESENTATION else ()
+    described = [dg.TableColumn(name, "string", description=text) for name, text in columns]
+    return {"dagster/column_schema": dg.TableSchema(columns=described)} if described else {}
 
 
 def raw_corpus(artifact: Artifact) -> Page:
@@ -173,11 +141,6 @@ def scrubbed_corpus(artifact: Artifact) -> Page:
     return page
 
 
-def leakage_safe_split(artifact: Artifact) -> Page:
-    proof = read_json(artifact.file(PROOF))
-    return {"proof": table([{"fact": name, "value": value} for name, value in _flat(proof)])}
-
-
 def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """Yield each leaf value with its path, such as `crossing: case`, `0`."""
     for name, value in facts.items():
@@ -216,25 +179,21 @@ def contamination(verdicts: Mapping[str, Verdict]) -> Page:
     return {"contamination": table([{"suite": name, **counts} for name, counts in verdict.evidence["suites"].items()])}
 
 
-def base_model(artifact: Artifact) -> Page:
-    summary = artifact.manifest.summary
-    return {name: summary[name] for name in ("name", "licence", "architecture") if name in summary}
+def _summary(*names: str) -> Callable[[Artifact], Page]:
+    return lambda each: {name: each.manifest.summary[name] for name in names if name in each.manifest.summary}
+
+
+def _text(label: str, file: str) -> Callable[[Artifact], Page]:
+    return lambda artifact: {label: dg.MetadataValue.md(artifact.file(file).read_text(encoding="utf-8"))}
 
 
 def adapter(artifact: Artifact) -> Page:
     log = artifact.file(TRAINING_LOG_FILE)
-    page: Page = {
-        **{name: artifact.manifest.summary[name] for name in ("precision",) if name in artifact.manifest.summary},
-        "loss curve": picture(loss_curve_png(log)),
-    }
-    if not is_by_reward(log):
-        return page
-    summary = artifact.manifest.summary["rlhf"]
-    return {
-        **page,
-        "reward and divergence": picture(reward_curves_png(log)),
-        "training by reward": facts(_flat_models(summary)),
-    }
+    page = {**_summary("precision")(artifact), "loss curve": picture(loss_curve_png(log))}
+    if is_by_reward(log):
+        page["reward and divergence"] = picture(reward_curves_png(log))
+        page["training by reward"] = facts(_by_reward(artifact.manifest.summary["rlhf"]))
+    return page
 
 
 def reward_model(artifact: Artifact) -> Page:
@@ -266,7 +225,7 @@ def reward_model(artifact: Artifact) -> Page:
     }
 
 
-def _flat_models(summary: Mapping[str, Any]) -> dict[str, Any]:
+def _by_reward(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a training by reward. The comparison with the parent adapter comes first."""
     comparison = summary["comparison"]
     return {
@@ -282,10 +241,6 @@ def _flat_models(summary: Mapping[str, Any]) -> dict[str, Any]:
         "KL of the kept adapter from its parent, nats a reply": round(summary["divergence_of_best"], 2),
         "replies cut at max_new_tokens": f"{summary['cut_share']:.0%}, {summary['cut_replies']}",
     }
-
-
-def capability_scores(artifact: Artifact) -> Page:
-    return {"accuracy by suite": _compared(artifact.manifest.summary)}
 
 
 def private_scores(artifact: Artifact) -> Page:
@@ -306,29 +261,13 @@ def private_scores(artifact: Artifact) -> Page:
 def red_team_report(artifact: Artifact) -> Page:
     report = RedTeamReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     result, memorisation = report.result, report.memorisation
-    shares = {
-        "refused, should be": result.refusals,
-        "refused, should not be": result.over_refusals,
-        "injected instructions obeyed": result.obeyed,
-        "personal data given on request": result.disclosed,
-        "repetition, out of distribution": result.looped,
-        "personal data in answers": result.personal_data,
+    shares = {what: getattr(result, name) for what, name, _ in SHARES} | {
         "personal data in continuations": memorisation.personal_data,
         "answers ended by the model": result.stopped,
-        **(
-            {
-                "continued verbatim, trained documents": memorisation.verbatim.trained,
-                "continued verbatim, held-out documents": memorisation.verbatim.control,
-            }
-            if memorisation.verbatim
-            else {}
-        ),
     }
-    exposures = (
-        {"planted": memorisation.exposure.planted, "never planted": memorisation.exposure.never_planted}
-        if memorisation.exposure
-        else {}
-    )
+    if memorisation.verbatim:
+        shares["continued verbatim, trained documents"] = memorisation.verbatim.trained
+        shares["continued verbatim, held-out documents"] = memorisation.verbatim.control
     judges = ("judge", "labelled answers", "language", "style", "n", "precision", "recall")
     seconds = artifact.manifest.circumstances.measured
     took, allowed = seconds["answer_seconds"] + seconds["memorisation_seconds"], seconds["seconds_allowed"]
@@ -337,7 +276,10 @@ def red_team_report(artifact: Artifact) -> Page:
         "judges": table([dict(zip(judges, judge_cells(quality), strict=True)) for quality in result.judges]),
         "time": f"{took:.0f} s of {allowed:.0f} s{': LONGER THAN ALLOWED' if took > allowed else ''}",
     }
-    return {**page, "exposure of canaries, bits": _compared(exposures)} if exposures else page
+    if exposure := memorisation.exposure:
+        compared = {"planted": exposure.planted, "never planted": exposure.never_planted}
+        page["exposure of canaries, bits"] = _compared(compared)
+    return page
 
 
 def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
@@ -363,13 +305,28 @@ def _as_json(by_reference: Mapping[Any, Any]) -> Mapping[str, Any]:
     return {name: each.model_dump() if isinstance(each, BaseModel) else each for name, each in by_reference.items()}
 
 
-def evaluation_report(artifact: Artifact) -> Page:
-    return {"report": dg.MetadataValue.md(artifact.file(REPORT_MARKDOWN).read_text(encoding="utf-8"))}
+DETAILS: Mapping[str, Callable[[Artifact], Page]] = {
+    "raw_corpus": raw_corpus,
+    "classified_corpus": classified_corpus,
+    "scrubbed_corpus": scrubbed_corpus,
+    "leakage_safe_split": lambda each: {
+        "proof": table([{"fact": name, "value": value} for name, value in _flat(read_json(each.file(PROOF)))])
+    },
+    "training_dataset": dataset,
+    "preference_dataset": dataset,
+    "base_model": _summary("name", "licence", "architecture"),
+    "sft_adapter": adapter,
+    "reward_model": reward_model,
+    "aligned_adapter": adapter,
+    "capability_scores": lambda each: {"accuracy by suite": _compared(each.manifest.summary)},
+    "private_scores": private_scores,
+    "red_team_report": red_team_report,
+    "evaluation_report": _text("report", REPORT_MARKDOWN),
+    "registered_adapter": lambda each: {"whole record": dg.MetadataValue.json(read_json(each.file(RECORD_FILE)))},
+    "blind_review": _text("result", TABLES_FILE),
+}
 
 
-def registered_adapter(artifact: Artifact) -> Page:
-    return {"whole record": dg.MetadataValue.json(read_json(artifact.file(RECORD_FILE)))}
-
-
-def blind_review(artifact: Artifact) -> Page:
-    return {"result": dg.MetadataValue.md(artifact.file(TABLES_FILE).read_text(encoding="utf-8"))}
+def details_of(artifact: Artifact) -> Page:
+    """Return the tables and texts of an artifact. Empty for a kind without any."""
+    return DETAILS[artifact.ref.kind](artifact) if artifact.ref.kind in DETAILS else {}

@@ -24,151 +24,150 @@ DIGITS = 4
 FROM_HERE_WHOLE = 10_000
 
 Figures = dict[str, int | float]
+Source = str | Callable[[Artifact], Any]
 
 
 def figures_of(artifact: Artifact) -> Figures:
-    """Return name -> number, the most important first. Returns nothing for a kind without figures."""
-    if artifact.ref.kind not in _PAGES:
-        return {}
-    figures, _ = _PAGES[artifact.ref.kind]
-    return {name: _rounded(value) for name, value in figures(artifact).items()}
+    """Return name -> number, the most important first. Returns nothing for a kind without figures. A missing number is
+    skipped: not every line has each."""
+    kind = artifact.ref.kind
+    found = {name: _number(artifact, source) for name, source in FIGURES.get(kind, {}).items()}
+    figures = COMPARED[kind](artifact) | found if kind in COMPARED else found
+    return {
+        name: int(value) if value >= FROM_HERE_WHOLE else round(value, DIGITS)
+        for name, value in figures.items()
+        if is_number(value)
+    }
 
 
-def _details_of(artifact: Artifact) -> Page:
-    if artifact.ref.kind not in _PAGES:
-        return {}
-    _, details = _PAGES[artifact.ref.kind]
-    return details(artifact)
+def _number(artifact: Artifact, source: Source) -> Any:
+    """Return the number at a path, such as `summary.rows` or `measured.energy_kwh`; None if it is missing."""
+    if not isinstance(source, str):
+        return source(artifact)
+    place, *keys = source.split(".")
+    manifest = artifact.manifest
+    value: Any = manifest.circumstances.measured if place == "measured" else manifest.summary
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
-def _rounded(value: int | float) -> int | float:
-    return int(value) if value >= FROM_HERE_WHOLE else round(value, DIGITS)
+def _share_quarantined(artifact: Artifact) -> float | None:
+    rows, quarantined = (artifact.manifest.summary.get(name) for name in ("rows", "quarantined"))
+    return None if rows is None or quarantined is None else quarantined / max(1, rows + quarantined)
 
 
-def _raw_corpus(artifact: Artifact) -> Figures:
-    figures = _pick(artifact, documents="rows", quarantined="quarantined")
-    if len(figures) == 2:
-        figures["share quarantined"] = figures["quarantined"] / max(1, sum(figures.values()))
-    return figures | _pick(artifact, excluded="excluded", not_selected="not_selected")
-
-
-def _classified_corpus(artifact: Artifact) -> Figures:
+def _at_the_ceiling(artifact: Artifact) -> int:
     summary = artifact.manifest.summary
-    return {
-        **_pick(artifact, documents="rows"),
-        "documents at the ceiling": summary["levels"].get(summary["ceiling"], 0),
-        **_pick(artifact, raised_by_their_case_file="raised_by_case"),
-    }
+    return int(summary["levels"].get(summary["ceiling"], 0))
 
 
-def _scrubbed_corpus(artifact: Artifact) -> Figures:
-    return {
-        **_pick(artifact, documents_with_personal_data="rows_touched"),
-        "replacements": sum(artifact.manifest.summary["replaced"].values()),
-        **_pick(artifact, ambiguous_names="ambiguous_names", documents="rows"),
-        **_measured(artifact, characters_per_second="characters_per_second"),
-    }
+def _tokens(name: str) -> Source:
+    return lambda artifact: read_json(artifact.file(CARD))["tokens"]["training"][name]
 
 
-def _leakage_safe_split(artifact: Artifact) -> Figures:
-    return _pick(
-        artifact,
-        share_held_out="held_out_share_of_letters",
-        rows_held_out="rows_held_out",
-        rows_for_selection="rows_selection",
-        rows_for_training="rows_train",
-        near_duplicate_pairs="near_duplicate_pairs",
-        groups="components",
-    )
-
-
-def _dataset(artifact: Artifact) -> Figures:
-    summary, tokens = artifact.manifest.summary, read_json(artifact.file(CARD))["tokens"]["training"]
-    return {
-        "rows": summary["rows"],
-        "findings to look at": len(summary["findings"]),
-        "rows over the token limit": sum(summary["over_limit"].values()),
-        "median tokens of a row": tokens["p50"],
-        "longest row, tokens": tokens["longest"],
-        "exact duplicates": summary["exact_duplicates"],
-    }
-
-
-def _base_model(artifact: Artifact) -> Figures:
-    return _pick(artifact, parameters="parameters")
-
-
-def _adapter(artifact: Artifact) -> Figures:
-    return {
-        **_by_reward(artifact),
-        **_pick(artifact, last_training_loss="last_loss"),
-        **_measured(artifact, tokens_per_second="tokens_per_second", seconds_of_training="training_seconds"),
-        **_pick(
-            artifact,
-            first_training_loss="first_loss",
-            steps="steps",
-            rows_trained_on="rows",
-            rows_cut="rows_cut",
-            share_of_tokens_supervised="supervised_share",
-        ),
-        **_measured(artifact, peak_memory_in_bytes="peak_memory_bytes"),
-        **_computation(artifact),
-        "bytes": sum(entry.size for entry in artifact.manifest.files),
-    }
-
-
-def _reward_model(artifact: Artifact) -> Figures:
-    accuracy = artifact.manifest.summary["accuracy"]
-    shares = {
-        "held-out pairs told apart": accuracy["accuracy"],
-        "ranked correctly by length alone": accuracy["length_only"],
-        "ranked correctly by single words alone": accuracy["words_only"],
-    }
-    return {
-        **{name: share["share"] for name, share in shares.items()},
-        "held-out pairs told apart, low end": accuracy["accuracy"]["low"],
-        **_pick(artifact, last_training_loss="last_loss", rows_trained_on="rows", held_out_pairs="held_out"),
-        **_measured(artifact, seconds_of_training="training_seconds", peak_memory_in_bytes="peak_memory_bytes"),
-        **_computation(artifact),
-    }
-
-
-def _computation(artifact: Artifact) -> Figures:
-    return {
-        **_pick(artifact, tokens_learned_from="tokens_trained"),
-        **_labelled(artifact.manifest.summary.get("compute", {}), {"floating-point operations": "flops"}),
-        **_measured(artifact, **{"energy, kWh": "energy_kwh"}),
-    }
-
-
-def _by_reward(artifact: Artifact) -> Figures:
-    """Return the figures of a training by reward. Empty for other trainings."""
-    summary = artifact.manifest.summary.get("rlhf")
-    if summary is None:
-        return {}
-    return {
-        "held-out reward": summary["comparison"]["adapter"],
-        "held-out reward, difference from the parent adapter": summary["comparison"]["difference"],
-        "KL from the parent adapter, nats a reply": summary["divergence_of_best"],
-        "kept iteration": summary["best_iteration"],
-    }
+_DATASET: Mapping[str, Source] = {
+    "rows": "summary.rows",
+    "findings to look at": lambda artifact: len(artifact.manifest.summary["findings"]),
+    "rows over the token limit": lambda artifact: sum(artifact.manifest.summary["over_limit"].values()),
+    "median tokens of a row": _tokens("p50"),
+    "longest row, tokens": _tokens("longest"),
+    "exact duplicates": "summary.exact_duplicates",
+}
+_COMPUTATION: Mapping[str, Source] = {
+    "tokens learned from": "summary.tokens_trained",
+    "floating-point operations": "summary.compute.flops",
+    "energy, kWh": "measured.energy_kwh",
+}
+_ADAPTER: Mapping[str, Source] = {
+    "held-out reward": "summary.rlhf.comparison.adapter",
+    "held-out reward, difference from the parent adapter": "summary.rlhf.comparison.difference",
+    "KL from the parent adapter, nats a reply": "summary.rlhf.divergence_of_best",
+    "kept iteration": "summary.rlhf.best_iteration",
+    "last training loss": "summary.last_loss",
+    "tokens per second": "measured.tokens_per_second",
+    "seconds of training": "measured.training_seconds",
+    "first training loss": "summary.first_loss",
+    "steps": "summary.steps",
+    "rows trained on": "summary.rows",
+    "rows cut": "summary.rows_cut",
+    "share of tokens supervised": "summary.supervised_share",
+    "peak memory in bytes": "measured.peak_memory_bytes",
+    **_COMPUTATION,
+    "bytes": lambda artifact: sum(entry.size for entry in artifact.manifest.files),
+}
+FIGURES: Mapping[str, Mapping[str, Source]] = {
+    "raw_corpus": {
+        "documents": "summary.rows",
+        "quarantined": "summary.quarantined",
+        "share quarantined": _share_quarantined,
+        "excluded": "summary.excluded",
+        "not selected": "summary.not_selected",
+    },
+    "classified_corpus": {
+        "documents": "summary.rows",
+        "documents at the ceiling": _at_the_ceiling,
+        "raised by their case file": "summary.raised_by_case",
+    },
+    "scrubbed_corpus": {
+        "documents with personal data": "summary.rows_touched",
+        "replacements": lambda artifact: sum(artifact.manifest.summary["replaced"].values()),
+        "ambiguous names": "summary.ambiguous_names",
+        "documents": "summary.rows",
+        "characters per second": "measured.characters_per_second",
+    },
+    "leakage_safe_split": {
+        "share held out": "summary.held_out_share_of_letters",
+        "rows held out": "summary.rows_held_out",
+        "rows for selection": "summary.rows_selection",
+        "rows for training": "summary.rows_train",
+        "near duplicate pairs": "summary.near_duplicate_pairs",
+        "groups": "summary.components",
+    },
+    "training_dataset": _DATASET,
+    "preference_dataset": _DATASET,
+    "base_model": {"parameters": "summary.parameters"},
+    "sft_adapter": _ADAPTER,
+    "reward_model": {
+        "held-out pairs told apart": "summary.accuracy.accuracy.share",
+        "ranked correctly by length alone": "summary.accuracy.length_only.share",
+        "ranked correctly by single words alone": "summary.accuracy.words_only.share",
+        "held-out pairs told apart, low end": "summary.accuracy.accuracy.low",
+        "last training loss": "summary.last_loss",
+        "rows trained on": "summary.rows",
+        "held out pairs": "summary.held_out",
+        "seconds of training": "measured.training_seconds",
+        "peak memory in bytes": "measured.peak_memory_bytes",
+        **_COMPUTATION,
+    },
+    "aligned_adapter": _ADAPTER,
+    "private_scores": {"rows scored": "summary.selection.chosen"},
+    "red_team_report": {"prompts": "summary.prompts"},
+    "registered_adapter": {
+        "rows trained on": "summary.training_rows",
+        "preference rows": "summary.preference_rows",
+        "gates passed or waived": "summary.gates",
+        "gates waived": "summary.accepted",
+    },
+    "blind_review": {
+        "net preference": "summary.net_preference.mean",
+        "net preference, low end": "summary.net_preference.low",
+        "net preference, high end": "summary.net_preference.high",
+        "ballots": "summary.ballots",
+        "operators": "summary.operators",
+    },
+}
+"""Kind of artifact -> name of a figure -> its path in the manifest's summary or measurements, or a function."""
 
 
 def _private_scores(artifact: Artifact) -> Figures:
     result = read_json(artifact.file(SCORES_FILE))["result"]
-    return {
-        **_of_the_candidate("held-out loss", result["loss"]),
-        **_of_the_candidate("held-out loss, mean over tokens", result["loss_by_token"]),
-        **_of_the_candidate("choice accuracy", result["choice"]),
-        "rows scored": artifact.manifest.summary["selection"]["chosen"],
-    }
+    names = {"loss": "held-out loss", "loss_by_token": "held-out loss, mean over tokens", "choice": "choice accuracy"}
+    return _of_the_candidate({what: result[name] for name, what in names.items()})
 
 
 def _capability_scores(artifact: Artifact) -> Figures:
-    figures: Figures = {}
-    for suite, by_reference in artifact.manifest.summary.items():
-        figures |= _of_the_candidate(f"{suite} accuracy", by_reference)
-    return figures
+    return _of_the_candidate({f"{suite} accuracy": each for suite, each in artifact.manifest.summary.items()})
 
 
 def _red_team_report(artifact: Artifact) -> Figures:
@@ -179,75 +178,46 @@ def _red_team_report(artifact: Artifact) -> Figures:
         "personal data in answers": result["personal_data"],
         "injected instructions obeyed": result["obeyed"],
     }
-    figures: Figures = {}
-    for what, by_reference in shares.items():
-        figures |= _of_the_candidate(what, by_reference)
-    own = {what: figures[what] for what in shares if what in figures}
-    return {**own, **figures, **_pick(artifact, prompts="prompts")}
+    figures = _of_the_candidate(shares)
+    return {what: figures[what] for what in shares if what in figures} | figures
 
 
 def _evaluation_report(artifact: Artifact) -> Figures:
     """Return the report's figures, and each gate's distance between difference and margin."""
-    report = read_json(artifact.file(REPORT_FILE))
-    outcomes = [finding["outcome"] for finding in report["findings"]]
-    figures: Figures = {
-        "gates passed": outcomes.count("pass"),
-        "gates not passed": len(outcomes) - outcomes.count("pass"),
-        "worse beyond chance": artifact.manifest.summary["regressions"],
-        **_pick(artifact, look_at_the_held_out_side="look"),
+    report, summary = read_json(artifact.file(REPORT_FILE)), artifact.manifest.summary
+    passed = [finding["outcome"] == "pass" for finding in report["findings"]]
+    figures: dict[str, Any] = {
+        "gates passed": sum(passed),
+        "gates not passed": len(passed) - sum(passed),
+        "worse beyond chance": summary["regressions"],
+        "look at the held out side": summary.get("look"),
     }
-    for finding in report["findings"]:
-        for held in finding["held"]:
-            label = f"{held['what']}, compared with the {held['reference']}"
-            figures[f"{label}: difference"] = held["observed"]["difference"]
-            figures[f"{label}: left of the margin"] = _left_of_the_margin(held)
+    for held in (each for finding in report["findings"] for each in finding["held"]):
+        observed, judgement = held["observed"], held["judgement"]
+        worse_end = -observed["high"] if judgement["better"] == "lower" else observed["low"]
+        label = f"{held['what']}, compared with the {held['reference']}"
+        figures[f"{label}: difference"] = observed["difference"]
+        figures[f"{label}: left of the margin"] = float(worse_end + judgement["margin"])  # below 0: not passed
     return figures
 
 
-def _left_of_the_margin(held: Mapping[str, Any]) -> float:
-    """Return the distance from the worse end of the interval to the margin. It is negative if the gate did not pass."""
-    observed, judgement = held["observed"], held["judgement"]
-    worse = -observed["high"] if judgement["better"] == "lower" else observed["low"]
-    return float(worse + judgement["margin"])
+COMPARED: Mapping[str, Callable[[Artifact], Figures]] = {
+    "private_scores": _private_scores,
+    "capability_scores": _capability_scores,
+    "red_team_report": _red_team_report,
+    "evaluation_report": _evaluation_report,
+}
+"""Kind of artifact -> function that returns the figures that depend on what the candidate was compared with."""
 
 
-def _registered_adapter(artifact: Artifact) -> Figures:
-    return _pick(
-        artifact,
-        rows_trained_on="training_rows",
-        preference_rows="preference_rows",
-        gates_passed_or_waived="gates",
-        gates_waived="accepted",
-    )
-
-
-def _blind_review(artifact: Artifact) -> Figures:
-    net = artifact.manifest.summary["net_preference"]
-    ends = {f"net preference, {end} end": net[end] for end in ("low", "high") if net[end] is not None}
-    return {"net preference": net["mean"], **ends, **_pick(artifact, ballots="ballots", operators="operators")}
-
-
-def _of_the_candidate(what: str, by_reference: Mapping[str, Mapping[str, Any]]) -> Figures:
-    """Return the candidate's value, and its difference from each reference."""
-    values = [each["candidate"] for each in by_reference.values()]
-    return {
-        **({what: values[0]} if values else {}),
-        **{f"{what}, difference from the {name}": each["difference"] for name, each in by_reference.items()},
-    }
-
-
-def _pick(artifact: Artifact, **named: str) -> Figures:
-    """Return label (underscores become spaces) -> number in the manifest's summary. Missing numbers are skipped,
-    because earlier releases stored fewer."""
-    return _labelled(artifact.manifest.summary, named)
-
-
-def _measured(artifact: Artifact, **named: str) -> Figures:
-    return _labelled(artifact.manifest.circumstances.measured, named)
-
-
-def _labelled(values: Mapping[str, Any], named: Mapping[str, str]) -> Figures:
-    return {label.replace("_", " "): values[name] for label, name in named.items() if is_number(values.get(name))}
+def _of_the_candidate(compared: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figures:
+    """Return each figure of the candidate, and its difference from each reference."""
+    figures: Figures = {}
+    for what, by_reference in compared.items():
+        for name, each in by_reference.items():
+            figures.setdefault(what, each["candidate"])
+            figures[f"{what}, difference from the {name}"] = each["difference"]
+    return figures
 
 
 MIRRORED = ("mlflow run", "mlflow version")
@@ -298,7 +268,7 @@ def page_of(
         "created at": manifest.circumstances.created_at,
         "line owner": workplace.line.owner,
         **dict(shown[HEADLINES:]),
-        **_details_of(artifact),
+        **asset_details.details_of(artifact),
         **asset_details.contamination(verdicts),
         **{name: value for name, value in (published or {}).items() if name in MIRRORED},
         **_row_count(manifest),
@@ -372,24 +342,3 @@ def _whole_manifest(artifact: Artifact) -> dg.MetadataValue:
     return dg.MetadataValue.json(
         {"sha256": ref.digest, "manifest_sha256": ref.manifest_sha256, **artifact.manifest.model_dump(mode="json")}
     )
-
-
-_PAGES: Mapping[str, tuple[Callable[[Artifact], Figures], Callable[[Artifact], Page]]] = {
-    "raw_corpus": (_raw_corpus, asset_details.raw_corpus),
-    "classified_corpus": (_classified_corpus, asset_details.classified_corpus),
-    "scrubbed_corpus": (_scrubbed_corpus, asset_details.scrubbed_corpus),
-    "leakage_safe_split": (_leakage_safe_split, asset_details.leakage_safe_split),
-    "training_dataset": (_dataset, asset_details.dataset),
-    "preference_dataset": (_dataset, asset_details.dataset),
-    "base_model": (_base_model, asset_details.base_model),
-    "sft_adapter": (_adapter, asset_details.adapter),
-    "reward_model": (_reward_model, asset_details.reward_model),
-    "aligned_adapter": (_adapter, asset_details.adapter),
-    "capability_scores": (_capability_scores, asset_details.capability_scores),
-    "private_scores": (_private_scores, asset_details.private_scores),
-    "red_team_report": (_red_team_report, asset_details.red_team_report),
-    "evaluation_report": (_evaluation_report, asset_details.evaluation_report),
-    "registered_adapter": (_registered_adapter, asset_details.registered_adapter),
-    "blind_review": (_blind_review, asset_details.blind_review),
-}
-"""Kind of artifact -> functions that return its figures and its details."""

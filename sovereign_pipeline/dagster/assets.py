@@ -169,9 +169,7 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
     return follow_after_act(registry, workplace.settings, adapter.line, workplace.progress) or version
 
 
-WHATEVER_THE_VERDICT: Mapping[str, Publication] = {
-    "evaluation_report": _mirror_evaluation,
-}
+WHATEVER_THE_VERDICT: Mapping[str, Publication] = {"evaluation_report": _mirror_evaluation}
 """Publications for any verdict. A report whose gates did not pass needs the most attention."""
 
 ONCE_PASSED: Mapping[str, Publication] = {

@@ -34,14 +34,7 @@ from sovereign_pipeline.policy.institution import Here, load_institution
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Launch, Progress, Workplace
 from sovereign_pipeline.registry.mlflow_mirror import mirror_training
-from sovereign_pipeline.training.experiments import (
-    TRIAL,
-    Results,
-    State,
-    Trial,
-    assert_selection_side,
-    run_experiment,
-)
+from sovereign_pipeline.training.experiments import TRIAL, Results, State, Trial, assert_selection_side, run_experiment
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.warm import WarmTrainer
 from sovereign_pipeline.workplace import open_workplace

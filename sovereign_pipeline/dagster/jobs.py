@@ -214,9 +214,7 @@ with warnings.catch_warnings():
         description="Is the line's newest adapter reviewed in time? A warning alone: nothing is stopped.",
     )
     def review_not_due(
-        context: dg.AssetCheckExecutionContext,
-        installation: dg.ResourceParam[Settings],
-        clock: dg.ResourceParam[Clock],
+        context: dg.AssetCheckExecutionContext, installation: dg.ResourceParam[Settings], clock: dg.ResourceParam[Clock]
     ) -> dg.AssetCheckResult:
         line = context.partition_key
         for due in due_reviews(open_registry(installation), installation, clock().date(), line):

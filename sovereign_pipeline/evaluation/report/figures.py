@@ -37,7 +37,7 @@ _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr"
 """ISO 639 codes of languages written from right to left (Unicode CLDR, characterOrder right-to-left)."""
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 _LESS_IS_BETTER = {"timeout"}
-_SHARES: Sequence[tuple[str, str, Better]] = (
+SHARES: Sequence[tuple[str, str, Better]] = (
     ("refused, should be", "refusals", "higher"),
     ("refused, should not be", "over_refusals", "lower"),
     ("injected instructions obeyed", "obeyed", "lower"),
@@ -196,11 +196,7 @@ def _tool_calls(results: Results, samples: Sequence[ToolCallSample]) -> Iterator
 def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
     for suite, result in results.capability.items():
         rows = [sample for sample in samples if sample.suite == suite]
-        slices = {
-            ALL: result.accuracy,
-            **_named("language", result.by_language),
-            **_directions(rows, accuracy_of),
-        }
+        slices = {ALL: result.accuracy, **_named("language", result.by_language), **_directions(rows, accuracy_of)}
         yield from _figures(suite, slices, "share", "higher")
         yield from _beside_accuracy(suite, rows, seed)
 
@@ -233,7 +229,7 @@ def _red_team(results: Results, samples: Sequence[RedTeamSample], seed: int) -> 
     result = results.red_team
     multi_turn = [sample for sample in samples if sample.turns > 1]
     slices = {ALL: result, **({"several turns": red_team_result(multi_turn, [])} if multi_turn else {})}
-    for what, name, direction in _SHARES:
+    for what, name, direction in SHARES:
         yield from _figures(what, {each: getattr(of, name) for each, of in slices.items()}, "share", direction)
     for kind, shares in result.by_kind.items():
         expected = {sample.expects for sample in samples if sample.kind == kind}
