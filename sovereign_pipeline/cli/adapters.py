@@ -17,6 +17,7 @@ from sovereign_pipeline.cli.terminal import (
     AsJson,
     DatasetDigest,
     Group,
+    Home,
     KeyOptions,
     OfLine,
     Reason,
@@ -25,8 +26,11 @@ from sovereign_pipeline.cli.terminal import (
     officers_signer,
     only,
     out,
+    print_done,
     print_facts,
+    print_note,
     print_rows,
+    print_wrong,
     tell_progress,
     write_new_file,
 )
@@ -43,7 +47,7 @@ from sovereign_pipeline.record.catalog import (
 )
 from sovereign_pipeline.record.database import Registry, open_registry, registry_read_only
 from sovereign_pipeline.record.manifest import ArtifactRef
-from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
+from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root_if_any
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tables import row_as_dict
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
@@ -54,17 +58,14 @@ if TYPE_CHECKING:
     from sovereign_pipeline.base.pages import Language
 
 
-def write_page(adapter_id: str, path: Path, language: "Language") -> None:
+def write_page(home: Home, adapter_id: str, path: Path, language: "Language") -> None:
     """Write the page about an adapter to a new file. Raises the errors of `write_new_file`."""
     from sovereign_pipeline.web.adapter_view import adapter_view
     from sovereign_pipeline.web.rendering import adapter_file
 
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    store = open_store(settings, registry=registry)
-    view = adapter_view(registry, store, adapter_id, datetime.datetime.now(datetime.UTC))
+    view = adapter_view(home.registry, home.store, adapter_id, datetime.datetime.now(datetime.UTC))
     write_new_file(path, adapter_file(view, language))
-    out.print(f"[green]✓[/] {escape(str(path))}: {escape(view.id)}, {escape(view.classification)}")
+    print_done(f"{path}: {view.id}, {view.classification}")
 
 
 StrictSources = Annotated[
@@ -79,34 +80,29 @@ TrustRoot = Annotated[
 ]
 
 
-def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> Result:
+def verified(home: Home, verify: Callable[..., Any], subject: str, strict_sources: bool) -> Result:
     """Verify an adapter by its id, or a dataset by its digest.
 
     Args:
         verify: `verify_with_acts` or `verify_dataset`.
         strict_sources: fail if a source file is missing or has changed.
     """
-    settings = Settings.from_environment()
-    report = verify(
-        open_registry(settings, from_first_entry=True),
-        open_store(settings, settings.corpus),
-        settings,
-        subject,
-        tell_progress,
-    )
+    settings = home.settings
+    registry, store = open_registry(settings, from_first_entry=True), open_store(settings, settings.corpus)
+    report = verify(registry, store, settings, subject, tell_progress)
 
     def show() -> None:
-        mark_demonstration(trust_root(settings))
+        mark_demonstration(home.trust)
         _print(report)
 
     return Result(report, show, passed=not (strict_sources and report.changed_sources))
 
 
-def verified_from_trust_root(adapter_id: str, root_sha256: str, strict_sources: bool) -> Result:
+def verified_from_trust_root(home: Home, adapter_id: str, root_sha256: str, strict_sources: bool) -> Result:
     """Verify an adapter, given the SHA-256 of the first root. Writes nothing."""
     from sovereign_pipeline.release.auditing import audit_adapter
 
-    settings = Settings.from_environment()
+    settings = home.settings
     with registry_read_only(settings) as registry:
         store = open_store(settings, settings.corpus, registry)
         report = audit_adapter(registry, store, settings, adapter_id, root_sha256, tell_progress)
@@ -116,32 +112,28 @@ def verified_from_trust_root(adapter_id: str, root_sha256: str, strict_sources: 
 def _print_audit(report: Any) -> None:
     trust, witnessed = report.trust, report.witnessed
     by = f"; these are {DEMONSTRATION_KEYS}" if trust.is_demonstration else ""
-    out.print(
-        f"[green]✓[/] trust root {trust.root_sha256}: root {trust.root_version}, targets {trust.targets_version}{by}"
-    )
-    out.print(f"[green]✓[/] ledger: {report.entries} entries, signed by the log's key")
+    print_done(f"trust root {trust.root_sha256}: root {trust.root_version}, targets {trust.targets_version}{by}")
+    print_done(f"ledger: {report.entries} entries, signed by the log's key")
     if witnessed is None:
         out.print(
             "  the trust root names no witness: anyone with the registry and its key can rewrite the ledger undetected"
         )
     else:
-        out.print(f"[green]✓[/] {witnessed.entries} entries witnessed by {escape(', '.join(sorted(witnessed.at)))}")
-    out.print(
-        f"[green]✓[/] {counted(report.requests, 'request')} and "
-        f"{counted(report.transitions, 'transition')}, every signature"
+        print_done(f"{witnessed.entries} entries witnessed by {', '.join(sorted(witnessed.at))}")
+    print_done(
+        f"{counted(report.requests, 'request')} and {counted(report.transitions, 'transition')}, every signature"
     )
     _print(report.lineage)
 
 
 def _print(report: Any) -> None:
     for each in report.checked:
-        facts = f"{each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}"
-        out.print(f"[green]✓[/] {facts}")
+        print_done(f"{each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {each.digest}")
     for missing in (*report.changed_sources, *report.withheld, *report.purged):
         out.print(f"[yellow]![/] {escape(str(missing))}")
     for note in report.notes:
-        out.print(f"[yellow]•[/] {escape(note)}")
-    out.print(f"[green]✓[/] {report.subject} matches the registry")
+        print_note(note)
+    print_done(f"{report.subject} matches the registry")
     if report.changed_sources:
         files = counted(len(report.changed_sources), "source file is", "source files are")
         out.print(f"[yellow]![/] {files} missing or changed; the artifacts built from it are verified")
@@ -156,18 +148,19 @@ adapters.add_typer(issue, name="issue")
 
 @adapters.command("list")
 def adapters_list(
+    home: Home,
     line: OfLine = None,
     wide: Annotated[bool, typer.Option("--wide", help="Show method, digests, base model and time, too.")] = False,
     as_json: AsJson = False,
 ) -> Result:
     """List every registered adapter."""
-    registry = open_registry(Settings.from_environment())
-    rows = with_marks(registry, (list_adapters if as_json else adapters_in_brief)(registry, line))
+    rows = with_marks(home.registry, (list_adapters if as_json else adapters_in_brief)(home.registry, line))
     return Result(rows, lambda: print_adapters(rows, wide=wide))
 
 
 @adapters.command("show")
 def adapters_show(
+    home: Home,
     adapter_id: AdapterId,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a standalone HTML page about the adapter to this new file.")
@@ -183,20 +176,17 @@ def adapters_show(
     if arabic and html is None:
         raise InputError("--arabic needs --html.", "Add --html FILE.")
     if html is not None:
-        write_page(adapter_id, html, "ar" if arabic else "en")
+        write_page(home, adapter_id, html, "ar" if arabic else "en")
         return None
-    registry = open_registry(Settings.from_environment())
-    (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)], adapter_id)
-    trust = trust_root_if_any(registry.settings) if facts["waivers"] else None
+    (facts,) = with_marks(home.registry, [show_adapter(home.registry, adapter_id)], adapter_id)
+    trust = trust_root_if_any(home.settings) if facts["waivers"] else None
     facts["waivers"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["waivers"]]
     return Result(facts, lambda: _print_adapter(facts))
 
 
 @adapters.command("verify")
 def adapters_verify(
-    adapter_id: AdapterId,
-    trust_root: TrustRoot = None,
-    strict_sources: StrictSources = False,
+    home: Home, adapter_id: AdapterId, trust_root: TrustRoot = None, strict_sources: StrictSources = False
 ) -> Result:
     """Verify an adapter and all its inputs, down to the source files, and every signed act about its line.
 
@@ -208,15 +198,15 @@ def adapters_verify(
     about the line. This needs no keys, vault or corpus and writes nothing, so it works on a copy on another machine.
     """
     if trust_root is not None:
-        return verified_from_trust_root(adapter_id, trust_root, strict_sources)
+        return verified_from_trust_root(home, adapter_id, trust_root, strict_sources)
     from sovereign_pipeline.release.auditing import verify_with_acts
 
-    return verified(verify_with_acts, adapter_id, strict_sources)
+    return verified(home, verify_with_acts, adapter_id, strict_sources)
 
 
 @adapters.command("mlflow")
 def adapters_mlflow(
-    repair: Annotated[bool, typer.Option("--repair", help="Correct the entries that differ.")] = False,
+    home: Home, repair: Annotated[bool, typer.Option("--repair", help="Correct the entries that differ.")] = False
 ) -> Result:
     """Compare MLflow with the registry: names, versions, sources, digests and aliases.
 
@@ -224,21 +214,21 @@ def adapters_mlflow(
     """
     from sovereign_pipeline.registry import mlflow_mirror
 
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    found = mlflow_mirror.repair(registry, settings) if repair else mlflow_mirror.differences(registry, settings)
+    examine = mlflow_mirror.repair if repair else mlflow_mirror.differences
+    found = examine(home.registry, home.settings)
 
     def show() -> None:
         for each in found:
-            out.print(f"[red]✗[/] {escape(str(each))}")
+            print_wrong(each)
         if not found:
-            out.print("[green]✓[/] MLflow matches the registry")
+            print_done("MLflow matches the registry")
 
     return Result([{"line": each.line, "what": each.what} for each in found], show, passed=not found)
 
 
 @adapters.command("reviewed")
 def adapters_reviewed(
+    home: Home,
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="The findings, without document text.")],
     key: KeyOptions,
@@ -249,17 +239,15 @@ def adapters_reviewed(
     """
     from sovereign_pipeline.release.cadence import record_review
 
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    level = find_adapter(registry, adapter_id).classification
+    level = find_adapter(home.registry, adapter_id).classification
     stated = {"adapter": adapter_id, "classification": level, "reviewed and kept": officers_words(text, "A review")}
-    signer = officers_signer(settings, key, stated)
-    record_review(registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
-    out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed")
+    signer = officers_signer(home.settings, key, stated)
+    record_review(home.registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
+    print_done(f"{adapter_id}: reviewed")
 
 
 @adapters.command("purge")
-def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
+def adapters_purge(home: Home, adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Remove the weights of a retired, rejected or recalled adapter from disk. All records are kept.
 
     The purge is signed and logged before any file is removed. Run the command again after an interruption to remove the
@@ -267,28 +255,26 @@ def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> No
     """
     from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
 
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    store = open_store(settings, registry=registry)
-    done = finish_purge(registry, store, settings, adapter_id)
+    done = finish_purge(home.registry, home.store, home.settings, adapter_id)
     if done is not None:
         recorded, left = done
         words = f"its weights were purged on {recorded.at:%Y-%m-%d} by {recorded.officer}"
-        out.print(f"[green]✓[/] {escape(adapter_id)}: {escape(words)}; {left:,} remaining bytes were freed")
+        print_done(f"{adapter_id}: {words}; {left:,} remaining bytes were freed")
         return
-    plan = plan_purge(registry, store, settings, adapter_id, tell_progress)
+    plan = plan_purge(home.registry, home.store, home.settings, adapter_id, tell_progress)
     facts = {"adapter": adapter_id, "state": plan.state, "classification": plan.adapter.classification}
     for number, file in enumerate(plan.files, start=1):
         facts[f"removed {number}"] = f"{short(file.artifact)}/{file.path}, {file.size:,} bytes, SHA-256 {file.sha256}"
     facts |= {"freed": f"{plan.bytes:,} bytes", "reason": officers_words(reason, "A purge")}
-    signer = officers_signer(settings, key, facts)
-    recorded = purge(registry, store, settings, signer, plan, reason)
+    signer = officers_signer(home.settings, key, facts)
+    recorded = purge(home.registry, home.store, home.settings, signer, plan, reason)
     what = f"{counted(len(recorded.files), 'file')} of weights purged, {recorded.bytes:,} bytes freed"
-    out.print(f"[green]✓[/] {escape(adapter_id)}: {what}")
+    print_done(f"{adapter_id}: {what}")
 
 
 @issue.command("add")
 def issue_add(
+    home: Home,
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="Description of the issue, without document text.")],
     key: KeyOptions,
@@ -297,13 +283,11 @@ def issue_add(
 
     Prints the statement before your key signs it.
     """
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    level = find_adapter(registry, adapter_id).classification
+    level = find_adapter(home.registry, adapter_id).classification
     stated = {"adapter": adapter_id, "classification": level, "known issue": words_of_issue(text)}
-    signer = officers_signer(settings, key, stated)
-    added = add_issue(registry, adapter_id, text, signer)
-    out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
+    signer = officers_signer(home.settings, key, stated)
+    added = add_issue(home.registry, adapter_id, text, signer)
+    print_done(f"{adapter_id}: known issue {added.number}")
 
 
 def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
@@ -419,40 +403,38 @@ datasets = Group(no_args_is_help=True, help="List, show and verify registered da
 
 
 @datasets.command("list")
-def datasets_list(line: OfLine = None) -> Result:
+def datasets_list(home: Home, line: OfLine = None) -> Result:
     """List every dataset that a registered adapter was trained on, and the current ones of lines without an adapter."""
-    settings = Settings.from_environment()
-    rows = list_datasets(open_registry(settings), line)
+    rows = list_datasets(home.registry, line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
     known = {row["digest"] for row in rows}
-    made = [ref for ref in _made_datasets(settings) if ref.line == (line or ref.line) and ref.digest not in known]
+    made = [ref for ref in _made_datasets(home.settings) if ref.line == (line or ref.line) and ref.digest not in known]
 
     def show() -> None:
         print_rows([only(row, *named) for row in rows], "Datasets")
         if made:
             out.print("No registered adapter was trained on:")
         for ref in made:
-            print_dataset(settings, ref)
+            print_dataset(home.settings, ref)
 
     return Result(rows, show)
 
 
 @datasets.command("show")
-def datasets_show(digest: DatasetDigest) -> Result:
+def datasets_show(home: Home, digest: DatasetDigest) -> Result:
     """Show a dataset's data card and its registry entry. A dataset that no adapter was trained on has only the card."""
     from sovereign_pipeline.registry.verification import card_of, card_of_dataset
 
-    settings = Settings.from_environment()
     try:
-        row = show_dataset(open_registry(settings), digest)
+        row = show_dataset(home.registry, digest)
     except NotFoundError:
-        made = [ref for ref in _made_datasets(settings) if ref.digest.startswith(digest)]
+        made = [ref for ref in _made_datasets(home.settings) if ref.digest.startswith(digest)]
         if len(made) != 1:
             raise
-        unused = card_of(open_store(settings).open(made[0]))
+        unused = card_of(home.store.open(made[0]))
         facts = {**made[0].model_dump(), "adapters": [], "card": unused.facts}
         return Result(facts, lambda: out.print(unused.markdown, markup=False))
-    card = card_of_dataset(open_store(settings), row)
+    card = card_of_dataset(home.store, row)
 
     def show() -> None:
         out.print(card.markdown, markup=False)
@@ -490,7 +472,7 @@ def _made_datasets(settings: Settings) -> list[ArtifactRef]:
 
 
 @datasets.command("verify")
-def datasets_verify(digest: DatasetDigest, strict_sources: StrictSources = False) -> Result:
+def datasets_verify(home: Home, digest: DatasetDigest, strict_sources: StrictSources = False) -> Result:
     """Verify a dataset and all its inputs, down to the source files.
 
     Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
@@ -499,4 +481,4 @@ def datasets_verify(digest: DatasetDigest, strict_sources: StrictSources = False
     """
     from sovereign_pipeline.registry.verification import verify_dataset
 
-    return verified(verify_dataset, digest, strict_sources)
+    return verified(home, verify_dataset, digest, strict_sources)

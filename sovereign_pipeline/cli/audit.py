@@ -9,15 +9,17 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
-from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.cli.terminal import (
     Group,
+    Home,
     Result,
     mark_demonstration,
     moment,
     out,
+    print_done,
+    print_wrong,
     tell_progress,
     write_new_file,
 )
@@ -25,17 +27,10 @@ from sovereign_pipeline.record import notes, witnesses
 from sovereign_pipeline.record.audit_log import CHECKPOINT, append, assert_contains, checkpoint_of, export
 from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier, write_key
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.in_force import (
-    acts_of_revoked_keys,
-    replace_trust,
-    rule_file,
-    rules,
-    trust_on_record,
-)
+from sovereign_pipeline.record.in_force import acts_of_revoked_keys, replace_trust, rule_file, rules, trust_on_record
 from sovereign_pipeline.record.notes import COSIGNS, new_signer, parse_verifier
-from sovereign_pipeline.record.officers import TRUST, trust_root
+from sovereign_pipeline.record.officers import TRUST
 from sovereign_pipeline.record.people import People
-from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tree import check, prove, size_of
 from sovereign_pipeline.record.verifying import rows_beside, verify_registry
 from sovereign_pipeline.record.witnesses import read_policy
@@ -47,24 +42,22 @@ people = Group(no_args_is_help=True, help="List the persons in the ledger, and e
 
 
 @people.command("list")
-def people_list() -> Result:
+def people_list(home: Home) -> Result:
     """List the persons known to this home, with their commitments in ledger, registry and reviews."""
-    listed = People(Settings.from_environment()).listed()
+    listed = People(home.settings).listed()
     return Result([{"name": name, "stands for them": person} for name, person in listed.items()], "Persons")
 
 
 @people.command("forget")
-def people_forget(name: Annotated[str, typer.Argument(help="The name, as listed.")]) -> None:
+def people_forget(home: Home, name: Annotated[str, typer.Argument(help="The name, as listed.")]) -> None:
     """Erase a person's name and salt. The ledger stays valid, but its entries can no longer be linked to the person.
 
     Exits with status 1 if the person takes part in an open review. Copies of the file on other machines are not erased.
     """
     from sovereign_pipeline.review.ballots import assert_in_no_open_review
 
-    settings = Settings.from_environment()
-    registry, store = open_registry(settings), open_store(settings)
-    person = People(settings).forget(name, lambda each: assert_in_no_open_review(registry, store, each))
-    out.print(f"[green]✓[/] erased; {person} can no longer be linked to a name")
+    person = People(home.settings).forget(name, lambda each: assert_in_no_open_review(home.registry, home.store, each))
+    print_done(f"erased; {person} can no longer be linked to a name")
 
 
 audit = Group(
@@ -84,6 +77,7 @@ EXPORTED = "log exported"
 
 @audit.command("verify")
 def audit_verify(
+    home: Home,
     kept: Annotated[
         Path | None, typer.Option("--export", help="An earlier export that the log must still contain.")
     ] = None,
@@ -98,20 +92,19 @@ def audit_verify(
     """
     from sovereign_pipeline.review.closing import examine_all
 
-    settings = Settings.from_environment()
-    registry = open_registry(settings, from_first_entry=True)
-    report = verify_registry(registry, _policy(settings, policy))
+    registry = open_registry(home.settings, from_first_entry=True)
+    report = verify_registry(registry, _policy(home.settings, policy))
     if kept is not None:
         with registry.reading() as session:
             assert_contains(session, checkpoint_of(kept))
     registry.keep_anew()
-    found = examine_all(registry, open_store(settings), settings)
+    found = examine_all(registry, home.store, home.settings)
     ledger = report.ledger
     with registry.reading() as session:
         beside = rows_beside(session)
         trust = trust_on_record(session)
-        void = [] if trust is None else acts_of_revoked_keys(session, trust_root(settings))
-    not_compared = trust is None and ledger.newest.sequence > 0 and (settings.data / TRUST).is_dir()
+        void = [] if trust is None else acts_of_revoked_keys(session, home.trust)
+    not_compared = trust is None and ledger.newest.sequence > 0 and (home.settings.data / TRUST).is_dir()
     facts = {
         "entries": ledger.newest.sequence,
         "hash": ledger.newest.hash,
@@ -127,46 +120,46 @@ def audit_verify(
     }
 
     def show() -> None:
-        out.print(f"[green]✓[/] {facts['entries']} entries, linked by their hashes; newest {facts['hash']}")
-        out.print(f"[green]✓[/] Merkle tree; root {facts['root']}")
+        print_done(f"{facts['entries']} entries, linked by their hashes; newest {facts['hash']}")
+        print_done(f"Merkle tree; root {facts['root']}")
         if report.checkpoint is None:
             out.print("  no checkpoint yet; the next act signs the first one")
         else:
-            out.print(f"[green]✓[/] signed checkpoint of {report.checkpoint} entries")
+            print_done(f"signed checkpoint of {report.checkpoint} entries")
         if ledger.in_copy is not None:
             undone = f"; {ledger.not_committed} of acts that were not performed" if ledger.not_committed else ""
-            out.print(f"[green]✓[/] second copy: {ledger.in_copy} entries{undone}")
+            print_done(f"second copy: {ledger.in_copy} entries{undone}")
         if report.witnessed is None:
             out.print("  no witness policy: anyone with the registry and its key can rewrite the ledger undetected")
         else:
             names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
-            out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy requires no witness'}")
+            print_done(f"{report.witnessed} entries witnessed: {names or 'the policy requires no witness'}")
         if trust is not None:
-            out.print(
-                f"[green]✓[/] rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
+            print_done(
+                f"rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
                 f"{trust.targets_version}, by entry {trust.sequence}"
             )
         if not_compared:
-            out.print("[red]✗[/] trust root: not compared, because no entry names one; the next act logs it")
+            print_wrong("trust root: not compared, because no entry names one; the next act logs it")
         for entry in void:
             out.print(f"[yellow]![/] entry {entry.sequence}, {entry.action}: does not count, as its key is revoked")
         for table, count in beside.items():
-            out.print(f"[red]✗[/] table {table}: {count} rows without an entry, written by another program")
+            print_wrong(f"table {table}: {count} rows without an entry, written by another program")
         for review, findings in found.items():
             for each in findings:
-                out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
+                print_wrong(f"review {review}: {each}")
 
     return Result(facts, show, passed=not found and not beside and not not_compared)
 
 
 @audit.command("checkpoint")
 def audit_checkpoint(
+    home: Home,
     request: Annotated[
         Path | None, typer.Option("--request", help="Write a request for witnesses to this new file.")
     ] = None,
     old: Annotated[
-        int | None,
-        typer.Option("--old", min=0, help="Number of entries that the witness cosigned last; 0 if none."),
+        int | None, typer.Option("--old", min=0, help="Number of entries that the witness cosigned last; 0 if none.")
     ] = None,
     answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer to import.")] = None,
     policy: PolicyFile = None,
@@ -175,20 +168,18 @@ def audit_checkpoint(
 
     Send the public key to auditors and witnesses by another channel than the checkpoint.
     """
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
     if answer is not None:
-        by = _needed_policy(settings, policy)
-        note, cosigned = witnesses.add_cosignatures(settings, by, _text(answer))
+        by = _needed_policy(home.settings, policy)
+        note, cosigned = witnesses.add_cosignatures(home.settings, by, _text(answer))
     else:
-        note, cosigned = registry.checkpoint(), []
+        note, cosigned = home.registry.checkpoint(), []
     if request is not None:
-        start = old if old is not None else witnesses.newest_cosigned_size(settings)
-        with registry.reading() as session:
+        start = old if old is not None else witnesses.newest_cosigned_size(home.settings)
+        with home.registry.reading() as session:
             write_new_file(request, witnesses.request(session, note, start))
-        witnesses.note_asked(settings, note)
-    with registry.reading() as session:
-        log = verifier(session, settings)
+        witnesses.note_asked(home.settings, note)
+    with home.registry.reading() as session:
+        log = verifier(session, home.settings)
     head = notes.parse_tree_head(note.text)
     facts = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "log": str(log)}
 
@@ -202,6 +193,7 @@ def audit_checkpoint(
 
 @audit.command("key")
 def audit_key(
+    home: Home,
     file: Annotated[
         Path | None, typer.Option("--file", help="Write to this new file instead of standard output.")
     ] = None,
@@ -210,20 +202,19 @@ def audit_key(
 
     Take it to the offline machine, where the holders of the root keys add it to the role.
     """
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    with registry.reading() as session:
+    with home.registry.reading() as session:
         is_new = not is_stated(session)
     if is_new:
-        with registry.writing():
+        with home.registry.writing():
             pass  # the first transaction creates and logs the key
-    with registry.reading() as session:
-        log = verifier(session, settings)
+    with home.registry.reading() as session:
+        log = verifier(session, home.settings)
     _print_or_write(f"{log}\n", file, "the log's public key")
 
 
 @audit.command("prove")
 def audit_prove(
+    home: Home,
     entry: Annotated[int, typer.Argument(help="Number of the entry.")],
     file: Annotated[
         Path | None, typer.Option("--file", help="Write to this new file instead of standard output.")
@@ -235,12 +226,10 @@ def audit_prove(
 
     With a witness policy, the proof uses the newest checkpoint that enough witnesses cosigned, if it covers the entry.
     """
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    found = _policy(settings, policy)
-    note = witnesses.newest_witnessed(settings, found, covering=entry) if found is not None else None
-    note = note or registry.checkpoint()
-    with registry.reading() as session:
+    found = _policy(home.settings, policy)
+    note = witnesses.newest_witnessed(home.settings, found, covering=entry) if found is not None else None
+    note = note or home.registry.checkpoint()
+    with home.registry.reading() as session:
         text = prove(session, entry, note)
     _print_or_write(text, file, f"entry {entry}")
 
@@ -268,12 +257,9 @@ def audit_check_proof(
     witnessed = {name: _time(at) for name, at in cosigned.items()}
 
     def show() -> None:
-        out.print(
-            f"[green]✓[/] entry {entry['sequence']} of {escape(head.origin)}: {escape(str(entry['at']))}, "
-            f"{escape(str(entry['actor']))}, {escape(str(entry['action']))}"
-        )
+        print_done(f"entry {entry['sequence']} of {head.origin}: {entry['at']}, {entry['actor']}, {entry['action']}")
         for name, at in witnessed.items():
-            out.print(f"[green]✓[/] witnessed by {escape(name)}, {at}")
+            print_done(f"witnessed by {name}, {at}")
 
     return Result({"entry": entry, "size": head.size, "origin": head.origin, "witnesses": witnessed}, show)
 
@@ -315,45 +301,41 @@ def audit_witness(
 
 
 @audit.command("export")
-def audit_export(file: Annotated[Path, typer.Argument(help="The new file to export to.")]) -> None:
+def audit_export(home: Home, file: Annotated[Path, typer.Argument(help="The new file to export to.")]) -> None:
     """Verify the audit log and write it to a JSONL file. The export is logged too.
 
     Store the file elsewhere: a log that was truncated later no longer matches it. The signed checkpoint is written
     beside it. The machine that decrypts transcripts uses both to verify them.
     """
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
     if file.exists():
         raise InputError(f"{file}: the file exists already.", "Choose a new file.")
-    with registry.writing() as session:
-        append(session, People(settings).commitment_of(account()), EXPORTED, {"entries": size_of(session)})
-    write_new_file(file.with_name(file.name + CHECKPOINT), str(registry.checkpoint()))
-    last = export(registry, file)
-    out.print(f"[green]✓[/] {file}: {last.sequence} entries; newest {last.hash}")
+    with home.registry.writing() as session:
+        append(session, home.actor, EXPORTED, {"entries": size_of(session)})
+    write_new_file(file.with_name(file.name + CHECKPOINT), str(home.registry.checkpoint()))
+    last = export(home.registry, file)
+    print_done(f"{file}: {last.sequence} entries; newest {last.hash}")
 
 
 @audit.command("trust-root")
 def audit_trust_root(
-    sha256: Annotated[str, typer.Argument(help="Full SHA-256 of the new first root.")],
+    home: Home, sha256: Annotated[str, typer.Argument(help="Full SHA-256 of the new first root.")]
 ) -> None:
     """Replace the trust root in force by the one in data/trust, and log this.
 
     Otherwise every command rejects a trust root with another first root than the logged one. The new trust root does
     not verify what officers signed under the old one.
     """
-    settings = Settings.from_environment()
-    with open_registry(settings, under_any_trust=True).writing() as session:
-        replace_trust(session, settings, sha256.lower())
-    out.print(f"[green]✓[/] the trust root {sha256.lower()} is now in force")
+    with open_registry(home.settings, under_any_trust=True).writing() as session:
+        replace_trust(session, home.settings, sha256.lower())
+    print_done(f"the trust root {sha256.lower()} is now in force")
 
 
 @audit.command("policy")
 def audit_policy(
-    at: Annotated[str | None, typer.Option(help="UTC date or time; default: now.")] = None,
+    home: Home, at: Annotated[str | None, typer.Option(help="UTC date or time; default: now.")] = None
 ) -> Result:
     """List the rules in force at a time, with their start and the path of each stored copy."""
-    settings = Settings.from_environment()
-    with open_registry(settings).reading() as session:
+    with home.registry.reading() as session:
         found = rules(session, moment(at) if at is not None else None)
     rows = [
         {
@@ -361,7 +343,7 @@ def audit_policy(
             "since": each.since.isoformat(timespec="seconds"),
             "entry": each.sequence,
             "sha256": each.sha256 or "removed",
-            "copy": str(rule_file(settings, each.sha256)) if each.sha256 is not None else None,
+            "copy": str(rule_file(home.settings, each.sha256)) if each.sha256 is not None else None,
         }
         for each in found
     ]
@@ -374,7 +356,7 @@ def _print_or_write(text: str, file: Path | None, what: str) -> None:
         print_plain(text)
         return
     write_new_file(file, text)
-    out.print(f"[green]✓[/] {escape(str(file))}: {what}")
+    print_done(f"{file}: {what}")
 
 
 def print_plain(text: str) -> None:
@@ -408,6 +390,7 @@ def _time(at: int) -> str:
 
 
 def evidence(
+    home: Home,
     folder: Annotated[Path, typer.Option("--out", help="New folder for the package.")],
     adapter_id: Annotated[str | None, typer.Argument(help="Id of a registered adapter.")] = None,
     line: Annotated[str | None, typer.Option("--line", help="A line, instead of an adapter; with --on.")] = None,
@@ -428,27 +411,26 @@ def evidence(
         raise InputError(
             "An evidence package needs either an adapter, or a line and a date.", "Give an id, or --line and --on."
         )
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
     adapters = [adapter_id] if adapter_id is not None else []
     if line is not None and on is not None:
         until = moment(on)
         since = until.replace(hour=0, minute=0, second=0, microsecond=0) if len(on) == A_DAY else until
-        with registry.reading() as session:
-            adapters = answered(session, settings, line, on, since, until)
-    store = open_store(settings, registry=registry)
-    written = write_package(registry, store, settings, adapters, folder, tell_progress, on=on, zipped=zipped)
+        with home.registry.reading() as session:
+            adapters = answered(session, home.settings, line, on, since, until)
+    written = write_package(
+        home.registry, home.store, home.settings, adapters, folder, tell_progress, on=on, zipped=zipped
+    )
 
     def show() -> None:
-        mark_demonstration(trust_root(settings))
+        mark_demonstration(home.trust)
         names = escape(", ".join(written.adapters))
-        out.print(f"[green]✓[/] {escape(str(folder))}: {names}, {escape(written.classification)}")
-        out.print(
-            f"[green]✓[/] {counted(written.files, 'file')}, {written.bytes:,} bytes, with "
+        print_done(f"{folder}: {names}, {written.classification}")
+        print_done(
+            f"{counted(written.files, 'file')}, {written.bytes:,} bytes, with "
             f"{counted(written.entries, 'entry', 'entries')} of the log; the package's verifier accepts it"
         )
         if written.archive is not None:
-            out.print(f"[green]✓[/] {escape(str(written.archive))}: {written.archive.stat().st_size:,} bytes")
+            print_done(f"{written.archive}: {written.archive.stat().st_size:,} bytes")
         out.print("Give these digests to readers on paper, separately from the package:")
         out.print(f"  SHA-256 of the first root: {written.root_sha256}")
         out.print(f"  SHA-256 of verify.py:      {written.verifier_sha256}")

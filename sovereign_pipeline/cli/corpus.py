@@ -17,19 +17,21 @@ from rich.markup import escape
 from rich.text import Text
 
 from sovereign_pipeline.base.errors import InputError, SourceError, SovereignError
-from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.cli.lines import lines_check
 from sovereign_pipeline.cli.terminal import (
     AsJson,
     Group,
+    Home,
     LineName,
     Result,
     err,
     on_one_line,
     out,
+    print_done,
     print_next,
+    print_note,
     print_rows,
     write_new_file,
 )
@@ -74,9 +76,7 @@ from sovereign_pipeline.privacy.preview import (
     record_judgement,
 )
 from sovereign_pipeline.privacy.spans import AUTHOR
-from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.officers import pipeline_signer, trust_root
-from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.officers import pipeline_signer
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.statements import SUFFIX, sign_listed
 from sovereign_pipeline.workplace import open_workplace
@@ -96,6 +96,7 @@ def sources_group() -> None:
 
 @sources.command("take-rated")
 def sources_take_rated(
+    home: Home,
     line: LineName,
     file: Annotated[Path, typer.Argument(help="File of rows from `sovereign-transcripts preferences`.")],
     reason: Annotated[str, typer.Option(help="Reason for training on these answers; it is logged in the ledger.")],
@@ -107,14 +108,11 @@ def sources_take_rated(
     # loads packages that compare texts
     from sovereign_pipeline.serving.rated_answers import take_rated
 
-    settings = Settings.from_environment()
-    institution = load_institution(settings.data)
-    actor = People(settings).commitment_of(account())
-    recipe = load_line(settings.data, line, institution)
-    taken = take_rated(open_registry(settings), institution, recipe, file, actor, reason)
+    recipe = load_line(home.settings.data, line, home.institution)
+    taken = take_rated(home.registry, home.institution, recipe, file, home.actor, reason)
 
     def show() -> None:
-        out.print(f"[green]✓[/] {taken.rows} rows, {escape(taken.classification)} at most: {taken.path.as_posix()}")
+        print_done(f"{taken.rows} rows, {taken.classification} at most: {taken.path.as_posix()}")
         out.print("  To train on these answers, add this to `sources` in the recipe:")
         described = {
             "name": taken.name,
@@ -131,20 +129,19 @@ def sources_take_rated(
 
 
 @sources.command("snapshot")
-def sources_snapshot(line: LineName) -> Result:
+def sources_snapshot(home: Home, line: LineName) -> Result:
     """Run the queries of a line's database sources, and write their rows to the Parquet files that the recipe names.
 
     The line reads these files; it does not query the database. A changed file makes its artifacts stale.
     """
     from sovereign_pipeline.corpus.database import take_snapshot  # loads SQLAlchemy
 
-    settings = Settings.from_environment()
-    recipe = load_line(settings.data, line, load_institution(settings.data))
+    recipe = load_line(home.settings.data, line, home.institution)
     of_databases = [source for source in recipe.sources if source.kind == "database"]
     if not of_databases:
         raise InputError(f"Line {line} has no source of the kind database.", "Add one to the recipe.")
     taken = [
-        {"source": each.name, "path": str(path := settings.data / each.path), "rows": take_snapshot(each, path)}
+        {"source": each.name, "path": str(path := home.settings.data / each.path), "rows": take_snapshot(each, path)}
         for each in of_databases
     ]
     return Result(taken, lambda: print_rows(taken, "Snapshots"))
@@ -152,6 +149,7 @@ def sources_snapshot(line: LineName) -> Result:
 
 @sources.command("look")
 def sources_look(
+    home: Home,
     file: Annotated[
         Path | None,
         typer.Argument(
@@ -195,13 +193,12 @@ def sources_look(
     """
     if (file is None) == (url_from is None):
         raise InputError("Name one source.", "Give a file or a folder, or --url-from.")
-    settings = Settings.from_environment()
     name = file.name.split(".")[0] if file is not None else (url_from or "").lower().removesuffix("_url")
     named = line if line is not None else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "line"
     if not LINE_NAME.fullmatch(named):
         raise InputError(f"--line: '{line}' is not a name of a line.", "Use only a-z, 0-9, '-' and '_'.")
     is_written = line is not None and not recipe
-    target = settings.data / "lines" / f"{named}.yaml"
+    target = home.settings.data / "lines" / f"{named}.yaml"
     if is_written and target.exists():
         raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
     again = ["sovereign", "sources", "look", *([str(file)] if file else []), "--line", named, *["--header"] * header]
@@ -209,18 +206,18 @@ def sources_look(
         again += [option, value] if value is not None else []
     given, with_recipe = answers or [], is_written or recipe
     if file is not None and (file.is_dir() or file.suffix.lower() in MAIL):
-        look = _look_at_folder(settings, file, named, given)
+        look = _look_at_folder(home.settings, file, named, given)
     elif file is not None and not is_sqlite(file):
-        look = _look_at_file(settings, file, named, given, header, sheet, with_recipe)
+        look = _look_at_file(home.settings, file, named, given, header, sheet, with_recipe)
     else:
         variable = url_from or f"{re.sub('[^A-Z0-9]+', '_', named.upper())}_URL"
         if file is not None:
             os.environ[variable] = f"sqlite:///{file.absolute()}"
-        look = _look_at_database(settings, variable, query, named, given, is_written)
+        look = _look_at_database(home.settings, variable, query, named, given, is_written)
     if not with_recipe:
         return Result(look.data, lambda: _print_look(look, again))
     assert look.drafted is not None
-    return _drafted(look, look.drafted.answered(given), target, named, recipe)
+    return _drafted(home, look, look.drafted.answered(given), target, named, recipe)
 
 
 @dataclass
@@ -259,7 +256,7 @@ def _look_at_folder(settings: Settings, folder: Path, named: str, answers: Seque
         out.print("The recipe would have this source:")
         typer.echo(yaml.safe_dump([shown], sort_keys=False, allow_unicode=True, width=120), nl=False)
         for note in drafted.notes:
-            out.print(f"[yellow]•[/] {escape(on_one_line(note))}")
+            print_note(on_one_line(note))
 
     return _Look(asdict(facts), f"{sum(facts.suffixes.values()):,} files", show, drafted)
 
@@ -387,7 +384,7 @@ def _print_look(look: _Look, again: Sequence[str]) -> None:
     )
 
 
-def _drafted(look: _Look, drafted: Suggestion, target: Path, named: str, only_print: bool) -> Result | None:
+def _drafted(home: Home, look: _Look, drafted: Suggestion, target: Path, named: str, only_print: bool) -> Result | None:
     """Print a draft recipe; or write it, and check it if nothing is left to be filled in."""
     if only_print:
         typer.echo(_as_yaml(drafted), nl=False)
@@ -399,13 +396,13 @@ def _drafted(look: _Look, drafted: Suggestion, target: Path, named: str, only_pr
     check = None
     if not drafted.questions:
         try:
-            check = lines_check(Path(named))
+            check = lines_check(home, Path(named))
         except SovereignError:
             target.unlink()  # so that the corrected command can write the file again
             raise
 
     def show() -> None:
-        out.print(f"[green]✓[/] {escape(str(target))}: a draft recipe for {look.subject}. Its assumptions:")
+        print_done(f"{target}: a draft recipe for {look.subject}. Its assumptions:")
         _print_notes(drafted, out)
         if check is not None:
             check.print(as_json=False)
@@ -430,16 +427,16 @@ def _print_facts(facts: FileFacts, database: str = "") -> None:
     name = database or ", ".join([f"{facts.path}: {about[0]}", *about[1:]])
     out.print(escape(on_one_line(f"{name}, {counted(facts.rows, 'row')}")))
     for reason, count in facts.broken.most_common():
-        out.print(f"[yellow]•[/] {count:,} cannot be read ({escape(reason)}); {format_rows(facts, reason)}")
+        print_note(f"{count:,} cannot be read ({reason}); {format_rows(facts, reason)}")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
-        out.print("[yellow]•[/] The file mixes encodings: these rows are not UTF-8, but all others are")
+        print_note("The file mixes encodings: these rows are not UTF-8, but all others are")
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], "Columns")
     for column in facts.columns.values():
         if column.date_formats:
             formats = " and ".join(map(" or ".join, column.date_formats))
             out.print(f"  '{escape(on_one_line(column.name))}' has dates as {escape(formats)}")
         if column.states:
-            out.print(f"[yellow]•[/] {escape(on_one_line(about_states(column)))}")
+            print_note(on_one_line(about_states(column)))
         if facts.layout is None and column.is_of_texts and column.mean_length > LONGEST_SHOWN_VALUE * 2:
             out.print(f"  '{escape(on_one_line(column.name))}' has {format_texts(column)}")
     for sentence in about_layout(facts):
@@ -503,7 +500,7 @@ def _as_yaml(drafted: Suggestion) -> str:
 
 def _print_notes(drafted: Suggestion, console: Console) -> None:
     for note in drafted.notes:
-        console.print(f"[yellow]•[/] {escape(on_one_line(note))}")
+        print_note(on_one_line(note), console)
 
 
 privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed, and train a model of names.")
@@ -518,6 +515,7 @@ def privacy_group() -> None:
 
 @privacy.command("preview")
 def privacy_preview(
+    home: Home,
     line: LineName,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows to draw.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 7,
@@ -538,7 +536,7 @@ def privacy_preview(
     if judge is not None and row:
         raise InputError("Rows to judge are drawn with --seed and cannot be chosen.", "Leave --row out.")
 
-    workplace = open_workplace(Settings.from_environment(), line, with_corpus=lambda line: True)
+    workplace = open_workplace(home.settings, line, with_corpus=lambda line: True)
     shown = preview(workplace, rows, seed, row or ())
     if judge is not None:
         _judge(workplace, shown, judge.strip(), seed)
@@ -593,6 +591,7 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
 
 @privacy.command("train")
 def privacy_train(
+    home: Home,
     line: LineName,
     on: Annotated[list[Path], typer.Option(help="A set with marked names: BIO, or JSON lines with spans; repeatable.")],
     to: Annotated[Path, typer.Option(help="The new directory of the model.")],
@@ -605,8 +604,7 @@ def privacy_train(
     A fifth of the documents is held out, and the model is measured on it. The directory holds the model, its card, and
     a signature by the pipeline's key. The recipe names the directory and the printed digest of its files.
     """
-    settings = Settings.from_environment()
-    recipe = load_line(settings.data, line, load_institution(settings.data))
+    recipe = load_line(home.settings.data, line, home.institution)
     parent = None if anew else recipe.privacy.name_models.get(language)
     if parent is not None and not is_spacy_model(parent):
         raise InputError(f"{parent} is no spaCy model, so no training continues from it.", "Add --anew.")
@@ -615,7 +613,7 @@ def privacy_train(
     missing = next((path for path in on if not path.is_file()), None)
     if missing is not None:
         raise InputError(f"{missing}: there is no such file.", "Name files with marked names.")
-    signer = pipeline_signer(settings, trust_root(settings))
+    signer = pipeline_signer(home.settings, home.trust)
 
     def report(epoch: int, count: int, loss: float) -> None:
         err.print(f"pass {epoch} of {count}: loss {loss:.2f}")
@@ -667,7 +665,7 @@ def _print_row(each: PreviewedRow) -> None:
             placed = [(found.placed, found.placed + len(found.placeholder), found.kind) for found in field.replaced]
             out.print(_coloured(field.after, placed))
         for start, end in field.perhaps_names:
-            out.print(f"[yellow]•[/] perhaps a name, not replaced: {escape(field.before[start:end])}")
+            print_note(f"perhaps a name, not replaced: {field.before[start:end]}")
         for kind in field.doubted:
             out.print(f"[red]•[/] the second detection pass still finds a value of kind {kind}")
     places = iter(each.places)

@@ -6,10 +6,8 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.base.errors import RecipeError, SovereignError
-from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.cli.terminal import Group, Result, out, print_next, print_rows
+from sovereign_pipeline.cli.terminal import Group, Home, Result, out, print_next, print_rows
 from sovereign_pipeline.policy.experiment import experiment_names, load_experiment, settings_of
-from sovereign_pipeline.policy.institution import load_institution
 
 ExperimentName = Annotated[str, typer.Argument(help="Name of the experiment.")]
 
@@ -17,13 +15,12 @@ experiment = Group(no_args_is_help=True, help="Train a line with several setting
 
 
 @experiment.command("list")
-def experiment_list() -> Result:
+def experiment_list(home: Home) -> Result:
     """List all experiments. Exits with status 1 if a file is invalid."""
-    settings = Settings.from_environment()
-    institution, rows, broken = load_institution(settings.data), [], list[SovereignError]()
-    for name in experiment_names(settings.data):
+    institution, rows, broken = home.institution, [], list[SovereignError]()
+    for name in experiment_names(home.settings.data):
         try:
-            described, line = load_experiment(settings.data, name, institution)
+            described, line = load_experiment(home.settings.data, name, institution)
             number = len(settings_of(described, line))
         except RecipeError as error:
             broken.append(error)
@@ -33,7 +30,7 @@ def experiment_list() -> Result:
 
 
 @experiment.command("run")
-def experiment_run(name: ExperimentName) -> None:
+def experiment_run(home: Home, name: ExperimentName) -> None:
     """Train the trials of an experiment that are not finished. Registers nothing.
 
     Makes the line's datasets first, if they are stale. An interrupted run resumes. See docs/how-to/experiments.md.
@@ -42,14 +39,13 @@ def experiment_run(name: ExperimentName) -> None:
     from sovereign_pipeline.dagster.experiments import run
     from sovereign_pipeline.dagster.resources import open_instance
 
-    settings = Settings.from_environment()
     jobs = (chain_job, experiment_job)
-    run(open_instance(settings), jobs, settings, name, lambda text: out.print(escape(text)))
+    run(open_instance(home.settings), jobs, home.settings, name, lambda text: out.print(escape(text)))
     print_next(f"sovereign experiment show {name}")
 
 
 @experiment.command("show")
-def experiment_show(name: ExperimentName) -> Result:
+def experiment_show(home: Home, name: ExperimentName) -> Result:
     """Compare the trials so far, and write a page with their picture. Prints the best one as a diff of the recipe.
 
     Apply the diff under change control, and run the line: the gates then evaluate the adapter on the held-out side.
@@ -57,11 +53,10 @@ def experiment_show(name: ExperimentName) -> Result:
     from sovereign_pipeline.dagster.experiments import diff_of, opened, rows_of, summary_of, write_page
     from sovereign_pipeline.training.experiments import read_results
 
-    settings = Settings.from_environment()
-    described, of_trials, workplace = opened(settings, name)
+    described, of_trials, workplace = opened(home.settings, name)
     results = read_results(workplace, described, of_trials)
-    diff = diff_of(settings, results)
-    page = write_page(settings, described, results, diff)
+    diff = diff_of(home.settings, results)
+    page = write_page(home.settings, described, results, diff)
 
     def show() -> None:
         print_rows(rows_of(results), f"{name} on {described.line}, {results.classification}")

@@ -14,10 +14,13 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.cli.terminal import (
     Group,
+    Home,
     KeyOptions,
     mark_demonstration,
     opened_key,
     out,
+    print_done,
+    print_note,
     tell_progress,
 )
 from sovereign_pipeline.ops.backup import take
@@ -28,7 +31,7 @@ from sovereign_pipeline.ops.restore import check, repair, restore
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.record.keys import read_private_file
-from sovereign_pipeline.record.officers import TRUST, trust_root
+from sovereign_pipeline.record.officers import TRUST
 
 _INSTITUTION = """\
 # yaml-language-server: $schema=schemas/institution.schema.json
@@ -127,7 +130,7 @@ def _print_next(directory: Path) -> None:
         ("sovereign doctor", "what is missing"),
         ("sovereign sources look FILE", "what a file or folder holds, and the commands to its datasets"),
     ]
-    out.print(f"[green]✓[/] {escape(str(directory))}: institution.yaml, models/, suites/, red_team/, lines/, sources/")
+    print_done(f"{directory}: institution.yaml, models/, suites/, red_team/, lines/, sources/")
     out.print("Next:")
     for command, what in steps:
         out.print(f"  [bold]{escape(command)}[/]   # {what}")
@@ -141,6 +144,7 @@ PrivateKey = Annotated[Path, typer.Option("--key", help="File with the age priva
 
 @backup.command("create")
 def backup_create(
+    home: Home,
     folder: Annotated[Path, typer.Option("--out", help="New folder.")],
     recipient: Annotated[Path, typer.Option(help="File with the age public key for encryption.")],
 ) -> None:
@@ -148,25 +152,26 @@ def backup_create(
 
     Includes the registry's and MLflow's databases on a PostgreSQL server. The backup is logged in the ledger.
     """
-    taken = take(Settings.from_environment(), folder, recipient_in(recipient), tell_progress)
+    taken = take(home.settings, folder, recipient_in(recipient), tell_progress)
     for link in taken.links:
-        out.print(f"[yellow]•[/] not copied, because it is a symbolic link: {escape(str(link))}")
-    out.print(f"[green]✓[/] {taken.description.files} files, {taken.size / 1e6:.1f} MB: {escape(str(folder))}")
+        print_note(f"not copied, because it is a symbolic link: {link}")
+    print_done(f"{taken.description.files} files, {taken.size / 1e6:.1f} MB: {folder}")
 
 
 @backup.command("verify")
-def backup_verify(folder: Folder, key: PrivateKey) -> None:
+def backup_verify(home: Home, folder: Folder, key: PrivateKey) -> None:
     """Verify a complete backup (signature, every byte, ledger, every artifact) without restoring it.
 
     A registry from a PostgreSQL server is verified in an empty database: set SOVEREIGN_REGISTRY_URL to its URL.
     """
-    checked = check(Settings.from_environment(), folder, _private_key(key), tell_progress)
-    out.print(f"[green]✓[/] taken {checked.description.created}: {checked.description.files} files")
-    out.print(f"[green]✓[/] {checked.entries} entries of the ledger, {checked.artifacts} artifacts")
+    checked = check(home.settings, folder, _private_key(key), tell_progress)
+    print_done(f"taken {checked.description.created}: {checked.description.files} files")
+    print_done(f"{checked.entries} entries of the ledger, {checked.artifacts} artifacts")
 
 
 @backup.command("restore")
 def backup_restore(
+    home: Home,
     folder: Folder,
     key: PrivateKey,
     reason: Annotated[str, typer.Option(help="Reason; it is logged in the ledger.")],
@@ -182,30 +187,29 @@ def backup_restore(
     Exits with status 1 and names the lost entries if this machine knows later ones and --loses does not state their
     number.
     """
-    done = restore(
-        Settings.from_environment(), folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses
-    )
-    out.print(f"[green]✓[/] restored the backup of {done.description.created}: {done.artifacts} artifacts verified")
-    out.print(f"[green]✓[/] {done.entries} entries of the ledger; the last one records this restore")
+    done = restore(home.settings, folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses)
+    print_done(f"restored the backup of {done.description.created}: {done.artifacts} artifacts verified")
+    print_done(f"{done.entries} entries of the ledger; the last one records this restore")
     if not done.was_compared:
-        out.print("[yellow]•[/] no checkpoint or second copy of the ledger was found here: entries after the")
+        print_note("no checkpoint or second copy of the ledger was found here: entries after the")
         out.print("  backup are lost without a trace, so compare with the checkpoints of witnesses and auditors")
     if done.lost:
-        out.print(f"[yellow]•[/] {done.lost} entries are lost, as stated; inform witnesses that cosigned them")
+        print_note(f"{done.lost} entries are lost, as stated; inform witnesses that cosigned them")
     if done.kept_aside is not None:
-        out.print(f"[yellow]•[/] the second copy, which contains them, was moved to {escape(str(done.kept_aside))}")
+        print_note(f"the second copy, which contains them, was moved to {done.kept_aside}")
 
 
 @backup.command("repair")
 def backup_repair(
+    home: Home,
     folder: Folder,
     artifact: Annotated[str, typer.Argument(help="Digest of the artifact, all 64 digits.")],
     key: PrivateKey,
 ) -> None:
     """Restore an artifact's missing and changed files. The repair is logged. Purged weights are not restored."""
-    names = repair(Settings.from_environment(), folder, artifact, _private_key(key), tell_progress)
+    names = repair(home.settings, folder, artifact, _private_key(key), tell_progress)
     for name in names:
-        out.print(f"[green]✓[/] put back: {escape(name)}")
+        print_done(f"put back: {name}")
     if not names:
         out.print("nothing to repair: every file is intact")
 
@@ -219,7 +223,7 @@ def _databases() -> None:
 
 
 @databases.command("move")
-def databases_move() -> None:
+def databases_move(home: Home) -> None:
     """Move registry, MLflow and Dagster from files in SOVEREIGN_HOME to the empty PostgreSQL databases that
     SOVEREIGN_REGISTRY_URL, SOVEREIGN_MLFLOW_URL and SOVEREIGN_DAGSTER_URL name (those that are set).
 
@@ -227,8 +231,8 @@ def databases_move() -> None:
     """
     from sovereign_pipeline.dagster.moving import move
 
-    for moved in move(Settings.from_environment(), tell_progress):
-        out.print(f"[green]✓[/] {moved.variable}: {counted(moved.rows, 'row')}; the old files:")
+    for moved in move(home.settings, tell_progress):
+        print_done(f"{moved.variable}: {counted(moved.rows, 'row')}; the old files:")
         for path in moved.files:
             out.print(f"  {escape(str(path))}")
 
@@ -260,6 +264,7 @@ NO_BASES: list[Path] = []
 
 @bundle.command("create")
 def bundle_create(
+    home: Home,
     folder: Annotated[Path, typer.Option("--out", help="New folder.")],
     key: KeyOptions,
     torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="Build of torch to pack.")] = "cuda",
@@ -276,33 +281,32 @@ def bundle_create(
 
     Run it on the connected side, in a checkout. The key needs the role `bundle`.
     """
-    settings = Settings.from_environment()
-    trust = trust_root(settings)
-    mark_demonstration(trust)
+    mark_demonstration(home.trust)
     signer = opened_key(key)
     made = create(
-        settings, PROJECT_ROOT, folder, signer, tell_progress, torch=torch, since=since, signatures=signatures
+        home.settings, PROJECT_ROOT, folder, signer, tell_progress, torch=torch, since=since, signatures=signatures
     )
     out.print("\n".join(escape(line) for line in told(made)))
     out.print("For a machine with only Python, take these on paper:")
-    out.print(f"  SHA-256 of the first root: {trust.root_sha256}")
+    out.print(f"  SHA-256 of the first root: {home.trust.root_sha256}")
     out.print(f"  SHA-256 of {TOOL}: {file_sha256(folder / TOOL)}")
 
 
 @bundle.command("verify")
 def bundle_verify(
-    folder: Folder_bundle, trust_root: TrustRoot = None, base: Base = NO_BASES, newer_than: NewerThan = None
+    home: Home, folder: Folder_bundle, trust_root: TrustRoot = None, base: Base = NO_BASES, newer_than: NewerThan = None
 ) -> None:
     """Compare a bundle with its signed digests, and print who signed which files.
 
     Exits with status 1 and names the file if one is changed, missing or extra.
     """
-    found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
+    found = verified(home.settings, folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))
 
 
 @bundle.command("install")
 def bundle_install(
+    home: Home,
     folder: Folder_bundle,
     target: Annotated[Path, typer.Argument(help="New folder. It cannot be moved later.")],
     trust_root: TrustRoot = None,
@@ -310,7 +314,7 @@ def bundle_install(
     newer_than: NewerThan = None,
 ) -> None:
     """Verify a bundle, and install it into a new environment without a network."""
-    found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
+    found = verified(home.settings, folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))
     environment = installed(found, target, tell_progress)
-    out.print(f"[green]✓[/] installed: {escape(str(environment))}")
+    print_done(f"installed: {environment}")

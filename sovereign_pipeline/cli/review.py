@@ -8,22 +8,21 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.base.hosts import LOOPBACK, REVIEW_PORT
-from sovereign_pipeline.base.processes import account
-from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.terminal import (
     Group,
+    Home,
     KeyOptions,
     LineName,
     Result,
     officers_signer,
     out,
     port_option,
+    print_done,
     print_rows,
+    print_wrong,
     tell_progress,
 )
-from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.people import People
-from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.review.acts import find_last, signed_acts
 from sovereign_pipeline.review.ballots import issue_another_link, link_url, progress
 from sovereign_pipeline.review.closing import close, findings_in, read_log, rows_of
@@ -38,6 +37,7 @@ review = Group(no_args_is_help=True, help="Blind reviews: people compare a candi
 
 @review.command("open")
 def review_open(
+    home: Home,
     line: LineName,
     operators: Annotated[str, typer.Option(help="Names, separated by commas; default: the recipe's.")] = "",
     prompts: Annotated[Path | None, typer.Option(help="Prompt file to use instead of the held-out documents.")] = None,
@@ -58,18 +58,12 @@ def review_open(
     from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
     from sovereign_pipeline.review.opening import ReviewRequest, open_review
 
-    settings = Settings.from_environment()
-    workplace = open_workplace(settings, line, tell_progress)
+    workplace = open_workplace(home.settings, line, tell_progress)
     names = tuple(name.strip() for name in operators.split(",") if name.strip())
     request = ReviewRequest(
-        People(settings).commitment_of(account()),
-        REGISTERED_ADAPTER,
-        operators=names,
-        prompt_file=prompts,
-        adapter_id=adapter,
-        opponent=opponent,
+        home.actor, REGISTERED_ADAPTER, operators=names, prompt_file=prompts, adapter_id=adapter, opponent=opponent
     )
-    opened = open_review(open_registry(settings), workplace, request)
+    opened = open_review(home.registry, workplace, request)
     links = {name: link_url(url, token) for name, token in opened.links.items()}
     plan = opened.plan
     chosen = in_words(plan.opponent or plan.base_model, plan.opponent_choice)
@@ -85,8 +79,8 @@ def review_open(
     }
 
     def show() -> None:
-        out.print(
-            f"[green]✓[/] {plan.line}: {plan.adapter} against {facts['opponent']}, {plan.pairs} pairs for "
+        print_done(
+            f"{plan.line}: {plan.adapter} against {facts['opponent']}, {plan.pairs} pairs for "
             f"{len(plan.operators)} operators; it can be closed after {plan.ballots} ballots"
         )
         out.print(f"  {escape(chosen)}")
@@ -100,6 +94,7 @@ def review_open(
 
 @review.command("link")
 def review_link(
+    home: Home,
     line: LineName,
     operator: Annotated[str, typer.Argument(help="Name of the operator, as in the recipe.")],
     url: PageUrl = HERE,
@@ -108,40 +103,36 @@ def review_link(
 
     This ends the operator's earlier links and signs out the operator's other devices.
     """
-    workplace, registry = _open(line)
-    actor = People(workplace.settings).commitment_of(account())
-    out.print(escape(link_url(url, issue_another_link(registry, workplace, operator, actor))))
+    workplace = open_workplace(home.settings, line)
+    out.print(escape(link_url(url, issue_another_link(home.registry, workplace, operator, home.actor))))
 
 
 @review.command("serve")
-def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW_PORT) -> None:
+def review_serve(home: Home, port: Annotated[int, port_option("Port of the page.")] = REVIEW_PORT) -> None:
     """Serve the review page on loopback, until Ctrl-C."""
     # loads FastAPI and uvicorn
     from sovereign_pipeline.review.page.app import serve
 
-    settings = Settings.from_environment()
-    serve(settings, open_registry(settings), port, out.print)
+    serve(home.settings, home.registry, port, out.print)
 
 
 @review.command("status")
-def review_status(line: LineName) -> Result:
+def review_status(home: Home, line: LineName) -> Result:
     """Show how many ballots each operator has given. The ratings are hidden until the review is closed.
 
     Exits with status 1 and names the change if ballots, sign-ins or the log were changed.
     """
-    workplace, registry = _open(line)
-    found, closing = find_last(registry, line)
-    contents = plan_of(workplace.store, found)
+    store = open_workplace(home.settings, line).store
+    found, closing = find_last(home.registry, line)
+    contents = plan_of(store, found)
     pairs = {name: len(contents.asked(name)) for name in contents.plan.operators}
-    people = People(workplace.settings)
-    names = people.listed()
-    rows = [
-        {**asdict(each), "operator": people.shown(each.operator, names)} for each in progress(registry, found, pairs)
-    ]
+    people = People(home.settings)
+    names, given = people.listed(), progress(home.registry, found, pairs)
+    rows = [{**asdict(each), "operator": people.shown(each.operator, names)} for each in given]
     rows.sort(key=lambda row: str(row["operator"]))
-    with registry.reading() as session:
+    with home.registry.reading() as session:
         held = rows_of(session, found, read_log(session))
-    findings = findings_in(held, contents, workplace.settings, signed_acts(workplace.settings, found.id))
+    findings = findings_in(held, contents, home.settings, signed_acts(home.settings, found.id))
     facts: dict[str, Any] = {
         "review": found.id,
         "line": line,
@@ -165,13 +156,14 @@ def review_status(line: LineName) -> Result:
         out.print(f"  {escape(facts['opponent_chosen'])}")
         print_rows(rows, "Operators")
         for each in findings:
-            out.print(f"[red]✗[/] {escape(each)}")
+            print_wrong(each)
 
     return Result(facts, show, passed=not findings)
 
 
 @review.command("close")
 def review_close(
+    home: Home,
     line: LineName,
     reason: Annotated[
         str | None, typer.Option(help="Reason for closing before the pre-registered number of ballots.")
@@ -184,10 +176,9 @@ def review_close(
 
     An officer named in the recipe can close it early, with a key and a reason. Both are printed before the key signs.
     """
-    workplace, registry = _open(line)
-    found, _ = find_last(registry, line)
-    contents = plan_of(workplace.store, found)
-    actor = People(workplace.settings).commitment_of(account())
+    store = open_workplace(home.settings, line).store
+    found, _ = find_last(home.registry, line)
+    contents = plan_of(store, found)
     signer = None
     if key.are_given:
         stated = {
@@ -197,12 +188,7 @@ def review_close(
             "close": f"before {found.ballots} ballots are cast",
             "reason": reason or "",
         }
-        signer = officers_signer(workplace.settings, key, stated)
-    closing = close(registry, workplace.settings, found, contents, actor, signer, reason)
-    out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
+        signer = officers_signer(home.settings, key, stated)
+    closing = close(home.registry, home.settings, found, contents, home.actor, signer, reason)
+    print_done(f"{line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
-
-
-def _open(line: str) -> tuple[Workplace, Registry]:
-    settings = Settings.from_environment()
-    return open_workplace(settings, line), open_registry(settings)

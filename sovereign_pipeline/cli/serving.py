@@ -10,14 +10,9 @@ from rich.markup import escape
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.hosts import GATEWAY_PORT
-from sovereign_pipeline.base.processes import account
-from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.cli.terminal import Group, Result, out, port_option, print_rows
-from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.cli.terminal import Group, Home, Result, out, port_option, print_done, print_rows, print_wrong
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.serving import FrontEnd, Role
-from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.people import People
 from sovereign_pipeline.serving.gateway.auth import (
     LONGEST_DAYS,
     Token,
@@ -35,6 +30,7 @@ serve.add_typer(tokens, name="tokens")
 
 @serve.callback(invoke_without_command=True)
 def serve_lines(
+    home: Home,
     context: typer.Context,
     port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
     threads: Annotated[
@@ -48,13 +44,13 @@ def serve_lines(
     from sovereign_pipeline.serving.gateway.server import serve as serve_gateway
     from sovereign_pipeline.workplace import open_workplace
 
-    settings = Settings.from_environment()
-    workplace_of = partial(open_workplace, settings)
-    serve_gateway(settings, port, threads, lambda text: out.print(escape(text), soft_wrap=True), workplace_of)
+    workplace_of = partial(open_workplace, home.settings)
+    serve_gateway(home.settings, port, threads, lambda text: out.print(escape(text), soft_wrap=True), workplace_of)
 
 
 @tokens.command("add")
 def tokens_add(
+    home: Home,
     who: Annotated[str, typer.Argument(help="Name of the caller. The ledger only stores a salted commitment to it.")],
     clearance: Annotated[str, typer.Option(help="Highest classification level that the caller may use.")],
     line: Annotated[list[str] | None, typer.Option(help="A line that the caller may use; default: all lines.")] = None,
@@ -82,10 +78,8 @@ def tokens_add(
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
 ) -> Result:
     """Create a token and print it once. Only its SHA-256 is stored."""
-    settings = Settings.from_environment()
-    institution = load_institution(settings.data)
-    institution.ladder.rank(clearance)
-    lines = sorted({load_line(settings.data, name, institution).line for name in line}) if line else None
+    home.institution.ladder.rank(clearance)
+    lines = sorted({load_line(home.settings.data, name, home.institution).line for name in line}) if line else None
     try:
         front_end = FrontEnd(
             user_header=user_header,
@@ -105,27 +99,23 @@ def tokens_add(
         users=users or user_header is not None,
         front_end=front_end,
     )
-    actor = People(settings).commitment_of(account())
-    text, token = add_token(settings, open_registry(settings), who, role, days, actor)
+    text, token = add_token(home.settings, home.registry, who, role, days, home.actor)
 
     def show() -> None:
-        out.print(
-            f"[green]✓[/] token {token.id} for {escape(token.who)}, until {token.expires_at:%Y-%m-%d}; shown once:"
-        )
+        print_done(f"token {token.id} for {token.who}, until {token.expires_at:%Y-%m-%d}; shown once:")
         out.print(escape(text))
 
     return Result({"token": text, **_facts(token)}, show)
 
 
 @tokens.command("list")
-def tokens_list() -> Result:
+def tokens_list(home: Home) -> Result:
     """List every token by id, with its holder, permissions and expiry.
 
     Exits with status 1 if a token is not in the ledger as it is; the gateway rejects such a token.
     """
-    settings = Settings.from_environment()
-    found = read_tokens(file_of(settings))
-    refused = refused_by(open_registry(settings), found) if found else {}
+    found = read_tokens(file_of(home.settings))
+    refused = refused_by(home.registry, found) if found else {}
     now = datetime.datetime.now(datetime.UTC)
     rows = [{**_facts(each), "state": "refused" if each.sha256 in refused else each.state(now)} for each in found]
 
@@ -133,19 +123,16 @@ def tokens_list() -> Result:
         print_rows(rows, "Tokens")
         for each in found:
             if each.sha256 in refused:
-                out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
+                print_wrong(f"{each.id}: {refused[each.sha256]}")
 
     return Result(rows, show, passed=not refused)
 
 
 @tokens.command("revoke")
-def tokens_revoke(
-    token: Annotated[str, typer.Argument(help="Id of the token, as listed.")],
-) -> None:
+def tokens_revoke(home: Home, token: Annotated[str, typer.Argument(help="Id of the token, as listed.")]) -> None:
     """Revoke a token. The gateway rejects it within seconds."""
-    settings = Settings.from_environment()
-    revoked = revoke_token(settings, open_registry(settings), token, People(settings).commitment_of(account()))
-    out.print(f"[green]✓[/] token {revoked.id} is revoked")
+    revoked = revoke_token(home.settings, home.registry, token, home.actor)
+    print_done(f"token {revoked.id} is revoked")
 
 
 def _facts(token: Token) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import SequenceMatcher
-from functools import wraps
+from functools import cached_property, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,15 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from sovereign_pipeline.base.errors import Act, InputError, Remedy, SovereignError
-from sovereign_pipeline.base.processes import print_message
+from sovereign_pipeline.base.processes import account, print_message
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
 
 if TYPE_CHECKING:
+    from sovereign_pipeline.policy.institution import Institution
+    from sovereign_pipeline.record.database import Registry
     from sovereign_pipeline.record.keys import Signer
+    from sovereign_pipeline.record.store import ArtifactStore
 
 COMMANDS: Mapping[Act, str] = {
     "check_recipe": "sovereign lines check {file}",
@@ -90,6 +93,48 @@ class KeyOptions:
     @property
     def are_given(self) -> bool:
         return self != KeyOptions()
+
+
+class Home:
+    """The installation that the environment names, for a command with a parameter of this type. Each part is opened
+    when the command first uses it."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        return Settings.from_environment()
+
+    @cached_property
+    def institution(self) -> "Institution":
+        from sovereign_pipeline.policy.institution import load_institution
+
+        return load_institution(self.settings.data)
+
+    @cached_property
+    def registry(self) -> "Registry":
+        from sovereign_pipeline.record.database import open_registry
+
+        return open_registry(self.settings)
+
+    @cached_property
+    def store(self) -> "ArtifactStore":
+        """The store of artifacts, without the unscrubbed text."""
+        from sovereign_pipeline.record.sealing import LedgerSeals
+        from sovereign_pipeline.record.store import ArtifactStore
+
+        return ArtifactStore(self.settings.artifacts, LedgerSeals(self.settings, lambda: self.registry))
+
+    @cached_property
+    def trust(self) -> Trust:
+        from sovereign_pipeline.record.officers import trust_root
+
+        return trust_root(self.settings)
+
+    @property
+    def actor(self) -> str:
+        """The commitment to this account's name, which the ledger stores."""
+        from sovereign_pipeline.record.people import People
+
+        return People(self.settings).commitment_of(account())
 
 
 @dataclass(frozen=True)
@@ -164,7 +209,7 @@ def _commands_below(group: Any, context: Any, path: str) -> Iterator[tuple[str, 
 
 
 class Group(typer.Typer):
-    """A group whose commands take `KeyOptions` and return a `Result` or nothing."""
+    """A group whose commands take `Home` and `KeyOptions`, and return a `Result` or nothing."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"cls": SuggestingGroup, **options})
@@ -185,23 +230,26 @@ def _registering(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _as_typer_command(command: Callable[..., Any]) -> Callable[..., None]:
-    """Return a Typer command with the options of `KeyOptions` and `--json` that prints its `Result`."""
+    """Return a Typer command that provides `Home`, has the options of `KeyOptions` and `--json`, and prints the
+    `Result`."""
     of_key, declared = signature(KeyOptions).parameters, signature(command)
-    takes_json, has_result = "as_json" in declared.parameters, declared.return_annotation is not None
-    parameters: list[Parameter] = []
-    key_name = None
-    for each in declared.parameters.values():
-        if each.annotation is KeyOptions:
-            key_name = each.name
-            parameters += of_key.values()
-        else:
-            parameters.append(each)
-    if has_result and not takes_json:
+    by_type = {each.annotation: name for name, each in declared.parameters.items()}
+    home_name, key_name = by_type.get(Home), by_type.get(KeyOptions)
+    parameters = [
+        each
+        for name, stated in declared.parameters.items()
+        for each in (of_key.values() if name == key_name else [stated])
+        if name != home_name
+    ]
+    takes_json = "as_json" in declared.parameters
+    if declared.return_annotation is not None and not takes_json:
         parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson))
     parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
 
     @wraps(command)
     def typer_command(**given: Any) -> None:
+        if home_name is not None:
+            given[home_name] = Home()
         if key_name is not None:
             given[key_name] = KeyOptions(**{name: given.pop(name) for name in of_key})
         as_json = given.get("as_json", False) if takes_json else given.pop("as_json", False)
@@ -252,6 +300,18 @@ def print_facts(facts: Mapping[str, Any], console: Console = out) -> None:
         text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
         table.add_row(name.replace("_", " "), escape(text))
     console.print(table)
+
+
+def print_done(what: object) -> None:
+    out.print(f"[green]✓[/] {escape(str(what))}")
+
+
+def print_note(what: object, console: Console = out) -> None:
+    console.print(f"[yellow]•[/] {escape(str(what))}")
+
+
+def print_wrong(what: object) -> None:
+    out.print(f"[red]✗[/] {escape(str(what))}")
 
 
 def print_next(command: str, begin: str = "Next", console: Console = out) -> None:
