@@ -65,7 +65,7 @@ def write_page(home: Home, adapter_id: str, path: Path, language: "Language") ->
 
     view = adapter_view(home.registry, home.store, adapter_id, datetime.datetime.now(datetime.UTC))
     write_new_file(path, adapter_file(view, language))
-    print_done(f"{path}: {view.id}, {view.classification}")
+    print_done(f"{path}: {view.adapter.id}, {view.adapter.classification}")
 
 
 StrictSources = Annotated[

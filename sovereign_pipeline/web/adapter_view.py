@@ -31,7 +31,6 @@ from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.gates import KIND_OF, read_verdict, read_waiver
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.officers import actor_of, officer_shown, trust_root
-from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter, AdapterReview, AuditEntry, KnownIssue, Recall, RecallWaiver
 from sovereign_pipeline.record.trust_root import Trust
@@ -51,15 +50,12 @@ from sovereign_pipeline.review.acts import find_open
 from sovereign_pipeline.web.rendering import (
     AdapterView,
     Digest,
-    DueView,
     GateView,
     Happened,
-    IssueView,
     Missing,
     NextStep,
     Node,
-    RecallView,
-    ReviewView,
+    Remark,
     Waived,
 )
 from sovereign_pipeline.workplace import open_workplace
@@ -117,19 +113,18 @@ def time_line(found: OnRecord) -> tuple[Happened, ...]:
 
 
 def _happened(found: OnRecord) -> Iterator[Happened]:
-    for each in found.waived:
-        yield Happened(each.at, "A gate was waived", each.what, each.person, words=each.reason, is_waiver=True)
+    def act(
+        at: datetime.datetime, what: str, about: str, officer: str, words: str, *, is_waiver: bool = False
+    ) -> Happened:
+        return Happened(moment(at), what, about, found.person(officer), words=words, is_waiver=is_waiver)
+
+    for gate in found.waived:
+        yield Happened(gate.at, "A gate was waived", gate.what, gate.person, words=gate.reason, is_waiver=True)
     yield Happened(moment(found.adapter.registered_at), "It was registered", found.adapter.id)
-    for request in found.requests:
-        yield _asked(request)
+    yield from map(_asked, found.requests)
     for entry in found.holds_accepted:
-        yield Happened(
-            moment(entry.at),
-            "An inconclusive trial was accepted",
-            by=found.person(entry.actor),
-            words=entry.subjects.get("reason", ""),
-            is_waiver=True,
-        )
+        reason = entry.subjects.get("reason", "")
+        yield act(entry.at, "An inconclusive trial was accepted", "", entry.actor, reason, is_waiver=True)
     for made in found.history:
         # The superseding request is about another adapter, whose classification level may be higher.
         words = made["reason"] if made["transition"] != SUPERSEDE else ""
@@ -142,34 +137,15 @@ def _happened(found: OnRecord) -> Iterator[Happened]:
             words,
         )
     for recall in found.recalls:
-        yield Happened(
-            moment(recall.opened_at), "It was recalled", recall.id, found.person(recall.officer), words=recall.reason
-        )
-    for waiver in found.recall_waivers:
-        yield Happened(
-            moment(waiver.waived_at),
-            "A recall was waived",
-            waiver.recall_id,
-            found.person(waiver.officer),
-            words=waiver.reason,
-            is_waiver=True,
-        )
+        yield act(recall.opened_at, "It was recalled", recall.id, recall.officer, recall.reason)
+    for each in found.recall_waivers:
+        yield act(each.waived_at, "A recall was waived", each.recall_id, each.officer, each.reason, is_waiver=True)
     for issue in found.issues:
-        yield Happened(
-            moment(issue.added_at),
-            "A known issue was added",
-            str(issue.number),
-            found.person(issue.officer),
-            words=issue.text,
-        )
+        yield act(issue.added_at, "A known issue was added", str(issue.number), issue.officer, issue.text)
     for review in found.reviews:
-        yield Happened(
-            moment(review.reviewed_at), "It was reviewed and kept", by=found.person(review.officer), words=review.text
-        )
-    if found.purge is not None:
-        yield Happened(
-            moment(found.purge.at), "Its weights were removed", by=found.purge.officer, words=found.purge.reason
-        )
+        yield act(review.reviewed_at, "It was reviewed and kept", "", review.officer, review.text)
+    if (purge := found.purge) is not None:
+        yield Happened(moment(purge.at), "Its weights were removed", by=purge.officer, words=purge.reason)
 
 
 def _asked(standing: Standing) -> Happened:
@@ -227,19 +203,16 @@ def _refusals(registry: Registry, adapter: Adapter, step: Arrow) -> list[Missing
     except SovereignError as error:  # the line was removed, or its recipe is invalid
         return [_missing(error)]
     with registry.reading() as session:
+        before = transitions_of(session, adapter.line)
         return [
             refused
             for refused in (
                 _refused(lambda: assert_not_recalled(session, registry.settings, adapter, step)),
                 _refused(lambda: evidence_of(workplace, registry, adapter, step)),
-                _refused(lambda: _assert_staged_long_enough(session, workplace, adapter, step)),
+                _refused(lambda: assert_staged_long_enough(workplace, step, before, adapter)),
             )
             if refused is not None
         ]
-
-
-def _assert_staged_long_enough(session: Session, workplace: Workplace, adapter: Adapter, step: Arrow) -> None:
-    assert_staged_long_enough(workplace, step, transitions_of(session, adapter.line), adapter)
 
 
 def _refused(asserted: Callable[[], object]) -> Missing | None:
@@ -344,28 +317,20 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
             reviews=[each for each in reviews_on_record(session, settings) if each.adapter_id == adapter_id],
             waived=(
                 *(each.waived for each in gates if each.waived is not None),
-                *_waived_reviews(trust, waiver_entries(session, adapter.line, {each.digest for each in reviews})),
+                *_waived_reviews(trust, waiver_entries(session, adapter.line, {each["digest"] for each in reviews})),
             ),
             holds_accepted=accepted_holds(session, adapter),
             purge=purge_of(session, trust, adapter_id),
         )
         is_under_review = _is_under_review(session, adapter)
         entries = tree.size_of(session)
+    due = due_reviews(registry, settings, now.date(), adapter.line)
     return AdapterView(
-        id=adapter.id,
-        line=adapter.line,
-        version=adapter.version,
+        adapter=adapter,
+        record=record,
         state=state,
-        classification=adapter.classification,
         institution=institution.name,
         is_demonstration=trust.is_demonstration,
-        purpose=record.purpose,
-        owner=record.owner,
-        method=adapter.method,
-        base_model=adapter.base_model,
-        licence=record.base_model.licence,
-        parent_adapter=record.parent_adapter.adapter if record.parent_adapter is not None else None,
-        registered_at=moment(adapter.registered_at),
         weights_purged=found.purge.at.date().isoformat() if found.purge is not None else None,
         nodes=nodes,
         files_not_drawn=max(0, len(files) - FILES_DRAWN),
@@ -376,14 +341,14 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
         reviews=reviews,
         is_under_review=is_under_review,
         issues=tuple(
-            IssueView(each.number, each.text, found.person(each.officer), moment(each.added_at))
+            Remark(str(each.number), found.person(each.officer), moment(each.added_at), each.text)
             for each in found.issues
         ),
         recalls=tuple(
-            RecallView(each.id, str(question_of(each)), each.reason, found.person(each.officer), moment(each.opened_at))
+            Remark(each.id, found.person(each.officer), moment(each.opened_at), each.reason, str(question_of(each)))
             for each in found.recalls
         ),
-        due=_due(registry, adapter, now.date()),
+        due=next((each for each in due if each.adapter == adapter.id), None),
         next_step=next_step(registry, adapter, state, found.requests),
         entries=entries,
         read_at=moment(now),
@@ -529,43 +494,21 @@ def _waived(found: OnRecord) -> Iterable[Waived]:
         )
 
 
-def _reviews(store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, object]]) -> tuple[ReviewView, ...]:
+def _reviews(
+    store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], ...]:
     """Return the reviews that the adapter's transitions cite, and the line's newest review if it is about this
     adapter."""
-    digests: dict[str, None] = {}
-    for made in history:
-        evidence = made["evidence"]
-        assert isinstance(evidence, Mapping)
-        if evidence.get("blind_review"):
-            digests[str(evidence["blind_review"])] = None
+    cited = [made["evidence"].get(BLIND_REVIEW) for made in history]
     current = store.current(adapter.line, BLIND_REVIEW)
     if current is not None and store.read_manifest(current).summary["adapter"] == adapter.id:
-        digests[current.digest] = None
-    found = []
-    for digest in digests:
-        summary = store.read_manifest(store.ref_of(digest)).summary
-        net = summary["net_preference"]
-        found.append(
-            ReviewView(
-                digest,
-                summary["ballots"],
-                summary["operators"],
-                net["mean"],
-                net["low"],
-                net["high"],
-                summary["closed_early"],
-            )
-        )
-    return tuple(found)
+        cited.append(current.digest)
+    return tuple(
+        {"digest": digest, **store.read_manifest(store.ref_of(digest)).summary}
+        for digest in dict.fromkeys(filter(None, cited))
+    )
 
 
 def _is_under_review(session: Session, adapter: Adapter) -> bool:
     review = find_open(session, adapter.line)
     return review is not None and review.adapter_id == adapter.id
-
-
-def _due(registry: Registry, adapter: Adapter, today: datetime.date) -> DueView | None:
-    for due in due_reviews(registry, registry.settings, today, adapter.line):
-        if due.adapter == adapter.id:
-            return DueView(due.on, due.state, tuple(f"{each.event}: {each.what}" for each in due.causes))
-    return None

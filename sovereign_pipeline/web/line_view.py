@@ -22,7 +22,7 @@ from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.release.recall import recalls_in_force
 from sovereign_pipeline.release.standing import Standing, open_standings, standings
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.web.adapter_view import FURTHER, moment, next_step
+from sovereign_pipeline.web.adapter_view import FURTHER, next_step
 from sovereign_pipeline.web.rendering import NextStep
 
 ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
@@ -79,12 +79,8 @@ class LineInBrief:
 
 @dataclass(frozen=True)
 class Row:
-    id: str
-    state: State
-    classification: str
-    method: str
-    base_model: str
-    registered_at: str
+    adapter: Mapping[str, Any]
+    """As `adapters_in_brief` returns it."""
     is_urgent: bool
     """True if the adapter was promoted without passing its trial."""
     due: Due | None
@@ -156,24 +152,19 @@ def line_view(registry: Registry, reader: Reader, line: str, today: datetime.dat
     leading = {row["state"]: row["id"] for row in seen if row["state"] in FURTHER and row["state"] in ORDER}
     shown = [
         Row(
-            row["id"],
-            row["state"],
-            row["classification"],
-            row["method"],
-            row["base_model"],
-            moment(row["registered_at"]),
+            row,
             row["id"] in urgent,
             due.get(row["id"]),
             _next_step(registry, row, requests) if leading.get(row["state"]) == row["id"] else None,
         )
         for row in reversed(seen)
     ]
-    return LineView(
-        line,
-        tuple(sorted((row for row in shown if row.state in ORDER), key=lambda row: ORDER.index(row.state))),
-        tuple(sorted((row for row in shown if row.state not in ORDER), key=lambda row: STATES.index(row.state))),
-        withheld,
-    )
+    rest = [state for state in STATES if state not in ORDER]
+    return LineView(line, _in_states(shown, ORDER), _in_states(shown, rest), withheld)
+
+
+def _in_states(rows: Sequence[Row], states: Sequence[State]) -> tuple[Row, ...]:
+    return tuple(row for state in states for row in rows if row.adapter["state"] == state)
 
 
 def _by_line(brief: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

@@ -1,6 +1,5 @@
 """Render an adapter's facts as HTML, in English or Arabic. The page and the `--html` file have the same content."""
 
-import datetime
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,9 @@ from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.pages import Language, hash_of, style, templates, translations
 from sovereign_pipeline.record.catalog import State
 from sovereign_pipeline.record.manifest import READABLE, Manifest
+from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.registry.record import AdapterRecord
+from sovereign_pipeline.release.cadence import Due
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -87,37 +89,16 @@ class Happened:
 
 
 @dataclass(frozen=True)
-class ReviewView:
-    """The result of a blind review, from its signed artifact."""
-
-    digest: str
-    ballots: int
-    operators: int
-    net: float
-    """Net preference for the adapter: (wins - losses) / pairs."""
-    low: float | None
-    """Lower end of the 95 % interval of `net`. None, like `high`, if only one operator rated."""
-    high: float | None
-    closed_early: bool
-
-
-@dataclass(frozen=True)
-class IssueView:
-    number: int
-    text: str
-    person: str
-    at: str
-
-
-@dataclass(frozen=True)
-class RecallView:
-    """A recall that applies to the adapter."""
+class Remark:
+    """A known issue, or a recall that applies to the adapter."""
 
     id: str
-    recalled: str
-    reason: str
     person: str
     at: str
+    words: str
+    """The officer's own text."""
+    recalled: str = ""
+    """Subject of a recall."""
 
 
 @dataclass(frozen=True)
@@ -138,31 +119,15 @@ class NextStep:
 
 
 @dataclass(frozen=True)
-class DueView:
-    on: datetime.date
-    state: Literal["not due", "due", "overdue"]
-    why: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class AdapterView:
     """All facts that a reader sees about one registered adapter."""
 
-    id: str
-    line: str
-    version: str
+    adapter: Adapter
+    record: AdapterRecord
     state: State
-    classification: str
     institution: str
     is_demonstration: bool
     """True if the facts were signed with demonstration keys, which prove nothing."""
-    purpose: str
-    owner: str
-    method: str
-    base_model: str
-    licence: str
-    parent_adapter: str | None
-    registered_at: str
     weights_purged: str | None
     """Day on which the weights were purged, ISO 8601."""
     nodes: tuple[Node, ...]
@@ -172,11 +137,12 @@ class AdapterView:
     gates: tuple[GateView, ...]
     waived: tuple[Waived, ...]
     time_line: tuple[Happened, ...]
-    reviews: tuple[ReviewView, ...]
+    reviews: tuple[Mapping[str, Any], ...]
+    """Summaries of blind reviews, from their signed artifacts, each with the artifact's `digest`."""
     is_under_review: bool
-    issues: tuple[IssueView, ...]
-    recalls: tuple[RecallView, ...]
-    due: DueView | None
+    issues: tuple[Remark, ...]
+    recalls: tuple[Remark, ...]
+    due: Due | None
     """Next review. None if a newer adapter of the line replaced this one, or if it has reached a final state."""
     next_step: NextStep | None
     """Next transition, or None."""
@@ -370,7 +336,7 @@ def _adapter(
     ]
     drawing = lineage_svg(
         view.nodes,
-        view.id,
+        view.adapter.id,
         translate("an answer", language),
         translate("From an answer to documents", language),
         {node.id: address for node, address, _ in reversed(reports)},

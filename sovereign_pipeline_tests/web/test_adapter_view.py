@@ -138,7 +138,7 @@ def test_the_time_line_tells_who_asked_approved_recalled_and_reviewed(site: Site
         assert expected in {what for what, _ in told}
     assert [each.is_waiver for each in view.time_line].count(True) == 2
     (review,) = view.reviews
-    assert review.ballots > 0 and review.operators > 1
+    assert review["ballots"] > 0 and review["operators"] > 1
     rejected = [each for each in site.view(SECOND).time_line if each.what == "A change was requested, but not made"]
     assert rejected and "Omar Nasser rejected it" in rejected[0].words
 
