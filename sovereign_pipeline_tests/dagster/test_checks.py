@@ -1,46 +1,20 @@
-"""Gates as Dagster checks: what stops a run, what an officer's waiver changes, and that each line sees its own."""
+"""Gates as Dagster checks: what stops a run, and what an officer's waiver changes."""
 
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.event_api import PartitionKeyFilter
 
 from sovereign_pipeline.dagster.chain import chain_with
-from sovereign_pipeline.dagster.resources import register_lines
 from sovereign_pipeline.record.stage import Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.record.staleness import stale_kinds
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata
 from sovereign_pipeline_tests.officers import waive
 
 pytestmark = pytest.mark.slow
-
-
-def second_line(line: Line) -> None:
-    """From here on the line `lanterns`, with rows of its own."""
-    line.institution.recipe["line"] = "lanterns"
-    line.institution.rows = [letter(number) for number in range(12)]
-    line.institution.write()
-    register_lines(line.instance, line.institution.settings)
-
-
-def test_each_line_has_check_results_of_its_own(line: Line) -> None:
-    line.materialize(CORPUS[:1])
-    second_line(line)
-    line.materialize(CORPUS[:1])
-    key = dg.AssetCheckKey(dg.AssetKey("raw_corpus"), "rows_accounted_for")
-    for name, documents in (("lamps", 40), ("lanterns", 12)):
-        (record,) = line.instance.event_log_storage.get_asset_check_execution_history(
-            key, limit=10, partition_filter=PartitionKeyFilter(key=name)
-        )
-        assert record.event is not None and record.event.dagster_event is not None
-        evaluation = record.event.dagster_event.asset_check_evaluation_data
-        assert (evaluation.partition, evaluation.passed) == (name, True)
-        assert evaluation.metadata["documents"].value == documents
 
 
 def test_no_check_is_dated_before_its_asset(line: Line) -> None:

@@ -131,13 +131,6 @@ def test_a_run_that_failed_is_not_repeated_and_is_told(daemon: Daemon) -> None:
         assert f"of {daemon.key} FAILED and is not repeated" in told
 
 
-def test_a_daemon_that_was_down_for_years_asks_for_one_run(daemon: Daemon) -> None:
-    daemon.tick(days(0))
-    daemon.tick(days(1000))
-    daemon.tick(days(1001))
-    assert daemon.runs() == daemon.one_run
-
-
 def test_a_new_adapter_or_a_review_ends_it_and_the_next_one_has_a_period_of_its_own(daemon: Daemon, ask: Ask) -> None:  # noqa: F811
     daemon.tick(HALF_A_YEAR)
     daemon.end(DagsterEventType.RUN_SUCCESS)

@@ -23,7 +23,6 @@ from sovereign_pipeline.evaluation.capability import (
     run_reply,
     score_suites,
     span_f1,
-    until,
 )
 from sovereign_pipeline.evaluation.records import CapabilitySample
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask, NumberTask, SpanTask
@@ -49,12 +48,6 @@ def test_choices_are_counted_as_lm_eval_counts_them(scored: list[tuple[float, st
     totals, choices = [total for total, _ in scored], [choice for _, choice in scored]
     assert chosen(totals, choices, "acc") == int(np.argmax(totals))
     assert chosen(totals, choices, "acc_norm") == int(np.argmax(np.array(totals) / [len(each) for each in choices]))
-
-
-def test_what_stands_behind_a_stop_word_is_not_looked_at() -> None:
-    assert until("12\nQuestion: and more? 13", ("Question:",)) == "12\n"
-    assert until("one\ntwo\nthree", ("three", "\n")) == "one"
-    assert until("one", ()) == "one"
 
 
 def problem(number: str) -> Problem:

@@ -294,26 +294,9 @@ def test_a_suite_that_is_too_small_says_how_large_it_would_have_to_be() -> None:
     assert 0.78 <= passing_probability(judgement.rows_needed, 0.1, 0.1, 0.10) <= 0.88
 
 
-def test_mcnemar_is_the_binomial_tail_counted_by_hand() -> None:
-    tail = sum(math.comb(12, k) for k in range(3)) / 2**12
-    assert mcnemar_exact(2, 10) == pytest.approx(2 * tail)
-    # Agresti 2002, table 10.1 (approval of the Prime Minister): 150 and 86 changed their mind; z = 4.17.
-    exact = 2 * sum(math.comb(236, k) for k in range(87)) / 2**236
-    assert mcnemar_exact(150, 86) == pytest.approx(exact)
-    assert exact == pytest.approx(math.erfc(4.17 / math.sqrt(2)), rel=0.5)
-    assert mcnemar_exact(0, 0) == 1.0
-
-
-@pytest.mark.parametrize(("gained", "lost"), [(2, 10), (7, 7), (0, 5), (40, 22)])
+@pytest.mark.parametrize(("gained", "lost"), [(2, 10), (10, 2), (7, 7), (0, 5), (40, 22), (0, 0)])
 def test_mcnemar_is_statsmodels(gained: int, lost: int) -> None:
     assert mcnemar_exact(lost, gained) == pytest.approx(mcnemar([[9, lost], [gained, 9]], exact=True).pvalue)
-
-
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_does_not_care_which_arm_is_which(only_reference: int, only_candidate: int) -> None:
-    p_value = mcnemar_exact(only_reference, only_candidate)
-    assert p_value == pytest.approx(mcnemar_exact(only_candidate, only_reference))
-    assert 0 < p_value <= 1
 
 
 @settings(deadline=None, max_examples=30)
@@ -335,8 +318,3 @@ def test_share_difference_counts_the_discordant_rows() -> None:
     assert result.difference == pytest.approx(-0.2)
     assert result.p_value == pytest.approx(0.625)
     assert result.low < -0.2 < result.high
-
-
-def test_no_difference_is_exactly_none() -> None:
-    result = compare_losses([1.5, 2.5], [1.5, 2.5], ["a", "b"], seed=7)
-    assert (result.difference, result.low, result.high) == (0.0, 0.0, 0.0)

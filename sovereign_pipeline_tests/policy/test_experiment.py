@@ -11,6 +11,7 @@ from sovereign_pipeline.base.errors import NotFoundError, RecipeError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.experiment import Setting, experiment_names, load_experiment, recipe_diff, settings_of
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline_tests.examples import examples
 
 DATA = PROJECT_ROOT / "data"
 GRID: dict[str, Any] = {
@@ -67,34 +68,7 @@ def test_a_random_search_draws_the_same_settings_again(data: Path) -> None:
     assert sorted(each.line.training.sft.rank for each in settings(data, **few)) == [4, 8]
 
 
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"vary": {"sft.rnk": [1, 2]}}, r"rates.yaml, trial 1 \(sft.rnk: 1\): 'training.sft.rnk' .* did you mean 'rank'"),
-    (
-        {"vary": {"sft.rank": [8, 0]}},
-        r"trial 2 \(sft.rank: 0\): 'training.sft.rank' must be greater than or equal to 1",
-    ),
-    ({"vary": {"sft.rank": ["8", 4]}}, "remove the quotes"),
-    ({"vary": {"base_model": ["a", "b"]}}, "base_model cannot vary"),
-    ({"vary": {"rlhf.beta": [1, 2]}}, "rlhf.beta cannot vary"),
-    ({"vary": {"start_from": ["permits-desk-1.0.0", None]}}, "start_from cannot vary"),
-    ({"vary": {"sft.rank.of": [1, 2]}}, "sft.rank.of cannot vary"),
-    ({"vary": {"sft.supervise": ["all", "last"]}}, "sft.supervise cannot vary: .* different replies"),
-    ({"vary": {"sft.learning_rate": [float("nan"), 1e-3]}}, "must be a finite number"),
-    ({"vary": {"sft.rank": [8, 8]}}, "sft.rank needs a list of different values"),
-    ({"vary": {"sft.rank": [8]}}, "one setting is no experiment"),
-    ({"vary": {"sft.rank": {"low": 1, "high": 2}}}, "a grid has no ranges"),
-    ({"vary": {"sft.adapter": ["lora", "none"]}}, "the default learning rate depends on sft.adapter"),
-    ({"budget": {"trials": 5}}, "the grid has 6 trials, and budget.trials is 5"),
-    ({"halving": {"steps": [12, 6]}}, "steps must be ascending"),
-    ({"halving": {"steps": [12, 24]}}, r"halving.steps is \[12, 24\], and trial 1 has .* max_steps 24"),
-    ({"halving": {"steps": [2]}}, "warmup_steps 2"),
-    ({"budgt": {}}, "'budgt' is not a known key; did you mean 'budget'"),
-    ({"line": "harbour"}, "no line 'harbour'"),
-    ({"experiment": "other"}, "the file is named 'rates'"),
-]
-
-
-@pytest.mark.parametrize(("changes", "message"), REFUSED)
+@pytest.mark.parametrize(("changes", "message"), examples(__file__, "a_wrong_file_is_refused"))
 def test_a_wrong_file_is_refused_with_key_and_file(data: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises((RecipeError, NotFoundError), match=message):
         settings(data, **changes)

@@ -150,9 +150,10 @@ def test_what_an_element_of_a_list_lacks_is_shown_under_its_name(tmp_path: Path)
     }
 
 
-def test_an_empty_list_is_named_in_words_of_the_recipe(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="'sources' must not be empty"):
-        read(tmp_path, minimal_recipe(sources=[]))
+@pytest.mark.parametrize(("changes", "said"), examples(__file__, "what_is_not_allowed_is_refused"))
+def test_what_is_not_allowed_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        read(tmp_path, minimal_recipe(**changes))
 
 
 def test_a_line_without_an_evaluation_is_valid_and_says_what_to_add_where_one_is_needed(tmp_path: Path) -> None:
@@ -181,16 +182,6 @@ def test_a_misspelt_key_inside_a_list_is_named(tmp_path: Path) -> None:
         read(tmp_path, recipe)
 
 
-def test_less_than_a_tenth_held_out_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="held_out_share"):
-        read(tmp_path, minimal_recipe(split={"held_out_share": 0.05}))
-
-
-def test_a_ceiling_that_is_no_level_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="not on the ladder PUBLIC, INTERNAL, CONFIDENTIAL, SECRET"):
-        read(tmp_path, minimal_recipe(ceiling="TOP"))
-
-
 @pytest.mark.parametrize(
     ("place", "named"),
     [
@@ -215,45 +206,11 @@ def test_two_suites_of_one_name_are_refused(tmp_path: Path) -> None:
         read(tmp_path, recipe)
 
 
-def test_a_margin_of_a_suite_that_the_line_does_not_have_names_the_nearest(tmp_path: Path) -> None:
-    read(tmp_path, minimal_recipe(gates={"capability": {"margins": {"suite": 0.2}}}))
-    with pytest.raises(
-        RecipeError, match=r"gates\.capability\.margins: 'suit' is no suite of the line; did you mean 'suite'"
-    ):
-        read(tmp_path, minimal_recipe(gates={"capability": {"margins": {"suit": 0.2}}}))
-
-
-@pytest.mark.parametrize(
-    "gates",
-    [
-        {"capability": {"margin": 0}},
-        {"capability": {"margins": {"suite": 1.5}}},
-        {"held_out_loss": {"margin": -0.1}},
-        {"refusals": {"officer_may": "anything"}},
-        {"corpus": {"officer_may": "override"}},
-        {"no_identifier_left": {"officer_may": "override"}},
-    ],
-)
-def test_a_gate_is_not_switched_off_by_its_recipe(tmp_path: Path, gates: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match="gates"):
-        read(tmp_path, minimal_recipe(gates=gates))
-
-
 def test_preferences_without_a_source_are_refused(tmp_path: Path) -> None:
     recipe = minimal_recipe()
     recipe["training"]["preference"] = {}
     with pytest.raises(RecipeError, match="needs a source with role 'preferences'"):
         read(tmp_path, recipe)
-
-
-def test_file_and_line_must_have_one_name(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="the file is named 'lamps', and its line is 'other'"):
-        read(tmp_path, minimal_recipe(line="other"))
-
-
-def test_a_name_that_is_no_partition_key_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="may hold only a-z"):
-        read(tmp_path, minimal_recipe(line="Lamps, all"))
 
 
 def test_broken_yaml_is_one_sentence(tmp_path: Path) -> None:

@@ -94,17 +94,6 @@ def test_generated_replies_and_answers_have_their_figures_and_regressions(instit
     assert "similarity to the true reply, chrF" in as_markdown(report)
 
 
-def test_figures_of_replies_are_over_case_files_in_any_spelling(institution: DemoInstitution) -> None:
-    found = []
-    for spellings in (("PRM-{}",), ("PRM-{}", "prm – {}")):
-        replies = [
-            row.model_copy(update={"case": spellings[n % len(spellings)].format(n // 2)})
-            for n, row in enumerate(replies_to_letters())
-        ]
-        found.append(reported(institution, replies=replies).figures)
-    assert found[0] == found[1]
-
-
 def test_a_measure_of_zeros_and_ones_has_the_interval_of_a_share(institution: DemoInstitution) -> None:
     """A bootstrap of 200 rows of which three ran out of time ends at 0, as if they could not be fewer."""
     questions = [

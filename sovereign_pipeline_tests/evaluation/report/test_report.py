@@ -134,19 +134,6 @@ def test_earlier_waivers_are_in_the_report(institution: DemoInstitution, monkeyp
     assert "<td>key 4f4f4f4f4f4f</td><td>Enlarged | soon.</td>" in artifact.file("report.html").read_text()
 
 
-def test_an_incumbent_on_another_base_model_is_named_and_not_compared(institution: DemoInstitution) -> None:
-    before = incumbent(institution.workplace(), scored=False)
-    institution.recipe["training"]["base_model"] = "larger"
-    workplace = institution.workplace()
-    _, ref, verdicts = run(workplace, against=before)
-    assert all(verdict.passed for verdict in verdicts.values())
-    report = read_report(workplace, ref)
-    assert report.incumbent is not None and not report.incumbent.compared
-    assert {each.reference for each in report.figures} == {"base"}
-    for name in ("report.html", "report.md"):
-        assert "has another base model and is not compared" in workplace.store.open(ref).file(name).read_text()
-
-
 def test_samples_that_leave_the_incumbent_out_are_refused(institution: DemoInstitution) -> None:
     workplace = institution.workplace()
     with pytest.raises(IntegrityError, match="private_scores: row L-00 has base, candidate"):
