@@ -48,7 +48,7 @@ from sovereign_pipeline.release.auditing import with_parents
 from sovereign_pipeline.release.standing import DECIDED, history_of
 from sovereign_pipeline.release.trial import ACCEPTED, JUDGED
 from sovereign_pipeline.review.acts import find_closed_of
-from sovereign_pipeline.serving.gateway.journal import ANSWERED
+from sovereign_pipeline.serving.gateway.stores import ANSWERED
 from sovereign_pipeline.serving.rollout.flag import read_change
 
 SHOWN: Mapping[str, frozenset[str]] = {

@@ -38,7 +38,7 @@ from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.catalog import adapters_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.review.plan_stage import PromptRow
-from sovereign_pipeline.serving.gateway.journal import ANSWERED, Answered, Rated, facts_of, read_hour
+from sovereign_pipeline.serving.gateway.stores import ANSWERED, Rated, facts_of, read_hour
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Thumb
 from sovereign_pipeline.serving.scanning import language_of
 from sovereign_pipeline.serving.screening import document_with, in_texts, with_originals
@@ -78,15 +78,6 @@ class JournalCopy:
     """Number of files whose hour the ledger does not have yet. Their records do not count."""
     ends: str
     """Number and time of the newest entry in the copy of the ledger."""
-
-    def assert_reaches(self, directory: Path, oldest: str) -> None:
-        """Raise IntegrityError if the journal lacks an hour of the ledger since the oldest transcripts."""
-        if lacking := sorted(hour for hour in self.lacking if hour >= oldest):
-            raise IntegrityError(
-                f"{directory}: the journal lacks what the ledger has of {and_more(lacking)} UTC: files are missing or "
-                f"were changed.",
-                "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
-            )
 
 
 def open_transcripts(directory: Path, line: str, private_key: str, journal: JournalCopy) -> Opened:
@@ -135,7 +126,12 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     # Anyone can rename a file. The journal's hour of a record is the ledger's.
     hours = (journal.transcripts[sha256] for sha256 in found if sha256 in journal.transcripts)
     oldest = min([files[0].name[: len("2026-11-27T04")], *hours])
-    journal.assert_reaches(directory, oldest)
+    if lacking := sorted(hour for hour in journal.lacking if hour >= oldest):
+        raise IntegrityError(
+            f"{directory}: the journal lacks what the ledger has of {and_more(lacking)} UTC: files are missing or "
+            f"were changed.",
+            "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
+        )
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
     unsure = [given for sha256, given in journal.ratings.items() if sha256 not in ratings]
     # The newest rating by its sealed time; of several at one time, the last one given.
@@ -166,7 +162,8 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
         hour = path.name.partition(".")[0]
         noted, unreadable = read_hour(path)
         facts = facts_of(hour, line, noted, unreadable)
-        if all(each.line != line for each in noted):
+        noted = [each for each in noted if each.line == line]
+        if not noted:
             continue
         if facts in hours:
             hours.remove(facts)
@@ -179,9 +176,9 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
             not_entered += 1
             continue
         for each in noted:
-            if isinstance(each, Rated) and each.line == line:
+            if isinstance(each, Rated):
                 ratings[each.rating] = each.given
-            elif isinstance(each, Answered) and each.line == line and each.transcript is not None:
+            elif each.transcript is not None:
                 transcripts[each.transcript] = hour
     lacking = frozenset(str(each["hour"]).partition(":")[0] for each in hours)
     return JournalCopy(transcripts, ratings, lacking, not_entered, ends)
@@ -216,8 +213,7 @@ Layout = Literal["columns", "sharegpt"]
 
 
 class RatedRow(Frozen):
-    """A row of a source, in the layout `columns` for letters or `sharegpt` for conversations, as pair or with a
-    label."""
+    """A pair or a labelled row of a source, in the layout `columns` for letters or `sharegpt` for conversations."""
 
     id: str
     case: str
@@ -286,23 +282,17 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
             left_out[why] += 1
             continue
         by_question.setdefault(normal_text(rated.prompt), []).append(rated)
-    if role == "labels":
-        labels = [(each, of[0], each.thumb == "up") for of in by_question.values() for each in of]
-        if all(each.document.is_letter for each, _, _ in labels):
-            return RatedRows([RatedRow(**_letter(*of), label=label) for *of, label in labels], left_out)
-        return RatedRows([RatedRow(**_whole(*of), label=label) for *of, label in labels], left_out)
-    pairs: list[tuple[_Rated, _Rated, _Rated]] = []
+    # An answer, the one that it is preferred to, and the question's first answer.
+    found: list[tuple[_Rated, _Rated | None, _Rated]] = []
     for of in by_question.values():
-        made = list(_pairs(of))
-        pairs += [(*pair, of[0]) for pair in made]
-        left_out["no answer with the other thumb"] += len(of) - 2 * len(made)
-    if all(each.document.is_letter for each, _, _ in pairs):
-        return RatedRows([RatedRow(**_letter(one, of), rejected=bad.answer) for one, bad, of in pairs], +left_out)
-    rows = []
-    for one, bad, first in pairs:
-        *before, chosen = _turns(one)
-        rows.append(RatedRow(**_whole(one, first) | {"messages": before}, chosen=(chosen,), rejected=_turns(bad)[-1:]))
-    return RatedRows(rows, +left_out)
+        if role == "labels":
+            found += [(each, None, of[0]) for each in of]
+        else:
+            pairs = list(_pairs(of))
+            found += [(*pair, of[0]) for pair in pairs]
+            left_out["no answer with the other thumb"] += len(of) - 2 * len(pairs)
+    is_letters = all(each.document.is_letter for each, _, _ in found)
+    return RatedRows([_row(*each, is_letters) for each in found], +left_out)
 
 
 _TRAINED_ORDER = re.compile(r"s?(ua(t+a)*)+")
@@ -345,29 +335,31 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
                 yield chosen, rejected
 
 
-def _letter(rated: _Rated, first: _Rated) -> dict[str, Any]:
-    return {**_facts(rated, first), "request": rated.prompt, "response": rated.answer}
+def _row(rated: _Rated, other: _Rated | None, first: _Rated, is_letter: bool) -> RatedRow:
+    """Make a pair with another answer that was disliked, or a row with a label.
 
-
-def _whole(rated: _Rated, first: _Rated) -> dict[str, Any]:
-    return {**_facts(rated, first), "messages": _turns(rated), "tools": rated.document.tools}
-
-
-def _turns(rated: _Rated) -> tuple[dict[str, Any], ...]:
-    return tuple(dict(turn_of(each)) for each in rated.document.messages)
-
-
-def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
-    """Return the facts of a rated answer. first: the question's first answer, which names the case. A digest of the
-    question could be guessed."""
+    first: the question's first answer, which names the case. A digest of the question could be guessed.
+    """
     transcript = rated.transcript
-    return {
+    facts: dict[str, Any] = {
         "id": f"rated-{transcript.given[:16]}",
         "case": f"asked-{first.transcript.given[:16]}",
         "date": transcript.at.date().isoformat(),
         "classification": transcript.classification,
         "language": language_of(rated.prompt),
+        "label": rated.thumb == "up" if other is None else None,
     }
+    if is_letter:
+        rejected = other.answer if other is not None else None
+        return RatedRow(**facts, request=rated.prompt, response=rated.answer, rejected=rejected)
+    turns, tools = _turns(rated), rated.document.tools
+    if other is None:
+        return RatedRow(**facts, messages=turns, tools=tools)
+    return RatedRow(**facts, messages=turns[:-1], tools=tools, chosen=turns[-1:], rejected=_turns(other)[-1:])
+
+
+def _turns(rated: _Rated) -> tuple[dict[str, Any], ...]:
+    return tuple(dict(turn_of(each)) for each in rated.document.messages)
 
 
 @dataclass(frozen=True)

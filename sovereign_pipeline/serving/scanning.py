@@ -139,20 +139,14 @@ def _masked(text: str) -> str:
     kind is not a placeholder and stays."""
     for _ in range(_MOST_MASKINGS):
         normalised = normalise(text)
-        found = [
-            normalised.original_span(each.start(), _end_of(normalised.text, each))
-            for each in PLACEHOLDER.finditer(normalised.text)
-        ]
+        found = [*PLACEHOLDER.finditer(normalised.text)]
         if not found:
             return text
-        for start, end in found:
+        for begun in found:
+            whole = _WHOLE_PLACEHOLDER.match(normalised.text, begun.start())
+            start, end = normalised.original_span(begun.start(), whole.end() if whole else begun.end() - 1)
             text = text[:start] + _NO_LETTER * (end - start) + text[end:]
     raise PrivacyError("A text holds what looks like a placeholder in a way that cannot be read.", "Write it plainly.")
-
-
-def _end_of(text: str, begun: re.Match[str]) -> int:
-    whole = _WHOLE_PLACEHOLDER.match(text, begun.start())
-    return whole.end() if whole is not None else begun.end() - 1
 
 
 SECONDS_TO_SEARCH = 15.0
@@ -164,7 +158,6 @@ MOST_CHARACTERS = 100_000
 """Maximum number of characters of one search, about three seconds of a core."""
 LONG = 10_000
 """Length from which on texts are searched one at a time, so that shorter texts do not wait."""
-HINT = "Send it again later."
 
 _Work = tuple[str, Sequence[str], str]
 """Line, texts, and the one text that is a list of tools, or ""."""
@@ -209,7 +202,7 @@ class Scanner:
                 async with self._of_long_ones:
                     return await self._find(work)
         except TimeoutError:
-            raise ScannerLost("The search for personal data took too long.", HINT) from None
+            raise ScannerLost("The search for personal data took too long.") from None
 
     async def _find(self, work: _Work) -> list[list[Detection]]:
         pool = self._running()
@@ -226,9 +219,9 @@ class Scanner:
                 raise
         except BrokenProcessPool:
             self._give_up(pool)
-            raise ScannerLost("The process that searches for personal data was killed.", HINT) from None
+            raise ScannerLost("The process that searches for personal data was killed.") from None
         except SovereignError as error:
-            raise ScannerLost(f"The search for personal data failed: {error.message}", HINT) from None
+            raise ScannerLost(f"The search for personal data failed: {error.message}") from None
 
     def _hear(self, begun: "Future[list[list[Detection]]]") -> None:
         if not begun.cancelled():
@@ -254,7 +247,7 @@ class Scanner:
         """Return the processes. Restarts them if necessary, but not too often."""
         if self._pool is None:
             if self.starts and time.monotonic() - self._started_at < SECONDS_BETWEEN_STARTS:
-                raise ScannerLost("The search for personal data is being started again.", HINT)
+                raise ScannerLost("The search for personal data is being started again.")
             self._pool = WorkerPool(self._processes, _begin_worker, self._lines)
             self._started_at = time.monotonic()
             self.starts += 1
@@ -282,8 +275,7 @@ def _begin_worker(lines: Mapping[str, LineDetectors]) -> None:
 
 @cache
 def _detectors() -> dict[str, TextDetectors]:
-    """Create the detectors with the first text. An error during the process's start would break the pool without a
-    message."""
+    """Create the detectors with the first text: an error at the start would break the pool without a message."""
     made = {line: TextDetectors(each) for line, each in _lines.items()}
     gc.freeze()
     return made

@@ -24,7 +24,7 @@ from sovereign_pipeline.policy.serving import Reaction, Screened
 from sovereign_pipeline.privacy.corrections import folded_words, load_word_lists
 from sovereign_pipeline.privacy.json_texts import is_json, names_in_tools
 from sovereign_pipeline.serving.engines.text import StopTexts
-from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Detection, LineDetectors, Scanner
+from sovereign_pipeline.serving.scanning import MOST_CHARACTERS, Detection, LineDetectors, Scanner
 
 SHORTEST_NUMBER = 6
 """Minimum length of values in which separators are ignored. Shorter values occur in any long number."""
@@ -371,14 +371,19 @@ class Screen:
 
     async def _search(self, *, is_end: bool, is_cut: bool = False) -> str:
         """Search the new text, and return the part that may be sent."""
-        raw = self._raw if self.sent.schema is None else _ESCAPE.sub(_spaces, self._raw)
+        raw = self._raw if self.sent.schema is None else _ESCAPE.sub("  ", self._raw)
         begin = _word_begins(raw, self._passed - READ_BEFORE)
         text = raw[begin:]
-        (found,) = await self._find([text])
+        searched = await self._found([text], self.rules.answers)
+        assert searched is not None  # a failure is raised, because the rule is to replace or to stop
+        (found,) = searched
         self._searched = len(self._raw)
         of_others = [self._at(begin, each, text) for each in found if not self._is_own(each, text)]
         if self.sent.schema is not None:
-            of_others = [replace(each, quote='"') if _is_outside(raw, each.start) else each for each in of_others]
+            # Outside the strings of JSON without escapes, what is found is a number.
+            of_others = [
+                replace(each, quote='"' if raw.count('"', 0, each.start) % 2 == 0 else each.quote) for each in of_others
+            ]
         upto = len(self._raw) if is_end else _word_begins(raw, len(self._raw) - HELD_BACK)
         if is_cut and not any(begin + each.end == len(self._raw) for each in found):
             upto = _identifier_begins(raw)
@@ -404,8 +409,7 @@ class Screen:
         return self._own.holds(text[found.start : found.end])
 
     def _at(self, begin: int, found: Detection, text: str) -> Detection:
-        """Move a finding to its position in the answer. Parts are searched separately, so its text identifies the
-        value."""
+        """Move a finding to its position in the answer. Its text identifies the value across searches."""
         written = text[found.start : found.end]
         return Detection(begin + found.start, begin + found.end, found.kind, written, found.quote)
 
@@ -416,19 +420,16 @@ class Screen:
                 self._counted.add((each.kind, each.value))
                 self.in_answer[each.kind] += 1
 
-    async def _find(self, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
-        if self._scanner is None:
-            raise ScannerLost("Nothing searches for personal data here.", HINT)
-        if sum(map(len, texts)) > MOST_CHARACTERS:
-            raise TextTooLong(f"Texts above {MOST_CHARACTERS:,} characters are not searched, and are rejected.")
-        return await self._scanner.find(self._line, texts, tools)
-
     async def _found(
         self, texts: Sequence[str], reaction: Reaction | None, tools: str = ""
     ) -> list[list[Detection]] | None:
         """Search texts. Raises a failure, except if findings are only reported; then returns None."""
         try:
-            return await self._find(texts, tools)
+            if self._scanner is None:
+                raise ScannerLost("Nothing searches for personal data here.")
+            if sum(map(len, texts)) > MOST_CHARACTERS:
+                raise TextTooLong(f"Texts above {MOST_CHARACTERS:,} characters are not searched, and are rejected.")
+            return await self._scanner.find(self._line, texts, tools)
         except (ScannerLost, TextTooLong) as error:
             if reaction != "report":
                 raise
@@ -453,15 +454,7 @@ def in_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 _ESCAPE = re.compile(r'\\["\\/bfnrt]')
-
-
-def _spaces(found: re.Match[str]) -> str:
-    return " " * len(found.group())
-
-
-def _is_outside(text: str, position: int) -> bool:
-    """Return whether a position of JSON without escapes is outside its strings, as a number is."""
-    return text.count('"', 0, position) % 2 == 0
+"""An escape of JSON, of two characters. A search reads two spaces in its place."""
 
 
 def _within(found: Sequence[Detection], begin: int) -> list[Detection]:

@@ -99,8 +99,7 @@ def sealed_in(content: bytes) -> tuple[list[Sealed], int]:
 
 
 def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
-    """Decrypt a record. Returns None if the key does not fit or the record is invalid. identity: pyrage's private
-    key."""
+    """Decrypt a record by pyrage's private key. Returns None if it does not fit or the record is invalid."""
     import pyrage
 
     try:
@@ -152,8 +151,7 @@ class TranscriptFiles:
         return True
 
     def remove_oldest(self) -> None:
-        """Remove files that are too old or above their line's size. Lines without transcripts use the default days.
-        Raises OSError."""
+        """Remove files that are too old or above their line's limits, or the default ones. Raises OSError."""
         for directory in self.directory.iterdir() if self.directory.is_dir() else ():
             self._remove_oldest(directory, self.rules.get(directory.name) or Transcripts())
 
@@ -175,8 +173,7 @@ class TranscriptFiles:
                 raise OSError("the record was cut short")
 
     def _remove_oldest(self, directory: Path, rules: Transcripts, size_of_next: int = 0) -> None:
-        """Remove the oldest files until the limit has room for one more file, even if a record is larger than a file's
-        share."""
+        """Remove the oldest files until the limit has room for one more."""
         limit = rules.megabytes * MEGABYTE
         room = max(limit / FILES_IN_ALL, size_of_next)
         files = sorted(directory.glob(f"*{SUFFIX}"))

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.pages import HEADERS, hash_of, style
@@ -57,15 +57,14 @@ class Reviews:
         return self._known.get(line)
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """An adapter that is served or named by a flag."""
 
+    stage: Stage
     adapter: str
     line: str
     digest: str
     classification: str
-    stage: Stage
     registered_at: datetime.datetime | None = None
 
 
@@ -87,6 +86,7 @@ def overview(
         if not sees_all:
             flag = None
         is_of_seen = due is not None and due.adapter in {each.adapter for each in seen}
+        review = _facts(due, "adapter", "state") | {"on": str(due.on)} if due is not None and is_of_seen else None
         lines.append(
             {
                 "line": line,
@@ -95,9 +95,7 @@ def overview(
                 "waiting": figures.waiting.get(line, 0) if sees_all else 0,
                 "is_behind": line in behind,
                 "rollout": _rollout(flag) if flag is not None else None,
-                "review": _facts(due, "adapter", "state") | {"on": str(due.on)}
-                if due is not None and is_of_seen
-                else None,
+                "review": review,
                 **_trial(sources, flag),
             }
         )
@@ -121,8 +119,7 @@ def _rollout(flag: Flag) -> dict[str, Any]:
 
 
 def _trial(sources: AdminSources, flag: Flag | None) -> dict[str, Any]:
-    """Return a trial's state, and whether its counts could be read. `sovereign adapters hold` reports what could not be
-    read."""
+    """Return a trial's state, and whether its counts could be read."""
     try:
         state = sources.hold(flag) if flag is not None else None
     except SovereignError:
@@ -136,20 +133,19 @@ def _trial(sources: AdminSources, flag: Flag | None) -> dict[str, Any]:
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
-    """List a line's adapters, those in production first. An adapter that the flag gives to users is listed even if it
-    is not served."""
+    """List a line's adapters that are served or that the flag gives to users, those in production first."""
     rows: dict[str, _Row] = {}
+    named: list[tuple[Stage, str | None]] = []
+    if flag is not None:
+        named = [("production", flag.production), ("staged", flag.staged)]
+        for stage, adapter in named:
+            if adapter is not None:
+                facts = flag.adapters[adapter]
+                rows[adapter] = _Row(stage, adapter, line, facts.digest, facts.classification)
     for each in catalog.served():
         if each.line == line:
-            stage: Stage = "before" if each.in_reserve else "production" if each.is_in_production else "staged"
-            rows[each.adapter] = _Row(each.adapter, line, each.digest, each.classification, stage, each.registered_at)
-    named: tuple[tuple[Stage, str | None], ...] = ()
-    if flag is not None:
-        named = (("production", flag.production), ("staged", flag.staged))
-    for stage, adapter in named:
-        if flag is not None and adapter is not None and adapter not in rows:
-            facts = flag.adapters[adapter]
-            rows[adapter] = _Row(adapter, line, facts.digest, facts.classification, stage)
+            at: Stage = "before" if each.in_reserve else "production" if each.is_in_production else "staged"
+            rows[each.adapter] = _Row(at, each.adapter, line, each.digest, each.classification, each.registered_at)
     order: list[Stage] = ["production", "staged", "before"]
     return sorted(rows.values(), key=lambda each: (order.index(each.stage), each.adapter))
 

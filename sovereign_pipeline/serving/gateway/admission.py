@@ -30,8 +30,7 @@ class Bucket:
         self.level = self.per_minute
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """Return the seconds until the level reaches `amount`; 0 if it is high enough. An amount above the capacity
-        waits for a full bucket."""
+        """Return the seconds until the level reaches `amount`, or until the bucket is full."""
         self._flow(now)
         return max(0.0, (min(amount, self.per_minute) - self.level) * SECONDS_OF_A_RATE / self.per_minute)
 
@@ -146,8 +145,7 @@ class Places:
 
     @asynccontextmanager
     async def place(self, line: str) -> AsyncIterator[None]:
-        """Occupy a place while the context is open. Raises Refusal (429) if too many requests wait or the wait is too
-        long."""
+        """Occupy a place while the context is open. Raises Refusal (429) if too many wait, or for too long."""
         if not self._waiting.get(line) and self._may_begin(line):
             self.running[line] += 1
         else:

@@ -23,32 +23,10 @@ from sovereign_pipeline.base.errors import place_of
 from sovereign_pipeline.base.hosts import REFUSAL, for_hosts
 from sovereign_pipeline.serving.deployment import Deployed
 from sovereign_pipeline.serving.engines.engine import Deployable
+from sovereign_pipeline.serving.gateway import messages
 from sovereign_pipeline.serving.gateway.admin import AdminSources, Name, overview, page_of
 from sovereign_pipeline.serving.gateway.auth import Caller, Callers, auth_middleware
-from sovereign_pipeline.serving.gateway.messages import (
-    AnswerCall,
-    CalledFunction,
-    ChatCompletion,
-    Chunks,
-    CompleteAnswer,
-    Completion,
-    ErrorBody,
-    FeedbackRequest,
-    FeedbackTaken,
-    Health,
-    Kind,
-    ModelFacts,
-    ModelList,
-    Refusal,
-    Usage,
-    event,
-    facts_of_answer,
-    fault,
-    level_of,
-    no_such_page,
-    usage,
-    whole,
-)
+from sovereign_pipeline.serving.gateway.messages import Health, Kind, ModelFacts, Refusal, refused
 from sovereign_pipeline.serving.gateway.metrics import CONTENT_TYPE, Figures
 from sovereign_pipeline.serving.gateway.parameters import A_FIELD, CompletionRequest, read_request, request_schema
 from sovereign_pipeline.serving.gateway.request_handler import RequestHandler, RoutedRequest, RunningAnswer
@@ -157,7 +135,7 @@ def create_gateway(
     handle(RequestValidationError, lambda error: refuse(_invalid(error.errors())))
     handle(HTTPException, lambda error: refuse(_of_framework(error)))
     handle(CallerGone, lambda _: Response(status_code=GONE))
-    app.add_middleware(auth_middleware, callers=callers, body_bytes=handler.limits.body_bytes, refused=metrics.refused)
+    app.add_middleware(auth_middleware, callers=callers, body_bytes=handler.limits.body_bytes, count=metrics.refused)
     # Added last, so that it runs first: a request from a foreign page is rejected before its caller is looked up.
     foreign = Refusal(403, REFUSAL.decode().strip(), "foreign_host")
     app.add_middleware(
@@ -183,10 +161,9 @@ def _invalid(errors: Sequence[Any]) -> Refusal:
 
 
 def _of_framework(error: HTTPException) -> Refusal:
-    messages = {404: "There is no such page here.", 405: "This method is not allowed for this page."}
-    message = messages.get(error.status_code, "The request cannot be read.")
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    code = codes.get(error.status_code, "invalid_request")
+    known = {404: ("There is no such page here.", "not_found")}
+    known[405] = ("This method is not allowed for this page.", "method_not_allowed")
+    message, code = known.get(error.status_code, ("The request cannot be read.", "invalid_request"))
     return Refusal(error.status_code, message, code, headers=error.headers)
 
 
@@ -203,7 +180,7 @@ MEANINGS: dict[int | str, str] = {
     "4XX": "Any other error in a request.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": what} for status, what in MEANINGS.items()
+    status: {"model": messages.ErrorBody, "description": what} for status, what in MEANINGS.items()
 }
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
@@ -217,30 +194,30 @@ def _body(kind: Kind) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": request_schema(kind)}}}}
 
 
-@api.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM, openapi_extra=_body("chat"))
+@api.post("/v1/chat/completions", response_model=messages.ChatCompletion, responses=STREAM, openapi_extra=_body("chat"))
 async def chat(request: Request, here: Here, caller: From) -> Response:
     """Answer a conversation by texts, by JSON of a schema, or by calls of the caller's tools."""
     return await _answer(request, here, caller, "chat")
 
 
-@api.post("/v1/completions", response_model=Completion, responses=STREAM, openapi_extra=_body("text"))
+@api.post("/v1/completions", response_model=messages.Completion, responses=STREAM, openapi_extra=_body("text"))
 async def completions(request: Request, here: Here, caller: From) -> Response:
     """Answer a prompt, as the one message of a conversation."""
     return await _answer(request, here, caller, "text")
 
 
-@api.post("/v1/feedback", response_model=FeedbackTaken)
-async def feedback(here: Here, caller: From, said: FeedbackRequest) -> FeedbackTaken:
+@api.post("/v1/feedback", response_model=messages.FeedbackTaken)
+async def feedback(here: Here, caller: From, said: messages.FeedbackRequest) -> messages.FeedbackTaken:
     """Rate an answer that you got. A newer rating replaces an older one."""
     await here.handler.take_feedback(caller, said.answer, said.feedback)
-    return FeedbackTaken(id=said.id)
+    return messages.FeedbackTaken(id=said.id)
 
 
-@api.get("/v1/models", response_model=ModelList)
-async def models(here: Here, caller: From) -> ModelList:
+@api.get("/v1/models", response_model=messages.ModelList)
+async def models(here: Here, caller: From) -> messages.ModelList:
     """List the models that the caller may use."""
     visible = here.handler.catalog.visible(caller)
-    return ModelList(data=[_as_model(here, name, visible[name].adapter) for name in sorted(visible)])
+    return messages.ModelList(data=[_as_model(here, name, visible[name].adapter) for name in sorted(visible)])
 
 
 @api.get("/v1/models/{model}", response_model=ModelFacts)
@@ -256,7 +233,7 @@ async def model(here: Here, caller: From, model: str) -> ModelFacts:
 async def metrics_page(here: Here, caller: From) -> Response:
     """Counters for Prometheus, for callers who may read them: they name every line."""
     if not caller.may_read_metrics:
-        raise no_such_page()
+        raise refused("not_found")
     return Response(here.handler.metrics.page(await here.figures()), media_type=CONTENT_TYPE)
 
 
@@ -264,7 +241,7 @@ async def metrics_page(here: Here, caller: From) -> Response:
 async def admin_state(here: Here, caller: From) -> dict[str, Any]:
     """The state of lines and engines, for callers with `admin`."""
     if not caller.may_administer:
-        raise no_such_page()
+        raise refused("not_found")
     async with here.handler.rates.request(caller):
         figures, now = await here.figures(), datetime.datetime.now(datetime.UTC)
         return await asyncio.to_thread(overview, caller, here.handler.catalog, figures, here.sources, now)
@@ -280,7 +257,7 @@ async def chat_page() -> Response:
 async def admin_page(caller: Annotated[Caller | None, Depends(caller_of)]) -> Response:
     """The page alone; there is none for whom the proxy names and who may not see what it shows."""
     if caller is not None and not caller.may_administer:
-        raise no_such_page()
+        raise refused("not_found")
     return _page("admin")
 
 
@@ -317,37 +294,35 @@ async def readyz(here: Here) -> Health:
 
 
 async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -> Response:
+    handler = here.handler
     sent = read_request(kind, request.headers.get("content-type", ""), await request.body())
     user = sent.sent.get("user")
-    found = here.handler.catalog.find(sent.model, caller, user)
-    line, sampling = found.adapter.line, sent.sampling(here.handler.limits)
-    call_form = here.handler.catalog.engine.call_form(found.adapter.digest)
+    found = handler.catalog.find(sent.model, caller, user)
+    line, sampling = found.adapter.line, sent.sampling(handler.limits)
+    call_form = handler.catalog.engine.call_form(found.adapter.digest)
     if call_form is None:
         _assert_without_tools(sent)
     elif not call_form.form.mark and sent.form.schema is not None and sent.form.tools:
         message = "The parameter 'response_format' is not supported beside 'tools': this model's calls are bare JSON."
         raise Refusal(400, message, "unsupported_parameter", param="response_format")
-    is_user_ignored = user is not None and caller.user_for(line, user) == caller.user_for(line, None)
+    if user is not None and caller.user_for(line, user) == caller.user_for(line, None):
+        sent.ignored.append("user")
     routed = RoutedRequest(
         caller,
         found.adapter,
-        sent.conversation,
+        sent,
         sampling,
         None if sent.is_task else found.choice,
-        sent.model,
+        found.user,
         request.headers.get("traceparent"),
-        user=found.user,
-        ignored=(*sent.ignored, *(["user"] if is_user_ignored else [])),
-        replaces_instruction=line in here.handler.replaced,
-        form=sent.form,
-        tools=sent.tools,
-        call_form=call_form,
+        line in handler.replaced,
+        call_form,
     )
-    choices = [routed.choice_of(index) for index in range(sent.choices(here.handler.limits))]
+    choices = [routed.choice_of(index) for index in range(sent.choices(handler.limits))]
     if sent.stream:
-        return EventStream(here.handler, choices, kind, sent.wants_usage)
-    answer = await whole_answer(here.handler, choices, kind, request.receive)
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(here.handler, routed))
+        return EventStream(handler, choices)
+    answer = await whole_answer(handler, choices, request.receive)
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(handler, routed))
 
 
 def _assert_without_tools(sent: CompletionRequest) -> None:
@@ -365,8 +340,12 @@ def _assert_without_tools(sent: CompletionRequest) -> None:
 
 
 def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
-    level = level_of(adapter, here.handler.transcripts.keeps(adapter.line))
-    return ModelFacts(id=name, created=here.started, metadata=level)
+    return ModelFacts(id=name, created=here.started, metadata=_level(here.handler, adapter))
+
+
+def _level(handler: RequestHandler, adapter: Deployable) -> messages.Level:
+    is_kept = handler.transcripts.keeps(adapter.line)
+    return messages.Level(classification=adapter.classification, transcript="kept" if is_kept else None)
 
 
 def _page(name: Name) -> Response:
@@ -391,18 +370,24 @@ def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str
         "X-Sovereign-Adapter": request.adapter.adapter,
         "X-Sovereign-Classification": _in_a_header(request.adapter.classification),
         **({"X-Sovereign-Transcript": "kept"} if handler.transcripts.keeps(request.adapter.line) else {}),
-        **({"X-Sovereign-Ignored": ", ".join(request.ignored)} if request.ignored else {}),
+        **({"X-Sovereign-Ignored": ", ".join(request.sent.ignored)} if request.sent.ignored else {}),
     }
 
 
-def _facts(handler: RequestHandler, request: RoutedRequest, kind: Kind) -> dict[str, Any]:
-    is_kept = handler.transcripts.keeps(request.adapter.line)
-    return facts_of_answer(kind, request.id, request.model, request.adapter, is_kept)
+def _facts(handler: RequestHandler, request: RoutedRequest) -> dict[str, Any]:
+    """Return what an answer states besides its text."""
+    return {
+        "id": f"{'chatcmpl' if request.sent.kind == 'chat' else 'cmpl'}-{request.id}",
+        "created": int(time.time()),
+        "model": request.sent.model,
+        "system_fingerprint": request.adapter.adapter,
+        "metadata": _level(handler, request.adapter).model_dump(),
+    }
 
 
 async def whole_answer(
-    handler: RequestHandler, choices: Sequence[RoutedRequest], kind: Kind, receive: Receive
-) -> ChatCompletion | Completion:
+    handler: RequestHandler, choices: Sequence[RoutedRequest], receive: Receive
+) -> messages.ChatCompletion | messages.Completion:
     """Compute the answers to their ends. Raises Refusal and CallerGone."""
 
     async def compute(request: RoutedRequest) -> RunningAnswer:
@@ -412,27 +397,40 @@ async def whole_answer(
             return answer
 
     answers = await _while_connected(receive, _together(map(compute, choices)))
-    facts, has_logprobs = _facts(handler, choices[0], kind), choices[0].sampling.logprobs is not None
-    complete = [
-        CompleteAnswer("".join(each.texts), each.finish, _calls(each), each.logprobs if has_logprobs else None)
-        for each in answers
-    ]
-    return whole(kind, facts, complete, _used(answers))
+    first = choices[0]
+    facts = {**_facts(handler, first), "usage": _used(answers)}
+    made = [_choice(first, index, answer) for index, answer in enumerate(answers)]
+    if first.sent.kind == "chat":
+        return messages.ChatCompletion(choices=made, **facts)
+    return messages.Completion(choices=made, **facts)
 
 
-def _calls(answer: RunningAnswer) -> list[AnswerCall]:
-    return [
-        AnswerCall(
-            id=f"call_{secrets.token_hex(12)}",
-            function=CalledFunction(name=each.name, arguments=json.dumps(each.arguments, ensure_ascii=False)),
-        )
+def _choice(request: RoutedRequest, index: int, answer: RunningAnswer) -> Any:
+    logprobs = answer.logprobs if request.sampling.logprobs is not None else None
+    facts: dict[str, Any] = {
+        "index": index,
+        "finish_reason": answer.finish,
+        "logprobs": messages.logprobs_of(request.sent.kind, logprobs),
+    }
+    text, calls = "".join(answer.texts), _calls(answer)
+    if request.sent.kind == "text":
+        return messages.TextChoice(text=text, **facts)
+    message = messages.AnswerMessage(content=text or (None if calls else ""), tool_calls=calls)
+    return messages.ChatChoice(message=message, **facts)
+
+
+def _calls(answer: RunningAnswer) -> list[messages.AnswerCall]:
+    functions = [
+        messages.CalledFunction(name=each.name, arguments=json.dumps(each.arguments, ensure_ascii=False))
         for each in answer.calls
     ]
+    return [messages.AnswerCall(id=f"call_{secrets.token_hex(12)}", function=each) for each in functions]
 
 
-def _used(answers: Sequence[RunningAnswer]) -> Usage:
+def _used(answers: Sequence[RunningAnswer]) -> messages.Usage:
     """Return the tokens of all choices of a request. Their prompt counts once."""
-    return usage(answers[0].prompt_tokens, sum(each.answer_tokens for each in answers))
+    prompt, answer = answers[0].prompt_tokens, sum(each.answer_tokens for each in answers)
+    return messages.Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
 
 
 async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -449,11 +447,10 @@ async def _together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 class EventStream(Response):
     """An answer as server-sent events. An error before the first piece is an ordinary error response."""
 
-    def __init__(self, handler: RequestHandler, choices: Sequence[RoutedRequest], kind: Kind, with_usage: bool) -> None:
-        self._handler = handler
-        self._choices = choices
-        facts = _facts(handler, choices[0], kind)
-        self._chunks = [Chunks(kind, facts, with_usage, index) for index in range(len(choices))]
+    def __init__(self, handler: RequestHandler, choices: Sequence[RoutedRequest]) -> None:
+        self._handler, self._choices = handler, choices
+        sent, facts = choices[0].sent, _facts(handler, choices[0])
+        self._chunks = [messages.Chunks(sent.kind, facts, sent.wants_usage, index) for index in range(len(choices))]
         self._begun = False
         self._beginning = asyncio.Lock()
         self.background = None
@@ -471,7 +468,7 @@ class EventStream(Response):
             if not self._begun:
                 raise
             _LOG.error(place_of(error))
-            await self._end_with(fault(), send)
+            await self._end_with(refused("internal_error"), send)
 
     async def _send_all(self, send: Send) -> None:
         works = [self._send_choice(send, *each) for each in zip(self._choices, self._chunks, strict=True)]
@@ -479,7 +476,7 @@ class EventStream(Response):
         await _send(send, self._chunks[0].end(_used(answers)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_choice(self, send: Send, request: RoutedRequest, chunks: Chunks) -> RunningAnswer:
+    async def _send_choice(self, send: Send, request: RoutedRequest, chunks: messages.Chunks) -> RunningAnswer:
         async with self._handler.answer(request) as answer:
             async for piece in answer.pieces():
                 async with self._beginning:
@@ -506,7 +503,7 @@ class EventStream(Response):
         """Send an error event without [DONE]. Clients treat a stream that just ends as complete."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(SECONDS_FOR_THE_END):
-                await _send(send, event(refusal.body))
+                await _send(send, messages.event(refusal.body))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

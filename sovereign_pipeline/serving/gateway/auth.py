@@ -8,7 +8,7 @@ import hmac
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.officers import on_one_line
 from sovereign_pipeline.record.tables import AuditEntry
-from sovereign_pipeline.serving.gateway.messages import Refusal, fault, not_admitted
+from sovereign_pipeline.serving.gateway.messages import Refusal, refused
 from sovereign_pipeline.serving.high_water_marks import Digest, serving_directory
 
 
@@ -222,11 +222,9 @@ def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]
         revoked = {subjects["token"] for subjects in _entries(session, REVOKED)}
     refused = {}
     for token in tokens:
-        if token.revoked_at is not None:
-            continue
-        if token.facts() not in added.get(token.sha256, []):
+        if token.revoked_at is None and token.facts() not in added.get(token.sha256, []):
             refused[token.sha256] = "no entry of the ledger says that it was added as it is"
-        elif token.sha256 in revoked:
+        elif token.revoked_at is None and token.sha256 in revoked:
             refused[token.sha256] = "the ledger says that it was revoked"
     return refused
 
@@ -277,7 +275,7 @@ def sha256_of(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _changing(settings: Settings) -> Any:
+def _changing(settings: Settings) -> Iterator[tuple[Token, ...]]:
     """Lock the token file against other processes and return its tokens."""
     with held_within(serving_directory(settings) / "tokens.lock", LOCK_SECONDS):
         yield read_tokens(file_of(settings))
@@ -338,23 +336,17 @@ class Callers:
     def of(self, scope: Scope) -> Caller:
         """Return the sender. Raises Refusal (401) if there is none, and IntegrityError for an invalid token file."""
         caller = self.named(scope) or self._of_token(scope)
-        people = {}
-        for header in {grant.front_end.user_header for grant in caller.grants}:
-            if header is None:
-                continue
-            sent = [value for name, value in scope["headers"] if name.lower() == header.lower().encode()]
-            if len(sent) == 1 and len(sent[0]) <= LONGEST_PERSON:
-                people[header] = sent[0].decode("latin-1")
-        return replace(caller, named=people) if people else caller
+        headers = {grant.front_end.user_header or "" for grant in caller.grants} - {""}
+        sent = {header: _sent_once(scope, header) for header in headers}
+        people = {header: value.decode("latin-1") for header, value in sent.items() if len(value) <= LONGEST_PERSON}
+        return replace(caller, named=people)
 
     def _of_token(self, scope: Scope) -> Caller:
-        sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-        kind, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")
-        if kind.lower() != b"bearer" or len(token) > LONGEST_AUTHORIZATION:
-            raise not_admitted()
-        caller = self._tokens.caller(token.strip().decode("latin-1"), datetime.datetime.now(datetime.UTC))
-        if caller is None:
-            raise not_admitted()
+        kind, _, token = _sent_once(scope, "authorization").partition(b" ")
+        is_one = kind.lower() == b"bearer" and len(token) <= LONGEST_AUTHORIZATION
+        text, now = token.strip().decode("latin-1"), datetime.datetime.now(datetime.UTC)
+        if not is_one or (caller := self._tokens.caller(text, now)) is None:
+            raise refused("invalid_api_key")
         return caller
 
     def named(self, scope: Scope) -> Caller | None:
@@ -365,6 +357,12 @@ class Callers:
         groups = frozenset(each.strip() for each in named.split(",")) - {""}
         grants = tuple(self._roles[name] for name in sorted(groups) if name in self._roles)
         return Caller(f"proxy {user}", grants, groups)
+
+
+def _sent_once(scope: Scope, header: str) -> bytes:
+    """Return the value of a header, or b"" if it is missing or repeated."""
+    sent = [value for name, value in scope["headers"] if name.lower() == header.lower().encode()]
+    return bytes(sent[0]) if len(sent) == 1 else b""
 
 
 def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
@@ -383,11 +381,11 @@ def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> 
     )
 
 
-def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
+def auth_middleware(app: App, callers: Callers, body_bytes: int, count: Callable[[int], None]) -> App:
     """Authenticate each request, and read its body up to a limit.
 
     `state["caller"]` is the sender, or None on open paths. Every error becomes a response in OpenAI's form and a log
-    line without any text of the request.
+    line without any text of the request. count: called with the status of each error.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -410,21 +408,24 @@ def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callab
             scope.setdefault("state", {})["caller"] = callers.named(scope) if is_open else callers.of(scope)
             await app(scope, await _read(scope, receive, body_bytes), sending)
         except Refusal as refusal:
-            refused(refusal.status)
+            count(refusal.status)
             await _as_response(refusal)(scope, receive, sending)
         except Exception as error:
             _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
-            refused(500)
+            count(500)
             if not begun:
-                await _as_response(fault())(scope, receive, sending)
+                await _as_response(refused("internal_error"))(scope, receive, sending)
 
     return answer
 
 
 async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
+    too_large = Refusal(
+        413, f"The request has more than {most} bytes.", "request_too_large", headers={"Connection": "close"}
+    )
     stated = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     if any(not value.isdigit() or int(value[:20]) > most for value in stated):
-        raise _too_long(most)
+        raise too_large
     body = b""
     try:
         async with asyncio.timeout(SECONDS_FOR_A_BODY):
@@ -435,7 +436,7 @@ async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
                     raise Refusal(400, "The request is incomplete.", "incomplete_request")
                 body += message.get("body", b"")
                 if len(body) > most:
-                    raise _too_long(most)
+                    raise too_large
                 more = message.get("more_body", False)
     except TimeoutError:
         raise Refusal(408, "The request took too long to arrive.", "request_timeout") from None
@@ -445,12 +446,6 @@ async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
         return pending.pop() if pending else await receive()
 
     return following
-
-
-def _too_long(most: int) -> Refusal:
-    return Refusal(
-        413, f"The request has more than {most} bytes.", "request_too_large", headers={"Connection": "close"}
-    )
 
 
 def _as_response(refusal: Refusal) -> App:

@@ -216,8 +216,7 @@ class CallReader:
         return self._passed(text if is_plain else "" if self._is_begun else self._mark.feed(text))
 
     def end(self) -> tuple[str, list[ToolCall]]:
-        """Return the remaining text, and the calls. Drops a call that was cut by the length limit or is nested too
-        deep."""
+        """Return the remaining text, and the calls. Drops a call that was cut or is nested too deep."""
         if not self._is_begun:
             return self._spaces + self._mark.end(), []
         return "", [each for each in self._form.parse(self._text)[1] if nesting_of(each.arguments) <= MOST_NESTED]

@@ -3,15 +3,12 @@
 import json
 import math
 import secrets
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sovereign_pipeline.serving.engines.engine import Deployable, TokenLogprob
+from sovereign_pipeline.serving.engines.engine import TokenLogprob
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Reason, Severity, Thumb
 
 Finish = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -48,11 +45,6 @@ class Level(ResponseModel):
 
     classification: str
     transcript: Literal["kept"] | None = Field(default=None, exclude_if=lambda kept: kept is None)
-
-
-def level_of(adapter: Deployable, is_kept: bool) -> Level:
-    """Return the metadata of an adapter's answers. is_kept: whether encrypted transcripts are kept."""
-    return Level(classification=adapter.classification, transcript="kept" if is_kept else None)
 
 
 class CalledFunction(ResponseModel):
@@ -157,49 +149,6 @@ class Health(ResponseModel):
     status: Literal["ok", "degraded"] = "ok"
     detail: str | None = None
     """The degraded part."""
-
-
-def usage(prompt: int, completion: int) -> Usage:
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-def facts_of_answer(kind: Kind, id: str, model: str, adapter: Deployable, is_kept: bool) -> dict[str, Any]:
-    """Return what an answer states besides its text. is_kept: whether encrypted transcripts are kept."""
-    return {
-        "id": f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{id}",
-        "created": int(time.time()),
-        "model": model,
-        "system_fingerprint": adapter.adapter,
-        "metadata": level_of(adapter, is_kept).model_dump(),
-    }
-
-
-@dataclass(frozen=True)
-class CompleteAnswer:
-    """An answer that is sent at once, or a part of a streamed answer."""
-
-    text: str
-    finish: Finish | None
-    calls: Sequence[AnswerCall] = ()
-    logprobs: Sequence[TokenLogprob] | None = None
-    """None if the request does not ask for them."""
-
-
-def whole(
-    kind: Kind, facts: dict[str, Any], answers: Sequence[CompleteAnswer], used: Usage
-) -> ChatCompletion | Completion:
-    numbered: list[dict[str, Any]] = [
-        {"index": index, "finish_reason": each.finish, "logprobs": logprobs_of(kind, each.logprobs)}
-        for index, each in enumerate(answers)
-    ]
-    if kind == "text":
-        texts = [TextChoice(text=each.text, **choice) for each, choice in zip(answers, numbered, strict=True)]
-        return Completion(choices=texts, usage=used, **facts)
-    messages = [
-        AnswerMessage(content=each.text or (None if each.calls else ""), tool_calls=[*each.calls]) for each in answers
-    ]
-    choices = [ChatChoice(message=each, **choice) for each, choice in zip(messages, numbered, strict=True)]
-    return ChatCompletion(choices=choices, usage=used, **facts)
 
 
 def logprobs_of(
@@ -311,53 +260,56 @@ class Refusal(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        return {
-            "error": {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code},
-        }
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-no_such_model = partial(
-    Refusal, 404, "This model does not exist, or you may not use it.", "model_not_found", param="model"
-)
-"""The same error for a model that does not exist and one above the caller's clearance."""
-withdrawn_model = partial(Refusal, 404, "This model was withdrawn by an officer.", "model_withdrawn", param="model")
-no_such_answer = partial(
-    Refusal, 404, "You were given no such answer, or it is too old.", "answer_not_found", param="id"
-)
-"""The same error for an answer that does not exist, is another caller's or is too old."""
-no_such_page = partial(Refusal, 404, "There is no such page here.", "not_found")
-not_admitted = partial(
-    Refusal,
-    401,
-    "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer TOKEN'.",
-    "invalid_api_key",
-    headers={"WWW-Authenticate": "Bearer"},
-)
-too_long = partial(Refusal, 400, code="context_length_exceeded", param="messages")
-too_long_to_search = partial(too_long, "The request is too long to be searched for personal data.")
-feedback_lost = partial(
-    Refusal, 503, "Feedback cannot be noted now. Send it again later.", "feedback_not_noted", retry_after=60
-)
-engine_lost = partial(
-    Refusal, 503, "The engine was lost before the answer was complete. Send it again.", "engine_lost", retry_after=5
-)
-scanner_lost = partial(
-    Refusal,
-    503,
-    "What passes cannot be searched for personal data now, so it does not pass.",
-    "scanner_lost",
-    retry_after=5,
-)
-transcripts_lost = partial(
-    Refusal,
-    503,
-    "Transcripts of this model cannot be kept now, so it does not answer. Tell the administrator.",
-    "transcripts_full",
-    retry_after=60,
-)
-ending = partial(Refusal, 503, "The gateway is being stopped. Send it again later.", "gateway_stopping", retry_after=10)
-too_slow = partial(Refusal, 504, "The answer took too long and was given up.", "answer_timeout")
-fault = partial(Refusal, 500, "The gateway failed to answer. Tell the administrator.", "internal_error")
+REFUSALS: Mapping[str, tuple[int, str, dict[str, Any]]] = {
+    # The same error for a model that does not exist and one above the caller's clearance.
+    "model_not_found": (404, "This model does not exist, or you may not use it.", {"param": "model"}),
+    "model_withdrawn": (404, "This model was withdrawn by an officer.", {"param": "model"}),
+    "model_not_loaded": (503, "This model is being loaded. Send it again later.", {"retry_after": 10}),
+    # The same error for an answer that does not exist, is another caller's or is too old.
+    "answer_not_found": (404, "You were given no such answer, or it is too old.", {"param": "id"}),
+    "not_found": (404, "There is no such page here.", {}),
+    "invalid_api_key": (
+        401,
+        "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer TOKEN'.",
+        {"headers": {"WWW-Authenticate": "Bearer"}},
+    ),
+    "feedback_not_noted": (503, "Feedback cannot be noted now. Send it again later.", {"retry_after": 60}),
+    "engine_lost": (
+        503,
+        "The engine was lost before the answer was complete. Send it again.",
+        {"retry_after": 5},
+    ),
+    "scanner_lost": (
+        503,
+        "What passes cannot be searched for personal data now, so it does not pass.",
+        {"retry_after": 5},
+    ),
+    "journal_full": (
+        503,
+        "Answers cannot be noted now, so none is given. Tell the administrator.",
+        {"retry_after": 60},
+    ),
+    "transcripts_full": (
+        503,
+        "Transcripts of this model cannot be kept now, so it does not answer. Tell the administrator.",
+        {"retry_after": 60},
+    ),
+    "gateway_stopping": (503, "The gateway is being stopped. Send it again later.", {"retry_after": 10}),
+    "answer_timeout": (504, "The answer took too long and was given up.", {}),
+    "internal_error": (500, "The gateway failed to answer. Tell the administrator.", {}),
+}
+"""Code -> status, message and options of `Refusal`. The page that shows them translates the messages."""
+
+
+def refused(code: str) -> Refusal:
+    """Return the error with this code of `REFUSALS`."""
+    status, message, options = REFUSALS[code]
+    return Refusal(status, message, code, **options)
 
 
 def personal_data_sent(kinds: Iterable[str]) -> Refusal:
@@ -368,14 +320,6 @@ def personal_data_sent(kinds: Iterable[str]) -> Refusal:
         "content_filter",
         param="messages",
     )
-
-
-def _type(status: int) -> str:
-    if status == 429:
-        return "rate_limit_error"
-    if status >= 500:
-        return "server_error"
-    return "invalid_request_error"
 
 
 class FeedbackRequest(BaseModel):

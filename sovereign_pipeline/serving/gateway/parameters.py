@@ -116,8 +116,7 @@ class CompletionRequest:
         return int(self.sent.get("top_logprobs", 0)) if asked is True else int(asked)
 
     def sampling(self, limits: Limits) -> Sampling:
-        """Convert to an engine's sampling. A higher token limit than allowed is reduced, and the reduction is
-        reported."""
+        """Convert to an engine's sampling. A token limit that is too high is reduced, which is reported."""
         limit = min((int(self.sent[name]) for name in _LENGTHS if name in self.sent), default=None)
         if limit is not None and limit > limits.tokens:
             capped = [name for name in _LENGTHS if name in self.sent and self.sent[name] > limits.tokens]
@@ -309,8 +308,7 @@ BEGINNING = 600
 
 
 def _is_task(conversation: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether a front end sent the message for its own use: a chat's title, tags, follow-up questions or search
-    queries."""
+    """Return whether a front end sent the message for its own use, such as for a chat's title or tags."""
     newest = next((each["content"] for each in reversed(conversation) if each["role"] == "user"), "")
     first = [each["content"] for each in conversation[:1] if each["role"] == "system"]
     return any(_TASKS.search(each.lstrip()[:BEGINNING]) for each in (newest, *first))

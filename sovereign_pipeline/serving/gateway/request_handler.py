@@ -31,26 +31,20 @@ from sovereign_pipeline.serving.engines.engine import (
 )
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.serving.gateway.grammars import ANY_TEXT, AnswerForm, CallReader, FormCheck
-from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, Rated, digest_of_answer, utc_now
-from sovereign_pipeline.serving.gateway.messages import (
-    Finish,
-    Refusal,
-    ending,
-    engine_lost,
-    feedback_lost,
-    no_such_answer,
-    no_such_model,
-    personal_data_sent,
-    scanner_lost,
-    too_long,
-    too_long_to_search,
-    too_slow,
-    transcripts_lost,
-    withdrawn_model,
-)
+from sovereign_pipeline.serving.gateway.grammars import CallReader, FormCheck
+from sovereign_pipeline.serving.gateway.messages import Finish, Refusal, personal_data_sent, refused
 from sovereign_pipeline.serving.gateway.metrics import Metrics, state_use, traced
-from sovereign_pipeline.serving.gateway.stores import FeedbackStore, answer_digest
+from sovereign_pipeline.serving.gateway.parameters import CompletionRequest
+from sovereign_pipeline.serving.gateway.stores import (
+    Answered,
+    FeedbackStore,
+    Journal,
+    Outcome,
+    Rated,
+    answer_digest,
+    digest_of_answer,
+    utc_now,
+)
 from sovereign_pipeline.serving.rollout.flag import Arm
 from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Telemetry
@@ -81,8 +75,7 @@ class Catalog:
     """Function that returns the adapters verified last."""
     ladder: ClassificationLadder
     choose: Callable[[str, str, frozenset[str]], Choice | None]
-    """Function that chooses the adapter for a user of a line, given the user's groups; returns None if no adapter
-    answers."""
+    """Function that chooses a line's adapter for a user with these groups; None if no adapter answers."""
     counts: Callable[[str, str], bool]
     """Function that returns whether a caller's requests for a user are compared in a rollout."""
     withdrawn: Callable[[], Sequence[WithdrawnAdapter]] = tuple
@@ -100,12 +93,14 @@ class Catalog:
         if found is None:
             raise self.missing(model, caller)
         if found.adapter.digest not in self.engine.loaded():
-            raise Refusal(503, "This model is being loaded. Send it again later.", "model_not_loaded", retry_after=10)
+            raise refused("model_not_loaded")
         person = caller.user_for(found.adapter.line, user)
         found = replace(found, user=person)
         if found.choice is None or person is None or self.counts(caller.key, person):
             return found
-        return replace(found, choice=self._uncompared(found, caller))
+        # The user is above the quota: the same adapter, but without comparison. Feedback counts as the caller's own.
+        own = self.choose(found.adapter.line, caller.key, caller.groups)
+        return replace(found, choice=replace(found.choice, drawn=False, user=own.user) if own is not None else None)
 
     def missing(self, model: str, caller: Caller) -> Refusal:
         """Return the error for a model that is not visible. Only callers who might use the model learn that it was
@@ -116,12 +111,11 @@ class Catalog:
             is_named = model == each.adapter and caller.may_name(each, self.ladder)
             is_line = model == each.line and caller.may_use(each, self.ladder)
             if is_named or (is_line and each.digest == self._last_resort(each.line, caller)):
-                return withdrawn_model()
-        return no_such_model()
+                return refused("model_withdrawn")
+        return refused("model_not_found")
 
     def _last_resort(self, line: str, caller: Caller) -> str | None:
-        """Return the digest of the line's adapter in production, by the flag, or else of the caller's staged
-        adapter."""
+        """Return the digest of the line's adapter in production, or else of the caller's staged adapter."""
         choice = self.choose(line, caller.key, caller.groups)
         return (choice.otherwise or choice.digest) if choice is not None else None
 
@@ -145,14 +139,6 @@ class Catalog:
                     break
         return names
 
-    def _uncompared(self, found: Visible, caller: Caller) -> Choice | None:
-        """Return the choice for a user above the quota: the same adapter, but without comparison. Feedback counts as
-        the caller's own."""
-        own = self.choose(found.adapter.line, caller.key, caller.groups)
-        if found.choice is None or own is None:
-            return None
-        return replace(found.choice, drawn=False, user=own.user)
-
     def lines(self) -> frozenset[str]:
         return frozenset(each.line for each in self.served())
 
@@ -163,33 +149,20 @@ class RoutedRequest:
 
     caller: Caller
     adapter: Deployable
-    sent: Sequence[Mapping[str, Any]]
-    """Messages as the caller sent them."""
+    sent: CompletionRequest
     sampling: Sampling
     choice: Choice | None = None
     """Flag's choice, if it decided."""
-    model: str = ""
-    """Model name in the request."""
-    traceparent: str | None = None
-    """Caller's span, from its header."""
     user: str | None = None
     """Hash of the person for whom the caller sends the request, if it says so."""
-    ignored: Sequence[str] = ()
-    """Parameters of the request that had no effect."""
+    traceparent: str | None = None
+    """Caller's span, from its header."""
     replaces_instruction: bool = False
     """True if the caller's system message replaces the line's instruction."""
-    form: AnswerForm = ANY_TEXT
-    tools: Sequence[Mapping[str, Any]] = ()
-    """Tools that the model sees."""
     call_form: CallForm | None = None
     """How the template writes calls."""
     form_check: FormCheck = field(default_factory=FormCheck)
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
-
-    @property
-    def newest_message(self) -> str:
-        """Return the newest message, without the line's instruction."""
-        return self.sent[-1]["content"] if self.sent else ""
 
     def choice_of(self, index: int) -> "RoutedRequest":
         """Return the request of one choice. Choices after the first do not count in a rollout and cannot be rated."""
@@ -229,7 +202,7 @@ class RunningAnswer:
         """True while the caller has yet to receive a piece."""
         self.screen = screen
         self._answer = answer
-        self._reader = CallReader(request.call_form.form) if request.tools and request.call_form else None
+        self._reader = CallReader(request.call_form.form) if request.sent.tools and request.call_form else None
         self._limit = limit
         self._first, self._each = metrics.of_tokens(request.adapter.line, request.adapter.adapter)
         self._began = began
@@ -307,7 +280,7 @@ class RequestHandler:
     @asynccontextmanager
     async def answer(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
         """Begin an answer. However it ends, it is counted, journalled and traced. Raises Refusal."""
-        with traced(self.tracer, request.model, request.adapter, request.sampling, request.traceparent) as span:
+        with traced(self.tracer, request.sent.model, request.adapter, request.sampling, request.traceparent) as span:
             async with self._begun(request) as answer:
                 try:
                     yield answer
@@ -322,9 +295,9 @@ class RequestHandler:
                 given = self.feedback.take(id, caller, feedback, self.transcripts.is_whole)
             except (sqlite3.Error, OSError) as error:
                 _LOG.warning("feedback cannot be noted (%s)", type(error).__name__)
-                raise feedback_lost() from None
+                raise refused("feedback_not_noted") from None
         if given is None:
-            raise no_such_answer()
+            raise refused("answer_not_found")
         self.metrics.said(given.line, given.adapter, feedback)
         if given.choice is not None:
             self.telemetry.rate(given.line, given.choice, feedback, given.before)
@@ -351,14 +324,14 @@ class RequestHandler:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.rates.request(request.caller, request.user))
                 limit = await stack.enter_async_context(self._limited())
-                await request.form_check.of(request.form)
+                await request.form_check.of(request.sent.form)
                 screen = await self._screened(request)
                 await stack.enter_async_context(self.places.place(request.adapter.line))
                 limit.progress(self.limits.first_token_seconds)
                 is_computed, prompt = True, request.prompt(screen.sent.messages)
-                callable_names = {tool["function"]["name"] for tool in request.form.tools}
+                callable_names = {tool["function"]["name"] for tool in request.sent.form.tools}
                 tools = [tool for tool in screen.sent.tools if tool["function"]["name"] in callable_names]
-                form = replace(request.form, schema=screen.sent.schema, tools=tools)
+                form = replace(request.sent.form, schema=screen.sent.schema, tools=tools)
                 of_engine = await self.catalog.engine.answer(
                     EngineRequest(
                         request.adapter.digest,
@@ -377,28 +350,27 @@ class RequestHandler:
                 yield answer
         except asyncio.CancelledError:
             if answer is None and is_computed:
-                self._compare(request, "", 0, time.monotonic() - began, "cancelled")
+                self._compare(request, "cancelled", time.monotonic() - began)
             raise
         except (EngineRefused, EngineLost, ScannerLost, TimeoutError) as error:
             refusal = self._refusal(request, error)
             refusal.is_counted = answer is not None
             if answer is None and is_computed and not isinstance(error, EngineRefused):
-                self._compare(request, "", 0, time.monotonic() - began, "lost")
+                self._compare(request, "lost", time.monotonic() - began)
             raise refusal from None
 
     def _assert_can_answer(self, request: RoutedRequest) -> None:
         if self.is_ending:
-            raise ending()
+            raise refused("gateway_stopping")
         if not self.journal.is_whole():
-            message = "Answers cannot be noted now, so none is given. Tell the administrator."
-            raise Refusal(503, message, "journal_full", retry_after=60)
+            raise refused("journal_full")
         if not self.transcripts.is_whole(request.adapter.line):
-            raise transcripts_lost()
+            raise refused("transcripts_full")
 
     async def _screened(self, request: RoutedRequest) -> Screen:
         """Search the request for personal data. Raises Refusal and ScannerLost."""
         line, adapter = request.adapter.line, request.adapter.adapter
-        sent = SentTexts(request.sent, request.tools, request.form.schema)
+        sent = SentTexts(request.sent.conversation, request.sent.tools, request.sent.form.schema)
         screen = self.screens.of(line, sent, request.sampling.stop)
         if request.sampling.logprobs is not None and screen.changes_text:
             message = "The parameter 'logprobs' is not supported: this model replaces personal data. Leave it out."
@@ -406,7 +378,8 @@ class RequestHandler:
         try:
             may_pass = await screen.take_request()
         except TextTooLong:
-            raise too_long_to_search() from None
+            message = "The request is too long to be searched for personal data."
+            raise Refusal(400, message, "context_length_exceeded", param="messages") from None
         self.metrics.found(line, adapter, "request", screen.in_request)
         if not may_pass:
             raise personal_data_sent(screen.in_request)
@@ -445,10 +418,10 @@ class RequestHandler:
         text, screen = answer.as_text, answer.screen
         self.metrics.found(line, adapter, "answer", screen.in_answer)
         self.metrics.unsearched(line, adapter, screen.failures)
-        digest = digest_of_answer(request.id, adapter, request.prompt(request.sent).messages, text)
+        digest = digest_of_answer(request.id, adapter, request.prompt(request.sent.conversation).messages, text)
         ended: Ended = "stopped" if screen.is_stopped else outcome
         holds_personal_data = bool(screen.in_answer) if screen.is_answer_searched else None
-        self._compare(request, text, answer.answer_tokens, seconds, ended, holds_personal_data)
+        self._compare(request, ended, seconds, text, answer.answer_tokens, holds_personal_data)
         transcript = self._transcribe(request, screen) if ended == "complete" else None
         self.journal.note(
             Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest, transcript=transcript)
@@ -487,24 +460,17 @@ class RequestHandler:
     def _compare(
         self,
         request: RoutedRequest,
-        text: str,
-        tokens: int,
-        seconds: float,
         ended: Ended,
-        holds_personal_data: bool | None = None,
+        seconds: float,
+        text: str = "",
+        tokens: int = 0,
+        found: bool | None = None,
     ) -> None:
-        """Count an answer in its line's rollout. holds_personal_data: None if the answer was not searched."""
+        """Count an answer in its line's rollout. found: whether it contains personal data; None if not searched."""
         if request.choice is not None and not self.is_ending:
-            self.telemetry.note(
-                request.adapter.line,
-                request.choice,
-                text,
-                tokens,
-                seconds,
-                ended,
-                request.newest_message,
-                holds_personal_data=holds_personal_data,
-            )
+            line, newest = request.adapter.line, request.sent.conversation[-1]["content"]
+            counted = (line, request.choice, text, tokens, seconds, ended, newest)
+            self.telemetry.note(*counted, holds_personal_data=found)
 
     def _refusal(
         self, request: RoutedRequest, error: EngineRefused | EngineLost | ScannerLost | TimeoutError
@@ -513,22 +479,20 @@ class RequestHandler:
         is gone."""
         if isinstance(error, ScannerLost):
             _LOG.warning(error.message)
-            return scanner_lost()
+            return refused("scanner_lost")
         if isinstance(error, EngineLost):
-            return engine_lost()
+            return refused("engine_lost")
         if isinstance(error, TimeoutError):
-            return ending() if self.is_ending else too_slow()
+            return refused("gateway_stopping" if self.is_ending else "answer_timeout")
         if request.adapter.digest not in self.catalog.engine.loaded():
-            return self.catalog.missing(request.model, request.caller)
+            return self.catalog.missing(request.sent.model, request.caller)
         message = f"{error.message} {error.hint}".strip()
-        if isinstance(error, PromptTooLong):
-            return too_long(message)
-        return Refusal(400, message, "refused_by_engine", param="messages")
+        code = "context_length_exceeded" if isinstance(error, PromptTooLong) else "refused_by_engine"
+        return Refusal(400, message, code, param="messages")
 
 
 class _Limit:
-    """The time limits of one answer: for the whole answer, and for the pause until the next piece is received or
-    sent."""
+    """The time limits of one answer: for all of it, and for the pause until the next piece is received or sent."""
 
     def __init__(self, limits: Limits) -> None:
         self._pause_seconds = limits.pause_seconds
@@ -536,8 +500,7 @@ class _Limit:
         self.timeout = asyncio.timeout_at(self._end)
 
     def progress(self, seconds: float | None = None) -> None:
-        """Allow time until the next progress. seconds: pause allowed instead of the usual one, such as for the first
-        piece."""
+        """Allow time until the next progress. seconds: instead of the usual pause, as for the first piece."""
         if not self.timeout.expired():
             pause = self._pause_seconds if seconds is None else seconds
             self.timeout.reschedule(min(self._end, asyncio.get_running_loop().time() + pause))

@@ -26,10 +26,9 @@ from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_e
 from sovereign_pipeline.serving.gateway.admin import AdminSources, Reviews
 from sovereign_pipeline.serving.gateway.app import condition_of, create_gateway
 from sovereign_pipeline.serving.gateway.auth import Tokens, callers_of, file_of
-from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.metrics import Collector
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
-from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
+from sovereign_pipeline.serving.gateway.stores import FeedbackStore, Journal, UserQuota
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.in_force import Flags

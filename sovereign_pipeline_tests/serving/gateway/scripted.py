@@ -32,9 +32,8 @@ from sovereign_pipeline.serving.engines.engine import (
 from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
 from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Token, TokenFile, Tokens, sha256_of
-from sovereign_pipeline.serving.gateway.journal import Answered, Journal, read_hour
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
-from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
+from sovereign_pipeline.serving.gateway.stores import Answered, FeedbackStore, Journal, UserQuota, read_hour
 from sovereign_pipeline.serving.rollout.flag import Arm, Flag, FlagAdapter
 from sovereign_pipeline.serving.rollout.hold import State, judge
 from sovereign_pipeline.serving.rollout.in_force import Choice

@@ -12,6 +12,7 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.admin import HERE
+from sovereign_pipeline.serving.gateway.messages import REFUSALS
 from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -140,8 +141,12 @@ def sentences() -> set[str]:
     script = "".join(re.sub(r"^\s*//.*$", "", file.read_text(), flags=re.M) for file in HERE.glob("*.js"))
     written = {*re.findall(r'"((?:[A-Z(]|\d:|[a-z]+ )[^"\n]*)"', script)}
     named = re.findall(r'Requirement\("([^"]+)"', HOLD.read_text())
-    refusals = re.findall(r'Refusal[(,]\s*\d+,\s*"([A-Z][^"{]+\.)"', (HERE.parent / "messages.py").read_text())
-    shown = {*re.findall(r'data-(?:say|hint|name)="([^"]+)"', html), *written, *named, *refusals}
+    shown = {
+        *re.findall(r'data-(?:say|hint|name)="([^"]+)"', html),
+        *written,
+        *named,
+        *(message for _, message, _ in REFUSALS.values()),
+    }
     assert "Days" in shown and "There is no such page here." in shown
     return shown - NO_SENTENCES
 

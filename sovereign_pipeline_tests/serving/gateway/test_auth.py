@@ -208,33 +208,31 @@ def test_health_names_nothing_and_readiness_follows_the_engine(bench: Bench, cli
     assert anybody.get("/healthz").status_code == 200
 
 
-def test_readiness_says_that_no_line_answers_or_a_flag_waits(bench: Bench, client: Client) -> None:
+@pytest.mark.parametrize(
+    ("condition", "engines", "status", "told"),
+    [
+        (Condition(), [EngineState("vllm", "granite", "1" * 64, False, 0)], 200, "do not compute: 1"),
+        (Condition(is_behind=True), [], 200, "newer flag"),
+        (Condition(withdrawn=1), [], 200, "withdrawn by an officer"),
+        (Condition(unloaded=1), [], 200, "not loaded: 1"),
+        (Condition(unreached_seconds=60.0), [], 200, "registry"),
+        (Condition(unreached_seconds=90_000.0), [], 503, "registry"),
+        (Condition(answers=False), [], 503, "no_line_served"),
+    ],
+)
+def test_readiness_says_that_no_line_answers_or_a_flag_waits(
+    bench: Bench, client: Client, condition: Condition, engines: list[EngineState], status: int, told: str
+) -> None:
     bench.serve(adapter("lamps"))
+    bench.condition, bench.other_engines = condition, engines
     anybody = client()
-    bench.other_engines.append(EngineState("vllm", "granite", "1" * 64, False, 0))
     answer = anybody.get("/readyz")
-    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "granite" not in answer.text
-    bench.other_engines.clear()
-    bench.condition = Condition(is_behind=True)
-    answer = anybody.get("/readyz")
-    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
-    bench.condition = Condition(withdrawn=1)
-    answer = anybody.get("/readyz")
-    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
-    assert "withdrawn by an officer" in answer.json()["detail"]
-    bench.condition = Condition(unloaded=1)
-    answer = anybody.get("/readyz")
-    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
-    for seconds, status in ((60.0, 200), (90_000.0, 503)):
-        bench.condition = Condition(unreached_seconds=seconds)
-        answer = anybody.get("/readyz")
-        assert answer.status_code == status and "registry" in answer.text and "lamps" not in answer.text
-    assert "sovereign_registry_up 0.0" in client(bench.token(metrics=True)).get("/metrics").text
-    bench.condition = Condition(answers=False)
-    answer = anybody.get("/readyz")
-    assert answer.status_code == 503 and answer.json()["error"]["code"] == "no_line_served"
-    assert "lamps" not in answer.text
+    assert answer.status_code == status and told in answer.text
+    assert status == 503 or answer.json()["status"] == "degraded"
+    assert "lamps" not in answer.text and "granite" not in answer.text
     assert anybody.get("/healthz").json() == {"status": "ok"}
+    page, is_reached = client(bench.token(metrics=True)).get("/metrics").text, condition.unreached_seconds is None
+    assert f"sovereign_registry_up {is_reached:.1f}" in page
 
 
 def test_the_engine_is_told_callers_of_one_clearance_from_those_of_another(bench: Bench, client: Client) -> None:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.record.audit_log import Parsed, entries
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.serving.gateway.journal import Answered, Journal, digest_of_answer, read_hour
+from sovereign_pipeline.serving.gateway.stores import Answered, Journal, digest_of_answer, read_hour
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter, answered_in
 

@@ -15,6 +15,7 @@ from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.gateway import stores
 from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.serving.gateway.messages import Refusal
+from sovereign_pipeline.serving.gateway.parameters import read_request
 from sovereign_pipeline.serving.gateway.request_handler import RoutedRequest
 from sovereign_pipeline.serving.gateway.stores import DAYS, SECONDS_OF_A_DAY, FeedbackStore, UserQuota
 from sovereign_pipeline.serving.rollout.telemetry import LAST, Feedback
@@ -65,22 +66,7 @@ def test_an_answer_of_each_kind_takes_feedback_also_when_it_was_cut_short(
     assert say(caller, id, thumb="up").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        {},
-        {"thumb": "sideways"},
-        {"thumb": "down", "reason": "it rhymes"},
-        {"thumb": "down", "severity": 4},
-        {"thumb": "down", "severity": -1},
-        {"thumb": "down", "severity": "1"},
-        {"thumb": "down", "severity": True},
-        {"thumb": "up", "severity": 1},
-        {"thumb": "up", "reason": "tone"},
-        {"thumb": "down", "comment": "zirconium"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("said", examples(__file__, "not_on_the_lists"), ids=str)
 def test_what_is_not_on_the_lists_is_refused_and_not_repeated(caller: TestClient, said: Any) -> None:
     refused = say(caller, answer(caller), **said)
     assert refused.status_code == 400 and refused.json()["error"]["type"] == "invalid_request_error"
@@ -335,7 +321,10 @@ def test_an_answer_that_its_caller_does_not_take_is_not_lost(trying: TryingOut) 
     served = next(each for each in trying.served if choice is not None and each.digest == choice.digest)
 
     async def begin() -> None:
-        request = RoutedRequest(caller, served, [USER], Sampling(max_tokens=9), choice)
+        sent = read_request(
+            "chat", "application/json", b'{"model": "lamps", "messages": [{"role": "user", "content": "x"}]}'
+        )
+        request = RoutedRequest(caller, served, sent, Sampling(max_tokens=9), choice)
         async with handler.answer(request) as answer, aclosing(answer.pieces()) as pieces:
             async for _ in pieces:
                 await asyncio.sleep(5)  # as a connection whose other end does not read

@@ -11,7 +11,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from sovereign_pipeline.corpus.document import ToolCall
-from sovereign_pipeline.serving.gateway.journal import Answered, Rated, digest_of_answer, read_hour
+from sovereign_pipeline.serving.gateway.stores import Answered, Rated, digest_of_answer, read_hour
 from sovereign_pipeline.serving.rated_answers import JournalCopy, open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline.serving.screening import SentTexts

@@ -14,7 +14,7 @@ from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.record.audit_log import CHECKPOINT, export
 from sovereign_pipeline.record.checkpoints import verifier
 from sovereign_pipeline.record.database import Registry, open_registry
-from sovereign_pipeline.serving.gateway.journal import Journal, utc_now
+from sovereign_pipeline.serving.gateway.stores import Journal, utc_now
 from sovereign_pipeline.serving.transcripts import TranscriptFiles
 from sovereign_pipeline.serving.transcripts_cli import app
 from sovereign_pipeline_tests.conftest import DemoInstitution

@@ -17,7 +17,7 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.serving import transcripts as keeping_module
-from sovereign_pipeline.serving.gateway.journal import facts_of
+from sovereign_pipeline.serving.gateway.stores import facts_of
 from sovereign_pipeline.serving.transcripts import sealed_in, transcript_files
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, adapter, answered_in
