@@ -298,7 +298,7 @@ def _report_time(workplace: Workplace, seconds: float) -> None:
 
 CAPABILITY_SCORES = Stage(
     kind="capability_scores",
-    code_version="6",
+    code_version="7",
     build=_build_capability,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_capability_config,
@@ -307,7 +307,7 @@ CAPABILITY_SCORES = Stage(
 )
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="8",
+    code_version="9",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,
@@ -316,7 +316,7 @@ PRIVATE_SCORES = Stage(
 )
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
-    code_version="9",
+    code_version="10",
     build=_build_red_team,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_red_team_config,

@@ -260,7 +260,7 @@ def sensitive_kinds(institution: Institution, line: Line) -> Config:
 
 SCRUBBED_CORPUS = Stage(
     kind="scrubbed_corpus",
-    code_version="9",
+    code_version="10",
     build=build_scrubbed_corpus,
     inputs=(CLASSIFIED_CORPUS,),
     reads_corpus=lambda line: True,

@@ -315,7 +315,7 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
 
     return Stage(
         kind=REVIEW_PLAN,
-        code_version="6",
+        code_version="7",
         build=build,
         inputs=(upstream,),
         config=lambda line: {
