@@ -87,7 +87,7 @@ class RewardMethod(RowsMethod):
     def build_trainer(self) -> Any:
         from trl import RewardConfig, RewardTrainer
 
-        from sovereign_pipeline.training.guarded_trainer import training_arguments
+        from sovereign_pipeline.training.methods.sft import training_arguments
         from sovereign_pipeline.training.methods.trl import EncodedPairs, TrlSteps
 
         job = self.job

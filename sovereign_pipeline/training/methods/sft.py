@@ -1,21 +1,32 @@
-"""Train by supervised fine-tuning (SFT), with the batches and trainer on packed rows that preference methods extend.
+"""Train by supervised fine-tuning (SFT), with the batches and trainer on packed rows that preference methods extend;
+and what every trainer derived from transformers' has: whole checkpoints, guarded steps, callbacks and arguments.
 
 This module imports torch and transformers at its top, so import it inside functions.
 """
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
-from sovereign_pipeline.training.devices import add_up
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.devices import (
+    add_up,
+    check_sharded,
+    let_accelerate_shard_on_cpu,
+    sharding_arguments,
+)
 from sovereign_pipeline.training.forward import Batch, packed, token_log_probabilities
-from sovereign_pipeline.training.guarded_trainer import GuardedTrainer, training_arguments
 from sovereign_pipeline.training.guards import check_step
-from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.plan import Plan
 from sovereign_pipeline.training.rows import Completion, EncodedRow
+from sovereign_pipeline.training.sizing import Device, optimizer_in_effect
 from sovereign_pipeline.training.trainer import RowsMethod
 
 
@@ -59,6 +70,93 @@ class Batches:
         """
         beyond = sum(place >= len(self.plan.units) for place in places)
         return [Completion(list(self.job.eos_ids[:1]) * 2, [])] * (beyond * self.replies_of_a_row)
+
+
+class GuardedTrainer:
+    """A mixin for a subclass of transformers' Trainer. List it before the trainer among the base classes."""
+
+    def prepare(self, job: TrainingJob, plan: Plan) -> None:
+        """Set the attributes that the Trainer's `__init__` uses. Call it before that `__init__`."""
+        self.job = job
+        self.plan = plan
+        self.checkpoint_directory = CheckpointDirectory.of(job)
+        self.first_step = 0
+        """Step from which this process resumed; 0 if it started anew."""
+        self.stop_requested = False
+        self.reference_seconds = 0.0
+        """Seconds spent on computing or reading reference log-probabilities, a part of the training's duration."""
+
+    def add_hooks(self: Any, hooks: TrainerHooks) -> None:
+        self.remove_callback(PrinterCallback)  # it writes to stdout, which is used for progress
+        self.add_callback(_Steps(self, hooks))
+
+    def create_accelerator_and_postprocess(self: Any) -> None:
+        if self.job.devices.count > 1 and self.args.use_cpu:
+            let_accelerate_shard_on_cpu()
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        check_sharded(self.job, self.accelerator)
+
+    def any_process(self: Any, is_true: bool) -> bool:
+        """Return whether `is_true` holds in any process. Every process must call this."""
+        return bool(self.accelerator.reduce(torch.tensor(int(is_true), device=self.args.device), "sum"))
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        wait_for_all = self.accelerator.wait_for_everyone
+        first = self.is_world_process_zero()
+        with self.checkpoint_directory.writing(self.state.global_step, first, wait_for_all) as directory:
+            self.save_model(str(directory), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(directory))
+            self._save_rng_state(str(directory))
+            if first:
+                self.state.save_to_json(str(directory / "trainer_state.json"))
+                self.save_beside(directory)
+
+    def save_beside(self, directory: Path) -> None:
+        """Write the method's own state into the checkpoint. By default there is no such state."""
+
+
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """A callback that checks the number of steps, ends the training on request, and reports each step."""
+
+    def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
+        self._trainer = trainer
+        self._hooks = hooks
+        self._started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        plan = self._trainer.plan
+        if state.max_steps != plan.steps:  # otherwise, other batches would be trained on
+            raise TrainingFailed(
+                f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
+                f"{state.max_steps}. It would train other batches.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
+            )
+        self._trainer.first_step = state.global_step
+        self._started = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """End the training after this step, with a checkpoint, once any process received a stop request."""
+        if state.global_step >= self._trainer.plan.steps:
+            control.should_save = False  # the training's result follows
+        elif state.global_step == self._trainer.job.until_step:
+            control.should_save = control.should_training_stop = True
+        elif self._trainer.any_process(self._hooks.should_stop()):
+            self._trainer.stop_requested = control.should_save = control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **named: Any) -> None:
+        if "loss" not in logs:
+            return
+        plan, step, first = self._trainer.plan, state.global_step, self._trainer.first_step
+        elapsed = time.monotonic() - self._started
+        self._hooks.on_step(
+            Step(
+                step=step,
+                steps=plan.steps,
+                loss=logs["loss"],
+                tokens_per_second=(plan.tokens_until(step) - plan.tokens_until(first)) / elapsed,
+                seconds_left=elapsed / (step - first) * (plan.steps - step),
+            )
+        )
 
 
 class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
@@ -127,3 +225,46 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: Any) -> Any:
         count = sum(self.items_of(batch) for batch in batch_samples)
         return self.accelerator.gather(torch.tensor(count, device=device)).sum()
+
+
+def training_arguments(job: TrainingJob, argument_class: Any = TrainingArguments, **more: Any) -> Any:
+    """Build transformers' arguments for a job. The plan holds epochs and order, so there is a single pass in that
+    order.
+
+    argument_class: TrainingArguments, or a class of TRL derived from it. more: arguments of that class, or values that
+    replace those set here.
+    """
+    tuning = job.tuning
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+    optimizers = {"adamw": "adamw_torch", "paged_adamw_8bit": "paged_adamw_8bit"}
+    schedulers = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+    values: dict[str, Any] = dict(
+        output_dir=str(job.output.with_name("trainer")),
+        per_device_train_batch_size=tuning.batch_size,
+        gradient_accumulation_steps=tuning.gradient_accumulation,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type=schedulers[tuning.scheduler],
+        warmup_steps=tuning.warmup_steps,
+        num_train_epochs=1,
+        optim=optimizers[optimizer_in_effect(job.sft, device, job.devices.count)],
+        max_grad_norm=1.0,
+        seed=job.seed,
+        data_seed=job.seed,
+        train_sampling_strategy="sequential",
+        bf16=job.sft.precision == "bfloat16",
+        use_cpu=device == "cpu",
+        gradient_checkpointing=job.sft.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=job.checkpoints.every_steps,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        **sharding_arguments(job),
+    )
+    arguments = argument_class(**values | more)
+    # If a process saw several GPUs, transformers would multiply the batch size by their number.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

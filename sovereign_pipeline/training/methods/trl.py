@@ -25,10 +25,10 @@ from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.compute import Passed
 from sovereign_pipeline.training.devices import add_up
-from sovereign_pipeline.training.guarded_trainer import GuardedTrainer, training_arguments
 from sovereign_pipeline.training.guards import check_step
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods.ppo import ADAM_EPSILON, LARGEST_GRADIENT
+from sovereign_pipeline.training.methods.sft import GuardedTrainer, training_arguments
 from sovereign_pipeline.training.plan import Plan
 from sovereign_pipeline.training.preflight import rows_a_pass
 from sovereign_pipeline.training.report import TrlNumerics
