@@ -3,7 +3,6 @@ process may be killed at any step: `test_worker.py`."""
 
 import errno
 import json
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,21 +183,6 @@ def test_a_disk_that_fills_stops_with_what_stands_and_the_next_run_goes_on(
     assert checkpoints(job) == ["step-00000001", "step-00000002"] and not job.output.exists()
     assert "resuming from step-00000002" in learn(job)
     assert files(job.output) == whole
-
-
-def test_a_file_that_may_not_grow_stops_with_what_stands(make_job: JobMaker) -> None:
-    """As the kernel says it, here by a limit on the size of files: no earlier checkpoint stands."""
-    job = make_job("limited", letters(12), sft=SFT, checkpoints=EVERY_STEP)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
-        with pytest.raises(
-            TrainingFailed, match=r"(?s)step 1 was not written \(.*There is no earlier one.*Free disk space"
-        ):
-            run(job)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert checkpoints(job) == []
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto"])

@@ -276,8 +276,6 @@ def preferences_trained(tmp_path_factory: pytest.TempPathFactory, make_session_j
         name: job("together", name.replace(" ", "-"), method, TOGETHER[method], devices=TWO, checkpoints=checkpoints)
         for name, method in [
             *zip(TOGETHER, TOGETHER, strict=True),
-            ("other rows", "dpo"),
-            ("own replies", "kto"),
             ("stopped", "reward"),
             ("killed", "dpo"),
             ("not a mean", "dpo"),
@@ -311,8 +309,7 @@ def test_references_of_two_processes_are_the_file_of_one(preferences_trained: Tr
         for each in (files(preferences_trained.alone["dpo"].references), preferences_trained.references)
     )
     assert len(alone) == 3  # of dpo, ipo and kto
-    assert {name: together[name] for name in alone} == alone
-    assert len(together) == 4  # and of kto's planted fault
+    assert together == alone
 
 
 def test_held_out_pairs_are_scored_as_by_one(preferences_trained: Trained) -> None:
@@ -334,13 +331,6 @@ def test_two_processes_resume_to_the_same_bytes(preferences_trained: Trained, in
     )
     assert read_result(resumed.result).measured["resumed_at_step"] > 0
     assert files(resumed.output) == files(uninterrupted.output)
-
-
-@pytest.mark.parametrize(("fault", "method"), [("other rows", "dpo"), ("own replies", "kto")])
-def test_a_process_with_other_rows_learns_something_else(preferences_trained: Trained, fault: str, method: str) -> None:
-    assert losses(preferences_trained.together[fault]) != pytest.approx(
-        losses(preferences_trained.alone[method]), rel=10 * NEAR
-    )
 
 
 def test_a_loss_that_is_no_mean_over_both_is_refused(preferences_trained: Trained) -> None:

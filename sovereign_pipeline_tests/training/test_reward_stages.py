@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dagster.asset_details import adapter
@@ -336,14 +336,6 @@ def test_a_prompt_that_is_on_no_training_side_stops_the_stage(institution: DemoI
     with pytest.raises(IntegrityError, match="row R-16 is on no training side of its split"):
         chain.make(chain.aligned)
     assert [job.method for job in chain.jobs] == ["sft"]
-
-
-@pytest.mark.slow
-def test_a_tool_that_is_missing_stops_the_stage(institution: DemoInstitution, directory: Path) -> None:
-    chain = RewardedChain(by_reward(institution))
-    (institution.settings.data / "rewards" / "score.py").unlink()
-    with pytest.raises(NotFoundError, match=r"score\.py: there is no such file"):
-        reward_digests(chain.workplace)
 
 
 @pytest.mark.slow

@@ -71,24 +71,6 @@ def test_packed_rows_do_not_see_each_other(make_job: JobMaker) -> None:
     assert losses(together)[0] == pytest.approx(logs[1]["loss"], abs=2e-4)
 
 
-def test_rows_that_did_see_each_other_would_show(make_job: JobMaker, tiny_model: Path) -> None:
-    """The planted fault of the test above: without restarting positions the loss of the same pack is another."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = [encode(tokenizer, "sft", row, [EOS_ID]).completions[0] for row in letters(4)]
-    ids = torch.tensor([[token for row in rows for token in row.ids]])
-    apart = torch.tensor([[place for row in rows for place in range(len(row))]])
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
-    with torch.no_grad():
-        packed = model(input_ids=ids, position_ids=apart, use_cache=False).logits[0, -1]
-        alone = model(input_ids=torch.tensor([rows[-1].ids])).logits[0, -1]
-        mixed = model(input_ids=ids, use_cache=False).logits[0, -1]
-    assert torch.allclose(packed, alone, atol=1e-4)
-    assert not torch.allclose(mixed, alone, atol=1e-2)
-
-
 def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [encode(tokenizer, "sft", row, [EOS_ID]) for row in letters(30)]

@@ -190,16 +190,6 @@ def test_the_smallest_that_fits_and_ends_in_a_day_and_one_more(seventy: Shape) -
     assert slower.smallest.name == "1 × RTX PRO 6000 96 GB"
 
 
-def test_a_fast_tier_without_the_memory_is_never_recommended(seventy: Shape) -> None:
-    found = found_for(seventy, 1_000, adapter="lora", gradient_checkpointing=True)
-    assert not any(tier.fits for tier in found if tier.count == 1)
-    advice = recommend(found)
-    assert advice.smallest is not None
-    assert advice.smallest.fits
-    assert advice.smallest.memory.total <= advice.smallest.usable
-    assert recommend(found_for(seventy, 10_000_000, **QLORA)).smallest is None
-
-
 @settings(deadline=None, max_examples=40)
 @given(rows=st.integers(1, 3_000_000))
 def test_whatever_the_rows_the_rule_holds(rows: int) -> None:

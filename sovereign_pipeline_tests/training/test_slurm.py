@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sovereign_pipeline.base.errors import InputError, IntegrityError, RecipeError, TrainingFailed, TrainingStopped
+from sovereign_pipeline.base.errors import InputError, IntegrityError, TrainingFailed, TrainingStopped
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli import doctor
 from sovereign_pipeline.dagster.chain import CHAIN
@@ -25,7 +25,7 @@ from sovereign_pipeline.policy.institution import Institution, Slurm
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.training import queued, slurm
-from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob, read_result
+from sovereign_pipeline.training.job import KEY_VARIABLE, TrainingJob
 from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -41,7 +41,7 @@ from sovereign_pipeline_tests.training.processes.launching import (
     killed,
     written,
 )
-from sovereign_pipeline_tests.training.trainings import files, log
+from sovereign_pipeline_tests.training.trainings import files
 
 pytestmark = pytest.mark.slow
 
@@ -76,17 +76,6 @@ def run(job: TrainingJob, where: Slurm, cluster: Cluster, progress: Callable[[st
     home = job.locks.parent
     settings = Settings(home=home, data=home / "data", vault=cluster.private / "vault")
     run_trainer_on_slurm(written(job), where, settings, progress, KEY[KEY_VARIABLE])
-
-
-def test_two_nodes_train_what_two_processes_of_one_machine_do(
-    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, python: str
-) -> None:
-    job = make_for_two("nodes")
-    lines: list[str] = []
-    run(job, place(python), cluster, lines.append)
-    assert files(job.output) == files(on_one_machine.output)
-    assert read_result(job.result).measured["tokens_per_second"] > 0
-    assert len([line for line in lines if line.startswith("step ")]) == len(log(job))
 
 
 def preempt(cluster: Cluster, number: str) -> None:
@@ -124,33 +113,6 @@ def test_a_job_that_slurm_interrupts_resumes_and_ends_in_the_same_bytes(
     assert files(job.output) == files(on_one_machine.output)
 
 
-def test_a_node_that_dies_in_mid_step_costs_the_steps_since_the_last_checkpoint(
-    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, halting: str, tmp_path: Path
-) -> None:
-    job = make_for_two("dies", checkpoints={"every_steps": 2, "keep": 1})
-    lines: list[str] = []
-
-    def progress(line: str) -> None:
-        lines.append(line)
-        if line.startswith("step 3/") and not (tmp_path / "go on").exists():
-            cluster.kill_node(2)
-            (tmp_path / "go on").touch()
-        if (
-            line.startswith(("submitted", "job "))
-            and (tmp_path / "go on").exists()
-            and "slurmd2" not in cluster.processes
-        ):
-            cluster.start_node(2)
-        if "is PENDING" in line and "BeginTime" in line:
-            cluster.wait(lambda: cluster.states() == ["idle", "idle"])
-            time.sleep(3)  # Slurm 24.11 starts no step on a node that registered less than a second ago
-            cluster.call("scontrol", "update", f"jobid={number_of(lines)}", "StartTime=now")
-
-    run(job, place(halting), cluster, progress)
-    assert "resuming from step-00000002" in lines
-    assert files(job.output) == files(on_one_machine.output)
-
-
 def test_trainers_listen_on_the_interface_alone_and_scancel_leaves_a_checkpoint(
     cluster: Cluster, make_for_two: JobMaker, halting: str
 ) -> None:
@@ -166,32 +128,6 @@ def test_trainers_listen_on_the_interface_alone_and_scancel_leaves_a_checkpoint(
     with pytest.raises(TrainingStopped, match=r"stopped, as requested, at step 4 .* ended as CANCELLED"):
         run(job, place(halting), cluster, progress)
     assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
-
-
-def test_a_run_after_a_killed_one_follows_its_job_and_an_interrupt_leaves_a_checkpoint(
-    cluster: Cluster, alone: TrainingJob, make_for_one: JobMaker, halting: str, tmp_path: Path
-) -> None:
-    job = make_for_one("found")
-
-    def end_at_once(line: str) -> None:
-        if line.startswith("step 3/"):
-            os._exit(9)
-
-    killed(lambda: run(job, place(halting), cluster, end_at_once))
-    lines: list[str] = []
-
-    def interrupt(line: str) -> None:
-        lines.append(line)
-        if line.startswith("step 3/"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(job, place(halting), cluster, interrupt)
-    assert "already trains this" in lines[0]
-    assert [each.name for each in job.checkpoint_directory.glob("step-*")] == ["step-00000004"]
-    run(job, place(halting), cluster, lines.append)
-    assert "resuming from step-00000004" in lines
-    assert files(job.output) == files(alone.output)
 
 
 def test_a_training_that_ended_while_nobody_followed_is_used_unless_it_was_changed(
@@ -227,17 +163,6 @@ def test_a_controller_that_is_away_loses_no_job(
     assert any("Unable to contact slurm controller" in line for line in lines)
     assert len([line for line in lines if line.startswith("submitted")]) == 1
     assert files(job.output) == files(alone.output)
-
-
-def test_a_node_holds_as_many_processes_as_it_has_devices(
-    cluster: Cluster, on_one_machine: TrainingJob, make_for_two: JobMaker, python: str
-) -> None:
-    job, lines = make_for_two("one-node"), list[str]()
-    run(job, place(python, devices_per_node=2), cluster, lines.append)
-    assert "on 1 node with 2 processes each" in lines[0]
-    assert files(job.output) == files(on_one_machine.output)
-    with pytest.raises(RecipeError, match="count is 3, and a node has 2"):
-        run(make_for_two("odd", devices={**TWO, "count": 3}), place(python, devices_per_node=2), cluster)
 
 
 def test_what_the_cluster_rejects_and_lacks_is_told(

@@ -163,17 +163,6 @@ def test_full_tuning_makes_a_whole_model_and_preferences_go_on_from_it(
     assert not (job.output / "adapter").exists()
 
 
-@pytest.mark.parametrize("adapter", ["lora", "none"])
-def test_computing_activations_twice_changes_nothing(make_job: JobMaker, adapter: str) -> None:
-    shape = {"rank": 16, "alpha": 32} if adapter == "none" else {}
-    sft = {"adapter": adapter, "max_steps": 3, "learning_rate": 2e-3, "dropout": 0.0, **shape}
-    kept = make_job("kept", letters(12), sft=sft)
-    twice = make_job("twice", letters(12), sft={**sft, "gradient_checkpointing": True})
-    run(kept)
-    run(twice)
-    assert losses(kept) == pytest.approx(losses(twice), rel=1e-6)
-
-
 @pytest.mark.parametrize("shape", [{"rslora": True}, {"dora": True}, {"target_modules": ["q_proj", "v_proj"]}])
 def test_other_shapes_of_an_adapter_learn_too(make_job: JobMaker, tiny_model: Path, shape: dict[str, Any]) -> None:
     job = make_job("shaped", letters(16), sft=shape)

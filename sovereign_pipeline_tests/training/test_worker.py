@@ -111,13 +111,6 @@ def test_a_trainer_that_does_not_end_in_time_is_killed_and_the_interrupt_goes_on
     assert seen and not any(_runs(child) for child in seen)
 
 
-def test_a_guard_ends_the_child_with_its_failure(make_job: JobMaker) -> None:
-    job = make_job("cut", letters(12), sft={"max_length": 32})
-    with pytest.raises(TrainingFailed, match="rows are longer than max_length 32"):
-        run_trainer(written(job), lambda line: None)
-    assert not job.output.exists()
-
-
 def test_an_unexpected_error_names_its_place_and_no_text(make_job: JobMaker) -> None:
     job = make_job("broken", [{"id": "R-0", "instruction": "a secret sentence"}])
     with pytest.raises(TrainingFailed, match=r"KeyError at rows\.py:\d+ encode") as caught:

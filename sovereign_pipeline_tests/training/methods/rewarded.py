@@ -28,13 +28,9 @@ class Seen:
 
     output: dict[str, Any] = field(default_factory=dict)
     """What TRL made of its replies, in the order in which they were sampled."""
-    rewards: list[float] = field(default_factory=list)
-    """Penalties included."""
     rollouts: list[Rollout] = field(default_factory=list)
     adapter: dict[str, Any] = field(default_factory=dict)
     """As it sampled."""
-    second_step: dict[str, Any] = field(default_factory=dict)
-    """Replies of the second step of the optimizer, with its loss and the adapter, which has moved."""
 
 
 @dataclass(frozen=True)
@@ -68,26 +64,17 @@ def watched() -> Iterator[Seen]:
 
     seen = Seen()
     steps: Any = trl_steps._RewardSteps
-    generate, compute = steps._generate_and_score_completions, steps._compute_loss
+    generate = steps._generate_and_score_completions
 
     def generated(self: Any, inputs: Any) -> Any:
         output = generate(self, inputs)
         if self.iteration == SEEN:
             seen.output = {name: each.clone() for name, each in output.items()}
             seen.rollouts, seen.adapter = self._rollouts, _adapter(self.model)
-            seen.rewards = self._method.rewarded(self._asked, self._rollouts)
         return output
-
-    def computed(self: Any, model: Any, inputs: Any) -> Any:
-        loss = compute(self, model, inputs)
-        if self.state.global_step == SEEN * self.steps_an_iteration + 1 and not seen.second_step:
-            tensors = {name: each.detach().clone() for name, each in inputs.items()}
-            seen.second_step = {**tensors, "loss": float(loss.detach()), "adapter": _adapter(self.model)}
-        return loss
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "_generate_and_score_completions", generated)
-        patch.setattr(steps, "_compute_loss", computed)
         yield seen
 
 

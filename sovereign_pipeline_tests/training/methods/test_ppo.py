@@ -4,7 +4,6 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -79,13 +78,6 @@ def test_a_reward_that_is_gamed_is_caught_and_the_best_adapter_kept_or_none(
         told = [str(failed)]
     reasons = ("held-out one fell", "replies went from", "repeated runs", "without end of turn", "same reward")
     assert any(reason in message for message in told for reason in reasons), told[-1]
-
-
-def test_a_reward_for_length_is_refused_before_anything_is_learned(make_job: JobMaker, parent: Path) -> None:
-    job = reward_job(make_job, "length", parent, {"reward": [reward("length", "length.py")]}, {"length.py": BY_LENGTH})
-    with pytest.raises(TrainingFailed, match="can be had without a good reply"):
-        learn(job)
-    assert not job.output.exists()
 
 
 def test_a_policy_that_moved_before_the_update_is_caught(
@@ -188,47 +180,3 @@ def test_the_value_of_its_last_state_stands_in_for_the_score_of_a_cut_reply(make
         longer = learner._policy.numbers_without_gradient([Completion(prompt, [*reply, 77])]).values
         to_come = float(longer[-1]) if place < 4 else 1.0 + SCORES[place]
         assert each.value_target.tolist() == pytest.approx([to_come] * len(reply), abs=1e-4), place
-
-
-SEEDS = (11, 12, 13)
-REPLIES: dict[str, dict[str, Any]] = {
-    "ppo": {"prompts": 16, "group": 1, "kl": {"coefficient": 0.005, "target": None, "budget": 500.0}},
-    "rloo": {"prompts": 4, "group": 4, "kl": {"coefficient": 0.005, "budget": 500.0}},
-}
-NAMES_A_ROPE = 'def score(rows):\n    return [float("rope" in row["reply"]) for row in rows]\n'
-
-
-def test_ppo_and_rloo_learn_a_word_alike(make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The share of replies that name a rope rises from a sixth or less to .79 (PPO) and .83 (RLOO), with a deviation of
-    .2 between seeds each. The difference is to lie within two of its standard errors."""
-    monkeypatch.setattr(run, "check_reward", lambda *given: None)  # it would see that the word alone is enough
-    # As the sandbox gives it, which would be started a hundred times.
-    monkeypatch.setattr(rewards.ToolRunner, "_run", lambda tool, rows: [float("rope" in row["reply"]) for row in rows])
-    monkeypatch.setattr(run, "reason_to_stop", lambda *given: None)
-    found = {name: [course(make_job, parent, name, seed) for seed in SEEDS] for name in REPLIES}
-    ends = {name: [end for _, end in courses] for name, courses in found.items()}
-    assert all(fmean(start for start, _ in courses) < 0.25 for courses in found.values()), found
-    assert all(fmean(each) > 0.6 for each in ends.values()), found
-    error = (sum(stdev(each) ** 2 for each in ends.values()) / len(SEEDS)) ** 0.5
-    assert abs(fmean(ends["ppo"]) - fmean(ends["rloo"])) <= 2 * error, found
-
-
-def course(make_job: JobMaker, parent: Path, algorithm: str, seed: int) -> tuple[float, float]:
-    """The mean reward of the first iteration, and of the last two."""
-    settings = {
-        **REPLIES[algorithm],
-        "algorithm": algorithm,
-        "reward": [reward(program="rope.py")],
-        "iterations": 8,
-        "minibatches": 1,
-        "learning_rate": 1e-2,
-        "max_new_tokens": 12,
-        "missing_end_penalty": 0.0,
-        "measured_prompts": 4,
-        "measure_every": 8,
-        "samples": 0,
-    }
-    job = reward_job(make_job, f"{algorithm} {seed}", parent, settings, {"rope.py": NAMES_A_ROPE}, seed=seed)
-    learn(job)
-    found = [row["reward"] for row in log(job)]
-    return found[0], fmean(found[-2:])

@@ -191,19 +191,6 @@ def test_policy_and_reference_are_the_same_before_the_first_step(
 
 
 @pytest.mark.slow
-def test_a_base_with_dropout_of_its_own_learns_preferences_without(
-    make_job: JobMaker, adapters: list[Path], tiny_model: Path, tmp_path: Path
-) -> None:
-    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
-    config = json.loads((base / "config.json").read_bytes())
-    (base / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
-    job = make_job("dpo", pairs(8), preference=PREFERENCE, base_model=base, parent_adapter=adapters[0])
-    run(job)
-    (step,) = log(job)
-    assert step["rewards/margins"] == 0
-
-
-@pytest.mark.slow
 def test_a_dropout_that_a_module_holds_as_a_number_is_switched_off_and_one_held_elsewhere_refused(
     make_job: JobMaker, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

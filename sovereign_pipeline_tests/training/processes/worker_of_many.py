@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training import devices
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
-from sovereign_pipeline.training.methods.preference import PreferenceBatches
 from sovereign_pipeline.training.worker import run_job
 from sovereign_pipeline_tests.training.processes.launching import JOBS
 
@@ -50,32 +48,16 @@ def main() -> int:
 
 
 def _faulty(fault: str | None) -> AbstractContextManager[Any]:
-    if fault == "other rows" and os.environ["RANK"] == "1":
-        collate = PreferenceBatches.collate
-        return patch.object(PreferenceBatches, "collate", lambda self, places: collate(self, range(len(places))))
-    if fault == "own replies":
-        return patch.object(PreferenceBatches, "_exchanged", _exchanged_among_own)
-    if fault == "not a mean":
-        from sovereign_pipeline.training.methods.sft import PackedTrainer
+    if fault != "not a mean":
+        return nullcontext()
+    from sovereign_pipeline.training.methods.sft import PackedTrainer
 
-        compute_loss = PackedTrainer.compute_loss
-        return patch.object(
-            PackedTrainer,
-            "compute_loss",
-            lambda self, *given, **named: compute_loss(self, *given, **named) / self.accelerator.num_processes,
-        )
-    return nullcontext()
-
-
-def _exchanged_among_own(self: PreferenceBatches, places: Sequence[int]) -> list[Any]:
-    from sovereign_pipeline.training.rows import exchanged
-
-    size = self.plan.batch_size
-    found = []
-    for first in range(places[0], places[-1] + 1, size):
-        rows = [row for unit in self.plan.units[first : first + size] for row in unit]
-        found += exchanged(rows) if rows else []
-    return found
+    compute_loss = PackedTrainer.compute_loss
+    return patch.object(
+        PackedTrainer,
+        "compute_loss",
+        lambda self, *given, **named: compute_loss(self, *given, **named) / self.accelerator.num_processes,
+    )
 
 
 def _part() -> None:

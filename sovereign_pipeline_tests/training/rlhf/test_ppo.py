@@ -1,8 +1,6 @@
 """The equations: against autograd of the formula as it is written, numbers by hand, and problems whose optimum is
 known."""
 
-import math
-
 import pytest
 import torch
 
@@ -97,78 +95,3 @@ def test_the_coefficient_moves_by_a_fifth_at_most_towards_the_target() -> None:
     assert kl.after(6.6, 10).coefficient == pytest.approx(0.11)
     assert kl.after(600.0, 1_000).coefficient == pytest.approx(0.12)
     assert KlController(0.1, None, 10).after(600.0, 10).coefficient == 0.1
-
-
-class Table:
-    """A policy and its values as tables over states, learned with the room's equations; a state is a row."""
-
-    def __init__(self, states: int, actions: int, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-        self.logits = torch.zeros(states, actions, requires_grad=True)
-        self.values = torch.zeros(states, requires_grad=True)
-        self.reference = torch.zeros(states, actions).log_softmax(-1)
-        self.optimizer = torch.optim.Adam([self.logits, self.values], lr=0.05)
-
-    def choose(self, state: int) -> int:
-        return int(torch.multinomial(self.logits[state].detach().softmax(-1), 1, generator=self.generator))
-
-    def log(self, states: list[int], actions: list[int]) -> torch.Tensor:
-        return self.logits.log_softmax(-1)[states, actions]
-
-    def learn(self, episodes: list[tuple[list[int], list[int], list[float]]], coefficient: float = 0.0) -> float:
-        """An iteration on (states, actions, rewards) of each episode. Returns the divergence of an episode, mean."""
-        found, divergence = [], 0.0
-        for states, actions, rewards in episodes:
-            log, value = self.log(states, actions).detach(), self.values.detach()[states]
-            penalised = token_rewards(0.0, log, self.reference[states, actions], coefficient) + torch.tensor(rewards)
-            divergence += float((log - self.reference[states, actions]).sum()) / len(episodes)
-            advantage = advantages(penalised, value, 1.0, 0.95)
-            found.append((log, value, advantage, advantage + value))
-        log, value, advantage, target = (torch.cat(each) for each in zip(*found, strict=True))
-        advantage = whitened(advantage)
-        states = [state for each, _, _ in episodes for state in each]
-        actions = [action for _, each, _ in episodes for action in each]
-        for _ in range(4):
-            losses = policy_losses(self.log(states, actions), log, advantage, 0.2).mean()
-            losses = losses + value_losses(self.values[states], value, target, 0.2).mean()
-            self.optimizer.zero_grad()
-            losses.backward()
-            self.optimizer.step()
-        return divergence
-
-
-def test_a_bandits_best_arm_is_found() -> None:
-    bandit, pays = Table(1, 4, seed=1), [0.1, 0.5, 0.2, 0.4]
-    for _ in range(60):
-        actions = [bandit.choose(0) for _ in range(32)]
-        bandit.learn([([0], [action], [pays[action]]) for action in actions])
-    assert bandit.logits.detach().softmax(-1)[0, 1] > 0.9
-
-
-def test_a_chain_is_walked_for_the_sake_of_its_end() -> None:
-    """Going on costs 0.1 at first and pays 1 in the second state; leaving at once pays 0.3. Values: 0.9 and 1."""
-    chain = Table(2, 2, seed=2)
-    for _ in range(80):
-        episodes: list[tuple[list[int], list[int], list[float]]] = []
-        for _ in range(24):
-            if chain.choose(0) == 0:
-                episodes.append(([0], [0], [0.3]))
-                continue
-            last = chain.choose(1)
-            episodes.append(([0, 1], [1, last], [-0.1, 1.0 if last == 1 else 0.0]))
-        chain.learn(episodes)
-    assert (chain.logits.detach().softmax(-1)[:, 1] > 0.9).all()
-    assert chain.values.tolist() == pytest.approx([0.9, 1.0], abs=0.12)
-
-
-def test_the_divergence_of_a_run_comes_near_its_target() -> None:
-    """The reward alone would drive the policy to one arm of eight, ln 8 = 2.08 nats away; the target is 0.7."""
-    bandit, kl = Table(1, 8, seed=4), KlController(0.01, target=0.7, horizon=64)
-    seen = []
-    for _ in range(300):
-        actions = [bandit.choose(0) for _ in range(32)]
-        divergence = bandit.learn([([0], [action], [action / 7]) for action in actions], kl.coefficient)
-        kl = kl.after(divergence, 32)
-        seen.append(divergence)
-    assert sum(seen[150:]) / 150 == pytest.approx(0.7, abs=0.2)
-    assert max(seen) < math.log(8) + 0.2
