@@ -4,13 +4,12 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from heapq import nsmallest
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sovereign_pipeline.base.files import digest_of, held, short
 from sovereign_pipeline.base.settings import go_offline
@@ -36,7 +35,6 @@ from sovereign_pipeline.training.reward_model import (
     HEAD,
     HELD_OUT_SCORES,
     REWARD_DIRECTORY,
-    HeldOutAccuracy,
     PairScore,
     held_out_accuracy,
     pair_scores,
@@ -65,9 +63,8 @@ LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
 batches round differently."""
 
 
-@dataclass(frozen=True)
-class _Ending:
-    """The measurements of how one model ends its turns."""
+class _Ending(NamedTuple):
+    """How one model ends its turns."""
 
     log_probability: float
     """Mean log-probability of the end of turn after the (chosen) reply, over the rows; nats."""
@@ -446,7 +443,12 @@ def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs
     if differing:
         return Verdict(False, f"{differing} of {len(kept)} recorded scores are not those of this model.", evidence)
     above = found.accuracy.low > CHANCE
-    return Verdict(above, _message(found), evidence, inconclusive=not above and found.accuracy.high >= CHANCE)
+    message = (
+        f"It prefers the chosen reply in {found.accuracy} of {found.accuracy.of} held-out pairs; chance is {CHANCE}. "
+        f"The reply's length alone: {found.length_only}; single words alone: {found.words_only}. Where the length is "
+        f"wrong: {found.where_length_is_wrong} of {found.where_length_is_wrong.of}."
+    )
+    return Verdict(above, message, evidence, inconclusive=not above and found.accuracy.high >= CHANCE)
 
 
 def _differing(artifact: Artifact, scores: Sequence[PairScore], largest: float) -> int:
@@ -456,14 +458,6 @@ def _differing(artifact: Artifact, scores: Sequence[PairScore], largest: float) 
     return sum(
         not max(abs(one.chosen - other.chosen), abs(one.rejected - other.rejected)) <= largest
         for one, other in zip(recorded, scores, strict=True)
-    )
-
-
-def _message(found: HeldOutAccuracy) -> str:
-    return (
-        f"It prefers the chosen reply in {found.accuracy} of {found.accuracy.of} held-out pairs; chance is {CHANCE}. "
-        f"The reply's length alone: {found.length_only}; single words alone: {found.words_only}. Where the length is "
-        f"wrong: {found.where_length_is_wrong} of {found.where_length_is_wrong.of}."
     )
 
 

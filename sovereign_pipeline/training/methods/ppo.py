@@ -89,35 +89,28 @@ class PpoMethod(RewardedMethod):
         update = self._learner.update(
             before.scored, iteration, lambda off: check_first_ratio(off, self.job.sft.precision)
         )
-        coefficient = state.kl.coefficient
+        numbers = {
+            "kl_coefficient": state.kl.coefficient,
+            "loss": update.policy_loss,
+            "value_loss": update.value_loss,
+            "clip_share": update.clip_share,
+            "first_ratio_off": update.first_ratio_off,
+            "kl": before.divergence,
+            "entropy": before.entropy,
+            "sampler_gap": before.sampler_gap,
+        }
         state.kl = state.kl.after(before.divergence, len(kept))
-        return (
-            rollouts,
-            [each for each, _ in kept],
-            {
-                **row,
-                "kl_coefficient": coefficient,
-                "loss": update.policy_loss,
-                "value_loss": update.value_loss,
-                "clip_share": update.clip_share,
-                "first_ratio_off": update.first_ratio_off,
-                "kl": before.divergence,
-                "entropy": before.entropy,
-                "sampler_gap": before.sampler_gap,
-            },
-        )
+        return rollouts, [each for each, _ in kept], {**row, **numbers}
 
     def _save(self, state: RunState) -> None:
         policy = self._policy
+        tensors = {
+            "adapter": {name: each.detach() for name, each in policy.adapter.items()},
+            "value_head": policy.value_head.state_dict(),
+            "optimizer": self._learner.optimizer.state_dict(),
+        }
         with CheckpointDirectory.of(self.job).writing(state.iteration) as directory:
-            state.save(
-                directory,
-                {
-                    "adapter": {name: each.detach() for name, each in policy.adapter.items()},
-                    "value_head": policy.value_head.state_dict(),
-                    "optimizer": self._learner.optimizer.state_dict(),
-                },
-            )
+            state.save(directory, tensors)
 
 
 @dataclass(frozen=True)
@@ -151,8 +144,6 @@ class BeforeUpdate:
 class Update:
     """The metrics of the passes over a batch; means over the tokens of all steps."""
 
-    loss: float
-    """Policy's loss of the first step, before any update."""
     policy_loss: float
     value_loss: float
     clip_share: float
@@ -198,15 +189,9 @@ class Learner:
         lengths = [len(each.reply_ids) for each in completions]
         after = self._values_after(rollouts) if self._rlhf.cut_replies == "bootstrap" else {}
         found: list[tuple[Any, Any, Any, Any]] = []
-        for place, (score, log, log_reference, value) in enumerate(
-            zip(
-                scores,
-                policy.log_probabilities.split(lengths),
-                reference.log_probabilities.split(lengths),
-                policy.values.split(lengths),
-                strict=True,
-            )
-        ):
+        of_policy, of_reference = (each.log_probabilities.split(lengths) for each in (policy, reference))
+        per_reply = zip(scores, of_policy, of_reference, policy.values.split(lengths), strict=True)
+        for place, (score, log, log_reference, value) in enumerate(per_reply):
             rewards = token_rewards(0.0 if place in after else score, log, log_reference, coefficient)
             advantage = advantages(rewards, value, self._rlhf.discount, self._rlhf.trace, after.get(place, 0.0))
             found.append((log, value, advantage, advantage + value))
@@ -226,12 +211,7 @@ class Learner:
             sampler_gap=float((policy.log_probabilities.cpu() - sampled).abs().mean()),
         )
 
-    def update(
-        self,
-        scored: Sequence[Scored],
-        iteration: int,
-        check_first_ratio: Callable[[float], None],
-    ) -> Update:
+    def update(self, scored: Sequence[Scored], iteration: int, check_first_ratio: Callable[[float], None]) -> Update:
         """Update the policy: one optimizer step for each minibatch, each a mean over its tokens.
 
         The first pass uses the minibatches of `before`, so that its first ratio is exactly 1. Later passes use an order
@@ -239,7 +219,7 @@ class Learner:
         """
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
         steps: list[tuple[float, float, float]] = []
-        first_loss = first_off = 0.0
+        first_off = 0.0
         for epoch in range(self._rlhf.epochs):
             of_prompts = _by_prompt(scored)
             if epoch:
@@ -248,12 +228,12 @@ class Learner:
             for part in self._minibatches(len(order)):
                 numbers, off = self._gradients(order[part])
                 if not steps:
-                    first_loss, first_off = numbers[0], off
+                    first_off = off
                     check_first_ratio(off)
                 self._step()
                 steps.append(numbers)
         policy_loss, value_loss, outside = (sum(each[place] for each in steps) / len(steps) for place in range(3))
-        return Update(first_loss, policy_loss, value_loss, outside, first_off)
+        return Update(policy_loss, value_loss, outside, first_off)
 
     def _values_after(self, rollouts: Sequence[Rollout]) -> dict[int, float]:
         """Return index of each cut reply -> value of the state after its last token."""
