@@ -106,8 +106,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
             f"{where} is {level}, and the line's ceiling is {workplace.line.ceiling}.",
             "Continue from another adapter or start from the base model, or have the line's ceiling raised.",
         )
-    _assert_same_base(workplace, adapter_id, artifact, inputs[BASE_MODEL.kind])
-    _assert_same_shape(workplace, adapter_id, tuned.directory, base)
+    _assert_fits(workplace, adapter_id, artifact, inputs[BASE_MODEL.kind], base)
     leaks = _leaks(workplace, artifact.ref, artifact.manifest, inputs)
     if leaks:
         raise GateRefused(
@@ -225,21 +224,19 @@ def _assert_not_recalled(workplace: Workplace, adapter_id: str) -> None:
         )
 
 
-def _assert_same_base(workplace: Workplace, adapter_id: str, artifact: Artifact, base_model: Artifact) -> None:
-    parents = read_descriptor(workplace.store.open_input(artifact.manifest, "base_model"))
-    lines = read_descriptor(base_model)
-    if parents["digest"] != lines["digest"]:
-        raise RecipeError(
-            f"{_place(workplace, adapter_id)} was trained on the base model {parents['name']} "
-            f"({short(parents['digest'])}), and the line's is {lines['name']} ({short(lines['digest'])}).",
-            "Set training.base_model to the adapter's base model (the same files), or remove start_from.",
-        )
-
-
-def _assert_same_shape(workplace: Workplace, adapter_id: str, directory: Path, base: Path) -> None:
+def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base_model: Artifact, base: Path) -> None:
+    """Raise RecipeError unless the parent has the line's base model and the recipe's LoRA settings."""
     from safetensors import safe_open
 
-    sft = workplace.line.training.sft
+    where, sft = _place(workplace, adapter_id), workplace.line.training.sft
+    parents, lines = map(read_descriptor, (workplace.store.open_input(artifact.manifest, "base_model"), base_model))
+    if parents["digest"] != lines["digest"]:
+        raise RecipeError(
+            f"{where} was trained on the base model {parents['name']} ({short(parents['digest'])}), and the line's is "
+            f"{lines['name']} ({short(lines['digest'])}).",
+            "Set training.base_model to the adapter's base model (the same files), or remove start_from.",
+        )
+    directory = tuned_model(artifact).directory
     config = json.loads((directory / ADAPTER_CONFIG).read_bytes())
     to_set = [
         f"training.sft.{_RECIPE_KEYS[name]}: {json.dumps(config.get(name))} (it is {json.dumps(value)})"
@@ -254,8 +251,7 @@ def _assert_same_shape(workplace: Workplace, adapter_id: str, directory: Path, b
             to_set = [f"training.sft.target_modules: [{', '.join(modules)}] (it is {json.dumps(sft.target_modules)})"]
     if to_set:
         raise RecipeError(
-            f"{_place(workplace, adapter_id)} has other LoRA settings than the recipe.",
-            f"Set {', '.join(to_set)}; or remove start_from.",
+            f"{where} has other LoRA settings than the recipe.", f"Set {', '.join(to_set)}; or remove start_from."
         )
 
 

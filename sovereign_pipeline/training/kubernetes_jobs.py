@@ -268,24 +268,18 @@ def _mounts(place: Kubernetes, job: TrainingJob) -> list[dict[str, Any]]:
     wanted: dict[Path, bool] = {}
     for path, writes in _paths(job):
         wanted[path] = wanted.get(path, False) or writes
-    return [
-        _mount(place, path, writes)
-        for path, writes in wanted.items()
-        if not any(path.is_relative_to(other) for other in wanted if other != path and wanted[other] >= writes)
-    ]
-
-
-def _mount(place: Kubernetes, path: Path, writes: bool) -> dict[str, Any]:
-    target = path.resolve()  # the cluster follows no link inside a volume
-    volume = _volume_of(place, target)
-    assert volume is not None  # `assert_seen_by_pod` was called before
-    within = target.relative_to(volume.path)
-    mount = {
-        "name": f"volume-{place.volumes.index(volume)}",
-        "mountPath": str(path),
-        "readOnly": volume.read_only or not writes,
-    }
-    return mount if within == Path() else {**mount, "subPath": within.as_posix()}
+    mounts: list[dict[str, Any]] = []
+    for path, writes in wanted.items():
+        if any(path.is_relative_to(other) for other in wanted if other != path and wanted[other] >= writes):
+            continue
+        target = path.resolve()  # the cluster follows no link inside a volume
+        volume = _volume_of(place, target)
+        assert volume is not None  # `assert_seen_by_pod` was called before
+        name, read_only = f"volume-{place.volumes.index(volume)}", volume.read_only or not writes
+        mounts.append({"name": name, "mountPath": str(path), "readOnly": read_only})
+        if target != volume.path:
+            mounts[-1]["subPath"] = target.relative_to(volume.path).as_posix()
+    return mounts
 
 
 def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
@@ -463,7 +457,7 @@ def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
     if not failed:  # the pod's node is gone
         why = f"{end.get('reason', '')}: {end.get('message', '')}"
         return Ended("FAILED", f"{text} ({_short(why)})")
-    pod, state = min(failed, key=lambda each: _order_of_blame(each[1]))
+    pod, state = min(failed, key=_order_of_blame)
     said = f"; {_short(state.message.strip().splitlines()[-1])}" if (state.message or "").strip() else ""
     how = f"{state.reason or 'Error'}, exit status {state.exit_code}{said}"
     return Ended(
@@ -473,8 +467,9 @@ def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
     )
 
 
-def _order_of_blame(state: Any) -> tuple[bool, bool, str]:
+def _order_of_blame(failed: tuple[Any, Any]) -> tuple[bool, bool, str]:
     """Return a sort key that puts the container that failed before the containers that were stopped as a result."""
+    _, state = failed
     return state.reason != "OOMKilled", state.exit_code == 128 + signal.SIGTERM, str(state.finished_at)
 
 

@@ -21,7 +21,6 @@ from transformers.trainer_callback import PrinterCallback
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.rlhf import OPTIMIZER_ARGUMENTS, TRAINERS, Rlhf
-from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.compute import Passed
 from sovereign_pipeline.training.devices import add_up
@@ -248,14 +247,20 @@ def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks:
     assert preference is not None and preference.trainer is not None
     base, argument_class = _classes(preference.trainer)
     trainer_class: Any = type(f"Guarded{base.__name__}", (TrlSteps, base), {})
+    is_dpo = preference.trainer == "dpo"
+    rows = mapped(job, in_tables(_row(row, apart=is_dpo) for row in plan.rows), EncodedPairs)
+    arguments = preference.arguments.items()
+    given: dict[str, Any] = {name: list(each) if isinstance(each, tuple) else each for name, each in arguments}
+    if is_dpo and isinstance(given.get("loss_type"), str):
+        given["loss_type"] = [given["loss_type"]]
     try:
         with padding_kept(model):
             trainer = trainer_class(
                 job,
                 plan,
                 model=model,
-                args=training_arguments(job, argument_class, max_length=job.tuning.max_length, **_given(preference)),
-                train_dataset=_dataset(job, plan.rows),
+                args=training_arguments(job, argument_class, max_length=job.tuning.max_length, **given),
+                train_dataset=rows,
                 processing_class=tokenizer,
             )
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -295,42 +300,19 @@ def _classes(name: str) -> tuple[Any, Any]:
     return getattr(module, trainer), getattr(module, arguments)
 
 
-def _given(preference: Preference) -> dict[str, Any]:
-    """Convert the recipe's arguments for TRL's classes: lists, and DPO's losses always as a list."""
-    given: dict[str, Any] = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in preference.arguments.items()
-    }
-    if preference.trainer == "dpo" and isinstance(given.get("loss_type"), str):
-        given["loss_type"] = [given["loss_type"]]
-    return given
-
-
-def _dataset(job: TrainingJob, rows: Sequence[EncodedRow]) -> EncodedPairs:
-    """Return the rows in the order of the plan, in the columns that the trainer's collator reads."""
-    assert job.preference is not None
-    apart = job.preference.trainer == "dpo"
-    found: EncodedPairs = mapped(job, in_tables(_row(row, apart) for row in rows), EncodedPairs)
-    return found
-
-
 def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
-    """Return the row's columns. apart: keep prompt and replies separate; otherwise each reply follows its prompt."""
+    """Return the columns that the trainer's collator reads. apart: keep prompt and replies separate; otherwise each
+    reply follows its prompt."""
     chosen, rejected = row.completions
     if apart:
-        return {
-            "prompt_ids": list(chosen.prompt_ids),
-            "chosen_ids": list(chosen.reply_ids),
-            "rejected_ids": list(rejected.reply_ids),
-        }
-    return {
-        f"{name}_{key}": value
-        for name, each in (("chosen", chosen), ("rejected", rejected))
-        for key, value in {
-            "input_ids": each.ids,
-            "attention_mask": [1] * len(each),
-            "labels": each.labels,
-        }.items()
-    }
+        replies = {"chosen_ids": list(chosen.reply_ids), "rejected_ids": list(rejected.reply_ids)}
+        return {"prompt_ids": list(chosen.prompt_ids), **replies}
+    columns: dict[str, list[int]] = {}
+    for name, each in (("chosen", chosen), ("rejected", rejected)):
+        columns[f"{name}_input_ids"] = each.ids
+        columns[f"{name}_attention_mask"] = [1] * len(each)
+        columns[f"{name}_labels"] = each.labels
+    return columns
 
 
 def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_reference: bool) -> None:
@@ -422,7 +404,9 @@ class _RewardSteps(TrlTrainer):
         output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         mask = output["completion_mask"]
         # In the batch, so that TRL reorders and splits them together with the replies.
-        output["sampled"] = sampled = _padded([each.log_probabilities for each in self._rollouts], mask)
+        output["sampled"] = sampled = torch.zeros(mask.shape, device=mask.device)
+        for row, each in zip(sampled, self._rollouts, strict=True):
+            row[: len(each.log_probabilities)] = torch.tensor(each.log_probabilities)
         if POLICY in self._before:  # TRL skips this pass if the policy cannot have changed
             output["before"] = self._before[POLICY]
         gaps = (self._before.get(POLICY, sampled) - self._before[REFERENCE]) * mask
@@ -586,10 +570,3 @@ def reward_trainer(method: TrlRewardMethod, model: Any, tokenizer: Any) -> Any:
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is used for progress
     trainer.add_callback(_Iterations(trainer, method, rlhf.iterations))
     return trainer
-
-
-def _padded(logs: Sequence[Sequence[float]], mask: Any) -> Any:
-    found = torch.zeros(mask.shape, device=mask.device)
-    for row, log in enumerate(logs):
-        found[row, : len(log)] = torch.tensor(log)
-    return found

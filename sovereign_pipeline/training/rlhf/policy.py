@@ -20,22 +20,6 @@ from sovereign_pipeline.training.models import without_dropout
 from sovereign_pipeline.training.rows import Completion
 
 
-def tokens_in_passes(completions: Sequence[Completion], most: int, shares_prompts: bool) -> list[list[Completion]]:
-    """Split the completions, in order, into parts of at most `most` tokens. A longer completion is its own part."""
-    found: list[list[Completion]] = []
-    tokens = 0
-    for each in completions:
-        before = found[-1][-1] if found else None
-        shared = shares_prompts and before is not None and before.prompt_ids == each.prompt_ids
-        added = len(each.reply_ids) if shared else len(each)
-        if not found or tokens + added > most:
-            found.append([])
-            tokens, added = 0, len(each)
-        found[-1].append(each)
-        tokens += added
-    return found
-
-
 def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> tuple[dict[str, Any], Any]:
     """Return the inputs of one pass of the completions, concatenated, and the token ids of all replies, concatenated.
 
@@ -191,9 +175,19 @@ class Policy(TwoAdapters):
         torch.nn.init.zeros_(self.value_head.bias)
 
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
-        """Split the completions, in order, into parts that go through the model at once, without padding."""
-        most = self._most_tokens if self._together else 0
-        return tokens_in_passes(completions, most, self.shares_prompts)
+        """Split the completions, in order, into parts that go through the model at once, without padding. A longer
+        completion than fits is its own part."""
+        most, tokens = self._most_tokens if self._together else 0, 0
+        found: list[list[Completion]] = []
+        for each in completions:
+            shared = self.shares_prompts and bool(found) and found[-1][-1].prompt_ids == each.prompt_ids
+            added = len(each.reply_ids) if shared else len(each)
+            if not found or tokens + added > most:
+                found.append([])
+                tokens, added = 0, len(each)
+            found[-1].append(each)
+            tokens += added
+        return found
 
     def passed(self, completions: Sequence[Completion]) -> Passed:
         """Return the tokens of one reading of all completions, pass by pass."""
