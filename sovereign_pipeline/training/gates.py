@@ -264,7 +264,7 @@ def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: 
             False, f"It holds {tuned.holds}/, and adapter: {sft.adapter} in the recipe asks for {wanted}/.", {}
         )
     if tuned.holds == "model":
-        return _evaluate_model(directory, tuned, workplace.progress)
+        return _evaluate_model(directory, tuned, sft.precision, workplace.progress)
     return _evaluate_adapter(directory, tuned, sft)
 
 
@@ -319,11 +319,12 @@ def _faults_of_adapter(
     )
 
 
-def _evaluate_model(base: Path, tuned: TunedModel, progress: Progress) -> Verdict:
+def _evaluate_model(base: Path, tuned: TunedModel, precision: str, progress: Progress) -> Verdict:
     """Compare the tuned model's tensors with the base's, as transformers loads both directories.
 
-    Every linear layer, and every fused block of experts, must differ from the base in the precision that the tuned
-    model is saved in, so that rounding alone does not count as training.
+    Every linear layer, and every fused block of experts, must differ from the base in the recipe's precision, in which
+    the tuned model is saved, so that rounding alone does not count as training. The trainer's config.json names the
+    precision of the training instead, which is float32.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -331,7 +332,11 @@ def _evaluate_model(base: Path, tuned: TunedModel, progress: Progress) -> Verdic
     progress(f"gate {ADAPTER_NON_ZERO}: loading the base model and the tuned model")
     before = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
     after, loading = AutoModelForCausalLM.from_pretrained(
-        tuned.directory, dtype="auto", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        tuned.directory,
+        dtype=getattr(torch, precision),
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
     )
     expected, found = dict(before.named_parameters()), dict(after.named_parameters())
     lookups = {f"{name}.weight" for name, module in before.named_modules() if isinstance(module, torch.nn.Embedding)}
