@@ -366,7 +366,13 @@ def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes]
     """Add the signed statement that an entry refers to, from a file or else from the registry. Raises IntegrityError if
     it is missing."""
     sha256 = str(entry.subjects.get("statement") or entry.subjects.get("request"))
-    content = (in_files or {}).get(sha256) or stored_content(sha256)
+    try:
+        content = (in_files or {}).get(sha256) or stored_content(sha256)
+    except IntegrityError:
+        raise IntegrityError(
+            f"What was signed for entry {entry.sequence} of the audit log is neither in the home nor in the registry.",
+            checkpoints.RESTORE,
+        ) from None
     found.files[f"statements/{sha256}{SUFFIX}"] = content
 
 

@@ -161,7 +161,7 @@ class ArtifactStore:
             kind=read.manifest.kind,
             line=read.manifest.line,
             digest=digest,
-            manifest_sha256=manifest_sha256 or read.sha256,
+            manifest_sha256=read.sha256 if manifest_sha256 is None else manifest_sha256,
         )
 
     def path_of(self, digest: str) -> Path:

@@ -103,9 +103,11 @@ def _assert_no_finding(found: dict[str, list[str]]) -> None:
 
 
 def with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[Adapter]:
-    """Yield the adapter, its parent adapter, that adapter's parent, and so on."""
+    """Yield the adapter, its parent adapter, that adapter's parent, and so on. Ends at a cycle."""
     waiting: str | None = adapter_id
-    while waiting is not None:
+    seen: set[str] = set()
+    while waiting is not None and waiting not in seen:
+        seen.add(waiting)
         adapter = find_adapter(registry, waiting)
         yield adapter
         parent = read_record(store.open(adapter.record_ref)).parent_adapter

@@ -341,10 +341,21 @@ def digest_of_row(row: Table) -> str:
     return digest_of(row_as_dict(row))
 
 
+def rows_added(acts: Iterable[Act]) -> dict[tuple[str, str], str]:
+    """Return table and primary key -> SHA-256 of the rows that acts added."""
+    named = [audit.named_rows(act.subjects) for act in acts]
+    return {(table, key): sha256 for tables in named for table, keys in tables.items() for key, sha256 in keys.items()}
+
+
 def without_act(rows: Iterable[Row], acts: Iterable[Act]) -> list[Row]:
-    """Return the rows that none of these acts added."""
-    added = {(table, key) for act in acts for table, keys in audit.named_rows(act.subjects).items() for key in keys}
-    return [row for row in rows if (row.__tablename__, audit.key_of(row)) not in added]
+    """Return the rows that none of these acts added as they are now. A ledger that is replayed has no changed row, but
+    a snapshot that somebody wrote with the log's key may have one."""
+    added = rows_added(acts)
+    return [row for row in rows if added.get((row.__tablename__, audit.key_of(row))) != _sha256_of(row)]
+
+
+def _sha256_of(row: Table) -> str:
+    return hashlib.sha256(audit.content_of_row(row)).hexdigest()
 
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:

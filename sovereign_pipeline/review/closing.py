@@ -1,13 +1,15 @@
 """Verify a review against its signed acts, and close it: reveal its seed, and reject further acts.
 
-A review has no findings if every act in the ledger is signed with the review's key, none is missing or moved, an act
-added every row, a sign-in precedes every ballot, and the ledger has every act that was recorded as signed.
+A review has no findings if every act in the ledger is signed with the review's key, none is missing or moved, the rows
+are exactly those that acts added, a sign-in precedes every ballot, and the ledger has every act that was recorded as
+signed.
 """
 
 import datetime
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import select
@@ -31,6 +33,7 @@ from sovereign_pipeline.record.tables import (
     ReviewClosing,
     SignInLink,
     SignInUse,
+    Table,
 )
 from sovereign_pipeline.review import acts as custody
 from sovereign_pipeline.review.acts import HINT, Act, Entering, SignedAct, acts_of, without_act
@@ -151,7 +154,7 @@ def findings_in(
     return [
         *_chain(rows.entries, acts),
         *_cut_off(acts, noted),
-        *_rows_without_act(rows, acts),
+        *_rows_and_acts(rows, acts),
         *_signed_in(acts),
         *_planned(rows, contents),
         *_closing(rows, contents, settings, acts),
@@ -208,9 +211,9 @@ def _cut_off(acts: Sequence[Act], noted: Sequence[SignedAct]) -> Iterator[str]:
         yield f"acts {gone[0]} to {gone[-1]} were signed, and {len(gone)} of them are no longer in the log"
 
 
-def _rows_without_act(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings: rows that no act added. An act's rows cannot be missing, because the ledger is replayed."""
-    kinds = {
+def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
+    """Yield findings: rows that no act added or that were changed, and rows of acts that are missing."""
+    kinds: dict[str, Sequence[Table]] = {
         "the review's row": [rows.review],
         "a link": rows.links,
         "a sign-in": rows.uses,
@@ -220,7 +223,10 @@ def _rows_without_act(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
     }
     for what, stored in kinds.items():
         if added := without_act(stored, acts):
-            yield f"{what} is in the registry without an act in the log ({len(added)})"
+            yield f"{what} is in the registry without an act in the log, or was changed ({len(added)})"
+    there = {(row.__tablename__, audit.key_of(row)) for row in (*chain.from_iterable(kinds.values()), *rows.ballots)}
+    if missing := custody.rows_added(acts).keys() - there:
+        yield f"rows of {', '.join(sorted({table for table, _ in missing}))} are in the log and not in the registry"
 
 
 def _signed_in(acts: Sequence[Act]) -> Iterator[str]:

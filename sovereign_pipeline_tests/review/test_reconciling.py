@@ -4,10 +4,13 @@ import datetime
 import hashlib
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.record import audit_log as audit
+from sovereign_pipeline.record import checkpoints, replay
+from sovereign_pipeline.record.database import kept_state
 from sovereign_pipeline.record.tables import (
     BlindReview,
     ReviewClosing,
@@ -147,7 +150,7 @@ def test_a_link_that_nobody_issued_signs_nobody_in(reviews: ReviewBench) -> None
     as_owner(reviews, lambda _, session: session.add(link))
     with pytest.raises(SignInError, match="not one of ours"):
         use_link(reviews.registry, reviews.bench.settings, token)
-    assert findings(reviews) == ["a link is in the registry without an act in the log (1)"]
+    assert findings(reviews) == ["a link is in the registry without an act in the log, or was changed (1)"]
 
 
 @pytest.mark.security_case(
@@ -209,3 +212,29 @@ def test_closed_reviews_are_read_as_they_were_closed(reviews: ReviewBench) -> No
     (closed,) = read_closed(reviews.registry, reviews.bench.store, [(reviews.review, closing)])
     assert len(closed.ballots) == 5
     assert closed.contents.plan.act_key == reviews.review.act_key
+
+
+FALSE_SNAPSHOTS = {
+    "ballots for the other arm": (
+        "UPDATE ballot SET preference = CASE preference WHEN 'a' THEN 'b' WHEN 'b' THEN 'a' ELSE preference END"
+    ),
+    "a ballot removed": (
+        "DELETE FROM ballot WHERE pair IN "
+        "(SELECT pair FROM ballot WHERE ratings IS NOT NULL AND ratings != 'null' LIMIT 1)"
+    ),
+    "a link that never expires": "UPDATE sign_in_link SET expires_at = '2999-01-01 00:00:00.000000'",
+}
+
+
+@pytest.mark.security_case("Ballots or links are changed in a snapshot that is signed with the log's key", "rejected")
+@pytest.mark.parametrize("change", FALSE_SNAPSHOTS)
+def test_rows_of_a_false_snapshot_are_found_and_nothing_is_closed(reviews: ReviewBench, change: str) -> None:
+    settings, view = reviews.bench.settings, reviews.registry.view
+    with view.lock:
+        with view.changing() as connection:
+            assert connection.execute(text(FALSE_SNAPSHOTS[change])).rowcount
+        view.keep(kept_state(settings), checkpoints.signer(settings))
+    replay.forget_all()
+    assert findings(reviews)
+    with pytest.raises(IntegrityError):
+        reviews.close()
