@@ -3,6 +3,7 @@
 Rows are padded on the left. Evaluation, reviews and the local engine generate with it. Imports torch and transformers.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -60,7 +61,7 @@ class _Prefill:
         self.rows = [self.rows[place] for place in places]
         self.ids, self.mask = self.ids[places], self.mask[places]
         for layer in _filled(self.cache):
-            layer.keys, layer.values = layer.keys[places], layer.values[places]
+            layer.replace(layer.keys[places], layer.values[places])
 
 
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -69,6 +70,8 @@ MOST_TOKENS_HELD = 65_536
 """Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
 They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
 prompts stay whole; long documents are continued fewer at once."""
+NO_PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0}
+"""Values that replace those of a model's generation_config.json, which the engines do not apply."""
 ROOM = 64
 """Tokens by which a cache grows."""
 
@@ -96,6 +99,11 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         self.keys = self._appended("keys", self.keys, key_states)
         self.values = self._appended("values", self.values, value_states)
         return self.keys, self.values
+
+    def replace(self, keys: Any, values: Any) -> None:
+        """Hold other keys and values, and free those before."""
+        self.keys, self.values = keys, values
+        self._buffers.clear()
 
     def _appended(self, side: str, held: Any, new: Any) -> Any:
         used = held.shape[-2] if held.numel() else 0
@@ -165,7 +173,7 @@ class Prefixes:
 
 
 SECONDS_OF_A_CHUNK = 0.5
-"""Time after which a chunk of a prompt took too long, because other rows wait for their next token."""
+"""Time after which a chunk of a prompt took too long, where people wait for the next tokens of other rows."""
 SMALLEST_CHUNK = 32
 
 
@@ -173,18 +181,26 @@ class Batch:
     """The batch of one model's rows. A step is one token of each row, and one chunk of a prompt."""
 
     def __init__(
-        self, compute: Compute, places: int, cache_tokens: int, chunk_tokens: int, device: Any = "cpu"
+        self,
+        compute: Compute,
+        places: int,
+        cache_tokens: int,
+        chunk_tokens: int,
+        chunk_seconds: float = SECONDS_OF_A_CHUNK,
+        device: Any = "cpu",
     ) -> None:
         """Create an empty batch.
 
         Args:
             chunk_tokens: maximum number of prompt tokens computed between two tokens of the other rows, padding
-                included. Fewer tokens are computed if a chunk takes too long.
+                included.
+            chunk_seconds: time after which fewer prompt tokens are computed at once. Infinity: results that do not
+                depend on the clock.
             places: number of rows computed at once.
             cache_tokens: maximum number of tokens of all rows in memory, padding included; one row always fits.
             device: where the model is.
         """
-        self._device = device
+        self._device, self._chunk_seconds = device, chunk_seconds
         self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
         self._chunk_tokens = self._chunk = chunk_tokens
         """Number of prompt tokens of the next chunk, if other rows wait for their next token."""
@@ -305,9 +321,9 @@ class Batch:
         ids, mask = prefill.ids[:, prefill.done : end], prefill.mask[:, : before + end]
         logits = self._forward(ids, mask, prefill.cache, prefill.rows)
         prefill.done, took = end, time.monotonic() - began
-        if took > SECONDS_OF_A_CHUNK:
+        if took > self._chunk_seconds:
             self._chunk = max(SMALLEST_CHUNK, self._chunk // 2)
-        elif took < SECONDS_OF_A_CHUNK / 4:
+        elif took < self._chunk_seconds / 4:
             self._chunk = min(self._chunk_tokens, self._chunk * 2)
         if end < width:
             self._prefills.append(prefill)
@@ -332,12 +348,16 @@ class Batch:
             width = max(self._mask.shape[1], mask.shape[1])
             self._mask = torch.cat([_padded(self._mask, width, 1), _padded(mask, width, 1)])
             for layer, other in zip(_filled(self._cache), _filled(cache), strict=True):
-                layer.keys = torch.cat([_padded(layer.keys, width, 2), _padded(other.keys, width, 2)])
-                layer.values = torch.cat([_padded(layer.values, width, 2), _padded(other.values, width, 2)])
+                layer.replace(
+                    torch.cat([_padded(layer.keys, width, 2), _padded(other.keys, width, 2)]),
+                    torch.cat([_padded(layer.values, width, 2), _padded(other.values, width, 2)]),
+                )
         self._rows, self._next = [*self._rows, *rows], [*self._next, *tokens]
 
     def _decode(self) -> None:
-        self._mask = torch.cat([self._mask, self._tensor([[1]] * len(self._rows))], dim=1)
+        # The position of an ended row stands still: further ones may be beyond the model's last.
+        going = [[int(place not in self._ended)] for place in range(len(self._rows))]
+        self._mask = torch.cat([self._mask, self._tensor(going)], dim=1)
         logits = self._forward(self._tensor([[token] for token in self._next]), self._mask, self._cache, self._rows)
         self._draw(logits, range(len(self._rows)))
 
@@ -390,7 +410,7 @@ class Batch:
             return
         self._mask = self._mask[places, first:]
         for layer in _filled(self._cache):
-            layer.keys, layer.values = layer.keys[places, :, first:], layer.values[places, :, first:]
+            layer.replace(layer.keys[places, :, first:], layer.values[places, :, first:])
 
     def _tensor(self, numbers: Sequence[Sequence[int]]) -> Any:
         return torch.tensor(numbers, dtype=torch.long, device=self._device)
@@ -450,9 +470,8 @@ def generate(
             _generate_by_transformers(model, group)
             reached(rows)
         return [row.tokens for row in rows]
-    batch = Batch(
-        lambda adapters, **inputs: model(**inputs), at_once, MOST_TOKENS_HELD, MOST_TOKENS_HELD, device=model.device
-    )
+    tokens = MOST_TOKENS_HELD
+    batch = Batch(lambda _, **inputs: model(**inputs), at_once, tokens, tokens, math.inf, model.device)
     while waiting or batch.is_busy:
         room = batch.room(len(waiting[0].prompt) + max_new_tokens) if waiting else 0
         if room and (2 * room >= at_once or room >= len(waiting) or not batch.is_busy):
@@ -479,7 +498,7 @@ def _generate_by_transformers(model: Any, rows: Sequence[Greedy]) -> None:
             input_ids=tensor([[end[0]] * pad + row.prompt for pad, row in zip(missing, rows, strict=True)]),
             attention_mask=tensor([[0] * pad + [1] * (longest - pad) for pad in missing]),
             generation_config=GenerationConfig(
-                do_sample=False, max_new_tokens=rows[0].limit, eos_token_id=end, pad_token_id=end[0]
+                do_sample=False, max_new_tokens=rows[0].limit, eos_token_id=end, pad_token_id=end[0], **NO_PENALTIES
             ),
         )
     for row, new in zip(rows, output[:, longest:].tolist(), strict=True):

@@ -96,7 +96,8 @@ class Exclusions:
         """Return the exclusion of a row, by its id or by the pseudonym that messages show, or None."""
         if id is None or not self._by_id:
             return None
-        return self._by_id.get(id) or self._by_id.get(self._screen.tied(id) or "")
+        tied = self._screen.tied(id)
+        return self._by_id.get(id) or (self._by_id.get(tied) if tied is not None else None)
 
     def refuse_personal_data(self) -> None:
         """Raise PrivacyError if the id or reason of an exclusion contains personal data. Both are recorded with the

@@ -275,9 +275,10 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 @cache
 def source_digest() -> str:
-    """Return the SHA-256 of this package's source files, so that a record states which code ran."""
+    """Return the SHA-256 of this package's source files and tables, so that a record states which code ran."""
     package = Path(__file__).resolve().parent.parent
-    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
+    files = sorted(file for file in package.rglob("*") if file.is_file() and file.parent.name != "__pycache__")
+    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in files})
 
 
 def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:

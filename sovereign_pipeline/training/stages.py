@@ -414,13 +414,13 @@ def _compares_authors(line: Line) -> bool:
 
 _HELD = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
 """Keys of the SFT section for the base model's precision and quantisation, and for omitted rows."""
-_SHAPE = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
+_SHAPE = {"adapter", "precision", "rank", "alpha", "target_modules", "rslora", "dora"}
 
 _ADAPTER_GATES = (
     Gate(
         name=gates.END_OF_TURN,
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
-        code_version="3",
+        code_version="4",
         evaluate=gates.evaluate_end_of_turn,
         config=lambda line: line.training.sft.model_dump(mode="json", include={"adapter", "precision", "supervise"}),
     ),
@@ -430,7 +430,7 @@ _ADAPTER_GATES = (
             "Does the adapter hold exactly the recipe's tensors, all finite, and no LoRA-B of zeros? Or, after full "
             "tuning, is every tensor of the base present, finite and of the same shape, and every linear layer changed?"
         ),
-        code_version="2",
+        code_version="3",
         evaluate=gates.evaluate_adapter_non_zero,
         config=_adapter_shape,
     ),

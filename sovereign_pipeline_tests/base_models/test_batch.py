@@ -1,5 +1,7 @@
 """The order in which a batch computes prompts and tokens, seen on a model that computes nothing."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -19,6 +21,8 @@ class Recorded:
 
     calls: list[tuple[list[str], int]] = field(default_factory=list)
     """Adapters, and number of columns."""
+    furthest: int = 0
+    """The highest position so far."""
 
     def __call__(self, adapters: Sequence[str], **inputs: Any) -> Any:
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
@@ -27,6 +31,7 @@ class Recorded:
         cache, _ = inputs["cache"].update(keys, keys.clone(), 0)
         assert cache.shape[2] == mask.shape[1] and torch.equal(inputs["position_ids"], _positions(mask, ids))
         lengths = mask.sum(-1)
+        self.furthest = max(self.furthest, int(inputs["position_ids"].max()))
         held = (cache[:, 0, :, 0] * mask).sum(-1)  # every token of the row, wherever its keys come from
         logits = torch.zeros((len(adapters), 1, 5000))
         logits[range(len(adapters)), 0, lengths] = 1
@@ -187,6 +192,34 @@ def test_rows_leave_together_and_no_other_row_changes(batch: Batch, compute: Rec
     for each in rows:
         assert each.tokens == list(range(len(each.prompt), len(each.prompt) + each.length))
     assert [len(adapters) for adapters, _ in compute.calls] == [15, 15, 13, 13, 11, 11, 9, 9, *range(7, 0, -1)]
+
+
+def test_a_row_that_ended_goes_on_to_no_further_position(batch: Batch, compute: Recorded) -> None:
+    """A model that has a table of positions would fail behind its last."""
+    ended, *others = [
+        Ending("a", [1] * (60 if number == 0 else 6), length=2 if number == 0 else 9) for number in range(16)
+    ]
+    for each in (ended, *others):
+        batch.submit(each)
+    while batch.is_busy:
+        batch.step()
+    assert all(len(each.tokens) == each.length for each in (ended, *others))
+    assert compute.furthest == 60
+
+
+def test_without_a_limit_of_time_no_chunk_depends_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for seconds in (0.0, 100.0):
+        ticks = itertools.count(0.0, seconds)
+        monkeypatch.setattr("sovereign_pipeline.base_models.batch.time.monotonic", lambda ticks=ticks: next(ticks))
+        compute = Recorded()
+        batch = Batch(compute, 16, 100_000, CHUNK, chunk_seconds=math.inf)
+        for each in (Ending("a", [1] * 10, length=30), Ending("a", [1] * 850, length=2)):
+            batch.submit(each)
+        while batch.is_busy:
+            batch.step()
+        calls.append(compute.calls)
+    assert calls[0] == calls[1]
 
 
 def test_a_row_that_ended_takes_no_place_of_a_waiting_one(compute: Recorded) -> None:

@@ -230,10 +230,12 @@ FALSE_SNAPSHOTS = {
 @pytest.mark.parametrize("change", FALSE_SNAPSHOTS)
 def test_rows_of_a_false_snapshot_are_found_and_nothing_is_closed(reviews: ReviewBench, change: str) -> None:
     settings, view = reviews.bench.settings, reviews.registry.view
+    log_key = checkpoints.signer(settings)
+    assert log_key is not None
     with view.lock:
         with view.changing() as connection:
             assert connection.execute(text(FALSE_SNAPSHOTS[change])).rowcount
-        view.keep(kept_state(settings), checkpoints.signer(settings))
+        view.keep(kept_state(settings), log_key)
     replay.forget_all()
     assert findings(reviews)
     with pytest.raises(IntegrityError):

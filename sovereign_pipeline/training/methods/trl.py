@@ -248,12 +248,12 @@ def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks:
     base, argument_class = _classes(preference.trainer)
     trainer_class: Any = type(f"Guarded{base.__name__}", (TrlSteps, base), {})
     is_dpo = preference.trainer == "dpo"
-    rows = mapped(job, in_tables(_row(row, apart=is_dpo) for row in plan.rows), EncodedPairs)
     arguments = preference.arguments.items()
     given: dict[str, Any] = {name: list(each) if isinstance(each, tuple) else each for name, each in arguments}
     if is_dpo and isinstance(given.get("loss_type"), str):
         given["loss_type"] = [given["loss_type"]]
     try:
+        rows = mapped(job, in_tables(_row(row, apart=is_dpo) for row in plan.rows), EncodedPairs)
         with padding_kept(model):
             trainer = trainer_class(
                 job,
