@@ -27,9 +27,10 @@ from typing import Any
 from PIL import Image
 from uvicorn import Server
 
+from sovereign_pipeline.base.pages import Language
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.plots import hold_png
-from sovereign_pipeline.dagster.resources import prepare_dagster_home
+from sovereign_pipeline.dagster.resources import open_instance
 from sovereign_pipeline.dagster.rollout import bounds_of
 from sovereign_pipeline.dagster.services import WORKSPACE
 from sovereign_pipeline.policy.serving import Hold
@@ -37,7 +38,6 @@ from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.app import server_config
-from sovereign_pipeline.review.page.rendering import Language
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def take_dagster(browser: Any) -> None:
-    prepare_dagster_home(Settings.from_environment())
+    open_instance(Settings.from_environment()).dispose()
     port = free_port()
     webserver = Path(sys.executable).parent / "dagster-webserver"
     server = subprocess.Popen(
