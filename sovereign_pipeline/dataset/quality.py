@@ -309,8 +309,8 @@ def _without_closing(text: str) -> str:
 
 
 def _ends_in_ellipsis(line: str) -> bool:
-    """Return whether a line ends in three or more dots, with or without blanks between them. Two are a typo in Latin
-    script, and an ellipsis in Arabic."""
+    """Return whether a line ends in an ellipsis: three dots or more, after Arabic script two or more. There may be
+    blanks between them. In Latin script two dots are a typo."""
     run = line
     while run and (run[-1] in _DOTS or run[-1].isspace()):
         run = run[:-1]

@@ -122,7 +122,7 @@ AN_HOUR = datetime.timedelta(hours=1)
 
 
 def period(text: str) -> tuple[datetime.datetime, datetime.datetime]:
-    """Return the first and the last moment of a day. A text with a time of day gives this moment twice."""
+    """Return the start and end of the day that `text` names. If it has a time of day, both are that time."""
     since = moment(text)
     return since, since if len(text) > 10 else since + datetime.timedelta(days=1, microseconds=-1)
 

@@ -101,7 +101,7 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
     if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
             f"{passed_over[0]}: it is neither a signature nor a signed list.",
-            "Remove it, or correct its name. Replace a link with the file.",
+            "Remove it, or correct its name. If it is a symbolic link, put the file in its place.",
         )
     carried = (
         Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")

@@ -543,7 +543,7 @@ def newest(session: Session, settings: Settings) -> Note:
     kept = all_kept(settings)
     verified(session, settings, kept)
     if not kept:
-        raise NotFoundError("The ledger has no checkpoint yet.", "The first act signs one.")
+        raise NotFoundError("The ledger has no signed checkpoint yet.", "The first entry makes one.")
     return kept[0].note
 
 

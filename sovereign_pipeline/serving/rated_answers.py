@@ -1,7 +1,7 @@
-"""Open transcripts, and turn rated answers into review prompts and preference rows.
+"""Decrypt transcripts, and turn rated answers into review prompts and preference rows.
 
-Anyone with the public key can seal invented records. The gateway's journal has the digest of each true record, and the
-ledger has a digest of each of the journal's hours.
+Anyone with the public key can encrypt invented records. So each record is checked: its digest is in the gateway's
+journal, and the digest of each hourly file of the journal is in the ledger.
 """
 
 import hashlib

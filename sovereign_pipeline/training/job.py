@@ -306,7 +306,7 @@ class Step:
 
 
 class Kept(Protocol):
-    """Parts that a warm trainer keeps between trainings; see `warm.KeptParts`."""
+    """What a trainer that runs several trainings keeps in memory, such as the base model; see `warm.KeptParts`."""
 
     def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any: ...
 
