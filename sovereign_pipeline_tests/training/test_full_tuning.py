@@ -125,6 +125,8 @@ def on_tensors(change: Callable[[Tensors, Tensors], object]) -> Tamper:
         tensors = load_file(path)
         change(tensors, {name: each.to(torch.bfloat16) for name, each in load_file(base / "model.safetensors").items()})
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+        config = path.with_name("config.json")  # the trainer's names the precision of the training
+        config.write_text(json.dumps(json.loads(config.read_bytes()) | {"dtype": "float32"}))
 
     return tamper
 
