@@ -28,7 +28,7 @@ def named(reviews: ReviewBench, monkeypatch: pytest.MonkeyPatch) -> ReviewBench:
     for variable, name in (("HOME", "home"), ("DATA", "data"), ("VAULT", "vault")):
         monkeypatch.setenv(f"SOVEREIGN_{variable}", str(reviews.bench.institution.root / name))
     monkeypatch.setenv("SOVEREIGN_REVIEW_USER_HEADER", "X-Remote-User")
-    for where in ("registry.registration", "cli.review"):
+    for where in ("registry.registration", "cli.terminal"):
         monkeypatch.setattr(f"sovereign_pipeline.{where}.account", lambda: CLERK)
     reviews.another_adapter()
     reviews.recipe(may_close_early=[OFFICER])
