@@ -18,14 +18,14 @@ from transformers.cache_utils import DynamicLayer
 from sovereign_pipeline.base.errors import InputError
 
 Compute = Callable[..., Any]
-"""The model's forward pass: takes the adapter of each row, and the inputs by name (`Rows.compute`)."""
+"""The model's forward pass: takes the adapter of each row, and the inputs by name."""
 
 
 class Row(Protocol):
     """An answer under computation."""
 
     adapter: str
-    """Name of the adapter in the model, or `BASE`."""
+    """Name of the adapter, or another name for the base model alone. `Compute` receives it."""
     prompt: list[int]
     limit: int
     """Maximum number of new tokens."""

@@ -306,7 +306,7 @@ class Step:
 
 
 class Kept(Protocol):
-    """What a trainer that runs several trainings keeps in memory, such as the base model; see `warm.KeptParts`."""
+    """Parts that a trainer keeps in memory between trainings, such as the base model; see `warm.KeptParts`."""
 
     def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any: ...
 
