@@ -1,1 +1,1 @@
-"""Replace personal data by placeholders, and keep the originals where the training side cannot read them."""
+"""Replace personal data with placeholders, and store the originals in a vault that the training side cannot read."""

@@ -33,7 +33,7 @@ KIND_OF = {facts["entity"]: kind for kind, facts in KIND_FACTS.items()}
 
 
 class AddedRecognizers:
-    """The recognizers that a recipe adds for texts of one language, in Presidio's `AnalyzerEngine`."""
+    """Runs the recognizers that a recipe adds for one language, in Presidio's `AnalyzerEngine`."""
 
     def __init__(self, items: Sequence[AddedRecognizer], language: str) -> None:
         """
@@ -69,15 +69,15 @@ class AddedRecognizers:
         return Span(result.start, result.end, kind, text[result.start : result.end], labelled=False)
 
     def _try_canary(self, item: AddedRecognizer, recognizer: EntityRecognizer) -> None:
-        """Verify a recognizer's canary in an engine of its own: beside other recognizers, Presidio drops one of two
-        equal results."""
+        """Raise PrivacyError unless the recognizer finds the value in its canary. It runs in a separate engine, because
+        Presidio drops one of two recognizers' equal results."""
         folded = normalise(item.canary.text)
         results = _results(self._engine_of([recognizer]), folded.text, self._language)
         found = [range(*folded.original_span(each.start, each.end)) for each in results]
         begin = item.canary.text.index(item.canary.finds)
         if not all(any(place in each for each in found) for place in range(begin, begin + len(item.canary.finds))):
             raise PrivacyError(
-                f"{_place_of(item)} did not find what its canary holds. Nothing was written.",
+                f"{_place_of(item)} did not find the canary's value (`finds`). Nothing was written.",
                 "Correct the canary, lower `score`, or repair the recognizer.",
             )
 
@@ -133,7 +133,7 @@ def _load(item: AddedRecognizer, language: str) -> Any:
             recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})
         else:
             named = _class_of(item)
-            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # before it is called
+            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # checked before the call
                 raise PrivacyError(
                     f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer."
                 )
@@ -160,7 +160,7 @@ def _class_of(item: AddedRecognizer) -> Any:
 
 
 def _give_transformers(recognizer: type[Any]) -> None:
-    """Import what Presidio's own transformers recognizer needs, which `without_torch` hid."""
+    """Give Presidio's own transformers recognizer the modules that `without_torch` hid from Presidio."""
     of_presidio: Any = importlib.import_module(
         "presidio_analyzer.predefined_recognizers.ner.huggingface_ner_recognizer"
     )
@@ -174,7 +174,7 @@ def _give_transformers(recognizer: type[Any]) -> None:
 def _load_error(item: AddedRecognizer, error: Exception) -> PrivacyError:
     return PrivacyError(
         f"{_place_of(item)} cannot be loaded ({type(error).__name__}).",
-        "Correct it in the recipe, or install its package from the institution's own mirror.",
+        "Correct the recipe's entry, or install its package from the institution's own mirror.",
     )
 
 
@@ -201,11 +201,10 @@ def _results(engine: AnalyzerEngine, text: str, language: str) -> list[Recognize
 
 @contextmanager
 def _warnings_as_errors() -> Iterator[None]:
-    """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern that was skipped because it timed
-    out."""
+    """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern skipped after a timeout."""
     if not _PRESIDIO.isEnabledFor(logging.WARNING):
         raise PrivacyError(
-            "Presidio's warnings are switched off, so a pattern that was skipped would go unseen. Nothing was written.",
+            "Presidio's warnings are switched off, so nobody would notice a skipped pattern. Nothing was written.",
             "Set the level of the logger 'presidio-analyzer' to WARNING or below.",
         )
     handler = _Raising(logging.WARNING)

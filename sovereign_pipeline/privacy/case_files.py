@@ -20,7 +20,8 @@ from sovereign_pipeline.privacy.normalisation import Leaf, NormalisedText
 from sovereign_pipeline.privacy.spans import AUTHOR, Placeholders, Span, kind_of, value_key, without_overlaps
 from sovereign_pipeline.privacy.vault import MappingRow
 
-# Names are searched by their parts. A date, an age or a PO box number may mean something else elsewhere in the case.
+# Kinds whose values are not searched for in the rest of the case: names are searched by their parts, and the others may
+# mean something else there.
 _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX", "DATE", "AGE"})
 
 
@@ -37,14 +38,14 @@ class SearchedText:
 
     @property
     def content(self) -> str:
-        """Return the normalised text, which the spans index."""
+        """Return the normalised text, to which the offsets of the spans refer."""
         return self.normalised.text
 
 
 def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
-    """Add further mentions of the values found in any text of one case file to each of its texts.
+    """Return the texts of one case file, with each value found in any of them marked in all of them.
 
     Args:
         authors: normalised names of the case's authors, who may be mentioned in its texts.
@@ -82,7 +83,7 @@ def _with_mentions(
 
 
 def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
-    """Return the findings, with each name extended by an overlapping mention that reaches beyond it."""
+    """Return the findings, with the names that overlap the mention merged with it into one name."""
     met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
     start = min([mention.start, *(each.start for each in met)])
     end = max([mention.end, *(each.end for each in met)])
@@ -93,7 +94,7 @@ def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
 
 
 def _mentions_of_values(text: SearchedText, values: Mapping[str, Span]) -> Iterator[Span]:
-    """Yield the mentions of the values as whole words, without mentions that are already among the text's spans."""
+    """Yield the occurrences of the values as whole words, except those that the text's spans already contain."""
     found = {span.start: span for span in text.spans}
     for value, span in values.items():
         for start in _positions(text.content, value):
@@ -124,12 +125,12 @@ def _is_of_a_word(character: str) -> bool:
 # --- the second reading -----------------------------------------------------------------------------------------------
 
 _ROUNDS = 4
-"""Maximum number of second readings of a text. Each one replaces what it finds."""
+"""Maximum number of times that a scrubbed text is searched again. Each search replaces its findings."""
 
 
 class Place(NamedTuple):
-    """A half-open span of the original text, and the placeholder that replaces it, in quotation marks for a number in
-    JSON."""
+    """A half-open span of the original text, and the placeholder that replaces it. The placeholder of a number in JSON
+    is in quotation marks."""
 
     start: int
     end: int
@@ -137,8 +138,8 @@ class Place(NamedTuple):
 
 
 def replaced_spans(after: str, mapping: Iterable[MappingRow]) -> Iterator[tuple[MappingRow, int, int, int]]:
-    """Yield each row of a scrubbed text's mapping with the half-open span of its value in the original, and the start
-    of its placeholder. The text between placeholders is unchanged."""
+    """Yield, for each row of a scrubbed text's mapping: the row, start and end of the value in the original, and the
+    start of the placeholder in `after`. The text between placeholders is unchanged."""
     before_at = after_at = 0
     for row in mapping:
         placed = after.index(row.placeholder, after_at)
@@ -181,8 +182,8 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
     kept: list[Place] = []
     starts: list[int] = []
     position = length = 0
-    for place in sorted(places):  # the content of tags was found before the text around them
-        start = max(place.start, position)  # one original character may map to several, such as a ligature
+    for place in sorted(places):  # `places` begins with the contents of tags
+        start = max(place.start, position)  # a ligature, for example, is normalised to several characters
         end = max(place.end, start)
         pieces += [original[position:start], place.placeholder]
         length += start - position
@@ -196,7 +197,7 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
 def reread(
     text: Filled, detector: Detector, document: Document, field: str, placeholders: Placeholders
 ) -> tuple[Filled, list[Kind]]:
-    """Replace what the second reading finds in a text of a document, and return the text and the replaced kinds."""
+    """Search a filled text again, replace the findings, and return the text and the kinds of these findings."""
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
         left = _left_in(text, detector, document, field)
@@ -214,7 +215,7 @@ def reread(
 
 
 def _left_in(text: Filled, detector: Detector, document: Document, field: str) -> list[tuple[Leaf, Kind]]:
-    """Return what the second reading finds, by its places in the text."""
+    """Return the second reading's findings as (span to replace, kind), in reading order."""
     found: list[tuple[Leaf, Kind]] = []
     for reading in readings_of(document, field, text.text):
         left = detector.read_again(document.language, reading).left
@@ -232,7 +233,7 @@ def _meet(one: Leaf, other: Leaf) -> bool:
 
 @dataclass(frozen=True)
 class SearchedDocument:
-    """A document and the findings in each of its texts that is not empty."""
+    """A document, and its non-empty texts with their findings."""
 
     document: Document
     texts: Sequence[SearchedText]
@@ -246,7 +247,7 @@ class SearchedDocument:
 
 @dataclass
 class Findings:
-    """Counts of the values and texts in one scrubbing, or in a part of it."""
+    """Counts of the values and texts in one scrubbing, or in a part of one."""
 
     documents: int = 0
     documents_touched: int = 0
@@ -261,8 +262,8 @@ class Findings:
     kept: Counter[Kind] = field(default_factory=Counter)
     """Kind -> number of values that the policy leaves in the text."""
     ambiguous: list[dict[str, Any]] = field(default_factory=list)
-    """Cases and their rows with a short name that could belong to several people and therefore gets a number of its
-    own."""
+    """{"case", "rows"} for each case with an ambiguous name. Such a name may belong to several people, so it gets its
+    own placeholder."""
     doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
     """Kind -> row id -> number of values that were replaced on weak evidence: by their number of digits alone, or by
     the second reading."""
@@ -291,7 +292,7 @@ class Findings:
         """Return the content of `findings.json`.
 
         Args:
-            run: fingerprint of the scrubbing, which the vault's rows state.
+            run: fingerprint of the scrubbing, as in the vault's rows.
         """
         return {
             "run": run,
@@ -321,13 +322,13 @@ class ScrubbedCase:
 
 
 class CaseScrubber:
-    """The scrubbing of one case file of a line of adapters."""
+    """Scrubs one case file of a line of adapters. An instance is used once."""
 
     def __init__(self, line: str, run: str, detector: Detector, *, reads_again: bool = True) -> None:
         """
         Args:
-            run: fingerprint under which originals go to the vault.
-            reads_again: whether a second reading searches the result and replaces what it finds.
+            run: fingerprint of the scrubbing, which each of its rows in the vault contains.
+            reads_again: whether to search the scrubbed texts again, and replace the findings.
         """
         self._line, self._run = line, run
         self._detector = detector

@@ -1,7 +1,7 @@
 """Apply the word lists of a line of adapters, `data/privacy/<line>.yaml`, which correct the detectors' findings.
 
 The file may contain names of persons, so it is not part of the recipe, which cards and reports quote. An artifact's
-identity contains its digest.
+identity contains the digest of the lists.
 """
 
 import re
@@ -22,7 +22,7 @@ class NeverPersonal(RecipeModel):
     """A word or phrase that is not personal data in this line of adapters."""
 
     value: str = Field(pattern=r"\w", examples=["Harbour Master"])
-    """The word or phrase, whole; letter case and white space do not matter."""
+    """The whole word or phrase. Letter case and white space are ignored."""
 
     reason: str = Field(pattern=r"\S", examples=["an office, not a person"])
     """Reason for the entry, for later readers of the list."""
@@ -32,7 +32,7 @@ class AlwaysPersonal(RecipeModel):
     """A word or phrase that is always personal data in this line of adapters."""
 
     value: str = Field(pattern=r"\w", examples=["Blue Lantern"])
-    """The word or phrase, whole; letter case and white space do not matter."""
+    """The whole word or phrase. Letter case and white space are ignored."""
 
     kind: Kind = Field(examples=["NAME"])
     """Kind of personal data of the word or phrase."""
@@ -42,15 +42,15 @@ class WordLists(RecipeModel):
     """The word lists by which people correct the findings of one line of adapters."""
 
     never: tuple[NeverPersonal, ...] = ()
-    """Words and phrases that are not personal data. Findings inside one of them are left in the text, and the gate's
-    second reading ignores them."""
+    """Words and phrases that are not personal data. Findings inside such a phrase stay in the text, and the gate
+    `no_identifier_left` ignores them."""
 
     always: tuple[AlwaysPersonal, ...] = ()
     """Words and phrases that are always replaced."""
 
     same_person: tuple[tuple[str, ...], ...] = Field(default=(), examples=[[["Salma Zadjali", "Umm Idris"]]])
-    """Lists of names, each list of one person. The names in a list are always detected and share one placeholder in
-    a case file."""
+    """Lists of names. The names of one list belong to one person: they are always detected, and share one placeholder
+    in a case file."""
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
@@ -64,7 +64,7 @@ class WordLists(RecipeModel):
         if not all(name.strip() for name in names):
             raise ValueError("`same_person` contains an empty name")
         if len(set(names)) < len(names):
-            raise ValueError("a name stands twice in `same_person`")
+            raise ValueError("a name is listed twice in `same_person`")
         return self
 
 
@@ -83,7 +83,7 @@ def load_word_lists(data: Path, line: str) -> WordLists:
 
 
 def folded_words(value: str) -> str:
-    """Return the folded spelling by which list entries are compared with each other and with texts."""
+    """Return a value's folded spelling, by which list entries and texts are compared."""
     return " ".join(normalise(value).text.casefold().split())
 
 
@@ -107,8 +107,8 @@ class Corrections:
         self._groups = [[person_name(normalise(name).text) for name in group] for group in words.same_person]
 
     def applied(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """Return the findings without those inside a "never" entry, and with the occurrences of the "always"
-        entries."""
+        """Return the findings without those inside a "never" entry, plus the occurrences of "always" entries and of
+        `same_person` names."""
         added = list(self._added(text))
         return self.without_never(text, without_overlaps([*spans, *added]) if added else spans)
 
@@ -124,8 +124,8 @@ class Corrections:
         return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in never)]
 
     def one_person(self, persons: Mapping[PersonName, PersonName]) -> dict[PersonName, PersonName]:
-        """Return each name's fullest name, with the names of each `same_person` list merged under the first of them
-        found."""
+        """Return name -> the person's fullest name. The names of one `same_person` list all map to the fullest name of
+        the first list entry that occurs."""
         joined = dict(persons)
         for group in self._groups:
             owners = list(dict.fromkeys(persons[name] for name in group if name in persons))

@@ -47,11 +47,11 @@ class Text(NamedTuple):
     """A field of a document, as input of the detectors."""
 
     key: bytes
-    """SHA-256 of language, `is_letter`, original text and what is read of it. Equal texts of different documents share
-    it."""
+    """SHA-256 of language, `is_letter`, original text and, for JSON, the searched lines. Equal texts of different
+    documents have the same key."""
     language: str
     is_letter: bool
-    """True if the text may end with a signature: it is a user's."""
+    """True if a user wrote the text, which may therefore end with a signature."""
     normalised: NormalisedText
     is_canary: bool = False
 
@@ -84,15 +84,15 @@ class Remaining(NamedTuple):
 class Detector:
     """The detectors of one recipe, its word lists, and the institution's treatment of each kind.
 
-    The name model and the added recognizers of a language are loaded when its first text is searched. Exceptions of
-    detectors propagate; their messages may quote a text.
+    A language's name model and added recognizers are loaded when the first text in that language is searched.
+    Exceptions of detectors propagate; their messages may quote a text.
     """
 
     def __init__(self, privacy: Privacy, treatments: Treatments, words: WordLists = NO_WORDS) -> None:
         """
         Args:
-            treatments: treatment of each kind. A kind that is missing is replaced. A kind of `KEPT_BY_DEFAULT` is
-                detected only if listed and not "keep".
+            treatments: treatment of each kind. A missing kind is replaced. A kind of `KEPT_BY_DEFAULT` is detected only
+                if it is listed with another treatment than "keep".
             words: the word lists that correct the findings.
         """
         self.treatments = treatments
@@ -110,10 +110,10 @@ class Detector:
         return self.treatments.get(kind) == "keep"
 
     def find(self, texts: Sequence[Text]) -> SpansByText:
-        """Return the findings in each text.
+        """Return the findings in each text, by the text's key.
 
-        Raises PrivacyError if a name model finds no person in its language's canary, or an added recognizer misses its
-        canary.
+        Raises PrivacyError if a name model finds no person in its language's canary, or an added recognizer does not
+        find the value in its canary.
         """
         found: SpansByText = {}
         for text, entities in zip(texts, self._entities(texts), strict=True):
@@ -128,8 +128,8 @@ class Detector:
         return found
 
     def explained(self, text: Text) -> tuple[dict[Place, Span], dict[Place, str], list[Place]]:
-        """Return the findings of a text on its own, the explanations of its scored names, and the doubtful names: those
-        that would be names if the policy favoured recall. Places are of the original text."""
+        """Return (findings, explanations of scored names, doubtful names) of a text without its case, by spans of the
+        original text. Doubtful names would be names if the policy favoured recall."""
         place = text.normalised.original_span
         spans = {place(span.start, span.end): span for span in self.find([text])[text.key]}
         (entities,) = self._entities([text])
@@ -139,8 +139,8 @@ class Detector:
     def read_again(self, language: str, content: str | NormalisedText) -> Remaining:
         """Search a scrubbed text with the identifiers' patterns and the added recognizers.
 
-        The scrubber and the gate use this reading. Values of kinds that the policy keeps are ignored, also where
-        another finding in the same text has the same key.
+        The scrubber and the gate `no_identifier_left` use this second reading. It ignores kinds that the policy keeps,
+        and every finding whose value is also found as such a kind in the same text.
         """
         text = normalise(content) if isinstance(content, str) else content
         spans = leftovers(text.with_tabs, self._regions)
@@ -152,7 +152,7 @@ class Detector:
         return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
 
     def _entities(self, texts: Sequence[Text]) -> list[list[Entity] | None]:
-        """Return the entities that the name models find in each text; None if none read it."""
+        """Return the entities that the name models find in each text; None for a text that no model read."""
         found: list[list[Entity] | None] = [None for _ in texts]
         for language in self._privacy.name_models:
             contents = ((place, self._read_by(language, text)) for place, text in enumerate(texts))
@@ -169,7 +169,8 @@ class Detector:
         return found
 
     def _read_by(self, language: str, text: Text) -> str | None:
-        """Return what a language's model reads of a text: all, or what is in its script if the text is in several."""
+        """Return the part of a text that a language's model reads: all of it, or, if the text has several scripts, the
+        part in the language's script. Return None if there is no such part."""
         whole = text.normalised.text
         if text.language != language:
             return in_script_of(language, whole, text.language)
@@ -185,7 +186,7 @@ class Detector:
         return self._models[language].entities([recased(text) for text in texts])
 
     def _spans(self, text: Text, entities: Sequence[Entity] | None) -> list[Span]:
-        """Return every finding in a text, unordered and possibly overlapping. The key of each is its text."""
+        """Return every finding in a text, unordered and possibly overlapping. The key of a finding is its text."""
         content = text.normalised.text
         found = structured_spans(text.normalised.with_tabs, self._also, self._regions)
         found += self.patterns.spans(content, entities, signed=text.is_letter)
@@ -200,7 +201,8 @@ class Detector:
         return spans + self._added_spans(text.language, content)
 
     def _added_spans(self, language: str, content: str) -> list[Span]:
-        """Return what the added recognizers find, of the text's language and of those in other scripts in it."""
+        """Return the findings of the added recognizers for the text's language, and for languages of other scripts in
+        it."""
         if not self.has_added:
             return []
         from sovereign_pipeline.privacy.added_recognizers import AddedRecognizers
@@ -272,7 +274,7 @@ def detector_digest(
     )
 
 
-SECONDS_TO_WAIT = 120.0  # for other processes that write
+SECONDS_TO_WAIT = 120.0  # for other processes' writes
 TEXTS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
 CHECK_BYTES = 8
 
@@ -288,7 +290,7 @@ class FindingsCache:
         """
         Args:
             detector: digest of the detectors (`detector_digest`).
-            secret: the installation's secret of caches.
+            secret: the installation's secret for caches.
 
         Raises PrivacyError if the file cannot be used.
         """
@@ -301,7 +303,7 @@ class FindingsCache:
                 self._path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = OFF")  # the checksums find what a loss of power damaged
+            self._connection.execute("PRAGMA synchronous = OFF")  # checksums detect damage by a loss of power
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
             )
@@ -309,7 +311,7 @@ class FindingsCache:
             raise self._unusable(error) from None
 
     def read(self, texts: Sequence[Text]) -> SpansByText:
-        """Return the findings of these texts that are cached. Raises PrivacyError if the file is not a database."""
+        """Return the cached findings of these texts, by key. Raises PrivacyError if the file cannot be read."""
         found: SpansByText = {}
         try:
             for start in range(0, len(texts), TEXTS_PER_QUERY):
@@ -339,7 +341,7 @@ class FindingsCache:
     def _unusable(self, error: sqlite3.Error) -> PrivacyError:
         return PrivacyError(
             f"{self._path}: the cache of earlier findings cannot be read or written ({error}).",
-            "Delete the file, which only costs time, or make room for it, and run the line again.",
+            "Free disk space, or delete the file (the next run only takes longer), and run the line again.",
         )
 
     def _check(self, key: bytes, content: bytes) -> bytes:
@@ -378,12 +380,12 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
         spans = [*structured_spans(text), *patterns.spans(text)]
         kinds = {span.kind for span in spans}
         if count_of_digits(_DATE.sub("", without_file_numbers(text))) >= DIGITS_OF_A_NATIONAL_ID:
-            kinds.add("NID")  # over any separators, also with a wrong check digit
+            kinds.add("NID")  # with any separators and even a wrong check digit
         return frozenset(kind for kind in kinds if treatments[kind] != "keep")
 
     return kinds_in
 
 
 def column_secret(settings: Settings, *, create: bool) -> bytes:
-    """Return the secret of the columns' keys; see `read_secret`."""
+    """Return the secret of the keys that replace personal data in columns; see `read_secret`."""
     return read_secret(settings.vault / SECRET_FILE, create=create)

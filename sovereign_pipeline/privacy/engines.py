@@ -1,4 +1,4 @@
-"""Scrub a file of documents, over any engine of a corpus. Every engine writes the same bytes.
+"""Scrub a file of documents with any engine of `corpus.engines`. Every engine writes the same bytes.
 
 Originals are written to the vault before any scrubbed text is written. A batch is a list of byte offsets of whole case
 files. A worker reads the documents, scrubs them together with the canaries and returns the finished JSON lines.
@@ -37,13 +37,13 @@ Batch: TypeAlias = "array[int]"
 
 @dataclass(frozen=True)
 class ScrubJob:
-    """The input of a worker."""
+    """The parameters of a scrubbing, as each worker gets them."""
 
     source: Path
     """The file of documents."""
     line: str
     run: str
-    """Fingerprint under which originals go to the vault."""
+    """Fingerprint of the scrubbing, which each of its rows in the vault contains."""
     privacy: Privacy
     treatments: Treatments
     detector: str
@@ -51,16 +51,16 @@ class ScrubJob:
     cache: Path | None
     """Directory of cached findings; None disables the cache."""
     secret: bytes = field(repr=False)
-    """Secret under which cached findings are marked."""
+    """Secret that authenticates cached findings."""
     words: WordLists = NO_WORDS
     """Corrections of the findings, from the word lists of the line of adapters."""
     node: str = field(default_factory=platform.node)
-    """Machine that gave out the work."""
+    """Name of the machine that distributes the work."""
 
     @property
     def cache_here(self) -> Path | None:
-        """The cache's directory on this machine. Other machines than `node` have one each, because processes of several
-        machines cannot share a SQLite file in WAL mode."""
+        """The cache's directory on this machine. Each machine other than `node` has its own, because processes of
+        several machines cannot share a SQLite file in WAL mode."""
         here = platform.node()
         return self.cache if self.cache is None or here == self.node else self.cache / here
 
@@ -76,7 +76,8 @@ class ScrubbedBatch(NamedTuple):
 
 @contextmanager
 def start_scrubbing(job: ScrubJob) -> Iterator[Callable[[Batch], ScrubbedBatch]]:
-    """Open a worker's file and cache, and return what scrubs a batch. It raises PrivacyError or IntegrityError."""
+    """Open a worker's file and cache, and yield a function that scrubs a batch. That function raises PrivacyError or
+    IntegrityError."""
     directory = job.cache_here
     cache = FindingsCache(directory, job.detector, job.secret) if directory is not None else None
     scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, cache, job.words)
@@ -110,7 +111,7 @@ def _document_at(stream: IO[bytes], offset: int, source: Path) -> Document:
         raise not_a_document(source, stream.read(offset).count(b"\n") + 1) from None
 
 
-# Every batch searches the canaries again, so a batch is large enough to be worth that and small enough for progress.
+# Each batch searches the canaries again. It is large enough to make that cheap, and small enough to show progress.
 DOCUMENTS_PER_BATCH = 512
 BYTES_WORTH_A_WORKER = 500_000
 """Size of texts that take as long to search as a worker takes to start."""
@@ -186,8 +187,8 @@ def _cut(cases: Iterable["array[int]"]) -> Iterator["array[int]"]:
 def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:
     """Scrub a file of documents case by case, and write the documents in their original order.
 
-    Memory use is a few batches and a few integers per row. Raises PrivacyError. If the policy stops at a kind, nothing
-    is written.
+    Memory use is a few batches and a few integers per row. Raises PrivacyError. If a document contains a kind that the
+    policy stops at, nothing is written.
     """
     plan = plan_for(job, progress)
     progress(f"privacy: {counted(len(plan.offsets), 'document')} in {counted(plan.cases, 'case file')}")

@@ -1,7 +1,7 @@
-"""Read the texts of conversations: JSON as lines of `key: value`, so that a key is the label of its value.
+"""Convert JSON in conversations to lines of `key: value` for the detectors, so that a key is the label of its value.
 
-Findings in such lines belong to places in strings and numbers of the JSON text, so that JSON stays JSON. Keys that name
-fields, parameters of tools, and the schema of a tool are never replaced.
+Findings in these lines are mapped to strings and numbers of the JSON text, so that it stays valid JSON. Field names,
+names of tools and their parameters, and schema keywords are never replaced.
 """
 
 import json
@@ -37,8 +37,8 @@ _OF_SCHEMAS = frozenset(
 
 
 def readings_of(document: Document, name: str, text: str) -> list[NormalisedText]:
-    """Return how a text of a document is searched: the first reading is that of the detectors, the second reading of
-    the scrubbed text uses all. JSON in a message is read as lines and as it is, so that nothing in it escapes.
+    """Return the forms in which a text of a document is searched. The detectors search the first; the second reading of
+    the scrubbed text searches all. JSON in a message has two forms, its lines and the whole text.
 
     Args:
         name: name of the text, as in `Document.texts`.
@@ -56,8 +56,8 @@ def readings_of(document: Document, name: str, text: str) -> list[NormalisedText
 
 
 def kept_words(document: Document) -> Iterator[str]:
-    """Yield the names of tools and parameters and the values in schemas, which are never replaced, as the gate searches
-    them: without the ranges and counts of patterns, and without numbers that are limits, such as 2147483647."""
+    """Yield the words that are never replaced, for the gate to search: names of tools and parameters, and values in
+    schemas. Ranges and counts in patterns and limits such as 2147483647 are left out."""
     for message in document.messages:
         yield from (call.name for call in message.tool_calls)
         if message.role == "tool" and message.name:
@@ -68,12 +68,13 @@ def kept_words(document: Document) -> Iterator[str]:
 
 
 def names_in_tools(tools: Any) -> Iterator[str]:
-    """Yield the names in tools, and the texts of keywords."""
+    """Yield the names of tools and parameters, and the texts of schema keywords."""
     return (each for each in _kept_in(tools) if isinstance(each, str))
 
 
 def names_a_field(word: str) -> bool:
-    """Return whether a word names a field of JSON. Another key, such as a person's name, is a text."""
+    """Return whether a JSON key looks like a field's name. Other keys, such as a person's name, are searched as
+    text."""
     return _FIELD_NAME.fullmatch(word) is not None
 
 
@@ -89,8 +90,8 @@ def is_json(text: str) -> bool:
 
 
 def outline_of(reading: NormalisedText) -> str:
-    """Return what scrubbing must not change of a text: nothing, or JSON without its strings, numbers and quotation
-    marks."""
+    """Return the part of a text that scrubbing must not change: JSON without its strings, numbers and quotation marks,
+    and nothing of any other text."""
     position, pieces = 0, []
     for leaf in reading.leaves or ():
         pieces.append(reading.original[position : leaf.start])
@@ -102,9 +103,9 @@ def reject_equal_keys(document: Document, before: str, after: str) -> None:
     """Raise PrivacyError if keys of one JSON object that were different are equal in the scrubbed text."""
     if _count_of_keys(after) < _count_of_keys(before):
         raise PrivacyError(
-            f"Row {document.id}: two keys of one JSON object would become equal, because both are one person's or one "
-            f"value's. Nothing was written.",
-            "Write them as values in the source, or leave the row out with `exclude`.",
+            f"Row {document.id}: two keys of one JSON object would get one placeholder, because both mean one person "
+            f"or value. Nothing was written.",
+            "Turn the keys into values in the source, or leave the row out with `exclude`.",
         )
 
 
@@ -125,9 +126,9 @@ def _lines(
     """Yield the searched line of each string and number in JSON, and add their places to `leaves`.
 
     Args:
-        characters: the JSON, by its places in the text.
-        quote: quotation mark, with the escapes of JSON within a string of JSON.
-        path: keys before this JSON, if it is a string of another one.
+        characters: the JSON's characters with their spans in the text.
+        quote: quotation mark for a number's placeholder, escaped if this JSON is in a string of other JSON.
+        path: keys that lead to this JSON, if it is in a string of other JSON.
         names: names of the tools' parameters; None if this is the list of tools.
     """
     text = "".join(character for character, _, _ in characters)
@@ -177,8 +178,8 @@ def _characters_of_string(characters: Characters, token: re.Match[str]) -> Chara
 
 
 def _line(keys: Sequence[str], value: Characters) -> Characters:
-    """Return a value behind its last keys, with capitals for its names. Keys have no place in the text, and those with
-    figures are no labels."""
+    """Return a value's line: its last keys without digits as the label, and the value with names capitalised. The
+    label's characters map to the start of the value."""
     named = [key for key in keys if key and not re.search(r"\d", key)][-_KEYS_BEFORE_A_VALUE:]
     label = f"{_BETWEEN_WORDS.sub(' ', ' '.join(named)).lower()}: " if named else ""
     start, end = value[0][1], value[-1][2]
@@ -201,7 +202,8 @@ def _is_text_of_tool(keys: Sequence[str]) -> bool:
 
 
 def _kept_in(value: Any, keys: Sequence[str] = ()) -> Iterator[str | float]:
-    """Yield what `readings_of` does not read as text: names in tools, and the texts and numbers of keywords."""
+    """Yield the values in tools that `readings_of` does not search: names, and the texts and numbers of schema
+    keywords."""
     if isinstance(value, Mapping):
         for key, each in value.items():
             yield from () if _is_text_of_tool(keys) or key in _OF_NAMES | _OF_SCHEMAS else (key,)
@@ -214,8 +216,8 @@ def _kept_in(value: Any, keys: Sequence[str] = ()) -> Iterator[str | float]:
 
 
 def _is_limit(value: str | float) -> bool:
-    """Return whether a number is a power of two or has at most two figures before its zeros, or is the next smaller
-    one."""
+    """Return whether a number, or the next larger number, is a power of two or has at most two digits before its
+    zeros."""
     if isinstance(value, str) or value != int(value):
         return False
     return any(

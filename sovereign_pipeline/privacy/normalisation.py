@@ -43,20 +43,23 @@ _TAG = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 APART = 16
-"""Line ends between texts: longer than any gap within a number, name or address."""
+"""Number of line ends to write between two texts. It exceeds any gap within a number, name or address."""
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
 _MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
 _LINE_BREAKING = re.compile(r"</?(?:br|p|div|t|li|ul|ol|pre)", re.IGNORECASE)
 _ROUNDS = 64
-"""Maximum number of nested encodings that are decoded. It bounds the work; nobody nests so many."""
+"""Maximum number of nested encodings that are decoded. It bounds the work; real texts do not nest that many."""
 
 Characters = list[tuple[str, int, int]]
 """Characters, each with the half-open span of its source in the original."""
 
 
 def decoded(original: str, characters: Characters | None = None) -> tuple[str, Characters | None]:
-    """Return the text with encoded characters decoded, and its characters; None for them if nothing is encoded.
-    `characters`: what to read of the original, if that is not all of it."""
+    """Return the decoded text, and its characters; None for the characters if they are those of the original.
+
+    Args:
+        characters: the characters to decode; None for all of the original.
+    """
     text = original if characters is None else "".join(character for character, _, _ in characters)
     for _ in range(_ROUNDS if _MAY_BE_ENCODED.search(text) else 0):
         found = [(match, read) for match in _ENCODED.finditer(text) if (read := _read(match)) is not None]
@@ -67,7 +70,7 @@ def decoded(original: str, characters: Characters | None = None) -> tuple[str, C
         aside: Characters = []
         for tag in tags:
             first, last = tag.span(tag.lastgroup or 0)
-            if text[first:last].strip(" /"):  # attributes, comments and unknown names stand before the text
+            if text[first:last].strip(" /"):  # attributes, comments and unknown names go before the text
                 _, _, end = characters[last - 1]
                 aside += [*characters[first:last], *[("\n", end - 1, end)] * APART]
             found.append((tag, [("\n", *tag.span())] if _LINE_BREAKING.match(tag.group()) else []))
@@ -81,7 +84,7 @@ def characters_of(text: str) -> Characters:
 
 
 def _replaced(characters: Characters, found: Sequence[tuple[re.Match[str], Characters]]) -> Characters:
-    """Return the characters with those of each match replaced; the spans of the new ones are of the text."""
+    """Return the characters with each match replaced by its decoded characters, whose spans are in the current text."""
     replaced: Characters = []
     position = 0
     for match, read in found:
@@ -152,7 +155,7 @@ class Leaf(NamedTuple):
     end: int
     """Half-open span of a string without its quotation marks, or of a number."""
     quote: str
-    """Quotation mark to write around what replaces a number; empty for a string."""
+    """Quotation mark to write around the placeholder of a number; empty for a string."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +166,11 @@ class NormalisedText:
     text: str
     """Folded form of the original."""
     starts: tuple[int, ...] | None = None
-    """Start offset in `original` of the source of each character of `text`; None if all offsets are equal."""
+    """Start offset in `original` of each character of `text`; None if all offsets are the same in both."""
     ends: tuple[int, ...] | None = None
-    """End offset of the same source, including the marks on the character."""
+    """End offset in `original` of each character of `text`, including the marks on the character."""
     leaves: tuple[Leaf, ...] | None = None
-    """Places in a JSON text that may be replaced, in order; None for a text of which everything may."""
+    """Spans of a JSON text that may be replaced, in order; None if any part of the text may be replaced."""
 
     @property
     def with_tabs(self) -> str:
@@ -193,8 +196,8 @@ class NormalisedText:
         return self.starts[start], self.ends[end - 1]
 
     def places(self, start: int, end: int) -> list[Leaf]:
-        """Return the spans of `original` to replace for text[start:end]: one, or one in each string or number of a
-        JSON text that it reaches."""
+        """Return the spans of `original` to replace for text[start:end]: a single span, or, in JSON, one in each string
+        or number that text[start:end] touches."""
         first, last = self.original_span(start, end)
         if self.leaves is None:
             return [Leaf(first, last, "")]
@@ -208,7 +211,7 @@ class NormalisedText:
 
 def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
     """Return for each line whether it is a table row with cells separated by `mark`. A table is a block of adjacent
-    lines with the same number of marks: at least three lines, or two of which one is a head without figures."""
+    lines with the same number of marks: at least three lines, or two lines if one of them is a head without figures."""
     rows: list[bool] = []
     for count, group in groupby(lines, key=lambda line: line.count(mark)):
         block = list(group)
@@ -219,7 +222,7 @@ def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
 
 def normalise(original: str, characters: Characters | None = None) -> NormalisedText:
     """Fold a text: characters that look the same become the same, and invisible characters are removed. Line breaks
-    become newlines, other spaces become plain spaces. `characters`: as in `decoded`."""
+    become newlines, other spaces become plain spaces. For `characters` see `decoded`."""
     text, characters = decoded(original, characters)
     if text.isascii() and _UNSEEN_IN_ASCII.search(text) is None:
         text = text.replace("\t", " ")

@@ -59,7 +59,7 @@ class PreviewedField:
     doubted: tuple[Kind, ...]
     """Kinds that the gate's second reading still finds in the result."""
     perhaps_names: tuple[tuple[int, int], ...] = ()
-    """Half-open spans that were left, and would be replaced if `privacy.names.favour` were recall."""
+    """Half-open spans of `before` that were not replaced, but would be if `privacy.names.favour` were recall."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ class Judgement(Frozen):
 
 @dataclass(frozen=True)
 class Estimate:
-    """Counts of the judged values. Its intervals treat values as independent: rows with many values make them too
-    narrow."""
+    """Counts of the judged values. The intervals treat values as independent, so they are too narrow for rows with many
+    values."""
 
     rows: int
     right: Counter[Kind]
@@ -261,8 +261,8 @@ def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) 
     """Return a person's judgement of one row. The author column does not count, because it is always replaced.
 
     Args:
-        wrong: placeholders that replaced something else than personal data, for all their occurrences in the row, or
-            names of single occurrences (`PreviewedRow.places`).
+        wrong: placeholders that replaced something other than personal data. `NAME_1` means all its occurrences in the
+            row, `NAME_1#2` the second (`PreviewedRow.places`).
         missed: kinds of the values that were not replaced, one entry for each value.
     """
     named = set(wrong)
@@ -278,7 +278,7 @@ def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) 
 def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Judgement) -> ArtifactRef:
     """Store a judgement of a scrubbed corpus as an artifact."""
     content = judgement.model_dump(mode="json")
-    number = len(judgements_of(workplace, scrubbed.digest)) + 1  # an equal judgement is a new artifact
+    number = len(judgements_of(workplace, scrubbed.digest)) + 1  # makes an equal judgement a new artifact
     identity = Identity(
         kind=JUDGEMENT,
         line=workplace.line.line,
@@ -336,7 +336,7 @@ def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Seq
             break
     if shown:
         raise InputError(
-            f"Line {workplace.line.line}: row {next(iter(shown))} is scrubbed otherwise now than in the current "
+            f"Line {workplace.line.line}: row {next(iter(shown))} is now scrubbed differently than in the current "
             f"scrubbed corpus.",
             f"Run `sovereign run {workplace.line.line} --until scrubbed_corpus`, then judge the new corpus.",
         )
@@ -348,7 +348,7 @@ _OF_MODELS = frozenset(kind for kind in KINDS if kind in LABELS.values() and kin
 
 @dataclass(frozen=True)
 class KindFacts:
-    """The detectors and the treatment of one kind."""
+    """The treatment of one kind of personal data, and how it is found."""
 
     kind: Kind
     treatment: str
@@ -395,7 +395,7 @@ def _remark(kind: Kind, privacy: Privacy) -> str:
     regions = privacy.phone_regions
     grouped = f", or grouped as in {', '.join(regions.grouped)}" if regions.grouped else ""
     return (
-        f"without label or prefix: valid in {', '.join(regions.valid)}{grouped}; eight other digits are taken for a NID"
+        f"without label or prefix: valid in {', '.join(regions.valid)}{grouped}; any other eight digits count as a NID"
     )
 
 

@@ -46,7 +46,7 @@ class Canary:
             raise PrivacyError(
                 f"The scrubbed {self.language} canary has {missed} planted values left, and no placeholder for "
                 f"{len(absent)} kinds ({', '.join(absent) or 'none'}). Nothing was written.",
-                "Reinstall the detectors, or undo the change to recipe.privacy that hides the canary.",
+                "Reinstall the detectors, or undo the change in the recipe's `privacy` that made them miss the canary.",
             )
 
 
@@ -80,8 +80,8 @@ def _read_canaries() -> tuple[Canary, ...]:
 
 
 CANARIES = _read_canaries()
-"""Canary documents: for each language a letter, and a conversation with a call and its result. Their IBANs and card
-number have valid check digits and belong to nobody."""
+"""Canary documents: for each language a letter, and a conversation with a tool call and its result. Their IBANs and
+card number have valid check digits and belong to nobody."""
 
 
 class Scrubber:
@@ -99,7 +99,7 @@ class Scrubber:
         """
         Args:
             line: name of the line of adapters.
-            run: fingerprint under which its originals go to the vault.
+            run: fingerprint of the scrubbing, which each of its rows in the vault contains.
             treatments: treatment of each kind; a kind that is missing is replaced.
             cache: cached findings of earlier texts.
             words: the word lists that correct the findings.
@@ -113,7 +113,7 @@ class Scrubber:
         """Scrub whole case files together with the canaries. The documents of a case file are in row order.
 
         New findings are cached only after the canaries pass. Raises PrivacyError if a detector raises (the error names
-        the row), a canary value survives, or a text already contains something that looks like a placeholder.
+        the row), a canary value survives, or a text already contains what looks like a placeholder.
         """
         try:
             return self._scrub(cases)

@@ -38,7 +38,8 @@ class Span:
     """True if a label or check digits make the kind certain. An unlabelled span takes the kind of a labelled span
     with the same key."""
     by_length: bool = False
-    """True if only the number of digits determines the kind. Any other overlapping finding takes precedence."""
+    """True if the evidence is weak, such as the number of digits alone. Any other overlapping finding takes
+    precedence."""
 
 
 def value_key(kind: Kind, value: str) -> str:
@@ -136,7 +137,7 @@ def reject_placeholders(document: Document) -> None:
     for field, text in {**document.texts, AUTHOR: document.author}.items():
         if "_" in text and PLACEHOLDER.search(normalise(text).text):
             raise PrivacyError(
-                f"Row {document.id}: its {field} already holds something that looks like a placeholder, so the "
+                f"Row {document.id}: its {field} already contains text that looks like a placeholder, so the "
                 f"original could not be restored.",
                 "Correct the row in its source, or leave it out with `exclude`.",
             )

@@ -83,10 +83,10 @@ def _vault_of(workplace: Workplace) -> Vault:
     named = workplace.institution.vault_key
     expected = named or _last_key(workplace)
     if expected not in (None, vault.fingerprint):
-        by = "that institution.yaml names" if named else "that the newest scrubbed corpus was sealed to"
+        by = "in institution.yaml" if named else "to which the newest scrubbed corpus was sealed"
         raise PrivacyError(
-            f"{path}: the fingerprint of this public key is {vault.fingerprint}, but that {by} is {expected}. Nothing "
-            f"was written.",
+            f"{path}: the fingerprint of this public key is {vault.fingerprint}, but the one {by} is {expected}. "
+            f"Nothing was written.",
             "Find out who changed the file. If the key was changed on purpose, set `vault_key` in institution.yaml.",
         )
     return vault
@@ -104,7 +104,7 @@ def _last_key(workplace: Workplace) -> str | None:
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Search the output again with the second reading that the scrubber used (`Detector.read_again`).
 
-    The recipe's own recognizers run too. Findings whose only evidence is weak make the gate inconclusive; a recipe may
+    The recipe's own recognizers run too. If all findings rest on weak evidence, the gate is inconclusive; a recipe may
     let an officer waive that. The gate ignores kinds that the policy keeps, values that the same row labels as such a
     kind, and values that the word lists declare not personal data.
     """
@@ -130,8 +130,8 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
             raise
         except Exception as error:  # its message may quote a text
             raise PrivacyError(
-                f"Line {count}: the second reading raised {type(error).__name__}, so the row was not searched.",
-                "Correct the row or the detector, and run again.",
+                f"Line {count} of the scrubbed corpus: the second reading raised {type(error).__name__}.",
+                "Correct the row in its source or the detector, and run the line again.",
             ) from None
         left_here = [span for each in found for span in each.left]
         by_lists.update(span.kind for each in found for span in each.by_lists)
@@ -161,7 +161,7 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
 
 
 def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare every document with the classified document in its place: scrubbing may change only texts and authors."""
+    """Compare each document with its row of the classified corpus. Scrubbing may change only texts and authors."""
     rows = max(_rows_in(artifact), _rows_in(inputs[CLASSIFIED_CORPUS.kind]))
     countdown = Countdown(workplace.progress, "gate columns_kept", rows, "document")
     both = zip_longest(
@@ -183,7 +183,8 @@ def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inpu
 
 
 def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the number of values of this corpus that people judged with the number that the recipe demands."""
+    """Compare the number of this corpus's replaced values that people judged with the number that the recipe
+    demands."""
     line = workplace.line
     estimate = estimate_of(read_judgements(workplace, artifact.ref.digest))
     evidence = {

@@ -45,7 +45,7 @@ class MappingRow:
     field: str
     """Name of the document's text, as in `Document.texts`."""
     placeholder: str
-    """Characters in place of the value; quotation marks are part of them where a number in JSON became a string."""
+    """Characters that replaced the value. They include quotation marks if the value was a number in JSON."""
     original: str
     """Exact characters that the placeholder replaced."""
 
@@ -75,8 +75,8 @@ class Vault:
     def add(self, line: str, rows: Iterable[MappingRow]) -> int:
         """Write the rows to one encrypted file and return their number. Without rows, no file is written.
 
-        The file is named by the SHA-256 of its encrypted bytes. A digest of the plain rows would let anyone who can
-        list the vault test a guess.
+        The file is named by the SHA-256 of its encrypted bytes. By a digest of the plain rows, anyone who can list the
+        vault could test guesses.
         """
         import pyrage
 
@@ -125,8 +125,8 @@ def public_key_of(private_key: str) -> str:
 def read_vault(directory: Path, private_key: str, line: str | None = None) -> Iterator[tuple[Path, list[MappingRow]]]:
     """Decrypt a vault, or one line of adapters in it, and yield each file with its rows, in order of file name.
 
-    Raises PrivacyError for an invalid private key, and, naming the file, for a file that the key does not decrypt or
-    that contains anything but rows.
+    Raises PrivacyError for an invalid private key, or a file that the key does not decrypt or that contains anything
+    but rows. Raises InputError for an impossible name of a line.
     """
     import pyrage
 
@@ -146,7 +146,7 @@ def read_vault(directory: Path, private_key: str, line: str | None = None) -> It
             yield file, [_ROW.validate_json(each) for each in content.split(b"\n") if each]
         except ValueError:
             raise PrivacyError(
-                f"{file}: it holds something that is no row of a mapping. Nothing is shown.",
+                f"{file}: the file contains something other than rows of a mapping. Nothing is shown.",
                 "Find out who wrote to the vault, and move the file elsewhere.",
             ) from None
 
@@ -170,8 +170,8 @@ PUBLIC_KEY = "vault_public_key"
 class MappingDigest:
     """A digest over all rows of a mapping. It counts each row once and does not depend on their order.
 
-    It does not help to guess values: only a guess at every value of the corpus at once can be tested, as with the
-    digest of the classified corpus. Add all rows of a case in one call.
+    The digest does not help to guess single values. It only tests a guess at all values of the corpus together, as the
+    digest of the classified corpus does. Add all rows of a case in one call.
     """
 
     def __init__(self) -> None:
@@ -235,7 +235,7 @@ class StatedMapping:
             raise PrivacyError(
                 f"Artifact {short(self.artifact)} was sealed to the public key {self.public_key}, and this private key "
                 f"belongs to {fingerprint}.",
-                "Give the other private key. If nobody here made that key, it was swapped: the originals went to them.",
+                "Use the private key of that public key. If nobody here made it, whoever swapped it has the originals.",
             )
 
     def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]]) -> None:
@@ -247,11 +247,11 @@ class StatedMapping:
         foreign = [
             file for file in own if _digest(rows for other, rows in own.items() if other != file) == self.mapping_sha256
         ]
-        which = f"{foreign[0]} is not of it" if foreign else f"rows of {len(own)} files were compared"
+        which = f"{foreign[0]} does not belong to it" if foreign else f"rows of {len(own)} files were compared"
         raise PrivacyError(
             f"The mapping of artifact {short(self.artifact)} in the vault is not the one that the artifact states: "
             f"{which}. Nothing is shown.",
-            "Find out who wrote to the vault. Move the foreign file out of it, or restore the one that is missing.",
+            "Find out who wrote to the vault. Move the foreign file out of it, or restore the missing file.",
         )
 
 

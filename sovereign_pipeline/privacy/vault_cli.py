@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 @app.command()
 def keygen(
     private: Annotated[Path, typer.Option(help="File for the private key, which never leaves this machine.")],
-    public: Annotated[Path | None, typer.Option(help="File for the public key; printed if left out.")] = None,
+    public: Annotated[Path | None, typer.Option(help="File for the public key. Default: print the key.")] = None,
 ) -> None:
     """Make a key pair. The public key goes to the training machine as $SOVEREIGN_HOME/vault.pub."""
     import pyrage
@@ -60,18 +60,18 @@ def reveal(
             "--unchecked", help="Show rows without checking them against an artifact. Anyone may have written them."
         ),
     ] = False,
-    line: Annotated[str | None, typer.Option(help="Only this line; all of them when left out.")] = None,
+    line: Annotated[str | None, typer.Option(help="Only rows of this line. Default: all lines.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
 ) -> None:
     """Print the originals behind the placeholders of one case, after writing an audit line with the user's name.
 
-    Shown are the rows of the artifacts that are named, once the whole mapping of each was found to be the one that the
-    artifact states.
+    Only rows of the artifacts in --artifact are printed. The whole mapping of each artifact must match the digest that
+    the artifact states.
     """
     if bool(artifact) == unchecked:
         raise InputError(
             "Name the scrubbed corpus with --artifact, or give --unchecked instead.",
-            "Whoever has the public key can add rows; the artifact shows which are true.",
+            "Anyone with the public key can add rows. The artifact shows which rows are genuine.",
         )
     private_key = _read_key(key)
     if not vault.is_dir():
@@ -88,8 +88,8 @@ def reveal(
     _write_audit_line(vault, case, line, len(rows), [each.artifact for each in stated])
     if not rows:
         where = f"line {line} of {vault}" if line else str(vault)
-        others = f" It has {len(of_case)} rows of other artifacts." if of_case else ""
-        raise NotFoundError(f"{where} holds nothing for case {case}.{others}", "Check how the case is written.")
+        others = f" It has {len(of_case)} rows of the case from other artifacts." if of_case else ""
+        raise NotFoundError(f"{where} has no rows for case {case}.{others}", "Check the spelling of the case.")
     if unchecked:
         typer.echo("Not checked: anyone with the public key may have written these rows.", err=True)
     if as_json:
@@ -151,7 +151,7 @@ def _print_table(rows: list[MappingRow]) -> None:
 
 
 def _printable(original: str) -> str:
-    """Replace characters that control a terminal. `--json` prints them all."""
+    """Replace characters that control a terminal. With `--json` all characters are printed."""
     return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in original)
 
 

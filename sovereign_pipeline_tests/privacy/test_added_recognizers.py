@@ -158,7 +158,7 @@ def test_the_list_of_public_suffixes_is_not_fetched(no_network: list[Any]) -> No
 
 def test_a_recognizer_that_misses_its_canary_stops() -> None:
     blind = {**BERTHS, "canary": {"text": "The licence is BL-ABC-12.", "finds": "BL-ABC-12"}}
-    with pytest.raises(PrivacyError, match="Berth licences did not find what its canary holds"):
+    with pytest.raises(PrivacyError, match="Berth licences did not find the canary's value"):
         scrub(scrubber(blind), document("nothing here"))
 
 

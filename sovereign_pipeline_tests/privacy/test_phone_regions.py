@@ -66,4 +66,4 @@ def test_a_person_is_told_of_the_regions() -> None:
     treatments = Institution(name="Lamp Office", classification=("OPEN",)).treatments("lamps")
     facts = {each.kind: each for each in how_found(Privacy.model_validate({"phone_regions": KUWAIT}), treatments)}
     assert set(facts) == set(KINDS)
-    assert "valid in KW; eight other digits" in facts["PHONE"].remark
+    assert "valid in KW; any other eight digits" in facts["PHONE"].remark

@@ -218,7 +218,7 @@ def test_rows_that_are_scrubbed_otherwise_now_are_not_judged(judged_line: DemoIn
     judged_line.workplace()
     answer = judge("", "", "stop")
     assert isinstance(answer.exception, InputError)
-    assert "R-00004 is scrubbed otherwise now" in str(answer.exception)
+    assert "R-00004 is now scrubbed differently" in str(answer.exception)
     assert not list(judged_line.workplace().store.indexed(JUDGEMENT))
 
 

@@ -126,7 +126,7 @@ def test_reveal_prints_the_mapping_and_leaves_an_audit_line(filled: Path, keys: 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["NO/1", "--key", "{key}", "--vault", "{vault}"], 2, "holds nothing for case"),
+        (["NO/1", "--key", "{key}", "--vault", "{vault}"], 2, "has no rows for case"),
         (["A/1", "--key", "{key}.absent", "--vault", "{vault}"], 2, "no such key file"),
         (["A/1", "--key", "{public}", "--vault", "{vault}"], 1, "no age private key"),
         (["A/1", "--key", "{key}", "--vault", "{vault}/absent"], 2, "no such directory"),
@@ -279,7 +279,7 @@ def test_a_forged_row_beside_the_true_one_is_refused(scrubbed: Scrubbed) -> None
     scrubbed.seal(replace(true, original="Somebody Else"))
     (forged,) = set(scrubbed.vault.rglob("*.age")) - before
     message = refusal(scrubbed.reveal("--artifact", scrubbed.artifact))
-    assert f"{forged} is not of it" in message
+    assert f"{forged} does not belong to it" in message
     forged.unlink()
     assert originals(scrubbed.reveal("--artifact", scrubbed.artifact)) == [TRUE]
 

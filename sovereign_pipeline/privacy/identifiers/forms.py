@@ -1,4 +1,4 @@
-"""Find identifiers by their form: the table `forms.toml`, whose check digits `python-stdnum` verifies."""
+"""Find identifiers by their form: by the patterns of `forms.toml`, and by check digits."""
 
 import importlib
 import re
@@ -24,7 +24,7 @@ _FRAGMENT = re.compile(r"\{([A-Z][A-Z_\d]+)\}")
 
 
 def section(name: str) -> dict[str, str]:
-    """Return the patterns of a section of the table, with their fragments, not compiled."""
+    """Return the uncompiled patterns of a section of the table, with fragments inserted."""
     return {key: _written_out(pattern) for key, pattern in _TABLE[name].items()}
 
 
@@ -39,17 +39,18 @@ FRAGMENTS = section("fragments")
 
 @dataclass(frozen=True)
 class Form:
-    """A row of the table: a pattern of values of one kind. The value is the named group that matched, or the match."""
+    """A row of the table: a pattern of values of one kind. The value is the pattern's named group, or else the whole
+    match."""
 
     kind: Kind
     name: str
     pattern: str
     check: str = ""
-    """Module of python-stdnum or a key of `_CHECKS` that a value must pass."""
+    """Check that a value must pass: a module of python-stdnum or a key of `_CHECKS`; empty for none."""
     certain: bool = True
     """Whether the kind is certain (`Span.labelled`)."""
     certain_by: str = ""
-    """Check that makes the kind certain, where the form alone does not."""
+    """Check that a value must also pass for its kind to be certain; empty for none."""
     needs: Clue = "a digit"
     """Clue that a text must contain before the pattern runs. Most texts contain no identifier."""
     signs: tuple[str, ...] = ()
@@ -86,12 +87,12 @@ def _forms(of: str) -> tuple[Form, ...]:
 
 
 FORMS, CODES = _forms("form"), _forms("code")
-"""Forms that are searched for in the whole text, and those that begin where a token with a digit begins."""
+"""`FORMS` are searched for in the whole text, `CODES` only at the start of each token with a digit."""
 
 
 @cache
 def _by_clue() -> dict[tuple[Clue, bool], list[Form]]:
-    """Return the forms by clue and strictness, with those of services' keys, whose patterns detect-secrets has."""
+    """Return (clue, strict) -> forms, including those of services' API keys, which come from detect-secrets."""
     by_clue: dict[tuple[Clue, bool], list[Form]] = {}
     for form in (*_of_services(), *FORMS):
         by_clue.setdefault((form.needs, form.strict), []).append(form)
@@ -122,7 +123,7 @@ _FIVE_DIGITS = re.compile(r"\d(?:[\W_]{0,14}\d){4}")
 
 
 def clues(text: str, small: str) -> list[Clue]:
-    """Return what a text contains of what forms need."""
+    """Return the clues that a text contains (see `Form.needs`)."""
     has: dict[Clue, object] = {
         "anything": True,
         "an at in words": _AT_IN_WORDS.search(small),
@@ -133,9 +134,9 @@ def clues(text: str, small: str) -> list[Clue]:
     return [clue for clue, is_there in has.items() if is_there]
 
 
-# A token with a digit, and the same token behind letters: "CR 1234567".
+# A token with a digit, and the same token with letters before it: "CR 1234567".
 _TOKEN = re.compile(r"(?<![^\W_])(?<!<)(?:[A-Z]{1,5} (?=\d))?(?P<own>)[^\W\d_<]*+(?:<[A-Z<]{0,40}+)?\d")
-# Names and numbers with fillers between them, as in machine-readable zones. Nothing else has this form.
+# A line of a passport's machine-readable zone: names and numbers with fillers between them. Nothing else has this form.
 _LINE_OF_A_ZONE = re.compile(
     r"(?<![\w<])(?=[\w< ]{0,40}<<)(?=(?: ?[A-Za-z\d<]){20})[A-Za-z\d<]+(?: ?[A-Za-z\d<]*<[A-Za-z\d<]*)*"
 )
@@ -158,7 +159,7 @@ def code_spans(text: str) -> Iterator[Span]:
 
 @cache
 def _of_services() -> tuple[Form, ...]:
-    """Return the forms of services' keys. Imports detect-secrets."""
+    """Return the forms of services' API keys. Imports detect-secrets."""
     forms = []
     for module, (name, *signs) in _TABLE["services"].items():
         plugin = importlib.import_module(f"detect_secrets.plugins.{module}")
@@ -182,7 +183,8 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"-?\d+\.\d+")
 _SURE_PLACES = 5
-"""Decimal places that make a pair of numbers a place: five, about a metre. Rates and measurements have fewer."""
+"""Decimal places from which an unlabelled pair of numbers counts as coordinates: five, a precision of about a metre.
+Rates and measurements have fewer."""
 _KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _VIN_WEIGHTS = (8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2)
 _VIN_VALUES = dict(
@@ -218,7 +220,7 @@ def is_omani_phone(value: str) -> bool:
 
 
 def is_valid_phone(digits: str, regions: Iterable[str | None]) -> bool:
-    """Return whether the numbering plan of a region has a number; of the region None with its prefix."""
+    """Return whether a number is valid in one of the regions. For the region None it must have a country prefix."""
     for region in regions:
         try:
             if phonenumbers.is_valid_number(phonenumbers.parse(digits, region)):
@@ -229,13 +231,13 @@ def is_valid_phone(digits: str, regions: Iterable[str | None]) -> bool:
 
 
 def is_iban(characters: str) -> bool:
-    """Verify the check digits and the form that the country's registry entry gives: letters of prose do not fit it."""
+    """Return whether the check digits and the country's form in the IBAN registry fit. Words of prose do not fit it."""
     return bool(iban.is_valid(characters, check_country=False))
 
 
 @cache
 def length_of_an_iban(country: str) -> int:
-    """Return the number of characters of a country's IBANs by SWIFT's registry, or 0 if it has none."""
+    """Return the length of a country's IBANs in characters by SWIFT's registry, or 0 if the country is not in it."""
     _, facts = numdb.get("iban").info(country.upper())[0]
     return 4 + sum(map(int, re.findall(r"(\d+)!", facts["bban"]))) if facts else 0
 
@@ -276,7 +278,8 @@ def _is_bracketed_address(value: str) -> bool:
 
 
 def _is_kuwaiti(value: str) -> bool:
-    """Verify the check digit (modulus 11 over the first eleven digits) and that month and day of birth are possible."""
+    """Return whether month and day of birth are possible and the check digit (modulus 11 over eleven digits) is
+    valid."""
     digits = "".join(filter(str.isdigit, value))
     month, day = int(digits[3:5]), int(digits[5:7])
     weighted = sum(weight * int(digit) for weight, digit in zip(_KUWAITI_WEIGHTS, digits, strict=False))
@@ -284,13 +287,13 @@ def _is_kuwaiti(value: str) -> bool:
 
 
 def _is_vin(value: str) -> bool:
-    """Verify the check digit in the ninth place (ISO 3779, 49 CFR 565)."""
+    """Return whether the check digit in the ninth place is valid (ISO 3779, 49 CFR 565)."""
     total = sum(weight * _VIN_VALUES[each] for weight, each in zip(_VIN_WEIGHTS, value.upper(), strict=True))
     return not value.isdigit() and "0123456789X"[total % 11] == value[8].upper()
 
 
 def _is_zone(value: str) -> bool:
-    """Verify the check digits of number, date of birth and date of expiry (ICAO 9303). One may be misread."""
+    """Return whether at least two check digits of number, date of birth and date of expiry are valid (ICAO 9303)."""
     return sum(_zone_digit(value[start:end]) == value[end] for start, end in ((0, 9), (13, 19), (21, 27))) >= 2
 
 

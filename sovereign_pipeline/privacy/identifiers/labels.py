@@ -1,4 +1,4 @@
-"""Find labels of values in English and Arabic: one table (`labels.json`), and one mechanism for all of them."""
+"""Find labels of values, such as "passport no", in English and Arabic text by the table `labels.json`."""
 
 import importlib
 import json
@@ -29,17 +29,17 @@ _OPENING = r"[\s+(\[{\"'“”«#*_>|]*"
 
 @dataclass(frozen=True)
 class Label:
-    """A label in all its forms, and the form of the values beside it."""
+    """A label, such as "civil number" in all its wordings, and the form of the value beside it."""
 
     kind: Kind
     shape: str
-    """Key of the shapes in `forms.toml`."""
+    """Name of the value's pattern in the section `shapes` of `forms.toml`."""
     numbered: bool = False
     """Whether the label needs a word such as "number" or a colon beside it."""
     halves: bool = False
-    """Whether eight digits may be split by arithmetic signs, "and" or a currency."""
+    """Whether arithmetic signs, "and" or a currency may split the value's eight digits."""
     check: str = ""
-    """Module of python-stdnum that verifies a value behind the label."""
+    """Module of python-stdnum that verifies a value after the label; empty for none."""
     by: ClassVar[Literal["label"]] = "label"
 
     @cached_property
@@ -52,7 +52,7 @@ class Label:
         return re.compile(rf"{_LINK}(?P<value>{_SHAPES[self.shape]}{spoken})", re.IGNORECASE)
 
     def value_behind(self, text: str, end: int) -> tuple[int, int] | None:
-        """Return the span of the value behind a label that ends at `end`."""
+        """Return the span of the value after a label that ends at `end`, or None."""
         match = self.link_and_value.match(text, end)
         if match is None and self.shape in _OF_DIGITS:
             ahead = text[end : end + _AHEAD]
@@ -67,7 +67,7 @@ _OF_DIGITS = (
     "plate number",
 )  # fmt: skip
 _AHEAD = 60
-# "1O4S 7B3Z": letters that are read as digits, where at least half of a number are digits.
+# "1O4S 7B3Z": letters that are read as digits, in a word with two digits among its first four characters.
 _NUMBER_WITH_LETTERS = re.compile(r"(?<!\w)(?=(?:[A-Za-z|]?\d){2})[\dOoQDIl|iLSsBZzGgq]{4,20}(?!\w)")
 _READ_AS_DIGITS = str.maketrans("OoQDIl|iLSsBZzGgq", "00001111155822699")
 
@@ -78,7 +78,7 @@ def _as_digits(number: re.Match[str]) -> str:
 
 LINK_AND_HALVES = re.compile(rf"{_LINK}(?P<value>{_HALVES})", re.IGNORECASE)
 UP_TO_A_NUMBER = re.compile(rf"{_LINK}{_OPENING}", re.IGNORECASE)
-"""Pattern of all that may stand between a label and a number in an unusual form."""
+"""Pattern of the text that may separate a label from a number in an unusual form."""
 
 
 class LabelFound(NamedTuple):
@@ -90,7 +90,7 @@ class LabelFound(NamedTuple):
 
 
 def labels_in(small: str) -> list[LabelFound]:
-    """Return the labels in a text folded by `small_letters`, without those that begin within another."""
+    """Return the labels in a text folded by `small_letters`, without labels that begin inside another label."""
     found = set(_english_labels(f"{small}  "))
     if _ARABIC_LETTER.search(small):
         found.update(_arabic_labels(small))
@@ -104,13 +104,13 @@ def labels_in(small: str) -> list[LabelFound]:
 
 
 def labels_between(labels: Sequence[LabelFound], start: int, end: int) -> Sequence[LabelFound]:
-    """Return the labels that begin in text[start:end], of labels in reading order."""
+    """Return those of the labels, sorted in reading order, that begin in text[start:end]."""
     first = bisect_left(labels, start, key=lambda found: found.start)
     return labels[first : bisect_left(labels, end, first, key=lambda found: found.start)]
 
 
 def small_letters(text: str) -> str:
-    """Return the text in lower case, with one form of alef, at the same length."""
+    """Return the text in lower case, with one form of the letter alef. The length stays the same."""
     small = text.lower()
     if len(small) != len(text):
         small = "".join(each if len(each) == 1 else each[0] for each in map(str.lower, text))
@@ -147,9 +147,8 @@ def _arabic_labels(small: str) -> Iterator[LabelFound]:
 
 
 def _english(phrase: str) -> str:
-    """Return the pattern of a phrase: one slot a word, alternatives between bars, `?` behind an optional slot,
-    `*` for up to three words.
-    Capitals are abbreviations, which may have dots."""
+    """Return the pattern of an English phrase of the table. In a phrase, `a|b` means either word, `a?` an optional
+    word, and `*` up to three words. Words in capitals are abbreviations, which may have dots."""
     pattern = ""
     slots = phrase.split()
     for place, slot in enumerate(slots):
@@ -165,7 +164,8 @@ def _english(phrase: str) -> str:
 
 
 def _written(word: str) -> str:
-    """Return the pattern of an English word, of an abbreviation with or without dots, or of the word cut by a dot."""
+    """Return the pattern of an English word, also when cut with a dot ("acc."), or of an abbreviation, also with
+    dots."""
     if word.isupper():
         return r"\.?".join(word.lower()) + "|" + " ".join(word.lower())
     rest = ""
@@ -175,7 +175,7 @@ def _written(word: str) -> str:
 
 
 def _arabic(phrase: str) -> str:
-    """Return the pattern of an Arabic phrase, each word with or without article and pronoun."""
+    """Return the pattern of an Arabic phrase. Each word may have the article and a possessive suffix."""
     pattern = ""
     for place, slot in enumerate(phrase.translate(_ALEFS).split()):
         own = rf"(?:{'|'.join(map(_inflected, _words(slot)))})"
@@ -194,7 +194,7 @@ def _words(slot: str) -> list[str]:
 
 
 def _phrases(rows: Sequence[str]) -> Iterator[str]:
-    """Yield the phrases, and again without their first slot if it is optional."""
+    """Yield each phrase. If its first word is optional, yield it again without that word."""
     for phrase in rows:
         first, _, rest = phrase.partition(" ")
         yield phrase
@@ -204,12 +204,13 @@ def _phrases(rows: Sequence[str]) -> Iterator[str]:
 
 _ByWord = dict[str, list[tuple[Label, str]]]
 _compiled = cache(re.compile)
-"""Compiles a pattern at its first use: all of them take a tenth of a second, which programs that scrub nothing save."""
+"""Compiles a pattern at its first use. Compiling all of them takes a tenth of a second, which programs that do not
+scrub need not spend."""
 
 
 def _read_table() -> tuple[tuple[Label, ...], _ByWord, _ByWord]:
-    """Return the labels of `labels.json`, and their patterns: English by the first three letters, Arabic by the first
-    word."""
+    """Return the labels of `labels.json`, their English patterns by the first three letters, and their Arabic patterns
+    by the first word."""
     labels: list[Label] = []
     english: _ByWord = {}
     arabic: _ByWord = {}
@@ -236,4 +237,4 @@ LABELS, _BY_LETTERS, _BY_ARABIC_WORD = _read_table()
 _IN_ORDER = groupby(sorted(_BY_LETTERS, key=lambda letters: (letters[0], -len(letters))), key=itemgetter(0))
 _LETTERS = "|".join(f"{first}(?:{'|'.join(re.escape(each[1:]) for each in of_it)})" for first, of_it in _IN_ORDER)
 _BEGINNING = re.compile(rf"(?<![^\W_])(?=({_LETTERS}))")
-"""Pattern of a word's first letters, two or three, where a label may begin."""
+"""Pattern of the first two or three letters of any word that may begin a label."""

@@ -1,4 +1,4 @@
-"""Find unlabelled numbers by length, numbering plan and separators, and tell them from figures.
+"""Find identifiers among numbers by length, numbering plan and separators, and leave out figures such as amounts.
 
 Exported letters break lines anywhere, quote one another with `> `, and use people's numbers in file names. A number
 that is missed cannot be removed later, so every long number is replaced unless it is a date, an amount, a list or a
@@ -40,7 +40,7 @@ _WORDS = {name: re.compile(pattern) for name, pattern in section("numbers").item
 
 
 AROUND = PhoneRegions()
-"""Default regions of a recipe."""
+"""A recipe's default regions of phone numbers."""
 
 
 # --- long numbers -----------------------------------------------------------------------------------------------------
@@ -48,16 +48,16 @@ AROUND = PhoneRegions()
 _LONG_NUMBER = re.compile(
     rf"(?<!\w){FRAGMENTS['NOT_AN_AMOUNT']}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){FRAGMENTS['END']}"
 )
-# Next to letters, as in web addresses and in tables without separators.
+# A long number next to letters, as in web addresses and in tables without separators.
 _GLUED_NUMBER = re.compile(rf"(?<![\d.,]){FRAGMENTS['NOT_AN_AMOUNT']}\d{{8,}}+(?![.,]\d)")
-# Beside other digits, as in a table's row or behind the number of a list's entry.
+# A long number beside other digits, as in a table row or after the number of a list entry.
 _RUN = re.compile(r"(?<!\d)\d{8,20}(?!\d)")
-_FRACTION = re.compile(r"\.(?!0+(?!\d))\d{1,3}(?!\d|[.,-]\d)")  # 10457832.0 is a number that a table wrote
+_FRACTION = re.compile(r"\.(?!0+(?!\d))\d{1,3}(?!\d|[.,-]\d)")  # not ".0", which tables append to whole numbers
 _LONGEST_LABEL = 90
 
 
 def long_numbers(plain: str) -> Iterator[Span]:
-    """Yield every long run of digits, also next to letters: a NID if it has eight digits, otherwise an ACCOUNT.
+    """Yield each number of at least eight digits, also next to letters: as NID if it has eight, otherwise as ACCOUNT.
 
     Args:
         plain: normalised text without file numbers and timestamps (`without_file_numbers`).
@@ -70,8 +70,8 @@ def long_numbers(plain: str) -> Iterator[Span]:
 
 
 def _numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
-    """Yield the long numbers in plain[start:end] that `long_numbers` skips because of adjacent digits, without
-    amounts: those have a currency beside them or a fraction."""
+    """Yield the long numbers in plain[start:end] that `long_numbers` skips because of adjacent digits. Amounts are left
+    out: numbers after a currency or with a fraction."""
     for match in _RUN.finditer(plain, start, end):
         before = plain[max(0, match.start() - 10) : match.start()]
         if _WORDS["currency before"].search(before) or _FRACTION.match(plain, match.end()):
@@ -82,8 +82,8 @@ def _numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
 
 
 def without_file_numbers(text: str) -> str:
-    """Replace the institution's own file numbers, timestamps and digests by `#`, at the same length. Labelled values
-    are not replaced."""
+    """Return the text with the institution's file numbers, timestamps and digests replaced by `#`. The length stays the
+    same. A file number with a label before it is not replaced."""
     text = _WORDS["file number"].sub(lambda match: match.group() if _has_label(match) else _hashes(match), text)
     for name in ("timestamp", "date in a file name", "date in words", "hexadecimal"):
         text = _WORDS[name].sub(_hashes, text)
@@ -122,7 +122,7 @@ _TIMES_AND_AMOUNTS = re.compile(
 _SIGN_BEFORE = re.compile(r"(?<!\w)[A-Za-z]{2,6}[/_-]\Z")
 _CAPITALS_BEFORE = re.compile(r"(?<![A-Za-z])(?:[A-Za-z][\W_]{0,2}){1,3}[\W_]{0,2}\Z")
 
-# Digits of a labelled number by the label's shape: the counts that are certain, then the minimum and the maximum.
+# Number of digits of a labelled number, by the label's shape: (certain counts, minimum, maximum).
 _DIGITS: dict[str, tuple[tuple[int, ...], int, int]] = {
     "id number": ((8,), 7, 15), "passport": ((7, 8), 5, 9), "account": ((), 7, 20), "register": ((7,), 5, 10),
     "card": ((16, 15), 12, 19), "phone": ((8, 11, 13), 7, 13), "social security": ((9,), 9, 9),
@@ -163,12 +163,12 @@ def separated_numbers(
     for chain in _CHAIN.finditer(plain):
         found = [*_ibans(text, chain), *_in_chain(text, plain, chain, labels)]
         yield from found
-        if not any(span.kind in ("IBAN", "CARD") for span in found):  # part of one could look like a phone
+        if not any(span.kind in ("IBAN", "CARD") for span in found):  # part of these could look like a phone
             yield from _phones(plain, *chain.span(), regions)
 
 
 def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[LabelFound]) -> Iterator[Span]:
-    """Yield the numbers in a chain of digit groups, which are separated by anything but letters."""
+    """Yield the numbers in a chain of digit groups, between which is anything but letters."""
     written = chain.group()
     if not written.isdigit():
         yield from _numbers_beside_digits(plain, *chain.span())
@@ -205,8 +205,14 @@ def _labelled(text: str, groups: Sequence[_Group], labels: Sequence[LabelFound])
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...], fewest: int, most: int) -> int | None:
-    """Return the end of a labelled value with so many digits, always the end of a group: where the number of digits is
-    certain, otherwise before the next sentence. Return None if the value is a list, a date, a time or an amount."""
+    """Return the end of a labelled value, which is the end of a digit group. Return None if the value is a list, a
+    date, a time or an amount.
+
+    Args:
+        certain: numbers of digits at which a value ends.
+        fewest: minimum number of digits of another value, which ends with its sentence.
+        most: maximum number of digits.
+    """
     digits = count = 0
     for number, group in enumerate(groups, start=1):
         digits += len(group.digits)
@@ -302,7 +308,7 @@ def _is_list(groups: Sequence[_Group]) -> bool:
 
 # --- phones and IBANs in running text ---------------------------------------------------------------------------------
 
-# More than one character between two groups, or one that is unusual there.
+# A gap between two digit groups with several characters, or with an unusual one.
 _ODD_GAP = re.compile(r"\d[^\w\n]{2,5}\d|\d[./\\_)]\d")
 _PIECE_ENDS = re.compile(r"\n|[,;|،؛]|\s{3,}|\.\s(?=\d{1,2}\D)")
 _REACH_OF_A_CUE = 40
@@ -320,7 +326,8 @@ def _phones(text: str, start: int, end: int, regions: PhoneRegions) -> Iterator[
     """Yield the phone numbers in text[start:end], which contains digits separated by anything but letters.
 
     Without a cue such as "call", a number must be valid in one of the `valid` regions, or have the grouping of one of
-    the `grouped` regions. With a cue, it must be valid in one of these regions or possible in the first.
+    the `grouped` regions. With a cue, it must be valid in one of these regions, or possible in the first `valid`
+    region.
     """
     if _ODD_GAP.search(text, start, end) is None:
         return
@@ -333,7 +340,7 @@ def _in_piece(text: str, start: int, end: int, regions: PhoneRegions) -> Iterato
     if end - start > _LONGEST or count_of_digits(text[start:end]) < 7 or _ODD_GAP.search(text, start, end) is None:
         return
     before = text[max(0, start - 2) : start]
-    start -= len(before) - len(before.rstrip("+("))  # the number's opening
+    start -= len(before) - len(before.rstrip("+("))  # include "+" and "(" before the number
     piece = text[start:end]
     cued = has_cue(text, start, end)
     if _WORDS["no phone"].search(piece) or (_UNIT_BEHIND.match(text, end) and not cued):
@@ -381,8 +388,12 @@ def _prefixed_phones(text: str) -> Iterator[Span]:
 
 
 def is_complete(kind: Kind, key: str, regions: PhoneRegions = AROUND) -> bool:
-    """Return whether a number, given by its digits, is complete by the rules of its kind, so that no further digits
-    belong to it."""
+    """Return whether a value is complete by the rules of its kind, so that no further digits belong to it. Values of
+    kinds without such rules are complete.
+
+    Args:
+        key: the value's digits and letters (`Span.key`).
+    """
     match kind:
         case "NID" | "RESIDENT_CARD":
             return len(key) == DIGITS_OF_A_NATIONAL_ID
@@ -400,7 +411,8 @@ def is_complete(kind: Kind, key: str, regions: PhoneRegions = AROUND) -> bool:
 
 
 def _ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
-    """Yield the IBAN whose digits begin at the chain, by country, length and check digits, whatever its separators."""
+    """Yield the IBAN whose digits begin at the chain, if country, length and check digits fit. Any separators may
+    occur."""
     before = _COUNTRY_BEFORE.search(text, max(0, chain.start() - _LONGEST_GAP - 4), chain.start())
     if before is None:
         return
@@ -449,7 +461,7 @@ def is_of_something_else(text: str, span: Span) -> bool:
         return not is_cued
     if _HS_FORM.fullmatch(value) and (_HS_BEFORE.search(before) or ("." in value and not is_cued)):
         return True
-    if is_cued or _LONG_GROUP.search(value):  # rooms have no such numbers, and a phone may follow a room
+    if is_cued or _LONG_GROUP.search(value):  # no room has such a number; a phone may follow a room
         return False
     words = ("several before", "one before", *(("measured before",) if _DECIMAL.fullmatch(value) else ()))
     return any(_WORDS[each].search(before) for each in words)

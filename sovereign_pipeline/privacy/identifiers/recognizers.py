@@ -113,7 +113,7 @@ def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
 
 
 def _halves(text: str, labels: Iterable[LabelFound]) -> Iterable[Span]:
-    """Yield the labelled numbers of eight digits that arithmetic signs, "and" or a currency split."""
+    """Yield labelled numbers whose eight digits are split by arithmetic signs, "and" or a currency."""
     for label, _, end in labels:
         halves = LINK_AND_HALVES.match(text, end) if label.halves else None
         if halves and count_of_digits(halves["value"]) == DIGITS_OF_A_NATIONAL_ID:
@@ -207,14 +207,14 @@ def with_cells_apart(text: str) -> str:
 
 @dataclass
 class _Table:
-    """Adjacent lines with the same number of cells, whose head names identifiers or counts."""
+    """Adjacent lines with the same number of cells, below a head that names identifiers or counts."""
 
     delimiter: str
     head: list[str]
     columns: list[tuple[int, Label | None]]
-    """Indexes of the columns that the head names, each with its label."""
+    """(index, label) of each column that the head names; the label of a count is None."""
     rows: list[list[tuple[int, str]]]
-    """Cells of each row, each with its offset in the text."""
+    """(offset in the text, content) of each cell, row by row."""
 
 
 def identifiers_in_columns(text: str, labels: Sequence[LabelFound]) -> Iterator[Span]:
@@ -255,7 +255,8 @@ def _tables(
     """Yield the tables of a text.
 
     Args:
-        columns: returns the columns that a line names; none if the line is no head.
+        columns: function that returns the (index, label) of the columns that a line names; empty if the line is no
+            head.
         head_ends: whether another head ends a table.
     """
     table: _Table | None = None
@@ -280,7 +281,7 @@ def _tables(
 
 
 def _heading(start: int, cell: str, labels: Sequence[LabelFound]) -> Iterator[Label]:
-    """Yield the labels that fill a cell."""
+    """Yield the labels that are the whole text of a cell."""
     for label, begin, end in labels:
         around = (cell[: max(0, begin - start)], cell[max(0, end - start) :])
         if start <= begin and end <= start + len(cell) and not any(each.strip("*_#:. ") for each in around):
@@ -313,7 +314,7 @@ def _in_rows(text: str, table: _Table) -> Iterator[Span]:
 
 
 def _are_figures(table: _Table, place: int, kind: Kind, form: re.Pattern[str], values: Sequence[str]) -> bool:
-    """Return whether a column contains counts or amounts, although its head could name identifiers."""
+    """Return whether a column whose head could name identifiers contains counts or amounts instead."""
 
     def some(cells: Iterable[str], heads: str) -> bool:
         return any(map(_HEADS[heads].fullmatch, cells))

@@ -20,8 +20,8 @@ _FEMININE_ENDING = re.compile("ية$")
 
 
 def bare_forms(word: str) -> Iterator[tuple[int, str]]:
-    """Yield (number of prefix letters, rest of the word): for the whole word, and without a preposition or
-    conjunction written onto it."""
+    """Yield (number of prefix letters, rest of the word), first (0, the whole word). Prefixes are the prepositions and
+    conjunctions that Arabic writes onto a word."""
     yield 0, word
     if word.startswith("لل") and len(word) > 4:
         yield 1, "ا" + word[1:]
@@ -68,7 +68,7 @@ _PHRASE = re.compile(rf"[{LETTERS}]+(?: [{LETTERS}]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
 _LAST_WORDS = re.compile(rf"(?:[{LETTERS}]+ ){{1,3}}[{LETTERS}]+\Z")
 _LONGEST_OF_FOUR_WORDS = 160
-"""Maximum number of characters before an identity document that are searched. It bounds the cost per match."""
+"""Maximum number of characters that are searched before an identity document. It bounds the cost per match."""
 _ABBREVIATED_TITLE = re.compile(rf"(?<![{LETTERS}])د ?[./] ?\Z")
 _SPEECH_BEHIND = re.compile(r" ?[:،,]| ?[\"«“]")
 _JOINED_WITH_NEXT = frozenset(
@@ -115,8 +115,8 @@ class ArabicNames:
         yield from self._before_identity(text)
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Yield single words that are known parts of names, without prefixes written onto them. "عبد" and its next
-        word count as one."""
+        """Yield single words that are known parts of names, without their prefixes. "عبد" and the word after it count
+        as one word."""
         words = list(ARABIC_WORD.finditer(text))
         for place, word in enumerate(words):
             skip = self._prefix_of_known(word.group(), parts)
@@ -133,8 +133,8 @@ class ArabicNames:
         return any(word not in self._never for word in ARABIC_WORD.findall(text))
 
     def _before_identity(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield the two words before an identity document, as in "… توماس إيكلوند، جواز السفر رقم", or up to three
-        after a title or role."""
+        """Yield the name before an identity document, as in "… توماس إيكلوند، جواز السفر رقم": the last two words, or
+        after a title or role up to three."""
         for identity in _IDENTITY.finditer(text):
             before = _LAST_WORDS.search(text, max(0, identity.start() - _LONGEST_OF_FOUR_WORDS), identity.start())
             if before is None:
@@ -253,8 +253,8 @@ class ArabicNames:
         return position + 1 if joined else position
 
     def _surname_behind(self, words: Words, end: int, *, everyday: bool) -> int | None:
-        """Return the index of the family name after given names, or None. A family name is a tribe, a word of that
-        shape, or, at the end of a phrase, an otherwise unknown word."""
+        """Return the index of the family name after given names, or None. A family name is a tribe, a word shaped like
+        one, or an unknown word at the end of a phrase."""
         if end + 1 >= len(words):
             return None
         following = words[end + 1].group()
@@ -273,8 +273,8 @@ class ArabicNames:
         return end + 1
 
     def _speaker(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
-        """Return the speaker after a reporting verb, one word that is not a known other word: "قال بوتين إن", "وأضاف
-        خطاب: …"."""
+        """Return (start offset, index of the word) of the speaker after a reporting verb, or None. A speaker is one
+        word that the lists do not know: "قال بوتين إن", "وأضاف خطاب: …"."""
         if position >= len(words):
             return None
         word = words[position].group()
@@ -350,9 +350,9 @@ class ArabicNames:
 
 
 def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the pieces of a name that was found across lines. It stays whole if it continues in the next line, is
-    split if the next line begins with a given name, and ends at the line end if the next line begins with another
-    word."""
+    """Yield the pieces of a name that was found across lines. If a line begins with a given name, a new piece begins
+    there. If it begins with a word with the article that is no family name, the name ends before it. Otherwise the name
+    continues."""
     words = list(ARABIC_WORD.finditer(text, start, end))
     begun = start
     for before, following in pairwise(words):

@@ -73,8 +73,8 @@ _LINE_END = re.compile(r"(?<![^\W\d_])([^\W\d_]{3,})[ \t]?(\n[>| ]{0,2})((?:A[Ll
 
 
 def _with_spaces(text: str) -> str:
-    """Return the text with spaces for the signs in file names and addresses with a listed given name, and for a line
-    end between a given name and a family name. The length stays the same."""
+    """Return the text with spaces in place of signs in file names and addresses that contain a listed given name, and
+    of line ends between a given name and a family name. The length stays the same."""
     if any(sign in text for sign in "_/\\+") or _EXTENSION.search(text) is not None:
         text = _JOINED.sub(_spaced, text)
     return _LINE_END.sub(_on_one_line, text) if "\n" in text else text
@@ -95,7 +95,7 @@ def _on_one_line(words: Token) -> str:
 
 
 def _pieces(tokens: Sequence[Token], kinds: Sequence[Kinds], keep_words: frozenset[str]) -> Iterator[slice]:
-    """Yield the groups of words that no title, function word or word to keep separates."""
+    """Yield the groups of words between titles, function words, heads of places and words to keep."""
     first = 0
     for place, token in enumerate(tokens):
         before = kinds[place - 1] if place else frozenset()
@@ -133,7 +133,7 @@ def _spans_of(
 
 
 def _is_firm(kinds: Sequence[Kinds]) -> bool:
-    """Return whether words are a firm such as "Noordzand Dredging", or else a person such as "Lubna Dredging"."""
+    """Return whether words are a firm, such as "Noordzand Dredging". "Lubna Dredging" is a person."""
     return len(kinds) > 1 and "firm" in kinds[-1] and all(each.isdisjoint(_LISTED) for each in kinds)
 
 
@@ -152,8 +152,8 @@ _SMALL_CUED = re.compile(r"(?:name is|name:|\bmrs?\.?|\bms\.?|\bdr\.?) (([a-z]{3
 
 
 def _in_small_letters(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[Candidate]:
-    """Yield a model's persons with words in small letters or an initial, and listed given names in small letters with
-    the word after them."""
+    """Yield candidates in small letters: a model's persons, listed given names with the word after them, and words
+    after a cue such as "name is"."""
     text = facts.text
     spans = {
         each[:2]
@@ -188,7 +188,7 @@ _NEXT = ("; ", " and ", " & ", "\n")
 
 def _family_name_first(facts: "_Facts", keep_words: frozenset[str]) -> Iterator[Candidate]:
     """Yield names such as "Oakes, Tamsin". The features of their words are those of "Tamsin Oakes"."""
-    last = -1  # where the name before ends
+    last = -1  # end of the previous name
     for match in _INVERTED.finditer(facts.text) if ", " in facts.text else ():
         words = [*EACH_TOKEN.finditer(facts.text, *match.span(2))][:1] + [*EACH_TOKEN.finditer(match[1])][-1:]
         kinds = [kinds_of(word.group()) for word in words]
@@ -216,14 +216,14 @@ _WHOLE = "the whole of the model's person"
 
 
 class _Facts:
-    """One text, its entities, and the features of its places, each computed once."""
+    """A text, its entities, and the features of its positions, each computed once."""
 
     def __init__(self, text: str, entities: Sequence[Entity] | None, signature: int, written: str) -> None:
         """
         Args:
             entities: None if no model read the text.
-            signature: the offset from which the text may hold a signature.
-            written: the text before some signs became spaces.
+            signature: the offset after which a signature may end.
+            written: the text before `_with_spaces` changed it.
         """
         self.text = text
         self.entities = entities or ()
@@ -235,7 +235,8 @@ class _Facts:
         self._lower: frozenset[str] | None = None
 
     def may_hold_name(self, tokens: Sequence[Token], kinds: Sequence[Kinds]) -> bool:
-        """Return whether a list, an entity, the words beside or the end of a letter speak for a name in the words."""
+        """Return whether the words may contain a name, by word lists, entities, neighbouring words or the end of a
+        letter."""
         start, end = tokens[0].start(), tokens[-1].end()
         if any(not _LISTED.isdisjoint(each) for each in kinds) or self._signs(start, end):
             return True
@@ -262,7 +263,7 @@ class _Facts:
         return self.described(tokens[0].start(), tokens[-1].end(), kinds, found)
 
     def described(self, start: int, end: int, kinds: Sequence[Kinds], further: Sequence[str]) -> Candidate:
-        """Return a candidate with the features of its words and its place."""
+        """Return a candidate with the features of its words and its surroundings."""
         found = [*self.before(start), *self._after(end), *_of_words(kinds), *further]
         if "ends a line" in found and _LINE_BEFORE.search(self.text, max(0, start - 8), start) is not None:
             found.append("alone in its line")
@@ -276,13 +277,13 @@ class _Facts:
         return Candidate(start, end, tuple(found))
 
     def before(self, start: int) -> list[str]:
-        """Return what stands before a place."""
+        """Return the features of the words before an offset."""
         if start not in self._before:
             self._before[start] = _before(self.text[max(0, start - _REACH) : start])
         return self._before[start]
 
     def _signs(self, start: int, end: int) -> bool:
-        """Return whether the words at the end of a letter stand like a signature."""
+        """Return whether text[start:end] is placed like the signature at the end of a letter."""
         if end <= self._signature or _SIGNATURE_BEHIND.match(self.text, end) is None:
             return False
         return _SIGNATURE_BEFORE.search(self.text, max(0, start - _REACH), start) is not None
@@ -308,7 +309,7 @@ class _Facts:
 
 
 def _of_words(kinds: Sequence[Kinds]) -> list[str]:
-    """Return what the words of a candidate are."""
+    """Return the features of a candidate's own words."""
     count = len(kinds)
     places = ["only word"] if count == 1 else ["first word", *["inside"] * (count - 2), "last word"]
     found = [_COUNTS[min(count, 4) - 1]]

@@ -1,4 +1,4 @@
-"""Define what a capitalised Latin word is, and look words up in the lists."""
+"""Define the patterns of capitalised Latin words, and classify words by the word lists."""
 
 import re
 import unicodedata
@@ -92,7 +92,7 @@ _SHAPES = frozenset({"capitals", "short", "family name's ending"})
 
 @lru_cache(maxsize=1 << 16)
 def kinds_of(word: str) -> Kinds:
-    """Return what the word lists, the ending and the shape of a word say about it."""
+    """Return the kinds of a word, such as "given name", by the word lists, its ending and its shape."""
     plain = without_accents(word).strip(".")
     found = {kind for kind, words in _KINDS.items() if plain in words}
     if not found and plain.endswith("s") and len(plain) > 3:  # "Sirs", "Inspectors"
@@ -124,12 +124,12 @@ _CUE_BEFORE = re.compile(
 
 
 def recased(text: str) -> str:
-    """Return a text without capitals with known names, and the words after them, capitalised; any other text as it
-    is. The length stays the same."""
+    """Capitalise known names, and the words after them, in a text without capitals. Return any other text unchanged.
+    The length stays the same."""
     if UPPER_LETTER.search(text) is not None:
         return text
     letters = list(text)
-    follows = -1  # where the name before ends
+    follows = -1  # end of the previous name
     for word in LOWER_WORD.finditer(text):
         kinds = kinds_of(word.group().rstrip("."))
         after_name = word.start() == follows + 1 and text[follows] == " "

@@ -22,4 +22,4 @@ ARABIC = _read("arabic.txt")
 ARABIC["given"] |= ARABIC["given_gulf"]
 LATIN = _read("gulf.txt") | _read("world_names.txt") | _read("world_places.txt") | _read("not_names.txt")
 BESIDE = _read("beside_names.txt")
-"""Feature -> the words beside a candidate that give it."""
+"""Feature -> neighbouring words that give a candidate this feature."""

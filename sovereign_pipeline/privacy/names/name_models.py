@@ -1,4 +1,4 @@
-"""Load a spaCy or transformers name model, and run it. Entities have one set of labels for all models."""
+"""Load a spaCy or transformers name model, and run it. All models return entities with the same labels."""
 
 import bisect
 import importlib.metadata
@@ -69,7 +69,7 @@ def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
 # --- spaCy ------------------------------------------------------------------------------------------------------------
 
 BATCH_CHARACTERS = 100_000
-"""Size of the texts of one matrix product. A character takes about a kilobyte."""
+"""Size of the texts of one matrix product. A character takes about a kilobyte of memory."""
 TEXTS_AT_ONCE = 128
 """Number of texts in one batch of spaCy's own reader. Its default of 1,000 takes eight times the memory."""
 _NEED_TORCH = ("spacy_curated_transformers", "spacy_transformers")
@@ -88,8 +88,8 @@ class _Hidden(MetaPathFinder):
 
 @contextmanager
 def without_torch() -> Iterator[None]:
-    """Import spaCy and Presidio inside without torch and transformers, which both load if they are installed, for
-    seconds, and use only for other models. Nothing is hidden if spaCy has a plugin that runs on torch."""
+    """Hide torch and transformers from imports of spaCy and Presidio inside this context. Both would import them, which
+    takes seconds, and need them only for other models. Nothing is hidden if spaCy has a plugin that needs torch."""
     finder = _Hidden()
     hidden = not any(importlib.util.find_spec(plugin) for plugin in _NEED_TORCH)
     if hidden:
@@ -131,7 +131,7 @@ class SpacyModel:
 
     @classmethod
     def of(cls, pipeline: Any) -> "SpacyModel":
-        """Return a pipeline that is loaded already as a model."""
+        """Return the model of a pipeline that is already loaded."""
         model = cls.__new__(cls)
         model.pipeline = pipeline
         return model
@@ -158,7 +158,8 @@ def _drop_unused_vectors(pipeline: Any) -> None:
 
 
 CAUTION = "caution"
-"""Key of a spaCy model's meta.json: what `ner.choose_caution` adds to the score of a word outside of entities."""
+"""Key in a spaCy model's meta.json. Its number, chosen by `ner.choose_caution`, is added to every word's score for
+being outside of entities."""
 
 # --- features of Arabic words -----------------------------------------------------------------------------------------
 
@@ -182,9 +183,9 @@ def _stem(word: str) -> str:
 
 
 def word_features(pipeline: Any) -> None:
-    """Replace spaCy's attributes of words by those that matter in Arabic: the folded word, its stem, the stem's first
-    and the word's last letters, and the list of the model's table that the word, or the word without its prefix or
-    suffix, is on."""
+    """Replace spaCy's attributes of words with features for Arabic: the folded word, its stem, the stem's first
+    letters, the word's last letters, and its class. The class is the list of the model's table that contains the word,
+    with or without prefix and suffix."""
     from spacy.attrs import LOWER, NORM, PREFIX, SHAPE, SUFFIX
 
     classes: Any = pipeline.vocab.lookups.get_table(WORD_CLASSES)
@@ -215,13 +216,12 @@ def word_features(pipeline: Any) -> None:
 
 
 class GreedyRecognizer:
-    """A greedy entity recognizer of spaCy, read with matrix products for a whole batch instead of spaCy's loop over
-    words.
+    """Runs a greedy entity recognizer of spaCy with matrix products over a whole batch. spaCy loops over words.
 
-    spaCy scores each word by itself, the open entity's first word and the word before it. Outside of entities the last
-    two are padding, so all words are scored at once, and only words within an entity are read one after the other.
-    Each distinct word is embedded once. The rules are those of `spacy/pipeline/_parser_internals/ner.pyx` for documents
-    without entities.
+    spaCy scores a word by three vectors: of the word, of the open entity's first word, and of the previous word.
+    Outside of entities the last two are padding, so all words are scored at once. Only words within an entity are
+    scored one after the other. Each distinct word is embedded once. The rules are those of
+    `spacy/pipeline/_parser_internals/ner.pyx` for documents without entities.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -241,7 +241,7 @@ class GreedyRecognizer:
 
     @staticmethod
     def reads(pipeline: Any) -> bool:
-        """Return whether a pipeline is one entity recognizer of the form that this class reads."""
+        """Return whether this class can run a pipeline: a single entity recognizer of the expected form."""
         from spacy.attrs import NAMES
         from spacy.pipeline import EntityRecognizer
 
@@ -256,7 +256,7 @@ class GreedyRecognizer:
             return False
         nodes = [node for node in tok2vec.walk() if node.name == "extract_features"]
         columns = {each if isinstance(each, str) else NAMES[each] for node in nodes for each in node.attrs["columns"]}
-        of_words = columns <= {"LOWER", "NORM", "ORTH", "PREFIX", "SHAPE", "SUFFIX"}  # not of the place of a word
+        of_words = columns <= {"LOWER", "NORM", "ORTH", "PREFIX", "SHAPE", "SUFFIX"}  # not of a word's position
         usual = of_words and not model.attrs["unseen_classes"]
         return bool(usual and lower.get_dim("nF") == 3 and lower.get_dim("nP") > 1)
 
@@ -314,7 +314,7 @@ class GreedyRecognizer:
             first = end
 
     def _embedded(self, documents: Sequence[Any]) -> list[Any]:
-        """Return the vectors of each document's words, before their neighbours count."""
+        """Return the vectors of each document's words, before the encoder adds their neighbours' influence."""
         import numpy as np
         from spacy.attrs import NORM, ORTH
         from spacy.tokens import Doc
@@ -376,13 +376,13 @@ class TransformersModel:
         absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
         if absent:
             raise PrivacyError(
-                f"{where}: {len(absent)} weights are not in its files, {absent[0]} first, and would be random.",
+                f"{where}: {len(absent)} weights are missing in its files (first: {absent[0]}) and would be random.",
                 "Copy the complete model again.",
             )
         if not self._tokenizer.is_fast:
             raise PrivacyError(
                 f"{where}: its tokenizer does not return the offsets of tokens.",
-                "Save it once as a fast one: "
+                "Save it as a fast tokenizer: "
                 "AutoTokenizer.from_pretrained(directory, use_fast=True).save_pretrained(directory).",
             )
         self._model = model.eval()
@@ -459,7 +459,7 @@ class _Words:
             labels: (scheme, name) by output index of the model.
         """
         found: list[Entity] = []
-        open_end = -1  # where the entity that may continue ends
+        open_end = -1  # end of the entity that may continue; -1 for none
         for word, (start, end) in enumerate(self._spans):
             scheme, name = labels[self._labels[word][1]] if word in self._labels else ("", "O")
             label = LABELS.get(name)
@@ -483,8 +483,8 @@ def _parsed(label: str) -> tuple[str, str]:
 
 
 def _window(config: Any, tokenizer: Any) -> int:
-    """Return the number of tokens in a window. RoBERTa-like models number positions from the padding index + 1,
-    which leaves fewer."""
+    """Return the number of tokens in a window. RoBERTa-like models number positions from the padding index + 1, so
+    their window is smaller."""
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
         return int(min(MAX_WINDOW, tokenizer.model_max_length))
@@ -527,8 +527,8 @@ def load_name_model(language: str, model: str, sha256: str | None = None) -> Nam
     directory = name_model_directory(model)
     if sha256 is not None and files_digest(directory) != sha256:
         raise PrivacyError(
-            f"{where}: its files are not those that privacy.name_model_sha256 names.",
-            "Copy the model again, or train it again and name its new digest.",
+            f"{where}: the digest of its files is not the one in privacy.name_model_sha256.",
+            "Copy the model again, or set the digest of the newly trained model.",
         )
     match _kind_of(directory):
         case "spacy":
@@ -543,7 +543,7 @@ def is_spacy_model(model: str) -> bool:
 
 
 def name_model_directory(model: str) -> Path:
-    """Return the directory of a model's files, without importing it. Raises PrivacyError with a hint how to get it."""
+    """Return the directory of a model's files, without importing it. Raises PrivacyError if there is no model."""
     if Path(model).is_absolute():
         _kind_of(Path(model))
         return Path(model)
@@ -588,7 +588,7 @@ def _kind_of(directory: Path) -> ModelKind:
         return "spacy"
     if not (directory / "config.json").is_file():
         raise PrivacyError(
-            f"{directory}: this directory holds no name model: neither meta.json (spaCy) nor config.json "
+            f"{directory}: this directory contains no name model: neither meta.json (spaCy) nor config.json "
             f"(transformers).",
             f"On a machine with a network run `hf download PUBLISHER/MODEL --local-dir {directory.name}` and copy the "
             f"result there, or correct privacy.name_models in the recipe.",
@@ -602,7 +602,7 @@ def _kind_of(directory: Path) -> ModelKind:
     if any(str(each).endswith("ForTokenClassification") for each in architectures):
         return "transformers"
     raise PrivacyError(
-        f"{directory}: its architecture ({', '.join(map(str, architectures)) or 'none'}) does not label tokens; that "
-        f"of a name model ends in ForTokenClassification.",
+        f"{directory}: its architecture ({', '.join(map(str, architectures)) or 'none'}) does not label tokens. The "
+        f"architecture of a name model ends in ForTokenClassification.",
         "Name another model.",
     )

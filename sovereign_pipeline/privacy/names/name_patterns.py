@@ -1,4 +1,4 @@
-"""Find names in Latin and Arabic text: candidates, and one fitted score that decides."""
+"""Find names in text: in Latin letters by a fitted score of candidates, in Arabic letters by patterns."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from sovereign_pipeline.privacy.spans import Span, without_overlaps
 _ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")
 _STROKE_BEHIND_WORD = re.compile(rf"(?<![{LETTERS}])([{LETTERS}]+)( ?/ ?)(?=[{LETTERS}])")
 _BETWEEN_ARABIC_WORDS = re.compile(rf"(?<=[{LETTERS}])[_./\\+=\n-](?=[{LETTERS}])")
-# "Eid Mubarak" behind a closing, a label or "Mr" is a name.
+# Greetings and forms of address, which are no names. After a closing, a label or "Mr", "Eid Mubarak" is a name.
 _FORMULA = re.compile(
     r"\b(?:(?:mr|mrs|ms|madam|sir)\b\.? *(?:{})(?= *(?:[,.:;!\n]|$))"
     r"|(?<![,sy]\n)(?<![rs.:] )(?:{})\b)".format(
@@ -25,11 +25,11 @@ _FORMULA = re.compile(
 )
 
 _NAMES_TOO = ("given name", "given name or word", "family name", "family name or word")
-_LEAST_FOR_MENTION = -3.0  # score of an everyday word that is part of a name which the case already has
+_LEAST_FOR_MENTION = -3.0  # minimum score of an everyday word to count as a further mention
 
 
 class NamePatterns:
-    """A finder of names: candidates by entity, list, title and shape, decided by one fitted score."""
+    """Finds names: in Latin letters among candidates by a fitted score, in Arabic letters by patterns and entities."""
 
     def __init__(self, keep_words: Iterable[str] = (), favour: Favour = "balanced") -> None:
         """
@@ -73,8 +73,8 @@ class NamePatterns:
     def explained(
         self, text: str, entities: Sequence[Entity] | None, *, signed: bool
     ) -> tuple[dict[tuple[int, int], str], list[tuple[int, int]]]:
-        """Return span -> explanation of each name in Latin letters, and the spans of doubtful names: those that would
-        be names if the policy favoured recall."""
+        """Return span -> explanation of each name in Latin letters, and the spans of doubtful names. Doubtful names
+        would be names if the policy favoured recall."""
         script: Script = "latin_alone" if entities is None else "latin"
         found = self.candidates(text, entities, signed=signed)
         weights = self._scorer.weights[script]
@@ -94,7 +94,7 @@ class NamePatterns:
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
     def may_spread(self, text: str, span: Span) -> bool:
-        """Return whether a name is certain enough to be searched for in the rest of its case."""
+        """Return whether a name is certain enough to search for it in the rest of the case."""
         tokens = list(EACH_TOKEN.finditer(text, span.start, span.end))
         if ARABIC_LETTER.search(text, span.start, span.end) or len(tokens) != 1:
             return True

@@ -48,7 +48,7 @@ class Sentence(NamedTuple):
 
 
 class MarkedText(Frozen):
-    """A line of a set in JSON lines: a text, and its names as half-open spans."""
+    """A line of a training set in JSON lines: a text, and its names as half-open spans."""
 
     text: str
     spans: tuple[Place, ...] = ()
@@ -68,7 +68,7 @@ def read_marked(path: Path) -> list[MarkedText]:
             row = None
         if row is None or any(not 0 <= start < end <= len(row.text) for start, end in row.spans):
             raise InputError(
-                f"{path}, line {number}: this is no text with marked names.",
+                f"{path}, line {number}: this is not a text with spans of its names.",
                 'Write {"text": "…", "spans": [[start, end], …]} on each line.',
             )
         texts.append(row)
@@ -79,12 +79,12 @@ _INVISIBLE = re.compile("[\u200b-\u200f\ufeff]")
 _DOCUMENT = ("-DOCSTART-", "# source")
 _ENDS = ("$#$",)  # lines that end a sentence in Wojood
 LINES_OF_DOCUMENT = 50
-"""Sentences of a file without `-DOCSTART-` or `# source:` lines count as documents in blocks of this number."""
+"""Number of sentences that count as one document in a file without `-DOCSTART-` or `# source:` lines."""
 
 
 def read_bio(path: Path) -> list[Sentence]:
-    """Read a BIO file: a word and its labels on each line, an empty line after a sentence. Of nested entities, the
-    longest counts. Raises InputError, which names the line and never quotes it."""
+    """Read a BIO file: a word and its labels on each line, an empty line after a sentence. Only the longest of nested
+    entities counts. Raises InputError, which names the line and never quotes it."""
     sentences: list[Sentence] = []
     words: list[str] = []
     labels: list[list[str]] = []
@@ -136,7 +136,7 @@ def _sentence(words: Sequence[str], labels: Sequence[Sequence[str]], document: s
 
 
 def arabic_classes() -> dict[str, str]:
-    """Return folded word -> the list that it is on, for the features of an Arabic model."""
+    """Return folded word -> name of the list that contains it, for the features of an Arabic model."""
     lists: dict[str, frozenset[str]] = {
         "tribe": ARABIC["tribes"],
         "given": ARABIC["given"] - ARABIC["everyday_given"],
@@ -167,8 +167,8 @@ def train_ner(
     Args:
         epochs: the sentences of each epoch.
         parent: a spaCy model from which the training continues; None to begin anew.
-        classes: folded word -> class, which the model sees as a feature; None for spaCy's own features.
-        report: is called after each epoch with its number, their count and the loss of a sentence.
+        classes: folded word -> class, a feature of the model; None for spaCy's own features.
+        report: called after each epoch with its number, the number of epochs, and the mean loss of a sentence.
     """
     with without_torch():
         import spacy
@@ -245,7 +245,7 @@ _CAUTION = [step / 2 for step in range(13)]
 
 
 def choose_caution(pipeline: Any, sentences: Sequence[Sentence]) -> None:
-    """Set the least caution at which PRECISION of the found persons are right, in texts that were not trained on."""
+    """Set the smallest caution at which precision of persons reaches PRECISION, on texts that were not trained on."""
     model = SpacyModel.of(pipeline)
     for caution in _CAUTION:
         pipeline.meta[CAUTION] = caution
@@ -264,11 +264,11 @@ def write_model(pipeline: Any, directory: Path) -> None:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 COVER = 0.9
-"""Share of a name's characters that findings must cover, and of a finding that names must cover."""
+"""Share of a name's characters that findings must cover for the name to count as found, and vice versa."""
 
 
 def precision_and_recall(model: NameModel, sentences: Sequence[Sentence]) -> tuple[float, float]:
-    """Compare a model's persons with the marked ones."""
+    """Return the precision and recall of a model's persons, compared with the marked persons."""
     found = names = right = findings = 0
     for each, entities in zip(sentences, model.entities([each.text for each in sentences]), strict=True):
         marked, persons = _persons(each.entities), _persons(entities)
@@ -282,7 +282,7 @@ def _persons(entities: Sequence[Entity]) -> list[Place]:
 
 
 def covered(places: Iterable[Place], others: Sequence[Place]) -> int:
-    """Return how many places have at least COVER of their characters in the others."""
+    """Return the number of places of which the other places cover at least the share COVER."""
     return sum(cover(each, others) >= COVER for each in places)
 
 
@@ -295,14 +295,14 @@ def cover(place: Place, others: Iterable[Place]) -> float:
 # --- an institution's own model ---------------------------------------------------------------------------------------
 
 HELD_OUT = 5
-"""One document of this number is measured on, and half as many choose the caution; none of these is trained on."""
+"""One in five documents is for measuring, and one in ten for choosing the caution. Neither is trained on."""
 LEAST_DOCUMENTS = 10
 EPOCHS, SENTENCES = 8, 3_000
-"""The training passes over the sets as often as the larger demands."""
+"""Minimum number of epochs, and of sentences in all epochs together."""
 
 
 def read_sentences(path: Path) -> list[Sentence]:
-    """Read a set: JSON lines with spans, or a BIO file. Raises InputError."""
+    """Read a training set: JSON lines with spans, or a BIO file. Raises InputError."""
     if path.suffix == ".jsonl":
         return [
             Sentence(
@@ -314,12 +314,12 @@ def read_sentences(path: Path) -> list[Sentence]:
 
 
 class Trained(NamedTuple):
-    """What a training printed and wrote into the card."""
+    """The result of a training, as it is printed and written into the model's card."""
 
     documents: int
     held_out: int
     names: int
-    """Persons in the documents held out."""
+    """Number of persons in the held-out documents."""
     before: dict[str, float] | None
     """Recall and precision of the model that the training continued from."""
     after: dict[str, float]

@@ -27,7 +27,7 @@ class PersonName:
     """Generation suffix: "jr", "sr", "ii", "iii" or "iv"."""
 
     def is_part_of(self, other: "PersonName") -> bool:
-        """Return whether the other name contains every part of this name, and more."""
+        """Return whether the other name contains every part of this name, and further parts."""
         if self == other or other.alone is not None:
             return False
         if self.alone is not None:
@@ -47,7 +47,7 @@ class PersonName:
         return tuple(part for part in (self.given, *self.fathers, self.surname, self.alone) if part is not None)
 
     def with_parts(self, equal: Mapping[str, str]) -> "PersonName":
-        """Return the name with parts replaced by their other spelling."""
+        """Return the name with its parts replaced by their spellings in `equal`."""
         if not equal:
             return self
         given, surname, alone = (
@@ -184,10 +184,10 @@ def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonNam
     """Map each name of one case to the fullest name of that person. Return the map, and the ambiguous names for a
     person to check.
 
-    An Arabic part equals a Latin part if it is certainly a spelling of it and neither may be another part in the case.
-    Then a shorter name joins a fuller name if exactly one fuller name in the case has all its parts. A remaining name
-    is ambiguous if it could be another person's: a short name that fits several fuller ones, a part that fits several
-    parts in the other script, or another spelling of the same name.
+    First, an Arabic and a Latin part are equal if they certainly spell one name and neither may spell a third part in
+    the case. Then a shorter name joins a fuller name if exactly one fuller name in the case has all its parts. A
+    remaining name is ambiguous if it fits several fuller names, has a part that fits several parts in the other script,
+    or may be another spelling of another person's name.
     """
     distinct = list(dict.fromkeys(names))
     equal = _equal_parts({part for name in distinct for part in name.parts})

@@ -35,7 +35,7 @@ class SetRecord(Frozen):
     texts: int
     names: int
     measured: dict[Favour, tuple[float, float]] = {}
-    """Favour -> precision and recall on texts that were not fitted."""
+    """Favour -> precision and recall on texts that the weights were not fitted to."""
 
 
 class Weights(Frozen):
@@ -48,7 +48,7 @@ class Weights(Frozen):
     sets: dict[str, SetRecord] = Field(default_factory=dict)
 
     def score(self, features: Iterable[str]) -> float:
-        """Return the score of a candidate. A feature without a weight counts nothing."""
+        """Return the score of a candidate. Features without a weight are ignored."""
         weights = self.features
         return self.bias + sum([weights[each] for each in features if each in weights])
 
@@ -58,18 +58,18 @@ class WeightsFile(RootModel[dict[Script, Weights]]):
 
 
 class Scorer:
-    """Fitted weights and one policy."""
+    """Decides which candidates are names, by fitted weights and one policy (`favour`)."""
 
     def __init__(self, weights: Mapping[Script, Weights], favour: Favour = "balanced") -> None:
         self.weights = weights
         self._favour = favour
 
     def names(self, script: Script, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Return the candidates that are names, without overlaps. Of overlapping ones, the highest score wins."""
+        """Return the candidates that are names, without overlaps. Of overlapping candidates, the highest score wins."""
         return self._above(script, candidates, self._favour)
 
     def doubtful(self, script: Script, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates beside the names that would be names if the policy favoured recall."""
+        """Return the candidates that are no names under this policy, but would be names if it favoured recall."""
         names, more = self.names(script, candidates), self._above(script, candidates, "recall")
         return [each for each in more if all(each.end <= name.start or name.end <= each.start for name in names)]
 
@@ -86,7 +86,8 @@ def explain(weights: Weights, features: Iterable[str], count: int = 3) -> str:
 
 
 def chosen(scored: Iterable[tuple[float, Candidate]], threshold: float) -> list[Candidate]:
-    """Return the candidates with a score above the threshold in reading order, of overlapping ones the highest."""
+    """Return the candidates with a score above the threshold, in reading order. Of overlapping candidates, only the one
+    with the highest score is returned."""
     found: list[Candidate] = []
     above = [pair for pair in scored if pair[0] > threshold]
     for _, each in sorted(above, key=lambda pair: (-pair[0], pair[1].start, pair[1].end)):
@@ -99,7 +100,7 @@ def chosen(scored: Iterable[tuple[float, Candidate]], threshold: float) -> list[
 
 @cache
 def load_weights(path: Path = PACKAGED) -> dict[Script, Weights]:
-    """Read a file of weights. Raises PrivacyError if it is none."""
+    """Read a file of weights. Raises PrivacyError if it is missing or invalid."""
     try:
         return WeightsFile.model_validate_json(path.read_bytes()).root
     except (OSError, ValueError) as error:

@@ -70,8 +70,8 @@ def skeleton(part: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _pattern(arabic: str, further: bool) -> re.Pattern[str]:
-    """Return the pattern of the Latin spellings of an Arabic part, after `_plain`; with `further`, rarer spellings
-    too."""
+    """Return the pattern of an Arabic part's Latin spellings, as `_plain` returns them; with `further`, also of rarer
+    spellings."""
     if arabic.startswith("ال-"):  # "آل سعيد", which is written "Al Said"
         return re.compile(_ARTICLE + _word(arabic[3:], further))
     choices = [_word(arabic, further)]
@@ -189,8 +189,8 @@ def _spelt_alike(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def _consonants_and_vowels(latin: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the consonants, doubled ones once, and the vowels before, between and after them (one more than the
-    consonants)."""
+    """Return the consonants, with doubled consonants once, and the vowels before, between and after them (one more than
+    the consonants)."""
     plain = _plain(latin).removeprefix(_ARTICLE)
     plain = re.sub(r"^al(?=[^aeiouy]{1,2}[aeiouy])(?!l)", "", plain) if len(plain) > 6 else plain
     plain = re.sub(r"(?<=[aeiou])h$", "", plain.replace("ph", "f").replace("q", "k"))
