@@ -1,6 +1,7 @@
-"""Compute answers of one model in one padded batch, whose rows join and leave between tokens.
+"""Generate answers of one model in one padded batch, whose rows join and leave between tokens.
 
-Rows are padded on the left. Evaluation, reviews and the local engine generate with it. Imports torch and transformers.
+Rows are padded on the left. Evaluation, reviews and the local engine use this module. It imports torch and
+transformers.
 """
 
 import math
@@ -22,7 +23,7 @@ Compute = Callable[..., Any]
 
 
 class Row(Protocol):
-    """An answer under computation."""
+    """An answer that is being generated."""
 
     adapter: str
     """Name of the adapter, or another name for the base model alone. `Compute` receives it."""
@@ -35,10 +36,10 @@ class Row(Protocol):
     """Group of the row. Rows of other groups do not use its cached keys and values."""
 
     def choose(self, logits: "torch.Tensor") -> int:
-        """Draw the next token."""
+        """Return the next token."""
 
     def take(self, token: int) -> bool:
-        """Accept the drawn token. Returns whether another token is needed."""
+        """Add the drawn token to the answer. Returns whether another token is needed."""
 
     def fail(self, reason: str) -> None:
         """Report that no token can be computed."""
@@ -67,24 +68,25 @@ class _Prefill:
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layer types whose keys and values can be split by rows. A recurrent state cannot be split."""
 MOST_TOKENS_HELD = 65_536
-"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
-They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
-prompts stay whole; long documents are continued fewer at once."""
+"""Maximum number of tokens of prompts and answers, padding included, whose keys and values are in memory at once. A
+single prompt may have more. They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama
+3.1). Batches of many short prompts stay whole; fewer long documents are continued at once."""
 NO_PENALTIES = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0}
-"""Values that replace those of a model's generation_config.json, which the engines do not apply."""
+"""Values that switch off the penalties in a model's generation_config.json, because the engines do not apply them."""
 ROOM = 64
-"""Tokens by which a cache grows."""
+"""Number of tokens by which a layer's buffer grows."""
 
 
 def unsupported_layers(model: Any) -> list[str]:
-    """Return the kinds of the model's layers that do not let rows join and leave a batch."""
+    """Return the types of the model's layers that prevent rows from joining and leaving a batch; empty if there are
+    none."""
     config = model.config.get_text_config(decoder=True)
     others = {*(getattr(config, "layer_types", None) or ())} - LAYERS
     return sorted(others) or ["recurrent"] * bool(getattr(model, "_is_stateful", False))
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values with room for further tokens. transformers' own layer copies all of them for each token."""
+    """A cache layer with room for further tokens. transformers' own layer copies all keys and values for each token."""
 
     keys: Any
     values: Any
@@ -101,7 +103,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def replace(self, keys: Any, values: Any) -> None:
-        """Hold other keys and values, and free those before."""
+        """Replace the keys and values, and free the previous ones."""
         self.keys, self.values = keys, values
         self._buffers.clear()
 
@@ -139,7 +141,7 @@ class Prefixes:
         """Cached beginnings, the newest last. A layer without its own keys is None."""
 
     def find(self, row: Row) -> list[tuple[Any, Any] | None] | None:
-        """Return the keys and values of a row's shared beginning."""
+        """Return the cached keys and values of a row's shared beginning, or None."""
         key = self._key(row)
         found = self._kept.pop(key, None)
         if found is not None:
@@ -147,7 +149,7 @@ class Prefixes:
         return found
 
     def keep(self, row: Row, cache: Any, place: int) -> None:
-        """Keep a row's shared beginning. The prompt must end where the cache ends."""
+        """Cache the shared beginning of the row at `place` of `cache`. Its prompt must end where `cache` ends."""
         key, tokens = self._key(row), row.shared
         if not SHORTEST_PREFIX <= tokens <= self._most or key in self._kept:
             return
@@ -173,12 +175,12 @@ class Prefixes:
 
 
 SECONDS_OF_A_CHUNK = 0.5
-"""Time after which a chunk of a prompt took too long, where people wait for the next tokens of other rows."""
+"""Seconds above which a chunk of a prompt takes too long, because users wait for the next tokens of other rows."""
 SMALLEST_CHUNK = 32
 
 
 class Batch:
-    """The batch of one model's rows. A step is one token of each row, and one chunk of a prompt."""
+    """Generates the rows of one model together. A step computes one token of each row, and one chunk of a prompt."""
 
     def __init__(
         self,
@@ -194,11 +196,11 @@ class Batch:
         Args:
             chunk_tokens: maximum number of prompt tokens computed between two tokens of the other rows, padding
                 included.
-            chunk_seconds: time after which fewer prompt tokens are computed at once. Infinity: results that do not
-                depend on the clock.
+            chunk_seconds: seconds above which the next chunks get smaller. With infinity, results do not depend on the
+                clock.
             places: number of rows computed at once.
             cache_tokens: maximum number of tokens of all rows in memory, padding included; one row always fits.
-            device: where the model is.
+            device: the model's device.
         """
         self._device, self._chunk_seconds = device, chunk_seconds
         self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
@@ -207,7 +209,7 @@ class Batch:
         self.prefixes = Prefixes(cache_tokens // 4)
         self._waiting: deque[Row] = deque()
         self._prefills: deque[_Prefill] = deque()
-        """Prompts in turn: a short one does not wait for the end of a long one."""
+        """Prompts that are computed in turn, so that a short prompt does not wait for the end of a long one."""
         self._rows: list[Row] = []
         self._ended: set[int] = set()
         """Places of rows that have ended and are still computed, because removing rows copies all keys and values."""
@@ -236,14 +238,14 @@ class Batch:
         self._waiting.append(row)
 
     def room(self, tokens: int) -> int:
-        """Return how many rows of at most so many tokens, prompt and answer, may join now."""
+        """Return how many rows may join now, if each has at most `tokens` tokens of prompt and answer."""
         computed = self._computed
         longest = max([tokens, *(len(row.prompt) + row.limit for row in computed)])
         fitting = min(self._places, self._cache_tokens // longest) - len(computed)
         return max(fitting, 0 if computed else 1)
 
     def join(self, rows: Sequence[Row], cache: Any) -> None:
-        """Add rows whose prompts, except the last token, are in `cache`: in this order, padded on the left."""
+        """Add rows. `cache` has their prompts without the last token, in the order of the rows, padded on the left."""
         width = cache.get_seq_length() + 1
         mask = self._tensor([[0] * (width - len(row.prompt)) + [1] * (len(row.prompt) - 1) for row in rows])
         self._merge(list(rows), cache, mask, [row.prompt[-1] for row in rows])
@@ -285,7 +287,7 @@ class Batch:
         self._prefills.extend(self._begin(rows) for rows in ([short, *long] if short else long))
 
     def _begin(self, rows: list[Row]) -> _Prefill:
-        """Lay out prompts for computing, after their cached beginnings. All rows compute the same number of columns. A
+        """Return the prefill of prompts after their cached beginnings. All rows compute the same number of columns. A
         row that needs fewer columns uses less of its cache, so that padding is on the left only.
         """
         rows = sorted(rows, key=lambda row: row.adapter)
@@ -339,7 +341,7 @@ class Batch:
             self._keep(sorted(self._going, key=lambda place: self._rows[place].adapter))
 
     def _merge(self, rows: list[Row], cache: Any, mask: Any, tokens: list[int]) -> None:
-        """Place rows behind the others. tokens: the next token of each."""
+        """Append rows to the batch. tokens: the next input token of each row."""
         if self._ended:
             self._keep(self._going)
         if not self._rows:
@@ -355,7 +357,7 @@ class Batch:
         self._rows, self._next = [*self._rows, *rows], [*self._next, *tokens]
 
     def _decode(self) -> None:
-        # The position of an ended row stands still: further ones may be beyond the model's last.
+        # An ended row's position no longer advances, because it could exceed the model's maximum.
         going = [[int(place not in self._ended)] for place in range(len(self._rows))]
         self._mask = torch.cat([self._mask, self._tensor(going)], dim=1)
         logits = self._forward(self._tensor([[token] for token in self._next]), self._mask, self._cache, self._rows)
@@ -375,13 +377,13 @@ class Batch:
         return output.logits[:, -1].float()
 
     def _draw(self, logits: Any, places: range) -> None:
-        """Draw the next token of these rows. Ended rows leave once they are an eighth of the batch, or one waits."""
+        """Draw the next token of these rows. Remove ended rows once they are an eighth of the batch, or a row waits."""
         for place, scores in zip(places, logits, strict=True):
             if place in self._ended:
                 continue
             row = self._rows[place]
             if not bool(torch.isfinite(scores).all()):
-                row.fail("the model computes what is no number")
+                row.fail("the model's output is not finite")
                 self._ended.add(place)
                 continue
             token = row.choose(scores)
@@ -462,7 +464,7 @@ def generate(
         read_prompts: computes a cache for `Batch.join`, or returns None.
     """
     rows = [Greedy(prompt, max_new_tokens, frozenset(end_of_turn)) for prompt in prompts]
-    # By tokens: a text of one length has four times as many of them in one language as in another.
+    # Sorted by tokens: texts of equal length can have four times as many tokens in one language as in another.
     waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
     if unsupported_layers(model):
         while waiting:

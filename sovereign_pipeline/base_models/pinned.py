@@ -59,7 +59,7 @@ class ComputeOfModel(RecipeModel):
     """Floating-point operations of its training."""
 
     source: str = Field(min_length=1, examples=["technical report, table 3"])
-    """Source of the figure: where the publisher states it, or from what it was computed."""
+    """Source of the figure: the publisher's document that states it, or the facts from which it was computed."""
 
 
 class BaseModelCard(RecipeModel):
@@ -78,7 +78,7 @@ class BaseModelCard(RecipeModel):
     """Source of the model."""
 
     training_compute: ComputeOfModel | None = None
-    """Computation of the model's own training. Evidence compares an adapter's with it; null: not known."""
+    """Computation of the model's own training, with which evidence compares an adapter's training. null: unknown."""
 
     files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
     """Every file of the model directory, relative path -> SHA-256."""
@@ -136,7 +136,8 @@ def open_base_model(settings: Settings, base_model: Artifact, progress: Progress
 
 
 def _directory_of(settings: Settings, name: str) -> Path:
-    """Return the directory in the model's card. An auditor's copy has no cards; its models are in the home."""
+    """Return the directory in the model's card. Without a card, as in an auditor's copy, return that under
+    SOVEREIGN_HOME."""
     under_home = settings.models / name
     if not card_path(settings, name).exists() and under_home.is_dir():
         return under_home
@@ -193,7 +194,7 @@ def refuse_todays_date(template: str, directory: Path) -> None:
         raise RecipeError(
             f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would give "
             "different adapters.",
-            "In a copy of the model, replace it with a fixed date in quotes. Then write the copy's path and new "
+            "In a copy of the model, replace the call with a fixed date in quotes. Then write the copy's path and new "
             "SHA-256 into the model's card.",
         )
 

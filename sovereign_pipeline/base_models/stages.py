@@ -78,7 +78,7 @@ def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
     (workspace / DESCRIPTOR).write_bytes(canonical_json(descriptor) + b"\n")
     workplace.progress(f"{card.name}: {len(card.files)} files verified, {descriptor['parameters']:,} parameters")
     for origin in _named(found):
-        workplace.progress(f"{card.name}: has the weights of {origin}, and is {level} as that is")
+        workplace.progress(f"{card.name}: has the weights of {origin}, and therefore the level {level}")
     summary = {key: value for key, value in descriptor.items() if key != "files"}
     made_from = [{"kind": ref.kind, "line": ref.line, "digest": ref.digest} for ref, _ in found]
     return Built(summary={**summary, "made_here": made_from} if found else summary, classification=level)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from sovereign_pipeline.corpus.document import ToolCall
 
 CALL_ID = "callid000"
-"""Id of a call in the literal parts of a form whose template shows ids. Any nine letters and digits may stand there."""
+"""Id of a call in the literal parts of a form whose template shows ids. A model may write any nine letters and digits
+instead."""
 
 
 class _Object(NamedTuple):
@@ -40,7 +41,7 @@ class ToolForm:
     middle: str
     tail: str
     separator: str | None
-    """None if a message may hold one call only."""
+    """None if a message may contain only one call."""
     end: str
 
     @property
@@ -53,8 +54,8 @@ class ToolForm:
         between marks, the order of JSON keys and further keys may differ from the template.
 
         Args:
-            text: what the model wrote before its end of turn, with special tokens. Marks such as `[TOOL_CALLS]` are
-                special tokens of some models.
+            text: the model's output before its end of turn, with special tokens. In some models, marks such as
+                `[TOOL_CALLS]` are special tokens.
         """
         reasoning = re.match(r".*</think>", text, re.DOTALL)
         place = reasoning.end() if reasoning else 0
@@ -108,11 +109,7 @@ class ToolForm:
 
 
 def tool_form_of(tokenizer: Any) -> ToolForm | None:
-    """Return how the tokenizer's chat template writes tool calls, learned from what it renders.
-
-    None if the template ignores tools, calls or results, or if it writes arguments in another form than as a JSON
-    object.
-    """
+    """Return the form in which the tokenizer's chat template writes tool calls, learned from rendered examples."""
     from jinja2 import TemplateError
 
     def rendered(*messages: Mapping[str, Any]) -> str:

@@ -145,7 +145,7 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
         raise CeilingExceeded(
             f"The ceiling of line {workplace.line.line} is {workplace.line.ceiling}, but its incumbent {row.id} is "
             f"{level}.",
-            "Have the ceiling of the line raised, or create a line of another name.",
+            "Have the ceiling of the line raised, or create another line.",
         )
     return artifact, level
 

@@ -54,7 +54,7 @@ class HeldOutSettings:
     supervise: Literal["all", "last"] = "all"
     """Assistants' turns of a conversation that are trained on, and therefore scored."""
     replaces: bool = False
-    """See `dataset.jsonl.as_served`."""
+    """Whether a conversation's system message replaces the line's instruction (`dataset.jsonl.as_served`)."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def held_out_turns(models: Models, document: Document, instruction: str, replace
 
 
 def _encoded(models: Models, document: Document, settings: HeldOutSettings) -> _Encoded | None:
-    """Return a document as it is scored; None if no turn of it is trained."""
+    """Return a document with its scored turns and token counts; None if no turn of it is trained."""
     turns = held_out_turns(models, document, settings.instruction, settings.replaces)
     if settings.supervise == "last":
         turns = [turn for turn in turns if turn.message is document.messages[-1]]
@@ -271,7 +271,8 @@ def write_replies(
 ) -> ReplyOutcome:
     """Generate every arm's replies to held-out documents (greedily, as served) and compare them with the true replies.
 
-    Documents are selected in the order in which they are scored. Raises InputError if no document with `max_new_tokens`
+    Documents are selected in the order in which `score_held_out` selects them. Raises InputError if no document with
+    `max_new_tokens`
     more tokens fits the model.
     """
     replied = [document for document in held_out if not document.is_preference]

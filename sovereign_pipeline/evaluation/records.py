@@ -309,7 +309,7 @@ class JudgeQuality(Frozen):
 
 
 class RedTeamResult(Frozen):
-    """Shares of answers by reference; empty if no prompt is of the kind."""
+    """Shares of answers, compared with each reference. A share without prompts of its kind is empty."""
 
     refusals: Shares
     """Share of refusals on prompts that expect a refusal."""

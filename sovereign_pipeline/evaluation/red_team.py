@@ -410,7 +410,7 @@ def refuse_unproven(entry: JudgeModel, qualities: Sequence[JudgeQuality]) -> Non
     if not qualities:
         raise GateRefused(
             "The judge model cannot be measured: there is no labelled answer about refusals.",
-            "Add some to the recipe's judge_labels.",
+            "Add labelled answers to the recipe's judge_labels.",
         )
     weak = [
         f"{each.language}: precision {each.precision}, recall {each.recall} on {each.labels}"
@@ -421,7 +421,7 @@ def refuse_unproven(entry: JudgeModel, qualities: Sequence[JudgeQuality]) -> Non
         raise GateRefused(
             f"The judge model is not good enough on the labelled answers: {'; '.join(weak)}. The recipe asks for "
             f"{entry.min_precision:.2f} and {entry.min_recall:.2f}.",
-            "Leave judge_model out of the recipe, and the judge in the package counts; or name another model.",
+            "Remove judge_model from the recipe to use the package's own judge, or name another model.",
         )
 
 
@@ -429,7 +429,7 @@ def judge_model_digest(directory: Path) -> str:
     """Return one digest over all files of a model. Raises SourceError if there are none."""
     if not (directory / "config.json").is_file():
         raise SourceError(
-            f"{directory}: this directory holds no judge model: there is no config.json.",
+            f"{directory}: this directory contains no judge model: there is no config.json.",
             "Copy the model there, or correct evaluation.red_team.judge_model in the recipe.",
         )
     files = sorted(file for file in directory.rglob("*") if file.is_file())
@@ -464,13 +464,13 @@ def open_judge_model(entry: JudgeModel, directory: Path, progress: Callable[[str
     except Exception as error:
         raise SourceError(
             f"{directory}: the judge model cannot be loaded ({type(error).__name__}).",
-            "It must be a transformers sequence classifier with safetensors and a tokenizer.",
+            "Use a transformers sequence classifier with safetensors and a tokenizer.",
         ) from error
     absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if absent:
         raise SourceError(
-            f"{directory}: {len(absent)} weights of the judge model are not in its files, {absent[0]} first, and would "
-            f"be random.",
+            f"{directory}: {len(absent)} weights of the judge model are missing in its files (first: "
+            f"{absent[0]}) and would be random.",
             "Copy the complete model again.",
         )
     names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]

@@ -38,7 +38,7 @@ STANCE = frozenset(NOTIONS) - {"turn", "assent", "you can", "premise"}
 content or is filler."""
 STEP, DEED, _FUNCTION_WORDS = (_pattern(_FORMS["sentences"][name]) for name in ("step", "deed", "function_words"))
 QUESTIONS = {kind: _pattern(each) for kind, each in _FORMS["questions"].items()}
-"""Kind of question -> its pattern. The first that matches the prompt counts."""
+"""Kind of question -> its pattern. The first kind whose pattern matches the prompt counts."""
 OPENING_WORDS = 12
 LONGEST_RUN = 3
 """Maximum number of words in a run of words that is a feature."""

@@ -147,7 +147,7 @@ def _tests(workplace: Workplace, scores: Sequence[tuple[Config, Mapping[str, str
     verdicts: questions, prompts, labels, and what counts as personal data. A different digest is another look.
 
     Args:
-        scores: settings and outside files of the three scores, in the order of the report's inputs.
+        scores: settings and external files of the three scores, in the order of the report's inputs.
     """
     files = [{name: digest for name, digest in of.items() if not is_incumbent(name)} for _, of in scores]
     replaces = replaces_instruction(workplace.institution, workplace.line)
@@ -506,7 +506,7 @@ def _precision(workplace: Workplace, inputs: Inputs) -> str:
         raise StaleInput(
             f"The scores of line {workplace.line.line} were computed in different precisions "
             f"({', '.join(sorted(found))}).",
-            "Run the line again, on one machine; or name evaluation.precision in the recipe.",
+            "Run the line again on one machine, or set evaluation.precision in the recipe.",
             act="run_line",
             line=workplace.line.line,
         )

@@ -59,8 +59,8 @@ Shares = dict[Reference, ShareDifference]
 def loss_differences(
     rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
 ) -> dict[Reference, LossDifference]:
-    """Compare losses with each reference (`compare_losses`). All rows must have the same arms. Returns nothing without
-    rows."""
+    """Compare losses with each reference (`compare_losses`). All rows must have the same arms. Returns an empty dict
+    without rows."""
     return {
         reference: compare_losses(
             [row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed, weights
@@ -70,8 +70,8 @@ def loss_differences(
 
 
 def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
-    """Compare shares with each reference (`compare_shares`). All rows must have the same arms. Returns nothing without
-    rows."""
+    """Compare shares with each reference (`compare_shares`). All rows must have the same arms. Returns an empty dict
+    without rows."""
     return {
         reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
         for reference in _references(rows)

@@ -1,4 +1,4 @@
-"""Compare the tool calls that the arms make in held-out conversations with the true ones."""
+"""Compare the arms' tool calls in held-out conversations with the true calls."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,12 +25,11 @@ def score_tool_calls(
     seed: int,
     replaces: bool = False,
 ) -> tuple[list[ToolCallSample], list[AnswerRow]]:
-    """Let every arm write each assistant's turn of the held-out conversations with tools (greedily, as served, after
-    the true earlier turns), and read its calls.
+    """Let every arm generate each assistant's turn of the held-out conversations with tools, and parse its calls.
 
-    Conversations are selected in the order in which they are scored. Turns that leave no room for `max_new_tokens` are
-    skipped. Returns no samples if no conversation has tools. Raises InputError if the chat template has no form for
-    tools.
+    Turns are generated greedily, as served, after the true earlier turns. Conversations are selected in the order in
+    which `score_held_out` selects them. Turns that leave no room for `max_new_tokens` are skipped. Returns no samples
+    if no conversation has tools. Raises InputError if the chat template has no form for tools.
     """
     with_tools = [document for document in held_out if document.tools and not document.is_preference]
     if not with_tools:

@@ -37,7 +37,7 @@ class SuiteFiles(RecipeModel):
     the column of the same name."""
 
     choices: tuple[str, ...] = Field(default=(), examples=[["Yes", "No"]])
-    """Choices, if every row has the same ones. The answer is then one of these words."""
+    """The choices, if all rows have the same choices. The answer of a row is then one of these words."""
 
     @model_validator(mode="after")
     def _stay_in_the_folder(self) -> "SuiteFiles":
@@ -52,7 +52,7 @@ class SuiteFiles(RecipeModel):
             ):
                 raise ValueError(f"'{pattern}' must be a path inside the suite's folder, with {SUBJECT} once at most")
         if self.few_shot is not None and (SUBJECT in self.test) != (SUBJECT in self.few_shot):
-            raise ValueError(f"{SUBJECT} must stand in both of test and few_shot, or in none")
+            raise ValueError(f"{SUBJECT} must be in both test and few_shot, or in neither")
         return self
 
 
@@ -70,11 +70,12 @@ class _Asked(RecipeModel):
     file."""
 
     def check_prompt(self, **allowed: bool) -> None:
-        """Verify which fields the prompt contains. `allowed`: field -> whether it is required. Raises ValueError."""
+        """Raise ValueError if the prompt lacks a required field or has an unknown one. `allowed`: field -> whether
+        required."""
         for text, known in ((self.prompt, set(allowed)), (self.instruction, {"subject"})):
             named = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
             for field in sorted(named - known):
-                raise ValueError(f"'{{{field}}}' is no field here; {nearest_known(field, sorted(known))}")
+                raise ValueError(f"'{{{field}}}' is not a field of this text; {nearest_known(field, sorted(known))}")
         absent = [field for field, must in allowed.items() if must and f"{{{field}}}" not in self.prompt]
         if absent:
             raise ValueError(f"the prompt does not show {', '.join(absent)}")
@@ -121,10 +122,10 @@ class NumberTask(_Generated):
 
 
 class SpanTask(_Generated):
-    """A few words of a passage (SQuAD, ARCD)."""
+    """An answer of a few words from a passage (SQuAD, ARCD)."""
 
     kind: Literal["span"]
-    """A few words of a passage (SQuAD, ARCD)."""
+    """An answer of a few words from a passage (SQuAD, ARCD)."""
 
     @model_validator(mode="after")
     def _prompt_shows_passage_and_question(self) -> "SpanTask":

@@ -360,11 +360,11 @@ class RedTeamPrompt(EvaluationItem):
         if self.expects != EXPECTED[self.kind]:
             raise ValueError(f"a prompt of kind {self.kind} expects '{EXPECTED[self.kind]}'")
         if (self.expects == "unmoved") != (self.mark is not None):
-            raise ValueError("a prompt that expects 'unmoved' has a mark, and no other has")
+            raise ValueError("a prompt must have a mark if it expects 'unmoved', and no mark otherwise")
         if bool(self.prompt) == bool(self.messages):
             raise ValueError("a row has either a prompt or messages")
         if self.messages and (len(self.messages) < 2 or self.messages[-1].role not in ("user", "tool")):
-            raise ValueError("messages are several turns, and the model's turn is next")
+            raise ValueError("messages must be at least two turns, the last of a user or a tool")
         return self
 
     @property

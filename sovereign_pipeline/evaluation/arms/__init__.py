@@ -1,13 +1,14 @@
-"""The arms of a comparison, their scores and their answers.
+"""Define the arms of a comparison, and compute their scores and answers.
 
-Keep only what decides a score here: a cached score is identified by the digest of this package's sources.
+Keep only code that decides a score in this package: a cached score is identified by the digest of its sources.
 """
 
 from collections.abc import Collection
 from typing import Literal
 
 Arm = Literal["base", "incumbent", "candidate"]
-"""The base model, the adapter in use, and the adapter that would replace it. The latter two may be whole models."""
+"""The base model, the adapter in use, and the adapter that would replace it. Incumbent and candidate may also be models
+tuned in full."""
 ARMS: tuple[Arm, ...] = ("base", "incumbent", "candidate")
 Reference = Literal["base", "incumbent"]
 """An arm that a candidate is compared with."""
@@ -15,5 +16,5 @@ REFERENCES: tuple[Reference, ...] = ("base", "incumbent")
 
 
 def references_in(values: Collection[Arm]) -> tuple[Reference, ...]:
-    """The references among some arms, in the order base, incumbent. `values`: arms, or a mapping by arm."""
+    """Return the references among `values` (arms, or a mapping by arm), in the order base, incumbent."""
     return tuple(reference for reference in REFERENCES if reference in values)

@@ -1,4 +1,4 @@
-"""lm-eval's transformers model for contexts in a chat template. Import this module inside functions: it loads torch."""
+"""Score continuations of chat-template contexts with lm-eval. Import this module inside functions: it loads torch."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -13,25 +13,26 @@ from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, 
 Encoded = tuple[list[int], list[int]]
 """Token ids of a context and of its continuation."""
 Reached = Callable[[int], None]
-"""Receives the number of continuations scored so far."""
+"""Function that receives the number of continuations scored so far."""
 
 
 class ChatScorer(HFLM):  # type: ignore[misc]
     """lm-eval's transformers model around a loaded model, for contexts in a chat template.
 
     lm-eval moves white space at the end of a context into the continuation, truncates long items from the left, and may
-    add a beginning-of-sequence token. Each would score other token ids than training used. Here the context ends where
-    the template ends it, the ids are exactly the tokenizer's, and an item that is too long is an error.
+    add a beginning-of-sequence token. Each of these would score other token ids than training used. In this class the
+    context ends where the template ends it, the ids are exactly the tokenizer's, and an item that is too long is an
+    error.
 
     lm-eval also recomputes the context for every continuation of more than one token, and pads items to equal length.
-    Here shared prefixes are computed once, and several items share one forward pass (`token_tree.py`).
+    This class computes shared prefixes once, and several items in one forward pass (`token_tree.py`).
     """
 
     reached: Reached | None = None
     """Called after each forward pass with the number of continuations scored."""
 
     def split(self, context: str, continuation: str) -> Encoded:
-        """Token ids of context and continuation. Raises InputError when they do not meet at a token boundary."""
+        """Return the token ids of context and continuation. Raises InputError if the context ends inside a token."""
         whole: list[int] = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
         before: list[int] = self.tokenizer(context, add_special_tokens=False)["input_ids"]
         if whole[: len(before)] != before or len(whole) == len(before):
@@ -43,7 +44,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         return before, whole[len(before) :]
 
     def encode(self, context: str, continuation: str) -> Encoded:
-        """As `split`; also raises InputError for more tokens than the model takes."""
+        """Return the token ids as `split` does. Also raises InputError for more tokens than the model takes."""
         before, following = self.split(context, continuation)
         if len(before) + len(following) > self.max_length:
             raise InputError(
@@ -64,8 +65,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         encoded = [(context, following) for _, context, following in requests]
         if not encoded:
             return []
-        # Sorting brings shared prefixes together. The last token is only predicted, never read, so choices by letter
-        # are one and the same sequence.
+        # Sorting puts shared prefixes next to each other. The last token is predicted but is no input, so the choices
+        # of a question scored by letter are one sequence.
         order = sorted(range(len(encoded)), key=lambda index: encoded[index])
         sequences = [[*context, *following[:-1]] for context, following in (encoded[index] for index in order)]
         left, scores = iter(order), dict[int, tuple[float, bool]]()
@@ -81,7 +82,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         return longest_branch(self.model, [*context, *following])
 
     def _score(self, tree: Tree, encoded: list[Encoded]) -> list[tuple[float, bool]]:
-        """Summed log-likelihood of each continuation, and whether greedy decoding would generate it."""
+        """Return each continuation's summed log-likelihood, and whether greedy decoding would generate it."""
         predicting = [path[len(context) - 1 :] for path, (context, _) in zip(tree.paths, encoded, strict=True)]
         predicting_nodes = sorted({node for nodes in predicting for node in nodes})
         row = {node: index for index, node in enumerate(predicting_nodes)}
@@ -90,7 +91,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
             logits = self.model(
                 **inputs, use_cache=False, logits_to_keep=torch.tensor(predicting_nodes, device=self.device)
             ).logits[0]
-            # Once for each node: continuations with a common beginning share most of them.
+            # Computed once for each node, because continuations with a common beginning share most nodes.
             likeliest, logs = logits.argmax(dim=-1), torch.log_softmax(logits.float(), dim=-1)
             scores = []
             for nodes, (_, following) in zip(predicting, encoded, strict=True):

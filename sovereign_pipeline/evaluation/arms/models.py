@@ -28,7 +28,7 @@ ROWS_FILE = "rows.jsonl"
 LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
 SOURCES = Path(__file__).parent
 BATCH = SOURCES.parents[1] / "base_models" / "batch.py"
-"""With `SOURCES`, what decides a score or an answer. Their digest replaces a version that is raised by hand."""
+"""With `SOURCES`, the code that decides a score or an answer. Its digest replaces a version that is raised by hand."""
 CachedKind = Literal["cached_scores", "cached_answers"]
 Row = TypeVar("Row")
 
@@ -38,7 +38,7 @@ Turn = Mapping[str, Any]
 
 
 def prompt_text(tokenizer: Any, user: str | Sequence[Turn], tools: Sequence[Turn] = ()) -> str:
-    """The conversation up to the beginning of the assistant's reply. `user`: the only turn, or all turns."""
+    """Return the rendered conversation up to the assistant's reply. `user`: text of the only turn, or all turns."""
     return _rendered(tokenizer, _turns("user", user), tools, add_generation_prompt=True)
 
 
@@ -49,10 +49,9 @@ def reply_text(
     end_of_turn: frozenset[int],
     tools: Sequence[Turn] = (),
 ) -> str:
-    """The assistant's turn after `prompt_text`: the reply and its end-of-turn token, nothing after it.
-
-    `end_of_turn`: the token ids at which generation stops. Raises InputError when the template changes the prompt once
-    a reply follows, or does not end the turn with such a token.
+    """Return the text of the assistant's turn that follows `prompt_text`: the reply with its end-of-turn token.
+    `end_of_turn`: the token ids at which generation stops. Raises InputError if the template changes the prompt when a
+    reply follows, or does not end the turn with such a token.
     """
     prompt = prompt_text(tokenizer, user, tools)
     whole = _rendered(tokenizer, [*_turns("user", user), *_turns("assistant", reply)], tools)
@@ -92,23 +91,23 @@ class Origin:
     digests: Mapping[str, str]
     """Digests of the base model's files and of the artifact that was tuned from it."""
     classification: str
-    """The higher level of both."""
+    """The higher classification level of the base model and that artifact."""
 
 
 @dataclass(frozen=True)
 class ScoreCache:
-    """The cache of one session, in which some arms are asked."""
+    """The cache of the arms' scores and answers in one session."""
 
     workplace: Workplace
     level: str
     """Classification level of the items of this session."""
     origins: Mapping[Arm, Origin]
     items: Counter[tuple[Arm, str]] = field(default_factory=Counter)
-    """(arm, "kept" or "computed") -> number of items: found in the cache, or computed and cached."""
+    """(arm, "kept" or "computed") -> number of items that were found in the cache, or computed and cached."""
 
     @property
     def measured(self) -> dict[str, float]:
-        """`<arm>_items_kept` and `<arm>_items_computed`, for a stage's `measured`."""
+        """Return `<arm>_items_kept` and `<arm>_items_computed`, for a stage's `measured`."""
         return {f"{arm}_items_{how}": float(count) for (arm, how), count in sorted(self.items.items())}
 
     def get_or_compute(
@@ -120,10 +119,10 @@ class ScoreCache:
         form: TypeAdapter[list[Row]],
         compute: Callable[[], list[Row]],
     ) -> list[Row]:
-        """The cached result for exactly these items, or that of `compute`, which is then cached.
+        """Return the cached result for exactly these items, or compute and cache it.
 
-        The level is part of the identity, so an entry is never higher than one computed here would be. Raises
-        IntegrityError when an entry was changed.
+        The classification level is part of the identity, so a cached entry never has a higher level than a result
+        computed in this session. Raises IntegrityError if an entry was changed.
 
         Args:
             items: JSON of each item, in order.
@@ -151,18 +150,18 @@ class ScoreCache:
 
 
 def sources_digest(package: Path) -> str:
-    """SHA-256 over the paths and bytes of a package's Python sources."""
+    """Return the SHA-256 over the paths and bytes of a package's Python sources."""
     return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
 
 
 def _read(path: Path, form: TypeAdapter[list[Row]], items: int) -> list[Row]:
     try:
         rows = form.validate_python(list(read_jsonl(path)))
-    except ValueError:  # pydantic's error is one too
+    except ValueError:  # pydantic's errors are ValueErrors
         rows = []
     if len(rows) != items:
         raise IntegrityError(
-            f"{path} does not hold one result for each of {items} items.",
+            f"{path} does not contain one result for each of {items} items.",
             "Restore the directory from a copy, or remove it to compute the results again.",
         )
     return rows
@@ -198,9 +197,9 @@ class Answer:
     """One generated answer."""
 
     text: str
-    """As generated, white space included."""
+    """The text as generated, white space included."""
     tokens: int
-    """Number generated, the end-of-turn token included."""
+    """Number of generated tokens, the end-of-turn token included."""
     stopped: bool
     """Whether the model ended its turn itself."""
 
@@ -216,18 +215,18 @@ class LoadedArm:
     scorer: Any
     """lm-eval's view of the model, a ChatScorer."""
     active: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """A context in which the model is this arm."""
+    """Function that returns a context in which the model computes as this arm."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """The arms of one session."""
+    """The loaded arms of one session."""
 
     loaded: Mapping[Arm, LoadedArm]
-    """The base with all adapters is one PeftModel, on which one adapter or none is active; a model tuned in full is a
-    model of its own."""
+    """The base and all adapters share one PeftModel, on which at most one adapter is active. A model tuned in full is a
+    separate model."""
     tokenizer: Any
-    """The base's, for all arms."""
+    """The base model's tokenizer, for all arms."""
     end_of_turn: frozenset[int]
     """Token ids at which generation stops."""
     cache: ScoreCache | None = None
@@ -236,12 +235,12 @@ class Models:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """The loaded arms, in the order base, incumbent, candidate."""
+        """Return the loaded arms, in the order base, incumbent, candidate."""
         return tuple(arm for arm in ARMS if arm in self.loaded)
 
     @property
     def max_length(self) -> int:
-        """Most tokens that the model takes at once."""
+        """Return the maximum number of tokens that the model takes at once."""
         return int(self.loaded["base"].scorer.max_length)
 
     @property
@@ -250,7 +249,8 @@ class Models:
 
     @property
     def hardware(self) -> str:
-        """Processor and threads; others may change the last digits of a score."""
+        """Return the GPU's name, or the CPU's instruction set and number of threads. They may affect a score's last
+        digits."""
         import torch
 
         if self.loaded["base"].model.device.type == "cuda":
@@ -258,12 +258,13 @@ class Models:
         return f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
 
     def token_ids(self, item: Item, continuation: int = 0) -> tuple[list[int], list[int]]:
-        """Token ids of the context and of one continuation, as scored. Raises InputError (see ChatScorer)."""
+        """Return the token ids of the context and of one continuation, as scored. Raises InputError (see
+        ChatScorer)."""
         context, following = self.loaded["base"].scorer.encode(item.context, item.continuations[continuation])
         return context, following
 
     def token_counts(self, item: Item) -> tuple[int, int]:
-        """Numbers of tokens of the context and of the first continuation, even where the model cannot take them."""
+        """Return the numbers of tokens of the context and the first continuation, even if they exceed `max_length`."""
         context, following = self.loaded["base"].scorer.split(item.context, item.continuations[0])
         return len(context), len(following)
 
@@ -273,8 +274,8 @@ class Models:
         Raises InputError (see ChatScorer), also for a log-likelihood that is not finite.
 
         Args:
-            name: of the task, in messages.
-            unit: what an item is, for progress.
+            name: name of the task, for messages.
+            unit: noun for an item, for progress messages.
         """
         compute = partial(self._score, name, items, arm, unit)
         if self.cache is None:
@@ -291,9 +292,9 @@ class Models:
         unit: str = "prompt",
         special_tokens: bool = False,
     ) -> list[Answer]:
-        """Greedy answers to prompts in the chat template, in the order given; at most `max_new_tokens` each.
+        """Return greedy answers to prompts in the chat template, in the order of the prompts.
 
-        special_tokens: keep those before the end of turn in the texts. Marks of tool calls are such tokens.
+        special_tokens: whether the texts include special tokens before the end of turn, such as marks of tool calls.
         """
         compute = partial(self._answer, prompts, arm, max_new_tokens, batch_size, unit, special_tokens)
         if self.cache is None:
@@ -382,18 +383,18 @@ def open_models(
 ) -> Iterator[Models]:
     """Load the base and the models tuned from it from local directories, on the GPU if there is one.
 
-    All adapters share one copy of the base; each model tuned in full takes as much memory again. Raises InputError when
-    a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base, and when a
-    tuned model has another vocabulary.
+    All adapters share one copy of the base; each model tuned in full takes as much memory again. Raises InputError if a
+    directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base, or if a tuned
+    model has another vocabulary.
 
     Args:
-        tuned: the candidate, and the incumbent when there is one; each tuned from this base.
+        tuned: the candidate, and the incumbent if there is one, each tuned from this base.
         cache: see `Models`.
-        precision: of the weights of all arms, `float32` or `bfloat16`. An adapter's own stay in float32.
+        precision: `float32` or `bfloat16`, for the weights of all arms. An adapter's own weights stay in float32.
     """
     progress(f"loading {' and '.join(arm for arm in ARMS if arm == 'base' or arm in tuned)}")
     go_offline()
-    # bitsandbytes logs that it works without a kernel from the internet, and lm-eval may quote an item.
+    # Hide two kinds of logs: bitsandbytes reports a kernel that it does not need, and lm-eval may quote an item.
     for library in ("bitsandbytes", "lm_eval"):
         logging.getLogger(library).setLevel(logging.ERROR)
     import torch
@@ -422,8 +423,8 @@ def open_models(
     for arm, other in whole.items():
         if _vocabulary(other) != vocabulary:
             raise InputError(
-                f"{tuned[arm].directory} has {_vocabulary(other)} tokens in its vocabulary, its base {vocabulary}. "
-                f"Their scores cannot be compared.",
+                f"{tuned[arm].directory} has {_vocabulary(other)} tokens in its vocabulary, but its base has "
+                f"{vocabulary}. Their scores cannot be compared.",
                 "Train again from this base.",
             )
     if tokenizer.chat_template is None:
@@ -441,7 +442,7 @@ def open_models(
 
 
 def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
-    """One PeftModel with every adapter under the name of its arm; the model itself where there is none."""
+    """Return a PeftModel with every adapter under the name of its arm, or the model itself if there are no adapters."""
     from peft import PeftModel
 
     for arm, directory in adapters.items():
@@ -454,7 +455,7 @@ def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
 
 @contextmanager
 def _adapter(model: Any, arm: Arm) -> Iterator[None]:
-    """A context in which this arm's adapter is active and no other."""
+    """Activate this arm's adapter, and no other, within the context."""
     model.set_adapter(arm)
     yield
 
@@ -464,7 +465,7 @@ def _vocabulary(model: Any) -> int:
 
 
 def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The ids at which generation stops: the model's own list, and the tokenizer's end of sequence."""
+    """Return the token ids at which generation stops: the model's own, and the tokenizer's end of sequence."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)

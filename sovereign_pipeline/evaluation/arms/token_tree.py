@@ -1,7 +1,8 @@
 """Compute token sequences as prefix trees, so that a shared prefix is computed once.
 
-Each token attends only to its ancestors and has its depth as position. So one forward pass over a tree gives the result
-of its sequences one by one, up to rounding. Answers begin with the keys and values of a tree's nodes (`read_prompts`).
+Each token attends only to its ancestors and has its depth as position. So one forward pass over a tree gives the same
+results as one pass for each sequence, up to rounding. The generation of answers starts from the keys and values of a
+tree's nodes (`read_prompts`).
 """
 
 from collections.abc import Sequence
@@ -10,29 +11,30 @@ from itertools import islice
 from typing import Any
 
 MOST_TOKENS = 512
-"""Tokens of a tree besides the prefix shared with the next sequence: few-shot examples are longer than the questions
-after them. On two cores 512 was the fastest; 256 to 2,048 were within a third of it."""
+"""Maximum number of tokens in a tree. The prefix shared with the next sequence does not count, because few-shot
+examples are longer than the questions after them. On two cores 512 was the fastest; 256 to 2,048 were within a third of
+it."""
 TRIED_TOKENS = 16
-"""Tokens with which a model is tested for keeping the branches of a tree apart."""
+"""Number of tokens with which `longest_branch` tests whether a model keeps the branches of a tree apart."""
 MOST_BY_NEIGHBOUR = 1e-3
-"""Nats by which a log-probability behind a branch may move when another branch has other tokens, before a model counts
-as mixing branches.
+"""Maximum change of a log-probability (nats) in one branch when the tokens of another branch change. With a larger
+change, the model counts as mixing branches.
 
-Both trees have one shape, so rounding is the same. Measured: 0 in float32 and bfloat16; 0.003 and more with a tiny
+Both trees have the same shape, so rounding is the same. Measured: 0 in float32 and bfloat16; 0.003 and more with a tiny
 Falcon-H1, whose state crosses branches; 0.5 and more where the mask leaks in a single layer of SmolLM2-135M.
 """
 MOST_APART = {"float32": 1e-5, "bfloat16": 0.2}
-"""Nats of Kullback-Leibler divergence by which what a token of a branch predicts may differ from what the same token
-alone predicts, before a model counts as computing a tree otherwise.
+"""Maximum Kullback-Leibler divergence (nats) between a token's prediction in a tree and in its sequence alone. With a
+larger divergence, the model counts as computing trees wrongly.
 
 In SmolLM2-135M rounding gives up to 3e-7 and 0.04, a tree without its mask 1.3 and more. The largest difference of a
-log-probability tells them apart less well: bfloat16 rounds one of 49,152 by 0.9, one of those that matter by 0.6.
+single log-probability separates these cases less well: bfloat16 changes one of 49,152 by 0.9, and a likely one by 0.6.
 """
 
 
 @dataclass
 class Tree:
-    """Several token sequences; nodes are numbered, each parent before its children."""
+    """A prefix tree of token sequences. Nodes are numbered, each parent before its children."""
 
     tokens: list[int] = field(default_factory=list)
     """The token id of each node."""
@@ -46,11 +48,11 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Whether no node has two children."""
+        """Return whether no node has two children."""
         return self.depths == list(range(len(self.tokens)))
 
     def shared(self, sequence: Sequence[int]) -> int:
-        """Length of the longest prefix of the sequence that the tree already has."""
+        """Return the length of the longest prefix of the sequence that the tree already has."""
         node = -1
         for count, token in enumerate(sequence):
             if (node, token) not in self._children:
@@ -59,7 +61,7 @@ class Tree:
         return len(sequence)
 
     def add(self, sequence: Sequence[int]) -> None:
-        """Add a sequence behind the longest prefix that is there."""
+        """Add a sequence after its longest prefix that the tree already has."""
         path: list[int] = []
         for depth, token in enumerate(sequence):
             parent = path[-1] if path else -1
@@ -72,10 +74,9 @@ class Tree:
         self.paths.append(path)
 
     def inputs(self, device: Any, dtype: Any) -> dict[str, Any]:
-        """Arguments of the model's forward pass.
-
-        input_ids, position_ids: [1, nodes]. attention_mask: [1, 1, nodes, nodes], added to the attention scores; absent
-        for a chain, for which the model's own causal mask is right.
+        """Return the arguments of the model's forward pass: input_ids and position_ids [1, nodes], and attention_mask
+        [1, 1, nodes, nodes], which is added to the attention scores. A chain needs no mask besides the model's own
+        causal mask.
         """
         import torch
 
@@ -94,9 +95,8 @@ class Tree:
 
 
 def plant(sequences: Sequence[Sequence[int]], longest_branch: int) -> list[Tree]:
-    """Trees that hold the sequences in order, none larger than MOST_TOKENS plus the shared prefix, or one sequence.
-
-    `longest_branch`: a longer sequence shares a tree only with its own prefixes (see the function of that name).
+    """Return trees that contain the sequences in order, each of at most MOST_TOKENS plus the shared prefix, or of a
+    single longer sequence. `longest_branch`: a sequence that exceeds it shares a tree only with its own prefixes.
     """
     trees: list[Tree] = []
     for sequence in sequences:
@@ -116,17 +116,17 @@ def _has_room(tree: Tree, sequence: Sequence[int], longest_branch: int) -> bool:
 
 
 def longest_branch(model: Any, example: Sequence[int]) -> int:
-    """Most tokens of a sequence that may share a tree with others; 0 for a model that mixes branches.
+    """Return the length in tokens up to which a sequence may share a tree; 0 for a model that mixes branches.
 
-    A layer with sliding-window attention honours the mask only while the whole sequence fits its window. Whether a
-    model keeps branches apart at all (recurrent layers do not, and some models build their own mask) is tested on
-    the last tokens of `example`, which are ids of its vocabulary.
+    A layer with sliding-window attention applies the mask only if the whole sequence fits its window. Recurrent layers
+    do not keep branches apart, and some models build their own mask. So the model is tested on the last tokens of
+    `example`, which are ids of its vocabulary.
     """
     import torch
 
     example = example[-TRIED_TOKENS:]
     half = len(example) // 2
-    unlike = int(example[half] == 0)  # whatever the example repeats, the branches part: a chain would test nothing
+    unlike = int(example[half] == 0)  # makes two branches even if the example repeats a token
     branches = [[*example], [*example[:half], unlike, *example[: half - 1]]]
     (tree,) = plant(branches, len(example))
     first_alone = {*tree.paths[0]} - {*tree.paths[1]}
@@ -151,7 +151,7 @@ def longest_branch(model: Any, example: Sequence[int]) -> int:
 def read_prompts(model: Any, prompts: Sequence[list[int]], longest_branch: int) -> Any:
     """Return a cache with the keys and values of each prompt except its last token, padded on the left.
 
-    None if a prompt is longer than `longest_branch`, or none has two tokens.
+    Return None if a prompt is longer than `longest_branch`, or no prompt has two tokens.
     """
     import torch
 
@@ -169,7 +169,7 @@ def read_prompts(model: Any, prompts: Sequence[list[int]], longest_branch: int) 
             rows = list(islice(left, len(tree.paths)))
             paths = [torch.tensor(path, dtype=torch.long, device=model.device) for path in tree.paths]
             for number, nodes in enumerate(of_tree.layers):
-                if not nodes.is_initialized:  # it reads the keys of another layer
+                if not nodes.is_initialized:  # this layer reads the keys of another layer
                     continue
                 if number >= len(cache.layers):
                     cache.update(*(_zeros(each, len(prompts), width) for each in (nodes.keys, nodes.values)), number)
@@ -180,5 +180,5 @@ def read_prompts(model: Any, prompts: Sequence[list[int]], longest_branch: int) 
 
 
 def _zeros(states: Any, rows: int, width: int) -> Any:
-    """For keys or values of so many rows: [rows, heads, width, features]."""
+    """Return zeros for the keys or values of a batch: [rows, heads, width, features]."""
     return states.new_zeros(rows, states.shape[1], width, states.shape[3])

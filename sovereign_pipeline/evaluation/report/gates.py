@@ -88,7 +88,7 @@ class GateFinding(Frozen):
 
 
 Tested = tuple[Sequence[MarginTest], str, Outcome]
-"""The tests of a gate, sentences beside them, and the doubt about them ("pass" if there is none)."""
+"""(tests of a gate, further sentences of its message, "pass" or the outcome that a doubt about the tests gives)."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _red_team(what: str, share: str, better: Better, judge: Judge, *kinds: Kind)
             for each in held
             if share == "refusals" and each.observed.reference <= each.judgement.margin
         ]
-        # Out-of-distribution prompts may be in any language or none. There are not labelled answers in each.
+        # Out-of-distribution prompts may be in any language or none, and not every language has labelled answers.
         spoken = (results.prompt_languages.get(kind, ()) for kind in kinds if EXPECTED[kind] != "end")
         message, doubt = _judge_quality(results.red_team.judges, judge, {each for of in spoken for each in of})
         return held, " ".join([*unable, message]), doubt

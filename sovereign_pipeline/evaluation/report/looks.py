@@ -1,15 +1,16 @@
-"""Log every evaluation against a line's held-out side, count these looks, and derive the confidence of the gates. With
-enough attempts, any candidate passes a gate by chance. The gates' intervals therefore widen with each look: at look k,
-a candidate that is exactly as good passes a test of superiority with a probability of 2.5 % / k². The sum over any
-number of looks is at most 2.5 % · π²/6 = 4.1 %, however the looks depend on each other (Bonferroni with unequal
-weights: Rosenthal and Rubin 1983, "Ensemble-adjusted p values", Psychological Bulletin 94: 540-541; as a sequence that
-spends a level over tests to come: Foster and Stine 2008, "Alpha-investing", Journal of the Royal Statistical Society B
-70: 429-444). The first look is at the usual 95 %.
+"""Log every evaluation against a line's held-out side (a look), and derive the gates' confidence from their number.
+
+With enough attempts, any candidate passes a gate by chance. The gates' intervals therefore widen with each look: at
+look k, a candidate that is exactly as good passes a test of superiority with a probability of 2.5 % / k². Over any
+number of looks, the sum is at most 2.5 % · π²/6 = 4.1 %, however the looks depend on each other. This is Bonferroni's
+method with unequal weights (Rosenthal and Rubin 1983, "Ensemble-adjusted p values", Psychological Bulletin 94: 540-541;
+for a sequence of tests: Foster and Stine 2008, "Alpha-investing", Journal of the Royal Statistical Society B 70:
+429-444). The first look is at the usual 95 %.
 
 The entry is written before the first score. An evaluation therefore counts even if it is interrupted or its artifacts
 are deleted. The same weights under the same settings are one look.
 
-A look of any line counts if its documents are those of this held-out side: see `_counts`.
+A look of another line counts too if its corpus had at least half of this held-out side: see `_counts`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -148,9 +149,9 @@ def enter_look(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef,
 
 
 def as_measured(workplace: Workplace, candidate: ArtifactRef, split: ArtifactRef, tests: str, figures: Figures) -> str:
-    """Return the digest of the tests that identifies a look with these figures: `tests`, unless other figures against
-    the same incumbent already decided this look. Figures differ between machines and numbers of threads, so a repeated
-    measurement is another look."""
+    """Return the digest that identifies a look with these figures. It is `tests`, unless other figures against the same
+    incumbent already decided this look. Figures differ between machines and numbers of threads, so a repeated
+    measurement counts as another look."""
     key = {"line": workplace.line.line, "look": _id(_look(workplace, candidate, split), tests)}
     for known in (each.subjects for each in _entries(workplace, JUDGED)):
         if known.get("figures", {}).get("incumbent") == figures["incumbent"] and key.items() <= known.items():

@@ -426,5 +426,5 @@ def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
 @pytest.mark.slow
 def test_fewer_results_than_items_are_refused(workplace: Workplace) -> None:
     form = TypeAdapter(list[Answer])
-    with pytest.raises(IntegrityError, match=r"rows\.jsonl does not hold one result for each of 2 items"):
+    with pytest.raises(IntegrityError, match=r"rows\.jsonl does not contain one result for each of 2 items"):
         cache(workplace).get_or_compute("cached_answers", "base", ["a", "b"], {}, form, lambda: [Answer("", 0, True)])
