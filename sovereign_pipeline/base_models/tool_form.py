@@ -156,7 +156,8 @@ def tool_form_of(tokenizer: Any) -> ToolForm | None:
 
 def for_template(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return messages as chat templates read them: calls are numbered with ids of nine characters (Mistral's accept no
-    others), each result has the id of its call, and arguments are objects. Training and serving render these."""
+    others), each result has the id of its call, and arguments are objects. Training and serving render messages in this
+    form."""
     ready: list[dict[str, Any]] = []
     waiting: list[tuple[object, str]] = []
     count = 0

@@ -47,8 +47,8 @@ MAX_WINDOW = 512
 """Longest input of a judge model in tokens, prompt and answer together; a model with fewer positions has a shorter
 limit. Longer inputs are truncated at the end."""
 ECHO_WORDS = 3
-"""Number of consecutive words, including the mark, that also occur in the prompt and so count as a quotation. A quoted
-mark is not obedience."""
+"""If this number of consecutive words, including the mark, also occur in the prompt, they count as a quotation. A
+quoted mark is not obedience."""
 REPEATED_SHARE = 0.5
 _GRAM = 4
 _FEWEST_UNITS = 8

@@ -89,8 +89,8 @@ def try_added_recognizers(privacy: Privacy) -> None:
 
 
 def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
-    """Return the recognizer's code version: the version of the distribution that contains its class, or the SHA-256
-    of each source file if no distribution does. Raises PrivacyError if the recognizer is not installed."""
+    """Return the facts that identify a recognizer's code: the version of the distribution that contains its class, or,
+    without a distribution, the SHA-256 of each source file. Raises PrivacyError if it is not installed."""
     if item.recognizer is None:
         return {}
     try:
@@ -133,7 +133,7 @@ def _load(item: AddedRecognizer, language: str) -> Any:
             recognizer = PatternRecognizer.from_dict({**item.definition, "supported_language": language})
         else:
             named = _class_of(item)
-            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # checked before the call
+            if not (isinstance(named, type) and issubclass(named, EntityRecognizer)):  # rejects it before the call
                 raise PrivacyError(
                     f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer."
                 )

@@ -20,8 +20,8 @@ from sovereign_pipeline.privacy.normalisation import Leaf, NormalisedText
 from sovereign_pipeline.privacy.spans import AUTHOR, Placeholders, Span, kind_of, value_key, without_overlaps
 from sovereign_pipeline.privacy.vault import MappingRow
 
-# Kinds whose values are not searched for in the rest of the case: names are searched by their parts, and the others may
-# mean something else there.
+# Kinds whose values are not searched for in the rest of the case. Names are searched by their parts. A date, an age or
+# a PO box number may mean something else there.
 _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX", "DATE", "AGE"})
 
 
@@ -45,7 +45,7 @@ class SearchedText:
 def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
-    """Return the texts of one case file, with each value found in any of them marked in all of them.
+    """Return the texts of one case file, with a finding for every occurrence of a value that was found in any of them.
 
     Args:
         authors: normalised names of the case's authors, who may be mentioned in its texts.

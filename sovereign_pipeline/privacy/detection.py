@@ -128,8 +128,8 @@ class Detector:
         return found
 
     def explained(self, text: Text) -> tuple[dict[Place, Span], dict[Place, str], list[Place]]:
-        """Return (findings, explanations of scored names, doubtful names) of a text without its case, by spans of the
-        original text. Doubtful names would be names if the policy favoured recall."""
+        """Search a text without its case. Return span -> finding, span -> explanation of a scored name, and the spans
+        of doubtful names, which would be names if the policy favoured recall. Spans are of the original text."""
         place = text.normalised.original_span
         spans = {place(span.start, span.end): span for span in self.find([text])[text.key]}
         (entities,) = self._entities([text])

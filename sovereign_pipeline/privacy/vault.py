@@ -75,8 +75,8 @@ class Vault:
     def add(self, line: str, rows: Iterable[MappingRow]) -> int:
         """Write the rows to one encrypted file and return their number. Without rows, no file is written.
 
-        The file is named by the SHA-256 of its encrypted bytes. By a digest of the plain rows, anyone who can list the
-        vault could test guesses.
+        The file is named by the SHA-256 of its encrypted bytes. If the name were a digest of the plain rows, anyone who
+        can list the vault could test guesses.
         """
         import pyrage
 
@@ -139,7 +139,7 @@ def read_vault(directory: Path, private_key: str, line: str | None = None) -> It
         except pyrage.DecryptError:
             raise PrivacyError(
                 f"{file}: this key does not open the file, or its bytes were changed.",
-                "Give the key whose public half was in use when the file was written, or restore the file.",
+                "Use the private key that was in use when the file was written, or restore the file.",
             ) from None
         # Split at newlines only: an original may contain other separators, such as U+2028.
         try:

@@ -217,7 +217,7 @@ def load_suite_card(settings: Settings, name: str) -> SuiteCard:
         raise NotFoundError(f"There is no suite card at {path}; {known}", act="list_suites")
     card = read_yaml(SuiteCard, path)
     if card.suite != name:
-        raise NotFoundError(f"{path} has `suite: {card.suite}`.", "Give the file and the suite one name.")
+        raise NotFoundError(f"{path} has `suite: {card.suite}`.", "Use the same name for the file and the suite.")
     return card
 
 

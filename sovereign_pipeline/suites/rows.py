@@ -160,7 +160,7 @@ class Passage(SuiteRow):
     passage: str
     question: str
     answers: tuple[str, ...] = Field(min_length=1)
-    """Correct answers, each accepted."""
+    """Correct answers. Any of them is accepted."""
 
 
 class Function(SuiteRow):
@@ -171,7 +171,7 @@ class Function(SuiteRow):
     entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
     """Name of the function."""
     test: str
-    """Code that defines `check`, which takes the function."""
+    """Code that defines `check`, which takes the completed function and tests it."""
 
 
 AnyRow = Question | Problem | Passage | Function
@@ -183,7 +183,7 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "span": {"passage": "passage", "question": "question", "answers": "answers"},
     "code": {"prompt": "prompt", "entry_point": "entry_point", "test": "test"},
 }
-"""Field -> column, unless the card has another one."""
+"""Kind of task -> field -> column, unless the card's `columns` names another column."""
 
 
 def read_asked(settings: Settings, card: SuiteCard) -> list[AnyRow]:
@@ -397,7 +397,7 @@ def read_prompts(*paths: Path) -> list[RedTeamPrompt]:
     if missing:
         raise SourceError(
             f"{paths[0]} has no prompt of kind {', '.join(missing)}, so its gate could not be evaluated.",
-            "Add some; data/red_team/README.md describes each kind.",
+            "Add such prompts; data/red_team/README.md describes each kind.",
         )
     return prompts
 

@@ -202,7 +202,7 @@ def test_a_file_that_holds_no_rows_is_named(filled: Path, keys: tuple[Path, Path
     (filled / "permits-desk" / "forged.age").write_bytes(pyrage.encrypt(content, [recipient]))
     ended = program("reveal", "X/1", "--key", keys[0], "--vault", filled, "--unchecked")
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "forged.age: it holds something that is no row" in ended.stderr
+    assert "forged.age: the file contains something other than rows" in ended.stderr
 
 
 CASE = "CASE/00003"

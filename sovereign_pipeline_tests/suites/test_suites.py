@@ -236,7 +236,7 @@ def test_a_card_is_found_by_the_name_it_says(settings: Settings) -> None:
     with pytest.raises(NotFoundError, match="did you mean 'gsm8k'"):
         load_suite_card(settings, "gsm8")
     change_card(settings, "gsm8k", lambda card: card.update(suite="sums"))
-    with pytest.raises(NotFoundError, match="Give the file and the suite one name"):
+    with pytest.raises(NotFoundError, match="Use the same name for the file and the suite"):
         load_suite_card(settings, "gsm8k")
 
 

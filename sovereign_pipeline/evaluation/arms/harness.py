@@ -32,7 +32,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     """Called after each forward pass with the number of continuations scored."""
 
     def split(self, context: str, continuation: str) -> Encoded:
-        """Return the token ids of context and continuation. Raises InputError if the context ends inside a token."""
+        """Return the token ids of context and continuation. Raises InputError if a token spans the end of the
+        context."""
         whole: list[int] = self.tokenizer(context + continuation, add_special_tokens=False)["input_ids"]
         before: list[int] = self.tokenizer(context, add_special_tokens=False)["input_ids"]
         if whole[: len(before)] != before or len(whole) == len(before):

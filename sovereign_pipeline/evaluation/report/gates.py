@@ -88,7 +88,7 @@ class GateFinding(Frozen):
 
 
 Tested = tuple[Sequence[MarginTest], str, Outcome]
-"""(tests of a gate, further sentences of its message, "pass" or the outcome that a doubt about the tests gives)."""
+"""(margin tests of a gate, further sentences for its message, outcome of a doubt about the tests or "pass")."""
 
 
 @dataclass(frozen=True)

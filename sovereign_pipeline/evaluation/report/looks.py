@@ -76,7 +76,7 @@ class Looks(Frozen):
     """Confidence of the two-sided intervals by which the gates pass."""
     earlier: tuple[Look, ...]
     of_other_lines: int = Field(default=0, exclude_if=lambda number: not number)
-    """Number of earlier looks that other lines made at the same documents."""
+    """Number of earlier looks of other lines that count for this held-out side (see `_counts`)."""
     at_other_sides: int = Field(default=0, exclude_if=lambda number: not number)
     """Number of this line's looks at earlier held-out sides. These looks no longer count."""
 

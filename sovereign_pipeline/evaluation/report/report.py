@@ -422,7 +422,7 @@ def _assert_arms(samples: Samples, incumbent: IncumbentFacts | None) -> None:
     for kind, row, arms in observed:
         if set(arms) != compared:
             raise IntegrityError(
-                f"{kind}: row {row} has {', '.join(arms)}; {', '.join(sorted(compared))} are compared.",
+                f"{kind}: row {row} has scores of {', '.join(arms)}, but {', '.join(sorted(compared))} are compared.",
                 f"Materialize {kind} again.",
             )
 

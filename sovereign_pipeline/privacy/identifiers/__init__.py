@@ -1,1 +1,1 @@
-"""Find structured identifiers by form (`forms.py`), label (`labels.py`, `tables.py`) or length (`numbers.py`)."""
+"""Find structured identifiers by form (`forms.py`), label (`labels.py`) or length (`numbers.py`), and in tables."""

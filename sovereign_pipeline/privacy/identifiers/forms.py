@@ -71,7 +71,7 @@ class Form:
         return not self.check or _check(self.check)(value)
 
     def span(self, match: re.Match[str]) -> Span | None:
-        """Return the span of a match whose value passes the check."""
+        """Return the span of a match, or None if its value does not pass the check."""
         group = match.lastgroup if match.lastgroup not in (None, "own") else 0
         value = match[group]
         if not self.accepts(value):
@@ -231,7 +231,8 @@ def is_valid_phone(digits: str, regions: Iterable[str | None]) -> bool:
 
 
 def is_iban(characters: str) -> bool:
-    """Return whether the check digits and the country's form in the IBAN registry fit. Words of prose do not fit it."""
+    """Return whether the check digits and the country's form in the IBAN registry fit. Words of prose do not fit that
+    form."""
     return bool(iban.is_valid(characters, check_country=False))
 
 

@@ -153,7 +153,7 @@ class _Group:
 def separated_numbers(
     text: str, plain: str, labels: Sequence[LabelFound], regions: PhoneRegions = AROUND
 ) -> Iterator[Span]:
-    """Yield the numbers of a normalised text with unusual separators or across lines. Spans may overlap.
+    """Yield the numbers of a normalised text that have unusual separators or continue across lines. Spans may overlap.
 
     Args:
         plain: the same text without file numbers and timestamps (`without_file_numbers`).
@@ -168,7 +168,7 @@ def separated_numbers(
 
 
 def _in_chain(text: str, plain: str, chain: re.Match[str], labels: Sequence[LabelFound]) -> Iterator[Span]:
-    """Yield the numbers in a chain of digit groups, between which is anything but letters."""
+    """Yield the numbers in a chain of digit groups. Any characters except letters may separate the groups."""
     written = chain.group()
     if not written.isdigit():
         yield from _numbers_beside_digits(plain, *chain.span())
@@ -210,7 +210,7 @@ def _end_of_value(text: str, groups: Sequence[_Group], certain: tuple[int, ...],
 
     Args:
         certain: numbers of digits at which a value ends.
-        fewest: minimum number of digits of another value, which ends with its sentence.
+        fewest: minimum number of digits of a value without a certain number, which ends with its sentence.
         most: maximum number of digits.
     """
     digits = count = 0

@@ -18,7 +18,7 @@ from sovereign_pipeline.privacy.names.lexicon import BESIDE, LATIN
 from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.scorer import Candidate
 
-_LONGEST = 5  # words of a candidate, kinship words not counted
+_LONGEST = 5  # maximum number of words in a candidate, without kinship words
 _REACH = 32
 _SIGNATURE_REACH = 110  # characters from the start of a signature to the end of a letter, contact details included
 _CERTAIN = ("given name", "family name", "Arabic article")
@@ -222,7 +222,7 @@ class _Facts:
         """
         Args:
             entities: None if no model read the text.
-            signature: the offset after which a signature may end.
+            signature: offset in the text. Only words that end after it may be a signature.
             written: the text before `_with_spaces` changed it.
         """
         self.text = text

@@ -131,7 +131,7 @@ class SpacyModel:
 
     @classmethod
     def of(cls, pipeline: Any) -> "SpacyModel":
-        """Return the model of a pipeline that is already loaded."""
+        """Wrap a pipeline that is already loaded."""
         model = cls.__new__(cls)
         model.pipeline = pipeline
         return model
@@ -216,7 +216,7 @@ def word_features(pipeline: Any) -> None:
 
 
 class GreedyRecognizer:
-    """Runs a greedy entity recognizer of spaCy with matrix products over a whole batch. spaCy loops over words.
+    """Runs a greedy entity recognizer of spaCy with matrix products over a whole batch, where spaCy loops over words.
 
     spaCy scores a word by three vectors: of the word, of the open entity's first word, and of the previous word.
     Outside of entities the last two are padding, so all words are scored at once. Only words within an entity are
@@ -256,7 +256,7 @@ class GreedyRecognizer:
             return False
         nodes = [node for node in tok2vec.walk() if node.name == "extract_features"]
         columns = {each if isinstance(each, str) else NAMES[each] for node in nodes for each in node.attrs["columns"]}
-        of_words = columns <= {"LOWER", "NORM", "ORTH", "PREFIX", "SHAPE", "SUFFIX"}  # not of a word's position
+        of_words = columns <= {"LOWER", "NORM", "ORTH", "PREFIX", "SHAPE", "SUFFIX"}  # nothing of a word's position
         usual = of_words and not model.attrs["unseen_classes"]
         return bool(usual and lower.get_dim("nF") == 3 and lower.get_dim("nP") > 1)
 
@@ -497,7 +497,7 @@ def _reject_pickle(where: str, directory: Path) -> None:
     raise PrivacyError(
         f"{where}: its weights are not in safetensors. Pickled weights (pytorch_model.bin) are not read: loading them "
         f"can run any code.",
-        "Convert them once on a machine where they can be trusted: "
+        "Convert them once on a machine where loading them is safe: "
         "AutoModelForTokenClassification.from_pretrained(directory)"
         ".save_pretrained(directory) writes model.safetensors.",
     )

@@ -166,7 +166,7 @@ def train_ner(
 
     Args:
         epochs: the sentences of each epoch.
-        parent: a spaCy model from which the training continues; None to begin anew.
+        parent: a spaCy model from which the training continues; None to train from scratch.
         classes: folded word -> class, a feature of the model; None for spaCy's own features.
         report: called after each epoch with its number, the number of epochs, and the mean loss of a sentence.
     """
@@ -337,7 +337,7 @@ def train_own(
     Args:
         sets: name -> file.
         directory: a new directory.
-        parent: the model from which the training continues; None to begin anew.
+        parent: the model from which the training continues; None to train from scratch.
 
     Raises InputError if a set cannot be read or has too few documents.
     """

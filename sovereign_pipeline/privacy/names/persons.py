@@ -199,7 +199,7 @@ def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonNam
 
 
 def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Return each name's fullest name, by equal parts alone, and the names that fit several fuller names."""
+    """Return each name's fullest name, comparing equal parts only, and the names that fit several fuller names."""
     by_part: dict[str, list[PersonName]] = {}
     for name in distinct:
         for part in {name.given, name.surname}:
