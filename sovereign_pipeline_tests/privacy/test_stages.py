@@ -148,7 +148,7 @@ def test_a_row_at_which_the_gate_itself_fails_is_named(
         return read(self, language, text)
 
     monkeypatch.setattr(Detector, "read_again", fails)
-    with pytest.raises(PrivacyError, match="Line 4 of the scrubbed corpus: .* RuntimeError") as failed:
+    with pytest.raises(PrivacyError, match=r"Line 4 of the scrubbed corpus: .* RuntimeError") as failed:
         stages.evaluate_no_identifier_left(workplace, workplace.store.open(scrubbed), {})
     assert "w3x" not in str(failed.value)
 
