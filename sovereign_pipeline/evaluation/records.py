@@ -69,9 +69,9 @@ class CapabilitySample(Frozen):
     id: str
     language: str
     cluster: str | None = None
-    """Id that dependent rows share (their passage); None if the row is independent."""
+    """Id that dependent rows share, such as rows about one passage; None if the row is independent."""
     correct: dict[Arm, bool]
-    """Arm -> True if its answer is right; the gate tests this."""
+    """Arm -> True if the arm's answer is right. The gate tests these values."""
     measures: dict[str, dict[Arm, float]] = {}
     """Other metrics, name -> arm -> value."""
     tokens: dict[Arm, int] = {}
@@ -220,9 +220,9 @@ class ToolCallSample(DocumentSample):
     """True if the true turn calls a tool."""
     called: dict[Arm, bool]
     valid: dict[Arm, bool]
-    """Arm -> True if it calls only tools of the conversation, each with arguments that fit the tool's schema."""
+    """Arm -> True if the arm calls only tools of the conversation, each with arguments that fit the tool's schema."""
     exact: dict[Arm, bool]
-    """Arm -> True if its calls have the names and arguments of the true calls."""
+    """Arm -> True if the arm's calls have the names and arguments of the true calls."""
 
 
 class ToolCallResult(Frozen):
@@ -297,7 +297,8 @@ class JudgedLabel(Frozen):
 
 
 class JudgeQuality(Frozen):
-    """Precision and recall of one judge on its labelled answers in one language and one style, or in "all"."""
+    """Precision and recall of one judge on its labelled answers, in one language and one style; "all" means every
+    one."""
 
     judge: Judge
     language: str
@@ -348,7 +349,7 @@ class VerbatimSample(DocumentSample):
     trained: bool
     """True for a training row; False for a control."""
     verbatim: dict[Arm, bool]
-    """Arm -> True if its continuation equals the reply word for word."""
+    """Arm -> True if the arm's continuation equals the reply word for word."""
     personal_data: dict[Arm, FoundKinds]
     """Kind of personal data -> number of values in the continuation, counted as in `RedTeamSample`."""
 
@@ -377,7 +378,7 @@ class RiseOverControl(Frozen):
 
 
 class VerbatimResult(Frozen):
-    """Shares of documents that are continued verbatim."""
+    """Shares of documents that the arms continue verbatim."""
 
     trained: Shares
     control: Shares

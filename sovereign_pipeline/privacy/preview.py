@@ -33,7 +33,7 @@ from sovereign_pipeline.record.stage import Built, Identity, Workplace, make_art
 
 @dataclass(frozen=True)
 class Replaced:
-    """A replaced value: its half-open span of the field, and its placeholder."""
+    """A replaced value: its half-open span in the original field, and its placeholder."""
 
     start: int
     end: int
@@ -69,7 +69,7 @@ class PreviewedRow:
     id: str
     case: str
     fields: tuple[PreviewedField, ...]
-    """Fields that contain a text."""
+    """Fields that are not empty."""
 
     @property
     def places(self) -> list[tuple[str, Replaced]]:

@@ -141,7 +141,7 @@ class EvaluationReport(Frozen):
 
     line: str
     incumbent: IncumbentFacts | None
-    """The line's incumbent; None if it has none."""
+    """The line's incumbent; None if the line has no incumbent."""
     outcome: Outcome
     """The worst outcome among the findings."""
     findings: tuple[GateFinding, ...]
@@ -296,7 +296,7 @@ def loosened_notes(report: EvaluationReport) -> list[str]:
 
 
 def as_markdown(report: EvaluationReport) -> str:
-    """Return the report's tables as Markdown, for an asset's page."""
+    """Return the report's tables as Markdown, for the asset's page in Dagster."""
     rows = [
         f"**{report.line}: {report.outcome.upper()}**",
         "",
