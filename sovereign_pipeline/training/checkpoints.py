@@ -1,8 +1,8 @@
 """Write, verify and remove checkpoints, from which an interrupted training resumes.
 
-A checkpoint is written to a temporary directory, hashed, marked with the training's key, and renamed once complete.
-transformers decides its content (weights, optimizer, schedule, random states, the log so far). The plan and the step
-determine the order of the data.
+A checkpoint is written to a temporary directory, hashed, marked with a keyed digest, and renamed once complete.
+transformers writes its content: weights, optimizer, schedule, random states, the log so far. The order of the data
+is not saved, because plan and step determine it.
 """
 
 import json
@@ -60,8 +60,8 @@ class CheckpointDirectory:
     def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = lambda: None) -> Iterator[Path]:
         """Yield a directory for the checkpoint of a step. On exit the checkpoint is complete and hashed, or absent.
 
-        If several processes write one checkpoint, the first creates and seals it. Raises TrainingFailed if it cannot be
-        written.
+        If several processes write one checkpoint, the first creates the directory and hashes the files. Raises
+        TrainingFailed if the checkpoint cannot be written.
         """
         aside = self.path / ASIDE
         try:
@@ -105,9 +105,9 @@ class CheckpointDirectory:
         return f"{wrong[0]} is damaged" if wrong else None
 
     def _remove_others(self, newest: str) -> None:
-        """Remove all checkpoints except the newest `keep`, and those of later steps.
+        """Remove the checkpoints of later steps, and all earlier checkpoints except the newest `keep`.
 
-        A checkpoint of a later step is damaged, because this training resumed from an earlier one. If it stayed, it
+        A checkpoint of a later step is damaged; otherwise the training would have resumed from it. If it stayed, it
         would count towards `keep`.
         """
         later = [each for each in self._all() if each.name > newest]
@@ -121,7 +121,7 @@ class CheckpointDirectory:
     def _not_written(self, step: int, error: Exception) -> TrainingFailed:
         free = shutil.disk_usage(self.path).free if self.path.exists() else 0
         last = self._all()
-        kept = f"{last[-1].name} is kept; the next run resumes from it" if last else "There is no earlier one"
+        kept = f"{last[-1].name} is kept; the next run resumes from it" if last else "There is no earlier checkpoint"
         why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         return TrainingFailed(
             f"{self.path}: the checkpoint of step {step} was not written ({why}; {free / 1e6:,.0f} MB free). {kept}.",
@@ -142,6 +142,6 @@ def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file by its relative path, without the record."""
+    """Return relative path -> SHA-256 of each file of a checkpoint, except of `checkpoint.json`."""
     files = (file for file in sorted(checkpoint.rglob("*")) if file.is_file())
     return {name: file_sha256(file) for file in files if (name := str(file.relative_to(checkpoint))) != RECORD}

@@ -2,13 +2,13 @@
 
 Only matrix products are counted: a product of [m, k] and [k, n] is 2·m·k·n operations. A forward pass is then two
 operations for each weight and token (Kaplan et al. 2020, section 2.1). Attention is two products over all pairs of a
-row's tokens, without a discount for the causal mask (Chowdhery et al. 2022, appendix B). The backward pass is the same
-again for the gradients of activations, and again for the gradients of trained weights: the adapter's weights in LoRA
-(Hu et al. 2021, section 4), all weights in full tuning. Nothing needs the gradient of the input of the first layer, so
-the frozen weights that read it have no backward product at all. Not counted: norms, activation functions, softmax,
-DoRA's norms, dequantisation, the optimizer.
+row's tokens, without a discount for the causal mask (Chowdhery et al. 2022, appendix B). The backward pass costs as
+much as the forward pass for the gradients of activations, and as much again for the gradients of trained weights. The
+trained weights are the adapter's in LoRA (Hu et al. 2021, section 4), and all weights in full tuning. The gradient of
+the first layer's input is not needed, so frozen weights that read this input have no backward product. Not counted:
+norms, activation functions, softmax, DoRA's norms, dequantisation, the optimizer.
 
-A test compares this with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes, held-out
+A test compares these counts with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes, held-out
 measurements, and steps repeated after a kill do not count, so that equal trainings have equal figures.
 """
 
@@ -25,7 +25,7 @@ READS_EMBEDDINGS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value")
 
 @dataclass(frozen=True)
 class Passed:
-    """The tokens of one or more passes through a model, padding included."""
+    """Token counts of one or more forward passes through a model, padding included."""
 
     tokens: int = 0
     predicted: int = 0
@@ -41,22 +41,22 @@ class Passed:
 
     @classmethod
     def of_pass(cls, lengths: Sequence[int], predicted: int, apart: bool) -> "Passed":
-        """Return one pass of rows without padding. apart: each row attends only to itself. Otherwise all pairs of the
-        pass are computed, and a mask discards pairs of different rows."""
+        """Return the counts of one pass over rows without padding. apart: True if each row attends only to itself. If
+        False, attention computes all pairs of the pass, and a mask discards pairs of different rows."""
         tokens = sum(lengths)
         return cls(tokens, predicted, sum(each**2 for each in lengths) if apart else tokens**2)
 
     @classmethod
     def padded(cls, rows: int, length: int, predicted: int) -> "Passed":
-        """Return one pass of rows that are padded to a length."""
+        """Return the counts of one pass over rows that are padded to `length` tokens."""
         return cls(rows * length, predicted, rows * length**2)
 
     @classmethod
     def sampled(cls, prompts: Sequence[Sequence[int]], replies: Sequence[int], padded: bool) -> "Passed":
-        """Return the passes that sample replies of these lengths, one for each prompt.
+        """Return the counts of sampling one reply for each prompt. replies: lengths of the replies, in tokens.
 
-        Equal prompts go through the model once, followed by each token of a reply except the last. padded: prompts are
-        padded to the longest one, and all replies take as many steps as the longest.
+        Equal prompts pass through the model once. Then each token of a reply passes through it, except the last.
+        padded: True if prompts are padded to the longest, and all replies take as many steps as the longest.
         """
         starts = [len(each) for each in dict.fromkeys(map(tuple, prompts))]
         begun, steps = [len(each) for each in prompts], [each - 1 for each in replies]
@@ -77,7 +77,7 @@ def added(parts: Iterable[Passed]) -> Passed:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations, by the part of the model."""
+    """Numbers of floating-point operations, by part of the model."""
 
     layers: int
     """Operations of the linear layers, or of the experts that a token uses."""
@@ -130,8 +130,8 @@ def _forward(shape: Shape, matrices: int, adapter: int, passed: Passed) -> Flops
 
 
 def _adapter(shape: Shape, sft: Sft) -> int:
-    """Return the number of the adapter's weights that a token passes: r·(in + out) for each target. Of the experts'
-    adapters, only the ones that the token uses count."""
+    """Return the number of adapter weights that a token passes through: r·(in + out) for each target layer. Adapters
+    of experts count only for the experts that the token uses."""
     plain = sum(sft.rank * (each.inputs + each.outputs) for each in shape.targets(sft))
     if not shape.expert_parameters or sft.target_modules != "all-linear":
         return plain

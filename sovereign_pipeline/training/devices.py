@@ -15,8 +15,8 @@ MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
 """Variable with the path of the file through which the processes of one training find each other. Its directory belongs
 to this account alone and is visible on every machine of the training."""
 MINUTES_TO_WAIT = 30
-"""Minutes to wait for the slowest process, at the beginning and at each exchange. This is also transformers'
-default."""
+"""Minutes to wait for the slowest process, at the beginning and at each collective operation. This is also
+transformers' default."""
 
 # Each device holds a shard of parameters, gradients and optimizer. Checkpoints are whole, not one file per device.
 FSDP2 = {
@@ -76,7 +76,7 @@ def meet(job: TrainingJob) -> None:
 def let_accelerate_shard_on_cpu() -> None:
     """Make accelerate use FSDP on CPUs, where it silently falls back to data parallelism.
 
-    FSDP2 does not need CUDA, so this function declares the processes to accelerate as a kind that it shards.
+    FSDP2 does not need CUDA, but accelerate shards only processes of type MULTI_GPU. This function sets that type.
     """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -100,23 +100,23 @@ def check_sharded(job: TrainingJob, accelerator: Any) -> None:
 
 
 def is_first(job: TrainingJob) -> bool:
-    """Return whether this is the process that writes results common to all."""
+    """Return whether this process (rank 0, or the only one) writes the results that all processes share."""
     return job.devices.count == 1 or os.environ["RANK"] == "0"
 
 
 def all_processes(job: TrainingJob, is_true: bool) -> bool:
-    """Return whether `is_true` holds in every process. Every process must call this."""
+    """Return whether `is_true` is true in every process. Every process must call this function."""
     return add_up(job, [float(is_true)]) == [job.devices.count]
 
 
 def in_shares(
     job: TrainingJob, items: Sequence[Item], count_of: Callable[[Item], int], values_of: Callable[[Item], list[float]]
 ) -> list[float]:
-    """Return the values of all items, in order, in every process. count_of: number of values of an item.
+    """Compute the values of all items, divided between the processes. Returns all values, in order, in every process.
 
-    Each of n processes computes every n-th item. A pass through a sharded model needs all processes, so all make the
-    same number of calls: a process without further items repeats the last one, and its result is discarded. All items
-    must need the same number of passes.
+    Each of n processes computes every n-th item. A pass through a sharded model needs all processes, so all must make
+    the same number of calls. A process without a further item therefore computes the last item again and discards the
+    result. All items must need the same number of passes. count_of: returns an item's number of values.
     """
     rank, count = (0, 1) if job.devices.count == 1 else (int(os.environ["RANK"]), job.devices.count)
     ends = list(accumulate(count_of(item) for item in items))
@@ -142,7 +142,7 @@ def add_up(job: TrainingJob, values: Sequence[float]) -> list[float]:
 
 
 def give_back_shards(model: Any) -> None:
-    """Free the tensors gathered by a pass outside the training, so that the next load or read uses the shards."""
+    """Free the full parameters that a pass outside the training gathered, so that the next load or read uses shards."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():

@@ -1,13 +1,13 @@
-"""Measure the energy of a training: by the counters of its devices, or else as stated power times time.
+"""Measure the energy of a training with its devices' counters, or else estimate it as stated power times time.
 
 A GPU's counter is NVML's `nvmlDeviceGetTotalEnergyConsumption` (Volta or newer). It is read from the driver's own
-library: the package `nvidia-ml-py` is a binding of all of it, released with each driver, for the three functions that
-are needed here. Processors and memory have RAPL's counters in /sys/class/powercap, which Linux lets root alone read
-(CVE-2020-8694) unless an administrator allows more. Counters cover a whole device, including other programs on it. They
-exclude fans, disks, losses of the power supply, and cooling.
+library through ctypes, because only three functions are needed. The package `nvidia-ml-py` binds the whole library and
+is released with each driver. Processors and memory have RAPL's counters in /sys/class/powercap. Only root can read them
+(CVE-2020-8694), unless an administrator allows other users. Counters cover a whole device, including other programs on
+it. Counters exclude fans, disks, losses of the power supply, and cooling.
 
-A training that is interrupted leaves a record of its energy beside its checkpoints, renewed every `SECONDS`. The
-resumed training adds the records up. Repeated steps therefore count each time. If a process is killed, at most its last
+Each process of a training writes a record of its energy beside the checkpoints, every `SECONDS`. A resumed training
+adds up the records of all its processes, so a repeated step counts each time. If a process is killed, at most its last
 `SECONDS` are missing.
 """
 
@@ -26,18 +26,18 @@ from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.training.job import TrainingJob, mark_of
 
 SECONDS = 20.0
-"""Time between two readings. RAPL's counters of a busy server wrap after some minutes at the earliest."""
+"""Seconds between two readings. RAPL's counters of a busy server wrap after some minutes at the earliest."""
 POWERCAP = Path("/sys/class/powercap")
 NVML_LIBRARY = "libnvidia-ml.so.1"
 JOULES_A_KWH = 3.6e6
 MOST_JOULES = 1e15
 """Maximum plausible energy of a record, in joules."""
 DOMAINS = ("package", "dram")
-"""Beginnings of the names of RAPL's domains that are added up. A package includes its cores; `psys` includes all."""
+"""Name prefixes of the RAPL domains that are added up. Other domains overlap: cores are in a package, `psys` is all."""
 
 
 class Counter(Protocol):
-    """A cumulative counter of energy."""
+    """A source of energy readings."""
 
     name: str
 
@@ -46,7 +46,7 @@ class Counter(Protocol):
 
 
 class Rapl:
-    """A domain of RAPL. The counter returns to zero at its maximum."""
+    """The energy counter of a RAPL domain. It wraps to zero at its maximum."""
 
     def __init__(self, domain: Path) -> None:
         self.name = f"RAPL {(domain / 'name').read_text().strip()}"
@@ -61,7 +61,7 @@ class Rapl:
 
 
 class Nvml:
-    """A GPU of NVIDIA."""
+    """The energy counter of an NVIDIA GPU, read through NVML."""
 
     def __init__(self, library: Any, uuid: str) -> None:
         self.name = "NVML of the GPU"
@@ -104,7 +104,7 @@ class Stated:
 
 @dataclass(frozen=True)
 class Counters:
-    """The counters of one process's share of the devices."""
+    """The energy counters that one process of a training reads."""
 
     counters: Sequence[Counter]
     missing: str = ""
@@ -149,7 +149,7 @@ def _rapl(powercap: Path) -> tuple[list[Counter], str]:
 
 @dataclass
 class Piece:
-    """The energy of one process of a training, from its start."""
+    """The energy that one process of a training has used since its start."""
 
     source: str
     missing: str
@@ -177,7 +177,7 @@ class Energy:
 
 @dataclass
 class Meter:
-    """Counts the energy of this process, and keeps its record beside the checkpoints."""
+    """Counts the energy of this process, and writes its record beside the checkpoints."""
 
     directory: Path
     counters: Counters
@@ -190,8 +190,8 @@ class Meter:
         self._guard = threading.Lock()
 
     def read(self, ended: bool = False) -> None:
-        """Add what the counters counted since the last reading, and renew the record. If reading fails, the training
-        continues without an energy figure."""
+        """Add the energy since the last reading, and write the record again. If reading fails, the training continues
+        without an energy figure."""
         with self._guard:
             self.piece.ended = ended
             try:

@@ -1,8 +1,8 @@
 """Run an experiment: train its trials, stop the worse ones early, and compare them on the selection side.
 
-A trial is an artifact identified by its settings, so a finished trial is reused and never trained again. It contains
-only the SHA-256 of its weights, so nothing of an experiment can be registered or served. Its inputs are the base model
-and the training dataset, whose selection side shares nothing with the held-out side.
+A trial is an artifact identified by its settings, so a finished trial is reused and never trained again. The artifact
+contains only the SHA-256 of the trial's weights, so a trial cannot be registered or served. Its inputs are the base
+model and the training dataset. The dataset's selection side shares no rows with the held-out side.
 """
 
 import json
@@ -35,14 +35,14 @@ from sovereign_pipeline.training.stages import sft_config, train_sft
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY, TunedModel
 
 TRIAL = "experiment_trial"
-"""Kind of a trial's artifact. No stage reads it."""
+"""Kind of a trial's artifact. No stage has it as an input."""
 DIVERGED_FILE = "diverged.json"
 """File of a trial whose training diverged: the guard's message."""
 SELECTION_EXAMPLE = "split: {selection: 0.10}"
 
 
 def trial_stage(setting: Setting, group: str, until_step: int | None) -> Stage:
-    """Return the stage of one trial up to one rung. It reads neither the split nor the held-out side.
+    """Return the stage that trains one trial up to one rung. The stage reads neither the split nor the held-out side.
 
     Args:
         group: name of the experiment's checkpoints; see `stages.train_sft`.
@@ -85,7 +85,7 @@ def _build_trial(
 
 @dataclass(frozen=True)
 class Row:
-    """A document of the selection side, as a trial measured it."""
+    """A trial's mean loss per reply token on one document of the selection side."""
 
     id: str
     tokens: int
@@ -121,7 +121,7 @@ State = Literal["waiting", "running", "stopped", "diverged", "finished"]
 
 @dataclass
 class Trial:
-    """A trial as far as it has come."""
+    """A trial and its progress so far."""
 
     setting: Setting
     state: State = "waiting"
@@ -139,7 +139,7 @@ class Trial:
     artifacts: list[ArtifactRef] = field(default_factory=list)
     """One artifact for each rung that the trial has reached."""
     message: str | None = None
-    """The guard's message, if it diverged."""
+    """The guard's message, if the trial diverged."""
 
     def to_dict(self) -> dict[str, Any]:
         values: Mapping[str, Value] = self.setting.values
@@ -190,9 +190,9 @@ def run_experiment(
     """Train all trials that are not finished, within the budget. Returns the results.
 
     Args:
-        made: called for each rung of a trial, with its artifact, whether it was trained now or earlier.
+        made: called with the artifact of each rung of a trial, whether the rung was trained now or earlier.
 
-    Raises as `produce` and `shared_inputs` do.
+    Raises the errors of `produce` and `shared_inputs`.
     """
     inputs, group = shared_inputs(workplace), _group(experiment)
     spent = 0.0
@@ -242,8 +242,8 @@ def assert_selection_side(line: Line, experiment: Experiment) -> None:
     """Raise RecipeError if the line has no selection side."""
     if not line.split.selection:
         raise RecipeError(
-            f"Line {line.line} has no selection side, so nothing can decide the experiment {experiment.experiment}.",
-            f"Add to the recipe: {SELECTION_EXAMPLE}. Nothing is trained on these documents.",
+            f"Line {line.line} has no selection side, and experiment {experiment.experiment} needs one.",
+            f"Add to the recipe: {SELECTION_EXAMPLE}. Training does not use these documents.",
         )
 
 
@@ -281,10 +281,10 @@ def compare(
     settings: Sequence[Setting],
     measured: Callable[[Trial, int | None], ArtifactRef | None],
 ) -> Results:
-    """Take the trials through the rungs, and compare those that finished.
+    """Advance the trials rung by rung, and compare the finished trials with the best.
 
     Args:
-        measured: returns the artifact of a trial at a rung; None if it is not trained.
+        measured: returns the artifact of a trial at a rung; None if the trial is not trained up to this rung.
     """
     store = workplace.store
     trials = [Trial(setting) for setting in settings]
@@ -311,7 +311,7 @@ def compare(
 
 
 def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) -> list[Row]:
-    """Add a measurement to a trial. Returns the measured documents; none if the trial diverged."""
+    """Add a rung's measurement to a trial. Returns the loss of each document; empty if the trial diverged."""
     manifest = store.read_manifest(ref)
     measured, summary = manifest.circumstances.measured, manifest.summary
     trial.artifacts.append(ref)
@@ -327,7 +327,7 @@ def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) ->
 
 
 def _compare_with(best: Sequence[Row], trials: Sequence[Trial], rows: Mapping[int, Sequence[Row]], seed: int) -> None:
-    """Set each finished trial's difference from the best trial, on the same documents."""
+    """Set `behind` of each finished trial that measured the same documents and tokens as the best trial."""
     for trial in trials:
         own = rows.get(trial.setting.number, [])
         if trial.state != "finished":

@@ -1,14 +1,14 @@
 """Run the forward pass over packed rows: log-probabilities of replies, and row-by-row attention on CPUs.
 
-There is no padding, and prompt positions never reach the output layer. Position ids restart at each row and so keep
-rows apart: transformers builds the attention mask from them if neither a mask nor a cache is given. Guards check before
-each training that the model does so (`guards.py`).
+Rows are not padded, and prompt positions never reach the output layer. Position ids restart at each row. If
+transformers gets neither a mask nor a cache, it builds from these ids an attention mask that separates the rows.
+`guards.py` checks this before each training.
 
-A mask over a whole pack computes every pair of tokens and discards most of them: in a pack of four rows three quarters,
-and half of the rest because of causality. On CPUs each row therefore attends by itself, without a mask, and in float32:
-PyTorch's kernel is 1.5 times as fast in it as in bfloat16, and its backward pass 2 to 3 times (rows of 130 to 1,000
-tokens, Intel Xeon with AVX512-BF16). On CUDA many short kernels would replace one; that was not measured, so
-transformers' own `sdpa` stays there.
+With a mask over a whole pack, attention computes every pair of tokens and discards most of them: three quarters in a
+pack of four rows, and half of the rest because of causality. On CPUs attention therefore runs row by row, without a
+mask and in float32. In float32 PyTorch's kernel is 1.5 times as fast as in bfloat16, and its backward pass 2 to 3 times
+(rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA many short kernels would replace one. That was not
+measured, so CUDA uses transformers' own `sdpa`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ Batch = dict[str, Any]
 ROW_BY_ROW = "row_by_row"
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-"""transformers' layer types in which a row that fits the window attends to all of itself and to nothing else."""
+"""transformers' layer types in which a row attends to all of its tokens and to no other row, if it fits the window."""
 
 
 def packed(completions: Sequence[Completion]) -> Batch:
@@ -39,8 +39,8 @@ def packed(completions: Sequence[Completion]) -> Batch:
 def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
     """Return the context in which accelerate runs each forward pass of a training with this precision.
 
-    Compute numbers that are compared with the training's within this context. Otherwise rounding makes them differ.
-    device: `cpu` or `cuda`.
+    Numbers that are compared with the training's must be computed in this context; otherwise they are rounded
+    differently. device: `cpu` or `cuda`.
     """
     import torch
 
@@ -49,7 +49,7 @@ def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
 
 @contextmanager
 def in_evaluation_mode(model: Any) -> Iterator[None]:
-    """Switch the model to evaluation mode, without gradients. Without dropout no random number is drawn."""
+    """Run a block with the model in evaluation mode and without gradients. Dropout is off, so nothing is random."""
     import torch
 
     was_training = model.training
@@ -77,7 +77,7 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
     if "lengths" in batch:
         inputs |= row_lengths(model, batch["lengths"].tolist())
     if batch["input_ids"].is_cuda:
-        # TRL's kernel computes the vocabulary in tiles, so the logits are never whole in memory.
+        # TRL's kernel computes the logits in tiles of the vocabulary, so that memory never contains all of them.
         return model(**inputs, labels=batch["labels"], fused_lm_head=True).log_probs[0, supervised]
     logits = model(**inputs, logits_to_keep=supervised).logits[0].float()
     return -torch.nn.functional.cross_entropy(logits, targets[supervised], reduction="none")
@@ -160,8 +160,8 @@ def use_row_by_row(model: Any) -> None:
 def row_lengths(model: Any, lengths: Sequence[int]) -> dict[str, list[int]]:
     """Return the keyword arguments of the model's forward for row-by-row attention.
 
-    Empty for a model without row-by-row attention, and if a row is longer than a layer's window, which requires the
-    mask.
+    Empty if the model does not use row-by-row attention. Also empty if a row is longer than the attention window,
+    because only the mask limits attention to the window.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)

@@ -52,19 +52,19 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""Probability of the end of turn above which training does not have to increase it, because the base model already ends
-nearly every turn.
+"""From this probability of the end of turn on, the gate does not require that training increased it: the base model
+may have ended nearly every turn already.
 """
 LONGEST_SAMPLE = 128
-"""Maximum length of a sample in tokens. A sample also counts as not stopped at twice the length of the longest reply
-among its rows."""
+"""Maximum length of a generated reply in tokens. The limit is lower if twice the longest reply of the compared rows is
+shorter."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
 """Largest accepted difference between the trainer's and the gate's score of a reply, in logits. Other threads and
 batches round differently."""
 
 
 class _Ending(NamedTuple):
-    """How one model ends its turns."""
+    """Measurements of how a model ends its turns."""
 
     log_probability: float
     """Mean log-probability of the end of turn after the (chosen) reply, over the rows; nats."""
@@ -79,9 +79,9 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     - the last token of a supervised turn is not an end-of-turn id;
     - the mean log-probability of the end of turn after the replies of the shortest rows is not above the base's, unless
       its probability is above 0.95;
-    - among greedy replies to these rows' prompts, the tuned model ends fewer than the base by more than one, or none
-      although the base ends some. If neither model ends any within the tokens allowed, the evidence says so: a few
-      steps on long replies raise the end's probability long before greedy samples reach it.
+    - the tuned model ends at least two fewer greedy replies to these rows' prompts than the base, or ends none although
+      the base ends some. If neither model ends a reply within the token limit, this condition does not fail: after a
+      few steps on long replies, the end is already more probable, but greedy replies do not reach it yet.
 
     Both models are loaded as in training: in the recipe's precision or in NF4, on the GPU if there is one. On the CPU
     NF4 weights are dequantised once if memory allows, instead of in each of some hundred passes.
@@ -136,8 +136,8 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
 
 
 def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, list[Path]]:
-    """Return the method by which the rows are encoded, and their files. After a training by reward, these are the rows
-    of the SFT dataset that provided the prompts."""
+    """Return the method that decides how rows are encoded, and the files of the rows. After a training by reward, the
+    rows are those of the SFT dataset that provided the prompts."""
     preference = workplace.line.training.preference
     if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
         dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
@@ -154,8 +154,8 @@ def _max_length(training: Training, method: str) -> int:
 def _look_at_rows(
     encode_row: Callable[[Any], list[EncodedRow]], files: Sequence[Path], eos_ids: Sequence[int], progress: Progress
 ) -> tuple[int, int, list[EncodedRow]]:
-    """Return the number of rows, the number without a supervised end of each turn, and the shortest rows. No other rows
-    are kept in memory."""
+    """Return the number of rows, the number of rows with a turn that has no supervised end, and the shortest rows.
+    Only the shortest rows stay in memory."""
     count = 0
     for file in files:
         with file.open("rb") as lines:
@@ -261,7 +261,7 @@ def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: 
     wanted = "model" if sft.adapter == "none" else "adapter"
     if tuned.holds != wanted:
         return Verdict(
-            False, f"It holds {tuned.holds}/, and adapter: {sft.adapter} in the recipe asks for {wanted}/.", {}
+            False, f"The artifact has {tuned.holds}/, but adapter: {sft.adapter} in the recipe requires {wanted}/.", {}
         )
     if tuned.holds == "model":
         return _evaluate_model(directory, tuned, sft.precision, workplace.progress)
@@ -269,8 +269,8 @@ def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: 
 
 
 def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
-    """Compare names, shapes and settings with the recipe's adapter. Fails if a LoRA-B is zero or a value is not
-    finite."""
+    """Compare the adapter's tensor names, shapes and settings with the recipe. Also fails if a LoRA-B is zero or a
+    value is not finite."""
     tensors = _tensors_of(tuned.directory)
     expected = expected_lora_tensors(base, sft)
     wrong, dead, not_finite, unlike = _faults_of_adapter(tuned.directory, tensors, expected, sft)
@@ -301,8 +301,8 @@ def _tensors_of(directory: Path) -> dict[str, Any]:
 def _faults_of_adapter(
     directory: Path, tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], sft: Sft
 ) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Return the names of tensors that are missing, extra or of another shape, of LoRA-B of zeros, and of tensors that
-    are not finite; and the settings that differ from the recipe's."""
+    """Return four lists: tensors that are missing, extra or of another shape; LoRA-B matrices of zeros; tensors that
+    are not finite; settings that differ from the recipe's."""
     import torch
 
     config = json.loads((directory / ADAPTER_CONFIG).read_bytes())
@@ -322,9 +322,9 @@ def _faults_of_adapter(
 def _evaluate_model(base: Path, tuned: TunedModel, precision: str, progress: Progress) -> Verdict:
     """Compare the tuned model's tensors with the base's, as transformers loads both directories.
 
-    Every linear layer, and every fused block of experts, must differ from the base in the recipe's precision, in which
-    the tuned model is saved, so that rounding alone does not count as training. The trainer's config.json names the
-    precision of the training instead, which is float32.
+    Every linear layer and every fused block of experts must differ from the base. Both are compared in the recipe's
+    precision, in which the tuned model is saved, so that rounding alone does not count as training. The config.json
+    that the trainer writes states float32 instead, the precision of the training.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -407,17 +407,17 @@ def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
 
 
 def held_out_pairs(workplace: Workplace, split: Artifact) -> list[Row]:
-    """Return the preference pairs of the held-out side, as rows like those trained on."""
+    """Return the preference pairs of the held-out side, in the row format of the training pairs."""
     replaces = replaces_instruction(workplace.institution, workplace.line)
     instruction = workplace.line.training.instruction
     return [PAIRS.row_of(each, instruction, replaces)[1] for each in documents_of(PAIRS, split, HELD_OUT)]
 
 
 def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Score the held-out pairs again. Passes if the accuracy's interval lies above chance.
+    """Score the held-out pairs again. The gate passes if the accuracy's interval lies above chance.
 
-    It is inconclusive if the interval includes chance. It fails if the interval lies below chance, or if the recorded
-    scores are not those of this model. The baselines are reported and decide nothing.
+    The gate is inconclusive if the interval includes chance. It fails if the interval lies below chance, or if the
+    recorded scores differ from this model's. The baselines are reported but do not affect the verdict.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -467,8 +467,8 @@ def _differing(artifact: Artifact, scores: Sequence[PairScore], largest: float) 
 
 
 def evaluate_complete(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare tensors, settings and base model with the recipe's. Fails if a trained tensor is zero or a value is not
-    finite."""
+    """Compare the reward model's tensors, settings and base model with the recipe. Also fails if a trained tensor is
+    zero or a value is not finite."""
     go_offline()
     base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])
@@ -497,7 +497,7 @@ def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
         not_finite.append(HEAD)
     return [
         *([f"{len(wrong)} tensors are missing, additional or of another shape"] if wrong else []),
-        *(["it has no head of one score, or one of zeros"] if head is None or len(head) != 1 or not head.any() else []),
+        *(["its head of one score is missing or zero"] if head is None or len(head) != 1 or not head.any() else []),
         *([f"{len(not_finite)} tensors are not finite"] if not_finite else []),
         *([f"{len(dead)} LoRA-B matrices are zero"] if dead else []),
         *([f"other settings: {', '.join(unlike)}"] if unlike else []),
@@ -506,7 +506,7 @@ def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
 
 @contextmanager
 def device_of_gate(workplace: Workplace) -> Iterator[str]:
-    """Yield the gate's device: `cuda`, locked against trainers, or `cpu` on a machine without a GPU."""
+    """Yield the gate's device: `cuda`, locked so that no trainer uses it, or `cpu` on a machine without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

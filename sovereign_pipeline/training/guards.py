@@ -1,4 +1,4 @@
-"""Guard the model before, during and after a training. A failed check raises TrainingFailed."""
+"""Check the model before, during and after a training. A failed check raises TrainingFailed."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,24 +18,24 @@ from sovereign_pipeline.training.rows import Completion, EncodedRow
 
 PROBE_ROWS = 8
 LARGEST_SHIFT_IN_PACK = {"float32": 0.01, "bfloat16": 0.15}
-"""Largest difference between a reply's log-probabilities in a pack and alone: mean over its tokens, nats.
+"""Largest accepted difference between a reply's log-probabilities in a pack and alone: mean over its tokens, nats.
 
-Passes of other lengths round differently. Measured on documents with SmolLM2-135M: 0.056 at most in bfloat16, 2e-5 in
-float32.
+Passes of different lengths round differently. Measured on documents with SmolLM2-135M: 0.056 at most in bfloat16, 2e-5
+in float32.
 """
 LARGEST_SHIFT_BY_NEIGHBOUR = 0.01
-"""Largest difference between a reply's log-probabilities after either of two rows of equal length, nats. Both passes
-use the same kernels.
+"""Largest accepted change of a reply's log-probabilities, in nats, if the row before it is replaced by another row of
+equal length. Both passes use the same kernels.
 
-Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. Models with experts
-compute other batches after another row, so `LARGEST_SHIFT_IN_PACK` applies to them.
+Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. In models with experts
+another row changes the experts' batches, so `LARGEST_SHIFT_IN_PACK` applies to these models.
 """
 LARGEST_SHIFT_BETWEEN_PASSES = {"float32": 1e-4, "bfloat16": 2e-2}
 LEAST_CHANGE = 1e-5
 """Smallest relative change of the probe's loss over a training."""
 DIVERGED_SHARE, DIVERGED_NATS = 0.05, 0.05
-"""Largest rise of the probe's loss, as a share and in nats. A small rise is normal, because stock phrases become less
-certain."""
+"""Largest accepted rise of the probe's loss: a share of the loss or a number of nats, whichever is larger. A small rise
+is normal, because stock phrases become less certain."""
 NAMES_IN_A_MESSAGE = 3
 
 
@@ -52,7 +52,7 @@ class Probe:
         return _loss(model, self.rows)
 
     def check_moved(self, after: float, method: str) -> None:
-        """Raise TrainingDiverged if the loss did not change or, for SFT, clearly rose."""
+        """Raise TrainingDiverged if the loss is not finite, did not change or, for SFT, clearly rose."""
         if not math.isfinite(after):
             raise TrainingDiverged(
                 "The loss is not finite after the last step.",
@@ -121,8 +121,8 @@ def check_trainable(model: Any, sft_adapter: str) -> int:
 def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision: str, max_length: int) -> None:
     """Check that packed rows do not influence each other.
 
-    Two packed rows must have the log-probabilities of each row alone, and the second row's must not depend on the
-    first.
+    Each of two packed rows must have the same log-probabilities as alone. The log-probabilities of the second row must
+    not change if the first row is replaced.
     """
     first, second = _two_ordinary(rows, max_length)
     front, behind = first.completions[0], second.completions[0]
@@ -140,17 +140,17 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
         largest if fused_experts(model) else LARGEST_SHIFT_BY_NEIGHBOUR
     ):
         raise TrainingFailed(
-            f"This model does not keep packed rows apart. Log-probabilities of rows {first.id} and {second.id} differ "
-            f"by {shift_in_pack:.3f} nats per token between packed and alone, and by {shift_by_neighbour:.3f} behind "
-            f"another row.",
+            f"This model does not keep packed rows apart. Packing rows {first.id} and {second.id} changes their "
+            f"log-probabilities by {shift_in_pack:.3f} nats per token. Replacing the first row changes those of the "
+            f"second by {shift_by_neighbour:.3f}.",
             "Set packing: false in training.sft and training.preference.",
         )
 
 
 def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) -> None:
-    """Check that two passes of a row in training mode are equal, which shows that no dropout is left. Dropout would
-    falsify comparisons of the policy with log-probabilities of other passes: the reference's, or its own at sampling.
-    On CUDA, sums in another order may round differently.
+    """Check that two passes of a row in training mode are equal, which shows that no dropout is active. Dropout would
+    falsify comparisons of the policy's log-probabilities with those of the reference, or with those at sampling. On
+    CUDA a small difference is accepted, because sums in another order round differently.
     """
     import torch
 
@@ -165,8 +165,8 @@ def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) 
     apart = float((first - second).abs().max())
     if not apart <= (LARGEST_SHIFT_BETWEEN_PASSES[precision] if model.device.type == "cuda" else 0.0):
         raise TrainingFailed(
-            f"Two passes of one row in training mode differ by {apart:.5f} nats at a token. The model draws random "
-            f"numbers, such as a dropout that its layers read from its configuration.",
+            f"Two passes of one row in training mode differ by {apart:.5f} nats at a token. The model uses random "
+            f"numbers, for example for a dropout in its configuration.",
             "Set every dropout in the base model's config.json to 0.",
         )
 
@@ -189,10 +189,11 @@ def start_probe(
     progress: Callable[[str], None],
     once: Callable[[object, Callable[[], float]], float] = lambda of, measure: measure(),
 ) -> Probe:
-    """Choose rows of all lengths, one from the middle of each of equal parts, and measure their loss.
+    """Choose the probe's rows and measure their loss.
 
-    Canaries are excluded, because training on documents changes their loss little. once: function that returns an
-    earlier measurement of the same rows, or else measures.
+    The rows are sorted by length and divided into equal parts. The middle row of each part is chosen. Canaries are
+    excluded, because training on documents changes their loss little. once: function that returns an earlier
+    measurement of the same rows, or else measures.
     """
     candidates = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
     by_length = sorted(candidates.values(), key=lambda row: (row.longest, row.id))

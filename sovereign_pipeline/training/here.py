@@ -1,4 +1,4 @@
-"""Run the trainer as a child process of this one.
+"""Run the trainer as a child process of this process.
 
 When this process is killed, the kernel kills the trainer.
 """
@@ -19,15 +19,15 @@ from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.launcher import INHERITED_VARIABLES, PARENT_VARIABLE, worker_environment
 
 SECONDS_OF_REPEATED_INTERRUPT = 5
-"""Seconds within which a second interrupt counts as the same one. Ctrl-C reaches every process of the terminal, and
-Dagster's executor then interrupts each of its steps once more."""
+"""Seconds within which a second interrupt is ignored as a repetition of the first. Ctrl-C reaches every process of the
+terminal, and Dagster's executor then interrupts each of its steps once more."""
 
 
 def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | None = None) -> None:
-    """Run the trainer on a job file and wait; each line that it prints goes to `progress`. Raises as `launcher.launch`
-    does.
+    """Run the trainer on a job file and wait. Each line that the trainer prints goes to `progress`. Raises the errors
+    of `launcher.launch`.
 
-    environment: variables beside the inherited ones, such as those that open a Dagster Pipes session.
+    environment: variables in addition to the inherited variables, for example for a Dagster Pipes session.
     """
     launcher.launch(ChildProcess(job, progress, environment or {}), job, progress)
 
@@ -63,7 +63,7 @@ class ChildProcess:
         return self.ended()
 
     def ended(self) -> str | None:
-        """Wait for the end of the process, which has closed its output. Returns and raises as `follow` does."""
+        """Wait for the end of the process, after it closed its output. Returns and raises as `follow` does."""
         process, result = self._process, TrainingJob.read(self._job).result
         assert process.stdout is not None
         status = process.wait()
@@ -84,8 +84,8 @@ class ChildProcess:
         )
 
     def cancel(self) -> None:
-        """End the trainer. The interrupt that caused this is raised again afterwards; a repetition counts as the same
-        interrupt. If the trainer takes too long, or at a second interrupt, it is killed with all its children."""
+        """Ask the trainer to save a checkpoint and end, and wait for it. If the trainer takes too long, or at a second
+        interrupt, it is killed with all its children. A quick repetition of the first interrupt is ignored."""
         process, seconds = self._process, launcher.SECONDS_FOR_A_CHECKPOINT
         if process.poll() is not None:
             return
