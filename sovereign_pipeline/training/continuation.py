@@ -110,7 +110,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     leaks = _leaks(workplace, artifact.ref, artifact.manifest, inputs)
     if leaks:
         raise GateRefused(
-            f"{where} was trained on what is held out now: {'; '.join(leaks)}. Its scores would be meaningless.",
+            f"{where} was trained on rows that are held out now: {'; '.join(leaks)}. Its scores would be meaningless.",
             "Remove start_from, or continue from an adapter that was not trained on these rows.",
         )
     return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level, artifact.digests(tuned.directory))
@@ -125,7 +125,7 @@ def assert_base_not_recalled(workplace: Workplace, inputs: Inputs) -> None:
             raise RecipeError(
                 f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} has the weights of "
                 f"{row['id']}, which is under {and_more(recalls)}.",
-                "Name another base model, or let an officer waive the recall for that adapter.",
+                "Set another base model, or let an officer waive the recall for that adapter.",
             )
 
 
@@ -135,14 +135,14 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
     if leaks:
         raise GateRefused(
             f"Line {workplace.line.line}: the base model {workplace.line.training.base_model} was made here, and was "
-            f"trained on what is held out now: {'; '.join(leaks)}. Every score would be meaningless.",
-            "Name a published base model, or one that was not trained on these rows.",
+            f"trained on rows that are held out now: {'; '.join(leaks)}. Every score would be meaningless.",
+            "Use a published base model, or a base model that was not trained on these rows.",
         )
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the held-out rows of the present split with the training rows of every ancestor adapter and of a base
-    model that was tuned here.
+    """Check that no held-out row of the present split was a training row of an ancestor adapter, or of a base model
+    that was tuned here.
 
     Raises GateRefused, and records nothing, if a dataset of an ancestor cannot be opened.
     """
@@ -154,7 +154,7 @@ def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> 
     evidence = {"base_made_here": [ref.digest for ref in made]}
     leaks = _leaks_of_base(workplace, inputs)
     if leaks:
-        found = f"The base model {name} was made here, and was trained on what is held out now: {'; '.join(leaks)}."
+        found = f"The base model {name} was made here and trained on rows that are held out now: {'; '.join(leaks)}."
         return Verdict(False, found, evidence)
     verdict = _evaluate_parent(workplace, artifact, inputs)
     message = f"The base model {name} was made here, on no row that is held out now. {verdict.message}"
@@ -181,7 +181,7 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
         )
     leaks = _leaks(workplace, registered.ref, registered.manifest, inputs)
     if leaks:
-        return Verdict(False, f"{adapter_id} was trained on what is held out now: {'; '.join(leaks)}.", evidence)
+        return Verdict(False, f"{adapter_id} was trained on rows that are held out now: {'; '.join(leaks)}.", evidence)
     datasets = [dataset.ref.digest for dataset in _trained_on(workplace, registered.ref, registered.manifest)]
     return Verdict(
         True,
@@ -207,8 +207,8 @@ def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
         state = state_of(session, row)
     if state in ENDED:
         raise RecipeError(
-            f"{_place(workplace, adapter_id)} is {state}, so nothing is continued from it.",
-            "Name another adapter, or remove start_from.",
+            f"{_place(workplace, adapter_id)} is {state}, so training cannot continue from it.",
+            "Set another adapter, or remove start_from.",
         )
     ref = workplace.store.ref_of(row.adapter_digest).model_copy(update={"manifest_sha256": row.manifest_sha256})
     return workplace.store.open(ref), row.classification
@@ -219,8 +219,8 @@ def _assert_not_recalled(workplace: Workplace, adapter_id: str) -> None:
     recalled data."""
     if recalls := workplace.open_recalls(adapter_id):
         raise RecipeError(
-            f"{_place(workplace, adapter_id)} is under {and_more(recalls)}, so nothing is continued from it.",
-            "Name another adapter, remove start_from, or let an officer waive the recall for it.",
+            f"{_place(workplace, adapter_id)} is under {and_more(recalls)}, so training cannot continue from it.",
+            "Set another adapter, remove start_from, or let an officer waive the recall for this adapter.",
         )
 
 
@@ -239,7 +239,7 @@ def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base
     directory = tuned_model(artifact).directory
     config = json.loads((directory / ADAPTER_CONFIG).read_bytes())
     to_set = [
-        f"training.sft.{_RECIPE_KEYS[name]}: {json.dumps(config.get(name))} (it is {json.dumps(value)})"
+        f"training.sft.{_RECIPE_KEYS[name]}: {json.dumps(config.get(name))} (now {json.dumps(value)})"
         for name, value in lora_settings(sft).items()
         if config.get(name) != value
     ]
@@ -248,7 +248,7 @@ def _assert_fits(workplace: Workplace, adapter_id: str, artifact: Artifact, base
             found = set(weights.keys())
         if found != expected_lora_tensors(base, sft).keys():
             modules = sorted({name.partition(".lora_")[0].rpartition(".")[2] for name in found if ".lora_A." in name})
-            to_set = [f"training.sft.target_modules: [{', '.join(modules)}] (it is {json.dumps(sft.target_modules)})"]
+            to_set = [f"training.sft.target_modules: [{', '.join(modules)}] (now {json.dumps(sft.target_modules)})"]
     if to_set:
         raise RecipeError(
             f"{where} has other LoRA settings than the recipe.", f"Set {', '.join(to_set)}; or remove start_from."
@@ -263,9 +263,9 @@ def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
 
 
 def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: Inputs) -> list[str]:
-    """Return a message with ids for the held-out documents that a parent adapter or base model was trained on.
+    """Return messages with the ids of the held-out documents that a parent adapter or base model was trained on.
 
-    Raises GateRefused if its datasets cannot be opened.
+    Raises GateRefused if a dataset of the adapter or base model cannot be opened.
     """
     dataset = inputs[PREFERENCE_DATASET.kind if PREFERENCE_DATASET.kind in inputs else TRAINING_DATASET.kind]
     split = _split_of(workplace, dataset)
@@ -320,8 +320,8 @@ def _trained_on(workplace: Workplace, ref: ArtifactRef, manifest: Manifest) -> I
         registered, _ = _registered(workplace, adapter_id)
         if registered.ref.digest != digest:
             raise IntegrityError(
-                f"{registered.path}: registered as {adapter_id}, which was {short(digest)} when training continued "
-                f"from it.",
+                f"{registered.path}: this artifact is registered as {adapter_id}, but training continued from "
+                f"{short(digest)} under that id.",
                 "Restore the registry from a copy.",
             )
         yield from _trained_on(workplace, registered.ref, registered.manifest)

@@ -24,7 +24,7 @@ from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
 KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
-"""Variable with the key of this training's marks, 64 hex digits. The key is for one training identity and signs
+"""Environment variable with the key of `mark_of`, 64 hex digits. Each training identity has its own key, which signs
 nothing."""
 _key = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
 """A process without the variable uses a random key, and so accepts only its own files."""
@@ -45,7 +45,7 @@ class RewardJob(Frozen):
 
     rlhf: Rlhf
     held_out: Path
-    """JSONL file of held-out prompts, which are measured and never learned from."""
+    """JSONL file of held-out prompts, which are measured but never trained on."""
     code: dict[str, str]
     """Path in the recipe -> SHA-256, for each tool's program and files, and for files of the machine that a command
     uses."""
@@ -59,7 +59,7 @@ class RewardJob(Frozen):
     @model_validator(mode="after")
     def _has_what_judges(self) -> "RewardJob":
         if self.rlhf.uses_reward_model != (self.reward_model is not None):
-            raise ValueError("a reward model is given exactly where a part of the section uses one")
+            raise ValueError("reward_model must be set if a part of the rlhf section uses one, and only then")
         return self
 
 
@@ -70,7 +70,7 @@ class TrainingJob(Frozen):
     base_model: Path
     """Directory of the model that is trained, or that the adapter is added to."""
     base_model_name: str
-    """Name from the base_model artifact, as are the next three values."""
+    """Name in the base_model artifact. The next three values are from the same artifact."""
     base_model_digest: str
     chat_template_sha256: str
     eos_ids: tuple[int, ...]
@@ -98,9 +98,9 @@ class TrainingJob(Frozen):
     reward_model: RewardModel | None = None
     """Settings for training a reward model; only for method `reward`."""
     held_out: Path | None = None
-    """JSONL file of held-out pairs, which are measured and never learned from; only for method `reward`."""
+    """JSONL file of held-out pairs, which are measured but never trained on; only for method `reward`."""
     reward: RewardJob | None = None
-    """Settings of a training by reward; only for its algorithms."""
+    """Settings of a training by reward; only for methods `ppo`, `rloo` and `grpo`."""
     selection: tuple[Path, ...] = ()
     """JSONL files of the selection side, whose loss is measured after the training. Only trials of experiments have
     them."""
@@ -115,19 +115,19 @@ class TrainingJob(Frozen):
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
     device_watts: float | None = None
-    """Power of a device, for the energy of a training whose devices have no counters; see Institution."""
+    """Power of one device in watts, used if the devices have no energy counters; see Institution."""
 
     @model_validator(mode="after")
     def _method_has_its_section(self) -> "TrainingJob":
         if (self.selection or self.until_step) and self.method != "sft":
-            raise ValueError("only SFT is measured on a selection side, and pauses")
+            raise ValueError("selection and until_step are only for method sft")
         if self.sft.precision == "auto":
-            raise ValueError("precision: auto is decided where the recipe is read, before there is a job")
+            raise ValueError("sft.precision is auto; a job needs the precision that the stage decided")
         if self.method == "sft":
             return self
         if self.method == "reward":
             if self.reward_model is None or self.held_out is None or self.parent_adapter is not None:
-                raise ValueError("reward needs its section and held-out pairs, and continues from nothing")
+                raise ValueError("reward needs reward_model and held_out, and must have no parent_adapter")
             return self
         if self.reward is not None or self.method in ("ppo", "rloo", "grpo"):
             if self.reward is None or self.reward.rlhf.algorithm != self.method or self.parent_adapter is None:
@@ -136,12 +136,12 @@ class TrainingJob(Frozen):
         if self.preference is None or self.preference.method != self.method or self.preference.learning_rate is None:
             raise ValueError(f"{self.method} needs its preference section, with a learning rate")
         if self.parent_adapter is None and self.sft.adapter != "none":
-            raise ValueError(f"{self.method} continues from an adapter, and none is given")
+            raise ValueError(f"{self.method} continues from an adapter, but parent_adapter is not set")
         return self
 
     @property
     def tuning(self) -> Tuning:
-        """Section with length and batch sizes of this method's training."""
+        """Section of the recipe with this method's maximum length and batch sizes."""
         return self.reward_model or (self.sft if self.method == "sft" or self.preference is None else self.preference)
 
     @property
@@ -181,17 +181,17 @@ class TrainingJob(Frozen):
 
     @classmethod
     def read(cls, path: Path) -> "TrainingJob":
-        """Read a job. Raises IntegrityError for a file of `write_named` that was changed."""
+        """Read a job. Raises IntegrityError if a file that `write_named` wrote was changed."""
         content = path.read_bytes()
         if path.stem not in ("job", sha256(content).hexdigest()):
-            raise IntegrityError(f"{path}: this job is not the one that was launched.", FIND_OUT)
+            raise IntegrityError(f"{path}: this job file was changed after the job was launched.", FIND_OUT)
         return cls.model_validate_json(content)
 
     def write(self, path: Path) -> None:
         path.write_text(self.model_dump_json() + "\n", encoding="utf-8")
 
     def write_named(self, directory: Path) -> Path:
-        """Write the job to a file named by its SHA-256, so that the path alone tells the trainer which job it runs."""
+        """Write the job to a file named by its SHA-256, so that the trainer can check the job by the path alone."""
         content = self.model_dump_json().encode()
         path = directory / f"{sha256(content).hexdigest()}.json"
         path.write_bytes(content)
@@ -259,14 +259,14 @@ def read_result(path: Path) -> TrainingResult:
     try:
         result = TrainingResult.model_validate_json(path.read_bytes())
     except ValueError:
-        raise IntegrityError(f"{path}: this is no trainer's result.", "Run again.") from None
+        raise IntegrityError(f"{path}: this file is not a trainer's result.", "Run again.") from None
     if result.failure is not None:
         raise result.failure.as_error()
     return result
 
 
 def mark_of(purpose: str, value: Any, key: bytes | None = None) -> str:
-    """Return the mark by which a training recognises what it wrote into the home for its own resumption.
+    """Return the mark (keyed digest) of a value, by which a resumed training recognises files that it wrote itself.
 
     key: key of the marks; None: this process's key.
     """
@@ -286,7 +286,7 @@ def lock_of_line(checkpoint_directory: Path) -> Path:
 
 
 def lock_of_device(directory: Path) -> Path:
-    """Return the path of the lock that is held while the devices visible to this process are in use."""
+    """Return the path of the file that is locked while the devices visible to this process are in use."""
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-") or "default"
     return directory / f"trainer-{device}.lock"
 

@@ -1,6 +1,7 @@
 """Run the trainer as a `TrainJob` of Kubeflow Trainer v2, and wait for it.
 
-No cluster has ever run it. Tests use the published models of Kubeflow Trainer's resources and a simulated API server.
+This module has never run on a real cluster. Tests use the published models of Kubeflow Trainer's resources and a
+simulated API server.
 """
 
 import importlib.util
@@ -24,7 +25,7 @@ from sovereign_pipeline.training.queued import ClusterError, Ended, QueuedJob, r
 
 GROUP, VERSION = "trainer.kubeflow.org", "v1alpha1"
 LABEL = "sovereign-pipeline/trainer"
-"""Label of the pods, and the manager of our patch in the manifest."""
+"""Label of the pods, and the `manager` of the patch in the manifest."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 NODE = "node"
 """Name of the trainer's job and container in Kubeflow's runtimes."""
@@ -33,7 +34,7 @@ NEVER_STARTS = (
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ImagePullBackOff"),
     "InvalidImageName",
 )
-"""Reasons for which a container waits and that do not pass by waiting."""
+"""Kubernetes' reasons for a waiting container that never starts, however long it waits."""
 NEVER_STARTED = "NEVER_STARTED"
 SECONDS_FOR_AN_ANSWER = 60
 
@@ -107,9 +108,9 @@ class KubernetesJob(QueuedJob[Kubernetes]):
 
 
 def manifest(place: Kubernetes, name: str, job: TrainingJob, file: Path, order: Path) -> dict[str, Any]:
-    """Return the TrainJob. Its pods run as this process's user, so that each can remove the other's files.
+    """Return the TrainJob. Its pods run as this process's user, so that pods and process can remove each other's files.
 
-    Kubeflow Trainer applies the patch to the institution's TrainingRuntime.
+    Kubeflow Trainer applies the patch in it to the institution's TrainingRuntime.
     """
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
@@ -180,7 +181,7 @@ def manifest(place: Kubernetes, name: str, job: TrainingJob, file: Path, order: 
         },
     }
     job_model = TrainerV1alpha1TrainJob.from_dict(described)
-    assert job_model.to_dict() == described  # Kubeflow's model drops what Kubeflow does not know
+    assert job_model.to_dict() == described  # Kubeflow's model drops keys that it does not know
     return described
 
 
@@ -201,21 +202,21 @@ def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[st
 
     It rejects:
     - a volume with data that training must not see: the vault or unscrubbed text;
-    - a path of the job on no volume of the pods, or on a read-only volume although the trainer writes there;
-    - a training by reward. Its tools need namespaces, which the pods' security context forbids. A reward model alone is
-      rejected too, because its files beside the job are not mounted.
+    - a path of the job that is on no volume of the pods, or on a read-only volume although the trainer writes there;
+    - a training by reward. Its tools need namespaces, which the pods' security context forbids. A reward by a reward
+      model alone is rejected too, because the reward model's files beside the job are not mounted.
     """
     if job.reward is not None:
         raise RecipeError(
-            "institution.yaml: trainer: a line with training.rlhf is not trained in a pod, which may not make the "
-            "namespaces that the sandbox of its tools needs.",
+            "institution.yaml: trainer: a line with training.rlhf cannot be trained in a pod. Its tools run in a "
+            "sandbox, for which a pod may not create the namespaces.",
             "Train this line on this machine, or on a cluster of Slurm or Ray.",
         )
     for variable, directory in withheld.items():
         for volume in place.volumes:
             if directory.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(directory.resolve()):
                 raise RecipeError(
-                    f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds {directory} "
+                    f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} contains {directory} "
                     f"({variable}), which a trainer must not see.",
                     f"Move it ({variable}) to another volume.",
                 )
@@ -230,7 +231,7 @@ def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[st
             raise RecipeError(
                 f"institution.yaml: trainer.volumes: the trainer writes to {path}, but {holding.claim} at "
                 f"{holding.path} is read_only.",
-                "Put $SOVEREIGN_HOME on a volume that can be written.",
+                "Put $SOVEREIGN_HOME on a writable volume.",
             )
 
 
@@ -257,7 +258,7 @@ def _with_links(path: Path, writes: bool) -> Iterator[tuple[Path, bool]]:
 
 
 def _make_what_is_mounted(job: TrainingJob) -> None:
-    """Create the paths that the trainer writes. The cluster would create them for another user."""
+    """Create the paths that the trainer writes. Otherwise the cluster would create them, as another user."""
     for directory in (job.checkpoint_directory, job.references):
         directory.mkdir(parents=True, exist_ok=True)
     lock_of_line(job.checkpoint_directory).touch()
@@ -295,8 +296,8 @@ def check_cluster(place: Kubernetes) -> str:
 
 
 def assert_runtime(cluster: "Cluster", place: Kubernetes) -> None:
-    """Raise RecipeError if the TrainingRuntime would give the pods more than the TrainJob does: another volume or
-    container, or a token of the cluster."""
+    """Raise RecipeError if the TrainingRuntime would add to the TrainJob's pods another volume or container, or a token
+    of the cluster. Raises InputError if there is no such TrainingRuntime."""
     with _reached():
         runtime = cluster.get("trainingruntimes", place.runtime)
     hint = f"Run `kubectl apply -n {place.namespace} -f deploy/kubernetes.yaml`."
@@ -324,14 +325,14 @@ def assert_runtime(cluster: "Cluster", place: Kubernetes) -> None:
     different = [key for key in found if found[key] != wanted[key]]
     if different:
         raise RecipeError(
-            f"TrainingRuntime {place.runtime} in namespace {place.namespace} is not that of deploy/kubernetes.yaml: "
-            f"{', '.join(different)}. A trainer could see what it must not.",
+            f"TrainingRuntime {place.runtime} in namespace {place.namespace} differs from deploy/kubernetes.yaml in "
+            f"{', '.join(different)}. A trainer could read data that it must not see.",
             hint,
         )
 
 
 class Cluster:
-    """Makes the requests to the API server. Each raises ClusterError if it fails."""
+    """Sends requests to the API server. A request that fails raises ClusterError."""
 
     def __init__(self, place: Kubernetes) -> None:
         for package in ("kubernetes", "kubeflow_trainer_api"):
@@ -363,7 +364,7 @@ class Cluster:
         )
 
     def get(self, plural: str, name: str) -> dict[str, Any] | None:
-        """Return an object of Kubeflow Trainer; None if there is none."""
+        """Return an object of Kubeflow Trainer by its name; None if the cluster does not have it."""
         found: dict[str, Any] | None = self._ask(
             self._objects.get_namespaced_custom_object, GROUP, VERSION, self._namespace, plural, name, if_there=True
         )
@@ -413,7 +414,7 @@ def _reached() -> Iterator[None]:
 
 
 def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the conditions of a TrainJob that hold, by type."""
+    """Return the conditions of a TrainJob whose status is True, by type."""
     return {each["type"]: each for each in job.get("status", {}).get("conditions", ()) if each["status"] == "True"}
 
 
@@ -447,8 +448,8 @@ def _state(job: dict[str, Any], pods: list[Any], nodes: int) -> str:
 
 
 def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
-    """Return how a TrainJob ended. The exit status is from the pod that ran out of memory or, if none did, failed
-    first."""
+    """Return how a TrainJob ended. The exit status is that of a pod that ran out of memory, or else of the pod that
+    failed first."""
     text = f"TrainJob {name} on Kubernetes ended as {end['type']}"
     if end["type"] == "Complete":
         return Ended("COMPLETED", text, 0)

@@ -1,7 +1,7 @@
-"""Define how a trainer is run and waited for, wherever it runs: `here.py`, `ray_jobs.py`, `slurm.py`,
-`kubernetes_jobs.py`.
+"""Start a trainer and wait for it, on this machine (`here.py`) or on a cluster (`ray_jobs.py`, `slurm.py`,
+`kubernetes_jobs.py`).
 
-The trainer's environment holds only the variables listed here, so that no credential reaches it.
+The trainer's environment contains only the variables listed here, so that no credential reaches the trainer.
 """
 
 import json
@@ -20,8 +20,8 @@ from sovereign_pipeline.training.report import TRAINING_LIBRARIES
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
 """Variable with the process id of the parent, which the trainer must not outlive."""
 SECONDS_FOR_A_CHECKPOINT = 300
-"""Seconds allowed for a step of the largest model and its checkpoint. dagster.yaml allows a terminated run more
-time."""
+"""Seconds in which an interrupted trainer must finish its step and write a checkpoint, with the largest model too.
+dagster.yaml allows a terminated run more time."""
 
 INHERITED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -48,8 +48,8 @@ def worker_environment(job: Path) -> dict[str, str]:
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
         "HF_HOME": str(job.parent / "caches"),
-        # Freed memory stays in the process, because each step needs it again, and the kernel clears memory that it
-        # hands out.
+        # The process keeps freed memory, because each step needs it again. Memory from the kernel would first be
+        # cleared each time.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
         "MALLOC_TOP_PAD_": str(1 << 28),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
@@ -59,22 +59,22 @@ def worker_environment(job: Path) -> dict[str, str]:
 
 
 class Launcher(Protocol):
-    """Runs the trainer on one job at one place: on this machine, or as a job of a cluster."""
+    """Runs the trainer on one job, either on this machine or as a job of a cluster."""
 
     def submit(self) -> None:
-        """Start the trainer. Raises InputError if the place rejects it."""
+        """Start the trainer. Raises InputError if the cluster rejects the job."""
 
     def follow(self) -> str | None:
         """Wait for the trainer's end, and report its progress. Returns None after a normal end, otherwise a clause that
         says how it ended."""
 
     def cancel(self) -> None:
-        """End the trainer, with time for a checkpoint, and wait for its end."""
+        """End the trainer, with time for a checkpoint, and wait until it has ended."""
 
 
 def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
     """Run the trainer on a job file and wait. When this process is interrupted, the trainer saves a checkpoint and
-    ends. Raises TrainingFailed with the trainer's own failure, or with the way in which the trainer ended."""
+    ends. Raises TrainingFailed with the trainer's own error, or with how the trainer ended."""
     launcher.submit()
     try:
         ending = launcher.follow()
@@ -90,21 +90,21 @@ def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
 class Log:
     """The file to which the trainers of all nodes append messages, as JSON lines.
 
-    Lines that no trainer wrote are not reported, because libraries quote their input.
+    Lines that no trainer wrote are not reported, because they come from libraries, which quote their input.
     """
 
     def __init__(self, path: Path, others: tuple[str, ...] = ()) -> None:
-        """others: beginnings of further lines to report, which the cluster itself writes."""
+        """others: prefixes of further lines to report, which the cluster itself writes."""
         self.path, self._others = path, others
         self._read = 0
 
     def skip(self) -> None:
-        """Begin at the end of the existing file, or create the file."""
+        """Skip the lines that the file already has. Creates the file if it is missing."""
         self.path.touch(mode=0o600)
         self._read = self.path.stat().st_size
 
     def added(self) -> list[tuple[str, Any]]:
-        """Return the message of each whole line that was added, and the failure that it reports, or None."""
+        """Return each complete line added since the last call: its message, and the failure it reports or None."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -126,18 +126,18 @@ INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"
 
 
 def remote_environment(job: Path) -> dict[str, str]:
-    """Return the variables of a remote trainer. They exclude this process's variables. They name no parent, because a
-    remote trainer cannot die with its parent."""
+    """Return the variables of a remote trainer. This process's variables are not among them, and no parent process is
+    named, because a remote trainer cannot die with its parent."""
     return {
         **worker_environment(job),
         "HOME": str(job.parent / "caches"),
-        "USER": "trainer",  # libraries read it, and the user's id may have no name there
+        "USER": "trainer",  # libraries read USER, and the user id may have no name there
         INSTALLATION_VARIABLE: json.dumps(_installation(), sort_keys=True),
     }
 
 
 def nodes_of(job: TrainingJob, devices_per_node: int) -> int:
-    """Return the number of nodes of a job. Raises RecipeError if its devices do not fill them."""
+    """Return the number of nodes of a job. Raises RecipeError if the job's devices do not fill whole nodes."""
     count = job.devices.count
     if count <= devices_per_node:
         return 1
@@ -151,16 +151,16 @@ def nodes_of(job: TrainingJob, devices_per_node: int) -> int:
 
 
 def from_the_node(names: Iterable[str]) -> str:
-    """Return arguments of `env`, for a shell, that keep the given variables of the node."""
+    """Return arguments of `env`, in shell syntax, that pass on the node's own values of these variables."""
     return " ".join(f'${{{name}+"{name}=${name}"}}' for name in names)
 
 
 def refuse_another_installation() -> None:
     """Raise TrainingFailed in a trainer whose launcher has other code or other libraries.
 
-    The launcher records its own versions in the artifact's manifest, which would then be wrong. Builds of one version
-    for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as equal; the trainer's report names the build
-    that trained.
+    The launcher records its own versions in the artifact's manifest; for another installation they would be wrong.
+    Builds of one version for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as equal. The trainer's
+    report states the build that trained.
     """
     stated = os.environ.get(INSTALLATION_VARIABLE)
     if stated is None:
@@ -178,8 +178,8 @@ def refuse_another_installation() -> None:
 def read_remote_result(job: Path, ending: str, progress: Progress) -> None:
     """Read the result of a trainer that did not end normally.
 
-    An existing result counts, because it is written last and completely. Raises TrainingFailed with the trainer's own
-    failure, or if there is no result. ending: clause that says how the trainer ended: "the pod …".
+    If a result file exists, it counts, because the trainer writes it last and completely. Raises TrainingFailed if the
+    result is missing or states a failure. ending: clause that says how the trainer ended, such as "the pod …".
     """
     result = TrainingJob.read(job).result
     if not result.is_file():

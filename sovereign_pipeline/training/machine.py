@@ -13,9 +13,9 @@ from sovereign_pipeline.training.sizing import Device
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in /proc/cpuinfo of bfloat16 units: AMD's vector units, Intel's matrix units, and ARM's.
 
-Intel's vector units alone do not count: `linear` reaches 170 GFLOP/s with them on two cores of a Xeon whose matrix
-units the virtual machine hides, and 320 in float32. Without any units bfloat16 is emulated and slower still. Flags are
-used instead of timings, because timings vary on a busy machine, and each precision gives another adapter.
+Intel's vector units alone do not count. On two cores of a Xeon whose matrix units the virtual machine hides, `linear`
+reaches 170 GFLOP/s in bfloat16 and 320 in float32. Without any units bfloat16 is emulated, which is slower still. Flags
+decide, because timings vary on a busy machine, and each precision gives another adapter.
 """
 PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
@@ -66,13 +66,13 @@ def processors_have_bfloat16(processors: Path) -> bool:
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
-    """Return the bytes available to a training on its device, including memory that this process already uses, and the
-    device.
+    """Return the bytes available to a training on its device, and the device. Memory that this process already uses
+    counts as available.
 
     On CUDA: the free memory of the card, and PyTorch's reserved memory. torchrun assigns the card to this process
     (LOCAL_RANK). The card is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo, or
-    the rest of a control group's limit (version 1 or 2), if less. Files that this process has mapped, such as its rows,
-    count as available, and as used by a control group. root: parent of /proc and /sys.
+    the free part of a control group's limit (version 1 or 2) if that is less. MemAvailable includes files that this
+    process has mapped, such as its rows; a control group counts them as used. root: parent of /proc and /sys.
     """
     import torch
 
@@ -87,7 +87,7 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
 
 
 def host_memory(root: Path = Path("/")) -> int:
-    """Return the memory of this host in bytes, or the tightest limit on this process.
+    """Return the memory of this host in bytes, or the smallest control group limit of this process if that is less.
 
     The total is used instead of the free memory, because other processes of the same training may already be loading.
     """
@@ -103,7 +103,8 @@ def _kibibytes(file: Path, name: str) -> int:
 
 
 def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield each memory limit above this process, and the group's used bytes that cannot be dropped at once."""
+    """Yield the limit and the used bytes of each control group of this process that limits memory. Used bytes exclude
+    file cache that the kernel can drop at once."""
     names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     listing = root / "proc/self/cgroup"
     for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():

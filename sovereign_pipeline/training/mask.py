@@ -1,4 +1,4 @@
-"""Show one row as the trainer encodes it, with its supervised part separate. Its text goes into no log or artifact."""
+"""Show one row as the trainer encodes it, with its supervised part separate. No log or artifact gets its text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,9 +46,9 @@ class MaskedCompletion:
     prompt_tokens: int
     supervised_tokens: int
     end_ids: tuple[int | None, ...]
-    """Last token of each supervised turn if it ends the turn, else None."""
+    """Last token id of each supervised turn if that is an end-of-turn id, else None."""
     dropped: int
-    """Number of messages at the front that are left out."""
+    """Number of messages omitted at the beginning of the conversation."""
     max_length: int
     """Length limit of the stage that trains on the row, in tokens."""
 
@@ -97,7 +97,7 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
     if made or row_id is not None:
         raise NotFoundError(
             f"Line {workplace.line.line}: row '{row_id or ''}' is in no dataset of the trainer ("
-            f"{', '.join(made) or 'none has been made yet'}). Held-out and quarantined rows never are.",
+            f"{', '.join(made) or 'none has been made yet'}). Held-out and quarantined rows are in none of them.",
             "Run the line to build its datasets." if not made else "Check the id.",
             act="run_line",
             line=workplace.line.line,

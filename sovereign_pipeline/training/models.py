@@ -15,8 +15,8 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIR
 
 ALL_LINEAR = "all-linear"
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Model types whose fused kernels read the weight of out_proj directly and bypass an adapter, so that PEFT rejects one
-there."""
+"""Model types whose fused kernels read the weight of out_proj directly. They would bypass an adapter on it, so PEFT
+rejects one."""
 
 
 def lora_settings(sft: Sft) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def lora_settings(sft: Sft) -> dict[str, Any]:
 
 
 def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of every tensor of the recipe's adapter on this base, from a model without weights."""
+    """Return name -> shape of every tensor of the recipe's adapter on this base model. Loads no weights."""
     import torch
     from peft import get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -40,10 +40,10 @@ def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
 def lora_config(sft: Sft, model: Any) -> Any:
     """Return PEFT's LoraConfig of the recipe's adapter for this model.
 
-    `all-linear` means every linear layer of the language model except its head. Layers of images and sound are
-    excluded, because rows hold text only, and so are layers that PEFT rejects (`MAMBA`). transformers 5 holds experts
-    as one tensor of three dimensions. They count as linear layers: each gets a LoRA of the same rank (PEFT's
-    target_parameters, without dropout or DoRA), and so does the router.
+    `all-linear` means every linear layer of the language model except its head. Layers for images and sound are
+    excluded, because rows contain only text. Layers that PEFT rejects (`MAMBA`) are excluded too. transformers 5 stores
+    the experts of a layer as one three-dimensional tensor. Experts count as linear layers: each expert and the router
+    get a LoRA of the same rank (PEFT's target_parameters, without dropout or DoRA).
     """
     from peft import LoraConfig
 
@@ -62,7 +62,7 @@ def lora_config(sft: Sft, model: Any) -> Any:
 
 
 def fused_experts(model: Any) -> list[str]:
-    """Return the suffixes of the tensors that hold all experts of a layer, such as `experts.down_proj`; sorted."""
+    """Return the name suffixes of tensors that contain all experts of a layer, such as `experts.down_proj`; sorted."""
     return sorted(
         {
             f"experts.{name.rpartition('.')[2]}"
@@ -97,24 +97,24 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-"""Tokenizer files, which a directory needs beside configuration and weights to be loaded as a chat model."""
+"""Tokenizer files. In addition to configuration and weights, a directory needs them to be loaded as a chat model."""
 
 
 def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept | None = None) -> Any:
     """Load the model and mark the parameters that the recipe trains: a new adapter, the parent adapter, or all weights.
 
-    Frozen weights are held in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
-    section 3), which is dequantised into that precision in every pass. Trained weights are always held in float32,
-    because updates of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes run under autocast. QLoRA
-    quantises linear layers only, so experts that transformers holds as one tensor stay in the recipe's precision, and a
-    message says so. Dropout is always the recipe's, even if the parent adapter had another. Preferences are learned
-    without dropout. Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
+    Frozen weights are in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
+    section 3). Every pass dequantises NF4 into the recipe's precision. Trained weights are always in float32, because
+    updates of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes run under autocast. QLoRA quantises
+    linear layers only. Experts that transformers stores as one tensor stay in the recipe's precision, and a message
+    reports this. SFT uses the recipe's dropout, even if the parent adapter had another; all other methods train without
+    dropout. Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
     """
     base = _load_base(job) if kept is None else kept.base(job, partial(_load_base, job), progress)
     experts = fused_experts(base)
     if job.sft.adapter == "qlora" and experts:
         progress(
-            f"adapter: qlora holds linear layers in NF4; the experts of this model ({', '.join(experts)}) stay in "
+            f"adapter: qlora stores linear layers in NF4; the experts of this model ({', '.join(experts)}) stay in "
             f"{job.sft.precision} and need the memory of adapter: lora"
         )
     model = base if job.sft.adapter == "none" else _with_adapter(base, job)
@@ -138,15 +138,15 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
         return PeftModel.from_pretrained(base, job.parent_adapter, config=config, is_trainable=True)
     except ValueError as error:
         raise TrainingFailed(
-            f"PEFT cannot put this adapter on {type(base).__name__}: {str(error).strip()}",
+            f"PEFT cannot add this adapter to {type(base).__name__}: {str(error).strip()}",
             f"Change target_modules (default: {ALL_LINEAR}), dropout or dora in training.sft.",
         ) from error
 
 
 def _leave_casts_to_autocast(model: Any) -> None:
-    """Stop PEFT from copying each layer's input to the adapter's float32, which autocast turns back to bfloat16.
+    """Stop PEFT from casting each layer's input to the adapter's float32, because autocast casts it back to bfloat16.
 
-    Dropout would draw its mask in another precision, so it keeps the copy.
+    Only for adapters without dropout: dropout would draw its mask in another precision.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -205,7 +205,7 @@ def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
 
 
 def read_base(directory: Path, sft: Sft, dtype: Any, device_map: Any) -> Any:
-    """Load a base model as in training of the recipe's adapter: in NF4 for `qlora`, else in dtype."""
+    """Load a base model as for a training of the recipe's adapter: in NF4 for `qlora`, otherwise in `dtype`."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -241,7 +241,7 @@ def _load_base(job: TrainingJob) -> Any:
 
         add_fused_lm_head(model)
         return model
-    if not job.is_trls:  # its rows are padded, so they have a mask
+    if not job.is_trls:  # TRL pads rows, so they need a mask
         from sovereign_pipeline.training.forward import use_row_by_row
 
         use_row_by_row(model)
@@ -252,7 +252,7 @@ def dequantise(model: Any) -> None:
     """Replace the NF4 layers by plain layers in the precision of the passes.
 
     Every pass through NF4 layers dequantises all weights. On a CPU, this takes nearly all of the time of a pass over a
-    few tokens. The outputs of the replaced model are identical to the last bit.
+    few tokens. The model's outputs stay identical to the last bit.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit

@@ -1,6 +1,6 @@
 """Run one trainer on one of several nodes: `python -m sovereign_pipeline.training.node_task ORDER.json`.
 
-Before the training, the nodes are compared: files, versions, clocks, locks, and directories that they must not see.
+Before the training, the nodes are checked: files, versions, clocks, locks, and directories that they must not see.
 """
 
 import json
@@ -29,8 +29,8 @@ SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
 SECONDS_BETWEEN_LOOKS = 0.2
 GO, MEETING = "go", "meeting-"
-"""Names of the file by which the first process starts the others, and of the file through which the processes
-connect."""
+"""Name of the file by which the first process starts the other processes, and name prefix of the file through which
+the processes connect."""
 
 
 class Order(Frozen):
@@ -89,13 +89,14 @@ def main(order_file: Path) -> int:
 
 
 def assert_sealed(job: TrainingJob, key: bytes) -> None:
-    """Raise IntegrityError if the output of a training is not what its trainer wrote. key: key of the job's marks."""
+    """Raise IntegrityError if a training's output differs from the files that its trainer sealed. key: key of the job's
+    marks."""
     try:
         mark = json.loads(job.output.with_name(SEAL).read_bytes())["mark"]
     except (OSError, ValueError, KeyError, TypeError):
         mark = None
     if mark != mark_of("output", [job.identity, _digests(job.output)], key):
-        raise IntegrityError(f"{job.output}: this is not what the trainer wrote.", FIND_OUT)
+        raise IntegrityError(f"{job.output}: a file was changed after the trainer wrote it.", FIND_OUT)
 
 
 def _seal(job: TrainingJob) -> None:
@@ -146,9 +147,9 @@ class RollCall:
 
     @contextmanager
     def together(self, waiting: Callable[[str], None]) -> Iterator[None]:
-        """Check this node and compare it with the others, and hold the line's lock in the first process.
+        """Check this node and compare it with the other nodes. The first process locks the line during the block.
 
-        Raises TrainingFailed that names the node and its problem.
+        Raises TrainingFailed with the name of the node and its problem.
         """
         self._check_this_node()
         lock = lock_of_line(self._job.checkpoint_directory)
@@ -173,18 +174,20 @@ class RollCall:
     def _check_this_node(self) -> None:
         missing = [path for path in self._job.inputs if not os.access(path, os.R_OK)]
         if missing:
-            raise self._wrong(f"{missing[0]} is missing there.", "Mount it on every node, at the same path.")
+            raise self._wrong(f"{missing[0]} is missing on this node.", "Mount it on every node, at the same path.")
         for variable, directory in self._order.withheld.items():
             if directory.is_dir() and os.access(directory, os.R_OK):
                 raise self._wrong(
-                    f"{directory} ({variable}) can be read there, and a trainer must not see it.",
-                    f"Do not mount it on the nodes. Move it ({variable}), if it is below a directory that they share.",
+                    f"{directory} ({variable}) can be read on this node, and a trainer must not see it.",
+                    f"Do not mount it on the nodes. If it is below a directory that nodes share, move it ({variable}).",
                 )
         self._compare_clocks(self._order.submitted, time.time(), float("inf"), "the machine that submitted the job")
 
     def _call_the_others(self) -> str:
-        """Wait for every other process of this attempt. Returns the attempt's name, which each process reads. Only
-        processes whose own word is in the file `go` begin, so files of an earlier attempt have no effect.
+        """Wait for every other process of this attempt, then write the file `go`. Returns the attempt's name.
+
+        `go` contains a random word of each process. A process begins only if its own word is in `go`, so files of an
+        earlier attempt have no effect.
         """
         called = time.time()
         ranks = range(1, self._job.devices.count)
@@ -206,7 +209,7 @@ class RollCall:
         return words[0]
 
     def _answer(self, rank: int) -> str:
-        """Answer until the first process has read the answer. Returns the attempt's name."""
+        """Write this process's answer until the first process has read it. Returns the attempt's name."""
         word = token_hex(8)
         while word not in (go := self._read(GO)):
             if word not in self._read(str(rank)):
@@ -218,7 +221,7 @@ class RollCall:
         with held_if_free(lock) as is_mine:
             if is_mine:
                 raise self._wrong(
-                    f"{lock}: this node got a lock that another node holds.",
+                    f"{lock}: this node could lock the file, although another node has locked it.",
                     "Mount SOVEREIGN_HOME with locks that work between nodes: NFS 4 without local_lock or nolock, or "
                     "Lustre with -o flock.",
                 )

@@ -19,7 +19,7 @@ from sovereign_pipeline.training.sizing import Forward
 
 @dataclass(frozen=True)
 class Plan:
-    """Packs of rows, or single rows, in training order."""
+    """The rows of a training in training order, as packs or as single rows."""
 
     units: list[list[EncodedRow]]
     """Units in training order. A unit is a pack, or a single row."""
@@ -30,7 +30,7 @@ class Plan:
     units_a_pass: int
     """Number of units in a pass over all devices: batch_size × devices."""
     padded: bool = False
-    """True if rows of a batch are padded to its longest, and logits computed for every position, as TRL does."""
+    """True if rows are padded to the longest of their batch, and logits computed for every position, as TRL does."""
     left_out: int = 0
     """Number of units at the end that the method cannot train: a single reply in kto, or, with TRL's loss, fewer units
     than a batch for each device."""
@@ -48,7 +48,7 @@ class Plan:
         return [row for unit in self.units for row in unit]
 
     def passed(self, apart: bool) -> Passed:
-        """Return the passes through the model in all steps; see `Passed.of_pass`."""
+        """Return the token counts of all passes of the training; see `Passed.of_pass`."""
         return added(map(partial(self._passed_in, apart), self._batches))
 
     @property
@@ -82,7 +82,7 @@ class Plan:
 
 
 def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
-    """Build the plan: pack (SFT, if the recipe says so), shuffle each epoch with its own seed, and stop at
+    """Build the plan: pack the rows (only SFT with `packing`), shuffle each epoch with its own seed, and stop at
     `max_steps`."""
     tuning = job.tuning
     packed = job.method == "sft" and tuning.packing
@@ -107,10 +107,10 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
     """Pack rows into about equally full packs of at most `max_length` tokens. No row is truncated; ties are resolved by
     order.
 
-    Each row, the longest first, goes into the emptiest pack (Graham 1969, "longest processing time first"), with the
-    smallest number of packs in which all rows fit. First-fit decreasing needs fewer packs, by up to a tenth for a
-    thousand rows or more, but leaves the shortest rows to the last pack. If a step is one pack, each token of that
-    emptier pack would weigh several times as much as other tokens.
+    Rows are placed longest first, each into the emptiest pack (Graham 1969, "longest processing time first"). The
+    number of packs grows until all rows fit. First-fit decreasing needs up to a tenth fewer packs for a thousand rows
+    or more, but its last pack gets only the shortest rows and stays emptier. If a step is one pack, each token of that
+    pack would weigh several times as much as other tokens.
     """
     longest_first = sorted(rows, key=lambda row: -row.tokens)
     least = math.ceil(sum(row.tokens for row in rows) / max_length)
@@ -146,7 +146,7 @@ def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
         return wanted
     if wanted < units_a_pass:
         raise TrainingFailed(
-            f"{counted(wanted, 'row')} would be trained, and a batch for each of {job.devices.count} devices takes "
+            f"{counted(wanted, 'row')} would be trained, but a batch for each of {job.devices.count} devices needs "
             f"{units_a_pass}.",
             "Lower devices.count or batch_size, or raise epochs or max_steps.",
         )

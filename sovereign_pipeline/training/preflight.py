@@ -18,7 +18,7 @@ SHORTEST_LENGTH = 128
 """Smallest max_length that is proposed."""
 
 LargestForward = Callable[[Sft, Preference | None], Forward | None]
-"""Function that returns the largest forward with these sections of a recipe; None if their rows would be rejected."""
+"""Function that returns the largest forward pass under these recipe sections; None if they would reject the rows."""
 
 
 def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
@@ -44,7 +44,7 @@ def preflight(
 ) -> None:
     """Raise TrainingFailed if the training cannot fit into `available_bytes` of each device.
 
-    largest: function that returns the largest forward for these or other recipe values, from the rows if they are
+    largest: function that returns the largest forward pass for these or other recipe values, from the rows if they are
     known.
     """
     shape = read_shape(str(model))
@@ -56,7 +56,7 @@ def preflight(
         hint = f"In the recipe, {' or '.join(fitting)} would fit."
     else:
         hint = (
-            f"No single recipe value makes it fit; all of them together need {_gib(smallest)}. Use a device with "
+            f"No single change of the recipe is enough; all changes together need {_gib(smallest)}. Use a device with "
             f"more memory, or a smaller base model."
         )
     raise TrainingFailed(
@@ -98,8 +98,8 @@ def _remedies(
     largest: LargestForward,
     limit: int,
 ) -> tuple[list[str], int]:
-    """Return the single changes with which the training needs at most `limit` bytes, and the bytes needed with all
-    changes."""
+    """Return the recipe changes that each reduce the memory to at most `limit` bytes, and the bytes needed with all
+    changes together."""
 
     def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
         return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
@@ -117,7 +117,7 @@ def _remedies(
 
 
 def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
-    """Yield recipe changes that need less memory, the least harmful first: text, and the changed sections."""
+    """Yield recipe changes that reduce the memory, the least harmful first: text, and the changed sections."""
     hyper: Sft | Preference = preference or sft
     section = "training.sft" if preference is None else "training.preference"
     smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
@@ -185,10 +185,10 @@ def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
 
 
 def give_memory_back() -> None:
-    """Return freed memory that the allocator still holds to the system. Only glibc's allocator has such a call.
+    """Make the allocator return freed memory to the system. Only glibc's allocator has such a call.
 
-    Tensors of the passes have many sizes. With SmolLM2-135M, 1.3 GB stayed held after an update, and sampling needed
-    its own memory in addition.
+    Otherwise sampling could not reuse all memory of an update, because tensors have many sizes: with SmolLM2-135M the
+    allocator kept 1.3 GB after an update, and sampling needed its own memory in addition.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -205,7 +205,7 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     update = estimate(shape, sft, device=device, forward=forward)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
     # The adapters of the reference, the best iteration and the reward model have the same shape. The reward model's
-    # passes hold one row and no logits, so they need less memory than sampling or updating.
+    # passes have one row and no logits, so they need less memory than sampling or updating.
     adapters = (2 + rlhf.uses_reward_model) * update.adapter
     further = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
@@ -221,10 +221,11 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
 
 
 def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
-    """Return the largest number of tokens, and of reply tokens, that a pass can hold. prompts: number of tokens of each
-    prompt. A pass holds replies of one minibatch with their prompts, up to max_length together. A prompt occurs once
-    before all of its replies. Replies fill most of the pass if their prompts are the shortest, and their logits are the
-    larger part of its memory.
+    """Return the largest possible number of tokens in a pass, and of reply tokens in a pass. prompts: number of tokens
+    of each prompt.
+
+    A pass contains replies of one minibatch with their prompts, up to max_length tokens together. A prompt occurs once,
+    before all of its replies. The shortest prompts leave most room for replies, whose logits take most of the memory.
     """
     assert job.reward is not None
     rlhf, most = job.reward.rlhf, job.sft.max_length
@@ -242,8 +243,8 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
 
 
 def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
-    """Return the number of replies in one pass of TRL. prompts: number of tokens of each prompt. The result is the
-    largest number that fits into max_length at full length and divides an optimizer step evenly.
+    """Return the number of replies in one pass of TRL: the largest number that divides an optimizer step evenly, and
+    fits into max_length with replies of full length. prompts: number of tokens of each prompt.
     """
     assert job.reward is not None
     rlhf = job.reward.rlhf

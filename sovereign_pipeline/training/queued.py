@@ -1,4 +1,4 @@
-"""Run the trainer as a job of a cluster that outlives this process: `slurm.py` and `kubernetes_jobs.py`.
+"""Run the trainer as a cluster's job, which can outlive this process: `slurm.py` and `kubernetes_jobs.py`.
 
 The job's directory is in the home, so a later process finds the job, its log and its result again.
 """
@@ -38,9 +38,10 @@ def run_queued(
     """Run the trainer on a job file, on nodes that see the same home, and wait.
 
     A job that an earlier process submitted is followed instead of submitted again. A job's directory is in the home,
-    because the job outlives the process and its workspace.
+    because the job can outlive this process and its workspace.
 
-    key: key of the training's marks, 64 hex digits. Raises as `launcher.launch` does, and InputError before submission.
+    key: key of the training's marks, 64 hex digits. Raises the errors of `launcher.launch`, and InputError if the job
+    cannot be submitted.
     """
     wanted = TrainingJob.read(job_file)
     name = "sovereign-" + sha256(str(wanted.checkpoint_directory).encode()).hexdigest()[:16]
@@ -56,7 +57,7 @@ def run_queued(
 
 
 class ClusterError(Exception):
-    """Raised when the cluster does not answer or rejects a request, with its message."""
+    """Raised when the cluster does not answer or rejects a request, with the cluster's message."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class QueuedJob(ABC, Generic[Place]):
     """Runs the trainer as a job of a cluster; see `launcher.Launcher`."""
 
     CLUSTER: ClassVar[str]
-    """Name of the cluster's software, for people."""
+    """Name of the cluster's software, for messages."""
     ITS_LINES: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the lines that the cluster itself writes into the log."""
 
@@ -105,14 +106,14 @@ class QueuedJob(ABC, Generic[Place]):
         self._order = self._directory / "order.json"
         self._log = launcher.Log(self._directory / "log", self.ITS_LINES)
         self._number: str | None = None
-        """The cluster's name for the followed job."""
+        """The cluster's id of the followed job."""
         self._told = ""
         self._failure: Failure | None = None
-        """First final failure that a process reported in the log. A process on a node without the home can report it
-        only there."""
+        """First failure in the log after which the job must not be submitted again. A process on a node without the
+        home can report a failure only in the log."""
 
     def submit(self) -> None:
-        """Submit the job, unless it is submitted or has succeeded already."""
+        """Submit the job, unless it was submitted earlier and still runs or has succeeded."""
         self._number = self._find()
         if not self.file.is_file():  # otherwise an earlier process wrote the same job
             self.cancel()
@@ -155,12 +156,12 @@ class QueuedJob(ABC, Generic[Place]):
 
     @abstractmethod
     def _find(self) -> str | None:
-        """Return the cluster's name for the waiting or running job with the directory's name; None if there is none.
-        Raises InputError if the cluster cannot be asked."""
+        """Return the cluster's id of the waiting or running job with the directory's name; None if there is no such
+        job. Raises InputError if the cluster does not answer."""
 
     @abstractmethod
     def _start(self) -> str:
-        """Submit the job under the directory's name. Returns the cluster's name for the job."""
+        """Submit the job under the directory's name. Returns the cluster's id of the job."""
 
     @abstractmethod
     def _look(self, number: str) -> Ended | None:
@@ -242,7 +243,7 @@ class QueuedJob(ABC, Generic[Place]):
             self._progress(text)
 
     def _stream(self) -> None:
-        """Report the whole lines that were added to the log, and store a failure in them."""
+        """Report the complete lines that were added to the log, and store the first failure among them."""
         for message, failure in self._log.added():
             if failure is not None and self._failure is None and not failure["resumes"]:
                 self._failure = Failure.model_validate(failure)

@@ -1,7 +1,7 @@
 """Start one trainer process for each device: `python -m sovereign_pipeline.training.ranks JOB.json`.
 
-It locks the line and the devices, and forwards the trainers' progress. It also ends the trainers when it ends: torchrun
-puts each trainer into its own session, so neither a signal to the group nor the launcher's end would reach it.
+This process locks the line and the devices, and forwards the trainers' progress. When it ends, the trainers must end
+too. torchrun puts each trainer into its own session, so a signal to this process's group does not reach the trainers.
 """
 
 import json
@@ -23,7 +23,7 @@ from sovereign_pipeline.training.worker import LAUNCHER_VARIABLE, locks, open_pr
 
 
 def main(job_file: Path) -> None:
-    """Run the job on all its devices. Exit status 0 if every trainer succeeded; see the job's result file."""
+    """Run the job on all its devices. The exit status is 0 if every trainer succeeded; see the job's result file."""
     keep_private()
     expected = os.environ.get(PARENT_VARIABLE)
     die_with_parent(int(expected) if expected is not None else None)

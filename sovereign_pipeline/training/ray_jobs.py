@@ -44,11 +44,11 @@ def run_trainer_on_ray(
     environment: Mapping[str, str],
     withheld: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Run the trainer on a job file and wait. Raises as `launcher.launch` does, InputError if Ray is not installed here
-    or rejects the job, and RecipeError if the devices do not fill its nodes.
+    """Run the trainer on a job file and wait. Raises the errors of `launcher.launch`, InputError if Ray is not
+    installed here or rejects the job, and RecipeError if the job's devices do not fill whole nodes.
 
     Args:
-        environment: variables beside those of every trainer, such as those that open a Dagster Pipes session.
+        environment: variables in addition to those of every trainer, for example for a Dagster Pipes session.
         withheld: variable -> directory that the trainers of several nodes must not see.
     """
     order = job.with_name("order.json")
@@ -98,8 +98,8 @@ class RayJob:
                 entrypoint=entrypoint(command, self._job, place, environment),
                 runtime_env={
                     "env_vars": {
-                        # Ray's job supervisor reads it: after stop_job it kills the job after this many seconds, by
-                        # default 3.
+                        # After stop_job, Ray's job supervisor waits this many seconds until it kills the job. The
+                        # default is 3.
                         "RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT),
                         **{name: value for name, value in environment.items() if name == KEY_VARIABLE},
                     }
@@ -186,7 +186,7 @@ def _nodes(place: Ray, job: TrainingJob) -> int:
     if nodes > 1 and place.interface is None:
         raise RecipeError(
             "institution.yaml: trainer.interface is missing, and several nodes exchange tensors through it.",
-            "Name the network interface that they share, such as ib0.",
+            "Set it to the network interface that the nodes share, such as ib0.",
         )
     return nodes
 

@@ -1,8 +1,8 @@
 """Start one trainer for each device on several nodes of a Ray cluster, as a Ray job:
 `python -m sovereign_pipeline.training.ray_nodes ORDER.json NODES.json`.
 
-A placement group reserves the nodes. On each one an actor starts the trainers as processes, so that they have the
-variables of a trainer and no others, and connect as on Slurm.
+A placement group reserves the nodes. On each node an actor starts the trainers as processes. The processes have only
+the environment variables of a trainer, and connect as on Slurm.
 """
 
 import os
@@ -37,7 +37,7 @@ class Nodes(Frozen):
 
 
 def main(order_file: Path, nodes: Nodes) -> int:
-    """Train on these nodes and wait. Returns exit status 0 if every trainer succeeded; see the job's result file."""
+    """Train on these nodes and wait. Returns 0 if every trainer succeeded, else 1; see the job's result file."""
     keep_private()
     go_offline()
     job = TrainingJob.read(Order.model_validate_json(order_file.read_bytes()).job)
@@ -60,7 +60,7 @@ def _run(
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     ray.init(log_to_driver=False, logging_level="ERROR")
-    stop_requests = collect_sigterm()  # set now, because Ray sets a handler of its own
+    stop_requests = collect_sigterm()  # after `ray.init`, which sets its own handler
     group = placement_group([nodes.reserved] * nodes.count, strategy="STRICT_SPREAD")
     ready = group.ready()
     reserved = ", ".join(f"{each:g} {name}" for name, each in nodes.reserved.items())
@@ -120,8 +120,8 @@ def _environment() -> dict[str, str]:
 
 
 def _node_class() -> type:
-    """Return the actor's class. The class is defined inside a function, so that Ray sends it to nodes by value. A
-    node's own interpreter then needs only Ray."""
+    """Return the actor's class. The class is defined inside a function, so that Ray sends it to nodes by value. Ray's
+    interpreter on a node then does not need this program."""
 
     class Node:
         def __init__(self) -> None:

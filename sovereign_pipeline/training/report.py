@@ -34,7 +34,7 @@ TRAINING_LIBRARIES = tuple(Libraries.model_fields)
 
 
 class BaseModelIdentity(Frozen):
-    """The base model that was trained on, as named in the job."""
+    """The base model of a training, as stated in the job."""
 
     name: str
     digest: str
@@ -166,13 +166,13 @@ def read_report(artifact: Artifact, kind: type[Report]) -> Report:
         return kind.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
         raise IntegrityError(
-            f"{artifact.path}: {REPORT_FILE} is no {kind.__name__}.", f"Materialize {artifact.ref.kind} again."
+            f"{artifact.path}: {REPORT_FILE} is not a {kind.__name__}.", f"Materialize {artifact.ref.kind} again."
         ) from None
 
 
 RLHF_FILE = "rlhf.json"
 SAMPLES_FILE = "samples.jsonl"
-"""File of replies to a few training prompts at start, middle and end. It holds text, so no page or log shows it."""
+"""File of replies to a few training prompts at start, middle and end. No page or log shows its text."""
 
 
 class RewardFacts(Frozen):
@@ -180,8 +180,8 @@ class RewardFacts(Frozen):
 
     weight: float
     identity: str
-    """Digest over everything except the replies that decides the tool's scores, or the digest of the reward model's
-    artifact."""
+    """For a tool, the digest of everything that decides its scores except the replies. For a reward model, the digest
+    of its artifact."""
 
 
 class HeldOutComparison(Frozen):
@@ -190,7 +190,7 @@ class HeldOutComparison(Frozen):
 
     prompts: int
     cases: int
-    """Number of case files that the interval is based on."""
+    """Number of cases that the interval is based on."""
     parent: float
     adapter: float
     difference: float

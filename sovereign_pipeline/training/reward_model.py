@@ -26,7 +26,7 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_WEIGHTS
 
 CHANCE = 0.5
 BINS = 5
-"""Number of calibration bins, with about as many pairs each."""
+"""Largest number of calibration bins. The bins have about equally many pairs."""
 LEAST_PAIRS_IN_A_BIN = 4
 
 
@@ -49,7 +49,7 @@ class CalibrationBin(Frozen):
     expected: float
     """Mean probability that the model assigns to the reply it prefers, from 0.5 to 1."""
     right: MeasuredShare
-    """Share of pairs in which that reply is the chosen one."""
+    """Share of pairs in which the reply that the model prefers is the chosen one."""
 
 
 class HeldOutAccuracy(Frozen):
@@ -70,8 +70,8 @@ class HeldOutAccuracy(Frozen):
 
 
 def held_out_accuracy(scores: Sequence[PairScore], held_out: Sequence[Row], training: Sequence[Row]) -> HeldOutAccuracy:
-    """Compute the accuracy and its baselines. scores: one for each held-out row, in the same order. The baselines learn
-    from the training rows alone."""
+    """Compute the accuracy and its baselines. scores: one for each held-out row, in the same order. The baselines are
+    fitted to the training rows alone."""
     right = [score.margin > 0 for score in scores]
     pairs, trained = [*map(_replies, held_out)], [*map(_replies, training)]
     by_length = _by_length(trained, pairs)
@@ -195,7 +195,7 @@ def read_reward_report(artifact: Artifact) -> RewardReport:
 REWARD_DIRECTORY = "reward"
 """PEFT directory in the artifact, for AutoModelForSequenceClassification with num_labels=1.
 
-Load it with a pad_token_id that ends no turn, or transformers treats the end of turn as padding.
+Load it with a pad_token_id that is no end-of-turn id. Otherwise transformers treats the end of turn as padding.
 """
 HEAD = "base_model.model.score.weight"
 """Name of the head's vector among the directory's tensors."""
@@ -203,7 +203,7 @@ HEAD = "base_model.model.score.weight"
 
 @dataclass(frozen=True)
 class Scorer:
-    """A scorer of replies: the layers with the adapter, and the head."""
+    """Scores replies with the adapted layers of a model and the head of a reward model."""
 
     trunk: Any
     """Model that maps token ids to hidden states."""
@@ -212,8 +212,8 @@ class Scorer:
     precision: str
 
     def scores(self, completions: Sequence[Completion]) -> list[float]:
-        """Return one score for each completion, in logits. Each has its own pass, so that no score depends on another
-        row."""
+        """Return one score for each completion, in logits. Each completion has its own pass, so that no score depends
+        on another completion."""
         import torch
 
         device = next(self.trunk.parameters()).device
@@ -234,7 +234,7 @@ def pair_scores(rows: Sequence[EncodedRow], scores: Sequence[float]) -> list[Pai
 
 
 def read_scorer(base: Path, directory: Path, sft: Sft) -> Scorer:
-    """Load a base with a reward model from a directory, on the CPU or the GPU. Dropout is off."""
+    """Load the base model with the reward model of a directory, on the GPU if there is one. Dropout is off."""
     import torch
     from peft import PeftModel
 

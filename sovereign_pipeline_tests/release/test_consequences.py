@@ -42,7 +42,7 @@ def test_nothing_is_continued_from_a_retired_adapter(office: Office) -> None:
     office.bench.recipe["training"]["start_from"] = adapter.id
     parent_digests(office.bench.workplace())
     office.move("retire", adapter)
-    with pytest.raises(RecipeError, match=f"{adapter.id} is retired, so nothing is continued from it"):
+    with pytest.raises(RecipeError, match=f"{adapter.id} is retired, so training cannot continue from it"):
         parent_digests(office.bench.workplace())
 
 

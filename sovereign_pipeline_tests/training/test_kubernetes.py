@@ -226,7 +226,7 @@ def test_a_link_that_leads_off_the_volume_is_found(make_job: JobMaker, tmp_path:
 )
 def test_a_volume_that_holds_what_is_withheld_is_refused(make_job: JobMaker, tmp_path: Path, variable: str) -> None:
     job = make_job("pod", letters(2))
-    with pytest.raises(RecipeError, match=rf"holds {tmp_path}/hidden \({variable}\), which a trainer must not see"):
+    with pytest.raises(RecipeError, match=rf"contains {tmp_path}/hidden \({variable}\), which a trainer must not see"):
         assert_seen_by_pod(kubernetes(tmp_path), job, {variable: tmp_path / "hidden"})
 
 

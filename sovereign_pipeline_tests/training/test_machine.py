@@ -113,5 +113,5 @@ def test_a_job_has_a_precision(make_job: Any) -> None:
     job: TrainingJob = make_job("job", [])
     sft = {**job.sft.model_dump(), "precision": "auto"}
     assert Sft.model_validate(sft).precision == "auto"
-    with pytest.raises(ValidationError, match="decided where the recipe is read"):
+    with pytest.raises(ValidationError, match="a job needs the precision that the stage decided"):
         TrainingJob.model_validate({**job.model_dump(), "sft": sft})

@@ -76,7 +76,7 @@ def test_each_advice_fits_when_it_is_followed(model: Path) -> None:
 
 def test_when_no_single_value_helps_it_says_what_all_together_need(model: Path) -> None:
     said = refusal(model, recipe(max_length=4096), GIB // 2)
-    assert "No single recipe value" in said
+    assert "No single change of the recipe" in said
     assert "smaller base model" in said
     assert "training.sft" not in said
 

@@ -231,7 +231,7 @@ def another_base(output: Path) -> None:
     [
         (other_scores, "pairs_told_apart", "1 of 12 recorded scores are not those of this model"),
         (fewer_scores, "pairs_told_apart", "12 of 12 recorded scores"),
-        (times("score", 0.0), "reward_model_complete", "or one of zeros"),
+        (times("score", 0.0), "reward_model_complete", "is missing or zero"),
         (times("layers.1.mlp.up_proj.lora_A", float("inf")), "reward_model_complete", "1 tensors are not finite"),
         (another_base, "reward_model_complete", "trained on the base model 111111"),
     ],

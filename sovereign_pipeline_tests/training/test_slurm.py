@@ -138,7 +138,7 @@ def test_a_training_that_ended_while_nobody_followed_is_used_unless_it_was_chang
     (adapter,) = (tmp_path / "slurm").glob("*/output/adapter/adapter_model.safetensors")
     content = adapter.read_bytes()
     adapter.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="not what the trainer wrote"):
+    with pytest.raises(IntegrityError, match="a file was changed after the trainer wrote it"):
         run(job, place(python), cluster)
     adapter.write_bytes(content)
     lines: list[str] = []
@@ -195,7 +195,10 @@ PLANTED = {
         "Node node2: .*No locks available",
         "def refuse(*given): raise OSError(37, 'No locks available')\nfcntl.flock = refuse",
     ),
-    "locks of one node": ("Node node2: .* got a lock that another node holds", "fcntl.flock = lambda *given: None"),
+    "locks of one node": (
+        "Node node2: .* could lock the file, although another node has locked it",
+        "fcntl.flock = lambda *given: None",
+    ),
 }
 
 
@@ -231,7 +234,7 @@ def test_what_a_node_does_not_see_is_named_before_the_training(
         home = cluster.private
     job = job.model_copy(update={"locks": home / "locks"})
     expected = {
-        "base_model": f"Node node2: {cluster.first}/tiny is missing there",
+        "base_model": f"Node node2: {cluster.first}/tiny is missing on this node",
         "home": "Node node2: .*order.json cannot be read .* does not share",
         "everything": "(?s)without a result.*the nodes do not share",
     }

@@ -286,5 +286,5 @@ def test_a_job_that_was_changed_is_not_run(institution: DemoInstitution, directo
         launch(job)
 
     chain.workplace = replace(chain.workplace, launch=changed)
-    with pytest.raises(IntegrityError, match="not the one that was launched"):
+    with pytest.raises(IntegrityError, match="was changed after the job was launched"):
         chain.make(chain.sft)

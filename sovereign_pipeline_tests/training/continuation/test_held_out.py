@@ -63,7 +63,7 @@ def test_what_the_earlier_adapter_saw_may_not_be_held_out(office: Office, lamps:
     office.sft = replace(office.sft, build=build_without_check)
     _, verdicts = office.make(workplace, office.sft)
     assert not verdicts[GATE].passed
-    assert "trained on what is held out now" in verdicts[GATE].message
+    assert "trained on rows that are held out now" in verdicts[GATE].message
     assert "lamp is" not in verdicts[GATE].message and "w3x" not in verdicts[GATE].message
 
 
