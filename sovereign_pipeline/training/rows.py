@@ -1,7 +1,7 @@
 """Encode rows as token ids with their supervised part, check and pack them, and store them in a mapped file.
 
-Trainer and gates encode with the same functions. The mapped file holds document text as tokens. It is unlinked once
-mapped, so nothing of it outlives the process.
+Trainer and gates encode with the same functions. The mapped file contains document text as tokens. The file is unlinked
+once it is mapped, so it does not outlive the process.
 """
 
 import errno
@@ -34,22 +34,22 @@ IDS_IN_A_MESSAGE = 5
 PAIR = ("chosen", "rejected")
 """Columns of a pair's replies."""
 SUPERVISED_SHARE = (0.01, 0.97)
-"""Allowed range of the supervised share of tokens. Below it, nearly all computation is spent on unsupervised tokens.
-Above it, prompts are most likely supervised too."""
+"""Allowed range of the supervised share of tokens. Below this range, nearly all computation is spent on unsupervised
+tokens. Above this range, prompts are most likely supervised too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A prompt and a reply as token ids. The loss is over the reply's tokens only, its end of turn included.
 
-    The reply of a conversation goes from its first supervised turn to its last, with gaps for what others say between.
-    Completions of a dataset lie in a file (`StoredIds`): their lengths are known, and ids are read when they are used.
+    In a conversation, the reply runs from the first supervised turn to the last. Unsupervised messages between them are
+    gaps. For the rows of a dataset, only lengths are in memory; ids are read from a file on each use (`StoredIds`).
     """
 
     prompt_ids: Sequence[int]
     reply_ids: Sequence[int]
     gaps: Sequence[int] = ()
-    """Start and end, one after the other, of each part of the reply that is not supervised."""
+    """Start and end index of each unsupervised part of the reply, as a flat sequence: start, end, start, end, …"""
 
     @property
     def ids(self) -> list[int]:
@@ -86,9 +86,9 @@ class EncodedRow:
     desirable: bool | None = None
     """Binary feedback on the reply, for KTO."""
     turn: int | None = None
-    """Number of the message that is the reply, if each turn of the conversation is a row of its own."""
+    """Number of the message that is the reply, if each turn of the conversation is a separate row."""
     dropped: int = 0
-    """Number of messages at the front that were left out of a conversation, because it is too long."""
+    """Number of messages that were omitted at the beginning of a conversation, because it is too long."""
 
     @property
     def longest(self) -> int:
@@ -116,8 +116,8 @@ class RowsForTraining:
 def encode(
     tokenizer: Any, method: str, row: Mapping[str, Any], eos_ids: Sequence[int], max_length: int | None = None
 ) -> EncodedRow:
-    """Encode a row with one reply, or a pair of replies, to a prompt. The method decides its form: SftRow, LabelRow
-    (kto), or PreferenceRow. The beginning of a prompt of several messages is left out if it exceeds `max_length`."""
+    """Encode a row: a prompt with one reply or with a pair of replies. `method` decides the row's type: SftRow,
+    LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, first messages of its prompt are omitted."""
     if method == "sft":
         prompt, replies = user_message(row["instruction"], row["input"]), [row["output"]]
     else:
@@ -143,8 +143,8 @@ def encode_turns(
     max_length: int | None = None,
     supervise: Literal["all", "last"] = "all",
 ) -> list[EncodedRow]:
-    """Encode a row of any form. A conversation becomes one row if its tokens begin with those of each prompt that the
-    model would get in it; otherwise each supervised turn becomes a row, with its own prompt."""
+    """Encode a row of any type. A conversation becomes one row if its tokens begin with the tokens of the prompt of
+    each supervised turn. Otherwise each supervised turn becomes a row with its own prompt."""
     if "messages" not in row:
         return [encode(tokenizer, method, row, eos_ids, max_length)]
     messages, last = row["messages"], len(row["messages"]) - 1
@@ -192,7 +192,7 @@ def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
 
 
 def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> list[str]:
-    """Return the ids of rows with a supervised turn whose last token does not end it."""
+    """Return the ids of rows with a supervised turn whose last token is not an end-of-turn id."""
 
     def is_unended(completion: Completion) -> bool:
         ids = completion.reply_ids if len(completion.turns) == 1 else list(completion.reply_ids)
@@ -220,7 +220,7 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
     if not SUPERVISED_SHARE[0] <= share <= SUPERVISED_SHARE[1]:
         raise TrainingFailed(
             f"{share:.1%} of all tokens are supervised, outside {SUPERVISED_SHARE[0]:.0%} to "
-            f"{SUPERVISED_SHARE[1]:.0%}. Replies are very short beside their prompts, or prompts are supervised too.",
+            f"{SUPERVISED_SHARE[1]:.0%}. Replies are much shorter than prompts, or prompts are supervised too.",
             "Look at the supervised part of a row, and correct the sources' columns.",
             act="show_mask",
             file="RECIPE",
@@ -229,14 +229,14 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
     alike = [row_id for row_id, chosen, rejected in pairs if chosen.reply_ids == rejected.reply_ids]
     if alike:
         raise TrainingFailed(
-            f"In {len(alike)} pairs chosen and rejected are the same tokens (rows {_some(alike)}).",
+            f"In {len(alike)} pairs the chosen and the rejected reply have the same tokens (rows {_some(alike)}).",
             "Remove these rows from the source.",
         )
     labels = {row.desirable for row in rows}
     if None not in labels and len(labels) == 1:
         raise TrainingFailed(
             f"All {len(rows)} replies are labelled {'good' if True in labels else 'bad'}; kto needs both.",
-            "Add replies of the other kind to the source, or train on pairs.",
+            "Add replies with the other label to the source, or train on pairs.",
         )
     cut = [row.id for row in rows if row.longest > max_length]
     if len(cut) == len(rows) or len(cut) / len(rows) > max_cut_share:
@@ -252,7 +252,7 @@ def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
     """Pack rows, first-fit decreasing, into packs of at most `max_length` tokens. No row is truncated; ties are
     resolved by order.
 
-    Use it for passes without learning. Training uses `plan.packs_alike`.
+    This function is for passes without learning. Training uses `plan.packs_alike`.
     """
     # A tree finds the first pack with enough room, even among a million. Its leaves are packs, including the next empty
     # ones, and node n has the larger room of nodes 2n and 2n+1.
@@ -282,7 +282,8 @@ def encode_completion(
     eos_ids: Sequence[int],
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> Completion:
-    """Encode with the chat template. Tokens that it adds after the end of the turn are excluded from the reply.
+    """Encode a prompt and a reply with the chat template. Tokens that the template adds after the reply's end of turn
+    are not part of the reply.
 
     Args:
         prompt: text of the user, or messages.
@@ -312,10 +313,10 @@ def _encode_marked(
     eos_ids: Sequence[int],
     tools: Sequence[Mapping[str, Any]],
 ) -> Completion | None:
-    """Encode a conversation that ends in a turn to train. The turns of weight 1 are trained.
+    """Encode a conversation whose last turn is trained. Turns of weight 1 are trained.
 
-    Returns None if the tokens of the whole do not begin with those of a trained turn's prompt, or with those of the
-    conversation up to that turn: in the whole, the model would see something else than when it is served.
+    For each trained turn, the conversation's tokens must begin with the tokens of the turn's prompt, and with those of
+    the conversation up to that turn. Otherwise training would differ from serving, and the result is None.
     """
 
     def ids_of(end: int, add_generation_prompt: bool = False) -> list[int]:
@@ -360,7 +361,7 @@ def _rendered(
             return_dict=False,
         )
     except (TemplateError, TypeError) as error:
-        # The template may quote the row; only a reason that stands in the template itself is shown.
+        # The error may quote the row. Its text is shown only if it is part of the template itself.
         reason = f" ({error})" if str(error) and str(error) in str(tokenizer.chat_template) else ""
         raise TrainingFailed(
             f"Row {row_id}: the base model's chat template refuses the order or roles of its messages{reason}.",
@@ -377,9 +378,10 @@ def _tool_form(tokenizer: Any, template: str) -> ToolForm | None:
 def _shorter_and_shorter(
     messages: Sequence[Mapping[str, Any]], instruction: str
 ) -> Iterator[tuple[int, Sequence[Mapping[str, Any]]]]:
-    """Yield the conversation, then what is left of it without its first turns, up to each later message of the user;
-    with the number of messages left out. Its system message stays, and `instruction`, which begins its first turn, is
-    put before the first one left."""
+    """Yield the number of omitted messages and the conversation: first the whole, then from each later user message on.
+
+    The system message stays. `instruction`, with which the first user message begins, is put before the first user
+    message that is left."""
     yield 0, messages
     head = next((place for place, each in enumerate(messages) if each["role"] != "system"), 0)
     for place, message in enumerate(messages):
@@ -397,7 +399,8 @@ def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | No
 
 
 def _first_that_fits(attempts: Iterator[EncodedRow | None], max_length: int | None) -> EncodedRow | None:
-    """Return the first row that fits, or the first of all if none does: `guard` counts it as too long."""
+    """Return the first row that fits into `max_length`. If none does, return the first row; `guard` then counts it as
+    too long."""
     whole = next(attempts)
     if whole is None or max_length is None or whole.longest <= max_length:
         return whole
@@ -411,10 +414,10 @@ def _some(ids: Sequence[str]) -> str:
 ROWS_A_BATCH = 256
 """Number of rows that are encoded and written together."""
 ROWS_WORTH_A_WORKER = 10_000
-"""Number of rows for which another worker pays off. It takes four seconds of CPU time to start, and encodes some 500
-rows of 600 tokens per second."""
+"""Number of rows for which another worker pays off. A worker takes four seconds of CPU time to start, and encodes about
+500 rows of 600 tokens per second."""
 MOST_WORKERS = 8
-"""Maximum number of workers. A single process writes their results, and each loads its own tokenizer."""
+"""Maximum number of workers. One process writes all results, and each worker loads its own tokenizer."""
 REPLIES = ("reply_ids", "rejected_ids")
 """Columns of a row's replies; the second exists for pairs only."""
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -422,11 +425,11 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredIds(Sequence[int]):
-    """The token ids of one prompt or reply in the mapped file. Their number is known; the ids are read at each
+    """The token ids of one prompt or reply in the mapped file. Only their number is in memory; the ids are read on each
     access."""
 
     column: Any = field(repr=False)
-    """Column of the file. It is not in the repr, because it holds the document's text."""
+    """Column of the file. It is not in the repr, because it contains the document's text."""
     place: int
     """Index of the row in the column."""
     length: int
@@ -463,8 +466,8 @@ def stored_rows(
 ) -> list[EncodedRow]:
     """Encode a dataset of the job. Returns the rows in the order of its file.
 
-    check_stop: called between two batches; raises after a stop request. Raises TrainingFailed for a row that the chat
-    template formats in two ways, WorkerKilled, and the errors of `mapped`.
+    check_stop: called between two batches; raises after a stop request. Raises TrainingFailed for a row that
+    `encode_turns` rejects, WorkerKilled if a worker was killed, and the errors of `mapped`.
     """
     with dataset.open("rb") as lines:
         count = sum(1 for _ in lines)
@@ -481,7 +484,7 @@ def stored_rows(
                 countdown.reached(min(done, count))  # a conversation may be several rows
                 check_stop()
         except WorkerKilled:
-            check_stop()  # the same signal may have ended a worker that had just been started
+            check_stop()  # the same SIGTERM may have killed a worker that had just started
             raise
 
     stored = mapped(job, encoded())
@@ -489,7 +492,7 @@ def stored_rows(
 
 
 def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) -> Any:
-    """Write Arrow tables, at least one, to a file of the job that is then unlinked. Returns a `datasets.Dataset`.
+    """Write at least one Arrow table to a file of the job, map it, and unlink it. Returns it as a `datasets.Dataset`.
 
     dataset_class: a subclass of `datasets.Dataset` to return instead. Raises TrainingFailed if the disk is full.
     """
@@ -499,7 +502,7 @@ def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) 
     directory = job.output.parent
     try:
         with NamedTemporaryFile(dir=directory, suffix=".arrow") as file:
-            # datasets' own fingerprint would hash the data in memory. Nothing is cached under this one either.
+            # Without this fingerprint, datasets would hash the data in memory. Nothing is cached by fingerprint here.
             with ArrowWriter(path=file.name, fingerprint=digest_of([job.identity, job.dataset.name])) as writer:
                 for batch in batches:
                     writer.write_table(batch)
@@ -510,8 +513,8 @@ def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) 
             raise
         raise TrainingFailed(
             f"{directory}: the encoded rows were not written ({error.strerror}; "
-            f"{shutil.disk_usage(directory).free / 1e6:,.0f} MB free). They take 4 bytes a token while the trainer "
-            f"runs; a trainer of TRL takes them a second time.",
+            f"{shutil.disk_usage(directory).free / 1e6:,.0f} MB free). They need 4 bytes a token while the trainer "
+            f"runs; a trainer of TRL stores them twice.",
             "Free disk space, and run again.",
         ) from error
 
@@ -527,7 +530,7 @@ def in_tables(rows: Iterable[dict[str, list[int]]]) -> Iterator[Any]:
 
 
 def _rows(table: Any) -> Iterator[EncodedRow]:
-    """Yield the rows of a table. table: the columns of the file, as datasets has them."""
+    """Yield the rows of a table. table: the file's columns, as a table of `datasets`."""
     from pyarrow import compute
 
     replies = [name for name in REPLIES if name in table.column_names]
@@ -561,7 +564,7 @@ def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int
         if workers < 2:
             yield from map(partial(_table, tokenizer, *settings), batches)
             return
-        # Workers are spawned. datasets would fork, and a forked worker would hold this process's locks after its end.
+        # Workers are spawned. datasets would fork, and a forked worker would keep this process's locks after its end.
         with WorkerPool(workers, _begin_worker, job.base_model, settings) as pool:
             yield from pool.over(batches, _encode_in_worker)
 
@@ -604,7 +607,7 @@ _encoder: Callable[[list[str]], Any]  # set by `_begin_worker`, once in each pro
 
 def _begin_worker(base_model: Path, settings: tuple[Any, ...]) -> None:
     global _encoder
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer ends it, after a request to stop too
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer ends its workers, also after a stop request
     go_offline()
     silence()
     from transformers import AutoTokenizer

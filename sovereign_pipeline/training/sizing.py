@@ -1,8 +1,8 @@
 """Estimate peak memory and time of a training.
 
-The memory arithmetic follows the tensors that PyTorch keeps for the backward pass; a test compares both, and
-`benchmarks/training/memory_prediction.py` compares the sums with real trainings. Times were not measured: rates are the
-vendor's peaks times an assumed utilisation, good to a factor of about 1.5.
+The memory arithmetic follows the tensors that PyTorch keeps for the backward pass. A test compares both, and
+`benchmarks/training/memory_prediction.py` compares the sums with real trainings. Times were not measured. Rates are the
+vendor's peaks times an assumed utilisation, accurate to a factor of about 1.5.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ NF4_BYTES = 0.5 + 0.127 / 8
 Dettmers et al. 2023, section 3, "Double Quantization".
 """
 ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
-"""Bytes per parameter of 8-bit AdamW: two states of a byte, each with a float32 constant for every 256 (Dettmers et al.
-2022)."""
+"""Bytes per parameter of 8-bit AdamW: two states of one byte, with a float32 constant for every 256 bytes (Dettmers et
+al. 2022)."""
 FLOAT32 = 4
 """Bytes of a float32."""
 LOGIT_COPIES = 3
@@ -34,13 +34,13 @@ TILE_POSITIONS, TILE_WORDS = 4096, 32768
 """Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
 """Bytes of the process without a model. Measured for this project with torch 2.13, transformers 5.24, TRL 1.16 and peft
-0.21: ru_maxrss of a trainer on the tests' tiny model, minus that model's parts
+0.21: ru_maxrss of a trainer on the tests' tiny model, minus the other `Memory.parts` of that model
 (benchmarks/training/memory_prediction.py)."""
 CPU_HEAP_GAPS = 0.25
-"""Share of the activations' bytes that glibc's heap uses in addition. Measured for this project.
+"""Bytes that glibc's heap uses in addition to the activations, as a share of them. Measured for this project.
 
-Temporary tensors leave gaps between tensors that are kept; with gradient checkpointing see `_activations`. On CUDA the
-allocator's gaps are part of the tiers' usable memory.
+Temporary tensors leave gaps between tensors that are kept. For gradient checkpointing, `_activations` estimates the
+gaps in another way. On CUDA, `USABLE_MEMORY` accounts for the allocator's gaps.
 """
 CUDA_FRAMEWORK_BYTES = 768 << 20
 """Bytes of CUDA context and kernels, about half a GiB, and cuBLAS workspaces. Assumed, not measured."""
@@ -61,8 +61,8 @@ class Forward:
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
-        """Return the largest possible forward: full packs for SFT. Preferences are not packed: each reply is a row of
-        `max_length`, and a pair is two rows."""
+        """Return the largest possible forward pass: full packs for SFT. Preferences are not packed: each reply is a row
+        of `max_length`, and a pair is two rows."""
         hyper: Sft | Preference = preference or sft
         rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
         tokens = hyper.max_length * hyper.batch_size * rows_a_unit
@@ -103,15 +103,15 @@ def estimate(
 ) -> Memory:
     """Estimate the peak memory of a training, on each of `devices`.
 
-    forward: of the largest step, if known; else `Forward.largest`. Several devices shard weights, gradients and
-    optimizer of a base in full precision (FSDP2, ZeRO-3); a base in NF4 is whole on each.
+    forward: the largest forward pass, if it is known; None: `Forward.largest`. Several devices shard weights, gradients
+    and optimizer (FSDP2, ZeRO-3). A base model in NF4 is not sharded: each device has all of it.
     """
     forward = forward or Forward.largest(sft, preference)
     held = 2 if sft.precision == "bfloat16" else FLOAT32
     full = sft.adapter == "none"
     trainable = shape.trainable(sft)
     shared = 1 if sft.adapter == "qlora" else devices
-    # Trained weights are held in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
+    # Trained weights are in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
     weights_in = FLOAT32 if full else held
     cast = shape.parameters * held if full and held < FLOAT32 else 0
     logits = _logits(shape, full, held, forward, device)
@@ -127,9 +127,10 @@ def estimate(
 
 
 def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
-    """Return the host memory needed to load the base, in addition to `estimate`.
+    """Return the host memory in bytes that loading the base model needs, in addition to `estimate`.
 
-    Each of several processes reads the whole base before sharding it. A single process reads it directly to its device.
+    Each of several processes reads the whole base model before sharding it. A single process reads it directly to its
+    device.
     """
     if devices == 1:
         return 0
@@ -179,11 +180,11 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
 def _activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
 ) -> int:
-    """Return the bytes kept for the backward pass, plus that pass's own memory if it exceeds the logits.
+    """Return the bytes kept for the backward pass, plus the part of that pass's own memory that exceeds the logits.
 
     With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
-    2016). On a CPU such an input occupies the place of one of its layer's larger tensors, and the next layer cannot use
-    the rest of it. The heap was measured to grow by about that size with each layer.
+    2016). On a CPU such an input lies in freed memory of one of its layer's larger tensors, and the next layer cannot
+    use the rest of that memory. Measured: the heap grows by about that tensor's size with each layer.
     """
     layer = _layer_activations(shape, sft, preference, held, tokens, device)
     # Of one layer: the gradients of its feed-forward activations, and in QLoRA a dequantised weight.
@@ -216,7 +217,7 @@ def _layer_activations(
     width = shape.norms + shape.head_norms
 
     # Attention keeps queries, keys, values and result. Under a mask, keys and values are repeated for the heads that
-    # share them. On CPUs each row attends by itself, in float32 and without a mask (`forward.py`), but for TRL's.
+    # share them. On CPUs each row attends by itself, in float32 and without a mask (`forward.py`), except with TRL.
     row_by_row = device == "cpu" and not (preference is not None and preference.method == "trl")
     attention = FLOAT32 * 2 * (shape.query + shape.key) if row_by_row else held * 4 * shape.query
     # Elements per token, in the precision of the base. The feed-forward layer keeps input and output of its activation
@@ -226,7 +227,7 @@ def _layer_activations(
         elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout
     else:
         elements += 2 * shape.hidden + (0 if shape.experts_a_token else shape.intermediate)
-        elements += shape.query if row_by_row else 0  # the rows' results put together
+        elements += shape.query if row_by_row else 0  # the concatenated results of the rows
     if shape.experts_a_token:
         elements += shape.intermediate + 2 * shape.experts_a_token * shape.hidden  # input and output
     if adapted:
@@ -244,7 +245,7 @@ def _layer_activations(
         a_token += inputs  # a mask of one byte
     weights = held * shape.trainable(sft) / shape.layers if adapted and held < FLOAT32 else 0.0  # cast for the forward
     if adapted and sft.target_modules == "all-linear":
-        weights += held * shape.expert_parameters / shape.layers  # PEFT adds an adapter of experts up with them
+        weights += held * shape.expert_parameters / shape.layers  # PEFT adds the experts' adapter to a copy
     return round(tokens * a_token + weights)
 
 
@@ -305,7 +306,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Tier:
-    """A number of cards of one kind, with memory and time of the training on them."""
+    """A number of equal cards, with the memory and time that a training needs on them."""
 
     card: Card
     count: int
@@ -323,11 +324,11 @@ class Tier:
         return f"{self.count} × {self.card.name}"
 
     def nodes(self, devices_a_node: int) -> int:
-        """Return the number of nodes of a cluster that the cards are on."""
+        """Return the number of cluster nodes that have these cards."""
         return -(-self.count // devices_a_node)
 
     def kilowatt_hours(self, device_watts: float) -> float:
-        """Return the energy at this power of each card."""
+        """Return the energy of the training in kWh, if each card draws `device_watts`."""
         return self.count * device_watts * self.hours / 1000
 
     @property
@@ -346,7 +347,7 @@ class Tier:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The recommended tiers among `CARDS`; None if there is none."""
+    """The smallest and the recommended tier; both are None if no tier fits and ends in time."""
 
     smallest: Tier | None
     """Smallest tier that fits and ends in time."""
@@ -363,9 +364,9 @@ def tiers(
 
 
 def recommend(found: Sequence[Tier]) -> Recommendation:
-    """Return the smallest tier that ends in under 24 hours, and for headroom the next one that fits and is not slower.
+    """Return the smallest tier that ends in under 24 hours, and for headroom the next such tier that is not slower.
 
-    found: smallest first. If there is no next tier, the smallest is also the recommended one.
+    found: tiers, smallest first. If there is no next tier, the smallest tier is also the recommended one.
     """
     in_time = [tier for tier in found if tier.in_time]
     if not in_time:
@@ -377,8 +378,8 @@ def recommend(found: Sequence[Tier]) -> Recommendation:
 def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
     """Return the floating-point operations per token.
 
-    As in `compute.flops_of`, with attention over the whole pack. Preferences: the reference's forward, and for kto the
-    exchanged reply's by policy and reference.
+    Counted as in `compute.flops_of`, with attention over the whole pack. Preference methods add the reference's forward
+    pass. For kto, policy and reference also read the exchanged reply.
     """
     learned = Passed.of_pass([forward_tokens], round(forward_tokens * SUPERVISED_SHARE), apart=False)
     reads = 0 if preference is None else 3 if preference.method == "kto" else 1

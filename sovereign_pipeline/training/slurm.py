@@ -1,7 +1,7 @@
 """Run the trainer as a job of Slurm, and wait for it.
 
-It uses the commands sbatch, squeue, scontrol and scancel alone. submitit would do the same, but it pickles functions
-with their arguments, so a changed file could run any code.
+This module uses only the commands sbatch, squeue, scontrol and scancel. submitit would do the same, but it pickles
+functions with their arguments, so a changed file could run any code.
 """
 
 import json
@@ -24,7 +24,7 @@ ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"),
 }
-"""States of a job that has ended for good. A job with a further flag, such as COMPLETING or REQUEUED, has not."""
+"""States of a job that has ended for good. A job that also has another state, such as COMPLETING, has not ended."""
 FORGOTTEN = "FORGOTTEN"
 """State of a job that Slurm no longer knows (MinJobAge in slurm.conf)."""
 
@@ -75,7 +75,7 @@ class SlurmJob(QueuedJob[Slurm]):
     def _look(self, number: str) -> Ended | None:
         """Return how the job ended; None while it may still run."""
         jobs = json.loads(_call("scontrol", "show", "job", number, "--json"))["jobs"]
-        if not jobs:  # with --json, scontrol does so also if the controller is unreachable, and squeue does not
+        if not jobs:  # scontrol --json also returns no job if the controller is unreachable; squeue then fails
             listed = _call("squeue", "--me", "--noheader", "--format=%A").split()
             return None if number in listed else Ended(FORGOTTEN, f"Job {number} is no longer known to Slurm")
         [found] = jobs
@@ -95,7 +95,7 @@ class SlurmJob(QueuedJob[Slurm]):
         return Ended(state, text, None if killed else status)
 
     def _end(self, number: str) -> bool:
-        """scancel alone would kill it after KillWait of slurm.conf, 30 s by default."""
+        """End the job, first with SIGTERM: scancel alone would kill it after slurm.conf's KillWait, by default 30 s."""
         if self._is_running:
             _call("scancel", "--signal=TERM", number)
             self._wait_for_the_end(number, launcher.SECONDS_FOR_A_CHECKPOINT)
@@ -107,8 +107,8 @@ class SlurmJob(QueuedJob[Slurm]):
 
 
 def check_cluster(place: Slurm) -> str:
-    """Return what an operator should know of the cluster. Raises InputError if it is not reachable, or has no such
-    partition."""
+    """Return a sentence for an operator on how long a preempted training may save its checkpoint. Raises InputError if
+    the cluster is not reachable, or does not have the partition."""
     assert_installed()
     try:
         _call("scontrol", "show", "partition", *([place.partition] if place.partition is not None else []))
@@ -132,8 +132,8 @@ def assert_installed() -> None:
 
 
 def _call(*command: str) -> str:
-    # Of this process's variables, the ones that tell the command where the cluster is: sbatch would also read options
-    # from SBATCH_* and pass SLURM_* on to the job.
+    # Pass only the variables with which the command finds the cluster. sbatch would also read options from SBATCH_*,
+    # and pass SLURM_* on to the job.
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "SLURM_CONF") if name in os.environ}
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
@@ -170,7 +170,7 @@ def _script(place: Slurm, job: Path, order: Path) -> str:
         'LOCAL_WORLD_SIZE="$SLURM_NTASKS_PER_NODE"'
     )
     command = shlex.join([place.python, "-m", "sovereign_pipeline.training.node_task", str(order)])
-    # A node's exit status would not tell: srun ends the tasks of the others, and returns the highest status.
+    # srun's exit status would not name the node: srun ends the tasks of other nodes, and returns the highest status.
     absent = Failure(message=f"Node @ has no {place.python} (trainer.python).", hint=INSTALL)
     said = json.dumps({"failure": absent.model_dump(mode="json"), "message": "a node lacks the program"})
     before, _, after = said.partition("@")

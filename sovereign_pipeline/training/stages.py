@@ -67,10 +67,10 @@ def train_sft(
     selection: Sequence[Path] = (),
     until_step: int | None = None,
 ) -> Built:
-    """Train by the line's SFT section in the trainer's process.
+    """Train as the line's SFT section says, in the trainer's process.
 
     Args:
-        group: name of the line's checkpoints. A group with selection files may hold several trainings.
+        group: name of the line's directory of checkpoints. With selection files, several trainings may share it.
         selection: files of the dataset that a trial is measured on.
         until_step: step after which a trial pauses; None: it trains to its end.
     """
@@ -184,18 +184,18 @@ def reward_digests(workplace: Workplace) -> dict[str, str]:
 
 def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
     """Return `code_digests` of the section. Raises InputError if a command would see a directory of this pipeline or of
-    the institution, or if a tool names a file of a private one."""
+    the institution, or if a tool has a file in a private directory."""
     kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
     for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
         for variable, directory in kept.items():
             if path.is_relative_to(directory.resolve()) or directory.resolve().is_relative_to(path):
                 raise InputError(
-                    f"{path}: a command in training.rlhf must not see {directory} ({variable}).", "Name another path."
+                    f"{path}: a command in training.rlhf must not see {directory} ({variable}).", "Use another path."
                 )
     for path in (settings.data / path for tool in rlhf.tools for path in tool.named):
         if (private := settings.private_directory_of(path)) is not None:
             raise InputError(
-                f"{path}: a tool of training.rlhf must not see {private}.", "Name a file of the data root."
+                f"{path}: a tool of training.rlhf must not see {private}.", "Use another file of the data root."
             )
     return code_digests(settings.data, rlhf)
 
@@ -203,12 +203,12 @@ def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
 def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path, Path]:
     """Create a directory for the job in the workspace, and verify the base model. Returns both directories.
 
-    Raises RecipeError for a line without an evaluation, IntegrityError for a base that differs from its pinned digest,
-    and GateRefused for one that was trained on rows that are held out now.
+    Raises RecipeError for a line without an evaluation, IntegrityError for a base model that differs from its pinned
+    digest, and GateRefused for a base model that was trained on rows that are held out now.
     """
     if workplace.line.evaluation is None:
-        raise no_evaluation(workplace.line)  # the rows were not compared with what will be asked
-    # Inside the workspace, so that the remains of a killed run are removed with it. Checkpoints outlive it.
+        raise no_evaluation(workplace.line)  # the rows were not compared with evaluation suites
+    # Inside the workspace, so that a killed run's files are removed with the workspace. Checkpoints outlive it.
     scratch = workspace / "scratch"
     scratch.mkdir()
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
@@ -239,7 +239,7 @@ def _job(
 
     Args:
         decided_by: values that decide the result, besides inputs, code and libraries.
-        group: name of the line's checkpoints; None: the method.
+        group: name of the line's directory of checkpoints; None: the method.
         own: the method's own fields of the job.
     """
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
@@ -277,7 +277,7 @@ def _job(
 def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
     """Run the job in the trainer's process, move its output into the workspace, and remove its directory.
 
-    The checkpoints stay until the artifact is in the store, because nothing else is left of the training until then.
+    The checkpoints stay until the artifact is in the store, so that a failure before that does not lose the training.
     """
     if not job.selection:
         of_this_line = job.checkpoint_directory.parent.glob("*")
@@ -312,14 +312,14 @@ def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: R
     of_line = inputs[PREFERENCE_DATASET.kind].manifest.inputs.get(LEAKAGE_SAFE_SPLIT.kind)
     if of_line != split.ref.digest:
         raise IntegrityError(
-            f"{dataset.path}: the SFT adapter's dataset is of another split than the line's; what one holds out the "
-            f"other may train on.",
+            f"{dataset.path}: the SFT adapter's dataset has another split than the line. Rows that one split holds out "
+            f"may be training rows in the other.",
             "Run the line again from training_dataset.",
         )
     before = reward_code(workplace.settings, rlhf)
     code = copy_code(workplace.settings.data, rlhf, scratch / "code")
     if code != before:
-        raise IntegrityError(f"{workplace.settings.data}: a reward's tool was changed just now.", "Run again.")
+        raise IntegrityError(f"{workplace.settings.data}: a tool of the reward changed just now.", "Run again.")
     training, held_out = scratch / "prompts.jsonl", scratch / "held_out.jsonl"
     write_training_prompts(training, dataset, split)
     instruction, seed = workplace.line.training.instruction, workplace.line.training.seed
@@ -374,7 +374,7 @@ def _aligned_config(line: Line) -> Config:
     """Return the settings that decide an aligned adapter. The SFT section contributes only the base model's precision
     and quantisation, and the rule for omitted rows."""
     preference = _preference(line.training)
-    # Keys of a single method are left out for the others, so that their earlier identities stay valid.
+    # Keys that only `trl` has are omitted for other methods, so that earlier identities of these methods stay valid.
     absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()
     config: Config = {
         "seed": line.training.seed,
@@ -385,7 +385,7 @@ def _aligned_config(line: Line) -> Config:
     if line.training.rlhf is None:
         return config
     by_reward = {
-        "code": "2",  # raised, as a `code_version` is, for trainings by reward alone
+        "code": "2",  # a `code_version` of trainings by reward only
         "rlhf": line.training.rlhf.identity(),
         "instruction": line.training.instruction,
         "passes": line.training.sft.model_dump(mode="json", include={"max_length", "packing"}),
@@ -407,8 +407,8 @@ def _adapter_shape(line: Line) -> Config:
 
 
 def _compares_authors(line: Line) -> bool:
-    """Return whether the step compares authors with those of a parent adapter. The trainer does not, because scrubbed
-    text names no author."""
+    """Return whether the stage's process compares authors with those of a parent adapter's documents, which needs the
+    corpus root. The trainer's process does not, because scrubbed text names no author."""
     return line.split.by_author
 
 

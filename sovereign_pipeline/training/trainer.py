@@ -1,4 +1,4 @@
-"""Run a training in the trainer's process. The methods in `methods/` implement the parts that differ."""
+"""Run a training in the trainer's process. The classes in `methods/` implement the parts that differ by method."""
 
 import importlib.metadata
 import resource
@@ -114,12 +114,13 @@ class Method(ABC):
         """Check the trained model, and return the files to write; None in all processes but the first."""
 
     def close(self) -> None:  # noqa: B027
-        """Free resources that outlive the process, after a success or a failure."""
+        """Free resources that would outlive the process. Called after a success and after a failure."""
 
     def check_stop(self) -> None:
         """Raise TrainingFailed after a stop request before the first step, when there is nothing to save.
 
-        Several processes check together, between references and after a step, so that none waits for the others.
+        With several processes this does nothing. They check together between references and after each step, so that no
+        process waits for one that has ended.
         """
         if self.job.devices.count == 1 and self.hooks.should_stop():
             raise stopped_before_first_step()
@@ -196,7 +197,7 @@ def conditions(job: TrainingJob, optimizer: Any) -> dict[str, Any]:
     """Return the common fields of every report: settings, data and libraries of the training."""
     import torch
 
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps the optimizer
     return {
         "optimizer": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
         "learning_rate": job.learning_rate,
@@ -257,7 +258,7 @@ class RowsMethod(Method):
         return encoded() if kept is None else kept.rows(job, dataset, encoded)
 
     def check_memory(self) -> None:
-        """Check memory. Processes on CPUs share the memory of the machine."""
+        """Check the memory of host and device. Processes on CPUs share the memory of the machine."""
         job = self.job
         check_host(job.base_model, job.sft, on_this_machine(job), host_memory())
         available, device = available_memory()
@@ -289,7 +290,7 @@ class RowsMethod(Method):
         self.trainer = self.build_trainer()
 
     def _once(self, of: object, measure: Callable[[], Any]) -> Any:
-        """Return a measurement of the model before the first step. A warm trainer repeats none on the same base."""
+        """Return a measurement of the model before the first step. A warm trainer measures a base model only once."""
         return measure() if self.hooks.kept is None else self.hooks.kept.once(self.job, of, measure)
 
     def learn(self, checkpoint: Path | None) -> None:
@@ -316,7 +317,7 @@ class RowsMethod(Method):
     def finish(self) -> Outcome | None:
         job, model = self.job, self.model
         self.hooks.progress(f"all {self.plan.steps} steps are done; measuring the loss after the last one")
-        # With several devices, the next two need all processes; the rest is done by the first one only.
+        # With several devices, this state and both losses need all processes. Only the first process does the rest.
         state = self.trained_state()
         with passes_in(job.sft.precision, model.device.type):
             loss_after = self.probe.loss(model)
@@ -349,18 +350,18 @@ class RowsMethod(Method):
         return None
 
     def passed(self) -> tuple[Passed, Passed]:
-        """Return the passes of all steps with a backward pass, and those without."""
+        """Return the token counts of all passes with a backward pass, and of all passes without one."""
         apart = not self.job.packs or bool(row_lengths(self.model, [row.longest for row in self.plan.rows]))
         return self.plan.passed(apart), Passed()
 
     def compute(self) -> TrainingCompute:
-        """Return the computation of the whole training, for the report."""
+        """Return the numbers of tokens and operations of the whole training, for the report."""
         shape = read_shape(str(self.job.base_model))
         return TrainingCompute.of(shape, self.job.sft, *self.passed(), sampled=Passed(), tokens_generated=0)
 
     def _largest_forward(self, sft: Sft, preference: Preference | None) -> Forward | None:
-        """Return the largest pass of this dataset with other recipe values; None if too many rows are too long for
-        them."""
+        """Return the largest forward pass of this dataset under other recipe sections; None if `guard` would reject the
+        rows under them."""
         job = self.job
         changed = job.model_copy(update={"sft": sft, "preference": preference})
         if (changed.tuning.max_length, changed.tuning.batch_size) == (job.tuning.max_length, job.tuning.batch_size):
@@ -403,7 +404,7 @@ def selection_losses(
     model: Any, rows: Sequence[EncodedRow], progress: Callable[[str], None]
 ) -> list[dict[str, object]]:
     """Return id, number of reply tokens and mean loss per reply token (nats) of each document of the selection side, in
-    their order. Omits rows that are longer than the model's context."""
+    the order of `rows`. Omits rows that are longer than the model's context."""
     countdown = Countdown(progress, "loss on the selection side", len(rows), "row")
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     sums: dict[str, tuple[int, float]] = {}

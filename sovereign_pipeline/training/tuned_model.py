@@ -62,15 +62,15 @@ def _over(digests: Mapping[str, str]) -> str:
 
 
 def tuned_model(artifact: Artifact) -> TunedModel:
-    """Return the content of a sft_adapter or aligned_adapter. Raises IntegrityError unless it has exactly one of
-    adapter and model."""
+    """Return the adapter or model in an sft_adapter or aligned_adapter. Raises IntegrityError unless the artifact
+    contains exactly one of them."""
     names = {entry.path for entry in artifact.manifest.files}
     if _ADAPTER_MARK in names and _MODEL_MARK not in names:
         return TunedModel("adapter", artifact.path / ADAPTER_DIRECTORY)
     if _MODEL_MARK in names and _ADAPTER_MARK not in names:
         return TunedModel("model", artifact.path / MODEL_DIRECTORY)
     raise IntegrityError(
-        f"{artifact.path}: this {artifact.ref.kind} must hold either {_ADAPTER_MARK} or {_MODEL_MARK}.",
+        f"{artifact.path}: this {artifact.ref.kind} must contain either {_ADAPTER_MARK} or {_MODEL_MARK}.",
         "Materialize it again.",
     )
 
@@ -109,14 +109,14 @@ def refused_by_engines(config: Mapping[str, Any]) -> list[str]:
     An unknown key counts as unsupported unless its value is empty, because its meaning cannot be guessed.
     """
     if config.get("peft_type") != "LORA":
-        return [f"it serves LoRA alone, and this is {config.get('peft_type')}"]
+        return [f"it serves only LoRA, and this is {config.get('peft_type')}"]
     reasons = [
-        f"it does not do {NAMES.get(key, key)}"
+        f"it does not support {NAMES.get(key, key)}"
         for key, value in sorted(config.items())
         if key not in DONE | {"bias", "init_lora_weights"} and value not in (None, False, [], {})
     ]
     if config.get("bias", "none") != "none":
-        reasons.append("it does not do bias")
+        reasons.append("it does not support bias")
     if config.get("init_lora_weights", True) not in BEGUN:
         reasons.append(f"init_lora_weights {config['init_lora_weights']} changed the base model")
     return reasons

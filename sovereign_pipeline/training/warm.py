@@ -1,7 +1,7 @@
 """Run trainings one after another in one process, which keeps the base model and the encoded rows between them.
 
-A kept part is keyed by the digests of the files that it was read from, and by every setting that shapes it. A training
-therefore writes the same bytes as in a process of its own.
+The base model and the rows are reused only if the digests of their files, and all settings that shape them, are the
+same. A training therefore writes the same bytes as in a new process.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from sovereign_pipeline.training.rows import EncodedRow
 from sovereign_pipeline.training.worker import collect_sigterm, run_job
 
 KEPT_FILES = 4
-"""Number of encoded files that are kept: training rows and selection rows, letters and conversations."""
+"""Number of encoded files that are kept: documents and conversations, for training and for selection."""
 ENDED = "ended"
 """Key of the message that ends the progress of a job."""
 
 
 class KeptParts:
-    """The parts of earlier trainings in this process that the next one may use."""
+    """The base model, encoded rows and measurements that later trainings in this process may reuse."""
 
     def __init__(self) -> None:
         self._key = ""
@@ -47,10 +47,11 @@ class KeptParts:
         """Measurements on the kept base."""
 
     def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any:
-        """Return the base model without an adapter: the kept one, or a loaded one, which is kept if it may be.
+        """Return the base model without an adapter. It is loaded, unless the kept model has the same key and is
+        unchanged since it was loaded.
 
-        The kept base is compared with its tensors as they were loaded. Full tuning changes its base, and a base whose
-        loading drew random numbers would leave others to the training, so neither is kept.
+        A loaded model is kept, with two exceptions. Full tuning changes its base model. If loading drew random numbers,
+        a later training without the loading would draw other numbers.
         """
         import torch
 
@@ -70,9 +71,10 @@ class KeptParts:
         self._tuned = model
 
     def once(self, job: TrainingJob, of: object, measure: Callable[[], Any]) -> Any:
-        """Return a measurement of the kept base with a new adapter, which adds exactly nothing before its first step.
+        """Return a measurement of the base model with a new adapter; measure only once for each kept base model.
 
-        Measures again for an adapter that changes the output: a parent adapter, or DoRA, whose magnitudes round.
+        A new adapter adds exactly nothing before its first step. Adapters that do change the output are measured each
+        time: a parent adapter, or DoRA, whose magnitudes round.
         """
         if not self._key or job.parent_adapter is not None or job.sft.dora:
             return measure()
@@ -82,7 +84,7 @@ class KeptParts:
         return self._measured[key]
 
     def rows(self, job: TrainingJob, dataset: Path, encode: Callable[[], list[EncodedRow]]) -> list[EncodedRow]:
-        """Return the encoded rows of a file: the kept ones, or newly encoded ones, which are then kept."""
+        """Return the encoded rows of a file. Rows that are not kept yet are encoded and then kept."""
         key = self._rows_key(job, dataset)
         if key is None:
             return encode()
@@ -98,7 +100,8 @@ class KeptParts:
         return digest_of([files[dataset], _model_files(job), *shaped_by]) if dataset in files else None
 
     def _is_unchanged(self) -> bool:
-        """Remove the last training's adapter from the kept base. Returns whether every tensor is as it was loaded."""
+        """Remove the last training's adapter from the kept base model. Returns whether all its tensors are unchanged
+        since they were loaded."""
         if self._tuned is not None:
             self._base = self._tuned.unload().eval()
             self._tuned = None
@@ -106,7 +109,7 @@ class KeptParts:
 
 
 def _base_key(job: TrainingJob) -> str | None:
-    """Return everything that decides the base model in memory; None if it cannot be kept."""
+    """Return a digest of everything that decides the loaded base model; None if the model cannot be kept."""
     sft = job.sft
     if job.files is None or sft.adapter == "none" or job.devices.count > 1:
         return None
@@ -130,7 +133,7 @@ def _tensors_digest(model: Any) -> str:
 
 
 class WarmTrainer:
-    """Runs jobs one after another in one child process. Use it as a context; the process starts with the first job."""
+    """Runs jobs one after another in one child process. It is a context manager; the first job starts the process."""
 
     def __init__(self, directory: Path, progress: Progress) -> None:
         """Args:
@@ -147,7 +150,7 @@ class WarmTrainer:
         process = self._process
         if process is not None and process.poll() is None:
             assert process.stdin is not None and process.stdout is not None
-            process.stdin.close()  # it then ends, and a process that does not is killed with this one
+            process.stdin.close()  # the end of its input ends the process
             process.stdout.close()
             try:
                 process.wait(timeout=here.SECONDS_OF_REPEATED_INTERRUPT)
@@ -156,7 +159,7 @@ class WarmTrainer:
                 process.wait()
 
     def run(self, job: Path, key: str) -> None:
-        """Run one job and wait. Raises as `launcher.launch` does. key: key of the training's marks, 64 hex digits."""
+        """Run one job and wait. Raises the errors of `launcher.launch`. key: key of the training's marks, in hex."""
         launcher.launch(_WarmJob(self, job, key, self._progress), job, self._progress)
 
     def started(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
@@ -204,7 +207,7 @@ class _WarmJob(ChildProcess):
 
 
 def main() -> int:
-    """Run each job named on standard input, until its end or a stop request."""
+    """Run each job whose path is a line of standard input, until the input ends or a stop is requested."""
     keep_private()
     die_with_parent(int(os.environ[PARENT_VARIABLE]))
     go_offline()
@@ -219,7 +222,7 @@ def main() -> int:
     for line in sys.stdin:
         request = json.loads(line)
         use_key(request["key"])
-        # transformers leaves variables behind that decide the precision of the next training.
+        # transformers sets environment variables that would decide the precision of the next training.
         os.environ.clear()
         os.environ.update(environment)
         job = TrainingJob.read(Path(request["job"]))
@@ -233,13 +236,13 @@ def main() -> int:
 
 
 def _forget_peak() -> None:
-    """Reset the process's peak of memory, so that each training reports its own."""
+    """Reset the process's peak memory, so that each training reports its own peak."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    give_memory_back()  # the trainer keeps freed memory, and that of the last training would count as this one's
+    give_memory_back()  # otherwise freed memory of the last training would count as memory of this training
     Path("/proc/self/clear_refs").write_text("5")
 
 

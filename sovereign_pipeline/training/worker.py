@@ -1,6 +1,6 @@
 """Run the trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
 
-Only progress and the result leave the process. It dies with its parent, and locks the line and the device.
+Only progress and the result leave the process. The process dies with its parent, and locks the line and the device.
 """
 
 import json
@@ -66,11 +66,12 @@ def run_job(
     prepared: AbstractContextManager[None] | None = None,
     kept: Kept | None = None,
 ) -> TrainingResult:
-    """Train, and convert every error into a result. Dagster Pipes would send a traceback, which may quote a
+    """Train, and return every error as a result. A raised error would reach Dagster Pipes, whose traceback may quote a
     document.
 
     Args:
-        prepared: what to enter before the training; None: the locks. With several trainers, their launcher holds them.
+        prepared: context manager around the training; None: lock line and device, unless the launcher of several
+            trainers does.
         kept: parts of earlier trainings in this process; None: nothing is kept.
     """
     try:
@@ -117,14 +118,14 @@ def lost_a_process(error: BaseException) -> bool:
 
 
 def _lost() -> TrainingStopped:
-    return TrainingStopped("Another process of this training ended, or its machine did.")
+    return TrainingStopped("Another process of this training ended, or its machine failed.")
 
 
 def collect_sigterm() -> list[int]:
     """Return a list that gets an element at each SIGTERM.
 
-    The training then ends after its present step, with a checkpoint, or earlier while it waits or prepares. Killing the
-    process instead loses the steps since the last checkpoint.
+    After a SIGTERM, the training ends after its present step, with a checkpoint. A training that waits or prepares ends
+    without one. Killing the process instead loses the steps since the last checkpoint.
     """
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -148,10 +149,10 @@ def locks(
     progress: Callable[[str, dict[str, object]], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Hold the lock of the line's checkpoints, so that no other trainer writes into them, and the lock of the device.
+    """Lock the line's checkpoints, so that no other trainer writes into them, and then the device, during the block.
 
-    The order is the same everywhere: a trainer that waits for the first lock blocks no device. Raises ConflictError
-    after a stop request.
+    The order matters: a trainer that waits for the first lock blocks no device. Raises ConflictError after a stop
+    request.
     """
     for_line, for_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
 
@@ -167,7 +168,7 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     """Yield a function that reports progress: to the Dagster run's log in a Pipes session, otherwise to stdout as JSON
     lines.
 
-    Of the processes that train one model together, only the first one reports, through their launcher.
+    If several processes train one model together, only the first process reports, through their launcher.
     """
     if os.environ.get("RANK", "0") != "0":
         yield lambda message, values: None

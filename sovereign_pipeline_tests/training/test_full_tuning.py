@@ -208,7 +208,7 @@ def test_an_adapter_where_the_recipe_tunes_in_full_is_refused_and_so_is_the_reve
 def test_an_artifact_with_both_or_neither_is_an_integrity_error(
     workplace: Workplace, chain: MakeChain, tamper: Tamper
 ) -> None:
-    with pytest.raises(IntegrityError, match="must hold either"):
+    with pytest.raises(IntegrityError, match="must contain either"):
         tuned_model(workplace.store.open(produced(chain(workplace, tamper))))
 
 

@@ -24,9 +24,9 @@ def written_by_peft(**changes: Any) -> dict[str, Any]:
         ({"use_rslora": True}, []),
         ({"rank_pattern": {"q_proj": 8}}, []),
         ({"init_lora_weights": "gaussian"}, []),
-        ({"use_dora": True}, ["it does not do DoRA"]),
-        ({"modules_to_save": ["lm_head"]}, ["it does not do modules that are saved whole"]),
-        ({"bias": "all"}, ["it does not do bias"]),
+        ({"use_dora": True}, ["it does not support DoRA"]),
+        ({"modules_to_save": ["lm_head"]}, ["it does not support modules that are saved whole"]),
+        ({"bias": "all"}, ["it does not support bias"]),
         ({"init_lora_weights": "pissa"}, ["init_lora_weights pissa changed the base model"]),
         ({"rank_pattern": {"q_proj": 32}}, ["its rank is 32, and serving.vllm.rank allows 16"]),
     ],
@@ -38,5 +38,5 @@ def test_each_thing_that_is_refused_has_its_reason(changes: dict[str, Any], reas
 
 def test_what_is_not_known_is_refused_unless_it_says_nothing() -> None:
     config = {"peft_type": "LORA", "r": 8, "yet_to_be_invented": True, "another": None}
-    assert refused_by_vllm(config, 16) == ["it does not do yet_to_be_invented"]
-    assert refused_by_vllm({"peft_type": "IA3"}, 16) == ["it serves LoRA alone, and this is IA3"]
+    assert refused_by_vllm(config, 16) == ["it does not support yet_to_be_invented"]
+    assert refused_by_vllm({"peft_type": "IA3"}, 16) == ["it serves only LoRA, and this is IA3"]

@@ -44,8 +44,8 @@ class PreferenceMethod(RowsMethod):
         return PreferenceTrainer(self.job, self.model, PreferenceBatches(self.job, self.plan), self.hooks)
 
     def passed(self) -> tuple[Passed, Passed]:
-        """Return the passes. The reference reads each reply once. For kto, policy and reference also read each
-        exchanged reply; exchanged replies have the same tokens as the rows."""
+        """Return the token counts of passes with and without a backward pass. The reference reads each reply once. For
+        kto, policy and reference also read each exchanged reply; these replies have as many tokens as the rows."""
         learned, _ = super().passed()
         different = {(row.id, row.turn): row for row in self.plan.rows}.values()
         references = added(Passed.of_pass([*map(len, row.completions)], row.supervised, True) for row in different)
@@ -82,8 +82,8 @@ class PreferenceBatches(Batches):
         return batch
 
     def _exchanged(self, places: Sequence[int]) -> list[Completion]:
-        """Return the mismatched completions of these places (see `rows.exchanged`), taken over the units of all devices
-        in the same pass."""
+        """Return the mismatched completions of the units at these places; see `rows.exchanged`. Replies are exchanged
+        among the units of all devices in the same pass."""
         first = places[0] - places[0] % self.plan.units_a_pass
         together = [row for unit in self.plan.units[first : first + self.plan.units_a_pass] for row in unit]
         return exchanged(together)[places[0] - first : places[-1] - first + 1]
@@ -128,17 +128,17 @@ class PreferenceTrainer(PackedTrainer):
         return prepared
 
     def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        self._know_references()  # before the checkpoint is loaded, because its model has learned
+        self._know_references()  # before the checkpoint is loaded, because its model is already trained
         super()._load_from_checkpoint(*arguments, **named)
 
     def _know_references(self) -> None:
-        """Compute the references once, between sharding the model and its first step or the checkpoint that it resumes
-        from."""
+        """Compute the references once: after the model is sharded, and before its first step or before a checkpoint is
+        loaded."""
         if self.batches.references:
             return
         started = time.monotonic()
         sharded = self.job.devices.count > 1
-        # A sharded model sets its own precision. For any other model, precision is set around each pass.
+        # A sharded model sets its own precision. For any other model, `passes_in` sets it.
         with nullcontext() if sharded else passes_in(self.job.sft.precision, self.model.device.type):
             self.batches.know_references(self.model, self.hooks.progress, self._stop_before_first_step)
         if sharded:
@@ -274,7 +274,7 @@ def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> list[f
 
 
 def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
-    # The base model is identified by its digest; the parent, an adapter or a whole tuned model, by its files.
+    # A digest identifies the base model. Its weight files identify the parent, an adapter or a whole tuned model.
     directory = job.base_model if job.parent_adapter is None else job.parent_adapter
     parent = [file_sha256(file) for file in sorted(directory.glob("*.safetensors"))]
     held = job.sft.model_dump(mode="json", include={"adapter", "precision"})
