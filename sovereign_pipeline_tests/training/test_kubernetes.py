@@ -206,7 +206,7 @@ def test_a_path_that_the_pods_would_not_see_is_named(make_job: JobMaker, tmp_pat
 
 def test_a_training_by_reward_is_refused_since_a_pod_has_no_sandbox(make_job: JobMaker, tmp_path: Path) -> None:
     job = reward_job(make_job, "pod", tmp_path)
-    with pytest.raises(RecipeError, match=r"training\.rlhf is not trained in a pod"):
+    with pytest.raises(RecipeError, match=r"training\.rlhf cannot be trained in a pod"):
         assert_seen_by_pod(kubernetes(tmp_path), job, {})
 
 

@@ -333,7 +333,7 @@ def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
 )
 def test_a_prompt_that_is_on_no_training_side_stops_the_stage(institution: DemoInstitution, directory: Path) -> None:
     chain = RewardedChain(by_reward(institution), crossing=True)
-    with pytest.raises(IntegrityError, match="row R-16 is on no training side of its split"):
+    with pytest.raises(IntegrityError, match="row R-16 is not on the training side of its split"):
         chain.make(chain.aligned)
     assert [job.method for job in chain.jobs] == ["sft"]
 

@@ -237,7 +237,7 @@ def test_other_batches_than_planned_are_not_trained(make_job: JobMaker, monkeypa
 
     monkeypatch.setattr(TrainingArguments, "train_batch_size", property(lambda self: 2))
     job = make_job("other", letters(12), sft={"epochs": 1, "packing": False})
-    refused(job, "plan has 12 steps of 1 rows or packs each, and transformers counts 6")
+    refused(job, "plan has 12 steps of 1 rows or packs each, but transformers counts 6")
 
 
 def test_an_end_that_nobody_asked_for_is_not_called_one(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:

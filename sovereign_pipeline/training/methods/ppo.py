@@ -57,7 +57,8 @@ class PpoMethod(RewardedMethod):
         return self._learner.optimizer
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the passes of an iteration. Policy and reference read the replies before the update."""
+        """Return the token counts of an iteration's passes with and without a backward pass. Policy and reference read
+        the replies once before the update."""
         once = self._policy.passed([each.completion for each in rollouts])
         return once * self._rlhf.epochs, once * 2
 
@@ -73,7 +74,7 @@ class PpoMethod(RewardedMethod):
                 raise self._stopped(state)
 
     def _iterate(self, state: RunState) -> tuple[list[Rollout], list[Rollout], Row]:
-        """Run one iteration: sample, judge, learn. Returns all replies, those that were learned from, and metrics."""
+        """Run one iteration: sample, judge, learn. Returns all replies, the replies learned from, and metrics."""
         iteration = state.iteration
         prompts = self._drawn[iteration]
         rollouts = self._sample(prompts, f"rollouts/{iteration}")
@@ -124,7 +125,7 @@ class Scored:
     advantage: Any
     value_target: Any
     weight: Any
-    """Weight of the policy's loss: 1, or a correction for a sampler of a slightly different distribution."""
+    """Weight of the policy's loss: 1, or the correction of `mismatch_weights`."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +181,8 @@ class Learner:
         return self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
 
     def before(self, rollouts: Sequence[Rollout], scores: Sequence[float], coefficient: float) -> BeforeUpdate:
-        """Compute the figures of policy and reference, and advantages. scores: score of each rollout, penalties
-        included."""
+        """Compute log-probabilities, values and advantages before the update, and their metrics. scores: score of each
+        rollout, penalties included."""
         import torch
 
         completions = [each.completion for each in rollouts]
@@ -214,8 +215,9 @@ class Learner:
     def update(self, scored: Sequence[Scored], iteration: int, check_first_ratio: Callable[[float], None]) -> Update:
         """Update the policy: one optimizer step for each minibatch, each a mean over its tokens.
 
-        The first pass uses the minibatches of `before`, so that its first ratio is exactly 1. Later passes use an order
-        that iteration and seed decide. check_first_ratio: raises before the first update.
+        The first epoch uses the minibatches of `before`, so that its first ratio is exactly 1. Later epochs use an
+        order that iteration and seed decide. check_first_ratio: called with |ratio − 1| before the first update; raises
+        if it is too large.
         """
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
         steps: list[tuple[float, float, float]] = []
@@ -249,7 +251,7 @@ class Learner:
         return [slice(start, start + size) for start in range(0, replies, size)]
 
     def _numbers(self, completions: Sequence[Completion], adapter: str) -> TokenNumbers:
-        """Compute figures minibatch by minibatch, because rounding depends on the other rows of a pass."""
+        """Compute the figures in the update's minibatches, because rounding depends on the other rows of a pass."""
         parts = [completions[part] for part in self._minibatches(len(completions))]
         return TokenNumbers.joined([self._policy.numbers_without_gradient(each, adapter) for each in parts])
 
@@ -290,5 +292,5 @@ class Learner:
 
 
 def _by_prompt(scored: Sequence[Scored]) -> list[list[Scored]]:
-    """Group replies by prompt, because replies of one prompt share its part of a pass."""
+    """Group replies by prompt, because replies to one prompt share the prompt's tokens in a pass."""
     return [list(each) for _, each in groupby(scored, key=lambda each: each.rollout.completion.prompt_ids)]

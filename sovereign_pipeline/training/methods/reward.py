@@ -33,7 +33,8 @@ from sovereign_pipeline.training.sizing import Forward, estimate
 from sovereign_pipeline.training.trainer import Outcome, RowsMethod, conditions
 
 LARGEST_SHIFT = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest difference in logits, before the first step, between TRL's score and the head's score at the end of turn."""
+"""Largest accepted difference, before the first step, between TRL's score and the head's score at the end of turn, in
+logits."""
 
 
 class RewardMethod(RowsMethod):
@@ -115,7 +116,7 @@ class RewardMethod(RowsMethod):
 
     def finish(self) -> Outcome | None:
         self.hooks.progress(f"all {self.plan.steps} steps are done; scoring {len(self.measured)} held-out pairs")
-        # With several devices, the next two need all processes; the rest is done by the first one only.
+        # With several devices, this state and the scores need all processes. Only the first process does the rest.
         state = self.trained_state()
         scores = self._held_out_scores()
         if not self.trainer.is_world_process_zero():
@@ -150,14 +151,13 @@ class RewardMethod(RowsMethod):
 
     def passed(self) -> tuple[Passed, Passed]:
         learned, read = super().passed()
-        return replace(learned, predicted=0), read  # a score in place of logits
+        return replace(learned, predicted=0), read  # no logits, because the head computes a score instead
 
     def _held_out_scores(self) -> list[PairScore]:
-        """Score the held-out pairs. If several processes share the model, each scores its share, and all get all
-        scores."""
+        """Score the held-out pairs. Several processes divide the pairs between them, and each returns all scores."""
         self.model.eval()
         if self.job.devices.count > 1:
-            self.model.unshard()  # gathers the head and parts outside layers, as no pass goes through the whole model
+            self.model.unshard()  # gathers the head and parts outside layers: no pass goes through the whole model
         scorer = _scorer(self.model, self.job.sft.precision)
         scores = in_shares(self.job, self.measured, lambda row: 2, lambda row: scorer.scores(row.completions))
         return pair_scores(self.measured, scores)
@@ -191,8 +191,8 @@ class RewardMethod(RowsMethod):
 def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, precision: str) -> None:
     """Check that TRL's padded pass scores the end of turn.
 
-    transformers scores the last token that is not padding. If padding and end of turn are one token, as in many chat
-    models, the token before the end is scored. A reply that never ends then scores like one that does.
+    transformers scores the last token that is not padding. If padding and end of turn are the same token, as in many
+    chat models, the token before the end is scored. A reply that never ends would then score like a reply that ends.
     """
     import torch
 
@@ -280,7 +280,7 @@ def _check_trainable(model: Any) -> int:
 
 
 def _padding(tokenizer: Any, job: TrainingJob) -> int:
-    """Return a padding token that ends no turn, so that the end of turn is never treated as padding."""
+    """Return the id of a padding token that is no end-of-turn id. Otherwise the end of turn would count as padding."""
     return next(token for token in range(len(tokenizer)) if token not in job.eos_ids)
 
 

@@ -1,7 +1,7 @@
-"""Train by supervised fine-tuning (SFT), with the batches and trainer on packed rows that preference methods extend;
-and what every trainer derived from transformers' has: whole checkpoints, guarded steps, callbacks and arguments.
+"""Train by supervised fine-tuning (SFT). Preference methods extend its batches and its trainer on packed rows.
 
-This module imports torch and transformers at its top, so import it inside functions.
+`GuardedTrainer` and `training_arguments` are for every trainer derived from transformers' Trainer. This module imports
+torch and transformers at its top, so import it inside functions.
 """
 
 import time
@@ -81,7 +81,7 @@ class GuardedTrainer:
         self.plan = plan
         self.checkpoint_directory = CheckpointDirectory.of(job)
         self.first_step = 0
-        """Step from which this process resumed; 0 if it started anew."""
+        """Step from which this process resumed; 0 if it did not resume."""
         self.stop_requested = False
         self.reference_seconds = 0.0
         """Seconds spent on computing or reading reference log-probabilities, a part of the training's duration."""
@@ -97,7 +97,7 @@ class GuardedTrainer:
         check_sharded(self.job, self.accelerator)
 
     def any_process(self: Any, is_true: bool) -> bool:
-        """Return whether `is_true` holds in any process. Every process must call this."""
+        """Return whether `is_true` is true in any process. Every process must call this function."""
         return bool(self.accelerator.reduce(torch.tensor(int(is_true), device=self.args.device), "sum"))
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
@@ -127,8 +127,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         plan = self._trainer.plan
         if state.max_steps != plan.steps:  # otherwise, other batches would be trained on
             raise TrainingFailed(
-                f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
-                f"{state.max_steps}. It would train other batches.",
+                f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, but transformers counts "
+                f"{state.max_steps}. It would train on other batches.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
         self._trainer.first_step = state.global_step
@@ -137,7 +137,7 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         """End the training after this step, with a checkpoint, once any process received a stop request."""
         if state.global_step >= self._trainer.plan.steps:
-            control.should_save = False  # the training's result follows
+            control.should_save = False  # the training's result is saved instead
         elif state.global_step == self._trainer.job.until_step:
             control.should_save = control.should_training_stop = True
         elif self._trainer.any_process(self._hooks.should_stop()):
@@ -228,8 +228,8 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
 
 
 def training_arguments(job: TrainingJob, argument_class: Any = TrainingArguments, **more: Any) -> Any:
-    """Build transformers' arguments for a job. The plan holds epochs and order, so there is a single pass in that
-    order.
+    """Build transformers' arguments for a job. The plan already repeats and orders the rows, so transformers trains one
+    epoch in the plan's order.
 
     argument_class: TrainingArguments, or a class of TRL derived from it. more: arguments of that class, or values that
     replace those set here.

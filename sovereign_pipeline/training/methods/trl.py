@@ -1,9 +1,9 @@
-"""Train by methods whose losses and passes are TRL's: ORPO, CPO and SimPO on pairs; RLOO and GRPO by reward.
+"""Train with TRL's losses and forward passes: ORPO, CPO and SimPO on pairs; RLOO and GRPO by reward.
 
 TRL's trainers run on this package's token ids, plan, checkpoints and guards. For RLOO and GRPO, replies come from this
-package's sampler. Each of its draws has its own seed, so that a resumed training samples the same replies as an
-uninterrupted one. TRL gets no text, because it prints a prompt and its reply if a reward abstains. This module imports
-torch, datasets and transformers at its top, so import it inside functions.
+package's sampler. Each draw of the sampler has its own seed, so that a resumed training samples the same replies as an
+uninterrupted training. TRL gets no text, because it prints a prompt and its reply if a reward abstains. This module
+imports torch, datasets and transformers at its top, so import it inside functions.
 """
 
 import importlib
@@ -93,11 +93,11 @@ class TrlRewardMethod(RewardedMethod):
         """Metrics of the present iteration's replies."""
         self._rollouts: list[Rollout] = []
         self._stops = False
-        # TRL's head divides by the temperature, even if no reply was sampled at it.
+        # TRL replaces this function by one that divides all logits by the temperature. `learn` restores it.
         self._own_forward = model.get_base_model().forward
         group = self._compared = self._rlhf.group
         self.prompts = [prompt for each in self._drawn for prompt in each[::group]]
-        """Prompts in the order of the training, each once for its group."""
+        """Prompts in the order of the training. A prompt is listed once for its group of replies."""
         self._trainer = reward_trainer(self, model, self._tokenizer)
         adapters = TwoAdapters(model, self.job.sft.precision, REFERENCE)
         _check_copy(adapters)
@@ -124,21 +124,21 @@ class TrlRewardMethod(RewardedMethod):
             raise self._stopped(state)
         if state.iteration < self._rlhf.iterations and state.stopped is None:
             raise TrainingFailed(
-                f"The training ended behind iteration {state.iteration} of {self._rlhf.iterations} without a request "
+                f"The training ended after iteration {state.iteration} of {self._rlhf.iterations} without a request "
                 f"to stop. Nothing was saved.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the passes over padded replies, with logits at every position. The reference reads them once. The
-        policy also reads them once before its first step, if it takes several steps with them."""
+        """Return the token counts of passes with and without a backward pass. Replies are padded, with logits at every
+        position. The reference reads them once. If the policy takes several steps, it reads them once before."""
         rlhf, given = self._rlhf, [each.completion for each in rollouts]
         longest = max(len(each.prompt_ids) for each in given) + max(len(each.reply_ids) for each in given)
         once = Passed.padded(len(rollouts), longest, predicted=len(rollouts) * longest)
         return once * rlhf.epochs, once * (1 + (rlhf.epochs * rlhf.minibatches > 1))
 
     def sampled(self, prompts: Sequence[Prompt], iteration: int) -> list[Rollout]:
-        """Sample the replies of an iteration (counted from 0), one for each given prompt."""
+        """Sample one reply to each prompt. iteration: counted from 0."""
         return self._sample(prompts, f"rollouts/{iteration}")
 
     def rewarded(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[float | None]:
@@ -172,7 +172,7 @@ def _check_copy(adapters: TwoAdapters) -> None:
     ]
     if other:
         raise TrainingFailed(
-            f"{len(other)} tensors of TRL's reference are not those of the parent adapter.",
+            f"{len(other)} tensors of TRL's reference differ from the parent adapter's.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 
@@ -188,7 +188,7 @@ class EncodedPairs(Dataset):  # type: ignore[misc]
 
 
 class TrlTrainer(GuardedTrainer):
-    """Additions to every TRL trainer: the reference must not change, and nothing is sent to TRL's hub."""
+    """A mixin for every TRL trainer. It checks that the reference does not change, and sends nothing to TRL's hub."""
 
     reference: dict[str, Any]
     """Tensors of the frozen copy at the beginning; empty if there is none."""
@@ -206,7 +206,7 @@ class TrlTrainer(GuardedTrainer):
         moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
         if moved:
             raise TrainingFailed(
-                f"{len(moved)} tensors of the reference changed in the training. It learned against a moving target.",
+                f"{len(moved)} tensors of the reference changed in the training, so the losses are wrong.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
 
@@ -264,9 +264,9 @@ def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks:
                 processing_class=tokenizer,
             )
     except (ValueError, TypeError, NotImplementedError) as error:
-        # The rows hold token ids only, so a message is about arguments.
+        # Rows contain only token ids, so this message is about the arguments and quotes no text.
         raise TrainingFailed(
-            f"TRL's trainer {preference.trainer} refuses these arguments: {' '.join(str(error).split())}",
+            f"TRL's trainer {preference.trainer} rejects these arguments: {' '.join(str(error).split())}",
             "Correct training.preference.arguments.",
         ) from error
     name, has_reference = f"TRL's trainer {preference.trainer}", preference.has_copied_reference
@@ -277,8 +277,8 @@ def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks:
 
 @contextmanager
 def padding_kept(model: Any) -> Iterator[None]:
-    """Restore the model's padding token afterwards. TRL writes its own into the model while a trainer is built, and the
-    model may be saved."""
+    """Restore the model's padding token after the block. TRL sets its own padding token in the model while a trainer is
+    built, and the model may be saved later."""
     padding = model.config.get_text_config(), model.generation_config
     before = [each.pad_token_id for each in padding]
     yield
@@ -316,20 +316,20 @@ def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
 
 
 def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_reference: bool) -> None:
-    """Check that TRL holds the trained tensors in float32, and a frozen reference if `has_reference`."""
+    """Check that all trained tensors are in float32, and that there is a frozen reference if `has_reference`."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     narrow = [name for name, each in trained.items() if each.dtype != torch.float32]
     if narrow or reference.keys() & trained.keys() or bool(reference) != has_reference:
         raise TrainingFailed(
             f"{trainer} trains {len(trained)} tensors, {len(narrow)} of them not in float32, and has {len(reference)} "
-            f"tensors of a reference. The recipe's training has others.",
+            f"tensors of a reference. The recipe requires another training.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 
 
 @dataclass
 class _Iteration:
-    """The metrics of one iteration's passes; sums, so that means are over all tokens."""
+    """The metrics of one iteration's passes. `gap` and `entropy` are sums over tokens, for means over all tokens."""
 
     divergence: float
     """KL(policy, reference) of a whole reply, mean of the batch, nats."""
@@ -364,7 +364,7 @@ class _RewardSteps(TrlTrainer):
         self._inputs: dict[str, Any] = {}
         """Batch of the present pass with gradient."""
         super().__init__(reward_funcs=[self.reward], **named)  # type: ignore[call-arg]
-        self.eos_token_ids = [*method.job.eos_ids]  # TRL treats a reply that does not end with one as cut
+        self.eos_token_ids = [*method.job.eos_ids]  # for TRL, a reply that does not end with one of them is cut
         self.remember_reference()
 
     @property
@@ -403,7 +403,7 @@ class _RewardSteps(TrlTrainer):
         self._before = {}
         output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         mask = output["completion_mask"]
-        # In the batch, so that TRL reorders and splits them together with the replies.
+        # In the batch, TRL reorders and splits these log-probabilities together with the replies.
         output["sampled"] = sampled = torch.zeros(mask.shape, device=mask.device)
         for row, each in zip(sampled, self._rollouts, strict=True):
             row[: len(each.log_probabilities)] = torch.tensor(each.log_probabilities)
@@ -434,7 +434,7 @@ class _RewardSteps(TrlTrainer):
         raise NotImplementedError
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
-        """Record the first step. Raises TrainingFailed unless its passes are by the policy that sampled."""
+        """Record the first step. Raises TrainingFailed if the policy is not the policy that sampled the replies."""
         seen, precision = self._seen, self.job.sft.precision
         seen.tokens += len(log)
         seen.gap += float((log - sampled).abs().sum())
@@ -508,7 +508,7 @@ class _Iterations(TrainerCallback):  # type: ignore[misc]
         steps = self._iterations * self._trainer.steps_an_iteration
         if state.max_steps != steps:
             raise TrainingFailed(
-                f"The recipe has {steps} steps, and transformers counts {state.max_steps}. It would learn from other "
+                f"The recipe has {steps} steps, but transformers counts {state.max_steps}. It would learn from other "
                 f"prompts.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
@@ -521,7 +521,7 @@ class _Iterations(TrainerCallback):  # type: ignore[misc]
 
 
 def reward_trainer(method: TrlRewardMethod, model: Any, tokenizer: Any) -> Any:
-    """Build the trainer of a method, ready to train, with its reference on the model."""
+    """Build the trainer of a method, ready to train. Adds the reference to the model."""
     job = method.job
     assert job.reward is not None
     rlhf = job.reward.rlhf

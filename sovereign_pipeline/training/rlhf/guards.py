@@ -1,7 +1,7 @@
-"""Guard a reward before it is optimised, and the policy while it learns.
+"""Check a reward before it is optimised, and the policy while it learns.
 
-Replies that are plainly bad must score below the institution's. While the policy learns, a guard raises TrainingFailed
-if the numbers cannot be right, or returns the reason why the training should end.
+Before training, plainly bad replies must score below the institution's replies. While the policy learns, a guard raises
+TrainingFailed if a number cannot be right, or returns the reason why the training should end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,9 @@ Row = Mapping[str, float]
 """Metrics of one iteration in the training log."""
 
 COMPARED = 24
-"""Number of the institution's replies that bad ones are compared with."""
+"""Number of the institution's replies that bad replies are compared with."""
 LEAST_ABOVE = 0.01
-"""Smallest difference by which the institution's replies must score higher, on average."""
+"""Smallest difference by which the institution's replies must score higher than bad replies, on average."""
 SAMPLED = 64
 """Maximum number of replies sampled before the first step. Learning needs at least two different rewards among these
 replies."""
@@ -38,9 +38,8 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
     """Check that bad replies score below the institution's own. All replies are truncated to the tokens that the policy
     may write.
 
-    Bad replies are: an empty one; repeated first words; the first sentence alone, which holds the opening formula; and
-    two stuffed replies, with the most frequent words of all replies or with the first sentences of other replies.
-    Raises TrainingFailed.
+    Bad replies are: an empty reply; repeated first words; the first sentence alone, which is the opening formula; the
+    most frequent words of all replies; and the first sentences of other replies. Raises TrainingFailed.
     """
     chosen = prompts[:: max(1, len(prompts) // COMPARED)][:COMPARED]
     texts = [text_of(prompt.response_ids[:tokens]) for prompt in chosen]
@@ -79,11 +78,11 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
         true, score = (fmean(side) for side in zip(*pairs, strict=True))
         if score > true - LEAST_ABOVE:
             raise TrainingFailed(
-                f"The reward can be had without a good reply: {kind} score {score:.3f}, and the institution's own "
+                f"The reward does not need a good reply: {kind} score {score:.3f}, and the institution's own "
                 f"replies {true:.3f}, over {len(pairs)} prompts and {tokens} tokens a reply.",
-                "Change the tools in training.rlhf.reward, train the reward model on pairs with such rejected "
-                "replies, add a part that such replies fail, or raise max_new_tokens if the rewarded text comes later "
-                "in a reply.",
+                "Change the tools in training.rlhf.reward, train the reward model on pairs whose rejected replies are "
+                "like these, add a part of the reward that scores them low, or raise max_new_tokens if the rewarded "
+                "text comes later in a reply.",
             )
 
 
@@ -99,17 +98,16 @@ def groups(scores: Sequence[float | None], size: int) -> list[Sequence[float | N
 
 
 def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> None:
-    """Check that the starting policy's sampled replies do not all have one reward, because then nothing could be
-    learned.
+    """Check that sampled replies of the starting policy have different rewards. Otherwise nothing could be learned.
 
-    compared: number of consecutive replies that are compared in learning, from one prompt or from all.
+    compared: number of consecutive replies that are compared with one another in learning.
     """
     if any(map(differ, groups(scores, compared))):
         return
     said = [score for score in scores if score is not None]
     what = f"the same reward, {said[0]:.3f}" if said else "no reward: the tools abstain"
     if differ(scores):
-        what = f"the reward of the others of their prompt, of which there are {compared} replies each"
+        what = f"the same reward as the other replies to their prompt, in groups of {compared}"
     raise TrainingFailed(
         f"All {len(scores)} replies that were sampled before the first step have {what}.",
         "Use a reward that some replies of the SFT adapter earn, or train SFT longer.",
@@ -121,7 +119,7 @@ def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
     if not gap <= LARGEST_SAMPLER_GAP[precision]:
         raise TrainingFailed(
             f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
-            f"update. The policy would learn from another distribution than it was sampled from.",
+            f"update. The replies were not sampled from the policy that learns.",
             "Start vLLM with the line's base model, in the precision of the training, and with --logprobs-mode "
             "processed_logprobs: see 'Rollouts by vLLM' in docs/how-to/reward.md."
             if by_server
@@ -134,8 +132,8 @@ def check_first_ratio(off: float, precision: str) -> None:
     """Check, at an iteration's first step, that the policy has not changed since it sampled the batch."""
     if not off <= LARGEST_RATIO_OFF[precision]:
         raise TrainingFailed(
-            f"Before the first step of an iteration a ratio of probabilities is {off:.5f} off 1. The policy is not the "
-            f"one that sampled the replies.",
+            f"Before the first step of an iteration a ratio of probabilities differs from 1 by {off:.5f}. The policy "
+            f"changed after it sampled the replies.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 

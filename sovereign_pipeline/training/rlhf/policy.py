@@ -1,9 +1,9 @@
-"""Hold the policy, its frozen reference and the value head: one base model with two adapters.
+"""Run the policy, its frozen reference and the value head: one base model with two adapters.
 
-The reference is a copy of the adapter that training starts from. The value head is linear, on the policy's last hidden
-state, without gradient into it. Replies of one prompt share the prompt's tokens in a pass: each attends to the prompt
-and to itself, and its positions continue the prompt's. If attention does not support this, as on CUDA, each reply has
-its own copy of the prompt.
+The reference is a copy of the adapter that training starts from. The value head is a linear layer on the policy's last
+hidden state, through which no gradient flows back. Replies to one prompt share the prompt's tokens in a pass: each
+reply attends to the prompt and to itself, and its positions continue the prompt's. If attention does not support this,
+as on CUDA, each reply has its own copy of the prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ from sovereign_pipeline.training.rows import Completion
 
 
 def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> tuple[dict[str, Any], Any]:
-    """Return the inputs of one pass of the completions, concatenated, and the token ids of all replies, concatenated.
+    """Return the model's inputs for one pass over the concatenated completions, and the token ids of all replies.
 
-    Logits are kept for the states that predict the replies' tokens. A prompt's last state occurs once for each of its
-    replies. No reply may be empty.
+    Logits are computed for the states that predict the replies' tokens. A prompt's last state occurs once for each of
+    its replies. No reply may be empty.
     """
     import torch
 
@@ -84,10 +84,10 @@ class TokenNumbers:
 
 
 class TwoAdapters:
-    """A model with the adapter that is trained, and a frozen copy of its initial state."""
+    """A model with the adapter that is trained, and a frozen copy of this adapter's initial state."""
 
     shares_prompts = False
-    """True if replies of one prompt share a single copy of it in a pass."""
+    """True if replies to one prompt share a single copy of the prompt in a pass."""
 
     def __init__(self, model: Any, precision: str, reference: str = REFERENCE) -> None:
         """Wrap the model. reference: the copy's name in PEFT. The copy may be added to the model later."""
@@ -152,8 +152,7 @@ class Policy(TwoAdapters):
     """A model with both adapters, and the value head, which is not saved in the result."""
 
     def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
-        """Add reference and value head. model: as `load_trainable` returns it, with the parent adapter as the trained
-        one."""
+        """Add reference and value head. model: result of `load_trainable`, which trains the parent adapter."""
         import torch
 
         assert job.parent_adapter is not None and job.reward is not None
@@ -166,7 +165,7 @@ class Policy(TwoAdapters):
         self._switch_to(POLICY)
         if job.sft.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()  # in which every pass is made but the sampler's; there is no dropout
+        model.train()  # the mode of all passes except the sampler's; there is no dropout
         # If attention does not support rows that continue other rows, at this length, each reply has its own prompt.
         can_share = self._together and bool(row_lengths(model, [self._most_tokens]))
         self.shares_prompts = can_share and job.reward.rlhf.group > 1
@@ -175,8 +174,8 @@ class Policy(TwoAdapters):
         torch.nn.init.zeros_(self.value_head.bias)
 
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
-        """Split the completions, in order, into parts that go through the model at once, without padding. A longer
-        completion than fits is its own part."""
+        """Split the completions, in order, into one list for each pass, without padding. A completion that is longer
+        than a pass allows has its own pass."""
         most, tokens = self._most_tokens if self._together else 0, 0
         found: list[list[Completion]] = []
         for each in completions:
@@ -190,7 +189,7 @@ class Policy(TwoAdapters):
         return found
 
     def passed(self, completions: Sequence[Completion]) -> Passed:
-        """Return the tokens of one reading of all completions, pass by pass."""
+        """Return the token counts of passing all completions through the model once."""
         return added(map(self._passed_at_once, self.passes(completions)))
 
     def _passed_at_once(self, completions: Sequence[Completion]) -> Passed:
@@ -205,7 +204,7 @@ class Policy(TwoAdapters):
         return once + Passed(sum(replies), sum(replies), pairs)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """Compute the policy's figures, with gradient, in one pass. Pass at most one part of `passes`."""
+        """Compute the policy's figures, with gradient, in one pass. completions: at most one list of `passes`."""
         with self.running():
             return self._numbers(completions, with_values=True)
 

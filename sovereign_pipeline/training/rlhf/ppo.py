@@ -24,8 +24,8 @@ def token_rewards(score: float, log_policy: Any, log_reference: Any, coefficient
 def advantages(rewards: Any, values: Any, discount: float, trace: float, value_after: float = 0.0) -> Any:
     """Return generalised advantage estimates of one reply's tokens.
 
-    GAE, equations 12 and 16: δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γ λ A_{t+1}. values: of the state before each
-    token. value_after: of the state after the last token; zero for a reply that ends there.
+    GAE, equations 12 and 16: δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γ λ A_{t+1}. values: value of the state before
+    each token. value_after: value of the state after the last token; zero for a reply that ends there.
     """
     import torch
 
@@ -47,7 +47,8 @@ def whitened(values: Any) -> Any:
 def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float) -> Any:
     """Return −L^CLIP of each token: PPO, equation 7, with r = exp(log π − log π_old).
 
-    It is the larger of the clipped and the unclipped loss, so that clipping never makes a bad change look better.
+    The result is the larger of the clipped and the unclipped loss, so that clipping never makes a bad change look
+    better.
     """
     import torch
 
@@ -56,12 +57,12 @@ def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float)
 
 
 def mismatch_weights(log_before: Any, log_sampled: Any, cap: float) -> Any:
-    """Return min(π_old / μ, cap) for each token, or for each reply if its sums are given. μ is the sampling
-    distribution, and π_old the policy as the update computes it.
+    """Return min(π_old / μ, cap) for each token, or for each reply if the arguments are sums over replies. μ is the
+    sampling distribution, and π_old the policy as the update computes it.
 
-    This is truncated importance sampling (Ionides 2008): a sampler that rounds differently, be it an engine or the
-    trainer in bfloat16, samples from a slightly different distribution than the one in the ratio's denominator. The
-    weights multiply the surrogate and have no gradient.
+    This is truncated importance sampling (Ionides 2008). A sampler that rounds differently, such as an engine or the
+    trainer in bfloat16, samples from a slightly different distribution than π_old. The weights multiply the surrogate
+    and have no gradient.
     """
     return (log_before - log_sampled).exp().clamp(max=cap)
 

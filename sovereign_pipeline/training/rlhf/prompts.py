@@ -29,9 +29,9 @@ class PromptRow(Frozen):
     response: str
     """Reply that the institution sent. The policy never learns from it; guards and tools compare with it."""
     columns: dict[str, str]
-    """Columns of its document, for the tools that judge replies."""
+    """Columns of the prompt's document, for the tools that judge replies."""
     messages: tuple[dict[str, Any], ...] = ()
-    """Messages of a conversation as it is served, with the institution's reply; none for a letter."""
+    """Messages of a conversation as it is served, with the institution's reply; empty for a single request."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools of the conversation."""
 
@@ -52,7 +52,7 @@ class Prompt:
 
 
 def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> None:
-    """Write the prompts of the training dataset's rows, without canaries, whose prompts nobody sends.
+    """Write the prompts of the training dataset's rows, except canaries, because no user sends their prompts.
 
     Raises IntegrityError for a row that is not a document of the split's training side.
     """
@@ -65,7 +65,7 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
                 continue
             if row_id not in documents:
                 raise IntegrityError(
-                    f"{dataset.path}: row {row_id} is on no training side of its split.", "Materialize it again."
+                    f"{dataset.path}: row {row_id} is not on the training side of its split.", "Materialize it again."
                 )
             yield _row(documents[row_id], row).model_dump(exclude_defaults=True)
 
@@ -77,7 +77,8 @@ def write_held_out_prompts(
 ) -> None:
     """Write up to `at_most` prompts of the selection side, chosen by seed. Prompts of pairs and labels are skipped.
 
-    Half of them decide which adapter is kept. If the split has no selection side, the prompts are held-out ones.
+    Half of the prompts decide which adapter is kept. If the split has no selection side, prompts of the held-out side
+    are written.
     """
     side = split.file(SELECTION if has_selection(split) else HELD_OUT)
     documents = [document for document in read_documents(side) if not document.is_preference]
@@ -151,16 +152,16 @@ def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
     watched, compared = halves(held_out)
     if not compared:
         raise TrainingFailed(
-            f"There are {len(held_out)} held-out prompts of fewer than {room} tokens; at least two case files are "
-            f"needed.",
+            f"There are {len(held_out)} held-out prompts of at most {room} tokens; they must come from at least two "
+            f"cases.",
             "Hold out more documents (`split` in the recipe).",
         )
     return PromptSets(training, watched, compared, tuple(cut))
 
 
 def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Split the prompts into two halves without a common case file: one is measured while the policy learns, the other
-    only at start and end."""
+    """Split the prompts into two halves without a common case. The first is measured while the policy learns, the
+    second only at start and end."""
     cases: dict[str, list[Prompt]] = {}
     for prompt in held_out:
         cases.setdefault(prompt.row.case, []).append(prompt)
@@ -172,15 +173,15 @@ def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) -> list[list[Prompt]]:
-    """Return the prompts of each iteration. Every prompt occurs once before any is repeated, and each round has its own
-    order.
+    """Return the prompts of each iteration. Every prompt occurs once before any prompt is repeated, and each round has
+    its own order.
 
-    Raises TrainingFailed if there are too few for one iteration.
+    Raises TrainingFailed if there are too few prompts for one iteration.
     """
     if len(prompts) < a_time:
         raise TrainingFailed(
             f"There are only {len(prompts)} prompts, but training.rlhf.prompts is {a_time}.",
-            "Lower it, or add documents.",
+            "Lower training.rlhf.prompts, or add documents.",
         )
     order: list[Prompt] = []
     rounds = 0

@@ -56,7 +56,7 @@ def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Return the digest of a file, or of all files below a directory except packages, which the sandbox covers."""
+    """Return the digest of a file, or of all files below a directory except packages, which the sandbox hides."""
     assert_may_be_shown(path)
     try:
         if not path.is_dir():
@@ -71,8 +71,8 @@ def _digest(path: Path) -> str:
         )
     except OSError as error:
         raise InputError(
-            f"{path}: a command in training.rlhf uses it, but a part of it cannot be read ({type(error).__name__}).",
-            "Name another path.",
+            f"{path}: a command in training.rlhf uses this path, but a file cannot be read ({type(error).__name__}).",
+            "Make it readable, or use another path.",
         ) from None
 
 
@@ -80,8 +80,8 @@ class CommandTool:
     """A command, ready to run."""
 
     def __init__(self, tool: Tool, files: Mapping[str, bytes], code: Mapping[str, str]) -> None:
-        """Prepare the command. files: name -> content of command and files. code: path -> digest, as `code_digests`
-        returns it.
+        """Prepare the command. files: file name -> content, of the command and its files. code: path -> digest, as
+        `code_digests` returns it.
 
         Raises IntegrityError if this machine's files differ from `code`, and InputError if one is missing.
         """
@@ -112,9 +112,9 @@ class CommandTool:
         for path, digest in found.items():
             if digest != code.get(path):
                 raise IntegrityError(
-                    f"{path}: on this machine it is {short(digest)}, and the training by reward was prepared with "
-                    f"another one.",
-                    "Train on the machine that prepared it, or run again.",
+                    f"{path}: the digest on this machine is {short(digest)}, but the training by reward was prepared "
+                    f"with another file.",
+                    "Train on the machine that prepared the training, or run again.",
                 )
         return found
 
@@ -122,8 +122,8 @@ class CommandTool:
 def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list[float | None]:
     """Parse the scores that a command wrote, one line for each reply.
 
-    Raises TrainingFailed for any other output or a failed run. Its message quotes no line, because output may hold
-    replies.
+    Raises TrainingFailed for any other output or a failed run. The message quotes no line, because the output may
+    contain replies.
     """
     if end.status != 0:
         raise TrainingFailed(f"{place}: it {_how(end.status)}.", CORRECT)
@@ -132,7 +132,7 @@ def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list
     lines = end.output.removesuffix(b"\n").split(b"\n") if end.output else []
     if len(lines) != replies:
         raise TrainingFailed(
-            f"{place}: it wrote {len(lines)} lines to its standard output, and there must be one for each reply.",
+            f"{place}: it wrote {len(lines)} lines to its standard output, but must write one for each reply.",
             CORRECT,
         )
     return [_score(line.strip(), number, place) for number, line in enumerate(lines, start=1)]
@@ -155,7 +155,7 @@ def _how(status: int | None) -> str:
 
 
 CLOCK_FACTOR = 3
-"""Factor from the CPU time limit to the wall clock limit. It is generous, so that a busy machine does not decide."""
+"""Wall clock limit divided by CPU time limit. It is large, so that a tool does not fail because the machine is busy."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,12 @@ class Reply:
     """Whole user message."""
     text: str
     columns: Mapping[str, str]
-    """Columns of its document. A tool gets the columns that it names."""
+    """Columns of the prompt's document. A tool gets the columns that the recipe lists for it."""
     ids: tuple[int, ...] | None = None
     """Token ids as sampled from the policy, including the end of turn if there is one. None for a text that was not
     sampled; such a text counts as a whole reply."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """Messages of a conversation, with the institution's reply; none for a letter."""
+    """Messages of a conversation, with the institution's reply; empty for a single request."""
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -182,7 +182,7 @@ def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
     for path in _named(rlhf):
         file = data / path
         if not file.is_file():
-            raise NotFoundError(f"{file}: there is no such file, and a tool in training.rlhf names it.", "Correct it.")
+            raise NotFoundError(f"{file}: a tool in training.rlhf names this file, but it is missing.", "Correct it.")
         found[str(path)] = file_sha256(file)
     for tool in rlhf.tools:
         if tool.command is not None:
@@ -195,7 +195,7 @@ def _named(rlhf: Rlhf) -> list[Path]:
 
 
 def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
-    """Copy every program and file under its SHA-256, for the trainer alone. Returns `code_digests` of the copies."""
+    """Copy every program and file into the directory, named by its SHA-256. Returns `code_digests` of the copies."""
     directory.mkdir()
     found = code_digests(data, rlhf)
     for path in _named(rlhf):
@@ -328,9 +328,9 @@ class ToolRunner:
 
     def _too_slow(self, place: str) -> TrainingFailed:
         return TrainingFailed(
-            f"{place}: it did not end within {self._tool.seconds} s of processor, or {CLOCK_FACTOR} times as much by "
-            f"the clock.",
-            "Make it faster, or raise its seconds. A tool that is too slow never counts as a low reward.",
+            f"{place}: it did not end within {self._tool.seconds} s of CPU time, or {CLOCK_FACTOR} times as much wall "
+            f"clock time.",
+            "Make the tool faster, or raise its seconds. A tool that is too slow never counts as a low reward.",
         )
 
 
@@ -372,10 +372,10 @@ class RewardAdapter:
     """A reward model, ready to judge."""
 
     def __init__(self, model: Any, tokenizer: Any, job: TrainingJob) -> None:
-        """Add the reward model. model: in PEFT with the policy's adapter, on the base that the reward model was trained
-        on.
+        """Add the reward model to the policy. model: PEFT model with the policy's adapter, on the base model that the
+        reward model was trained on.
 
-        Raises IntegrityError if its tensors do not fit.
+        Raises IntegrityError if the reward model's tensors do not fit.
         """
         assert job.reward is not None and job.reward.reward_model is not None
         given = job.reward.reward_model
@@ -418,8 +418,8 @@ class RewardAdapter:
         return found
 
     def _given(self, reply: Reply) -> Completion:
-        """Return the reply as a completion. A sampled reply is scored as it is, and any other text as a whole reply
-        with an end of turn."""
+        """Return the reply as a completion. A sampled reply keeps its token ids. Any other text is encoded as a whole
+        reply with an end of turn."""
         if reply.ids is not None:
             return Completion(self._institutions(reply).prompt_ids, list(reply.ids))
         return self._encoded(reply, reply.text)
@@ -440,8 +440,8 @@ class RewardAdapter:
 
 
 def _load(model: Any, given: RewardModelGiven) -> None:
-    """Add the reward model's adapter beside the others. Raises IntegrityError for a tensor that fits nowhere, where
-    PEFT would only warn."""
+    """Add the reward model's adapter to the model. Raises IntegrityError for a missing tensor or a tensor that fits no
+    layer; PEFT would only warn."""
     model.add_adapter(REWARD, scoring_config(given.directory))
     result = model.load_adapter(str(given.directory), adapter_name=REWARD, is_trainable=False)
     strange = [name for name in result.unexpected_keys if not name.endswith(HEAD.removeprefix("base_model.model."))]
@@ -518,7 +518,7 @@ class Rewards:
         }
         self._models = {part.name: reward_model for part in parts if part.reward_model and reward_model is not None}
         if unjudged := self._weights.keys() - self._tools.keys() - self._models.keys():
-            raise ValueError(f"{', '.join(unjudged)}: judged by a reward model, and none is given")
+            raise ValueError(f"{', '.join(unjudged)}: judged by a reward model, but reward_model is None")
 
     @property
     def names(self) -> tuple[str, ...]:

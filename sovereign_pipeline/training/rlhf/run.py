@@ -64,10 +64,10 @@ PASSED = ("learned", "read", "sampled")
 
 @dataclass
 class RunState:
-    """The state of a training by reward between iterations. A checkpoint holds it.
+    """The state of a training by reward between iterations, saved in each checkpoint.
 
-    It needs no random state, because every draw's seed is derived from the recipe's seed, the iteration and the draw's
-    name.
+    It contains no random state, because every draw's seed is derived from the recipe's seed, the iteration and the
+    draw's name.
     """
 
     kl: KlController
@@ -224,8 +224,8 @@ class RewardedMethod(Method):
 
     @abstractmethod
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the passes in an iteration that learns from these replies: passes with a backward pass, and passes
-        without."""
+        """Return the token counts of an iteration that learns from these replies: of passes with a backward pass, and
+        of passes without one."""
 
     def numerics(self) -> TrlNumerics | None:
         """Return the TRL trainer and its arguments for the report; None if TRL does not compute the loss."""
@@ -307,7 +307,7 @@ class RewardedMethod(Method):
     def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
         """Compute the metrics of an iteration's replies before the update: a row of the training log.
 
-        iteration: from 0. Raises TrainingFailed if the tools abstain for all replies but one.
+        iteration: counted from 0. Raises TrainingFailed if fewer than two replies can be learned from.
         """
         totals_ = [score.total for score in scores if score.total is not None]
         if len(totals_) < 2:
@@ -320,8 +320,8 @@ class RewardedMethod(Method):
         if self._rlhf.cut_replies != "terminal" and ended < 2:
             raise TrainingFailed(
                 f"Iteration {iteration + 1}: {len(rollouts) - ended} of {len(rollouts)} replies were cut at "
-                f"{self._rlhf.max_new_tokens} tokens, and cut_replies: {self._rlhf.cut_replies} learns from no score "
-                f"of these.",
+                f"{self._rlhf.max_new_tokens} tokens, and cut_replies: {self._rlhf.cut_replies} ignores the scores "
+                f"of cut replies.",
                 "Raise training.rlhf.max_new_tokens until most replies end, or set cut_replies: terminal.",
             )
         compared = groups([score.total for score in scores], self._compared or len(scores))
@@ -347,7 +347,7 @@ class RewardedMethod(Method):
         self, state: RunState, row: Row, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout] | None = None
     ) -> None:
         """Finish an iteration after its update: log it, measure, and report progress. learned_from: the replies that
-        were learned from; None for all."""
+        were learned from; None: all replies."""
         give_memory_back()
         self._count(state, rollouts, rollouts if learned_from is None else learned_from)
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
@@ -376,8 +376,8 @@ class RewardedMethod(Method):
             state.read = state.read + added(Passed.of_pass([each], 0, apart=True) for each in lengths)
 
     def _measure(self, state: RunState) -> None:
-        """Measure the held-out reward, the best adapter and samples at the iterations that are due; then run the
-        guards."""
+        """Measure the held-out reward, and store the best adapter and samples, at the iterations where this is due.
+        Then set `stopped` if a guard ends the training."""
         is_last = state.iteration == self._rlhf.iterations
         if state.iteration % self._rlhf.measure_every == 0 or is_last:
             self.hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
@@ -416,8 +416,8 @@ class RewardedMethod(Method):
             because = f" It ended early: {state.stopped}." if state.stopped else ""
             raise TrainingFailed(
                 f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
-                f"{state.best_gold:.3f}, on at least its {state.judged_of_parent} judged prompts, so that nothing is "
-                f"worth keeping.{because}",
+                f"{state.best_gold:.3f}, with at least the parent's {state.judged_of_parent} judged prompts, so no "
+                f"adapter is saved.{because}",
                 "Use a reward that the SFT adapter earns partly, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
@@ -481,8 +481,8 @@ class RewardedMethod(Method):
     def _report(self, loss_before: float, loss_after: float) -> TrainingReport:
         log, rlhf, policy, training = self.state.log, self._rlhf, self._policy, self._prompts.training
         prompts = sum(len(prompt.ids) for prompt in training)
-        # Numbers of an iteration's tokens in the update. Prompts have the mean length of all prompts, and count once if
-        # their replies share them. A prompt that two passes read still counts once. Replies have their sampled lengths.
+        # Estimated numbers of tokens in one epoch of all updates. Prompts count with their mean length, once if their
+        # replies share them, even if two passes read them. Replies count with their sampled lengths.
         replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
         asked = prompts / len(training) * len(log) * (rlhf.prompts if policy.shares_prompts else rlhf.replies)
         return TrainingReport(
@@ -524,7 +524,7 @@ class RewardedMethod(Method):
         return self._engine.sample(ids, self.job.eos_ids, **self._drawing(draw))
 
     def _sample_here(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
-        """Sample as `_sample` does, in the trainer."""
+        """Sample as `_sample` does, but always in the trainer."""
         with self._policy.running() as model:
             return sample(model, [prompt.ids for prompt in prompts], self.job.eos_ids, **self._drawing(draw))
 

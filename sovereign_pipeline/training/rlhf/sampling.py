@@ -54,9 +54,9 @@ def sample(
     temperature: float,
     seed: int | None,
 ) -> list[Rollout]:
-    """Sample one reply to each prompt. Call it with the sampled adapter active, in the context of its passes.
+    """Sample one reply to each prompt from the active adapter. Call it within `TwoAdapters.running`.
 
-    seed: seed of the random choices, which depend on the seed and the model alone. None chooses the most likely token.
+    seed: seed of the random choices, which depend only on seed and model. None: the most likely token is chosen.
     """
     import torch
 
@@ -86,7 +86,7 @@ def sample(
                 logits_to_keep=1,
             )
             past, logits = out.past_key_values, out.logits[:, -1]
-            if place == 0 and len(different) < len(prompts):  # a prompt of several replies went through the model once
+            if place == 0 and len(different) < len(prompts):  # equal prompts went through the model once
                 past.reorder_cache(of_reply)
                 logits, mask, positions = logits[of_reply], mask[of_reply], positions[of_reply]
             # Draw on the CPU, whose generator gives the same choices for every device.
@@ -111,7 +111,7 @@ def sample(
 
 
 OLDEST = (0, 32)
-"""Oldest supported version of vLLM. Earlier ones may answer a running request with another adapter."""
+"""Oldest supported version of vLLM. Earlier versions may answer a running request with another adapter."""
 VERSION, COMPLETIONS = "/version", "/v1/completions"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LONGEST_ANSWER = 64 << 20
@@ -138,10 +138,10 @@ class VllmSampler:
         try:
             found = rollouts.copies.stat()
         except OSError as error:
-            raise self._failed(f"{rollouts.copies} is not there ({error.strerror})", "Make it.") from None
+            raise self._failed(f"{rollouts.copies} cannot be read ({error.strerror})", "Create it.") from None
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid != os.geteuid():
             raise self._failed(
-                f"another account can change {rollouts.copies}, and by a link there what the trainer removes or opens",
+                f"another account can write to {rollouts.copies}, and could redirect the trainer by a symbolic link",
                 "Give it to the trainer's account, with read-only access for its group (chmod 750).",
             )
         self._group = found.st_gid
@@ -160,7 +160,8 @@ class VllmSampler:
         """Sample one reply to each prompt from the present policy. Each reply's seed is derived from `seed` and its
         position.
 
-        Raises TrainingFailed if the server does not answer, or not in vLLM's format. No message quotes a text.
+        Raises TrainingFailed if the server does not answer, or does not answer in vLLM's format. No message quotes
+        text.
         """
         name = self._load_policy()
 
@@ -239,7 +240,7 @@ class VllmSampler:
             )
         ended = ids[-1] in eos_ids
         if ended != (reason == "stop") or any(each in eos_ids for each in ids[:-1]):
-            raise self._failed("a reply ends otherwise than at the end of turn or at its longest", STARTED)
+            raise self._failed("a reply ends neither with an end of turn nor at max_new_tokens", STARTED)
         return Rollout(Completion(prompt, ids), [float(each) for each in logs], ended)
 
     def _told_version(self) -> str:
@@ -253,7 +254,7 @@ class VllmSampler:
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
-            raise self._failed("it answers with something else than JSON", STARTED) from None
+            raise self._failed("its answer is not JSON", STARTED) from None
 
     def _ask(self, method: str, path: str, body: Any = None, fine: Sequence[int] = (200,)) -> bytes:
         connection = self._connection()

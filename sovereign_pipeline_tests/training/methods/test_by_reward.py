@@ -277,7 +277,7 @@ def test_a_dropout_that_cannot_be_switched_off_is_refused(
         (
             "grpo",  # it differs from prompt to prompt, so that the batch as a whole has spread
             lambda reply: len(reply.prompt) % 7 / 7,
-            "have the reward of the others of their prompt",
+            "have the same reward as the other replies to their prompt",
             "ended early: the replies of each prompt of iteration 1 have the same",
         ),
     ],

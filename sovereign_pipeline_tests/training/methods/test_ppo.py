@@ -91,7 +91,7 @@ def test_a_policy_that_moved_before_the_update_is_caught(
         return update(self, scored, *given)
 
     monkeypatch.setattr(Learner, "update", moved)
-    with pytest.raises(TrainingFailed, match="off 1"):
+    with pytest.raises(TrainingFailed, match="differs from 1"):
         learn(reward_job(make_job, "moved", parent))
 
 

@@ -167,7 +167,7 @@ def test_a_loss_that_is_accumulated_wrongly_is_found(
 def test_what_trl_itself_refuses_is_told_to_the_recipe_s_author(make_job: JobMaker, start: Path) -> None:
     wrong = {"trainer": "dpo", "arguments": {"loss_type": "exo_pair"}}
     job = make_job("wrong", pairs(12), preference={**of("apo"), **wrong}, parent_adapter=start)
-    refused(job, "refuses these arguments: Label smoothing must be greater than 0")
+    refused(job, "rejects these arguments: Label smoothing must be greater than 0")
 
 
 def test_the_list_is_that_of_the_installed_trl() -> None:
@@ -328,7 +328,7 @@ def test_the_reference_must_be_the_parent_adapter(
                 each.data.zero_()
 
     monkeypatch.setattr(trl_steps, "check_adapters", emptied)
-    with pytest.raises(TrainingFailed, match="tensors of TRL's reference are not those of the parent adapter"):
+    with pytest.raises(TrainingFailed, match="tensors of TRL's reference differ from the parent adapter's"):
         learn(job_by("rloo", make_job, "other", parent))
 
 

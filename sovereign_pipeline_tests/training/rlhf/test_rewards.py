@@ -185,7 +185,7 @@ def test_code_that_is_missing_or_was_changed_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"the copy of score\.py is not"):
         ToolRunner("part", rlhf.tools[0], code, tmp_path / "code", tmp_path / "cache")
     (tmp_path / "score.py").unlink()
-    with pytest.raises(NotFoundError, match="there is no such file"):
+    with pytest.raises(NotFoundError, match="names this file, but it is missing"):
         code_digests(tmp_path, rlhf)
 
 
@@ -267,7 +267,7 @@ def test_a_directory_that_is_used_has_one_digest_over_its_files(
     "A reward's command has a different interpreter on the training machine", "the training does not start"
 )
 def test_another_interpreter_than_the_job_states_is_not_run(tmp_path: Path) -> None:
-    with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
+    with pytest.raises(IntegrityError, match="/bin/sh: the digest on this machine is"):
         runner(tmp_path, section(tmp_path, HALF), {"/bin/sh": "0" * 64})
 
 
@@ -277,7 +277,7 @@ def test_what_a_command_uses_may_not_change_while_it_judges(tmp_path: Path, monk
     judge = runner(tmp_path, section(tmp_path, HALF, uses=["/bin/cat"]))
     assert judge.scores(JUDGED[:1]) == [0.5]
     monkeypatch.setattr(rewards, "file_sha256", lambda path: "0" * 64)
-    with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
+    with pytest.raises(IntegrityError, match="/bin/sh: the digest on this machine is"):
         judge.scores(JUDGED[1:])
     (cache,) = (tmp_path / "cache").iterdir()
     assert len(cache.read_text().splitlines()) == 1
@@ -517,5 +517,5 @@ def test_a_reward_model_that_never_saw_stuffed_replies_is_refused(
     scores = RewardAdapter._scores
     monkeypatch.setattr(RewardAdapter, "_scores", lambda *given: [-each for each in scores(*given)])
     job = reward_job(make_job, "stuffed", parent, SECTION, reward_model=reward_model.output / REWARD_DIRECTORY)
-    with pytest.raises(TrainingFailed, match="can be had without a good reply"):
+    with pytest.raises(TrainingFailed, match="does not need a good reply"):
         learn(job)

@@ -220,7 +220,7 @@ def test_another_policy_is_another_adapter_and_nothing_is_left_behind(serve: Mak
 def test_an_answer_in_another_form_stops_the_training(
     serve: MakeServer, tmp_path: Path, choice: dict[str, Any]
 ) -> None:
-    with pytest.raises(TrainingFailed, match=r"it does not answer with the ids|a reply ends otherwise"):
+    with pytest.raises(TrainingFailed, match=r"it does not answer with the ids|a reply ends neither"):
         sampled(sampler(serve({"choices": [{**GOOD, **choice}]}), tmp_path))
 
 
@@ -230,7 +230,7 @@ def test_a_server_that_fails_or_is_not_there_stops_the_training_and_quotes_nothi
     with pytest.raises(TrainingFailed, match="answers /v1/completions with status 500") as failed:
         sampled(sampler(serve({"error": "secretword"}, status=500), tmp_path))
     assert "secretword" not in str(failed.value)
-    with pytest.raises(TrainingFailed, match="something else than JSON"):
+    with pytest.raises(TrainingFailed, match="its answer is not JSON"):
         sampled(sampler(serve(b"secretword"), tmp_path))
     with pytest.raises(TrainingFailed, match=r"it is vLLM 0\.31\.2"):
         sampler(serve(version="0.31.2"), tmp_path)
@@ -250,7 +250,7 @@ def test_a_directory_that_others_can_change_is_refused(serve: MakeServer, tmp_pa
     (copies / f"rollouts-{'0123' * 4}").symlink_to(home)
     home.chmod(0o700)
     copies.chmod(mode)
-    with pytest.raises(TrainingFailed, match="another account can change"):
+    with pytest.raises(TrainingFailed, match="another account can write to"):
         sampled(sampler(serve(), copies))
     assert (home / "next").is_dir() and home.stat().st_mode & 0o777 == 0o700
 
@@ -275,7 +275,7 @@ def test_a_directory_of_another_account_is_refused(
     serve: MakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(TrainingFailed, match="another account can change"):
+    with pytest.raises(TrainingFailed, match="another account can write to"):
         sampler(serve(), tmp_path)
 
 
