@@ -48,7 +48,7 @@ class CheckpointDirectory:
                 return checkpoint
             progress(f"skipping {checkpoint.name}: {wrong}")
         if usable:
-            progress("no checkpoint is whole; training starts at the first step")
+            progress("no checkpoint is intact; training starts at the first step")
         return None
 
     @property
@@ -130,8 +130,8 @@ class CheckpointDirectory:
 
 
 def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
-    """Remove the checkpoint directories of one line and method, unless the line is being trained. Nothing behind a link
-    is removed."""
+    """Remove the checkpoint directories of one line and method, unless the line is being trained. Directories behind a
+    symbolic link are not removed."""
     there = [each for each in checkpoint_directories if each.is_dir() and not each.parent.is_symlink()]
     if not there:
         return

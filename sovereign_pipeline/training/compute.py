@@ -80,7 +80,7 @@ class Flops:
     """Numbers of floating-point operations, by part of the model."""
 
     layers: int
-    """Operations of the linear layers, or of the experts that a token uses."""
+    """Operations of the linear layers, and of the experts that a token uses."""
     adapter: int
     head: int
     """Operations of the layer that computes logits."""
@@ -151,7 +151,7 @@ COUNTED = (
 
 
 class TrainingCompute(Frozen):
-    """The computation of a training; see `training/compute.py` for what is counted."""
+    """The numbers of tokens and operations of a training, counted as `training/compute.py` describes."""
 
     tokens_read: int
     """Number of tokens that a model read without learning: the reference, a reward model, or the policy before its
@@ -159,7 +159,7 @@ class TrainingCompute(Frozen):
     tokens_generated: int
     """Number of tokens that the policy sampled for learning."""
     flops: int
-    """Floating-point operations, including sampling and reading."""
+    """Floating-point operations, including sampling and passes without learning."""
     flops_by_part: dict[str, int]
     counted: str
     """Sentence that says which operations are counted."""

@@ -185,8 +185,8 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
     datasets = [dataset.ref.digest for dataset in _trained_on(workplace, registered.ref, registered.manifest)]
     return Verdict(
         True,
-        f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is held out now, or near one that "
-        f"is.",
+        f"No row of the {len(datasets)} datasets that {adapter_id} was trained on is held out now, or near a "
+        f"held-out row.",
         {**evidence, "datasets": datasets},
     )
 

@@ -55,8 +55,8 @@ def meet(job: TrainingJob) -> None:
     """Connect the processes that train one model, before accelerate does.
 
     accelerate would connect them through a TCP port, which torch opens on every interface without authentication. This
-    function connects them through a file. They exchange tensors over loopback, over the interface that the institution
-    names for its nodes, or between the devices.
+    function connects them through a file. The processes exchange tensors over loopback, over the interface that
+    institution.yaml sets for the nodes, or directly between the devices.
     """
     if job.devices.count == 1:
         return
@@ -94,7 +94,7 @@ def check_sharded(job: TrainingJob, accelerator: Any) -> None:
     if accelerator.num_processes != job.devices.count or not sharded:
         raise TrainingFailed(
             f"The recipe asks for {job.devices.count} processes with {job.devices.sharding}; "
-            f"{accelerator.num_processes} were started {'with' if sharded else 'without'} it.",
+            f"{accelerator.num_processes} run {'with' if sharded else 'without'} sharding.",
             "Install the pinned versions (requirements/).",
         )
 

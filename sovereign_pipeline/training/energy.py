@@ -33,7 +33,8 @@ JOULES_A_KWH = 3.6e6
 MOST_JOULES = 1e15
 """Maximum plausible energy of a record, in joules."""
 DOMAINS = ("package", "dram")
-"""Name prefixes of the RAPL domains that are added up. Other domains overlap: cores are in a package, `psys` is all."""
+"""Name prefixes of the RAPL domains that are added up. Other domains would count twice: cores belong to a package, and
+`psys` is the whole platform."""
 
 
 class Counter(Protocol):
@@ -212,7 +213,7 @@ class Meter:
         return mark_of("energy", [self.identity, name, stated])
 
     def total(self) -> Energy:
-        """Read for the last time, and return the energy of all processes of the training."""
+        """Read the counters for the last time, and return the energy of all processes of the training."""
         self.read(ended=True)
         others = sorted(path for path in self.directory.glob("energy-*.json") if path.name != self._name)
         own = [self.piece] if self.counters.counters or self.counters.missing else []

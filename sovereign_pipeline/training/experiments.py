@@ -164,7 +164,7 @@ class Results:
 
     trials: Sequence[Trial]
     classification: str
-    """Highest level of the trials' artifacts."""
+    """Highest classification level of the trials' artifacts and inputs."""
 
     @property
     def is_complete(self) -> bool:
@@ -248,8 +248,8 @@ def assert_selection_side(line: Line, experiment: Experiment) -> None:
 
 
 def shared_inputs(workplace: Workplace) -> dict[str, ArtifactRef]:
-    """Return the line's current base model and training dataset. Raises NotFoundError if one is missing, or if the
-    dataset has no selection side."""
+    """Return the line's current base model and training dataset. Raises NotFoundError if either is missing, or if
+    the dataset has no selection side."""
     line = workplace.line.line
     found = {stage.kind: workplace.store.current(line, stage.kind) for stage in (BASE_MODEL, TRAINING_DATASET)}
     dataset = found[TRAINING_DATASET.kind]

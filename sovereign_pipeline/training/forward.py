@@ -7,8 +7,8 @@ transformers gets neither a mask nor a cache, it builds from these ids an attent
 With a mask over a whole pack, attention computes every pair of tokens and discards most of them: three quarters in a
 pack of four rows, and half of the rest because of causality. On CPUs attention therefore runs row by row, without a
 mask and in float32. In float32 PyTorch's kernel is 1.5 times as fast as in bfloat16, and its backward pass 2 to 3 times
-(rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA many short kernels would replace one. That was not
-measured, so CUDA uses transformers' own `sdpa`.
+(rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA this would replace one kernel by many short ones,
+which was not measured. CUDA therefore uses transformers' own `sdpa`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -52,12 +52,12 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""From this probability of the end of turn on, the gate does not require that training increased it: the base model
-may have ended nearly every turn already.
+"""If the end of turn has at least this probability, the gate does not require that training increased it: the base
+model may already have ended nearly every turn.
 """
 LONGEST_SAMPLE = 128
-"""Maximum length of a generated reply in tokens. The limit is lower if twice the longest reply of the compared rows is
-shorter."""
+"""Maximum length of a generated reply in tokens. The limit is lower if twice the longest reply of the rows whose
+prompts are used is shorter."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
 """Largest accepted difference between the trainer's and the gate's score of a reply, in logits. Other threads and
 batches round differently."""
@@ -78,7 +78,7 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
     Fails if
     - the last token of a supervised turn is not an end-of-turn id;
     - the mean log-probability of the end of turn after the replies of the shortest rows is not above the base's, unless
-      its probability is above 0.95;
+      the tuned model's probability of the end is at least 0.95;
     - the tuned model ends at least two fewer greedy replies to these rows' prompts than the base, or ends none although
       the base ends some. If neither model ends a reply within the token limit, this condition does not fail: after a
       few steps on long replies, the end is already more probable, but greedy replies do not reach it yet.

@@ -236,7 +236,7 @@ def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
             f"Of {counted(len(start), 'LoRA-B matrix', 'LoRA-B matrices')}, {len(dead)} are zero or not finite, "
             f"{len(still)} are unchanged and {len(lost)} are missing: "
             f"{and_more(sorted({*dead, *still, *lost}), NAMES_IN_A_MESSAGE)}. Parts of the adapter learned nothing.",
-            "Name target_modules that every pass uses, or raise learning_rate or max_steps.",
+            "Set target_modules to layers that every pass uses, or raise learning_rate or max_steps.",
         )
 
 

@@ -290,7 +290,7 @@ def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
 
 def check_cluster(place: Kubernetes) -> str:
     """Return information on the cluster for an operator. Raises InputError if the cluster is not reachable, and
-    RecipeError if its TrainingRuntime is not the pipeline's."""
+    RecipeError if its TrainingRuntime differs from the pipeline's."""
     assert_runtime(Cluster(place), place)
     return f"namespace {place.namespace} has the TrainingRuntime {place.runtime}"
 

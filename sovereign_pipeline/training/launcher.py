@@ -126,8 +126,8 @@ INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"
 
 
 def remote_environment(job: Path) -> dict[str, str]:
-    """Return the variables of a remote trainer. This process's variables are not among them, and no parent process is
-    named, because a remote trainer cannot die with its parent."""
+    """Return the variables of a remote trainer. This process's own variables are not among them. `PARENT_VARIABLE` is
+    not set, because a remote trainer cannot die with its parent."""
     return {
         **worker_environment(job),
         "HOME": str(job.parent / "caches"),
@@ -171,7 +171,7 @@ def refuse_another_installation() -> None:
         raise TrainingFailed(
             f"The trainer's machine {platform.node()} has another installation than the machine that started it: "
             f"{'; '.join(different)}.",
-            "Install the same release on both (image, or nodes of the cluster), with requirements/.",
+            "Install the same release, with requirements/, on both machines (in the image, or on the cluster's nodes).",
         )
 
 

@@ -40,7 +40,7 @@ class MaskedCompletion:
     """A completion decoded to text."""
 
     name: str
-    """`reply`, `chosen`, `rejected`, or the reply with its number in a conversation."""
+    """`reply`, `chosen`, `rejected`, or `message N` if each turn of a conversation is a separate row."""
     parts: tuple[tuple[str, str], ...]
     """Text before each supervised turn, and text of the turn. Both include the chat template's marks."""
     prompt_tokens: int

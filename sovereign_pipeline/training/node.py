@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 def main(order_file: Path) -> int:
     """Run the trainers and wait. Returns exit status 0 if all succeeded. Trainers append their output to the file `log`
-    beside the order. If a trainer fails, or this process gets SIGTERM, the other trainers are asked to save a
+    in the directory of the order. If a trainer fails, or this process gets SIGTERM, all trainers get SIGTERM, to save a
     checkpoint and end.
     """
     keep_private()

@@ -165,8 +165,8 @@ class RollCall:
             except OSError as error:
                 raise self._wrong(
                     f"{error.filename or lock}: {error.strerror}.",
-                    "The file system of SOVEREIGN_HOME must be writable there, with locks that work between nodes: NFS "
-                    "4, or Lustre mounted with -o flock.",
+                    "The file system of SOVEREIGN_HOME must be writable on every node, with locks that work between "
+                    "nodes: NFS 4, or Lustre mounted with -o flock.",
                 ) from None
             os.environ[MEETING_VARIABLE] = str(self._directory / f"{MEETING}{attempt}")
             yield
@@ -234,7 +234,7 @@ class RollCall:
         return ""
 
     def _pause(self) -> None:
-        """Wait for another process. If that process fails, the cluster ends this one."""
+        """Wait for another process. If that process fails, the cluster ends this process."""
         if self._should_stop():
             raise TrainingStopped("The training was stopped, as requested, while it compared its nodes.")
         time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -131,14 +131,15 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
 
 
 def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
-    """Return the number of units that are trained out of `wanted`.
+    """Return how many of the `wanted` units are trained. Raises TrainingFailed if there are too few.
 
-    In kto, a single reply has no other reply to exchange with. TRL's loss is a mean over each device's own batch, so
-    batches of unequal size would weigh rows unequally, and accelerate fills them with rows from the beginning.
+    kto exchanges the replies of rows in a pass, so a pass needs at least two replies. TRL's loss is a mean over each
+    device's own batch. Batches of unequal size would weigh rows unequally, and accelerate would fill them with rows
+    from the beginning.
     """
     if job.method == "kto" and wanted == 1:
         raise TrainingFailed(
-            "1 reply would be trained, and kto compares it with another one.", "Raise epochs or max_steps."
+            "1 reply would be trained, but kto needs at least two replies.", "Raise epochs or max_steps."
         )
     if job.method == "kto" and wanted % units_a_pass == 1:
         return wanted - 1

@@ -15,7 +15,7 @@ from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes
 
 SHORTEST_LENGTH = 128
-"""Smallest max_length that is proposed."""
+"""Smallest max_length that a hint proposes."""
 
 LargestForward = Callable[[Sft, Preference | None], Forward | None]
 """Function that returns the largest forward pass under these recipe sections; None if they would reject the rows."""
@@ -138,7 +138,7 @@ def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[
 
 
 def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
-    """Return both sections, with the given values in the section that the training uses."""
+    """Return both sections, with `values` set in the section that the training uses."""
     if preference is None:
         return _changed(sft, **values), None
     return sft, preference.model_copy(update=values)
@@ -166,8 +166,8 @@ FURTHER_LOGITS = 1
 """Number of logits tensors that replies need in addition to SFT's tensors: temperature-scaled logits before
 normalisation."""
 CACHE_COPIES = 2
-"""Number of copies of the key-value cache. Each token's keys and values are appended to a new tensor while the old one
-exists, at most layer by layer, and the allocator keeps the shorter tensor's memory."""
+"""Number of copies of the key-value cache. For each token, every layer copies its keys and values into a longer tensor
+while the old tensor exists, and the allocator keeps the old tensor's memory."""
 GIB = 1 << 30
 
 
@@ -211,8 +211,8 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     steady = update.weights + update.adapter + update.optimizer + update.framework
     row = max(prompts) + rlhf.max_new_tokens
     if device == "cpu" and rlhf.group > 1 and job.tuning.packing and not job.is_trls:
-        # Replies of one prompt share a row, and each keeps keys and values of prompt and reply, repeated for the heads
-        # that share them, and its mask.
+        # Replies to one prompt share a row. For each reply, the pass keeps a mask, and the keys and values of prompt
+        # and reply, repeated for the heads that share them.
         a_reply = 2 * shape.query * row - 2 * shape.key * rlhf.max_new_tokens + rlhf.max_new_tokens * row
         layers = 1 if job.sft.gradient_checkpointing else shape.layers
         further += layers * -(-forward.supervised // rlhf.max_new_tokens) * a_reply * FLOAT32

@@ -81,7 +81,7 @@ class QueuedJob(ABC, Generic[Place]):
     HINTS: ClassVar[Mapping[str, str]] = {
         "OUT_OF_MEMORY": "Raise trainer.memory_gib in institution.yaml, or lower training.sft.max_length or batch_size "
         "in the recipe.",
-        "CANCELLED": "Ask who cancelled it. Run again; it resumes from its last checkpoint.",
+        "CANCELLED": "Ask who cancelled the job. Run again; it resumes from its last checkpoint.",
     }
     """State of a job that ended without a result -> remedy."""
 
@@ -250,7 +250,7 @@ class QueuedJob(ABC, Generic[Place]):
             self._progress(message)
 
     def _is_done(self) -> bool:
-        """Return whether the training has succeeded. Raises IntegrityError if its output was changed since."""
+        """Return whether the training has succeeded. Raises IntegrityError if its output was changed afterwards."""
         if not self._job.result.is_file():
             return False
         try:

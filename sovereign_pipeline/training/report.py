@@ -15,7 +15,7 @@ from sovereign_pipeline.training.job import Method
 REPORT_FILE = "report.json"
 TRAINING_LOG_FILE = "training_log.jsonl"
 SELECTION_FILE = "selection_losses.jsonl"
-"""File of a trial with the id, number of reply tokens and mean loss of each row of the selection side."""
+"""File of a trial with the id, number of reply tokens and mean loss of each document of the selection side."""
 
 
 class Libraries(Frozen):
@@ -65,7 +65,7 @@ class TrainingSummary(Frozen):
     tokens: int
     """Number of tokens in these rows, prompts included."""
     tokens_trained: int
-    """Number of tokens that the model learned from, over all epochs, without padding."""
+    """Number of tokens in the training's passes over all epochs, prompts included, without padding."""
     compute: TrainingCompute
     supervised_share: float
     """Share of the tokens that the loss is computed over, 0 to 1."""
@@ -103,8 +103,8 @@ class TrainingReport(TrainingSummary):
 
     rows_cut_ids: tuple[str, ...]
     rows_by_turn_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """Ids of conversations in which each supervised turn is a row of its own, because the chat template formats a turn
-    differently once a later turn follows, such as without its reasoning."""
+    """Ids of conversations in which each supervised turn is a separate row, because the chat template formats a turn
+    differently once a later turn follows, for example without its reasoning."""
     rows_shortened_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Ids of conversations whose first turns were removed to fit `max_length`."""
     weight_decay: float
@@ -112,7 +112,7 @@ class TrainingReport(TrainingSummary):
     gradient_checkpointing: bool
     packing: bool
     sharding: str | None
-    """Kind of sharding; None on one device."""
+    """`fsdp2` or `zero3`; None on one device."""
     probe_loss_before: float
     """Loss on a few trained rows before the first step, nats per token."""
     probe_loss_after: float
@@ -176,7 +176,7 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 class RewardFacts(Frozen):
-    """The facts of one part of a reward."""
+    """The weight and the identity of one part of a reward."""
 
     weight: float
     identity: str

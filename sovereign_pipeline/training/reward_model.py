@@ -158,7 +158,7 @@ class RewardReport(Frozen):
     rows_left_out: int = 0
     """Number of pairs left out at the end, because they were fewer than a batch for each device."""
     tokens_trained: int
-    """Number of tokens that the model learned from, over all epochs, without padding."""
+    """Number of tokens in the training's passes over all epochs, prompts included, without padding."""
     compute: TrainingCompute
     held_out: int
     """Number of measured pairs."""

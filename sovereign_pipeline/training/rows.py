@@ -117,7 +117,7 @@ def encode(
     tokenizer: Any, method: str, row: Mapping[str, Any], eos_ids: Sequence[int], max_length: int | None = None
 ) -> EncodedRow:
     """Encode a row: a prompt with one reply or with a pair of replies. `method` decides the row's type: SftRow,
-    LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, first messages of its prompt are omitted."""
+    LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, the first messages of its prompt are omitted."""
     if method == "sft":
         prompt, replies = user_message(row["instruction"], row["input"]), [row["output"]]
     else:
@@ -155,7 +155,7 @@ def encode_turns(
     ]
     if not supervised:
         raise TrainingFailed(
-            f"Row {row['id']}: no message of the assistant is to be trained.",
+            f"Row {row['id']}: no message of the assistant would be trained.",
             "Remove the row, give its last message the weight 1, or set training.sft.supervise: all.",
         )
 
@@ -254,8 +254,8 @@ def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
 
     This function is for passes without learning. Training uses `plan.packs_alike`.
     """
-    # A tree finds the first pack with enough room, even among a million. Its leaves are packs, including the next empty
-    # ones, and node n has the larger room of nodes 2n and 2n+1.
+    # A tree finds the first pack with enough room, even among a million. Its leaves are packs, including empty packs,
+    # and node n has the larger room of nodes 2n and 2n+1.
     leaves = 1 << max(0, len(rows) - 1).bit_length()
     room = [max_length] * (2 * leaves)
     packs: list[list[EncodedRow]] = []
@@ -351,7 +351,7 @@ def _rendered(
         raise TrainingFailed(
             f"Row {row_id}: it has tools, and the base model's chat template does not render tools, calls with JSON "
             f"arguments and results.",
-            "Choose a base model whose chat template does, or remove such rows.",
+            "Choose a base model whose chat template renders them, or remove such rows.",
         )
     try:
         ids: list[int] = tokenizer.apply_chat_template(
@@ -364,7 +364,7 @@ def _rendered(
         # The error may quote the row. Its text is shown only if it is part of the template itself.
         reason = f" ({error})" if str(error) and str(error) in str(tokenizer.chat_template) else ""
         raise TrainingFailed(
-            f"Row {row_id}: the base model's chat template refuses the order or roles of its messages{reason}.",
+            f"Row {row_id}: the base model's chat template rejects the order or roles of its messages{reason}.",
             "Remove such rows, or choose a base model whose chat template formats them.",
         ) from None
     return ids

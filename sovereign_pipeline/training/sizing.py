@@ -408,7 +408,7 @@ def _tier(
         computing += passes * shape.quantised * (0.5 + held) / card.bandwidth
     linking = 0.0
     if count > 1 and sft.adapter != "qlora":
-        gathers = 3 if sft.adapter == "none" else 2  # forward, backward, and the gradients' way back
+        gathers = 3 if sft.adapter == "none" else 2  # forward, backward, and the reduction of gradients
         linking = gathers * shape.parameters * held * (count - 1) / count / (card.link * LINK_UTILISATION)
     tokens_per_second = count * tokens / max(computing, linking)
     return Tier(

@@ -107,8 +107,8 @@ class SlurmJob(QueuedJob[Slurm]):
 
 
 def check_cluster(place: Slurm) -> str:
-    """Return a sentence for an operator on how long a preempted training may save its checkpoint. Raises InputError if
-    the cluster is not reachable, or does not have the partition."""
+    """Return a sentence that tells an operator how much time a preempted training has for its checkpoint. Raises
+    InputError if the cluster is not reachable, or does not have the partition."""
     assert_installed()
     try:
         _call("scontrol", "show", "partition", *([place.partition] if place.partition is not None else []))

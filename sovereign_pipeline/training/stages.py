@@ -176,7 +176,7 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def reward_digests(workplace: Workplace) -> dict[str, str]:
-    """Return the SHA-256 of every part of the line's tools, as external inputs; empty for a line without a reward."""
+    """Return the SHA-256 of every program and file of the line's tools, as external inputs; empty without a reward."""
     rlhf = workplace.line.training.rlhf
     code = {} if rlhf is None else reward_code(workplace.settings, rlhf)
     return {REWARD_CODE + path: digest for path, digest in code.items()}

@@ -119,8 +119,8 @@ class Method(ABC):
     def check_stop(self) -> None:
         """Raise TrainingFailed after a stop request before the first step, when there is nothing to save.
 
-        With several processes this does nothing. They check together between references and after each step, so that no
-        process waits for one that has ended.
+        With several processes this does nothing. The processes check together between references and after each step,
+        so that no process waits for a process that has ended.
         """
         if self.job.devices.count == 1 and self.hooks.should_stop():
             raise stopped_before_first_step()

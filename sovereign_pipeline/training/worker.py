@@ -53,7 +53,7 @@ def main(job_file: Path) -> int:
     job = TrainingJob.read(job_file)
     with open_progress() as progress:
         result = run_job(job, progress, stop_requests)
-    # With several trainers only the first reports progress; the others report failures only.
+    # With several trainers, only the first writes a successful result. All trainers write failures.
     if result.failure is not None or result.measured:
         result.write(job.result)
     return 0 if result.failure is None else 1

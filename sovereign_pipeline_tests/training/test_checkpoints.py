@@ -119,7 +119,7 @@ def test_when_all_are_damaged_the_training_starts_anew(make_job: JobMaker, whole
     assert sum("is damaged" in message for message in told) == 2
     assert (
         not any("resuming" in message for message in told)
-        and "no checkpoint is whole; training starts at the first step" in told
+        and "no checkpoint is intact; training starts at the first step" in told
     )
     assert files(job.output) == whole
 

@@ -130,7 +130,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class BeforeUpdate:
-    """The metrics of a batch before the update."""
+    """A batch before the update: its learning targets and its metrics."""
 
     scored: list[Scored]
     divergence: float
@@ -153,7 +153,7 @@ class Update:
 
 
 class Learner:
-    """The optimizer of a policy."""
+    """Computes the learning targets of a batch, and updates the policy with AdamW."""
 
     def __init__(self, policy: Policy, rlhf: Rlhf, job: TrainingJob) -> None:
         import torch

@@ -38,7 +38,7 @@ logits."""
 
 
 class RewardMethod(RowsMethod):
-    """A reward model trained on preference pairs by TRL's RewardTrainer, then measured on held-out pairs."""
+    """Trains a reward model on preference pairs with TRL's RewardTrainer, then measures it on held-out pairs."""
 
     def read_data(self, tokenizer: Any) -> None:
         super().read_data(tokenizer)

@@ -38,8 +38,8 @@ class SftMethod(RowsMethod):
 
 
 class Batches:
-    """Batches of a plan, as tensors for transformers' data loader. The place of a unit in the plan determines its
-    batch."""
+    """Batches of a plan, as tensors for transformers' data loader. A unit's place, its index in the plan, determines
+    its batch."""
 
     replies_of_a_row = 1
 

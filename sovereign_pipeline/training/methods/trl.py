@@ -131,7 +131,8 @@ class TrlRewardMethod(RewardedMethod):
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
         """Return the token counts of passes with and without a backward pass. Replies are padded, with logits at every
-        position. The reference reads them once. If the policy takes several steps, it reads them once before."""
+        position. The reference reads them once. If the policy takes several steps with them, it also reads them once
+        before the first step."""
         rlhf, given = self._rlhf, [each.completion for each in rollouts]
         longest = max(len(each.prompt_ids) for each in given) + max(len(each.reply_ids) for each in given)
         once = Passed.padded(len(rollouts), longest, predicted=len(rollouts) * longest)
@@ -322,7 +323,7 @@ def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_r
     if narrow or reference.keys() & trained.keys() or bool(reference) != has_reference:
         raise TrainingFailed(
             f"{trainer} trains {len(trained)} tensors, {len(narrow)} of them not in float32, and has {len(reference)} "
-            f"tensors of a reference. The recipe requires another training.",
+            f"tensors of a reference. This does not match the recipe.",
             "Install the pinned versions (requirements/). If they are installed, report this.",
         )
 
@@ -385,7 +386,7 @@ class _RewardSteps(TrlTrainer):
         return super()._calculate_rewards(inputs, prompts, unsaid, completion_ids)  # type: ignore[misc]
 
     def reward(self: Any, **_: Any) -> list[float | None]:
-        """Return the rewards, as TRL's reward function."""
+        """Return the rewards. TRL calls this method as its reward function."""
         found: list[float | None] = self._method.rewarded(self._asked, self._rollouts)
         return found
 

@@ -38,8 +38,8 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
     """Check that bad replies score below the institution's own. All replies are truncated to the tokens that the policy
     may write.
 
-    Bad replies are: an empty reply; repeated first words; the first sentence alone, which is the opening formula; the
-    most frequent words of all replies; and the first sentences of other replies. Raises TrainingFailed.
+    Bad replies are: an empty reply; repeated first words; the first sentence alone, with the opening formula; the most
+    frequent words of all replies; and the first sentences of other replies. Raises TrainingFailed.
     """
     chosen = prompts[:: max(1, len(prompts) // COMPARED)][:COMPARED]
     texts = [text_of(prompt.response_ids[:tokens]) for prompt in chosen]

@@ -77,7 +77,7 @@ def _digest(path: Path) -> str:
 
 
 class CommandTool:
-    """A command, ready to run."""
+    """Runs a command of a tool in the sandbox."""
 
     def __init__(self, tool: Tool, files: Mapping[str, bytes], code: Mapping[str, str]) -> None:
         """Prepare the command. files: file name -> content, of the command and its files. code: path -> digest, as
@@ -249,7 +249,7 @@ def _marked(line: bytes) -> tuple[str, float | None] | None:
 
 
 class ToolRunner:
-    """A tool, ready to judge."""
+    """Scores replies with a tool, and caches the scores."""
 
     def __init__(self, name: str, tool: Tool, code: Mapping[str, str], directory: Path, cache: Path) -> None:
         """Prepare the tool. name: name of the part of the reward. code, directory: see `copy_code`. cache: directory of
@@ -369,7 +369,7 @@ class Preferred:
 
 
 class RewardAdapter:
-    """A reward model, ready to judge."""
+    """Judges replies with the line's reward model, as a further adapter on the policy's base model."""
 
     def __init__(self, model: Any, tokenizer: Any, job: TrainingJob) -> None:
         """Add the reward model to the policy. model: PEFT model with the policy's adapter, on the base model that the
@@ -484,7 +484,7 @@ class Score:
 
 
 def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
-    """Return the rewards that a job optimises, and those that it measures on held-out prompts.
+    """Return the rewards that a job optimises, and the rewards that it measures on held-out prompts.
 
     model: the policy in PEFT. If a reward model judges, its adapter is added to the policy's base. The active adapter
     and the trained parameters do not change.
@@ -499,7 +499,7 @@ def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards",
 
 
 class Rewards:
-    """The parts of a reward, ready to judge."""
+    """Scores replies with all parts of a reward."""
 
     def __init__(
         self,

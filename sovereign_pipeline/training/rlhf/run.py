@@ -76,7 +76,7 @@ class RunState:
     log: list[dict[str, float]] = field(default_factory=list)
     """Metrics of each iteration, as in the training log."""
     samples: list[dict[str, str]] = field(default_factory=list)
-    """Replies to the fixed prompts."""
+    """Replies to a few fixed prompts at start, middle and end."""
     held_out_start: dict[str, float] = field(default_factory=dict)
     """Prompt id -> parent adapter's score, for the held-out prompts that are measured at start and end only."""
     gold_of_parent: float = 0.0
@@ -181,7 +181,7 @@ def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> di
 
 @dataclass(frozen=True)
 class Next:
-    """The actions after an iteration."""
+    """The decisions after an iteration."""
 
     saves: bool
     """True if a checkpoint is due."""
