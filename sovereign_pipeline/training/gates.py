@@ -236,7 +236,7 @@ def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:
 
 
 def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: str, progress: Progress) -> int:
-    """Count the most likely replies that end their turn, generated in one batch."""
+    """Generate greedy replies in one batch. Returns the number of replies that end their turn."""
     from sovereign_pipeline.base_models.batch import generate
 
     tokens = min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows))

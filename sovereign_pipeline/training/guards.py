@@ -32,7 +32,7 @@ another row changes the experts' batches, so `LARGEST_SHIFT_IN_PACK` applies to 
 """
 LARGEST_SHIFT_BETWEEN_PASSES = {"float32": 1e-4, "bfloat16": 2e-2}
 LEAST_CHANGE = 1e-5
-"""Smallest relative change of the probe's loss over a training."""
+"""Smallest accepted relative change of the probe's loss over a training."""
 DIVERGED_SHARE, DIVERGED_NATS = 0.05, 0.05
 """Largest accepted rise of the probe's loss: a share of the loss or a number of nats, whichever is larger. A small rise
 is normal, because stock phrases become less certain."""
@@ -172,7 +172,7 @@ def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) 
 
 
 def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
-    """Return the two rows nearest to the median length whose pair fits a pack; otherwise the two shortest."""
+    """Return the two rows nearest to the median length, of rows that each fit into half a pack; or the two shortest."""
 
     def length(row: EncodedRow) -> int:
         return len(row.completions[0])

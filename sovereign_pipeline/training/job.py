@@ -280,7 +280,7 @@ def use_key(key: str) -> None:
 
 
 def lock_of_line(checkpoint_directory: Path) -> Path:
-    """Return the path of the lock for training a line by one method and for removing its checkpoints."""
+    """Return the path of the file that is locked while a method trains a line or its checkpoints are removed."""
     directory = checkpoint_directory.parent
     return directory.with_name(f"{directory.name}.lock")
 

@@ -19,7 +19,7 @@ decide, because timings vary on a busy machine, and each precision gives another
 """
 PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
-"""Patterns of device names under /dev that show a GPU: NVIDIA's, those of its boards, AMD's, and Windows'."""
+"""Glob patterns of names under /dev that show a GPU: NVIDIA, NVIDIA Jetson (nvhost, nvmap), AMD (kfd), WSL (dxg)."""
 
 
 def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: Path = DEVICES) -> Line:
@@ -43,7 +43,7 @@ def _named(section: _Section, decided: str) -> _Section:
 def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:
     """Choose the precision by the device that would train: the GPU if there is one, else the processor.
 
-    Every command that opens a line calls this, so torch is imported only if there may be a GPU.
+    Every command that opens a line calls this function, so torch is imported only if there may be a GPU.
     """
     has_units = processors_have_bfloat16(processors)
     if any(found for name in GPU_FILES for found in devices.glob(name)):

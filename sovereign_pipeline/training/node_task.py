@@ -34,7 +34,7 @@ the processes connect."""
 
 
 class Order(Frozen):
-    """The content of a task's order file. Only the account of the home can read the file."""
+    """The content of a task's order file. Only the account that owns the home can read the file."""
 
     job: Path
     key: str
@@ -209,7 +209,7 @@ class RollCall:
         return words[0]
 
     def _answer(self, rank: int) -> str:
-        """Write this process's answer until the first process has read it. Returns the attempt's name."""
+        """Announce this process in its own file, until the first process has read it. Returns the attempt's name."""
         word = token_hex(8)
         while word not in (go := self._read(GO)):
             if word not in self._read(str(rank)):

@@ -63,7 +63,7 @@ class TrainingSummary(Frozen):
     rows: int
     """Number of rows trained on."""
     tokens: int
-    """Number of tokens in these rows, prompts included."""
+    """Number of tokens in the rows trained on, prompts included."""
     tokens_trained: int
     """Number of tokens in the training's passes over all epochs, prompts included, without padding."""
     compute: TrainingCompute

@@ -202,7 +202,8 @@ def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> l
 
 
 def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos_ids: Sequence[int]) -> RowsForTraining:
-    """Select the rows to train on. Raises TrainingFailed if the data would not train as the recipe intends."""
+    """Select the rows to train on. Raises TrainingFailed for faulty data, such as empty replies, or for too many rows
+    above `max_length`."""
     if not rows:
         raise TrainingFailed("The dataset has no rows.", "Check the split and the sources of the line.")
     unended = without_end_of_turn(rows, eos_ids)

@@ -57,7 +57,7 @@ class Forward:
 
     tokens: int
     supervised: int
-    """Number of these tokens that the loss is computed from."""
+    """Number of tokens that the loss is computed from."""
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
@@ -221,7 +221,7 @@ def _layer_activations(
     row_by_row = device == "cpu" and not (preference is not None and preference.method == "trl")
     attention = FLOAT32 * 2 * (shape.query + shape.key) if row_by_row else held * 4 * shape.query
     # Elements per token, in the precision of the base. The feed-forward layer keeps input and output of its activation
-    # function and, when gated, the other factor.
+    # function and, if it is gated, the tensor that the output is multiplied by.
     elements = float((3 if shape.gated else 1) * shape.intermediate)
     if adapted and (held < FLOAT32 or sft.dropout > 0):
         elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout

@@ -37,7 +37,7 @@ from sovereign_pipeline.training.preflight import out_of_memory
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
 """Variable with the path of the socket on which the launcher of several trainers receives their progress.
 
-The launcher forwards it, because a Dagster Pipes session can be opened only once.
+The launcher forwards the progress, because a Dagster Pipes session can be opened only once.
 """
 
 

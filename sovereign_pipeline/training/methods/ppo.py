@@ -213,7 +213,7 @@ class Learner:
         )
 
     def update(self, scored: Sequence[Scored], iteration: int, check_first_ratio: Callable[[float], None]) -> Update:
-        """Update the policy: one optimizer step for each minibatch, each a mean over its tokens.
+        """Update the policy: one optimizer step for each minibatch, on the mean loss over the minibatch's tokens.
 
         The first epoch uses the minibatches of `before`, so that its first ratio is exactly 1. Later epochs use an
         order that iteration and seed decide. check_first_ratio: called with |ratio − 1| before the first update; raises

@@ -56,7 +56,7 @@ class Batches:
         return list(range(units + missing))
 
     def collate(self, places: Sequence[int]) -> Batch:
-        """Return the tensors of these units; see `forward.packed`."""
+        """Return the tensors of the units at these places; see `forward.packed`."""
         completions = [each for row in self.rows_at(places) for each in row.completions]
         return packed([*completions, *self.fillers(places)])
 

@@ -38,7 +38,7 @@ from sovereign_pipeline.training.rows import Completion, encode_completion
 Item = TypeVar("Item")
 
 LARGEST = 64 << 20
-"""Maximum size in bytes of a command with its files, which are copied into each run."""
+"""Maximum size in bytes of a command with its files, which are copied into the sandbox for each run."""
 SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 """Pattern of a score: null, or a JSON number that is not negative."""
 CORRECT = "Correct the tool, or have it write null for replies that it cannot judge. A failure never counts as a low "
@@ -425,7 +425,7 @@ class RewardAdapter:
         return self._encoded(reply, reply.text)
 
     def _institutions(self, reply: Reply) -> Completion:
-        """Return the institution's reply to the same prompt."""
+        """Return the institution's own reply to the prompt of this reply, as a completion."""
         own = reply.messages[-1:] or reply.columns["response"]
         key = reply.prompt, str(own)
         if key not in self._own:

@@ -82,7 +82,7 @@ class RunState:
     gold_of_parent: float = 0.0
     """Parent adapter's mean held-out reward on the prompts that choose the best adapter."""
     judged_of_parent: int = 0
-    """Number of prompts in that mean: those for which the tools did not abstain."""
+    """Number of prompts in the mean `gold_of_parent`: the prompts for which the tools did not abstain."""
     best_iteration: int = 0
     """Number of the best iteration; 0 is the parent adapter."""
     best_gold: float = 0.0
@@ -125,7 +125,7 @@ class RunState:
 
 
 def put_back(policy: TwoAdapters, adapter: dict[str, Any]) -> None:
-    """Set the policy's adapter to these values."""
+    """Set the policy's adapter to the tensors in `adapter`, by name."""
     import torch
 
     with torch.no_grad():

@@ -128,7 +128,8 @@ class VllmSampler:
         """Connect to the server. training: identity of the training that samples. write_adapter: function that writes
         the policy's adapter into a directory.
 
-        Raises TrainingFailed for a server that is unreachable or too old, and for a directory that others can change.
+        Raises TrainingFailed for a server that is unreachable or too old, and for a directory that another account can
+        change.
         """
         self._rollouts, self._write_adapter = rollouts, write_adapter
         self._salt = secrets.token_hex(16)
