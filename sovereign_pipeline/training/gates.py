@@ -56,8 +56,8 @@ CERTAIN_TO_STOP = 0.95
 model may already have ended nearly every turn.
 """
 LONGEST_SAMPLE = 128
-"""Maximum length of a generated reply in tokens. The limit is lower if twice the longest reply of the rows whose
-prompts are used is shorter."""
+"""Maximum length of a generated reply in tokens. The limit is twice the longest reply of the compared rows, if that is
+less."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
 """Largest accepted difference between the trainer's and the gate's score of a reply, in logits. Other threads and
 batches round differently."""

@@ -205,7 +205,7 @@ class Failure(Frozen):
     hint: str = ""
     act: Act | None = None
     about: dict[str, str] = {}
-    """Arguments of the remedy."""
+    """Name -> value of each argument of the remedy `act`."""
     resumes: bool = False
     """True if the same job, started again, resumes where this run stopped."""
     diverged: bool = False

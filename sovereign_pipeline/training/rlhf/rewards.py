@@ -41,8 +41,8 @@ LARGEST = 64 << 20
 """Maximum size in bytes of a command with its files, which are copied into the sandbox for each run."""
 SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 """Pattern of a score: null, or a JSON number that is not negative."""
-CORRECT = "Correct the tool, or have it write null for replies that it cannot judge. A failure never counts as a low "
-"reward."
+CORRECT = "Correct the tool, or have it write null for replies that it cannot judge. A failure is never a low reward."
+"""Hint of a failed run of a command."""
 
 
 def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
