@@ -74,7 +74,7 @@ class Launcher(Protocol):
 
 def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
     """Run the trainer on a job file and wait. When this process is interrupted, the trainer saves a checkpoint and
-    ends. Raises TrainingFailed with the trainer's own error, or with how the trainer ended."""
+    ends. If the training fails, raises TrainingFailed with the trainer's own error, or with how the trainer ended."""
     launcher.submit()
     try:
         ending = launcher.follow()

@@ -1,4 +1,4 @@
-"""Show one row as the trainer encodes it, with its supervised part separate. No log or artifact gets its text."""
+"""Show one row as the trainer encodes it, with its supervised part separate. Its text is in no log or artifact."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -174,8 +174,8 @@ def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> Preferen
     """Compute the loss of DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17).
 
     log_ratios: [2n], chosen and rejected alternating. lengths: tokens of the replies, [2n]. IPO takes means over a
-    reply's tokens, so that its target 1/(2τ) is the same for short and long replies. Its authors do the same in TRL and
-    in their own experiments.
+    reply's tokens, so that its target 1/(2τ) is the same for short and long replies. IPO's authors do the same in TRL
+    and in their own experiments.
     """
     from torch.nn.functional import logsigmoid
 

@@ -25,8 +25,8 @@ replies."""
 LEAST_SPREAD = 1e-6
 LARGEST_RATIO_OFF = {"float32": 1e-4, "bfloat16": 2e-2}
 LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest mean gap per token between sampler and update, nats. The sampler's passes are padded and cached and the
-update's packed, so rounding differs."""
+"""Largest accepted mean gap between the log-probabilities of sampler and update, nats per token. The sampler's passes
+are padded and cached and the update's passes are packed, so rounding differs."""
 FEW = 3
 """Number of first and last iterations whose means are compared to detect a drift."""
 LENGTH_FACTOR = 3.0

@@ -152,7 +152,7 @@ class Policy(TwoAdapters):
     """A model with both adapters, and the value head, which is not saved in the result."""
 
     def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
-        """Add reference and value head. model: result of `load_trainable`, which trains the parent adapter."""
+        """Add reference and value head. model: from `load_trainable`, with the parent adapter as trained adapter."""
         import torch
 
         assert job.parent_adapter is not None and job.reward is not None
