@@ -1,6 +1,6 @@
 """Decide which adapters may be loaded: verify state, signatures, approvals and every byte.
 
-An adapter that does not verify is reported with its reason and does not stop the others.
+A rejected adapter is reported with the reason. The other adapters are still returned.
 """
 
 import json
@@ -41,7 +41,7 @@ SERVED: tuple[State, ...] = ("production", "staged")
 
 @dataclass(frozen=True)
 class VerifiedAdapter:
-    """An adapter that may be loaded, with the artifacts that prove it."""
+    """An adapter that may be loaded, with its verified artifacts."""
 
     deployable: Deployable
     """The adapter's description for an engine, without its fingerprint."""
@@ -52,7 +52,7 @@ class VerifiedAdapter:
 
 
 class WithdrawnAdapter(Frozen):
-    """A staged or production adapter that an open recall keeps from being served."""
+    """A staged or production adapter that is not served because of an open recall."""
 
     adapter: str
     line: str
@@ -75,13 +75,14 @@ class FoundAdapters:
     root: str = ""
     """Root hash of the tree of these entries."""
     decision: int = 0
-    """Number of the newest of these entries that is not about an artifact."""
+    """Sequence number of the newest of these entries that is not about an artifact."""
     rules: str = ""
-    """SHA-256 of the institution's rules at that entry."""
+    """SHA-256 of the institution's rules, as this gateway has read them."""
 
 
 def newest_decision(session: Session) -> int:
-    """Return the number of the newest entry that may change what is served. Entries about artifacts never do."""
+    """Return the sequence number of the newest ledger entry that is not about an artifact. Only such entries can change
+    which adapters are served."""
     return session.scalar(select(func.max(AuditEntry.sequence))) or 0
 
 
@@ -90,7 +91,7 @@ def find_deployable(
 ) -> FoundAdapters:
     """Verify the staged and production adapters of every line.
 
-    answering: digests of the adapters that users get now. A superseded adapter among them is also returned, because a
+    answering: digests of the adapters that users get now. A superseded adapter among them is also returned, because the
     gateway may not have applied the promotion yet.
 
     Raises RegistryUnreached if the registry stops answering during the search.
@@ -112,8 +113,8 @@ def find_deployable(
                     recalls = [each.id for each in open_recalls(session, registry.settings, adapter.id, state)]
                     if recalls:
                         refused[adapter.id] = ConflictError(
-                            f"{adapter.id} is under {and_more(recalls)}, so it is not served.",
-                            "Retire it, or let an officer waive the recall for it.",
+                            f"{adapter.id} is not served because of a recall: {and_more(recalls)}.",
+                            "Retire the adapter, or let an officer waive the recall for it.",
                         )
                         withdrawn.append(
                             WithdrawnAdapter(
@@ -139,7 +140,8 @@ def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]
 def _held(
     session: Session, settings: Settings, trust: Trust, line: str, answering: Collection[str]
 ) -> Iterator[tuple[Adapter, State]]:
-    """Yield a line's adapters that are served or kept in reserve, after verifying their rows and signatures."""
+    """Yield each adapter of a line that is served or kept for a rollback, and its state. Verifies the rows and
+    signatures first."""
     rows = {adapter.id: adapter for adapter in adapters_of(session, line)}
     before = production_before(session, settings, assert_signed(session, settings, trust, line))
     for name, state in states(session, line).items():
@@ -149,13 +151,13 @@ def _held(
 
 
 def named(name: str, error: Exception) -> SovereignError:
-    """Prefix a verification error with the artifact it is about. Raises RegistryUnreached unchanged, because it is
-    about no artifact."""
+    """Return a verification error as a SovereignError; `name` is the adapter or line of an unexpected error. Raises
+    RegistryUnreached again, because it concerns all adapters."""
     if isinstance(error, RegistryUnreached):
         raise error
     if isinstance(error, SovereignError):
         return error
-    return IntegrityError(f"{name} cannot be verified: {place_of(error)}.", "Restore what is missing from a copy.")
+    return IntegrityError(f"{name} cannot be verified: {place_of(error)}.", "Restore its files from a copy.")
 
 
 def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> VerifiedAdapter:
@@ -178,7 +180,7 @@ def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Ve
         )
     if tuned.holds != "adapter":
         raise EngineRefused(
-            f"{adapter.id} was tuned in full, and an engine serves adapters of one base model.",
+            f"{adapter.id} is a fully fine-tuned model, and engines serve only adapters.",
             "Train an adapter: set training.sft.adapter to lora or qlora.",
         )
     base_model = store.open_input(artifact.manifest, BASE_MODEL.kind)
@@ -205,7 +207,7 @@ def _assert_of_record(store: ArtifactStore, adapter: Adapter, record: AdapterRec
     differing = [name for name, value in record.row_facts.items() if getattr(adapter, name) != value]
     if differing or adapter.id != f"{record.line}-{adapter.version}":
         raise IntegrityError(
-            f"The registry: the row of {adapter.id} differs from its record in {', '.join(differing) or 'its id'}.",
+            f"The registry's row of {adapter.id} differs from the signed record in {', '.join(differing) or 'its id'}.",
             "Restore the registry from a copy.",
         )
     problems = disagreements(store, record, artifact.manifest)
@@ -220,18 +222,18 @@ def _files(artifact: Artifact) -> dict[str, str]:
 
 
 class Noted(Frozen):
-    """A saved record of an adapter that was verified in the ledger."""
+    """A verified adapter, as saved for times when the registry is down."""
 
     adapter: str
     line: str
     state: State
     record: ArtifactRef
     manifest_sha256: str
-    """SHA-256 of the manifest of the artifact with its weights."""
+    """SHA-256 of the manifest of the artifact that contains the weights."""
 
 
 class LastVerified(Frozen):
-    """The adapters verified when the ledger was read last."""
+    """The saved adapters, which were verified when the ledger was read last."""
 
     adapters: tuple[Noted, ...] = ()
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
@@ -242,7 +244,7 @@ class LastVerified(Frozen):
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
-    """Save the verified adapters, unless another gateway has saved newer ones."""
+    """Save the verified adapters, unless another gateway has verified more entries of the ledger."""
     marks = HighWaterMarks.of(settings)
     if found.entries < marks.ledger[0]:
         return
@@ -260,28 +262,29 @@ def note(settings: Settings, found: FoundAdapters) -> None:
     _write(settings, last)
     try:
         marks.accept_entries(found.entries, found.root)
-    except OSError:  # an older copy of the file would not be noticed
+    except OSError:  # without the mark, nobody would notice an older copy of the file
         _remove(_file(settings))
 
 
 def forget(settings: Settings) -> None:
-    """Delete the saved adapters, because the ledger was read and does not verify."""
+    """Delete the saved adapters. Called if the registry answers but does not verify."""
     _write(settings, LastVerified())
 
 
 def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[str, Flag]) -> FoundAdapters:
-    """Return the saved adapters that the signed flags still name.
+    """Verify the saved adapters again, and return those that the signed flags still name.
 
-    flags: line -> its flag in force.
+    flags: line name -> the line's flag in force.
 
-    Raises IntegrityError if the file cannot be read or is an older copy.
+    Raises IntegrityError if the file of saved adapters cannot be read or is an older copy.
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
     last = _read(settings)
     if last.adapters and last.entries < (newest := HighWaterMarks.of(settings).ledger[0]):
         raise IntegrityError(
-            f"{_file(settings)}: it is of a ledger of {last.entries} entries, and this gateway has verified {newest}.",
+            f"{_file(settings)}: the file is based on {last.entries} ledger entries. This gateway has verified "
+            f"{newest}.",
             "Somebody restored an older file. Remove it, and start the registry's database.",
         )
     withdrawn = {each.adapter for each in last.withdrawn}
@@ -299,7 +302,7 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
 
 
 def _row(store: ArtifactStore, noted: Noted) -> Adapter:
-    """Rebuild the registry's row from its record."""
+    """Rebuild an adapter's registry row from its signed record."""
     return Adapter(
         id=noted.adapter,
         version=noted.adapter.removeprefix(f"{noted.line}-"),
@@ -316,13 +319,13 @@ def _assert_named(verified: VerifiedAdapter, flag: Flag | None) -> None:
     facts = (adapter.digest, verified.record.manifest_sha256, adapter.classification)
     if way is None or (way.digest, way.record_manifest, way.classification) != facts:
         raise IntegrityError(
-            f"{adapter.adapter}: the registry is not reached, and the flag of line {adapter.line} does not name it.",
+            f"{adapter.adapter}: the registry is down, and the flag of line {adapter.line} does not name this adapter.",
             "Start the registry's database.",
         )
 
 
 def _in_use(flag: Flag) -> set[str | None]:
-    """Return the adapters that users get or that an officer can return to."""
+    """Return the ids of the adapters that users get or that an officer can roll back to."""
     return {flag.production, flag.staged, *(each.adapter for each in flag.back)}
 
 
@@ -349,7 +352,7 @@ def _write(settings: Settings, now: LastVerified) -> None:
     try:
         if not path.exists() or path.read_text() != content:
             write_atomically(path, content)
-    except OSError:  # an error of this file, which must not be taken for a registry that is down
+    except OSError:  # not raised: callers take an OSError to mean that the registry is down
         _remove(path)
 
 
@@ -359,14 +362,14 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise IntegrityError(
-            f"{path}: what was verified cannot be noted ({error.strerror}).",
+            f"{path}: the list of verified adapters cannot be saved ({error.strerror}).",
             "Give the gateway write access to the directory.",
         ) from None
 
 
 def lines_in_production(settings: Settings) -> list[str]:
-    """List lines with an adapter in production according to the registry. Nothing is verified. Raises the errors of
-    opening the registry."""
+    """List the lines that have an adapter in production according to the registry. No signature is verified. Raises the
+    errors of `open_registry`."""
     if not is_there(settings):
         return []
     with open_registry(settings).reading() as session:

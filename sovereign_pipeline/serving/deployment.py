@@ -1,7 +1,7 @@
-"""Keep an engine's loaded adapters equal to what the ledger allows.
+"""Load and unload an engine's adapters so that it has exactly those that the ledger allows.
 
-If the registry is down, the gateway keeps serving what it verified before, unless the home's checkpoint covers an entry
-that it has not seen. If the registry is reached and does not verify, nothing is served.
+While the registry is down, the gateway serves the adapters that it verified last. It stops if the checkpoint in the
+home covers a newer ledger entry. If the registry answers but does not verify, nothing is served.
 """
 
 import asyncio
@@ -94,8 +94,8 @@ class FingerprintStore:
         name, problem = verified.deployable.adapter, problem_of(fingerprint)
         if problem is not None:
             raise EngineRefused(
-                f"{name} cannot be told from its base model: {problem}.",
-                "Nobody could see whether an engine uses it. Train it longer, or from other rows.",
+                f"{name} cannot be distinguished from its base model: {problem}.",
+                "Train it longer or on other rows, so that the gateway can check that an engine uses it.",
             )
         return fingerprint
 
@@ -118,17 +118,17 @@ class FingerprintStore:
     def _build(self, verified: VerifiedAdapter, asked: tuple[Conversation, ...], workspace: Path) -> Built:
         adapter = verified.deployable
         base = open_base_model(self.settings, verified.base_model, self.progress)
-        self.progress(f"{adapter.adapter}: computing its fingerprint on the training side")
+        self.progress(f"{adapter.adapter}: computing its fingerprint with training's libraries")
         fingerprint = self.compute(Job(base, adapter.digest, adapter.directory, asked))
         (workspace / FILE).write_bytes(canonical_json(fingerprint.model_dump(mode="json")) + b"\n")
         return Built({"tokens": sum(len(mark.tokens) for mark in fingerprint.marks)})
 
 
 OF_ALL = ("registry", "last verified", "deployment")
-"""Names in `Deployed.refused` that stand for all adapters."""
+"""Keys of `Deployed.refused` that concern all adapters."""
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_NOTICE = 0.2
-"""Seconds after which a new entry of the ledger is noticed, by the home's checkpoint."""
+"""Seconds between two looks at the home's checkpoint, which changes with each new ledger entry."""
 SECONDS_TO_VERIFY_AGAIN = 60.0
 """Seconds after which everything is verified again, because files can change without a new ledger entry."""
 
@@ -154,12 +154,12 @@ class Deployed:
     """Verified adapters. Each is served once the engine has loaded it. `pinned` marks the present and previous adapters
     in production."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Adapter id, line name or `registry` -> sentence that says why the item is not served. If the registry is down,
-    `served` holds the adapters that were verified before."""
+    """Adapter id, line name or a key of `OF_ALL` -> why it is not served. If the registry is down, the key `registry`
+    has the reason, and `served` lists the adapters verified last."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that officers recalled."""
     unreached_at: float | None = None
-    """`time.monotonic` of the first check that did not reach the registry; None if the latest check did."""
+    """`time.monotonic` of the first check that did not reach the registry; None if the latest check reached it."""
 
 
 UNREACHED = (RegistryUnreached, OSError)
@@ -172,9 +172,9 @@ def _assert_follows(session: Session, accepted: tuple[int, str | None]) -> None:
     if size >= entries and root in (None, tree.root_at(session, entries).hex()):
         return
     raise IntegrityError(
-        f"The registry has {size} entries, and not the {entries} that this gateway has verified: it is older, or was "
-        f"continued from an older copy.",
-        "Restore the newest copy. If it was restored on purpose, remove the gateway's high-water-marks.json.",
+        f"The registry has {size} entries, which do not include the {entries} that this gateway has verified. The "
+        f"registry is an older copy, or was continued from an older copy.",
+        "Restore the newest copy. If you restored an older one on purpose, remove the gateway's high-water-marks.json.",
     )
 
 
@@ -183,7 +183,7 @@ def _is_in_force(session: Session, sha256: str) -> bool:
 
 
 class Sources:
-    """A reader of registry, store and trust root that decides which adapters are served."""
+    """Reads the registry, the store and the trust root, and finds the adapters that may be served."""
 
     def __init__(
         self,
@@ -216,12 +216,12 @@ class Sources:
         self._verify_ledger_at = 0.0
 
     def stamp(self) -> Stamps:
-        """Return a value that changes with each new entry of the ledger. It needs no registry."""
+        """Return a value that changes with each new entry of the ledger. Works while the registry is down."""
         return stamps([checkpoint_file(self._settings)])
 
     def moved(self) -> tuple[int, ...]:
-        """Return a value that changes whenever a decision in the ledger or the trust root does. Raises the errors of
-        `find`."""
+        """Return a value that changes with each decision in the ledger and each version of the trust root. Raises the
+        errors of `find`."""
         with self._forgetting():
             accepted = self._marks.ledger
             with self._opened().reading() as session:
@@ -234,7 +234,7 @@ class Sources:
         return (decision, trust.root_version, trust.targets_version)
 
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
-        """Find what may be served; see `find_deployable`.
+        """Find the adapters that may be served; see `find_deployable`.
 
         Raises IntegrityError if the registry does not verify, and RegistryUnreached or OSError if it is down.
         """
@@ -250,7 +250,7 @@ class Sources:
         return self._with_bases(found)
 
     def find_last(self) -> FoundAdapters:
-        """Find what may be served while the registry is down. Raises SovereignError and OSError."""
+        """Find the adapters that may be served while the registry is down. Raises SovereignError and OSError."""
         self._marks.accept_trust(trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings).flags()
         found = self._with_bases(find_last_verified(self._settings, self._store, flags))
@@ -261,13 +261,13 @@ class Sources:
 
     def assert_nothing_missed(self) -> None:
         """Raise IntegrityError if the home's checkpoint covers entries that this gateway has not verified. Such an
-        entry may be a recall, and the registry cannot be asked."""
+        entry may be a recall, which cannot be read while the registry is down."""
         known = self._found.entries if self._found is not None else 0
         newest = parse_tree_head(read_note(checkpoint_file(self._settings)).text).size
         if newest > known:
             raise IntegrityError(
-                f"The ledger has {newest} entries, this gateway has verified {known}, and the registry is not reached: "
-                f"a newer entry may be a recall.",
+                f"The ledger has {newest} entries, and this gateway has verified {known}. A newer entry may be a "
+                f"recall, but the registry is down.",
                 "Start the registry's database.",
             )
 
@@ -289,7 +289,8 @@ class Sources:
             raise
 
     def _verify_ledger(self, registry: Registry) -> None:
-        """Verify the second copy and all entries at the start, and again after a pause in proportion to the cost."""
+        """Verify the ledger's second copy and all entries, unless the pause after the last such verification has not
+        ended."""
         began = time.monotonic()
         if began < self._verify_ledger_at:
             return
@@ -298,8 +299,8 @@ class Sources:
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
     def _log_rules(self, registry: Registry) -> None:
-        """Log the institution's rules. Raises IntegrityError unless this gateway read the rules that are logged,
-        because the file may have changed since it was read."""
+        """Log the institution's rules. Raises IntegrityError if the logged rules differ from those that this gateway
+        has read: the file was changed in between."""
         if self._are_rules_logged:
             return
         with registry.reading() as session:
@@ -327,16 +328,16 @@ class Sources:
         `FingerprintStore.fingerprint_of`."""
         before, fingerprint = self.stamp(), self._fingerprints.fingerprint_of(verified)
         if self.stamp() != before:
-            with contextlib.suppress(*UNREACHED):  # this gateway itself adds the entry about the fingerprint
+            with contextlib.suppress(*UNREACHED):  # the new entry is about the fingerprint that was stored just now
                 self.moved()
         return replace(verified.deployable, fingerprint=fingerprint)
 
     def base_to_serve(self) -> ServingBase | None:
         """Return the base model whose engine is started first: the one with the most adapters in production, then with
-        the most adapters. Returns None if officers recalled every adapter: callers are told so, without an engine.
+        the most adapters. Returns None if officers recalled every adapter. The gateway then starts no engine.
 
-        Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, the adapters
-        verified last are used; without any, raises the errors of `find`.
+        Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, uses the
+        adapters verified last; if there are none, raises the errors of `find`.
         """
         try:
             found = self.find()
@@ -352,7 +353,7 @@ class Sources:
         if not by_digest:
             why = "; ".join(f"{name}: {error.message}" for name, error in found.refused.items())
             raise NotFoundError(
-                f"No adapter may be served. {why}".strip(), "Let officers stage or promote one that is approved."
+                f"No adapter may be served. {why}".strip(), "Let officers stage or promote an approved adapter."
             )
         return self.base_of(max(by_digest, key=lambda digest: _in_production_and_all(by_digest[digest])))
 
@@ -363,8 +364,8 @@ class Sources:
         return ServingBase(str(artifact.manifest.summary.get("name", directory.name)), directory, digest)
 
     def _trust(self) -> Trust:
-        """Load the trust root. It must be the logged version or a newer one, and must not be older than one accepted
-        here."""
+        """Load the trust root. Raises IntegrityError if it is older than the version in the ledger or than the newest
+        version that this gateway has accepted."""
         with self._opened().reading():  # compares the trust root with the logged one
             trust = trust_root(self._settings)
         self._marks.accept_trust(trust, is_on_record=True)
@@ -390,12 +391,12 @@ class Deployment:
         progress: Progress = silent,
         answering: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        """Create the loop. answering: digests of the adapters that the flags in force give to users now."""
+        """Create the loop. answering: returns the digests of the adapters that the flags in force give to users now."""
         self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
         self._files: Stamps = ()
-        """Identities of the served adapters' files at the last verification."""
+        """Result of `_identities` at the last verification."""
         self._verified_at = 0.0
         self._is_complete = False
         self.deployed = Deployed()
@@ -433,8 +434,8 @@ class Deployment:
         return await self._deploy(found, moved)
 
     async def _go_on_without(self, error: Exception) -> Deployed:
-        """Continue with the loaded adapters, unless entries were added since. A restarted engine gets the adapters that
-        were verified last."""
+        """Continue with the loaded adapters while the registry is down, unless the ledger has new entries. A restarted
+        engine gets the adapters that were verified last."""
         why = {"registry": _message(error)}
         since = self.deployed.unreached_at if self.deployed.unreached_at is not None else time.monotonic()
         self._is_complete = False
@@ -458,8 +459,8 @@ class Deployment:
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
     async def _deploy(self, found: FoundAdapters, moved: tuple[int, ...] | None) -> Deployed:
-        """Load adapters that may be served and unload the others. Adapters that answer users now stay loaded, so a
-        promotion leaves no gap."""
+        """Load the adapters that may be served, and unload all others. An adapter that users still get stays loaded, so
+        a promotion leaves no gap."""
         await self._unload_all_but({each.deployable.digest for each in found.verified})
         refused = {name: error.message for name, error in found.refused.items()}
         served: list[Deployable] = []
@@ -482,7 +483,7 @@ class Deployment:
         return self._say(Deployed(tuple(served), refused, found.withdrawn))
 
     async def _unload_all_but(self, digests: set[str]) -> None:
-        """Unload all other adapters, and stop serving those that the engine has lost."""
+        """Unload all adapters except `digests`, and stop serving those that the engine has lost."""
         before = self.deployed.served
         known = {*self._engine.loaded(), *(each.digest for each in before)}
         self._say(replace(self.deployed, served=tuple(each for each in before if each.digest in digests)))
@@ -490,7 +491,7 @@ class Deployment:
             await self._unload(digest)
 
     async def _unload(self, digest: str) -> None:
-        with contextlib.suppress(EngineLost):  # the engine holds no adapters then
+        with contextlib.suppress(EngineLost):  # an engine that has ended has no adapters loaded
             await self._engine.unload(digest)
 
     def _say(self, deployed: Deployed) -> Deployed:

@@ -1,4 +1,4 @@
-"""Compute fingerprints: an adapter's outputs for fixed prompts, by which an engine is checked against training."""
+"""Compute fingerprints: an adapter's outputs for fixed prompts, which an engine must reproduce."""
 
 import importlib.metadata
 import logging
@@ -24,20 +24,20 @@ PROMPTS = (
 )
 """Invented letters in both languages of the demonstration. They include an emoji, one character of several tokens."""
 NEW_TOKENS = 16
-"""Maximum number of tokens per prompt. There are fewer if the turn ends or two tokens are about equally likely."""
+"""Maximum number of tokens per prompt. There are fewer if the turn ends, or if two tokens are about equally likely."""
 TOP = 5
 """Number of likeliest tokens that are compared at each position."""
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
-"""Allowed difference of log-probabilities in nats: of each value in float32, of the mean in bfloat16, where rounding
+"""Allowed difference of log-probabilities in nats: the largest one in float32, the mean in bfloat16, where rounding
 changes single values by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16. Another adapter
-of the line differed by 0.6, and 0.9 of the scale by 0.34."""
+of the line differed by 0.6, and the same adapter at 0.9 of its scale by 0.34."""
 LEAST_EFFECT: dict[Precision, float] = {"float32": 0.02, "bfloat16": 0.5}
-"""Smallest difference by which an adapter and its base model can be distinguished, in nats."""
+"""Smallest difference, in nats, by which an adapter and its base model can be distinguished."""
 
 LogProbabilities = tuple[tuple[float, ...], ...]
-"""Log-probabilities of each position, in nats."""
+"""Log-probabilities in nats: one tuple per position."""
 
 
 class Conversation(Frozen):
@@ -48,14 +48,14 @@ class Conversation(Frozen):
 
 
 class Mark(Frozen):
-    """The expected values for one prompt."""
+    """The expected or measured values for one prompt."""
 
     prompt: tuple[int, ...]
     """Token ids of the conversation in the chat template."""
     tokens: tuple[int, ...]
     """Greedy continuation: the likeliest token at each position after the previous ones."""
     top: tuple[tuple[int, ...], ...]
-    """Ids of the likeliest tokens at each position of `tokens` and the next one."""
+    """Ids of the likeliest tokens at each position of `tokens` and at the position after the last."""
     adapter: LogProbabilities
     """Log-probabilities of `top`, with the adapter."""
     base: LogProbabilities
@@ -69,12 +69,12 @@ class Fingerprint(Frozen):
     conversations: tuple[Conversation, ...]
     marks: tuple[Mark, ...]
     libraries: dict[str, str]
-    """Library name -> version, of the libraries that computed it."""
+    """Library name -> version, of the libraries that computed the values."""
 
 
 def conversations(instruction: str) -> tuple[Conversation, ...]:
-    """Return the fixed prompts of a line: each letter, a conversation of three turns, and one with a call of a tool.
-    The last prompt is left out if the chat template writes no calls."""
+    """Return a line's fixed conversations: one for each of `PROMPTS`, one of three turns, and one with a tool call.
+    `compute` leaves out the last if the chat template cannot write tool calls."""
     turns = [[_turn("user", prompt)] for prompt in PROMPTS]
     turns.append([_turn("user", PROMPTS[0]), _turn("assistant", "At the quay office."), _turn("user", PROMPTS[1])])
     function = {"name": "permit_status", "arguments": {"permit": "QW-2024/17"}}
@@ -103,8 +103,8 @@ def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> st
     effect = _apart([(mark.adapter, mark.base) for mark in fingerprint.marks], precision)
     if effect < LEAST_EFFECT[precision]:
         return (
-            f"it computes what its base model does (log-probabilities within {effect:.1g}, and {precision} needs "
-            f"{LEAST_EFFECT[precision]})"
+            f"the adapter's log-probabilities differ from its base model's by {effect:.1g}, and {precision} needs at "
+            f"least {LEAST_EFFECT[precision]}"
         )
     return None
 
@@ -112,30 +112,30 @@ def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> st
 def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Precision = "float32") -> str | None:
     """Describe how an engine's values differ from the expected ones; None if it reproduces them.
 
-    measured: values after the expected tokens. `tokens` are the engine's own greedy tokens, compared in float32
-    only.
+    measured: the engine's values after the expected tokens. Their `tokens` are the engine's own greedy tokens, which
+    are compared in float32 only.
     """
     tolerance = TOLERANCE[precision]
     pairs = list(zip(expected.marks, measured, strict=True))
     if any(mark.prompt != found.prompt for mark, found in pairs):
-        return "the conversation is rendered into other tokens: another chat template or tokenizer"
+        return "the engine renders the conversation into other tokens: its chat template or tokenizer differs"
     of_base = _apart([(mark.base, found.base) for mark, found in pairs], precision)
     if not of_base <= tolerance:
-        return f"the base model is another one (log-probabilities differ by {of_base:.3g}, {tolerance} is allowed)"
+        return f"its base model differs (log-probabilities differ by {of_base:.3g}; the limit is {tolerance})"
     of_adapter = _apart([(mark.adapter, found.adapter) for mark, found in pairs], precision)
     if not of_adapter <= tolerance:
         if _apart([(found.adapter, found.base) for _, found in pairs], precision) <= tolerance:
             return "the adapter has no effect: the engine computes its base model"
         apart = f"log-probabilities differ by {of_adapter:.3g}; the limit is {tolerance}"
-        return f"the adapter is another one, or its scale is ({apart})"
+        return f"its adapter, or the adapter's scale, differs ({apart})"
     if precision == "float32" and any(mark.tokens != found.tokens for mark, found in pairs):
-        return "the likeliest tokens are others"
+        return "its likeliest tokens differ"
     return problem_of(expected, precision)
 
 
 def _apart(pairs: Iterable[tuple[LogProbabilities, LogProbabilities]], precision: Precision) -> float:
-    """Return the largest difference in float32 and the mean difference in bfloat16. Infinite if shapes differ or a
-    value is not a number."""
+    """Return the largest difference in float32, the mean difference in bfloat16; infinity if shapes differ or a value
+    is NaN."""
     found: list[float] = []
     for one, other in pairs:
         if [len(each) for each in one] != [len(each) for each in other]:
@@ -219,7 +219,7 @@ def _mark(model: Any, tokenizer: Any, conversation: Conversation) -> Mark:
 
 
 def _scores(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
-    """Return log-probabilities of the whole vocabulary at each position of `tokens` and the next one."""
+    """Return log-probabilities of the whole vocabulary: shape [len(tokens) + 1, vocabulary size]."""
     import torch
 
     logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 :]

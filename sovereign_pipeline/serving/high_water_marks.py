@@ -1,8 +1,8 @@
 """Protect a gateway against rollback: store the newest trust root, flags and ledger size that it has accepted.
 
 The marks lie in the gateway's own directory, outside the home, because writers of the home could restore older files.
-The ledger contains only the trust root of the last act. Only the marks detect that a newer root was replaced before any
-act.
+The ledger contains only the trust root of the last act. If an older root replaces a newer one before any act, only the
+marks detect this.
 """
 
 import contextlib
@@ -45,11 +45,11 @@ class _Marks(Frozen):
     entries: int = Field(default=0, ge=0)
     """Number of the ledger's entries when adapters were verified last."""
     entries_root: Digest | None = None
-    """Root hash of the ledger's tree of these entries. The entries of a fork have another root hash."""
+    """Root hash of the ledger's tree of these entries. A forked ledger has another root hash."""
 
 
 class HighWaterMarks:
-    """The newest versions accepted by the gateways of one directory. Nothing older is accepted again."""
+    """The newest versions that the gateways of one directory have accepted. Older versions are rejected."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -66,8 +66,9 @@ class HighWaterMarks:
         return load_trust(settings.data / TRUST, marks.root_sha256, at_least=at_least)
 
     def accept_trust(self, trust: Trust, *, is_on_record: bool) -> None:
-        """Raise the mark to this trust root. Raises IntegrityError if the root is older. is_on_record: whether the
-        ledger confirms the root. A confirmed root may differ from the accepted one.
+        """Save this trust root as the newest. Raises IntegrityError if it is older than the accepted one.
+
+        is_on_record: whether the ledger confirms the root. A confirmed root may differ from the accepted one.
         """
         with self._changing() as marks:
             _assert_follows(trust, marks, may_be_another=is_on_record)
@@ -78,7 +79,7 @@ class HighWaterMarks:
         return self._read().flags.get(line)
 
     def accept_flag(self, line: str, mark: FlagMark, trust: Trust) -> None:
-        """Raise the marks of a line's flag and of the trust root that verified it."""
+        """Save a line's flag, and the trust root that verified it, as the newest."""
         with self._changing() as marks:
             _assert_follows(trust, marks)
             self._write(marks, _marked(marks, trust).model_copy(update={"flags": {**marks.flags, line: mark}}))
@@ -90,7 +91,7 @@ class HighWaterMarks:
         return marks.entries, marks.entries_root
 
     def accept_entries(self, entries: int, root: str) -> None:
-        """Raise the mark to this number of the ledger's entries with their root hash."""
+        """Save this number of ledger entries with their root hash, unless a larger number is saved."""
         with self._changing() as marks:
             if entries >= marks.entries:
                 self._write(marks, marks.model_copy(update={"entries": entries, "entries_root": root}))
@@ -113,7 +114,7 @@ class HighWaterMarks:
         except (OSError, ValidationError):
             raise IntegrityError(
                 f"{self._path}: the trust root, flags and ledger size that this gateway has accepted cannot be read.",
-                "Find out who changed the file. Without it, an older trust root, flag or ledger is not noticed.",
+                "Find out who changed the file. If you delete it, an older trust root, flag or ledger goes unnoticed.",
             ) from None
 
 
@@ -123,7 +124,7 @@ def serving_directory(settings: Settings) -> Path:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
         raise InputError(
-            f"{directory}: other accounts can enter the directory of the gateway's tokens.",
+            f"{directory}: other accounts can enter this directory, which contains the gateway's tokens.",
             f"Close it: chmod 700 {directory}",
         )
     return directory
@@ -139,13 +140,13 @@ def _assert_follows(trust: Trust, marks: _Marks, *, may_be_another: bool = False
         if may_be_another:
             return
         raise IntegrityError(
-            f"The trust root here begins with the root {trust.root_sha256}, and this gateway relied on the root "
-            f"{marks.root_sha256} before.",
-            "Start the registry's database: the ledger says which one is right.",
+            f"The trust root begins with root {trust.root_sha256}, but this gateway accepted root {marks.root_sha256} "
+            f"before.",
+            "Start the registry's database: the ledger shows which root is valid.",
         )
     if trust.root_version < marks.root_version or trust.targets_version < marks.targets_version:
         raise IntegrityError(
-            f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
-            f"{marks.root_version} and targets {marks.targets_version}, on which this gateway relied before.",
-            "Somebody restored an older trust root. Copy the newest one again.",
+            f"The trust root, root {trust.root_version} and targets {trust.targets_version}, is older than root "
+            f"{marks.root_version} and targets {marks.targets_version}, which this gateway accepted before.",
+            "Somebody restored an older trust root. Copy the newest trust root again.",
         )

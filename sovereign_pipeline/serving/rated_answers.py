@@ -1,7 +1,7 @@
 """Decrypt transcripts, and turn rated answers into review prompts and preference rows.
 
-Anyone with the public key can encrypt invented records. So each record is checked: its digest is in the gateway's
-journal, and the digest of each hourly file of the journal is in the ledger.
+Anyone with the public key can encrypt invented records. So a record counts only if its digest is in the gateway's
+journal. The ledger has the digest of each hourly file of that journal.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Opened:
     transcripts: tuple[Transcript, ...]
     """Transcripts in the order of their records."""
     said: dict[str, Feedback]
-    """Answer identifier (`given` of a transcript) -> its newest feedback, by the sealed time."""
+    """Answer identifier (`given` of a transcript) -> newest feedback, by the time that is encrypted with it."""
     spoilt: int
     """Number of invalid lines, such as those cut by a crash."""
     foreign: int
@@ -61,12 +61,12 @@ class Opened:
     missing: int
     """Number of records, since the oldest transcript, that the journal names and no file contains."""
     unsure: frozenset[str]
-    """Identifiers of answers with a missing rating: nobody knows their newest feedback."""
+    """Identifiers of answers whose newest feedback is unknown, because a rating is missing."""
 
 
 @dataclass(frozen=True)
 class JournalCopy:
-    """The records that a gateway's journal names for a line, in hours that the ledger has."""
+    """A line's records according to a copy of the gateway's journal, for the hours that are in the ledger."""
 
     transcripts: Mapping[str, str]
     """SHA-256 of a sealed transcript -> hour of its answer."""
@@ -75,7 +75,7 @@ class JournalCopy:
     lacking: frozenset[str]
     """Hours of the line that are in the ledger and missing in the journal."""
     not_entered: int
-    """Number of files whose hour the ledger does not have yet. Their records do not count."""
+    """Number of journal files whose hour is not in the ledger yet. Their records do not count."""
     ends: str
     """Number and time of the newest entry in the copy of the ledger."""
 
@@ -83,10 +83,10 @@ class JournalCopy:
 def open_transcripts(directory: Path, line: str, private_key: str, journal: JournalCopy) -> Opened:
     """Open every transcript file of a line.
 
-    journal: names the true records.
+    journal: digests of the genuine records.
 
-    Raises PrivacyError, naming the file, if the key is invalid or opens no record of a file; and IntegrityError if the
-    journal lacks an hour.
+    Raises PrivacyError if the key is invalid or decrypts no record of a file, InputError if there are no files, and
+    IntegrityError if the journal lacks an hour that the ledger has.
     """
     import pyrage
 
@@ -94,13 +94,13 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
         identity = pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
         raise PrivacyError(
-            "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
+            "The key file contains no age private key (AGE-SECRET-KEY-1…).", "Give the file of the private key."
         ) from None
     files = sorted((directory / line).glob(f"*{SUFFIX}")) if LINE_NAME.fullmatch(line) else []
     if not files:
         raise InputError(
             f"{directory}: there are no transcripts of line '{line[:60]}'.",
-            "Name the directory that was copied, and a line with a folder in it.",
+            "Give the directory that was copied, and a line that has a folder in it.",
         )
     found: dict[str, Transcript | Rating] = {}
     spoilt = foreign = twice = 0
@@ -109,7 +109,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
         opened = [(each.sha256, unseal(each, identity)) for each in sealed]
         if opened and all(record is None for _, record in opened):
             raise PrivacyError(
-                f"{file}: this key opens nothing in it.",
+                f"{file}: the private key decrypts no record in this file.",
                 "Give the key whose public half was in use when the file was written, or restore the file.",
             )
         spoilt += cut + sum(record is None for _, record in opened)
@@ -123,18 +123,18 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
             found.setdefault(sha256, record)
     transcripts = tuple(each for each in found.values() if isinstance(each, Transcript))
     ratings = {sha256: each for sha256, each in found.items() if isinstance(each, Rating)}
-    # Anyone can rename a file. The journal's hour of a record is the ledger's.
+    # Anyone can rename a file, but the ledger confirms the journal's hour of a record.
     hours = (journal.transcripts[sha256] for sha256 in found if sha256 in journal.transcripts)
     oldest = min([files[0].name[: len("2026-11-27T04")], *hours])
     if lacking := sorted(hour for hour in journal.lacking if hour >= oldest):
         raise IntegrityError(
-            f"{directory}: the journal lacks what the ledger has of {and_more(lacking)} UTC: files are missing or "
-            f"were changed.",
+            f"{directory}: the ledger has answers of {and_more(lacking)} UTC that the journal lacks. Journal files are "
+            f"missing or were changed.",
             "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
         )
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
     unsure = [given for sha256, given in journal.ratings.items() if sha256 not in ratings]
-    # The newest rating by its sealed time; of several at one time, the last one given.
+    # The rating with the newest encrypted time counts; among equal times, the last in the journal.
     in_order = sorted((ratings[each] for each in journal.ratings if each in ratings), key=lambda each: each.at)
     said = {each.given: each.feedback for each in in_order}
     known = {each.given for each in transcripts}
@@ -143,14 +143,14 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
 
 
 def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalCopy:
-    """Read a line's part of a gateway's journal, and compare each hour with the ledger.
+    """Read a line's records from a copy of the gateway's journal, and compare each hour with the ledger.
 
     Args:
-        ledger: an export of the audit log, with its checkpoint beside it.
+        ledger: an export of the audit log, with its checkpoint in the same folder.
         log: public key of the log.
 
     Raises:
-        IntegrityError: the export is not what the log's key signed, or a finished hour is not the one in the ledger.
+        IntegrityError: the log's key did not sign the export, or a finished hour differs from the ledger.
         InputError: a file is missing, or is no export, checkpoint or key.
     """
     entered, ends = audit_log.signed_entries(ledger, log, ANSWERED)
@@ -169,7 +169,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
             hours.remove(facts)
         elif not path.name.endswith(".jsonl"):
             raise IntegrityError(
-                f"{path}: the hour is not the one that the ledger has.",
+                f"{path}: this hour of the journal differs from the ledger.",
                 "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
             )
         else:
@@ -213,11 +213,11 @@ Layout = Literal["columns", "sharegpt"]
 
 
 class RatedRow(Frozen):
-    """A pair or a labelled row of a source, in the layout `columns` for letters or `sharegpt` for conversations."""
+    """A preference pair or a labelled row, in the layout `columns` for letters or `sharegpt` for conversations."""
 
     id: str
     case: str
-    """Case id that all rows of one question share, so that they stay in one part of the split."""
+    """Case id, which all rows of one question share. The split keeps a case's rows together."""
     date: str
     classification: str
     language: str
@@ -237,13 +237,14 @@ _FIELDS: Mapping[tuple[Role, Layout], set[str]] = {
     ("preferences", "sharegpt"): {"messages", "tools", "chosen", "rejected"},
     ("labels", "sharegpt"): {"messages", "tools", "label"},
 }
-"""Fields of a kind of rows, beside those that all rows have."""
+"""Role and layout -> fields of such rows, in addition to `_COMMON`."""
 _COMMON = {"id", "case", "date", "classification", "language"}
 
 
 @dataclass
 class RatedRows:
-    """The rows, and the number of omitted answers per reason. They are all conversations if one is."""
+    """The rows, and the number of omitted answers per reason. If one row is a conversation, all rows are written as
+    conversations."""
 
     rows: list[RatedRow]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -272,7 +273,7 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
     for transcript in opened.transcripts:
         feedback = opened.said.get(transcript.given)
         if transcript.given in opened.unsure:
-            left_out["a rating of it is missing"] += 1
+            left_out["one of its ratings is missing"] += 1
             continue
         if feedback is None:
             left_out["not rated"] += 1
@@ -282,7 +283,7 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
             left_out[why] += 1
             continue
         by_question.setdefault(normal_text(rated.prompt), []).append(rated)
-    # An answer, the one that it is preferred to, and the question's first answer.
+    # Each item: an answer, the rejected answer of a pair, and the question's first answer.
     found: list[tuple[_Rated, _Rated | None, _Rated]] = []
     for of in by_question.values():
         if role == "labels":
@@ -290,7 +291,7 @@ def preferences_of(opened: Opened, role: Role) -> RatedRows:
         else:
             pairs = list(_pairs(of))
             found += [(*pair, of[0]) for pair in pairs]
-            left_out["no answer with the other thumb"] += len(of) - 2 * len(pairs)
+            left_out["no answer with the opposite thumb"] += len(of) - 2 * len(pairs)
     is_letters = all(each.document.is_letter for each, _, _ in found)
     return RatedRows([_row(*each, is_letters) for each in found], +left_out)
 
@@ -303,20 +304,20 @@ def _rated(transcript: Transcript, feedback: Feedback) -> tuple[_Rated | None, s
     answer = Message(role="assistant", content=transcript.answer.strip(), tool_calls=transcript.calls)
     messages = [each.model_copy(update={"content": each.content.strip()}) for each in (*transcript.messages, answer)]
     if not _TRAINED_ORDER.fullmatch("".join(each.role[0] for each in messages)):
-        return None, "turns in an order that is not trained"
+        return None, "turns in an order that training does not accept"
     if not all(each.as_text for each in messages):
         return None, "an empty answer" if not answer.as_text else "an empty turn"
     if answer.tool_calls and feedback.thumb == "down":
-        return None, "a call with a bad rating"
+        return None, "a tool call with a bad rating"
     put_back = partial(with_originals, originals=transcript.originals)
     document = document_with([_changed(each, put_back) for each in messages], in_texts(transcript.tools, put_back))
     if any(PLACEHOLDER.search(normalise(text).text) for text in document.texts.values()):
-        return None, "a placeholder that stands for nobody"
+        return None, "a placeholder without an original"
     return _Rated(transcript, document, feedback.thumb), ""
 
 
 def _changed(message: Message, change: Callable[[str], str]) -> Message:
-    """Return a message with `change` applied to its texts, within JSON too."""
+    """Return a message with `change` applied to its texts, also to those within JSON."""
     content = message.content
     if is_json(content):
         content = json.dumps(in_texts(json.loads(content), change), ensure_ascii=False)
@@ -325,8 +326,8 @@ def _changed(message: Message, change: Callable[[str], str]) -> Message:
 
 
 def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
-    """Pair one good with one bad answer, in their order. Equal answers make no pair. Neither do answers of adapters
-    with different levels, because a row has one level."""
+    """Yield pairs of a good and a bad answer, in their order. Two equal answers make no pair. Both answers of a pair
+    have the same classification level, because a row has one level."""
     for level in dict.fromkeys(each.transcript.classification for each in of):
         at_level = [each for each in of if each.transcript.classification == level]
         good, bad = ([each for each in at_level if each.thumb == thumb] for thumb in ("up", "down"))
@@ -336,9 +337,9 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
 
 
 def _row(rated: _Rated, other: _Rated | None, first: _Rated, is_letter: bool) -> RatedRow:
-    """Make a pair with another answer that was disliked, or a row with a label.
+    """Make a preference pair if there is an `other`, rejected answer; else a labelled row.
 
-    first: the question's first answer, which names the case. A digest of the question could be guessed.
+    first: the question's first answer. Its id names the case, because a digest would reveal a question that is guessed.
     """
     transcript = rated.transcript
     facts: dict[str, Any] = {
@@ -378,10 +379,10 @@ class TakenFile:
 def take_rated(
     registry: Registry, institution: Institution, line: Line, file: Path, actor: str, reason: str
 ) -> TakenFile:
-    """Log the import, then copy the file to where a recipe can name it. Training uses it once the line's recipe names
-    it.
+    """Log the import of a file of rated answers, then copy the file into the data directory. The line trains on it once
+    its recipe names it.
 
-    Raises InputError if the line does not permit preferences from answers, SourceError for an invalid file,
+    Raises InputError if the line does not permit preferences from rated answers, SourceError for an invalid file,
     CeilingExceeded for a row above the line's ceiling, and ConflictError if the file was imported before.
     """
     if not institution.serving.makes_preferences(line.line):
@@ -390,11 +391,11 @@ def take_rated(
             f"To permit it, set serving.lines.{line.line}.transcripts.preferences: true in institution.yaml.",
         )
     if not reason.strip():
-        raise InputError("A reason is missing.", "Say why these answers are to be trained on.")
+        raise InputError("A reason is missing.", "State why the line is to be trained on these answers.")
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise SourceError(f"{file}: the file cannot be read ({type(error).__name__}).", "Name the file.") from None
+        raise SourceError(f"{file}: the file cannot be read ({type(error).__name__}).", "Correct the path.") from None
     rows, role, layout = _rows(file, content)
     with registry.reading() as session:
         served = {each.classification for each in adapters_of(session, line.line)}
@@ -405,7 +406,7 @@ def take_rated(
     target = registry.settings.data / path
     if target.exists():
         raise ConflictError(
-            f"{target}: these rows were already imported.", "Name them in the recipe, or import other rows."
+            f"{target}: these rows were already imported.", "Name this file in the recipe, or import other rows."
         )
     told = {
         "line": line.line,
@@ -425,7 +426,7 @@ def take_rated(
 
 def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Layout]:
     """Read all rows, which must have the same role and layout. Errors quote no row."""
-    hint = "Name a file of `preferences`, as it was made."
+    hint = "Give a file that `preferences` made, unchanged."
     rows: list[RatedRow] = []
     kinds: set[tuple[Role, Layout]] = set()
     for number, line in enumerate((line for line in content.split(b"\n") if line), start=1):
@@ -433,15 +434,15 @@ def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Layout]:
             rows.append(RatedRow.model_validate_json(line))
             kinds.add(_kind_of(rows[-1]))
         except (ValidationError, StopIteration):
-            raise SourceError(f"{file}: line {number} is no row of rated answers.", hint) from None
+            raise SourceError(f"{file}: line {number} is not a row of rated answers.", hint) from None
     if len(kinds) != 1 or len({row.id for row in rows}) < len(rows):
-        wrong = "no rows" if not rows else "rows of several kinds" if len(kinds) > 1 else "an id twice"
+        wrong = "no rows" if not rows else "rows of several roles or layouts" if len(kinds) > 1 else "a duplicate id"
         raise SourceError(f"{file}: the file has {wrong}.", hint)
     return rows, *kinds.pop()
 
 
 def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
-    """Return the kind of a row. Raises StopIteration for a row of no kind."""
+    """Return the role and layout of a row. Raises StopIteration if its fields match no role and layout."""
     given = {name for name, value in row if value is not None}
     return next(
         kind
@@ -452,20 +453,20 @@ def _kind_of(row: RatedRow) -> tuple[Role, Layout]:
 
 
 def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Line, served: Collection[str]) -> str:
-    """Return the highest level of rows. served: levels of the line's adapters, one of which each answer has; empty if
-    unknown."""
+    """Return the highest classification level of the rows. served: levels of the line's adapters; a row must have one
+    of them. Empty if unknown."""
     ladder = institution.ladder
     for row in rows:
         if row.classification not in ladder or (served and row.classification not in served):
             raise SourceError(
-                f"{file}: row {row.id} has a level that no adapter of line {line.line} has, or that is none of the "
-                f"institution's.",
+                f"{file}: row {row.id} has a classification level that no adapter of line {line.line} has, or that is "
+                f"not one of the institution's.",
                 f"Levels: {', '.join(ladder.levels)}.",
             )
     highest = ladder.highest(row.classification for row in rows)
     if ladder.exceeds(highest, line.ceiling):
         raise CeilingExceeded(
-            f"{file}: its rows are {highest}. The ceiling of line {line.line} is {line.ceiling}.",
+            f"{file}: a row is classified {highest}. The ceiling of line {line.line} is {line.ceiling}.",
             "Have the ceiling of the line raised.",
         )
     return highest

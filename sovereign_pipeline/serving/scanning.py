@@ -88,10 +88,10 @@ class TextDetectors:
         )
 
     def find(self, texts: Sequence[str], tools: str = "") -> list[list[Detection]]:
-        """Find personal data in the texts of one conversation, in order and without overlaps. JSON is read by its
-        values. tools: the one text that is a list of tools, or ""; its schemas are not searched.
+        """Return the personal data in each text of one conversation, in order and without overlaps. JSON is searched
+        value by value. tools: the one text that is a list of tools, or ""; its schemas are not searched.
 
-        Placeholders are ignored: models that were trained on scrubbed documents write them.
+        Placeholders are ignored, because models trained on scrubbed documents write them.
 
         Raises PrivacyError if a detector raises or misses its canary.
         """
@@ -130,13 +130,13 @@ class TextDetectors:
 
 
 def _searched(document: Document) -> str:
-    """Return the one text of a document that was searched."""
+    """Return the only text of a document that `TextDetectors` has made."""
     return "".join(document.texts.values())
 
 
 def _masked(text: str) -> str:
-    """Mask text that looks like a placeholder, keeping every character's position. A long number after the name of a
-    kind is not a placeholder and stays."""
+    """Mask text that looks like a placeholder, without moving other characters. A placeholder's name followed by a long
+    number is not masked."""
     for _ in range(_MOST_MASKINGS):
         normalised = normalise(text)
         found = [*PLACEHOLDER.finditer(normalised.text)]
@@ -146,26 +146,26 @@ def _masked(text: str) -> str:
             whole = _WHOLE_PLACEHOLDER.match(normalised.text, begun.start())
             start, end = normalised.original_span(begun.start(), whole.end() if whole else begun.end() - 1)
             text = text[:start] + _NO_LETTER * (end - start) + text[end:]
-    raise PrivacyError("A text holds what looks like a placeholder in a way that cannot be read.", "Write it plainly.")
+    raise PrivacyError("A text contains a disguised placeholder that cannot be masked.", "Write it in plain letters.")
 
 
 SECONDS_TO_SEARCH = 15.0
-"""Seconds allowed for a search, waiting included. A text that takes longer is not passed on."""
+"""Seconds allowed for a search, including the wait for a process. If a search takes longer, it fails."""
 SECONDS_TO_LOAD = 120.0
 """Seconds allowed for loading the detectors in a new process."""
 SECONDS_BETWEEN_STARTS = 5.0
 MOST_CHARACTERS = 100_000
 """Maximum number of characters of one search, about three seconds of a core."""
 LONG = 10_000
-"""Length from which on texts are searched one at a time, so that shorter texts do not wait."""
+"""Number of characters from which requests are searched one at a time, so that shorter requests do not wait."""
 
 _Work = tuple[str, Sequence[str], str]
 """Line, texts, and the one text that is a list of tools, or ""."""
 
 
 class Scanner:
-    """A pool of processes that searches the texts of some lines. One event loop uses it; its thread must live as long
-    as the processes."""
+    """A pool of processes that searches the texts of some lines. Use it from one event loop. The loop's thread must
+    live as long as the processes."""
 
     def __init__(self, lines: Mapping[str, LineDetectors], processes: int = 1) -> None:
         self._lines, self._processes = dict(lines), processes
@@ -177,7 +177,7 @@ class Scanner:
         """Number of times the processes were started."""
 
     def start(self) -> None:
-        """Start the processes and search a text for each line, so that every detector in its recipe is loaded. Raises
+        """Start the processes, and search sample texts for each line, so that all its detectors are loaded. Raises
         ScannerLost and the errors of loading."""
         pool = self._running()
         texts = ("Good morning.", "صباح الخير")
@@ -228,8 +228,8 @@ class Scanner:
             self._heard_at = time.monotonic()
 
     def _watch(self, pool: WorkerPool, begun: "Future[list[list[Detection]]]") -> None:
-        """Watch a search that nobody awaits any more. If other searches finish, it is only slow. If none has finished
-        for long, the processes hang and are stopped."""
+        """Watch a search that nobody awaits any more. If no search at all has finished within the allowed time, stop
+        the processes, because they hang."""
         if begun.done():
             return
         allowed = SECONDS_TO_SEARCH if self._heard_at > self._started_at else SECONDS_TO_LOAD
@@ -275,7 +275,8 @@ def _begin_worker(lines: Mapping[str, LineDetectors]) -> None:
 
 @cache
 def _detectors() -> dict[str, TextDetectors]:
-    """Create the detectors with the first text: an error at the start would break the pool without a message."""
+    """Create the detectors at the first search. An error at the process's start would break the pool without a
+    message."""
     made = {line: TextDetectors(each) for line, each in _lines.items()}
     gc.freeze()
     return made

@@ -1,7 +1,7 @@
 """Report, replace or stop personal data in one request and its streamed answer.
 
-Streaming delay: the last 120 characters of an answer are buffered and searched every 60, together with up to 600
-before them, so that an identifier split across pieces is found.
+Streaming delay: the last 120 characters of an answer are buffered. Every 60 characters they are searched, together with
+up to 600 characters before them, so that an identifier split across pieces is found.
 """
 
 import json
@@ -27,11 +27,11 @@ from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS, Detection, LineDetectors, Scanner
 
 SHORTEST_NUMBER = 6
-"""Minimum length of values in which separators are ignored. Shorter values occur in any long number."""
+"""Minimum length of values that are compared without their separators. Shorter values occur in any long number."""
 
 
 class OwnText:
-    """The caller's own text. Repeating it discloses nothing."""
+    """The caller's own texts. An answer that repeats a value of these texts discloses nothing."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
@@ -54,7 +54,7 @@ class OwnText:
 
 
 def _between_words(folded: str) -> str:
-    """Normalise separators: words and figures with single spaces between."""
+    """Return the words and numbers of a text, separated by single spaces."""
     return " ".join("".join(each if each.isalnum() else " " for each in folded).split())
 
 
@@ -71,7 +71,8 @@ class Placeholders:
     """The placeholders of one request and its answer."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        """Collect the request's placeholders. texts: texts of the request; their placeholders stay as they are."""
+        """Collect the placeholders that the caller wrote, so that their numbers are not used again. texts: texts of the
+        request."""
         self._last: dict[str, int] = {}
         self._given: dict[tuple[Kind, str], str] = {}
         self.originals: dict[str, str] = {}
@@ -100,7 +101,7 @@ class Placeholders:
 
 
 def _unescaped(value: str, text: str) -> str:
-    """Return a value of a text without the escapes of JSON."""
+    """Return a value without JSON escapes, if the text that contains it is JSON."""
     return str(json.loads(f'"{value}"')) if "\\" in value and is_json(text) else value
 
 
@@ -112,7 +113,7 @@ class PuttingBack:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Return all text except an end that may begin a placeholder."""
+        """Return the text that can be sent: all except an end that may begin a placeholder."""
         if not self._originals:
             return text
         text = self._held + text
@@ -130,13 +131,13 @@ class PuttingBack:
 
 
 def with_originals(text: str, originals: Mapping[str, str]) -> str:
-    """Return a whole text with the caller's own text in place of placeholders."""
+    """Replace the placeholders in a complete text by the caller's own text."""
     putting = PuttingBack(dict(originals))
     return putting.feed(text) + putting.end()
 
 
 def _with_placeholders(text: str, originals: dict[str, str]) -> str:
-    """Return a whole text with placeholders in place of the caller's own text, as the request had it."""
+    """Replace the caller's own text in a complete text by the request's placeholders."""
     by_text = {original: placeholder for placeholder, original in reversed(originals.items())}
     if not by_text:
         return text
@@ -150,7 +151,7 @@ def _with_arguments(call: ToolCall, change: Callable[[str], str]) -> ToolCall:
 
 _LOG = logging.getLogger(__name__)
 HELD_BACK = 120
-"""Number of buffered characters of an answer. A longer identifier may pass in part."""
+"""Number of buffered characters of an answer. A part of a longer identifier may be sent."""
 BETWEEN_SEARCHES = 60
 READ_BEFORE = 600
 """Number of characters before the new text that are searched with it, for context."""
@@ -162,7 +163,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class SentTexts:
-    """The messages, tools and schema of the answer that a caller sent."""
+    """The messages and tools that a caller sent, and the JSON schema for the answer."""
 
     messages: Messages
     tools: Sequence[Mapping[str, Any]] = ()
@@ -170,21 +171,21 @@ class SentTexts:
 
     @cached_property
     def document(self) -> Document:
-        """All of it as a document, whose last message is empty, for its texts by name."""
+        """Return the sent texts as a document, which gives each text a name. Its last message is empty."""
         as_tool = {"type": "function", "function": {"name": "response", "parameters": self.schema}}
         tools = [*self.tools, *([as_tool] if self.schema is not None else ())]
         return document_with([*map(message_of, self.messages), Message(role="assistant")], tools)
 
     @cached_property
     def names(self) -> str:
-        """Names of functions and properties, and other parts of tools that no placeholder can replace."""
+        """Return names of functions and properties, and other parts of tools that no placeholder can replace."""
         found = [*names_in_tools(self.document.tools)]
         for message in self.document.messages:
             found += [message.name or "", *(call.name for call in message.tool_calls)]
         return "\n\n".join(dict.fromkeys(re.sub("[_-]+", " ", each) for each in found if each))
 
     def with_texts(self, texts: Mapping[str, str]) -> "SentTexts":
-        """Return the sent texts with replacements, by their names in `document.texts`."""
+        """Return a copy with replaced texts. texts: name in `document.texts` -> new text."""
         document = self.document.with_texts(texts)
         tools, schema = [*document.tools], self.schema
         if schema is not None:
@@ -201,7 +202,7 @@ class Screens:
     lines: Mapping[str, Screened] | None = None
 
     def of(self, line: str, sent: SentTexts, stops: Sequence[str] = ()) -> "Screen":
-        """Return the screen for one request and its answer. stops: as the caller sent them."""
+        """Return the screen for one request and its answer. stops: the caller's stop texts."""
         return Screen(line, (self.lines or {}).get(line, Screened()), sent, self.scanner, stops)
 
     def close(self) -> None:
@@ -218,16 +219,16 @@ class Screen:
     ) -> None:
         self.rules = rules
         self._changes_answers = rules.answers in ("replace", "stop")
-        applies_stops = self._changes_answers or bool(sent.tools)  # a stop text does not end a call
+        applies_stops = self._changes_answers or bool(sent.tools)  # a stop text must not end a tool call
         self.stops: tuple[str, ...] = () if applies_stops else tuple(stops)
-        """Stop texts that the engine applies. This class applies the others."""
+        """Stop texts that the engine applies: all or none. If none, this class applies them."""
         self._stopping = StopTexts(stops if applies_stops else ())
         self.sent = sent
         """Texts for the engine, after the search."""
         self.in_request: Counter[Kind] = Counter()
         self.in_answer: Counter[Kind] = Counter()
         self.is_answer_searched = False
-        """True if all text that was sent was searched."""
+        """True if all text that the caller got was searched."""
         self.is_stopped = False
         """True if the answer was stopped because of a finding."""
         self.is_at_stop_text = False
@@ -237,7 +238,7 @@ class Screen:
         self.calls_with_placeholders: tuple[ToolCall, ...] = ()
         """Calls that were sent, with placeholders."""
         self.failures = 0
-        """Number of failed searches, if the rule is to report only."""
+        """Number of failed searches under the rule `report`. Under other rules, a failed search raises an error."""
         self._line, self._scanner = line, scanner
         self._of_caller = sent
         self._raw = ""
@@ -248,7 +249,7 @@ class Screen:
 
     @property
     def changes_text(self) -> bool:
-        """Return whether the caller may get another text than the engine writes."""
+        """Return whether the caller may get a text that differs from the engine's."""
         return self._changes_answers or self.rules.requests == "replace"
 
     async def take_request(self) -> bool:
@@ -279,7 +280,7 @@ class Screen:
         return True
 
     async def take_calls(self, calls: Sequence[ToolCall]) -> list[ToolCall]:
-        """Search the calls of the answer, and return them as they may be sent. Raises ScannerLost."""
+        """Search the answer's tool calls, and return those that may be sent. Raises ScannerLost and TextTooLong."""
         if not calls or self.is_over:
             return []
         answer = document_with([Message(role="assistant", tool_calls=tuple(calls))])
@@ -307,9 +308,9 @@ class Screen:
         return [_with_arguments(each, put_back) for each in taken]
 
     async def take(self, text: str) -> str:
-        """Add a piece of the answer, and return the text that may be sent now; "" once `is_over`.
+        """Add a piece of the answer, and return the text that may be sent now, which may be "".
 
-        Raises ScannerLost; text that was not searched is never sent then.
+        Raises ScannerLost if a search fails. The unsearched text is then never returned.
         """
         self._raw += text
         if not self._changes_answers:
@@ -321,7 +322,7 @@ class Screen:
         return passed + self._rest() if self.is_over else passed
 
     async def end(self, *, is_cut: bool = False) -> str:
-        """Return the rest of the answer. is_cut: it ended at its length limit. Raises ScannerLost."""
+        """Return the rest of the answer. is_cut: whether the answer ended at its length limit. Raises ScannerLost."""
         if self._changes_answers:
             rest = self._pass(await self._search(is_end=True, is_cut=is_cut))
             self.is_answer_searched = True
@@ -333,17 +334,17 @@ class Screen:
 
     @property
     def is_over(self) -> bool:
-        """Return whether the answer has ended, even if the engine still computes."""
+        """Return whether the caller gets no more text, even if the engine still generates."""
         return self.is_stopped or self.is_at_stop_text
 
     @property
     def originals(self) -> dict[str, str]:
-        """Return placeholder of the request -> text that the caller wrote there."""
+        """Return the request's placeholders: placeholder -> text that the caller wrote there."""
         return dict(self._placeholders.originals)
 
     def _pass(self, text: str) -> str:
         text = self._stopping.feed(text)
-        if self._stopping.is_found:  # text after the stop text does not count
+        if self._stopping.is_found:  # findings after the stop text do not count
             self.is_at_stop_text, self.is_stopped, self.is_answer_searched = True, False, self._changes_answers
         self.with_placeholders.append(text)
         return self._putting_back.feed(text)
@@ -380,7 +381,7 @@ class Screen:
         self._searched = len(self._raw)
         of_others = [self._at(begin, each, text) for each in found if not self._is_own(each, text)]
         if self.sent.schema is not None:
-            # Outside the strings of JSON without escapes, what is found is a number.
+            # A finding outside the JSON's strings is a number, so its placeholder needs quotation marks.
             of_others = [
                 replace(each, quote='"' if raw.count('"', 0, each.start) % 2 == 0 else each.quote) for each in of_others
             ]
@@ -392,8 +393,8 @@ class Screen:
                 upto = each.start
         upto = max(upto, self._passed)
         new = [each for each in of_others if self._passed < each.end <= upto]
-        # A finding that only later text reveals may already be sent. Where the context was cut, its label may be
-        # missing.
+        # Later text may reveal a finding in text that was sent. Near the beginning of a cut context its label may be
+        # missing, so such findings are ignored.
         late = [
             each for each in of_others if each.end <= self._passed and (not begin or each.start >= begin + HELD_BACK)
         ]
@@ -409,7 +410,7 @@ class Screen:
         return self._own.holds(text[found.start : found.end])
 
     def _at(self, begin: int, found: Detection, text: str) -> Detection:
-        """Move a finding to its position in the answer. Its text identifies the value across searches."""
+        """Return a finding with its position in the answer. Its value is its text, which is the same in each search."""
         written = text[found.start : found.end]
         return Detection(begin + found.start, begin + found.end, found.kind, written, found.quote)
 
@@ -423,12 +424,13 @@ class Screen:
     async def _found(
         self, texts: Sequence[str], reaction: Reaction | None, tools: str = ""
     ) -> list[list[Detection]] | None:
-        """Search texts. Raises a failure, except if findings are only reported; then returns None."""
+        """Search texts. If the search fails, returns None under the rule `report`; else raises ScannerLost or
+        TextTooLong."""
         try:
             if self._scanner is None:
-                raise ScannerLost("Nothing searches for personal data here.")
+                raise ScannerLost("The search for personal data is not running.")
             if sum(map(len, texts)) > MOST_CHARACTERS:
-                raise TextTooLong(f"Texts above {MOST_CHARACTERS:,} characters are not searched, and are rejected.")
+                raise TextTooLong(f"The text is longer than {MOST_CHARACTERS:,} characters, so it cannot be searched.")
             return await self._scanner.find(self._line, texts, tools)
         except (ScannerLost, TextTooLong) as error:
             if reaction != "report":
@@ -439,13 +441,13 @@ class Screen:
 
 
 def document_with(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Document:
-    """Return a document of messages alone, for its texts by name."""
+    """Return a document that has only messages and tools, and gives each text a name."""
     columns = ("id", "source", "case", "department", "author", "date", "classification", "language", "subject")
     return Document.model_validate({**dict.fromkeys(columns, ""), "messages": [*messages], "tools": [*tools]})
 
 
 def in_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """Return a JSON value with `change` applied to its texts."""
+    """Return a JSON value with `change` applied to all its strings, including keys."""
     if isinstance(value, Mapping):
         return {change(key): in_texts(each, change) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -454,7 +456,7 @@ def in_texts(value: Any, change: Callable[[str], str]) -> Any:
 
 
 _ESCAPE = re.compile(r'\\["\\/bfnrt]')
-"""An escape of JSON, of two characters. A search reads two spaces in its place."""
+"""A JSON escape of two characters. Two spaces replace it before a search."""
 
 
 def _within(found: Sequence[Detection], begin: int) -> list[Detection]:
@@ -470,8 +472,8 @@ def _word_begins(text: str, position: int) -> int:
 
 
 def _identifier_begins(text: str) -> int:
-    """Return the start of trailing words that may begin a number or an address, or the end of the text if there are
-    none."""
+    """Return where the last words that may belong to a number or an address begin. Returns the text's length if there
+    are none."""
     words, place = list(_WORD.finditer(text, max(0, len(text) - READ_BEFORE))), len(text)
     while words and _OF_AN_IDENTIFIER.search(words[-1].group()):
         place = words.pop().start()
@@ -487,7 +489,7 @@ def start_screens(settings: Settings, institution: Institution, report: Callable
     searched = [line for line, rules in screened.items() if rules.requests is not None or rules.answers is not None]
     if not searched:
         return Screens(None, screened)
-    report(f"loading what searches for personal data in {', '.join(searched)}")
+    report(f"loading the detectors of personal data for {', '.join(searched)}")
     scanner = Scanner(
         {line: _detectors(settings, institution, line) for line in searched}, institution.serving.scanners
     )

@@ -1,7 +1,7 @@
 """Store encrypted transcripts: sealed records of answers and ratings, in hourly files.
 
-`SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has the public key only: it can add records
-and cannot read them. While a record cannot be written, its line answers nobody.
+Example of a path: `SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has only the public key,
+so it can write records but not read them. While a record cannot be written, the gateway answers no request to its line.
 """
 
 import base64
@@ -30,7 +30,7 @@ from sovereign_pipeline.serving.rollout.telemetry import Feedback
 class Transcript(Frozen):
     kind: Literal["transcript"] = "transcript"
     given: Digest
-    """Identifier of the answer: a digest of its id and its caller."""
+    """Identifier of the answer: a digest of the answer's id and the caller."""
     line: str
     adapter: str
     classification: str
@@ -38,19 +38,19 @@ class Transcript(Frozen):
     at: datetime.datetime
     messages: tuple[Message, ...]
     """Messages as the caller sent them, without the line's instruction. If the line replaces personal data in requests,
-    they have placeholders."""
+    the messages contain placeholders."""
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that the answer could call."""
     answer: str
     """Text of the answer, with the same placeholders."""
     calls: tuple[ToolCall, ...] = ()
-    """Calls that the answer asks for."""
+    """Tool calls in the answer."""
     originals: dict[str, str]
     """Placeholder of the request -> text that the caller wrote there."""
 
 
 class Rating(Frozen):
-    """A caller's feedback on an answer; the newest counts."""
+    """A caller's feedback on an answer. Only the newest rating of an answer counts."""
 
     kind: Literal["rating"] = "rating"
     given: Digest
@@ -63,7 +63,7 @@ _RECORDS: TypeAdapter[Transcript | Rating] = TypeAdapter(Record)
 
 
 class Sealed(Frozen):
-    """A record that only the private key opens."""
+    """An encrypted record. Only the private key decrypts it."""
 
     content: bytes
 
@@ -73,7 +73,8 @@ class Sealed(Frozen):
 
     @property
     def line(self) -> bytes:
-        """Return the record as a line of a file. It begins with a newline, so that a cut record damages only itself."""
+        """Return the record as a line of a file. It begins with a newline, so that a truncated record does not damage
+        the next record."""
         return b"\n" + base64.b64encode(self.content) + b"\n"
 
 
@@ -99,7 +100,8 @@ def sealed_in(content: bytes) -> tuple[list[Sealed], int]:
 
 
 def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
-    """Decrypt a record by pyrage's private key. Returns None if it does not fit or the record is invalid."""
+    """Decrypt a record. identity: pyrage's private key. Returns None if the key does not fit or the record is
+    invalid."""
     import pyrage
 
     try:
@@ -111,14 +113,14 @@ def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
 SUFFIX = ".sealed"
 HOUR = "%Y-%m-%dT%H"
 FILES_IN_ALL = 10
-"""Number of files that a line's size limit is divided into. Each file has at most 1/FILES_IN_ALL of the limit, and the
-oldest file is removed whole."""
+"""Number of files for which a line's size limit has room. A file takes at most 1/FILES_IN_ALL of the limit; the oldest
+file is removed whole."""
 MEGABYTE = 1_000_000
 
 
 @dataclass
 class TranscriptFiles:
-    """The transcripts of an installation. Safe for several gateways at once."""
+    """Writes the transcripts of an installation. Several gateways can write at once."""
 
     directory: Path
     recipient: str = ""
@@ -136,7 +138,8 @@ class TranscriptFiles:
         return self._add(record.line, record)
 
     def rate(self, line: str, rating: Rating) -> str | None:
-        """Seal and write feedback, if the line makes preferences from it. Returns the digest of the sealed record."""
+        """Seal and write feedback, and return the digest of the sealed record. Does nothing and returns None if the
+        line makes no preferences from feedback."""
         return self._add(line, rating) if line in self.rules and self.rules[line].preferences else None
 
     def is_whole(self, line: str) -> bool:
@@ -151,7 +154,7 @@ class TranscriptFiles:
         return True
 
     def remove_oldest(self) -> None:
-        """Remove files that are too old or above their line's limits, or the default ones. Raises OSError."""
+        """Remove files that exceed the age or size limit of their line, or the default limits. Raises OSError."""
         for directory in self.directory.iterdir() if self.directory.is_dir() else ():
             self._remove_oldest(directory, self.rules.get(directory.name) or Transcripts())
 
@@ -173,7 +176,7 @@ class TranscriptFiles:
                 raise OSError("the record was cut short")
 
     def _remove_oldest(self, directory: Path, rules: Transcripts, size_of_next: int = 0) -> None:
-        """Remove the oldest files until the limit has room for one more."""
+        """Remove files that are too old, and the oldest files until the size limit has room for another file."""
         limit = rules.megabytes * MEGABYTE
         room = max(limit / FILES_IN_ALL, size_of_next)
         files = sorted(directory.glob(f"*{SUFFIX}"))
@@ -204,21 +207,21 @@ def _now() -> datetime.datetime:
 
 
 def transcript_files(settings: Settings, institution: Institution) -> TranscriptFiles:
-    """Build an installation's transcripts. Raises PrivacyError if lines keep them and the public key is missing or
-    is not the one that the institution names."""
+    """Return the transcript files of an installation. Raises PrivacyError if a line keeps transcripts, and the public
+    key is missing or differs from `serving.transcripts_key`."""
     directory, serving = settings.serving / "transcripts", institution.serving
     rules = {line: each.transcripts for line, each in serving.lines.items() if each.transcripts is not None}
     if not rules:
         return TranscriptFiles(directory)
     if not settings.transcripts_public_key.is_file():
         raise PrivacyError(
-            f"{settings.transcripts_public_key}: the public key is missing, and lines keep transcripts.",
-            "Generate a key pair on the machine that will decrypt them, and copy the public file here.",
+            f"{settings.transcripts_public_key}: the public key is missing, but lines keep transcripts.",
+            "Generate a key pair on the machine that will decrypt transcripts, and copy the public key to this path.",
         )
     recipient = read_public_key(settings.transcripts_public_key)
     if fingerprint_of(recipient) != serving.transcripts_key:
         raise PrivacyError(
-            f"{settings.transcripts_public_key}: this is not the key that serving.transcripts_key names.",
+            f"{settings.transcripts_public_key}: the key's fingerprint is not the one in serving.transcripts_key.",
             "Find out who put it there, and copy the public key from the machine that decrypts transcripts.",
         )
     return TranscriptFiles(directory, recipient, rules)

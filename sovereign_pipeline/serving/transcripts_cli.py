@@ -1,5 +1,5 @@
-"""`sovereign-transcripts`: the program for the machine with the private key. It makes prompts for a blind review, and
-rows of preferences, out of encrypted transcripts. `sovereign-vault keygen` makes the key pair.
+"""`sovereign-transcripts` decrypts transcripts, on the machine with the private key. It writes prompts for a blind
+review, and rated answers as training rows. `sovereign-vault keygen` makes the key pair.
 
 Exit status: 0 success; 1 the transcripts could not be opened; 2 wrong input or usage.
 """
@@ -29,17 +29,18 @@ from sovereign_pipeline.serving.rated_answers import (
 
 AUDIT_FILE = "audit.jsonl"
 
-Directory = Annotated[Path, typer.Argument(help="The copy of `transcripts` in SOVEREIGN_SERVING.")]
+Directory = Annotated[Path, typer.Argument(help="Copy of the directory `transcripts` in SOVEREIGN_SERVING.")]
 OfLine = Annotated[str, typer.Option("--line", help="The line.")]
 Key = Annotated[Path, typer.Option(help="The private key file.")]
 Out = Annotated[Path, typer.Option(help="The file to write; it must not exist.")]
 JournalDirectory = Annotated[
-    Path, typer.Option("--journal", help="The copy of `answers` in SOVEREIGN_SERVING: it says which are true.")
+    Path,
+    typer.Option("--journal", help="Copy of the directory `answers` in SOVEREIGN_SERVING. It lists genuine records."),
 ]
 LedgerCopy = Annotated[
-    Path, typer.Option(help="The ledger's copy that `sovereign audit export` wrote: it says which hours are true.")
+    Path, typer.Option(help="Copy of the ledger, from `sovereign audit export`. It confirms the journal's hours.")
 ]
-LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
+LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from an independent source.")]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -54,7 +55,7 @@ def prompts(
     ledger: LedgerCopy,
     log: LogKey,
 ) -> None:
-    """Write the callers' prompts for `sovereign review open LINE --prompts FILE`, after an audit line.
+    """Write the callers' prompts for `sovereign review open LINE --prompts FILE`, after a line in audit.jsonl.
 
     Conversations of several turns are left out; a repeated question is written once.
     """
@@ -71,12 +72,12 @@ def preferences(
     line: OfLine,
     key: Key,
     out: Out,
-    role: Annotated[Role, typer.Option(help="Pairs of answers to one question, or answers with their thumb (KTO).")],
+    role: Annotated[Role, typer.Option(help="Pairs of answers to one question, or single answers with a thumb (KTO).")],
     journal: JournalDirectory,
     ledger: LedgerCopy,
     log: LogKey,
 ) -> None:
-    """Write rated answers as rows of a source, after an audit line. `sovereign sources take-rated` takes them in."""
+    """Write rated answers as training rows, after a line in audit.jsonl. Import: `sovereign sources take-rated`."""
     opened = _open(directory, line, key, read_journal(journal, line, ledger, log))
     made = preferences_of(opened, role)
     _write(directory, line, role, out, made.rows)
@@ -93,17 +94,18 @@ def main() -> None:
 
 def _open(directory: Path, line: str, key: Path, journal: JournalCopy) -> Opened:
     if not key.is_file():
-        raise InputError(f"{key}: there is no such key file.", "Name the private key.")
+        raise InputError(f"{key}: there is no such key file.", "Give the path of the private key.")
     typer.echo(f"the ledger's copy ends with {journal.ends}", err=True)
     if journal.not_entered:
-        typer.echo(f"left out, hours that the ledger does not have yet: {journal.not_entered}", err=True)
+        typer.echo(f"left out, hours that are not in the ledger yet: {journal.not_entered}", err=True)
     return open_transcripts(directory, line, key.read_text(encoding="utf-8", errors="replace"), journal)
 
 
 def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Frozen]) -> None:
-    """Write an audit line without any text, and then the rows. The audit line is on the disk before the rows."""
+    """Append a line to the audit file, then write the rows. The line quotes no text, and is on the disk before the
+    rows."""
     if not rows:
-        raise InputError(f"{directory}: nothing of line {line} makes {what}.", "Wait for more transcripts.")
+        raise InputError(f"{directory}: the transcripts of line {line} give no {what}.", "Wait for more transcripts.")
     if out.exists():
         raise InputError(f"{out}: the file exists already.", "Name another file.")
     entry = {
@@ -128,9 +130,9 @@ def _write_down(path: Path, content: str, how: int) -> None:
 def _tell(opened: Opened) -> None:
     counts = {
         "left out, not in the journal": opened.foreign,
-        "there twice": opened.twice,
-        "in the journal, and missing": opened.missing,
-        "not readable": opened.spoilt,
+        "duplicate records": opened.twice,
+        "in the journal, but missing": opened.missing,
+        "unreadable lines": opened.spoilt,
     }
     for what, count in counts.items():
         if count:

@@ -87,7 +87,7 @@ def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice
         assert put_back.served == () and (recalled.id if changes else "last verified") in put_back.refused
     noted.write_text(forged)
     forging = Deploying(served_office, registry_url=NOT_REACHED)
-    assert "does not name it" in forging.look().refused[registered.id]
+    assert "does not name this adapter" in forging.look().refused[registered.id]
     assert forging.engine.names == []
     noted.write_text("{")
     assert "cannot be read" in Deploying(served_office, registry_url=NOT_REACHED).look().refused["last verified"]
@@ -162,7 +162,7 @@ def test_what_was_taken_back_meanwhile_is_not_served(served_office: ServedOffice
     rollback(office.bench.settings, "lamps", None, office.officers["layla"], "It does harm.")
     deployed = Deploying(served_office, registry_url=NOT_REACHED).look()
     assert [each.adapter for each in deployed.served] == [first.id]
-    assert "does not name it" in deployed.refused[staged.id]
+    assert "does not name this adapter" in deployed.refused[staged.id]
 
 
 @pytest.mark.security_case(

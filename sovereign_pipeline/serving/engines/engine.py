@@ -32,19 +32,19 @@ class Deployable:
     """PEFT directory in the artifact store."""
     classification: str
     template_sha256: str
-    """SHA-256 of the chat template that it was trained with."""
+    """SHA-256 of the chat template that the adapter was trained with."""
     instruction: str | None
     """Line's instruction. As in training, it precedes the first user turn of a conversation without a system message:
     `dataset.formats.user_message(instruction, content)`. It is never sent as a system message."""
     base_model_digest: str = ""
-    """Digest over the files of the base model that it was trained on. An engine with another base model rejects the
-    adapter. If empty, the digests are not compared."""
+    """Digest over the files of the adapter's base model. An engine with another base model rejects the adapter. If
+    empty, the digests are not compared."""
     files: Mapping[str, str] = field(default_factory=dict)
     """File name -> SHA-256, from the artifact's manifest. The loaded bytes must match."""
     pinned: bool = False
     """True if its weights are never evicted, as for an adapter in production."""
     in_reserve: bool = False
-    """True if it is loaded for a rollback only. Callers cannot name it."""
+    """True if the adapter is loaded for a rollback only. Callers cannot request it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
     """Values that training computes with the adapter. The engine must reproduce these values at each load. If None, the
@@ -65,8 +65,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Stop texts, which are cut from the answer."""
     logprobs: int | None = None
-    """Number of likeliest tokens that are returned at each place, beside the chosen one. If None, no log-probabilities
-    are returned."""
+    """Number of likeliest tokens returned at each position, in addition to the chosen token. If None, no
+    log-probabilities are returned."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,18 @@ class EngineRequest:
 
     digest: str
     messages: Sequence[Mapping[str, Any]]
-    """Turns in OpenAI's form, with the arguments of calls as objects."""
+    """Turns in OpenAI's form, but with the arguments of tool calls as objects."""
     sampling: Sampling
     cache_group: str = ""
-    """Group that shares cached prompts. Across groups, response times would reveal the prompts of others."""
+    """Group that shares cached prompts. If all groups shared them, response times would reveal prompts of others."""
     shared: int = 0
     """Number of leading characters of the first user turn that other requests share. The prompt up to there may be
     cached."""
     grammar: str = ""
-    """Grammar of the answer in Lark, as llguidance reads it. Empty: any text."""
+    """Grammar of the answer, in llguidance's variant of Lark. If empty, any text is allowed."""
     tools: Sequence[Mapping[str, Any]] = ()
-    """Tools that the answer may call, in OpenAI's form. They are rendered with the conversation, and their marks are
-    part of the answer's text."""
+    """Tools that the answer may call, in OpenAI's form. They are rendered with the conversation. The text of the answer
+    includes the marks of a tool call."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,12 @@ class CallForm:
 
     form: ToolForm
     special: Mapping[str, int]
-    """Special tokens in the form -> their ids. A grammar names them by id."""
+    """Special token that the form contains -> its id, by which a grammar names it."""
 
 
 class TokenLogprob(NamedTuple):
-    """A token of an answer, and the likeliest tokens at its place, before temperature and within the grammar."""
+    """A token of an answer, and the likeliest tokens at its position. Log-probabilities are those before temperature,
+    among the tokens that the grammar allows."""
 
     text: str
     logprob: float
@@ -115,7 +116,7 @@ class Piece:
     finish: Literal["stop", "length"] | None = None
     """Finish reason, set on the last piece only."""
     logprobs: Sequence[TokenLogprob] = ()
-    """Its tokens, if the request asks for log-probabilities."""
+    """Tokens of the piece; empty unless the request asks for log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,13 @@ class Answer:
 
     prompt_tokens: int
     pieces: AsyncGenerator[Piece, None]
-    """Pieces of the answer; the last one has `finish`. Raises EngineLost if the engine is gone before that. Closing it
-    aborts the answer."""
+    """Pieces of the answer; the last one has `finish`. Raises EngineLost if the engine ends before the last piece.
+    Closing the generator aborts the answer."""
 
     @classmethod
     async def begun(cls, parts: AsyncGenerator[Any, None]) -> Self:
-        """Wait until an answer has begun. parts: the prompt's length, and then the pieces. A generator that has begun
-        cleans up when it is closed."""
+        """Wait until an answer has begun. parts: yields the prompt's length, and then the pieces. It is started here,
+        because only a started generator cleans up when it is closed."""
         return cls(await anext(parts), parts)
 
 
@@ -151,7 +152,7 @@ class Engine(Protocol):
     """An engine: one base model with several adapters. Safe for concurrent use."""
 
     async def load(self, adapter: Deployable) -> None:
-        """Load an adapter beside the others.
+        """Load an adapter in addition to those that are loaded.
 
         Raises EngineRefused if it does not fit the base model, its files have changed or the engine does not
         reproduce its fingerprint; and EngineLost.
@@ -167,7 +168,8 @@ class Engine(Protocol):
         """Begin an answer. Raises EngineRefused if the adapter is not loaded or the prompt too long, and EngineLost."""
 
     def call_form(self, digest: str) -> CallForm | None:
-        """Return how the template of a loaded adapter's base model writes calls; None if it has no form for them."""
+        """Return how the template of a loaded adapter's base model writes tool calls; None if it has no form for
+        them."""
 
     async def is_well(self) -> bool:
         """Return whether the engine computes. Returns False within two seconds if it hangs."""
@@ -194,7 +196,7 @@ def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES)
 THREADS = max(1, (os.cpu_count() or 2) // 2)
 """Default number of an engine's CPU threads. On a busy machine fewer threads are faster."""
 WELL_SECONDS = 10.0
-"""Seconds of silence after which an engine is not well. One step takes less."""
+"""Seconds without a message after which an engine is not well. One step takes less."""
 LONGEST_PAUSE = 30.0
 """Longest pause in seconds before a crashing process is restarted."""
 
@@ -216,11 +218,11 @@ class Process(ABC):
 
     @abstractmethod
     async def _probe(self) -> None:
-        """Ask for a message, which updates `heard_at`."""
+        """Request a message from the process. Its arrival updates `heard_at`."""
 
     @abstractmethod
     async def end(self) -> None:
-        """Kill the process, or leave it running if it is not ours. Its running requests are lost."""
+        """Kill the process, or leave it running if the gateway did not start it. Its running requests are lost."""
 
     async def watch(self, hang_seconds: float) -> None:
         """Return once the process is gone or hangs."""
@@ -330,7 +332,7 @@ class SupervisedEngine(ABC, Generic[P]):
             raise EngineRefused(
                 f"{adapter.adapter} was trained on the base model {adapter.base_model_digest[:12]}, but this engine "
                 f"has {self._digest[:12]}.",
-                "Start another engine with its base model.",
+                "Start another engine with the adapter's base model.",
             )
         if adapter.template_sha256 != process.template_sha256:
             raise EngineRefused(
@@ -341,7 +343,7 @@ class SupervisedEngine(ABC, Generic[P]):
 
     def _not_as_trained(self, adapter: Deployable, problem: str) -> EngineRefused:
         return EngineRefused(
-            f"{adapter.adapter}: the results of the {self.name} differ from the training side's: {problem}.",
+            f"{adapter.adapter}: the {self.name} does not reproduce the results of training: {problem}.",
             "Find the cause before you serve this adapter.",
         )
 

@@ -40,7 +40,7 @@ Arm = Literal["production", "staged"]
 Cause = Literal["transition", "policy", "rollback", "regression", "signed anew"]
 
 WEIGHTS = 10_000
-"""Sum of all weights. It never changes, because another sum would reassign users."""
+"""Sum of the weights of both arms. It never changes, because another sum would reassign users."""
 TRIED_USERS = 64
 EVALUATOR = "openfeature-flagd-core"
 
@@ -49,12 +49,12 @@ class FlagAdapter(Frozen):
     digest: Digest
     """Digest of the artifact with its weights."""
     record_manifest: Digest
-    """SHA-256 of the manifest of its record, which is the subject of an officer's request."""
+    """SHA-256 of the manifest of the adapter's record. It is the subject of an officer's request."""
     classification: str
 
 
 class WayBack(Frozen):
-    """A prepared request that an officer can sign while the registry is down."""
+    """A prepared rollback request that an officer can sign while the registry is down."""
 
     adapter: str
     request: dict[str, Any]
@@ -68,14 +68,14 @@ class Flag(Frozen):
     sequence: int = Field(ge=1)
     """Number of this change within the line."""
     production: str | None
-    """Adapter of all other users; None if the line answers nobody."""
+    """Adapter of all users who do not get the staged adapter; None if nobody answers them."""
     staged: str | None
     share: float = Field(ge=0, le=1)
     """Share of users who get the staged adapter."""
     groups: tuple[str, ...]
     """Groups whose members get the staged adapter."""
     stopped: str | None
-    """Reason why nobody gets the staged adapter."""
+    """Reason why the rollout was stopped, so that nobody gets the staged adapter; None if it was not stopped."""
     began: int = Field(ge=1)
     """Number of the change that introduced the present share, groups and adapters. A comparison counts from there."""
     began_at: datetime.datetime
@@ -98,7 +98,7 @@ class Flag(Frozen):
     def _adapters_are_described(self) -> "Flag":
         named = {self.production, self.staged, *(way.adapter for way in self.back)} - {None}
         if not named <= {*self.adapters}:
-            raise ValueError("an adapter is named and not described")
+            raise ValueError("an adapter is missing in `adapters`")
         if self.production is not None and self.production == self.staged:
             raise ValueError("one adapter is both staged and in production")
         return self
@@ -127,7 +127,7 @@ class Flag(Frozen):
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 
     def compares_the_same(self, other: "Flag") -> bool:
-        """Return whether counts under one flag are valid under the other."""
+        """Return whether both flags compare the same adapters on the same users, so that their counts can be added."""
         compared = {"production", "staged", "share", "groups", "salt", "evaluator"}
         return self.model_dump(include=compared) == other.model_dump(include=compared)
 
@@ -157,9 +157,9 @@ def document(flag: Flag) -> bytes:
 
 
 def _targeting(flag: Flag) -> dict[str, Any]:
-    """Build the targeting rule: group members first, then by hash. The staged adapter is last in the list, so that
-    raising its share moves no user away from it. Its id is hashed too, so that the next staged adapter gets other
-    users."""
+    """Build the targeting rule: group members get the staged adapter, and a hash assigns all other users. The staged
+    adapter is last in the list, so that raising its share moves no user away from it. Its id is part of the hash, so
+    that the next staged adapter gets other users."""
     others = "production" if flag.production is not None else None
     drawn: Any = others
     if flag.share:
@@ -172,7 +172,8 @@ def _targeting(flag: Flag) -> dict[str, Any]:
 
 
 def evaluator_of(flag: Flag) -> "FlagdCore":
-    """Build the evaluator of a flag and try every variant. Raises IntegrityError if one fails."""
+    """Build the evaluator of a flag, and test it with sample users and every group. Raises IntegrityError if a test
+    fails."""
     from openfeature.contrib.tools.flagd.core import FlagdCore
     from openfeature.exception import OpenFeatureError
 
@@ -202,7 +203,7 @@ def evaluated(core: "FlagdCore", flag: Flag, hashed: str, groups: tuple[str, ...
 def _unusable(flag: Flag, problem: str) -> IntegrityError:
     return IntegrityError(
         f"The flag of line {flag.line}, change {flag.sequence}, cannot be evaluated: {problem}.",
-        "Write it anew: the change before it stays in force.",
+        "Have the flag written again. Until then, the previous change stays in force.",
     )
 
 
@@ -212,7 +213,7 @@ REQUEST_FILE = "request" + SUFFIX
 LOCK_SECONDS = 10
 LARGEST_FILE = LARGEST_BUNDLE
 _NUMBER = re.compile(r"[0-9]{8}")
-SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line: its flag is written and signed anew."
+SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line, which writes and signs its flag again."
 
 
 @dataclass(frozen=True)
@@ -272,13 +273,13 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
     try:
         flag = Flag.model_validate_json(json.dumps(dict(statement.predicate)))
     except ValidationError:
-        raise IntegrityError(f"{where}: what was signed says nothing that this release knows.", SIGN_ANEW) from None
+        raise IntegrityError(f"{where}: its signed content is not a flag of this release.", SIGN_ANEW) from None
     if (flag.line, flag.sequence) != (line, change.sequence):
         raise IntegrityError(f"{where}: it was signed as change {flag.sequence} of line {flag.line}.", SIGN_ANEW)
     if flag.request != (hashlib.sha256(change.request).hexdigest() if change.request is not None else None):
-        raise IntegrityError(f"{where}: the officer's request beside it is not the one that it names.", SIGN_ANEW)
+        raise IntegrityError(f"{where}: request.sigstore.json is missing or is not the request that it names.", SIGN_ANEW)
     if document(flag) != change.flags:
-        raise IntegrityError(f"{where}: the file does not say what was signed.", SIGN_ANEW)
+        raise IntegrityError(f"{where}: its file flags.json differs from the signed content.", SIGN_ANEW)
     return flag
 
 
@@ -297,9 +298,9 @@ def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
     """Return a line's flag. Raises NotFoundError if there is none, and IntegrityError."""
     flag, newest = newest_verified(settings, line, trust)
     if newest == 0:
-        raise NotFoundError(f"Line {line} has no flag.", "An adapter of it is staged or promoted first.")
+        raise NotFoundError(f"Line {line} has no flag.", "Stage or promote an adapter of the line.")
     if flag is None or flag.sequence != newest:
-        raise IntegrityError(f"The flag of line {line}, change {newest}, cannot be believed.", SIGN_ANEW)
+        raise IntegrityError(f"The flag of line {line}, change {newest}, does not verify.", SIGN_ANEW)
     return flag
 
 
@@ -310,7 +311,7 @@ def changing(settings: Settings, line: str) -> Iterator[None]:
 
 
 def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes | None = None) -> Change:
-    """Try a change, sign it and put it in force. The caller must hold the lock of `changing`.
+    """Test a change, sign it and put it in force. The caller must hold the lock of `changing`.
 
     Raises IntegrityError if the flag cannot be evaluated, and ConflictError if the number is not the next one.
     """

@@ -1,6 +1,6 @@
-"""Run the trial of a staged adapter: compare it with the adapter in production, abort it, or judge it once.
+"""Run the trial of a staged adapter: compare it with the adapter in production, abort the trial, or judge it once.
 
-A staged adapter that is worse by more than a margin is stopped at any look. Its non-inferiority is decided in a single
+Any look stops the trial if the staged adapter is worse by more than a margin. Non-inferiority is tested in a single
 look, once there are enough days, answers and users.
 """
 
@@ -52,7 +52,7 @@ Users = Mapping[str, Sums]
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two arms' means."""
+    """The difference of two arms' means: staged minus production."""
 
     estimate: float
     variance: float
@@ -68,8 +68,8 @@ def difference(staged: Users, production: Users, *, is_share: bool) -> Differenc
     """Return staged minus production, with its variance between users; None while an arm has fewer than two users.
 
     An arm's mean is a ratio of sums over users, with the usual variance of a ratio (Cochran 1977, Sampling Techniques,
-    6.3). is_share: observations are 0 or 1. The variance is then at least that of as many independent observations plus
-    one of each kind, so that an arm without any event yet is not treated as certain.
+    6.3). is_share: whether observations are 0 or 1. The variance is then at least the binomial variance after adding
+    one 0 and one 1, so that an arm without any event yet is not treated as certain.
     """
     arms = [_mean(users, is_share) for users in (staged, production) if len(users) > 1]
     if len(arms) < 2:
@@ -92,7 +92,7 @@ def _mean(users: Users, is_share: bool) -> tuple[float, float]:
 def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool:
     """Return whether the staged arm is worse by more than the margin, by a test that is valid at every look.
 
-    It is the one-sided normal-mixture confidence sequence of Howard, Ramdas, McAuliffe and Sekhon 2021 (Annals of
+    The test is the one-sided normal-mixture confidence sequence of Howard, Ramdas, McAuliffe and Sekhon 2021 (Annals of
     Statistics 49: 1055-1080), over the information 1/variance. The probability of an error at any of unlimited looks is
     at most alpha (asymptotically: Waudby-Smith et al. 2024, Annals of Statistics 52: 2613-2640).
     """
@@ -116,8 +116,8 @@ def two_sided_bound(variance: float, alpha: float, scale: float) -> float:
 
 
 def one_sided_bound(variance: float, alpha: float, scale: float) -> float:
-    """Return the bound that a sum with this variance never exceeds, with probability 1 - alpha. It has no closed
-    form."""
+    """Return the bound that a sum with this variance never exceeds, with probability 1 - alpha. It is found
+    numerically, because it has no closed form."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
@@ -150,7 +150,7 @@ def sample_ratio_p(staged: int, production: int, share: float) -> float:
 ALPHA = 0.05
 """Rate of false aborts, and of false promotions of an adapter that is worse by exactly a margin."""
 SAMPLE_RATIO_ALPHA = 0.001
-LOOK_AT_REPORTS = "Waiting changes nothing: look at what was reported."
+LOOK_AT_REPORTS = "Waiting changes nothing: look at the reports of severity 1."
 MOST_DAYS = 36_500
 """Cap on an estimate in days, which keeps its date within the calendar's range."""
 FEWEST_USERS = 10
@@ -203,7 +203,7 @@ class Compared:
 
     @property
     def is_worse(self) -> bool:
-        """Return whether the staged arm is worse by more than the margin. Valid at any time."""
+        """Return whether the staged arm is worse by more than the margin, by a test that is valid at any time."""
         if self.found is None or self.found.users < FEWEST_USERS:
             return False
         return is_worse_at_any_look(self.found, self.margin, ALPHA / len(MEASURES))
@@ -215,7 +215,7 @@ class Compared:
 
     @property
     def more_needed(self) -> float | None:
-        """Return the factor by which answers must increase to show non-inferiority; None if no number would."""
+        """Return the factor by which answers must increase to show non-inferiority; None if no factor would."""
         if self.found is None or self.found.estimate >= self.margin:
             return None
         ratio = (upper_limit(self.found, ALPHA) - self.found.estimate) / (self.margin - self.found.estimate)
@@ -255,7 +255,7 @@ class State:
     staged: str
     compared: tuple[Compared, ...]
     needed: tuple[Requirement, ...]
-    """Missing numbers: days first, then users and answers of both arms."""
+    """Numbers that the trial needs: days first, then users and answers of both arms."""
     users: tuple[int, int]
     """Number of users in the staged and the production arm; only users that the hash assigned count."""
     answers: tuple[int, int]
@@ -271,8 +271,8 @@ class State:
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
-    """Judge the trial of a flag's staged adapter. Returns None if nobody gets it. is_searched: whether the line's
-    answers are searched for personal data; otherwise that metric is not compared."""
+    """Judge the trial of a flag's staged adapter. Returns None if nobody gets the adapter. is_searched: whether the
+    line's answers are searched for personal data. If not, that metric is not compared."""
     if flag.staged is None or not flag.is_rolling_out:
         return None
     staged, production = tally.drawn.get("staged", {}), tally.drawn.get("production", {})
@@ -319,9 +319,9 @@ def _outcome(state: State, is_broken: bool, share: float) -> tuple[Outcome, str]
         return "inconclusive", severe[0]
     one, other = state.users
     if (p := sample_ratio_p(one, other, share)) < SAMPLE_RATIO_ALPHA:
-        return "inconclusive", f"{one} and {other} users are not as {share:.0%} was drawn (p = {p:.1g})"
+        return "inconclusive", f"{one} and {other} users do not match a share of {share:.0%} (p = {p:.1g})"
     open_ = [each.in_words() for each in state.compared if not each.is_as_good]
-    return ("inconclusive", "; ".join(open_)) if open_ else ("promote", "as good in all that is compared")
+    return ("inconclusive", "; ".join(open_)) if open_ else ("promote", "not worse by a margin in any metric")
 
 
 def _expected(state: State, began_at: datetime.datetime) -> str:
@@ -338,14 +338,14 @@ def _expected(state: State, began_at: datetime.datetime) -> str:
         return LOOK_AT_REPORTS
     factors = [each.more_needed for each in state.compared if not each.is_as_good]
     if not factors:
-        return "Waiting changes nothing: find out why users are not as they were drawn."
+        return "Waiting changes nothing: find out why the numbers of users do not match the share."
     if any(each is None for each in factors):
-        return "Waiting changes nothing: as it stands, it is worse by its margin or more."
+        return "Waiting changes nothing: so far the staged adapter is worse by a margin or more."
     factor = max(each for each in factors if each is not None)
     answers = math.ceil(min(state.answers) * factor)
     return (
-        f"About {answers:,} answers of each could settle it, at the rate so far in a hold until "
-        f"{_day(began_at, state.days * factor)}: raise `rollout.hold.answers` and stage it anew."
+        f"About {answers:,} answers of each adapter could decide, at the rate so far in a trial until "
+        f"{_day(began_at, state.days * factor)}: raise `rollout.hold.answers` and stage the adapter again."
     )
 
 
@@ -362,7 +362,7 @@ Report = Callable[[str], None]
 
 
 class Watcher:
-    """A loop step that judges the trials of one gateway, and their states as of the latest step."""
+    """A step of a gateway's loop that judges the trials and stores their latest states."""
 
     def __init__(
         self, settings: Settings, institution: Institution, flags: Flags, telemetry: Telemetry, report: Report
@@ -395,7 +395,7 @@ class Watcher:
             except SovereignError as error:
                 wrong.append(error.message)
         if wrong:
-            raise IntegrityError(" ".join(wrong), "Correct it. Until then, harm cannot be detected.")
+            raise IntegrityError(" ".join(wrong), "Correct it. Until then, no harmful adapter is detected.")
 
     def _look_at(self, flag: Flag) -> None:
         with self._judging:
@@ -407,7 +407,7 @@ class Watcher:
         if state.outcome == "abort":
             self._flags.hold_back(flag)
             stop(self._settings, flag.line, state.staged, state.because)
-            self._report(f"{state.staged} is taken back: {state.because}")
+            self._report(f"the trial of {state.staged} is aborted: {state.because}")
         elif (state.outcome != "open" or state.severe) and (judged := self._judge(flag)) is not None:
             self._report(f"{judged.adapter}: {judged.outcome}: {judged.because}")
 

@@ -1,7 +1,8 @@
-"""Decide which flags are in force for a gateway, and so which adapter a user gets.
+"""Decide which flags are in force in a gateway, and choose the adapter of each user by them.
 
-Changes are compared by number and content, never by time. A change leaves the previous one in force if it does not
-verify, is older than an accepted one, or names an adapter that is not loaded yet. `problems` reports it.
+Changes are compared by number and content, never by time. A change is rejected if it does not verify, is older than an
+accepted one, or names an adapter that is not loaded yet. The previous change then stays in force, and `problems`
+returns the reason.
 """
 
 import datetime
@@ -48,19 +49,19 @@ Loaded = Callable[[], Collection[str]]
 
 @dataclass(frozen=True)
 class Choice:
-    """The choice of the adapter that answers a user."""
+    """The adapter that is to answer a user, and the comparison that the answer counts in."""
 
     adapter: str
     digest: str
     arm: Arm
     drawn: bool
-    """True if the hash assigned the user. False for assignment by a group; such users are not compared."""
+    """True if the hash assigned the user. False if a group did; the comparison leaves such users out."""
     user: str
     """Salted hash of the user."""
     staged: str | None
     """Staged adapter that some users get; None if there is no rollout."""
     otherwise: str | None
-    """Digest of the adapter in production, for a user who may not use the chosen one."""
+    """Digest of the adapter in production, which answers if the user may not use the chosen adapter."""
     began: int
     """Number of the flag's change at which the comparison of the two adapters began."""
 
@@ -80,7 +81,7 @@ class Flags:
         """Create the flags of a gateway.
 
         Args:
-            loaded: None if no engine needs to have the adapters.
+            loaded: None if flags take effect without an engine that has loaded their adapters.
             marks: None uses the marks of the installation's gateways.
         """
         self._settings = settings
@@ -95,7 +96,7 @@ class Flags:
         """Choose the adapter of a user; the same user always gets the same one. Returns None if the line answers
         nobody.
 
-        groups: the user's groups, as the institution's proxy names them.
+        groups: the user's groups, as the institution's proxy sends them.
         """
         current = self._current(line)
         if current is None:
@@ -129,7 +130,7 @@ class Flags:
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
     def answering(self) -> set[str]:
-        """Return the digests of the adapters that users get, by the flags read last."""
+        """Return the digests of the adapters that users get according to the flags read last."""
         flags = [state.in_force[0] for state in list(self._lines.values()) if state.in_force is not None]
         return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
 
@@ -143,8 +144,8 @@ class Flags:
             if flag is not None and flag.is_rolling_out and flag.evaluator != installed_evaluator():
                 found.setdefault(
                     line,
-                    f"The flag was made for {flag.evaluator}, and here is {installed_evaluator()}, which may assign "
-                    f"users otherwise: everybody gets {flag.production or 'nothing'}.",
+                    f"The flag was made for {flag.evaluator}. The installed {installed_evaluator()} may assign users "
+                    f"differently, so everybody gets {flag.production or 'nothing'}.",
                 )
         return found
 
@@ -153,7 +154,7 @@ class Flags:
         self._held_back.add((flag.line, flag.began))
 
     def compare_with(self, on_record: Mapping[str, FlagMark]) -> None:
-        """From now on, reject changes older than those in the ledger."""
+        """Reject changes older than these ledger entries from now on. on_record: line name -> newest change."""
         self._on_record = dict(on_record)
 
     def _current(self, line: str) -> "tuple[Flag, FlagdCore] | None":
@@ -181,10 +182,10 @@ class Flags:
         return state
 
     def _take(self, line: str, state: _Line, numbers: list[int], now: float) -> None:
-        """Put a line's newest change in force if it is new. Raises SovereignError if the change must not be in
-        force."""
+        """Put a line's newest change in force, unless the same bytes were checked recently. Raises SovereignError if
+        the change is rejected."""
         if not numbers:
-            raise IntegrityError(f"The flag of line {line} is gone.", SIGN_ANEW)
+            raise IntegrityError(f"The flag of line {line} is missing.", SIGN_ANEW)
         change = read_change(self._settings, line, numbers[-1])
         is_due = now - state.checked >= SECONDS_BETWEEN_CHECKS
         if change == state.seen and not is_due:
@@ -203,15 +204,15 @@ class Flags:
         for before in (self._marks.flag(line), self._on_record.get(line)):
             if before is not None and newest.is_older_than(before):
                 raise IntegrityError(
-                    f"The flag of line {line} is change {newest.sequence}, and change {before.sequence} was in force "
-                    "already.",
-                    f"Somebody restored an older one. {SIGN_ANEW}",
+                    f"The newest flag of line {line} is change {newest.sequence}, but change {before.sequence} was in "
+                    "force before.",
+                    f"Somebody restored an older change. {SIGN_ANEW}",
                 )
         self._marks.accept_flag(line, newest, trust)
         return flag
 
     def _assert_loaded(self, flag: Flag, state: _Line) -> None:
-        """Raise IntegrityError if users would get an adapter that is not loaded, by a flag that is not in force yet."""
+        """Raise IntegrityError if a flag that is not in force yet gives users an adapter that is not loaded."""
         if self._loaded is None or state.in_force is None or state.in_force[0] == flag:
             return
         loaded = self._loaded()
@@ -220,7 +221,7 @@ class Flags:
             state.checked -= SECONDS_BETWEEN_CHECKS - SECONDS_BETWEEN_TRIES  # a load takes a moment: retry soon
             raise IntegrityError(
                 f"The flag of line {flag.line}, change {flag.sequence}, waits until {' and '.join(missing)} is loaded.",
-                "The engine's log says what is in its way, if it takes long.",
+                "If this takes long, look for the cause in the engine's log.",
             )
 
 
@@ -230,7 +231,7 @@ def _given(flag: Flag) -> list[str]:
 
 
 def hash_of(flag: Flag, user: str) -> str:
-    """Hash a user with the line's salt, so that nobody can test a guess."""
+    """Return the hash of a user. Without the line's salt, nobody can test a guess by it."""
     return hmac.new(bytes.fromhex(flag.salt), user.encode(), hashlib.sha256).hexdigest()
 
 
@@ -243,7 +244,7 @@ def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
     if request is not None and any(_is_asked_for(request, flag, adapter, trust) for adapter in flag.adapters):
         return
     raise IntegrityError(
-        f"The flag of line {flag.line}, change {flag.sequence}: no officer who may do so asked for it.", SIGN_ANEW
+        f"The flag of line {flag.line}, change {flag.sequence}: no officer with that right requested it.", SIGN_ANEW
     )
 
 

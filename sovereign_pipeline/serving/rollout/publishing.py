@@ -42,11 +42,11 @@ from sovereign_pipeline.serving.rollout.flag import (
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
 OVERTAKEN = "overtaken"
-"""Key in a change's ledger entry, set if a later decision had overtaken its transition."""
+"""Key in the ledger entry of a change. It is set if a later decision prevented the transition of the change."""
 
 
 def on_record(session: Session) -> dict[str, FlagMark]:
-    """Return line -> newest change of its flag in the ledger."""
+    """Return line name -> newest change of the line's flag, according to the ledger."""
     query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED).order_by(AuditEntry.sequence)
     return {
         each["line"]: FlagMark(sequence=each["change"], sha256=each["statement"]) for each in session.scalars(query)
@@ -71,21 +71,22 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
 
 
 def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> None:
-    """Raise IntegrityError if the ledger has another change with that number. A damaged change is written again."""
+    """Raise IntegrityError if the change on disk differs from the ledger's change with that number. An unreadable
+    change is ignored, because the flag is then written again."""
     try:
         change = read_change(settings, line, newest.sequence)
     except IntegrityError:
         return
     if change.sha256 != newest.sha256:
         raise IntegrityError(
-            f"The flag of line {line}: change {newest.sequence} is not the one that the audit log has.",
-            "Find out who changed it. Remove it, and have the flag written anew.",
+            f"The flag of line {line}: change {newest.sequence} differs from the change in the audit log.",
+            "Find out who changed the file. Remove the change, and have the flag written again.",
         )
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Log one change, and make the transition of its request. Raises ConflictError for a change from the future. Such a
-    change is still in force, and is logged later."""
+    """Log one change, and make the transition that its request asks for. Raises ConflictError if the change's time is
+    in the future. Such a change stays in force, and is logged later."""
     with registry.writing() as session:
         told = told_of(change, flag)
         if change.request is not None:
@@ -122,7 +123,7 @@ SALT_BYTES = 32
 
 
 def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
-    """Write the line's flag from the ledger if it differs. Returns the flag, and whether it was written.
+    """Write the flag that follows from the ledger, unless it is in force. Returns the flag, and whether it was written.
 
     Raises IntegrityError if a transition does not verify, and the errors of logging earlier changes.
     """
@@ -176,7 +177,7 @@ def _flag(
         salt=before.salt if before is not None else secrets.token_hex(SALT_BYTES),
         evaluator=installed_evaluator(),
         cause="signed anew",
-        reason="The change before could not be believed." if sequence > 1 else "It is the line's first flag.",
+        reason="The previous change did not verify." if sequence > 1 else "It is the line's first flag.",
         at=now,
         adapters={each: _named(session.get_one(Adapter, each)) for each in sorted(named)},
         back=back,
@@ -185,7 +186,7 @@ def _flag(
 
 
 def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
-    """Add the cause of the change to a flag, and keep the start of an unchanged comparison."""
+    """Add the cause of the change to a flag. If both flags compare the same, copy the start of the comparison."""
     if before is not None and flag.compares_the_same(before):
         flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
     if rows and (before is None or flag.decided != before.decided):
@@ -221,7 +222,7 @@ WorkplaceOf = Callable[[str], Workplace]
 
 
 class FlagSync:
-    """A loop step that synchronises flags and ledger for one gateway."""
+    """A step of a gateway's loop that synchronises flags with the ledger."""
 
     def __init__(
         self, settings: Settings, flags: Flags, registry: Callable[[], Registry], workplace_of: WorkplaceOf
@@ -233,7 +234,8 @@ class FlagSync:
         self._seen: Seen | None = None
 
     def look(self) -> None:
-        """Write and compare the flags of all lines. Raises SovereignError at the end if one failed."""
+        """Write the flags that follow from the ledger, and log their changes. Raises SovereignError at the end if a
+        line's flag failed."""
         registry = self._registry()
         with registry.reading() as session:
             self._flags.compare_with(on_record(session))
@@ -245,7 +247,7 @@ class FlagSync:
             self._seen = None if wrong else (entries, *self._facts())
         wrong += self._flags.problems().values()
         if wrong:
-            raise IntegrityError(" ".join(dict.fromkeys(wrong)), "What was in force before stays in force.")
+            raise IntegrityError(" ".join(dict.fromkeys(wrong)), "Correct it. The previous flags stay in force.")
 
     def _follow(self, registry: Registry) -> Iterator[str]:
         with registry.reading() as session:

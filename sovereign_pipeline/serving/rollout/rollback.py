@@ -1,6 +1,6 @@
 """Roll back at once, by an officer or by the pipeline, even while the registry is down.
 
-The flag holds a prepared request, which the officer signs. Its transition is logged once the registry is reached.
+The flag contains a prepared request, which the officer signs. The transition is logged once the registry is up again.
 """
 
 import datetime
@@ -25,8 +25,8 @@ from sovereign_pipeline.serving.rollout.flag import (
 
 
 def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tuple[Flag, WayBack]:
-    """Return a line's flag and the prepared rollback. Without `to`: unstage the staged adapter if users get it,
-    otherwise return to the previous one.
+    """Return a line's flag and its prepared rollback to the adapter `to`. If `to` is None, the rollback unstages the
+    staged adapter if users get it, and otherwise returns to the previous adapter in production.
 
     Raises NotFoundError if there is no flag or no such rollback, and IntegrityError.
     """
@@ -40,19 +40,19 @@ def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tup
         if to in (None, each.adapter):
             return flag, each
     if to is None:
-        raise NotFoundError(f"Line {line} has nothing to go back to.", "No adapter was in production before.")
+        raise NotFoundError(f"Line {line} has no adapter to roll back to.", "No adapter was in production before.")
     raise NotFoundError(
-        f"{to} is no adapter that line {line} can go back to at once.",
-        f"At once: {', '.join(each.adapter for each in before) or 'none'}. Request `roll_back` for another one that "
-        "was in production; it is loaded first.",
+        f"{to} is not an adapter to which line {line} can roll back at once.",
+        f"Possible at once: {', '.join(each.adapter for each in before) or 'none'}. For another adapter that was in "
+        "production, request `roll_back`; the gateway loads it first.",
     )
 
 
 def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer, reason: str) -> Flag:
     """Roll back by an officer's signature, effective at once. Returns the new flag.
 
-    Raises InputError without a reason, SignInError if the officer may not roll back, ConflictError if others must
-    approve it, and the errors of `way_back`.
+    Raises InputError if there is no reason, SignInError if the officer may not roll back, ConflictError if other
+    officers must approve, and the errors of `way_back`.
     """
     if not reason.strip():
         raise InputError("A rollback needs a reason.", "Give a reason; every page about the adapter shows it.")
@@ -74,7 +74,8 @@ def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer,
 
 
 def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None:
-    """Stop a harmful rollout: everyone gets the adapter in production. Returns None if the rollout is over."""
+    """Stop a harmful rollout: everyone gets the adapter in production. Returns the new flag, or None if the rollout is
+    over."""
     trust = trust_root(settings)
     signer = pipeline_signer(settings, trust)
     with changing(settings, line):
@@ -102,7 +103,7 @@ def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
 
 
 def _next(flag: Flag, **told: Any) -> Flag:
-    """Return the next change, with a new comparison."""
+    """Return the flag's next change, which begins a new comparison."""
     number, now = flag.sequence + 1, datetime.datetime.now(datetime.UTC)
     content = {
         **flag.model_dump(),

@@ -1,6 +1,6 @@
 """Count answers and feedback by arm and hashed user, without storing texts.
 
-Each gateway process writes its own file, and readers add them up.
+Each gateway process writes its own file, and readers add up the counts of all files.
 """
 
 import json
@@ -31,7 +31,7 @@ MOST_CHARACTERS = 4_000
 
 
 def script_of(text: str) -> str | None:
-    """Return the Unicode script of most letters, such as LATIN; None if the text is too short."""
+    """Return the script of most letters by their Unicode names, such as LATIN; None if there are too few letters."""
     letters = [each for each in text[:MOST_CHARACTERS] if each.isalpha()]
     if len(letters) < FEWEST_LETTERS:
         return None
@@ -61,11 +61,11 @@ class Feedback(Frozen):
 MOST_USERS = 50_000
 """Maximum number of users that one process counts in a comparison."""
 LAST = 20
-"""Number of consecutive failed answers that show a broken staged adapter."""
+"""Number of consecutive failed answers after which a staged adapter counts as broken."""
 
 
 Ended = Literal["complete", "cancelled", "lost", "stopped"]
-"""Outcome of an answer: `cancelled` by its caller, `stopped` because it contains personal data."""
+"""Outcome of an answer: `cancelled` by the caller, `lost` by the engine, `stopped` because of personal data in it."""
 
 
 class Counted(Frozen):
@@ -80,11 +80,11 @@ class Counted(Frozen):
     empty: int = 0
     looping: int = 0
     other_script: int = 0
-    """Number of answers in another script than the request's newest message, such as Latin for Arabic."""
+    """Number of answers whose script differs from that of the request's newest message, such as Latin for Arabic."""
     log_seconds: float = 0.0
-    """Sum of log seconds over complete answers, and over aborted ones with their time until the abort."""
+    """Sum of the logarithms of seconds: of complete answers, and of cancelled answers until the caller disconnected."""
     log_tokens: float = 0.0
-    """Sum of log token counts over complete answers."""
+    """Sum of the logarithms of token counts of complete answers."""
     rated: int = 0
     """Number of answers with feedback."""
     disliked: int = 0
@@ -96,7 +96,7 @@ class Counted(Frozen):
 
     @property
     def timed(self) -> int:
-        """Number of answers in `log_seconds`."""
+        """Return the number of answers whose time is in `log_seconds`."""
         return self.complete + self.given_up
 
     def plus(self, other: "Counted") -> "Counted":
@@ -110,8 +110,8 @@ class Tally(Frozen):
     drawn: dict[Arm, dict[str, Counted]] = Field(default={})
     """Arm -> hashed user -> counts, for users that the hash assigned."""
     is_broken: bool = False
-    """True if the newest answers of the staged adapter all failed and those of the other adapter did not. Empty answers
-    count only if they are from several users, because a single user could request nothing else."""
+    """True if the staged adapter's newest `LAST` answers all failed, and the production adapter's newest did not. If
+    any of them are empty, they must be from several users, because a single user could request empty answers."""
     reported: tuple[str, ...] = ()
     """Hashed users who reported severity 1 about the staged adapter, at any time."""
 
@@ -126,7 +126,7 @@ class _Counting:
     failed: dict[Arm, deque[tuple[str, bool]]] = field(
         default_factory=lambda: {"staged": deque(maxlen=LAST), "production": deque(maxlen=LAST)}
     )
-    """Arm -> its newest consecutive failed answers: hashed user, and whether it was lost instead of empty."""
+    """Arm -> its newest consecutive failed answers: hashed user, and whether the answer was lost instead of empty."""
 
     def add(self, choice: Choice, counted: Counted) -> None:
         in_a_row = self.failed[choice.arm]
@@ -174,8 +174,8 @@ class Telemetry:
         *,
         holds_personal_data: bool | None = None,
     ) -> None:
-        """Count one answer. Nothing is counted while no rollout runs. request: the conversation's newest message.
-        holds_personal_data: None if unknown."""
+        """Count one answer, if a rollout is running. request: the conversation's newest message. holds_personal_data:
+        whether the answer has personal data that the caller did not send; None if unknown."""
         if choice.staged is None:
             return
         counted = _counted(text, tokens, seconds, ended, request)
@@ -185,7 +185,7 @@ class Telemetry:
             self._counting_of(line, choice.staged, choice.began).add(choice, counted)
 
     def rate(self, line: str, choice: Choice, said: Feedback, before: Feedback | None) -> None:
-        """Count feedback in the comparison that the answer belongs to. before: the caller's earlier feedback."""
+        """Count feedback in the comparison that the answer belongs to. before: the caller's earlier feedback on it."""
         if choice.staged is None:
             return
         with self._changing:
@@ -255,7 +255,7 @@ def _read(content: TypeAdapter[T], paths: Iterable[Path]) -> Iterator[tuple[Path
         try:
             yield path, content.validate_json(path.read_bytes())
         except (OSError, ValidationError):
-            raise IntegrityError(f"{path}: these counts of a rollout cannot be read.", "Remove the file.") from None
+            raise IntegrityError(f"{path}: the counts of a rollout cannot be read.", "Remove the file.") from None
 
 
 def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str) -> Counted:
@@ -264,7 +264,7 @@ def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str)
         return Counted(answers=1, lost=1)
     if ended == "cancelled":
         return Counted(answers=1, given_up=1, log_seconds=log_seconds)
-    if ended == "stopped":  # such an answer shows nothing about the adapter's lengths and times
+    if ended == "stopped":  # length and duration of a stopped answer say nothing about the adapter
         return Counted(answers=1)
     asked, answered = script_of(request), script_of(text)
     return Counted(

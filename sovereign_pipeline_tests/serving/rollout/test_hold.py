@@ -59,7 +59,7 @@ def test_one_that_discloses_personal_data_is_taken_back_where_answers_are_search
     institution = traffic.desk.office.bench.workplace().institution
     Watcher(traffic.desk.settings, institution, traffic.flags, traffic.telemetry, traffic.said.append).look()
     assert not traffic.flag.is_rolling_out
-    assert traffic.said[0].partition("taken back: ")[2].startswith("personal data: +")
+    assert traffic.said[0].partition("aborted: ")[2].startswith("personal data: +")
 
 
 def test_one_that_nobody_waits_for_is_taken_back(traffic: Traffic) -> None:
@@ -105,7 +105,7 @@ def test_a_good_one_is_judged_once_its_time_is_over(traffic: Traffic) -> None:
         return state.outcome, state.because
 
     assert judged(0) == ("open", "missing: 7 days")
-    assert judged(7, lost=0.05) == ("promote", "as good in all that is compared")
+    assert judged(7, lost=0.05) == ("promote", "not worse by a margin in any metric")
     outcome, because = judged(7, lost=0.001)
     assert outcome == "inconclusive" and because.startswith("lost")
     outcome, because = judged(8, users=60, answers=5000)
@@ -157,7 +157,7 @@ def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch
     assert state().because.startswith("1 report of severity 1 (judged to promote on ")
     traffic.ask(20, lost=0.6)
     watcher.look()
-    assert "is taken back" in traffic.said[-1]
+    assert "is aborted" in traffic.said[-1]
 
 
 def test_a_hold_is_judged_once_for_everybody_who_looks(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:

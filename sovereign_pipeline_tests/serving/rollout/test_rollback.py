@@ -113,7 +113,7 @@ def test_back_to_an_adapter_that_was_recalled_meanwhile(desk: Desk) -> None:
 
 def test_who_may_not_roll_back(desk: Desk) -> None:
     first = desk.in_production()
-    with pytest.raises(NotFoundError, match="nothing to go back to"):
+    with pytest.raises(NotFoundError, match="no adapter to roll back to"):
         rollback(desk.settings, LINE, None, desk.office.officers["omar"], "No.")
     desk.in_production()
     with pytest.raises(IntegrityError, match="does not have the role officer"):
@@ -145,7 +145,7 @@ def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> N
     rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
     (root_of(desk.settings) / LINE / f"{sequences(desk.settings, LINE)[-1]:08d}" / REQUEST_FILE).unlink()
     assert adapter_of(desk.gateway()) is None
-    with pytest.raises(IntegrityError, match="the officer's request"):
+    with pytest.raises(IntegrityError, match="is not the request that it names"):
         desk.follow()
     assert desk.office.states()[second.id] == "production"
 
@@ -187,4 +187,4 @@ def test_a_rollback_made_by_hand_is_not_believed(desk: Desk, beside: str) -> Non
         assert adapter_of(started) == first.id
         return
     assert adapter_of(started) is None
-    assert "no officer who may do so asked for it" in started.problems()[LINE]
+    assert "no officer with that right requested it" in started.problems()[LINE]

@@ -164,7 +164,7 @@ def test_a_line_is_searched_by_its_recipe_policy_and_word_lists(desk: Desk) -> N
         assert asyncio.run(other.take_request()) and other.sent.messages[0]["content"] == "Blue Lantern"
     finally:
         screens.close()
-    assert said == [f"loading what searches for personal data in {LINE}"]
+    assert said == [f"loading the detectors of personal data for {LINE}"]
 
 
 def test_a_line_without_a_recipe_lets_no_gateway_start(desk: Desk) -> None:

@@ -92,7 +92,7 @@ def test_a_transcript_has_placeholders_beside_what_they_stood_for(
     assert kept.answer == "NAME_1 is heard, Mr NAME_2 is not."
     assert kept.originals == {"NAME_1": NAME, "PHONE_1": PHONE, "EMAIL_1": MAIL}
     made = preferences_of(opened, "labels")
-    assert made.left_out == {"a placeholder that stands for nobody": 1} and not made.rows
+    assert made.left_out == {"a placeholder without an original": 1} and not made.rows
     rated = kept.model_copy(update={"answer": "NAME_1 is heard."})
     (row,) = preferences_of(replace(opened, transcripts=(rated,)), "labels").rows
     assert (row.request, row.response) == (SENT, f"{NAME} is heard."), "a source is scrubbed from what was written"

@@ -270,7 +270,7 @@ def test_one_question_with_both_thumbs_makes_a_pair_and_else_there_are_labels(ke
     kept.say(kept.ask("Who signs?", "NAME_4 does."), "up")
     opened = kept.open("preferences", tmp_path / "pairs.jsonl", "--role", "preferences")
     assert "1 rows of 5 transcripts" in opened.output
-    for left_out in ("not rated: 1", "no answer with the other thumb: 1", "a placeholder that stands for nobody: 1"):
+    for left_out in ("not rated: 1", "no answer with the opposite thumb: 1", "a placeholder without an original: 1"):
         assert left_out in opened.output
     (pair,) = rows_of(tmp_path / "pairs.jsonl")
     assert (pair["request"], pair["response"], pair["rejected"], pair["classification"]) == (

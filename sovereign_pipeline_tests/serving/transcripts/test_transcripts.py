@@ -151,7 +151,7 @@ def test_another_key_than_the_institution_names_lets_no_gateway_start(tmp_path: 
     with pytest.raises(PrivacyError, match="public key is missing"):
         transcript_files(settings, institution)
     settings.transcripts_public_key.write_text(str(pyrage.x25519.Identity.generate().to_public()))
-    with pytest.raises(PrivacyError, match="not the key that"):
+    with pytest.raises(PrivacyError, match="fingerprint is not the one in"):
         transcript_files(settings, institution)
     settings.transcripts_public_key.write_text(key)
     assert transcript_files(settings, institution).keeps(LINE)
