@@ -107,7 +107,7 @@ class Engines:
             self._ready.add(adapter.digest)
 
     async def unload(self, digest: str) -> None:
-        """Unload an adapter. It stops answering at once, whatever state its engine is in."""
+        """Unload an adapter. The adapter stops answering at once, even if its engine is starting or hangs."""
         self._ready.discard(digest)
         base = self._base_of.pop(digest, "")
         held = self._held.get(base)
@@ -140,7 +140,7 @@ class Engines:
         return await started.engine.answer(request)
 
     async def is_well(self) -> bool:
-        """Return whether any engine computes. `states` lists them all."""
+        """Return whether any engine computes, or none was started. `states` lists all engines."""
         return any(each.computes for each in await self.states()) or not self._held
 
     async def states(self) -> list[EngineState]:
@@ -172,13 +172,13 @@ class Engines:
         raise problem
 
     async def _within(self, engine: Engine, doing: Coroutine[Any, Any, None]) -> None:
-        """Wait for work while the engine computes. Raises EngineLost if the engine hangs. The work still finishes once
-        the engine continues."""
+        """Wait until `doing` is done. Raises EngineLost if the engine hangs meanwhile. `doing` then still runs to its
+        end."""
         task = self._leave(doing)
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)
             if not task.done() and not await engine.is_well():
-                raise EngineLost("The engine computes nothing now.", "Try again in a moment.")
+                raise EngineLost("The engine hangs.", "Try again in a moment.")
         task.result()
 
     def _leave(self, doing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -240,7 +240,7 @@ async def start_engine(
         if settings.vllm_python is None and chosen.vllm.url is None:
             raise InputError(
                 f"serving.engine is vllm, but {VARIABLES['vllm_python']} does not name an interpreter with vLLM.",
-                "Set it for the account that serves, such as to /opt/vllm/bin/python.",
+                "Set it in the gateway's environment, for example to /opt/vllm/bin/python.",
             )
         with_vllm = VllmSettings(chosen.vllm, settings.vllm_python, serving_directory(settings) / "vllm", threads)
         return await VllmEngine.start(base, with_vllm, base_model_digest=base_model_digest)

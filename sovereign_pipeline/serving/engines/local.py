@@ -42,15 +42,15 @@ class LocalSettings:
     rows: int = 16
     """Number of answers computed at once."""
     gather_seconds: float = 0.03
-    """Seconds that the first answer waits for others to join its batch."""
+    """Seconds that the first answer waits for other answers to join its batch."""
     cache_tokens: int = 16384
     """Maximum number of tokens of all answers in memory, padding included. One answer always fits."""
     chunk_tokens: int = 256
-    """Prompt tokens that are computed between two tokens of the other answers."""
+    """Number of prompt tokens that are computed between two tokens of the running answers."""
     context: int | None = None
     """Maximum number of tokens of prompt and answer; None for the base model's limit."""
     hang_seconds: float = 60.0
-    """Seconds of silence after which the process is killed."""
+    """Seconds without a message after which the process is killed."""
     start_seconds: float = 600.0
     """Seconds after which a process that has not loaded its base model is killed."""
 
@@ -108,7 +108,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
         except BaseException as error:
             await child.end()
             if isinstance(error, TimeoutError):
-                raise EngineLost("The local engine did not load its base model in time.", "Look at memory.") from None
+                raise EngineLost("The local engine did not load its base model in time.", "Free memory.") from None
             raise
         return child
 
@@ -169,7 +169,7 @@ class _Child(Process):
             kind = PromptTooLong if message["kind"] == PromptTooLong.__name__ else EngineRefused
             raise kind(message["message"], message["hint"])
         if message["op"] == "lost":
-            raise EngineLost(f"The local engine gave an answer up: {message['message']}.", "Ask again.")
+            raise EngineLost(f"The local engine aborted the request: {message['message']}.", "Try again.")
         return message
 
     def forget(self, number: int) -> None:

@@ -1,6 +1,6 @@
 """Run the local engine's child process: receive requests as JSON lines and compute them.
 
-It has no key, inherits only the variables that `INHERITED_VARIABLES` names, prints nothing, and ends with its parent.
+The process has no key, inherits only the variables in `INHERITED_VARIABLES`, prints nothing, and ends with its parent.
 """
 
 import json
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 LEAST_LOGPROB = -9999.0
 RENDERED_AT_ONCE = 4_000
-"""Number of characters up to which a conversation is encoded between two steps of the model."""
+"""Number of characters up to which a conversation is encoded between two steps of the model. A longer conversation is
+encoded in another thread."""
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ class Link:
         with self._socket.makefile("rb") as lines:
             for line in lines:
                 self._messages.put(json.loads(line))
-        os._exit(0)  # the parent closed it, or is gone
+        os._exit(0)  # the parent closed the socket, or has ended
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Rendered:
     shared: int
     """Number of leading tokens that other conversations share."""
     matcher: "Matcher | None"
-    """Grammar of the answer; None if it may be any text."""
+    """Grammar of the answer; None if the answer may be any text."""
 
 
 class AnswerRow:
@@ -113,8 +114,8 @@ class AnswerRow:
         return token
 
     def _note(self, token: int, logits: Any) -> None:
-        """Note the log-probabilities at a token's place, before temperature. Forbidden tokens get the values that vLLM
-        gives them."""
+        """Store the log-probabilities at a token's position, before temperature. Tokens that the grammar forbids get
+        `LEAST_LOGPROB`, as in vLLM."""
         import torch
 
         scores = torch.log_softmax(logits, dim=-1).clamp(min=LEAST_LOGPROB)
@@ -264,7 +265,7 @@ class Worker:
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
-        """Compute this engine's values for an expected mark, each value after the expected tokens."""
+        """Return this engine's values for an expected mark. At each position, the expected tokens precede."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         prompt = self._prompts.render(conversation["messages"], conversation["tools"])

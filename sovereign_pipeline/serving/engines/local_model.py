@@ -80,10 +80,9 @@ class Rows:
 
 
 def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
-    """Compute log-probabilities of the vocabulary at each position of `tokens` and the next one, with the adapter and
-    without.
+    """Return log-probabilities with the adapter and without it: shape [2, len(tokens) + 1, vocabulary size].
 
-    Both are rows of one batch, as answers of different adapters are.
+    Both are rows of one batch, like answers of different adapters. The last position follows the last token.
     """
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *tokens]] * 2)
@@ -114,15 +113,15 @@ class Matcher:
         return logits.masked_fill(bits.flatten()[: len(logits)] == 0, float("-inf"))
 
     def is_over_after(self, token: int) -> bool:
-        """Take a token. Returns whether nothing can follow it. Raises EngineRefused."""
+        """Add a token, and return whether no token can follow it. Raises EngineRefused."""
         self._matcher.consume_token(token)
         self.assert_whole()
         return bool(self._matcher.is_stopped())
 
     def assert_whole(self) -> None:
-        """Raise EngineRefused if the grammar is, or has become, too complex."""
+        """Raise EngineRefused if the matcher has failed, because the grammar is too complex."""
         if self._matcher.is_error():
-            raise EngineRefused("The form of the answer cannot be computed.", "Use a simpler schema.")
+            raise EngineRefused("The grammar of the answer is too complex.", "Use a simpler schema.")
 
 
 NO_ONES = "no-ones"
@@ -142,7 +141,7 @@ class Model:
         config = model.config.get_text_config(decoder=True)
         if unsupported := unsupported_layers(model):
             raise EngineRefused(
-                f"{base}: the local engine does not do layers of the kind {', '.join(unsupported)}.",
+                f"{base}: the local engine does not support layers of type {', '.join(unsupported)}.",
                 "Serve this base model with another engine.",
             )
         self.context = int(config.max_position_embeddings)
@@ -167,7 +166,7 @@ class Model:
             return hf.from_tokenizer(self.prompts.tokenizer, self._vocabulary_size, [*self.end_of_turn])
         except (ValueError, TypeError) as error:
             raise EngineRefused(
-                f"The tokenizer of this base model does not let answers be kept to a form: {_first_line(error)}",
+                f"The tokenizer of this base model does not support answers in a given form: {_first_line(error)}",
                 "Send the request without tools and response_format.",
             ) from None
 
@@ -182,7 +181,7 @@ class Model:
         self._leaving.discard(digest)
 
     def forget(self, digest: str) -> None:
-        """Let an adapter begin no more answers. `remove_left` frees its memory."""
+        """Stop an adapter from beginning more answers. `remove_left` frees its memory."""
         self._leaving |= {digest} & self._loaded
 
     def remove_left(self, needed: Callable[[], Collection[str]]) -> None:
@@ -245,7 +244,7 @@ def _assert_done_here(digest: str, content: bytes) -> None:
 
 
 def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
-    """Raise EngineRefused for unmatched tensors, which PEFT would skip."""
+    """Raise EngineRefused if the file's tensors are not those of the loaded adapter. PEFT skips unmatched tensors."""
     placed = get_peft_model_state_dict(model, adapter_name=digest, save_embedding_layers=False)
     with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

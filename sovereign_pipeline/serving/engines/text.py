@@ -1,8 +1,8 @@
 """Turn conversations into token ids, and token ids into streamed text.
 
 A caller cannot write the chat template's marks: a mark in a message is encoded as plain text. An ordinary conversation
-gets exactly the ids with which training encodes it. If a template marks turns with ordinary text (`[INST]`), a caller
-who writes that text cannot be detected.
+gets the same ids as in training. If a template marks turns with ordinary text (`[INST]`), a caller can write that text
+without being detected.
 """
 
 import re
@@ -28,14 +28,14 @@ def answer_limit(prompt: int, context: int, most: int) -> int:
     """Return the maximum answer length in tokens after `prompt` tokens. Raises PromptTooLong if no room is left."""
     if prompt >= context:
         raise PromptTooLong(
-            f"This model's maximum context length is {context} tokens, with the answer; the conversation has {prompt}."
+            f"This model's maximum context length is {context} tokens, with the answer. The conversation has {prompt}."
         )
     return min(context - prompt, most)
 
 
 @contextmanager
 def reading_base_model(base: Path) -> Iterator[None]:
-    """Raise EngineRefused for a directory that is not a base model."""
+    """Raise EngineRefused if the code within the `with` block cannot read a base model from `base`."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -48,7 +48,7 @@ class Prompts:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         template = str(tokenizer.chat_template)
-        # Other added tokens, such as runs of spaces, are ordinary words to the model.
+        # Other added tokens, such as runs of spaces, are ordinary text to the model.
         marks = {
             token.content: id
             for id, token in tokenizer.added_tokens_decoder.items()
@@ -63,7 +63,7 @@ class Prompts:
 
     @cached_property
     def call_form(self) -> CallForm | None:
-        """How the template writes calls of tools; None if it does not write them."""
+        """Return how the template writes tool calls; None if it has no form for them."""
         form = tool_form_of(self.tokenizer)
         if form is None:
             return None
@@ -83,11 +83,11 @@ class Prompts:
         return cls(tokenizer)
 
     def decode(self, ids: list[int], with_marks: bool = False) -> str:
-        """Return the text of tokens. with_marks: with special tokens, which open calls of tools in some templates."""
+        """Return the text of tokens. with_marks: keep special tokens, with which some templates begin tool calls."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=not with_marks, clean_up_tokenization_spaces=False))
 
     def end_of_turn(self, configured: int | list[int] | None) -> frozenset[int]:
-        """Return the token ids that end generation: those that the model configures and the end of sequence."""
+        """Return the token ids that end generation: those of the model's configuration, and the end of sequence."""
         listed = configured if isinstance(configured, list) else [configured]
         return frozenset(token for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
 
@@ -99,7 +99,7 @@ class Prompts:
         ids = self._encoded(self._shown(messages, tools))
         apart, marks = self._apart(messages, tools)
         has_mark = any(map(self._mark.search, [*_strings([list(messages), list(tools)])]))
-        # The marks can differ if a text forms one with its neighbouring text, or once it is normalized.
+        # Marks also differ if a text forms a mark together with neighbouring text, or after normalization.
         return apart if has_mark or marks != self._marks_in(ids) else ids
 
     def render(self, messages: Messages, tools: Tools = ()) -> list[int]:
@@ -108,8 +108,8 @@ class Prompts:
             return self.ids_of(messages, tools)
         except Exception as error:  # a template is a program by an unknown author
             raise EngineRefused(
-                f"The base model's chat template does not take this conversation ({type(error).__name__}).",
-                "Let user and assistant take turns, and leave out what is no text.",
+                f"The base model's chat template rejects this conversation ({type(error).__name__}).",
+                "Alternate turns of user and assistant, and send only text.",
             ) from None
 
     def shared_tokens(self, messages: Messages, characters: int, ids: Sequence[int], tools: Tools = ()) -> int:
@@ -117,7 +117,7 @@ class Prompts:
         from the conversation.
 
         Args:
-            characters: number of leading characters of the first user turn that others have too.
+            characters: number of leading characters of the first user turn that other requests have too.
             ids: the rendered conversation.
         """
         place = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
@@ -129,14 +129,14 @@ class Prompts:
 
     def _apart(self, messages: Messages, tools: Tools) -> tuple[list[int], list[int]]:
         """Encode each text separately from the template. Returns all ids, and the ids of the template's marks."""
-        nonce = secrets.token_hex(8)  # callers cannot write this text
+        nonce = secrets.token_hex(8)  # callers cannot guess this text
         begin, cut, end = (f"{nonce}{name}" for name in "bce")
 
         def fenced(text: str) -> str:
             return self._fenced(text, begin, cut, end)
 
         def fenced_json(value: Any) -> Any:
-            """Fence texts, and leave words such as the types of a schema, which templates may read."""
+            """Fence texts, except single words such as the types of a schema, which templates may interpret."""
             if isinstance(value, Mapping):
                 return {fenced_json(key): fenced_json(each) for key, each in value.items()}
             if isinstance(value, list | tuple):
@@ -170,7 +170,8 @@ class Prompts:
         return ids, marks
 
     def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:
-        """Split each mark in the text in two. Outer white space stays outside, because templates strip it."""
+        """Put a text between fences, and split each mark in it in two. White space around the text stays outside the
+        fences, because templates strip it."""
         body = text.strip()
         if not body:
             return text
@@ -192,7 +193,7 @@ class Prompts:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Return every text within a JSON value, keys included."""
+    """Yield every string within a JSON value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -217,7 +218,8 @@ class StopTexts:
         """True once a stop text is complete. Text after it is dropped."""
 
     def feed(self, text: str) -> str:
-        """Return all text except an end that may begin a stop text. It does not depend on tokenization."""
+        """Return the text that is final: all except an end that may begin a stop text. Tokenization has no influence on
+        this."""
         text = self._held + text
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         self.is_found = bool(found)
@@ -254,7 +256,7 @@ class TextPieces:
         return self._stops.feed(self._new(self._decode(self._ids).rstrip(INCOMPLETE)))
 
     def rest(self) -> str:
-        """Return the text left after the last token: an unfinished stop text. Half a character is dropped."""
+        """Return the text that was withheld because it may begin a stop text. An incomplete character is dropped."""
         return "" if self.is_stopped else self._stops.end()
 
     def _new(self, text: str) -> str:

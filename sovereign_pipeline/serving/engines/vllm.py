@@ -1,7 +1,7 @@
 """The vLLM engine: adapters and answers on a vLLM server.
 
-Each adapter is copied under a name that is never used again, because vLLM caches prompts by name. vLLM reads an evicted
-adapter again from its copy. Unloading an adapter frees no slot.
+Each adapter is copied under a name that identifies its bytes, because vLLM caches prompts by name. vLLM reloads an
+evicted adapter from its copy. Unloading an adapter frees no slot.
 """
 
 import asyncio
@@ -59,14 +59,14 @@ _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.w
 
 
 def base_shapes(base: Path) -> Shapes:
-    """Module of the base model -> shape of its weight. Raises EngineRefused if there is no weights file."""
+    """Return module of the base model -> shape of its weight. Raises EngineRefused if there is no weights file."""
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(base.glob("*.safetensors")):
         with file.open("rb") as stream:
             header = stream.read(int.from_bytes(stream.read(8), "little"))
         found |= _shapes(header)
     if not found:
-        raise EngineRefused(f"{base} holds no *.safetensors.", "Restore or fetch it again.")
+        raise EngineRefused(f"{base} contains no *.safetensors.", "Restore or fetch it again.")
     return {name.removesuffix(".weight"): shape for name, shape in found.items()}
 
 
@@ -89,7 +89,7 @@ def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, large
         example = f", such as {wrong[0]}" if wrong else ""
         raise EngineRefused(
             f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} of {len(tensors)} tensors match no "
-            f"module of it{example}.",
+            f"module of the model{example}.",
             "It belongs to another base model, or was changed after its training.",
         )
 
@@ -101,8 +101,8 @@ def name_of(digest: str, content: Mapping[str, bytes]) -> str:
 
 
 def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: bool = False) -> None:
-    """Write an adapter's files. for_the_group: let the group of `serving.vllm.copies` read them, which is the account
-    that runs vLLM."""
+    """Write an adapter's files. for_the_group: whether the group of `serving.vllm.copies` may read them. vLLM's account
+    is in this group."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
         (directory / name).write_bytes(data)
@@ -115,7 +115,7 @@ def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: 
 
 
 def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Build an adapter without effect: one pair of another adapter's tensors, set to zero."""
+    """Return the files of an adapter without effect: one pair of the given adapter's tensors, set to zero."""
     import numpy
     from safetensors.numpy import save
 
@@ -174,8 +174,8 @@ async def _mark(server: VllmServer, name: str, mark: Mark) -> Mark:
 
 
 async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int, ...], LogProbabilities]:
-    """Return the likeliest token at each position of `tokens`, each after the expected ones. Also return the
-    log-probabilities of the ids of `top` at those positions and the next one."""
+    """Return the server's likeliest token at each position of `mark.tokens`, with the expected tokens before it. Also
+    return the log-probabilities of `mark.top`."""
     likeliest: list[int] = []
     values: list[tuple[float, ...]] = []
     while len(values) < len(mark.top):
@@ -190,7 +190,8 @@ async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int,
 
 
 async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple[list[int], list[dict[int, float]]]:
-    """Continue after the first expected tokens. Returns the likeliest tokens and their log-probabilities."""
+    """Continue after the first `begin` expected tokens. Returns the likeliest tokens, and for each position token id ->
+    log-probability."""
     body = {
         "model": name,
         "prompt": [*mark.prompt, *mark.tokens[:begin]],
@@ -211,7 +212,7 @@ async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple
         ]
         return [int(token) for token in choice["token_ids"]], places
     except (KeyError, TypeError, IndexError, ValueError):
-        raise EngineRefused("vLLM answers in another form than the one that is known here.", "") from None
+        raise EngineRefused("The form of vLLM's response is unknown.", "") from None
 
 
 NO_EFFECT = "no-effect"
@@ -297,12 +298,12 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         name, text = body["model"], _Text(self.base, request)
         self._answering[name] += 1
         try:
-            with contextlib.closing(await server.stream(body)) as response:  # which stops its computation
+            with contextlib.closing(await server.stream(body)) as response:  # closing it stops vLLM's computation
                 yield len(body["prompt"])
                 while True:
                     if (piece := text.piece(await _next_event(server, response))) is not None:
                         if piece.finish is not None:
-                            response.close()  # vLLM does not know the stop texts, and would go on while this is read
+                            response.close()  # vLLM does not know the stop texts, and would continue meanwhile
                         yield piece
                         if piece.finish is not None:
                             return
@@ -339,7 +340,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         (process.kept.add if adapter.pinned else process.kept.discard)(name)
 
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
-        """Load an adapter into the server, which may evict an unpinned one."""
+        """Load an adapter into the server, which may evict an unpinned adapter."""
         directory = server.copies / name
         try:
             await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
@@ -360,8 +361,8 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return name
 
     async def _measure(self, server: VllmServer, name: str, fingerprint: Fingerprint) -> list[Mark]:
-        """Measure the marks of an adapter on the server. Returns no marks if the server renders a prompt
-        differently."""
+        """Return an adapter's marks as measured on the server. If a prompt is rendered differently, the marks have the
+        rendered prompts, and nothing is measured."""
         rendered = [
             mark.model_copy(update={"prompt": tuple(await self._render(each.messages, each.tools))})
             for each, mark in zip(fingerprint.conversations, fingerprint.marks, strict=True)
@@ -385,7 +386,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             await self._take_back(process, name)
 
     async def _take_back(self, server: VllmServer, name: str) -> None:
-        """Unload a name from the server. Running answers finish with it."""
+        """Unload an adapter by its name on the server. Running answers finish with the adapter."""
         server.kept.discard(name)
         for digest in [digest for digest, known in server.names.items() if known == name]:
             del server.names[digest]

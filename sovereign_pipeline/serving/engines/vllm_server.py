@@ -1,6 +1,6 @@
 """Start or reach a vLLM server, and send it requests.
 
-The base model is never requested beside adapters: on a CPU, vLLM computes such rows with the last adapter.
+The base model is never requested together with adapters: on a CPU, vLLM would compute its rows with the last adapter.
 """
 
 import asyncio
@@ -44,10 +44,10 @@ class VllmSettings:
     python: Path | None = None
     """Python interpreter of vLLM's environment, if the gateway starts the server."""
     records: Path | None = None
-    """Directory of the gateway's account that records which adapters it loaded into a shared server."""
+    """Directory in which the gateway records the adapters that it loaded into a shared server."""
     threads: int = THREADS
     hang_seconds: float = 60.0
-    """Seconds of silence after which a server counts as hung."""
+    """Seconds without a response after which a server counts as hung."""
     start_seconds: float = 900.0
     """Seconds after which a server that is not ready is killed."""
 
@@ -60,7 +60,7 @@ class VllmServer(Process):
         self.names: dict[str, str] = {}
         """Adapter's digest -> its name on the server."""
         self.kept: set[str] = set()
-        """Names that are used regularly, so that the server does not evict them."""
+        """Names of adapters that regularly get a request, so that the server does not evict them."""
         self._url = url
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
         self._salt = secrets.token_hex(32)
@@ -80,7 +80,7 @@ class VllmServer(Process):
         if status >= 500 and not await self._is_healthy():
             raise lost()
         if status != 200:
-            raise EngineRefused(f"vLLM refuses it: {_reason(content)}", "")
+            raise EngineRefused(f"vLLM rejects the request: {_reason(content)}", "")
         self.heard_at = time.monotonic()
         return json.loads(content) if content.startswith(b"{") else None
 
@@ -98,14 +98,14 @@ class VllmServer(Process):
         response.close()
         if response.status >= 500:
             raise lost()
-        raise EngineRefused(f"vLLM does not take this request (status {response.status}).", "Shorten it.")
+        raise EngineRefused(f"vLLM rejects this request (status {response.status}).", "Shorten the request.")
 
     def salt(self, group: str) -> str:
         """Return a secret salt that separates the cached prompts of groups."""
         return f"{self._salt}:{group}"
 
     async def use(self, names: Iterable[str]) -> None:
-        """Send one request to each adapter, because vLLM evicts the least recently used one."""
+        """Send one request to each adapter, because vLLM evicts the least recently used adapter."""
         one_token = {"prompt": [0], "max_tokens": 1, "temperature": 0}
         await asyncio.gather(*(self.post(COMPLETIONS, {"model": name, **one_token}) for name in sorted(names)))
 
@@ -138,7 +138,7 @@ class VllmServer(Process):
 
 
 def lost() -> EngineLost:
-    return EngineLost("The vLLM engine ended before the answer was complete.", "Ask again in a moment.")
+    return EngineLost("The vLLM engine ended before the answer was complete.", "Try again in a moment.")
 
 
 def _reason(content: bytes) -> str:
@@ -147,14 +147,14 @@ def _reason(content: bytes) -> str:
         message = str(found.get("error", found).get("message", ""))
     except (ValueError, AttributeError):
         message = ""
-    return message.strip().partition("\n")[0][:200] or "it gives no reason."
+    return message.strip().partition("\n")[0][:200] or "no reason is given."
 
 
 DEVICE_VARIABLES = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 BLOCK_TOKENS = 32
 """Number of tokens per block of the prefix cache. vLLM's default on a CPU is longer than most documents."""
 LINES_KEPT = 200
-"""Number of lines kept of the server's output until it is ready. Later output is dropped."""
+"""Number of output lines of the server that are stored until it is ready. Later output is dropped."""
 
 
 class StartedVllm(VllmServer):
@@ -180,7 +180,7 @@ class StartedVllm(VllmServer):
         try:
             server = cls(HeldDirectory.make(), template_sha256)
         except OSError as error:
-            raise EngineLost(f"There is no directory for vLLM: {error.strerror}.", "See TMPDIR.") from None
+            raise EngineLost(f"No directory for vLLM can be made: {error.strerror}.", "Correct TMPDIR.") from None
         try:
             await server._start(base, context, settings)
             async with asyncio.timeout(settings.start_seconds):
@@ -188,7 +188,7 @@ class StartedVllm(VllmServer):
         except BaseException as error:
             await server.end()
             if isinstance(error, TimeoutError):
-                raise EngineLost("vLLM did not load its base model in time.", "Look at memory.") from None
+                raise EngineLost("vLLM did not load its base model in time.", "Free memory.") from None
             if isinstance(error, OSError):
                 raise EngineLost(f"vLLM cannot be started: {error.strerror}.", "") from None
             raise
@@ -232,7 +232,7 @@ class StartedVllm(VllmServer):
     async def _wait_until_ready(self) -> None:
         while not await self._is_healthy():
             if self.is_gone:
-                raise EngineRefused(f"vLLM ended before it was ready: {self._why()}", "See serving.vllm.")
+                raise EngineRefused(f"vLLM ended before it was ready: {self._why()}", "Correct serving.vllm.")
             await asyncio.sleep(0.25)
         await self._warm_up(self._base_name)
         self._printed = deque(maxlen=0)  # from here on, the server may print callers' texts
@@ -323,8 +323,8 @@ class ReachedVllm(VllmServer):
 
     @classmethod
     async def reach(cls, context: int, settings: VllmSettings, template_sha256: str) -> Self:
-        """Connect to a server. Raises EngineRefused if it does not fit or others use it, and EngineLost if it does
-        not answer."""
+        """Connect to a server. Raises EngineRefused if the server is unsuitable or another gateway uses it, and
+        EngineLost if it does not answer."""
         options = settings.options
         assert options.url is not None and settings.records is not None
         records = settings.records / sha256(options.url.encode()).hexdigest()[:16]
@@ -339,13 +339,13 @@ class ReachedVllm(VllmServer):
             if isinstance(error, TimeoutError):
                 raise EngineLost(f"The vLLM server at {options.url} does not answer.", "Start it.") from None
             if isinstance(error, OSError):
-                raise EngineLost(f"{records}: {error.strerror}.", "Let the gateway write there.") from None
+                raise EngineLost(f"{records}: {error.strerror}.", "Give the gateway write access.") from None
             raise
         return server
 
     async def load(self, name: str, directory: Path) -> None:
         self._given[name] = str(directory)
-        self._note()  # note it first: after a crash, an unnoted adapter on the server would keep this gateway out
+        self._note()  # first, because after a crash the gateway would reject a server with an unrecorded adapter
         try:
             await super().load(name, directory)
         except EngineRefused:
@@ -397,25 +397,25 @@ class ReachedVllm(VllmServer):
         bases = [each for each in await self._models() if not each.get("parent")]
         if len(bases) != 1 or not UNGUESSABLE.fullmatch(str(bases[0].get("id"))):
             raise self._refused(
-                "the name of its base model can be guessed, and who names it gets answers without an adapter",
+                "the name of its base model can be guessed, and requests with that name bypass the adapters",
                 "Start it with one --served-model-name of 32 hex digits, as `openssl rand -hex 16` prints them.",
             )
         # If adapters can be loaded, an empty body gets another status than a missing path.
         if (await self._sent("POST", LOAD, {}))[0] not in (400, 422):
             raise self._refused(
-                "it loads no adapters while it runs",
+                "it cannot load adapters while it runs",
                 "Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora.",
             )
         longest = int(bases[0].get("max_model_len") or 0)
         if longest < context:
             raise self._refused(
-                f"it takes {longest} tokens of prompt and answer, and {context} are to be served",
+                f"its limit is {longest} tokens of prompt and answer, but this gateway serves {context}",
                 "Start it with a larger --max-model-len, or set serving.vllm.context.",
             )
         await self._take_back_of_before()
         problem = await self._strangeness()
         if problem:
-            raise self._refused(problem, "Start it anew, and let nobody but this gateway load adapters into it.")
+            raise self._refused(problem, "Restart it, and let only this gateway load adapters into it.")
         await self._warm_up(str(bases[0]["id"]))
 
     async def _take_back_of_before(self) -> None:
@@ -425,13 +425,13 @@ class ReachedVllm(VllmServer):
         except FileNotFoundError:
             before = {}
         except ValueError:
-            raise self._refused("what was loaded into it before cannot be read", "Start it anew.") from None
+            raise self._refused("the list of adapters in it cannot be read", "Restart it.") from None
         await self._take_out(before)
         self._note()
         await asyncio.to_thread(shutil.rmtree, self.copies, ignore_errors=True)
 
     async def _take_out(self, given: dict[str, str]) -> None:
-        """Unload adapters, except if another path now has the same name."""
+        """Unload adapters, except those whose name now has another path. given: name -> path."""
         held = await self._adapters()
         for name, path in given.items():
             if held.get(name) == path:
@@ -444,9 +444,9 @@ class ReachedVllm(VllmServer):
         given |= self._given  # adapters that were loaded meanwhile
         needed &= self._confirmed
         if any(given.get(name) != path for name, path in held.items()):
-            return "it holds an adapter that this gateway did not load"
+            return "it has an adapter that this gateway did not load"
         if needed - held.keys():
-            return "it does not hold any more what this gateway loaded"
+            return "it has lost an adapter that this gateway loaded"
         return ""
 
     async def _adapters(self) -> dict[str, str]:
@@ -455,7 +455,7 @@ class ReachedVllm(VllmServer):
     async def _models(self) -> list[Any]:
         listed = (await self._get(MODELS)).get("data")
         if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
-            raise self._refused("it does not list models as vLLM does", "See serving.vllm.url.")
+            raise self._refused("it does not list models as vLLM does", "Correct serving.vllm.url.")
         return listed
 
     async def _get(self, path: str) -> dict[str, Any]:
@@ -470,7 +470,7 @@ class ReachedVllm(VllmServer):
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise self._refused(f"it does not answer {path} as vLLM does", "See serving.vllm.url.")
+            raise self._refused(f"it does not answer {path} as vLLM does", "Correct serving.vllm.url.")
         return found
 
     def _refused(self, why: str, hint: str) -> EngineRefused:
@@ -485,7 +485,7 @@ class ReachedVllm(VllmServer):
             write_atomically(self._records / LOADED, json.dumps(self._given))
         except OSError as error:
             raise EngineRefused(
-                f"{self._records}: what vLLM is given cannot be noted ({error.strerror}).", "Make room there."
+                f"{self._records}: the list of vLLM's adapters cannot be saved ({error.strerror}).", "Free disk space."
             ) from None
 
     def _take_lock(self) -> None:
@@ -495,19 +495,19 @@ class ReachedVllm(VllmServer):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(lock)
-            raise self._refused("another gateway uses it", "Give each gateway a server of its own.") from None
+            raise self._refused("another gateway uses it", "Start a server for each gateway.") from None
         self._lock = lock
 
 
 def _shared(directory: Path) -> Path:
-    """Check the directory of copies. Raises EngineRefused if others can change it."""
+    """Return the directory of copies. Raises EngineRefused if it is missing or another account can change it."""
     try:
         found = directory.stat()
     except OSError as error:
-        raise EngineRefused(f"{directory}: serving.vllm.copies is not there ({error.strerror}).", "Make it.") from None
+        raise EngineRefused(f"{directory}: serving.vllm.copies is missing ({error.strerror}).", "Create it.") from None
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise EngineRefused(
-            f"{directory}: others than the gateway can change serving.vllm.copies.",
+            f"{directory}: other accounts than the gateway's can change this directory of serving.vllm.copies.",
             "Give it to the gateway's account, with mode 0750 and the group of the account that runs vLLM.",
         )
     return directory

@@ -1,8 +1,8 @@
-"""Supervise a vLLM server: kill it when the gateway or the supervisor is gone, and remove its files.
+"""Supervise a vLLM server: kill it when the gateway or the supervisor has ended, and remove its files.
 
-A killed vLLM server leaves processes behind. The next start removes the remains of a killed gateway and supervisor:
-both lock the directory, and every process of the server has the directory in its environment. This module imports no
-heavy library.
+A killed vLLM server leaves processes behind. If gateway and supervisor were both killed, the server's directory is no
+longer locked. The next start then removes it, and kills the processes that have it in their environment. This module
+imports no heavy library.
 """
 
 import fcntl
@@ -30,7 +30,7 @@ VARIABLE = "VLLM_RPC_BASE_PATH"
 
 @dataclass(frozen=True)
 class HeldDirectory:
-    """A server's directory, locked for as long as a process has this descriptor open."""
+    """A server's directory, which is locked as long as any process has the descriptor `lock` open."""
 
     path: Path
     lock: int
@@ -48,7 +48,7 @@ class HeldDirectory:
 
 
 def remove_left_behind() -> None:
-    """Remove the directories of servers whose gateway and supervisor are gone, and kill their processes."""
+    """Remove the directories of servers whose gateway and supervisor have ended, and kill the servers' processes."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             if path.is_symlink() or path.stat().st_uid != os.geteuid():
@@ -71,12 +71,12 @@ def main() -> None:
         command,
         stdin=subprocess.DEVNULL,
         env=environment,
-        preexec_fn=partial(die_with_parent, os.getpid()),  # this process has one thread
+        preexec_fn=partial(die_with_parent, os.getpid()),  # safe, because this process has one thread
         start_new_session=True,
     )
     select.select([pipe, os.pidfd_open(server.pid)], [], [])
-    shared = _shared_memory(_group(server.pid))  # first, because later nothing reveals these files of callers' texts
-    os.killpg(server.pid, signal.SIGKILL)  # still its own: nobody has waited for it
+    shared = _shared_memory(_group(server.pid))  # before the kill, which makes these files unfindable
+    os.killpg(server.pid, signal.SIGKILL)  # the id is still the server's, because nobody has waited for it
     server.wait()
     _unlink(shared)
     shutil.rmtree(directory, ignore_errors=True)

@@ -277,7 +277,7 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
     if (flag.line, flag.sequence) != (line, change.sequence):
         raise IntegrityError(f"{where}: it was signed as change {flag.sequence} of line {flag.line}.", SIGN_ANEW)
     if flag.request != (hashlib.sha256(change.request).hexdigest() if change.request is not None else None):
-        raise IntegrityError(f"{where}: request.sigstore.json is missing or is not the request that it names.", SIGN_ANEW)
+        raise IntegrityError(f"{where}: request.sigstore.json is missing or is not the one that it names.", SIGN_ANEW)
     if document(flag) != change.flags:
         raise IntegrityError(f"{where}: its file flags.json differs from the signed content.", SIGN_ANEW)
     return flag

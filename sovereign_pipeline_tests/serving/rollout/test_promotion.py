@@ -174,7 +174,9 @@ def test_an_inconclusive_hold_is_accepted_once(held: Held, tmp_path: Path, monke
     with pytest.raises(GateRefused, match="inconclusive: lost") as refused:
         held.office.ask("promote", held.staged)
     assert "accept-hold" in refused.value.hint
-    assert "answers of each adapter could decide" in refused.value.hint or "Waiting changes nothing" in refused.value.hint
+    assert (
+        "answers of each adapter could decide" in refused.value.hint or "Waiting changes nothing" in refused.value.hint
+    )
     key = tmp_path / "ines.key"
     write_key(key, held.office.officers["ines"], None)
     for variable in ("home", "data", "vault"):

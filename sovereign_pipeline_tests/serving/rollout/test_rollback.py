@@ -145,7 +145,7 @@ def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> N
     rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
     (root_of(desk.settings) / LINE / f"{sequences(desk.settings, LINE)[-1]:08d}" / REQUEST_FILE).unlink()
     assert adapter_of(desk.gateway()) is None
-    with pytest.raises(IntegrityError, match="is not the request that it names"):
+    with pytest.raises(IntegrityError, match="is not the one that it names"):
         desk.follow()
     assert desk.office.states()[second.id] == "production"
 
