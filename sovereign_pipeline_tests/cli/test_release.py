@@ -55,7 +55,7 @@ def test_an_officer_rolls_back(office: Office, key: Path, monkeypatch: pytest.Mo
     assert office.states()[second.id] == "production"
 
     given = call("rollback", "lamps", "--to", first.id, "--reason", "Again.", "--key", str(key))
-    assert "is no adapter that line lamps can go back to" in str(given.exception)
+    assert "is not an adapter to which line lamps can roll back" in str(given.exception)
 
     given = call("request", second.id, "roll_back", "--reason", "It was right.", "--key", str(key))
     assert given.exit_code == 0, given.output

@@ -1,6 +1,6 @@
-"""The state that `/admin` shows, and the two pages for people.
+"""Build the state for `/admin`, and the HTML of the pages `/` and `/admin`.
 
-An adapter above the caller's clearance is not shown, and neither is a flag, trial or count that would reveal it.
+An adapter above the caller's clearance is left out, and so is every flag, trial or count that would reveal it.
 """
 
 import datetime
@@ -29,7 +29,7 @@ DIGITS = 12
 
 @dataclass(frozen=True)
 class AdminSources:
-    """The sources of `/admin` that answers do not need."""
+    """Functions that return what `/admin` shows, and that answering requests does not need."""
 
     engines: Callable[[], Awaitable[Sequence[EngineState]]]
     """Function that returns one state per base model."""
@@ -49,7 +49,7 @@ class Reviews:
         self._known: dict[str, Due] = {}
 
     def look(self) -> None:
-        """Read the review dates. Raises the errors of reading the registry; the earlier dates are kept then."""
+        """Read the review dates. If reading the registry raises an error, the earlier dates stay."""
         today = datetime.datetime.now(datetime.UTC).date()
         self._known = {each.line: each for each in due_reviews(self._registry(), self._settings, today)}
 
@@ -71,8 +71,8 @@ class _Row(NamedTuple):
 def overview(
     caller: Caller, catalog: Catalog, figures: Figures, sources: AdminSources, now: datetime.datetime
 ) -> dict[str, Any]:
-    """Return the state of every line with an adapter that the caller may see, as the page shows it. Counts are of this
-    gateway, since it started."""
+    """Return the state of the engines and of every line with an adapter that the caller may see. Counts are those of
+    this gateway since it started."""
     flags, behind = sources.flags(), sources.behind()
     loaded = {each.digest for each in catalog.served()} & {*catalog.engine.loaded()}
     lines = []
@@ -100,7 +100,7 @@ def overview(
             }
         )
     bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
-    # Omits the number of adapters, which would reveal adapters that the caller may not see.
+    # The number of adapters is left out, because it would reveal adapters that the caller may not see.
     engines = [
         {"name": each.kind, **_facts(each, "base_model", "computes", "problem", "is_of_others")}
         for each in figures.engines
@@ -171,8 +171,8 @@ Name = Literal["chat", "admin"]
 
 @cache
 def page_of(name: Name) -> tuple[str, Mapping[str, str]]:
-    """Build a page and its response headers, with its styles, scripts and translations inline. Only these may run. The
-    page is the same for every caller."""
+    """Build a page and its response headers. Styles, scripts and translations are inline, and the headers permit no
+    others. The page is the same for every caller."""
     css, scripts = style(HERE / "page.css"), [_text("page.js"), _text(f"{name}.js")]
     arabic = json.dumps(json.loads(_text("arabic.json")), ensure_ascii=False).replace("<", "\\u003c")
     content = (

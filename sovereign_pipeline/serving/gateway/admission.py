@@ -46,12 +46,12 @@ class Bucket:
 
 
 OF_CALLER = (
-    "You have as many requests running as you may.",
-    "You have sent as many requests or tokens as you may in a minute.",
+    "You have reached your limit of concurrent requests.",
+    "You have reached your limit of requests or tokens per minute.",
 )
 OF_PERSON = (
-    "This person has as many requests running as allowed.",
-    "This person has sent as many requests or tokens as allowed in a minute.",
+    "This person has reached the limit of concurrent requests.",
+    "This person has reached the limit of requests or tokens per minute.",
 )
 
 
@@ -75,7 +75,7 @@ class Rates:
     async def request(self, caller: Caller, user: str | None = None) -> AsyncIterator[None]:
         """Count one request for as long as it runs. Raises Refusal (429) if the request exceeds a limit.
 
-        user: person for whom the caller sends it.
+        user: hash of the person for whom the caller sends the request.
         """
         now, accounts = self._clock(), self._accounts(caller, user)
         for key, allowance in accounts.items():
@@ -103,7 +103,7 @@ class Rates:
             self._of(key, allowance, now)[1].take(tokens, now)
 
     def _accounts(self, caller: Caller, user: str | None) -> dict[str, Allowance]:
-        """Return the limits that a request counts against, by key. A caller with several grants has the largest."""
+        """Return key -> limits that a request counts against. A caller with several grants has their largest limits."""
         rules = [grant.front_end for grant in caller.grants]
         accounts = {caller.key: self._allowance([(each.concurrent, each.per_minute) for each in rules])}
         if user is not None:
@@ -126,10 +126,10 @@ class Rates:
 
 
 class Places:
-    """The places of an engine. The waiting line with the fewest running requests is next, so that no line blocks
-    another.
+    """The engine's places for running requests. The waiting line with the fewest running requests gets the next free
+    place, so that no line blocks another.
 
-    A line may take all places except one for each other line, and at least half of them.
+    A line may take all places except one for each other line, but always at least half of all places.
     """
 
     def __init__(self, limits: Limits, lines: Callable[[], Collection[str]]) -> None:
@@ -140,12 +140,13 @@ class Places:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """Line -> number of its waiting requests."""
+        """Return line -> number of its waiting requests."""
         return {line: len(queue) for line, queue in self._waiting.items()}
 
     @asynccontextmanager
     async def place(self, line: str) -> AsyncIterator[None]:
-        """Occupy a place while the context is open. Raises Refusal (429) if too many wait, or for too long."""
+        """Occupy a place while the context is open. Raises Refusal (429) if too many requests of the line wait, or if
+        this request waits too long."""
         if not self._waiting.get(line) and self._may_begin(line):
             self.running[line] += 1
         else:
@@ -170,7 +171,9 @@ class Places:
             elif turn in queue:
                 queue.remove(turn)
             if isinstance(error, TimeoutError):
-                raise _too_many("No place became free for this request.", self._limits.waiting_seconds) from None
+                raise _too_many(
+                    "The engine had no free place for this request in time.", self._limits.waiting_seconds
+                ) from None
             raise
         finally:
             if not queue and self._waiting.get(line) is queue:
@@ -185,7 +188,7 @@ class Places:
             self._waiting[following].popleft().set_result(None)
 
     def _next(self) -> str | None:
-        """Return the line whose oldest waiting request starts now; None if none may."""
+        """Return the line whose oldest waiting request starts now; None if no waiting request may start."""
         for queue in self._waiting.values():
             while queue and queue[0].done():  # the waiting request has ended, and its future is already done
                 queue.popleft()

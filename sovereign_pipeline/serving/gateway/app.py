@@ -35,7 +35,7 @@ from sovereign_pipeline.serving.rollout.in_force import Flags
 _LOG = logging.getLogger(__name__)
 GONE = 499
 SECONDS_WITHOUT_REGISTRY = 24 * 60 * 60
-"""Seconds for which a gateway that does not reach the registry is ready."""
+"""Seconds without the registry after which the gateway is not ready."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Condition:
     is_behind: bool = False
     """True if a line's newest flag is not in force here."""
     withdrawn: int = 0
-    """Number of lines whose adapter in production is recalled. They do not count for `answers`."""
+    """Number of lines whose adapter in production is recalled. Such lines do not count for `answers`."""
     unreached_seconds: float | None = None
     """Number of seconds for which the registry has been down; None if it answers."""
     unloaded: int = 0
-    """Number of adapters that the flags in force give to users, and that no engine has loaded."""
+    """Number of adapters that the flags in force give to users, but that no engine has loaded."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
@@ -152,7 +152,7 @@ def _invalid(errors: Sequence[Any]) -> Refusal:
     path = [str(part) if isinstance(part, int) or A_FIELD.fullmatch(str(part)) else "…" for part in error["loc"][1:]]
     param = ".".join(path) or None
     if error["type"] == "extra_forbidden":
-        return Refusal(400, f"The field '{param}' is not known here.", "unknown_parameter", param=param)
+        return Refusal(400, f"The field '{param}' is unknown.", "unknown_parameter", param=param)
     if error["type"] == "missing":
         return Refusal(400, f"The field '{param}' is missing.", "missing_parameter", param=param)
     own = error.get("ctx", {}).get("error")  # from a rule of the model; pydantic's own message helps no caller
@@ -161,21 +161,21 @@ def _invalid(errors: Sequence[Any]) -> Refusal:
 
 
 def _of_framework(error: HTTPException) -> Refusal:
-    known = {404: ("There is no such page here.", "not_found")}
+    known = {404: ("This page does not exist.", "not_found")}
     known[405] = ("This method is not allowed for this page.", "method_not_allowed")
     message, code = known.get(error.status_code, ("The request cannot be read.", "invalid_request"))
     return Refusal(error.status_code, message, code, headers=error.headers)
 
 
 MEANINGS: dict[int | str, str] = {
-    400: "The request asks for something that is not there.",
+    400: "A parameter of the request is invalid or not supported.",
     401: "No valid token was sent.",
     404: "The model or answer does not exist, or the caller may not use it.",
     408: "The request took too long to arrive.",
     413: "The request is too long.",
     429: "Too many requests; see Retry-After.",
     500: "An internal error of the gateway.",
-    503: "No engine, or the gateway is being stopped; Retry-After says when.",
+    503: "The gateway or its engine cannot answer now; see Retry-After.",
     504: "The answer took too long.",
     "4XX": "Any other error in a request.",
 }
@@ -196,13 +196,13 @@ def _body(kind: Kind) -> dict[str, Any]:
 
 @api.post("/v1/chat/completions", response_model=messages.ChatCompletion, responses=STREAM, openapi_extra=_body("chat"))
 async def chat(request: Request, here: Here, caller: From) -> Response:
-    """Answer a conversation by texts, by JSON of a schema, or by calls of the caller's tools."""
+    """Answer a conversation with text, with JSON that matches a schema, or with calls of the caller's tools."""
     return await _answer(request, here, caller, "chat")
 
 
 @api.post("/v1/completions", response_model=messages.Completion, responses=STREAM, openapi_extra=_body("text"))
 async def completions(request: Request, here: Here, caller: From) -> Response:
-    """Answer a prompt, as the one message of a conversation."""
+    """Answer a prompt, which becomes the only message of a conversation."""
     return await _answer(request, here, caller, "text")
 
 
@@ -222,7 +222,7 @@ async def models(here: Here, caller: From) -> messages.ModelList:
 
 @api.get("/v1/models/{model}", response_model=ModelFacts)
 async def model(here: Here, caller: From, model: str) -> ModelFacts:
-    """One model that the caller may use."""
+    """Return one model that the caller may use."""
     found = here.handler.catalog.visible(caller).get(model)
     if found is None:
         raise here.handler.catalog.missing(model, caller)
@@ -231,7 +231,7 @@ async def model(here: Here, caller: From, model: str) -> ModelFacts:
 
 @api.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 async def metrics_page(here: Here, caller: From) -> Response:
-    """Counters for Prometheus, for callers who may read them: they name every line."""
+    """Return counters for Prometheus. They name every line, so only callers with `metrics` may read them."""
     if not caller.may_read_metrics:
         raise refused("not_found")
     return Response(here.handler.metrics.page(await here.figures()), media_type=CONTENT_TYPE)
@@ -239,7 +239,7 @@ async def metrics_page(here: Here, caller: From) -> Response:
 
 @api.get("/admin/state")
 async def admin_state(here: Here, caller: From) -> dict[str, Any]:
-    """The state of lines and engines, for callers with `admin`."""
+    """Return the state of lines and engines. Only callers with `admin` may read it."""
     if not caller.may_administer:
         raise refused("not_found")
     async with here.handler.rates.request(caller):
@@ -249,13 +249,13 @@ async def admin_state(here: Here, caller: From) -> dict[str, Any]:
 
 @pages.get("/")
 async def chat_page() -> Response:
-    """The page to try a line."""
+    """Return the page for trying a line."""
     return _page("chat")
 
 
 @pages.get("/admin")
 async def admin_page(caller: Annotated[Caller | None, Depends(caller_of)]) -> Response:
-    """The page alone; there is none for whom the proxy names and who may not see what it shows."""
+    """Return the admin page, without data. A person whom the proxy names, but who may not administer, gets 404."""
     if caller is not None and not caller.may_administer:
         raise refused("not_found")
     return _page("admin")
@@ -263,16 +263,16 @@ async def admin_page(caller: Annotated[Caller | None, Depends(caller_of)]) -> Re
 
 @health.get("/healthz", response_model=Health, response_model_exclude_none=True)
 async def healthz() -> Health:
-    """Whether this process answers."""
+    """Report that this process answers."""
     return Health()
 
 
 @health.get("/readyz", response_model=Health, response_model_exclude_none=True)
 async def readyz(here: Here) -> Health:
-    """Whether requests are answered: an engine computes, a line is served where one is in production, answers can be
-    noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest, or not at all,
-    because the engine of their base model does not compute, or because an officer withdrew what answered them; or the
-    registry is not reached, which after a day gives 503."""
+    """Report whether requests are answered. 503: no engine computes, no line answers although an adapter is in
+    production, the journal cannot be written, the gateway is stopping, or the registry has been down for a day.
+    Degraded: the registry is down, an engine does not compute, an adapter that should answer is not loaded, the newest
+    flag of a line is not in force, or an officer withdrew a line's adapter."""
     if not here.handler.is_ready or not await here.handler.catalog.engine.is_well():
         raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
     condition = here.condition()
@@ -283,9 +283,9 @@ async def readyz(here: Here) -> Health:
         raise Refusal(503, "The registry has not been reached for a day.", "registry_unreached", retry_after=10)
     silent = sum(not engine.computes for engine in await here.sources.engines())
     degraded = {
-        "The registry is not reached. Requests are answered by what was verified before.": unreached is not None,
-        f"Engines that do not compute: {silent}. The other lines are answered.": silent,
-        f"Adapters that should answer and are not loaded: {condition.unloaded}. The log says why.": condition.unloaded,
+        "The registry is down. Requests are answered by adapters that were verified before.": unreached is not None,
+        f"Engines that do not compute: {silent}. Lines of other engines are answered.": silent,
+        f"Adapters that should answer but are not loaded: {condition.unloaded}. The log says why.": condition.unloaded,
         "A newer flag of a line is not in force here. The log says why.": condition.is_behind,
         f"Lines that were withdrawn by an officer: {condition.withdrawn}.": condition.withdrawn,
     }
@@ -303,7 +303,7 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
     if call_form is None:
         _assert_without_tools(sent)
     elif not call_form.form.mark and sent.form.schema is not None and sent.form.tools:
-        message = "The parameter 'response_format' is not supported beside 'tools': this model's calls are bare JSON."
+        message = "The parameter 'response_format' is not supported with 'tools': this model's calls are bare JSON."
         raise Refusal(400, message, "unsupported_parameter", param="response_format")
     if user is not None and caller.user_for(line, user) == caller.user_for(line, None):
         sent.ignored.append("user")
@@ -326,7 +326,8 @@ async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -
 
 
 def _assert_without_tools(sent: CompletionRequest) -> None:
-    """Raise Refusal for tools, calls and their results, for a model whose template does not write them."""
+    """Raise Refusal if a request has tools, tool calls or results of calls. Called if the chat template has no form for
+    them."""
     roles = [each["role"] for each in sent.conversation]
     called = next((place for place, each in enumerate(sent.conversation) if "tool_calls" in each), None)
     for param, is_there in (
@@ -335,7 +336,7 @@ def _assert_without_tools(sent: CompletionRequest) -> None:
         (f"messages.{roles.index('tool') if 'tool' in roles else 0}.role", "tool" in roles),
     ):
         if is_there:
-            message = f"The parameter '{param}' is not supported: the chat template of this model writes no calls."
+            message = f"The parameter '{param}' is not supported: the chat template of this model has no tool calls."
             raise Refusal(400, message, "unsupported_parameter", param=param)
 
 
@@ -375,7 +376,7 @@ def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str
 
 
 def _facts(handler: RequestHandler, request: RoutedRequest) -> dict[str, Any]:
-    """Return what an answer states besides its text."""
+    """Return the fields of an answer that are the same for all its events."""
     return {
         "id": f"{'chatcmpl' if request.sent.kind == 'chat' else 'cmpl'}-{request.id}",
         "created": int(time.time()),
@@ -428,7 +429,7 @@ def _calls(answer: RunningAnswer) -> list[messages.AnswerCall]:
 
 
 def _used(answers: Sequence[RunningAnswer]) -> messages.Usage:
-    """Return the tokens of all choices of a request. Their prompt counts once."""
+    """Return the number of tokens of all choices of a request. The prompt counts once."""
     prompt, answer = answers[0].prompt_tokens, sum(each.answer_tokens for each in answers)
     return messages.Usage(prompt_tokens=prompt, completion_tokens=answer, total_tokens=prompt + answer)
 
@@ -532,5 +533,5 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _in_a_header(text: str) -> str:
-    """Encode a classification level for a header: ASCII as it is, anything else percent-encoded."""
+    """Encode a classification level for a header: printable ASCII is unchanged, other text is percent-encoded."""
     return text if text.isascii() and text.isprintable() else quote(text)

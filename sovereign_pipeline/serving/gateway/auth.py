@@ -58,9 +58,9 @@ class Caller:
     """Identifier of the caller for limits. It is never shown, logged or stored."""
     grants: tuple[Role, ...]
     groups: frozenset[str] = frozenset()
-    """All roles that the institution's proxy names, including those without a grant."""
+    """All roles that the institution's proxy sends, including roles without a grant."""
     named: Mapping[str, str] = field(default_factory=dict)
-    """Header that a grant trusts for people's names -> its value in this request."""
+    """Header in which a grant lets the caller name people -> the header's value in this request."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(_reaches(grant, adapter, ladder) for grant in self.grants)
@@ -80,7 +80,7 @@ class Caller:
     def user_for(self, line: str, user: object) -> str | None:
         """Return the hash of the person for whom a request to a line is sent; None for the caller itself.
 
-        user: `user` of the request, any JSON value. The value is ignored if a grant trusts a header for people's names.
+        user: field `user` of the request, any JSON value. It is ignored if a grant names a header for people instead.
         """
         for grant in self.grants:
             if grant.users and _covers(grant, line):
@@ -110,7 +110,7 @@ class Token(Role):
     """A token's record, with the permissions of its holder."""
 
     lines: tuple[str, ...] | None
-    """As in `Role`, without a default: a record that lacks it is damaged, and must not mean every line."""
+    """As in `Role`, but without a default: a record without it is damaged, and must not permit every line."""
     sha256: Digest
     who: str = Field(min_length=1, max_length=200)
     """Holder's name. The ledger has a salted commitment to it."""
@@ -166,7 +166,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
         return TokenFile.model_validate_json(content).tokens
     except ValidationError:
         raise IntegrityError(
-            f"{path}: this is not the file of the gateway's tokens.", "Restore it from a copy; nobody is let in by it."
+            f"{path}: this is not a valid token file.", "Restore it from a copy. Until then, no token is accepted."
         ) from None
 
 
@@ -223,9 +223,9 @@ def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]
     refused = {}
     for token in tokens:
         if token.revoked_at is None and token.facts() not in added.get(token.sha256, []):
-            refused[token.sha256] = "no entry of the ledger says that it was added as it is"
+            refused[token.sha256] = "no entry of the ledger adds it with these permissions"
         elif token.revoked_at is None and token.sha256 in revoked:
-            refused[token.sha256] = "the ledger says that it was revoked"
+            refused[token.sha256] = "an entry of the ledger revokes it"
     return refused
 
 
@@ -240,7 +240,7 @@ class Tokens:
         """Digests of the facts of tokens that are valid in the ledger; None before the first comparison."""
 
     def caller(self, text: str, now: datetime.datetime) -> Caller | None:
-        """Return a token's caller; None if it is unknown, expired, revoked or not logged.
+        """Return a token's caller; None if the token is unknown, expired, revoked or not logged.
 
         Every token is compared in constant time. Raises IntegrityError for an invalid file.
         """
@@ -262,7 +262,8 @@ class Tokens:
         return self._tokens
 
     def compare_with(self, registry: Registry) -> Mapping[str, str]:
-        """Compare the tokens with the ledger, and reject unconfirmed ones from now on. Returns id -> reason."""
+        """Compare the tokens with the ledger, and from now on reject those that it does not confirm. Returns id ->
+        reason."""
         tokens = self.all()
         refused = refused_by(registry, tokens)
         valid = (token for token in tokens if token.revoked_at is None and token.sha256 not in refused)
@@ -276,7 +277,7 @@ def sha256_of(text: str) -> str:
 
 @contextlib.contextmanager
 def _changing(settings: Settings) -> Iterator[tuple[Token, ...]]:
-    """Lock the token file against other processes and return its tokens."""
+    """Lock the token file against other processes and yield its tokens."""
     with held_within(serving_directory(settings) / "tokens.lock", LOCK_SECONDS):
         yield read_tokens(file_of(settings))
 
@@ -307,7 +308,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", "/", "/admin"})
 SECONDS_FOR_A_BODY = 30
 LONGEST_AUTHORIZATION = 500
 LONGEST_PERSON = 1_000
-"""Longest header value that names a person. A longer one counts as none."""
+"""Maximum length of a header value that names a person. A longer value is ignored."""
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -371,7 +372,7 @@ def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> 
         return Callers(tokens)
     if settings.serving_proxy_secret is None:
         raise InputError(
-            f"{VARIABLES['serving_user_header']} names a header, and no secret says that the proxy sent it.",
+            f"{VARIABLES['serving_user_header']} names a header, but no secret proves that the proxy has sent it.",
             f"Write a secret into a file, have the proxy send it, and name the file in "
             f"{VARIABLES['serving_proxy_secret']}.",
         )

@@ -1,6 +1,6 @@
-"""Keep answers to a JSON schema or to calls of tools: write the grammar for an engine, and read the calls in its text.
+"""Constrain answers to a JSON schema or to tool calls: write the grammar for an engine, and read calls in its text.
 
-Grammars are Lark's, as llguidance reads them, in the local engine and in vLLM alike.
+Grammars are in llguidance's variant of Lark. The local engine and vLLM both use llguidance.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ _AS_TRAINED = {
     "key_separator": ": ",
     "json_allowed_escapes": 'nrtbf\\"',
 }
-"""JSON is written as chat templates write it. No letter is written as a numeric escape, because a search could not read
-it. With free white space, small models may never end."""
+"""Options of llguidance. JSON is written as in chat templates, without numeric escapes of letters, which a search could
+not read. White space is fixed, because with free white space small models may never end."""
 _UNENFORCED = re.compile(r"Unimplemented keys: \[(.*?)\]")
 _KEYWORD = re.compile(r'"([A-Za-z$]{1,40})"')
 _ANYTHING = r"/(.|\n)*/"
@@ -32,23 +32,23 @@ NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}, "additio
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """The allowed form of an answer: text, JSON by a schema, or calls of tools."""
+    """The allowed form of an answer: text, JSON by a schema, or tool calls."""
 
     schema: Mapping[str, Any] | None = None
-    """JSON schema of the text; None if it may be any text."""
+    """JSON schema of the text; None if any text is allowed."""
     tools: Sequence[Mapping[str, Any]] = ()
     """Tools that the answer may call, in OpenAI's form."""
     must_call: bool = False
-    """True if the answer must be calls."""
+    """True if the answer must consist of tool calls."""
     most_calls: int | None = None
-    """Maximum number of calls; None without limit."""
+    """Maximum number of tool calls; None if there is no limit."""
 
     @property
     def is_free(self) -> bool:
         return self.schema is None and not self.tools
 
     def grammar(self, form: CallForm | None) -> str:
-        """Return the grammar of the answer; "" if it may be any text. form: needed if there are tools."""
+        """Return the grammar of the answer; "" if any text is allowed. form: must not be None if there are tools."""
         if self.is_free:
             return ""
         text = f"%json {_json(self.schema)}" if self.schema is not None else "TEXT"
@@ -71,9 +71,9 @@ ANY_TEXT = AnswerForm()
 MOST_NESTED = 50
 """Maximum nesting of objects and lists in a parameter, and in the arguments of a call."""
 _MOST_CHARACTERS, _MOST_PROPERTIES, _MOST_REFERENCES = 65_536, 500, 200
-"""Limits on the schemas of one request. Beyond them, grammars are too complex for the first token."""
+"""Limits on all schemas of one request together. Beyond them, grammars are too complex for the first token."""
 _LONGEST_CHAIN = 1_000
-"""Maximum nesting of a schema with its references followed. Near 1,600, llguidance ends the process."""
+"""Maximum nesting of a schema with its references followed. Near 1,600, llguidance crashes the process."""
 
 
 def nesting_of(value: Any) -> int:
@@ -86,7 +86,7 @@ def nesting_of(value: Any) -> int:
 
 
 class FormCheck:
-    """A check of the form of a request's answers, made once for all of them."""
+    """Checks the form of a request's answers. The check runs once, even if the request has several answers."""
 
     def __init__(self) -> None:
         self._task: asyncio.Future[None] | None = None
@@ -117,7 +117,7 @@ def assert_enforceable(form: AnswerForm) -> None:
             (_MOST_CHARACTERS, "characters", characters),
             (_MOST_PROPERTIES, "properties and definitions", properties),
             (_MOST_REFERENCES, "references", references),
-            (_LONGEST_CHAIN, "levels, with its references followed", chain),
+            (_LONGEST_CHAIN, "levels, with references followed", chain),
         ):
             if amount > limit:
                 message = f"The schemas up to '{param}' have more than {limit:,} {what}. Use simpler ones."
@@ -147,8 +147,8 @@ def _assert_enforceable(schema: Mapping[str, Any], param: str) -> None:
     problem = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: %json {_json(schema)}"))
     if problem:
         keys = [key for found in _UNENFORCED.findall(problem) for key in _KEYWORD.findall(found)]
-        what = f"uses {', '.join(map(repr, keys))}" if keys else "is invalid, or has a form"
-        message = f"The schema in '{param}' {what}, which cannot be enforced on an answer. Change the schema."
+        what = f"uses {', '.join(map(repr, keys))}," if keys else "is invalid, or has a form"
+        message = f"The schema in '{param}' {what} that cannot be enforced on an answer. Change the schema."
         raise Refusal(400, message, "unsupported_parameter", param=param)
 
 
@@ -174,7 +174,7 @@ def _calls(form: CallForm, tools: Sequence[Mapping[str, Any]], most: int | None)
 
 
 def _opening(form: CallForm) -> Iterator[str]:
-    """Return the rules of what opens the first call, and of the text before it."""
+    """Return the rules of the marks that open the first call, and of the text before them."""
     opening, mark = form.form.begin + form.form.head, form.form.mark
     head = opening.partition(mark)[2] if mark else opening
     if not mark:
@@ -188,7 +188,7 @@ def _opening(form: CallForm) -> Iterator[str]:
 
 
 def _lark(literal: str, form: CallForm) -> str:
-    """Return a literal as Lark: texts in quotation marks, special tokens by id, and any id of a call."""
+    """Convert a literal to Lark: text in quotation marks, special tokens by id, and a pattern for a call's id."""
     parts = [*map(re.escape, sorted(form.special, key=len, reverse=True)), re.escape(CALL_ID)]
     found = []
     for piece in re.split(f"({'|'.join(parts)})", literal):
@@ -202,7 +202,7 @@ def _lark(literal: str, form: CallForm) -> str:
 
 
 class CallReader:
-    """A filter that separates the calls of tools from the text of a streamed answer."""
+    """A filter that separates tool calls from the text of a streamed answer."""
 
     def __init__(self, form: ToolForm) -> None:
         self._form = form
@@ -223,11 +223,12 @@ class CallReader:
 
     @property
     def _is_begun(self) -> bool:
-        """Return whether a call has begun. A bare call begins with the answer."""
+        """Return whether a call has begun. A call without an opening mark can only be at the answer's beginning."""
         return self._mark.is_found
 
     def _passed(self, text: str) -> str:
-        """Hold back spaces, because spaces before a call are not text."""
+        """Return text without its trailing white space, which is kept for the next text. White space before a call is
+        dropped."""
         text = self._spaces + text
         self._spaces = text[len(text.rstrip()) :]
         return text.rstrip()

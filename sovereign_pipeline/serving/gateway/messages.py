@@ -41,7 +41,7 @@ class Usage(ResponseModel):
 
 
 class Level(ResponseModel):
-    """The classification level of the answer, which is the adapter's, and whether an encrypted transcript is kept."""
+    """The classification level of the adapter and so of its answers, and whether encrypted transcripts are kept."""
 
     classification: str
     transcript: Literal["kept"] | None = Field(default=None, exclude_if=lambda kept: kept is None)
@@ -148,7 +148,7 @@ class FeedbackTaken(ResponseModel):
 class Health(ResponseModel):
     status: Literal["ok", "degraded"] = "ok"
     detail: str | None = None
-    """The degraded part."""
+    """Message about the degraded part; null if the status is ok."""
 
 
 def logprobs_of(
@@ -266,41 +266,41 @@ class Refusal(Exception):
 
 
 REFUSALS: Mapping[str, tuple[int, str, dict[str, Any]]] = {
-    # The same error for a model that does not exist and one above the caller's clearance.
+    # The same error for a model that does not exist and for a model above the caller's clearance.
     "model_not_found": (404, "This model does not exist, or you may not use it.", {"param": "model"}),
     "model_withdrawn": (404, "This model was withdrawn by an officer.", {"param": "model"}),
-    "model_not_loaded": (503, "This model is being loaded. Send it again later.", {"retry_after": 10}),
-    # The same error for an answer that does not exist, is another caller's or is too old.
-    "answer_not_found": (404, "You were given no such answer, or it is too old.", {"param": "id"}),
-    "not_found": (404, "There is no such page here.", {}),
+    "model_not_loaded": (503, "This model is being loaded. Send the request again later.", {"retry_after": 10}),
+    # The same error for an answer that does not exist, belongs to another caller or is too old.
+    "answer_not_found": (404, "You got no answer with this id, or it is too old.", {"param": "id"}),
+    "not_found": (404, "This page does not exist.", {}),
     "invalid_api_key": (
         401,
-        "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer TOKEN'.",
+        "No valid token was sent. Send your token as 'Authorization: Bearer TOKEN'.",
         {"headers": {"WWW-Authenticate": "Bearer"}},
     ),
-    "feedback_not_noted": (503, "Feedback cannot be noted now. Send it again later.", {"retry_after": 60}),
+    "feedback_not_noted": (503, "Feedback cannot be stored now. Send it again later.", {"retry_after": 60}),
     "engine_lost": (
         503,
-        "The engine was lost before the answer was complete. Send it again.",
+        "The engine ended before the answer was complete. Send the request again.",
         {"retry_after": 5},
     ),
     "scanner_lost": (
         503,
-        "What passes cannot be searched for personal data now, so it does not pass.",
+        "The search for personal data does not work now, so no text is passed on. Try again later.",
         {"retry_after": 5},
     ),
     "journal_full": (
         503,
-        "Answers cannot be noted now, so none is given. Tell the administrator.",
+        "The journal of answers cannot be written now, so no request is answered. Tell the administrator.",
         {"retry_after": 60},
     ),
     "transcripts_full": (
         503,
-        "Transcripts of this model cannot be kept now, so it does not answer. Tell the administrator.",
+        "Transcripts of this model cannot be written now, so it does not answer. Tell the administrator.",
         {"retry_after": 60},
     ),
-    "gateway_stopping": (503, "The gateway is being stopped. Send it again later.", {"retry_after": 10}),
-    "answer_timeout": (504, "The answer took too long and was given up.", {}),
+    "gateway_stopping": (503, "The gateway is being stopped. Send the request again later.", {"retry_after": 10}),
+    "answer_timeout": (504, "The answer took too long and was aborted.", {}),
     "internal_error": (500, "The gateway failed to answer. Tell the administrator.", {}),
 }
 """Code -> status, message and options of `Refusal`. The page that shows them translates the messages."""
@@ -316,7 +316,7 @@ def personal_data_sent(kinds: Iterable[str]) -> Refusal:
     """Return an error that names the kinds of personal data found, and no value."""
     return Refusal(
         400,
-        f"The request holds personal data ({', '.join(sorted(kinds))}), which this model does not take. Leave it out.",
+        f"The request contains personal data ({', '.join(sorted(kinds))}), which this model rejects. Leave it out.",
         "content_filter",
         param="messages",
     )

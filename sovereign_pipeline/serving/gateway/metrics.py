@@ -38,7 +38,7 @@ class Figures:
     running: Mapping[str, int]
     """Line -> number of running answers."""
     waiting: Mapping[str, int]
-    """Line -> number of requests that wait for a place."""
+    """Line -> number of requests in the queue."""
     adapters: Mapping[str, Counts]
     """Adapter -> its counts since the gateway started."""
     is_registry_reached: bool
@@ -69,13 +69,13 @@ class Metrics:
         )
         self._unsearched = counter(
             "unsearched",
-            "Requests and answers that could not be searched for personal data, and passed all the same.",
+            "Requests and answers that were passed on although the search for personal data failed.",
             of_adapter,
         )
         self._tokens = counter("tokens", "Tokens of prompts and answers.", (*of_adapter, "kind"))
         self._first = histogram(
             "gen_ai_server_time_to_first_token",
-            "Seconds from the request to the first token, waiting included.",
+            "Seconds from the request to the first token, including the wait in the queue.",
             of_adapter,
             buckets=FIRST,
         )
@@ -90,7 +90,7 @@ class Metrics:
         )
         self._waiting = gauge("sovereign_gateway_waiting", "Requests in the queue.", ("line",))
         self._running = gauge("sovereign_gateway_running", "Answers being generated.", ("line",))
-        self._registry_up = gauge("sovereign_registry_up", "1 while the registry is reached.")
+        self._registry_up = gauge("sovereign_registry_up", "1 while the registry can be reached.")
         self._engine_up = gauge("sovereign_engine_up", "1 while the engine of a base model computes.", ("base_model",))
         self._loaded = gauge("sovereign_engine_adapters", "Loaded adapters.", ("base_model",))
 
@@ -153,8 +153,8 @@ _PARENT = TraceContextTextMapPropagator()
 
 class Collector:
     def __init__(self, url: str) -> None:
-        """Check and store the address. url: such as `http://127.0.0.1:4318/v1/traces`. Raises InputError if it is not
-        such an address."""
+        """Start sending spans to a collector. url: such as `http://127.0.0.1:4318/v1/traces`. Raises InputError for an
+        invalid URL."""
         import requests
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -165,8 +165,8 @@ class Collector:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(
-                f"{VARIABLES['otlp_url']}: {url} is no address of a collector.",
-                "Write http://127.0.0.1:4318/v1/traces.",
+                f"{VARIABLES['otlp_url']}: {url} is not the address of a collector.",
+                "Write an address such as http://127.0.0.1:4318/v1/traces.",
             )
         self._provider = TracerProvider(
             sampler=ALWAYS_ON,  # otherwise a caller's traceparent would decide whether there is a span
@@ -210,7 +210,7 @@ def traced(tracer: Tracer, model: str, adapter: Deployable, sampling: Sampling, 
     span = tracer.start_span(f"chat {model}", context, SpanKind.SERVER, stated)
     try:
         yield span
-    except BaseException as error:  # only its class or code is recorded, not its message
+    except BaseException as error:  # only the error's class or code is recorded, because its message may quote text
         kind = error.code if isinstance(error, Refusal) else type(error).__name__
         span.set_attribute("error.type", kind)
         span.set_status(Status(StatusCode.ERROR))

@@ -1,7 +1,7 @@
 """Read requests in OpenAI's form, by the table `parameters.yaml`, from which the docs' table is made.
 
-A parameter that changes nothing is ignored and reported to the caller. One that would change the answer is rejected
-by name. Errors never quote a value of a request.
+A parameter that cannot change the answer is ignored, and the response names it. An unsupported parameter that would
+change the answer is rejected with an error that names it. Errors never quote a value of a request.
 """
 
 import json
@@ -42,12 +42,12 @@ class Parameter:
     def accepts(self, value: Any) -> bool:
         if not self.schema:
             return True
-        is_searched = self.is_used and self.name != "messages"  # each text is read later
+        is_searched = self.is_used and self.name != "messages"  # each message is checked later
         return bool(self.validator.is_valid(value)) and not (is_searched and _is_unreadable(value))
 
 
 def _is_unreadable(value: Any) -> bool:
-    """Return whether a text has a lone surrogate, which JSON allows and which cannot be encoded."""
+    """Return whether a value contains a lone surrogate, which JSON allows but UTF-8 cannot encode."""
     return re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)) is not None
 
 
@@ -83,7 +83,7 @@ class CompletionRequest:
     sent: Mapping[str, Any]
     """Parameters that have an effect, as the caller sent them."""
     conversation: list[dict[str, Any]]
-    """The messages in OpenAI's form, with texts as contents and objects as arguments of calls."""
+    """The messages in OpenAI's form, but each content is one text, and arguments of tool calls are objects."""
     ignored: list[str] = field(default_factory=list)
     """Parameters without effect, for the response header."""
     wants_usage: bool = False
@@ -109,14 +109,14 @@ class CompletionRequest:
 
     @property
     def logprobs(self) -> int | None:
-        """Number of likeliest tokens to report at each place; None if no log-probabilities are reported."""
+        """Return the number of likeliest tokens to report at each position; None for no log-probabilities."""
         asked = self.sent.get("logprobs", False)
         if asked is False:
             return None
         return int(self.sent.get("top_logprobs", 0)) if asked is True else int(asked)
 
     def sampling(self, limits: Limits) -> Sampling:
-        """Convert to an engine's sampling. A token limit that is too high is reduced, which is reported."""
+        """Convert to an engine's sampling. A token limit that is too high is reduced, and `ignored` reports it."""
         limit = min((int(self.sent[name]) for name in _LENGTHS if name in self.sent), default=None)
         if limit is not None and limit > limits.tokens:
             capped = [name for name in _LENGTHS if name in self.sent and self.sent[name] > limits.tokens]
@@ -212,7 +212,7 @@ def _read(
         known = table.get(name)
         param = f"{path}{name}" if A_FIELD.fullmatch(name) else f"{path}…"
         if known is None:
-            message = f"The parameter '{param}' is not known here and might change the answer. Leave it out."
+            message = f"The parameter '{param}' is unknown, and might change the answer. Leave it out."
             raise Refusal(400, message, "unknown_parameter", param=param)
         if known.is_used and nesting_of(value) > MOST_NESTED:
             raise _too_deep(param)

@@ -61,9 +61,9 @@ class Visible:
 
     adapter: Deployable
     choice: Choice | None = None
-    """Flag's choice, if the caller named the line and gets that adapter."""
+    """The flag's choice, if the caller requested the line and gets the adapter that the flag chose."""
     user: str | None = None
-    """Hash of the person for whom the caller sends the request, if it says so."""
+    """Hash of the person for whom the caller sends the request; None if it is the caller itself."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Catalog:
         found = replace(found, user=person)
         if found.choice is None or person is None or self.counts(caller.key, person):
             return found
-        # The user is above the quota: the same adapter, but without comparison. Feedback counts as the caller's own.
+        # A user above the quota gets the same adapter, but is not compared. Feedback counts as the caller's own.
         own = self.choose(found.adapter.line, caller.key, caller.groups)
         return replace(found, choice=replace(found.choice, drawn=False, user=own.user) if own is not None else None)
 
@@ -152,15 +152,15 @@ class RoutedRequest:
     sent: CompletionRequest
     sampling: Sampling
     choice: Choice | None = None
-    """Flag's choice, if it decided."""
+    """The flag's choice; None if the flag did not choose the adapter, or if the answer does not count in a rollout."""
     user: str | None = None
-    """Hash of the person for whom the caller sends the request, if it says so."""
+    """Hash of the person for whom the caller sends the request; None if it is the caller itself."""
     traceparent: str | None = None
     """Caller's span, from its header."""
     replaces_instruction: bool = False
     """True if the caller's system message replaces the line's instruction."""
     call_form: CallForm | None = None
-    """How the template writes calls."""
+    """How the chat template writes tool calls."""
     form_check: FormCheck = field(default_factory=FormCheck)
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
@@ -237,7 +237,7 @@ class RunningAnswer:
         raise EngineLost("The engine ended an answer without a reason.")
 
     async def _end(self, finish: Finish) -> str:
-        """Note the calls of the answer, and return the rest of its text."""
+        """Store the answer's tool calls, and return the rest of its text."""
         rest, calls = self._reader.end() if self._reader else ("", [])
         text = await self.screen.take(rest) if rest else ""
         if not self.screen.is_over:
@@ -294,7 +294,7 @@ class RequestHandler:
             try:
                 given = self.feedback.take(id, caller, feedback, self.transcripts.is_whole)
             except (sqlite3.Error, OSError) as error:
-                _LOG.warning("feedback cannot be noted (%s)", type(error).__name__)
+                _LOG.warning("feedback cannot be stored (%s)", type(error).__name__)
                 raise refused("feedback_not_noted") from None
         if given is None:
             raise refused("answer_not_found")
@@ -406,7 +406,7 @@ class RequestHandler:
     ) -> None:
         """Count and journal an answer when it ends, before the engine aborts an unfinished one."""
         by_caller = answer.is_at_caller or not limit.timeout.expired()
-        # A form that becomes too complex counts as the caller's fault, like a cancelled request.
+        # If the answer's grammar becomes too complex, the request counts as cancelled by the caller.
         given_up = kind is not None and (
             issubclass(kind, EngineRefused) or (not issubclass(kind, Exception) and by_caller)
         )
@@ -475,8 +475,8 @@ class RequestHandler:
     def _refusal(
         self, request: RoutedRequest, error: EngineRefused | EngineLost | ScannerLost | TimeoutError
     ) -> Refusal:
-        """Convert an engine's error to the caller's. A rejection counts as an error of the request, unless the adapter
-        is gone."""
+        """Convert an error of engine or scanner to one for the caller. EngineRefused counts as an error in the request,
+        unless the adapter is not loaded any more."""
         if isinstance(error, ScannerLost):
             _LOG.warning(error.message)
             return refused("scanner_lost")
@@ -492,7 +492,7 @@ class RequestHandler:
 
 
 class _Limit:
-    """The time limits of one answer: for all of it, and for the pause until the next piece is received or sent."""
+    """The time limits of one answer: for the whole answer, and for each pause between two pieces."""
 
     def __init__(self, limits: Limits) -> None:
         self._pause_seconds = limits.pause_seconds
@@ -500,7 +500,7 @@ class _Limit:
         self.timeout = asyncio.timeout_at(self._end)
 
     def progress(self, seconds: float | None = None) -> None:
-        """Allow time until the next progress. seconds: instead of the usual pause, as for the first piece."""
+        """Restart the limit of the pause. seconds: limit instead of the usual one, as for the first piece."""
         if not self.timeout.expired():
             pause = self._pause_seconds if seconds is None else seconds
             self.timeout.reschedule(min(self._end, asyncio.get_running_loop().time() + pause))

@@ -41,9 +41,9 @@ _LOG = logging.getLogger(__name__)
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 """Format of the time before each line of the log."""
 SECONDS_AFTER_THE_DRAIN = 5
-"""Seconds for sending the last error events."""
+"""Seconds after the drain for sending the last error events."""
 SECONDS_FOR_HEADERS = 10.0
-"""Seconds for the headers of a request, from the connection or the previous answer on."""
+"""Seconds allowed for the headers of a request, counted from the connection or the previous answer."""
 SECONDS_BETWEEN_COMPARISONS = 5.0
 """Seconds between comparisons of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOLDS = 30.0
@@ -193,13 +193,13 @@ class _Installation:
         engine = await start_engine(chosen, self.settings, base.directory, base.digest, threads)
         if chosen.is_of_others:
             self.report(
-                f"{base.name}: others started its vLLM server; who else reaches it, and what it logs, is not known here"
+                f"{base.name}: this gateway did not start the vLLM server; it cannot know who else uses the server"
             )
         return Started(engine, chosen.engine, base.name, lambda: engine.problem, chosen.is_of_others)
 
     def _compare_tokens(self) -> None:
         for id, why in self.tokens.compare_with(self.registry).items():
-            raise InputError(f"Token {id} is refused: {why}.", "Revoke it, and find out who changed the file.")
+            raise InputError(f"Token {id} is rejected: {why}.", "Revoke it, and find out who changed the file.")
 
 
 class _Connection(h11.Connection):
@@ -211,13 +211,13 @@ class _Connection(h11.Connection):
         if isinstance(event, h11.Request):
             names = {name for name, _ in event.headers}
             if {b"content-length", b"transfer-encoding"} <= names:
-                raise h11.RemoteProtocolError("A request has one length.")
+                raise h11.RemoteProtocolError("The request states two lengths.")
         return event
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with a time limit for the headers of a request, and for a body that arrives after its answer, however
-    slowly they arrive."""
+    """HTTP/1.1 with a time limit for the headers of a request, and for a body that is still arriving after the answer.
+    A client that sends slowly cannot extend the limit."""
 
     def __init__(self, config: Config, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
@@ -270,9 +270,9 @@ class GatewayServer(Server):
                 proxy_headers=False,  # else the proxy's header would replace the address by which it is trusted
                 server_header=False,
                 access_log=False,
-                log_level="error",  # its warnings are about requests, which anybody can send without end
-                log_config=None,  # else its lines have no time
-                http=_Protocol,  # the other parser accepts headers without end
+                log_level="error",  # its warnings are about requests, with which anybody could flood the log
+                log_config=None,  # else the lines of its log have no time
+                http=_Protocol,  # the other parser does not limit the length of headers
                 ws="none",
                 timeout_graceful_shutdown=int(self._handler.limits.drain_seconds + SECONDS_AFTER_THE_DRAIN),
             )

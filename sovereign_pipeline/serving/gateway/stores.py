@@ -1,8 +1,8 @@
-"""Store what a gateway keeps: the journal of its answers and ratings, the feedback store, and the user quota.
+"""Store a gateway's journal of answers and ratings, its feedback and its user quota.
 
-The journal has a digest of each answer in an hourly file, and of each hour in the ledger. A line holds counts and a
-digest, and no text. The digest covers the answer's id, which only its caller knows, so nobody can guess a text by its
-digest. While the registry is down, finished hours wait in their files.
+The journal has a digest of each answer in an hourly file, and a digest of each hour in the ledger. A record has no
+text. Its digest covers the answer's id, which only the caller knows, so nobody can test a guessed text. While the
+registry is down, finished hours wait in their files.
 
 Gateways share the feedback store and the user quota, which are SQLite files.
 """
@@ -66,7 +66,7 @@ class Answered(Frozen):
 
 
 class Rated(Frozen):
-    """A journal record of a caller's rating whose sealed record is kept."""
+    """A journal record of a caller's rating, for a line that keeps sealed ratings."""
 
     line: str
     given: str
@@ -80,7 +80,7 @@ _NOTED: TypeAdapter[Noted] = TypeAdapter(Noted)
 
 
 def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, Any]], text: str) -> str:
-    """Return the digest of an answer. Its caller can compute it again."""
+    """Return the digest of an answer. The caller who got the answer can compute it again."""
     return digest_of({"id": id, "adapter": adapter, "messages": [dict(each) for each in messages], "answer": text})
 
 
@@ -94,7 +94,7 @@ class Journal:
     def note(self, noted: Noted) -> None:
         """Write one record. If the disk fails, the record stays in memory until `is_whole` has written it.
 
-        Each line begins with a newline, so that a line cut by a crash damages only itself.
+        Each line begins with a newline, so that a line truncated by a crash does not damage the next line.
         """
         self._missed.append(noted)
         self.is_whole()
@@ -273,7 +273,8 @@ class Given:
 
 
 class FeedbackStore:
-    """A store of which caller got which answer, and of their feedback. It holds no text, id or name in clear."""
+    """Stores which caller got which answer, and the feedback. Texts, ids of answers and names of callers are not stored
+    in clear."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._database = SharedDatabase(path, TABLE)
@@ -299,14 +300,14 @@ class FeedbackStore:
                     _remove_oldest(connection, self._clock())
                 self._added += 1
         except (sqlite3.Error, OSError) as error:
-            self._database.report("answers cannot be remembered for feedback", error)
+            self._database.report("answers cannot be stored for feedback", error)
 
     def take(
         self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
     ) -> Given | None:
         """Store feedback, replacing earlier feedback. Returns None if the caller got no such answer.
 
-        may_note: whether the line's transcripts can be written too.
+        may_note: returns whether a line's transcripts can be written too.
 
         Raises sqlite3.Error or OSError if the feedback cannot be stored.
         """
@@ -319,7 +320,7 @@ class FeedbackStore:
             if found is None:
                 return None
             if not may_note(found[0]):
-                raise OSError("what else is kept of the line cannot be written")
+                raise OSError("the line's transcripts cannot be written")
             connection.execute("UPDATE answer SET feedback = ? WHERE digest = ?", (feedback.model_dump_json(), digest))
         line, adapter, choice, before = found
         return Given(
@@ -336,7 +337,8 @@ def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:
 
 
 def answer_digest(id: str, caller: Caller) -> bytes:
-    """Return the digest of an answer's id and its caller. The id has 128 random bits, so neither can be guessed."""
+    """Return the digest of an answer's id and its caller. Neither can be guessed, because the id has 128 random
+    bits."""
     return hashlib.sha256(f"{id}\n{caller.key}".encode()).digest()
 
 
@@ -356,23 +358,24 @@ TABLES = (
 
 
 class UserQuota:
-    """A quota of the new users that each caller may add."""
+    """The number of new users whom each caller may add in a day."""
 
     def __init__(self, path: Path, most_a_day: int, clock: Callable[[], float] = time.time) -> None:
-        """Store the limits. most_a_day: new users per caller and day."""
+        """Store the limit. most_a_day: new users per caller and day."""
         self._database = SharedDatabase(path, *TABLES)
         self._most_a_day = most_a_day
         self._clock = clock
         self._known: set[tuple[str, str]] = set()
 
     def counts(self, caller: str, user: str) -> bool:
-        """Return whether a caller's requests for a user are compared. They are not if the user cannot be stored."""
+        """Return whether a caller's requests for a user count in a rollout's comparison: the user is known, or new and
+        within the quota. False if the user cannot be stored."""
         if (caller, user) in self._known:
             return True
         try:
             is_in = self._brought_in(caller, user)
         except (sqlite3.Error, OSError) as error:
-            self._database.report("users that callers speak for cannot be noted", error)
+            self._database.report("new users of callers cannot be stored", error)
             return False
         if is_in:
             if len(self._known) >= MOST_IN_MEMORY:

@@ -147,7 +147,7 @@ def sentences() -> set[str]:
         *named,
         *(message for _, message, _ in REFUSALS.values()),
     }
-    assert "Days" in shown and "There is no such page here." in shown
+    assert "Days" in shown and "This page does not exist." in shown
     return shown - NO_SENTENCES
 
 

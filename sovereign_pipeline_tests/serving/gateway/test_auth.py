@@ -386,7 +386,7 @@ def test_between_two_comparisons_nothing_is_let_in_that_was_not_compared(registr
     assert tokens.caller(other, NOW) is not None
     path.write_bytes(older)
     assert tokens.caller(text, NOW) is None
-    assert list(tokens.compare_with(registry).values()) == ["the ledger says that it was revoked"]
+    assert list(tokens.compare_with(registry).values()) == ["an entry of the ledger revokes it"]
     assert tokens.caller(text, NOW) is None
 
 
@@ -396,7 +396,7 @@ def test_a_damaged_file_lets_nobody_in(registry: Registry, content: bytes) -> No
     tokens = tokens_of(registry)
     assert tokens.caller(text, NOW) is not None
     file_of(registry.settings).write_bytes(content)
-    with pytest.raises(IntegrityError, match="not the file of the gateway's tokens"):
+    with pytest.raises(IntegrityError, match="not a valid token file"):
         tokens.caller(text, NOW)
 
 

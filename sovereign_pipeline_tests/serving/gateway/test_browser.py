@@ -99,7 +99,7 @@ def test_a_line_is_tried_and_what_anybody_writes_is_shown_as_text(
     page.get_by_label("Reason").select_option("harmful")
     page.get_by_label("Severity").select_option("1")
     page.get_by_role("button", name="Report").click()
-    expect(page.get_by_role("status")).to_have_text("Thank you, it is counted.")
+    expect(page.get_by_role("status")).to_have_text("Thank you. Your feedback was counted.")
     counts = served.app.state.gateway.handler.metrics.counts()
     assert counts["lamps-1.0.0"].down == 1
     assert_accessible(page)
@@ -129,12 +129,12 @@ def test_an_answer_is_shown_while_it_comes_and_can_be_stopped(
     wait_until(lambda: bench.engine.given_up == 1, lambda: "the engine goes on")
     expect(page.locator(".answered")).to_contain_text("stopped")
     page.get_by_role("button", name="Good answer").click()
-    expect(page.get_by_role("status")).to_have_text("Thank you, it is counted.")
+    expect(page.get_by_role("status")).to_have_text("Thank you. Your feedback was counted.")
 
     bench.engine.silent_after, bench.engine.lost_after = None, 1
     page.fill("#question", "And now?")
     page.press("#question", "Enter")
-    expect(page.get_by_role("alert").last).to_contain_text("The engine was lost before the answer was complete.")
+    expect(page.get_by_role("alert").last).to_contain_text("The engine ended before the answer was complete.")
     bench.engine.lost_after = None
     page.fill("#question", "And now?")
     page.press("#question", "Enter")
@@ -184,7 +184,7 @@ def test_whom_the_proxy_names_is_asked_for_no_token(
     page.press("#question", "Enter")
     expect(page.locator(".answered .text")).to_have_text("The lamp is mended.")
     page.get_by_role("button", name="Good answer").click()
-    expect(page.get_by_role("status")).to_have_text("Thank you, it is counted.")
+    expect(page.get_by_role("status")).to_have_text("Thank you. Your feedback was counted.")
     expect(page.locator("#sign-in")).to_be_hidden()
     assert somebody.complaints == []
 
@@ -196,13 +196,13 @@ def test_an_administrator_sees_how_it_stands_within_their_reach(
     served, somebody = running(), person("en")
     page = somebody.page
     somebody.enter(f"{served.url}/admin", bench.token("SECRET"))
-    expect(page.locator("#refused")).to_have_text("There is no such page here.")
+    expect(page.locator("#refused")).to_have_text("This page does not exist.")
     somebody.enter(f"{served.url}/admin", bench.token("INTERNAL", admin=True))
     expect(page.locator("h2")).to_have_text(["lamps"])
     card = page.locator("section")
     for told in ("lamps-1.1.0", "10 %", "pilot-desk", "12 / 20", "Reports of severity 1", "+11.1%", "INTERNAL"):
         expect(card).to_contain_text(told)
-    expect(page.get_by_role("heading", name="Hold of the staged adapter")).to_contain_text("open")
+    expect(page.get_by_role("heading", name="Trial of the staged adapter")).to_contain_text("open")
     assert_accessible(page)
     take_pictures(page, somebody.pictures, "admin")
     somebody.assert_fits_a_phone("admin-phone")

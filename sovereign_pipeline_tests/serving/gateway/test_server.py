@@ -346,7 +346,7 @@ def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tm
         with pytest.raises(InputError, match=message):
             callers_of(replace(settings, serving_proxy_secret=secret), workplace.institution, tokens)
 
-    refused(None, "no secret says that the proxy sent it")
+    refused(None, "no secret proves that the proxy has sent it")
     path = tmp_path / "secret"
     refused(path, "the file does not exist")
     path.write_text("short\n")

@@ -161,7 +161,7 @@ def test_a_damaged_file_takes_no_feedback_and_hinders_no_answer(
     ids = [answer(caller) for _ in range(2)]
     refused = say(caller, ids[0], thumb="up")
     assert refused.status_code == 503 and refused.json()["error"]["code"] == "feedback_not_noted"
-    assert caplog.text.count("answers cannot be remembered") == 1
+    assert caplog.text.count("answers cannot be stored") == 1
     path.unlink()
     assert say(caller, answer(caller), thumb="up").status_code == 200
 

@@ -123,7 +123,7 @@ def test_who_may_not_roll_back(desk: Desk) -> None:
     add_officer(trust, clerk.public_pem, "Sami Aziz", ["reject"], ["*"], desk.office.roots[:2])
     with pytest.raises(SignInError, match="roll_back"):
         rollback(desk.settings, LINE, None, clerk, "No.")
-    with pytest.raises(NotFoundError, match=r"lamps-9\.0\.0 is no adapter"):
+    with pytest.raises(NotFoundError, match=r"lamps-9\.0\.0 is not an adapter"):
         rollback(desk.settings, LINE, "lamps-9.0.0", desk.office.officers["omar"], "No.")
     with pytest.raises(InputError):
         rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], " \n")

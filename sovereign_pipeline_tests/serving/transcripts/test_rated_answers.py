@@ -135,7 +135,7 @@ def test_a_disliked_answer_becomes_no_liked_one(kept: Kept, tmp_path: Path, tamp
         assert opened.exit_code and not out.exists()
         kept.say(kept.ask("Who signs?", "The desk."), "up")
         opened = kept.open("preferences", out, "--role", "labels")
-        assert "a rating of it is missing: 1" in opened.output and "and missing: " in opened.output
+        assert "one of its ratings is missing: 1" in opened.output and "but missing: " in opened.output
     else:
         assert opened.exit_code == 0, opened.output
         assert ("there twice: 2" in opened.output) == (tampering == "repeated")
@@ -208,7 +208,7 @@ def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Pat
     opened = kept.open("preferences", out, "--role", "labels", copies=copies)
     if where == "another hour":
         assert opened.exit_code == 0, opened.output
-        assert "not have yet: 1" in opened.output and "not in the journal: 1" in opened.output
+        assert "not in the ledger yet: 1" in opened.output and "not in the journal: 1" in opened.output
         assert [each["response"] for each in rows_of(out)] == ["It is lit."]
     else:
         assert isinstance(opened.exception, IntegrityError) and not out.exists()
@@ -309,7 +309,7 @@ def test_conversations_and_calls_become_rows_of_turns(
     out = tmp_path / "rated.jsonl"
     opened = kept.open("preferences", out, "--role", role)
     assert opened.exit_code == 0, opened.output
-    for reason in ("turns in an order that is not trained: 1", "a call with a bad rating: 1"):
+    for reason in ("turns in an order that training does not accept: 1", "a tool call with a bad rating: 1"):
         assert reason in opened.output
     rows = rows_of(out)
     read = [conversation_of("sharegpt", role, row) for row in rows]
@@ -337,7 +337,7 @@ def test_answers_of_two_levels_make_no_pair(kept: Kept, tmp_path: Path) -> None:
         kept.say(kept.ask("Is the lamp lit?", answer), thumb)
     two_answers(kept, "Who signs?", "The desk.", "Nobody.")
     opened = kept.open("preferences", tmp_path / "pairs.jsonl", "--role", "preferences")
-    assert "no answer with the other thumb: 2" in opened.output
+    assert "no answer with the opposite thumb: 2" in opened.output
     assert [each["request"] for each in rows_of(tmp_path / "pairs.jsonl")] == ["Who signs?"]
     labels = rows_of(made(kept, tmp_path / "labels.jsonl", "labels"))
     assert [each["classification"] for each in labels] == ["INTERNAL", "SECRET", "SECRET", "SECRET"]

@@ -1,18 +1,18 @@
-// How it stands with every line within the caller's reach, asked for again and again. It changes nothing.
+// The page with the state of every line that the caller may see, reloaded every 10 seconds. It changes nothing.
 "use strict";
 
 const SECONDS_BETWEEN_LOOKS = 10;
-const STAGES = { production: "in production", staged: "staged", before: "kept for a way back" };
+const STAGES = { production: "in production", staged: "staged", before: "kept for a rollback" };
 const OUTCOMES = {
   open: ["open", ""],
-  promote: ["as good: may be promoted", "good"],
+  promote: ["not worse: may be promoted", "good"],
   inconclusive: ["inconclusive", "bad"],
-  abort: ["worse: taken back", "bad"],
+  abort: ["worse: stopped", "bad"],
 };
 const REVIEWS = { "not due": ["not due", "good"], due: ["due", "bad"], overdue: ["overdue", "bad"] };
 const MEASURES = {
   lost: "lost answers",
-  given_up: "answers given up by callers",
+  given_up: "answers cancelled by callers",
   empty: "empty answers",
   looping: "answers that repeat themselves",
   other_script: "answers in another script than the request",
@@ -54,7 +54,7 @@ function draw(state) {
   document.getElementById("engines").replaceChildren(...state.engines.map(drawnEngine));
   document.getElementById("at").textContent = `${state.at.slice(0, 16).replace("T", " ")} UTC`;
   lines.replaceChildren(...state.lines.map(drawnLine));
-  if (!state.lines.length) lines.append(said("No line is within your reach.", "p", "notice"));
+  if (!state.lines.length) lines.append(said("There is no line that you may see.", "p", "notice"));
 }
 
 function drawnEngine(engine) {
@@ -64,7 +64,7 @@ function drawnEngine(engine) {
   row.append(made("bdi", [engine.name, engine.base_model].filter(Boolean).join(" · "), "soft"));
   if (engine.problem) row.append(made("bdi", engine.problem, "soft"));
   if (engine.is_of_others) {
-    row.append(said("Others started this vLLM server: who else reaches it, and what it logs, is not known here.", "span", "soft"));
+    row.append(said("This gateway did not start the vLLM server, so it cannot know who else has access and what is logged.", "span", "soft"));
   }
   return row;
 }
@@ -73,9 +73,9 @@ function drawnLine(line) {
   const card = made("section", "", "card");
   const head = made("div", "", "row");
   head.append(madeText("h2", line.line));
-  if (line.is_behind) head.append(said("A newer flag is not in force: the log says why", "span", "badge bad"));
+  if (line.is_behind) head.append(said("A newer flag is not in force: see the log", "span", "badge bad"));
   card.append(head, facts(line), adapters(line.adapters));
-  if (!line.is_readable) card.append(said("What was counted of the staged adapter cannot be read: sovereign adapters hold says why", "p", "notice"));
+  if (!line.is_readable) card.append(said("The counts of the staged adapter cannot be read: run sovereign adapters hold", "p", "notice"));
   if (line.hold) card.append(...hold(line.hold));
   return card;
 }
@@ -84,7 +84,7 @@ function facts(line) {
   const list = made("dl");
   const who = line.rollout;
   entry(list, "Who gets what", ...(who ? shares(who) : [said("Nothing: the line has no flag.")]));
-  if (who?.stopped) entry(list, "Taken back, because", madeText("span", who.stopped));
+  if (who?.stopped) entry(list, "Stopped because", madeText("span", who.stopped));
   const review = line.review;
   if (review) {
     const [sentence, kind] = REVIEWS[review.state];
@@ -154,7 +154,7 @@ function age(days) {
 function hold(state) {
   const [sentence, kind] = OUTCOMES[state.outcome];
   const head = made("h3");
-  head.append(said("Hold of the staged adapter"), said(sentence, "span", `badge ${kind}`));
+  head.append(said("Trial of the staged adapter"), said(sentence, "span", `badge ${kind}`));
   const needed = made("dl");
   for (const each of state.needed) {
     const bar = made("progress");
@@ -165,7 +165,7 @@ function hold(state) {
     if (left) told.push(part(said("missing:"), number(left)));
     entry(needed, each.what, ...told);
   }
-  entry(needed, "Feedback", number(`${state.rated[0]} / ${state.rated[1]}`), said("answers of the staged one and the other", "span", "soft"));
+  entry(needed, "Feedback", number(`${state.rated[0]} / ${state.rated[1]}`), said("answers of the staged adapter and of the other", "span", "soft"));
   entry(needed, "Reports of severity 1", number(state.severe, state.severe ? "bad" : ""));
   const compared = table(
     ["Staged against the other", "Difference", "At most", "Margin"],
@@ -176,7 +176,7 @@ function hold(state) {
       cell(number(each.margin)),
     ]),
   );
-  if (state.outcome === "open") return [head, needed, compared]; // what is missing stands there
+  if (state.outcome === "open") return [head, needed, compared]; // the progress bars show what is missing
   const because = madeText("p", state.because, "soft");
   because.lang = "en";
   return [head, because, needed, compared];

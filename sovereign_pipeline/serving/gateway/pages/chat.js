@@ -1,14 +1,14 @@
-// Trying a line: the conversation is kept in this page's memory, and sent whole with each question.
+// The page for trying a line. Each question sends the whole conversation, which only the page's memory has.
 "use strict";
 
 const REASONS = {
   wrong: "It is wrong",
   invented: "It is made up",
   incomplete: "Something is missing",
-  off_topic: "It is beside the point",
+  off_topic: "It is off topic",
   wrong_language: "It is in another language",
-  tone: "We would not write so",
-  personal_data: "It holds personal data",
+  tone: "We would not write like this",
+  personal_data: "It contains personal data",
   harmful: "It does harm",
   other: "Something else",
 };
@@ -51,7 +51,7 @@ function beginAnew() {
   question.focus();
 }
 
-// Reads the events of a stream; each is an object, and `null` stands for its proper end.
+// Yield the events of a stream as objects, and `null` for its regular end.
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -94,8 +94,8 @@ async function answer(asked) {
       facts.adapter = event.system_fingerprint;
       const [choice] = event.choices;
       text.textContent += choice.delta.content || "";
-      if (choice.finish_reason === "length") facts.end = "cut at the longest length";
-      if (choice.finish_reason === "content_filter") facts.end = "ended before personal data";
+      if (choice.finish_reason === "length") facts.end = "cut at the maximum length";
+      if (choice.finish_reason === "content_filter") facts.end = "stopped because of personal data";
       if (atEnd()) turn.scrollIntoView({ block: "end" });
     }
   } catch (error) {
@@ -183,7 +183,7 @@ function options(entries, name) {
 }
 
 async function rate(facts, feedback, result) {
-  let told = "Thank you, it is counted.";
+  let told = "Thank you. Your feedback was counted.";
   try {
     await ask("/v1/feedback", { method: "POST", body: JSON.stringify({ id: facts.id, ...feedback }) });
   } catch (error) {

@@ -1,4 +1,4 @@
-// What both pages share: two languages, and asking the gateway with a token that only this page's memory holds.
+// Code of both pages: two languages, and requests to the gateway with a token that only the page's memory has.
 "use strict";
 
 const arabic = JSON.parse(document.getElementById("arabic").textContent);
@@ -8,7 +8,7 @@ function say(sentence) {
   return (page.language === "ar" && arabic[sentence]) || sentence;
 }
 
-// An element with its text: the one way by which a text comes into the page.
+// Create an element with text. All text is put into the page by this function.
 function made(name, text = "", kind = "") {
   const element = document.createElement(name);
   if (kind) element.className = kind;
@@ -16,14 +16,14 @@ function made(name, text = "", kind = "") {
   return element;
 }
 
-// The same, for texts of people, models and the institution: each runs in its own direction.
+// As `made`, for texts of people, models and the institution, which may run from right to left.
 function madeText(name, text = "", kind = "") {
   const element = made(name, text, kind);
   element.dir = "auto";
   return element;
 }
 
-// A sentence that follows the page's language when it is changed.
+// Create an element with a sentence that is translated when the page's language changes.
 function said(sentence, name = "span", kind = "") {
   const element = made(name, say(sentence), kind);
   element.dataset.say = sentence;
@@ -43,7 +43,7 @@ function speak(language) {
   document.title = document.querySelector("h1").textContent;
 }
 
-// Throws an Error with a sentence for people; `status` 0: nobody answered.
+// Send a request. Throws an Error with a message for people. Its `status` is 0 if the gateway did not respond.
 async function ask(path, options = {}) {
   const headers = { "Content-Type": "application/json" };
   if (page.token) headers.Authorization = `Bearer ${page.token}`;
@@ -52,14 +52,14 @@ async function ask(path, options = {}) {
     answer = await fetch(path, { ...options, headers, cache: "no-store", credentials: "same-origin", redirect: "error" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw Object.assign(new Error("The gateway is not reached."), { status: 0 });
+    throw Object.assign(new Error("The gateway cannot be reached."), { status: 0 });
   }
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
-  throw Object.assign(new Error(body.error?.message || "The gateway refused."), { status: answer.status });
+  throw Object.assign(new Error(body.error?.message || "The gateway rejected the request."), { status: answer.status });
 }
 
-// Where the institution's proxy names the caller, no token is asked for.
+// Ask for a token, unless the institution's proxy names the caller.
 function signIn(enter) {
   const form = document.getElementById("sign-in");
   const notice = document.getElementById("refused");
