@@ -91,7 +91,8 @@ def person_of(trust: Trust, officer: str) -> str:
 
 
 def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
-    """Return a line's ledger entries about waived gates of these artifacts (digests), oldest first and unverified."""
+    """Return a line's unverified ledger entries about waived gates, oldest first. evaluated: digests of the artifacts
+    whose gates were waived."""
     found = _entries(session, WAIVED, line)
     return [each for each in found if each.subjects["artifact"] in evaluated]
 
@@ -240,7 +241,7 @@ def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequenc
             counting.append(each)
         else:
             named = f"Request {each.request.id[:12]} by {each.requester.person}"
-            found.append(Missing(f"{named} {why}, so no approval makes it.", "Request anew."))
+            found.append(Missing(f"{named} {why}, so approvals have no effect.", "Make a new request."))
     if not counting:
         needed = _needed(registry, adapter, step)
         more = f" and {counted(needed, 'approval')} by others" if needed else ""
@@ -267,7 +268,7 @@ def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standin
         try:
             assert_still_so(session, asked.request, asked.predicate, adapter)
         except ConflictError:
-            return "was made when the adapter was in another state or another one was in production"
+            return "was made when the adapter was in another state or another adapter was in production"
     try:
         evidence = evidence_of(open_workplace(registry.settings, adapter.line), registry, adapter, step)
     except IntegrityError:

@@ -26,7 +26,7 @@ from sovereign_pipeline.web.adapter_view import FURTHER, next_step
 from sovereign_pipeline.web.rendering import NextStep
 
 ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
-"""States in display order. Adapters in other states serve nobody, and the page folds them."""
+"""States in display order. Adapters in other states serve nobody, and the page collapses their rows."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class LineInBrief:
 @dataclass(frozen=True)
 class Row:
     adapter: Mapping[str, Any]
-    """As `adapters_in_brief` returns it."""
+    """The adapter as `adapters_in_brief` returns it."""
     is_urgent: bool
     """True if the adapter was promoted without passing its trial."""
     due: Due | None

@@ -259,7 +259,8 @@ def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
 
 
 def _line(way: Sequence[Point]) -> Markup:
-    """Draw an edge from one box to another. It runs straight down through passages and bends only between rows."""
+    """Draw an edge from one box to another. The edge runs straight down through passages and bends only between
+    rows."""
     (x, y), *_ = way
     drawn = [f"M{x} {y + BOX_HEIGHT}"]
     for (above_x, above_y), (to_x, to_y) in pairwise(way):
@@ -302,7 +303,7 @@ def policy(forms: str) -> str:
 
 
 def render(template: str, language: Language, **values: Any) -> str:
-    """Render a template. The template translates its sentences with `say`; sentences without a translation stay
+    """Render a template. The template translates its sentences with `say`. A sentence without a translation stays in
     English."""
 
     return _TEMPLATES.get_template(template).render(

@@ -120,8 +120,8 @@ class RegistryPages:
         return Readers(self.settings, self.registry)
 
     def reaches(self, reader: Reader, adapter_id: str) -> bool:
-        """Return whether the adapter exists and the reader may see it. Call this before reading anything else about
-        it."""
+        """Return whether the adapter exists and the reader may see it. Call this before reading anything else about the
+        adapter."""
         try:
             adapter = find_adapter(self.registry, adapter_id)
         except NotFoundError:
@@ -217,7 +217,7 @@ def _failed(request: Request, error: Exception) -> Response:
     """Log an error and show a general message, because the error may name an adapter that the reader may not see."""
     _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
     if isinstance(error, IntegrityError):
-        return _message(request, 409, "Something on record was changed, so nothing is shown. Tell the administrator.")
+        return _message(request, 409, "A logged record was changed, so the page is not shown. Tell the administrator.")
     return _message(request, 500, "The page cannot be shown now. Tell the administrator.")
 
 

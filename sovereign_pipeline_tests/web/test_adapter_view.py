@@ -172,7 +172,7 @@ def test_what_is_missing_for_the_next_step_is_what_the_transition_is_refused_for
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"incumbent": "lamps-0.9.0"}, "another one was in production"),
+        ({"incumbent": "lamps-0.9.0"}, "another adapter was in production"),
         ({"evidence": {"gates": 0}}, "is based on other evidence"),
     ],
     ids=["production", "evidence"],

@@ -99,8 +99,8 @@ class CallForm:
 
 
 class TokenLogprob(NamedTuple):
-    """A token of an answer, and the likeliest tokens at its position. Log-probabilities are those before temperature,
-    among the tokens that the grammar allows."""
+    """A token of an answer, and the likeliest tokens at its position. Log-probabilities are computed before temperature
+    is applied, over the tokens that the grammar allows."""
 
     text: str
     logprob: float
