@@ -67,7 +67,7 @@ class FoundAdapters:
     verified: tuple[VerifiedAdapter, ...]
     """Verified adapters, those in production first."""
     refused: Mapping[str, SovereignError]
-    """Adapter id or line name -> error for which it was rejected."""
+    """Adapter id or line name -> error because of which the adapter or line was rejected."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that are recalled."""
     entries: int = 0
@@ -132,7 +132,7 @@ def find_deployable(
 
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
-    """Sort adapters: those in production first, those in reserve last."""
+    """Sort adapters: those in production first, those kept for a rollback last."""
     of = [(each.deployable, each) for each in verified]
     return tuple(each for _, each in sorted(of, key=lambda it: (it[0].in_reserve, not it[0].pinned, it[0].adapter)))
 
@@ -151,8 +151,8 @@ def _held(
 
 
 def named(name: str, error: Exception) -> SovereignError:
-    """Return a verification error as a SovereignError; `name` is the adapter or line of an unexpected error. Raises
-    RegistryUnreached again, because it concerns all adapters."""
+    """Convert a verification error to a SovereignError. name: adapter or line, for the message of an unexpected error.
+    Raises RegistryUnreached unchanged, because it concerns all adapters."""
     if isinstance(error, RegistryUnreached):
         raise error
     if isinstance(error, SovereignError):
@@ -238,9 +238,9 @@ class LastVerified(Frozen):
     adapters: tuple[Noted, ...] = ()
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     entries: int = 0
-    """Number of the ledger's entries at that time."""
+    """Number of the ledger's entries at that reading."""
     rules: str = ""
-    """SHA-256 of the institution's rules at that time."""
+    """SHA-256 of the institution's rules at that reading."""
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
@@ -342,7 +342,7 @@ def _read(settings: Settings) -> LastVerified:
     except (OSError, ValidationError):
         raise IntegrityError(
             f"{path}: the gateway's last verified state cannot be read.",
-            "Remove it, and start the registry's database.",
+            "Remove the file, and start the registry's database.",
         ) from None
 
 

@@ -154,8 +154,8 @@ class Deployed:
     """Verified adapters. Each is served once the engine has loaded it. `pinned` marks the present and previous adapters
     in production."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Adapter id, line name or a key of `OF_ALL` -> why it is not served. If the registry is down, the key `registry`
-    has the reason, and `served` lists the adapters verified last."""
+    """Adapter id, line name or a key of `OF_ALL` -> reason for not serving it. If the registry is down, the key
+    `registry` has the reason, and `served` lists the adapters verified last."""
     withdrawn: tuple[WithdrawnAdapter, ...] = ()
     """The rejected adapters that officers recalled."""
     unreached_at: float | None = None
@@ -333,8 +333,8 @@ class Sources:
         return replace(verified.deployable, fingerprint=fingerprint)
 
     def base_to_serve(self) -> ServingBase | None:
-        """Return the base model whose engine is started first: the one with the most adapters in production, then with
-        the most adapters. Returns None if officers recalled every adapter. The gateway then starts no engine.
+        """Return the base model whose engine is started first: the one with the most adapters in production, or among
+        equals with the most adapters. Returns None if every adapter is recalled. The gateway then starts no engine.
 
         Raises NotFoundError if no adapter may be served and none is recalled. If the registry is down, uses the
         adapters verified last; if there are none, raises the errors of `find`.
@@ -403,7 +403,7 @@ class Deployment:
         """Result of the latest check."""
 
     async def keep(self, seconds: float = SECONDS_BETWEEN_LOOKS) -> None:
-        """Check at intervals and after each new entry, until cancelled. A failed check does not end the loop."""
+        """Run `look` at intervals and after each new ledger entry, until cancelled. A failure does not end the loop."""
         while True:
             seen = await asyncio.to_thread(self._sources.stamp)
             try:

@@ -63,7 +63,7 @@ class Mark(Frozen):
 
 
 class Fingerprint(Frozen):
-    """The values that an adapter computes with training's libraries for fixed prompts."""
+    """The values that training's libraries compute with an adapter for fixed prompts."""
 
     adapter: str
     conversations: tuple[Conversation, ...]
@@ -134,8 +134,8 @@ def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Preci
 
 
 def _apart(pairs: Iterable[tuple[LogProbabilities, LogProbabilities]], precision: Precision) -> float:
-    """Return the largest difference in float32, the mean difference in bfloat16; infinity if shapes differ or a value
-    is NaN."""
+    """Return the largest difference of log-probabilities in float32, the mean difference in bfloat16. Returns infinity
+    if shapes differ or a value is NaN."""
     found: list[float] = []
     for one, other in pairs:
         if [len(each) for each in one] != [len(each) for each in other]:
@@ -227,7 +227,7 @@ def _scores(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
 
 
 def _certain(scores: Any) -> int:
-    """Count the tokens before the first near-tie, which rounding would decide."""
+    """Count the tokens before the first position at which rounding would decide between the two likeliest tokens."""
     two = scores[:-1].topk(2, dim=-1).values
     near = ((two[:, 0] - two[:, 1]) < TOLERANCE["float32"]).nonzero()
     return int(near[0]) if len(near) else len(two)

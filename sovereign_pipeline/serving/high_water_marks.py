@@ -38,7 +38,7 @@ class FlagMark(Frozen):
 
 class _Marks(Frozen):
     root_sha256: Digest | None = None
-    """SHA-256 of the first trust root. If another root appears, the ledger decides whether it is valid."""
+    """SHA-256 of the trust root's first version. If another root appears, the ledger decides whether it is valid."""
     root_version: int = 1
     targets_version: int = 1
     flags: dict[str, FlagMark] = Field(default={})

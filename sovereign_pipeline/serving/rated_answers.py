@@ -51,7 +51,7 @@ class Opened:
     transcripts: tuple[Transcript, ...]
     """Transcripts in the order of their records."""
     said: dict[str, Feedback]
-    """Answer identifier (`given` of a transcript) -> newest feedback, by the time that is encrypted with it."""
+    """Answer identifier (`given` of a transcript) -> newest feedback, by the time in the encrypted rating."""
     spoilt: int
     """Number of invalid lines, such as those cut by a crash."""
     foreign: int
@@ -254,7 +254,7 @@ class RatedRows:
 class _Rated:
     transcript: Transcript
     document: Document
-    """The conversation and its answer, with the caller's own text."""
+    """The conversation and its answer, with the caller's own text in place of placeholders."""
     thumb: Thumb
 
     @property
@@ -337,9 +337,9 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[tuple[_Rated, _Rated]]:
 
 
 def _row(rated: _Rated, other: _Rated | None, first: _Rated, is_letter: bool) -> RatedRow:
-    """Make a preference pair if there is an `other`, rejected answer; else a labelled row.
+    """Make a preference pair if `other`, the rejected answer, is not None. Otherwise make a labelled row.
 
-    first: the question's first answer. Its id names the case, because a digest would reveal a question that is guessed.
+    first: the question's first answer. Its id names the case, because a digest would confirm a guessed question.
     """
     transcript = rated.transcript
     facts: dict[str, Any] = {
@@ -426,7 +426,7 @@ def take_rated(
 
 def _rows(file: Path, content: bytes) -> tuple[list[RatedRow], Role, Layout]:
     """Read all rows, which must have the same role and layout. Errors quote no row."""
-    hint = "Give a file that `preferences` made, unchanged."
+    hint = "Give a file of `sovereign-transcripts preferences`, unchanged."
     rows: list[RatedRow] = []
     kinds: set[tuple[Role, Layout]] = set()
     for number, line in enumerate((line for line in content.split(b"\n") if line), start=1):
@@ -461,7 +461,7 @@ def _level(file: Path, rows: list[RatedRow], institution: Institution, line: Lin
             raise SourceError(
                 f"{file}: row {row.id} has a classification level that no adapter of line {line.line} has, or that is "
                 f"not one of the institution's.",
-                f"Levels: {', '.join(ladder.levels)}.",
+                f"The institution's levels: {', '.join(ladder.levels)}.",
             )
     highest = ladder.highest(row.classification for row in rows)
     if ladder.exceeds(highest, line.ceiling):

@@ -135,8 +135,8 @@ def _searched(document: Document) -> str:
 
 
 def _masked(text: str) -> str:
-    """Mask text that looks like a placeholder, without moving other characters. A placeholder's name followed by a long
-    number is not masked."""
+    """Mask text that looks like a placeholder, without moving other characters. If more than three digits follow the
+    name of a kind, the digits are not masked."""
     for _ in range(_MOST_MASKINGS):
         normalised = normalise(text)
         found = [*PLACEHOLDER.finditer(normalised.text)]
@@ -146,7 +146,7 @@ def _masked(text: str) -> str:
             whole = _WHOLE_PLACEHOLDER.match(normalised.text, begun.start())
             start, end = normalised.original_span(begun.start(), whole.end() if whole else begun.end() - 1)
             text = text[:start] + _NO_LETTER * (end - start) + text[end:]
-    raise PrivacyError("A text contains a disguised placeholder that cannot be masked.", "Write it in plain letters.")
+    raise PrivacyError("A text contains a disguised placeholder that cannot be masked.", "Write it plainly.")
 
 
 SECONDS_TO_SEARCH = 15.0
@@ -244,7 +244,7 @@ class Scanner:
             self._pool.kill()
 
     def _running(self) -> WorkerPool:
-        """Return the processes. Restarts them if necessary, but not too often."""
+        """Return the processes. Starts them if there are none. Raises ScannerLost if the last start was too recent."""
         if self._pool is None:
             if self.starts and time.monotonic() - self._started_at < SECONDS_BETWEEN_STARTS:
                 raise ScannerLost("The search for personal data is being started again.")

@@ -76,7 +76,7 @@ class Placeholders:
         self._last: dict[str, int] = {}
         self._given: dict[tuple[Kind, str], str] = {}
         self.originals: dict[str, str] = {}
-        """Placeholder -> text that the caller wrote there first."""
+        """Placeholder -> first text of the caller that it replaced."""
         for text in texts:
             for kind, number in _WRITTEN.findall(text) if "_" in text else ():
                 self._last[kind] = max(self._last.get(kind, 0), int(number))
@@ -89,7 +89,8 @@ class Placeholders:
         return self._given[kind, value]
 
     def in_place(self, text: str, found: Sequence[Detection], *, may_be_put_back: bool) -> str:
-        """Replace findings by placeholders. may_be_put_back: whether the text is the caller's own."""
+        """Replace findings by placeholders. may_be_put_back: whether the text is the caller's own, so that the answer
+        may contain the originals."""
         pieces, position = [], 0
         for each in found:
             placeholder = self.of(each.kind, each.value)
@@ -224,7 +225,7 @@ class Screen:
         """Stop texts that the engine applies: all or none. If none, this class applies them."""
         self._stopping = StopTexts(stops if applies_stops else ())
         self.sent = sent
-        """Texts for the engine, after the search."""
+        """Texts for the engine, with placeholders once `take_request` has replaced findings."""
         self.in_request: Counter[Kind] = Counter()
         self.in_answer: Counter[Kind] = Counter()
         self.is_answer_searched = False

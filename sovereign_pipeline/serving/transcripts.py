@@ -42,7 +42,7 @@ class Transcript(Frozen):
     tools: tuple[dict[str, Any], ...] = ()
     """Tools that the answer could call."""
     answer: str
-    """Text of the answer, with the same placeholders."""
+    """Text of the answer, with the request's placeholders."""
     calls: tuple[ToolCall, ...] = ()
     """Tool calls in the answer."""
     originals: dict[str, str]

@@ -55,7 +55,7 @@ def prompts(
     ledger: LedgerCopy,
     log: LogKey,
 ) -> None:
-    """Write the callers' prompts for `sovereign review open LINE --prompts FILE`, after a line in audit.jsonl.
+    """Write the callers' prompts for `sovereign review open LINE --prompts FILE`. The act is logged in audit.jsonl.
 
     Conversations of several turns are left out; a repeated question is written once.
     """
@@ -77,7 +77,7 @@ def preferences(
     ledger: LedgerCopy,
     log: LogKey,
 ) -> None:
-    """Write rated answers as training rows, after a line in audit.jsonl. Import: `sovereign sources take-rated`."""
+    """Write rated answers as rows for `sovereign sources take-rated`. The act is logged in audit.jsonl."""
     opened = _open(directory, line, key, read_journal(journal, line, ledger, log))
     made = preferences_of(opened, role)
     _write(directory, line, role, out, made.rows)

@@ -65,7 +65,7 @@ class LineInBrief:
     requests: int
     """Number of open requests."""
     recalled: int
-    """Number of adapters under a recall that are neither recalled nor retired yet."""
+    """Number of adapters to which an open recall applies, and whose state is neither recalled nor retired."""
     due: Due | None
     """The next review of the newest adapter."""
     withheld: tuple[tuple[str, int], ...]

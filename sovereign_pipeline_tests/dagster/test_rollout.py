@@ -136,4 +136,4 @@ def test_what_was_compared_is_drawn(desk: Desk, instance: dg.DagsterInstance) ->
     telemetry.write()
     shown = metadata(materialize(desk, instance, "staged_adapter"), "staged_adapter")
     assert shown["hold, drawn"].value.startswith("![hold](data:image/png;base64,iVBOR")
-    assert "At the rate so far it could be there on" in shown["hold"].value
+    assert "At the rate so far, the trial can be decided on" in shown["hold"].value

@@ -157,7 +157,7 @@ class Engines:
         return held
 
     def _running(self, base: str) -> Started:
-        """Return the started engine. Raises EngineLost while it starts, and its error if it failed."""
+        """Return the started engine. Raises EngineLost while the engine starts, and the error of a failed start."""
         held = self._held.get(base) or self._hold(base)
         held.keep()
         if held.started is not None:
@@ -206,7 +206,7 @@ class Engines:
     async def _state(self, base: str, held: _Held) -> EngineState:
         started, error = held.started, held.problem
         if started is None:
-            why = error.message if error is not None else "It is being started."
+            why = error.message if error is not None else "The engine is being started."
             return EngineState("", base[:DIGITS], base, False, 0, why)
         adapters = sum(digest in self._ready for digest in started.engine.loaded())
         computes = await started.engine.is_well()

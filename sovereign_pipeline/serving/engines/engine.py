@@ -35,7 +35,7 @@ class Deployable:
     """SHA-256 of the chat template that the adapter was trained with."""
     instruction: str | None
     """Line's instruction. As in training, it precedes the first user turn of a conversation without a system message:
-    `dataset.formats.user_message(instruction, content)`. It is never sent as a system message."""
+    `dataset.jsonl.user_message(instruction, content)`. It is never sent as a system message."""
     base_model_digest: str = ""
     """Digest over the files of the adapter's base model. An engine with another base model rejects the adapter. If
     empty, the digests are not compared."""
@@ -91,7 +91,7 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class CallForm:
-    """How the chat template of a base model writes calls of tools."""
+    """How the chat template of a base model writes tool calls."""
 
     form: ToolForm
     special: Mapping[str, int]
@@ -172,7 +172,7 @@ class Engine(Protocol):
         them."""
 
     async def is_well(self) -> bool:
-        """Return whether the engine computes. Returns False within two seconds if it hangs."""
+        """Return whether the engine computes. Returns within two seconds, even if the engine hangs."""
 
     async def close(self) -> None:
         """Stop, and free the memory. Running requests raise EngineLost."""

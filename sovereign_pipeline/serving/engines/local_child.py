@@ -265,7 +265,7 @@ class Worker:
         self._link.send({"op": "loaded", "id": message["id"], "marks": marks})
 
     def _mark(self, digest: str, conversation: Message, expected: Message) -> Message:
-        """Return this engine's values for an expected mark. At each position, the expected tokens precede."""
+        """Return this engine's values for an expected mark. Each position is computed after the expected tokens."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         prompt = self._prompts.render(conversation["messages"], conversation["tools"])

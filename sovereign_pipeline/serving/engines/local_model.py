@@ -36,7 +36,7 @@ class Rows:
         """Wrap `model`, a PeftModel in evaluation mode."""
         self._model = model
         self._runs: list[tuple[str, slice]] = []
-        """Adapters with their adjacent rows."""
+        """Each adapter, with a slice of adjacent rows that use it."""
 
     def take_layers(self) -> None:
         """Patch every adapter layer to compute by rows. Call it again after each load.
@@ -205,7 +205,7 @@ class Model:
                 self._take_back(digest)
                 raise EngineRefused(
                     f"Adapter {digest[:12]} does not fit this base model: {_first_line(error)}",
-                    "It belongs to another base model, or was changed after its training.",
+                    "Check whether it belongs to another base model, or was changed after its training.",
                 ) from None
             except EngineRefused:
                 self._take_back(digest)
@@ -222,8 +222,8 @@ class Model:
 
 
 def _with_room_for_adapters(model: Any) -> Any:
-    """Wrap the base model with one unused adapter. PEFT needs one before the first is loaded and after the last is
-    evicted."""
+    """Wrap the base model with one unused adapter. PEFT always needs an adapter, even before the first is loaded and
+    after the last is evicted."""
     linear = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
     config = LoraConfig(r=1, target_modules=[linear], task_type="CAUSAL_LM")
     return get_peft_model(model, config, adapter_name=NO_ONES).eval()
@@ -255,7 +255,7 @@ def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
         raise EngineRefused(
             f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} tensors match no module or are "
             f"missing{example}.",
-            "It belongs to another base model, or was changed after its training.",
+            "Check whether it belongs to another base model, or was changed after its training.",
         )
 
 

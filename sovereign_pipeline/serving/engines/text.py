@@ -28,7 +28,8 @@ def answer_limit(prompt: int, context: int, most: int) -> int:
     """Return the maximum answer length in tokens after `prompt` tokens. Raises PromptTooLong if no room is left."""
     if prompt >= context:
         raise PromptTooLong(
-            f"This model's maximum context length is {context} tokens, with the answer. The conversation has {prompt}."
+            f"This model's maximum context length is {context} tokens, including the answer. The conversation has "
+            f"{prompt} tokens."
         )
     return min(context - prompt, most)
 
@@ -156,17 +157,17 @@ class Prompts:
         for piece in re.split(f"({begin}|{cut}|{end})", shown):
             if piece in (begin, cut, end):
                 if is_text != (piece != begin):
-                    raise ValueError("the template takes texts apart")
+                    raise ValueError("the template splits a text")
                 is_text = piece != end
                 continue
             encoded = self._encoded(piece)
             found = self._marks_in(encoded)
             if is_text and found:
-                raise ValueError("a text is read as a mark of the template")
+                raise ValueError("a text is encoded as a mark of the template")
             ids += encoded
             marks += found
         if is_text:
-            raise ValueError("the template takes texts apart")
+            raise ValueError("the template splits a text")
         return ids, marks
 
     def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:

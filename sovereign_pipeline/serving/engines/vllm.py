@@ -90,7 +90,7 @@ def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, large
         raise EngineRefused(
             f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} of {len(tensors)} tensors match no "
             f"module of the model{example}.",
-            "It belongs to another base model, or was changed after its training.",
+            "Check whether it belongs to another base model, or was changed after its training.",
         )
 
 
@@ -225,7 +225,7 @@ SECONDS_TO_LEAVE = 60.0
 
 @dataclass(frozen=True)
 class _Base:
-    """The facts read once from the base model's files."""
+    """Facts from the base model's files, which are read once."""
 
     prompts: Prompts
     decode: Callable[..., str]
@@ -445,7 +445,7 @@ class _Text:
         return piece
 
     def _note(self, tokens: Sequence[int], logprobs: Any) -> None:
-        """Note the log-probabilities of tokens other than the end of turn."""
+        """Store the log-probabilities of tokens other than the end of turn."""
         for token, value, place in zip(tokens, logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True):
             if token not in self._base.end_of_turn:
                 found = sorted(((id_of(name), each) for name, each in place.items()), key=lambda pair: -pair[1])

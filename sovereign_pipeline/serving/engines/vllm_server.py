@@ -294,7 +294,7 @@ def _environment(settings: VllmSettings, directory: Path) -> dict[str, str]:
 
 
 OLDEST = (0, 32)
-"""Oldest supported version of vLLM. Earlier ones may answer a running request with another adapter."""
+"""Oldest supported version of vLLM. Earlier versions may answer a running request with another adapter."""
 UNGUESSABLE = re.compile(r"[0-9a-f]{32,}")
 SECONDS_TO_ANSWER = 30.0
 SECONDS_TO_LEAVE = 5.0
@@ -393,7 +393,7 @@ class ReachedVllm(VllmServer):
         version = str((await self._get(VERSION)).get("version", ""))
         numbers = tuple(int(each) for each in re.findall(r"\d+", version)[:2])
         if numbers < OLDEST:
-            raise self._refused(f"it is vLLM {version or 'of no version'}", "Install vLLM 0.32 or later.")
+            raise self._refused(f"it is vLLM {version or 'of unknown version'}", "Install vLLM 0.32 or later.")
         bases = [each for each in await self._models() if not each.get("parent")]
         if len(bases) != 1 or not UNGUESSABLE.fullmatch(str(bases[0].get("id"))):
             raise self._refused(
@@ -425,7 +425,7 @@ class ReachedVllm(VllmServer):
         except FileNotFoundError:
             before = {}
         except ValueError:
-            raise self._refused("the list of adapters in it cannot be read", "Restart it.") from None
+            raise self._refused("the record of its loaded adapters cannot be read", "Restart it.") from None
         await self._take_out(before)
         self._note()
         await asyncio.to_thread(shutil.rmtree, self.copies, ignore_errors=True)
@@ -507,7 +507,7 @@ def _shared(directory: Path) -> Path:
         raise EngineRefused(f"{directory}: serving.vllm.copies is missing ({error.strerror}).", "Create it.") from None
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise EngineRefused(
-            f"{directory}: other accounts than the gateway's can change this directory of serving.vllm.copies.",
+            f"{directory}: other accounts than the gateway's can change this directory (serving.vllm.copies).",
             "Give it to the gateway's account, with mode 0750 and the group of the account that runs vLLM.",
         )
     return directory

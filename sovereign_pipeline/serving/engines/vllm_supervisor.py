@@ -75,7 +75,7 @@ def main() -> None:
         start_new_session=True,
     )
     select.select([pipe, os.pidfd_open(server.pid)], [], [])
-    shared = _shared_memory(_group(server.pid))  # before the kill, which makes these files unfindable
+    shared = _shared_memory(_group(server.pid))  # first: a kill hides these files of callers' texts
     os.killpg(server.pid, signal.SIGKILL)  # the id is still the server's, because nobody has waited for it
     server.wait()
     _unlink(shared)

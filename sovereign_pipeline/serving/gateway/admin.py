@@ -29,7 +29,7 @@ DIGITS = 12
 
 @dataclass(frozen=True)
 class AdminSources:
-    """Functions that return what `/admin` shows, and that answering requests does not need."""
+    """Functions that return the state that only `/admin` needs."""
 
     engines: Callable[[], Awaitable[Sequence[EngineState]]]
     """Function that returns one state per base model."""

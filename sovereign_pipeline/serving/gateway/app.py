@@ -95,7 +95,7 @@ def gateway_of(request: Request) -> Gateway:
 
 
 def caller_of(request: Request) -> Any:
-    """Return the caller that the auth middleware found: None only on open pages, if the proxy names nobody."""
+    """Return the caller that the auth middleware found. It is None only on open pages, if the proxy names nobody."""
     return request.state.caller
 
 
@@ -287,7 +287,7 @@ async def readyz(here: Here) -> Health:
         f"Engines that do not compute: {silent}. Lines of other engines are answered.": silent,
         f"Adapters that should answer but are not loaded: {condition.unloaded}. The log says why.": condition.unloaded,
         "A newer flag of a line is not in force here. The log says why.": condition.is_behind,
-        f"Lines that were withdrawn by an officer: {condition.withdrawn}.": condition.withdrawn,
+        f"Lines whose adapter was withdrawn by an officer: {condition.withdrawn}.": condition.withdrawn,
     }
     detail = next((text for text, holds in degraded.items() if holds), None)
     return Health(status="degraded", detail=detail) if detail is not None else Health()
@@ -389,7 +389,7 @@ def _facts(handler: RequestHandler, request: RoutedRequest) -> dict[str, Any]:
 async def whole_answer(
     handler: RequestHandler, choices: Sequence[RoutedRequest], receive: Receive
 ) -> messages.ChatCompletion | messages.Completion:
-    """Compute the answers to their ends. Raises Refusal and CallerGone."""
+    """Compute all choices completely, and return the response. Raises Refusal and CallerGone."""
 
     async def compute(request: RoutedRequest) -> RunningAnswer:
         async with handler.answer(request) as answer:

@@ -42,7 +42,7 @@ class Classified(Protocol):
 
 def _reaches(role: Role, adapter: Classified, ladder: ClassificationLadder) -> bool:
     """Return whether a role covers the adapter's line and level. A level that is not on the ladder counts as the
-    highest level. Roles are not combined: a clearance holds for its own lines only."""
+    highest level. Roles are not combined: a clearance applies only to the lines of its own role."""
     if role.clearance not in ladder or adapter.classification not in ladder:
         return False
     return _covers(role, adapter.line) and not ladder.exceeds(adapter.classification, role.clearance)
@@ -70,7 +70,7 @@ class Caller:
 
     @property
     def cache_group(self) -> str:
-        """Group of callers that may share an engine's cached prompts: those of equal clearance."""
+        """Return the group of callers that may share an engine's cached prompts: callers with equal clearances."""
         return "\n".join(sorted({grant.clearance for grant in self.grants}))
 
     @property
@@ -121,7 +121,7 @@ class Token(Role):
 
     @property
     def id(self) -> str:
-        """First digits of the token's SHA-256, for display."""
+        """Return the first digits of the token's SHA-256, for display."""
         return self.sha256[:12]
 
     def state(self, now: datetime.datetime) -> str:
@@ -155,7 +155,8 @@ def file_of(settings: Settings) -> Path:
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """Read all tokens, oldest first. Raises IntegrityError for an invalid file or one that others can read."""
+    """Read all tokens, oldest first. Raises IntegrityError for a file that is invalid or that other accounts can
+    read."""
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
     except FileNotFoundError:
@@ -291,7 +292,7 @@ def _find(tokens: Sequence[Token], id: str) -> Token:
     if len(found) == 1:
         return found[0]
     known = ", ".join(token.id for token in tokens if token.revoked_at is None) or "none"
-    raise NotFoundError("There is no such token.", f"Give the id of one of these: {known}.")
+    raise NotFoundError("There is no such token.", f"Give one of these ids: {known}.")
 
 
 def _entries(session: Session, action: str, token: str | None = None) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def _assert_enforceable(schema: Mapping[str, Any], param: str) -> None:
     if problem:
         keys = [key for found in _UNENFORCED.findall(problem) for key in _KEYWORD.findall(found)]
         what = f"uses {', '.join(map(repr, keys))}," if keys else "is invalid, or has a form"
-        message = f"The schema in '{param}' {what} that cannot be enforced on an answer. Change the schema."
+        message = f"The schema in '{param}' {what} which cannot be enforced on an answer. Change the schema."
         raise Refusal(400, message, "unsupported_parameter", param=param)
 
 
@@ -162,7 +162,7 @@ def _parameters(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _calls(form: CallForm, tools: Sequence[Mapping[str, Any]], most: int | None) -> Iterator[str]:
-    """Return the rules of calls, after the head of the first call."""
+    """Yield the grammar rules of calls. They begin after the head of the first call."""
     it = form.form
     yield "call: " + " | ".join(
         f"{_lark(tool['function']['name'] + it.middle, form)} %json {_json(_parameters(tool))}" for tool in tools
@@ -174,7 +174,7 @@ def _calls(form: CallForm, tools: Sequence[Mapping[str, Any]], most: int | None)
 
 
 def _opening(form: CallForm) -> Iterator[str]:
-    """Return the rules of the marks that open the first call, and of the text before them."""
+    """Yield the grammar rules of the marks that open the first call, and of the text before them."""
     opening, mark = form.form.begin + form.form.head, form.form.mark
     head = opening.partition(mark)[2] if mark else opening
     if not mark:

@@ -50,7 +50,7 @@ class Level(ResponseModel):
 class CalledFunction(ResponseModel):
     name: str
     arguments: str
-    """JSON object."""
+    """Arguments of the call, as text: a JSON object."""
 
 
 class AnswerCall(ResponseModel):
@@ -139,7 +139,7 @@ class ModelList(ResponseModel):
 
 
 class FeedbackTaken(ResponseModel):
-    """The feedback was counted."""
+    """Confirmation that the feedback was counted."""
 
     id: str
     object: Literal["feedback"] = "feedback"

@@ -51,7 +51,7 @@ WHOLE = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
-    """The counters of one gateway. Names follow OpenTelemetry's conventions for generative AI where there is one."""
+    """The counters of one gateway. Names follow OpenTelemetry's conventions for generative AI where they exist."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()

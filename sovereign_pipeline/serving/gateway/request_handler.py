@@ -269,7 +269,7 @@ class RequestHandler:
         self.rates = Rates(self.limits)
         self.places = Places(self.limits, self.catalog.lines)
         self.on_severe_report: Callable[[], Awaitable[None]] | None = None
-        """Called before a report of severity 1 is confirmed to its user, so that the report is already logged."""
+        """Function that is called before a report of severity 1 is confirmed, so that the report is already logged."""
         self.is_ending = False
         self._running: set[_Limit] = set()
 
@@ -279,7 +279,7 @@ class RequestHandler:
 
     @asynccontextmanager
     async def answer(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
-        """Begin an answer. However it ends, it is counted, journalled and traced. Raises Refusal."""
+        """Begin an answer. The answer is counted, journalled and traced, however it ends. Raises Refusal."""
         with traced(self.tracer, request.sent.model, request.adapter, request.sampling, request.traceparent) as span:
             async with self._begun(request) as answer:
                 try:

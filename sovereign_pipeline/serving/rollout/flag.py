@@ -92,7 +92,7 @@ class Flag(Frozen):
     request: Digest | None = None
     """SHA-256 of the officer's signed request, if an officer rolled back."""
     back: tuple[WayBack, ...]
-    """Prepared rollbacks: unstage the staged adapter, or return to the previous one."""
+    """Prepared rollbacks: unstage the staged adapter, or return to the previous adapter in production."""
 
     @model_validator(mode="after")
     def _adapters_are_described(self) -> "Flag":
@@ -273,7 +273,7 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
     try:
         flag = Flag.model_validate_json(json.dumps(dict(statement.predicate)))
     except ValidationError:
-        raise IntegrityError(f"{where}: its signed content is not a flag of this release.", SIGN_ANEW) from None
+        raise IntegrityError(f"{where}: this release cannot read its signed content.", SIGN_ANEW) from None
     if (flag.line, flag.sequence) != (line, change.sequence):
         raise IntegrityError(f"{where}: it was signed as change {flag.sequence} of line {flag.line}.", SIGN_ANEW)
     if flag.request != (hashlib.sha256(change.request).hexdigest() if change.request is not None else None):
@@ -295,7 +295,7 @@ def newest_verified(settings: Settings, line: str, trust: Trust) -> tuple[Flag |
 
 
 def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
-    """Return a line's flag. Raises NotFoundError if there is none, and IntegrityError."""
+    """Return a line's newest flag. Raises NotFoundError if there is none, and IntegrityError if it does not verify."""
     flag, newest = newest_verified(settings, line, trust)
     if newest == 0:
         raise NotFoundError(f"Line {line} has no flag.", "Stage or promote an adapter of the line.")

@@ -331,7 +331,7 @@ def _expected(state: State, began_at: datetime.datetime) -> str:
         if any(not each.there for each in others):
             return "No date can be told: one of the two has answered nobody yet."
         longest = max(days.needed, *(state.days * each.needed / each.there for each in others))
-        return f"At the rate so far it could be there on {_day(began_at, longest)}."
+        return f"At the rate so far, the trial can be decided on {_day(began_at, longest)}."
     if state.outcome != "inconclusive":
         return ""
     if state.severe:
@@ -395,7 +395,7 @@ class Watcher:
             except SovereignError as error:
                 wrong.append(error.message)
         if wrong:
-            raise IntegrityError(" ".join(wrong), "Correct it. Until then, no harmful adapter is detected.")
+            raise IntegrityError(" ".join(wrong), "Correct the cause. Until then, no harmful adapter is detected.")
 
     def _look_at(self, flag: Flag) -> None:
         with self._judging:

@@ -81,7 +81,7 @@ class Flags:
         """Create the flags of a gateway.
 
         Args:
-            loaded: None if flags take effect without an engine that has loaded their adapters.
+            loaded: returns the digests of loaded adapters. None if a flag takes effect before its adapters are loaded.
             marks: None uses the marks of the installation's gateways.
         """
         self._settings = settings
@@ -93,8 +93,8 @@ class Flags:
         self._changing = threading.Lock()
 
     def which(self, line: str, user: str, groups: Collection[str] = ()) -> Choice | None:
-        """Choose the adapter of a user; the same user always gets the same one. Returns None if the line answers
-        nobody.
+        """Choose the adapter of a user. Under one flag, a user always gets the same adapter. Returns None if the line
+        answers nobody.
 
         groups: the user's groups, as the institution's proxy sends them.
         """
@@ -231,7 +231,7 @@ def _given(flag: Flag) -> list[str]:
 
 
 def hash_of(flag: Flag, user: str) -> str:
-    """Return the hash of a user. Without the line's salt, nobody can test a guess by it."""
+    """Return a user's hash with the line's salt. Without the salt, nobody can test a guessed user."""
     return hmac.new(bytes.fromhex(flag.salt), user.encode(), hashlib.sha256).hexdigest()
 
 
@@ -244,7 +244,8 @@ def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
     if request is not None and any(_is_asked_for(request, flag, adapter, trust) for adapter in flag.adapters):
         return
     raise IntegrityError(
-        f"The flag of line {flag.line}, change {flag.sequence}: no officer with that right requested it.", SIGN_ANEW
+        f"The flag of line {flag.line}, change {flag.sequence}: no officer with that right requested the rollback.",
+        SIGN_ANEW,
     )
 
 

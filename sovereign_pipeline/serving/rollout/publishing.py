@@ -247,7 +247,7 @@ class FlagSync:
             self._seen = None if wrong else (entries, *self._facts())
         wrong += self._flags.problems().values()
         if wrong:
-            raise IntegrityError(" ".join(dict.fromkeys(wrong)), "Correct it. The previous flags stay in force.")
+            raise IntegrityError(" ".join(dict.fromkeys(wrong)), "Correct the cause. The previous flags stay in force.")
 
     def _follow(self, registry: Registry) -> Iterator[str]:
         with registry.reading() as session:

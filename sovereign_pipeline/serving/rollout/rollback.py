@@ -123,5 +123,5 @@ def _assert_needs_nobody_else(institution: Institution, asked: dict[str, Any]) -
     if max(needed, asked["approvals"]) > 0:
         raise ConflictError(
             f"'{asked['transition']}' of {asked['adapter']} needs {needed} approvals by the institution's rules.",
-            "Request it, and have other officers approve it.",
+            "Request the transition, and have other officers approve the request.",
         )

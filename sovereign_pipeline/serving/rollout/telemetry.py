@@ -185,7 +185,7 @@ class Telemetry:
             self._counting_of(line, choice.staged, choice.began).add(choice, counted)
 
     def rate(self, line: str, choice: Choice, said: Feedback, before: Feedback | None) -> None:
-        """Count feedback in the comparison that the answer belongs to. before: the caller's earlier feedback on it."""
+        """Count feedback in the comparison that the answer belongs to. before: the caller's earlier feedback."""
         if choice.staged is None:
             return
         with self._changing:

@@ -152,7 +152,7 @@ async def test_an_engine_that_did_not_start_keeps_no_other_from_being_closed(err
     await two.engines.begin(ONE)
     with pytest.raises(EngineLost):
         await two.engines.load(BUOYS)
-    while (await two.engines.states())[1].problem == "It is being started.":
+    while (await two.engines.states())[1].problem == "The engine is being started.":
         await asyncio.sleep(0)
     await two.engines.close()
     assert two.closed == [ONE]

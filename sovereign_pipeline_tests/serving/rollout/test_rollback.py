@@ -187,4 +187,4 @@ def test_a_rollback_made_by_hand_is_not_believed(desk: Desk, beside: str) -> Non
         assert adapter_of(started) == first.id
         return
     assert adapter_of(started) is None
-    assert "no officer with that right requested it" in started.problems()[LINE]
+    assert "no officer with that right requested the rollback" in started.problems()[LINE]
