@@ -1,7 +1,8 @@
-"""Check which columns a recipe needs, match spellings of their names, and screen kept columns for personal data.
+"""Check the columns that a recipe needs, match spellings of their names, and screen ids, cases, departments and links
+for personal data.
 
-Ids, cases, departments and links appear in cards, reports, messages and databases. A value with personal data never
-leaves the source file: a pseudonym replaces it, or the row is quarantined.
+These four fields appear in cards, reports, messages and databases. A value with personal data never leaves the source
+file: a pseudonym replaces it, or the row is quarantined.
 """
 
 import hmac
@@ -46,8 +47,8 @@ _TITLE = (
     "Delete the lines above the header.",
 )
 NO_KNOWN_NAME = (
-    "Its first line has {cells}, none of them the name of a column that is known here. It may be a row, so it is not "
-    "shown."
+    "Its first line has {cells} and no known column name. The line may be a row of data, so this message does not show "
+    "it."
 )
 _DELIMITERS = {";": '";"', "\t": '"\\t"', "|": '"|"', ",": '","'}
 """Delimiter -> its spelling in YAML."""
@@ -57,7 +58,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,]+")
 
 
 def needed_columns(source: Source) -> dict[str, str]:
-    """Return each column that a source needs -> its use: a field, `where` or `links`."""
+    """Return column that a source needs -> its use: the name of a field, `where` or `links`."""
     fields = [*REQUIRED, "classification", *([FIELD_OF_ROLE[source.role]] if source.role in FIELD_OF_ROLE else [])]
     given = {*source.constants}
     given |= {"classification"} if source.classification_floor is not None else set()
@@ -101,12 +102,12 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
         hint = "Map the field to a column under `columns`, or give it one value under `constants`."
     others = [key for field, key in _OTHER_KEYS.items() if field in missing.values()]
     if others:
-        hint += f" For files without one: {', '.join(others)}."
+        hint += f" If the file has no such column, set {', '.join(others)}."
     raise SourceError(f"{message} {format_columns(columns)}", hint)
 
 
 def format_columns(columns: Iterable[str]) -> str:
-    """Return a sentence with the columns of a file. Overlong names are only counted."""
+    """Return a sentence that lists the columns of a file. Long and empty names are only counted."""
     names = [*columns]
     short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
     others = f"{counted(len(names) - len(short), 'name')} too long or empty" if len(short) < len(names) else ""
@@ -131,7 +132,7 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def is_table_of_text(path: Path) -> bool:
-    """Return whether the file's first line is its header. JSON and Parquet files have no header line."""
+    """Return whether a file is CSV or TSV, whose first line is the header."""
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
@@ -179,7 +180,7 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 SPELLINGS_REMEMBERED = 1_024
-"""Size of the cache of column-name sets. A table has one set; rows of JSON may have several."""
+"""Maximum number of sets of column names in the cache. A table has one set; JSON rows may have several."""
 
 
 # --- spellings of column names ----------------------------------------------------------------------------------------
@@ -199,8 +200,8 @@ class ColumnNames:
         return folded(column) in self._read
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the values of a row under the recipe's column names. Raises RowRejected that names the columns if
-        several match one name."""
+        """Return a row's values under the column names of the recipe. Raises RowRejected if two columns match one name;
+        the message names both columns."""
         renames = self._renames(tuple(values))
         return {renames.get(name, name): value for name, value in values.items()} if renames else values
 
@@ -219,13 +220,13 @@ class ColumnNames:
 # --- personal data in columns -----------------------------------------------------------------------------------------
 
 COLUMNS = ("id", "case", "department")
-_LETTERS_OF_KEY = 24  # 16 different letters each: 96 bits
+_LETTERS_OF_KEY = 24  # 4 bits a letter: 96 bits
 _AS_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # digits could look like an identifier again
 
 
 @dataclass(frozen=True)
 class ColumnScreen:
-    """Keeps personal data out of the columns of one corpus's documents."""
+    """Replaces personal data in the columns of a corpus's documents, or rejects rows with personal data."""
 
     treatment: ColumnTreatment
     kinds_in: KindsIn
@@ -241,16 +242,16 @@ class ColumnScreen:
         kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn],
         secret: Callable[[], bytes],
     ) -> "ColumnScreen":
-        """Return the screen in a raw corpus's configuration."""
+        """Return the screen that a raw corpus's configuration describes."""
         stops = frozenset(kind for kind, treatment in config["sensitive"].items() if treatment == "stop")
         return cls(config["columns"]["personal_data"], kinds_in_columns(config), stops, cache(secret))
 
     def screened(self, fields: dict[str, str], links: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Return the fields and links of a document, with pseudonyms for values with personal data.
+        """Return a document's fields and links, with pseudonyms in place of values that contain personal data.
 
         A pseudonym depends only on the value and its column, so that rows of one case, and links to an id, stay
-        connected. Raises RowRejected if the recipe quarantines such rows, and PrivacyError for a kind with the
-        treatment `stop`.
+        connected. Raises RowRejected if the recipe quarantines such rows, and PrivacyError for a kind of personal data
+        with the treatment `stop`.
         """
         found = {name: kinds for name in COLUMNS if (kinds := self.kinds_in(fields[name]))}
         in_links = [bool(kinds) for kinds in map(self.kinds_in, links)]
@@ -267,8 +268,8 @@ class ColumnScreen:
             )
         if self._stopping(kinds):
             raise PrivacyError(
-                f"A row holds {', '.join(self._stopping(kinds))} in {where}, and the institution's policy stops at it. "
-                f"Nothing was written.",
+                f"A row contains {', '.join(self._stopping(kinds))} in {where}. The institution's policy sets `stop` "
+                f"for this personal data. Nothing was written.",
                 "Leave such rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
             )
         raise RowRejected(f"personal data in {where} ({', '.join(kinds)})")
@@ -278,12 +279,12 @@ class ColumnScreen:
         return None if self.kinds_in(id) else id
 
     def case_of(self, case: str) -> str:
-        """Return the case as its documents have it: a pseudonym if the case contains personal data."""
+        """Return the case as documents store it: a pseudonym if the case contains personal data."""
         return self._key("case", case) if self.kinds_in(case) else case
 
     def tied(self, id: str) -> str | None:
-        """Return the id as links refer to it, which may be a pseudonym, or None if rows with such links are
-        quarantined."""
+        """Return an id as links store it: its pseudonym if the id contains personal data. Return None if rows with such
+        links are quarantined."""
         if not self.kinds_in(id):
             return id
         return self._key("id", id) if self.treatment == "replace" else None
@@ -296,7 +297,7 @@ class ColumnScreen:
 
 
 NO_SCREEN = ColumnScreen("replace", lambda value: frozenset(), frozenset(), lambda: b"")
-"""Screen that keeps every value."""
+"""Screen that leaves every value unchanged."""
 
 
 def pseudonym(secret: bytes, column: str, value: str) -> str:
@@ -343,9 +344,10 @@ def resembles_a_name(column: str) -> bool:
 
 
 def names_field(column: str, field: str) -> bool:
-    """Return whether a column's name contains a word for a field, as `Our reply` does for the response. A word under
-    `FIELD.not` excludes the name: `Letter date` is no request. A name with words of both sides names the response, as
-    in `Reply to complaint`.
+    """Return whether a column's name contains a word for a field, as `Our reply` does for the response.
+
+    A word listed under `FIELD.not` excludes the name: `Letter date` is no request. A name with words for both request
+    and response, such as `Reply to complaint`, is the response.
     """
     is_text = field in ("request", "response")
     words = _words(column.split(" of ")[0] if is_text else column)
@@ -361,12 +363,12 @@ def may_be_request(column: str) -> bool:
 
 
 def has_phrase(text: str, kind: str) -> bool:
-    """Return whether a text contains a salutation, or a phrase of replies."""
+    """Return whether a text contains a phrase of the kind `salutation` or `reply`."""
     return _phrases(kind).search(folded(text)) is not None
 
 
 def _words(column: str) -> frozenset[str]:
-    """Return the words of a name, without the Arabic article and the plural's `s`."""
+    """Return the words of a name, each also without the Arabic article and without the plural's `s`."""
     words = {plain(word) for word in _WORD.findall(column)}
     words |= {word.removeprefix(_ARTICLE) for word in words}
     return frozenset(words | {word.removesuffix("s") for word in words if len(word) > 3})

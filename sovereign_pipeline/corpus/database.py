@@ -26,8 +26,8 @@ _READ_ONLY = {
     "oracle": "SET TRANSACTION READ ONLY",
     "sqlite": "PRAGMA query_only = ON",
 }
-"""Dialect -> statement after which the database refuses changes. For other dialects, the transaction is only rolled
-back."""
+"""Dialect -> statement that makes the database reject changes. In other dialects, changes are only rolled back at the
+end."""
 
 
 def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
@@ -37,7 +37,7 @@ def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
     Args:
         most: maximum number of rows that are read; None for all.
 
-    Raises SourceError without the URL, the query's values and the database's own message, which may quote both.
+    Raises SourceError. Its message omits the database's own message, which may quote the URL and values.
     """
     import pyarrow
     import pyarrow.parquet
@@ -70,8 +70,8 @@ def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
 
 
 def tables_in(url_from: str) -> dict[str, str]:
-    """Return table or view of a database's default schema -> query of its rows, in the order of its key. Columns of
-    binary data are left out. `url_from`: environment variable with the URL. Raises SourceError."""
+    """Return table or view in a database's default schema -> query of its rows, ordered by the primary key or else the
+    first column. The query omits binary columns. `url_from`: environment variable with the URL. Raises SourceError."""
     with _connected(url_from, "Listing the tables of") as connection:
         _set_read_only(connection)
         found = inspect(connection)
@@ -91,7 +91,7 @@ def _connected(url_from: str, act: str) -> Iterator[Connection]:
     """Connect to a database, and roll back at the end. Database errors become SourceErrors without their messages.
 
     Args:
-        act: begin of the message, such as "The query of".
+        act: beginning of an error message, such as "The query of".
     """
     url = os.environ.get(url_from)
     if not url:

@@ -21,7 +21,7 @@ _UNITS = {
     16: ("microseconds", 1e6),
     19: ("nanoseconds", 1e9),
 }
-"""Number of digits of a number since 1970 -> its unit, and the number of units in a second."""
+"""Number of digits of a time since 1970 -> its unit, and the number of units in a second."""
 _EPOCH = re.compile(r"\d+(?:[.,]\d+)?")
 _TIME = re.compile(
     r"(?:[ t,]+|[ ]*-[ ]+)(?:at |الساعه )?\d{1,2}[:.]\d\d(?:[:.]\d\d(?:[.,]\d+)?)?"
@@ -40,8 +40,8 @@ _PARTS = re.compile(
 
 
 def day_of(text: str, formats: Iterable[str] = ()) -> str:
-    """Return the ISO day of a date. ISO dates are read whatever the formats are. Raises RowRejected, without quoting
-    the text, for any other form."""
+    """Return the ISO day of a date in ISO form or in one of the formats. Raises RowRejected for any other text, without
+    quoting it."""
     text = text.strip()
     digits = _digits_since_1970(text)
     problem = f"is a number of {_UNITS[digits][0]} since 1970" if digits in _UNITS else ""
@@ -107,8 +107,9 @@ def is_hijri(text: str) -> bool:
 
 
 def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Return the formats that together read most values of a column, or none if the values are not dates. A format
-    includes its alternatives if the values do not decide between them. `values`: value -> number of rows."""
+    """Return up to MOST_FORMATS formats that together fit nearly all values of a column; none if the values are not
+    dates. Each is a tuple: it has several formats if they fit equally many values. `values`: value -> number of
+    rows."""
     if len(values) > _SAMPLE and not formats_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
     left, found, read = dict(values), list[tuple[str, ...]](), 0
@@ -123,11 +124,11 @@ def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
 
 
 def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the formats that read most values, and the number of rows with these values."""
+    """Return the formats that fit most rows (several if they fit equally many), and the number of these rows."""
     counts, latest = Counter[str](), datetime.date.today().year + 1
     for value, times in values.items():
         for each, day in days_in(value).items():
-            # A later two-digit year is from another calendar: 45 is 1445, not 2045.
+            # A two-digit year in the future is from another calendar: 45 is 1445, not 2045.
             if day.year <= latest or _FULL_YEAR.search(each):
                 counts[each] += times
     most = max(counts.values(), default=0)
@@ -137,17 +138,17 @@ def _best_formats(values: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
 
 
 def _is_read_twice(value: str, formats: Sequence[tuple[str, ...]]) -> bool:
-    """Return whether several formats read a value as different days."""
+    """Return whether two of the formats read a value as different days."""
     days = days_in(value)
     of_each = [{days[each] for each in alternatives if each in days} for alternatives in formats]
     return sum(map(bool, of_each)) > 1 and len(set[datetime.date]().union(*of_each)) > 1
 
 
 LEAST_DATED = 0.9
-"""Minimum share of a column's values in its formats."""
+"""Minimum share of a column's values that its formats must fit."""
 MOST_FORMATS = 2
 _SAMPLE = 1_000
-"""Number of values after which most columns without dates are recognised as such."""
+"""Number of values that are tried before the whole column, to recognise columns without dates quickly."""
 _FULL_YEAR = re.compile(f"yyyy|{UNIX}")
 _UNLIKELY = re.compile(r"mm\.dd\.|y+\W+dd|yy mmm")
 """Pattern of formats that are hardly ever used: the month first with dots, the day after the year, or a two-digit year

@@ -1,4 +1,4 @@
-"""Define documents as lists of messages, and quarantined rows; read and write their canonical JSONL."""
+"""Define documents, their messages and quarantined rows; read and write documents as canonical JSONL."""
 
 import json
 import re
@@ -21,7 +21,7 @@ Role = Literal["letters", "preferences", "labels"]
 
 
 class ToolCall(Frozen):
-    """A call of a tool that an assistant asks for."""
+    """A tool call that an assistant requests."""
 
     name: str
     arguments: dict[str, Any] = {}
@@ -50,7 +50,7 @@ class Message(Frozen):
 
     @property
     def calls_as_text(self) -> str:
-        """Return the calls as a line of JSON each."""
+        """Return the calls as text, one line of JSON for each call."""
         calls = ({"name": call.name, "arguments": call.arguments} for call in self.tool_calls)
         return "\n".join(json.dumps(call, ensure_ascii=False) for call in calls)
 
@@ -61,8 +61,8 @@ def exchange(request: str, response: str) -> tuple[Message, Message]:
 
 
 class Document(Frozen):
-    """A conversation that ends in the institution's reply, such as a letter and its answer; a conversation with a
-    chosen and a rejected last reply; or one with binary feedback on its last reply.
+    """A conversation whose last message is one of three: the institution's reply, such as the answer to a letter; the
+    chosen reply of a pair (`rejected` is the other reply); or a reply with binary feedback (`label`).
 
     A letter (`is_letter`) is stored with `request` and `response` instead of `messages`, and can be built from them.
     """
@@ -96,7 +96,7 @@ class Document(Frozen):
             return values
         others = {name: value for name, value in values.items() if name not in ("request", "response")}
         turns = [("user", values["request"]), ("assistant", values["response"])]
-        # If messages are given twice, the second list stays under an unknown field's name and is rejected.
+        # If `messages` exists too, the turns stay under `request`: pydantic rejects it as an unknown field.
         name = "messages" if "messages" not in values else "request"
         return {**others, name: [{"role": role, "content": content} for role, content in turns]}
 
@@ -124,13 +124,14 @@ class Document(Frozen):
 
     @property
     def is_preference(self) -> bool:
-        """Return whether the document is a pair of replies or has binary feedback, so that its response is not a reply
-        that the institution sent."""
+        """Return whether the document has a rejected reply or binary feedback. Its response is then not a reply that
+        the institution sent."""
         return self.rejected is not None or self.label is not None
 
     @property
     def is_letter(self) -> bool:
-        """Return whether the document is one request and one reply of text alone."""
+        """Return whether the document is one request and one reply that consist of text only, without tools or
+        names."""
         if len(self.messages) != 2 or self.tools:
             return False
         request, reply = self.messages
@@ -140,7 +141,7 @@ class Document(Frozen):
 
     @property
     def request(self) -> str:
-        """Return a letter's request; of another conversation, all messages before the last as one text."""
+        """Return a letter's request; for another conversation, all messages before the last as one text."""
         return "\n\n".join(message.as_text for message in self.messages[:-1])
 
     @property
@@ -150,8 +151,8 @@ class Document(Frozen):
 
     @property
     def texts_in_language(self) -> list[str]:
-        """Return the texts in which names are found by the document's language: all messages, the rejected reply, and
-        the values in the JSON of calls and results."""
+        """Return the texts that name detection searches in the document's language: all messages, the rejected reply,
+        and the values in the JSON of calls and results."""
         texts = [] if self.rejected is None else [self.rejected]
         for message in self.messages:
             arguments = [call.arguments for call in message.tool_calls]
@@ -160,15 +161,16 @@ class Document(Frozen):
 
     @property
     def texts(self) -> dict[str, str]:
-        """Return every free text by its name, in reading order: `subject`, `request` and `response` of a letter,
-        `message 1` and so on otherwise. Arguments of a call (`message 3 call 1`) and `tools` are JSON texts."""
+        """Return name -> free text, in reading order. The names are `subject`, `request` and `response` for a letter,
+        and `subject`, `message 1` and so on otherwise. Arguments of a call (`message 3 call 1`) and `tools` are JSON
+        texts."""
         found: dict[str, str] = {}
         self._changed(lambda name, text: found.setdefault(name, text))
         return found
 
     def with_texts(self, texts: Mapping[str, str]) -> "Document":
-        """Return the document with other texts, by their names in `texts`. Texts of arguments and tools must be
-        JSON."""
+        """Return the document with new texts. `texts`: name as in `Document.texts` -> new text, which for arguments and
+        tools must be JSON."""
         return self._changed(lambda name, text: texts.get(name, text))
 
     def _changed(self, change: Callable[[str, str], str]) -> "Document":
@@ -236,7 +238,7 @@ def json_in(content: str) -> Any:
 
 
 def strings_in(value: Any, *, with_keys: bool = False) -> Iterator[str]:
-    """Yield every text in a JSON value."""
+    """Yield every string in a JSON value; also the keys of objects if `with_keys` is true."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -349,13 +351,13 @@ _REMEDIES = {
     "not UTF-8": "Name the file's encoding under `encoding` of the source.",
     "not JSON": "Write one object on each line, each line ending in LF, or correct the file's suffix.",
     "has ": "Give every row as many cells as the header, or correct `delimiter`.",
-    "date is not written as": "Correct the format under `date`, add a second one as a list, or correct these dates.",
+    "date is not written as": "Correct the format under `date`, list two formats there, or correct these dates.",
     "date": "Set the format of dates, such as `date: {{format: dd.mm.yyyy}}`. ISO dates (2024-12-31) need none.",
     "unknown or missing classification level": "Give each word a level under `levels`: {levels}.",
     "repeats the header": "Delete the header lines within the file, or use a separate source for each export.",
     "duplicate id": "Set `columns: id` to a column whose values are all different.",
     "id or case is a number": "Export the column as text.",
-    "the links": "List the ids, or write them with `,` `;` `|` or spaces between.",
+    "the links": "Write the ids as a list, or separate them by `,` `;` `|` or spaces.",
     "longer than": "Raise quarantine.max_row_bytes if such long rows are correct.",
     "language": "Map a column of language tags, set one language under `constants`, or set `language_from_text: true`.",
 }

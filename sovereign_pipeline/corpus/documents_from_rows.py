@@ -93,7 +93,8 @@ class Exclusions:
         return list(self._by_id.values())
 
     def naming(self, id: str | None) -> Excluded | None:
-        """Return the exclusion of a row, by its id or by the pseudonym that messages show, or None."""
+        """Return the exclusion with a row's id, or with the pseudonym that messages show for it; None if there is
+        none."""
         if id is None or not self._by_id:
             return None
         tied = self._screen.tied(id)
@@ -106,9 +107,9 @@ class Exclusions:
             for name, value in (("id", each.id), ("reason", each.reason)):
                 if kinds := sorted(self._screen.kinds_in(value)):
                     raise PrivacyError(
-                        f"Source '{self._source.name}', exclude {number}: its {name} holds personal data "
-                        f"({', '.join(kinds)}), and both are recorded with the corpus. Nothing was written.",
-                        "Use the pseudonym of the row's id from a message, and a reason without names.",
+                        f"Source '{self._source.name}', exclude {number}: the {name} contains personal data "
+                        f"({', '.join(kinds)}). The corpus records ids and reasons. Nothing was written.",
+                        "Use the pseudonym that messages show for the row, and a reason without personal data.",
                     )
 
     def reject_unmatched(self, path: Path) -> None:
@@ -174,10 +175,10 @@ class SourceReader:
         """Args:
             seen: ids of the documents of all sources so far. An id may be used only once.
             tally: counts the links of all sources; None if no source has links.
-            screen: keeps personal data out of the columns.
-            known_ids: returns the keys of the ids of all rows of all sources (`row_keys`).
-            needs_author: whether a row without an author is broken, because the split is by author.
-            extraction: outcomes of the files of a source of mail or documents.
+            screen: replaces personal data in the columns, or rejects rows with it.
+            known_ids: returns the `row_keys` of all sources.
+            needs_author: true if the split is by author; a row without an author is then quarantined.
+            extraction: rows extracted from a source of mail or documents; None for other sources.
 
         Raises RecipeError if two spellings of one word have different levels.
         """
@@ -191,7 +192,7 @@ class SourceReader:
         self.exclusions = Exclusions(source, screen)
         self.count = SourceCount(exclusions=self.exclusions.all)
         self.row = Row(0, None)
-        """The last row, with the file's column names."""
+        """The row read last, under the file's column names."""
         self._limits = limits
         self._ladder = ladder
         self._seen = seen
@@ -221,7 +222,7 @@ class SourceReader:
             if row.values is not None and len(self._columns) < MOST_COLUMNS:
                 self._columns |= dict.fromkeys(row.values)
             if not self._may_be_rated and row.values is not None and _has_rated_id(row.values):
-                raise _not_as_taken(self.path, f"row {row.number} is a rated answer, and the file is not in {RATED}")
+                raise _not_as_taken(self.path, f"row {row.number} is a rated answer, but the file is not in {RATED}")
             try:
                 outcome = self._outcome_of(row)
             except SovereignError:
@@ -240,7 +241,8 @@ class SourceReader:
         return [column for column in self._columns if not self._names.reads(column)]
 
     def row_keys(self) -> Iterator[str]:
-        """Yield the key of each row's id, in the form to which links are compared. Use a separate reader for this."""
+        """Yield each row's id in the form that is compared with links (`link_key`). This reads the file, so use a
+        separate reader."""
         ids = map(self._given_id_of, self._rows())
         return (link_key(id) for id in ids if id is not None)
 
@@ -270,16 +272,16 @@ class SourceReader:
         return document
 
     def reject_unlike_recipe(self) -> None:
-        """Raise SourceError if the file has no rows, `where` selects none, or no row has a necessary column. Call it
+        """Raise SourceError if the file has no rows, `where` selects no row, or a needed column is in no row. Call it
         after all rows are read."""
         if not self.count.rows:
             below = " below its header" if has_header(self._file) else ""
             raise SourceError(f"{self.path}: the file has no rows{below}.", "Export it again, or remove the source.")
         if 0 < self.count.not_selected == self.count.rows - self.count.excluded:
-            seen = (f"'{column}' holds {format_values(values)}" for column, values in self._not_wanted.items())
+            seen = (f"'{column}' contains {format_values(values)}" for column, values in self._not_wanted.items())
             raise SourceError(
-                f"{self.path}: `where` selects no row of the source '{self.source.name}', {self.count.not_selected:,} "
-                f"not selected. {'; '.join(seen)}.",
+                f"{self.path}: `where` of source '{self.source.name}' selects none of {self.count.not_selected:,} "
+                f"rows. {'; '.join(seen)}.",
                 "Check `where` in the recipe.",
             )
         if self._columns:
@@ -296,8 +298,8 @@ class SourceReader:
             )
 
     def _leave_out(self, row: Row) -> None:
-        """Register a row that becomes no document, so that links to it count as existing, and note its level for its
-        case file."""
+        """Register a row that becomes no document: its id, so that links to it count as existing, and its level, which
+        its case file inherits."""
         self._count_links(self._tied_id_of(row))
         values = row.values or {}
         case = self._value(values, "case") if is_a_text(values.get(self._column("case"))) else ""
@@ -315,8 +317,8 @@ class SourceReader:
             self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
-        """Yield the rows of the file under the recipe's column names. If several columns match one name, raises
-        SourceError for a table; a row of JSON is broken."""
+        """Yield the rows of the file under the recipe's column names. If two columns match one name, raise SourceError
+        for a table, and yield a broken row for JSON."""
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
         for row in read_rows(self._file, limit, source.encoding, source.delimiter, check_header, source.sheet):
@@ -332,10 +334,11 @@ class SourceReader:
                 yield Row(row.number, None, str(rejected))
 
     def _some_row_has_a_level(self) -> bool:
-        """Return whether the file has the column of the classification level, in the header or in any JSON row.
+        """Return whether the source states a level and the file has a column of levels, in the header or in any JSON
+        row.
 
-        If it has, a row without the column does not get the source's level, because its own level may be under a
-        misspelt column name. Without a source level, such a row is broken in any case.
+        If true, a row without that column is quarantined, because its own level may be under a misspelt name. It does
+        not get the source's level. If the source states no level, such a row is quarantined in any case.
         """
         if self.source.classification_floor is None and "classification" not in self.source.constants:
             return False
@@ -376,7 +379,8 @@ class SourceReader:
         )
 
     def _conversation(self, values: Values) -> Values:
-        """Return the messages, tools and rejected reply of a row in an imported layout; empty for other layouts."""
+        """Return the messages, tools and rejected reply of a row in an imported layout; empty for the layout
+        `columns`."""
         if self.source.layout == "columns":
             return {}
         found = conversation_of(self.source.layout, self.source.role, values)
@@ -392,8 +396,8 @@ class SourceReader:
         return {"messages": tuple(messages), "tools": found.tools, "rejected": rejected}
 
     def _fields(self, values: Values, number: int, talk: Values) -> dict[str, str]:
-        """Return the document's text fields, including the field of the role, from the row with this number. `talk`:
-        the fields of its conversation, if its layout has one."""
+        """Return the document's text fields, including the field that the source's role adds. `number`: number of the
+        row. `talk`: result of `_conversation` for the row."""
         names = [name for name in REQUIRED if not talk or name not in LAYOUT_FIELDS]
         of_role = FIELD_OF_ROLE.get(self.source.role)
         of_role = None if of_role in talk else of_role
@@ -446,7 +450,8 @@ class SourceReader:
         return level
 
     def _stated_level(self, values: Values) -> str | None:
-        """Return the highest level that the row and its source state; None if one is unknown or all are missing."""
+        """Return the highest level that the row and its source state; None if a stated level is unknown or no level is
+        stated."""
         column = self._column("classification")
         if not is_a_text(values.get(column)) or (self._every_row_has_a_level and column not in values):
             return None
@@ -457,12 +462,13 @@ class SourceReader:
         return self._ladder.highest(named) if named and all(level in self._ladder for level in named) else None
 
     def level_of(self, word: str) -> str:
-        """Return the level that the recipe gives for a word of the file, or the word itself."""
+        """Return the level to which the recipe maps a word of the file; the word itself if it is a level or not
+        mapped."""
         return word if word in self._ladder else self._levels.get(folded(word), word)
 
     def _may_be_empty(self, name: str) -> bool:
-        """Return whether a field may be empty: if a constant says so, for the subject of a layout, for the department,
-        and for the author unless the split is by author."""
+        """Return whether a field may be empty. This is true if its constant is empty, for the department, for the
+        subject in an imported layout, and for the author unless the split is by author."""
         if name == "department" or (name == "author" and not self._needs_author):
             return True
         return self.source.constants.get(name) == "" or (name == "subject" and self.source.layout != "columns")
@@ -472,8 +478,8 @@ class SourceReader:
 
     @property
     def _named_columns(self) -> list[str]:
-        """Return the columns in the recipe. A missing column is misspelt, and reading it as empty could lose a
-        level."""
+        """Return the columns under `columns` and `where` of the recipe. A missing one may be misspelt, and reading it
+        as empty could lose a level."""
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
@@ -491,13 +497,14 @@ class SourceReader:
         return False
 
     def _value(self, values: Values, name: str) -> str:
-        """Return a field as stripped NFC text, or "". A constant applies to every row."""
+        """Return a field as stripped NFC text, or "" if it is empty. A constant replaces the column's value in every
+        row."""
         value = values.get(self._column(name))
         constant = self.source.constants.get(name) if name != "classification" else None
         if constant == "" and value is not None and str(value).strip():
             raise SourceError(
-                f"{self.path}: `constants` says that the file has no {name}, and its column '{self._column(name)}' "
-                f"holds one.",
+                f"{self.path}: `constants` states that the file has no {name}, but the column '{self._column(name)}' "
+                f"contains one.",
                 f"Remove '{name}' from `constants` of the source '{self.source.name}'.",
             )
         text = constant if constant is not None else str("" if value is None else value)
@@ -505,8 +512,8 @@ class SourceReader:
         return normal_id(text) if cleaned and name in _IDENTIFIERS else cleaned
 
     def _cleaned(self, text: str, *, has_markup: bool) -> str:
-        """Return a text without blanks around it, in NFC, and without markup if the source has it; "" if no character
-        is visible."""
+        """Return a text stripped, in NFC, and without HTML if the source has `markup: html`; "" if no character is
+        visible."""
         if has_markup and self.source.markup == "html" and is_unicode(text):
             begin = text.rfind("</think>\n\n") + len("</think>\n\n") if text.startswith("<think>\n") else 0
             text = text[:begin] + without_markup(text[begin:])
@@ -520,12 +527,12 @@ class SourceReader:
         return None if id is None else self._screen.shown(id)
 
     def _tied_id_of(self, row: Row) -> str | None:
-        """Return the id, as links refer to it, of a row that does not become a document."""
+        """Return the id of a row that becomes no document, as links store it (`ColumnScreen.tied`)."""
         id = self._own_id_of(row)
         return None if id is None else self._screen.tied(id)
 
     def _given_id_of(self, row: Row) -> str | None:
-        """Return the id of a row, or the id made from its number."""
+        """Return the id of a row; if the row has none and `id_from_row` is set, an id made from its number."""
         has_own = row.values is not None and row.values.get(self._column("id")) not in (None, "")
         return self._id_by_number(row.number) if self.source.id_from_row and not has_own else self._own_id_of(row)
 
@@ -659,9 +666,9 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
         )
     if (private := workplace.settings.private_directory_of(path)) is not None:  # of another line and level
         raise SourceError(
-            f"Line {workplace.line.line}: the file of source '{source.name}' lies in {private}, whose files keep a "
-            f"level and an origin that a source would lose.",
-            "Name a file of the data root.",
+            f"Line {workplace.line.line}: the file of source '{source.name}' is in {private}. Files there have a "
+            f"recorded level and origin, which a source would lose.",
+            "Set `path` to a file of the data root.",
         )
     if source.kind in KINDS:
         return digest_of_source(path)
@@ -690,8 +697,8 @@ def _has_rated_id(values: Values) -> bool:
 
 
 def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:
-    """Raise SourceError unless a file of rated answers is the one that was imported for the line, the line still
-    permits it, and the recipe changes no answer, rating or level."""
+    """Raise SourceError unless a file of rated answers is the file imported for the line, the line still permits rated
+    answers, and the recipe changes no answer, rating or level."""
     line, institution = workplace.line.line, workplace.institution
     query = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN)
     with open_registry(workplace.settings).reading() as session:
@@ -702,10 +709,10 @@ def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: s
         raise _not_as_taken(path, f"line {line} no longer permits rated answers as preferences")
     levels = [json.loads(each)["classification"] for each in path.read_bytes().splitlines() if each]
     if institution.ladder.highest(levels) != entries[0]["classification"]:
-        raise _not_as_taken(path, f"its rows were {entries[0]['classification']} at most when they were imported")
+        raise _not_as_taken(path, f"its highest level changed; at the import it was {entries[0]['classification']}")
     changed = {*source.columns, *({*source.constants} - {*OPTIONAL_FIELDS, "classification"})}
     if changed or (source.role, source.encoding) != (entries[0]["role"], None) or source.layout not in _RATED_LAYOUTS:
-        raise _not_as_taken(path, f"source '{source.name}' reads other columns, or in another role")
+        raise _not_as_taken(path, f"source '{source.name}' sets other columns or another role than the import")
 
 
 def _not_as_taken(path: Path, problem: str) -> SourceError:
@@ -713,8 +720,9 @@ def _not_as_taken(path: Path, problem: str) -> SourceError:
 
 
 def _levels_by_word(source: Source, ladder: ClassificationLadder) -> dict[str, str]:
-    """Return comparison form of a word -> the recipe's level. Raises RecipeError if two spellings of a word have two
-    levels, or if a level of the ladder, in any spelling, would become a lower one."""
+    """Return word in comparison form -> level in the recipe. Raises RecipeError if two spellings of a word have
+    different levels, or if the recipe maps a level of the ladder to another level (in another spelling: to a lower
+    one)."""
     own = {folded(level): level for level in ladder.levels}
     levels: dict[str, str] = {}
     for word, level in source.levels.items():
@@ -727,7 +735,7 @@ def _levels_by_word(source: Source, ladder: ClassificationLadder) -> dict[str, s
         named = own.get(folded(word))
         if named is not None and (ladder.exceeds(named, level) or (word in ladder and level != word)):
             raise RecipeError(
-                f"`levels` of source '{source.name}' gives '{word}' the level {level}, but it is the level {named}.",
+                f"`levels` of source '{source.name}' maps '{word}' to {level}, but the word is the level {named}.",
                 "Remove the word: levels of the ladder need no entry.",
             )
     return levels

@@ -1,6 +1,6 @@
 """Run the work on a corpus in this process, in a process pool, or with Ray. Every engine gives the same results.
 
-An item of work is a part of a file, such as byte offsets, which a worker reads itself.
+An item of work locates a part of a file, for example by byte offsets. The worker reads that part itself.
 """
 
 import gc
@@ -30,7 +30,7 @@ from sovereign_pipeline.record.stage import Progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Start: TypeAlias = Callable[[], AbstractContextManager[Callable[[Item], Result]]]
-"""Picklable function that prepares a worker, such as by loading models, and returns the function to apply to each
+"""Picklable function that prepares a worker, for example by loading models, and returns the function to apply to each
 item."""
 Engine: TypeAlias = Callable[[Iterator[Item]], Iterator[Result]]
 """Function that works on items and yields the results in order. It can be called several times. Raises the exceptions
@@ -43,7 +43,7 @@ def _ready(work: Callable[[Item], Result]) -> Iterator[Callable[[Item], Result]]
 
 
 def unprepared(work: Callable[[Item], Result]) -> Start[Item, Result]:
-    """Return a start for work that needs no preparation."""
+    """Return the `Start` of work that needs no preparation."""
     return partial(_ready, work)
 
 
@@ -69,20 +69,20 @@ def choose_engine(
 
 @contextmanager
 def this_process(start: Start[Item, Result]) -> Iterator[Engine[Item, Result]]:
-    """Process one item after the other in the calling process."""
+    """Yield an engine that processes one item after another in the calling process."""
     with start() as work:
         yield partial(map, work)
 
 
 @contextmanager
 def process_pool(start: Start[Item, Result], workers: int) -> Iterator[Engine[Item, Result]]:
-    """Run worker processes, which end with this process."""
+    """Yield an engine that runs worker processes. They end when this process ends."""
     with WorkerPool(workers, _begin_worker, start) as pool:
         yield partial(pool.over, work=_work_in_worker)
 
 
 _start_work: Start[Any, Any]  # set by `_begin_worker`, once in each process
-_started = ExitStack()  # what a worker started stays open until its process ends
+_started = ExitStack()  # contexts that a worker opened; they close when its process ends
 
 
 def _begin_worker(start: Start[Any, Any]) -> None:
@@ -95,7 +95,8 @@ def _begin_worker(start: Start[Any, Any]) -> None:
 
 @cache
 def _worker() -> Callable[[Any], Any]:
-    """Start the worker with its first item. An error at the start of the process would only break the pool."""
+    """Prepare the worker at its first item. An error while the process starts would break the pool and lose its
+    message."""
     work = _started.enter_context(_start_work())
     gc.freeze()  # loaded models stay in memory; scanning them in each garbage collection costs a sixth of the time
     return work
@@ -109,8 +110,7 @@ def _work_in_worker(item: Any) -> Any:
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 SECONDS_TO_START = 600
-"""Timeout for the start of Ray's processes, which is slow on a busy machine. Ray's default is 30 s, without a
-setting."""
+"""Timeout for starting Ray's processes, which is slow on a busy machine. Ray's own limit of 30 s has no setting."""
 SECONDS_BETWEEN_MESSAGES = 15
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
@@ -119,8 +119,8 @@ NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def ray_actors(
     start: Start[Item, Result], source: Path, workers: int, progress: Progress
 ) -> Iterator[Engine[Item, Result]]:
-    """Run Ray actors, on the cluster at RAY_ADDRESS or on a local Ray that only this process can use and that stops
-    with it.
+    """Yield an engine of Ray actors, on the cluster at RAY_ADDRESS or on a local Ray. Only this process can use the
+    local Ray, which stops at the end.
 
     Raises InputError if Ray is not installed, was imported before it could be restricted to this process, or does not
     start.
@@ -144,7 +144,7 @@ def ray_actors(
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options.preserve_order = True
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:  # short, for its sockets
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:  # short: has sockets
         try:
             _start(ray, workers, scratch, progress)
             yield partial(_over_actors, ray, start, source, workers)
@@ -175,7 +175,7 @@ def _over_actors(
 
 @dataclass(frozen=True)
 class _Source:
-    """The file that every actor's machine must see."""
+    """The file that every actor's machine must have under the same path."""
 
     path: Path
     size: int
@@ -183,7 +183,7 @@ class _Source:
     def check(self) -> None:
         if not self.path.is_file() or self.path.stat().st_size != self.size:
             raise InputError(
-                f"The Ray node {platform.node()} does not see {self.path}, or sees another file there.",
+                f"The Ray node {platform.node()} has no file {self.path}, or one of another size.",
                 "Mount the folders of SOVEREIGN_HOME and SOVEREIGN_CORPUS under the same paths on every node.",
             )
 
@@ -213,15 +213,15 @@ class _Actor:
 def _close_to_others() -> None:
     """Set the variables that Ray reads at import, so that a local Ray listens on loopback only and requires a token.
 
-    Ray executes any code that it receives, and listens on every interface. It replaces the address 127.0.0.1 by the
-    machine's own address, unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". The token is needed because other accounts
-    of the machine can connect to loopback.
+    Ray executes any code that it receives, and by default listens on every interface. It replaces 127.0.0.1 by the
+    machine's address unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". The token keeps out other accounts of the
+    machine, which can connect to loopback.
     """
     closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
     if "ray" in sys.modules and not closed:
         raise InputError(
-            "corpus.engine is 'ray', and Ray was imported in this process before it could be closed to others.",
-            "Run the step in a process of its own, as the Dagster UI does.",
+            "corpus.engine is 'ray', but Ray was imported before this process could restrict access to it.",
+            "Run the step in a separate process, as the Dagster UI does.",
         )
     os.environ[NO_CLUSTER] = "0"
     if os.environ.get("RAY_AUTH_MODE") != "token":

@@ -1,17 +1,17 @@
 """Extract rows from the mail or documents of a source, with a record of each file's outcome.
 
-A kind of source plugs in with two functions, named in `KINDS`:
+Each kind of source has two functions, listed in `KINDS`:
 
 - a parser, which runs in the sandbox (`parsing.py` says what it yields and raises);
-- an assembler, `assemble(source, ladder, units, folder)`. It gets a `Unit` for each document, message or attachment,
-  by the files' names, also for broken ones. It keeps no texts, because there may be millions of units: `units.again`
-  reads one again, and `units.notes` keeps facts of them on disk. It yields rows and `Outcome`s, in any order, and names
-  every unit exactly once: in `files` of a row, or in an Outcome. A row is a dict with `id`, `case`, `date`, `author`,
-  `department`, `subject`, `messages` (in OpenAI's form), `classification` ("" without a marking), `files` (names of its
-  units), and optionally `language` and `rule` (how it was put together, for the record).
+- an assembler, `assemble(source, ladder, units, folder)`. It receives a `Unit` for each document, message or
+  attachment, including broken ones, in the order of file names. It stores no texts, because there may be millions of
+  units: `units.again` reads a unit again, and `units.notes` stores facts about units on disk. It yields rows and
+  `Outcome`s in any order. Each unit is in exactly one of them: in `files` of a row, or in an Outcome. A row is a dict
+  with `id`, `case`, `date`, `author`, `department`, `subject`, `messages` (in OpenAI's form), `classification` (""
+  without a marking), `files` (names of its units), and optionally `language` and `rule` (the rule that formed the row).
 
-Each row becomes a line of a JSONL file that is read as any source with the layout `sharegpt`. Each quarantined unit
-becomes a line of its own with its reason.
+Each row becomes a line of a JSONL file, which is read like a source with the layout `sharegpt`. Each quarantined unit
+becomes a separate line with its reason.
 """
 
 import pkgutil
@@ -49,7 +49,7 @@ KINDS = {
 }
 """Kind of a source -> its parser and its assembler."""
 BROKEN = "quarantined"
-"""Key of a line that is no row: the reason why its unit is quarantined."""
+"""Key of a line that is a quarantined unit instead of a row. Its value is the reason."""
 
 
 @dataclass
@@ -72,13 +72,14 @@ class Extraction:
 
 
 _OF_ASSEMBLERS = ("letters.py", "markings.py", "quotes.py", "reference_words.txt", "threads.py")
-"""Files of this package that decide which rows are made from parsed files, and their levels."""
+"""Files of this package that decide which rows are formed from parsed files, and the rows' levels."""
 
 
 def extractor_of(source: Source) -> str | None:
-    """Return a version of the code that parses and assembles a source; None for tables and databases, which have none.
+    """Return a digest of the code that parses and assembles a source; None for tables and databases, which need no such
+    code.
 
-    It is part of the identity of what is made from the source.
+    The digest is part of the identity of each raw corpus with the source.
     """
     if source.kind not in KINDS:
         return None
@@ -98,10 +99,10 @@ def extract(
     ladder: ClassificationLadder,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Extraction:
-    """Write the rows of a source of mail or documents below the corpus root. Parsed files are cached there.
+    """Write the rows of a source of mail or documents below the corpus root, where parsed files are cached.
 
-    Raises SourceError if the folder cannot be listed, if every file in it is left out, or if a unit is unaccounted for,
-    and SandboxUnavailable.
+    Raises SandboxUnavailable, and SourceError if the folder cannot be listed, every file in it is left out, or a unit
+    is not in exactly one row or outcome.
     """
     parser, assembler = KINDS[source.kind]
     program = find_tesseract() if source.ocr else None
@@ -131,8 +132,8 @@ def extract(
         wrong.extend(name for name in accounted if name not in units.digests)
         if wrong:
             raise SourceError(
-                f"{path}: {counted(len(wrong), 'file or message is', 'files or messages are')} not accounted for "
-                f"exactly once: {and_more(wrong)}.",
+                f"{path}: {counted(len(wrong), 'file or message is', 'files or messages are')} not in exactly one row "
+                f"or outcome: {and_more(wrong)}.",
                 "Remove these files, and report this bug.",
             )
 

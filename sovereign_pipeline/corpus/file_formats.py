@@ -50,7 +50,7 @@ def format_of(path: Path) -> str:
     remedy = f"The name must end in {', '.join(FORMATS)}, optionally followed by {', '.join(PACKINGS)}."
     if suffix in (".zip", ".7z", ".rar", ".tar", ".tgz", ".tbz", ".tbz2", ".txz"):
         raise SourceError(f"{path}: this is an archive.", f"Unpack it, and use the file in it. {remedy}")
-    raise SourceError(f"{path}: its name does not reveal its format.", remedy)
+    raise SourceError(f"{path}: its suffix is not that of a known format.", remedy)
 
 
 def read_rows(
@@ -61,13 +61,13 @@ def read_rows(
     check_header: Callable[[Sequence[str]], None] = lambda columns: None,
     sheet: str | None = None,
 ) -> Iterator[Row]:
-    """Stream the rows of a file, broken ones included. Raises SourceError for a file that cannot be read.
+    """Stream the rows of a file, including broken rows. Raises SourceError for a file that cannot be read.
 
     Args:
         encoding: encoding of a text file; None for UTF-8.
         delimiter: delimiter of a CSV or TSV file; None for a comma, or a tab in .tsv.
         check_header: called with the column names of a table before its first row.
-        sheet: sheet of a workbook; None if it has one.
+        sheet: name of a workbook's sheet; None if the workbook has only one.
     """
     reject_unreadable(path)
     suffix = format_of(path)
@@ -87,7 +87,7 @@ def read_rows(
 
 
 def _sheet_as_csv(path: Path, sheet: str | None) -> IO[bytes]:
-    """Return a sheet as CSV. Raises SourceError."""
+    """Return a workbook's sheet as CSV. Raises SourceError."""
     items = _parsed_workbook(path, "parse_sheet", {"sheet": sheet})
     text = io.StringIO()
     csv.writer(text).writerows(row for item in items for row in item["rows"])
@@ -161,8 +161,8 @@ def _object_of(line: bytes) -> bytes:
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
-    """Return whether a file's first line begins an array of objects, or contains an array of several. `is_all`: whether
-    nothing follows the line."""
+    """Return whether a file's first line begins an array of objects, or is a whole array of several objects. `is_all`:
+    whether nothing follows the line."""
     if _ARRAY_OF_OBJECTS.match(line) is None:
         return False
     try:
@@ -329,7 +329,7 @@ def rows_of_table(
     # With surrogateescape, one wrongly encoded row is quarantined and the rest of the file is read.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(ENDLESS)
-    # A record above this limit also exceeds the limit of its cells.
+    # A record above this limit is also above `max_row_bytes`, so its text is not needed.
     lines = RecordLines(text, delimiter, 2 * max_row_bytes + (1 << 16))
     # Spaces before a quote do not belong to the cell: the second cell of `a, "b"` is b.
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != " ")
@@ -356,7 +356,7 @@ def rows_of_table(
         if is_line:
             quotes.add(cells, (begins, reader.line_num))
         elif reader.line_num > begins:
-            # Otherwise the rows between would be lost without an error.
+            # Without this error, the rows within these lines would be lost silently.
             raise SourceError(
                 f"{path}: lines {begins} to {reader.line_num} form one row that does not fit the header.", _QUOTES
             )
@@ -427,8 +427,8 @@ class EndlessRecord(Exception):
 class RecordLines(Iterator[str]):
     """Iterates over the lines of a file for `csv.reader`, which takes as many lines as a record has.
 
-    In a record above the limit, only quotes, delimiters and line ends are kept, so that the record still ends in the
-    right place.
+    In a record above the limit, `x` replaces each run of text between quotes, delimiters, spaces and line ends. The
+    record still ends in the right place.
     """
 
     def __init__(self, text: io.TextIOWrapper, delimiter: str, limit: int) -> None:
@@ -471,10 +471,10 @@ class RecordLines(Iterator[str]):
 
 # --- quoted cells that hold whole rows --------------------------------------------------------------------------------
 
-# If a cell's closing quote is missing and a later row has an extra quote in the same column, the rows between them form
-# one row with as many cells as the header. Such a cell differs from a text of several lines where one row would end and
-# the next begin: the line before ends in the cells that follow the quoted cell, the line after begins with the cells
-# that precede it, and these cells resemble the cells of other rows.
+# A cell's closing quote may be missing while a later row has an extra quote in the same column. The rows between them
+# then form one row with as many cells as the header. Its quoted cell differs from a text of several lines: at each
+# hidden row end, one line ends in the cells that follow the quoted column, and the next line begins with the cells that
+# precede it. These cells resemble the cells of other rows.
 
 
 _ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
@@ -485,11 +485,11 @@ _SHORT = 60
 _FEW = 20
 """Maximum number of distinct values in a column of levels, languages or states."""
 _ENOUGH = 20
-"""Number of distinct values in a column from which a value of another form does not belong to it."""
+"""Minimum number of distinct values in a column for rejecting a value of a new form as foreign."""
 _LONG_NUMBER = 5
-"""Number of digits from which a number is not a year, and rarely a street or list number."""
+"""Minimum number of digits of a number that is no year, and rarely a street or list number."""
 _NEXT = 10
-"""Minimum amount by which an id may exceed the highest learnt id."""
+"""Minimum tolerance above the highest learnt id. For wide ranges, it is a quarter of the range."""
 _CERTAIN = 1.5
 _FEWEST_COLUMNS = 3
 """Minimum number of columns for detection. With only an id and a text, rows and lines of texts cannot be
@@ -551,7 +551,8 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Return whether a plain number is near the column's numbers. Street and list numbers are not."""
+        """Return whether a plain number is near the column's numbers, as street and list numbers are not. True for
+        other codes."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:
@@ -579,7 +580,8 @@ class LostQuotes:
         self._suspects: list[_Suspect] = []
 
     def add(self, cells: Sequence[str], lines: tuple[int, int]) -> None:
-        """
+        """Learn the columns from a row, and collect the places in its cells where rows may end.
+
         Args:
             cells: the cells of a row, as many as the header has.
             lines: the first and the last line of the row in the file.
@@ -589,7 +591,7 @@ class LostQuotes:
         if self._rows < (_LONG_ROWS_LEARNT if places else _ROWS_LEARNT):
             self._rows += 1
             for place, (column, cell) in enumerate(zip(self._columns, cells, strict=True)):
-                # A cell that contains rows tells nothing about its column.
+                # A cell that may contain rows does not show the values of its column.
                 if place not in places:
                     column.add(cell)
         for place in places:
@@ -621,7 +623,7 @@ class LostQuotes:
         return found
 
     def _is_a_row_end(self, suspect: _Suspect) -> bool:
-        """Return whether the place is the end of a row: every cell fits its column, and some cells would hardly fit by
+        """Return whether a suspect is the end of a row: every cell fits its column, and some cells would hardly fit by
         chance."""
         certain = 0.0
         possible = 0

@@ -1,5 +1,5 @@
-"""Inspect a folder of documents or mail without a recipe: kinds of files, pairs by rule, and files that would be left
-out."""
+"""Inspect a folder of documents or mail without a recipe: count its files, find rules that pair them, and list files
+that would be left out."""
 
 import csv
 import re
@@ -49,7 +49,7 @@ _MAILDIR, _OF_MAILDIR = ("cur", "new"), "of Maildir"
 
 @dataclass
 class FolderFacts:
-    """The inspected facts of a folder."""
+    """The result of inspecting a folder."""
 
     path: str
     suffixes: dict[str, int]
@@ -58,9 +58,9 @@ class FolderFacts:
     more: dict[str, Any]
     """Further keys of the proposed recipe."""
     notes: list[str]
-    """Assumptions, and decisions for a person."""
+    """Assumptions, and decisions that a person must make."""
     outcomes: list[dict[str, Any]]
-    """Outcome and reason, such as the rule that pairs two files -> number of documents."""
+    """Number of `files` by `outcome` and `reason`, such as the rule that pairs them."""
     attachments: dict[str, int]
     """Suffix -> number of attachments of mail."""
     attachments_with_text: int
@@ -69,11 +69,11 @@ class FolderFacts:
 def look_at_folder(
     settings: Settings, folder: Path, named: Path, ladder: ClassificationLadder, answers: Sequence[str] = ()
 ) -> FolderFacts:
-    """Return the facts of a folder, with a proposed source: the one that pairs most documents or, for mail, has the
-    institution's likely domain. Raises SourceError for a folder without documents and mail.
+    """Return the facts of a folder and a proposed source. For documents, the source has the patterns that pair most
+    files; for mail, the institution's likely domain. Raises SourceError for a folder without documents and mail.
 
     Args:
-        named: path of the folder for a recipe.
+        named: path of the folder to write into the recipe.
         answers: a person's values for the source, as in `Suggestion.answered`.
     """
     files = files_of(folder)
@@ -82,7 +82,7 @@ def look_at_folder(
     documents = [name for name in names if PurePosixPath(name).suffix.lower() in DOCUMENTS]
     mails = sum(name.lower().endswith(MAIL) or _is_in_maildir(name) for name in names)
     if not documents and not mails:
-        raise SourceError(f"{folder}: the folder holds neither documents nor mail.", "Correct the path.")
+        raise SourceError(f"{folder}: the folder contains neither documents nor mail.", "Correct the path.")
     own: dict[str, Any]
     attachments, with_text = Counter[str](), 0
 
@@ -134,17 +134,17 @@ _MOST_DOMAINS = 5
 
 
 def _about_domains(messages: Iterable[Mapping[str, Any]]) -> str:
-    """Return a question about the institution's domains that lists the domains of most messages."""
+    """Return a question that lists the most frequent domains and asks which are the institution's."""
     counts = Counter[str]()
     for each in messages:
         counts.update({str(address).rpartition("@")[2] for address in (each["sender"], *each["recipients"])})
     found = ", ".join(f"{domain} ({times:,})" for domain, times in counts.most_common(_MOST_DOMAINS))
-    return f"which domains are the institution's? Most messages are of {found or 'none'}."
+    return f"which domains are the institution's? The most frequent: {found or 'none'}."
 
 
 _ABOUT_KINDS = {
-    "documents": "pairs: check the rules by the pairs in files.jsonl of the raw corpus.",
-    "mail": "ours: name every address and domain of the institution.",
+    "documents": "pairs: check the pairs that the rules made, in files.jsonl of the raw corpus.",
+    "mail": "ours: list every address and domain of the institution.",
 }
 
 
@@ -154,13 +154,13 @@ def _set_level(without: int, rows: int, ladder: ClassificationLadder, source: di
         what = "conversation" if source["kind"] == "mail" else "pair"
         notes.append(
             f"classification: {without:,} of {counted(rows, what)} without "
-            f"a marking. They get the highest level: {ladder.levels[-1]}. If a lower level is right for every one of "
-            f"them, set `classification_floor` to it."
+            f"a marking get the highest level: {ladder.levels[-1]}. If a lower level is right for all of them, set "
+            f"`classification_floor` to it."
         )
 
 
 def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) -> None:
-    """Add the formats of the dates that are not ISO, and ask for the date of letters without one."""
+    """Set the formats of dates that are not ISO, and ask for a date for letters without a date."""
     others = {date: times for date, times in dates.items() if date and not is_iso(date)}
     formats = formats_of_column(others) if others else ()
     date: dict[str, Any] = {}
@@ -168,18 +168,18 @@ def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) ->
         written = [" or ".join(alternatives) for alternatives in formats]
         if any(len(alternatives) > 1 for alternatives in formats):
             date["format"] = f"{FILL_IN}: {' and '.join(written)}"
-            notes.append(f"date: dates may be {' and '.join(written)}: no letter decides. Which one is correct?")
+            notes.append(f"date: dates may be {' and '.join(written)}; no letter shows which. Which format is correct?")
         else:
             date["format"] = written if len(written) > 1 else written[0]
             notes.append(f"date: dates are read as {' and '.join(written)}.")
     elif others:
         notes.append(
-            f"date: {counted(sum(others.values()), 'letter has', 'letters have')} a date in one of several forms that "
-            f"may be two days: quarantine. List the forms under `date.format`."
+            f"date: {counted(sum(others.values()), 'letter has', 'letters have')} a date of unknown or ambiguous "
+            f"format and will be quarantined. List the formats under `date.format`."
         )
     if (without := dates[""]) and "missing" not in source.get("date", {}):
         date["missing"] = f"{FILL_IN}: date of the letters without one, such as 2024-12-31"
-        notes.append(f"date: {counted(without, 'letter states', 'letters state')} none, nor does the file.")
+        notes.append(f"date: {counted(without, 'letter has', 'letters have')} no date in text or file properties.")
     if date:
         source["date"] = {**date, **source.get("date", {})}
 
@@ -187,7 +187,8 @@ def _set_dates(dates: Counter[str], source: dict[str, Any], notes: list[str]) ->
 def _ask_for_quarantine(
     source: Mapping[str, Any], folder: Path, extraction: Extraction, ladder: ClassificationLadder, notes: list[str]
 ) -> dict[str, Any]:
-    """Read the rows as if the recipe were filled in, with any date."""
+    """Return the key `quarantine` to fill in, if needed. Rows are read with the draft recipe, whose open date keys get
+    sample values."""
     date = dict(source.get("date", {}))
     if "missing" in date:
         date["missing"] = "2000-01-01"
@@ -201,9 +202,9 @@ def _ask_for_quarantine(
 def _about_attachments(suffixes: Mapping[str, int], with_text: int) -> list[str]:
     if not suffixes:
         return []
-    advice = "`read` adds it to the turn of the message, and quarantines conversations with unreadable attachments"
+    advice = "`read` adds their text to the message, and quarantines conversations with unreadable attachments"
     text = f"{format_suffixes(suffixes)}; {with_text:,} have text"
-    return [f"attachments: {text}. {advice}. `leave_out` leaves all of them out."]
+    return [f"attachments: {text}. {advice}. `leave_out` ignores all attachments."]
 
 
 def format_suffixes(suffixes: Mapping[str, int]) -> str:
@@ -241,13 +242,13 @@ def _stem(name: str) -> str:
 
 
 def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[str, str]:
-    """Return the patterns of letters and replies that pair most names, or else the patterns that distinguish most
-    replies from letters. Returns none if they pair or distinguish fewer than two.
+    """Return the patterns of letters and replies that pair most names. If no patterns pair names, return those that
+    distinguish most replies from letters. Return none if they pair or distinguish fewer than two.
 
     Args:
         stems: names of the documents without suffix.
-        numbers: stem -> the document's reference numbers. Patterns that often contradict a reply's citation pair
-            nothing: such names are counted separately on each side.
+        numbers: stem -> the document's reference numbers. Patterns count as pairing nothing if many of their pairs
+            contradict the number that the reply cites.
     """
     owners = defaultdict[Number, set[str]](set)
     for stem, each in numbers.items():
@@ -277,11 +278,12 @@ def _patterns(stems: Collection[str], numbers: Mapping[str, Numbers]) -> dict[st
 
 
 _MOST_WRONG = 0.1
-"""Maximum share of replies that cite another letter than the letter that patterns pair with them."""
+"""Maximum share of replies that cite a letter other than the one that the patterns pair with them."""
 
 
 def _forms(stems: Collection[str], side: str) -> dict[str, Counter[str]]:
-    """Return form of a path, with a mark for the side's word -> patterns of this form, with the number of paths."""
+    """Return form -> pattern -> number of paths. A pattern has a side's word, such as `in`; its form has `_SIDE`
+    instead."""
     word = re.compile(rf"(?<![^\W\d_]){side}(?![^\W\d_])", re.IGNORECASE)
     found = {stem: matches for stem in sorted(stems) if (matches := [*word.finditer(stem)])}
     parents = Counter(part for stem in found for part in {*stem.split("/")[:-1]})
@@ -303,11 +305,12 @@ _VARIABLE = re.compile(r"[^\s_.-](?:.*[^\s_.-])?")
 
 
 def _form(marked: str, usual: Collection[str], other_names: str) -> str:
-    """Return the form of a path: the side's mark, `{date}`, `{case}` for the folder above or else for what remains of
-    the name, and `{folder}` for folders further above. Folders in `usual` stay as they are.
+    """Return the form of a path that is marked with `_SIDE`. A date becomes `{date}`, the nearest folder `{case}`, and
+    a folder above it `{folder}`. Folders in `usual` stay unchanged. Without another folder, the rest of the name
+    becomes `{case}`.
 
     Args:
-        other_names: form of what remains of a name in the folder of a case.
+        other_names: replacement for the rest of a file name in a case's folder.
     """
     *folders, name = _DATE_IN_PATH.sub(lambda match: "{date}" if _is_date(match[0]) else match[0], marked).split("/")
     parts, has_case = list[str](), False

@@ -48,8 +48,8 @@ _BROKEN = re.compile("[\udc80-\udcff]")
 _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
 """Likely encodings of exports other than UTF-8. Old terminal encodings match any bytes and are left out."""
 _LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
-"""Minimum number, and minimum share relative to broken lines, of valid UTF-8 lines with non-ASCII characters for a
-mixture of encodings that includes UTF-8. In another encoding, hardly any line is valid UTF-8 by chance."""
+"""Minimum number of valid UTF-8 lines with non-ASCII characters, and minimum ratio of these to broken lines, for a file
+that mixes UTF-8 with other encodings. In another encoding, hardly any such line is valid UTF-8 by chance."""
 
 
 # --- encoding and delimiter -------------------------------------------------------------------------------------------
@@ -126,15 +126,15 @@ LONGEST_SHORT_VALUE = 400
 LEAST_LETTERS = 15
 """Minimum mean length in characters of a column that may hold requests or replies."""
 BEGINNING, ENDINGS_OF_REPLIES, MOST_ENDINGS = 300, 2, 20_000
-"""Number of characters in which a letter's first phrases stand; number of endings that replies share, one a language;
-and maximum number of different endings that are counted."""
+"""Number of characters at a letter's beginning that are searched for phrases; number of endings that replies share, one
+for each language; and maximum number of distinct endings that are counted."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
 """Number and share of long values above which a column counts as text. The values of such a column are not counted."""
 LEAST_DIFFERENT_IDS = 0.95
 """Minimum share of rows with a distinct value in a column that may contain row ids. Exports may repeat ids, leave ids
 empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
-"""Number of rows from which one row without a distinct value is always tolerated."""
+"""Minimum number of rows for tolerating one row without a distinct value, whatever its share."""
 MOST_WORDS_OF_STATES, LONGEST_WORD_OF_STATES = 12, 30
 """Maximum number of distinct values, and maximum length of a value, of a column that may contain states or levels."""
 UNFINISHED = frozenset(
@@ -154,7 +154,8 @@ _KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
 _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
 """Beginning of text that an HTML parser removes, up to the next `>`."""
 _CODE = re.compile(r"(?=.*\d)[^\W_]+(?:[-/_ ][^\W_]+)*")
-"""Pattern of a number or code: letters and digits, in parts. A number with a fraction is an amount."""
+"""Pattern of a number or code: letters and digits, in parts. A number with a fraction is an amount and does not
+match."""
 _WORDS = re.compile(r"[\s,;|\[\]{}()\"']+")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
@@ -252,8 +253,8 @@ class ColumnFacts:
 
     @cached_property
     def date_formats(self) -> tuple[tuple[str, ...], ...]:
-        """Return the formats of the dates other than ISO, each with its alternatives if the values do not decide
-        between them. Empty without such dates."""
+        """Return the formats of dates that are not ISO, as `formats_of_column` does. Empty if there are no such
+        dates."""
         if self.is_dated or self.values.total() < LEAST_DATED * self.filled:
             return ()
         found = formats_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
@@ -268,7 +269,7 @@ class ColumnFacts:
 
     @property
     def has_mixed_dates(self) -> bool:
-        """Return whether the values are dates in several formats, some of which read one value as different days."""
+        """Return whether nearly all values are dates, but in several formats that read one value as different days."""
         dated = sum(times for value, times in self.values.items() if days_in(value) and not value.isdigit())
         return not self.is_dated and not self.date_formats and 0 < LEAST_DATED * self.filled <= dated
 
@@ -279,7 +280,7 @@ class ColumnFacts:
 
     @property
     def has_few_words(self) -> bool:
-        """Return whether the column has few distinct short values, each in many rows."""
+        """Return whether the column has few distinct values, all of them short."""
         return (
             0 < len(self.values) <= MOST_WORDS_OF_STATES
             and self.values.total() == self.filled
@@ -300,7 +301,7 @@ class ColumnFacts:
 
 @dataclass
 class FileFacts:
-    """The inspected facts of a file."""
+    """The result of inspecting a file."""
 
     path: Path
     format: str
@@ -311,7 +312,7 @@ class FileFacts:
     delimiter: str | None
     """Delimiter of a CSV or TSV file for the recipe; None for the format's default."""
     sheet: str | None = None
-    """Sheet of a workbook; None if it was not named."""
+    """Sheet of a workbook; None if the command names none."""
     rows: int = 0
     broken: Counter[str] = field(default_factory=Counter)
     """Reason -> number of unreadable rows."""
@@ -321,7 +322,7 @@ class FileFacts:
     layouts: Counter[str] = field(default_factory=Counter)
     """Layout, such as sharegpt -> number of rows in it."""
     turns: Counter[int] = field(default_factory=Counter)
-    """Number of users' turns -> number of rows in a layout."""
+    """Number of user turns in a row -> number of such rows, among the rows in a layout."""
     roles: Counter[str] = field(default_factory=Counter)
     """Role of the speaker -> number of turns."""
     calls: int = 0
@@ -393,16 +394,16 @@ def format_rows(facts: FileFacts, reason: str) -> str:
 
 
 def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if the first line may be a row of data. Column names are shown to people; values must not be
-    shown."""
+    """Raise SourceError if the first line may be a row of data. The report shows column names but must not show
+    values."""
     if (odd := odd_first_line(columns)) is not None:
         raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
     if is_table_of_text(path) and not any(map(resembles_a_name, columns)):
         said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
         raise SourceError(
             f"{path}: {said[0].lower()}{said[1:]}",
-            f"{NAME_THE_COLUMNS} If they are already there, in another language, add --header to the command: its "
-            f"cells are then shown as names.",
+            f"{NAME_THE_COLUMNS} If it has names in another language, add --header to the command. The report then "
+            f"shows the cells of the line as names.",
         )
 
 
@@ -431,7 +432,7 @@ LEAST_MATCHED = 0.5
 """Minimum share of a column's values that must be row ids for a column of links. A smaller share may be chance: small
 numbers match many ids."""
 LEAST_TOLD = 0.05
-"""Minimum share of matching values from which the column is reported."""
+"""Minimum share of matching values for reporting the column."""
 LEAST_DIFFERENT = 0.05
 """Minimum share of distinct ids among all links. A column that repeats a few ids may count something else."""
 _NAMES_OF_LINKS = re.compile(
@@ -471,7 +472,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
 
 
 def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
-    """Compare a column's values with the ids of another column. Returns None if there is nothing to report."""
+    """Compare a column's links with the ids of another column. Return None if too few match to report the column."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
     matched = sum(named.values())

@@ -1,9 +1,9 @@
 """Find the language of a text by its script and, within a script, by the most common words of languages.
 
-Limits: a text has its script's most likely language unless the common words of another one are at least MOSTLY of its
-words, and at least LEAST_COMMON. Words with a capital letter and their neighbours are ignored, because they may be
-names. Lists, tables, texts below LEAST_WORDS words, and languages that `common_words.txt` lacks therefore get the most
-likely language.
+Limits: a text gets its script's most likely language. It gets another language only if that language's common words
+make up the share MOSTLY of the text, and number at least LEAST_COMMON. Words with a capital letter and their neighbours
+are ignored, because they may be names. Lists, tables, texts below LEAST_WORDS words, and languages that
+`common_words.txt` lacks therefore get the most likely language.
 """
 
 import itertools
@@ -14,14 +14,15 @@ from functools import cache
 from pathlib import Path
 
 LEAST_LETTERS = 20
-"""Number of letters from which a text's script counts."""
+"""Minimum number of letters for judging a text's script."""
 LEAST_WORDS = 8
 MOSTLY = 0.15
 """Minimum share of common words in a text that is not in its script's most likely language."""
 LEAST_COMMON, LEAST_DIFFERENT = 5, 3
 """Minimum number of common words, and of distinct ones, in such a text."""
 _MOSTLY_BESIDE_NOUNS = 0.25
-"""Minimum share for a language that writes nouns with capitals. There, words beside nouns are counted, too."""
+"""As MOSTLY, for a language that capitalises nouns. Words next to capitalised words count there, so the share is
+higher."""
 _NOUNS_IN_CAPITALS = ("de",)
 _MOST_CHARACTERS, _MOST_WORDS = 4_000, 400
 
@@ -65,7 +66,7 @@ _CLOSE = (
 
 
 def language_in(texts: Iterable[str]) -> str | None:
-    """Return the language of all texts of a document together, by their letters; None if they have no letters."""
+    """Return one language for all texts of a document together; None if they have no letters."""
     text = "\n".join(texts)
     script = _script_of(text, least=1)
     return None if script is None else _of_script(text, script)
@@ -90,9 +91,10 @@ def other_language(text: str, language: str) -> str | None:
 
 
 def unsearched_language(texts: Iterable[str], language: str, detected: Collection[str]) -> str | None:
-    """Return the language of a text of a document in which no names would be found, or None.
+    """Return the language of the first text in which name detection would find nothing, because it is in another
+    language than the document. Return None if there is no such text.
 
-    A text in another script is searched by its own language, if one of the document's texts is in the document's
+    A text in another script is searched in its own language, if one of the document's texts is in the document's
     language.
 
     Args:
@@ -137,8 +139,8 @@ def _of_script(text: str, script: str) -> str:
 
 
 def _surely_other(text: str, script: str, language: str) -> str | None:
-    """Return the language of the same script whose common words are far more frequent in the text than the given
-    language's, or None."""
+    """Return another language of the script if its common words are far more frequent in the text than those of
+    `language`; otherwise None."""
     text = _TAG.sub(" ", text[:_MOST_CHARACTERS])
     words = [*_WORD.finditer(text.lower() if text.isupper() else text)][:_MOST_WORDS]
     if len(words) < LEAST_WORDS:

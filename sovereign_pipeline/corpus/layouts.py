@@ -1,7 +1,7 @@
 """Convert rows of ShareGPT, OpenAI, Alpaca, HH and ChatGPT exports to messages, and recognise these layouts.
 
-No turn is dropped, joined with another speaker's, or written into another. A row for which this is impossible is
-rejected.
+Turns of different speakers are never joined. A row whose turns cannot be converted completely is rejected. Only ChatGPT
+exports lose turns: branches that are not current, hidden messages and a last question without an answer.
 """
 
 import json
@@ -96,7 +96,8 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _chatgpt(role: Role, row: Mapping[str, Any]) -> Conversation:
-    """Return the turns from the root of a conversation's tree to its current end, as the export's owner sees them."""
+    """Return the turns from the root of a conversation's tree to its current end, as the export's owner sees them. A
+    last question without an answer is dropped."""
     nodes = row.get("mapping")
     if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
         raise RowRejected("no tree of messages under mapping")
@@ -118,8 +119,8 @@ def _chatgpt(role: Role, row: Mapping[str, Any]) -> Conversation:
 
 
 def _is_name(name: Any) -> TypeGuard[str]:
-    """Return whether a node of the tree has a parent's name; False at the root. Raises RowRejected for another
-    value."""
+    """Return True for the name of a node, and False for None, which ends the path at the root. Raises RowRejected for
+    any other value."""
     if not isinstance(name, str | None):
         raise RowRejected("current_node or parent of a message is no name of a message")
     return name is not None
@@ -213,7 +214,7 @@ def _transcript(text: str) -> list[Message]:
 
 
 def _speaker(turn: Any) -> Any:
-    """Return the speaker of an object `{from, value}` or `{role, content}`; None for another value. An assistant's
+    """Return the speaker of an object `{from, value}` or `{role, content}`; None for any other value. An assistant's
     object may have calls instead of content."""
     if not isinstance(turn, dict):
         return None
@@ -223,7 +224,7 @@ def _speaker(turn: Any) -> Any:
 
 
 def _messages(turns: Sequence[Any]) -> list[Message]:
-    """Return the messages of turns. Calls in a separate turn belong to the assistant's preceding text."""
+    """Return the messages of turns. Calls in a separate turn are added to the assistant's message before it."""
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
         message = _message(turn, number)
@@ -235,8 +236,8 @@ def _messages(turns: Sequence[Any]) -> list[Message]:
 
 
 def _with_own_ids(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return messages whose calls have new ids. Ids in files may be any text, and some chat templates require nine
-    letters and digits."""
+    """Return the messages with new ids for their calls. Ids in files may be any text, but some chat templates require
+    nine letters and digits."""
     found, ids, count = list[Message](), dict[str, str](), 0
     for number, message in enumerate(messages, start=1):
         calls = []
@@ -324,8 +325,8 @@ def _value(part: Mapping[str, Any]) -> Any:
 
 
 def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
-    """Parse calls. Each is `{name, arguments}` or `{id, type, function: {name, arguments}}`. The list may be JSON
-    text."""
+    """Return the tool calls in a value: one call or a list, or JSON text of either. Each is `{name, arguments}` or
+    `{id, type, function: {name, arguments}}`."""
     found = _decoded(value)
     calls = []
     for each in found if isinstance(found, list) else [found]:
@@ -343,7 +344,7 @@ def _calls(value: Any, number: int) -> tuple[ToolCall, ...]:
 
 
 def _decoded(value: Any) -> Any:
-    """Return the value of a JSON text, which some files encode twice."""
+    """Return the value of a JSON text, which some files encode twice; None if the text is not JSON."""
     try:
         for _ in range(3):
             value = json_of(value) if isinstance(value, str) else value

@@ -147,7 +147,7 @@ def test_a_condition_that_no_row_fulfils_lists_the_states_and_no_names(tmp_path:
     reader = reader_of(path, {"where": {"state": "open"}})
     outcomes_of(reader)
     with pytest.raises(
-        SourceError, match=r"8 not selected\. 'state' holds closed \(4\), nothing \(2\), 1 value not"
+        SourceError, match=r"none of 8 rows\. 'state' contains closed \(4\), nothing \(2\), 1 value not"
     ) as said:
         reader.reject_unlike_recipe()
     assert "alim" not in str(said.value)
@@ -200,5 +200,5 @@ def test_the_higher_level_of_row_and_constant_holds(tmp_path: Path, own: int, co
 def test_a_constant_that_says_the_file_has_no_author_is_refused_where_it_has_one(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write(path, letter(0, author="One Person"))
-    with pytest.raises(SourceError, match="says that the file has no author, and its column 'author' holds one"):
+    with pytest.raises(SourceError, match="states that the file has no author, but the column 'author' contains one"):
         read(path, constants={"author": ""})
