@@ -25,12 +25,12 @@ from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import ClassificationLadder, iso_day
 
 LEAST_EQUAL = 0.9
-"""Minimum share of words that two files of one name must share to be one letter in two formats."""
+"""Minimum share of common words for treating two files with the same name as one letter in two formats."""
 _SYSTEM_FILES = re.compile(r"\.|~\$|thumbs\.db$|desktop\.ini$", re.IGNORECASE)
 _FIELDS = ("id", "case", "date", "author", "department", "language", "subject")
 _DRAFT = re.compile(r"(?<![^\W\d_])(?:draft|مسوده)(?![^\W\d_])")
 _COPY = re.compile(r"(?:copy of|نسخه من) | ?- ?copy(?: ?\(\d+\))?$| ?\(\d{1,2}\)$")
-"""Parts of names that file managers add to a second copy."""
+"""Marks that file managers add to the name of a copy."""
 _SUBJECT = re.compile(r"^[^\w\n]*(?:subject|re|الموضوع)\s*[:：]\s*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _DATE = re.compile(
     r"(?:^[^\w\n]*|\s\s|\||(?<=\d)\s)(?:date|dated|التاريخ)\s*[:：]\s*(\S.*?)\s*(?=$|\s\s|\||\s[^\W\d_.]+\.?\s?[:：])",
@@ -41,7 +41,7 @@ _DAY = re.compile(r"(?:D:)?(\d{4})-?(\d\d)-?(\d\d)")
 
 Number = tuple[str, ...]
 """Comparison form of a reference number: its parts without separators and leading zeros, with the year before the
-serial number. `HB-0017/2024` and `hb/2024/17` are one."""
+serial number. `HB-0017/2024` and `hb/2024/17` are equal."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Numbers:
     """The reference numbers of a letter."""
 
     own: tuple[Number, ...] = ()
-    """Its own numbers, such as the sender's and the one of the addressee's registry."""
+    """Numbers of the letter itself, such as the sender's number and the number from the addressee's registry."""
     cited: tuple[Number, ...] = ()
-    """Numbers of the letters of its addressee that it answers. Those in a line such as `Your ref: 17` outrank those in
-    sentences."""
+    """Numbers of the letters that this letter answers. If a line such as `Your ref: 17` has numbers, numbers in
+    sentences are ignored."""
 
 
 @dataclass
@@ -62,18 +62,18 @@ class Letter:
     name: str
     units: Units
     level: str | None
-    """Level by its markings; None without one."""
+    """Level by the letter's markings; None without a marking."""
     raised: bool
-    """Whether a marking within the text is above the ones outside it."""
+    """Whether a marking in the text is higher than the markings in the path, margins and properties."""
     created: str
     """Day on which the file was created, by its properties, or ""."""
     numbers: Numbers
     copies: list[str] = field(default_factory=list)
-    """Names of the files with the same letter in another format, or a second time."""
+    """Names of files with the same letter, in another format or as a second copy."""
 
     @property
     def text(self) -> str:
-        """Return the text. It is read again, because a folder may have more texts than memory."""
+        """Read the text again and return it. The texts of a folder may not fit into memory."""
         return str(self.units.again(self.name).item["text"])
 
     @property
@@ -86,12 +86,12 @@ class Letter:
 
 
 Pair = tuple[Letter, Letter, Mapping[str, str], str]
-"""Letter, reply, fields of the document, and the rule."""
+"""Letter, reply, fields of the document, and the rule that pairs them."""
 
 
 def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder: Path) -> Iterator[Any]:
-    """Yield a row for each pair, and an Outcome for each unit that is in no row. A pair has at least the level of each
-    letter whose path names the same case, also of one that is left out."""
+    """Yield a row for each pair, and an Outcome for each unit that is in no row. A pair gets at least the level of each
+    letter whose path names the same case, even if that letter is left out."""
     assert source.pairs is not None
     markings, letters = Markings(ladder, source.levels), dict[str, Letter]()
     of_cases = dict[str, str | None]()
@@ -138,7 +138,8 @@ def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder:
 
 
 def _case_of(name: str, source: Source) -> str:
-    """Return the case (`folded`) that a path names by the patterns, or ""."""
+    """Return the case in a path, found by the recipe's patterns and in the form of `folded`; "" if the path has no
+    case."""
     matches = (pattern.fullmatch(_stem(name)) for pattern in _patterns(source) or ())
     return next((folded(match["case"]) for match in matches if match and "case" in match.re.groupindex), "")
 
@@ -156,10 +157,11 @@ def _letter(unit: Unit, units: Units, markings: Markings) -> Letter:
 
 
 def _without_copies(letters: dict[str, Letter], ladder: ClassificationLadder, have_numbers: bool) -> Iterator[Outcome]:
-    """Remove the copies of a letter, and yield the files of one name with different texts.
+    """Remove copies of letters from `letters`. Yield an Outcome for each file whose text differs from that of a file
+    with the same name.
 
-    A copy has the same name in another format, the same name with a mark such as `(1)` and the same text, or the same
-    reference numbers.
+    A copy has the same name in another format, the same text and a name with a mark such as `(1)`, or the same
+    reference numbers and text.
     """
     by_stem = defaultdict(list)
     for letter in letters.values():
@@ -197,7 +199,7 @@ def _without_copy_mark(stem: str) -> str:
 
 
 def _merge(letters: dict[str, Letter], letter: Letter, copies: Sequence[Letter], ladder: ClassificationLadder) -> None:
-    """Remove the copies of a letter from the letters. The letter gets the highest of their levels."""
+    """Remove the copies of a letter from `letters`. The letter gets the highest level of itself and its copies."""
     same = [letter, *copies]
     letter.raised = any(each.raised for each in same)
     letter.level = max((each.level for each in same if each.level), key=ladder.rank, default=None)
@@ -244,7 +246,8 @@ def _row(pair: Pair, ladder: ClassificationLadder) -> dict[str, Any]:
 
 
 def _by_path(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair by the values in the paths. If several letters or replies have the same, the dates decide."""
+    """Pair letters and replies whose paths have the same values for the patterns' placeholders. If several letters or
+    replies have the same values, dates decide."""
     patterns = _patterns(source)
     if patterns is None or not (shared := {*patterns[0].groupindex} & {*patterns[1].groupindex} - {"date"}):
         return
@@ -276,10 +279,10 @@ Sides = tuple[list[Letter], list[Letter]]
 
 
 def _by_date(requests: list[Letter], replies: list[Letter], dates: Mapping[str, str]) -> tuple[list[Sides], Sides]:
-    """Pair the letters and replies of one case, and return the pairs and the ambiguous ones.
+    """Pair the letters and replies of one case. Return the pairs, and the letters and replies that remain ambiguous.
 
-    If every reply has the date of a letter, they pair by it. Otherwise letters and replies must take turns: a reply
-    answers the letter before it. Without readable dates, only one letter and one reply are a pair.
+    If every reply has the date of a letter, equal dates make a pair. Otherwise letters and replies must alternate: a
+    reply answers the letter before it. Without readable dates, a pair needs a case with one letter and one reply.
     """
     are_days = all(is_iso(dates[each.name]) for each in (*requests, *replies))
     if len(requests) == len(replies) == 1 and not (are_days and dates[replies[0].name] < dates[requests[0].name]):
@@ -305,7 +308,8 @@ def _by_date(requests: list[Letter], replies: list[Letter], dates: Mapping[str, 
 
 
 def _days(written: Collection[str]) -> dict[str, str]:
-    """Return date in a path -> ISO day, as far as all of them tell in which order day and month stand."""
+    """Return date in a path -> ISO day. A date is omitted if all dates together do not show the order of day and
+    month."""
     forms = formats_of_column(Counter(each.replace("_", "-") for each in written))
     found = dict[str, str]()
     for each in written:
@@ -325,7 +329,8 @@ def _patterns(source: Source) -> tuple[re.Pattern[str], re.Pattern[str]] | None:
 
 
 def path_pattern(written: str) -> re.Pattern[str]:
-    """Return the pattern of paths: `{name}` is a part of one name, and `*` any other part of it."""
+    """Return a path pattern of the recipe as a regular expression. `{name}` matches a part of a file or folder name,
+    and `*` any text within such a name."""
     seen, parts = set[str](), []
     for part in re.split(r"(\{[a-z_]+\}|\*)", written):
         name = part[1:-1]
@@ -349,7 +354,9 @@ def _by_table(source: Source, letters: Sequence[Letter], folder: Path) -> Iterat
         return
     path = folder / source.pairs.table
     if not path.is_file() or path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
-        raise SourceError(f"{path}: the table of pairs is no regular file in the source's folder.", "Put it there.")
+        raise SourceError(
+            f"{path}: the table of pairs is not a regular file in the source's folder.", "Put the table there."
+        )
     try:
         rows = rows_of_table(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -373,7 +380,7 @@ def _by_table(source: Source, letters: Sequence[Letter], folder: Path) -> Iterat
 
 
 def rows_of_table(path: Path) -> list[dict[str, str | None]]:
-    """Return the rows of a table of pairs, by column in lower case. Its cells are divided by `,` or `;`."""
+    """Return the rows of a table of pairs as dicts, with column names in lower case. The delimiter is `,` or `;`."""
     text = path.read_text(encoding="utf-8-sig")
     head = text.partition("\n")[0]
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if head.count(";") > head.count(",") else ",")
@@ -381,13 +388,13 @@ def rows_of_table(path: Path) -> list[dict[str, str | None]]:
 
 
 def name_in_table(cell: str | None) -> str:
-    """Return the name of a file in a cell of a table, with or without its suffix, as files of a source are named."""
+    """Return the file name in a table's cell, in the form of `SourceFile.name`. The cell may omit the suffix."""
     return printable((cell or "").strip().replace("\\", "/").removeprefix("./"))
 
 
 def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> Iterator[Pair | Outcome]:
-    """Pair each reply with the letter whose number it cites. Letters and replies that citations connect in other ways
-    than one to one are ambiguous."""
+    """Pair each reply with the letter whose number it cites. If citations connect more than one letter and one reply,
+    all of them are ambiguous."""
     assert source.pairs is not None
     if not source.pairs.reference:
         return
@@ -399,7 +406,7 @@ def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> It
     ours = [number_of(each) for each in source.ours]
 
     def is_reply(letter: Letter) -> bool | None:
-        """Return whether the institution wrote a letter, or None if its path and number do not tell."""
+        """Return whether the institution wrote a letter; None if neither path nor number shows it."""
         fits = [pattern.fullmatch(letter.stem) is not None for pattern in patterns or ()]
         if any(fits) and not all(fits):
             return fits[1]
@@ -431,8 +438,8 @@ def _by_reference(source: Source, letters: Sequence[Letter], folder: Path) -> It
 
 
 def _of_both_sides(answered: Mapping[str, Mapping[str, Letter]], letters: Mapping[str, Letter]) -> Iterator[Outcome]:
-    """Yield the letters of a series of numbers that both cites and is cited. Nobody can tell whose series it is, so one
-    of its citations would make a letter to the institution its reply."""
+    """Yield an Outcome for each letter of a number series that both cites and is cited. The series may be the
+    institution's or a correspondent's, so a letter to the institution could be paired as its reply."""
     citing = {series_of(letters[name].numbers) for name, cited in answered.items() if cited}
     cited = {series_of(letter.numbers) for each in answered.values() for letter in each.values()}
     both = (citing & cited) - {""}
@@ -472,11 +479,11 @@ _OF_NUMBERS, _OF_OWN, _ONLY_OWN, _LETTERS, _ARABIC_LETTERS, _CONNECTING, _EARLIE
     "|".join(sorted(map(re.escape, _WORDS[name].split()), key=len, reverse=True))
     for name in ("numbers", "own", "own alone", "letters", "Arabic letters", "connecting", "earlier")
 )
-"""Alternations of words, in their comparison form."""
+"""Alternations of the words in reference_words.txt, for regular expressions."""
 _SEPARATORS = r"[/\\._()-]"
 _NUMBER = rf"(?=(?:[^\W_]|{_SEPARATORS})*?\d)[^\W_]+(?:{_SEPARATORS}+[^\W_]+)*"
 _GAP = r"[\s.:,;/#()\[\]\"'*|-]*"
-"""Characters that may stand between a label and its number."""
+"""Characters that may be between a label and its number."""
 _LABEL = rf"(?:{_OF_NUMBERS}|{_OF_OWN})"
 _OWN = re.compile(
     rf"(?:^|\s\s|\||\bDAY\b)[\W_]{{0,40}}(?P<label>{_LABEL}(?:[\s./]+{_LABEL}){{0,9}})\b{_GAP}(?P<number>{_NUMBER})(?P<rest>.*)$"
@@ -525,7 +532,7 @@ def number_of(written: str) -> Number:
 
 
 def _plain(line: str) -> str:
-    """Return the comparison form of a line: without dates, and with the separators of numbers as `/` and `-`."""
+    """Return the comparison form of a line: `DAY` in place of dates, and `/` and `-` as separators of numbers."""
     line = "".join(
         "-" if unicodedata.category(each) == "Pd" else compared_as(each) for each in unicodedata.normalize("NFKC", line)
     ).casefold()
@@ -555,13 +562,14 @@ def _joined(lines: list[str]) -> list[str]:
 
 
 _LEAST_WRAPPED = 50
-"""Minimum length of a line that goes on in the next one."""
+"""Minimum length in characters of a line that is joined with the next line."""
 _LONGEST_OF_LABELS = 2_000
-"""Maximum length of a line of labels and numbers. The time to search one grows with the square of its length."""
+"""Maximum length in characters of a line that is searched for labels and numbers. Search time grows with the square of
+the length."""
 
 
 def _own_in(line: str) -> Iterator[Number]:
-    """Yield the numbers in a line that consists of labels, numbers and dates."""
+    """Yield the letter's own number in a line that consists of labels, numbers and dates."""
     match = _OWN.search(line) if len(line) <= _LONGEST_OF_LABELS else None
     if match is not None and _IS_NUMBER_LABEL.search(match["label"]) and _ENDS_A_LABELLED_LINE.match(match["rest"]):
         number = number_of(match["number"])
@@ -570,7 +578,8 @@ def _own_in(line: str) -> Iterator[Number]:
 
 
 def _cited_in(line: str) -> Iterator[tuple[Number, bool]]:
-    """Yield the numbers that follow a word for a letter of the addressee, and whether the line is only a label."""
+    """Yield each number after words for a letter of the addressee, such as `your letter`, and whether it is in a
+    labelled line instead of a sentence."""
     for match in _CITED.finditer(line):
         if re.search(rf"\b(?:{_EARLIER})\b", match["between"] or ""):
             continue
@@ -588,16 +597,17 @@ def _is_year(part: str) -> bool:
 # --- the institution's own numbers ------------------------------------------------------------------------------------
 
 LEAST_OF_OURS = 0.9
-"""Minimum share of citations that the institution's series of numbers must explain."""
+"""Minimum share of citations in which one of the institution's number series must take part."""
 LEAST_IN_A_SERIES = 5
-"""Minimum number of citations that connect a series of numbers with others."""
+"""Minimum number of citations for considering a number series."""
 
 
 def likely_ours(letters: Iterable[Numbers]) -> list[str]:
-    """Return the beginnings of the institution's own numbers, such as `hb/dg`, or nothing if they cannot be told.
+    """Return the prefixes of the institution's own numbers, such as `hb/dg`; an empty list if they cannot be
+    determined.
 
-    Each citation connects a letter of the institution with one of somebody else. Its series of numbers are therefore
-    the ones that together are on exactly one side of nearly every citation.
+    Each citation connects a letter of the institution with a letter of somebody else. The institution's number series
+    are therefore those that together are on exactly one side of nearly every citation.
     """
     letters = [*letters]
     owners = defaultdict[Number, list[Numbers]](list)

@@ -36,7 +36,7 @@ LONGEST_TEXT = 500_000
 DEEPEST = 50
 MOST_ATTACHMENTS = 500
 DEEPEST_MESSAGE = 2
-"""Maximum number of messages in which an attachment that is read is, one inside the other."""
+"""Maximum number of messages, nested in each other, that contain an attachment that is read."""
 _LONGEST_SUBJECT = 4_000
 _MOST_REFERENCES = 200
 _OUTLOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -54,7 +54,7 @@ class Mail:
     id: str
     """Message-ID without brackets, or the digest of the message's bytes."""
     references: tuple[str, ...]
-    """Ids of earlier messages, the one that it answers last."""
+    """Ids of earlier messages. The last one is the message that this message answers."""
     date: datetime.datetime
     sender: str
     """Address in lower case."""
@@ -64,17 +64,18 @@ class Mail:
     markings: tuple[str, ...] = ()
     """Values of the headers that state a classification."""
     aside: tuple[str, ...] = ()
-    """Names of attachments, and short lines of the alternatives that are not the text. Each may be a marking."""
+    """Names of attachments, and short lines of alternatives (such as HTML) that are not used as text. Each may be a
+    marking."""
     is_doubted: bool = False
     """Whether a mail server found that the message is not from its sender's domain (DMARC, RFC 7489)."""
     left_out: str | None = None
-    """Kind of a message that is no correspondence, such as a bounce."""
+    """Kind of a message that is no correspondence, such as `a bounce`; None for correspondence."""
     name: str = ""
-    """Path of its file within the source; in an mbox with its number, as in `archive.mbox#17`."""
+    """Path of the message's file within the source; in an mbox with the message's number, as in `archive.mbox#17`."""
 
     @staticmethod
     def of_item(name: str, item: Mapping[str, Any]) -> "Mail":
-        """Return a message from what `parse_mail` yields."""
+        """Return the message in an object that `parse_mail` yielded."""
         lists = {key: tuple(value) for key, value in item.items() if isinstance(value, list)}
         return Mail(**{**item, **lists, "date": datetime.datetime.fromisoformat(item["date"]), "name": name})
 
@@ -87,13 +88,13 @@ def parse_mail(
     unread: str | None = None,
     **of_documents: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Yield every message of a file as JSON, or `{"broken": reason}` for one that cannot be read. Its `attachments` are
-    as `_attached` yields them.
+    """Yield every message of a file as a JSON object, or `{"broken": reason}` if it cannot be read. `attachments` of
+    the object are those that `_attached` yields.
 
     Args:
-        skip: number of messages at the file's begin that are left out.
+        skip: number of messages to skip at the beginning of the file.
         attachments: `read` or `leave_out`.
-        unread: reason for which no message is read, and each is broken.
+        unread: reason to report every message as broken without reading it; None to read them.
         of_documents: options of `parse_document`, which reads the attachments.
     """
     begin = stream.read(len(_OUTLOOK))
@@ -111,8 +112,8 @@ def parse_mail(
         yield {**message, **({"attachments": [*found]} if parts else {})}
 
 
-# mailbox.mbox divides at every line that begins with "From ", also within a text whose writer did not escape it, and
-# reads a message whole, however large.
+# Python's mailbox.mbox is not used: it splits at every line that begins with "From ", even at an unescaped one in a
+# text, and loads a message whole, however large.
 _ENVELOPE = re.compile(rb"From \S+ .*\d\d:\d\d.*\d{4}")
 _USUAL_ENVELOPE = re.compile(
     rb"From \S+ +(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),? .*(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec).*\d\d:\d\d"
@@ -121,10 +122,11 @@ _FIELD = re.compile(rb">?[!-9;-~]+[ \t]*:")
 
 
 def _messages_in_mbox(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the bytes of each message, cut above LARGEST_MESSAGE.
+    """Yield the bytes of each message, truncated after about LARGEST_MESSAGE bytes.
 
-    A message begins at an envelope with a header field below it, behind a blank line; at one in the usual form also
-    without either, because some programs write no blank line, and a part of a message must not end up in another.
+    A message begins at an envelope line (`From …`) for which two of three conditions hold: a blank line is above it, a
+    header field is below it, and it has the usual form with weekday and month. Two suffice, because some programs write
+    no blank line, but no message may get a part of another message.
     """
     lines, size, is_blank, begun = list[bytes](), 0, True, False
     line = stream.readline(1 << 20)
@@ -154,7 +156,7 @@ def _item(data: bytes) -> tuple[dict[str, Any], list["Message[str, str]"]]:
         reason = str(error)
     except RecursionError:
         reason = "parts nested too deep"
-    except Exception as error:  # the parsers of untrusted files raise errors of many classes; a text may quote the file
+    except Exception as error:  # parsers raise errors of many classes, and their messages may quote the file
         reason = f"no readable message ({type(error).__name__})"
     return {"broken": reason}, []
 
@@ -240,10 +242,11 @@ class _Headers:
         return [each.lower() for _, each in email.utils.getaddresses([value]) if "@" in each]
 
     def sender(self) -> str:
-        """Return the address under From. Raises Unreadable if there is none, or several: the first may be false."""
+        """Return the address under From. Raises Unreadable if there is none, or if there are several, because the first
+        may be forged."""
         written = re.sub(r'"(?:[^"\\]|\\.)*"', "", self.raw("from"))
         found = {*self.addresses("from")}
-        # An address as a display name, without quotation marks.
+        # The display name may be an address, too, without quotation marks.
         if len(found) > 1 and "," not in written and (only := _LAST_ADDRESS.fullmatch(written.strip())):
             return only[1].lower()
         if len(found) > 1:
@@ -253,7 +256,8 @@ class _Headers:
         return found.pop()
 
     def date(self) -> datetime.datetime:
-        """Return the date, of the first server if the sender wrote none. A date without a zone is in UTC."""
+        """Return the date of the message or, if it has none, of the first server that received it. A date without a
+        time zone counts as UTC."""
         for value in (self.raw("date"), *(each.rpartition(";")[2] for each in reversed(self._values["received"]))):
             try:
                 date = email.utils.parsedate_to_datetime(value.strip())
@@ -276,7 +280,7 @@ def _on_one_line(header: str, charset: str | None) -> str:
         pieces = decode_header(re.sub(r"\r?\n(?=[ \t])", "", value))
     except email.errors.HeaderParseError:
         pieces = [(value, None)]
-    # Pieces around encoded words are bytes in an encoding of the module's own.
+    # The email package returns the text around encoded words as bytes, in Python's encoding raw-unicode-escape.
     text = "".join(
         piece if isinstance(piece, str) else _decoded(piece, charset) if charset else piece.decode("raw-unicode-escape")
         for piece, charset in pieces
@@ -292,7 +296,7 @@ _AUTOMATIC_SUBJECT = re.compile(
 
 
 def _kind(headers: _Headers, sender: str, content_type: str) -> str | None:
-    """Return the kind of a message that is no correspondence, by its headers."""
+    """Return the kind of a message that is no correspondence, by its headers; None for correspondence."""
     state = headers.raw("x-mozilla-status").strip()
     if headers.raw("x-unsent").strip() == "1" or (
         re.fullmatch("[0-9a-fA-F]{4}", state) and int(state, 16) & _DELETED_IN_MOZILLA
@@ -329,13 +333,13 @@ _ENCRYPTED = ("multipart/encrypted", "application/pkcs7-mime", "application/x-pk
 class _Body:
     texts: list[str] = field(default_factory=list)
     alternatives: list[str] = field(default_factory=list)
-    """Texts and HTML that are not chosen."""
+    """Texts and HTML of alternatives that are not used as text."""
     attachments: list["Message[str, str]"] = field(default_factory=list)
     has_calendar: bool = False
 
     def read(self, part: "Message[str, str]", depth: int = 0, *, is_chosen: bool = True) -> None:
-        """Add a part: of alternatives the first plain text that is not blank, or else the HTML; all texts of other
-        multiparts. `is_chosen`: False if another alternative is the text."""
+        """Add a part of the message. Of alternatives, the text is the first plain text that is not blank, or else the
+        HTML. Of other multiparts, all texts are used. `is_chosen`: False if another alternative is used."""
         kind = part.get_content_type()
         if depth > DEEPEST:
             raise Unreadable("parts nested too deep")
@@ -373,7 +377,7 @@ _LONGEST_ASIDE, _MOST_ASIDE = 80, 50
 
 
 def _short_lines(alternatives: Iterable[str], text: str) -> Iterator[str]:
-    """Yield the short texts between tags that the chosen text lacks."""
+    """Yield the short texts between HTML tags of the alternatives that the message's text lacks."""
     pieces = (html.unescape(" ".join(each.split())) for whole in alternatives for each in _BETWEEN_TEXTS.split(whole))
     lines = {" ".join(line.split()) for line in text.split("\n")}
     found = (each for each in dict.fromkeys(pieces) if 0 < len(each) <= _LONGEST_ASIDE and each not in lines)
@@ -421,11 +425,11 @@ _SUFFIX = re.compile(r"\.(?=[0-9]*[a-z])[a-z0-9]{1,8}")
 def _attached(
     parts: Iterable["Message[str, str]"], options: Mapping[str, Any], depth: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Yield for each attachment of a message: `attachment` (its suffix), `sha256` and `stem` (of its name); and the
-    document that it holds, `left_out` or `broken`.
+    """Yield an object for each attachment of a message: `attachment` (its suffix), `sha256`, `stem` (of its name), and
+    either the fields of the document in it, `left_out` or `broken`.
 
-    A message that is attached has `id` and `markings`, too, and is followed by its own attachments. Each document is
-    parsed in a process of its own, so that one that ends its parser does not end the message.
+    An attached message also has `id` and `markings`, and its own attachments follow it. Each document is parsed in a
+    separate process, so that a document that crashes its parser does not break the whole message.
     """
     for library in _LIBRARIES:
         importlib.import_module(library)
@@ -462,7 +466,7 @@ _LIBRARIES = (
     "pdfminer.pdfpage",
     "striprtf.striprtf",
 )
-"""Imported before a process is divided, so that not each of its copies imports them."""
+"""Modules imported before a fork, so that not every child process imports them."""
 
 
 def _left_out(part: "Message[str, str]", reason: str) -> dict[str, Any]:
@@ -482,7 +486,7 @@ def _file_of(part: "Message[str, str]") -> tuple[dict[str, Any], bytes]:
         charset, is_html = part.get_content_charset(), suffix.startswith(".htm")
         if suffix in _TEXTS and not is_html and not content.startswith(_BOMS):
             content = _decoded(content, charset).encode()
-        elif is_html and charset and content.lstrip().startswith(b"<"):  # the mark is above what the HTML states
+        elif is_html and charset and content.lstrip().startswith(b"<"):  # the mark overrides the HTML's charset
             content = codecs.BOM_UTF8 + _decoded(content, charset).encode()
     except Unreadable as error:
         reason = str(error)
@@ -498,7 +502,7 @@ _BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def _name_of(part: "Message[str, str]") -> str:
     try:
         return _on_one_line((part.get_filename() or "")[-_LONGEST_SUBJECT:], None)  # the end has the suffix
-    except Exception:  # parameters are parsed by the `email` package; a name decides nothing but the kind
+    except Exception:  # raised by the `email` package for odd parameters; a name decides only the format
         return ""
 
 
@@ -513,7 +517,8 @@ def _content_of(part: "Message[str, str]") -> bytes:
 
 
 def _suffix_of(name: str, kind: str) -> str:
-    """Return the suffix of a name; of the media type, if the name has none that says how to read the file."""
+    """Return the suffix of a file's name. If the name has no suffix of a format that is read, return that of the media
+    type."""
     suffix = PurePosixPath(name).suffix.lower()
     suffix = suffix if _SUFFIX.fullmatch(suffix) else ""
     if suffix in (*DOCUMENTS, *_MESSAGES):
@@ -546,15 +551,15 @@ _ENDED = "ended its parser: damaged, or too much time or memory"
 def _apart(
     parse: Parser, content: bytes, suffix: str, options: dict[str, Any], seconds: float
 ) -> tuple[list[dict[str, Any]], float]:
-    """Return what a parser yields for a file, from a process of its own, and the processor seconds that it used: none
-    if it got as much time again, because its pages have limits of their own."""
+    """Parse a file in a separate process. Return the objects that the parser yields, and the processor seconds that it
+    used; 0 if it restarted its time limit, because its pages then have separate limits."""
     if seconds <= 0:
         return [{"broken": f"the attachments of its message take longer than {SECONDS} seconds"}], 0.0
     ours, theirs = os.pipe()
     if (child := os.fork()) == 0:
         try:
             os.close(ours)
-            signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal ends the process
+            signal.setitimer(signal.ITIMER_PROF, seconds)  # the timer's signal ends the process
             with os.fdopen(theirs, "wb") as stream:
 
                 def restart() -> None:
@@ -594,8 +599,8 @@ _NO_CHARSETS = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf
 
 
 def _decoded(data: bytes, charset: str | None) -> str:
-    """Decode bytes of a message. Many messages state no charset or a wrong one: UTF-8 is tried first, because no other
-    text is valid UTF-8 by chance. Four Western letters with accents in a row are windows-1256."""
+    """Decode bytes of a message. Many messages state no charset or a wrong one. UTF-8 is tried first, because text in
+    another charset is not valid UTF-8 by chance. Four accented Western letters in a row mean windows-1256."""
     try:
         stated = codecs.lookup(charset or "ascii").name
     except (LookupError, ValueError):
@@ -615,8 +620,8 @@ def _decoded(data: bytes, charset: str | None) -> str:
 
 
 def _unflowed(text: str, is_delsp: bool) -> str:
-    """Join the lines of format=flowed (RFC 3676): a line that ends in a space goes on in the next of the same quote
-    depth."""
+    """Join the lines of format=flowed (RFC 3676): a line that ends in a space continues in the next line of the same
+    quote depth."""
     lines, open_depth = list[str](), -1
     for line in text.split("\n"):
         content = line.lstrip(">")
@@ -636,7 +641,7 @@ def _unflowed(text: str, is_delsp: bool) -> str:
 _BLOCKS = ("div", "li", "tr", "dt", "dd", "address", "article", "section", "header", "footer", "pre")
 _PARAGRAPHS = ("p", "blockquote", "table", "ul", "ol", "dl", "hr", "h1", "h2", "h3", "h4", "h5", "h6")
 _BLOCK, _PARAGRAPH = "\x1e", "\x1d"
-"""Characters that stand for the edges of blocks, and of blocks with a margin."""
+"""Characters that mark the edges of blocks without a margin, and of blocks with a margin."""
 _EDGES = re.compile(rf"[ \n]*[{_BLOCK}{_PARAGRAPH}][ \n{_BLOCK}{_PARAGRAPH}]*")
 _UNSEEN = ("head", "style", "script", "title", "template")
 _MOST_QUOTATIONS = 200
@@ -662,7 +667,7 @@ def text_of_html(written: str) -> str:
         for block in soup.find_all(names):
             block.insert(0, edge)
             block.append(edge)
-    # Inner quotations follow outer ones, and are marked before them.
+    # The list has outer quotations before inner ones. Inner ones must be marked first.
     for quoted in reversed(soup.find_all("blockquote")[:_MOST_QUOTATIONS]):
         lines = _laid_out(quoted.get_text()).split("\n")
         quoted.replace_with(
@@ -694,8 +699,8 @@ _PRIVATE_IN_OUTLOOK = {1: "Personal", 2: "Private", 3: "Company-Confidential"}
 
 
 def _outlook(data: bytes) -> tuple["Message[str, str]", str | None]:
-    """Return an Outlook message as one of the `email` package, and its kind if it is no correspondence. A message that
-    came by SMTP has its headers; one that was sent has properties instead."""
+    """Return an Outlook message as a message of the `email` package, and its kind if it is no correspondence. A message
+    received by SMTP has headers; a sent message has Outlook properties instead."""
     from oxmsg import Message as OutlookMessage
 
     return _from_outlook(OutlookMessage.load(data))
@@ -741,8 +746,9 @@ def _from_outlook(found: Any) -> tuple["Message[str, str]", str | None]:
 
 
 def _message_in(attachment: Any) -> Any:
-    """Return the Outlook message that an attachment is, or None. python-oxmsg reads messages of files alone, whose
-    properties begin at byte 32. The ones of an inner message begin at byte 24 (MS-OXMSG, section 2.4.1)."""
+    """Return an attachment as an Outlook message; None if it is no message. python-oxmsg reads only messages in files,
+    whose properties begin at byte 32. The properties of an attached message begin at byte 24 (MS-OXMSG, section
+    2.4.1)."""
     from oxmsg import Message as OutlookMessage
 
     storage = next((each for each in attachment._storage.storages if each.name == "__substg1.0_3701000D"), None)

@@ -13,14 +13,15 @@ from sovereign_pipeline.policy.institution import ClassificationLadder
 
 _USUAL = """restricted;confidential;secret;top secret;strictly confidential;highly confidential;company confidential;
 official sensitive;for official use only;protected;سري;سرية;سري جدا;سري للغاية;سري وشخصي;محظور;مقيد;محدود;مكتوم"""
-"""Words of markings. One that is not in the ladder, nor in the recipe's `levels`, quarantines."""
+"""Usual words of markings. A word that is neither in the ladder nor in the recipe's `levels` quarantines the
+document."""
 _LABEL = re.compile(
     r"^(?:(?:(?:this|the|an?|e|mail|email|document|letter|message|file|page|security|protective|overall|is) )*"
     r"(?:classification|classified|markings?|marked|sensitivity)(?: (?:level|as|is|of|this|the|document|letter))* "
     r"|(?:(?:هذا|هذه|الوثيقه|المستند|الخطاب|الرساله|درجه|مستوي) )*"
     r"(?:التصنيف|تصنيف|السريه|مصنفه?)(?: (?:الامني|الوثيقه|المستند|الخطاب|هو|هي))* )"
 )
-"""Words before a marking."""
+"""Pattern of words that may precede a marking, such as `Classification level`."""
 _PAGE = r"(?:(?:page|p|صفحه|الصفحه|ص) )?\d+(?: (?:of|من) \d+)?"
 _AROUND = re.compile(rf"^{_PAGE} | {_PAGE}$")
 _SPACED = re.compile(r"\w(?: \w)+")
@@ -38,10 +39,10 @@ _LONGEST_LINE, _MOST_WORDS = 80, 8
 
 
 class Markings:
-    """The ladder's levels and the recipe's words for them, as they are found in markings.
+    """Finds the ladder's levels, and the recipe's words for them, in markings.
 
-    The lowest level counts only where markings usually stand. Elsewhere it raises nothing, and would give a level to a
-    document that has none.
+    The lowest level counts only where markings usually are. Elsewhere it cannot raise a level, but it would give a
+    level to a document without a marking.
     """
 
     def __init__(self, ladder: ClassificationLadder, words: Mapping[str, str] = {}) -> None:
@@ -56,23 +57,25 @@ class Markings:
         self._whole = re.compile(rf"(?:{phrases})(?: (?:{phrases}))*")
 
     def highest(self, *levels: str | None) -> str | None:
-        """Return the highest of the levels, or None if none is given."""
+        """Return the highest of the levels, or None if there are none."""
         return self._ladder.highest(each for each in levels if each) if any(levels) else None
 
     def in_header(self, value: str) -> str:
-        """Return the level of a header or property whose purpose is a marking. Raises RowRejected if it has none."""
+        """Return the level in a header or property that exists to state a level. Raises RowRejected if its value has no
+        known level."""
         if (level := self._highest_in(_plain(value))) is None:
             raise RowRejected("a header states a classification that is not in the ladder, nor in `levels`")
         return level
 
     def in_title(self, title: str) -> str | None:
-        """Return the level of the tags in a subject, title or header: `[RESTRICTED] …`, `Secret: …`, `… - سري`."""
+        """Return the highest level of the tags in a subject, title or header, such as `[RESTRICTED] …`, `Secret: …` or
+        `… - سري`."""
         return self._in_parts(title, _DIVIDERS)
 
     def in_lines(self, text: str) -> str | None:
-        """Return the level of the first and last lines that consist of a marking, also in columns; of other lines, such
-        as quoted ones, that are a marking alone; and of the subjects of quoted messages. A marking that the ladder
-        lacks counts in the other lines only in capitals, because a cell of a table may have its word."""
+        """Return the highest level that a text's lines state. In the first and last lines, a column may be a marking.
+        Other lines, such as quoted lines, count if they are nothing but a marking. If the ladder lacks that marking, it
+        counts only in capitals, because the word may be a table's cell. Subjects of quoted messages also count."""
         lines = [line for each in text.splitlines() if (line := each.lstrip(_QUOTE).rstrip())]
         first, others = lines[:_LINES_WITH_MARKINGS], lines[_LINES_WITH_MARKINGS:]
         near, far = [*first, *others[-_LINES_WITH_MARKINGS:]], others[:-_LINES_WITH_MARKINGS]
@@ -83,8 +86,8 @@ class Markings:
         )
 
     def in_path(self, path: str) -> str | None:
-        """Return the level of the tags in the names of folders and of the file: `SECRET`, `02 - Secret`,
-        `SECRET_17.docx`. A word in a file's name that the ladder lacks is none."""
+        """Return the highest level of the tags in the names of folders and of the file: `SECRET`, `02 - Secret`,
+        `SECRET_17.docx`. Words in the file's name that the ladder lacks are ignored."""
         *folders, name = PurePath(path).parts or ("",)
         stem = PurePath(name).stem
         tags = (tag for tag in (*_BRACKETS.findall(stem), *_COLUMNS.split(_BRACKETS.sub("|", stem))))
@@ -94,8 +97,8 @@ class Markings:
         )
 
     def in_document(self, name: str, item: Mapping[str, Any]) -> tuple[str | None, bool]:
-        """Return the level of a document that a parser yielded, and whether a marking in its text is above the ones in
-        its margins, properties and folders."""
+        """Return the level of a document that a parser yielded, and whether a marking in its text is higher than those
+        in its margins, properties and path."""
         around = [line for text in (*item["margins"], *item["properties"].values()) for line in text.splitlines()]
         outside = self.highest(self.in_path(name), *map(self.in_title, around))
         inside = self.in_lines(item["text"])
@@ -109,14 +112,16 @@ class Markings:
         return self.highest(*map(self._marking, [*tags, *ends, text]), *map(self._raising, outside[1:-1]))
 
     def _raising(self, text: str, *, is_known: bool = False) -> str | None:
-        """Return the level of a marking where none is expected: not the lowest, which raises nothing, and would be the
-        level of a document without one. is_known: whether a marking that the ladder lacks is none."""
+        """Return the level of a marking in a place where no marking is expected; None for the lowest level, which would
+        only give a level to a document without a marking. `is_known`: whether to ignore a marking that the ladder
+        lacks."""
         is_known = is_known or not text.isupper()
         level = self._marking(text, is_known=is_known)
         return None if level == self._ladder.levels[0] else level
 
     def _marking(self, text: str, *, is_known: bool = False) -> str | None:
-        """Return the level of a text that is a marking, with a label and the number of the page, and nothing else."""
+        """Return the level of a text that is only a marking, with or without a label and a page number; None for
+        another text."""
         plain = _AROUND.sub("", _plain(text))
         if _SPACED.fullmatch(plain):
             plain = self._squeezed.get(plain.replace(" ", ""), plain)
@@ -133,7 +138,8 @@ class Markings:
 
 
 def _capitals(name: str) -> Iterator[tuple[str, ...]]:
-    """Yield the words of a name that have no small letters, and the runs of them: `TOP_SECRET_17` has TOP SECRET."""
+    """Yield each run of words without small letters in a name, and each of these words: `TOP_SECRET_17` yields TOP
+    SECRET, TOP and SECRET."""
     for is_upper, run in groupby(_WORDS_OF_NAMES.split(name), lambda word: word == word.upper() and not word.isdigit()):
         if is_upper:
             words = [*run]

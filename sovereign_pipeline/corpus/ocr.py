@@ -1,4 +1,4 @@
-"""Read scanned pages of PDFs with Debian's program tesseract. It runs in the sandbox of the parser that calls it."""
+"""Read scanned pages of PDFs with Debian's program tesseract, which runs in the sandbox of the calling parser."""
 
 import re
 import resource
@@ -18,22 +18,24 @@ from sovereign_pipeline.corpus.parsing import Program, Unreadable, restart_limit
 PACKAGES = {"eng": "tesseract-ocr", "ara": "tesseract-ocr-ara"}
 """Language, as tesseract names it -> Debian's package with its data."""
 LEAST_CONFIDENCE = 80.0
-"""Minimum mean confidence of a page's words, of 100. docs/benchmarks/corpus.md has the measurements."""
+"""Minimum mean confidence of a page's words, from 0 to 100. docs/benchmarks/corpus.md has the measurements."""
 LEAST_SHARE = 0.5
-"""Minimum share of a page's strokes that lie in words. Without it, pages of which tesseract reads a few lines pass."""
+"""Minimum share of a page's strokes that lie in words. Without this limit, pages of which tesseract reads only a few
+lines would pass."""
 GOOD_CONFIDENCE = 90.0
-"""Mean confidence, times the share of strokes, at which a page is not read again in another way."""
+"""Minimum product of mean confidence and share of strokes at which a page is not read again with other settings."""
 MOST_PAGES = 100
 SECONDS = 30
-"""Maximum processor time of one run of tesseract. A page takes one to four runs."""
+"""Maximum processor time in seconds of one run of tesseract. A page takes one to four runs."""
 LARGEST_SIDE = 14_400
 """Maximum length of a page's side in points, as in PDF's specification: 5 metres."""
 _A3 = 1_191
-"""Longer side of A3 in points. A larger page is rendered as if it were A3: phones write a point for each pixel."""
+"""Longer side of A3 in points. A larger page is scaled down to A3, because phones write a point for each pixel."""
 _RENDERINGS = ((150, "0"), (300, "2"))
-"""Dots per inch, and tesseract's method that tells black from white: Otsu's, which suits most letters, or Sauvola's."""
+"""Dots per inch, and tesseract's thresholding method: 0 is Otsu's, which suits most letters, and 2 is Sauvola's."""
 _KEEP_LINES = ("-c", "textord_noise_rejrows=0", "-c", "textord_noise_rejwords=0")
-"""Without these, tesseract drops whole lines of Arabic, whose dots it takes for noise (tesseract-ocr, issue 4582)."""
+"""Without these options, tesseract drops whole lines of Arabic, because it classifies the dots as noise (tesseract-ocr,
+issue 4582)."""
 _AT = "/ocr"
 """Directory in the sandbox with the program and its data."""
 _ARABIC = re.compile("[\u0620-\u064a]")
@@ -53,7 +55,7 @@ def find_tesseract() -> Program:
             f"{' and '.join(missing)} is not installed.",
             f"apt-get install {' '.join(missing)}",
         )
-    # The version of leptonica, which prepares the pages, stands in the second line.
+    # The second line has the version of leptonica, which prepares the pages.
     versions = [line.strip() for line in _output(path, "--version").splitlines()[:2]]
     decisive = {
         "code": file_sha256(Path(__file__)),
@@ -76,10 +78,10 @@ class ReadPage:
     """The text of a scanned page."""
 
     lines: list[str]
-    """Lines in logical order, with an empty one between paragraphs."""
+    """Lines in logical order, with an empty line between paragraphs."""
     words: int
     confidence: float
-    """Mean confidence of the words, of 100."""
+    """Mean confidence of the words, from 0 to 100."""
     share: float = 0.0
     """Share of the page's strokes that lie in words."""
 
@@ -95,8 +97,8 @@ def summary(pages: Mapping[int, ReadPage]) -> dict[str, Any]:
 
 
 def read_pages(content: bytes, numbers: list[int]) -> dict[int, ReadPage]:
-    """Read some pages of a PDF, which are counted from 1. Raises Unreadable for a page without text, or below
-    LEAST_CONFIDENCE."""
+    """Return number -> reading of some pages of a PDF; numbers count from 1. Raises Unreadable for a page without
+    words, or below LEAST_CONFIDENCE or LEAST_SHARE."""
     import pypdfium2
 
     found = {}
@@ -110,8 +112,8 @@ def read_pages(content: bytes, numbers: list[int]) -> dict[int, ReadPage]:
 
 
 def _read(page: Any, number: int) -> ReadPage:
-    """Return the best reading of a page. Each rendering is read in English and Arabic. Arabic is also read alone:
-    beside English, tesseract takes some Arabic words for Latin ones."""
+    """Return the best reading of a page. Each rendering is read as English and Arabic together. If it has Arabic, it is
+    also read as Arabic alone, because tesseract otherwise reads some Arabic words as Latin words."""
     if max(page.get_size()) > LARGEST_SIDE:
         raise Unreadable(f"page {number} is larger than 5 metres")
     best = ReadPage([], 0, 0.0)
@@ -134,7 +136,8 @@ def _read(page: Any, number: int) -> ReadPage:
 
 
 def _strokes(picture: Any) -> Any:
-    """Return a picture with a point for each upper left end of a dark stroke. A long line has one, as a letter has."""
+    """Return a picture with one point for each dark stroke, at its upper left end. A long line has one point, like a
+    letter."""
     from PIL import ImageChops, ImageFilter
 
     smooth = picture.filter(ImageFilter.MedianFilter(3))
@@ -145,7 +148,7 @@ def _strokes(picture: Any) -> Any:
 
 
 def _recognised(picture: Any, number: int, languages: str, dots_per_inch: int, method: str) -> str:
-    """Return tesseract's table of a page."""
+    """Return tesseract's TSV of a page."""
     how = ("-l", languages, "--dpi", str(dots_per_inch), "-c", f"thresholding_method={method}", *_KEEP_LINES)
     try:
         done = subprocess.run(
@@ -172,8 +175,8 @@ def _limit_time() -> None:
 
 
 def _page_of_table(table: str, strokes: Any) -> ReadPage:
-    """Return the page in tesseract's TSV: a row for each word in reading order, with the numbers of its block,
-    paragraph and line, and its place."""
+    """Return the page in tesseract's TSV. It has a row for each word in reading order, with the numbers of the word's
+    block, paragraph and line, and its position."""
     from PIL import ImageDraw
 
     lines, last, confidences = list[list[str]](), ("", "", ""), list[float]()

@@ -16,7 +16,7 @@ MOST_UNPACKED = 512 << 20
 """Maximum unpacked size of the parts that are read from a DOCX or ODT file, and of all parts of a workbook, in
 bytes."""
 LONGEST_TEXT = 500_000
-"""Maximum length of a document's text, and of its margins and properties together."""
+"""Maximum length in characters of a document's text, and of its margins and properties together."""
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _STRICT = b"http://purl.oclc.org/ooxml/wordprocessingml/main"
 _DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
@@ -51,11 +51,11 @@ def parse_document(
     stream: IO[bytes], suffix: str, encoding: str | None = None, ocr: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Yield the document in a file: its `text`, its `margins` (texts of headers and footers) and its `properties`. A
-    PDF with scanned pages also has `ocr`, the numbers of `ocr.summary`.
+    PDF with scanned pages also has `ocr`, the result of `ocr.summary`.
 
     Args:
-        encoding: encoding of text files; None: UTF-8.
-        ocr: version of tesseract, which then reads scanned pages.
+        encoding: encoding of text files; None for UTF-8, or UTF-16 with a byte order mark.
+        ocr: version of tesseract, which reads scanned pages; None to reject scanned pages.
 
     Raises Unreadable, also for macros, references to external templates or objects, and, without `ocr`, pages without
     a text layer.
@@ -121,8 +121,8 @@ def _xml(part: bytes) -> Any:
 
 
 def _shown(element: Any) -> Iterator[str]:
-    """Yield the visible text below an element of DOCX or ODF, with a newline after each paragraph, and before one that
-    is in another, such as in a text box."""
+    """Yield the visible text below an element of DOCX or ODF, with a newline after each paragraph, and before a
+    paragraph within another one, such as in a text box."""
     is_in_line = False
     for event, each in _walk(element):
         if each.tag in _PARAGRAPHS and (event == "end" or is_in_line):
@@ -139,8 +139,8 @@ def _shown(element: Any) -> Iterator[str]:
 
 
 def _walk(root: Any) -> Iterator[tuple[str, Any]]:
-    """Yield ("start", element) and ("end", element), without the elements that are not shown. An ODF text behind an
-    element comes as a start of its own."""
+    """Yield ("start", element) and ("end", element) for each visible element. In ODF, the text after a child element is
+    yielded as a separate start (`_Tail`)."""
     todo: list[tuple[str, Any]] = [("start", root)]
     while todo:
         event, each = todo.pop()
@@ -173,7 +173,8 @@ class _Tail:
 
 
 def _docx(content: bytes) -> dict[str, Any]:
-    """Return the text of a Word document. Its parts are told by their content, because their names are free."""
+    """Return the text, margins and properties of a Word document. Its parts are recognised by their root elements,
+    because their names are arbitrary."""
     parts = _parts(content, re.compile(r"(?!customXml/|docProps/).*\.xml|docProps/(core|custom|app)\.xml|.*\.rels"))
     related = [part for name, part in parts.items() if name.endswith(".rels")]
     if any(b"External" in part and _EXTERNAL.search(part) for part in related):
@@ -210,7 +211,7 @@ def _odt(content: bytes) -> dict[str, Any]:
         raise Unreadable("holds no text document")
     margins = list[str]()
     if "styles.xml" in parts:
-        # LibreOffice has elements of its own for first pages.
+        # LibreOffice uses its own elements for headers and footers of first pages.
         of_pages = _xml(parts["styles.xml"]).iter(*(f"{{*}}{name}" for name in _MARGINS_OF_ODT))
         margins = ["".join(_shown(each)) for each in of_pages]
     body = _xml(parts["content.xml"]).find(_OFFICE + "body")
@@ -222,7 +223,8 @@ def _odt(content: bytes) -> dict[str, Any]:
 
 
 def _properties(parts: Any) -> dict[str, str]:
-    """Return the properties of a document by the local name of their element or their own name."""
+    """Return name -> text of a document's properties. The name is the `name` attribute or else the element's local
+    name."""
     found = defaultdict[str, list[str]](list)
     for part in filter(None, parts):
         for each in _xml(part).iter():
@@ -235,7 +237,7 @@ def _properties(parts: Any) -> dict[str, str]:
 
 
 def _joined(values: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return properties with each value in a line of its own, because one may stand there twice."""
+    """Return each property's values as lines of one text, because a property may occur twice."""
     return {name: "\n".join(every) for name, every in values.items()}
 
 
@@ -265,7 +267,7 @@ def _page(text: str) -> str:
 
 
 def _groups(text: str, begin: str) -> Iterator[str]:
-    """Yield the content of each group of RTF that begins so, without the word at its beginning."""
+    """Yield the content of each RTF group that begins with the pattern `begin`, without the matched beginning."""
     for match in re.finditer(begin, text):
         depth = 1
         for each in _BRACES.finditer(text, match.end()):
@@ -287,7 +289,7 @@ def _html(content: bytes) -> dict[str, Any]:
         properties.setdefault(str(each.get("name")), []).append(str(each.get("content", "")))
     for end in soup.find_all(["br", "p", "li", "tr", "div", "h1", "h2", "h3", "h4", "td"]):
         end.append("\n")
-    # A marking may be in several elements, or beside another element.
+    # A marking may span several elements, or be next to another element, so both ways to join them are used.
     margins = [each.get_text(between) for each in soup.find_all(["header", "footer"]) for between in ("", "\t")]
     for each in soup.find_all(["script", "style", "head", "header", "footer", "template"]):
         each.decompose()
@@ -312,24 +314,26 @@ _ARABIC_WORD = re.compile(r"[\u0621-\u064a]{3,}")
 _NUMBER = r"[0-9\u0660-\u0669\u06f0-\u06f9](?:[0-9\u0660-\u0669\u06f0-\u06f9./:,-]*[0-9\u0660-\u0669\u06f0-\u06f9])?"
 _LATIN = r"[0-9A-Za-z\u00c0-\u024f](?:[^\u0590-\u08ff\ufb1d-\ufefe]*[0-9A-Za-z\u00c0-\u024f])?"
 _LEFT_TO_RIGHT = re.compile(rf"(?=[^\u0590-\u08ff\ufb1d-\ufefe]*[A-Za-z\u00c0-\u024f]){_LATIN}|{_NUMBER}")
-"""Runs that are read from left to right within a line of Arabic: with Latin letters, or one number."""
+"""Pattern of runs that are read from left to right within a line of Arabic: a text with Latin letters, or one
+number."""
 _MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 _LEAST_EVIDENCE = 2
 _LINES_OF_A_MARGIN = 3
 _WIDE = 2.0
-"""Gap between two columns of a line, as a multiple of the size of its characters."""
+"""Minimum gap between two columns of a line, as a multiple of the character size."""
 _LEAST_OF_PAGE, _LEAST_CHARACTERS, _LEAST_CURVES = 0.4, 200, 50
-"""A page is scanned if images cover this share and it has fewer characters, such as a stamp's; or if it has no
-characters, and an image or this number of curves, which may be letters."""
+"""A page counts as scanned if images cover this share of it and it has fewer characters than this, such as a stamp's. A
+page without characters counts as scanned if it has an image or this number of curves, which may be letters."""
 _STAMPS = ("FreeText", "Stamp", "Widget")
 SCANNED = "has scanned pages, without a text layer: set `ocr: tesseract`"
 _Line = tuple[str, str]
-"""A line's text, read from right to left where it is Arabic, and read from left to right throughout."""
+"""Two readings of a line: with Arabic from right to left, and with everything from left to right."""
 
 
 def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
-    """Return the text of a PDF. The lines are put together from the characters' positions, because the order in the
-    file is often the visual one for Arabic. A page without characters, but with an image, is scanned."""
+    """Return the text, margins and properties of a PDF. Lines are formed from the positions of characters, because a
+    file often stores Arabic in visual order. OCR reads scanned pages if `has_ocr` is true; otherwise Unreadable is
+    raised."""
     from pdfminer.converter import PDFPageAggregator
     from pdfminer.pdfdocument import PDFDocument, PDFEncryptionError, PDFPasswordIncorrect
     from pdfminer.pdfinterp import PDFPageInterpreter, PDFResourceManager
@@ -379,8 +383,8 @@ def _pdf(content: bytes, has_ocr: bool) -> dict[str, Any]:
 
 
 def _way_of_reading(lines: list[_Line]) -> int:
-    """Return 0 if the Arabic of a PDF stands in visual order, and 1 if it stands in logical order from left to right.
-    Raises Unreadable if its words do not tell."""
+    """Return the index of the correct reading in each `_Line`: 0 if the PDF's Arabic is in visual order, 1 if it is in
+    logical order from left to right. Raises Unreadable if the words do not show the order."""
     evidence = sum(_is_in_order(turned) - _is_in_order(kept) for turned, kept in lines if turned != kept)
     if abs(evidence) < _LEAST_EVIDENCE and any(turned != kept for turned, kept in lines):
         raise Unreadable("the order of its Arabic text cannot be told")
@@ -388,14 +392,15 @@ def _way_of_reading(lines: list[_Line]) -> int:
 
 
 def _is_in_order(text: str) -> int:
-    """Return how many words begin with the article or end in a letter that stands only there, less the opposites."""
+    """Count the words that begin with the article or end in a letter that occurs only at a word's end. Return this
+    count minus the count of words for which the reverse is true."""
     words: list[str] = _ARABIC_WORD.findall(text)
     begins = sum(word.startswith(("ال", "وال", "بال")) - word.startswith(("ة", "ى")) for word in words)
     return begins + sum(word.endswith(("ة", "ى")) - word.endswith(("لا", "لاو", "لاب")) for word in words)
 
 
 def _characters(page: Any) -> tuple[list[Any], bool]:
-    """Return the characters of a page, also those in forms, and whether the page is scanned."""
+    """Return the characters of a page, including those in embedded forms, and whether the page is scanned."""
     from pdfminer.layout import LTChar, LTCurve, LTFigure, LTImage
 
     characters, curves, images, todo = list[Any](), 0, list[float](), [page]
@@ -434,7 +439,7 @@ def _stamps(page: Any) -> Iterator[str]:
 
 
 def _lines(characters: list[Any]) -> Iterator[list[Any]]:
-    """Yield the characters of each line from left to right, and an empty line for a gap."""
+    """Yield the characters of each line from left to right, and an empty line for a vertical gap."""
     line = list[Any]()
     for each in sorted(characters, key=lambda each: (-(each.y0 + each.y1) / 2, each.x0)):
         middle = (each.y0 + each.y1) / 2
@@ -449,7 +454,7 @@ def _lines(characters: list[Any]) -> Iterator[list[Any]]:
 
 
 def _line(characters: list[Any]) -> _Line:
-    """Return the text of a line, with a tab between columns."""
+    """Return the two readings of a line, with a tab between columns."""
     pieces, end, end_of_word = list[str](), None, None
     for each in characters:
         text = each.get_text()
@@ -465,7 +470,8 @@ def _line(characters: list[Any]) -> _Line:
     kept = unicodedata.normalize("NFKC", "".join(pieces)).strip()
     if _ARABIC.search(kept) is None:
         return kept, kept
-    # The letters of a ligature are in logical order, so that each piece is turned as a whole.
+    # The letters of a ligature are in logical order, so the order of pieces is reversed, but not the letters in a
+    # piece.
     turned = unicodedata.normalize("NFKC", "".join(reversed(pieces)).translate(_MIRRORED)).strip()
     return _LEFT_TO_RIGHT.sub(lambda match: match[0][::-1].translate(_MIRRORED), turned), kept
 
@@ -474,14 +480,14 @@ def _line(characters: list[Any]) -> _Line:
 
 ROWS_OF_AN_ITEM = 1_000
 _MOST_DIGITS = 10**15
-"""Limit above which a workbook's number has lost digits."""
+"""Limit from which a number in a workbook may have lost digits."""
 
 
 def parse_sheet(stream: IO[bytes], suffix: str, sheet: str | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a sheet as texts, up to `ROWS_OF_AN_ITEM` in `rows` of each object. Empty rows are left out.
+    """Yield objects with `rows` of a sheet, up to `ROWS_OF_AN_ITEM` in each. Cells are texts. Empty rows are omitted.
 
     Args:
-        sheet: name of the sheet; None if the workbook has one. Raises Unreadable for another name.
+        sheet: name of the sheet; None if the workbook has only one. Raises Unreadable for an unknown name.
     """
     with _workbook(stream, suffix) as book:
         if sheet is None and len(book.sheet_names) > 1:
@@ -521,7 +527,7 @@ def _workbook(stream: IO[bytes], suffix: str) -> Iterator[Any]:
 
 
 def _cell(value: Any) -> str:
-    """Return a cell as a CSV file would have it. A number that may have lost digits is written as 1.2E+17."""
+    """Return a cell as text, as a CSV export would. A number that may have lost digits is written as 1.2E+17."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) and float(value).is_integer():

@@ -1,14 +1,14 @@
-"""List the files of a source, and parse hostile files in a sandbox, with a cache by the file's digest.
+"""List the files of a source, and parse untrusted files in a sandbox. Parsed files are cached by the file's digest.
 
-A parser is a function that gets an open file and its suffix. It yields one JSON object for each document or message of
-the file, or `{"broken": reason}` for one that cannot be read. It raises Unreadable for a whole file. Everything else
-that it raises, a crash, and too much time or memory break the document or message, too. A parser with the argument
-`skip` is called again for the ones behind it; also with `unread`, a reason, if it is to divide the file and read none
-of them. Its reasons never quote the file.
+A parser is a function that receives an open file and its suffix. It yields one JSON object for each document or
+message, or `{"broken": reason}` for one that cannot be read. It raises Unreadable if the whole file cannot be read. Any
+other exception, a crash, and too much time or memory also break the current document or message. A parser with the
+argument `skip` is then called again for the remaining messages. After MOST_ENDS crashes it is called with `unread`, a
+reason: it separates the remaining messages without reading them. A reason never quotes the file.
 
-A message may have `attachments`: objects with `attachment` (a suffix, or "") and `sha256` (of their bytes). They are
-units of their own, behind it: `archive.mbox#17/2.pdf` is the second attachment of the 17th message. The attachments'
-own names are not used. They may be anything, also text of the message.
+A message may have `attachments`: objects with `attachment` (a suffix, or "") and `sha256` (of the bytes). Attachments
+are separate units that follow their message: `archive.mbox#17/2.pdf` is the second attachment of the 17th message.
+Their file names are not used, because a name may be anything, even text of the message.
 """
 
 import inspect
@@ -45,19 +45,21 @@ from sovereign_pipeline.corpus.opening import reject_unreadable
 LARGEST_FILE = 256 << 20
 """Maximum size of a file that is read whole, in bytes. An mbox is read message by message, and may be larger."""
 LARGEST_RESULT = 256 << 20
-"""Maximum size of what a parser returns for a document or message, in bytes."""
+"""Maximum size of a parser's output for a document or message, in bytes."""
 RESULT_PER_BYTE = 8
-"""Maximum size of what a parser returns for a file above LARGEST_RESULT, as a multiple of the file's size."""
+"""Maximum size of a parser's output for a file, as a multiple of the file's size; at least LARGEST_RESULT is
+allowed."""
 MOST_ENDS = 10
-"""Number of messages of an mbox that may end the sandbox. The messages behind them are not read, and each is broken."""
+"""Number of messages of an mbox that may crash the sandbox. The messages after them are not read, and count as
+broken."""
 SECONDS = 60
-"""Maximum processor time, and maximum waiting time, for a document or message."""
+"""Maximum processor time in seconds for a document or message. The wall-clock time may be three times as long."""
 LIMITS = Limits(
     cpu_seconds=3600, wall_seconds=3.0 * SECONDS, memory_bytes=2 << 30, file_bytes=LARGEST_FILE,
     disk_bytes=LARGEST_FILE + (1 << 20),
 )  # fmt: skip
 FILES_OF_A_CHILD = 500
-"""Number of files after which a new sandbox is started, so that a leak stays small."""
+"""Number of files after which a new sandbox is started, to limit memory leaks."""
 LIBRARIES = ("beautifulsoup4", "lxml", "pdfminer.six", "python-calamine", "python-oxmsg", "striprtf")
 SECONDS_BETWEEN_REPORTS = 10.0
 
@@ -69,9 +71,9 @@ main = serve
 """
 _LENGTH = struct.Struct(">I")
 _RESTART = b"{}"
-"""Message of a parser that gets as much time again. It is no item."""
+"""Message that reports a restart of the parser's time limit. It is not an item."""
 MOST_RESTARTS = 400
-"""Maximum number of these messages for a document or message, because a file may have taken over its parser."""
+"""Maximum number of restarts for a document or message, because a hostile file may control its parser."""
 _DOCUMENTS = "sovereign_pipeline.corpus.office_files"
 """Module of the parser of documents, which also reads attachments."""
 _SUFFIX, _DIGEST = re.compile(r"(?:\.[a-z0-9]{1,8})?"), re.compile("[0-9a-f]{64}")
@@ -94,13 +96,13 @@ def read_whole(stream: IO[bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a source. A source may have very many."""
+    """A file of a source. Instances are small, because a source may have very many files."""
 
     name: str
     """Path within the source's folder, in printable characters."""
     folder: Path
     place: str
-    """Path within the folder."""
+    """Path within the folder, as the file system has it."""
     sha256: str
     """SHA-256, or "" if the file cannot be read."""
     problem: str = ""
@@ -112,17 +114,18 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Unit:
-    """A document or a message of a source: what is counted."""
+    """A document, message or attachment of a source."""
 
     name: str
-    """Name of its file, with `#` and a number if the file has several. Of an attachment: the name of its message, `/`,
-    a number and a suffix."""
+    """Name of the unit's file, with `#` and a number if the file has several units. For an attachment: the name of its
+    message, `/`, a number and a suffix."""
     sha256: str
-    """SHA-256 of its file, or of the attachment."""
+    """SHA-256 of the unit's file, or of the attachment."""
     item: dict[str, Any]
     """Output of the parser; `{"broken": reason}` if the unit cannot be read."""
     cached: tuple[str, int, int] | None = None
-    """File of the cache with the output, its first byte there, and the number of the attachment or 0."""
+    """Cache file with the output, offset of the output's line in bytes, and number of the attachment (0 for its
+    message)."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +147,14 @@ class Outcome:
     kind: str
     """`left out`, `quarantined` or `duplicate`."""
     reason: str
-    """Reason without text and names. For a duplicate: the name of the unit that is used."""
+    """Reason, without texts or names of the source. For a duplicate: the name of the unit that is used instead."""
     others: tuple[str, ...] = ()
-    """Names of other units that the reason is about, such as the replies of which one cannot be chosen."""
+    """Names of other units that the reason concerns, such as several replies that fit one letter."""
 
 
 def files_of(source: Path) -> list[SourceFile]:
-    """Return the files of a folder and of the folders in it, by name, or the one file. Links are not followed. Raises
-    SourceError if there are none."""
+    """Return the files below a folder, sorted by name, or the single file. Links are not followed, and have a
+    `problem`. Raises SourceError if there are no files."""
     if not source.is_dir():
         reject_unreadable(source)
         return [SourceFile(printable(source.name), source.parent, source.name, file_sha256(source))]
@@ -167,7 +170,7 @@ def files_of(source: Path) -> list[SourceFile]:
 def _cannot_list(error: OSError) -> None:
     raise SourceError(
         f"{printable(str(error.filename))}: the folder cannot be listed ({error.strerror}).",
-        "Correct its rights, or remove it.",
+        "Give the account read access to the folder, or remove the folder.",
     )
 
 
@@ -186,8 +189,8 @@ def _source_file(path: Path, source: Path) -> SourceFile:
 
 
 def printable(name: str) -> str:
-    """Return a file's name with unprintable characters, such as newlines, escaped. No two names become one, and none
-    becomes that of a unit in another file, such as `archive.mbox#17`."""
+    """Return a file's name with unprintable characters, such as newlines, escaped. Different names stay different, and
+    no result equals the name of a unit in another file, such as `archive.mbox#17`."""
     escaped = (each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode() for each in name)
     return _LIKE_A_UNIT.sub(r"\\x23", "".join(escaped))
 
@@ -203,7 +206,8 @@ def digest_of_source(source: Path) -> str:
 
 
 def digest_of_files(files: Iterable[SourceFile]) -> str:
-    """Return the SHA-256 of the names and digests of files, as `digest_of` computes it of a list."""
+    """Return the SHA-256 of the names and digests of files. It equals `digest_of` of the list, which need not be in
+    memory."""
     found = sha256(b"[")
     for number, file in enumerate(files):
         found.update(b"," * (number > 0) + canonical_json([file.name, file.sha256 or file.problem]))
@@ -213,8 +217,8 @@ def digest_of_files(files: Iterable[SourceFile]) -> str:
 
 @cache
 def parser_version(parser: str) -> str:
-    """Return the digest of a parser's source code, of this module, and of the versions of Python, which parses mail and
-    HTML, and of the parsing libraries."""
+    """Return the digest of everything that decides a parser's output: its source code, this module, the parser of
+    documents, and the versions of the parsing libraries and of Python, which parses mail and HTML."""
     modules = dict.fromkeys((__name__, parser.partition(":")[0], _DOCUMENTS))
     files = [Path(sovereign_pipeline.__file__).parents[1] / f"{module.replace('.', '/')}.py" for module in modules]
     code = [file_sha256(file) for file in files]
@@ -226,11 +230,11 @@ MARK_BYTES = 32
 
 @dataclass(frozen=True)
 class Cache:
-    """Parsed files. Each ends with a mark that only a holder of the installation's secret can make, so that a file that
-    was cut, moved or written by another account is parsed again."""
+    """The cache of parsed files. Each cache file ends with a keyed digest, the mark. Without a valid mark, because the
+    file was truncated, moved or written without the installation's secret, the source file is parsed again."""
 
     directory: Path
-    """Directory of the files, which hold unscrubbed text."""
+    """Directory of the cache files, which contain unscrubbed text."""
     secret: bytes
 
     def write(self, path: Path, lines: Iterable[str]) -> None:
@@ -271,7 +275,7 @@ def units_of(
 
     Args:
         parser: `module:function`, a parser.
-        options: keyword arguments of the parser, among them the version of the program: the cache depends on them.
+        options: keyword arguments of the parser, including the version of the program. The cache depends on them.
         program: program that the parser runs.
     """
     files = list(files)
@@ -296,7 +300,7 @@ def units_of(
             if file.problem:
                 yield Unit(file.name, file.sha256, {"broken": file.problem})
                 continue
-            # The parser decides by the suffix, too.
+            # The parser's output also depends on the suffix.
             suffix = sha256(Path(file.place).suffix.lower().encode(errors="surrogateescape")).hexdigest()[:8]
             kept = of_parser / file.sha256[:2] / f"{file.sha256}-{suffix}.jsonl"
             if not cache.is_whole(kept):
@@ -305,7 +309,8 @@ def units_of(
 
 
 def _stamp_of(file: SourceFile) -> tuple[int, ...]:
-    """Return what differs if a file was changed or replaced meanwhile, even if it was put back. Raises SourceError."""
+    """Return attributes of a file that differ after it was changed or replaced, even if the old content was restored.
+    Raises SourceError if the file is missing."""
     try:
         found = file.path.lstat()
     except OSError:
@@ -338,13 +343,13 @@ def _units_in(name: str, sha256: str, line: bytes, place: tuple[str, int]) -> It
 
 
 class Units:
-    """The units of a source, in the order of its files' names, and what is noted of them: on disk, because there may be
-    millions."""
+    """Iterates over the units of a source in the order of file names, and stores notes on them. The notes are on disk,
+    because there may be millions of units."""
 
     def __init__(self, units: Iterable[Unit], directory: Path | None = None) -> None:
         """Args:
-        directory: directory of the notes, which may contain unscrubbed text. The file has no name there. None for
-            memory.
+        directory: directory of the notes' file, which may contain unscrubbed text and is unlinked at once. None to keep
+            the notes in memory.
         """
         self._units = units
         self._notes = sqlite3.connect(":memory:") if directory is None else _unnamed_database(directory)
@@ -362,7 +367,7 @@ class Units:
     def __iter__(self) -> Iterator[Unit]:
         """Yield every unit. Call it once."""
         for unit in self._units:
-            # The item itself is noted only if it is in no cache.
+            # The item itself is stored only if it is in no cache.
             self._places[unit.name] = unit.cached or (None, unit.item)
             self.digests[unit.name] = unit.sha256
             self.attachments += "attachment" in unit.item
@@ -380,7 +385,7 @@ class Units:
             return Unit(name, self.digests[name], every[number].item, every[number].cached)
 
     def notes(self, name: str) -> "Notes":
-        """Return an empty dictionary on disk. The name is that of its table."""
+        """Return an empty dictionary on disk, stored in the table `name`."""
         return Notes(self._notes, name)
 
 
@@ -423,7 +428,8 @@ class Notes(MutableMapping[Any, Any]):
 
 
 class Sandboxes:
-    """Parses one file after another in a sandbox. If a file ends the sandbox, a new one is started for the next."""
+    """Parses one file after another in a sandbox. If a file crashes the sandbox, a new sandbox is started for the next
+    file."""
 
     def __init__(self, parser: str, options: dict[str, Any], program: Program | None = None) -> None:
         self._parser, self._options = parser, options
@@ -440,8 +446,8 @@ class Sandboxes:
         self._open.close()
 
     def items_of(self, path: Path) -> Iterator[dict[str, Any]]:
-        """Yield what the parser yields for a file, and a broken item where it is ended. One broken item if the file
-        cannot be parsed."""
+        """Yield the parser's items for a file, and a broken item wherever the parser crashed. Yield one broken item if
+        the file cannot be parsed."""
         count, size, restarts = 0, 0, 0
         most = max(LARGEST_RESULT, RESULT_PER_BYTE * path.stat().st_size)
         for _ in range(MOST_ENDS):
@@ -487,12 +493,12 @@ class Sandboxes:
             socket.send_fds(self._channel, [_LENGTH.pack(len(encoded)) + encoded], [stream.fileno()])
             while (item := _received(self._channel)) is not None:
                 yield item
-        self._left = left  # 0 if the file has ended the sandbox, or was not read to its end
+        self._left = left  # 0 if the file crashed the sandbox, or was not read to its end
 
 
 def _checked(item: Any) -> dict[str, Any]:
-    """Return what a parser, which a file may have taken over, yielded for a unit and its attachments. Raises ValueError
-    if it is no such object."""
+    """Return the item that a parser yielded for a unit and its attachments. Raises ValueError if the item does not have
+    the required form, because a hostile file may control the parser."""
     unit = _checked_unit(item)
     if not isinstance(item.get("attachments"), list):
         return unit
@@ -554,7 +560,7 @@ _SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "date": _is_date,
     "ocr": _is_of_ocr,
 }
-"""Field of what a parser yields -> whether it has a value of this form."""
+"""Field of a parser's item -> function that returns whether a value is valid for the field."""
 _NEEDED: tuple[Set[str], ...] = (
     {"broken"},
     {"rows"},
@@ -563,7 +569,7 @@ _NEEDED: tuple[Set[str], ...] = (
     {"text", "margins", "properties"},
     {"id", "references", "date", "sender", "recipients", "subject", "text", "left_out"},
 )
-"""Fields of which a unit has all of one line."""
+"""Sets of fields. A unit must have all fields of at least one set."""
 
 
 def _why_it_ended(error: Exception) -> str:
@@ -604,25 +610,25 @@ _restart: Callable[[], None] | None = None
 
 
 def restart_limits() -> None:
-    """Give the parser as much time again. A parser calls this after each part that may take seconds, such as a page."""
+    """Restart the parser's time limit. A parser calls this after each part that may take seconds, such as a page."""
     if _restart is not None:
         _restart()
 
 
 def restart_by(restart: Callable[[], None]) -> None:
-    """Set how this process of the sandbox gets as much time again."""
+    """Set the function by which this process in the sandbox restarts its time limit."""
     global _restart
     _restart = restart
 
 
 def serve(descriptor: int) -> None:
-    """Parse the files whose descriptors come through a socket. This runs in the sandbox."""
+    """Parse the files whose descriptors arrive through a socket. This runs in the sandbox."""
     channel = socket.socket(fileno=descriptor)
     channel.sendall(b"\0")
 
     def send(encoded: bytes) -> None:
         channel.sendall(_LENGTH.pack(len(encoded)) + encoded)
-        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # its signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # the timer's signal ends the process
 
     restart_by(lambda: send(_RESTART))
     while True:
@@ -641,14 +647,14 @@ def serve(descriptor: int) -> None:
 def _items(request: dict[str, Any], stream: IO[bytes]) -> Iterator[dict[str, Any]]:
     parse, options = pkgutil.resolve_name(request["parser"]), request["options"]
     if request["skip"]:
-        if "skip" not in inspect.signature(parse).parameters:  # what ended the sandbox is the whole file
+        if "skip" not in inspect.signature(parse).parameters:  # the whole file crashed the sandbox
             return
         options |= {"skip": request["skip"]}
     yield from parsed(parse, stream, request["suffix"], options)
 
 
 def parsed(parse: Parser, stream: IO[bytes], suffix: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what a parser yields, and `{"broken": reason}` for what it raises. This runs in the sandbox."""
+    """Yield a parser's items, and `{"broken": reason}` for an exception that it raises. This runs in the sandbox."""
     try:
         yield from parse(stream, suffix, **options)
     except Unreadable as error:

@@ -1,4 +1,5 @@
-"""Find quoted and forwarded messages in a message's text, in English and Arabic, and remove those that are known."""
+"""Find quoted and forwarded messages in a message's text, in English and Arabic, and remove those that the conversation
+has already."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,18 +12,18 @@ _WORD = re.compile(r"\w+")
 _RUN = 5
 """Number of consecutive words by which a known text is recognised."""
 _LEAST_UNMARKED = 12
-"""Minimum number of words of a paragraph that is a quotation without a mark."""
+"""Minimum number of words for treating a paragraph as a quotation without a mark."""
 _MOSTLY = 0.8
-"""Minimum share of words from known messages in a quotation. The others are a mail gateway's banners and new links."""
+"""Minimum share of words from known messages in a quotation. A mail gateway may have added banners and links."""
 _SIGNATURE = re.compile(
     r"^[ \t]*(?:--[ \t]*|(?:sent from (?:my|outlook|yahoo|mail)|get outlook for|أُ?رسلت من|تم الإرسال من)[^\n]{0,60})$",
     re.IGNORECASE,
 )
-"""The mark before a signature (RFC 3676, section 4.3), and the lines that phones add."""
+"""Pattern of the mark before a signature (RFC 3676, section 4.3), and of lines that phones add."""
 
 
 class KnownMessages:
-    """The words of a conversation's earlier messages."""
+    """Remembers the words of a conversation's earlier messages."""
 
     def __init__(self) -> None:
         self._runs: dict[bool, set[int]] = {True: set(), False: set()}
@@ -34,8 +35,9 @@ class KnownMessages:
         self._lines.update(" ".join(_words(line)) for line in text.split("\n"))
 
     def coverage(self, lines: list[str], sides: Iterable[bool] = (True, False)) -> list[tuple[int, int]]:
-        """Return how many words of each line are in known messages, and how many it has. A word counts if it is in a
-        run of `_RUN` known words, which may cross lines; of fewer words, all must be one known line."""
+        """Return for each line the number of its words that are known, and the number of all its words. A word is known
+        if it is in a run of `_RUN` words of a known message; a run may span lines. A text of fewer words is known if it
+        equals a known line. `sides`: sides whose messages count (True: ours; False: the other side's)."""
         counts = [_words(line) for line in lines]
         words = [word for line in counts for word in line]
         known = [len(words) < _RUN and " ".join(words) in self._lines] * len(words)
@@ -50,11 +52,11 @@ class KnownMessages:
 
 
 def own_text(text: str, known: KnownMessages, *, is_ours: bool) -> str:
-    """Return a message's text without its signature and without the quotations of known messages. A quotation of
-    another message stays, with its head.
+    """Return a message's text without its signature and without quotations of known messages. Quotations of unknown
+    messages stay, with their heads.
 
-    Behind a head such as `On 4 May 2024, A wrote:`, a quotation may have `>` marks or none. An answer may follow. A
-    paragraph that repeats the other side's words is a quotation, too.
+    After a head such as `On 4 May 2024, A wrote:`, a quotation may have `>` marks or none, and an answer may follow. A
+    paragraph that repeats the other side's words also counts as a quotation.
     """
     parts = [*_parts(text)]
     is_on_top = any(kind == "own" and any(line.strip() for line in lines) for kind, lines in parts)
@@ -78,8 +80,9 @@ _Kind = Literal["own", "marked", "behind", "below", "head"]
 
 
 def _parts(text: str) -> Iterator[tuple[_Kind, list[str]]]:
-    """Divide a text into the heads of quotations, lines with a quote mark, lines directly behind a head, lines below
-    marked ones behind a head (an answer, or the rest of a quotation with a quotation in it), and own lines."""
+    """Yield the parts of a text, each with its kind: the `head` of a quotation, `marked` lines with a quote mark, lines
+    directly `behind` a head, and `own` lines. After a head, lines `below` marked lines are an answer, or the rest of a
+    nested quotation."""
     place = 0
     unmarked: _Kind = "own"
     for head in (*QUOTE_HEAD.finditer(text), None):
@@ -98,8 +101,9 @@ def _parts(text: str) -> Iterator[tuple[_Kind, list[str]]]:
 
 
 def _without_quotation(lines: list[str], known: KnownMessages, *, is_whole: bool) -> list[str]:
-    """Return the lines without those of known messages: all or none if the whole is one quotation, or else those before
-    the answer, which may begin with the usual greeting."""
+    """Return the lines without the quotation of known messages. If `is_whole`, the lines are one quotation and are
+    removed all or not at all. Otherwise known lines are removed up to the answer, unless they are short: an answer may
+    begin with a greeting that is known."""
     counts = known.coverage(lines)
     if is_whole:
         found, of = (sum(column) for column in zip(*counts, strict=True))

@@ -1,4 +1,5 @@
-"""Join messages to conversations: threads, turns by side, classification, and what became of each message."""
+"""Assemble conversations from mail: find threads, join messages to turns, set levels, and yield each message's
+outcome."""
 
 import datetime
 import hashlib
@@ -33,7 +34,7 @@ _MOST_OF_SUBJECT = 20
 LARGEST_THREAD = 20_000_000
 """Maximum number of characters in the messages and attachments of a thread. Their texts are in memory together."""
 _SAME = 0.9
-"""Minimum share of common lines of two copies of a message with one id. A mail gateway adds lines to one of them."""
+"""Minimum share of common lines in two copies of a message with one id. A mail gateway may add lines to one copy."""
 
 
 _OTHER_FILES = re.compile(
@@ -46,15 +47,15 @@ _FLAGS = re.compile(r":2,[A-Z]*[DT][A-Z]*$")
 
 
 def assemble(source: Source, ladder: ClassificationLadder, units: Units, folder: Path) -> Iterator[Any]:
-    """Yield a row for each conversation, and an Outcome for each message that is in none.
+    """Yield a row for each conversation, and an Outcome for each message that is in no conversation.
 
-    A thread is divided by correspondents: messages between the institution and one person, or people who see each
-    other's addresses, are a conversation. The first turn is the other side's, and earlier messages of ours are left
-    out. The last turn is ours, and later ones of the other side are left out.
+    A thread is divided by correspondents. Messages between the institution and one person, or several people who see
+    each other's addresses, are a conversation. A conversation begins with a turn of the other side: earlier messages of
+    the institution are left out. It ends with a turn of the institution: later messages of the other side are left out.
 
-    The text of an attachment follows the text of its message, after a blank line. No words announce it: a model would
-    learn to write them into its answers. A turn whose attachment cannot be read quarantines its conversation, because a
-    reply without its letter, or to a letter that is not there, teaches what is wrong.
+    An attachment's text follows its message's text after a blank line, without an announcement that a model would learn
+    to write. If an attachment of a turn cannot be read, its conversation is quarantined, because a model must not learn
+    from a turn whose letter is missing.
     """
     mailbox, is_ours, markings = _Mailbox(units), _Ours(source.ours), Markings(ladder, source.levels)
     for unit, attachments in _with_attachments(units):
@@ -103,7 +104,7 @@ def _with_attachments(units: Iterable[Unit]) -> Iterator[tuple[Unit, list[Unit]]
 
 
 def _for_both(outcome: Outcome, attachments: Iterable[Unit]) -> Iterator[Outcome]:
-    """Yield the outcome of a message that is in no row, and the ones of its attachments."""
+    """Yield the outcome of a message that is in no row, and the outcomes of its attachments."""
     yield outcome
     yield from (Outcome(each.name, outcome.kind, f"its message is {outcome.kind}") for each in attachments)
 
@@ -113,8 +114,8 @@ _PROVIDERS = re.compile(r"(?:gmail|googlemail|hotmail|outlook|live|yahoo|icloud|
 
 
 def likely_ours(items: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the domain that takes part in most messages, from both sides: likely the institution's. With a provider's
-    domain: the address. None if there is no such domain.
+    """Return the institution's likely domain: the one in most messages, as sender of some and recipient of others. For
+    a mail provider's domain, return the address instead. Return None if no domain qualifies.
 
     Args:
         items: messages that `parse_mail` yields.
@@ -136,14 +137,14 @@ def _names_of(address: str) -> tuple[str, ...]:
 
 
 def _is_copy(mail: Mail, other: Mail) -> bool:
-    """Return whether a message is a copy of another. A copy may have more or fewer attachments. Messages to different
-    people are no copies, such as permits with one covering text."""
+    """Return whether a message is a copy of another. A copy may have more or fewer attachments. Messages with different
+    ids to different people are not copies, such as permits with the same covering text."""
     mine, theirs = ({line.strip() for line in each.text.split("\n") if line.strip()} for each in (mail, other))
     if mail.sender != other.sender or bool(mine) != bool(theirs):
         return False
     if mail.id == other.id:
         return len(mine & theirs) >= _SAME * min(len(mine), len(theirs))
-    return {*mail.recipients} == {*other.recipients} and mine == theirs  # a form's letters differ in a line or two
+    return {*mail.recipients} == {*other.recipients} and mine == theirs  # form letters may differ in one line
 
 
 class _Ours:
@@ -161,7 +162,7 @@ class _Ours:
 
 
 class _Groups:
-    """Union-find."""
+    """Disjoint sets of names (union-find)."""
 
     def __init__(self, parents: MutableMapping[Any, Any]) -> None:
         self._parents = parents
@@ -194,7 +195,8 @@ def _base(subject: str) -> str:
 
 
 class _Mailbox:
-    """The messages without copies. Texts are read again, and all else is on disk, because there may be millions."""
+    """The messages of a source without copies. There may be millions, so texts are read again and all other data is on
+    disk."""
 
     def __init__(self, units: Units) -> None:
         self._units = units
@@ -203,18 +205,19 @@ class _Mailbox:
         self._heads = units.notes("heads")
         """Number of a message -> the message without its text."""
         self._known = units.notes("known")
-        """Id, or sender, minute and subject, of a message -> its number."""
+        """Id of a message -> its number; also sender, minute and subject of a message -> its number."""
         self._copies = units.notes("copies")
-        """Name of a message, or of a copy of it -> name of the copy found before."""
+        """Linked list of copies: name of a message -> name of its newest copy; name of a copy -> name of the copy
+        before it."""
         self._unclear = units.notes("unclear")
-        """Id of a message whose thread cannot be told -> reason, and name of another message that causes it."""
+        """Id of a message whose thread is unclear -> reason, and name of the other message that makes it unclear."""
         self._sizes = units.notes("sizes")
-        """Name of a message -> number of characters of it and of its attachments."""
+        """Name of a message -> number of characters in the message and its attachments."""
         self._attached = units.notes("attached")
-        """Name of a message -> names of the attachments that it, or a copy of it, has."""
+        """Name of a message -> names of the attachments of the message and its copies."""
 
     def add(self, mail: Mail) -> str | None:
-        """Add a message. If it is a copy of one, return the name of that instead."""
+        """Add a message and return None. If it is a copy of an added message, return that message's name instead."""
         minute = mail.date.astimezone(datetime.UTC).replace(second=0, microsecond=0)
         looks = json.dumps([mail.sender, minute.isoformat(), mail.subject])
         for key in (f"id {mail.id}", looks):
@@ -224,7 +227,7 @@ class _Mailbox:
         if (number := self._known.get(f"id {mail.id}")) is not None:  # another message with a used id
             used, other = mail.id, self._head(number)
             mail = replace(mail, id=f"{mail.id} {mail.name}")
-            if mail.sender == other.sender:  # so that nobody can tell which of them a reply answers
+            if mail.sender == other.sender:  # a reply may answer either of them
                 self._unclear.update({used: (ONE_ID, mail.name), mail.id: (ONE_ID, other.name)})
         if mail.left_out in (None, WITHOUT_TEXT) and _FLAGS.search(mail.name):
             mail = replace(mail, left_out="a draft, or deleted")
@@ -236,7 +239,8 @@ class _Mailbox:
         return None
 
     def attach(self, name: str, attachments: Iterable[Unit]) -> Iterator[Outcome]:
-        """Add the attachments of a message, or of a copy of it, and yield the ones that it has already."""
+        """Add attachments, of a message or its copy, to the message. Yield an Outcome for each that the message has
+        already."""
         names = self._attached.get(name, [])
         known = {self._units.digests[each]: each for each in names}
         for each in attachments:
@@ -260,8 +264,9 @@ class _Mailbox:
         return found[::-1]
 
     def threads(self, is_ours: _Ours, within: datetime.timedelta) -> Iterator[list[Mail]]:
-        """Yield the threads by references, joined by subject and correspondents where a reply has no known reference,
-        as messages without their texts. Each is in order: by date, and each message after the one that it answers."""
+        """Yield each thread as a list of messages without texts, by date, with each message after the one that it
+        answers. References form the threads. A reply without a known reference joins a thread with its subject and
+        correspondent."""
         groups, firsts = _Groups(self._units.notes("parents")), self._units.notes("firsts")
         every = range(len(self._dates))
         for mail in map(self._head, every):
@@ -302,7 +307,8 @@ class _Mailbox:
         return Mail.of_item(head["name"], head)
 
     def unclear(self, thread: Iterable[Mail]) -> tuple[str, tuple[str, ...]]:
-        """Return the reason why the messages of a thread may belong to several, or "", and the names of others."""
+        """Return the reason why messages of a thread may belong to several threads, and the names of other messages
+        that cause this. The reason is "" if the thread is clear."""
         ids = (id for mail in thread for id in (mail.id, *mail.references))
         found = [self._unclear[id] for id in ids if id in self._unclear]
         return found[0][0] if found else "", tuple(dict.fromkeys(name for _, name in found))
@@ -344,7 +350,7 @@ class _Turn:
     used: Sequence[Unit]
     """Attachments whose text is part of the turn."""
     copies: Sequence[Outcome]
-    """Outcomes of attachments whose text the conversation has already."""
+    """Outcomes of attachments whose text is already in the conversation."""
 
     @property
     def broken(self) -> list[Unit]:
@@ -359,10 +365,11 @@ class _Conversation:
     known: KnownMessages = field(default_factory=KnownMessages)
     turns: list[_Turn] = field(default_factory=list)
     documents: dict[str, str] = field(default_factory=dict)
-    """Id of a message, or digest of an attachment -> name of the first one with it."""
+    """Id of a message, or digest of an attachment -> name of the first unit with it."""
 
     def add(self, mail: Mail, attachments: Sequence[Unit], *, is_ours: bool) -> bool:
-        """Add a message as a turn. Return False, and add nothing, if it has no text of its own."""
+        """Add a message as a turn. Return False, and add nothing, if it has no text besides quotations and known
+        attachments."""
         own = own_text(mail.text, self.known, is_ours=is_ours)
         used, copies = list[Unit](), list[Outcome]()
         for each in sorted(attachments, key=_preference):
@@ -391,7 +398,7 @@ def _preference(attachment: Unit) -> int:
 
 
 def _is_same_document(one: Unit, other: Unit) -> bool:
-    """Return whether two attachments of a message are one letter: with the same words, or of one name in two
+    """Return whether two attachments of a message are one letter: they have the same words, or the same name in two
     formats."""
     texts = one.item["text"], other.item["text"]
     are_formats = one.item["stem"] == other.item["stem"] and one.item["attachment"] != other.item["attachment"]
@@ -437,7 +444,7 @@ def _conversations(
         row = _row(turns, thread[0].id, level, is_ours)
         texts = [message["content"] for message in row["messages"]]
         language = language_in(texts) or ""
-        # Names are detected in one language of a script.
+        # Name detection searches a script in only one language.
         if any(other_language(text, language) and not is_in_other_script(text, language) for text in texts):
             for turn in turns:
                 yield from turn.left_out("turns in two languages of one script")
@@ -461,9 +468,10 @@ def _quarantined(turns: Sequence[_Turn]) -> Iterator[Outcome]:
 def _correspondents(thread: Sequence[Mail], is_ours: _Ours) -> Iterator[tuple[Mail, str]]:
     """Yield each message with the name of its conversation; "" for an internal message.
 
-    The institution joins the people to whom it writes, and somebody who writes to a person that has no part yet joins
-    that person. So nobody gets into a conversation by writing to it. Messages that the institution sent to several
-    people before any of them wrote do not join these people: each answers in a conversation of his own.
+    A message of the institution joins all its recipients into one conversation. A message of another person joins the
+    sender only with recipients who have not taken part yet, so nobody enters a conversation by writing to it. Messages
+    that the institution sends before anybody else has written join no one: each recipient answers in a separate
+    conversation.
     """
     people, known = _Groups({}), set[str]()
     has_begun = False
