@@ -482,11 +482,11 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
         return None
     doubt = None
     if matched < LEAST_MATCHED * total:
-        doubt = "fewer than half of them name a row"
+        doubt = "fewer than half of the ids match a row"
     elif column.may_be_ids and total <= column.filled and not (by_name or by_type):
-        doubt = "every row has one of its own, as ids have"
+        doubt = "every row has a different id, as in an id column"
     elif len(named) < LEAST_DIFFERENT * total and not (by_name or by_type):
-        doubt = "they name few different rows"
+        doubt = "the ids match few different rows"
     return LinkColumn(column.name, of, total, matched, doubt)
 
 

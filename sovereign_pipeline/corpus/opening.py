@@ -37,7 +37,7 @@ _DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
 
 TAR, SQLITE = "a tar archive", "an SQLite database"
 _BEGIN = 512
-"""Number of bytes by which other formats are recognised. The signature of a tar archive lies within them."""
+"""Number of bytes in which signatures of other formats are searched. They include the signature of a tar archive."""
 _SAMPLE_OF_TEXT = 4096
 _SIGNATURES = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
@@ -53,12 +53,13 @@ _SIGNATURES = (
 )
 """Signatures of files that are not text."""
 _LEAST_ZEROS = 0.1
-"""Minimum share of characters with a zero byte in UTF-16: digits, spaces, delimiters, line ends, Latin letters."""
+"""Minimum share of characters with a zero byte for detecting UTF-16. Digits, spaces, delimiters, line ends and Latin
+letters have one."""
 _LEAST_TEXT = 6
 """Minimum number of characters for detecting an encoding without a mark."""
 _LEAST_UTF8 = 3
-"""Minimum number of multi-byte characters, all valid UTF-8, from which a text is UTF-8 and not another encoding by
-chance."""
+"""Minimum number of multi-byte characters in a text of valid UTF-8. A text with fewer may be in another encoding, and
+valid by chance."""
 
 
 def reject_unreadable(path: Path) -> None:
@@ -71,10 +72,10 @@ def reject_unreadable(path: Path) -> None:
         ) from None
     except OSError as error:
         raise SourceError(
-            f"{path}: the file cannot be opened ({error.strerror}).", "Correct the path, or its rights."
+            f"{path}: the file cannot be opened ({error.strerror}).", "Correct the path, or allow read access."
         ) from None
     if stat.S_ISDIR(mode):
-        raise SourceError(f"{path}: this is a directory.", "Use the file in it, or set `kind`.")
+        raise SourceError(f"{path}: this is a directory.", "Use a file in it, or set `kind` for mail or documents.")
     if not stat.S_ISREG(mode):
         raise SourceError(
             f"{path}: this is a pipe, a socket or a device, which cannot be read twice.",
@@ -112,7 +113,7 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
     packing, found = packing_of(path), signature_of(begin)
     if packing is not None and found != packing:
         raise SourceError(
-            f"{path}: its name ends in {path.suffix}, and it is not {packing}{f' but {found}' if found else ''}.",
+            f"{path}: its name ends in {path.suffix}, but it is not {packing}{f': it is {found}' if found else ''}.",
             "Correct the file's suffix, or get a complete copy.",
         )
     try:
@@ -183,22 +184,22 @@ def signature_of(begin: bytes) -> str | None:
 
 
 def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
-    """Return a text's bytes as UTF-8, unchanged without an encoding. Raises SourceError for a file that is not text, or
-    that is clearly in another encoding."""
+    """Return a text's bytes, recoded from `encoding` to UTF-8; unchanged if `encoding` is None. Raises SourceError for
+    a file that is not text, or that is clearly in another encoding."""
     begin = cast(io.BufferedReader, stream).peek(_SAMPLE_OF_TEXT)[:_SAMPLE_OF_TEXT]
     if (found := signature_of(begin)) is not None:
         raise SourceError(
-            f"{path}: holds {found}, and its name says {Path(name_without_packing(path)).suffix}.",
+            f"{path}: contains {found}, but its name ends in {Path(name_without_packing(path)).suffix}.",
             "Unpack it, and use the file in it."
             if found == TAR
             else "Correct the file's suffix, or save the file in the format of its name.",
         )
     plain = encoding_by_begin(begin)
     if plain is not None and not _is_read_as(plain, encoding):
-        named = f"`encoding` is {encoding}" if encoding is not None else "no `encoding` is named, which means UTF-8"
-        remedy = "Remove `encoding` from" if plain == "utf-8" else f"Set `encoding: {plain}` in"
+        named = f"`encoding` is {encoding}" if encoding is not None else "no `encoding` is set, which means UTF-8"
+        remedy = "Remove `encoding` from" if plain == "utf-8" else f"Set `encoding: {plain}` for"
         raise SourceError(
-            f"{path}: is in {plain.upper()} by its first bytes, and {named}.", f"{remedy} the source's recipe."
+            f"{path}: is in {plain.upper()} by its first bytes, but {named}.", f"{remedy} the source in the recipe."
         )
     if encoding is None:
         return stream
@@ -240,8 +241,9 @@ def _is_read_as(plain: str, encoding: str | None) -> bool:
 
 
 class _Recoded(io.RawIOBase):
-    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because the
-    rows after it could only be guessed, and for a text that is valid UTF-8 throughout, which would be garbled."""
+    """A stream that recodes a file to UTF-8. Raises SourceError at a byte that is invalid in the encoding, because
+    later rows could only be guessed. Also raises it at the end of a text that is valid UTF-8, because the encoding
+    would garble such a text."""
 
     def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
         self._stream, self._path, self._encoding = stream, path, encoding
@@ -262,7 +264,7 @@ class _Recoded(io.RawIOBase):
                 text = self._decoder.decode(block, final=not block)
             except UnicodeError:
                 raise SourceError(
-                    f"{self._path}: not {self._encoding}, within the bytes {self._read:,} to "
+                    f"{self._path}: not valid {self._encoding} within the bytes {self._read:,} to "
                     f"{self._read + len(block):,}.",
                     "Correct `encoding` of the source in the recipe.",
                 ) from None
@@ -286,6 +288,6 @@ class _Recoded(io.RawIOBase):
         self._beyond_ascii += 0 if text.isascii() else sum(not character.isascii() for character in text)
         if not block and self._beyond_ascii >= _LEAST_UTF8:
             raise SourceError(
-                f"{self._path}: is UTF-8 all through, and `encoding` is {self._encoding}, which would garble it.",
-                "Remove `encoding` from the source's recipe.",
+                f"{self._path}: is valid UTF-8, but `encoding` is {self._encoding}, which would garble it.",
+                "Remove `encoding` from the source in the recipe.",
             )

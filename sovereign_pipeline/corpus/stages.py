@@ -59,7 +59,7 @@ def _raw_config(line: Line) -> Config:
     return {
         "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
-        # A key of a later release is included only if it has an effect.
+        # A key that a later release added is included only if it has an effect, so that older identities stay valid.
         **({"needs_author": True} if line.split.by_author else {}),
         **({"extractors": extractors} if extractors else {}),
         **({"ocr": find_tesseract().version} if any(source.ocr for source in line.sources) else {}),
@@ -149,7 +149,7 @@ def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
     earlier = [(each.created_at, each.recorded[COLUMN_SECRET]) for each in made if COLUMN_SECRET in each.recorded]
     if earlier and max(earlier)[1] != fingerprint:
         raise PrivacyError(
-            f"Line {workplace.line.line}: the secret for pseudonyms differs from earlier corpora's.",
+            f"Line {workplace.line.line}: the secret for pseudonyms differs from that of earlier corpora.",
             "Restore columns.key from the backup of the vault, or set privacy.columns to quarantine.",
         )
     return {COLUMN_SECRET: fingerprint}
@@ -160,7 +160,7 @@ def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Q
     rows = count.rows - count.not_selected - count.excluded
     if not broken or len(broken) <= limit * rows:
         return
-    levels = f" No levels: {format_levels(reader.unknown_levels)}." if reader.unknown_levels else ""
+    levels = f" Unknown levels: {format_levels(reader.unknown_levels)}." if reader.unknown_levels else ""
     raise QuarantineExceeded(
         f"Line {workplace.line.line}: {len(broken):,} of {rows:,} rows of source '{reader.source.name}' "
         f"({reader.path}) are broken, {len(broken) / rows:.1%}; the recipe allows {limit:.1%}. "
@@ -174,7 +174,7 @@ def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Q
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the documents, each with at least the highest classification level in its case file.
 
-    Every row of the sources counts for its case file, also one that is excluded, quarantined or not selected. All
+    Every row of the sources counts for its case file, even if it is excluded, quarantined or not selected. All
     spellings of a case file count as one (`folded`). Raises CeilingExceeded with row id and level before anything else
     of the line is built.
     """
@@ -225,14 +225,14 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path, by_case: Mapping[
     if own or of_case:
         raise CeilingExceeded(
             f"Line {workplace.line.line} may hold {ceiling} at most: {and_more(own + of_case, separator='; ')}. "
-            f"Nothing more was made of the line.",
+            f"No further artifact of the line was built.",
             "Remove the whole case files of these documents from the line's sources, or raise the line's ceiling.",
         )
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify against the raw corpus that no level fell, that each case has one level, including its rows that became no
-    document, and that the manifest has the highest level."""
+    """Verify against the raw corpus that no document's level fell, that all documents of a case have one level, at
+    least that of its rows that became no document, and that the manifest states the highest level."""
     ladder = workplace.institution.ladder
     left_out = _left_out(inputs["raw_corpus"])
     fallen: list[str] = []
@@ -266,8 +266,8 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that every row of the source files is exactly the stored document, quarantined, excluded, or not selected.
-    Code that is independent of the build determines the rows' levels again."""
+    """Verify that every row of the source files is stored unchanged as a document, quarantined, excluded, or not
+    selected. Code that is separate from the build determines the rows' levels again."""
     if artifact.manifest.external_inputs != source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
     ladder, readers = workplace.institution.ladder, readers_of(workplace, RAW_CORPUS.config_at(workplace))
@@ -334,7 +334,8 @@ def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
 
 
 def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify the share of links to existing rows, by the counts that `rows_accounted_for` verifies."""
+    """Verify that the share of links to missing rows is at most the recipe's limit. The counts are those that
+    `rows_accounted_for` verifies."""
     limit = workplace.line.quarantine.max_links_without_row
     sources = [row for row in read_sources(artifact) if row["links"]]
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}
@@ -355,9 +356,9 @@ MOST_IN_OTHER_LANGUAGE = 0.02
 
 
 def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Verify that hardly any document has a text in another language than its own. In such a text, names would be
-    missed or wrong. Texts of one document may be in two languages if names are detected in both, and their scripts
-    differ."""
+    """Verify that hardly any document has a text in another language than it states. In such a text, name detection
+    would miss names or find wrong ones. A document may have texts in two languages if names are detected in both, and
+    their scripts differ."""
     counts, wrong, documents = Counter[str](), list[str](), 0
     for document in read_documents(artifact.file(DOCUMENTS)):
         documents += 1
@@ -448,7 +449,8 @@ def changed_sources(
 def _compare_rows(
     path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen
 ) -> ChangedRows | None:
-    """Return the changed rows of one source, or None if the file cannot be read by the source's description."""
+    """Return the changed rows of one source; None if the file cannot be read as the recorded description of the source
+    states."""
     try:
         config: Mapping[str, Any] = manifest.producer.config
         sources = {each["name"]: Source.model_validate(each) for each in config["sources"]}
@@ -508,8 +510,8 @@ def compare_with_sources(
 ) -> Comparison:
     """Compare a raw corpus with its sources, row by row in their common order.
 
-    The comparison has its own code for each row's classification level, because a level that both codes missed would
-    lower everything made from the row.
+    Its code for a row's classification level is separate from the reader's. If both missed a level, everything built
+    from the row would get too low a level.
 
     Args:
         documents: the name of the corpus's file of documents.

@@ -36,10 +36,10 @@ TEXTS = ("subject", "request", "response", "rejected")
 LEAST_MARKUP = 0.5
 """Minimum share of values with certain markup from which a column counts as HTML. Plain text contains `<`, too."""
 LEAST_ROWS_OF_A_WORD = 3
-"""Minimum number of rows with a word of a level column that is shown. A rarer word may be a name."""
+"""Minimum number of rows with a word for showing the word of a level column. A rarer word may be a name."""
 LEAST_ALIKE, LEAST_TIMES_OTHERS = 0.5, 2
-"""Minimum share of a column's texts that look like replies, or begin with a salutation, to decide its side; and the
-factor by which this share must exceed every other column's."""
+"""Minimum share of a column's texts that look like replies, or begin with a salutation, for using the column as
+response or request; and the factor by which this share must exceed every other column's."""
 
 FIELDS = ("request", "response", "rejected", "subject", "date", "case", "department", "author", "language", "id")
 FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language", "id")
@@ -47,7 +47,8 @@ FIELDS_BY_WORDS = ("date", "subject", "case", "department", "author", "language"
 TERMS = {"licence": f"{FILL_IN}: terms of use, such as own records", "retention": f"{FILL_IN}: such as 10 years"}
 """Keys of each source that a person must fill in."""
 LONGEST_BY_WORD = 60
-"""Maximum mean length of the values of a column that is assigned by a word of its name, except to the subject."""
+"""Maximum mean length in characters of values in a column that is assigned by a word in its name, except to the
+subject."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +61,22 @@ class Suggestion:
 
     @property
     def questions(self) -> dict[str, str]:
-        """Return key that a person must fill in -> explanation of its value. Keys of the source are without
-        `sources.0.`."""
+        """Return key that a person must fill in -> explanation of its value. Keys of the source omit `sources.0.`."""
         return {
             re.sub(r"\.0$", "", key.removeprefix(_OF_SOURCE)): text.removeprefix(FILL_IN).lstrip(": ")
             for key, text in placeholders_in(self.recipe)
         }
 
     def answered(self, answers: Iterable[str]) -> "Suggestion":
-        """Return the suggestion with the values of `KEY=VALUE`, in YAML. Without a value, the key is removed.
+        """Return the suggestion with the answers `KEY=VALUE` applied; values are YAML. An empty value removes the key.
 
-        Raises InputError for another form, and for a key below a value that cannot have keys.
+        Raises InputError for an answer of another form, and for a key below a value that cannot have keys.
         """
         recipe = copy.deepcopy(self.recipe)
         for each in answers:
             key, sign, value = each.partition("=")
             if not sign or not key.strip():
-                raise InputError(f"--set: '{key}' is not of the form KEY=VALUE.", "Name a key of the recipe.")
+                raise InputError(f"--set: '{key}' is not of the form KEY=VALUE.", "Write a recipe key, = and a value.")
             _set_key(recipe, key.strip().removeprefix(_OF_SOURCE), value.strip())
         return Suggestion(recipe, self.notes)
 
@@ -99,7 +99,7 @@ def _set_key(recipe: dict[str, Any], key: str, value: str) -> None:
     while rest:
         place = place.setdefault(part, {})
         if not isinstance(place, dict):
-            raise InputError(f"--set {key}: '{part}' has no keys.", "Name a key of the recipe.")
+            raise InputError(f"--set {key}: '{part}' cannot have keys.", "Correct the key before the =.")
         part, _, rest = (rest, "", "") if part in _SECTIONS_OF_WORDS else rest.partition(".")
     if not value:
         place.pop(part, None)
@@ -124,7 +124,8 @@ def suggest(
 
     Args:
         path: path of the file for the recipe.
-        answers: a person's values, as in `Suggestion.answered`. The recipe does not have them yet.
+        answers: a person's values, as in `Suggestion.answered`. They are used to read sample rows, and are not in the
+            returned recipe.
         of_kind: further keys of the source: the query of a database's snapshot.
         line: name of the line of adapters.
         suites: the institution's own suites, relative to the data root.
@@ -138,26 +139,27 @@ def suggest(
     if facts.with_tools:
         recipe["training"] = {"base_model": "smollm2-135m-tools", "instruction": "Answer the enquirer."}
         notes.append(
-            f"base_model: {facts.with_tools:,} of {facts.rows:,} rows have tools, so its template must write calls."
+            f"base_model: {facts.with_tools:,} of {facts.rows:,} rows have tools; use a model whose template has calls."
         )
     return recipe_with(source, recipe, notes, line, institution, suites, prompts)
 
 
 def has_letters(facts: FileFacts) -> bool:
-    """Return whether a file surely has columns of letters and replies, or has rows in a layout."""
+    """Return whether a file certainly has columns of letters and replies, or has rows in a layout."""
     fields = _fields(facts, None, (), [])
     return facts.layout is not None or {"request", "response"} <= fields.keys()
 
 
 def ask_for_quarantine(sample: Sample, notes: list[str]) -> dict[str, Any]:
-    """Return the key `quarantine` to fill in if more rows would be quarantined than a line accepts by default."""
+    """Return the key `quarantine` to fill in if more rows would be quarantined than a line accepts by default;
+    otherwise an empty dict."""
     most = Quarantine().max_share
     if sample.share <= most:
         return {}
     about = f"{sample.quarantined:,} of {sample.quarantined + sample.documents:,} rows ({sample.share:.1%})"
     # Recipes are kept under version control, and names of files may be names of people.
     reasons = [f"{len(rows):,}: {reason}" for reason, rows in sample.reasons.items()]
-    reasons = sample.rows_by_reason if sample.has_row_numbers else [*reasons, "`sovereign lines check` names them"]
+    reasons = sample.rows_by_reason if sample.has_row_numbers else [*reasons, "`sovereign lines check` lists them"]
     notes.append(
         f"quarantine: {about} cannot become documents. {'; '.join(reasons)}. A line stops above "
         f"{most:.0%}: write the share that you accept. {sample.remedy}"
@@ -199,8 +201,8 @@ def recipe_with(
 
 
 def _sample_of(facts: FileFacts, source: Mapping[str, Any], ladder: ClassificationLadder) -> Sample | None:
-    """Read the first rows as if the recipe were filled in: an unknown word is the highest level, and finished rows are
-    selected. Returns None if a person must name a column or a format first."""
+    """Read the first rows as if the recipe were filled in: unknown level words get the highest level, and only rows
+    with finished states are selected. Return None if a person must name a column or a format first."""
     column = source.get("columns", {}).get("classification", "classification")
     levels = _words_for_levels(facts.columns[column], ladder) if column in facts.columns else {}
     known = {folded(level): level for level in ladder.levels}
@@ -232,11 +234,11 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
     source: dict[str, Any] = {"name": "letters", "path": path.as_posix()}
     if facts.encoding is not None:
         source["encoding"] = facts.encoding
-        notes.append(f"encoding: read as {facts.encoding}; check that its letters are correct.")
+        notes.append(f"encoding: read as {facts.encoding}; check that the letters of texts are correct.")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
         notes.append(
-            f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and go to "
-            f"quarantine ({format_rows(facts, NOT_UTF8)}); another `encoding` would garble the others."
+            f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and will be "
+            f"quarantined ({format_rows(facts, NOT_UTF8)}); another `encoding` would garble the other rows."
         )
     if facts.sheet is not None:
         source["sheet"] = facts.sheet
@@ -276,7 +278,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 
 
 def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
-    """Write FILL IN for a request or a response that no column surely is."""
+    """Write FILL IN for the request or response if no column certainly contains it."""
     for name in ("request", "response") if facts.layout is None else ():
         if name in fields:
             continue
@@ -284,21 +286,21 @@ def _ask_for_sides(facts: FileFacts, fields: Mapping[str, str], source: dict[str
         names = " or ".join(f"'{each.name}'" for each in texts) or "a column"
         source["columns"][name] = f"{FILL_IN}: {names}"
         about = "".join(f" '{each.name}' has {format_texts(each)}." for each in texts)
-        notes.append(f"{name}: no column is surely it; name one.{about}")
+        notes.append(f"{name}: no column certainly contains it; choose one.{about}")
 
 
 def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, Any], notes: list[str]) -> None:
-    """Make every row a case file of its own. If a column may hold case files, a person decides instead."""
+    """Make every row a separate case file. If a column may contain case files, ask a person instead."""
     may_be = [each for each in facts.columns.values() if each.name not in taken and each.may_be_cases]
     if not may_be or (facts.layout is not None and facts.layout == "chatgpt"):
         source["case_from_row"] = True
-        notes.append("case: no column has it, so every row is a case file of its own.")
+        notes.append("case: no column contains case files, so every row is a separate case file.")
         return
     names = " or ".join(f"'{each.name}'" for each in may_be)
-    source["columns"]["case"] = f"{FILL_IN}: {names}, or take this line out and write case_from_row: true"
+    source["columns"]["case"] = f"{FILL_IN}: {names}, or delete this line and write case_from_row: true"
     notes += [
-        f"case: may '{each.name}' be the case file? {len(each.values):,} values in {each.filled:,} rows. Rows of one "
-        f"case must stay on one side of the split. If it is not, take the line out and write `case_from_row: true`."
+        f"case: does '{each.name}' contain case files? It has {len(each.values):,} values in {each.filled:,} rows. "
+        f"Rows of one case must stay on one side of the split. If not, delete the line and write `case_from_row: true`."
         for each in may_be
     ]
 
@@ -306,13 +308,13 @@ def _ask_for_case(facts: FileFacts, taken: Collection[str], source: dict[str, An
 def _set_columns_that_are_not_there(
     facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
 ) -> None:
-    """Add constants for fields without a column, and find the language by the text."""
+    """Set empty constants for fields without a column. Without a column of languages, set `language_from_text`."""
     for name in ("department", "author", "subject", "language"):
         if name == "language" and name in fields and (empty := _empty_cells(facts, fields[name])):
             source["language_from_text"] = True
             notes.append(
-                f"language: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{fields[name]}': the language "
-                f"is found by its letters."
+                f"language: {counted(empty, 'row')} of {facts.rows:,} with no value in '{fields[name]}'; the language "
+                f"is detected from the row's text."
             )
         if name in fields or (name == "subject" and facts.layout is not None):
             continue
@@ -324,7 +326,7 @@ def _set_columns_that_are_not_there(
             texts = [facts.columns[fields[each]] for each in ("request", "response") if each in fields]
             arabic, filled = sum(each.arabic for each in texts), sum(each.filled for each in texts)
             shares = f"; {arabic:,} of {filled:,} texts are in Arabic script" if filled else ""
-            notes.append(f"language: no column has it; it is detected from each row's text{shares}.")
+            notes.append(f"language: no column has languages; each row's text is searched for its language{shares}.")
         else:
             source["constants"][name] = ""
 
@@ -335,16 +337,16 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
         formats = [" or ".join(alternatives) for alternatives in column.date_formats]
         if any(len(alternatives) > 1 for alternatives in column.date_formats):
             source["date"] = {"format": f"{FILL_IN}: {' and '.join(formats)}"}
-            notes.append(f"date: '{column.name}' may be {' and '.join(formats)}: no row decides. Which one is correct?")
+            notes.append(f"date: '{column.name}' may be {' and '.join(formats)}. Which format is correct?")
         elif formats:
             source["date"] = {"format": formats if len(formats) > 1 else formats[0]}
             notes.append(f"date: '{column.name}' is read as {' and '.join(formats)}.")
         if column.undated:
-            notes.append(f"date: {counted(column.undated, 'row')} with another value in '{column.name}': quarantine.")
+            notes.append(f"date: {counted(column.undated, 'row')} without a date in '{column.name}': quarantined.")
         return
     own = _column_named("date", facts)
     notes += [
-        f"date: '{column.name}' holds years of the Hijri calendar, such as 1445. They are not converted: add a column "
+        f"date: '{column.name}' has years of the Hijri calendar, such as 1445. They are not converted: add a column "
         f"with dates of the Gregorian calendar to the file."
         for column in facts.columns.values()
         if column.has_hijri_dates
@@ -355,8 +357,8 @@ def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any
     elif mixed:
         source["columns"]["date"] = f"{FILL_IN}: {mixed[0].name}"
         notes.append(
-            f"date: '{mixed[0].name}' mixes day before month and month before day: some values may be two days, and no "
-            f"list of formats tells which. Write ISO dates into the file."
+            f"date: '{mixed[0].name}' mixes day before month and month before day. No list of formats can read values "
+            f"that may mean two days. Write ISO dates into the file."
         )
     else:
         source["constants"]["date"] = f"{FILL_IN}: one date for all rows"
@@ -370,7 +372,7 @@ def _set_levels(
     source: dict[str, Any],
     notes: list[str],
 ) -> None:
-    """Add the level words, and a floor for rows without one."""
+    """Add the words to map to levels, and a floor for rows without a level."""
     highest = ladder.levels[-1]
     named = facts.columns[fields["classification"]] if "classification" in fields else None
     own = named or _column_named("classification", facts)
@@ -394,12 +396,12 @@ def _set_levels(
         unknown = sum(words.values())
         notes.append(
             f"classification: {unknown + own.long:,} of {facts.rows:,} rows have words in '{own.name}' that are no "
-            f"levels of the ladder: quarantine. Give each word a level under `levels`, or rename the column and set "
-            f"`classification_floor`."
+            f"levels of the ladder, and will be quarantined. Give each word a level under `levels`, or rename the "
+            f"column and set `classification_floor`."
         )
     if named is not None:
         if empty := facts.rows - named.filled:
-            notes.append(f"classification: {counted(empty, 'row')} without a level: quarantine.")
+            notes.append(f"classification: {counted(empty, 'row')} without a level will be quarantined.")
     elif own is None or not own.filled:
         source["classification_floor"] = highest
         notes.append(f"classification: a row without a level of the ladder gets the highest: {highest}.")
@@ -442,7 +444,7 @@ def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str],
         worded = [each for each in free() if names_field(each.name, name) and _fits_word(name, each)]
         if worded:
             fields[name] = worded[0].name
-            notes.append(f"{name}: '{fields[name]}' is taken by a word of its name.")
+            notes.append(f"{name}: '{fields[name]}' is chosen by a word in its name.")
     if "id" not in fields:
         unique = [column for column in free() if column.is_unique and not _fits("date", column)]
         if unique:
@@ -460,8 +462,8 @@ def _fields(facts: FileFacts, links: LinkColumn | None, levels: Collection[str],
 
 
 def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], notes: list[str]) -> None:
-    """Add the columns of the request and the response by the words of their names, else by their texts. The texts'
-    length is not used. A side that cannot be determined is left out."""
+    """Add the columns of the request and the response, found by words in their names or else by their texts. The length
+    of texts is not used. A field that cannot be determined is left out."""
 
     texts = _texts(free)
 
@@ -479,11 +481,11 @@ def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], no
     if "response" in fields:
         add("request", [each for each in _texts(free) if may_be_request(each.name)], "its name")
         letters = [each for each in _texts(free) if each.salutation_share >= LEAST_ALIKE]
-        add("request", letters, "its texts, the only other ones with a salutation")
+        add("request", letters, "its texts, the only others with a salutation")
 
 
 def _texts(free: Callable[[], list[ColumnFacts]]) -> list[ColumnFacts]:
-    """Return the columns that may be a side of letters and are not used yet."""
+    """Return the columns that may contain requests or replies and are not used yet."""
     return [each for each in free() if each.is_of_texts and not names_field(each.name, "subject")]
 
 
@@ -496,7 +498,7 @@ def format_texts(column: ColumnFacts) -> str:
 
 
 def _is_named(column: ColumnFacts, field: str) -> bool:
-    """Return whether a column has a usual name of a field, or a word of it in its name."""
+    """Return whether a column's name is a usual name of a field, or contains a word for the field."""
     return plain(column.name) in names_of(field) or names_field(column.name, field)
 
 
@@ -524,25 +526,25 @@ def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
     if "id" in fields:
         column = facts.columns[fields["id"]]
         repeated = column.values.total() - len(column.values)
-        for count, what in ((repeated, "an id that an earlier row has"), (column.rows - column.filled, "no id")):
+        for count, what in ((repeated, "an earlier row's id"), (column.rows - column.filled, "no id")):
             if count:
                 notes.append(
-                    f"id: {counted(count, 'row')} of {facts.rows:,} with {what} in '{column.name}': quarantine."
+                    f"id: {counted(count, 'row')} of {facts.rows:,} with {what} in '{column.name}' will be quarantined."
                 )
         return
     own = _column_named("id", facts)
     known = [each for each in facts.columns.values() if plain(each.name) in names_of("id") and each is not own]
     for each in known:
         notes.append(
-            f"id: '{each.name}' is not used: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
+            f"id: '{each.name}' is not used: {each.rows_amiss:,} of {facts.rows:,} rows repeat an id or have none."
         )
     if own is None:
         source["id_from_row"] = True
-        notes.append("id: no column has one for each row; rows get ids from their numbers, so only append to the file.")
+        notes.append("id: no column has an id in each row; row numbers become ids, so only append rows to the file.")
         return
     notes.append(
-        f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none: quarantine. To name "
-        f"rows by their numbers, rename that column in the file, and set `id_from_row: true`."
+        f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none, and will be "
+        f"quarantined. To use row numbers as ids, rename that column in the file, and set `id_from_row: true`."
     )
 
 
@@ -553,10 +555,10 @@ def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
         empty = _empty_cells(facts, column)
         if not empty or name in ("id", "classification", "language"):
             continue
-        follows = "quarantine"
+        follows = "quarantined"
         if name in ("author", "department"):
-            follows = "read without it" + (", or quarantine with `split.by_author`" if name == "author" else "")
-        notes.append(f"{name}: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{column}': {follows}.")
+            follows = "read without it" + (", or quarantined with `split.by_author`" if name == "author" else "")
+        notes.append(f"{name}: {counted(empty, 'row')} of {facts.rows:,} with no value in '{column}': {follows}.")
     return notes
 
 
@@ -566,10 +568,10 @@ def _empty_cells(facts: FileFacts, column: str) -> int:
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
     """Return a note on a column that is read because of its name, although its values are unsuitable."""
-    wants = {"date": "dates of one form", "language": "tags of languages (en, ar)"}.get(name, "one text in each row")
+    wants = {"date": "a date in one format", "language": "a language tag (en, ar)"}.get(name, "one text")
     return (
-        f"{name}: the column '{own.name}' does not hold {wants} in each row, and is read all the same: rows without "
-        f"go to quarantine. A constant does not replace it. Correct it, or rename it and set the constant."
+        f"{name}: the column '{own.name}' does not have {wants} in each row. It is read because of its name, and rows "
+        f"without are quarantined. A constant cannot replace it. Correct it, or rename it and set the constant."
     )
 
 
@@ -580,34 +582,34 @@ def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
 
 def _about_links(each: LinkColumn, taken: bool) -> str:
     note = (
-        f"links: {each.matched:,} of {each.links:,} ids in '{each.column}' name a row by '{each.ids}', "
-        f"{each.unmatched:,} name none."
+        f"links: {each.matched:,} of {each.links:,} ids in '{each.column}' match a row by '{each.ids}', "
+        f"{each.unmatched:,} match none."
     )
     if taken:
         return note
     why = (
-        f"It is not used ({each.doubt})"
+        f"The column is not used ({each.doubt})"
         if each.doubt
-        else "A source can have only one column of links, and it is not used"
+        else "A source can have only one column of links, and this one is not used"
     )
-    return f"{note} {why}; if it ties rows, set `links` to it, and `id` under `columns` to '{each.ids}'."
+    return f"{note} {why}; if it links rows, set `links` to it, and `id` under `columns` to '{each.ids}'."
 
 
 def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
-    """Return `html` if one text column is mostly HTML, or else None. Adds a note on tags in either case, because
+    """Return `html` if one text column is mostly HTML, or else None. In either case, add a note on tags, because
     removing tags deletes text."""
     columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
     is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
     for column in columns:
         if not column.markup and not (is_html and column.like_tags):
             continue
-        note = f"markup: {column.markup:,} of {column.filled:,} values of '{column.name}' have tags of HTML"
+        note = f"markup: {column.markup:,} of {column.filled:,} values of '{column.name}' have HTML tags"
         if column.like_tags:
-            note += f", and {column.like_tags:,} have `<` before what is no tag"
+            note += f", and {column.like_tags:,} have `<` before text that is no tag"
         if is_html:
-            notes.append(f"{note}; `markup: html` removes all that stands between `<` and `>`, in every row.")
+            notes.append(f"{note}; `markup: html` removes everything between `<` and `>`, in every row.")
         else:
-            notes.append(f"{note}; it is kept. `markup: html` would remove all between `<` and `>`, in every row.")
+            notes.append(f"{note}; tags stay. `markup: html` would remove all between `<` and `>`, in every row.")
     return "html" if is_html else None
 
 
@@ -622,7 +624,7 @@ def about_layout(facts: FileFacts) -> list[str]:
         said.append(f"{counted(one, 'row has', 'rows have')} one request and its reply.")
     if more:
         said.append(
-            f"{counted(more, 'row has', 'rows have')} more turns, up to {max(facts.turns)} requests; each stays a turn."
+            f"{counted(more, 'row has', 'rows have')} more turns, up to {max(facts.turns)} requests; all turns stay."
         )
     roles = ", ".join(f"{times:,} of {role}" for role, times in facts.roles.most_common())
     tools = f", and {counted(facts.calls, 'call')} of tools" if facts.calls else ""
@@ -637,7 +639,7 @@ def about_layout(facts: FileFacts) -> list[str]:
 
 def about_states(column: ColumnFacts) -> str:
     """Return a question on the states in a column."""
-    return f"column '{column.name}' has {format_states(column)}; which of them shall be used?"
+    return f"column '{column.name}' has {format_states(column)}; which of these states should be used?"
 
 
 def format_states(column: ColumnFacts) -> str:

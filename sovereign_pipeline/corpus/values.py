@@ -1,4 +1,4 @@
-"""Read single values of a source file: ids, days, languages, truth values, states and links."""
+"""Read single values of a source file: ids, languages, truth values, states, levels and links."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ _NAMES_OF_LANGUAGES = {
 }
 """Name of a language -> its tag."""
 NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))
-"""Lower-case spellings of null in Python, pandas, databases, workbooks and by people."""
+"""Lower-case spellings of null, as Python, pandas, databases, workbooks and people write it."""
 LONGEST_IDENTIFIER = 200
 """Maximum length of an id or case in characters. Both appear in messages, and a longer value is a text in the wrong
 column."""
@@ -64,7 +64,7 @@ def is_unicode(text: str) -> bool:
 
 
 def is_a_text(value: Any) -> bool:
-    """Return whether a value can be one text, which excludes lists, truth values, bytes and numbers such as NaN."""
+    """Return whether a value can be read as one text. Lists, truth values, bytes and numbers such as NaN cannot."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
@@ -75,8 +75,8 @@ def is_identifier(text: str) -> bool:
 
 
 def language_of(tag: str) -> str:
-    """Return the language of a tag, without script and region, or of a language's name. Raises RowRejected, without
-    quoting the tag, if it is invalid."""
+    """Return the language in a BCP 47 tag, without script and region, or of a language's name. Raises RowRejected,
+    without quoting the tag, if the tag is invalid."""
     if (named := _NAMES_OF_LANGUAGES.get(tag.casefold())) is not None:
         return named
     if _LANGUAGE_TAG.fullmatch(tag) is None:
@@ -121,8 +121,8 @@ def truth_of(value: Any) -> bool | None:
 
 
 def is_wanted(value: Any, wanted: WantedValue | tuple[WantedValue, ...]) -> bool:
-    """Return whether a value of a file equals one of the values in `where`, in any spelling. An empty value equals null
-    and false, because exports leave false cells empty."""
+    """Return whether a file's value equals `wanted`, or one of several, in any spelling. An empty value equals null and
+    false, because exports leave false cells empty."""
     if isinstance(wanted, tuple):
         return any(is_wanted(value, each) for each in wanted)
     if isinstance(value, bool):
@@ -148,7 +148,7 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
 
 
 def format_values(seen: Mapping[str, int]) -> str:
-    """Return the values of a column for a message, each with its count. Possible texts are only counted."""
+    """Return the values of a column for a message, each with its count. Values that may be texts are only counted."""
     shown = [
         f"{value.strip() or 'nothing'} ({times:,})"
         for value, times in Counter(seen).most_common()
@@ -161,7 +161,7 @@ def format_values(seen: Mapping[str, int]) -> str:
 
 
 def format_levels(words: Mapping[str, int]) -> str:
-    """Return the words of a level column for a message, each with its count. Possible texts or names are only
+    """Return the words of a level column for a message, each with its count. Words that may be texts or names are only
     counted."""
     short = [each for each in words if len(each) <= 30 and len(each.split()) <= 3 and not any(map(str.isdigit, each))]
     shown = short if len(words) <= _MOST_LEVELS else []
@@ -200,7 +200,7 @@ _SLASH = re.compile(r"\s*/\s*")
 _LEFT_OVER = re.compile(r"[\[\]{}()\"']")
 _LOST = "the links are numbers such as 1.2E+11, which have lost digits"
 WHOLE_IN_FLOAT = 2**53
-"""Limit above which a float cannot represent every whole number, so that two ids may become one."""
+"""Limit above which a float cannot represent every whole number, so that two ids may become the same number."""
 
 
 def normal_id(text: str) -> str:
@@ -310,7 +310,7 @@ def _is_id(value: Any) -> bool:
 
 
 class LinkTally:
-    """Counts the links of all sources, and the links to missing rows. Rows of every outcome count."""
+    """Counts the links of all sources, and the links to missing rows. A row counts as existing whatever its outcome."""
 
     def __init__(self) -> None:
         self._rows: set[str] = set()

@@ -249,7 +249,7 @@ def test_one_id_that_is_none_takes_neither_ids_nor_links_away(tmp_path: Path, id
     rows[2]["id"] = id
     source, notes = suggested(tmp_path / "a.jsonl", rows)
     assert source["links"] == "linked" and "id_from_row" not in source and "id" not in source["columns"]
-    assert "id: 1 row of 100 with" in notes and "49 of 50 ids in 'linked' name a row by 'id', 1 name none." in notes
+    assert "id: 1 row of 100 with" in notes and "49 of 50 ids in 'linked' match a row by 'id', 1 match none." in notes
 
 
 def test_a_column_of_ids_that_repeats_many_is_told(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_pairs_in_which_every_row_names_the_other_are_links(tmp_path: Path) -> N
     assert suggested(tmp_path / "a.jsonl", few)[0]["links"] == "linked"
     unnamed = [{("other" if name == "linked" else name): value for name, value in row.items()} for row in as_text]
     source, notes = suggested(tmp_path / "a.jsonl", unnamed)
-    assert "links" not in source and "100 of 100 ids in 'other'" in notes and "as ids have" in notes
+    assert "links" not in source and "100 of 100 ids in 'other'" in notes and "as in an id column" in notes
 
 
 def test_links_of_which_fewer_than_half_match_are_told(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_links_of_which_fewer_than_half_match_are_told(tmp_path: Path) -> None:
     for row in rows[20:]:
         row["linked"] = ["9" + id for id in row["linked"]]
     source, notes = suggested(tmp_path / "a.jsonl", rows)
-    assert "links" not in source and "10 of 50 ids in 'linked' name a row by 'id', 40 name none." in notes
+    assert "links" not in source and "10 of 50 ids in 'linked' match a row by 'id', 40 match none." in notes
 
 
 def test_links_as_decimals_of_parquet_are_links(tmp_path: Path) -> None:
@@ -319,8 +319,8 @@ def test_one_tag_is_no_reason_to_delete_what_stands_in_angle_brackets(tmp_path: 
         row["request"] += " From <lamps@example.org>: x<y and y>z"
     rows[5]["request"] += " <b>urgent</b>"
     source, notes = suggested(tmp_path / "a.jsonl", rows)
-    assert "markup" not in source and "markup: 1 of 100 values of 'request' have tags of HTML" in notes
-    assert "100 have `<` before what is no tag" in notes
+    assert "markup" not in source and "markup: 1 of 100 values of 'request' have HTML tags" in notes
+    assert "100 have `<` before text that is no tag" in notes
 
 
 ONE_TO_A_HUNDRED = [*enumerate(replies())]
@@ -352,7 +352,7 @@ def csv_file(path: Path, rows: list[dict[str, Any]], above: str = "") -> Path:
 @pytest.mark.parametrize(
     ("field", "values", "said"),
     [
-        ("date", ["in spring"], "date: the column 'date' does not hold dates"),
+        ("date", ["in spring"], "date: the column 'date' does not have a date"),
         ("classification", [f"see file {n}" for n in range(20)], "classification: 100 of 100 rows have words in"),
     ],
 )
@@ -401,7 +401,7 @@ def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", rows)
     suggestion = look(path)
     assert suggestion.recipe["sources"][0]["date"] == {"format": f"{FILL_IN}: dd/mm/yyyy or mm/dd/yyyy"}
-    assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which one is correct?" in suggestion.notes
+    assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy. Which format is correct?" in suggestion.notes
 
 
 @pytest.mark.security_case(
@@ -424,7 +424,7 @@ def test_hijri_years_are_named_in_a_note(tmp_path: Path, name: str) -> None:
     for row in rows if name != "date" else ():
         del row["date"]
     _, notes = suggested(tmp_path / "a.jsonl", rows)
-    assert f"date: '{name}' holds years of the Hijri calendar, such as 1445" in notes
+    assert f"date: '{name}' has years of the Hijri calendar, such as 1445" in notes
 
 
 def test_words_for_levels_are_written_into_the_recipe(tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_states_are_asked_about_and_columns_that_are_not_read_are_listed(tmp_pat
     ]
     source, notes = suggested(tmp_path / "a.jsonl", rows)
     assert source["where"] == {"status": f"{FILL_IN}: final 960, draft 40"}
-    assert "column 'status' has final 960, draft 40; which of them shall be used?" in notes
+    assert "column 'status' has final 960, draft 40; which of these states should be used?" in notes
     assert "not read: 2 of 14 columns. Its columns: Pages, desk note." in notes
     read = Source.model_validate({**source, "where": {"status": ["final", "sent"]}})
     reader = SourceReader(read, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set())
@@ -543,11 +543,12 @@ def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) ->
     rows[5]["subject"] = " "
     path = written(tmp_path / "a.jsonl", rows)
     notes = look(path).notes
-    assert "author: 3 rows of 20 with nothing in 'author': read without it, or quarantine with `split.by_author`." in (
-        notes
+    assert (
+        "author: 3 rows of 20 with no value in 'author': read without it, or quarantined with `split.by_author`."
+        in (notes)
     )
-    assert "department: 1 row of 20 with nothing in 'department': read without it." in notes
-    assert "subject: 1 row of 20 with nothing in 'subject': quarantine." in notes
+    assert "department: 1 row of 20 with no value in 'department': read without it." in notes
+    assert "subject: 1 row of 20 with no value in 'subject': quarantined." in notes
     assert not [note for note in notes if note.startswith(("request:", "date:", "case:"))]
 
 
@@ -557,7 +558,7 @@ def test_the_language_of_rows_without_one_is_found_by_their_text(tmp_path: Path)
         row["language"] = ""
     source, notes = suggested(tmp_path / "a.jsonl", rows)
     assert source["language_from_text"] is True and all(outcome_of(tmp_path / "a.jsonl", source))
-    assert "language: 3 rows of 20 with nothing in 'language': the language is found by its letters." in notes
+    assert "language: 3 rows of 20 with no value in 'language'; the language is detected from the row's text." in notes
     for row in rows:
         row["language"] = ""
     assert suggested(tmp_path / "a.jsonl", rows)[0]["language_from_text"] is True
@@ -566,7 +567,7 @@ def test_the_language_of_rows_without_one_is_found_by_their_text(tmp_path: Path)
 def test_bytes_that_are_not_of_the_encoding_end_the_reading(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes("{}\n".encode("utf-16")[:-1])
     source = Source(name="a", path=tmp_path / "a.jsonl", encoding="utf-16", licence="own", retention="1 y")
-    with pytest.raises(SourceError, match=r"a\.jsonl: not utf-16, within the bytes"):
+    with pytest.raises(SourceError, match=r"a\.jsonl: not valid utf-16 within the bytes"):
         list(SourceReader(source, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set()))
 
 
@@ -677,7 +678,7 @@ def test_dates_with_day_and_month_in_both_orders_are_named(tmp_path: Path) -> No
 
 def test_dates_in_no_format_of_their_column_are_counted(tmp_path: Path) -> None:
     rows = [{**row, "date": "soon" if number < 2 else "25/12/2024"} for number, row in ONE_TO_A_HUNDRED]
-    assert "date: 2 rows with another value in 'date': quarantine." in suggested(tmp_path / "a.jsonl", rows)[1]
+    assert "date: 2 rows without a date in 'date': quarantined." in suggested(tmp_path / "a.jsonl", rows)[1]
 
 
 def test_roles_calls_and_tools_are_counted(tmp_path: Path) -> None:
