@@ -49,7 +49,7 @@ def never_planted(recipe: Canaries) -> list[Canary]:
 
 
 def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
-    """Yield every canary as often as the recipe says; nothing without canaries."""
+    """Yield each canary of the recipe `repeats` times; nothing without canaries."""
     if recipe is None:
         return
     for canary in planted(recipe):

@@ -129,7 +129,7 @@ class JudgedKind(Frozen):
 
 
 class JudgedSample(Frozen):
-    """An estimate, from rows that a person judged, of how much scrubbing missed and replaced needlessly."""
+    """An estimate, from rows that a person judged, of how much scrubbing missed and how much it replaced needlessly."""
 
     rows: int
     values: int
@@ -228,7 +228,7 @@ def _cell(value: object) -> str:
 
 
 _CONVERSATION = "conversation"
-"""Name under which the length of all texts of a conversation is stated."""
+"""Name under which the card states the total length of a conversation's texts."""
 
 
 class RowStatistics:

@@ -85,7 +85,8 @@ class HeldOutInRows:
     found: tuple[tuple[str, str], ...]
     """Pairs (held-out document id, row id), each once."""
     in_pieces: tuple[tuple[str, str], ...]
-    """Pairs (held-out document id, id of a row with a piece of it), for texts of which the rows contain half."""
+    """Pairs (held-out document id, id of a row with a piece of it), for texts of which all rows together contain
+    half."""
     pieces: Pieces
     by_fields: dict[str, int]
     """`field ~ field` (held-out document, row) -> number of pairs of texts."""
@@ -107,8 +108,8 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
     """Compare every row (all columns but the id, in order; every text of a conversation) with every item. The verdict
     lists suite, item and row.
 
-    If the recipe has no evaluation yet, the verdict says so. Such datasets are not trained on, and the gate is
-    evaluated again once the recipe has one. Raises CeilingExceeded for a suite above the line's ceiling, and
+    If the recipe has no evaluation yet, the verdict states this. Nothing is trained on such a dataset, and the gate is
+    evaluated again once the recipe has an evaluation. Raises CeilingExceeded for a suite above the line's ceiling, and
     SourceError for a suite that cannot be read.
     """
     if workplace.line.evaluation is None:
@@ -172,7 +173,7 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 
 def _with_held_out(verdict: Verdict, held_out: HeldOutInRows, side: str) -> Verdict:
-    """Add texts of untrained documents to the verdict so far. A recipe can never allow these."""
+    """Add the texts that rows share with one untrained side to the verdict. A recipe cannot allow such texts."""
     document = "held-out document" if side == "held_out" else "selection document"
     rows, pieces = ({row for _, row in found} for found in (held_out.found, held_out.in_pieces))
     evidence = {
@@ -246,7 +247,8 @@ NO_CONTAMINATION = Gate(
     config=_config,
     external=_digests,
 )
-"""The gate of a dataset. Changed suites, prompts or limits cause a new evaluation of it, without a new training."""
+"""The contamination gate of a dataset. Changed suites, prompts or limits cause a new evaluation of the gate, but no new
+training."""
 
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
@@ -257,7 +259,7 @@ def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
             question, text = text_of(row)
             yield SuiteItem(suite.name, row.id, question, text)
     for prompt in read_prompts(*prompt_files(data, evaluation.red_team).values()):
-        # Answers to these prompts cannot be learnt, and some contain no word.
+        # These prompts have no answer that could be learnt, and some contain no word.
         if prompt.kind == "out_of_distribution":
             continue
         yield SuiteItem(RED_TEAM, prompt.id, prompt.text, prompt.text)
@@ -290,8 +292,8 @@ class Contamination:
 
     A suite has names where a row has placeholders. In a run of `n`, a placeholder therefore counts as one word and
     matches any 1 to LONGEST_NAME words of the item. Every run with one placeholder is found; with more placeholders,
-    every run with n/2 successive real words. Short texts are compared without this rule, because too few words would be
-    left.
+    every run with n/2 successive real words. Texts below `n` words are compared without this rule, because too few real
+    words would remain.
     """
 
     def __init__(self, items: Iterable[SuiteItem], n: int) -> None:
@@ -308,7 +310,7 @@ class Contamination:
         )
         if not any(text.words) or not any(question.words):
             raise SourceError(
-                f"Item {item.id} of {item.suite} holds no word, so it cannot be compared with training rows.",
+                f"Item {item.id} of {item.suite} has no words, so it cannot be compared with training rows.",
                 "Correct the item, or remove it.",
             )
         if len(question.words) < self._n:
@@ -357,9 +359,9 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact) -> dict[str, HeldOutInRows]:
-    """Return, for each untrained side, every row that contains a text of one of the side's documents, or that is
-    contained in such a text, in any column. The split's documents alone determine boilerplate, so that no row can turn
-    a text into boilerplate."""
+    """Return name of each untrained side -> rows with a text, in any column, that contains or is contained in a text of
+    the side's documents. Only the split's documents determine boilerplate, so that no row can turn a text into
+    boilerplate."""
     found = {}
     with workplace.store.workspace() as scratch:
         ids, texts = _read_rows(rows, _system_messages(split), scratch / "rows.texts")
@@ -381,7 +383,7 @@ def held_out_in_rows(workplace: Workplace, rows: Sequence[Path], split: Artifact
 
 
 def _system_messages(split: Artifact) -> dict[str, str]:
-    """Return document id -> the system messages at its beginning, as they are served in the first user turn."""
+    """Return document id -> system messages at the document's beginning, as they are served in the first user turn."""
     found = {}
     for document in read_documents(split.file(TRAIN)):
         begun = takewhile(lambda turn: turn.role == "system", document.messages)
@@ -392,7 +394,7 @@ def _system_messages(split: Artifact) -> dict[str, str]:
 
 def _with_system_message(document: Document, system: str) -> Document:
     """Return a row's document with the system message separated from the user turn. The system message is compared as
-    context, because every conversation may have the same one."""
+    context, because every conversation may have the same system message."""
     first, *others = document.messages
     if not system or first.role != "user" or system not in first.content:
         return document

@@ -35,7 +35,7 @@ def row_files(dataset: Artifact) -> list[Path]:
     names = {entry.path for entry in dataset.manifest.files}
     found = [each for each in (TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS, CONVERSATION_ROWS) if each in names]
     if not found:
-        raise IntegrityError(f"{dataset.path}: this dataset has no file of rows.", "Restore it from a copy.")
+        raise IntegrityError(f"{dataset.path}: the dataset has no file of rows.", "Restore the dataset from a copy.")
     return [dataset.file(name) for name in found]
 
 
@@ -108,19 +108,19 @@ class ConversationRow(TypedDict):
 
 
 class Prompt(NamedTuple):
-    """Messages as the model gets them."""
+    """Messages as the model receives them."""
 
     messages: list[Turn]
     shared: int = 0
-    """Number of leading characters of the first user turn that other requests share: the instruction, and the caller's
-    system message behind it."""
+    """Number of leading characters of the first user turn that other requests share: the instruction, followed by the
+    caller's system message."""
 
 
 def as_served(messages: Sequence[Turn], instruction: str | None, replaces: bool = False) -> Prompt:
     """Prepend the line's instruction to the first user turn, in training as in serving.
 
-    System messages at the beginning follow the instruction in that turn. They stay as they are, without the
-    instruction, if they replace it (`replaces_instruction`), or if the line has no instruction.
+    System messages at the beginning follow the instruction in that turn. If they replace the instruction
+    (`replaces_instruction`), or if the line has no instruction, the messages are returned unchanged.
     """
     begin = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
     system = "\n\n".join(each["content"] for each in messages[:begin])
@@ -159,8 +159,8 @@ def message_of(turn: Turn) -> Message:
 
 
 def conversation_row(document: Document, instruction: str, replaces: bool = False) -> ConversationRow:
-    """Return a document as messages, as it is served. The document's subject precedes the first user turn, as in a
-    letter."""
+    """Return a document as a row of messages, in the form in which it is served. The document's subject precedes the
+    first user turn, as in a letter."""
     turns = [dict(turn_of(each)) for each in document.messages]
     first = next((turn for turn in turns if turn["role"] == "user"), None)
     if first is not None:
@@ -322,7 +322,7 @@ class Layout:
         return MESSAGES_ROWS if self.role == "letters" and line.training.format == "messages" else None
 
     def files(self, line: Line) -> dict[str, tuple[str, ...]]:
-        """Return name -> keys of a row for each file of rows that a dataset may have."""
+        """Return name of each file of rows that a dataset may have -> keys of its rows."""
         turns = ("messages",) if self.role == "letters" else self.columns[1:]
         return {
             self.file: self.columns,
@@ -366,10 +366,11 @@ LABELS = Layout(
 
 
 def preference_layout(line: Line) -> Layout:
-    """Return the layout of binary feedback if a source of the line has it, or else of pairs. A line never has both."""
+    """Return the layout of binary feedback if a source of the line has the role `labels`, or else the layout of pairs.
+    A line never has both roles."""
     return LABELS if any(source.role == "labels" for source in line.sources) else PAIRS
 
 
 def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Document]:
-    """Return the documents of one side of a split that are rows of this dataset. `side`: a file of the split."""
+    """Return the documents of one side of a split that are rows of a dataset. `side`: name of the side's file."""
     return filter(layout.includes, read_documents(split.file(side)))

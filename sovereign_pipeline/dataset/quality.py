@@ -26,8 +26,8 @@ RUNNING_LINE_WORDS = 8
 NEAR_EMPTY_WORDS = 3
 NEAR_LIMIT = 0.9
 ONE_SIDED = 0.8
-"""Share of pairs whose longer reply was chosen (or rejected) from which length predicts the choice. Rewards that follow
-length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
+"""Minimum share of pairs whose longer reply was chosen (or rejected) for a warning that length predicts the choice.
+Rewards that follow length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"
@@ -169,17 +169,18 @@ def _kinds(role: Role) -> Mapping[str, tuple[str, str]]:
 
 
 def _is_near_empty(reply: str) -> bool:
-    """Return whether a reply has few words. An empty reply belongs to another finding."""
+    """Return whether a reply has fewer than NEAR_EMPTY_WORDS words. False for an empty reply, which is another
+    finding."""
     words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
     return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 
 
 class Contradictions:
-    """Finds contradicting rows among a dataset's documents. Keeps each row's id, and a digest of each reply with its
+    """Finds contradicting rows among a dataset's documents. Stores each row's id, and a digest of each reply with its
     request.
 
-    Texts are equal if their words are (`normal_text`). If the two replies of a pair differ only in punctuation, they
-    are compared by `folded`.
+    Texts are equal if their words are equal (`normal_text`). If the two replies of a pair differ only in punctuation,
+    they are compared by `folded`.
     """
 
     def __init__(self) -> None:
@@ -279,8 +280,8 @@ def is_clipped(text: str) -> bool:
     The last line decides, without closing characters (quotes, brackets, tags, blanks). A clipped line ends in an
     ellipsis of any dots; in a note that the text continues, such as `(continued)` or `يتبع`; in a hyphen, comma,
     tatweel or opening bracket; or in a word such as `the` or `في`, which ends no sentence. A line is also clipped if it
-    is long enough for a sentence and has no sentence end. Short lines may be signatures, a line that ends in a web
-    address is not clipped, and more than LONGEST_ELLIPSIS dots are a line to fill in.
+    is long enough for a sentence and has no sentence end. Short lines may be signatures and are not clipped, nor are
+    lines that end in a web address. More than LONGEST_ELLIPSIS dots are a line to fill in.
     """
     tail = text[-_TAIL:]
     lines = _without_closing(html.unescape(tail) if "&" in tail else tail).splitlines()
@@ -309,8 +310,8 @@ def _without_closing(text: str) -> str:
 
 
 def _ends_in_ellipsis(line: str) -> bool:
-    """Return whether a line ends in an ellipsis: three dots or more, after Arabic script two or more. There may be
-    blanks between them. In Latin script two dots are a typo."""
+    """Return whether a line ends in an ellipsis: three dots or more, or two or more after Arabic script. Blanks may be
+    between the dots. In Latin script two dots are a typo."""
     run = line
     while run and (run[-1] in _DOTS or run[-1].isspace()):
         run = run[:-1]

@@ -127,7 +127,7 @@ def _config(layout: Layout, line: Line) -> Config:
 
 
 def _policy(institution: Institution, line: Line) -> Config:
-    """Return the rule for system messages if the line's rows may have any."""
+    """Return the institution's rule for system messages, if the line's rows may have system messages."""
     may_have = any(source.layout != "columns" for source in line.sources)
     return {"system": "replace"} if may_have and replaces_instruction(institution, line) else {}
 
@@ -306,12 +306,13 @@ class Measured:
         self._training, self._selection, self._held_out = TokenCounts(limit), TokenCounts(limit), TokenCounts(limit)
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """Yield the file and the row of each training document, which is measured at the same time, then the
-        unmeasured canaries, and then the selection side. Raises InputError for a document with the id of a canary."""
+        """Yield file name and row of each training document, each canary, and each document of the selection side, in
+        this order. Documents are measured at the same time; canaries are not measured. Raises InputError for a document
+        with the id of a canary."""
         for document, (file, row), length in self._measured(TRAIN, self._counts["train"]):
             if self._canaries is not None and is_canary(document.id):
                 raise InputError(
-                    f"Row {document.id}: its id begins with '{PREFIX}', which is for the canaries of the recipe.",
+                    f"Row {document.id}: its id begins with '{PREFIX}', which is reserved for the recipe's canaries.",
                     "Give the row another id in its source, or remove training.canaries from the recipe.",
                 )
             is_copy = self.statistics.add(document, row)
@@ -327,8 +328,8 @@ class Measured:
             yield SELECTION_ROWS, conversation_row(document, self._instruction, self._replaces)
 
     def tokens(self) -> TokenNumbers:
-        """Return the token lengths of the yielded rows and of the held-out documents. Only the lengths of held-out
-        documents are kept."""
+        """Return the token lengths of the yielded rows and of the held-out documents. Nothing but lengths and ids of
+        held-out documents is used."""
         for document, _, length in self._measured(HELD_OUT, self._counts["held_out"]):
             self._held_out.add(document.id, length)
         return TokenNumbers(
@@ -419,7 +420,7 @@ def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
 
 
 def _ocr_of_sources(workplace: Workplace, ancestors: Mapping[str, Manifest]) -> dict[str, CardOcr]:
-    """Return what OCR read of each source, as the raw corpus states it."""
+    """Return name of a source -> counts of its OCR results, as stored in the raw corpus."""
     if not any(source.ocr for source in workplace.line.sources):
         return {}
     ref = workplace.store.input_ref(ancestors[CLASSIFIED_CORPUS.kind], RAW_CORPUS.kind)

@@ -21,8 +21,8 @@ _IDS_SHOWN = 10
 
 
 class TokenLengths(Frozen):
-    """Token lengths of prompt and reply together; for a pair, of the longer reply. Percentiles by nearest rank; 0
-    without rows."""
+    """Lengths in tokens of a row's prompt and reply together; for a pair, with the longer reply. Percentiles are by
+    nearest rank. Without rows, all lengths are 0."""
 
     rows: int
     shortest: int
@@ -67,8 +67,8 @@ def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
         path = directory / name
         if not path.is_file():
             raise IntegrityError(
-                f"{path}: the tokenizer of the base model {card.name} is missing, and a dataset states lengths in its "
-                f"tokens.",
+                f"{path}: the tokenizer of the base model {card.name} is missing. The dataset's card needs it to state "
+                f"lengths.",
                 "Fetch the model, or restore the file.",
                 act="fetch_model",
                 model=card.name,
@@ -76,7 +76,7 @@ def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
         digests[f"models/{card.name}/{name}"] = file_sha256(path)
         if digests[f"models/{card.name}/{name}"] != pinned:
             raise IntegrityError(
-                f"{path}: not the pinned bytes of the base model {card.name}.",
+                f"{path}: differs from the pinned digest of the base model {card.name}.",
                 f"Restore the file, or remove {directory} and fetch the model again.",
                 act="fetch_model",
                 model=card.name,
@@ -92,8 +92,8 @@ class BaseTokenizer:
 
     def lengths(self, rows: Sequence[Row]) -> list[int]:
         """Return the number of tokens of each row's prompt with its longest reply, in the chat template, up to the last
-        end-of-turn token. The lengths equal those of `training/rows.py`; here every conversation is encoded once, in
-        batches. Raises InputError for a row that the template rejects."""
+        end-of-turn token. The lengths equal those of `training/rows.py`. Here, conversations are encoded in batches.
+        Raises InputError for a row that the template rejects."""
         if not rows:
             return []
         tokenizer, ends = self.loaded
@@ -136,7 +136,7 @@ class BaseTokenizer:
 
 @dataclass
 class TokenCounts:
-    """Counts lengths. Its memory grows only with the number of different lengths."""
+    """Counts rows by length. Memory grows only with the number of different lengths."""
 
     limit: int
     _lengths: Counter[int] = field(default_factory=Counter)

@@ -1,5 +1,5 @@
-"""Assign every document to training, selection or held-out, and prove that no group crosses. This module names the
-split's files."""
+"""Assign every document to training, selection or held-out, and prove that no group of related documents is on two
+sides. This module names the split's files."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,7 +10,8 @@ from sovereign_pipeline.record.store import Artifact
 TRAIN = "train.jsonl"
 HELD_OUT = "held_out.jsonl"
 SELECTION = "selection.jsonl"
-"""Documents on which choices are made, such as between experiments. Absent unless the recipe has `split.selection`."""
+"""File of documents by which settings are chosen, such as in experiments. Absent unless the recipe has
+`split.selection`."""
 PROOF = "proof.json"
 
 
@@ -19,8 +20,8 @@ def has_selection(split: Artifact) -> bool:
 
 
 def untrained(split: Artifact, scratch: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Yield each side that is never trained on: its name, its file, and the file whose documents it must not overlap.
-    Held-out documents must not overlap any other, selection documents must not overlap training documents."""
+    """Yield name, file and compared file of each side that is never trained on. The side's documents must not overlap
+    those in the compared file: all other documents for held-out, training documents for selection."""
     others = split.file(TRAIN)
     if has_selection(split):
         yield "selection", split.file(SELECTION), others

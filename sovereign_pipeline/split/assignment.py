@@ -78,8 +78,8 @@ class Assignment:
 
 
 def assign(features: Features, recipe: Split, scratch: Path, progress: Progress) -> Assignment:
-    """Return the assignment: tie documents, choose, and check. If the check finds a pair that MinHash missed, tie it
-    and choose again.
+    """Tie documents, choose groups to hold out, check the choice, and return it. If the check finds a pair that MinHash
+    missed, tie the pair and choose again.
 
     If training documents contain a held-out document in pieces, the document becomes a last choice for holding out. If
     pieces still cross, or if the newest documents are held out, it is tied to the documents with the pieces. The loop
@@ -89,7 +89,7 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
     similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch, progress)
-    progress("looking for texts that stand in others")
+    progress("looking for texts that other texts contain")
     boilerplate = Boilerplate.of(scratch, columns.texts)
     contained, is_boilerplate = _contained(features, boilerplate)
     tied = ties_by_cause(features, similar.pairs, contained)
@@ -196,14 +196,14 @@ def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.in
 def ties_by_cause(
     features: Features, near_duplicates: NDArray[np.int64], contained: NDArray[np.int64]
 ) -> dict[str, NDArray[np.int64]]:
-    """Return kind of tie -> (n, 2) document numbers that are tied. Equal texts count as contained ones."""
+    """Return kind of tie -> (n, 2) document numbers that are tied. Equal texts count as contained texts."""
     tied = {kind: _chain(each) for kind, each in features.ties.items()}
     contained = np.concatenate((contained, tied.pop("equal_text")))
     return {**tied, "near-duplicate": near_duplicates, "contained text": contained}
 
 
 def _chain(ties: Ties) -> NDArray[np.int64]:
-    """Return (n, 2) edges that chain the documents of each key."""
+    """Return (n, 2) pairs of documents, which link the documents of each key in a chain."""
     order = np.argsort(ties.keys, kind="stable")
     rows, keys = ties.rows[order], ties.keys[order]
     is_same = keys[1:] == keys[:-1]
@@ -212,7 +212,7 @@ def _chain(ties: Ties) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class LargestGroup:
-    """The largest group of letters that stays together, with what joins it."""
+    """The largest group of letters that stays together, with the kinds of ties that join it."""
 
     letters: int
     without: dict[str, int]
@@ -232,10 +232,10 @@ class LargestGroup:
 
 
 _REMEDIES = {
-    "case": "correct the case numbers in the sources, or set case_from_row if they tell no matters apart",
+    "case": "correct the case numbers in the sources, or set case_from_row if they do not distinguish matters",
     "link": "correct the column of links",
     "author": "set split.by_author: false",
-    "contained text": "exclude letters with the text of others, and standard letters",
+    "contained text": "exclude letters that contain another letter's text, and standard letters",
     "near-duplicate": "exclude versions of one letter, or raise split.near_duplicate_jaccard",
     "paraphrase": "raise split.paraphrases.cosine",
     "text in pieces": "exclude letters that consist of standard sentences",
@@ -272,8 +272,9 @@ def hold_out(
 
     Preference documents follow their component. Components of only preference documents are then chosen in the same
     way, until the same share of all preference documents is held out, as far as whole components allow and at least one
-    stays for training. Components with a document of `is_last_choice` are chosen only if the others are too few. Raises
-    InputError if both sides cannot get `letters` documents. `group`: returns the largest group, for the message.
+    stays for training. Components with a document of `is_last_choice` are chosen only if other components do not
+    suffice. Raises InputError if both sides cannot get `letters` documents. `group`: returns the largest group, for the
+    message.
     """
     of_component, component = np.unique(component_of, return_inverse=True)
     count = of_component.size
@@ -324,7 +325,7 @@ def hold_out_newest(
 
     The cut day is the latest day for which these components have max(share, 10 %) of the `letters` documents. Every
     training document is therefore older than the cut day. Every held-out component has a document from the cut day on,
-    and its older documents are held out, too. Preference documents follow the same day. `days`: ordinals. Raises
+    and its older documents are held out, too. The same day applies to preference documents. `days`: ordinals. Raises
     InputError if no `letters` document would be left for training. `group`: as in `hold_out`.
     """
     newest = np.zeros(component_of.size, np.int64)
@@ -336,8 +337,8 @@ def hold_out_newest(
     cut = int(of_letters[needed(max(share, MIN_SHARE), of_letters.size) - 1])
     if of_letters[-1] >= cut:
         raise InputError(
-            f"By date, all {of_letters.size:,} letters of the corpus would be held out: each is of "
-            f"{date.fromordinal(cut)} or later, or tied to one that is."
+            f"By date, all {of_letters.size:,} letters of the corpus would be held out: each is dated "
+            f"{date.fromordinal(cut)} or later, or tied to such a letter."
             f"{f' {group()}' if group is not None else ''}",
             "Add older letters about other matters, or set split.by_date: false in the recipe.",
         )
@@ -353,7 +354,7 @@ def choose(rows: NDArray[np.int64], target: int, order: NDArray[np.int64]) -> li
     """Return components with at least `target` rows together and, if possible, only slightly more.
 
     Components are taken in the seeded order until the target is reached. A component that would exceed the target by
-    more than OVERSHOOT of all rows is skipped. If the others are not enough, the smallest skipped component is added,
+    more than OVERSHOOT of all rows is skipped. If the target is not reached, the smallest skipped component is added,
     and unnecessary components are dropped again, largest first.
 
     Args:

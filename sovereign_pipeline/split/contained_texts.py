@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 FIELDS = ("request", "response", "rejected", "letter", "context")
-"""Fields with texts. `request` is what users write, with the subject, as in a row's prompt; `response` what assistants
-write, also in long arguments of calls. `letter` is a short request with its short reply, or a conversation without its
-context. `context` is what systems and tools write, and the rest of calls: it is not compared with other contexts,
-because every conversation may have the same context."""
+"""Fields with texts. `request`: the subject and texts of users, as in a row's prompt. `response`: texts of assistants,
+also long arguments of calls. `letter`: a short request with its short reply, or a conversation without its context.
+`context`: texts of systems and tools, and the rest of calls. Contexts are not compared with each other, because every
+conversation may have the same context."""
 _CONTEXT = FIELDS.index("context")
 LEAST_WORDS = 8
-"""Minimum number of words of a text. Shorter ones, such as a salutation, are ignored."""
+"""Minimum number of words of a text. A shorter text, such as a salutation, is ignored."""
 BOILERPLATE_TEXTS = 20
 """Number of texts above which a shingle is boilerplate, such as a greeting or a paragraph of a law. Copies of a longer
 text count once, so that copies of a document are not boilerplate."""
@@ -167,7 +167,7 @@ class TextCollector:
         return np.concatenate([np.empty(0, np.uint8), *self._letters])
 
     def stored(self, path: Path) -> "Texts":
-        """Return all texts. Their shingles are stored in the file `path`, and their letters in a file beside it."""
+        """Return all texts. Their shingles are stored in the file `path`, and their letters in `path` + `.letters`."""
         letters = path.with_name(f"{path.name}.letters")
         self.shingles().tofile(path)
         self.letters().tofile(letters)
@@ -182,7 +182,8 @@ class TextCollector:
 
 @dataclass(frozen=True)
 class Texts:
-    """The records and shingles of many documents' texts, without the texts themselves. A subset holds numbers alone."""
+    """The records and shingles of many documents' texts, without the texts themselves. A subset stores only numbers of
+    texts."""
 
     whole: TextRecords
     shingles: Shingles
@@ -226,8 +227,8 @@ class Texts:
         return is_context
 
     def distinct(self) -> "Texts":
-        """Return the texts, but only the first of equal longer texts. The documents of copies are tied to the first
-        document."""
+        """Return the texts without copies: of equal long texts (`is_long`), only the first is returned. The documents
+        of copies are tied to the first document."""
         is_first = ~self.is_long
         is_first[np.unique(self.keys, return_index=True)[1]] = True
         return self.subset(np.flatnonzero(is_first))
@@ -246,7 +247,7 @@ class Boilerplate:
     """The shingles that occur in several texts of a corpus, and the boilerplate shingles among them."""
 
     marks: NDArray[np.uint8]
-    """Flags for each slot of a hash table: 1 if a shingle repeats, 2 if one is boilerplate."""
+    """Bits for each slot of a hash table: 1 if a shingle of the slot repeats, 2 if one is boilerplate."""
     shingles: NDArray[np.uint64]
     """Hashes of boilerplate shingles, sorted."""
     formulas: NDArray[np.uint64]
@@ -273,7 +274,7 @@ class Boilerplate:
         return result
 
     def marking_also(self, other: "Boilerplate") -> "Boilerplate":
-        """Return the same boilerplate, with the marks of both."""
+        """Return the same boilerplate, with the marks of both instances."""
         slots = max(self.marks.size, other.marks.size)
         mine, theirs = (np.tile(each.marks, slots // each.marks.size) for each in (self, other))
         return replace(self, marks=mine | theirs)
@@ -294,7 +295,8 @@ class OwnShingles:
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate, others: NDArray[np.uint64] | None = None) -> "OwnShingles":
-        """Return the shingles of texts without boilerplate. `others`: sorted shingles; all others are left out."""
+        """Return the shingles of texts without boilerplate. `others`: sorted shingles to which the result is
+        limited."""
         sizes = texts.shingles.sizes.copy()
         hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         for rows in texts.shingles.blocks():
@@ -411,7 +413,7 @@ class CrossingTexts:
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
     """Return every pair of a held-out text and a text of the other side that are equal (and not a standard phrase) or
-    contained in each other. Misses none.
+    contained in each other. The search is exhaustive.
 
     Each side is a matrix with a row per text and a column per shared shingle. The product of one matrix and the other's
     transpose contains the number of shingles that two texts share.

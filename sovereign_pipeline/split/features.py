@@ -95,7 +95,7 @@ class Columns:
     matters: Ties
     """Keys of documents' own ids and linked ids."""
     shingles: Shingles
-    """Shingles of what is written in each document (`similarity.written_in`)."""
+    """Shingles of each document's texts (`similarity.written_in`)."""
     texts: Texts
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class Features:
     vectors: NDArray[np.float32] | None
     """Embeddings (documents, 384). None unless the recipe ties paraphrases."""
     memory: int
-    """Bytes that the runs of held-out texts may take (`pieces.in_pieces`)."""
+    """Maximum memory for the runs of held-out texts, in bytes (`pieces.in_pieces`)."""
 
     @property
     def ties(self) -> dict[str, Ties]:
@@ -161,7 +161,7 @@ def read_features(
 
 
 def memory_for_runs(corpus: Corpus) -> int:
-    """Return how many bytes the runs of held-out texts may take: a third of the planned memory."""
+    """Return the maximum memory for the runs of held-out texts, in bytes: a third of the planned memory."""
     return (corpus.memory_gib << 30) // 3
 
 
@@ -187,9 +187,9 @@ def stop_without_the_model() -> None:
 
 
 def embed_documents(documents: Path, count: int, progress: Progress = silent) -> NDArray[np.float32]:
-    """Return one unit vector for what is written in each document (`written_in`): an array of shape (documents, 384).
+    """Return one unit vector for each document's texts (`written_in`), as an array of shape (documents, 384).
 
-    Texts get E5's prefix `query: `, which is for symmetric comparison. The model must be installed
+    Each text gets E5's prefix `query: `, which E5 requires for symmetric comparison. The model must be installed
     (`stop_without_the_model`).
 
     Args:
@@ -271,7 +271,7 @@ _COLUMNS: dict[str, type[np.generic]] = {
     "text_shingles": np.uint64,
     "text_letters_of_all": np.uint8,
 }
-"""Columns of a part of a file, each of which is collected in a file of its own."""
+"""Column of a part of a file -> type. Each column is collected in a separate file."""
 _NUMBERS_OF_DOCUMENTS = ("case_rows", "matter_rows", "text_documents")
 """Columns with document numbers, which are counted from the part's first line."""
 

@@ -36,10 +36,10 @@ LEAST_JACCARD_OF_PARTS = 0.43
 """Minimum Jaccard similarity of the compared parts of two near-duplicates (`compared_share`)."""
 RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
 """Probability that the least similar near-duplicates share a band: 0.9991 (Leskovec, Rajaraman, Ullman, "Mining of
-Massive Datasets", section 3.4.2). More similar ones have a higher probability."""
+Massive Datasets", section 3.4.2). More similar pairs have a higher probability."""
 NEIGHBOURS = 8
-"""Number of following rows with which each row of a larger bucket is compared. It limits the work for near-equal
-documents, and each of them is still tied to the next."""
+"""Number of following rows with which each row of a larger bucket is compared. This limits the work for near-equal
+documents. Each of them is still tied to the next one."""
 _ESTIMATE_DEVIATIONS = 5  # standard deviations below the threshold at which an estimate excludes a pair; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
 _MEETINGS_PER_BLOCK = 1 << 22
@@ -68,9 +68,9 @@ def near_duplicates(
 ) -> NearDuplicates:
     """Find pairs of documents with a Jaccard similarity >= threshold, by MinHash, LSH and an exact comparison.
 
-    It may miss a pair but never returns a wrong one. `crossing_near_duplicates` finds missed pairs across the sides.
-    Signatures use only the rarer shingles of each document (`compared_share`). A common part, such as a letterhead,
-    would otherwise make every pair a candidate. `scratch`: directory for the signatures.
+    The search may miss a pair but never returns a wrong pair. `crossing_near_duplicates` finds missed pairs across the
+    sides. Signatures use only the rarer shingles of each document (`compared_share`). A common part, such as a
+    letterhead, would otherwise make every pair a candidate. `scratch`: directory for the signatures.
     """
     distinct, copies = _without_copies(shingles)
     with _signatures(shingles.subset(distinct), rarity, compared_share(threshold), scratch, progress) as signatures:

@@ -1,4 +1,5 @@
-"""Find held-out texts of which training texts together contain at least half, in pieces.
+"""Find held-out texts that are contained in pieces in training texts: at least half of the text, in all of them
+together.
 
 Texts are compared without spaces, in runs of letters, so that a lost space or a word divided at a line end has no
 effect. Each text is hashed once, and memory grows with the held-out side only.
@@ -17,22 +18,22 @@ from sovereign_pipeline.split.shingles import are_among, runs_of_about
 from sovereign_pipeline.split.similarity import mixed
 
 LENGTHS = {32: 0.5, 64: 0.1, 128: 1.1}
-"""Number of letters in a run (a power of two: about 6, 13, 26 words) -> share of texts made of common sentences from
-which runs of this length are no longer compared. The longest runs are always compared."""
+"""Number of letters in a run (a power of two: about 6, 13, 26 words) -> limit. Runs of this length are compared if the
+share of texts that consist of common sentences is below the limit. The longest runs are always compared."""
 RELATED = 0.4
-"""Share of a text's letters in another document from which the two count as related, such as a document and its draft.
-Sentences that only related documents share are not common sentences."""
+"""Minimum share of a text's letters that a related document contains, such as the document's draft. Sentences that only
+related documents share are not common sentences."""
 SHARE = 0.5
-"""Share of a held-out text's letters in training texts from which the text counts as trained on."""
+"""Minimum share of a held-out text's letters in training texts for counting the text as trained on."""
 _SAMPLE = 1_000
 """Maximum number of texts in the sample that determines common sentences."""
 _STRIDE = 4
-"""Distance between the runs of a held-out text. The other side's runs begin at every letter."""
+"""Distance in letters between the runs of a held-out text. The other side's runs begin at every letter."""
 _LETTERS_PER_BLOCK = 1 << 17
-"""Number of letters per block: so few that the hashes of a block stay in the processor's cache."""
+"""Number of letters per block, small enough for a block's hashes to fit into the processor's cache."""
 _TEXTS_PER_BLOCK = 1 << 16
 _BYTES_PER_RUN = 32
-"""Memory that one run of a held-out text takes while runs are compared."""
+"""Memory that one run of a held-out text needs during the comparison."""
 _MOST_MARKS = 1 << 31
 _UNITS = mixed(np.arange(256, dtype=np.uint64))
 _MULTIPLIER = 0x9E3779B97F4A7C15
@@ -54,8 +55,8 @@ class Pieces:
 
     @property
     def remark(self) -> str:
-        """Return a warning if many texts consist of common sentences, because shorter pieces then cannot be told from
-        common sentences."""
+        """Return a warning if many texts consist of common sentences, because shorter pieces are then indistinguishable
+        from common sentences."""
         if self.letters == min(LENGTHS):
             return ""
         return (
@@ -72,8 +73,8 @@ def in_pieces(held_out: Texts, other: Texts, memory: int, counted: Texts | None 
     the other side consist of each other's runs, these are common sentences, and longer runs are compared.
 
     Args:
-        memory: bytes that the runs of held-out texts may take. If more texts are held out, they are compared in
-            portions, each with all texts of the other side. This changes the time, but not the result.
+        memory: maximum memory for the runs of held-out texts, in bytes. If the runs need more, held-out texts are
+            compared in portions, each with all texts of the other side. This changes the time, but not the result.
         counted: texts, besides the held-out ones, that determine boilerplate and common sentences; None for the other
             side.
     """

@@ -152,8 +152,8 @@ class Rarity:
         """Return the same rows with each row's shingles as tokens of TOKEN_BITS bits, in ascending order, the rarest
         first.
 
-        A token consists of the shingle's level and 44 bits of its hash. Two shingles with one token make the search
-        slower, but no pair is missed, because equal shingles always have equal tokens.
+        A token consists of the shingle's level and 44 bits of its hash. Different shingles with the same token make the
+        search slower. No pair is missed, because equal shingles have equal tokens.
         """
         assert block.sizes.size <= ROWS_PER_BLOCK
         tokens = block.values >> np.uint64(64 - HASH_BITS)
@@ -184,8 +184,8 @@ def parts_for(*sides: Shingles) -> int:
 def cut_into_parts(
     blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
-    """Write the records of all blocks to one file per part in `scratch`, and yield the files. `blocks`: (records, as
-    many numbers of HASH_BITS bits). Records whose numbers are equal are in the same part."""
+    """Write the records of all blocks to one file per part in `scratch`, and yield the files. `blocks`: (records, one
+    number of HASH_BITS bits for each record). Records with equal numbers are in the same part."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]
@@ -207,7 +207,7 @@ def _hashes_of(sides: Sequence[Shingles]) -> Iterator[tuple[NDArray[np.uint64], 
 
 
 def slots_of(hashes: NDArray[np.uint64], slots: int = SLOTS) -> NDArray[np.int64]:
-    """Return the place of each hash in a table. `slots`: size of the table, a power of two."""
+    """Return the slot of each hash in a hash table. `slots`: size of the table, a power of two."""
     return (hashes & np.uint64(slots - 1)).view(np.int64)
 
 

@@ -22,11 +22,12 @@ WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 SHORT_WORDS = 24
-"""Number of words from which equal texts always tie documents. A shorter text in many documents is a standard
+"""Minimum number of words of equal texts that always tie documents. A shorter text in many documents is a standard
 phrase."""
 SKETCH = 256
-"""Number of least digests that stand for a set of texts (bottom-k: Cohen and Kaplan 2007, "Summarizing Data using
-Bottom-k Sketches"). Two sets that share 3 % of their texts have one in common with a probability of 99.9 %."""
+"""Number of least digests that represent a set of texts (bottom-k: Cohen and Kaplan 2007, "Summarizing Data using
+Bottom-k Sketches"). If two sets share 3 % of their texts, their least digests have one in common with a probability of
+99.9 %."""
 _WORD = re.compile(r"\w+")
 _DIVIDED = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n[ \t>]*(?=\w)")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
@@ -61,8 +62,8 @@ def normal_form(document: Document) -> str:
 
 
 def written_in(document: Document) -> list[str]:
-    """Return request and response, or what users and assistants write in a conversation, also in long arguments of
-    calls. Instructions of the system, other arguments, and results of tools are left out, because many conversations
+    """Return the request and response of a letter; for a conversation, the texts of users and assistants and the long
+    arguments of calls. System messages, other arguments and results of tools are left out, because many conversations
     share them."""
     if document.is_letter:
         return [document.request, document.response]
@@ -80,8 +81,8 @@ def long_arguments(message: Message) -> list[str]:
 def blocks_of(text: str) -> list[str]:
     """Split a text into its own part and the texts that it quotes or forwards, in English and Arabic.
 
-    Lines of one depth of `>` form one block, even around an answer. Callers also compare the whole text. An undetected
-    quotation mark can therefore hide only a part of a document inside a much longer text.
+    Lines with the same number of `>` form one block, even if an answer is between them. Callers also compare the whole
+    text. An undetected quotation mark can therefore hide only a part of a document inside a much longer text.
     """
     if not (":" in text or ">" in text or "---" in text or "___" in text):
         return [text]
@@ -116,7 +117,7 @@ def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
     """Return sorted distinct 64-bit hashes of the word runs of each normalised text, in any script; none if the text is
     shorter than a run.
 
-    Words are used in both scripts, so that an Arabic text has the same shingles inside an English one. Hashing all
+    Words are used in every script, so that an Arabic text has the same shingles inside an English text. Hashing all
     texts at once takes a third of the time.
     """
     words = " ".join(texts).split(" ")

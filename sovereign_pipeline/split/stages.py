@@ -1,5 +1,5 @@
-"""Define the stage leakage_safe_split, which writes a training, a selection and a held-out file without any common
-matter."""
+"""Define the stage leakage_safe_split, which writes a training, a selection and a held-out file that share no related
+documents."""
 
 import json
 from collections import Counter
@@ -69,8 +69,8 @@ from sovereign_pipeline.split.shingles import Rarity, Shingles
 from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE, least_digests, normal_form
 
 SELECTION_DRAWN = "selection side drawn"
-"""Entry of the ledger with the least digests of a selection side's texts. Settings are chosen by these documents, so
-they never judge an adapter; see `evaluation/report/looks.py`."""
+"""Action of the ledger entry with the least digests of a selection side's texts. Settings are chosen by these
+documents, so no adapter is evaluated on them; see `evaluation/report/looks.py`."""
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -102,7 +102,7 @@ def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Pa
             try:
                 of_selection = take(rest, recipe.of_selection, workspace / SELECTION, workspace / TRAIN)
             except InputError as error:
-                raise InputError(f"Of the documents that are not held out: {error.message}", error.hint) from error
+                raise InputError(f"Selection from documents not held out: {error.message}", error.hint) from error
         proof = _with_selection(proof, of_selection)
         texts = least_digests(map(normal_form, read_documents(workspace / SELECTION)))
         with open_registry(workplace.settings).writing() as session:
@@ -131,7 +131,7 @@ def _check_unique_ids(columns: Columns, documents: Path) -> None:
     repeated = sorted(id for id, count in ids.items() if count > 1)
     if repeated:
         raise InputError(
-            f"{documents}: {counted(len(repeated), 'id stands', 'ids stand')} for more than one document "
+            f"{documents}: {counted(len(repeated), 'id belongs', 'ids belong')} to more than one document "
             f"({and_more(repeated)}).",
             "Make ids unique across the sources of the line.",
         )
@@ -151,9 +151,9 @@ def _config(line: Line) -> Config:
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Evaluate whether no group crosses between two of the files, and whether enough documents are held out.
+    """Verify that no group of related documents is in two of the files, and that enough documents are held out.
 
-    The held-out side is compared with all others, then the selection side with training by the same rules.
+    The held-out side is compared with all other documents, then the selection side with training by the same rules.
     """
     recipe, scrubbed = workplace.line.split, inputs[SCRUBBED_CORPUS.kind]
     rules = {"held_out": recipe} | ({"selection": recipe.of_selection} if recipe.of_selection else {})
@@ -184,8 +184,8 @@ def _evaluate_side(
     proof: Mapping[str, Any],
     differences: Sequence[str],
 ) -> Verdict:
-    """Compare two files that must share nothing: the untrained side, then the other. `proof`: the proof of the
-    untrained side."""
+    """Compare two files that must share nothing. `files`: the untrained side, and the documents that it must not
+    overlap. `proof`: the proof of the untrained side."""
     with workplace.store.workspace() as scratch:
         held, train = (
             read_features(file, recipe, author_keys, scratch, workplace.progress, workplace.line.corpus)
@@ -239,7 +239,7 @@ def _evaluate_side(
 
 @dataclass(frozen=True)
 class Sides:
-    """The held-out and the training side of a split, with what both share of the comparison."""
+    """The held-out and the training side of a split, with the rarity and the boilerplate of both together."""
 
     held: Features
     train: Features
@@ -305,8 +305,8 @@ def _ties_of(sides: Sides) -> dict[str, NDArray[np.int64]]:
 
 
 def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return (n, 2) held-out documents: a document that is newer than all training documents or tied to a newer one,
-    and an older document with a piece of it."""
+    """Return (n, 2) held-out documents. The first is newer than all training documents, or tied to a newer document;
+    the second is older and contains a piece of the first."""
     texts, is_newer = held.columns.texts, held.columns.days > train.columns.days.max()
 
     def pieces_of(are_whole: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -324,8 +324,8 @@ def _pieces_of_newer(held: Features, train: Features, tied: Iterable[NDArray[np.
 
 
 def _held_out_without_a_newer(sides: Sides) -> list[str]:
-    """Return the ids of held-out documents in groups without a document that is newer than every training document.
-    Groups are found as in the build; groups without such a document are then compared exactly with all others."""
+    """Return the ids of held-out documents whose group has no document newer than every training document. Groups are
+    found as in the build. Groups without a newer document are then compared exactly with all held-out documents."""
     held, train = sides.held.columns, sides.train.columns
     if not len(train):
         return []
@@ -362,7 +362,7 @@ def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Everything that the two sides share."""
+    """The ties and texts that two sides share."""
 
     near_duplicates: int
     contained_texts: dict[str, int]
@@ -373,7 +373,7 @@ class Overlap:
 
 
 def overlap_of(sides: Sides) -> Overlap:
-    """Return everything that held-out and training documents share."""
+    """Return the ties and texts that held-out and training documents share."""
     held, train, recipe = sides.held, sides.train, sides.recipe
     possible = np.intersect1d(train.columns.own_keys, held.columns.own_keys)
     ids = {*train.columns.ids_with(possible)} & {*held.columns.ids_with(possible)}
@@ -431,7 +431,7 @@ def _problem(kind: str, count: int, ids: Sequence[str]) -> list[str]:
 Proof = dict[str, Any]
 """The content of `proof.json`, without text. The order of the keys is the one in the file.
 
-The `selection` of a proof is the proof for the split of the documents that are not held out, in which `held_out` means
+`selection` is the proof of a second split, which divides the documents that are not held out. In it, `held_out` means
 the selection side.
 """
 
@@ -489,13 +489,13 @@ def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
             "pairs": assignment.contained,
             "boilerplate_above_texts": BOILERPLATE_TEXTS,
             "least_shingles_in_common": LEAST_IN_COMMON,
-            # They have a long text of mostly boilerplate, for which contained texts cannot be determined.
+            # Documents with a long text of mostly boilerplate, for which contained texts cannot be determined.
             "boilerplate_documents": int(assignment.is_boilerplate.sum()),
             "boilerplate_documents_held_out": int((assignment.is_boilerplate & is_held_out).sum()),
             "crossing_by_fields": texts.by_fields,
         },
         "pieces": {
-            # They were tied or became a last choice, because others contain half of a text in pieces.
+            # Documents that were tied or became a last choice, because others contain half of a text in pieces.
             "documents": assignment.in_pieces,
             "least_share": SHARE,
             "letters_of_a_run": assignment.check.pieces.letters,

@@ -135,5 +135,5 @@ def test_canaries_that_are_not_the_recipes_are_refused(institution: DemoInstitut
 def test_a_document_that_would_pass_for_one_stops_the_line(institution: DemoInstitution) -> None:
     institution.rows = [letter(number, id=f"canary-{number}") for number in range(40)]
     institution.recipe["training"]["canaries"] = {}
-    with pytest.raises(InputError, match="is for the canaries of the recipe"):
+    with pytest.raises(InputError, match="is reserved for the recipe's canaries"):
         materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))

@@ -268,7 +268,7 @@ def test_the_record_is_as_high_as_the_suites_and_none_above_the_ceiling_is_compa
 
 def test_a_suite_that_is_not_there_or_holds_no_words_stops_the_gate(institution: DemoInstitution) -> None:
     institution.write_items("suites/suite.jsonl", [question("?!")])
-    with pytest.raises(SourceError, match="Item Q-0 of suite holds no word"):
+    with pytest.raises(SourceError, match="Item Q-0 of suite has no words"):
         materialized(institution)
     (institution.settings.data / "suites" / "suite.jsonl").unlink()
     institution.recipe["evaluation"]["capability"][0]["path"] = "suites/gone.jsonl"

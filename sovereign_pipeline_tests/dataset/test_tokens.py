@@ -86,7 +86,7 @@ def test_a_tokenizer_that_is_not_the_pinned_one_is_refused(institution: DemoInst
     workplace = institution.workplace()
     path: Path = institution.settings.data / "models" / "tiny" / "tokenizer_config.json"
     path.write_text(path.read_text() + " ")
-    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: not the pinned bytes"):
+    with pytest.raises(IntegrityError, match=r"tokenizer_config\.json: differs from the pinned digest"):
         tokenizer_digests(workplace)
 
 

@@ -247,7 +247,7 @@ def test_by_date_an_old_document_follows_the_newest_of_its_group() -> None:
 
 
 def test_by_date_letters_of_one_day_cannot_be_split() -> None:
-    with pytest.raises(InputError, match=r"all 3 letters .* would be held out: each is of 2024-05-01 or later"):
+    with pytest.raises(InputError, match=r"all 3 letters .* would be held out: each is dated 2024-05-01 or later"):
         hold_out_newest(
             np.full(3, datetime.date(2024, 5, 1).toordinal()), np.zeros(3, np.bool_), np.array([0, 1, 2]), 0.12
         )
