@@ -28,7 +28,7 @@ from sovereign_pipeline.record.stage import KindsIn
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
 """Fields of every document that the recipe must fill from a column or a constant."""
 FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
-"""Role -> additional field that the role needs."""
+"""Role of a source -> additional document field that the role needs."""
 
 _OTHER_KEYS = {
     "id": "`id_from_row`",
@@ -91,7 +91,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
         raise SourceError(f"{message} {odd[0]}", odd[1])
     named = needed_columns(source)
     if is_table_of_text(path) and not (known & set(map(folded, named)) or any(map(resembles_a_name, columns))):
-        # A line that may be a row is not quoted.
+        # A first line that may be a row of data is not quoted.
         raise SourceError(
             f"{message} {NO_KNOWN_NAME.format(cells=counted(len(columns), 'cell'))}",
             f"{NAME_THE_COLUMNS} If the file has a header, map its columns under `columns` in the recipe.",
@@ -153,7 +153,7 @@ GIVE_NAMES = "Give every column a different name."
 
 
 def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError if two columns have one name. A first line that may be a row of data is not quoted."""
+    """Raise SourceError if two columns have the same name. A first line that may be a row of data is not quoted."""
     times = Counter(columns)
     twice = [name for name in times if times[name] > 1]
     if not twice:
@@ -221,7 +221,7 @@ class ColumnNames:
 
 COLUMNS = ("id", "case", "department")
 _LETTERS_OF_KEY = 24  # 4 bits a letter: 96 bits
-_AS_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # digits could look like an identifier again
+_AS_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # digits could look like an identifier
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
 
 
 def plain(name: str) -> str:
-    """Return a name without spaces and punctuation, in one letter case."""
+    """Return a name case-folded, without spaces and punctuation."""
     return "".join(each for each in folded(name) if each.isalnum())
 
 

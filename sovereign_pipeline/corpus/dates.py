@@ -72,7 +72,7 @@ def is_iso(text: str) -> bool:
 
 @lru_cache(maxsize=4_096)
 def days_in(text: str) -> Mapping[str, datetime.date]:
-    """Return format -> day, for every format except ISO in which the text is a date."""
+    """Return format -> day for each format in which the text is a date, except ISO."""
     if not any(map(str.isdigit, text)) or len(text) > LONGEST_DATE:
         return {}
     plain = " ".join("".join(map(_plain, text)).lower().replace(" of ", " ").split())
@@ -108,8 +108,7 @@ def is_hijri(text: str) -> bool:
 
 def formats_of_column(values: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
     """Return up to MOST_FORMATS formats that together fit nearly all values of a column; none if the values are not
-    dates. Each is a tuple: it has several formats if they fit equally many values. `values`: value -> number of
-    rows."""
+    dates. Each format is a tuple of alternatives that fit equally many values. `values`: value -> number of rows."""
     if len(values) > _SAMPLE and not formats_of_column(dict(islice(values.items(), _SAMPLE))):
         return ()
     left, found, read = dict(values), list[tuple[str, ...]](), 0

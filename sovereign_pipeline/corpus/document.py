@@ -39,7 +39,7 @@ class Message(Frozen):
     tool_call_id: str | None = None
     """Id of the call that a tool's message answers."""
     name: str | None = None
-    """Name of the tool that answers."""
+    """Name of the tool that answers, or of a speaker."""
     weight: Literal[0, 1] = 1
     """0 if an assistant's turn must not be trained on, as in OpenAI's files."""
 
@@ -111,7 +111,7 @@ class Document(Frozen):
     @model_serializer(mode="wrap")
     def _stored(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         stored: dict[str, Any] = dump(self)
-        if "messages" not in stored:  # the caller left the field out
+        if "messages" not in stored:  # the caller excluded the field
             return stored
         turns: dict[str, Any] = {"request": self.request, "response": self.response}
         if not self.is_letter:
@@ -267,8 +267,8 @@ def properties_in(schema: Any) -> Iterator[str]:
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write one JSON object per line (UTF-8, NFC, newline), with one document in memory at a time. Return their
-    number."""
+    """Write one JSON object per line (UTF-8, NFC, newline), with one document in memory at a time. Return the number of
+    documents."""
     return write_jsonl(path, (document.model_dump() for document in documents))
 
 
@@ -341,7 +341,7 @@ class Quarantined:
 
     source: str
     row: int
-    """Number in the file, from 1."""
+    """Number of the row in its file, from 1."""
     id: str | None
     """Id of the row; None if it is unreadable or must not be shown."""
     reason: str

@@ -113,7 +113,7 @@ class Exclusions:
                     )
 
     def reject_unmatched(self, path: Path) -> None:
-        """Raise SourceError if no row matches an exclusion, because the row that a person meant would stay in the
+        """Raise SourceError if an exclusion matches no row, because the row that a person meant would stay in the
         corpus. Call it after all rows are read."""
         missing = [each.id for each in self.all if not each.rows]
         if missing:
@@ -127,7 +127,7 @@ class Exclusions:
 Values = Mapping[str, Any]
 
 MOST_COLUMNS = 10_000
-"""Maximum number of different keys of JSON rows that are collected."""
+"""Maximum number of column names that are collected from JSON rows."""
 MOST_VALUES = 1_000
 """Maximum number of distinct values of a `where` column that are collected for the message if no row is selected."""
 
@@ -152,7 +152,7 @@ class SourceCount:
     links_without_row: int = 0
     """Number of links to ids that no row of any source has."""
     links_to_itself: int = 0
-    """Number of links from a row to itself. `links` excludes them."""
+    """Number of links from a row to itself. The count `links` excludes these."""
     exclusions: list[Excluded] = field(default_factory=list)
 
 
@@ -289,7 +289,7 @@ class SourceReader:
         self.reject_unknown_levels()
 
     def reject_unknown_levels(self) -> None:
-        """Raise SourceError if the recipe maps level words and rows have other words."""
+        """Raise SourceError if the recipe has `levels`, and rows have level words that it lacks."""
         if self.source.levels and self.unknown_levels:
             raise SourceError(
                 f"{self.path}: `levels` of source '{self.source.name}' lacks words of the column "
@@ -478,13 +478,13 @@ class SourceReader:
 
     @property
     def _named_columns(self) -> list[str]:
-        """Return the columns under `columns` and `where` of the recipe. A missing one may be misspelt, and reading it
-        as empty could lose a level."""
+        """Return the columns under `columns` and `where` of the recipe. A missing column may be misspelt, and reading
+        it as empty could lose a level."""
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
-        """Return whether `where` selects a row. Rows that lack one of its columns are selected, so that they reach
-        quarantine."""
+        """Return whether `where` selects a row. Rows that lack a column of the recipe are selected, so that they are
+        quarantined."""
         if not all(column in values for column in self._named_columns):
             return True
         where = self.source.where
@@ -566,7 +566,7 @@ class Sample:
     above_ceiling: dict[str, int] = field(default_factory=dict)
     """Level above the line's ceiling -> number of documents."""
     wrong_language: dict[str, list[int | str]] = field(default_factory=dict)
-    """Language of documents -> rows with a text that is surely in another language."""
+    """Language of documents -> rows with a text that is certainly in another language."""
     unknown_levels: str = ""
     """Words that are not levels, with their counts."""
     languages: dict[str, int] = field(default_factory=dict)
@@ -583,7 +583,8 @@ class Sample:
 
     @property
     def rows_by_reason(self) -> list[str]:
-        """Return the number, reason and numbers or ids of quarantined rows, the most frequent reason first."""
+        """Return a text for each reason of quarantine, with the count and the numbers or ids of its rows. The most
+        frequent reason comes first."""
         return [f"{len(rows):,}: {reason} ({format_numbers(rows)})" for reason, rows in self.reasons.items()]
 
 
@@ -664,7 +665,7 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
             f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
             "Correct `path` in the recipe, or put the file there.",
         )
-    if (private := workplace.settings.private_directory_of(path)) is not None:  # of another line and level
+    if (private := workplace.settings.private_directory_of(path)) is not None:  # its files are of another line or level
         raise SourceError(
             f"Line {workplace.line.line}: the file of source '{source.name}' is in {private}. Files there have a "
             f"recorded level and origin, which a source would lose.",
@@ -721,8 +722,8 @@ def _not_as_taken(path: Path, problem: str) -> SourceError:
 
 def _levels_by_word(source: Source, ladder: ClassificationLadder) -> dict[str, str]:
     """Return word in comparison form -> level in the recipe. Raises RecipeError if two spellings of a word have
-    different levels, or if the recipe maps a level of the ladder to another level (in another spelling: to a lower
-    one)."""
+    different levels, or if the recipe maps a level of the ladder to another level, or another spelling of it to a lower
+    level."""
     own = {folded(level): level for level in ladder.levels}
     levels: dict[str, str] = {}
     for word, level in source.levels.items():

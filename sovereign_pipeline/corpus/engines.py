@@ -50,7 +50,7 @@ def unprepared(work: Callable[[Item], Result]) -> Start[Item, Result]:
 def choose_engine(
     start: Start[Item, Result], source: Path, corpus: Corpus, useful_workers: int, progress: Progress
 ) -> AbstractContextManager[Engine[Item, Result]]:
-    """Return the engine: Ray if `corpus.engine` says so, otherwise a process pool, or this process if one worker is
+    """Return the engine: Ray if `corpus.engine` is `ray`, otherwise a process pool, or this process if one worker is
     enough.
 
     Args:
@@ -131,7 +131,7 @@ def ray_actors(
             "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
             "corpus.engine to 'processes'.",
         )
-    # Ray reads these variables while it is imported, and so do the processes that it starts.
+    # Ray, and the processes that it starts, read these variables at import.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
@@ -144,7 +144,8 @@ def ray_actors(
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context.execution_options.preserve_order = True
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:  # short: has sockets
+    # The path must be short, because Ray's sockets are in this directory.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as scratch:
         try:
             _start(ray, workers, scratch, progress)
             yield partial(_over_actors, ray, start, source, workers)

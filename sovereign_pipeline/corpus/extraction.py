@@ -60,8 +60,9 @@ class Extraction:
     """JSONL file of the rows and the quarantined units."""
     outcomes: Path
     """JSONL file with, for each document, message or attachment: `source`, `path`, `sha256`, `outcome` (`row`, `left
-    out`, `quarantined` or `duplicate`), `reason`, `row` (id) and `others`. A line about a unit that OCR read also has
-    `ocr`: the numbers of `pages` and `words`, and the mean `confidence` of the words."""
+    out`, `quarantined` or `duplicate`), `reason`, `row` (id) and `others` (names of other units that the reason
+    concerns). A line about a unit that OCR read also has `ocr`: the numbers of `pages` and `words`, and the mean
+    `confidence` of the words."""
     counts: dict[str, Any]
     """Number of files and units, and of units by outcome and reason, for `sources.json`."""
 

@@ -319,7 +319,7 @@ def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
 # --- CSV and TSV ------------------------------------------------------------------------------------------------------
 
 ENDLESS = 1 << 28
-"""Maximum length of a record in characters. A longer record has a missing quote."""
+"""Maximum length of a record in characters. In a longer record, a quote is assumed to be missing."""
 
 
 def rows_of_table(
@@ -433,7 +433,7 @@ class RecordLines(Iterator[str]):
 
     def __init__(self, text: io.TextIOWrapper, delimiter: str, limit: int) -> None:
         """Args:
-        limit: maximum length of a record, in characters, that is kept unchanged.
+        limit: maximum length in characters of a record that stays unchanged.
         """
         self._text, self._limit = text, limit
         self._words = re.compile(rf'[^"\r\n {re.escape(delimiter)}]+')
@@ -478,7 +478,7 @@ class RecordLines(Iterator[str]):
 
 
 _ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
-"""Number of rows from which the columns are learnt, and the higher number for rows of several lines."""
+"""Number of rows from which the columns are learnt. The second number is for rows of several lines."""
 _MOST_SUSPECTS = 20_000
 _SHORT = 60
 """Maximum length in characters of an id, a date, a level or a name."""
@@ -489,7 +489,7 @@ _ENOUGH = 20
 _LONG_NUMBER = 5
 """Minimum number of digits of a number that is no year, and rarely a street or list number."""
 _NEXT = 10
-"""Minimum tolerance above the highest learnt id. For wide ranges, it is a quarter of the range."""
+"""Minimum tolerance above the highest learnt id. For wide ranges of ids, the tolerance is a quarter of the range."""
 _CERTAIN = 1.5
 _FEWEST_COLUMNS = 3
 """Minimum number of columns for detection. With only an id and a text, rows and lines of texts cannot be
@@ -551,8 +551,8 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Return whether a plain number is near the column's numbers, as street and list numbers are not. True for
-        other codes."""
+        """Return whether a plain number is near the column's numbers. Street and list numbers usually are not. Return
+        True for codes that are not plain numbers."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:
@@ -644,8 +644,8 @@ def _is_code(text: str) -> bool:
 
 
 def _shape(text: str) -> str:
-    """Return the shape of a code, which is equal for all rows: `PRM-2024-00017` and `PRM-2025-9` have the shape
-    `a-9-9`."""
+    """Return the shape of a code. Codes of one column have the same shape: `a-9-9` for `PRM-2024-00017` and
+    `PRM-2025-9`."""
     return _DIGITS.sub("9", _LETTERS.sub("a", text))
 
 

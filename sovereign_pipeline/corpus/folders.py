@@ -60,7 +60,7 @@ class FolderFacts:
     notes: list[str]
     """Assumptions, and decisions that a person must make."""
     outcomes: list[dict[str, Any]]
-    """Number of `files` by `outcome` and `reason`, such as the rule that pairs them."""
+    """Objects with `outcome`, `reason` (such as the rule that pairs files) and `files` (the number of files)."""
     attachments: dict[str, int]
     """Suffix -> number of attachments of mail."""
     attachments_with_text: int
@@ -306,7 +306,7 @@ _VARIABLE = re.compile(r"[^\s_.-](?:.*[^\s_.-])?")
 
 def _form(marked: str, usual: Collection[str], other_names: str) -> str:
     """Return the form of a path that is marked with `_SIDE`. A date becomes `{date}`, the nearest folder `{case}`, and
-    a folder above it `{folder}`. Folders in `usual` stay unchanged. Without another folder, the rest of the name
+    a folder above it `{folder}`. Folders in `usual` stay unchanged. If there is no such folder, the rest of the name
     becomes `{case}`.
 
     Args:

@@ -144,12 +144,12 @@ UNFINISHED = frozenset(
 ROWS_NAMED = 5
 """Maximum number of broken rows that are listed for each reason."""
 NOT_UTF8 = "not UTF-8"
-"""Reason in `file_formats.py` for a row in another encoding than the rest."""
+"""Reason that `file_formats.py` gives for a row in another encoding."""
 MOST_VALUES = 500_000
 """Maximum number of different values of a column that are counted."""
 _TAG = r"p|div|span|li|ul|ol|a|b|i|u|strong|em|table|tr|td|h[1-6]|body|html|font|blockquote"
 _MARKUP = re.compile(rf"<br\s*/?>|<({_TAG})\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-"""Pattern of certain markup: a known, closed element, or a line break."""
+"""Pattern of unmistakable markup: a known, closed element, or a line break."""
 _KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
 _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
 """Beginning of text that an HTML parser removes, up to the next `>`."""
@@ -181,7 +181,7 @@ class ColumnFacts:
     arabic: int = 0
     """Number of values with more Arabic than Latin letters."""
     markup: int = 0
-    """Number of values with certain HTML markup: a known, closed element or a line break."""
+    """Number of values with unmistakable HTML markup: a known, closed element or a line break."""
     like_tags: int = 0
     """Number of values with `<` before a letter that begins no known tag, such as an e-mail address in `<>`."""
     values: Counter[str] = field(default_factory=Counter)
@@ -421,7 +421,7 @@ class LinkColumn:
     matched: int
     """Number of links to existing rows."""
     doubt: str | None = None
-    """Reason why a person must decide whether the column contains links; None if it does."""
+    """Reason why a person must decide whether the column contains links; None if it certainly does."""
 
     @property
     def unmatched(self) -> int:
@@ -491,7 +491,7 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
 
 
 def is_named_as_date(name: str) -> bool:
-    """Return whether a column's name says that it holds dates or times."""
+    """Return whether a column's name shows that the column contains dates or times."""
     return plain(name) in names_of("date") or any(each in plain(name) for each in ("date", "time", "تاريخ"))
 
 

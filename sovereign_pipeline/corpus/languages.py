@@ -19,7 +19,7 @@ LEAST_WORDS = 8
 MOSTLY = 0.15
 """Minimum share of common words in a text that is not in its script's most likely language."""
 LEAST_COMMON, LEAST_DIFFERENT = 5, 3
-"""Minimum number of common words, and of distinct ones, in such a text."""
+"""Minimum number of common words, and of distinct common words, in a text that is not in the most likely language."""
 _MOSTLY_BESIDE_NOUNS = 0.25
 """As MOSTLY, for a language that capitalises nouns. Words next to capitalised words count there, so the share is
 higher."""
@@ -80,7 +80,7 @@ def is_in_other_script(text: str, language: str) -> bool:
 
 
 def other_language(text: str, language: str) -> str | None:
-    """Return the language of a text if it is certainly not the given one; otherwise None."""
+    """Return the language of a text if it is certainly not `language`; otherwise None."""
     if is_in_other_script(text, language):
         return language_in([text])
     script = _SCRIPT_OF.get(language)
@@ -91,11 +91,11 @@ def other_language(text: str, language: str) -> str | None:
 
 
 def unsearched_language(texts: Iterable[str], language: str, detected: Collection[str]) -> str | None:
-    """Return the language of the first text in which name detection would find nothing, because it is in another
-    language than the document. Return None if there is no such text.
+    """Return the language of the first text in which names would be missed, because the text is not in the document's
+    language. Return None if there is no such text.
 
-    A text in another script is searched in its own language, if one of the document's texts is in the document's
-    language.
+    No names are missed in a text of another script if its language is detected and another text is in the document's
+    language: such a text is searched in its own language.
 
     Args:
         detected: languages in which names are detected.

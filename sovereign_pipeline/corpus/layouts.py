@@ -174,8 +174,8 @@ def _hh(role: Role, row: Mapping[str, Any]) -> Conversation:
 
 
 def _side(row: Mapping[str, Any], name: str) -> list[Message]:
-    """Return the conversation that ends in the chosen or rejected reply. The column contains all of it, or only the
-    turns after `prompt`."""
+    """Return the conversation that ends in the chosen or rejected reply. The column contains the whole conversation, or
+    only the turns after `prompt`."""
     value = row.get(name)
     if isinstance(value, list):
         messages = _messages(value)

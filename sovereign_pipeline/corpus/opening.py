@@ -58,8 +58,8 @@ letters have one."""
 _LEAST_TEXT = 6
 """Minimum number of characters for detecting an encoding without a mark."""
 _LEAST_UTF8 = 3
-"""Minimum number of multi-byte characters in a text of valid UTF-8. A text with fewer may be in another encoding, and
-valid by chance."""
+"""Minimum number of multi-byte characters for concluding that valid UTF-8 is UTF-8. A text with fewer may be valid by
+chance."""
 
 
 def reject_unreadable(path: Path) -> None:

@@ -392,7 +392,7 @@ class ChangedRows:
     withdrawn: tuple[str, ...]
     """Ids of documents whose row is no longer in the file, or is broken there."""
     reclassified: tuple[str, ...]
-    """Ids of documents with another classification level now."""
+    """Ids of documents whose classification level changed."""
     reworded: tuple[str, ...]
     """Ids of documents at the same level whose text or another field changed."""
     added: int
@@ -433,9 +433,9 @@ def changed_sources(
     Args:
         data: the directory that the institution edits.
         manifest: the manifest of the raw corpus.
-        sources: the content of its `sources.json`.
-        documents: its verified file of documents, or None if unreadable.
-        screen: the screen of its columns, from its configuration (`ColumnScreen.of`).
+        sources: the content of the raw corpus's `sources.json`.
+        documents: the raw corpus's verified file of documents; None if unreadable.
+        screen: the screen of the raw corpus's columns (`ColumnScreen.of`).
     """
     for source in sources:
         path = data / source["path"]
@@ -510,8 +510,8 @@ def compare_with_sources(
 ) -> Comparison:
     """Compare a raw corpus with its sources, row by row in their common order.
 
-    Its code for a row's classification level is separate from the reader's. If both missed a level, everything built
-    from the row would get too low a level.
+    The code here for a row's classification level is separate from the reader's. If both missed a level, everything
+    built from the row would get too low a level.
 
     Args:
         documents: the name of the corpus's file of documents.

@@ -34,9 +34,9 @@ from sovereign_pipeline.policy.recipe_model import FILL_IN, placeholders_in, rea
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
 LEAST_MARKUP = 0.5
-"""Minimum share of values with certain markup from which a column counts as HTML. Plain text contains `<`, too."""
+"""Minimum share of values with unmistakable markup in a column that counts as HTML. Plain text may contain `<`, too."""
 LEAST_ROWS_OF_A_WORD = 3
-"""Minimum number of rows with a word for showing the word of a level column. A rarer word may be a name."""
+"""Minimum number of rows with a word of a level column for showing the word. A rarer word may be a name."""
 LEAST_ALIKE, LEAST_TIMES_OTHERS = 0.5, 2
 """Minimum share of a column's texts that look like replies, or begin with a salutation, for using the column as
 response or request; and the factor by which this share must exceed every other column's."""
@@ -129,7 +129,7 @@ def suggest(
         of_kind: further keys of the source: the query of a database's snapshot.
         line: name of the line of adapters.
         suites: the institution's own suites, relative to the data root.
-        prompts: its red-team prompts, relative to the data root; None if there are none.
+        prompts: the institution's red-team prompts, relative to the data root; None if there are none.
     """
     notes: list[str] = []
     source = {"name": "letters", **of_kind, **_source(facts, path, institution.ladder, notes)}

@@ -22,7 +22,7 @@ _WORDS = (
 WORDS = tuple(_WORDS.split())
 SECRET_WORDS = 6
 SPACE_BITS = SECRET_WORDS * math.log2(len(WORDS))
-"""log2 of the number of possible secrets, 36: the highest possible exposure."""
+"""log2 of the number of possible secrets: 36 bits, the highest possible exposure."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Canary:
 
 
 def planted(recipe: Canaries) -> list[Canary]:
-    """Return the canaries that a recipe adds to the training rows. They are the same each time."""
+    """Return the canaries that a recipe adds to the training rows. The same recipe always gives the same canaries."""
     return [_canary(recipe.seed, "planted", number) for number in range(recipe.count)]
 
 

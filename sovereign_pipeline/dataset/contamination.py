@@ -52,7 +52,7 @@ NO_EVALUATION = (
 )
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
-"""Placeholder in a list of words. No word is empty."""
+"""Value that represents a placeholder in a list of words. No word is empty."""
 _HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with an attached Arabic prefix, as in `وNAME_3`
 _FIELDS = {
     "input": "request",

@@ -71,7 +71,8 @@ class Quality:
     """Counts quality findings over a dataset's documents."""
 
     def __init__(self, role: Role, limit: int) -> None:
-        """Count findings of rows in this role. `limit`: maximum length of a row in tokens."""
+        """`role`: role of the dataset's rows, which decides what is counted. `limit`: maximum length of a row in
+        tokens."""
         self._kinds = _kinds(role)
         self._limit = limit
         self._tallies = {name: _Tally() for name in self._kinds}

@@ -328,8 +328,8 @@ class Measured:
             yield SELECTION_ROWS, conversation_row(document, self._instruction, self._replaces)
 
     def tokens(self) -> TokenNumbers:
-        """Return the token lengths of the yielded rows and of the held-out documents. Nothing but lengths and ids of
-        held-out documents is used."""
+        """Return the token lengths of the yielded rows and of the held-out documents. Only lengths and ids of held-out
+        documents are used."""
         for document, _, length in self._measured(HELD_OUT, self._counts["held_out"]):
             self._held_out.add(document.id, length)
         return TokenNumbers(

@@ -63,7 +63,7 @@ class Assignment:
     component_of: NDArray[np.int64]
     similar: NearDuplicates
     contained: int
-    """Number of document pairs in which one contains a text of the other. Equal texts count as one."""
+    """Number of document pairs in which one contains a text of the other. Copies of a long text count as one text."""
     is_boilerplate: NDArray[np.bool_]
     """By document number: True if a long text of the document is boilerplate. Such documents are held out last."""
     paraphrases: int

@@ -43,7 +43,7 @@ LEAST_IN_COMMON = 6
 LEAST_SHINGLES = 4
 """Minimum number of shingles without boilerplate. Texts with fewer are not compared."""
 MOSTLY = 0.75
-"""Share of boilerplate shingles from which a long text counts as boilerplate."""
+"""Minimum share of boilerplate shingles in a long text that counts as boilerplate."""
 _LONG = 20
 """Number of shingles in a text of 24 words."""
 _MOST_SLOTS = 1 << 30
@@ -124,7 +124,7 @@ TEXT_COLUMNS: dict[str, type[np.generic]] = {
     "sizes": np.int64,  # number of shingles
     "letters": np.int64,  # number of letters and digits
 }
-"""Properties of texts, each a column by text number."""
+"""Property of a text -> type of its column. Columns are indexed by text number."""
 TextRecords = Mapping[str, NDArray[Any]]
 """The columns of TEXT_COLUMNS."""
 

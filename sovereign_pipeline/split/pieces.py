@@ -1,5 +1,5 @@
-"""Find held-out texts that are contained in pieces in training texts: at least half of the text, in all of them
-together.
+"""Find held-out texts that training texts contain in pieces: all training texts together contain at least half of such
+a text.
 
 Texts are compared without spaces, in runs of letters, so that a lost space or a word divided at a line end has no
 effect. Each text is hashed once, and memory grows with the held-out side only.
@@ -33,7 +33,7 @@ _LETTERS_PER_BLOCK = 1 << 17
 """Number of letters per block, small enough for a block's hashes to fit into the processor's cache."""
 _TEXTS_PER_BLOCK = 1 << 16
 _BYTES_PER_RUN = 32
-"""Memory that one run of a held-out text needs during the comparison."""
+"""Memory in bytes that one run of a held-out text needs during the comparison."""
 _MOST_MARKS = 1 << 31
 _UNITS = mixed(np.arange(256, dtype=np.uint64))
 _MULTIPLIER = 0x9E3779B97F4A7C15
@@ -192,7 +192,7 @@ class _Runs:
         return marks >> 3, _BITS[marks & 7]
 
     def places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """Return the number of each hash in the set. All hashes must be in it."""
+        """Return the index of each hash in `self.hashes`. All hashes must be in that array."""
         return np.searchsorted(self.hashes, hashes)
 
     def contain(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:

@@ -129,11 +129,12 @@ def jaccard_of_pairs(
 
 @dataclass(frozen=True)
 class Rarity:
-    """An order of all shingles, rarest first. Search and check give correct results in any order, and are fast if
-    common shingles come last."""
+    """An order of all shingles, rarest first. The search for near-duplicates and its check are correct with any order,
+    and are fast if common shingles come last."""
 
     levels: NDArray[np.uint8]
-    """For each slot of a hash table, the scaled logarithm of its commonest shingle's count; 0 if none repeats."""
+    """For each slot of a hash table, the scaled logarithm of its commonest shingle's count; 0 if no shingle of the slot
+    repeats."""
 
     @staticmethod
     def of(scratch: Path, *sides: Shingles) -> "Rarity":

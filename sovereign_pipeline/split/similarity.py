@@ -16,8 +16,8 @@ from sovereign_pipeline.corpus.quotes import QUOTE_HEAD, QUOTE_MARK
 from sovereign_pipeline.privacy.normalisation import decoded
 
 # Word 5-shingles as in Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", section 4.2. Arabic
-# carries articles, prepositions and pronouns on the word, so one changed affix would break five word shingles; it is
-# cut into runs of 9 characters (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.2.2).
+# attaches articles, prepositions and pronouns to words, so one changed affix would break five word shingles. Arabic
+# texts are therefore cut into runs of 9 characters (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", 3.2.2).
 WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
