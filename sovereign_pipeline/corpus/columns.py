@@ -41,7 +41,7 @@ LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
 """Maximum length of a column name in characters. A longer name counts as a text."""
 A_ROW_FOR_A_HEADER = "Its first line seems to be a row of data instead of a header."
-NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
+NAME_THE_COLUMNS = "Write the column names into the first line of the file."
 _TITLE = (
     "Its first line is a comment or a title instead of a header.",
     "Delete the lines above the header.",
@@ -167,7 +167,7 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
         )
     if is_text and not any(map(resembles_a_name, columns)):
         said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
-        raise SourceError(f"{path}: {said[0].lower()}{said[1:]} Two of them are the same.", NAME_THE_COLUMNS)
+        raise SourceError(f"{path}: {said[0].lower()}{said[1:]} Two of its cells are equal.", NAME_THE_COLUMNS)
     repeated = sum(times[name] - 1 for name in twice)
     shown = [
         repr(name) for name in twice if len(name) <= LONGEST_QUOTED_NAME and (not is_text or is_a_known_name(name))

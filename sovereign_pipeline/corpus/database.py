@@ -44,7 +44,7 @@ def take_snapshot(source: Source, path: Path, most: int | None = None) -> int:
 
     query = source.query or ""
     if _IS_A_QUERY.fullmatch(query) is None:
-        raise SourceError(f"Source '{source.name}': `query` is not one SELECT statement.", "Correct the recipe.")
+        raise SourceError(f"Source '{source.name}': `query` is not one SELECT statement.", "Correct the query.")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent)  # readable by its owner only
     os.close(handle)

@@ -139,7 +139,7 @@ def suggest(
     if facts.with_tools:
         recipe["training"] = {"base_model": "smollm2-135m-tools", "instruction": "Answer the enquirer."}
         notes.append(
-            f"base_model: {facts.with_tools:,} of {facts.rows:,} rows have tools; use a model whose template has calls."
+            f"base_model: {facts.with_tools:,} of {facts.rows:,} rows have tools, so its template must support tools."
         )
     return recipe_with(source, recipe, notes, line, institution, suites, prompts)
 
@@ -470,7 +470,7 @@ def _add_sides(free: Callable[[], list[ColumnFacts]], fields: dict[str, str], no
     def add(name: str, columns: Sequence[ColumnFacts], why: str) -> None:
         if name not in fields and len(columns) == 1:
             fields[name] = columns[0].name
-            notes.append(f"{name}: '{fields[name]}' by {why}: {format_texts(columns[0])}.")
+            notes.append(f"{name}: '{fields[name]}' is chosen by {why}: {format_texts(columns[0])}.")
 
     add("response", [each for each in _texts(free) if names_field(each.name, "response")], "the words of its name")
     add("request", [each for each in _texts(free) if names_field(each.name, "request")], "the words of its name")

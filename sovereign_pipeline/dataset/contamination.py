@@ -195,7 +195,7 @@ def _with_held_out(verdict: Verdict, held_out: HeldOutInRows, side: str) -> Verd
     if rows:
         fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
         problems.append(
-            f"{counted(len(rows), 'row holds', 'rows hold')} a text of a {document} or stand in one "
+            f"{counted(len(rows), 'row holds', 'rows hold')} a text of a {document}, or the reverse "
             f"({and_more(sorted(rows))}; by field: {fields})."
         )
     if pieces:

@@ -162,9 +162,7 @@ def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: 
 def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split: Artifact) -> list[str]:
     """Rebuild rows and card from the split, and return the differences. The stored card is not trusted."""
     if artifact.manifest.external_inputs != outside_files(workplace):
-        return [
-            "the base model's tokenizer, or what people judged of the scrubbed corpus, is another since it was made"
-        ]
+        return ["the base model's tokenizer, or people's judgements of the scrubbed corpus, changed after the build"]
     names = {entry.path for entry in artifact.manifest.files}
     measured = Measured(layout, workplace, split)
     problems, rows = [], Counter[str]()
@@ -183,10 +181,10 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     files = set(rows) if set(rows) - {SELECTION_ROWS} else {layout.file, *rows}
     messages = layout.messages_file(workplace.line) if layout.file in files else None
     if names != files | {CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS} | ({messages} if messages else set()):
-        return [f"it holds other files than its own ({and_more(sorted(names))})"]
+        return [f"the dataset has other files than expected ({and_more(sorted(names))})"]
     for name, place in sorted(wrong.items()):
         of_file = f"row {place:,}" if name == layout.file else f"row {place:,} of {name}"
-        problems.append(f"{of_file} is not the one that the split, or the recipe, gives")
+        problems.append(f"{of_file} differs from the row that the split and the recipe give")
     if messages:
         problems += _differences_of_messages(artifact, workplace.line.training.instruction)
     card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
@@ -200,7 +198,7 @@ def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split
     leaked = [str(row["id"]) for file in all_rows for row in read_jsonl(file) if row.get("id") in held_out]
     if leaked:
         documents = counted(len(leaked), "held-out document is", "held-out documents are")
-        problems.append(f"{documents} in it ({and_more(leaked)})")
+        problems.append(f"{documents} in the dataset ({and_more(leaked)})")
     return problems
 
 
