@@ -29,10 +29,10 @@ Rows = dict[str, dict[str, bytes]]
 
 
 def watch(session: Session, drafted: dict[str, bytes]) -> None:
-    """Collect every row that the session adds to the view from now on, for the next entry.
+    """Collect the rows that the session adds from now on, so that the next ledger entry lists them.
 
     Args:
-        drafted: filled with SHA-256 -> the rows' content and signed statements.
+        drafted: dictionary to fill: SHA-256 -> content of an added row, or a signed statement in the row.
     """
     session.info[DRAFTED] = drafted
 
@@ -41,7 +41,7 @@ def watch(session: Session, drafted: dict[str, bytes]) -> None:
         table = getattr(state.statement, "table", None)
         changes = state.is_insert or state.is_update or state.is_delete
         if changes and table is not None and not table.info.get(tables.STORED):
-            raise RuntimeError("rows of the registry are added one by one, as objects")
+            raise RuntimeError("a bulk statement would change the registry; add each row as an ORM object")
 
     @event.listens_for(session, "after_flush")
     def _note(flushed: Session, context: Any) -> None:
@@ -84,7 +84,7 @@ def assert_none_left(session: Session) -> None:
 
 def content_of_row(row: tables.Table) -> bytes:
     """Return a row's columns as canonical JSON. An entry refers to the row by the SHA-256 of this content. Empty
-    columns are left out, so that a column that is added later does not change the digest."""
+    columns are omitted: a new column must not change the digests of existing rows."""
     return canonical_json({name: value for name, value in tables.row_as_dict(row).items() if value is not None})
 
 
@@ -108,7 +108,7 @@ SIGNED_AS = b"sovereign audit entry 1\n"
 
 
 AFTER_HASH = b'"previous":"'
-"""Bytes after the hash in an entry. Earlier text cannot contain them, because its quotation marks are escaped."""
+"""Bytes that follow the hash in an entry's JSON. No value before them contains them, because JSON escapes quotes."""
 
 
 class Parsed(NamedTuple):
@@ -134,7 +134,7 @@ UNREADABLE = "cannot be read"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The position of a log: its newest entry at some time."""
+    """The number and hash of the newest entry that a log had at some time."""
 
     sequence: int
     """Number of the newest entry; 0 for an empty log."""
@@ -148,12 +148,12 @@ BEGINNING = Checkpoint(sequence=0, hash=FIRST)
 def damaged_registry(sequence: int, problem: str) -> IntegrityError:
     return IntegrityError(
         f"The audit log: entry {sequence} {problem}. Another program changed the registry.",
-        "Restore it from a copy, and find out who changed it.",
+        "Restore the registry from a copy, and find out who changed it.",
     )
 
 
 CLOCKS = datetime.timedelta(minutes=5)
-"""Tolerated clock difference, as in `evidence/verify.py`."""
+"""Tolerated difference between two machines' clocks. `evidence/verify.py` tolerates the same."""
 
 
 def append(
@@ -173,15 +173,15 @@ def append(
         sign: signs the entry; None leaves it unsigned.
         dated: the time in the act's signed statement.
 
-    Raises InputError for a text that is too long, and ConflictError for a statement from the future, because no
-    evidence package that contains such a statement would verify.
+    Raises InputError for a text that is too long, and ConflictError if `dated` is in the future, because an evidence
+    package with such a statement would not verify.
     """
     refuse_long_texts(subjects)
     now = datetime.datetime.now(datetime.UTC)
     if dated is not None and dated > now + CLOCKS:
         raise ConflictError(
-            f"'{action}' is dated {dated:%Y-%m-%d %H:%M:%S} UTC, which is to come: a clock is wrong.",
-            "Correct the clocks of this machine and of the one that signed it. It is logged once that time is reached.",
+            f"'{action}' is dated {dated:%Y-%m-%d %H:%M:%S} UTC, which is in the future: a clock is wrong.",
+            "Correct the clocks of this machine and of the signing one. The act can be logged after that time.",
         )
     rows = taken(session)
     if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
@@ -297,7 +297,7 @@ def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
     if growth.size != tree.size_of(session):
         raise damaged_registry(growth.size + 1, "is missing")
     if growth.root() != tree.root_at(session, growth.size):
-        raise damaged_registry(growth.size, "or one before it was changed")
+        raise damaged_registry(growth.size, "or an earlier entry was changed")
 
 
 def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpoint:
@@ -317,7 +317,7 @@ def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpo
 def assert_contains(session: Session, kept: Checkpoint) -> None:
     """Raise IntegrityError if the log lacks the entry of an earlier checkpoint."""
     if proven_entry(session, kept.sequence).hash != kept.hash:
-        raise damaged_registry(kept.sequence, "is not the one of the export")
+        raise damaged_registry(kept.sequence, "differs from the same entry in the export")
 
 
 def export(registry: Readable, file: Path) -> Checkpoint:
@@ -387,7 +387,7 @@ def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, An
     is_signed = notes.is_signed(note, verifier) and head.origin == verifier.name
     if not is_signed or (growth.size, growth.root()) != (head.size, head.root):
         raise IntegrityError(
-            f"{file}: these are not the {head.size} entries that the log's key signed.",
+            f"{file}: the entries differ from the {head.size} entries of the signed checkpoint beside the file.",
             "Use another copy of the export, and find out who changed this one.",
         )
     entries = [parse(line, number) for number, line in enumerate(lines[: head.size], start=1)]

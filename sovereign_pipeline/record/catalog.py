@@ -100,8 +100,8 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
 
 
 def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
-    """Return the lines with an adapter in one of these states. Includes a line with inconsistent transitions, so that a
-    later check reports it without hiding other lines."""
+    """Return the lines with an adapter in one of these states. Includes a line with inconsistent transitions: a later
+    check reports that line's error, without hiding other lines."""
     found = set[str]()
     try:
         state = states(session)
@@ -132,8 +132,8 @@ def in_production(session: Session, line: str, at: datetime.datetime | None = No
 
 
 def in_order(times: Sequence[datetime.datetime]) -> list[datetime.datetime]:
-    """Return times in the log's order, corrected for wrong clocks: each time is lowered to the earliest time after
-    it."""
+    """Return times in the log's order, corrected for wrong clocks. Each time is lowered to the earliest of all later
+    entries' times."""
     return list(itertools.accumulate(reversed(times), min))[::-1]
 
 
@@ -260,7 +260,7 @@ def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
         return found[0]
     known = and_more(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
     problem = f"{len(found)} datasets begin with" if found else "There is no registered dataset"
-    raise NotFoundError(f"{problem} '{digest}'.", f"Give one of these, or more of its digits: {known}.")
+    raise NotFoundError(f"{problem} '{digest}'.", f"Give one of these digests, or more of its digits: {known}.")
 
 
 def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
@@ -290,12 +290,12 @@ def line_of(adapter_id: str) -> str:
 
 
 def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
-    """Return the adapter that a candidate would replace: the line's adapter in production, or else its highest version,
-    or else None.
+    """Return the adapter that a candidate would replace: the line's adapter in production, or without one the line's
+    highest version, or None.
 
-    Ignores rejected, recalled and retired adapters. If the candidate is registered, earlier adapters have the state
-    that they had at its registration, so that later transitions do not make its scores stale. The highest version is
-    the newest; registration times would be ambiguous, because they are whole seconds.
+    Ignores rejected, recalled and retired adapters. If the candidate is registered, the states of earlier adapters are
+    those at its registration, so that later transitions do not make its scores stale. Versions decide which adapter is
+    newest: registration times are whole seconds, so two can be equal.
 
     Args:
         weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). Adapters with these weights are ignored.

@@ -1,4 +1,4 @@
-"""Manage the ledger's key, second copy and signed checkpoint. They reveal that an older registry was restored."""
+"""Manage the ledger's key, second copy and signed checkpoint, which reveal that an older registry was restored."""
 
 import errno
 import hashlib
@@ -83,8 +83,8 @@ def read_key(path: Path) -> Signer:
 
 
 def signer(settings: Settings) -> Signer | None:
-    """Manage the ledger's key, second copy and signed checkpoint. Copy and checkpoint reveal that an older registry was
-    restored."""
+    """Return the ledger's private key, or None if its file is missing or this account has no access to its directory.
+    Raises the errors of `read_key`."""
     path = key_file(settings)
     try:
         return read_key(path) if path.exists() else None
@@ -93,14 +93,14 @@ def signer(settings: Settings) -> Signer | None:
 
 
 def verifier(session: Session | Connection, settings: Settings) -> Verifier | None:
-    """Return the log's public key, or None before the first act. Raises IntegrityError if the key file contradicts
-    it."""
+    """Return the log's public key, or None before the first act. Raises IntegrityError if the registry's value is
+    malformed or differs from the key file."""
     rows = list(session.scalars(select(LedgerKey.verifier)))
     here = signer(settings)
     try:
         stated = [notes.parse_verifier(each) for each in rows]
     except (InputError, AttributeError, TypeError):  # the stored value is no verifier key, or is not text
-        raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
+        raise IntegrityError("The registry: the stored public key of the ledger is malformed.", RESTORE) from None
     if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
         raise IntegrityError(
             f"{key_file(settings)}: this is not the key of the registry's ledger.",
@@ -129,11 +129,11 @@ def _refuse_open(directory: Path) -> None:
 
 VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK, LARGEST_LOOK = 1 << 14, 1 << 24
-"""Number of bytes at the file's end that are read first to find unconfirmed entries, and at most."""
+"""Number of bytes read from the file's end to find unconfirmed entries: at first, and at most."""
 MOST_TORN = 1_000
 """Maximum number of unreadable lines at the file's end. A crash leaves one such line."""
 BYTES_A_CHECKPOINT = 1 << 20
-FLOODED = "Find out who did. To start a new copy, move the file away and create an empty one; the next act logs that."
+FLOODED = "Find out which one. To start a new copy, move the file away and create an empty one; the next act logs that."
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Line:
 
     @property
     def confirmed(self) -> int:
-        """Number of entries that a checkpoint covers, else 0."""
+        """Number of entries that the line's checkpoint covers. 0 for a line without a checkpoint."""
         return parse_tree_head(self.checkpoint.text).size if self.checkpoint is not None else 0
 
     @property
@@ -203,7 +203,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[BinaryIO]:
-    """Open the second copy without waiting. Raises OSError unless it is a regular file."""
+    """Open the second copy. Raises OSError unless it is a regular file; does not block if it is a pipe."""
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -217,7 +217,7 @@ def _opened(path: Path, flags: int) -> Iterator[BinaryIO]:
 def entries_of(path: Path) -> Iterator[Line]:
     """Yield every entry that is not void. Raises IntegrityError for an unreadable line that is not marked as void.
 
-    A line is not void if a checkpoint before its mark covers it: nobody signs the marks."""
+    Marks are unsigned, so a mark has no effect on an entry that an earlier checkpoint covers."""
     void, size = dict[str | None, int](), 0
     for line in lines_of(path, b'{"void"', b'{"checkpoint"'):
         size = max(size, line.confirmed)
@@ -230,13 +230,13 @@ def entries_of(path: Path) -> Iterator[Line]:
         elif line.is_torn:
             raise IntegrityError(
                 f"{path}: line {number} cannot be read.",
-                "A crash may have cut off the last line; the next act marks it as incomplete. Any other unreadable "
-                "line was changed.",
+                "If it is the last line, a crash may have cut it off, and the next act marks it as void. Any other "
+                "unreadable line was changed: find out by whom.",
             )
 
 
 def largest_in(path: Path) -> Note | None:
-    """Return the checkpoint of the second copy that covers most entries, wherever its line is."""
+    """Return the checkpoint in the second copy that covers the most entries, or None. Reads the whole file."""
     return max(lines_of(path, b'{"checkpoint"'), key=lambda line: line.confirmed, default=Line(b"")).checkpoint
 
 
@@ -257,8 +257,8 @@ def parse_line(content: bytes) -> Line:
 
 
 def end_of(path: Path) -> End:
-    """Read the second copy backwards to the first entry that may not be committed. Raises IntegrityError if another
-    program wrote many lines."""
+    """Read enough of the second copy's end to contain every entry that may be uncommitted. Raises IntegrityError if
+    that is too much, because another program wrote many lines."""
     with _reading(path) as stream:
         length, look = os.fstat(stream.fileno()).st_size, FIRST_LOOK
         while look <= LARGEST_LOOK:
@@ -275,7 +275,7 @@ def end_of(path: Path) -> End:
 
 @contextmanager
 def _stopping(path: Path) -> Iterator[None]:
-    """Convert errors of the second copy's medium into an IntegrityError, which stops the act."""
+    """Raise IntegrityError, which cancels the act, if the second copy is missing or writing to it fails."""
     if not path.exists():
         raise IntegrityError(
             f"{path}: the ledger's second copy is missing, so the act was cancelled.",
@@ -293,9 +293,9 @@ def _stopping(path: Path) -> Iterator[None]:
 def add(
     path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int, kept: Note
 ) -> None:
-    """Write entries that are about to be committed, and flush them to the medium.
+    """Append entries that are about to be committed to the second copy, and flush them to its medium.
 
-    Adds missing committed entries first. Marks entries that were never committed as void.
+    Before them, marks entries that were never committed as void, and appends committed entries that are missing.
 
     Args:
         committed: returns the exact bytes of the committed entries between two numbers.
@@ -307,8 +307,8 @@ def add(
         newest = end.newest(size)
         if newest and [end.entries[newest]] != list(committed(newest, newest)):
             raise IntegrityError(
-                f"{path}: entry {newest} of the copy differs from the registry's.",
-                "Find out which of them was changed.",
+                f"{path}: entry {newest} of the copy differs from the registry's entry of that number.",
+                "Find out whether the copy or the registry was changed.",
             )
         void = [each for number, each in end.entries.items() if number > size] + [*end.torn.values()]
         with _opened(path, os.O_WRONLY | os.O_APPEND) as raw:
@@ -321,7 +321,8 @@ def add(
 
 
 def confirm(path: Path, checkpoint: Note) -> None:
-    """Write a checkpoint, which confirms all entries that it covers. Raises IntegrityError if writing fails."""
+    """Append a checkpoint to the second copy, which confirms all entries that the checkpoint covers. Raises
+    IntegrityError if writing fails."""
     try:
         with _opened(path, os.O_WRONLY | os.O_APPEND) as raw:
             _write_lines(raw.fileno(), _confirmed((), checkpoint))
@@ -330,12 +331,13 @@ def confirm(path: Path, checkpoint: Note) -> None:
         raise IntegrityError(
             f"{path}: the checkpoint cannot be written to the ledger's second copy ({error.strerror}). "
             f"The act is logged, up to entry {parse_tree_head(checkpoint.text).size}.",
-            "Free space on its medium. The next act writes it.",
+            "Free space on its medium. The next act writes the checkpoint.",
         ) from None
 
 
 def _confirmed(entries: Iterable[bytes], checkpoint: Note) -> Iterator[bytes]:
-    """Yield the lines of entries, and checkpoint lines at the end and often enough that `end_of` finds one soon."""
+    """Yield the lines of entries, with the checkpoint's line after each MiB and at the end, so that `end_of` reads
+    little."""
     line, unconfirmed = canonical_json({CHECKPOINT: str(checkpoint)}), 0
     for each in entries:
         yield each
@@ -478,7 +480,7 @@ def prepare(session: Session, settings: Settings) -> None:
         if verifier is not None:
             raise IntegrityError(
                 f"{key_file(settings)}: the key that signs the ledger's checkpoints is missing.",
-                f"Run as the account that has it (SOVEREIGN_KEYS). {RESTORE}",
+                f"Run as the account that has this key (in SOVEREIGN_KEYS). {RESTORE}",
             )
         assert_private(settings)
         log_signer = new_log()
@@ -537,13 +539,14 @@ def note_committed(session: Session, settings: Settings) -> Note:
 
 
 def newest(session: Session, settings: Settings) -> Note:
-    """Return the checkpoint of the committed state or, if the log's key is missing, the last written checkpoint."""
+    """Return the checkpoint of the committed state or, if the log's key is missing, the last written checkpoint. Raises
+    NotFoundError before the first act."""
     if signer(settings) is not None:
         return note_committed(session, settings)
     kept = all_kept(settings)
     verified(session, settings, kept)
     if not kept:
-        raise NotFoundError("The ledger has no signed checkpoint yet.", "The first entry makes one.")
+        raise NotFoundError("The ledger has no signed checkpoint yet.", "The first act creates one.")
     return kept[0].note
 
 
@@ -553,7 +556,8 @@ def _keep_signed(
     """Return the checkpoint of the committed state, and write it if an act has not done so yet.
 
     Args:
-        outcome: what an error of the disk means for the act; continues the sentence.
+        outcome: end of the error's sentence, which states whether the act is logged although the disk failed.
+        then: sentence that is appended to the error's hint.
     """
     path = checkpoint_file(settings)
     note = next((each.note for each in kept if each.path == path and each.head == head), None)

@@ -47,7 +47,7 @@ class Registry:
     identity: tuple[object, ...]
     """Unique identifier of this database."""
     snapshot: Path | None
-    """Path of the stored snapshot. If None, every entry is replayed."""
+    """Path of the stored snapshot of the replayed state. None replays every entry."""
     under_any_trust: bool = False
     """True if the trust root in the data root may differ from the logged one."""
 
@@ -58,8 +58,8 @@ class Registry:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Open a session on the newest committed state. Its objects stay usable after it is closed. A nested call in
-        the same thread sees the state of the outer one.
+        """Open a session on the newest committed state. Loaded objects stay usable after the session is closed. A
+        nested call in the same thread sees the state of the outer session.
 
         Raises IntegrityError if the ledger's key did not sign the database's entries, if they are older than the last
         checkpoint, or if the trust root in the data root is older than the logged one or unrelated to it.
@@ -72,7 +72,7 @@ class Registry:
                 return
             disk: Connection
             for _ in range(2):  # twice, because another process may write the first checkpoint in between
-                kept = checkpoints.all_kept(self.settings)  # before the database, because others may write meanwhile
+                kept = checkpoints.all_kept(self.settings)  # read first: another process may write meanwhile
                 stack.close()
                 view.disk = disk = stack.enter_context(self._connected())
                 stack.callback(setattr, view, "disk", None)
@@ -89,9 +89,8 @@ class Registry:
     def writing(self) -> Iterator[Session]:
         """Open the only write transaction. It is committed at the end, or rolled back on any error.
 
-        Rows that the session adds to the view are a draft, which readers in the same thread see. The entries are
-        written to the second copy, committed to the database, replayed from there, and covered by a new signed
-        checkpoint.
+        Added rows are a draft that only readers in the same thread see. At the end, the new entries are written to the
+        second copy, committed to the database, replayed from there, and covered by a new signed checkpoint.
 
         Raises IntegrityError if the registry is older than its last checkpoint, or if a disk is full.
         """
@@ -124,8 +123,8 @@ class Registry:
                         view.keep(self.snapshot, signer)
 
     def keep_anew(self) -> None:
-        """Replace the stored snapshot by the state that was just replayed, or remove it if the ledger's key is not
-        here."""
+        """Replace the stored snapshot by the state that was just replayed. Without access to the ledger's key, remove
+        the snapshot."""
         snapshot, signer = kept_state(self.settings), checkpoints.signer(self.settings)
         with self.view.lock, suppress(OSError):  # a process that only verifies has no write access
             if signer is None:
@@ -142,15 +141,15 @@ class Registry:
             yield disk
 
     def checkpoint(self) -> Note:
-        """Return the signed checkpoint of the committed state, after signing it if necessary and possible. Raises
-        NotFoundError before the first act."""
+        """Return the signed checkpoint of the committed state. Without access to the ledger's key, return the last
+        written one. Raises NotFoundError before the first act."""
         with self.view.lock, checkpoints.only_writer(self.settings), self.reading() as session:
             return checkpoints.newest(session, self.settings)
 
 
 @contextmanager
 def _session(view: View, connection: Connection, disk: Connection) -> Iterator[Session]:
-    """Open a session on the view, whose stored tables are read and written in the database."""
+    """Open a session that uses the view, and for `stored_classes` the database itself."""
     with Session(connection, binds=dict.fromkeys(stored_classes(), disk), expire_on_commit=False) as session:
         session.info[tree.GROWTH], session.info[audit_log.LAST] = view.growth.copy(), view.last
         before, STORE.read = STORE.read, lru_cache(maxsize=256)(partial(content_in, disk, view.drafted))
@@ -171,17 +170,17 @@ def place_of(url: str) -> tuple[object, ...]:
 
 
 def name_of_home(settings: Settings) -> str:
-    """Return the name under which a home uses a database that other programs manage, the same after a restore."""
+    """Return the name that marks a database of MLflow or Dagster as this home's. It stays the same after a restore."""
     return keyed_digest(read_secret(settings.home_key), "home", b"").hex()
 
 
 def claim_for_home(settings: Settings, variable: str, found: str | None, *, is_used: bool) -> None:
-    """Raise ConflictError if a database belongs to another home. Otherwise both homes would treat each other's runs and
-    models as their own.
+    """Raise ConflictError if a database belongs to another home. Two homes that share a database would treat each
+    other's runs and models as their own.
 
     Args:
         variable: environment variable with the database's URL.
-        found: name of the home that the database states, if any.
+        found: name of a home (`name_of_home`) that is stored in the database; None if there is none.
         is_used: whether the database has content.
     """
     if found == name_of_home(settings) or (found is None and not is_used):
@@ -189,7 +188,7 @@ def claim_for_home(settings: Settings, variable: str, found: str | None, *, is_u
     owner = "the database of another home" if found is not None else "in use by another program"
     raise ConflictError(
         f"{variable}: this database is {owner}, and {settings.home} cannot share it.",
-        "Give each home a database of its own on the server.",
+        "Create a separate database for each home on the server.",
     )
 
 
@@ -299,9 +298,9 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _on_server(url: URL, read_only: bool = False) -> Engine:
-    """Connect to a database server. Tables are in the schema `public`, unless the URL's options name another one: a
-    role may set its own search path, which would lead to other tables, and its own encoding. A connection is closed
-    when its session ends, because a process opens the registry many times and the server's connections are few."""
+    """Connect to a database server, with the encoding UTF-8 and the schema `public`, or the schema in the URL's
+    options. A role's own defaults could differ and lead to other tables. A connection is closed when its session ends,
+    because a process opens the registry many times and the server allows few connections."""
     engine = create_engine(url, connect_args={"client_encoding": "UTF8"}, poolclass=NullPool)
     settings = ["SET search_path TO public"] if "search_path" not in str(url.query.get("options", "")) else []
     settings += ["SET default_transaction_read_only TO on"] if read_only else []
@@ -360,7 +359,7 @@ def _named(error: DBAPIError | PoolTimeout) -> SovereignError:
     if code == sqlite3.SQLITE_BUSY or state == POSTGRESQL_LOCKED:
         return RegistryLocked(
             f"Another connection has kept the registry locked for {WAIT_SECONDS} seconds, so nothing was logged.",
-            "Try again. If it stays locked, end that program; on PostgreSQL, pg_locks names its session.",
+            "Try again. If it stays locked, end the program that locks it; on PostgreSQL, pg_locks names its session.",
         )
     if _is_silent(error):
         return RegistryUnreached(
@@ -368,8 +367,8 @@ def _named(error: DBAPIError | PoolTimeout) -> SovereignError:
         )
     return IntegrityError(
         f"The registry's database is damaged, or rejects a statement of this program ({type(orig).__name__}): its "
-        f"tables or the rights of its role were changed.",
-        "Run `sovereign doctor`, which names the rights of each role. Restore a damaged file from a copy.",
+        f"tables or the role's rights were changed.",
+        "Run `sovereign doctor`, which lists the rights of each role. Restore a damaged file from a copy.",
     )
 
 
@@ -406,8 +405,9 @@ def _create_tables(connection: Connection) -> None:
 def copy_registry(
     settings: Settings, to: Settings, copy: Callable[[Sequence[SqlTable], Connection, Connection], int]
 ) -> int:
-    """Copy a registry's tables into an empty database, and return what `copy` returns. The caller holds the ledger's
-    lock and opens the copy afterwards, which verifies it."""
+    """Copy a registry's tables into an empty database. Returns the result of `copy`.
+
+    The caller must lock the ledger before, and open the new registry afterwards to verify it."""
     engine = _engine(to)
     with _engine_read_only(settings) as source, source.connect() as read, _writing_connection(engine) as write:
         _create_tables(write)
@@ -456,7 +456,7 @@ def _sqlite(path: Path) -> Iterator[Engine]:
     """
     if not path.is_file():
         raise InputError(
-            f"{path}: there is no registry.", "Set SOVEREIGN_HOME to the home whose registry shall be verified."
+            f"{path}: there is no registry.", "Set SOVEREIGN_HOME to the home whose registry you want to verify."
         )
     log = path.with_name(f"{path.name}-wal")
     if not log.exists():
@@ -536,8 +536,8 @@ _OWNED = text(
 
 
 def beyond_a_service(connection: Connection) -> list[str]:
-    """Return a description of each right on the registry's tables that a service does not need, of the connected role
-    or of any other role except owners and superusers. Empty for SQLite."""
+    """Return a description of each database right that a service does not need. Covers the connected role, and all
+    other roles except owners and superusers. Empty for SQLite."""
     return [] if connection.dialect.name == "sqlite" else list(_beyond(connection))
 
 
@@ -555,5 +555,5 @@ def _beyond(connection: Connection) -> Iterator[str]:
     for (role, kind), rows in groupby(granted, key=lambda row: row[:2]):
         yield f"{role} has {kind} on {', '.join(row[2] for row in rows)}"
     for each in connection.scalars(_MAY_CREATE, {"tables": tables}):
-        # The owner would run such an operator, with the owner's rights.
+        # The role could create an operator, which the owner's queries would then run with the owner's rights.
         yield f"{each} has CREATE on the schema {schema}"

@@ -52,8 +52,8 @@ KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "overrid
 
 
 class Waiver(Frozen):
-    """The content of `waiver.json`. The manifest's circumstances contain the time of the waiver. The manifest's only
-    input is the waived gate's record."""
+    """The content of `waiver.json`. The artifact's manifest adds the time (in its circumstances) and the record of the
+    waived gate (its only input)."""
 
     gate: str
     kind: WaiverKind
@@ -78,13 +78,13 @@ def stated_waiver(artifact: Artifact) -> Waiver:
 
 
 def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifact: Artifact) -> Waiver:
-    """Read a waiver and verify it. Raises IntegrityError unless it is in the ledger, and signed by an officer whom the
-    trust root permits to waive at this level."""
+    """Read a waiver and verify it. Raises IntegrityError unless the waiver is logged in the ledger, and signed by an
+    officer whom the trust root permits to waive at the artifact's classification level."""
     waiver = stated_waiver(artifact)
     if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
         raise IntegrityError(
             f"{artifact.path}: no officer signed this waiver, so it is invalid.",
-            "Have an officer waive the gate with a key.",
+            "Have an officer waive the gate and sign the waiver.",
         )
     path = artifact.file(SIGNATURE_FILE)
     bundle = path.read_bytes()
@@ -219,7 +219,7 @@ def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict
     """Evaluate every gate of the stage for one artifact, and record the verdicts. Returns gate's name -> recorded
     verdict, without `Verdict.listed`.
 
-    A gate that raises an error leaves no record, so the artifact stays unusable.
+    If a gate raises an error, no verdict is recorded, and the artifact cannot be used.
     """
     artifact = workplace.store.open(ref)
     inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
@@ -278,14 +278,14 @@ class Usable:
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
         self._checked: dict[tuple[int, ArtifactRef, bool], Stage] = {}
-        """Identity of the stage (two stages may have one name), artifact, and whether outside files were read -> the
-        stage."""
+        """(`id` of the stage object, artifact, whether outside files were read) -> the stage. Two stages may have the
+        same name, hence the `id`."""
 
     def check(self, stage: Stage, ref: ArtifactRef, with_outside_files: bool = True) -> None:
-        """Assert that another stage may use an artifact, as `assert_usable` does for inputs.
+        """Assert that an artifact and everything upstream of it may be used, by the rules of `assert_inputs_usable`.
 
         Args:
-            with_outside_files: False does not read files outside the store.
+            with_outside_files: False skips the check of files outside the store.
         """
         outside = with_outside_files and not stage.judges_what_is_recorded
         if (id(stage), ref, outside) in self._checked:
@@ -332,7 +332,7 @@ class Usable:
         line = self._workplace.line.line
         raise StaleInput(
             f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was built without {upstream.kind}, "
-            "which the line now needs for it.",
+            "which the recipe now requires.",
             act="run_line",
             line=line,
         )
@@ -346,8 +346,8 @@ class Usable:
         line = self._workplace.line.line
         rows = stage.changed_rows(self._workplace, ref)
         raise StaleInput(
-            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was made from other contents of "
-            f"{and_more(changed)} than there are now{f': {rows}' if rows else ''}.",
+            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. Files outside the store have changed "
+            f"since it was built: {and_more(changed)}{f': {rows}' if rows else ''}.",
             act="run_line",
             line=line,
         )
@@ -357,7 +357,7 @@ class Usable:
         if ladder.exceeds(of_input.classification, manifest.classification):
             raise IntegrityError(
                 f"{self._workplace.store.path_of(ref.digest)}: this {manifest.kind} states {manifest.classification}, "
-                f"and its {of_input.kind} is {of_input.classification}. A level can never fall.",
+                f"but its {of_input.kind} is {of_input.classification}. A level can never fall.",
                 f"Find out who changed the store. Then materialize {manifest.kind} again.",
             )
 
@@ -421,7 +421,7 @@ def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateS
     line = workplace.line.line
     if named:
         full = ", ".join(map(_full_name, named))
-        raise NotFoundError(f"Line {line}: several gates have the name '{name}'.", f"Name one of {full}.")
+        raise NotFoundError(f"Line {line}: several gates have the name '{name}'.", f"Give one of {full}.")
     if not every:
         raise NotFoundError(
             f"Line {line}: there is no gate '{name}', because nothing is materialized yet.",
@@ -453,7 +453,7 @@ class WaiverProposal:
     """Classification level at which the officer needs the permission to waive."""
 
     def question(self) -> dict[str, str]:
-        """Facts of the waiver that the officer is asked to confirm."""
+        """Return the facts that the officer confirms before signing the waiver."""
         return {
             "line": self.workplace.line.line,
             "stage": self.stage.kind,
@@ -468,8 +468,10 @@ class WaiverProposal:
 
 
 def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, reason: str) -> WaiverProposal:
-    """Compose the waiver of a gate that an artifact did not pass. Raises GateRefused if the gate has no record or the
-    recipe permits no waiver, and InputError if the gate passed, was waived already, or the reason is empty."""
+    """Compose the waiver of a gate that an artifact did not pass.
+
+    Raises GateRefused if the gate has no record or the recipe permits no waiver, and InputError if the gate passed, was
+    waived already, or the reason is empty."""
     line = workplace.line.line
     reason = officers.officers_words(reason, "A waiver")
     recorded = recorded_verdict(gate, workplace, ref)

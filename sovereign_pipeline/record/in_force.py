@@ -1,4 +1,4 @@
-"""Log changes of the rules, recipes and trust root in the ledger, and assert which of them are in force."""
+"""Log changes of rules, recipes and trust root in the ledger, and reject an older or unrelated trust root."""
 
 import datetime
 import hashlib
@@ -55,12 +55,13 @@ class Rule:
 
 
 def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
-    """Add entries for rules and a trust root that changed since their last entries, and for entries that the second
-    copy lacks. Raises IntegrityError if the trust root is missing, invalid, older than the logged one or unrelated to
-    it, or if classification levels changed their order.
+    """Add a ledger entry for each rule file that changed since its last entry, for a changed trust root, and for a
+    second copy that lacks entries. Raises IntegrityError if the trust root is missing, invalid, older than the logged
+    one or unrelated to it, or if classification levels changed their order.
 
     Args:
-        replaced_by: SHA-256 of the first root of a replacement trust root, from an administrator.
+        replaced_by: SHA-256 of a new trust root's first root, as confirmed by an administrator. None if the trust root
+            is not replaced.
     """
     session.info.pop(BEFORE_THE_FIRST, None)
     _assert_order_of_levels(session, settings)
@@ -82,7 +83,7 @@ def put_on_record(session: Session, settings: Settings, replaced_by: str | None 
 
 
 def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
-    """Return the last entry of each rule file, now or at a time. Includes removed files."""
+    """Return the newest logged version of each rule file, now or at a time. Includes removed files."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     found = {
         entry.subjects["file"]: Rule(entry.sequence, entry.at, entry.subjects["file"], entry.subjects["now"])
@@ -98,7 +99,7 @@ def rule_file(settings: Settings, sha256: str) -> Path:
 
 
 def assert_rules_kept(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError that names a rule's copy if it is missing or changed."""
+    """Raise IntegrityError if the stored copy of a rule is missing or changed. The error names the copy."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     for entry in session.scalars(query):
         sha256 = entry.subjects["now"]
@@ -117,7 +118,7 @@ def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> byte
 
 
 def rules_digest(settings: Settings, line: str) -> dict[str, str]:
-    """Return file -> SHA-256 of the institution's rules and the line's recipe, to record the rules of an act."""
+    """Return file -> SHA-256 for `institution.yaml` and the line's recipe, to be logged with an act."""
     names = (INSTITUTION, f"lines/{line}.yaml")
     return {name: hashlib.sha256(content).hexdigest() for name, content in _rules(settings.data) if name in names}
 
@@ -133,8 +134,8 @@ def trust_on_record(session: Session) -> TrustOnRecord | None:
 
 
 def acts_of_revoked_keys(session: Session, trust: Trust) -> list[AuditEntry]:
-    """Return the entries of officers' acts that do not count, because the trust root revokes their key from that entry
-    or an earlier one."""
+    """Return the entries of officers' acts that are invalid, because the officer's key is revoked from that entry or an
+    earlier one."""
     query = select(AuditEntry).order_by(AuditEntry.sequence)
     revoked = [key for key in trust.keys(OFFICER) if key.revoked_from is not None]
     return [
@@ -154,8 +155,8 @@ def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, s
     if trust.root_sha256 != known.root_sha256:
         raise IntegrityError(
             f"The trust root here begins with the root {trust.root_sha256}, but ledger entry {known.sequence} "
-            f"is based on the root {known.root_sha256}.",
-            "Restore the right one. If it was replaced on purpose, an administrator must confirm its full SHA-256.",
+            f"names the first root {known.root_sha256}.",
+            "Restore the logged trust root. If the new one is intended, an administrator must confirm its SHA-256.",
         )
     if trust.root_version < known.root_version or trust.targets_version < known.targets_version:
         raise IntegrityError(
@@ -169,13 +170,13 @@ def _assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, s
     if forked or (not newer and files != known.files):
         raise IntegrityError(
             f"The trust root here has the versions of entry {known.sequence} of the ledger, but different files.",
-            "Two changes were made in parallel. Use the one that is in force.",
+            "Two changes were made in parallel. Restore the logged trust root.",
         )
 
 
 def _copy(session: Session, settings: Settings) -> None:
-    """Log that the second copy lacks entries, because it is new or was cut. Called before the act writes these entries
-    there."""
+    """Log that the second copy lacks entries, because it is new or was truncated. The act that follows writes the
+    missing entries."""
     copy, size = settings.ledger_copy, tree.size_of(session)
     newest = checkpoints.end_of(copy).newest(size) if copy is not None and copy.exists() else size
     if newest < size:
@@ -211,7 +212,7 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
 
 def replace_trust(session: Session, settings: Settings, root_sha256: str) -> None:
-    """Replace the trust root in force by the one in `data/trust`. Raises InputError if the new trust root is already in
+    """Log the trust root in `data/trust` as the replacement of the one in force. Raises InputError if it is already in
     force, or if its first root does not have the SHA-256 `root_sha256`."""
     directory = settings.data / TRUST
     known = trust_on_record(session)
@@ -223,7 +224,7 @@ def replace_trust(session: Session, settings: Settings, root_sha256: str) -> Non
     if here.root_sha256 != root_sha256:
         raise InputError(
             f"{directory}: the first root has the SHA-256 {here.root_sha256}.",
-            "Give the SHA-256 of the trust root in data/trust.",
+            "Give this SHA-256 after comparing it with the one from the trust root's holders.",
         )
     put_on_record(session, settings, replaced_by=root_sha256)
 
@@ -243,8 +244,8 @@ def _rules(data: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
-    """Log changes of rules and trust root, and assert that the given trust root is in force. Raises IntegrityError if
-    it is older than the logged one or unrelated to it, and ConflictError if its files changed after they were read."""
+    """Log changes of rules and trust root, and assert that `trust` is in force. Raises IntegrityError if the trust root
+    is older than the logged one or unrelated to it, and ConflictError if its files changed after they were read."""
     put_on_record(session, settings)
     known = trust_on_record(session)
     read = (trust.root_sha256, trust.root_version, trust.targets_version)
@@ -253,10 +254,11 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 
 def assert_not_put_back(session: Session, settings: Settings) -> None:
-    """Assert that the trust root in the data root, if there is one, is the logged one or a successor, and that
-    `institution.yaml` has the logged levels in their order. Adds no entry. Raises IntegrityError otherwise, because an
-    old trust root would accept keys that were revoked since, and changed levels would give access to documents of a
-    higher level."""
+    """Assert that the trust root in the data root (if any) is the logged one or a successor, and that the levels in
+    `institution.yaml` have the logged order. Adds no entry.
+
+    Raises IntegrityError otherwise: an older trust root would accept keys that were revoked since, and reordered levels
+    would give access to documents of a higher level."""
     _assert_order_of_levels(session, settings)
     known, directory = trust_on_record(session), settings.data / TRUST
     if known is None or not directory.is_dir():
@@ -270,8 +272,8 @@ def assert_not_put_back(session: Session, settings: Settings) -> None:
 
 
 def _assert_order_of_levels(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError if two levels of a changed `institution.yaml` have another order than in any version that
-    was in force since the first registration."""
+    """Raise IntegrityError if a changed `institution.yaml` swaps the order of two classification levels. Compares it
+    with every version that was in force since the first registration."""
     path = settings.data / INSTITUTION
     of_file = AuditEntry.subjects["file"].as_string() == INSTITUTION
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED, of_file).order_by(AuditEntry.sequence.desc())
@@ -294,7 +296,7 @@ def _assert_order_of_levels(session: Session, settings: Settings) -> None:
             raise IntegrityError(
                 f"{path}: `classification` has the levels {', '.join(now)} in another order than entry "
                 f"{entry.sequence} of the ledger, {', '.join(before)}.",
-                "Restore their order. What is registered keeps its level; a level may be added or renamed.",
+                "Restore the order. You may add or rename a level; registered adapters keep theirs.",
             )
         if entry.sequence < first:
             return

@@ -212,11 +212,11 @@ def read_private_file(path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: this is not a file.", "Give the path of the key file itself.")
+            raise InputError(f"{path}: this is not a regular file.", "Give the path of the key file itself.")
         if status.st_mode & 0o077:
             raise InputError(
                 f"{path}: other accounts can read this file (mode {stat.S_IMODE(status.st_mode):04o}).",
-                "Give it mode 0600; if others could read it, replace the key.",
+                "Give it mode 0600. If someone else may have read it, replace the key.",
             )
         if status.st_uid not in (os.geteuid(), 0):
             raise InputError(f"{path}: this file belongs to another account.", "Use a key of your own account.")
@@ -303,7 +303,7 @@ class TokenSigner:
 
 
 def open_token(label: str, name: str | None, module: Path | None, pin: Passphrase) -> TokenSigner:
-    """Log in to the token with this label.
+    """Log in to the token with this label, and return its signing key.
 
     Args:
         name: the key's label on the token; None if the token has only one P-256 key.
@@ -327,7 +327,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
         raise InputError(f"{path}: the PKCS#11 module failed: {error}.", "Check the path.") from None
     if len(slots) != 1:
         raise InputError(
-            f"{len(slots)} tokens have the label '{label}' in {path}.", "Choose a token that is plugged in."
+            f"{path} finds {len(slots)} tokens with the label '{label}'.", "Plug in exactly one token with this label."
         )
     session = library.openSession(slots[0])
     try:
@@ -336,7 +336,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
         if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # for another key of this token
             return _signer(session, label, name)
         raise InputError(
-            f"Token '{label}': the PIN was rejected: {error}.", "A token locks after a few wrong PINs."
+            f"Token '{label}': the PIN was rejected: {error}.", "Check the PIN. A few wrong PINs lock the token."
         ) from None
     return _signer(session, label, name)
 
@@ -355,7 +355,7 @@ def _signer(session: Any, label: str, name: str | None) -> TokenSigner:
     if len(found) != 1:
         named = f" named '{name}'" if name is not None else ""
         raise InputError(
-            f"Token '{label}' holds {len(found)} elliptic-curve keys{named}.", "Select one with --token LABEL/NAME."
+            f"Token '{label}' has {len(found)} elliptic-curve keys{named}.", "Select one with --token LABEL/NAME."
         )
     (identifier,) = session.getAttributeValue(found[0], [PyKCS11.CKA_ID])
     pem = _public_pem(session, bytes(identifier), label)
@@ -404,7 +404,7 @@ KeySource = KeyFile | TokenKey
 
 
 def key_source(key: Path | None, token: str | None, module: Path | None = None) -> KeySource:
-    """Return the key source in a command's options. Raises InputError unless exactly one is given."""
+    """Return the key file or token in a command's options. Raises InputError unless exactly one of both is given."""
     if (key is None) == (token is None):
         raise InputError("Exactly one key is needed.", "Give --key FILE or --token LABEL.")
     if key is not None:

@@ -189,4 +189,4 @@ class Seals(Protocol):
         IntegrityError that names the invalid file."""
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
-        """Verify the signatures besides the provenance, after every file was verified. Raises IntegrityError."""
+        """Verify all signatures except the provenance. Called after every file was verified. Raises IntegrityError."""

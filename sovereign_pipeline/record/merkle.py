@@ -145,10 +145,10 @@ def _path(index: int, leaves: Range) -> Iterator[Range]:
 
 
 def _consistent(old_end: int, leaves: Range, *, known: bool) -> Iterator[Range]:
-    """Yield the ranges whose hashes prove that the leaves up to `old_end` come first.
+    """Yield the ranges of leaves whose hashes prove that a tree begins with the leaves before `old_end`.
 
     Args:
-        known: True if the verifier has the hash of these leaves.
+        known: True if the verifier knows the hash of the range from the start of `leaves` to `old_end`.
     """
     start, end = leaves
     if old_end == end:

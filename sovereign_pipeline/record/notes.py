@@ -126,7 +126,7 @@ def parse_signer(text: str) -> Signer:
 
 
 def parse_verifier(text: str) -> Verifier:
-    """Parse an Ed25519 verifier key (`name+id+key`). Raises InputError for malformed text."""
+    """Parse the Ed25519 public key of a log or witness (`name+id+key`). Raises InputError for malformed text."""
     if (parts := _key_parts(text.strip())) is not None:
         name, id, kind, content = parts
         verifier = Verifier(name, content, kind)

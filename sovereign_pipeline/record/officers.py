@@ -28,8 +28,8 @@ _read: dict[Path, tuple[Stamp, Trust]] = {}
 
 
 def trust_root(settings: Settings) -> Trust:
-    """Return the institution's verified trust root, and read its files again if one changed. Raises NotFoundError if
-    there is none, and IntegrityError if it is invalid or expired."""
+    """Return the institution's verified trust root. Reloads it only if one of its files changed. Raises NotFoundError
+    if there is none, and IntegrityError if it is invalid or expired."""
     directory = settings.data / TRUST
     if not directory.is_dir():
         raise NotFoundError(
@@ -70,13 +70,13 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
     if not path.exists():
         raise NotFoundError(
             f"{path}: the pipeline's key is missing, so nothing can be signed or built.",
-            "Run as the account that can read the key, or put it there (folder: SOVEREIGN_KEYS, else SOVEREIGN_HOME).",
+            "Run as the account that can read the key, or store the key there. SOVEREIGN_KEYS sets the folder.",
         )
     signer = read_key(path, lambda: "")
     trust.key(PIPELINE, signer.keyid)
     if not trust.counts(PIPELINE, signer.keyid, None):
         raise SignInError(
-            f"{path}: this pipeline key is revoked, so nothing is built.", "Put the replacement key here."
+            f"{path}: this pipeline key is revoked, so nothing is built.", "Replace the file by the new key."
         )
     return signer
 
@@ -148,7 +148,7 @@ def officers_words(words: str, what: str) -> str:
     """Join an officer's text into one line. Raises InputError if it is empty.
 
     Args:
-        what: names the text in the message, such as `A recall`.
+        what: subject of the error message, such as `A recall`.
     """
     said = on_one_line(words)
     if not said:

@@ -21,7 +21,7 @@ from sovereign_pipeline.record.stage import (
 )
 
 EVERY_LINE = "*"
-"""Line of a part that all lines share. No line in a recipe can have this name."""
+"""Value of `line` for parts, because all lines share them. A recipe's line cannot have this name."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
 def make_part(workplace: Workplace, part: Part, build: Callable[[Path], dict[str, int]]) -> Production:
     """Build a part of a stage's work, or reuse a stored one. Stores nothing on an error.
 
-    A part has no gates and is no input of another stage; the stage that uses it is responsible for it. Raises
+    A part has no gates, and no other stage reads it: the gates of the stage that uses it check the result. Raises
     IntegrityError if a file changed, and any error of the build.
 
     Args:

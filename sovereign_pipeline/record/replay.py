@@ -32,11 +32,11 @@ from sovereign_pipeline.record.tree import AT_ONCE, RegistryDamaged, written_by_
 
 ENTRIES_AT_ONCE = 1_000
 ABOUT_AN_ARTIFACT = canonical_json({"action": audit_log.SEALED})[:-1] + b","
-"""First bytes of entries about sealed artifacts. The view omits these entries, up to nine of ten."""
+"""First bytes of an entry about a sealed artifact. The view omits these entries, which can be nine of ten."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries produce other rows."""
 NOTE_BYTES = 100_000
-"""Largest signed note of a snapshot; a real one has some 3 KB."""
+"""Maximum size of the signed note in a snapshot. A usual note has about 3 KB."""
 SCHEMA = digest_of([REPLAY, {table.name: [repr(column) for column in table.columns] for table in view_tables()}])
 """Digest of the view's tables. A snapshot with another digest is not used."""
 STATE = "/state"
@@ -46,7 +46,7 @@ _ENTRIES = select(LedgerEntry.sequence, LedgerEntry.data).order_by(LedgerEntry.s
 
 
 class View:
-    """The state that results from a registry's entries. Users hold its lock, which is reentrant."""
+    """The state that results from a registry's entries. Callers must hold `lock`, which is reentrant."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -101,9 +101,9 @@ class View:
         of its rows or the signed head is missing, was changed, or was added by another program.
 
         Args:
-            disk: sees one committed state of the database.
+            disk: connection that sees one committed state of the database.
             key: returns the public key of the ledger, or None before the first act.
-            snapshot: path of an earlier state, which is used only if this ledger signed it.
+            snapshot: path of an earlier state, which is loaded only if the ledger's key signed it.
         """
         with written_by_this_program():
             newest = disk.execute(_NEWEST).one_or_none()
@@ -192,14 +192,14 @@ class View:
 
 
 def _begin(connection: Connection) -> None:
-    """Begin a transaction that changes the view. Readers need none, because they hold the view's lock."""
+    """Begin a transaction that changes the view. Readers need no transaction, because they hold the view's lock."""
     if connection.get_execution_options().get("writes", False):
         connection.exec_driver_sql("BEGIN")
 
 
 @cache
 def _empty() -> bytes:
-    """Return the view before the first entry."""
+    """Return the view without entries, as the bytes of an SQLite database."""
     memory = sqlite3.connect(":memory:")
     engine = create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
     Table.metadata.create_all(engine, tables=view_tables())
@@ -212,7 +212,7 @@ MOST_VIEWS = 4
 
 
 def view_of(*identity: object) -> View:
-    """Return this process's view of one database. Only the last used views are kept."""
+    """Return this process's view of one database. Drops all but the most recently used views."""
     with _LOCK:
         known = _VIEWS.pop(identity, None)
         found = _VIEWS[identity] = known if known is not None else View()
@@ -231,7 +231,8 @@ os.register_at_fork(after_in_child=forget_all)
 
 
 def _batches(disk: Connection, growth: Growth) -> Iterator[list[audit_log.Parsed]]:
-    """Yield the entries that follow a tree in order, without those about artifacts. Add all of them to the tree."""
+    """Yield batches of the database's entries after the tree's last one. Adds every entry to the tree, but does not
+    yield entries about artifacts."""
     found: list[audit_log.Parsed] = []
     query = _ENTRIES.where(LedgerEntry.sequence > growth.size)
     for sequence, data in disk.execute(query.execution_options(yield_per=ENTRIES_AT_ONCE)):
@@ -374,7 +375,7 @@ def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> b
     """Return a signed statement or a row's content by SHA-256. Raises IntegrityError if it is missing or changed.
 
     Args:
-        drafted: statements that the transaction has not written yet.
+        drafted: SHA-256 -> content that the transaction has not written yet.
     """
     found = drafted.get(sha256)
     if found is None:

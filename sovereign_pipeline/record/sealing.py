@@ -116,7 +116,7 @@ def provenance_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def attestations_of(directory: Path, manifest: Manifest) -> Iterator[Attestation]:
-    """Yield the statements besides the provenance. The artifact's files must already be verified."""
+    """Yield an artifact's statements except the provenance. The artifact's files must already be verified."""
     for name, sha256 in _attested_files(manifest).items():
         predicate_type, said = ATTESTED[manifest.kind][name]
         yield Attestation(name, predicate_type, sha256, said(manifest, json.loads((directory / name).read_bytes())))
@@ -162,8 +162,8 @@ def pipeline_actor(settings: Settings) -> str:
 
 
 def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
-    """Return the number of the first entry about an artifact, or None. Reads the whole log if the index of sealed
-    artifacts is wrong or lacks the artifact."""
+    """Return the number of the first ledger entry about an artifact, or None. Looks it up in the index of sealed
+    artifacts, and reads the whole log if the index is wrong or lacks the artifact."""
     wanted = (SEALED, ref.digest, ref.manifest_sha256)
 
     def stated(entry: Parsed) -> tuple[str, object, object]:
@@ -261,12 +261,12 @@ class LedgerSeals:
                 content, trust, PIPELINE, predicate_type=kind, sha256=sha256, at_index=index
             )
         if verified.statement.predicate != attested.predicate:
-            raise IntegrityError(f"{path}: it contradicts {attested.file}.", REMOVE)
+            raise IntegrityError(f"{path}: the statement contradicts {attested.file}.", REMOVE)
         _counted.keep(trust, said, index)
 
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
-        """Return the artifact's ledger index if the signature's key is revoked, or else None. Raises IntegrityError if
-        the entry was changed."""
+        """Return the artifact's ledger index if the signature's key is revoked. Otherwise return None, because the
+        signature is valid at any index. Raises IntegrityError if the entry was changed."""
         if trust.counts(PIPELINE, statements.signed_by(bundle), None):
             return None
         with self._registry.reading() as session:

@@ -43,7 +43,8 @@ class Launch(Protocol):
 
 
 class WaiverLog(Protocol):
-    """Interface of the log of officers' waivers. The ledger implements it, because it depends on artifacts."""
+    """Interface of the log of officers' waivers. `catalog.py` implements it with the ledger, which depends on this
+    module."""
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
         """Log a waiver before its artifact is stored."""
@@ -185,7 +186,7 @@ class Stage:
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
     """Returns True if the artifact is recorded where this stage must record it, such as in the registry."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
-    """Returns the ids of changed rows in files outside the store since this artifact was built, for a message."""
+    """Returns, for a message, the ids of rows that changed in files outside the store since the artifact was built."""
     reads_corpus: Callable[[Line], bool] = lambda line: False
     """Returns True if the stage reads or writes unscrubbed text, so that its process needs the corpus root."""
     judges_what_is_recorded: bool = False
@@ -289,8 +290,8 @@ def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
         return None
     if stated_identity(workplace.store.read_manifest(ref)).fingerprint != identity.fingerprint:
         raise IntegrityError(
-            f"{workplace.store.root / '.index'}: leads from {identity.kind} to {short(ref.digest)}, which has "
-            "another identity. Another program changed the index of the store.",
+            f"{workplace.store.root / '.index'}: an entry for {identity.kind} points to {short(ref.digest)}, which has "
+            "another identity. Another program changed the store's index.",
             "Delete the index, run again, and find out who changed it.",
         )
     return ref

@@ -17,7 +17,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Gate, Identity, Stage, Workplace, identity_of, stated_identity
 
 LONGEST_VALUE = 60
-"""Maximum number of characters of a displayed value. Longer ones are truncated."""
+"""Maximum number of characters of a displayed value. Longer values are truncated."""
 
 Field = Literal["code version", "classification ladder", "input", "recipe", "library", "outside file"]
 
@@ -76,7 +76,7 @@ _SENTENCES: Mapping[Cause, str] = {
     "gate without record": "gate {subject} was not evaluated{since}",
     "gate not passed": "gate {subject} did not pass",
     "identity changed": "{changes}",
-    "not in the index": "for unchanged inputs, the store's index has no artifact or another one",
+    "not in the index": "its inputs are unchanged, but the store's index has no artifact or another artifact for them",
     "not usable": "downstream stages would reject it: an artifact upstream of it is not current",
     "not recorded": "it is not in the registry",
 }
@@ -211,8 +211,7 @@ class _Examination:
         return self._workplace.store.current(self._workplace.line.line, stage.kind)
 
     def _since_evaluated(self, gate: Gate, current: ArtifactRef) -> tuple[Change, ...]:
-        """Return the changes since the gate was last evaluated for the artifact, or nothing if it was never
-        evaluated."""
+        """Return the changes since the gate was last evaluated for the artifact. Empty if it was never evaluated."""
         earlier = [
             manifest
             for manifest in self._gate_records()
@@ -224,7 +223,7 @@ class _Examination:
         return compare(stated_identity(last), gate_identity(gate, self._workplace, current))
 
     def _gate_records(self) -> Iterator[Manifest]:
-        """Yield the manifests of this line's gate records. Skips damaged ones; using one raises an error."""
+        """Yield the manifests of this line's gate records. Skips damaged manifests, which raise an error when used."""
         for ref in self._workplace.store.indexed(GATE_RECORD):
             if ref.line == self._workplace.line.line:
                 with suppress(IntegrityError):

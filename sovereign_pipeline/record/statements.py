@@ -98,7 +98,7 @@ def _at(content: Any, *path: str) -> Any:
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
-    """Return JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for values without JSON, like NaN."""
+    """Return JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for NaN and infinity."""
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -156,8 +156,8 @@ FIELDS: Mapping[str, frozenset[str]] = {
 }
 """Predicate type -> its required fields. Further fields are allowed."""
 DESCRIBES_FILES = frozenset({PROVENANCE, BILL_OF_MATERIALS, GATE, EVALUATION, RECORD, TECHNICAL_FILE, BACKUP})
-"""Predicate types whose texts the pipeline computes or copies from signed files, so that they contain no person's
-text."""
+"""Predicate types without text by a person: the pipeline computes every text, or copies it from signed files. Texts of
+all other types have a maximum length."""
 
 
 def provenance(
@@ -248,9 +248,9 @@ def verify_statement(
     if not has_one_form or not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
         raise InvalidStatement(f"The signature by {keyid} does not match this statement.")
     if not trust.counts(role, keyid, at_index):
-        at = "new statements" if at_index is None else f"entry {at_index} of the log"
+        at = "new statements" if at_index is None else f"index {at_index} of the log"
         raise IntegrityError(
-            f"The key {keyid} of the role {role} is revoked from entry {key.revoked_from} of the log on, so "
+            f"The key {keyid} of the role {role} is revoked from index {key.revoked_from} of the log on, so "
             f"it is not valid for {at}.",
             "Have another key of this role sign it again.",
         )
@@ -338,7 +338,7 @@ def verify_listed(
     bundle: bytes, files: Mapping[str, str], name: str, trust: Trust, role: str, *, at_index: int | None = None
 ) -> TrustedKey:
     """Verify that a key in this role signed exactly these files under this name. Returns the key. Raises IntegrityError
-    that names the file that differs, or if the signature is invalid."""
+    if the signature is invalid or a file differs; the error names the first such file."""
     key, payload = _signed_by(bundle, trust, role, at_index)
     there = _statement(files, name)
     if canonical(there) != payload:
@@ -351,11 +351,11 @@ def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> 
     hint, payload, signature = bundle_parts(bundle)
     key = next((each for each in trust.keys(role) if _hint(each.public_pem) == hint), None)
     if key is None:
-        raise InvalidStatement(f"No key of the role {role} has the digest {hint} in the bundle.")
+        raise InvalidStatement(f"No key of the role {role} has the digest {hint}, which the bundle names.")
     if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
         raise InvalidStatement(f"The signature by {key.keyid} does not match this list of files.")
     if not trust.counts(role, key.keyid, at_index):
-        raise InvalidStatement(f"The key {key.keyid} is revoked from entry {key.revoked_from} of the log on.")
+        raise InvalidStatement(f"The key {key.keyid} is revoked from index {key.revoked_from} of the log on.")
     return key, payload
 
 

@@ -44,8 +44,8 @@ class Artifact:
     """Files that a logged purge removed, and that were therefore not verified."""
 
     def file(self, name: str) -> Path:
-        """Return the path of one of the artifact's files. Raises NotFoundError if the manifest does not list it or it
-        was purged, and CorpusWithheld if this process may not read its unscrubbed text."""
+        """Return the path of one of the artifact's files. Raises NotFoundError if the manifest does not list the file
+        or the file was purged, and CorpusWithheld if this process may not read the file's unscrubbed text."""
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
         if name in {entry.path for entry in self.purged}:
@@ -85,8 +85,8 @@ class ArtifactStore:
         return artifact
 
     def open_as_given(self, ref: ArtifactRef) -> Artifact:
-        """Open an artifact and verify every byte except unscrubbed text that this process may not read. Raises
-        IntegrityError."""
+        """Open an artifact and verify every byte, except unscrubbed text if this process may not read the corpus root.
+        Raises IntegrityError that names the first file that differs."""
         manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
         entries = tuple(entry for entry in manifest.files if entry not in confined)
@@ -151,7 +151,7 @@ class ArtifactStore:
         """Return the reference to a stored artifact. Raises NotFoundError if it is missing.
 
         Args:
-            manifest_sha256: SHA-256 of the manifest as recorded elsewhere; None takes the one that is stored.
+            manifest_sha256: SHA-256 of the manifest as recorded elsewhere. None uses that of the stored manifest.
         """
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
@@ -232,7 +232,7 @@ class ArtifactStore:
     def _corpus_artifacts(self, kind: str | None) -> Path:
         if self.corpus is None:
             raise CorpusWithheld(
-                f"{kind} holds unscrubbed text, but this process has no access to the corpus root.", _GIVE_THE_CORPUS
+                f"{kind} contains unscrubbed text, but this process has no access to the corpus root.", _GIVE_THE_CORPUS
             )
         make_private(self.corpus / ARTIFACTS)
         return self.corpus / ARTIFACTS
@@ -372,7 +372,8 @@ def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[Artifact
 
 
 def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
-    """Yield references to an artifact's inputs, from its manifest alone. `kind` is the input's asset name."""
+    """Yield references to an artifact's inputs, from its manifest alone. The `kind` of each is the input's asset
+    name."""
     for kind, digest in sorted(manifest.inputs.items()):
         manifest_sha256 = manifest.circumstances.input_manifests[kind]
         yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)

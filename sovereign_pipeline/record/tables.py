@@ -57,8 +57,8 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 
 
 class Bytes(LargeBinary):
-    """A column of bytes that rejects other types. SQLite may store a number, and `bytes(number)` would be that many
-    zeros."""
+    """A column of bytes that rejects other types. SQLite can store a number in it, which `bytes(number)` would turn
+    into that many zero bytes."""
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], bytes | None]:
         def process(value: Any) -> bytes | None:
@@ -80,8 +80,8 @@ STORE = _Store()
 
 
 class Signed(TypeDecorator[bytes]):
-    """The bytes of a signed statement. The view holds only their SHA-256, because statements are large and seldom read.
-    Loading a row fetches them from the database."""
+    """The bytes of a signed statement. The view stores only their SHA-256, because statements are large and seldom
+    read. Loading a row fetches the bytes from the database."""
 
     impl = String(64)
     cache_ok = True
@@ -94,7 +94,7 @@ class Signed(TypeDecorator[bytes]):
 
 
 class Large(TypeDecorator[Any]):
-    """A large JSON value. The view holds only the SHA-256 of the row's content. Loading a row fetches the value from
+    """A large JSON value. The view stores only the SHA-256 of the row's content. Loading a row fetches the value from
     the database."""
 
     impl = Text
@@ -117,7 +117,7 @@ def stored_content(sha256: str) -> bytes:
     """Return a signed statement or a row's content by its SHA-256, in a session of the registry. Raises IntegrityError
     if it is missing or changed."""
     if STORE.read is None:
-        raise RuntimeError("what the view does not hold is loaded where no registry is read")
+        raise RuntimeError("signed statements and large values can only be loaded in a session of the registry")
     return STORE.read(sha256)
 
 

@@ -92,8 +92,8 @@ def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
             session.execute(insert(Blob), new)
     except RefusedByDatabase:
         raise RegistryDamaged(
-            f"The registry: there are foreign rows in the place of entry {first} and its tree. Another "
-            "program added them."
+            f"The registry: another program added rows with the keys of entry {first} or of its nodes in the "
+            "ledger's tree."
         ) from None
 
 
@@ -174,7 +174,7 @@ def prove(session: Session, sequence: int, note: Note) -> str:
     data = bytes(row.data)
     proof = inclusion_proof(session, sequence, head.size)
     if not merkle.is_included(sequence - 1, head.size, merkle.leaf_hash(data), proof, head.root):
-        raise RegistryDamaged(f"Entry {sequence} is not the signed one. Another program changed the registry.")
+        raise RegistryDamaged(f"Entry {sequence} differs from the signed one. Another program changed the registry.")
     lines = [HEADER, f"extra {notes.encoded(data)}", f"index {sequence - 1}", *map(notes.encoded, proof)]
     return "\n".join(lines) + f"\n\n{note}"
 
@@ -197,5 +197,5 @@ def check(text: str, log: Verifier) -> Proven:
             f"The checkpoint is not signed by the log {log.name}.", "Check that the key belongs to this log."
         )
     if not merkle.is_included(int(index[1]), head.size, merkle.leaf_hash(data), proof, head.root):
-        raise IntegrityError(f"The proof does not prove entry {int(index[1]) + 1}.", "Get the file from the log again.")
+        raise IntegrityError(f"The proof of entry {int(index[1]) + 1} is invalid.", "Get the file from the log again.")
     return Proven(json.loads(data), head, note)

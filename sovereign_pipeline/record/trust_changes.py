@@ -93,7 +93,9 @@ def add_officer(
         raise InputError("An officer needs a name in printable characters.", "Give the person's name.")
     for what, words in (("transition", may), ("classification level", levels)):
         if not words or not all(word and word.strip() == word and word.isprintable() for word in words):
-            raise InputError(f"An officer may approve at least one {what}.", f"List them, or use {ANY} for all.")
+            raise InputError(
+                f"An officer needs at least one {what}, in printable characters.", f"List them, or use {ANY} for all."
+            )
 
     def change(targets: Targets, root: Root) -> None:
         _refuse_second_spelling(targets, person)
@@ -136,7 +138,7 @@ def rotate_root(
     threshold: int = ROOT_THRESHOLD,
     now: datetime | None = None,
 ) -> trust_root.Trust:
-    """Replace the root keys. Old and new keys sign the new root. The old roots are kept beside it."""
+    """Replace the root keys. Old and new keys sign the new root. The files of the old roots stay in the directory."""
     before = read_trust(directory)
     root = _root(new, threshold, before.root_version + 1, now or datetime.now(UTC), before.is_demonstration)
     both = {signer.keyid: signer for signer in (*old, *new)}
@@ -154,8 +156,8 @@ def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = 
 
 
 def install(source: Path, directory: Path, *, now: datetime | None = None) -> trust_root.Trust:
-    """Install a trust root that was changed on the offline machine. Raises IntegrityError if it is invalid, older than
-    the installed one, or another one, and ConflictError if a file differs at the same version."""
+    """Install a trust root that was changed on the offline machine. Raises IntegrityError if it is invalid, or is older
+    than the installed one or unrelated to it, and ConflictError if a file differs at the same version."""
     new = trust_root.load_trust(source, now=now)
     files = trust_root.read_files(source)
     if directory.is_dir() and (here := trust_root.read_files(directory)):
@@ -166,12 +168,12 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> tr
         for name in here:
             if name not in (trust_root.ROOT, TARGETS) and files.get(name) != here[name]:
                 raise ConflictError(
-                    f"{source}/{name}: it differs from the trust root in force here.", "Ask its holders."
+                    f"{source}/{name}: it differs from the trust root in force here.", "Ask the root keys' holders."
                 )
         if new.targets_version == before.targets_version and files[TARGETS] != here[TARGETS]:
             raise ConflictError(
                 f"{source}/{TARGETS}: version {new.targets_version} is in force here with different content.",
-                "Two changes were made in parallel. Make the second one again.",
+                "Two changes were made in parallel. Repeat the second change on a copy of the trust root in force.",
             )
     trust_root.write_files(directory, files)
     return new
@@ -262,7 +264,7 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
     keyid = keyid_of(pem)
     if keyid in keys or keyid in root.keys:
         holder = next((name for name, each in roles.items() if keyid in each.keyids), "root")
-        raise ConflictError(f"The key {keyid} already has the role {holder}.", "A key can have only one role.")
+        raise ConflictError(f"The key {keyid} already has the role {holder}.", "Use another key for the second role.")
     keys[keyid] = trust_root.tuf_key(pem, **fields)
     roles[role].keyids.append(keyid)
 
@@ -275,7 +277,7 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
         if other is not None and other != person and _looks(other) & _looks(person):
             raise ConflictError(
                 f"An officer's name is spelled {other} already, not {person}.",
-                "Spell each name in one way. Distinguish two people with one name, for example by their office.",
+                "Use one spelling for each person. Distinguish two people with the same name by their office.",
             )
 
 
@@ -298,7 +300,7 @@ def _revoke(targets: Targets, keyid: str, from_index: int) -> None:
     before = fields.get("revoked_from")
     if before is not None and from_index > before:
         raise ConflictError(
-            f"The key {keyid} is already revoked from entry {before} on.", "It can be revoked earlier, not later."
+            f"The key {keyid} is already revoked from index {before} on.", "Give an earlier index, not a later one."
         )
     fields["revoked_from"] = from_index
 

@@ -1,4 +1,4 @@
-"""`sovereign-trust`: the command line of the offline machine with the root keys."""
+"""`sovereign-trust`: create and change a trust root, on the offline machine with the root keys."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust, load
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
 Directory = Annotated[Path, typer.Argument(help="The trust root's directory, such as data/trust.")]
-Public = Annotated[Path, typer.Argument(help="The public key: PEM, or the log's or a witness's line (C2SP).")]
+Public = Annotated[Path, typer.Argument(help="Public key file: PEM, or the C2SP key line of a log or witness.")]
 RootKeys = Annotated[list[Path] | None, typer.Option("--key", help="A root key for signing; repeatable.")]
 RootTokens = Annotated[
     list[str] | None,
@@ -64,13 +64,11 @@ def keygen(
     ] = "p256",
     service: Annotated[
         bool,
-        typer.Option(
-            "--service", help="Key without a passphrase, for the pipeline. Its directory must have mode 0700."
-        ),
+        typer.Option("--service", help="Key without a passphrase, for a service. Its directory must have mode 0700."),
     ] = False,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Create a key pair. The holder keeps the private key, and gives the .pub file to the keepers of the trust root."""
+    """Create a key pair. The holder keeps the private key, and gives the .pub file to the holders of the root keys."""
     if service and passphrase_file:
         raise InputError("A service's key has no passphrase.", "Use either --service or --passphrase-file.")
     file = _file_for(passphrase_file, 0, 1)
@@ -94,7 +92,7 @@ def init(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Create the root keys and the trust root. Print its SHA-256 on paper for auditors, who start from it."""
+    """Create the root keys and the trust root. Give the SHA-256 of its first root to auditors on paper."""
     named = {"pipeline": pipeline, "log": log, "witness": witness, "bundle": bundle}
     keys = {role: [read_public_file(file) for file in files or ()] for role, files in named.items()}
     trust_changes.refuse_full(directory)
@@ -115,10 +113,10 @@ def add_officer(
     person: Annotated[str, typer.Option(help="The officer's name.")],
     may: Annotated[
         list[str],
-        typer.Option(help="A transition, waive, recall, issue, review, close or *; may be repeated."),
+        typer.Option(help="Act to allow: a transition, waive, recall, issue, review, close, or * for all; repeatable."),
     ],
     level: Annotated[
-        list[str], typer.Option(help="A classification level at which the officer may decide, or *; may be repeated.")
+        list[str], typer.Option(help="Classification level at which the officer may decide, or * for all; repeatable.")
     ],
     key: RootKeys = None,
     token: RootTokens = None,
@@ -158,7 +156,7 @@ def rotate(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Replace a role's keys by a new one. Signatures by the old keys stay valid up to the given ledger entry."""
+    """Replace a role's keys by a new one. Signatures by the old keys stay valid for entries before --from-index."""
     pem = read_public_file(public)
     signers = _signers(key, token, pkcs11_module, passphrase_file)
     _say(trust_changes.rotate_key(directory, role, pem, from_index, signers), directory)
@@ -215,7 +213,7 @@ def revoke(
     pkcs11_module: Module = None,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Revoke a key from a ledger entry on. A date would not protect: a thief can sign with any date."""
+    """Revoke a key from a ledger entry on. A date would give no protection: a thief can sign with any date."""
     signers = _signers(key, token, pkcs11_module, passphrase_file)
     _say(trust_changes.revoke(directory, keyid, from_index, signers), directory)
 
@@ -254,7 +252,7 @@ def make_demonstration(
 ) -> None:
     """Create a trust root for demonstrations on one machine: three root keys, three officers, pipeline and bundle.
 
-    Existing files are kept. Everything that depends on such a trust root is marked as a demonstration.
+    Does not replace existing files. Everything that depends on such a trust root is marked as a demonstration.
     """
     from sovereign_pipeline.record.trust_changes import demonstration_trust
 
@@ -309,7 +307,7 @@ def _new_roots(
     """
     paths = [directory / "root.key" for directory in directories]
     if len(set(paths)) != len(paths):
-        raise InputError("Two root keys would be in one directory.", "Put each on a separate medium.")
+        raise InputError("Two root keys would be in one directory.", "Give each key a directory on its own medium.")
     for path in paths:
         if path.exists():
             raise InputError(
@@ -343,7 +341,7 @@ def _opened(sources: Sequence[KeySource], files: list[Path] | None, first: int, 
 
     Args:
         files: passphrase files, one for all keys or one for each of `count` keys.
-        first: number of the first of these keys among the `count` keys.
+        first: position of the first source among the `count` keys, from 0.
     """
     return [
         open_signer(source, asked_passphrase(f"Passphrase of {source}", _file_for(files, number, count)))
@@ -381,7 +379,7 @@ def _print(trust: Trust) -> None:
         for key in role.keys:
             who = f"  {key.person}" if key.person else ""
             scope = f": may approve {', '.join(key.may)} at {', '.join(key.levels)}" if key.may else ""
-            revoked = "" if key.revoked_from is None else f"  (revoked from entry {key.revoked_from} on)"
+            revoked = "" if key.revoked_from is None else f"  (revoked from index {key.revoked_from} on)"
             typer.echo(f"  {key.keyid}{who}{scope}{revoked}")
 
 

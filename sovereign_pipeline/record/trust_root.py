@@ -46,7 +46,7 @@ class TrustedKey:
     keyid: str
     public_pem: str
     person: str = ""
-    """Name of the person who holds the key. Every officer's key has one; others may have none."""
+    """Name of the person who holds the key. Required for an officer's key; may be empty for other keys."""
     may: tuple[str, ...] = ()
     """Transitions and acts (`waive`, `recall`, `issue`, `review`, `close`) that the officer may decide; `*` is all."""
     levels: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ class Trust:
     is_demonstration: bool
     """True if the keys of this root or an earlier root were created for a demonstration."""
     expires: datetime
-    """Time at which the first part of the trust root expires."""
+    """Earliest expiry of the root, the targets and the roles."""
     roles: Mapping[str, TrustedRole]
 
     def role(self, role: str) -> TrustedRole:
@@ -248,7 +248,7 @@ def verified(files: Files, root_sha256: str | None = None, where: str = "trust")
     if root_sha256 is not None and sha256 != root_sha256.lower():
         raise IntegrityError(
             f"{where}/{root_name(1)}: the first root has the SHA-256 {sha256}, not {root_sha256}.",
-            "This is not the trust root whose SHA-256 you were given.",
+            "Get the trust root whose SHA-256 you were given, or correct the SHA-256.",
         )
     roots = _verified_roots(files, where)
     targets = _verified_targets(files, roots[-1], where)
@@ -276,7 +276,7 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
             raise IntegrityError(
                 f"{name}: too few root keys signed it. Of the previous root: {len(result.first.signed)} of "
                 f"{result.first.threshold}; of its own: {len(result.second.signed)} of {result.second.threshold}.",
-                "A new root needs the old keys and the new ones.",
+                "Have enough keys of the previous root and of the new root sign it.",
             )
         _refuse_other_signatures(metadata, set(result.signed), name)
         roots.append(root)
@@ -309,10 +309,10 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """Raise IntegrityError for any invalid signature, even if enough others are valid, so that every byte is
+    """Raise IntegrityError if the metadata has an invalid signature besides enough valid ones. Every byte must be
     verified."""
     if other := sorted(set(metadata.signatures) - good):
-        raise InvalidTrustRoot(f"{name}: the signature of {other[0]} is not one.")
+        raise InvalidTrustRoot(f"{name}: the signature by key {other[0]} is invalid.")
 
 
 def _refuse_foreign_keys(keys: Mapping[str, TufKey], name: str) -> None:
@@ -325,21 +325,21 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
     delegations = targets.delegations
     delegated = delegations.roles if delegations is not None else None
     if delegations is None or delegated is None or {*delegated} != {*ROLES}:
-        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "Another release wrote the file.")
+        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "Use the release that wrote the file.")
     _refuse_foreign_keys(delegations.keys, name)
     roles: dict[str, TrustedRole] = {}
     held = dict.fromkeys(roots[-1].keys, "root")
     for role, algorithm in ROLES.items():
         fields = delegated[role].unrecognized_fields
         if {*fields} != ROLE_FIELDS or not isinstance(fields["version"], int):
-            raise IntegrityError(f"{name}: role {role} has no version and expiry.", "Another release wrote the file.")
+            raise IntegrityError(f"{name}: role {role} has no version and expiry.", "Use the release that wrote it.")
         keys = []
         for keyid in delegated[role].keyids:
             if keyid not in delegations.keys:
                 raise InvalidTrustRoot(f"{name}: the key {keyid} of role {role} is missing.")
             if keyid in held:
                 raise IntegrityError(
-                    f"{name}: the key {keyid} has two roles, {held[keyid]} and {role}.", "A key can have only one role."
+                    f"{name}: the key {keyid} has two roles, {held[keyid]} and {role}.", "Give each role its own key."
                 )
             held[keyid] = role
             keys.append(_trusted_key(delegations.keys[keyid], role, algorithm, name))
@@ -365,7 +365,7 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
     if unknown := {*fields} - KEY_FIELDS:
         raise IntegrityError(
             f"{name}: the key {key.keyid} has the field {min(unknown)}, which is unknown here.",
-            "Another release wrote the file.",
+            "Use the release that wrote the file.",
         )
     person, revoked_from = fields.get("person"), fields.get("revoked_from")
     may, levels = fields.get("may", []), fields.get("levels", [])
@@ -379,7 +379,7 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
         and (role != "officer" or (person is not None and bool(may) and bool(levels)))
     )
     if not well_formed:
-        raise InvalidTrustRoot(f"{name}: the facts about the key {key.keyid} of role {role} are incomplete.")
+        raise InvalidTrustRoot(f"{name}: the fields of the key {key.keyid} of role {role} are incomplete or malformed.")
     return TrustedKey(key.keyid, pem, person or "", tuple(may), tuple(levels), revoked_from)
 
 
@@ -395,8 +395,8 @@ def load_trust(
 
     Args:
         root_sha256: expected SHA-256 of the first root's file; None accepts any.
-        now: time at which it must not have expired; None for the current time. To verify past acts, give their time.
-        at_least: versions of root and targets seen before. Older versions are rejected.
+        now: time at which the trust root must be valid; None for the current time. To verify a past act, give its time.
+        at_least: versions of root and targets that were installed before. Older versions are rejected.
     """
 
     if not directory.is_dir():

@@ -24,7 +24,7 @@ from sovereign_pipeline.record.witnesses import Policy
 
 @dataclass(frozen=True)
 class Claim:
-    """A signed root hash of the tree at a size."""
+    """A signed root hash of the tree at a size, and the source of the signature, as named in an error."""
 
     said_by: str
     head: TreeHead
@@ -57,7 +57,7 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
     """Verify the ledger, the content of registrations, checkpoints, the second copy and, given a policy, witnesses.
     Raises IntegrityError."""
     settings = registry.settings
-    # Read this before the database, because others may write meanwhile.
+    # Read these before the database, because another process may write meanwhile.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
     if (copy := settings.ledger_copy) is not None and copy.exists() and (note := checkpoints.largest_in(copy)):
         kept.append(checkpoints.Kept(copy, note))
@@ -76,7 +76,7 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
     if policy is None:
         return Report(ledger, max(sizes, default=None), None, {})
     if policy.logs and log not in policy.logs:
-        raise IntegrityError("The ledger's key is not a log of the policy.", checkpoints.RESTORE)
+        raise IntegrityError("The witness policy does not list the ledger's key as a log.", checkpoints.RESTORE)
     witnessed_note = witnesses.newest_witnessed(settings, policy)
     if witnessed_note is None:
         raise IntegrityError(
@@ -110,7 +110,7 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
     if growth.size != tree.size_of(session):
         raise audit_log.damaged_registry(growth.size + 1, "is missing")
     if growth.root() != tree.root_at(session, growth.size):
-        raise audit_log.damaged_registry(growth.size, "or one before it was changed")
+        raise audit_log.damaged_registry(growth.size, "or an earlier entry was changed")
     nodes.assert_stored(session)
     by_size.pop(0, None)
     for claim in (each for claims in by_size.values() for each in claims):
@@ -208,13 +208,13 @@ def _wrong_node(session: Session) -> IntegrityError:
             if stored is None or (stored.position, stored.hash) != (position, hash):
                 return tree.damaged((level, position), "is missing or was changed")
     return IntegrityError(
-        "The ledger's tree: there are hashes of missing entries. Another program changed the registry.",
-        "Restore it from a copy, and find out who changed it.",
+        "The ledger's tree: it has hashes of entries that do not exist. Another program changed the registry.",
+        "Restore the registry from a copy, and find out who changed it.",
     )
 
 
 class _Copied:
-    """Reads the valid entries of the second copy in step with the ledger."""
+    """Compares the second copy's valid entries with the ledger's, one at a time."""
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._count = path, 0
@@ -229,7 +229,7 @@ class _Copied:
         if self._next is None or self._next.sequence != sequence:
             raise self._wrong(sequence, "is missing")
         if self._next.content != data:
-            raise self._wrong(sequence, "is not the one of the registry")
+            raise self._wrong(sequence, "differs from the registry's entry")
         self._next, self._count = next(self._lines, None), sequence
 
     def finish(self) -> tuple[int | None, int]:
@@ -238,4 +238,6 @@ class _Copied:
         return self._count, (1 if self._next is not None else 0) + sum(1 for _ in self._lines)
 
     def _wrong(self, sequence: int, problem: str) -> IntegrityError:
-        return IntegrityError(f"{self._path}: entry {sequence} {problem}.", "Find out which of the two was changed.")
+        return IntegrityError(
+            f"{self._path}: entry {sequence} {problem}.", "Find out whether the copy or the registry was changed."
+        )

@@ -35,7 +35,7 @@ class Policy:
     quorum: str
 
     def is_met(self, cosigned: Collection[str]) -> bool:
-        """Return True if these witnesses are enough."""
+        """Return True if cosignatures by these witnesses are enough."""
         return self.quorum == NONE or self._has(self.quorum, cosigned)
 
     def _has(self, name: str, cosigned: Collection[str]) -> bool:
@@ -125,12 +125,15 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
     head = notes.parse_tree_head(note.text)
     log = next((each for each in logs if each.name == head.origin), None)
     if log is None:
-        raise InputError(f"This witness does not watch the log {head.origin}.", "Give the public key of that log.")
+        raise InputError(
+            f"The witness is not configured for the log {head.origin}.", "Give the public key of that log."
+        )
     if not notes.is_signed(note, log):
         raise IntegrityError(f"The checkpoint is not signed by the log {head.origin}.", "Get it from the log again.")
     if old > head.size:
         raise InputError(
-            f"The request goes from {old} entries to {head.size}.", "Have the log write the request again."
+            f"The request's old size, {old} entries, is larger than its checkpoint's size, {head.size}.",
+            "Have the log write the request again.",
         )
     file = state / f"{hashlib.sha256(head.origin.encode()).hexdigest()}.checkpoint"
     with held_within(state / "lock", WAIT_SECONDS):
@@ -168,8 +171,13 @@ def note_asked(settings: Settings, note: Note) -> None:
 
 
 def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[Note, list[str]]:
-    """Add a witness's answer to its checkpoint. Returns the checkpoint, and the witnesses that cosigned it. Raises
-    IntegrityError if no such checkpoint was requested, or if the witness is not in the policy."""
+    """Add a witness's cosignature to the stored checkpoint that it signs. Returns the checkpoint, and the witnesses
+    that cosigned it. Raises IntegrityError if no cosignature of this checkpoint was requested, or if the witness is not
+    in the policy.
+
+    Args:
+        lines: the witness's answer.
+    """
     given = notes.parse_signatures(lines)
     for note in asked(settings):
         valid = [each for each in given if any(_is_of(verifier, note, each) for verifier in policy.witnesses.values())]
@@ -230,20 +238,20 @@ def _key(text: str, kind: int, known: Sequence[Verifier]) -> Verifier:
     if verifier.kind != kind:
         raise InputError("the key is for another purpose")
     if verifier.key in {each.key for each in known}:
-        raise InputError("the key is there already, under this or another name")
+        raise InputError("the key is already listed, under this or another name")
     return verifier
 
 
 def _assert_new(name: str, *defined: Collection[str]) -> None:
     if name == NONE or any(name in each for each in defined):
-        raise InputError(f"the name {name} is taken")
+        raise InputError(f"the name {name} is already in use")
 
 
 def _needed(text: str, members: int) -> int:
     if text in ("all", "any"):
         return members if text == "all" else 1
     if not re.fullmatch(r"[1-9][0-9]{0,3}", text) or int(text) > members:
-        raise InputError(f"{text} of {members} cannot be")
+        raise InputError(f"{text} of {members} members is not a valid threshold")
     return int(text)
 
 
@@ -266,11 +274,11 @@ def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
     if key is None:
         raise IntegrityError(
             f"The key of the ledger, {log}, does not have the role log in the trust root.",
-            "The holders of the root keys can give it the role, after checking that it belongs to this log.",
+            "Have the root keys' holders give it the role, after checking that the key belongs to this log.",
         )
     if entries and not trust.counts(LOG, key.keyid, entries - 1):
         raise IntegrityError(
-            f"The key of the ledger is revoked from entry {key.revoked_from} on, but it signed {entries} entries.",
+            f"The key of the ledger is revoked from index {key.revoked_from} on, but it signed {entries} entries.",
             "Find out who used the key.",
         )
 

@@ -187,7 +187,7 @@ def test_a_key_that_was_replaced_counts_for_what_was_taken_before(office: Office
     rotate_key(trust, "pipeline", replaced.public_pem, size + 1, roots)
     assert check(office.settings, tmp_path / "backup", office.pair.private, print).entries == size
     revoke(trust, old.keyid, size, roots)
-    with pytest.raises(IntegrityError, match="revoked from entry"):
+    with pytest.raises(IntegrityError, match="revoked from index"):
         check(office.settings, tmp_path / "backup", office.pair.private, print)
 
 

@@ -68,9 +68,9 @@ def test_the_first_act_names_the_trust_root_and_another_one_stops_every_act(regi
 
     another(trust)
 
-    with pytest.raises(IntegrityError, match=f"is based on the root {before}"):
+    with pytest.raises(IntegrityError, match=f"names the first root {before}"):
         light(registry, 2)
-    with pytest.raises(IntegrityError, match=f"is based on the root {before}"):
+    with pytest.raises(IntegrityError, match=f"names the first root {before}"):
         actions(registry)
     shutil.rmtree(trust)
     with pytest.raises(IntegrityError, match="the trust root of ledger entry"):

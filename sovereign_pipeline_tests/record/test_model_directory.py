@@ -83,7 +83,7 @@ def test_another_name_key_role_or_kind_is_refused(bundle: bytes, adapter: Path, 
     with pytest.raises(IntegrityError):
         verify_statement(bundle, holders.trust, "pipeline", predicate_type="x", sha256="0" * 64)
     revoke(holders.directory, holders.pipeline.keyid, 4, holders.roots[:2], now=BEGINNING)
-    with pytest.raises(IntegrityError, match="revoked from entry 4"):
+    with pytest.raises(IntegrityError, match="revoked from index 4"):
         verify(bundle, adapter, holders)
     assert verify_listed(bundle, files_of(adapter), NAME, holders.trust, "pipeline", at_index=3)
     with pytest.raises(ValueError, match="P-256"):

@@ -289,7 +289,7 @@ def test_what_was_made_from_an_outside_file_of_other_bytes_is_refused(workplace:
     refs["second"] = make(second, workplace, first=refs["first"])
     outside.write_text("now")
     for stage in (second, third):
-        with pytest.raises(StaleInput, match="made from other contents of outside than there are now: row 7"):
+        with pytest.raises(StaleInput, match="have changed since it was built: outside: row 7"):
             produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs})
     with pytest.raises(StaleInput):
         assert_usable(second, workplace, refs["second"])

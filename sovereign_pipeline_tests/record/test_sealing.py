@@ -143,7 +143,7 @@ def test_a_signed_verdict_on_another_artifact_is_refused(workplace: Workplace) -
     name = "verdict.json.sigstore.json"
     shutil.copy(directory_of(workplace, here) / name, directory_of(workplace, there) / name)
     assert workplace.store.open(here)
-    with pytest.raises(IntegrityError, match=r"verdict\.json\.sigstore\.json: it contradicts"):
+    with pytest.raises(IntegrityError, match=r"verdict\.json\.sigstore\.json: the statement contradicts"):
         workplace.store.open(there)
 
 
@@ -188,7 +188,7 @@ def test_a_revoked_key_counts_for_what_was_on_record_before(institution: DemoIns
     rotate_key(trust, "pipeline", new.public_pem, size, roots)
     store = open_store(settings)
     assert store.open(before)
-    refused(settings, after, f"revoked from entry {size} of the log")
+    refused(settings, after, f"revoked from index {size} of the log")
     with pytest.raises(SignInError, match="revoked"):
         produce(Stage("first", "3", writes("more")), workplace, {})
     for suffix in ("", ".pub"):
@@ -211,7 +211,7 @@ def test_what_a_revoked_key_signs_without_an_entry_is_refused(institution: DemoI
     assert workplace.store.open(stolen)  # the key counts still
     roots = [demonstration_key(f"root-{number}") for number in (1, 2)]
     revoke(workplace.settings.data / "trust", demonstration_key("pipeline").keyid, 999, roots)
-    refused(workplace.settings, stolen, "revoked from entry 999")
+    refused(workplace.settings, stolen, "revoked from index 999")
 
 
 @pytest.mark.parametrize("missing", ["trust", "key"])

@@ -294,7 +294,7 @@ def test_a_line_that_reads_it_is_stale_with_it_and_joins_its_level(workplace: Wo
     assert reason == Reason("upstream stale", "third")
     ref = make(third, workplace)
     follower = Stage("fourth", "1", writes("fourth"), inputs=(stage,))
-    with pytest.raises(StaleInput, match=r"second .* is stale\. It was built without third, which the line now needs"):
+    with pytest.raises(StaleInput, match=r"second .* is stale\. It was built without third, which the recipe now"):
         make(follower, workplace, second=earlier)
     made = make(stage, workplace, first=first, third=ref)
     manifest = workplace.store.read_manifest(made)

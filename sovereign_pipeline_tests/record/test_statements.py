@@ -238,8 +238,8 @@ def test_another_ones_id_over_an_own_signature_is_refused(holders: Holders) -> N
 def test_a_revoked_key_is_refused_from_its_index_on(bundle: bytes, holders: Holders) -> None:
     revoke(holders.directory, holders.pipeline.keyid, 9, holders.roots[:2], now=BEGINNING)
     assert verify(bundle, holders, at_index=8)
-    for index, said in ((9, "for entry 9 of the log"), (None, "for new statements")):
-        with pytest.raises(IntegrityError, match=f"revoked from entry 9 of the log on, so it is not valid {said}"):
+    for index, said in ((9, "for index 9 of the log"), (None, "for new statements")):
+        with pytest.raises(IntegrityError, match=f"revoked from index 9 of the log on, so it is not valid {said}"):
             verify(bundle, holders, at_index=index)
 
 

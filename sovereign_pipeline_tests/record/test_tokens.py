@@ -94,9 +94,9 @@ def test_the_program_makes_a_trust_root_with_a_root_key_on_a_token(
 
 
 def test_of_several_keys_one_is_named() -> None:
-    with pytest.raises(InputError, match="holds 2 elliptic-curve keys"):
+    with pytest.raises(InputError, match="has 2 elliptic-curve keys"):
         open_signer(TokenKey("Several", None, MODULE), lambda: PIN)
-    with pytest.raises(InputError, match="holds 0 elliptic-curve keys named 'key-7'"):
+    with pytest.raises(InputError, match="has 0 elliptic-curve keys named 'key-7'"):
         open_signer(TokenKey("Several", "key-7", MODULE), lambda: PIN)
     ids = {open_signer(TokenKey("Several", f"key-{number}", MODULE), lambda: PIN).keyid for number in range(2)}
     assert len(ids) == 2
@@ -105,8 +105,8 @@ def test_of_several_keys_one_is_named() -> None:
 def test_a_wrong_pin_token_or_module_ends_with_what_to_check(tmp_path: Path) -> None:
     for source, pin, said in (
         (TokenKey("Empty", None, MODULE), "000000", "the PIN was rejected"),
-        (TokenKey("Empty", None, MODULE), PIN, "holds 0 elliptic-curve keys"),
-        (TokenKey("Elsewhere", None, MODULE), PIN, "0 tokens have the label 'Elsewhere'"),
+        (TokenKey("Empty", None, MODULE), PIN, "has 0 elliptic-curve keys"),
+        (TokenKey("Elsewhere", None, MODULE), PIN, "finds 0 tokens with the label 'Elsewhere'"),
         (TokenKey("Empty", None, tmp_path / "none.so"), PIN, "PKCS#11 module failed"),
     ):
         with pytest.raises(InputError, match=said):

@@ -91,7 +91,7 @@ def reordered(session: Session) -> None:
         (removed, "entry 3"),
         (bit_in_tree, "the hash over entries 3 to 4 is missing or was changed"),
         (node_removed, "the hash over entries 3 to 3 is missing or was changed"),
-        (node_added, "hashes of missing entries"),
+        (node_added, "hashes of entries that do not exist"),
     ],
 )
 def test_whatever_is_done_to_the_ledger_is_named(registry: Registry, attack: Attack, said: str) -> None:
@@ -126,7 +126,7 @@ def test_the_second_copy_is_compared_line_by_line(bench: Bench, database: str, t
     assert verify_registry(registry).ledger.in_copy == 3
     lines = copy.read_bytes().splitlines(keepends=True)
     for content, said in (
-        (lines[0].replace(b"lamp 1", b"lamp 9") + b"".join(lines[1:]), "entry 1 is not the one of the registry"),
+        (lines[0].replace(b"lamp 1", b"lamp 9") + b"".join(lines[1:]), "entry 1 differs from the registry"),
         (b"".join(lines[2:]), "entry 1 is missing"),
         (b"".join([*lines[:2], *lines[4:]]), "entry 2 is missing"),
         (b"".join([lines[0], b"nonsense\n", *lines[1:]]), "line 2 cannot be read"),

@@ -412,5 +412,5 @@ def test_a_waiver_counts_until_the_place_from_which_its_key_is_revoked(workplace
         waive(later, later.gates[0], workplace, make(later, workplace))
     waive(later, later.gates[0], workplace, make(later, workplace), number=2)
     revoke(trust, officer(workplace.settings, 2).keyid, 0, roots(workplace))
-    with pytest.raises(IntegrityError, match="is revoked from entry 0"):
+    with pytest.raises(IntegrityError, match="is revoked from index 0"):
         consume(later, workplace, make(later, workplace))

@@ -110,7 +110,7 @@ def _refused_by(registry: Registry, by: witnesses.Policy) -> str:
 
 def test_only_the_log_that_is_watched_is_cosigned(registry: Registry, tmp_path: Path) -> None:
     request = asked(registry, 0)
-    with pytest.raises(InputError, match="does not watch the log"):
+    with pytest.raises(InputError, match="is not configured for the log"):
         witnesses.answer(request, FIRST, [checkpoints.new_log().verifier], tmp_path, AT)
     log = signer_of(registry).verifier
     with pytest.raises(IntegrityError, match="does not match this text"):

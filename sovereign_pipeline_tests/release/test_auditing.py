@@ -131,7 +131,7 @@ def test_another_sha256_is_refused(copy: Copy) -> None:
 def test_a_log_whose_key_is_revoked_is_refused(office: Office) -> None:
     office.adapter()
     rotate_key(office.bench.settings.data / "trust", "log", generate("ed25519").public_pem, 0, office.roots[:2])
-    with pytest.raises(IntegrityError, match="key of the ledger is revoked from entry 0"):
+    with pytest.raises(IntegrityError, match="key of the ledger is revoked from index 0"):
         Copy(office.bench.settings, office.trust.root_sha256).verify()
 
 

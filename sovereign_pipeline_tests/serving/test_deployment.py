@@ -234,7 +234,7 @@ def test_older_and_foreign_trust_roots_are_not_believed(
     create_trust(trust, foreign, {"pipeline": [office.pipeline.public_pem], "log": []})
     for name, officer in office.officers.items():
         add_officer(trust, officer.public_pem, name, ["*"], ["*"], foreign[:2])
-    assert "is based on the root" in deploying.look().refused["registry"]
+    assert "names the first root" in deploying.look().refused["registry"]
     assert deploying.engine.names == []
 
 

@@ -358,7 +358,7 @@ def test_scores_of_something_else_in_its_place_are_refused(better: Models, workp
     loaded.score("t", asked, "candidate")
     (other,) = set((workplace.store.root / ".index").rglob("*.json")) - {base_entry}
     base_entry.write_bytes(other.read_bytes())
-    with pytest.raises(IntegrityError, match=r"leads from cached_scores to .*, which has another identity"):
+    with pytest.raises(IntegrityError, match=r"an entry for cached_scores points to .*, which has another identity"):
         loaded.score("t", asked, "base")
 
 
