@@ -1,12 +1,13 @@
-"""Add up the tokens, operations and energy of an adapter's lineage, and compare them with those of its base model.
+"""Add up the tokens, operations and energy of an adapter's trainings, and compare the operations with its base model's.
 
 Regulation (EU) 2024/1689, Annex XI, section 1, asks a provider for the "computational resources used to train the model
-(e.g. number of floating point operations)" (2 d) and the "known or estimated energy consumption" (2 e). By the
-Commission's guidelines for providers of general-purpose AI models, C(2025) 7719 final of 19 November 2025, points 59
-and 60, whoever modifies such a model becomes a provider only if the modification changes it significantly; the
+(e.g. number of floating point operations)" (2 d) and the "known or estimated energy consumption" (2 e).
+
+The Commission's guidelines for providers of general-purpose AI models (C(2025) 7719 final of 19 November 2025, points
+59 and 60): a company that modifies such a model becomes a provider only if the modification is significant. The
 indicative criterion is that "the training compute used for the modification is greater than a third of the training
-compute of the original model" (in C(2025) 5045 final of July 2025, point 63). Point 61: where that is not known, a
-third of 10^23 FLOP, or of 10^25 for a model with systemic risk.
+compute of the original model" (in C(2025) 5045 final of July 2025, point 63). If that compute is not known, point 61
+sets the limit to a third of 10^23 FLOP, or of 10^25 FLOP for a model with systemic risk.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,13 +42,13 @@ class Training:
 
 @dataclass(frozen=True)
 class LineageCompute:
-    """The trainings that made an adapter, inputs first, and its base model's own."""
+    """The trainings in an adapter's lineage, earliest first, and the operations of its base model's training."""
 
     trainings: Sequence[Training]
     base_flops: float | None
     """Operations of the base model's training, as its card states them."""
     base_source: str
-    """Source of that figure, or the reason why there is none."""
+    """Source of `base_flops`, or the reason why it is None."""
 
     @property
     def tokens(self) -> int:
@@ -65,15 +66,16 @@ class LineageCompute:
 
     @property
     def share(self) -> float | None:
-        """Return the operations as a share of those of the base model's training."""
+        """Return the trainings' operations as a share of the base model's. None if the latter are not known."""
         return None if self.base_flops is None else self.flops / self.base_flops
 
 
 def compute_of(read: Callable[[str], Manifest], digest: str) -> LineageCompute:
-    """Return the computation of an adapter: the trainings of the adapter, its reward model, its parent adapters, and a
-    base model that was tuned here.
+    """Return the figures of all trainings behind an adapter: its own, those of its reward model and parent adapters,
+    and of its base model if it was tuned here.
 
-    read: function from an artifact's digest to its manifest.
+    Args:
+        read: returns an artifact's manifest by the artifact's digest.
     """
     manifests = dict(_beneath(read, digest))
     found = [_training(key, each) for key, each in reversed(manifests.items()) if each.kind in _TRAININGS]

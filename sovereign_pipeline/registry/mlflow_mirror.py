@@ -42,11 +42,12 @@ FIRST_EXPERIMENT, HOME = "0", "sovereign.home"
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
 """MLflow's limits: metrics in a batch, parameters in a batch, and characters in a parameter."""
 HEADLINES = ("candidate", "difference")
-"""Numbers of a criterion that are logged as metrics. The report has the others."""
+"""Numbers of a criterion that are logged as metrics. All other numbers are only in the evaluation report."""
 
 
 def mirror_training(settings: Settings, adapter: Artifact) -> str:
-    """Log a trained adapter, or a trial, as a run in its line's experiment. Returns the run's id.
+    """Log the training of an adapter, or a trial of an experiment, as a run in MLflow's experiment for the line.
+    Returns the run's id.
 
     Metrics: every number of the training log by step, the measurements in the manifest, and a trial's loss on the
     selection side. Parameters: the stage's part of the recipe. Tags: the digests.
@@ -163,7 +164,7 @@ def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, float, int]]:
 
 @contextmanager
 def mirrored(settings: Settings) -> Iterator[Any]:
-    """Open MLflow's client under a lock. Two processes without it would mirror the same artifact twice."""
+    """Open MLflow's client under a lock. Without the lock, two processes could mirror the same artifact twice."""
     go_offline()
     root = settings.home / "mlflow"
     root.mkdir(parents=True, exist_ok=True)
@@ -326,7 +327,7 @@ class Difference:
     line: str
     what: str
     wrong: Version | None = None
-    """The version that mirrors an adapter wrongly or twice; None if the difference is of another kind."""
+    """The version that mirrors an adapter wrongly or twice. None for all other differences."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"
@@ -426,15 +427,15 @@ class Registered(NamedTuple):
 
 
 def expected_aliases(adapters: Sequence[Registered], state: Mapping[str, State]) -> dict[str, Registered]:
-    """Return alias -> the adapter that should have it. Leaves out an alias that no adapter should have."""
+    """Return alias -> the adapter that should have the alias. Omits an alias that no adapter should have."""
     ordered = sorted(adapters, key=lambda adapter: numbers_of(adapter.version))
     found = {alias: each for alias, of in ALIASES.items() for each in ordered if state[each.id] in of}
     return found | ({LATEST: ordered[-1]} if ordered else {})
 
 
 def _registered(session: Session, line: str | None) -> dict[str, list[Registered]]:
-    """Return line -> its adapters, of all lines or one. Reads few columns, because a row's large values take longer
-    than all else."""
+    """Return line -> its adapters, for all lines or one. Reads few columns, because loading a row's large values would
+    take most of the time."""
     query = select(Adapter.line, Adapter.id, Adapter.version, Adapter.adapter_digest, Adapter.record_digest)
     found = defaultdict[str, list[Registered]](list)
     for each, *columns in session.execute(query if line is None else query.where(Adapter.line == line)):
@@ -480,15 +481,15 @@ def _differences_of(
         wanted = expected.get(alias)
         meant = shown.get(wanted.id) if wanted is not None else None
         if has.get(alias) != meant:
-            now = f"is version {has[alias].number}" if alias in has else "is nowhere"
-            should = f"{wanted.id} is meant" if wanted is not None else "no adapter should have it"
-            found.append(Difference(line, f"the alias {alias} {now}, and {should}"))
+            now = f"is set to version {has[alias].number}" if alias in has else "is not set"
+            should = f"should be set to {wanted.id}" if wanted is not None else "no adapter should have it"
+            found.append(Difference(line, f"the alias {alias} {now}, but {should}"))
     return found
 
 
 def _versions(settings: Settings) -> list[Version]:
-    """Return every version with its tags and aliases. Uses one SQL query, because MLflow's own search takes sixty times
-    as long."""
+    """Return every version with its tags and aliases. Uses one SQL query, which is sixty times as fast as MLflow's own
+    search."""
     if not _is_there(settings):
         return []
     engine = create_engine(settings.mlflow_url)

@@ -98,8 +98,8 @@ class LearnedRewardFacts(Frozen):
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part of the reward -> digest of everything, besides the replies, that decides the part's scores. For
-    a reward model, the digest is the artifact's.
+    """Name of each part of the reward -> digest of everything, except the replies, that decides the part's scores. For
+    a reward model, it is the artifact's digest.
     """
     code: dict[str, str]
     """Recipe path of each program and file -> SHA-256. Includes the machine's files that a command uses."""
@@ -268,7 +268,7 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
     """Return the facts of a waiver, or None if the artifact waives another gate record or outcome.
 
-    Raises IntegrityError. `record/gates.py` verifies the officer's signature; this function does not.
+    Raises IntegrityError if a file changed. Does not verify the officer's signature (`gates.read_waiver` does).
     """
     artifact = store.open(ref)
     manifest = artifact.manifest

@@ -1,4 +1,4 @@
-"""Build an adapter's record as an artifact, and register it with what it was trained on.
+"""Build an adapter's record as an artifact, and register the adapter with the datasets and base models it depends on.
 
 An adapter counts as trained on its own datasets, the datasets of every parent adapter, and the datasets of a base model
 that was tuned here. Held-out documents do not count. Canaries are rows, so they count.
@@ -135,7 +135,8 @@ def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef)
 
 
 def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Derive every fact from the artifacts again, hash the weights, and read each gate's record."""
+    """Return the gate's verdict: derive every fact from the artifacts again, hash the weights, and read each gate's
+    record."""
     record = read_record(artifact)
     differing = disagreements(workplace.store, record, artifact.manifest)
     evaluated = {(each.stage, each.gate) for each in record.gates}
@@ -171,7 +172,7 @@ def _outcomes(gates: tuple[GateFacts, ...]) -> str:
 
 
 def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
-    """Return the line's purpose, owner and method, and every upstream gate with its margins."""
+    """Return the line's purpose, owner and method, and the code version and recipe keys of every upstream gate."""
     return {
         "purpose": line.purpose,
         "owner": line.owner,
@@ -225,7 +226,7 @@ def _ancestors(
 
 
 def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]) -> None:
-    """Assert that each artifact of a lineage has the identity that its stage would build today. Raises StaleInput
+    """Assert that each artifact of a lineage has the identity that its stage would give it today. Raises StaleInput
     otherwise, because the record would misstate how the adapter was made."""
     line, store = workplace.line.line, workplace.store
     for stage, ref in _ancestors(stages, workplace, refs):
@@ -234,7 +235,7 @@ def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[s
         if changes:
             raise StaleInput(
                 f"Line {line}: {stage.kind} {short(ref.digest)} is stale: {and_more(changes)}. "
-                f"The record would not state how the adapter was made.",
+                f"The record would misstate how the adapter was made.",
                 act="run_line",
                 line=line,
             )
@@ -291,8 +292,8 @@ def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFa
     """Return the facts of a dataset for the record and the registry.
 
     Args:
-        sources: all source files of the line, as raw_corpus read them. Sources that the dataset does not use are left
-            out.
+        sources: all source files of the line, as raw_corpus read them. The result omits sources that the dataset does
+            not use.
     """
     card_file = dataset.file(CARD)
     card = DatasetCard.model_validate_json(card_file.read_bytes())
@@ -323,7 +324,7 @@ def _base_model(artifact: Artifact) -> BaseModelFacts:
 
 
 def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
-    """Return the report's summary. Adds the summaries of the adapter's scores, each under its artifact kind."""
+    """Return the report's summary, and under each kind of scores artifact the summary of the adapter's scores."""
     scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
     of_the_adapter = {
         kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs
@@ -341,15 +342,15 @@ def register(
 ) -> Adapter:
     """Register the adapter of a record, or return its row if it is already registered.
 
-    Asserts all gates again, compares the identity of every artifact in the lineage with today's, including files
-    outside the store, and hashes every file except unscrubbed text that is not readable on this machine. Writes nothing
+    First asserts all gates again, compares the identity of every artifact in the lineage (including files outside the
+    store) with today's, and hashes every file. Skips only unscrubbed text that this machine cannot read. Writes nothing
     on an error.
 
     Raises:
         StaleInput: a stage would build another artifact of the lineage today.
         GateRefused: an artifact neither passed a gate nor was waived.
-        IntegrityError: a file changed, artifacts do not belong together, or the parent adapter is not the registered
-            one.
+        IntegrityError: a file changed, artifacts do not belong together, or another adapter is registered under the
+            parent adapter's id.
         InputError: the base model is registered under another name or licence, or the institution's engine cannot serve
             the adapter.
     """
@@ -518,7 +519,7 @@ _DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The datasets and base models in an adapter's lineage, from manifests alone."""
+    """The datasets and base models in the lineage of an adapter, its parents and a base model that was tuned here."""
 
     datasets: Mapping[ArtifactRef, bool]
     """Dataset -> True if the adapter itself was trained on it, or False if only a parent or the base model was."""
@@ -546,7 +547,7 @@ def all_that_is_beneath(
     store: ArtifactStore, ref: ArtifactRef, seen: set[str]
 ) -> Iterator[tuple[ArtifactRef, Manifest]]:
     """Yield an artifact and everything that its weights depend on, each once: inputs, the parent adapter, and the
-    artifacts that a base model was built from here.
+    artifacts from which a base model was built here.
 
     Args:
         seen: digests to skip, with everything upstream of them. Every yielded digest is added.
@@ -575,7 +576,7 @@ def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[
 
 def as_entered(store: ArtifactStore, found: TrainedOn) -> tuple[dict[str, Any], list[bytes]]:
     """Return the lineage for the registration's ledger entry, and the documents and sources of each dataset, which are
-    stored with it. Recalls are decided by both."""
+    stored with the entry. Recalls search both."""
     contents = {ref: contents_of(*read_dataset(store, ref)) for ref in found.datasets}
     datasets = {
         ref.digest: {"directly": directly, "contents": hashlib.sha256(contents[ref]).hexdigest()}

@@ -79,8 +79,8 @@ def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checke
 
 
 def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Checked | str]:
-    """Yield a result for each suite and each red-team file that scored an adapter. A manifest holds a suite's name and
-    digest without its path, so today's recipe provides the path.
+    """Yield a result for each suite and each red-team file that scored an adapter. A manifest has only a suite's name
+    and digest, so the path comes from today's recipe.
 
     Args:
         ancestors: the artifacts in the lineage of the adapter's record.
@@ -120,8 +120,8 @@ class _Suite:
 
 
 def _find_suite(settings: Settings, line: Line, kind: str, name: str) -> _Suite | None:
-    """Return the suite that today's recipe has under this name, or None. Raises SovereignError if the suite's file is
-    missing or damaged."""
+    """Return the suite with this name in today's recipe, or None. Raises SovereignError if the suite's file is missing
+    or damaged."""
     if kind == RED_TEAM_REPORT.kind:
         red_team = line.named_evaluation.red_team
         named = {**prompt_files(settings.data, red_team), "judge_labels": settings.data / red_team.judge_labels}
@@ -219,7 +219,7 @@ class VerificationReport:
     purged: tuple[Purged, ...]
     """Weights that an officer purged. The manifests that list them were verified."""
     notes: tuple[str, ...]
-    """Differences that are not errors, such as a suite that has grown since."""
+    """Differences that are not errors, such as a suite that changed after the adapter was scored."""
 
     @property
     def parts(self) -> list[Read | Examined]:
@@ -319,7 +319,7 @@ def _report(subject: str, parts: Iterable[Read | Examined]) -> VerificationRepor
 
 
 def _opening(registry: Registry, store: ArtifactStore, settings: Settings) -> Open:
-    """Return a function that opens and verifies an artifact, whose weights may be missing if an officer purged them."""
+    """Return a function that opens and verifies an artifact. It accepts missing weights if an officer purged them."""
 
     def opened(ref: ArtifactRef) -> Artifact:
         with registry.reading() as session:
@@ -421,7 +421,7 @@ def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: 
     facts = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
     wrong = [name for name, value in facts.items() if row[name] != value]
     row_of = f"the registry's row of dataset {short(row['digest'])}"
-    _assert_none_differs(wrong, f"{artifact.path}: {row_of} differs from it")
+    _assert_none_differs(wrong, f"{artifact.path}: {row_of} differs from the artifact")
 
 
 def _assert_none_differs(names: Sequence[str], problem: str) -> None:

@@ -26,17 +26,17 @@ from sovereign_pipeline.record.trust_root import Trust
 STATEMENT = "statement"
 
 SignedRow = Recall | RecallWaiver | KnownIssue | AdapterReview
-"""A row that holds the signed statement of its act."""
+"""A row with the signed statement of the act that created it."""
 R = TypeVar("R", bound=SignedRow)
 N = TypeVar("N", KnownIssue, AdapterReview)
 
 
 @dataclass(frozen=True)
 class Act:
-    """A kind of signed act, such as adding a known issue."""
+    """A type of signed act, such as adding a known issue."""
 
     action: str
-    """Action in the ledger entries of this kind."""
+    """Action in the ledger entries of such acts."""
     may: str
     """Permission that the trust root must give the officer."""
     predicate_type: str
@@ -51,7 +51,7 @@ class Acted(Generic[R]):
     row: R
     at: datetime.datetime
     said: Mapping[str, Any]
-    """Facts, besides the time, that the statement must contain."""
+    """Fields of the signed statement, except its time."""
     adapters: Sequence[str]
     """Ids of the adapters that the act is about."""
 
@@ -84,8 +84,8 @@ def enter_act(
 
 
 def acts_that_count(session: Session, settings: Settings, act: Act, rows: Iterable[Acted[R]]) -> list[R]:
-    """Return the rows of one kind of act that count. An act does not count if the trust root revokes its key from the
-    act's entry or an earlier one. Raises IntegrityError for the first act that no permitted officer signed."""
+    """Return the rows of valid acts of one type. Omits an act whose key is revoked from the act's ledger entry or an
+    earlier one. Raises IntegrityError for the first other act that no permitted officer signed."""
     acted = list(rows)
     if not acted:
         return []
@@ -125,7 +125,7 @@ def _assert_signed(
     subjects = {subject.sha256 for subject in verified.statement.subjects}
     same = dict(verified.statement.predicate) == acted.stated and verified.key.keyid == acted.row.officer
     if not same or subjects != {*manifests}:
-        raise RegistryDamaged(f"The registry: {name} differs from what was signed.")
+        raise RegistryDamaged(f"The registry: {name} differs from its signed statement.")
 
 
 def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, str]]:
@@ -157,7 +157,7 @@ def words_of_issue(text: str) -> str:
     """Join a text's lines into one line. Raises InputError if the text is empty or too long."""
     text = officers.officers_words(text, "A known issue")
     if len(text) > LONGEST:
-        raise InputError(f"The text has {len(text):,} characters; the limit is {LONGEST}.", "Describe what is wrong.")
+        raise InputError(f"The text has {len(text):,} characters; the limit is {LONGEST}.", "Shorten the text.")
     return text
 
 

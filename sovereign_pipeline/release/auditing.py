@@ -1,8 +1,8 @@
-"""Audit a registered adapter from public files, given only the SHA-256 of the first trust root.
+"""Audit a registered adapter from public files, given only the SHA-256 of the trust root's first root.
 
-The SHA-256 verifies the trust root, whose keys verify the ledger, its witnesses and all signed acts. Ledger entries
-verify the registry's rows, and the registered record verifies every byte of the lineage. An audit writes nothing and
-needs no private key.
+The SHA-256 verifies the trust root. The trust root's keys verify the ledger, its witnesses and all signed acts. Ledger
+entries verify the registry's rows, and the registered record verifies every byte of the lineage. An audit writes
+nothing and needs no private key.
 """
 
 from collections.abc import Iterator
@@ -65,8 +65,8 @@ def audit_adapter(
     """Verify an adapter and every act that led to its state.
 
     Args:
-        registry: may be opened read-only.
-        root_sha256: SHA-256 of the first trust root.
+        registry: an open registry; read-only is enough.
+        root_sha256: SHA-256 of the trust root's first root.
 
     Raises IntegrityError at the first invalid file, entry, row or signature, which the message names; and NotFoundError
     if the adapter is not registered.

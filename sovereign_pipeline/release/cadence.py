@@ -1,7 +1,7 @@
 """Compute when each line's newest adapter is due for review: by calendar, or after an event that the recipe names.
 
-The calendar counts from the registration or the last review. A shorter cadence in the recipe makes the first review due
-earlier than the record says. A longer cadence does not postpone it.
+The calendar counts from the registration or the last review. If the recipe's cadence was shortened since, the first
+review is due before the registered date. A longer cadence does not postpone the first review.
 """
 
 import datetime
@@ -62,8 +62,8 @@ class Registered:
 
 
 def causes(session: Session, given: Registered) -> list[Cause]:
-    """Return the events that happened, among those that the recipe names and in the recipe's order. An event that
-    cannot be checked, because a file is missing or changed, counts as having happened."""
+    """Return the events that happened since the registration, in the recipe's order. Checks only events that the recipe
+    names. An event that cannot be checked (a file is missing or changed) counts as having happened."""
     found: list[Cause] = []
     for event in dict.fromkeys(given.line.review.on):
         try:

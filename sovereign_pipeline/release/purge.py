@@ -146,7 +146,8 @@ def finish_purge(
 def unused(registry: Registry, store: ArtifactStore, line: str | None, progress: Callable[[str], None]) -> list[Unused]:
     """Return the adapters whose weights are not in use, largest first.
 
-    These are superseded and ended adapters, and unreleased adapters with a newer version. Purged adapters are left out.
+    These are superseded, rejected, recalled and retired adapters, and unreleased adapters with a newer version. Omits
+    purged adapters.
     """
     with registry.reading() as session:
         state, purged = catalog.states(session, line), catalog.purge_dates(session)
@@ -176,9 +177,9 @@ def _assert_ended(session: Session, adapter: Adapter) -> catalog.State:
 
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
-    """Return artifact -> id of an adapter that needs it, ignoring retired, rejected and recalled adapters.
+    """Return artifact -> id of an adapter that needs the artifact, ignoring retired, rejected and recalled adapters.
 
-    Reads the manifests of the artifacts themselves.
+    Follows the artifacts' own manifests, which the registry cannot misstate.
     """
     state = catalog.states(session)
     living = [
@@ -203,7 +204,7 @@ def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> No
 
 
 def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[catalog.PurgedFile]) -> None:
-    """Raise ConflictError if a base model's card lists one of the files. A tuned model may serve as a base model."""
+    """Raise ConflictError if the card of a base model lists one of the files: a tuned model can be a base model."""
     weights = {file.sha256 for file in files}
     named = [
         path.stem

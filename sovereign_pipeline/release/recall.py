@@ -80,8 +80,8 @@ def training_data(session: Session, adapter_id: str | None = None, after: int = 
 
 
 def holders(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> dict[str, bool]:
-    """Return adapter -> True if it was itself trained on the searched data, or False if only its parent or base model
-    was. Raises IntegrityError if a dataset's documents and sources do not match the ledger.
+    """Return the adapters that were trained on the searched data: id -> True, or False if only the adapter's parent or
+    base model was trained on it. Raises IntegrityError if a dataset's documents and sources do not match the ledger.
 
     Args:
         question: exact ids and full digests, as the datasets have them.
@@ -163,8 +163,8 @@ class Answer:
 def ask(registry: Registry, question: Question) -> Answer:
     """Return the adapters that were trained on the searched data. A digest prefix needs at least 6 digits.
 
-    Raises NotFoundError if no adapter has the source, dataset or base model; InputError if no fields are set or they
-    cannot be combined; and IntegrityError if a dataset's documents and sources do not match the ledger.
+    Raises NotFoundError if no adapter has the source, dataset or base model; InputError if no field is set or the set
+    fields cannot be combined; and IntegrityError if a dataset's documents and sources do not match the ledger.
     """
     with registry.reading() as session:
         return _answer(session, registry.settings, question)
@@ -180,7 +180,7 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
     assert_holders(asked)
     with registry.writing() as session:
         if _answer(session, registry.settings, asked.question) != asked:
-            raise ConflictError("The search result has changed since it was shown.", "Ask again.")
+            raise ConflictError("The search result has changed since it was shown.", "Repeat the search.")
         number = 1 + (session.scalar(select(func.count()).select_from(Recall)) or 0)
         recall = Recall(
             id=f"recall-{number}", **vars(asked.question), reason=reason, officer=signer.keyid, opened_at=_now()
@@ -198,8 +198,8 @@ def assert_holders(answer: Answer) -> None:
 
 
 def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Signer, reason: str) -> None:
-    """Exempt one adapter from a recall, signed by an officer. Raises the errors of `recall_to_waive`, and SignInError
-    if the officer lacks the permission at the adapter's level."""
+    """Record an officer's signed waiver, which exempts one adapter from a recall. Raises the errors of
+    `recall_to_waive`, and SignInError if the officer lacks the permission at the adapter's level."""
     reason = officers_words(reason, "A waiver")
     with registry.writing() as session:
         recall_to_waive(session, registry.settings, recall_id, adapter_id)
@@ -217,14 +217,16 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
         known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
         raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
     if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
-        raise ConflictError(f"{recall_id} was already waived for {adapter_id}, or by a key that is revoked since.")
+        raise ConflictError(
+            f"{recall_id} was already waived for {adapter_id}. The waiver is invalid if its key was revoked since."
+        )
     if recall not in open_recalls(session, settings, adapter_id):
         raise InputError(f"{recall_id} does not apply to {adapter_id}.", "Choose an adapter that it applies to.")
     return recall
 
 
 def open_recalls(session: Session, settings: Settings, adapter_id: str, state: State | None = None) -> list[Recall]:
-    """Return the recalls that apply to an adapter, oldest first. An adapter with one may not be released.
+    """Return the recalls that apply to an adapter, oldest first. They forbid its release. Empty for a retired adapter.
 
     Args:
         state: the adapter's state, if the caller knows it already.
@@ -295,8 +297,8 @@ class Answering:
 def answering(session: Session, settings: Settings, line: str) -> list[Answering]:
     """Return which adapters of a line could answer users over time, oldest first. Raises the errors of `open_recalls`.
 
-    The line's flag decides this, or the transitions before the first flag. An adapter under a recall or in a final
-    state answers nobody.
+    Before the line's first flag, the transitions decide which adapters answer; after it, the flag does. An adapter
+    under a recall or in a final state answers nobody.
     """
     recalls_entered = _with_entries(session, settings)
     recalled = {
@@ -342,14 +344,14 @@ def answering_at(session: Session, settings: Settings, line: str, at: datetime.d
 
 
 ENTERED_LATE = datetime.timedelta(seconds=5)
-"""Largest delay between an act and its entry. An act with a longer delay was made while the registry was down."""
+"""Longest usual delay between an act and its entry. After a longer delay, the registry was down at the act's time."""
 _ANSWERS = ("production", "staged", "superseded")
 """States of adapters that a flag may give to users. `superseded` is included, because an officer's rollback changes the
 flag before it makes the transition."""
 
 
 def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.datetime:
-    """Return when an act took effect. A flag may change while the registry is down, and its entry is added later.
+    """Return the time at which an act took effect. A flag can change while the registry is down; its entry follows.
 
     Args:
         entered: the entry's time in the log's order (`in_order`).
@@ -360,7 +362,7 @@ def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.date
 
 
 def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled", int]]:
-    """Return every recall with its ledger index, oldest first."""
+    """Return every recall that counts with the number of its ledger entry, oldest first."""
     opened = entries_of_rows(session, [OPENED])
     return [(each, opened[Recall.__tablename__, each.recall.id]) for each in _on_record(session, settings)]
 
@@ -425,7 +427,7 @@ def _stored_id(session: Session, settings: Settings, document: str, stated: Mapp
     if given in found or not found:
         return given
     if len(found) > 1:
-        raise InputError(f"Several documents have this id: {and_more(found)}.", "Give one of these, then the others.")
+        raise InputError(f"Several documents have this id: {and_more(found)}.", "Search for each of these ids.")
     return found[0]
 
 
@@ -493,7 +495,7 @@ def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:
         return found[0]
     problem = f"{len(found)} {what}s begin with" if found else f"No registered adapter was trained on a {what}"
     told = and_more(digest[:12] for digest in found or sorted(known))
-    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these, or more of its digits: {told or 'none'}.")
+    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these, or more digits of it: {told or 'none'}.")
 
 
 def _now() -> datetime.datetime:

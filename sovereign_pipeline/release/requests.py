@@ -210,7 +210,8 @@ def enter_rollback(
     officers.assert_may(officer, asked.name, [adapter.classification])
     if not standing.is_complete:
         raise ConflictError(
-            f"Request {row.id[:12]} needs {standing.needed} approvals, and a rollback has none.", "Approve it."
+            f"Request {row.id[:12]} needs {standing.needed} approvals, but a rollback by flag has none.",
+            "Request the rollback in the registry, and have it approved.",
         )
     try:
         assert_still_so(session, row, standing.predicate, adapter)
@@ -234,7 +235,8 @@ def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[s
             continue
         return adapter, arrow_of(verified.statement.predicate)
     raise IntegrityError(
-        f"The officer's request beside a flag is about none of {', '.join(records)}.", "Find out who wrote the request."
+        f"The officer's request that is stored with a flag is not about {', '.join(records)}.",
+        "Find out who wrote the request.",
     )
 
 
@@ -251,7 +253,7 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
         opened = find_open(session, line)
         in_review = session.get_one(Adapter, opened.adapter_id).adapter_sha256 if opened is not None else None
     if in_review == adapter.adapter_sha256:
-        raise GateRefused(f"{adapter.id}: its blind review is open.", "Close it once it is rated.")
+        raise GateRefused(f"{adapter.id}: its blind review is open.", "Close the review once its pairs are rated.")
     if closed is None:
         if workplace.institution.release.blind_review == "not_required":
             return None
@@ -264,7 +266,7 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
     found = [(each.circumstances.created_at, ref) for each, ref in made if each.external_inputs == closed.digests()]
     if not found:
         raise GateRefused(
-            f"{adapter.id}: its newest blind review has no result yet.", "Materialize blind_review, and ask again."
+            f"{adapter.id}: its newest blind review has no result yet.", "Materialize blind_review, and try again."
         )
     _, ref = max(found, key=lambda each: each[0])
     for gate in BLIND_REVIEW.gates:
@@ -276,8 +278,8 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
     recalls = [each.id for each in open_recalls(session, settings, adapter.id)] if asked.stops_at_recall else []
     if recalls:
         raise ConflictError(
-            f"{adapter.id} is under {' and '.join(recalls)}, so there is no '{asked.name}'.",
-            "Retrain it without the recalled content and retire it, or have an officer waive the recall.",
+            f"{adapter.id} is under {' and '.join(recalls)}, so '{asked.name}' is not allowed.",
+            "Train a version without the recalled content and retire this one, or have an officer waive the recall.",
         )
 
 

@@ -69,7 +69,7 @@ SUPERSEDE = "supersede"
 
 def arrow(name: str, adapter: str, before: catalog.State) -> Arrow:
     """Return the state change that a transition makes from a state. Raises InputError for an unknown transition, and
-    ConflictError for one that is not allowed from this state."""
+    ConflictError for a transition that is not allowed from this state."""
     names = [each.name for each in ARROWS]
     found = next((each for each in ARROWS if each.name == name), None)
     if found is None:
@@ -79,9 +79,9 @@ def arrow(name: str, adapter: str, before: catalog.State) -> Arrow:
     allowed = [each.name for each in ARROWS if before in each.before]
     raise ConflictError(
         f"{adapter} is {before}, but '{name}' needs {' or '.join(sorted(found.before))}.",
-        f"From {before} there {'is' if len(allowed) == 1 else 'are'}: {', '.join(allowed)}."
+        f"Allowed from {before} {'is' if len(allowed) == 1 else 'are'}: {', '.join(allowed)}."
         if allowed
-        else f"Nothing follows {before}.",
+        else f"From {before}, no transition is allowed.",
     )
 
 
@@ -121,7 +121,7 @@ class RulesOnRecord:
         except ValueError:
             raise IntegrityError(
                 f"The rules of entry {sequence} of the audit log have no valid section on releases.",
-                "No release can have been requested under them. Find out who logged them.",
+                "No release can have been requested under these rules. Find out who logged them.",
             ) from None
 
 

@@ -228,8 +228,8 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     - the adapter was withdrawn from users;
     - the trial is open, used laxer rules, did not count every severity-1 report, or is inconclusive and not accepted;
       or
-    - the level requires a trial, and the adapter to compare with left production with fewer approvals than a promotion
-      needs.
+    - the level requires a trial, and the adapter to compare with was recalled, which can need fewer approvals than a
+      promotion.
     """
     settings = workplace.settings
     with registry.reading() as session:
@@ -252,9 +252,9 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
             f"`sovereign adapters hold {adapter.line}` shows what is missing, and when it could be complete.",
         )
     judged = held.signed.judgement
-    if judged.at > datetime.datetime.now(datetime.UTC) + CLOCKS:  # The trial's days are then not over either.
+    if judged.at > datetime.datetime.now(datetime.UTC) + CLOCKS:  # A wrong clock also miscounts the trial's days.
         raise GateRefused(
-            f"{adapter.id}: its hold was judged at {judged.at:%Y-%m-%d %H:%M}, which is to come: a clock was wrong.",
+            f"{adapter.id}: its trial's result is dated {judged.at:%Y-%m-%d %H:%M}, in the future: a clock was wrong.",
             "Correct the gateway's clock, and stage the adapter again.",
         )
     if judged.severe < reports:
@@ -302,8 +302,8 @@ def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapt
 
 
 def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
-    """Raise GateRefused if the line's last adapter in production was retired with fewer approvals than a promotion
-    needs."""
+    """Raise GateRefused if the line's last adapter in production was recalled. Otherwise a recall, which can need fewer
+    approvals than a promotion, would make the next promotion possible without a trial."""
     last = [row for row in transitions_of(session, adapter.line) if row.before == "production"][-1:]
     if last and last[0].transition != "retire":
         raise GateRefused(
@@ -381,7 +381,8 @@ def accept_hold(
 
 
 def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held:
-    """Return the inconclusive result that nobody has accepted yet. Raises ConflictError if there is none."""
+    """Return the trial's result if it is inconclusive and nobody has accepted it yet. Raises ConflictError
+    otherwise."""
     held = hold_of(session, settings, trust, adapter, incumbent)
     if held is None:
         raise ConflictError(f"{adapter.id}: no trial result is logged that could be accepted.", LOOK)
@@ -424,8 +425,8 @@ def _on_record(settings: Settings, trust: Trust, adapter: Adapter, entry: AuditE
     path = next((each for each in files if each.name.startswith(f"{told['number']:04d}.")), None)
     if path is None:
         raise IntegrityError(
-            f"The judgement {told['number']} of the hold of {adapter.id} is logged, but its file is missing.",
-            "Restore it from a backup of the home, or stage the adapter again.",
+            f"Result {told['number']} of the trial of {adapter.id} is logged, but its file is missing.",
+            "Restore the file from a backup of the home, or stage the adapter again.",
         )
     signed = read_judgement(path, trust, adapter.record_manifest_sha256, entry.sequence - 1)
     if signed.sha256 != told["statement"] or signed.judgement.outcome != told["outcome"]:
@@ -440,14 +441,14 @@ def _staged_by(session: Session, adapter: Adapter) -> int | None:
 
 
 def taken_back(session: Session, adapter: Adapter) -> str | None:
-    """Return why the staged adapter was withdrawn from users, or None if it was not."""
+    """Return the reason why the staged adapter was withdrawn from users, or None if it was not withdrawn."""
     newest = _newest_flag(session, adapter)
     return newest["stopped"] if newest is not None else None
 
 
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
-    """Return the newest change of the line's flag about this adapter as it is staged now, or None if there is none.
-    Another adapter may have been staged since."""
+    """Return the newest change of the line's flag for the adapter's latest staging, or None. Later changes may be about
+    another adapter."""
     now = (adapter.id, _staged_by(session, adapter))
     found = (entry.subjects for entry in reversed(_entries(session, FLAG_CHANGED, adapter.line)))
     return next((dict(each) for each in found if (each["staged"], each["staged_by"]) == now), None)

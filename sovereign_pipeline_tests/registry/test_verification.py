@@ -155,7 +155,7 @@ def test_a_row_that_differs_from_its_dataset_is_found_although_its_entry_was_for
     adapter = bench.register()
     registry = bench.open_registry()
     forge(registry, lambda session: session.execute(text(f"UPDATE dataset SET {statement}")))
-    with pytest.raises(IntegrityError, match=rf"differs from it in {fact}\."):
+    with pytest.raises(IntegrityError, match=rf"differs from the artifact in {fact}\."):
         verify_dataset(registry, bench.store, bench.settings, adapter.dataset_digest)
 
 

@@ -160,7 +160,7 @@ def test_a_review_that_nobody_signed_puts_nothing_off(office: Office, adapter: A
     [
         ("promoter", "may not decide about 'issue' at PUBLIC"),
         ("stranger", "does not have the role officer"),
-        ("other words", "differs from what was signed"),
+        ("other words", "differs from its signed statement"),
         ("other adapter", "not about"),
     ],
 )

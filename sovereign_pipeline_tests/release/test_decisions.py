@@ -300,7 +300,7 @@ def test_a_retired_adapter_stays_retired(office: Office) -> None:
     adapter = office.adapter("retire")
     with pytest.raises(ConflictError, match="is retired") as refused:
         office.ask("approve", adapter)
-    assert refused.value.hint == "Nothing follows retired."
+    assert refused.value.hint == "From retired, no transition is allowed."
 
 
 def test_a_wrong_name_and_an_empty_reason_are_refused(office: Office) -> None:

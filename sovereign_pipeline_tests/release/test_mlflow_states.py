@@ -73,7 +73,7 @@ def test_a_failure_of_mlflow_undoes_no_act_and_the_next_act_puts_it_right(
         for transition in ("approve", "stage"):
             office.move(transition, adapter)
     assert office.states() == {adapter.id: "staged"}
-    assert differing(office) == [f"the alias staging is nowhere, and {adapter.id} is meant"]
+    assert differing(office) == [f"the alias staging is not set, but should be set to {adapter.id}"]
     office.move("promote", adapter)
     assert differing(office) == []
 
@@ -83,7 +83,7 @@ def test_what_was_changed_in_mlflow_is_named_and_repaired(office: Office) -> Non
     office.to_production(first)
     client = client_of(office)
     client.set_registered_model_alias("lamps", "production", "2")
-    assert differing(office) == [f"the alias production is version 2, and {first.id} is meant"]
+    assert differing(office) == [f"the alias production is set to version 2, but should be set to {first.id}"]
     client.set_model_version_tag("lamps", "2", "id", first.id)
     assert f"version 2, which mirrors {second.id}, has the id {first.id}" in differing(office)
     client.delete_model_version("lamps", "1")

@@ -172,9 +172,9 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
     office.move("approve", first)
     asked = office.ask("stage", first)
     recall(office.registry, Question(source="letters"), office.officers["layla"])
-    with pytest.raises(ConflictError, match="is under recall-1, so there is no 'stage'"):
+    with pytest.raises(ConflictError, match="is under recall-1, so 'stage' is not allowed"):
         office.decide(asked, "omar")
-    with pytest.raises(ConflictError, match="is under recall-1, so there is no 'approve'"):
+    with pytest.raises(ConflictError, match="is under recall-1, so 'approve' is not allowed"):
         office.ask("approve", second)
     office.move("retire", first)
     with office.registry.reading() as session:

@@ -160,7 +160,7 @@ def test_what_is_missing_for_the_next_step_is_what_the_transition_is_refused_for
     staged = site.view(SECOND).next_step
     assert staged is not None and (staged.transition, staged.after) == ("promote", "production")
     missing = [each.what for each in staged.missing]
-    assert f"{SECOND} is under recall-1, so there is no 'promote'." in missing
+    assert f"{SECOND} is under recall-1, so 'promote' is not allowed." in missing
     assert missing[-1] == "A request by an officer and 2 approvals by others."
     asked = site.view(THIRD).next_step
     assert asked is not None and asked.transition == "approve"
