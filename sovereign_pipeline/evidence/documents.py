@@ -29,14 +29,14 @@ class VerdictFacts:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """An adapter and everything that it was made from."""
+    """The facts about an adapter and its lineage from which the documents are written."""
 
     id: str
     version: str
     institution: str
     record: AdapterRecord
     manifests: Mapping[str, Manifest]
-    """Kind -> manifest of the record and of every artifact in its lineage, inputs first."""
+    """Kind -> manifest, for the adapter's record and every artifact in its lineage, inputs first."""
     verdicts: Sequence[VerdictFacts]
     card: Mapping[str, Any]
     """Data card of the training dataset."""
@@ -94,8 +94,8 @@ def facts_of(
 
 
 def tlp_of(manifest: Manifest) -> str:
-    """Map an artifact's classification level to a TLP label by its position in the ladder. Between two labels, the
-    stricter one applies."""
+    """Return the TLP label of an artifact's classification level, by the level's position in the ladder. A position
+    between two labels gets the stricter label."""
     top = len(manifest.ladder) - 1
     place = manifest.ladder.index(manifest.classification)
     return TLP[math.ceil(place * (len(TLP) - 1) / top)] if top else TLP[-1]
@@ -129,8 +129,8 @@ BY_REWARD = frozenset({"ppo", "rloo", "grpo"})
 
 
 def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
-    """Return the CycloneDX bill of materials as JSON. Raises RuntimeError if it has dangling or duplicate
-    references."""
+    """Return an adapter's complete CycloneDX bill of materials as a dictionary. Raises RuntimeError if it has dangling
+    or duplicate references."""
     record, bill = facts.record, bill_of_materials(facts.record)
     supplier = {"name": facts.institution}
     adapter = bill["metadata"]["component"]
@@ -176,7 +176,7 @@ def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def dangling(bill: dict[str, Any]) -> list[str]:
-    """Return dangling references and duplicate `bom-ref`s, which CycloneDX's schema does not detect."""
+    """Return a bill's dangling references and duplicate `bom-ref`s, which CycloneDX's schema does not detect."""
     names = [name for path, name in _texts(bill) if path[-1] == "bom-ref"]
     refers = [name for path, name in _texts(bill) if path[-1] == "ref" or "dependsOn" in path]
     return sorted({name for name in refers if name not in names} | {name for name in names if names.count(name) > 1})
@@ -224,7 +224,7 @@ def _model_card(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _held(held: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the differences that the report's gates evaluated, with their intervals."""
+    """Yield a CycloneDX metric for each difference with an interval that the report's gates evaluated."""
     for name, figure in sorted(held.items()):
         if not {"difference", "low", "high"} <= figure.keys() or figure["low"] is None or figure["high"] is None:
             continue
@@ -311,7 +311,7 @@ _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, SPEC)
 
 
 def lineage_events(facts: AdapterFacts) -> bytes:
-    """Return OpenLineage events, one JSON object per line, inputs first. The bytes are reproducible."""
+    """Return one OpenLineage event per artifact as JSON lines, inputs first. The bytes are reproducible."""
     events = [_event(kind, manifest, facts) for kind, manifest in facts.manifests.items()]
     lines = [json.dumps(event, ensure_ascii=False, sort_keys=True, separators=(",", ":")) for event in events]
     return "".join(f"{line}\n" for line in lines).encode()

@@ -64,7 +64,7 @@ SHOWN: Mapping[str, frozenset[str]] = {
     "review_plan": frozenset({"plan.json"}),
     "blind_review": frozenset({"review.json", "ballots.jsonl", "guesses.jsonl"}),
 }
-"""Kind of artifact -> its files with counts, digests and verdicts and without text."""
+"""Kind of artifact -> its files that a package may contain: counts, digests and verdicts, no document text."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +94,18 @@ def write_package(
 ) -> Written:
     """Append a ledger entry, then write a package about adapters to a new folder and, if requested, a `.zip` beside it.
 
-    The package's own verifier checks the folder before it gets its name. Raises IntegrityError if the package is
-    invalid or if the witnesses have not cosigned all of its entries, and InputError if the folder exists.
+    The package's own verifier checks all files before they are written. Raises IntegrityError if the package is invalid
+    or if the witnesses have not cosigned all of its entries, and InputError if the folder exists.
+
+    Args:
+        on: date or time (UTC) whose records of answers are collected; None for today.
     """
     archive = folder.with_name(f"{folder.name}.zip") if zipped else None
     for path in (folder, archive):
         if path is not None and path.exists():
-            raise InputError(f"{path}: there is something already.", "Name a new folder.")
+            raise InputError(f"{path}: this path already exists.", "Choose a new folder.")
     if not folder.absolute().parent.is_dir():
-        raise InputError(f"{folder}: its folder is not there.", "Correct the path.")
+        raise InputError(f"{folder}: its parent folder does not exist.", "Correct the path.")
     adapters = [catalog.find_adapter(registry, each).id for each in adapters]
     trust = trust_root(settings)
     signer = pipeline_signer(settings, trust)
@@ -111,7 +114,7 @@ def write_package(
         append(session, People(settings).commitment_of(account()), GIVEN, {"adapters": list(adapters), "on": on})
     newest = registry.checkpoint()
     with registry.reading() as session:
-        progress("gathering what is on record")
+        progress("collecting the adapters' records")
         found = gather(registry, store, session, adapters, on)
         note = _checkpoint(newest, session, settings, trust, found)
         found.files["log/checkpoint"] = str(note).encode()
@@ -178,7 +181,7 @@ def answered(
     during = [*begun, *(each for each in steps if since < each.at <= until)]
     adapters = list(dict.fromkeys(adapter for each in during for adapter in each.adapters))
     if not adapters:
-        raise NotFoundError(f"Line {line}: nothing answered on {on}.", "Give another day, or an adapter's id.")
+        raise NotFoundError(f"Line {line}: no adapter answered on {on}.", "Give another day, or an adapter's id.")
     return adapters
 
 
@@ -222,10 +225,10 @@ class Gathered:
 def gather(
     registry: Registry, store: ArtifactStore, session: Session, adapters: Sequence[str], on: str | None = None
 ) -> Gathered:
-    """Collect everything about adapters, their ancestors, and the decisions about their lines.
+    """Collect all records of adapters and their parent adapters, and the decisions about their lines.
 
     Args:
-        on: a date or time whose records of answers are collected; None for today.
+        on: date or time (UTC) whose records of answers are collected; None for today.
 
     Raises IntegrityError if a logged item is missing, and NotFoundError for an unknown adapter.
     """
@@ -255,7 +258,7 @@ def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
 
 
 def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactRef], found: Gathered) -> None:
-    """Add the shown files of artifacts and of their whole lineage, and each artifact's ledger entry."""
+    """Add the `SHOWN` files of artifacts and of their whole lineage, and each artifact's ledger entry."""
     waiting, manifests = list(roots), dict[ArtifactRef, Manifest]()
     while waiting:
         ref = waiting.pop()
@@ -273,7 +276,7 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
         sequence = sealed_at(session, ref)
         if sequence is None:
             raise IntegrityError(
-                f"{store.path_of(ref.digest)}: no entry of the audit log names it.", checkpoints.RESTORE
+                f"{store.path_of(ref.digest)}: no entry of the audit log is about this artifact.", checkpoints.RESTORE
             )
         found.entries.add(sequence)
 
@@ -342,8 +345,12 @@ def _decisions(session: Session, settings: Settings, lines: Sequence[str], found
 
 
 def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[str], found: Gathered) -> None:
-    """Add the adapters' known issues, reviews and purges, and the recalls and waivers of all adapters of their lines,
-    which decide when an adapter could answer."""
+    """Add the covered adapters' known issues, reviews and purges. Add the recalls and waivers of all adapters of their
+    lines too, because they decide when an adapter could answer.
+
+    Args:
+        about: ids of all adapters in the decisions about the lines.
+    """
     for action in (acts.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, catalog.PURGED):
         for entry in _entries(session, action):
             named = entry.subjects.get("adapters") or [entry.subjects["adapter"]]
@@ -363,14 +370,14 @@ def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
 
 
 def _statement(entry: AuditEntry, found: Gathered, in_files: Mapping[str, bytes] | None = None) -> None:
-    """Add the signed statement that an entry refers to, from a file or else from the registry. Raises IntegrityError if
-    it is missing."""
+    """Add the signed statement that an entry refers to: from `in_files` or, if it is not there, from the registry.
+    Raises IntegrityError if the statement is missing."""
     sha256 = str(entry.subjects.get("statement") or entry.subjects.get("request"))
     try:
         content = (in_files or {}).get(sha256) or stored_content(sha256)
     except IntegrityError:
         raise IntegrityError(
-            f"What was signed for entry {entry.sequence} of the audit log is neither in the home nor in the registry.",
+            f"The signed statement of entry {entry.sequence} of the audit log is missing in home and registry.",
             checkpoints.RESTORE,
         ) from None
     found.files[f"statements/{sha256}{SUFFIX}"] = content
@@ -409,23 +416,23 @@ def _facts(
 
 
 def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
-    """Return the checkpoint for the proofs, cosigned by enough witnesses if the trust root names any. Raises
+    """Return the checkpoint for the proofs. If the trust root names witnesses, enough of them have cosigned it. Raises
     ConflictError if a necessary entry is newer than the checkpoint, and IntegrityError if the log's key lacks its role
     or the witnesses have not cosigned every entry."""
     log = checkpoints.verifier(session, settings)
     assert log is not None  # an entry was just added
     size = notes.parse_tree_head(newest.text).size
     if size < max(found.entries):
-        raise ConflictError("The registry was written to during the export.", "Ask again.")
+        raise ConflictError("The registry was written to during the export.", "Run the command again.")
     assert_log_of(trust, log, size)
     witnessed = witnessed_by(trust, log, settings)
     if witnessed is None:
         return newest
     if witnessed.entries < max(found.entries):
         raise IntegrityError(
-            f"The evidence needs entry {max(found.entries)} of the log, and its witnesses have seen "
+            f"The evidence needs entry {max(found.entries)} of the log, but its witnesses have cosigned only "
             f"{witnessed.entries} entries.",
-            "Write a request for the witnesses, import their answers, and run this again.",
+            "Write a request for the witnesses, import their answers, and run the command again.",
         )
     sizes = {notes.parse_tree_head(each.text).size: each for each in witnesses.asked(settings)}
     return sizes[witnessed.entries]
@@ -436,8 +443,8 @@ def _assert_holds(files: dict[str, bytes], trust: Trust) -> None:
         verify.verify(files, trust.root_sha256, None, 0, lambda text: None)
     except verify.Refused as refused:
         raise IntegrityError(
-            f"The evidence does not hold, so no package was written: {refused}.",
-            "Find out what is wrong: verify the adapter from the trust root.",
+            f"The evidence is invalid, so no package was written: {refused}.",
+            "Verify the adapter from the trust root to find the cause.",
         ) from None
 
 

@@ -20,7 +20,7 @@ from sovereign_pipeline.registry.compute import THIRD
 from sovereign_pipeline.training.compute import COUNTED
 
 UNWRITTEN = "Not known to this system"
-"""Prefix of each passage that a person must write."""
+"""Text that marks each passage that a person must write."""
 LARGEST = 4 << 20
 CORPUS = ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
 """Kinds of artifacts whose gates document how data were selected, labelled and cleaned."""
@@ -42,7 +42,7 @@ def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
     content = read_bounded(path, LARGEST, "Name the completed file.")
     if adapter.record_digest.encode() not in content:
         raise InputError(
-            f"{path}: it does not name the record of {adapter.id}, {adapter.record_digest}.",
+            f"{path}: the file does not contain the digest of {adapter.id}'s record, {adapter.record_digest}.",
             "Complete the draft of this adapter, and keep the record's digest in it.",
         )
     about = Subject(path.name, hashlib.sha256(content).hexdigest())

@@ -2,7 +2,7 @@
 
     python verify.py ROOT_SHA256 [--on 2027-03-14] [--seen ENTRIES] [--folder PACKAGE]
 
-ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; every check starts from it.
+ROOT_SHA256 is the SHA-256 of trust/1.root.json, the first root. You have it on paper; every check starts from it.
 The exit status is 0 if every check passes, 1 at the first check that fails, and 2 for wrong usage.
 
 **How to read it.** 1,533 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
@@ -15,10 +15,10 @@ uses only the sections above it. `check_all` in the last section shows the order
  5. Statements   signed by a key that had its role at the index of the statement's entry in the log
  6. Artifacts    each manifest by its digest, its signature and its entry; its inputs by digest, down to source files
  7. Adapters     the registry's row, the record, the manifests and the gates' verdicts agree; waivers are authorised
- 8. Acts         the officer or the pipeline's key named by an entry signed the act, and was permitted to
+ 8. Acts         each is signed with the key that its entry names; an officer had the permission
  9. Transitions  each was requested and approved by authorised officers, and made once; none is missing
 10. Flags        which users got which adapter when: a file, a statement and an entry agree
-11. Reviews      the acts of a blind review are one signed chain; its seed is the sealed one; who closed it early
+11. Reviews      a blind review's acts are one signed chain; its seed is the committed one; early closings are permitted
 12. Everything   the order of the checks, the output, and what no package can show (`cannot_know`)
 
 **Terms.** A *statement* is an in-toto statement in a sigstore bundle: a key states a predicate about a file (by its
@@ -34,7 +34,7 @@ content that it has verified.
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    del sys.path[0]  # this folder: else a `json.py` that somebody put into the package would run as Python's own
+    del sys.path[0]  # this folder: otherwise Python would import a `json.py` from the package instead of its own
 
 import argparse
 import base64
@@ -60,7 +60,7 @@ class Refused(Exception):
 
 
 def require(holds: object, otherwise: str) -> None:
-    """Raise Refused with the message `otherwise` unless `holds` is true. Almost every check is a call of this."""
+    """Raise Refused with the message `otherwise` unless `holds` is true. Almost every check calls this function."""
     if not holds:
         raise Refused(otherwise)
 
@@ -85,7 +85,7 @@ def tuf_canonical(value: Any) -> str:
         return "{" + ",".join(f"{tuf_canonical(key)}:{tuf_canonical(value[key])}" for key in sorted(value)) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(tuf_canonical, value)) + "]"
-    require(value is None or isinstance(value, bool | int), "a trust file holds a number that is no integer")
+    require(value is None or isinstance(value, bool | int), "a trust file contains a number that is not an integer")
     return json.dumps(value)
 
 
@@ -93,18 +93,18 @@ def parsed(content: bytes, where: str) -> Any:
     """Parse JSON, and reject a repeated key: parsers disagree about which of its values counts."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        require(len(dict(pairs)) == len(pairs), f"{where}: a key stands twice in it")
+        require(len(dict(pairs)) == len(pairs), f"{where}: an object has the same key twice")
         return dict(pairs)
 
     try:
         return json.loads(content.decode(), object_pairs_hook=once)
     except (ValueError, RecursionError):
-        raise Refused(f"{where}: this is no JSON") from None
+        raise Refused(f"{where}: this is not JSON") from None
 
 
 def unbase64(text: str, where: str) -> bytes:
     content = base64.b64decode(text, validate=True)
-    require(base64.b64encode(content).decode() == text, f"{where}: its base64 has bits that nobody reads")
+    require(base64.b64encode(content).decode() == text, f"{where}: its base64 is not canonical")
     return content
 
 
@@ -115,14 +115,14 @@ def moment(text: str) -> datetime.datetime:
 
 
 CLOCKS = datetime.timedelta(minutes=5)
-"""Tolerated clock difference. A time that is earlier than the log's order by more than this is rejected."""
+"""Tolerated clock difference. A time that contradicts the log's order by more than this is rejected."""
 
 
 AN_HOUR = datetime.timedelta(hours=1)
 
 
 def period(text: str) -> tuple[datetime.datetime, datetime.datetime]:
-    """Return the start and end of the day that `text` names. If it has a time of day, both are that time."""
+    """Return the start and end of the day in `text`. If `text` has a time of day, start and end are that time."""
     since = moment(text)
     return since, since if len(text) > 10 else since + datetime.timedelta(days=1, microseconds=-1)
 
@@ -159,7 +159,7 @@ def keyid_of(key: Public, form: serialization.Encoding = serialization.Encoding.
 # --- 2. Files --------------------------------------------------------------------------------------------------------
 
 BESIDES = ("index.json", "index.json.sigstore.json", "README.md", "verify.py")
-"""Files that nothing else in the package refers to. The index lists the last two; it is itself signed."""
+"""Files that need no reference: the index, its signature, and two files that are only listed in the index."""
 DOCUMENTS = (
     "bill-of-materials.cdx.json",
     "lineage.openlineage.jsonl",
@@ -179,14 +179,14 @@ class Package:
     index: dict[str, Any]
     trust: "Trust"
     checkpoint: "Checkpoint"
-    log: dict[int, dict[str, Any]]  # entries that were proven to be in the log, by their numbers
+    log: dict[int, dict[str, Any]]  # entries that were proven to be in the log, by number
     artifacts: dict[str, "Artifact"]  # by digest
-    rows: dict[str, dict[str, Any]]  # of the registry, by the adapter's id
-    acts: dict[int, "Said"]  # what was signed, by the number of its entry
+    rows: dict[str, dict[str, Any]]  # registry rows, by adapter id
+    acts: dict[int, "Said"]  # verified statements, by the number of their entry
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.used, self.at = files, {*BESIDES}, ""
-        self.roots = set[str]()  # artifacts that the package is about; others are here because these were made of them
+        self.roots = set[str]()  # artifacts that the package is about; all others must be in their lineage
         self.words: dict[str, list[str]] = {title: [] for title in TITLES}
 
     def take(self, path: str) -> bytes:
@@ -202,7 +202,7 @@ class Package:
         return sorted(path for path in self.files if path.startswith(f"{folder}/"))
 
     def entries(self, *actions: str, **subjects: object) -> Iterator[dict[str, Any]]:
-        """Yield the entries with these subjects and one of these actions (default: any) by age. Mark them used."""
+        """Yield the entries with one of these actions (default: any) and these subjects, by number. Mark them used."""
         for number, entry in sorted(self.log.items()):
             said = entry["subjects"]
             is_such = not actions or entry["action"] in actions
@@ -211,13 +211,13 @@ class Package:
                 yield entry
 
     def entry(self, action: str, what: str, **subjects: object) -> dict[str, Any]:
-        """Return the oldest such entry. Raises Refused if there is none."""
+        """Return the first entry with this action and these subjects. Raises Refused if there is none."""
         for entry in self.entries(action, **subjects):
             return entry
         raise Refused(f"{what}: no entry of the log ('{action}') names it")
 
     def acts_of(self, *actions: str, **subjects: object) -> Iterator[tuple[dict[str, Any], "Said"]]:
-        """Yield the same entries, each with its verified statement, without acts of keys that were revoked before."""
+        """Yield the result of `entries`, each with its verified statement. Omits acts whose key was revoked before."""
         entries = (entry for entry in self.entries(*actions, **subjects) if entry["sequence"] in self.acts)
         return ((entry, self.acts[entry["sequence"]]) for entry in entries)
 
@@ -229,17 +229,17 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
         kinds = {name: path.lstat() for name, path in paths.items()}
         whole = sum(each.st_size for each in kinds.values() if stat.S_ISREG(each.st_mode))
-        require(whole <= LARGEST, f"the package has {whole:,} bytes, more than any: it was not read")
+        require(whole <= LARGEST, f"the package has {whole:,} bytes, more than the limit: it was not read")
         for name, path in paths.items():
             mode = kinds[name].st_mode
             if stat.S_ISREG(mode):
                 found[name] = path.read_bytes()
             elif not stat.S_ISDIR(mode) or not any(path.iterdir()):
-                raise Refused(f"{name}: a package holds files, no links and no empty directories")
+                raise Refused(f"{name}: a package has regular files, no links and no empty directories")
     except OSError as error:
         raise Refused(f"{error.filename}: it cannot be read ({error.strerror})") from None
     except (MemoryError, RecursionError):
-        raise Refused("the package has more bytes, or folders in folders, than can be read here") from None
+        raise Refused("the package has too many bytes, or too many nested folders, to be read here") from None
     return found
 
 
@@ -248,14 +248,14 @@ def read_index(package: Package) -> dict[str, Any]:
     index: dict[str, Any] = package.json("index.json")
     listed, files = index["files"], package.files
     there = {name: {"sha256": sha256(files[name]), "size": len(files[name])} for name in {*files} - {*BESIDES[:2]}}
-    wrong = [f"{name}: the index lists it, and it is not there" for name in sorted({*listed} - {*there})]
+    wrong = [f"{name}: the index lists it, but it is missing" for name in sorted({*listed} - {*there})]
     wrong += [f"{name}: not listed in the index" for name in sorted({*there} - {*listed})]
     differing = [name for name in sorted({*there} & {*listed}) if there[name] != listed[name]]
-    wrong += [f"{name}: its SHA-256 is not the one of the index" for name in differing]
+    wrong += [f"{name}: its SHA-256 or size differs from the index" for name in differing]
     require(not wrong, "; ".join(wrong))
     adapters = index["adapters"]
     is_such = type(index["entries"]) is int and adapters and len(adapters) == len({*adapters})
-    require(is_such, "index.json: it names an adapter twice or none, or no number of entries")
+    require(is_such, "index.json: it names an adapter twice, no adapter, or no number of entries")
     return index
 
 
@@ -274,7 +274,7 @@ class Key:
     person: str | None
     may: tuple[str, ...]
     levels: tuple[str, ...]
-    revoked_from: int | None  # index of the log from which on nothing counts that it signs
+    revoked_from: int | None  # log index from which its signatures are invalid
 
     def counts_at(self, index: int) -> bool:
         return self.revoked_from is None or index < self.revoked_from
@@ -295,7 +295,7 @@ class Trust:
 
 
 def public_key(keyid: str, described: Mapping[str, Any], where: str) -> Public:
-    """Return a trust file's key. Its id must be its own, so that one key cannot count as two people."""
+    """Return a key of a trust file. Its id must be derived from it: a key with two ids would count as two people."""
     value, kind = described["keyval"]["public"], (described["keytype"], described["scheme"])
     key: object = None
     if kind == ("ed25519", "ed25519"):
@@ -304,12 +304,12 @@ def public_key(keyid: str, described: Mapping[str, Any], where: str) -> Public:
         key = serialization.load_pem_public_key(value.encode())
     if not isinstance(key, P256 | ED25519) or (isinstance(key, P256) and not isinstance(key.curve, ec.SECP256R1)):
         raise Refused(f"{where}: the key {keyid} is neither P-256 nor Ed25519")
-    require(keyid_of(key) == keyid, f"{where}: the key {keyid} stands under an id that is not its own")
+    require(keyid_of(key) == keyid, f"{where}: the key {keyid} has an id that is not its own")
     return key
 
 
 def read_signed(package: Package, where: str, kind: str, roots: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a trust file's content. A threshold of each root's keys must have signed it; of its own too, if a root."""
+    """Return a trust file's content. Enough keys of each given root must have signed it; for a root, also its own."""
     file = package.json(where)
     said: dict[str, Any] = file["signed"]
     require(said["_type"] == kind, f"{where}: this is not a file of the kind {kind}")
@@ -321,14 +321,14 @@ def read_signed(package: Package, where: str, kind: str, roots: list[dict[str, A
                 if signed_with(key, bytes.fromhex(each["sig"]), tuf_canonical(said).encode()):
                     good.add(each["keyid"])
         enough = len(good) >= role["threshold"] >= 1
-        require(enough, f"{where}: {len(good)} of the {role['threshold']} keys that are needed signed it")
+        require(enough, f"{where}: {len(good)} of the {role['threshold']} required keys signed it")
     return said
 
 
 def read_trust(package: Package, root_sha256: str) -> Trust:
     """Verify each root with its own and its predecessor's keys, from the first root on; then the targets."""
     first = sha256(package.take("trust/1.root.json"))
-    require(first == root_sha256.lower(), f"trust/1.root.json: its SHA-256 is {first}, not the one that you were given")
+    require(first == root_sha256.lower(), f"trust/1.root.json: its SHA-256 is {first}, not the one that you gave")
     roots: list[dict[str, Any]] = []
     while (where := f"trust/{len(roots) + 1}.root.json") in package.files:
         roots.append(read_signed(package, where, "root", roots[-1:]))
@@ -337,24 +337,24 @@ def read_trust(package: Package, root_sha256: str) -> Trust:
     is_newest = package.take("trust/root.json") == package.files[f"trust/{len(roots)}.root.json"]
     require(is_newest, "trust/root.json: it is not the newest root")
     targets = read_signed(package, where, "targets", [newest])
-    require(1 <= targets["root_version"] <= len(roots), f"{where}: it was made under a root that is not here")
+    require(1 <= targets["root_version"] <= len(roots), f"{where}: it was signed under a root that is missing")
     delegated, known, roles = targets["delegations"], {*newest["keys"]}, dict[str, dict[str, Key]]()
     for role in delegated["roles"]:
         name = role["name"]
-        require(name in ROLES and name not in roles, f"{where}: the role {name} is unknown, or stands twice in it")
+        require(name in ROLES and name not in roles, f"{where}: the role {name} is unknown, or is listed twice")
         roles[name] = {}
         for keyid in role["keyids"]:
-            require(keyid not in known, f"{where}: the key {keyid} stands twice in it")
+            require(keyid not in known, f"{where}: the key {keyid} is listed twice")
             known.add(keyid)
             said = delegated["keys"][keyid]
             allowed = (said.get("person"), tuple(said.get("may", ())), tuple(said.get("levels", ())))
             key = roles[name][keyid] = Key(public_key(keyid, said, where), *allowed, said.get("revoked_from"))
-            require(isinstance(key.public, ROLES[name]), f"{where}: {keyid} is of the wrong kind for the role {name}")
-            require(key.person or name != "officer", f"{where}: the officer's key {keyid} is nobody's")
+            require(isinstance(key.public, ROLES[name]), f"{where}: {keyid} has the wrong type for the role {name}")
+            require(key.person or name != "officer", f"{where}: the officer's key {keyid} has no person")
     require({*roles} == {*ROLES}, f"{where}: it lacks a role")
     expires = min(moment(each["expires"]) for each in (newest, targets, *delegated["roles"]))
     in_time = moment(package.index["made_at"]) < expires
-    require(in_time, f"{where}: the trust root expired on {expires:%Y-%m-%d}, and the package was made after that")
+    require(in_time, f"{where}: the trust root expired on {expires:%Y-%m-%d}, before the package was made")
     needed = next(role["threshold"] for role in delegated["roles"] if role["name"] == "witness")
     is_demonstration = any(root.get("demonstration") is True for root in roots)
     return Trust(len(roots), targets["version"], is_demonstration, roles, needed if roles["witness"] else 0)
@@ -370,7 +370,7 @@ class Checkpoint:
     origin: str
     size: int
     root: bytes
-    cosigned: Mapping[str, datetime.datetime]  # witness -> when it cosigned
+    cosigned: Mapping[str, datetime.datetime]  # witness -> time of its cosignature
 
 
 def is_included(index: int, size: int, leaf: bytes, proof: list[bytes], root: bytes) -> bool:
@@ -392,7 +392,7 @@ def is_included(index: int, size: int, leaf: bytes, proof: list[bytes], root: by
 
 
 def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
-    """Verify a checkpoint (C2SP signed note) of the log's key. Every other signature on it must be a witness's."""
+    """Verify a checkpoint (C2SP signed note). The log's key must have signed it, and otherwise only witnesses."""
     where = "log/checkpoint"
     parts = re.fullmatch(r"(([^\n]+)\n([0-9]{1,18})\n([^\n]+)\n)\n((?:— [^\s+]+ [A-Za-z0-9+/]+=*\n)+)", note)
     if parts is None:
@@ -405,7 +405,7 @@ def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
             assert isinstance(key.public, ED25519)
             named = name.encode() + (b"\n\x01" if role == "log" else b"\n\x04") + key.public.public_bytes_raw()
             if hashlib.sha256(named).digest()[:4] != signature[:4]:
-                continue  # four bytes name a key, so another one may be named by the same
+                continue  # the id has only four bytes, so two keys can have the same one
             in_force, at = key.counts_at(size - 1), int.from_bytes(signature[4:12], "big")
             if role == "log":
                 holds = name == origin and signed_with(key.public, signature[4:], message.encode())
@@ -413,12 +413,12 @@ def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
             else:
                 stated = f"cosignature/v1\ntime {at}\n{message}".encode()
                 holds = signed_with(key.public, signature[12:], stated)
-                if holds and in_force:  # once for each key: whoever copies a signature may change `name`
+                if holds and in_force:  # once for each key: a copied signature can have another `name`
                     seen = datetime.datetime.fromtimestamp(at, datetime.UTC)
                     cosigned.setdefault(keyid, (f"{name}, key {keyid_of(key.public)},", seen))
             is_good = is_good or holds
-        require(is_good, f"{where}: the signature of {name} is not one of the log or of a witness")
-    require(is_signed, f"{where}: no key of the role log signed it that was in force")
+        require(is_good, f"{where}: the signature of {name} is not by the log or a trusted witness")
+    require(is_signed, f"{where}: no key of the role log that was in force signed it")
     return Checkpoint(origin, size, unbase64(parts[4], where), dict(cosigned.values()))
 
 
@@ -440,9 +440,9 @@ def read_log(package: Package) -> dict[int, dict[str, Any]]:
         require((form, index, path) == written, f"{path}: this is not the proof of entry {number}")
         hashed = [unbase64(each, path) for each in proof]
         holds = of_note == note and is_included(number - 1, checkpoint.size, leaf, hashed, checkpoint.root)
-        require(holds, f"{path}: it does not show that entry {number} is in the log")
+        require(holds, f"{path}: it does not prove that entry {number} is in the log")
         own = sha256(canonical({name: value for name, value in entry.items() if name != "hash"}))
-        require((canonical(entry), entry["hash"]) == (data, own), f"{path}: its bytes are not as they were written")
+        require((canonical(entry), entry["hash"]) == (data, own), f"{path}: its bytes or its hash are not canonical")
         in_time = moment(entry["at"]) <= moment(package.index["made_at"])
         require(in_time, f"index.json: entry {number} is younger than the package")
         entries[number] = entry
@@ -458,7 +458,7 @@ def check_order(entries: Mapping[int, dict[str, Any]]) -> None:
             follows = entry["previous"] == entries[number - 1]["hash"]
             require(follows, f"entry {number}: it does not follow entry {number - 1}")
         in_order = moment(entry["at"]) >= latest - CLOCKS
-        require(in_order, f"entry {number}: it is dated {entry['at']}, before an entry that the log has before it")
+        require(in_order, f"entry {number}: it is dated {entry['at']}, before an entry that precedes it in the log")
         latest = max(latest, moment(entry["at"]))
 
 
@@ -468,11 +468,11 @@ def check_trust_on_record(package: Package) -> None:
     require(of_trust, "the log names no trust root")
     files = {path.removeprefix("trust/"): sha256(package.files[path]) for path in package.below("trust")}
     on_record, number = of_trust[-1]["subjects"]["files"] == files, of_trust[-1]["sequence"]
-    require(on_record, f"trust/: the files are not those of entry {number}: older ones, or others")
+    require(on_record, f"trust/: the files differ from those that entry {number} lists")
     for number, entry in package.log.items():
         root, targets = (entry["subjects"].get(f"trust_{of}_version", 0) for of in ("root", "targets"))
         is_here = root <= package.trust.root_version and targets <= package.trust.targets_version
-        require(is_here, f"trust/: entry {number} was made under root {root} and targets {targets}: newer ones")
+        require(is_here, f"trust/: entry {number} was made under newer files: root {root}, targets {targets}")
 
 
 # --- 5. Statements ---------------------------------------------------------------------------------------------------
@@ -493,7 +493,7 @@ class Said:
     where: str
 
     def require_same(self, predicate: Mapping[str, Any]) -> None:
-        require(self.predicate == predicate, f"{self.where}: it says something else than what is on record")
+        require(self.predicate == predicate, f"{self.where}: the statement differs from the recorded facts")
 
     def require_may(self, act: str, *levels: str) -> None:
         require(self.key.allows(act, *levels), f"{self.where}: {self.key.person} may not {act} this")
@@ -509,16 +509,16 @@ def statement(
     hint, envelope = content["verificationMaterial"]["publicKey"]["hint"], content["dsseEnvelope"]
     (signature,), form, payload = envelope["signatures"], envelope["payloadType"], unbase64(envelope["payload"], where)
     as_written = canonical(content) + b"\n" == bundle and form == "application/vnd.in-toto+json"
-    require(as_written, f"{where}: its bytes are not as they were written")
+    require(as_written, f"{where}: its bytes are not canonical")
     of_pem = {keyid_of(key.public, serialization.Encoding.PEM): keyid for keyid, key in keys.items()}
     keyid = of_pem.get(hint, hint)
-    require(keyid in keys, f"{where}: the key {keyid} has not the role {role}")
+    require(keyid in keys, f"{where}: the key {keyid} lacks the role {role}")
     key = keys[keyid]
-    late = f"the key {keyid} is revoked from index {key.revoked_from} of the log, and signed at {index}"
+    late = f"the key {keyid} is revoked from index {key.revoked_from} of the log, but signed at {index}"
     require(key.counts_at(index), f"{where}: {late}")
     signed = f"DSSEv1 {len(form)} {form} {len(payload)} ".encode() + payload
     holds = signed_with(key.public, unbase64(signature["sig"], where), signed)
-    require(holds, f"{where}: the signature by {keyid} is not over this statement")
+    require(holds, f"{where}: the signature by {keyid} does not match this statement")
     said = parsed(payload, where)
     is_statement = said["_type"] == "https://in-toto.io/Statement/v1" and canonical(said) == payload
     require(is_statement, f"{where}: this is not an in-toto statement")
@@ -527,7 +527,7 @@ def statement(
         about in {each["digest"]["sha256"] for each in said["subject"]},
     )
     require(is_such, f"{where}: it is a statement of the kind {said['predicateType']}, not {kind}")
-    changed = f"{name} was changed after it was signed, or is another one: its SHA-256 is {about}"
+    changed = f"{name}, with the SHA-256 {about}, is not the file that was signed"
     require(is_about_it, f"{where}: {changed}")
     return Said(said["subject"], said["predicate"], keyid, key, sha256(bundle), where)
 
@@ -536,7 +536,7 @@ def check_index_signed(package: Package) -> None:
     where, about, size = BESIDES[1], sha256(package.files[BESIDES[0]]), package.checkpoint.size
     said = statement(package, package.take(where), "pipeline", f"{OURS}evidence/v1", about, size, where, "index.json")
     said.require_same({name: value for name, value in package.index.items() if name != "files"})
-    require(package.index["entries"] == size, "index.json: it was made with another checkpoint")
+    require(package.index["entries"] == size, "index.json: its number of entries is not the checkpoint's")
 
 
 # --- 6. Artifacts ----------------------------------------------------------------------------------------------------
@@ -554,9 +554,9 @@ SHOWN = {
     "review_plan": {"plan.json"},
     "blind_review": {"review.json", "ballots.jsonl", "guesses.jsonl"},
 }
-"""Kind of artifact -> its files in a package: the files that hold no text of a document."""
+"""Kind of artifact -> its files in a package: the files that contain no text of a document."""
 WEIGHTS_IN = {"sft_adapter": {"adapter", "model"}, "aligned_adapter": {"adapter", "model"}, "reward_model": {"reward"}}
-"""Kind of artifact -> its directories of weights, each with a signature of its own (OpenSSF model signing)."""
+"""Kind of artifact -> its directories of weights, each with its own signature (OpenSSF Model Signing)."""
 ATTESTED = {
     "manifest.json": "https://slsa.dev/provenance/v1",
     "verdict.json": f"{OURS}gate/v1",
@@ -564,13 +564,13 @@ ATTESTED = {
     "record.json": f"{OURS}record/v1",
     "bill_of_materials.json": "https://cyclonedx.org/bom",
 }
-"""File with a signature of its own beside it -> predicate type of that signature."""
+"""File with its own signature beside it -> predicate type of that signature."""
 OPENSSF = "https://model_signing/signature/v1.0"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified manifest of an artifact. The package holds the artifact's shown files."""
+    """An artifact, described by its verified manifest. The package contains only its `SHOWN` files."""
 
     digest: str
     manifest: dict[str, Any]
@@ -621,7 +621,7 @@ def check_attested(package: Package, artifact: Artifact, name: str) -> None:
         read = {each["name"]: each["digest"]["sha256"] for each in built["resolvedDependencies"]}
         stage = {"stage": manifest["kind"], "config": artifact.config}
         same = built["externalParameters"] == stage and read == inputs | manifest["external_inputs"]
-        require(same, f"{where}: it says something else than the manifest")
+        require(same, f"{where}: the statement differs from the manifest")
     elif name == "verdict.json":
         (judged,) = inputs.values()
         said.require_same({"gate": artifact.config["gate"], "artifact": judged, "outcome": found["outcome"]})
@@ -653,10 +653,10 @@ def read_artifacts(package: Package) -> dict[str, Artifact]:
         attested = {"manifest.json"} | {*ATTESTED} & shown | of_weights
         needed = {"manifest.json"} | shown | {f"{name}.sigstore.json" for name in attested}
         present = {path.removeprefix(f"{folder}/") for path in package.below(folder)}
-        require(present == needed, f"{folder}: it lacks a file, or has one that is none of its own")
+        require(present == needed, f"{folder}: it lacks a file, or has one that does not belong there")
         for name in sorted(shown):
             same = sha256(package.take(f"{folder}/{name}")) == files[name]
-            require(same, f"{folder}/{name}: its SHA-256 is not the one of the manifest")
+            require(same, f"{folder}/{name}: its SHA-256 differs from the manifest")
         for name in sorted(attested):
             check_attested(package, artifact, name)
     return found
@@ -665,7 +665,7 @@ def read_artifacts(package: Package) -> dict[str, Artifact]:
 def beneath(
     package: Package, digests: Iterable[str], inputs: Callable[[Artifact], dict[str, str]]
 ) -> Iterator[Artifact]:
-    """Yield some artifacts and everything in their lineage, each once."""
+    """Yield the artifacts with these digests and everything in their lineage, each once."""
     waiting, seen = sorted(digests), set[str]()
     while waiting:
         digest = waiting.pop()
@@ -687,8 +687,8 @@ def lineage_of(package: Package, digest: str) -> dict[str, str]:
 
 
 def check_lineage(package: Package) -> None:
-    """From the roots on, check that every input is here, is the one that was read, and has no higher level. Reject
-    artifacts that no root leads to."""
+    """Check the roots and their lineage: every input is in the package, is the one that was read, and has no higher
+    level. Reject artifacts outside this lineage."""
     reached = set[str]()
     for made in beneath(package, package.roots, Artifact.all_inputs):
         reached.add(made.digest)
@@ -699,11 +699,11 @@ def check_lineage(package: Package) -> None:
             if needed is None or needed.manifest_sha256 != read.get(kind):
                 raise Refused(f"{made.folder}: its input {kind} ({digest[:12]}) is not the one that was read")
             level, other = needed.manifest["classification"], needed.manifest["ladder"]
-            ladders = [manifest["ladder"], *([other] if own in other else [])]  # nobody chooses an order for himself
+            ladders = [manifest["ladder"], *([other] if own in other else [])]  # an own order cannot lower a level
             is_above = any(each.index(own) < each.index(level) for each in ladders)
-            require(not is_above, f"{made.folder}: it is {own}, and its input {kind} {level}")
+            require(not is_above, f"{made.folder}: it is {own}, but its input {kind} is {level}")
     for digest in sorted({*package.artifacts} - reached):
-        raise Refused(f"artifacts/{digest}: nothing that the package is about was made of it")
+        raise Refused(f"artifacts/{digest}: nothing that the package is about depends on it")
 
 
 def check_level(package: Package) -> None:
@@ -733,7 +733,7 @@ def read_rows(package: Package) -> dict[str, dict[str, Any]]:
 
 
 def weights_of(adapter: Artifact) -> str:
-    """Return the SHA-256 of the only weights file, or over the names and digests of several."""
+    """Return the SHA-256 of the weights file or, for several files, over their names and digests."""
     weights = re.compile(r"(?:adapter|model)/([^/]+\.safetensors)").fullmatch
     found = {match[1]: each for path, each in adapter.files.items() if (match := weights(path))}
     return next(iter(found.values())) if len(found) == 1 else sha256(canonical(found))
@@ -779,7 +779,7 @@ def check_adapter(package: Package, row: dict[str, Any]) -> None:
         if verdict is None or verdict.manifest_sha256 != stated["manifest_sha256"]:
             raise Refused(f"{own}: the package lacks the verdict of gate {gate}")
         is_of_it = {*verdict.inputs().values()} <= {*record["lineage"].values(), sealed.digest}
-        require(is_of_it, f"{own}: gate {gate} judged what the adapter was not made of")
+        require(is_of_it, f"{own}: gate {gate} evaluated an artifact outside the adapter's lineage")
         require(verdict.config["gate"] == gate, f"{own}: the verdict of gate {gate} belongs to another gate")
         check_verdict(package, verdict, (stated.get("waiver") or {}).get("digest"), f"{own}: ")
     package.roots |= {sealed.digest, *gates, *waivers_of(row)}
@@ -844,8 +844,8 @@ ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     "recall waived": ("officer", "recall-waiver/v1", "adapter", "waive", ()),
     "release weights purged": ("officer", "purge/v1", "adapter", "retire", ("line", "adapter")),
 }
-"""Action of an entry -> who signed it; the predicate type; the statement's subject; what an officer must be allowed to
-do at the adapters' levels; and the signed subjects of the entry (all, if none are named)."""
+"""Action of an entry -> role of the signer; predicate type; the statement's subject; permission that an officer needs
+at the adapters' levels; and the entry's subjects that the statement repeats (all, if none are listed)."""
 BESIDES_SIGNED = {"statement", "rows", "trust_root", "trust_root_version", "trust_targets_version"}
 """Subjects of an entry that its statement does not cover."""
 OFFICERS_ACTS = (
@@ -858,20 +858,20 @@ OFFICERS_ACTS = (
 
 
 def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]] = ()) -> None:
-    """Check that an act's own time is not later than its entry, and not earlier than the entries that it rests on."""
+    """Check that an act's own time is not later than its entry, and not earlier than the entries that it depends on."""
     if "at" not in act.predicate:
         return
     at, in_words = moment(act.predicate["at"]), f"{act.where}: it is dated {act.predicate['at']}"
     is_not_later = at <= moment(entry["at"]) + CLOCKS
-    require(is_not_later, f"{in_words}, after entry {entry['sequence']} of it")
+    require(is_not_later, f"{in_words}, after entry {entry['sequence']}, which logs it")
     for each in after:
         is_not_before = at >= moment(each["at"]) - CLOCKS
-        require(is_not_before, f"{in_words}, before entry {each['sequence']}, on which it rests")
+        require(is_not_before, f"{in_words}, before entry {each['sequence']}, on which it depends")
 
 
 def read_acts(package: Package) -> dict[int, Said]:
-    """Verify the statement of each act with the key that its entry names. Returns the statements by entry number,
-    without those of keys that were revoked before."""
+    """Verify the statement of each act with the key that its entry names. Returns the statements by entry number, but
+    omits those whose key was revoked before."""
     acts: dict[int, Said] = {}
     registered = {each["subjects"]["adapter"]: each for each in package.entries("adapter registered")}
     for number, entry in package.log.items():
@@ -905,7 +905,7 @@ def read_acts(package: Package) -> dict[int, Said]:
         require(is_own, f"{where}: entry {number} names {entry['actor']}, but another key signed it")
         told = {name: subjects[name] for name in same or {*subjects} - BESIDES_SIGNED}
         signed = {name: act.predicate[name] for name in same} if same else act.predicate
-        require(told == signed, f"{where}: entry {number} says something else than what was signed")
+        require(told == signed, f"{where}: entry {number} differs from the signed statement")
         if may:
             act.require_may(may, *(row["classification"] for row in rows))
     return acts
@@ -923,7 +923,7 @@ def tell_acts(package: Package, lines: list[str]) -> None:
                 continue
             known = judged.get(said["judgement"], {})
             is_of_it = all(said[name] == known.get(name) for name in ("line", "adapter", "outcome"))
-            require(is_of_it, f"{act.where}: it accepts a judgement that is not on record, or another adapter's")
+            require(is_of_it, f"{act.where}: it accepts a trial result that is not logged, or another adapter's")
             words = f"inconclusive hold of {said['adapter']} accepted by {by}: {quoted(said['reason'])}"
             package.words["Holds"].append(words)
     for entry, act in package.acts_of(*OFFICERS_ACTS):
@@ -963,7 +963,7 @@ def check_rules(package: Package) -> None:
 
 
 def check_request(package: Package, number: int, request: Said) -> None:
-    """Check that a request is for a possible transition of exactly this adapter, under the rules then in force."""
+    """Check that a request asks for a possible transition, with its adapter's evidence and the rules then in force."""
     asked, where = request.predicate, f"request {request.sha256[:12]}"
     begins, ends = ARROWS.get(asked["transition"], (set[str](), ""))
     is_arrow = asked["from"] in begins and asked["to"] == ends
@@ -977,7 +977,7 @@ def check_request(package: Package, number: int, request: Said) -> None:
     for file, digest in asked["policy"].items():
         rules = [each for each in package.entries("policy changed", file=file) if each["sequence"] < number]
         in_force = rules and rules[-1]["subjects"]["now"] == digest and f"policy/{digest}.yaml" in package.files
-        require(in_force, f"{where}: the record has another {file} than {digest[:12]}")
+        require(in_force, f"{where}: by the log, another {file} than {digest[:12]} was in force")
 
 
 def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[str, Any]]:
@@ -988,7 +988,7 @@ def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[
     for decision, action in DECIDED.items():
         for entry, given in package.acts_of(action, request=request.sha256):
             person = str(given.key.person)
-            require(given.predicate["decision"] == decision, f"{where}: {person} decided otherwise than its entry says")
+            require(given.predicate["decision"] == decision, f"{where}: {person}'s decision is not its entry's")
             may = decision == "withdraw" or given.key.allows(asked["transition"], *levels)
             if entry["sequence"] >= until or not may:
                 continue
@@ -1002,18 +1002,18 @@ def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[
 
 
 def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
-    """Verify every transition of a line of adapters from its first, with its request and approvals."""
+    """Verify every transition of a line of adapters, from the first on, with its request and approvals."""
     requests: dict[str, tuple[dict[str, Any], Said]] = {}
     for entry, said in package.acts_of("release requested", line=line):
         check_request(package, entry["sequence"], said)
-        approvals_of(package, said, until=0)  # a decision that came too late is what its entry says, too
+        approvals_of(package, said, until=0)  # verifies decisions that came too late, too
         requests[said.sha256] = (entry, said)
     changes, state, took_effect = list[dict[str, Any]](), dict[str, str](), set[tuple[str, str]]()
     for number, (entry, act) in enumerate(package.acts_of("state changed", line=line), start=1):
         made, where = act.predicate, f"transition {act.predicate['sequence']} of line {line}"
         adapter, transition, of = made["adapter"], made["transition"], made["request"]
-        require(made["sequence"] == number, f"{where}: one is missing before it")
-        require(of in requests, f"{where}: nobody asked for it")
+        require(made["sequence"] == number, f"{where}: the transition before it is missing")
+        require(of in requests, f"{where}: its request is not in the package")
         asked_at, request = requests[of]
         asked, by = request.predicate, request.key
         is_it = all(asked[name] == made[name] for name in ("adapter", "transition", "from", "to"))
@@ -1022,7 +1022,7 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
         require(is_it or supersedes, f"{where}: it is not what request {of[:12]} asks for")
         approvals, needed = approvals_of(package, request, until=entry["sequence"]), asked["approvals"]
         named, known = {*made["approvals"]}, {each["subjects"]["statement"] for each in approvals.values()}
-        is_approved = len(made["approvals"]) == len(named) >= needed and named <= known  # each of another person
+        is_approved = len(made["approvals"]) == len(named) >= needed and named <= known  # each by another person
         require(is_approved, f"{where}: it names approvals that do not count, or fewer than {needed}")
         level = package.rows[asked["adapter"]]["classification"]
         is_enough = needed > 0 or by.allows(asked["transition"], level)
@@ -1037,8 +1037,8 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
         require(is_there, f"{where}: {adapter} was not {made['from']}")
         state[adapter] = made["to"]
         require([*state.values()].count("production") <= 1, f"{where}: it leaves two adapters in production")
-        others = ", ".join(f"{each} ({place(approvals[each])})" for each in sorted(approvals)) or "nobody besides"
-        what = f"{place(entry)}: {adapter} {transition} -> {made['to']}, asked by {by.person} ({place(asked_at)})"
+        others = ", ".join(f"{each} ({place(approvals[each])})" for each in sorted(approvals)) or "nobody else"
+        what = f"{place(entry)}: {adapter} {transition} -> {made['to']}, requested by {by.person} ({place(asked_at)})"
         words = f"{what}, approved by {others}: {quoted(asked['reason'])}"
         if transition == "promote_urgently":
             package.words["Holds"].append(f"! PROMOTED URGENTLY, without a passed hold: {words}")
@@ -1051,7 +1051,7 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
 PUT = ("production", "staged")
 """States in which an adapter answers users."""
 STILL_ANSWERS = (*PUT, "superseded")
-"""States in which a flag may give an adapter to users. A flag that outlives a withdrawal or retirement does not."""
+"""States in which a flag may give an adapter to users. In any other state, the flag has no effect for the adapter."""
 WEIGHTS = 10_000
 """Sum of the weights in a flag's file, which stands for all users."""
 
@@ -1097,20 +1097,20 @@ def check_flag(package: Package, entry: dict[str, Any], act: Said, where: str) -
     flag, told = act.predicate, entry["subjects"]
     share = flag["share"]
     is_share = type(share) in (int, float) and 0 <= share <= 1
-    require(is_share, f"{where}: a share is no number between 0 and 1")
+    require(is_share, f"{where}: the share is not a number between 0 and 1")
     is_told = told["share"] == f"{share:g}" and moment(told["made_at"]) == moment(
         flag["at"]
     )  # the rest was compared as SENT
-    require(is_told, f"{where}: entry {entry['sequence']} says something else than what was signed")
-    require(package.json(where) == flag_file(flag), f"{where}: the file says something else than what was signed")
+    require(is_told, f"{where}: entry {entry['sequence']} differs from the signed statement")
+    require(package.json(where) == flag_file(flag), f"{where}: the file differs from the signed statement")
 
 
 def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Verify every change of a line's flag from the first. A change states which users get which adapter.
 
-    A flag may serve only adapters that earlier transitions staged or put in production. The pipeline's key alone can
-    therefore let no adapter answer. Two kinds of change are made without the registry and logged later: a stop, and an
-    officer's rollback. They may keep the adapters of the previous flag, and a rollback may serve the requested adapter.
+    A flag may serve only adapters that earlier transitions staged or put in production. So the pipeline's key alone
+    cannot let an adapter answer. Two types of change may be made without the registry and logged later: a stop, and an
+    officer's rollback. Both may keep the previous flag's adapters, and a rollback may serve the requested adapter.
     """
     flags: list[dict[str, Any]] = []
     for number, (entry, act) in enumerate(package.acts_of("flag changed", line=line), start=1):
@@ -1124,15 +1124,15 @@ def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> li
         if is_late:
             kept = {(arm, flags[-1][arm]) for arm in PUT if flags}
             kept |= {("production", each) for each in rolled_back_to(package, flag)}
-            require(flag["staged"] is None or flag["stopped"], f"{where}: it stops nothing")
+            require(flag["staged"] is None or flag["stopped"], f"{where}: it does not stop the staged adapter")
         else:
             puts = [each for each in made if each["adapter"] in (flag["production"], flag["staged"])]
             check_dated(act, entry, after=[package.log[each["entry"]] for each in puts[-1:]])
         for arm in PUT:
             is_so = flag[arm] is None or state.get(flag[arm]) == arm or (arm, flag[arm]) in kept
-            require(is_so, f"{where}: no transition before it let {flag[arm]} be {arm}, or one took it back")
+            require(is_so, f"{where}: no transition before it made {flag[arm]} {arm}, or a later one ended that")
         ended = [each for each in (flag["production"], flag["staged"]) if state.get(each) not in (None, *PUT)]
-        against = "".join(f", though by the transitions {each} was {state[each]} by then" for each in ended)
+        against = "".join(f", although {each} was already {state[each]} by the transitions" for each in ended)
         flags.append({**flag, "entry": entry["sequence"], "entered": entry["at"], "against": against})
     return flags
 
@@ -1152,12 +1152,12 @@ def served(flag: Mapping[str, Any]) -> list[str]:
 
 
 Step = tuple[int, str, str, list[str]]
-"""An entry, its time, and from then on: which adapters answered, in words and by their ids."""
+"""An entry's number, its time, and the adapters that answered from then on: as text, and as a list of ids."""
 
 
 def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> Iterator[Step]:
     """Yield a step for each transition that the flag did not follow soon. Either the flag went on serving the same
-    adapters, or its change is kept out of the package."""
+    adapters, or its change is missing in the package."""
     for flag, following in zip(flags, [*flags[1:], None], strict=False):
         until = following["entry"] if following else sys.maxsize
         late = f"the next flag change is entry {until}" if following else "no flag change follows"
@@ -1165,12 +1165,12 @@ def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> 
             concerns = each["to"] in PUT or each["adapter"] in served(flag)
             is_soon = following and moment(following["entered"]) - moment(each["entered"]) < CLOCKS
             if concerns and flag["entry"] < each["entry"] < until and not is_soon:
-                against = f"though by the transitions {each['adapter']} was {each['to']} from then on; {late}"
+                against = f"although {each['adapter']} was {each['to']} from then on by the transitions; {late}"
                 yield each["entry"], each["entered"], f"{in_words(flag)}, {against}", served(flag)
 
 
 def read_recalls(package: Package) -> list[tuple[int, str, str, bool, list[str]]]:
-    """Return recalls and their waivers: entry, time, the recall, whether it is opened, and for which adapters."""
+    """Return recalls and waivers: entry number, time, recall id, True (recall) or False (waiver), and adapter ids."""
     acts = package.acts_of("recall opened", "recall waived")
     return [
         (entry["sequence"], entry["at"], said["recall"], "adapters" in said, said.get("adapters") or [said["adapter"]])
@@ -1183,8 +1183,8 @@ def answering(
     flags: list[dict[str, Any]],
     recalls: Iterable[tuple[int, str, str, bool, list[str]]] = (),
 ) -> list[tuple[datetime.datetime, str]]:
-    """Return which adapters answered from when on, in the log's order: by the flag, else by the transitions. An adapter
-    answers nobody while a recall of it is open, nor after a transition that ended its use, whatever the flag says."""
+    """Return times, each with the adapters that answered from then on, in the log's order: by the flag or, without one,
+    by the transitions. Whatever the flag states, an adapter that is under a recall or out of use answers nobody."""
     steps: list[Step] = [
         (each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"], served(each))
         for each in flags
@@ -1195,11 +1195,11 @@ def answering(
         state[change["adapter"]] = change["to"]
         arms = {arm: [each for each, at in state.items() if at == arm] for arm in PUT}
         words = "; ".join(f"{arm}: {', '.join(found) or 'none'}" for arm, found in arms.items())
-        no_flag = " by its transitions; no flag change is here, which would say who got what"
+        no_flag = " by its transitions; no flag change is here, which would state who got which adapter"
         steps.append((change["entry"], change["entered"], words + no_flag, [*itertools.chain(*arms.values())]))
     found: list[tuple[datetime.datetime, str]] = []
     under: dict[str, set[str]] = {}
-    by_flag, now = {each[0]: each for each in sorted(steps)}, "none, by what is here"
+    by_flag, now = {each[0]: each for each in sorted(steps)}, "none, as far as the package shows"
     serving: list[str] = []
     events = {entry: (entered, recall, opens, named) for entry, entered, recall, opens, named in recalls}
     moves, reached = {each["entry"]: each for each in changes}, dict[str, str]()
@@ -1225,9 +1225,9 @@ def answering(
 
 
 def dated_earlier(flag: Mapping[str, Any]) -> str:
-    """Format the own time of a flag change that was made without the registry and logged later."""
+    """Format a flag change's own time, if the change was made without the registry and logged later."""
     at = moment(flag["at"])
-    return f" (by its own word since {at:%Y-%m-%d %H:%M:%S})" if moment(flag["entered"]) - at > CLOCKS else ""
+    return f" (since {at:%Y-%m-%d %H:%M:%S}, by its statement)" if moment(flag["entered"]) - at > CLOCKS else ""
 
 
 def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: str) -> Iterator[str]:
@@ -1235,22 +1235,22 @@ def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: st
     counts for the whole second, unless `on` has a fraction."""
     since, until = period(on)
     first, made_at = package.log[min(package.log)], moment(package.index["made_at"])
-    begins, known = moment(first["at"]), f"when the package was made, {made_at:%Y-%m-%d %H:%M:%S}"
-    steps = [(begins, "none, by what is here"), *steps]
+    begins, known = moment(first["at"]), f"the package was made at {made_at:%Y-%m-%d %H:%M:%S}"
+    steps = [(begins, "none, as far as the package shows"), *steps]
     if not since.microsecond:
         steps = [(at.replace(microsecond=0), words) for at, words in steps]
     before = f"not known: the log begins here with {place(first)}"
     before = [before, *(words for at, words in steps if at <= since)][-1]
     if since > made_at:
-        before = f"not known; {known}: {before}"
+        before = f"not known, because {known}; then: {before}"
     yield f"at {since:%Y-%m-%d %H:%M:%S}: {before}"
     yield from (f"from {at:%Y-%m-%d %H:%M:%S}: {words}" for at, words in steps if since < at <= until)
     if since <= made_at < until:
-        yield f"what came later is not known {known}"
+        yield f"later changes are not known, because {known}"
 
 
 def hours(package: Package, line: str, on: str) -> Iterator[str]:
-    """Yield what the gateway entered about the hours of a moment or a day."""
+    """Yield the gateway's hourly entries about a moment or a day, as text."""
     since, until = period(on)
     is_known = False
     for entry in package.entries("hour of answers", line=line):
@@ -1259,7 +1259,7 @@ def hours(package: Package, line: str, on: str) -> Iterator[str]:
             is_known, by = True, ", ".join(f"{adapter}: {count}" for adapter, count in said["by_adapter"].items())
             yield f"{said['answers']} answers in the hour from {begins:%Y-%m-%d %H:%M}, by {place(entry)}: {by}"
     if not is_known:
-        yield "the gateway entered no answer of this time, by what is here"
+        yield "the gateway entered no answers at this time, as far as the package shows"
 
 
 # --- 11. Reviews -----------------------------------------------------------------------------------------------------
@@ -1299,11 +1299,11 @@ def check_review(package: Package, review: str, digest: str) -> None:
     closing, action = acts[-1]["subjects"], acts[-1]["action"]
     require(action in ("review closed", "review closed early"), f"review {review}: its last act does not close it")
     is_sealed = sha256(bytes.fromhex(closing["seed"])) == plan["seed_sha256"] and closing["ballots"] == ballots
-    require(is_sealed, f"review {review}: its seed or its ballots are not those that were sealed and given")
+    require(is_sealed, f"review {review}: its seed is not the committed one, or its number of ballots is wrong")
     given = f"{ballots} ballots"
     if action == "review closed early":
         where, bundle = f"review {review}, closed early", closing.get("statement", "").encode()
-        require(bundle, f"{where}: no officer signed that")
+        require(bundle, f"{where}: no officer signed the closing")
         about, index = sealed.manifest_sha256, acts[-1]["sequence"] - 1
         said = statement(package, bundle, "officer", f"{OURS}early-closing/v1", about, index, where)
         facts = ("review", "ballots", "ballots_sha256", "reason")
@@ -1385,33 +1385,33 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def cannot_know(package: Package) -> Iterator[str]:
-    """Yield what no package can show. It is printed at the end, so that a reader asks elsewhere."""
+    """Yield the facts that no package can prove, as text for the end of the report."""
     size, trust = package.checkpoint.size, package.trust
-    yield f"what was done after entry {size}: ask again, and give --seen {size}"
+    yield f"acts after entry {size}: request a new package, and verify it with --seen {size}"
     if absent := ranges({*range(1, size + 1)} - {*package.log}):
-        one = "one may be a rejection, a withdrawal, a recall or a known issue that is kept out"
-        ask = "ask for the whole log (sovereign audit export)"
-        yield f"what entries {absent} are, which it does not hold: most are of other matters, and {one}: {ask}"
-    last = "whether transitions, flag changes or changes of the rules are kept out at the end of their lists"
+        one = "one may be a rejection, a withdrawal, a recall or a known issue that was left out"
+        ask = "request the whole log (sovereign audit export)"
+        yield f"the content of entries {absent}, which it lacks: most are about other subjects, but {one}; {ask}"
+    last = "whether the newest transitions, flag changes or changes of the rules were left out"
     yield f"{last}: their entries are then among those above, or after entry {size}"
     if not package.checkpoint.cosigned:
-        yield "whether the log was rewritten: no witness saw it, so who has its key and its database could"
+        yield "whether the log was rewritten: no witness cosigned it, so anyone with its key and database could do it"
     yield "whether the rules ask for more approvals than a request names, or more gates than a record: read policy/"
     versions = f"root {trust.root_version} and targets {trust.targets_version}"
-    yield f"whether a key was revoked since: here are {versions}, so ask the root's holders for the newest"
+    yield f"whether a key was revoked since: the package has {versions}; ask the root keys' holders for the newest"
     minutes = CLOCKS // datetime.timedelta(minutes=1)
-    clock = f"times are those of the institution's machines, in the log's order to {minutes} minutes"
+    clock = f"times are from the institution's machines, and follow the log's order within {minutes} minutes"
     yield f"whether a clock was right: {clock}"
-    yield "whether registered_at and review_date of a row in registry/ are right: nothing else here says them"
+    yield "whether registered_at and review_date of a row in registry/ are right: no other file states them"
     yield "which documents of a source file were used, and the level of each: manifests name such lists by SHA-256"
-    yield "which rules were in force when it was made, but by the times above: a manifest has the settings that it used"
-    yield "whether documents/ and README.md, which are written for readers, say the same: they were not compared"
-    yield "whether the weights that answer, and the source files, are these: compare their SHA-256 where they lie"
+    yield "which rules were in force when an artifact was built, except by the times above: it lists only its settings"
+    yield "whether documents/ and README.md, which are written for readers, agree with it: they were not compared"
+    yield "whether the served weights and the source files are these: compare their SHA-256 where they are stored"
     yield f"whether this verifier is the right one: its SHA-256 is {sha256(Path(__file__).read_bytes())}"
 
 
 def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say: Callable[[str], None]) -> None:
-    """Run every check, each after the checks that it rests on. Call `say` only with verified statements."""
+    """Run every check, each after the checks that it depends on. Call `say` only with verified facts."""
     index = package.index = read_index(package)
     say(f"✓ {len(package.files)} files, exactly those of the index")
     trust = package.trust = read_trust(package, root_sha256)
@@ -1420,7 +1420,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
         say("! these are demonstration keys: they lie on the machine that made the package, and prove nothing")
     package.log = read_log(package)
     log, size = package.checkpoint, package.checkpoint.size
-    require(size >= seen, f"log/checkpoint: it covers {size} entries, and you have seen {seen}: it is older, or cut")
+    require(size >= seen, f"log/checkpoint: it covers {size} entries, but you have seen {seen}: it is older, or cut")
     say(f"✓ {len(package.log)} entries, each proven to be among the {size} of the log {log.origin}")
     say(f"  the newest of them is {place(package.log[max(package.log)])}; all times are UTC")
     for witness, at in sorted(log.cosigned.items()):
@@ -1429,10 +1429,10 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     check_index_signed(package)
     say(f"✓ the index is signed by the pipeline, made on {index['made_at']}")
     if moment(index["made_at"]) > datetime.datetime.now(datetime.UTC) + CLOCKS:
-        say("! that is in the future by this machine's clock: one of the two is wrong")
+        say("! that is in the future by this machine's clock: one of the two clocks is wrong")
     package.artifacts = read_artifacts(package)
     package.rows = read_rows(package)
-    say(f"✓ {len(package.artifacts)} artifacts: digests, signatures, and an entry of the log before each")
+    say(f"✓ {len(package.artifacts)} artifacts, each with the right digest, signatures and log entry")
     adapters = check_adapters(package)
     check_reviews(package)
     check_lineage(package)
@@ -1444,7 +1444,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     tell_acts(package, lines)
     changes = {line: read_changes(package, line) for line in lines}
     flags = {line: read_flags(package, line, changes[line]) for line in lines}
-    say(f"✓ {sum(map(len, changes.values()))} transitions, each asked for and approved; none is missing between")
+    say(f"✓ {sum(map(len, changes.values()))} transitions, each requested and approved; none is missing between them")
     package.used |= {f"documents/{adapter}/{name}" for adapter in index["adapters"] for name in DOCUMENTS}
     for path in sorted({*package.files} - package.used):
         raise Refused(f"{path}: nothing in the package refers to it")
@@ -1468,11 +1468,11 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
         tell(f"{title}:{'' if words else ' none'}", words)
     rules = ((f"{place(of)}, by {of['actor']}", of["subjects"]) for of in package.entries("policy changed"))
     tell("Rules on record (policy/):", (f"{by}: {said['file']} {said['now'] or 'removed'}" for by, said in rules))
-    say("\nWhat this cannot know:")
+    say("\nWhat this package cannot prove:")
     for each in cannot_know(package):
         say(f"- {each}")
-    holds = "everything that the package holds but documents/ and README.md was checked, and holds"
-    by = ", by demonstration keys alone: they prove nothing"
+    holds = "every file of the package except documents/ and README.md was checked, and holds"
+    by = ", but only by demonstration keys, which prove nothing"
     say(f"\n! {holds}{by}" if trust.is_demonstration else f"\n✓ {holds}")
 
 
@@ -1496,9 +1496,9 @@ def on_one_line(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Verify the evidence package that contains this file.")
-    parser.add_argument("root_sha256", help="SHA-256 of the first trust root, from paper")
-    parser.add_argument("--on", help="a day or moment in UTC: what answered then; else when the package was made")
-    parser.add_argument("--seen", type=int, default=0, help="how many entries of the log you have seen before")
+    parser.add_argument("root_sha256", help="SHA-256 of the first root (trust/1.root.json), from paper")
+    parser.add_argument("--on", help="day or moment (UTC) to list the adapters that answered; default: the package's")
+    parser.add_argument("--seen", type=int, default=0, help="reject a log with fewer entries: the number you have seen")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="folder of another package")
     given = parser.parse_args(arguments)
     try:
@@ -1512,18 +1512,18 @@ def main(arguments: list[str]) -> int:
     try:
         verify(read_folder(given.folder), given.root_sha256, given.on, given.seen, said.append)
     except Refused as refused:
-        said += [f"✗ {refused}", "What rests on it was not checked. The package proves nothing."]
+        said += [f"✗ {refused}", "Checks that depend on it were not run. The package proves nothing."]
         code = 1
-    if sys.stdout is None:  # it was closed before: there is nobody to tell
+    if sys.stdout is None:  # it was closed before, so nothing can be printed
         return code
     text = "".join(f"{on_one_line(each)}\n" for each in said)
-    coding = sys.stdout.encoding or "utf-8"  # a terminal may know fewer letters: they are written as their numbers
+    coding = sys.stdout.encoding or "utf-8"  # characters that a terminal cannot encode are escaped
     try:
         sys.stdout.buffer.write(text.encode(coding, "backslashreplace"))
         sys.stdout.buffer.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):  # there the reader had enough
+        if not isinstance(error, BrokenPipeError):  # no error: the reader closed the pipe
             sys.stderr.write(f"What was found cannot be written ({error.strerror}).\n")
             return 1
     return code

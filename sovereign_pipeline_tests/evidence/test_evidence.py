@@ -64,7 +64,7 @@ def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
     source = hashlib.sha256((desk.office.bench.institution.source).read_bytes()).hexdigest()
     for answer in (
         f"source file        {source}  letters: sources/letters.jsonl",
-        f"{FIRST} promote -> production, asked by Layla Haddad (entry ",
+        f"{FIRST} promote -> production, requested by Layla Haddad (entry ",
         f'{FIRST}: gate capability_not_inferior (inconclusive), by Layla Haddad: "The suite is being enlarged."',
         f"production: {FIRST}; staged: {SECOND} for 25 % of the users",
         "9 gates of the record and 1 on the record",
@@ -73,7 +73,7 @@ def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
         f'known issue added by Layla Haddad, {FIRST}: "It takes candles for lamps."',
         f'recall waived by Omar Nasser, {FIRST}: "The desk asked for a day."',
         "the witness court.example/witness, key ",
-        "What this cannot know:",
+        "What this package cannot prove:",
     ):
         assert answer in told, f"{answer}\n{told}"
 
@@ -84,7 +84,7 @@ def test_it_says_what_answered_before_and_after(desk: Desk) -> None:
     assert "  at 2001-01-01 00:00:00: not known: the log begins here with entry 1, " in "\n".join(said)
     assert desk.package.refusal("2101-01-01T09:00", said=said) is None
     (then,) = (each for each in said if each.startswith("  at 2101"))
-    assert then.startswith("  at 2101-01-01 09:00:00: not known; when the package was made, ")
+    assert then.startswith("  at 2101-01-01 09:00:00: not known, because the package was made at ")
     users = f"production: {FIRST}; staged: {SECOND} for 25 % of the users"
     assert then.endswith(f": {users}; {SECOND} answered nobody, under recall-1")
 
@@ -122,10 +122,10 @@ def test_the_verifier_runs_where_there_is_nothing_but_cryptography(desk: Desk, t
         return done.returncode, done.stdout + done.stderr
 
     code, said = ends(desk.package.root_sha256)
-    holds = "everything that the package holds but documents/ and README.md was checked, and holds"
+    holds = "every file of the package except documents/ and README.md was checked, and holds"
     assert (code, holds in said) == (0, True), said
     code, said = ends("0" * 64)
-    assert (code, "not the one that you were given" in said) == (1, True), said
+    assert (code, "not the one that you gave" in said) == (1, True), said
     assert ends("no digest")[0] == 2
     assert ends(desk.package.root_sha256, "--on", "yesterday")[0] == 2
     assert ends(desk.package.root_sha256, "--seen", "100000")[0] == 1
@@ -174,7 +174,7 @@ def test_what_stays_the_same_has_the_same_bytes(desk: Desk) -> None:
 
 def test_a_day_on_which_nothing_answered_gives_none(desk: Desk) -> None:
     long_ago = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
-    with desk.office.registry.reading() as session, pytest.raises(NotFoundError, match="nothing answered on 2001"):
+    with desk.office.registry.reading() as session, pytest.raises(NotFoundError, match="no adapter answered on 2001"):
         answered(session, desk.office.bench.settings, "lamps", "2001-01-01", long_ago, long_ago)
 
 
@@ -184,7 +184,7 @@ def test_none_is_written_before_witnesses_have_seen_what_it_needs(desk: Desk, tm
     newest = notes[-1].read_bytes()
     notes[-1].unlink()
     try:
-        with pytest.raises(IntegrityError, match="its witnesses have seen"):
+        with pytest.raises(IntegrityError, match="its witnesses have cosigned"):
             written(desk.office, tmp_path / "package", [FIRST])
     finally:
         notes[-1].write_bytes(newest)
@@ -262,7 +262,7 @@ def test_none_is_written_of_what_does_not_hold(
 
     with monkeypatch.context() as patched:
         patched.setattr(evidence, "gather", without_a_statement)
-        with pytest.raises(IntegrityError, match=r"does not hold, so no package was written: statements/.* lacks it"):
+        with pytest.raises(IntegrityError, match=r"is invalid, so no package was written: statements/.* lacks it"):
             written(office, tmp_path / "bad", [adapter.id])
     revoke(trust, office.officers["omar"].keyid, 0, office.roots[:2])
     with pytest.raises(IntegrityError):
@@ -381,8 +381,8 @@ def test_what_happened_to_the_line_is_told(worn: Worn) -> None:
     for each in (
         "✓ trust root: root 2, targets ",
         f'{FIRST} against tiny: 2 won, 0 lost, 0 tied; 4 of 20 ballots, closed early by officer.salim: "The others',
-        f"{FIRST} supersede -> superseded, asked by Layla Haddad (entry ",
-        f"{SECOND} promote -> production, asked by Layla Haddad (entry ",
+        f"{FIRST} supersede -> superseded, requested by Layla Haddad (entry ",
+        f"{SECOND} promote -> production, requested by Layla Haddad (entry ",
         f"hold of {THIRD}: inconclusive",
         f'inconclusive hold of {THIRD} accepted by Ines Farah: "The desk read fifty."',
         f'release weights purged by Layla Haddad, {FIRST}: "The disk is full."',
@@ -392,12 +392,12 @@ def test_what_happened_to_the_line_is_told(worn: Worn) -> None:
 
 def test_nothing_answered_on_a_day_before_the_first_was_in_production(worn: Worn) -> None:
     asked = worn.said.index("What answered line lamps:")
-    assert worn.said[asked + 1].endswith(": none, by what is here")
+    assert worn.said[asked + 1].endswith(": none, as far as the package shows")
     assert "the gateway entered no answer" in worn.said[asked + 2] and worn.said[asked + 3].startswith("Waived:")
     said: list[str] = []
     assert worn.package.refusal("2101-01-01", said=said) is None
     (then,) = (each for each in said if each.startswith("  at 2101"))
-    no_flag = "by its transitions; no flag change is here, which would say who got what"
+    no_flag = "by its transitions; no flag change is here, which would state who got which adapter"
     assert then.endswith(f": production: {SECOND}; staged: {THIRD} {no_flag}")
 
 
@@ -420,10 +420,10 @@ def test_the_root_of_before_is_refused(worn: Worn) -> None:
     files = worn.package.files
     first = files["trust/1.root.json"]
     older = worn.package.indexed({"trust/2.root.json": None, "trust/root.json": first}, worn.office.pipeline)
-    assert "0 of the 2 keys that are needed signed it" in str(older.refusal())
+    assert "0 of the 2 required keys signed it" in str(older.refusal())
     root = json.loads(files["trust/2.root.json"])
     old = {each.keyid for each in worn.office.roots}
     root["signatures"] = [each for each in root["signatures"] if each["keyid"] not in old]
     alone = json.dumps(root).encode()
     forged = worn.package.indexed({"trust/2.root.json": alone, "trust/root.json": alone}, worn.office.pipeline)
-    assert forged.refusal() == "trust/2.root.json: 0 of the 2 keys that are needed signed it"
+    assert forged.refusal() == "trust/2.root.json: 0 of the 2 required keys signed it"
