@@ -15,7 +15,7 @@ uses only the sections above it. `check_all` in the last section shows the order
  5. Statements   signed by a key that had its role at the index of the statement's entry in the log
  6. Artifacts    each manifest by its digest, its signature and its entry; its inputs by digest, down to source files
  7. Adapters     the registry's row, the record, the manifests and the gates' verdicts agree; waivers are authorised
- 8. Acts         each is signed with the key that its entry names; an officer had the permission
+ 8. Acts         each is signed with the key that its entry names; an officer also needs the permission
  9. Transitions  each was requested and approved by authorised officers, and made once; none is missing
 10. Flags        which users got which adapter when: a file, a statement and an entry agree
 11. Reviews      a blind review's acts are one signed chain; its seed is the committed one; early closings are permitted
@@ -268,7 +268,7 @@ ROLES = {"pipeline": P256, "officer": P256, "bundle": P256, "log": ED25519, "wit
 
 @dataclass(frozen=True)
 class Key:
-    """A key in its role."""
+    """A key with its person, permissions and revocation, all from the trust root."""
 
     public: Public
     person: str | None
@@ -326,7 +326,7 @@ def read_signed(package: Package, where: str, kind: str, roots: list[dict[str, A
 
 
 def read_trust(package: Package, root_sha256: str) -> Trust:
-    """Verify each root with its own and its predecessor's keys, from the first root on; then the targets."""
+    """Verify each root with its own and its predecessor's keys, from the first root on. Then verify the targets."""
     first = sha256(package.take("trust/1.root.json"))
     require(first == root_sha256.lower(), f"trust/1.root.json: its SHA-256 is {first}, not the one that you gave")
     roots: list[dict[str, Any]] = []
@@ -744,7 +744,7 @@ def waivers_of(row: dict[str, Any]) -> list[str]:
 
 
 def check_adapter(package: Package, row: dict[str, Any]) -> None:
-    """Check that an adapter's row, record, manifests and verdicts agree."""
+    """Check that an adapter's row, record and manifests agree, and that each gate passed or was waived."""
     artifacts, own = package.artifacts, row["id"]
     sealed = artifacts.get(row["record_digest"])
     if sealed is None or sealed.manifest_sha256 != row["record_manifest_sha256"]:
@@ -952,7 +952,7 @@ ARROWS: dict[str, tuple[set[str], str]] = {
 
 
 def check_rules(package: Package) -> None:
-    """Check that rules and recipes are exactly those that log entries name."""
+    """Check that the package has exactly the rules and recipes that log entries name."""
     for path in package.below("policy"):
         digest = sha256(package.take(path))
         is_named = path == f"policy/{digest}.yaml" and any(package.entries("policy changed", now=digest))
@@ -1231,8 +1231,8 @@ def dated_earlier(flag: Mapping[str, Any]) -> str:
 
 
 def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: str) -> Iterator[str]:
-    """Yield which adapters answered at a moment or during a day, as far as the package shows. A change within a second
-    counts for the whole second, unless `on` has a fraction."""
+    """Yield the adapters that answered at a moment or during a day, as text, as far as the package shows. A change
+    within a second counts for the whole second, unless `on` has a fraction."""
     since, until = period(on)
     first, made_at = package.log[min(package.log)], moment(package.index["made_at"])
     begins, known = moment(first["at"]), f"the package was made at {made_at:%Y-%m-%d %H:%M:%S}"

@@ -18,11 +18,11 @@ from sovereign_pipeline.record import merkle, notes, tables, tree
 from sovereign_pipeline.record.checkpoints import Readable
 
 ROWS = "rows"
-"""Key in an entry's subjects: table -> primary key -> SHA-256 of a row that was added with the entry."""
+"""Key in an entry's subjects. Its value: table -> primary key -> SHA-256 of each row that was added with the entry."""
 ADDED = "rows added since the last entry"
 """Key in `Session.info` for the rows added since the last entry."""
 DRAFTED = "named by the transaction's entries"
-"""Key in `Session.info`: SHA-256 -> content that the transaction's entries refer to, which is stored with them."""
+"""Key in `Session.info`. Its value: SHA-256 -> content to store with the transaction's entries, which refer to it."""
 
 Rows = dict[str, dict[str, bytes]]
 """Table -> primary key of a row -> its columns as canonical JSON."""
@@ -94,9 +94,9 @@ def key_of(row: tables.Table) -> str:
 
 
 BEFORE_THE_FIRST = "before the first entry of a transaction"
-"""Key in `Session.info`: function that runs before the first entry of a transaction (`in_force.py`)."""
+"""Key in `Session.info`. Its value: a function to call before the first entry of a transaction (`in_force.py`)."""
 LAST = "hash of the newest entry"
-"""Key in `Session.info`: hash of the newest entry."""
+"""Key in `Session.info`. Its value: the hash of the newest entry."""
 FIRST = "0" * 64
 """Value of `previous` in the first entry."""
 
@@ -104,7 +104,7 @@ SIGNATURE = "signature"
 """Key in a signed entry's subjects: the signature in hex digits."""
 
 SIGNED_AS = b"sovereign audit entry 1\n"
-"""Prefix of the signed bytes, which makes the signature invalid for any other purpose."""
+"""Prefix of the signed bytes (domain separation): the signature is invalid in any other context."""
 
 
 AFTER_HASH = b'"previous":"'
@@ -129,7 +129,7 @@ Sign = Callable[[bytes], bytes]
 Damaged = Callable[[int, str], SovereignError]
 """Function that builds the error for a damaged entry from the entry's number and the problem."""
 UNREADABLE = "cannot be read"
-"""Problem of bytes that are not an entry."""
+"""Problem, as in `Damaged`, of bytes that are not a ledger entry."""
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ def append(
 
 
 def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return table -> primary key -> SHA-256 of the rows that were added with an entry. An act's own subject `rows`, a
-    number, is ignored."""
+    """Return table -> primary key -> SHA-256 of the rows that were added with an entry. Ignores a number, which some
+    acts store under the same key."""
     named = subjects.get(ROWS)
     return named if isinstance(named, dict) else {}
 
@@ -217,7 +217,7 @@ def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def entries_of_rows(
     session: Session, actions: Collection[str], *conditions: ColumnElement[bool]
 ) -> dict[tuple[str, str], int]:
-    """Return table and primary key -> number of the entry that added the row, for entries with these actions."""
+    """Return (table, primary key) of a row -> number of the entry that added it, for entries with these actions."""
     query = select(tables.AuditEntry.sequence, tables.AuditEntry.subjects).where(
         tables.AuditEntry.action.in_(actions), *conditions
     )
@@ -443,7 +443,7 @@ def enter_adapter(
 
 def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Yield SHA-256 and bytes of datasets' contents (`contents_of`), with few in memory at a time. Raises
-    IntegrityError if one is missing or changed."""
+    IntegrityError if a dataset's content is missing or changed."""
     ordered = sorted(wanted)
     with tree.written_by_this_program():
         for start in range(0, len(ordered), CONTENTS_AT_ONCE):

@@ -183,8 +183,8 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def adapters_in_brief(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return the columns of each adapter that a table shows, in the order of registration. Fast for thousands of
-    adapters."""
+    """Return the columns that overview tables show, for each adapter in the order of registration. Fast for thousands
+    of adapters."""
     query = select(*_BRIEF).order_by(_COLUMNS.registered_at, _COLUMNS.id)
     if line is not None:
         query = query.where(_COLUMNS.line == line)
@@ -290,8 +290,8 @@ def line_of(adapter_id: str) -> str:
 
 
 def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
-    """Return the adapter that a candidate would replace: the line's adapter in production, or without one the line's
-    highest version, or None.
+    """Return the adapter that a candidate would replace: the line's adapter in production. If there is none, return the
+    line's highest version, or None if the line has no other adapter.
 
     Ignores rejected, recalled and retired adapters. If the candidate is registered, the states of earlier adapters are
     those at its registration, so that later transitions do not make its scores stale. Versions decide which adapter is

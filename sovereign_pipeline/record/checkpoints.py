@@ -307,7 +307,7 @@ def add(
         newest = end.newest(size)
         if newest and [end.entries[newest]] != list(committed(newest, newest)):
             raise IntegrityError(
-                f"{path}: entry {newest} of the copy differs from the registry's entry of that number.",
+                f"{path}: entry {newest} of the copy differs from the registry's entry with that number.",
                 "Find out whether the copy or the registry was changed.",
             )
         void = [each for number, each in end.entries.items() if number > size] + [*end.torn.values()]
@@ -360,7 +360,7 @@ def _read_end(content: bytes) -> End:
         elif line.void is None:
             end.torn[line.sha256] = line.content
         elif line.void in by_digest:
-            if (by_digest[line.void] or 0) > end.size:  # else a checkpoint covers the line, and nobody signed the mark
+            if (by_digest[line.void] or 0) > end.size:  # else a checkpoint covers the line, and marks are unsigned
                 end.entries.pop(by_digest[line.void] or 0, None)
         else:
             end.torn.pop(line.void, None)

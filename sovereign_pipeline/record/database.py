@@ -30,7 +30,7 @@ from sovereign_pipeline.record.tables import STORE, Table, stored_classes, store
 
 FORMAT = 3
 """Version of the database schema. Increase it with every change of the schema."""
-WAIT_SECONDS = 30  # wait for another process that writes; a registration takes milliseconds
+WAIT_SECONDS = 30  # maximum wait for another writing process; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 _SILENT = ("BUSY", "CANTOPEN", "IOERR", "LOCKED", "NOMEM", "PERM", "PROTOCOL", "READONLY")
@@ -95,7 +95,7 @@ class Registry:
         Raises IntegrityError if the registry is older than its last checkpoint, or if a disk is full.
         """
         view = self.view
-        # In this order, so that readers in this process do not block other processes.
+        # The view's lock comes first: while this process waits for its readers, other processes can write.
         with view.lock, checkpoints.only_writer(self.settings):
             with _errors_named(), _writing_connection(self.engine) as disk:
                 if view.disk is not None:
@@ -342,7 +342,7 @@ def _writing_connection(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _errors_named() -> Iterator[None]:
-    """Convert the database's errors: RegistryUnreached if it does not answer, else IntegrityError."""
+    """Convert database errors: RegistryUnreached for no answer, RegistryLocked for a lock, else IntegrityError."""
     try:
         yield
     except Contradiction:

@@ -401,8 +401,8 @@ class GateStatus:
 
 
 def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[GateStatus]:
-    """Yield the status of every gate of every stage with a current artifact, in the given order. Raises
-    IntegrityError."""
+    """Yield the status of every gate of every stage with a current artifact, in the given order. Raises IntegrityError
+    if a gate's record or waiver was changed."""
     for stage in stages:
         ref = workplace.store.current(workplace.line.line, stage.kind)
         if ref is None or stage.passthrough_of(workplace.line) is not None:
@@ -498,7 +498,7 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
 
 def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver]:
     """Sign a waiver, log it in the ledger, and store it as an artifact. Raises SignInError if the trust root does not
-    permit the officer to waive at this level.
+    permit the officer to waive at the proposal's classification level.
 
     The waiver is bound to the gate's record. Another candidate, suite, incumbent or policy gives another record and
     needs another waiver.

@@ -126,7 +126,7 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 def is_low_s(signature: bytes) -> bool:
     """Return True if a P-256 signature has the lower of two possible values of s. Anyone can turn (r, s) into (r, n -
-    s), which is also valid. Where a signature's bytes identify an act, only the low form is accepted."""
+    s), which is also valid. If a signature's bytes identify an act, only the low form may be accepted."""
     try:
         return decode_dss_signature(signature)[1] <= P256_ORDER // 2
     except ValueError:
@@ -150,8 +150,8 @@ def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
     """Write a new private key, and its public key to a `.pub` file beside it.
 
     Args:
-        passphrase: None leaves the key unencrypted, for a service. Other accounts must then have no access to its
-            directory.
+        passphrase: None leaves the key unencrypted, for a service. Other accounts must then have no access to the
+            key's directory.
     """
     if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
         raise InputError(
@@ -394,7 +394,7 @@ class TokenKey:
     label: str
     name: str | None = None
     module: Path | None = None
-    """Path of the vendor's PKCS#11 library; None for the system's."""
+    """Path of the vendor's PKCS#11 library; None for the first existing one of `MODULES`."""
 
     def __str__(self) -> str:
         return f"token {self.label}" + (f"/{self.name}" if self.name else "")

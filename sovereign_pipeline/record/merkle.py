@@ -71,7 +71,7 @@ def inclusion_proof(index: int, size: int, hashes: Hashes) -> list[bytes]:
 def consistency_proof(old: int, new: int, hashes: Hashes) -> list[bytes]:
     """Return the proof that the tree of the new size begins with the old tree's leaves. Empty if the old size is 0."""
     if not 0 <= old <= new:
-        raise ValueError(f"a tree of {new} leaves never had {old}")
+        raise ValueError(f"a tree of {new} leaves has no earlier size of {old}")
     return _hashes_of(list(_consistent(old, (0, new), known=True)), hashes) if old else []
 
 
@@ -125,7 +125,8 @@ def _are_hashes(*given: bytes) -> bool:
 
 
 def _split(leaves: Range) -> int:
-    """Return the index at which RFC 6962 splits leaves: after the largest power of two below their number."""
+    """Return the index at which RFC 6962 splits a range: its first part has the largest power of two that is smaller
+    than the range."""
     start, end = leaves
     return start + (1 << ((end - start - 1).bit_length() - 1))
 

@@ -256,7 +256,7 @@ def _has_control(text: str) -> bool:
 
 
 def _decoded(text: str) -> bytes | None:
-    """Decode base64, or return None unless the encoding is canonical, including unused bits."""
+    """Return decoded base64, or None if the encoding is not canonical, for example in its unused bits."""
     try:
         content = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

@@ -24,7 +24,7 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 """Name, inode, size and times of each file in a directory. It changes when a file changes."""
 
 _read: dict[Path, tuple[Stamp, Trust]] = {}
-"""Cache of verified trust roots by directory, because reading an artifact needs the trust root."""
+"""Cache: directory -> stamp of its files, and the verified trust root. Each opened artifact needs the trust root."""
 
 
 def trust_root(settings: Settings) -> Trust:

@@ -280,7 +280,8 @@ Said_sealing = tuple[str, ...]
 
 class _Counted:
     """Caches signatures that are valid under one trust root, so that a process verifies the same bytes once. Reloading
-    the trust root empties the cache. Signatures by revoked keys are never cached, because their ledger index decides.
+    the trust root empties the cache. Signatures by revoked keys are never cached, because their ledger index decides
+    whether they are valid.
     """
 
     MOST = 50_000

@@ -138,7 +138,7 @@ class Gate:
     config: Callable[[Line], Config] = lambda line: {}
     """Returns the part of the recipe that decides the verdict."""
     external: OutsideFiles = lambda workplace: {}
-    """Returns the files outside the store that the gate reads. A change of one causes a new evaluation."""
+    """Returns the files outside the store that the gate reads. If a file changes, the gate is evaluated again."""
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
     """Returns the part of `institution.yaml` that decides the verdict."""
     officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
@@ -153,7 +153,7 @@ class Gate:
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
     def permission(self, workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-        """Return which outcomes an officer may waive, by both today's recipe and the earlier agreement."""
+        """Return the outcomes that an officer may waive by today's recipe and also by the earlier agreement."""
         return stricter(self.officer_may(workplace.line), self.agreed(workplace, ref))
 
 
@@ -169,7 +169,7 @@ class Stage:
     inputs: tuple["Stage", ...] = ()
     """Stages whose artifacts this stage reads for every line."""
     optional_inputs: tuple["Stage", ...] = ()
-    """Stages whose artifacts this stage reads, and has in its identity, for some lines only."""
+    """Stages whose artifacts this stage reads for some lines only. They belong to its identity for these lines."""
     reads_optional: Callable[[Line], Collection[str]] = lambda line: ()
     """Returns the kinds of the optional inputs that the stage reads for a line."""
     config: Callable[[Line], Config] = lambda line: {}
@@ -184,7 +184,7 @@ class Stage:
     """Returns the kind of the input that this stage passes through because it has nothing to do for a line, or None if
     it builds its own artifact."""
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
-    """Returns True if the artifact is recorded where this stage must record it, such as in the registry."""
+    """Returns False if this stage must also record its artifact elsewhere, such as in the registry, and has not."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
     """Returns, for a message, the ids of rows that changed in files outside the store since the artifact was built."""
     reads_corpus: Callable[[Line], bool] = lambda line: False
@@ -283,7 +283,7 @@ def source_digest() -> str:
 
 
 def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
-    """Return the stored artifact with exactly this identity, or None. Raises IntegrityError if the store's index leads
+    """Return the stored artifact with exactly this identity, or None. Raises IntegrityError if the store's index points
     to an artifact with another identity."""
     ref = workplace.store.find(identity.fingerprint)
     if ref is None:

@@ -1,7 +1,7 @@
 """Decide whether a stage would build another artifact now than its current one, and explain why.
 
-It compares the identity in the current artifact's manifest with the identity from today's recipe, sources and inputs.
-Nothing is built, and no files of artifacts are hashed.
+Compares the identity in the current artifact's manifest with the identity from today's recipe, sources and inputs.
+Builds nothing, and hashes no files of artifacts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -31,7 +31,7 @@ _GIVE_THE_CORPUS = "Run this where SOVEREIGN_CORPUS is readable. Only the stages
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact whose every byte was verified when it was opened."""
+    """An opened artifact. Every byte was verified, except in the files of `withheld` and `purged`."""
 
     ref: ArtifactRef
     path: Path
@@ -121,8 +121,8 @@ class ArtifactStore:
         return self._signed_manifest(ref)[0]
 
     def read_file(self, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
-        """Return one file of an artifact after comparing it with its verified manifest. Raises NotFoundError if the
-        manifest does not list it, and IntegrityError if its bytes differ."""
+        """Return one file of an artifact after comparing it with the verified manifest. Raises NotFoundError if the
+        manifest does not list the file, and IntegrityError if the bytes differ."""
         path = self.path_of(ref.digest) / name
         entry = next((each for each in manifest.files if each.path == name), None)
         if entry is None:

@@ -36,7 +36,7 @@ NAMING = {
 STORED = "stored"
 """Key in a table's `info` that marks a table of the database. Tables without it belong to the view."""
 ENTRIES = {"info": {STORED: True}}
-"""Table options of entries and of the content that they refer to. Rows are only ever added."""
+"""Options of the tables of entries and of the content that they refer to. Rows of these tables never change."""
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
@@ -64,7 +64,7 @@ class Bytes(LargeBinary):
         def process(value: Any) -> bytes | None:
             if value is None or isinstance(value, bytes):
                 return value
-            raise TypeError(f"a {type(value).__name__} is in the place of bytes")
+            raise TypeError(f"the column has a {type(value).__name__} instead of bytes")
 
         return process
 
@@ -73,7 +73,7 @@ class _Store(threading.local):
     """This thread's access to signed statements and large values (`database.py`)."""
 
     read: Callable[[str], bytes] | None = None
-    """Returns content by its SHA-256 from the database that is being read. Raises IntegrityError."""
+    """Returns content by its SHA-256 from the database that is being read. None outside a session of the registry."""
 
 
 STORE = _Store()
@@ -359,7 +359,7 @@ class Ballot(Table):
 
 
 class Guess(Table):
-    """An operator's guess which answer of a pair is the candidate's, made after the last ballot."""
+    """An operator's guess about which answer of a pair is the candidate's, made after the last ballot."""
 
     __tablename__ = "guess"
 

@@ -119,7 +119,7 @@ def rotate_key(
     """Add a new key to a role, and revoke the role's other keys from a ledger index on. For officers, add the new key
     with `add_officer` and revoke the old one."""
     if role == "officer":
-        raise InputError("An officer's key is not rotated.", "Add the new one, and revoke the old one.")
+        raise InputError("An officer's key is not rotated.", "Add the new key, and revoke the old one.")
     old = [key.keyid for key in read_trust(directory).keys(role) if key.revoked_from is None]
 
     def change(targets: Targets, root: Root) -> None:

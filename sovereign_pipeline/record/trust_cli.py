@@ -51,7 +51,7 @@ PassphraseFiles = Annotated[
     ),
 ]
 FromIndex = Annotated[
-    int, typer.Option("--from-index", min=0, help="Index of the first ledger entry that is no longer valid.")
+    int, typer.Option("--from-index", min=0, help="Ledger index (from 0) of the first entry that is no longer valid.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -332,7 +332,7 @@ def _signers(
     sources: list[KeySource] = [key_source(path, None) for path in keys or ()]
     sources += [key_source(None, label, module) for label in tokens or ()]
     if not sources:
-        raise InputError("Root keys must sign a change of the trust root.", "Give --key or --token, repeatedly.")
+        raise InputError("Root keys must sign a change of the trust root.", "Give --key or --token for each root key.")
     return _opened(sources, files, 0, len(sources))
 
 

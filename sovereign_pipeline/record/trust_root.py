@@ -224,7 +224,7 @@ class RootSigner(TufSigner):
 
     @classmethod
     def from_priv_key_uri(cls, priv_key_uri: str, public_key: Key, secrets_handler: object = None) -> "RootSigner":
-        raise NotImplementedError("a signer is opened by its source")
+        raise NotImplementedError("open a root key with `keys.open_signer`")
 
     def sign(self, payload: bytes) -> TufSignature:
         return TufSignature(self._signer.keyid, self._signer.sign(payload).hex())

@@ -54,8 +54,8 @@ class Report:
 
 
 def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
-    """Verify the ledger, the content of registrations, checkpoints, the second copy and, given a policy, witnesses.
-    Raises IntegrityError."""
+    """Verify the ledger, the content of registrations, checkpoints and the second copy. With a policy, also verify the
+    witnesses' cosignatures. Raises IntegrityError at the first difference."""
     settings = registry.settings
     # Read these before the database, because another process may write meanwhile.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)

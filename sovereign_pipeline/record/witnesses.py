@@ -77,7 +77,7 @@ def read_policy(path: Path) -> Policy:
                     _assert_new(name, witnesses, groups)
                     for member in members:
                         if member not in witnesses.keys() | groups.keys() or member in members_so_far:
-                            raise InputError(f"{member} is not defined before, or is a member already")
+                            raise InputError(f"{member} is not defined above, or is already a member of a group")
                         members_so_far.add(member)
                     groups[name] = (_needed(needed, len(members)), tuple(members))
                 case ["quorum", name] if quorum is None and name in {NONE, *witnesses, *groups}:

@@ -36,7 +36,7 @@ NOTE = "mlflow.note.content"
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Tag that makes MLflow open the experiment on its list of runs."""
 MIRRORED = "sovereign.mirrored"
-"""Tag of a run or model version: digest of the mirrored artifact."""
+"""Tag of a run or model version. Its value is the digest of the mirrored artifact."""
 FIRST_EXPERIMENT, HOME = "0", "sovereign.home"
 """MLflow's default experiment, and its tag with the name of the home that uses the database."""
 METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000

@@ -68,7 +68,7 @@ def training_data(session: Session, adapter_id: str | None = None, after: int = 
 
     Args:
         adapter_id: return this adapter only.
-        after: return only adapters registered after this ledger index.
+        after: return only adapters registered after the ledger entry with this number.
     """
     query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED, AuditEntry.sequence > after)
     if adapter_id is not None:
@@ -286,7 +286,7 @@ class Answering:
     production: str | None
     staged: str | None
     recalls: Mapping[str, tuple[str, ...]]
-    """Adapter that answered nobody -> its open recalls."""
+    """Adapter that answered nobody because of recalls -> ids of these recalls."""
 
     @property
     def adapters(self) -> list[str]:

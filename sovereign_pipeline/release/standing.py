@@ -91,7 +91,7 @@ class RulesOnRecord:
 
     settings: Settings
     since: Sequence[tuple[int, str | None]]
-    """Ledger index and new SHA-256 of each change of `institution.yaml`, oldest first."""
+    """(number of the ledger entry, new SHA-256) of each change of `institution.yaml`, oldest first."""
 
     def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str], before: str) -> int:
         """Return how many officers besides the requester must approve a transition: the highest number of all given
@@ -177,7 +177,7 @@ def standings(session: Session, settings: Settings, trust: Trust, line: str) -> 
 
 
 def open_standings(session: Session, settings: Settings, trust: Trust) -> list[Standing]:
-    """Return the open requests of all lines, as `standings` does. Does not read requests whose transition was made."""
+    """Return the status of the open requests of all lines. Raises the errors of `standings`."""
     waiting = select(ReleaseRequest.id).where(ReleaseRequest.id.not_in(select(Transition.request_id)))
     found = _counting(_read(session, settings, requests=list(session.scalars(waiting))), trust)
     return [each for each in found if each.ended is None]
@@ -200,7 +200,7 @@ def all_standings(
 
 
 def standings_of_adapter(session: Session, settings: Settings, trust: Trust, adapter_id: str) -> list[Standing]:
-    """Return the requests of `standings` about one adapter."""
+    """Return the status of every request about one adapter. Raises the errors of `standings`."""
     found = standings(session, settings, trust, catalog.line_of(adapter_id))
     return [each for each in found if each.request.adapter_id == adapter_id]
 
