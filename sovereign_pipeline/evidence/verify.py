@@ -699,7 +699,7 @@ def check_lineage(package: Package) -> None:
             if needed is None or needed.manifest_sha256 != read.get(kind):
                 raise Refused(f"{made.folder}: its input {kind} ({digest[:12]}) is not the one that was read")
             level, other = needed.manifest["classification"], needed.manifest["ladder"]
-            ladders = [manifest["ladder"], *([other] if own in other else [])]  # an own order cannot lower a level
+            ladders = [manifest["ladder"], *([other] if own in other else [])]  # a changed order cannot lower a level
             is_above = any(each.index(own) < each.index(level) for each in ladders)
             require(not is_above, f"{made.folder}: it is {own}, but its input {kind} is {level}")
     for digest in sorted({*package.artifacts} - reached):
@@ -988,7 +988,7 @@ def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[
     for decision, action in DECIDED.items():
         for entry, given in package.acts_of(action, request=request.sha256):
             person = str(given.key.person)
-            require(given.predicate["decision"] == decision, f"{where}: {person}'s decision is not its entry's")
+            require(given.predicate["decision"] == decision, f"{where}: {person}'s decision differs from its entry")
             may = decision == "withdraw" or given.key.allows(asked["transition"], *levels)
             if entry["sequence"] >= until or not may:
                 continue
@@ -1343,8 +1343,8 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
             continue
         check_adapter(package, row)
         record = package.json(f"artifacts/{row['record_digest']}/record.json")
-        gates = f"{len(record['gates'])} gates of the record"
-        gates += f" and {len(row['gate_records']) - len(record['gates'])} on the record"
+        gates = f"{len(record['gates'])} gates in the record"
+        gates += f" and {len(row['gate_records']) - len(record['gates'])} of the record itself"
         words = told[own] = [f"{'record':<18} {row['record_digest']}  {row['classification']}; {gates}"]
         for kind, digest in sorted(lineage_of(package, row["record_digest"]).items()):
             manifest = package.artifacts[digest].manifest
@@ -1361,7 +1361,7 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
                     words.append(f"  it read          {external[name]}  {name}")
             if kind == "base_model":
                 model = record["base_model"]
-                words.append(f"  its model        {model['digest']}  {model['name']}: over its files, among them")
+                words.append(f"  its model        {model['digest']}  {model['name']}: digest of its files, including")
                 weights = [each for each in model["files"] if each["name"].endswith(".safetensors")]
                 words += [f"  base weights     {each['sha256']}  {each['name']}" for each in weights]
             if kind == "raw_corpus":
@@ -1391,7 +1391,7 @@ def cannot_know(package: Package) -> Iterator[str]:
     if absent := ranges({*range(1, size + 1)} - {*package.log}):
         one = "one may be a rejection, a withdrawal, a recall or a known issue that was left out"
         ask = "request the whole log (sovereign audit export)"
-        yield f"the content of entries {absent}, which it lacks: most are about other subjects, but {one}; {ask}"
+        yield f"the content of entries {absent}, which the package lacks: most are on other subjects, but {one}; {ask}"
     last = "whether the newest transitions, flag changes or changes of the rules were left out"
     yield f"{last}: their entries are then among those above, or after entry {size}"
     if not package.checkpoint.cosigned:
@@ -1404,8 +1404,8 @@ def cannot_know(package: Package) -> Iterator[str]:
     yield f"whether a clock was right: {clock}"
     yield "whether registered_at and review_date of a row in registry/ are right: no other file states them"
     yield "which documents of a source file were used, and the level of each: manifests name such lists by SHA-256"
-    yield "which rules were in force when an artifact was built, except by the times above: it lists only its settings"
-    yield "whether documents/ and README.md, which are written for readers, agree with it: they were not compared"
+    yield "which rules were in force when an artifact was built, except by the times above: its manifest lists settings"
+    yield "whether documents/ and README.md, which are written for readers, agree with the rest: they were not compared"
     yield "whether the served weights and the source files are these: compare their SHA-256 where they are stored"
     yield f"whether this verifier is the right one: its SHA-256 is {sha256(Path(__file__).read_bytes())}"
 
@@ -1497,7 +1497,7 @@ def on_one_line(text: str) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Verify the evidence package that contains this file.")
     parser.add_argument("root_sha256", help="SHA-256 of the first root (trust/1.root.json), from paper")
-    parser.add_argument("--on", help="day or moment (UTC) to list the adapters that answered; default: the package's")
+    parser.add_argument("--on", help="day or moment (UTC) to list adapters that answered; default: when it was made")
     parser.add_argument("--seen", type=int, default=0, help="reject a log with fewer entries: the number you have seen")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="folder of another package")
     given = parser.parse_args(arguments)

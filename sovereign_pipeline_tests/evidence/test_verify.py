@@ -279,7 +279,7 @@ def test_it_says_which_entries_it_lacks_and_whether_keys_and_clock_prove_somethi
     assert desk.smaller.indexed({}, pipeline, made_at=tomorrow.isoformat()).refusal(said=said) is None
     held = {int(Path(name).stem) for name in desk.smaller.files if name.startswith("log/entries/")}
     absent = verify.ranges({*range(1, desk.smaller.index["entries"] + 1)} - held)
-    assert any(each.startswith(f"- the content of entries {absent}, which it lacks") for each in said)
+    assert any(each.startswith(f"- the content of entries {absent}, which the package lacks") for each in said)
     assert "! that is in the future by this machine's clock: one of the two clocks is wrong" in said
     assert verify.ranges({7, 3, 4, 5, 1}) == "1, 3 to 5, 7"
 
