@@ -392,7 +392,7 @@ def is_included(index: int, size: int, leaf: bytes, proof: list[bytes], root: by
 
 
 def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
-    """Verify a checkpoint (C2SP signed note). The log's key must have signed it, and otherwise only witnesses."""
+    """Verify a checkpoint (C2SP signed note): signed by the log's key, and otherwise only by trusted witnesses."""
     where = "log/checkpoint"
     parts = re.fullmatch(r"(([^\n]+)\n([0-9]{1,18})\n([^\n]+)\n)\n((?:— [^\s+]+ [A-Za-z0-9+/]+=*\n)+)", note)
     if parts is None:

@@ -284,7 +284,7 @@ def _engine(settings: Settings) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, so that they include the creation of tables
+        connection.isolation_level = None  # `_begin` begins transactions, so that they include the creation of tables
         _switch_to_wal(connection)
         for pragma in ("foreign_keys=ON", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -496,7 +496,7 @@ def _reading(path: Path, how: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, record: object) -> None:
-        connection.isolation_level = None  # transactions are begun below, so that they read one state
+        connection.isolation_level = None  # `_begin` begins transactions, so that they read one state
 
     @event.listens_for(engine, "begin")
     def _begin(connection: object) -> None:
@@ -511,7 +511,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 TOO_MUCH = ("UPDATE", "DELETE", "TRUNCATE", "TRIGGER")
-"""Rights on the registry's tables that no service needs, on a table or on single columns."""
+"""Rights on the registry's tables, or on single columns of them, that no service needs."""
 _RIGHTS = text(
     "SELECT role.rolname, kind, relation.relname FROM pg_class relation, pg_roles role, "
     "unnest(CAST(:kinds AS text[])) AS kind "

@@ -223,7 +223,7 @@ def replace_trust(session: Session, settings: Settings, root_sha256: str) -> Non
     here = load_trust(directory)
     if here.root_sha256 != root_sha256:
         raise InputError(
-            f"{directory}: the first root has the SHA-256 {here.root_sha256}.",
+            f"{directory}: the first root has the SHA-256 {here.root_sha256}, which is not the given one.",
             "Give this SHA-256 after comparing it with the one from the trust root's holders.",
         )
     put_on_record(session, settings, replaced_by=root_sha256)

@@ -133,8 +133,8 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),
     "classified_corpus": frozenset(),
 }
-"""Kind of artifact with unscrubbed text -> its files without such text. All other files are confined to the corpus
-root."""
+"""Kind of artifact with unscrubbed text -> its files without such text. All its other files are stored only under the
+corpus root."""
 
 READABLE: Mapping[str, Mapping[str, str]] = {
     "raw_corpus": {"sources.json": "sources as read"},

@@ -63,7 +63,7 @@ class View:
         self._kept = 0
         """Number of entries of the newest known snapshot."""
         self._memory = sqlite3.connect(":memory:", check_same_thread=False)
-        self._memory.isolation_level = None  # transactions are begun below
+        self._memory.isolation_level = None  # `_begin` begins transactions
         for setting in ("foreign_keys", "query_only"):
             self._memory.execute(f"PRAGMA {setting}=ON")
         self._memory.deserialize(_empty())

@@ -238,6 +238,6 @@ _COLUMNS = (
 
 
 def reviews_on_record(session: Session, settings: Settings) -> list[AdapterReview]:
-    """Return every recorded review that counts, oldest first. Raises the errors of `acts_that_count`."""
+    """Return every valid recorded review, oldest first. Raises the errors of `acts_that_count`."""
     reviews = session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at))
     return acts_that_count(session, settings, REVIEWING, [numbered(each, each.reviewed_at) for each in reviews])

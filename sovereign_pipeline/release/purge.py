@@ -56,7 +56,7 @@ class Unused:
     state: catalog.State
     bytes: int
     needed_by: str | None
-    """Id of an adapter that needs the weights, or None."""
+    """Id of another adapter that needs the weights. None if there is no such adapter."""
 
 
 def plan_purge(

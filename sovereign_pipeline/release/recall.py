@@ -81,7 +81,8 @@ def training_data(session: Session, adapter_id: str | None = None, after: int = 
 
 def holders(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> dict[str, bool]:
     """Return the adapters that were trained on the searched data: id -> True, or False if only the adapter's parent or
-    base model was trained on it. Raises IntegrityError if a dataset's documents and sources do not match the ledger.
+    base model was trained on the data. Raises IntegrityError if a dataset's documents and sources do not match the
+    ledger.
 
     Args:
         question: exact ids and full digests, as the datasets have them.
@@ -362,13 +363,13 @@ def _took_effect(entry: AuditEntry, entered: datetime.datetime) -> datetime.date
 
 
 def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled", int]]:
-    """Return every recall that counts with the number of its ledger entry, oldest first."""
+    """Return every valid recall with the number of its ledger entry, oldest first."""
     opened = entries_of_rows(session, [OPENED])
     return [(each, opened[Recall.__tablename__, each.recall.id]) for each in _on_record(session, settings)]
 
 
 def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall, list[str]]]:
-    """Yield every recall that counts, oldest first, with the adapters that it still applies to."""
+    """Yield every valid recall, oldest first, with the adapters that it still applies to."""
     in_force = recalls_in_force(session, settings)
     for recall in (each.recall for each in _on_record(session, settings)):
         yield recall, sorted(adapter for adapter, recalls in in_force.items() if recall in recalls)
@@ -460,8 +461,7 @@ class _Recalled:
 
 
 def _on_record(session: Session, settings: Settings) -> list[_Recalled]:
-    """Return every recall that counts, oldest first, with the waivers that count. Raises the errors of
-    `acts_that_count`."""
+    """Return every valid recall, oldest first, with its valid waivers. Raises the errors of `acts_that_count`."""
     named, waivers = defaultdict[str, set[str]](set), defaultdict[str, dict[str, RecallWaiver]](dict)
     for row in session.scalars(select(RecallAdapter)):
         named[row.recall_id].add(row.adapter_id)
