@@ -83,7 +83,7 @@ def read_key(path: Path) -> Signer:
 
 
 def signer(settings: Settings) -> Signer | None:
-    """Return the ledger's private key, or None if its file is missing or this account has no access to its directory.
+    """Return the ledger's private key, or None if its file is missing or this account has no permission to read it.
     Raises the errors of `read_key`."""
     path = key_file(settings)
     try:

@@ -123,8 +123,8 @@ class Registry:
                         view.keep(self.snapshot, signer)
 
     def keep_anew(self) -> None:
-        """Replace the stored snapshot by the state that was just replayed. Without access to the ledger's key, remove
-        the snapshot."""
+        """Replace the stored snapshot, if there is one, by the state that was just replayed. Without access to the
+        ledger's key, remove the snapshot."""
         snapshot, signer = kept_state(self.settings), checkpoints.signer(self.settings)
         with self.view.lock, suppress(OSError):  # a process that only verifies has no write access
             if signer is None:
