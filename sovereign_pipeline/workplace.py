@@ -1,4 +1,4 @@
-"""Open a line's workplace: its recipe, its paths, and look-ups that stages need from later in the chain."""
+"""Open a line's workplace: its recipe, its paths, and functions that read records of later stages."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ def _no_progress(message: str) -> None:
 
 
 def _no_trainer(job: Path) -> None:
-    raise TrainingFailed("Nothing is trained outside an asset.", "Materialize the asset in the Dagster UI.")
+    raise TrainingFailed("This process cannot train an adapter.", "Materialize the asset in the Dagster UI.")
 
 
 def open_workplace(
@@ -34,10 +34,10 @@ def open_workplace(
     *,
     with_corpus: Callable[[Line], bool] | None = None,
 ) -> Workplace:
-    """Open the workplace of one line. Nothing can be trained in it without a launcher.
+    """Open the workplace of one line. Without `launch`, a stage that trains raises TrainingFailed.
 
     Args:
-        with_corpus: whether a line's stage is given unscrubbed text; None for no.
+        with_corpus: returns whether the stage of a line may read unscrubbed text. None means no.
 
     Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line without a recipe.
     """

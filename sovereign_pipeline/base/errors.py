@@ -88,13 +88,13 @@ class NotFoundError(InputError):
 class CorpusWithheld(InputError):
     """Raised when this process needs the unscrubbed text but has no access to it."""
 
-    usual_hint = "Run it under the account that can read the corpus (SOVEREIGN_CORPUS)."
+    usual_hint = "Run the command under the account that can read the corpus (SOVEREIGN_CORPUS)."
 
 
 class IntegrityError(SovereignError):
     """Raised when bytes are missing or differ from the recorded ones. The message names the file."""
 
-    usual_hint = "Restore it from a copy, and find out what changed it."
+    usual_hint = "Restore the file from a copy, and find out what changed it."
 
 
 class CeilingExceeded(SovereignError):
@@ -128,14 +128,14 @@ class TrainingFailed(SovereignError):
 
 
 class TrainingStopped(TrainingFailed):
-    """Raised when the trainer stopped before its last step, and another run resumes from the checkpoint."""
+    """Raised when the trainer stopped before its last step. Another run resumes from the checkpoint."""
 
     usual_hint = "Run again; it resumes from the last checkpoint."
 
 
 class TrainingDiverged(TrainingFailed):
-    """Raised when a training diverged or learned nothing. Its settings are the reason, and another run would repeat
-    it."""
+    """Raised when a training diverged or learned nothing. The cause is its settings, so another run would fail in the
+    same way."""
 
 
 class WorkerKilled(SovereignError):
@@ -181,7 +181,7 @@ class TextTooLong(SovereignError):
 
 
 class RunStopped(SovereignError):
-    """Raised when a run of the stages ended without success. The message is the first reason that was reported."""
+    """Raised when a run of the stages ended without success. The message is the first failure that was reported."""
 
     def __init__(
         self, message: str, hint: str | None = None, *, exit_status: int = 1, act: Act | None = None, **about: str

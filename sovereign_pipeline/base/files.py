@@ -1,4 +1,4 @@
-"""Type, read, write, lock, hash and mark files and canonical JSON."""
+"""Read, write, hash and lock files, encode canonical JSON, and define the base class of frozen models."""
 
 import fcntl
 import hashlib
@@ -115,16 +115,16 @@ def read_secret(path: Path, *, create: bool = True) -> bytes:
 def keyed_digest(secret: bytes, purpose: str, content: bytes, size: int = 32) -> bytes:
     """Return a digest that only a holder of the secret can compute: BLAKE2b with a key.
 
-    purpose: at most 16 characters. Digests of one purpose say nothing about those of another.
+    purpose: at most 16 characters. Digests of the same content for two purposes cannot be linked.
     """
     return hashlib.blake2b(content, key=secret, person=purpose.encode(), digest_size=size).digest()
 
 
 @contextmanager
 def unchanged(files: Mapping[Path, str], directories: Iterable[Path] = ()) -> Iterator[None]:
-    """Verify files by their SHA-256 before the block, and after it that nobody wrote to them, even the same content.
+    """Verify the SHA-256 of files before the block. After it, verify that nobody has written even the same content.
 
-    directories: may hold only these files. Raises IntegrityError that names the first file that is extra or changed.
+    directories: directories that may contain only these files. Raises IntegrityError for an extra or changed file.
     """
     inside = [path for directory in directories for path in (directory, *directory.rglob("*"))]
     before = {path: _stamp(path) for path in (*files, *inside)}

@@ -44,7 +44,7 @@ def confidence() -> float:
 
 @contextmanager
 def at_confidence(level: float) -> Iterator[None]:
-    """Compute the intervals of differences at another confidence than 95 % within the block."""
+    """Within the block, compute the intervals of differences at the confidence `level` instead of 0.95."""
     before = _CONFIDENCE.set(level)
     try:
         yield
@@ -55,10 +55,10 @@ def at_confidence(level: float) -> Iterator[None]:
 def clustered_interval(
     values: Sequence[float], clusters: Sequence[str], seed: int, weights: Sequence[float] | None = None
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean, or of the weighted mean. The bootstrap resamples whole
-    clusters. Its confidence is 95 %. For another `confidence`, the longer side is widened in the ratio of Student's
-    quantiles and used on both sides of the mean: 10,000 samples do not show the tails, and the skewness of few clusters
-    is mostly chance.
+    """Return the 95 % percentile bootstrap interval of the mean, or of the weighted mean. The bootstrap resamples whole
+    clusters. At another `confidence`, the interval is symmetric: the longer side of the 95 % interval, scaled by the
+    ratio of Student's quantiles, on both sides of the mean. The reason: 10,000 samples do not show the tails, and the
+    skewness of few clusters is mostly chance.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to

@@ -1,4 +1,4 @@
-"""Define the shared parts of every web page: one style, one set of security headers, one kind of template."""
+"""Define what all web pages share: style sheet, security headers, templates and translation."""
 
 import base64
 import hashlib
@@ -55,7 +55,7 @@ def translations(arabic: Path) -> Callable[[str, Language], str]:
 
 
 class Request(Protocol):
-    """The parts of an HTTP request that web pages read."""
+    """The properties of an HTTP request that web pages read."""
 
     @property
     def cookies(self) -> Mapping[str, str]: ...

@@ -98,8 +98,8 @@ class Call:
     value: Any = None
     """The function's return value, decoded from JSON."""
     where: str = ""
-    """Line of the program that raised the exception, and the exception's class if it is a built-in one. The message and
-    the program's own class names are left out, because they may quote the argument."""
+    """Location of the exception, such as "KeyError in line 3". Only built-in classes are named: the exception's message
+    and the program's own class names may quote the argument."""
 
 
 def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
@@ -139,7 +139,7 @@ def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
 def run_inside(
     order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
 ) -> tuple[str, bool]:
-    """Run an order in the sandbox. Returns the report after the run's nonce, and whether a time limit ended the run.
+    """Run an order in the sandbox. Return the report without its nonce, and whether a time limit ended the run.
 
     Raises SandboxUnavailable.
 
@@ -248,7 +248,7 @@ def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[byte
 
 
 def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
-    """Wait for the process. Returns True if a limit on wall-clock or processor time ended it."""
+    """Wait for the process. Return True if a limit on wall-clock or processor time ended it."""
     try:
         return process.wait(timeout=wall_seconds) == OUT_OF_TIME
     except subprocess.TimeoutExpired:
@@ -354,7 +354,7 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
     if path.name == "env":
         raise InputError(
             f"{name}: its first line lets {path} choose the interpreter.",
-            "Name the interpreter itself, such as #!/usr/bin/awk -f: its digest is part of the identity.",
+            "Write the interpreter's own path, such as #!/usr/bin/awk -f. Its digest is part of the identity.",
         )
     return path
 
@@ -382,12 +382,12 @@ def assert_may_be_shown(path: Path) -> None:
     real = Path(os.path.realpath(path))
     if not path.is_absolute() or ".." in path.parts or not any(Path(each) in real.parents for each in DIRECTORIES):
         raise InputError(
-            f"{path}: a command may use only what lies below {', '.join(DIRECTORIES)}, and this pipeline's own Python "
-            f"by the path {python_parts()[0]}.",
+            f"{path}: a command may use only files below {', '.join(DIRECTORIES)}, and this pipeline's own Python, "
+            f"{python_parts()[0]}.",
             "Choose another path.",
         )
     if not real.exists():
-        raise InputError(f"{path}: a command needs this file, but it does not exist.", "Install it, or correct it.")
+        raise InputError(f"{path}: a command needs this file, but it does not exist.", "Install it, or fix the path.")
 
 
 @cache
@@ -408,13 +408,13 @@ def _is_own_python(path: Path) -> bool:
 
 
 def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
-    """Return a binary's loader and the libraries that the loader finds for it. A static binary has none."""
+    """Return the paths of a binary's loader and shared libraries. The list is empty for a static binary."""
     loader = _loader_of(program, content)
     if loader is None:
         return []
     if not _is_library(loader):
         raise InputError(
-            f"{program}: its loader {loader} does not exist on this machine.", "Link it on a machine of this kind."
+            f"{program}: its loader {loader} does not exist on this machine.", "Build it on a machine like this one."
         )
     shown = [loader, *(path for path in (LIBRARY_LIST, *LIBRARIES) if Path(path).exists())]
     placed = {Path(program).name: content} if is_placed else {}

@@ -1,24 +1,24 @@
 """Set up the sandbox as its first process, then start the program. Run by `sandbox.py`.
 
-This script uses the standard library alone and starts without environment and packages. Its argument is the file
-descriptor for its report. It reads an order from standard input, one JSON object:
+This script uses only the standard library. It starts without environment variables and without packages. Its argument
+is the file descriptor for its report. It reads an order from standard input, one JSON object:
 
 - always `nonce`, `parent` (the process that started this one), `shown` (paths that stay readable) and `limits`;
 - optionally `mounted` (path in the sandbox -> directory of this machine that is readable there);
-- for a Python program `program`, its own nonce `program_nonce`, `function` (a function of the program that is then
-  called, or null) and that function's `argument`;
-- for a command `command` (an executable file with its arguments), `given` (its standard input), `output` (the
+- for a Python program: `program` (its source), `program_nonce` (a second nonce), `function` (the name of the function
+  to call after the source has run, or null) and `argument` (that function's argument);
+- for a command: `command` (an executable file with its arguments), `given` (its standard input), `output` (the
   descriptor of its standard output) and `placed` (name -> content, in base64, of each file in /tool).
 
-The report is one of these; anything else, or nothing, means failed:
+The report is one of these. An empty or any other report means that the run failed:
 
-- the program's nonce with "passed", with "returned:" and the function's result as JSON, or with "raised:" and the line
+- `program_nonce` with "passed", with "returned:" and the function's result as JSON, or with "raised:" and the line
   that failed;
-- the nonce with "ended:" and a command's exit status, or the negative number of a signal;
-- the nonce with the reason why a limit could not be set.
+- `nonce` with "ended:" and a command's exit status, or the negative number of a signal;
+- `nonce` with the reason why a limit could not be set.
 
-There are three processes. This one creates the namespaces. Its child is the init of the process namespace and makes the
-root. The grandchild drops its privileges and becomes the program or the command.
+There are three processes. This script's process creates the namespaces. Its child is the init of the process namespace
+and mounts the root. The grandchild drops its privileges and executes the program or the command.
 """
 
 import base64
@@ -44,7 +44,7 @@ PAGE = 4096  # bytes; a file on a tmpfs takes whole pages, and no machine has sm
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture (asm-generic)
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
-# Rejected system calls, by their numbers on these machines. RLIMIT_AS limits only mapped memory; these calls hold
+# Rejected system calls, by their numbers on these machines. RLIMIT_AS limits only mapped memory. These calls allocate
 # memory that is not mapped.
 MACHINES = ("x86_64", "aarch64")
 REFUSED = {
@@ -53,7 +53,7 @@ REFUSED = {
     "msgget": (68, 186),
     "memfd_create": (319, 279),
     "vmsplice": (278, 75),  # a pipe keeps a page, and thereby the 2 MiB huge page that contains it
-    "io_uring_setup": (425, 425),  # this and the next: only some kernels count this memory towards RLIMIT_MEMLOCK
+    "io_uring_setup": (425, 425),  # its memory and bpf's count towards RLIMIT_MEMLOCK only in some kernels
     "bpf": (321, 280),
     "inotify_init": (253, None),  # an inotify queue keeps thousands of unread events
     "inotify_init1": (294, 26),
@@ -68,7 +68,7 @@ MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
 
 # A filter of system calls (linux/filter.h, linux/seccomp.h, linux/audit.h).
 LOAD, AND, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
-CALL_NUMBER, CALL_MACHINE, FOURTH_ARGUMENT = 0, 4, 40  # offsets in seccomp_data; of the argument's low half
+CALL_NUMBER, CALL_MACHINE, FOURTH_ARGUMENT = 0, 4, 40  # offsets in seccomp_data; the last: of the low 32 bits
 AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 X32_CALLS = 0x40000000
 SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 2, 0x00050000, 0x7FFF0000
@@ -84,10 +84,10 @@ TOOL = "/tool"
 COMMAND_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "PYTHONHASHSEED": "0"}
 NOT_EXECUTED = 126
 
-# Root also maps this account, because the kernel exempts root from the limit on processes.
+# A sandbox started by root runs the program as this account: the kernel exempts root from the limit on processes.
 NOBODY = 65534
 
-# Source of the program's process. Its memory holds only the nonce and the report's descriptor.
+# Python source that runs the program. In its memory the program can find only its nonce and the report's descriptor.
 RUNNER = """
 import json, os, sys
 order = json.loads(sys.stdin.buffer.read())
@@ -281,7 +281,7 @@ def refuse_calls() -> None:
 
 
 def become_program(order: Order, report: int) -> None:
-    """Replace this process by the command, or by Python that runs the program."""
+    """Replace this process by the command, or by a Python interpreter that runs the program."""
     command: list[str] | None = order["command"]
     if command is None:
         passed = {name: order[name] for name in ("program", "function", "argument", "most")}

@@ -13,8 +13,8 @@ from sovereign_pipeline.base.errors import InputError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-# Each variable is for a library that this project loads: hub clients, telemetry, kernels downloaded at first use,
-# threads.
+# Variables that the loaded libraries read: they turn off hub clients, telemetry and kernels that are downloaded at
+# first use, and configure threads.
 # MLflow expects DO_NOT_TRACK as a word, not as "1".
 OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
@@ -62,7 +62,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
     accounts that write to the registry can read it."""
 
     corpus: Path = NOT_GIVEN
-    """Directory of unscrubbed documents, outside `home`. Only stages up to the split get it."""
+    """Directory of unscrubbed documents, outside `home`. Only the stages up to the split can read it."""
 
     suites: Path = NOT_GIVEN
     """Mirror of published suites, one folder each. Their cards are in `data/suites`."""
@@ -137,7 +137,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
             if value is NOT_GIVEN:
                 value = of_home[each.name]
             object.__setattr__(self, each.name, value.absolute() if isinstance(value, Path) else value)
-        if self.dagster_url is not None:  # psycopg 3 reads notifications, which Dagster waits for, in another way
+        if self.dagster_url is not None:  # Dagster's wait for notifications works only with psycopg 2
             driven = re.sub(r"^postgres(?:ql)?(?:\+\w+)?:", "postgresql+psycopg2:", self.dagster_url)
             object.__setattr__(self, "dagster_url", driven)
 
@@ -200,8 +200,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
 
     @property
     def caches_key(self) -> Path:
-        """Secret under which checkpoints and cached results are marked (`files.read_secret`). If it is lost, they are
-        computed again."""
+        """Secret that authenticates checkpoints and cached results (`files.read_secret`). Without it, they are computed
+        again."""
         return self.keys / "caches.key"
 
     @property

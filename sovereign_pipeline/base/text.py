@@ -108,7 +108,7 @@ BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"
 """Characters that display as blank although most of them are letters by Unicode category."""
 
 _SPACES = "\t\n\v\f\r\x85"
-_SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # white in circles, white in squares, of flags: unchanged by NFKD
+_SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # NFKD keeps negative circled, negative squared and flag letters
 # Typists spell these letters differently in Arabic text. Hamza and madda are marks, which NFKD separates.
 _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 

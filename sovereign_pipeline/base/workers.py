@@ -49,7 +49,7 @@ class WorkerPool:
         self._pool.shutdown(cancel_futures=True)
 
     def over(self, items: Iterator[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-        """Yield the result of `work` for each item, in the items' order. Can be called several times. Raises
+        """Yield the result of `work` for each item, in the items' order. It can be called several times. Raises
         WorkerKilled, and the exceptions that `work` raises."""
         under_way: deque[Future[Result]] = deque()
 

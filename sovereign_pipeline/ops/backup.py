@@ -1,8 +1,8 @@
 """Create an encrypted backup of an installation while it is in use.
 
-Registry, checkpoint and keys are copied first, under the ledger's lock. The other files follow: references before the
-artifacts that they name, and the home before the corpus. Other databases are copied with SQLite's backup API or dumped
-with pg_dump.
+Registry, checkpoint and keys are copied first, while the ledger is locked. The files of the home follow, then those of
+the corpus. References to artifacts are copied before the artifacts. Other databases are copied with SQLite's backup API
+or dumped with pg_dump.
 """
 
 import datetime
@@ -45,8 +45,8 @@ ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
 
 
 CREATED, FAILED = "backup created", "backup failed"
-"""Actions of a backup's ledger entries. The first is logged before the backup, which therefore contains the entry; the
-second after a failure."""
+"""Actions of a backup's ledger entries. `CREATED` is logged before the copying begins, so that the backup contains the
+entry. `FAILED` is logged after a failure."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,11 @@ class Taken:
 
 
 def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
-    """Append a ledger entry, then write a backup to a new folder, encrypted with a public key. Raises InputError, and
-    IntegrityError if the registry does not match its checkpoint."""
+    """Append a ledger entry, then write an encrypted backup to a new folder. Raises InputError, and IntegrityError if
+    the registry does not match its checkpoint.
+
+    recipient: age public key (age1…).
+    """
     database_file(settings)
     for database in on_servers(settings).values():
         postgresql.assert_can_dump(database)
@@ -92,7 +95,7 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
 
 @contextmanager
 def folder_aside(parent: Path) -> Iterator[Path]:
-    """Create a private temporary folder, and remove it at the end. Removes leftovers of killed processes first."""
+    """Remove the temporary folders of killed processes, then create a private one. Remove it after the block."""
     _remove_left(parent)
     path, lock = _locked(parent)
     try:
@@ -126,7 +129,8 @@ def _remove(path: Path, lock: int) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a folder. Returns None if another process has locked it, or if it is missing or another account's."""
+    """Lock a folder and return the lock's descriptor. Return None if another process has locked the folder, if the
+    folder is missing, or if it belongs to another account."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -148,7 +152,7 @@ DUMPS = {REGISTRY_DUMP: "registry_url", "mlflow/mlflow.dump": "mlflow_url", "dag
 SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
 PASSING = (".building", ".partial", ASIDE)
-"""Name prefixes of folders with unfinished work."""
+"""Name prefixes of folders with unfinished work, which are not backed up."""
 
 
 @dataclass
@@ -173,7 +177,9 @@ class Snapshot:
                         to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
                         shutil.copyfile(path, to)
                 checkpoint = checkpoint_file(self.settings).read_text(encoding="utf-8")
-            if server is not None:  # outside the lock: a dump takes longer than others may wait for it
+            if (
+                server is not None
+            ):  # outside the lock, because processes that wait for the lock time out before a dump ends
                 postgresql.dump(server, self._aside(REGISTRY_DUMP), state)
         return checkpoint
 
@@ -194,7 +200,7 @@ class Snapshot:
                 progress(f"{counted(len(archive.listed), 'file')}, at {name.partition('/')[0]}")
 
     def _others(self) -> Iterator[tuple[str, Path]]:
-        """Yield each file's name in the archive and its path: references before artifacts, and the home first."""
+        """Yield each file's name in the archive and its path, in the order of the module's docstring."""
         for field_name in ROOTS:
             root: Path = getattr(self.settings, field_name)
             paths = list(_files(root, self.links))
@@ -209,7 +215,7 @@ class Snapshot:
                 try:
                     _copy_database(path, copy)
                     archive.add(name, copy)
-                except sqlite3.DatabaseError:  # the file begins like a database, and is not one
+                except sqlite3.DatabaseError:  # the file begins like a database, but is not a database
                     archive.add(name, path)
                 copy.unlink()
             else:
@@ -231,16 +237,16 @@ def database_file(settings: Settings) -> Path | None:
         return None
     if url.get_backend_name() != "sqlite" or not url.database:
         raise InputError(
-            f"{VARIABLES['registry_url']}: this database is neither a file of SQLite nor on a PostgreSQL "
-            "server, so this backup cannot copy it.",
+            f"{VARIABLES['registry_url']}: this database is neither an SQLite file nor on a PostgreSQL "
+            "server, so it cannot be backed up.",
             "Take the server's own backup first, then copy home, corpus, vault and keys (docs/how-to/ledger.md).",
         )
     return Path(url.database).absolute()
 
 
 def on_servers(settings: Settings) -> dict[str, Database]:
-    """Return name of a dump -> database, for the settings' databases on a PostgreSQL server. A database that several
-    settings name has only one dump."""
+    """Return dump name -> database for the databases on a PostgreSQL server. If several settings name the same
+    database, it is listed once."""
     found: dict[str, Database] = {}
     places = set[tuple[object, ...]]()
     for name, setting in DUMPS.items():

@@ -110,10 +110,10 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
     """Read an archive from start to end, compare it with its list, and return the list.
 
     Args:
-        sha256: signed SHA-256 of the archive. The decrypted bytes are compared with it, because the medium may change
-            after an earlier verification.
+        sha256: signed SHA-256 of the encrypted archive. It is verified again while the archive is decrypted, because
+            the medium may have changed since an earlier verification.
         take: called with each file and its bytes, in blocks, **before** the list is verified. Use its results only
-            after this function returns. Its `Listed` argument has an empty digest.
+            after this function returns. The `Listed` that it gets has an empty digest.
 
     Raises PrivacyError if the key does not decrypt the archive, and IntegrityError.
     """
@@ -123,7 +123,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
         identity = pyrage.x25519.Identity.from_str(private_key.strip())
     except pyrage.IdentityError:
         raise PrivacyError(
-            "The key file contains no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
+            "The key file contains no age private key (AGE-SECRET-KEY-1…).", "Use the file of the private key."
         ) from None
     found: list[Listed] = []
     content = b""
@@ -143,9 +143,9 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
                     found.append(_taken(member, stream, take))
     except pyrage.DecryptError:
         raise PrivacyError(
-            f"{path}: this key does not decrypt the backup.", "Give the private key of this backup."
+            f"{path}: this key does not decrypt the backup.", "Use the private key of this backup."
         ) from None
-    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:  # also names that no file has
+    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:  # also invalid file names
         raise DamagedBackup(f"{path}: it cannot be read ({type(error).__name__}).") from None
     try:
         listed = [Listed(**each) for each in json.loads(content)]
@@ -165,7 +165,7 @@ def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str
     while hashing.read(BLOCK):
         pass
     if hashing.sha256.hexdigest() != sha256:
-        raise DamagedBackup("The backup changed while it was read: these are not the signed bytes.")
+        raise DamagedBackup("The backup's archive changed while it was read: its SHA-256 is not the signed one.")
 
 
 def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, Iterator[bytes]], None]) -> Listed:
@@ -185,8 +185,8 @@ def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, I
 
 @contextmanager
 def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[bytes]]:
-    """Yield one end of a pipe while a thread encrypts or decrypts at the other end. Raises the thread's error at the
-    end."""
+    """Yield one end of a pipe while a thread encrypts or decrypts at the other end. An error of the thread is raised
+    after the block."""
     reading, writing = os.pipe()
     ends = {"rb": reading, "wb": writing}
     errors: list[BaseException] = []
@@ -203,7 +203,7 @@ def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[b
     try:
         with os.fdopen(ends[ours], ours) as end:
             yield cast(IO[bytes], end)
-            while ours == "rb" and end.read(BLOCK):  # read to the end, or the writer gets a broken pipe
+            while ours == "rb" and end.read(BLOCK):  # read to the end, because otherwise the writer gets a broken pipe
                 pass
     except (OSError, EOFError, tarfile.TarError):
         thread.join()
@@ -267,7 +267,7 @@ def read_description(directory: Path, trust: Trust) -> Description:
     content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     try:
         description = Description.model_validate_json(content)
-        index = description.head.size  # a key that was replaced later stays valid for earlier signatures
+        index = description.head.size  # a key that is replaced after this entry stays valid for this signature
     except (ValidationError, InputError):
         raise DamagedBackup(f"{directory / DESCRIPTION}: this is not a backup's description.") from None
     signature = read_bounded(directory / SIGNATURE, LARGEST_BUNDLE, DamagedBackup.usual_hint)
@@ -275,7 +275,7 @@ def read_description(directory: Path, trust: Trust) -> Description:
     verify_statement(signature, trust, PIPELINE, predicate_type=BACKUP, sha256=sha256, at_index=index)
     archive = directory / ARCHIVE
     if archive.is_symlink() or not archive.is_file() or file_sha256(archive) != description.archive:
-        raise DamagedBackup(f"{archive}: these are not the backup's bytes.")
+        raise DamagedBackup(f"{archive}: its SHA-256 differs from the signed one.")
     if extra := sorted({path.name for path in directory.iterdir()} - {ARCHIVE, DESCRIPTION, SIGNATURE}):
-        raise DamagedBackup(f"{directory}: {extra[0]!a} was not signed, and other files are not allowed here.")
+        raise DamagedBackup(f"{directory}: the folder may contain only signed files, but {extra[0]!a} was not signed.")
     return description

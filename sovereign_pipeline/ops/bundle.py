@@ -1,4 +1,4 @@
-"""Pack a bundle on the connected side; verify and install it with the trust root of the receiving installation."""
+"""Pack a bundle on a connected machine; verify and install it with the trust root of the receiving installation."""
 
 import hashlib
 import io
@@ -84,20 +84,20 @@ def verified(
     bases: Sequence[Path] = (),
     newer_than: Path | None = None,
 ) -> Bundle:
-    """Verify a bundle with two implementations: its own code and `record/`. Both must accept it.
+    """Verify a bundle with two implementations, `bundle_tool.py` and `record/`. Both must accept it.
 
-    Rejects a trust root that is older than this installation's. Raises IntegrityError.
+    Raises IntegrityError, also for a bundle whose trust root is older than this installation's.
 
     Args:
-        root_sha256: SHA-256 of the first root; None uses this installation's trust root.
+        root_sha256: SHA-256 of the first root. If None, use this installation's trust root.
     """
     at_least = (1, 1)
     if (settings.data / TRUST).is_dir():
         trust = trust_root(settings)
         if root_sha256 not in (None, trust.root_sha256):
             raise IntegrityError(
-                f"The trust root of this installation is {trust.root_sha256}, not {root_sha256}.",
-                "Use this installation's trust root.",
+                f"This installation's trust root has the SHA-256 {trust.root_sha256}, not {root_sha256}.",
+                "Verify with this installation's trust root.",
             )
         at_least, root_sha256 = (trust.root_version, trust.targets_version), trust.root_sha256
     elif root_sha256 is None:
@@ -138,7 +138,7 @@ def pack(
     """
     trust.key(ROLE, signer.keyid)
     if not trust.counts(ROLE, signer.keyid, None):
-        raise SignInError("This key of the role bundle is revoked.", "Use the replacement key.")
+        raise SignInError("The key that signs bundles here is revoked.", "Use the key that replaced it.")
     created = (now or datetime.now(UTC)).strftime(TIME)
     base, left_out = _earlier(since, trust, created) if since is not None else (None, frozenset())
     blobs = out / bundle_tool.BLOBS
@@ -235,7 +235,7 @@ def _earlier(index: Path, trust: Trust, created: str) -> tuple[str, frozenset[st
         earlier = bundle_tool.read_earlier(index, carried_trust.BundleKeys((1, 1), keys))
     except Refused as refused:
         raise IntegrityError(
-            refused.message, "Give the unchanged index of an earlier bundle, or pack a complete bundle."
+            refused.message, "Use the unchanged index of an earlier bundle, or pack a complete bundle."
         ) from None
     if earlier.created >= created:
         raise IntegrityError(
@@ -254,7 +254,7 @@ def trust_root_files(settings: Settings) -> Iterator[Content]:
 
 
 def configuration(settings: Settings) -> Iterator[Content]:
-    """Yield the files of `data/` without documents and base models. Raises InputError for a symbolic link."""
+    """Yield the files of `data/`, except those in `NOT_CARRIED`. Raises InputError for a symbolic link."""
     models = [model_directory(settings, load_card(settings, name)) for name in _cards(settings)]
     for path in sorted(settings.data.rglob("*")):
         relative = path.relative_to(settings.data)
@@ -287,7 +287,7 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
         try:
             files = suite_files(settings, card)
         except SourceError:
-            progress(f"suite {name}: not in the mirror, so not packed")
+            progress(f"suite {name}: it is not in the mirror, so it is not packed")
             continue
         suite_digest(settings, card)
         origin = f"pinned by the card of {name}" if card.sha256 else f"not pinned: the card of {name} has no digest"
@@ -302,7 +302,7 @@ def release(project: Path) -> Content:
         raise InputError(f"{project}: this is not a git checkout.", "Pack in a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
         raise InputError(
-            f"{project}: files differ from the commit.", "Commit the changes, so that the bundle's content is known."
+            f"{project}: there are uncommitted changes.", "Commit them, so that the bundle names the commit it packs."
         )
     commit = _git(project, "rev-parse", "HEAD").decode().strip()
     return Content("release/source.tar", _git(project, "archive", "--format=tar", "HEAD"), f"commit {commit}")
@@ -315,14 +315,14 @@ def _cards(settings: Settings) -> list[str]:
 def _git(project: Path, *arguments: str) -> bytes:
     done = subprocess.run(("git", "-C", str(project), *arguments), capture_output=True, check=False)
     if done.returncode != 0:
-        raise InputError(f"{project}: git {arguments[0]} failed (status {done.returncode}).", "Pack in a checkout.")
+        raise InputError(f"{project}: git {arguments[0]} failed (status {done.returncode}).", "Pack in a git checkout.")
     return done.stdout
 
 
 BUILD = "build.txt"
 PIN = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 PUBLISHED = "pinned by requirements/"
-"""Origin of a wheel that was downloaded as its publisher built it."""
+"""Origin of a wheel that was downloaded in its publisher's build."""
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
@@ -341,13 +341,13 @@ def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progr
         folder.mkdir(parents=True)
     pins = {pin for name in (BUILD, *names) for pin in PIN.findall((requirements / name).read_text(encoding="utf-8"))}
     for name in (BUILD, *names):
-        progress(f"downloading what {name} pins")
+        progress(f"downloading the packages that {name} pins")
         lock = ("--require-hashes", "--no-deps", "--no-build-isolation", "-r", str(requirements / name))
         _pip("download", "--dest", str(published), *lock)
     for archive in sorted(published.iterdir()):
         if file_sha256(archive) not in pins:
             raise IntegrityError(
-                f"{archive.name}: no lock file pins these bytes.", "Find out where pip took them from."
+                f"{archive.name}: no lock file pins its SHA-256.", "Find out from where pip downloaded it."
             )
         if archive.suffix != ".whl":
             progress(f"building a wheel of {archive.name}")

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 LARGEST_JSON = 64 << 20
 BLOCK = 1 << 20
 TIME = "%Y-%m-%dT%H:%M:%SZ"
-AGAIN = "Take the bundle again from where it was packed, and find out who changed it."
+AGAIN = "Copy the bundle again from the machine that packed it, and find out who changed it."
 
 
 class Refused(Exception):
@@ -54,7 +54,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise Refused(f"{path}: it cannot be read ({error.strerror}).") from None
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Refused(f"{path}: this is not a file.")
+            raise Refused(f"{path}: this is not a regular file.")
         yield stream
 
 
@@ -62,7 +62,7 @@ def small_file(path: Path) -> bytes:
     with opened(path) as stream:
         content = stream.read(LARGEST_JSON + 1)
     if len(content) > LARGEST_JSON:
-        raise Refused(f"{path}: the file is larger than any of its kind.")
+        raise Refused(f"{path}: the file is too large for its purpose.")
     return content
 
 
@@ -75,7 +75,7 @@ def each_block(path: Path, digest: str, size: int | None) -> Iterator[bytes]:
             read += len(block)
             yield block
     if hasher.hexdigest() != digest or size not in (None, read):
-        raise Refused(f"{path}: these are not the bytes that were signed ({read} bytes of {size}).")
+        raise Refused(f"{path}: its bytes differ from the signed ones ({read} bytes read, {size} signed).")
 
 
 def compare(path: Path, digest: str, size: int | None) -> None:
@@ -84,20 +84,21 @@ def compare(path: Path, digest: str, size: int | None) -> None:
 
 
 def json_object(content: bytes, where: object) -> dict[str, Any]:
-    """Parse a JSON object. Raises Refused for other values, and for a repeated key, which parsers treat differently."""
+    """Parse a JSON object. Raises Refused for another value, and for a repeated key, which parsers handle in different
+    ways."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            raise ValueError("a key stands there twice")
+            raise ValueError("a key is repeated")
         return found
 
     try:
         parsed = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        raise Refused(f"{where}: this is no JSON as a bundle has it ({type(error).__name__}).") from None
+        raise Refused(f"{where}: this is not valid JSON of a bundle ({type(error).__name__}).") from None
     if not isinstance(parsed, dict):
-        raise Refused(f"{where}: this is no JSON object.")
+        raise Refused(f"{where}: this is not a JSON object.")
     return parsed
 
 
@@ -105,7 +106,7 @@ def moment(text: object, where: object) -> datetime:
     try:
         return datetime.strptime(str(text), TIME).replace(tzinfo=UTC)
     except ValueError:
-        raise Refused(f"{where}: {text!a} is no time.") from None
+        raise Refused(f"{where}: {text!a} is not a UTC time such as 2026-01-31T12:00:00Z.") from None
 
 
 def spelled(content: Any) -> bytes:
@@ -136,8 +137,8 @@ SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
 
 
 def is_signed(public_der: bytes, signature: bytes, content: bytes) -> bool:
-    """Return whether this is the key's ECDSA signature over these bytes. Key (SubjectPublicKeyInfo) and signature are
-    in DER."""
+    """Return whether `signature` is the key's ECDSA signature over `content`. The key (SubjectPublicKeyInfo) and the
+    signature are in DER."""
     key, numbers = _point(public_der), _numbers(signature)
     if key is None or numbers is None:
         return False
@@ -220,9 +221,9 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
     """Verify a trust root's files (name -> content) and return the keys with the role `bundle`. Raises Refused."""
     count = sum(ROOTS.fullmatch(name) is not None for name in files)
     if {*files} != {"root.json", "targets.json", *(f"{number}.root.json" for number in range(1, count + 1))}:
-        raise Refused(f"{TRUST}: its files are not targets.json, root.json and every root from the first.")
+        raise Refused(f"{TRUST}: it must contain exactly targets.json, root.json and every root from the first.")
     if count == 0 or sha256(files["1.root.json"]) != root_sha256.lower():
-        raise Refused(f"{TRUST}/1.root.json: its SHA-256 is not {root_sha256}. It is another trust root.")
+        raise Refused(f"{TRUST}/1.root.json: this is another trust root. Its SHA-256 is not {root_sha256}.")
     root = _newest_root([files[f"{number}.root.json"] for number in range(1, count + 1)])
     if files["root.json"] != files[f"{count}.root.json"]:
         raise Refused(f"{TRUST}/root.json: it is not the newest root.")
@@ -232,7 +233,7 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
     signed = targets["signed"]
     role = next((each for each in signed["delegations"]["roles"] if each["name"] == "bundle"), None)
     if signed["_type"] != "targets" or signed["root_version"] > count:
-        raise Refused(f"{name}: it was made under root {signed['root_version']}, and the newest here is {count}.")
+        raise Refused(f"{name}: it was signed under root {signed['root_version']}, but the newest root is {count}.")
     if role is None or role["threshold"] != 1:
         raise Refused(f"{name}: it has no role bundle with a threshold of one key.")
     for expires in (root["expires"], signed["expires"], role["expires"]):
@@ -259,7 +260,7 @@ def _newest_root(roots: list[bytes]) -> dict[str, Any]:
         for by in (before, signed) if before else (signed,):
             _assert_threshold(root, by["keys"], by["roles"]["root"], name)
         if (signed["_type"], signed["version"]) != ("root", number):
-            raise Refused(f"{name}: it says that it is {signed['_type']} {signed['version']}.")
+            raise Refused(f"{name}: its content is of another type or version: {signed['_type']} {signed['version']}.")
         before = signed
     return before
 
@@ -318,21 +319,21 @@ def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> S
     payload = base64.b64decode(envelope["payload"], validate=True)
     signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
     if spelled(_envelope(keyid, payload, signature)) + b"\n" != bundle:
-        raise Refused(f"{SIGNATURE}: its bytes were changed after it was written.")
+        raise Refused(f"{SIGNATURE}: its bytes are not those that the signer writes.")
     if keyid not in trusted.keys:
         raise Refused(
-            f"{SIGNATURE}: the key {keyid} has not the role bundle in the trust root, or is revoked.",
-            "Have the bundle signed anew, with a key of this role.",
+            f"{SIGNATURE}: the key {keyid} does not have the role bundle in the trust root, or is revoked.",
+            "Have the bundle packed again and signed with a key of this role.",
         )
     if not is_signed(
         trusted.keys[keyid], signature, f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode() + payload
     ):
-        raise Refused(f"{SIGNATURE}: the signature is not over this statement.")
+        raise Refused(f"{SIGNATURE}: the signature does not verify over this statement.")
     statement = json_object(payload, SIGNATURE)
     if (statement["_type"], statement["predicateType"]) != (STATEMENT, PREDICATE):
-        raise Refused(f"{SIGNATURE}: the statement is not of the kind {PREDICATE}.")
+        raise Refused(f"{SIGNATURE}: the statement's type is not {PREDICATE}.")
     if statement["subject"] != [{"name": INDEX, "digest": {"sha256": index_sha256}}]:
-        raise Refused(f"{INDEX}: these are not the bytes that were signed.")
+        raise Refused(f"{INDEX}: its SHA-256 differs from the signed one.")
     return Signed(keyid, int(statement["predicate"]["files"]))
 
 
@@ -405,9 +406,9 @@ def verify(
     """Verify every file of a bundle. Raises Refused that names the first difference.
 
     Args:
-        bases: the base of this delta, the base of that base, and so on.
+        bases: for a delta, the folders of its base, of that base's base, and so on.
         at_least: minimum versions of root and targets. An older trust root is rejected.
-        newer_than: index of a bundle that was verified before. A bundle that is not newer is rejected.
+        newer_than: index of a bundle that was verified earlier. A bundle that is not newer is rejected.
     """
     at = now or datetime.now(UTC)
     bundle: Bundle = whole(lambda: _verified(directory, root_sha256, bases, at, at_least), directory)
@@ -415,8 +416,8 @@ def verify(
         earlier = whole(lambda: _index(small_file(newer_than), newer_than)[0][CREATED], newer_than)
         if bundle.created <= earlier:
             raise Refused(
-                f"{directory}: the bundle was made at {bundle.created}, and {newer_than} at {earlier}.",
-                "Somebody restored an older bundle. Use the newest one.",
+                f"{directory}: the bundle was packed at {bundle.created}, which is not after {newer_than} ({earlier}).",
+                "Use the newest bundle. Find out who replaced it by an older one.",
             )
     return bundle
 
@@ -429,8 +430,8 @@ def _verified(
     trusted = bundle_keys({name.partition("/")[2]: content for name, content in of_trust.items()}, root_sha256, now)
     if trusted.versions[0] < at_least[0] or trusted.versions[1] < at_least[1]:
         raise Refused(
-            f"{directory / TRUST}: root {trusted.versions[0]} and targets {trusted.versions[1]} are older than root "
-            f"{at_least[0]} and targets {at_least[1]}, which are in force here."
+            f"{directory / TRUST}: root {trusted.versions[0]} and targets {trusted.versions[1]} are older than this "
+            f"installation's root {at_least[0]} and targets {at_least[1]}."
         )
     index = small_file(directory / INDEX)
     signed = signed_statement(small_file(directory / SIGNATURE), trusted, sha256(index))
@@ -438,7 +439,7 @@ def _verified(
     created, base = annotations[CREATED], annotations.get(BASE)
     if moment(created, directory / INDEX) > now:
         raise Refused(
-            f"{directory / INDEX}: it was made at {created}, which is after now.", "Set this machine's clock."
+            f"{directory / INDEX}: it was packed at {created}, which is in the future.", "Set this machine's clock."
         )
     in_bases = _in_bases(base, created, bases, directory)
     compare(directory / BLOBS / manifest, manifest, None)
@@ -451,7 +452,7 @@ def _verified(
     if TOOL not in plain or {*of_trust} != {*plain} - {TOOL}:
         raise Refused(f"{directory / INDEX}: it does not list {TOOL} and the trust root.")
     if small_file(directory / OCI_LAYOUT) != LAYOUT:
-        raise Refused(f"{directory / OCI_LAYOUT}: it is not as a bundle has it.")
+        raise Refused(f"{directory / OCI_LAYOUT}: its content is not that of a bundle.")
     compare(in_bases.get(sha256(EMPTY), directory / BLOBS / sha256(EMPTY)), sha256(EMPTY), len(EMPTY))
     compared = {(each.path, each.sha256, each.size) for each in files}
     compared |= {(directory / name, each.sha256, each.size) for name, each in plain.items()}
@@ -464,7 +465,7 @@ def _verified(
 def _entries(directory: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
     """Yield each file's name in the bundle and its path. Raises Refused for links and special files."""
     if directory.is_symlink() or not directory.is_dir():
-        raise Refused(f"{directory}: there is no bundle, or it is a link.", "Name the bundle's own directory.")
+        raise Refused(f"{directory}: this is not a directory, or it is a link.", "Give the bundle's own directory.")
     for path in sorted(directory.iterdir()):
         mode, name = path.lstat().st_mode, f"{prefix}{path.name}"
         if stat.S_ISDIR(mode) and name in FOLDERS:
@@ -472,7 +473,7 @@ def _entries(directory: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
         elif stat.S_ISREG(mode):
             yield name, path
         else:
-            raise Refused(f"{path}: it is a link, a folder or a device, and none belongs here.")
+            raise Refused(f"{path}: a bundle contains no link, device or folder at this path.")
 
 
 def _assert_exactly(directory: Path, there: set[str], listed: set[str]) -> None:
@@ -480,7 +481,7 @@ def _assert_exactly(directory: Path, there: set[str], listed: set[str]) -> None:
     if missing := sorted(expected - there):
         raise Refused(f"{directory / missing[0]}: the file is missing.")
     if extra := sorted(there - expected):
-        raise Refused(f"{directory / extra[0]}: the file was not signed, and nothing else may lie here.")
+        raise Refused(f"{directory / extra[0]}: the file was not signed. A bundle may contain only signed files.")
 
 
 def _index(content: bytes, where: Path) -> tuple[dict[str, Any], str]:
@@ -496,7 +497,7 @@ def _index(content: bytes, where: Path) -> tuple[dict[str, Any], str]:
 def _digest(descriptor: Mapping[str, Any], where: Path) -> str:
     algorithm, _, digest = str(descriptor["digest"]).partition(":")
     if algorithm != "sha256" or len(digest) != 64 or {*digest} - HEX:
-        raise Refused(f"{where}: {descriptor['digest']!a} is no SHA-256.")
+        raise Refused(f"{where}: {descriptor['digest']!a} is not a SHA-256.")
     return digest
 
 
@@ -512,11 +513,11 @@ def _files(manifest: bytes, directory: Path, in_bases: Mapping[str, Path]) -> It
         digest, notes, size = _digest(layer, where), layer["annotations"], layer["size"]
         name = notes[TITLE]
         if not is_safe(name) or type(size) is not int or size < 0:
-            raise Refused(f"{where}: the file name {_short(name)} leads elsewhere, or the file has no size.")
+            raise Refused(f"{where}: the file name {_short(name)} is unsafe, or the file has no size.")
         folded = str(place_of(name)).casefold()
         above = set(_above(folded))
         if folded in taken | folders or above & taken:
-            raise Refused(f"{where}: the file name {_short(name)} is there twice, or within another file's.")
+            raise Refused(f"{where}: the file name {_short(name)} is listed twice, or lies below another file's path.")
         taken.add(folded)
         folders |= above
         path = in_bases.get(digest, directory / BLOBS / digest)
@@ -528,7 +529,7 @@ def _short(name: object) -> str:
 
 
 def is_safe(name: object) -> bool:
-    """Return whether a file name stays below its folder and can be stored on every file system."""
+    """Return whether a file name is relative, does not leave its folder, and is valid on every file system."""
     return (
         isinstance(name, str)
         and name.isprintable()
@@ -556,7 +557,7 @@ class Earlier:
 
 
 def read_earlier(index: Path, trusted: BundleKeys) -> Earlier:
-    """Read an earlier bundle with a trusted signature. Needs only its index and manifest."""
+    """Verify the signature of an earlier bundle and return its content. Reads only its index and manifest."""
     return whole(lambda: _earlier(index, trusted), index)  # type: ignore[no-any-return]
 
 
@@ -578,10 +579,10 @@ def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path
         annotations, manifest = _index(index, folder / INDEX)
         if sha256(index) != base or annotations[CREATED] >= created:
             raise Refused(
-                f"{folder}: {above} does not add to this bundle.",
-                f"Name the bundle whose index has the SHA-256 {base}."
+                f"{folder}: this bundle is not the base of {above}.",
+                f"Use the bundle whose index has the SHA-256 {base}."
                 if base
-                else "The bundle is complete: do not name a base.",
+                else "The bundle is complete: leave the base out.",
             )
         compare(folder / BLOBS / manifest, manifest, None)
         listed = {each.sha256 for each in _files(small_file(folder / BLOBS / manifest), folder, {})}
@@ -591,8 +592,8 @@ def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path
         above, base, created = folder, annotations.get(BASE), annotations[CREATED]
     if base is not None:
         raise Refused(
-            f"{above}: it adds to another bundle, whose index has the SHA-256 {base}.",
-            "Name that bundle's folder as its base.",
+            f"{above}: this is a delta, and its base is missing: the bundle whose index has the SHA-256 {base}.",
+            "Give that bundle's folder as a base.",
         )
     return found
 
@@ -611,7 +612,7 @@ PLACES: Mapping[str, str] = {
 """Folder in the bundle -> folder below the target. Other files keep their path."""
 SETTINGS = "environment"
 """File with environment variables below the target, in the format of systemd's `EnvironmentFile`."""
-SAFE_LINKS_NOTE = "An archive of a release holds files and folders alone."
+SAFE_LINKS_NOTE = "Pack the release again. Its archive may contain only files and folders."
 
 Tell = Callable[[str], None]
 
@@ -622,22 +623,22 @@ def this_platform() -> str:
 
 
 def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
-    """Install a verified bundle to a new folder, and return the environment's folder. Raises Refused if the target
-    exists: an environment cannot be moved later. Removes a failed installation."""
+    """Install a verified bundle to a new folder, and return the environment's folder. A failed installation is removed.
+    Raises Refused, also if the target exists. The target is final, because an environment cannot be moved."""
     if bundle.platform != this_platform():
         raise Refused(
-            f"The bundle is for {bundle.platform}, and this is {this_platform()}.", "Pack one for this machine."
+            f"The bundle is for {bundle.platform}, but this machine is {this_platform()}.", "Pack one for this machine."
         )
     if not hasattr(tarfile, "data_filter"):
         raise Refused(
-            f"Python {platform.python_version()} unpacks archives without looking where their names lead.",
+            f"Python {platform.python_version()} cannot unpack archives safely: it does not check their file names.",
             "Install with Python 3.11.4 or a later 3.11.",
         )
     try:
         target.mkdir(parents=True)
     except FileExistsError:
         raise Refused(
-            f"{target}: it is there already, and nothing is installed over it.", "Name a new folder."
+            f"{target}: the target exists already, and it is not overwritten.", "Choose a new folder."
         ) from None
     try:
         _install(bundle, target.resolve(), tell)
@@ -687,20 +688,19 @@ def _copy(carried: Carried, to: Path) -> None:
 
 
 def _unpack(archive: Path, into: Path) -> None:
-    """Unpack an archive. Raises Refused for a link, a device or a name that leads outside the folder."""
+    """Unpack an archive. Raises Refused for a link, for a device, and for a path outside the folder."""
     try:
         with tarfile.open(archive, "r:") as opened:
             for member in opened:
                 if not (member.isreg() or member.isdir()) or not is_safe(member.name):
-                    raise Refused(f"{SOURCE}: {_short(member.name)} is no file, or leads elsewhere.", SAFE_LINKS_NOTE)
+                    raise Refused(f"{SOURCE}: {_short(member.name)} is a link or device, or unsafe.", SAFE_LINKS_NOTE)
                 opened.extract(member, into, filter="data")
     except (tarfile.TarError, ValueError, RecursionError) as error:
         raise Refused(f"{SOURCE}: it cannot be unpacked ({type(error).__name__}).", SAFE_LINKS_NOTE) from None
 
 
 def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
-    """Yield pip requirements: each wheel's project, version and digest. Raises Refused for two wheels of one
-    project."""
+    """Yield each wheel's pip requirement: project, version and digest. Raises Refused for two wheels of one project."""
     seen: set[str] = set()
     for carried in wheels:
         found = WHEEL.fullmatch(carried.name.partition("/")[2])
@@ -708,7 +708,7 @@ def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
             raise Refused(f"{carried.name}: this is not a wheel's file name.")
         project = re.sub(r"[-_.]+", "-", found[1]).lower()
         if project in seen:
-            raise Refused(f"{carried.name}: there is another wheel of {project}, and one is installed.")
+            raise Refused(f"{carried.name}: the bundle contains more than one wheel of {project}.")
         seen.add(project)
         yield f"{project}=={found[2]} --hash=sha256:{carried.sha256}"
 
@@ -730,16 +730,16 @@ def told(bundle: Bundle) -> Iterator[str]:
 
 def _lines(bundle: Bundle) -> Iterator[str]:
     size = sum(each.size for each in bundle.files)
-    yield f"verified: {len(bundle.files)} files, {size / 1e6:.1f} MB, for {bundle.platform}, made at {bundle.created}"
-    yield f"  index    {bundle.index_sha256}" + (f", adds to {bundle.base}" if bundle.base else "")
+    yield f"verified: {len(bundle.files)} files, {size / 1e6:.1f} MB, for {bundle.platform}, packed {bundle.created}"
+    yield f"  index    {bundle.index_sha256}" + (f", delta to {bundle.base}" if bundle.base else "")
     yield f"  signed   by the key {bundle.keyid} of the role bundle"
     yield f"  trusted  by root {bundle.trust_versions[0]}, targets {bundle.trust_versions[1]}"
     for (folder, origin), count in sorted(Counter((_folder(each.name), each.origin) for each in bundle.files).items()):
         yield f"  {folder}: {count} {'file' if count == 1 else 'files'}, {origin}"
     signed = Counter(each.publisher for each in bundle.files if each.publisher)
     for publisher, count in sorted(signed.items()):
-        yield f"  publisher's signature over {count}: {publisher}"
-    yield f"  publisher's signature over none of the other {len(bundle.files) - signed.total()}"
+        yield f"  files signed by their publisher: {count}, by {publisher}"
+    yield f"  files without a publisher's signature: {len(bundle.files) - signed.total()}"
 
 
 def _folder(name: str) -> str:
@@ -752,13 +752,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("bundle.pyz", description="Verify a bundle, or install from it without a network.")
     parser.add_argument("act", choices=("verify", "install"))
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
-    parser.add_argument("target", type=Path, nargs="?", help="of install: a folder that is not there yet")
+    parser.add_argument("target", type=Path, nargs="?", help="for install: a folder that does not exist yet")
     parser.add_argument("--trust-root", required=True, metavar="SHA256", help="SHA-256 of the first root, from paper")
-    parser.add_argument("--base", type=Path, action="append", default=[], help="of a delta: what it adds to")
-    parser.add_argument("--newer-than", type=Path, metavar="INDEX", help="refuse a bundle that is no later than this")
+    parser.add_argument("--base", type=Path, action="append", default=[], help="for a delta: folder of its base bundle")
+    parser.add_argument("--newer-than", type=Path, metavar="INDEX", help="reject a bundle not newer than this index's")
     given = parser.parse_args(arguments)
     if (given.act == "install") != (given.target is not None):
-        parser.error("only install needs a target, and it must have one")
+        parser.error("install needs a target, and verify takes none")
     try:
         bundle = verify(given.bundle, given.trust_root, given.base, newer_than=given.newer_than)
         _print(*told(bundle))

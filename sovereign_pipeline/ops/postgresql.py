@@ -31,7 +31,7 @@ _OF_LIBPQ: Mapping[str, str] = {
 # pg_restore connects only if it gets a connection string. This one names no server; the environment does.
 _ADDRESS_IN_ENVIRONMENT = "application_name=sovereign-backup"
 
-# Every relation and routine that a dump can hold, except those that belong to an extension or to a table's column.
+# Lists every relation and routine that a dump can contain, except those of an extension or of a table's column.
 _CONTENT = """
 SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
                     WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS name
@@ -49,7 +49,7 @@ WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
 @dataclass(frozen=True)
 class Database:
     variable: str
-    """Environment variable with the database's URL. Messages name the database by it."""
+    """Environment variable with the database's URL. Messages call the database by this name."""
     url: str = field(repr=False)
     """URL of the database, which may contain a password."""
 
@@ -63,7 +63,7 @@ class Database:
         except (SQLAlchemyError, ImportError) as error:
             raise InputError(
                 f"{self.variable}: the database cannot be opened ({type(error).__name__}).",
-                "Check the URL, the installation of its driver, and that the server is running.",
+                "Check the URL, that its driver is installed, and that the server is running.",
             ) from None
         try:
             with connection, connection.begin():
@@ -126,7 +126,7 @@ def restore(database: Database, dumped: Path) -> None:
 
 
 def empty(database: Database) -> None:
-    """Drop everything in a database that was empty before a restore."""
+    """Drop everything that a failed or temporary restore has created in a database."""
     with database.connected() as connection:
         for kind, name in connection.execute(text(_CONTENT)).all():
             connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name} CASCADE".replace("%", "%%"))
@@ -136,8 +136,8 @@ def _assert_empty(database: Database, connection: Connection) -> None:
     found = connection.execute(text(_CONTENT)).all()
     if found:
         raise InputError(
-            f"{database.variable}: the database is not empty (it has {found[0].name}). A backup is only restored into "
-            f"an empty one.",
+            f"{database.variable}: the database is not empty (it contains {found[0].name}). A backup can be restored "
+            f"only into an empty database.",
             "Create an empty database, and set the variable to its URL.",
         )
 
@@ -173,31 +173,31 @@ def _program(name: str, database: Database) -> str:
 def _assert_fits(program: str, version: int, database: Database) -> None:
     """Raise InputError if a client program and the server have different major versions.
 
-    The server's pg_restore cannot read a newer pg_dump's format, and an older server does not know a newer pg_restore's
-    settings.
+    A newer pg_dump writes a format that the server's pg_restore cannot read. A newer pg_restore sends settings that an
+    older server does not know.
     """
     shown = subprocess.run((program, "--version"), capture_output=True, text=True, check=False).stdout
     found = re.search(r"\(PostgreSQL\) (\d+)", shown)
     if found is None or int(found[1]) != version:
         has = f"of version {found[1]}" if found else "of an unknown version"
         raise InputError(
-            f"{program} is {has}, and the server of {database.variable} is of version {version}.",
-            f"Put the directory of the programs of version {version} first in PATH (in Debian "
-            f"/usr/lib/postgresql/{version}/bin, of postgresql-client-{version}).",
+            f"{program} is {has}, but the server of {database.variable} is of version {version}.",
+            f"Install PostgreSQL's client programs of version {version}, and put their directory first in PATH "
+            f"(in Debian: postgresql-client-{version}, /usr/lib/postgresql/{version}/bin).",
         )
 
 
 def _environment(database: Database) -> dict[str, str]:
-    """Return the environment through which the programs find the database. Raises InputError for an unsupported URL
-    parameter."""
+    """Return the environment variables with which the programs connect to the database. Raises InputError for an
+    unsupported URL parameter."""
     url = parsed_url(database.variable, database.url)
     named: dict[str, Any] = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
     given = {**named, "dbname": url.database, **url.query}
     for key, value in given.items():
         if key not in _OF_LIBPQ or isinstance(value, tuple):
             raise InputError(
-                f"{database.variable}: pg_dump does not support '{key}' of this URL.",
-                f"Supported, once each: {', '.join(_OF_LIBPQ)}.",
+                f"{database.variable}: '{key}' in this URL is not supported for backups, or is repeated.",
+                f"Use each of these at most once: {', '.join(_OF_LIBPQ)}.",
             )
     variables = {_OF_LIBPQ[key]: str(value) for key, value in given.items() if value not in (None, "")}
     own = {name: value for name, value in os.environ.items() if name != "PGSERVICE"}  # PGSERVICE would override these
@@ -205,8 +205,10 @@ def _environment(database: Database) -> dict[str, str]:
 
 
 def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
-    """Run a program and write its output to a file. Raises InputError with the program's first error. The output passes
-    through this process. If this process is killed, a broken pipe ends the program."""
+    """Run a program and write its output to a file. Raises InputError with the program's first error.
+
+    The output passes through this process, so that a broken pipe ends the program if this process is killed.
+    """
     with (
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(
@@ -232,7 +234,7 @@ def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
     lines = [line.partition(" error: ")[2] for line in told.splitlines() if " error: " in line]
     raise InputError(
         f"{database.variable}: {name} failed: {lines[0][:300] if lines else f'it ended with {status}'}",
-        "The connected role must be allowed to read every table of a database that is copied, and to make tables in "
-        "one that is restored. Roles to which tables were granted must be there. pg_restore must not be older than the "
-        "server that was copied.",
+        "For a backup, the role in the URL must be able to read every table. For a restore, it must be able to create "
+        "tables, every role to which tables were granted must exist, and pg_restore must not be older than the server "
+        "that was backed up.",
     )

@@ -1,10 +1,10 @@
 """Verify publishers' signatures when a bundle is packed, and record which files each signature covers.
 
-The operator's folder of signatures mirrors the bundle. There are three kinds of signature:
+The operator collects the signatures in a folder with the same paths as the bundle. A signature covers one of these:
 
-- over a file: `models/gemma/model.safetensors.sigstore.json`;
-- over a list of SHA-256: `models/gemma/SHA256SUMS`, with `SHA256SUMS.sigstore.json` beside it;
-- containing its own list: `models/gemma/model.sig` (OpenSSF model signing).
+- one file: `models/gemma/model.safetensors.sigstore.json`;
+- a list of SHA-256 digests: `models/gemma/SHA256SUMS`, signed by `SHA256SUMS.sigstore.json` in the same folder;
+- the list of files inside the signature: `models/gemma/model.sig` (OpenSSF model signing).
 """
 
 import base64
@@ -43,7 +43,7 @@ MOST_SAID = 200
 class BadSignature(IntegrityError):
     """Raised when a publisher's signature is invalid or does not cover the packed file."""
 
-    usual_hint = "Get it again from the publisher."
+    usual_hint = "Get the signature and its file again from the publisher."
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Content:
     origin: str
     """Source of the file, and the file that pins its digest."""
     publisher: str = ""
-    """Publishers whose signatures were verified; empty if there are none."""
+    """Publishers whose signatures over the file were verified; empty if there are none."""
 
 
 def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
-    """Return the contents with their verified publishers, followed by the signatures themselves.
+    """Set each file's verified publishers. Return the files, followed by the signed lists and the signatures.
 
     Args:
         signatures: the folder of signatures.
@@ -95,13 +95,16 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
         else:
             covered = [name.removesuffix(SUFFIX)]
             if covered[0] not in by_name:
-                raise IntegrityError(f"{signature}: it covers no packed file.", "Remove it, or correct its name.")
+                raise IntegrityError(
+                    f"{signature}: the bundle has no file that this signature covers.",
+                    "Remove it, or correct its name.",
+                )
             publisher = sigstore_publisher(signature, _path(by_name[covered[0]]), trusted)
         by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
     if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
             f"{passed_over[0]}: it is neither a signature nor a signed list.",
-            "Remove it, or correct its name. If it is a symbolic link, put the file in its place.",
+            "Remove it, or correct its name. If it is a symbolic link, replace it by the file.",
         )
     carried = (
         Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
@@ -139,7 +142,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
     except ImportError:
         raise NotFoundError(
             "sigstore is not installed, so certificates of publishers cannot be verified.",
-            "Pack from a checkout that `make` set up, or: pip install 'sovereign-pipeline[publishers]'",
+            "Pack from a checkout that `make` has set up, or run: pip install 'sovereign-pipeline[publishers]'",
         ) from None
     policy = _ReadIdentity()
     try:
@@ -152,7 +155,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
         kind, payload = verifier.verify_dsse(parsed, policy)
     except Exception as error:  # every error of the library or its parsers means invalid
         said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
-        raise IntegrityError(f"It is not valid under {root.name} ({said[:MOST_SAID]}).") from None
+        raise IntegrityError(f"The signature is not valid under {root.name} ({said[:MOST_SAID]}).") from None
     if kind != PAYLOAD:
         raise IntegrityError(f"The signed payload is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
     return Certified(policy.identity, policy.issuer, payload)
@@ -182,7 +185,7 @@ class _ReadIdentity:
         assert isinstance(issuer, UnrecognizedExtension)  # cryptography has no class for it
         self.identity, self.issuer = names[0].value, asn1.decode_der(str, issuer.value)
         if not all(each and each.isprintable() for each in (self.identity, self.issuer)):
-            raise VerificationError("the certificate names no person")
+            raise VerificationError("the certificate's subject is neither an email address nor a URI")
 
 
 LARGEST_KEY = 1 << 16
@@ -201,12 +204,12 @@ class CertifiedIdentity(RecipeModel):
     """Subject of the certificate: an email address, or a workflow with its tag. It is compared exactly."""
 
     trusted_root: Annotated[str, Field(examples=["sigstore-root.json"])]
-    """File beside this one with sigstore's trusted root: its certificate authority and its logs."""
+    """File in the same folder with sigstore's trusted root: its certificate authority and its logs."""
 
     @model_validator(mode="after")
     def _name_a_file(self) -> "CertifiedIdentity":
         if not ROOT_NAME.fullmatch(self.trusted_root):
-            raise ValueError("trusted_root must be the name of a .json file beside this one")
+            raise ValueError("trusted_root must be the name of a .json file in the same folder")
         return self
 
     def is_of(self, identity: str, issuer: str) -> bool:
@@ -250,8 +253,8 @@ def _identity(path: Path) -> CertifiedIdentity:
     identity = read_yaml(CertifiedIdentity, path)
     if not (path.parent / identity.trusted_root).is_file():
         raise InputError(
-            f"{path}: there is no {identity.trusted_root} beside it.",
-            "Fetch the trusted root of the sigstore instance, and put it there.",
+            f"{path}: {identity.trusted_root} is missing in the same folder.",
+            "Fetch the trusted root of the sigstore instance, and add it to the folder.",
         )
     return identity
 
@@ -261,13 +264,13 @@ def _public_key(path: Path) -> "EllipticCurvePublicKey":
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    hint = "Put the publisher's public key there: PEM, on P-256, P-384 or P-521."
+    hint = "Replace it by the publisher's public key: PEM, on P-256, P-384 or P-521."
     try:
         key = load_pem_public_key(read_bounded(path, LARGEST_KEY, hint))
     except (ValueError, UnsupportedAlgorithm):
         raise IntegrityError(f"{path}: this is not a public key.", hint) from None
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
-        raise IntegrityError(f"{path}: the key has another type.", hint)
+        raise IntegrityError(f"{path}: this type of key is not supported.", hint)
     return key
 
 
@@ -275,7 +278,8 @@ SUFFIX, MODEL = ".sigstore.json", "model.sig"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 PROVENANCE = "https://slsa.dev/provenance/v1"
-"""The only statement type that counts as a signature over a file: the publisher states that they built it."""
+"""The only type of statement that is accepted as a signature over a file. In it, a builder states that it built the
+file."""
 
 
 @dataclass(frozen=True)
@@ -297,13 +301,13 @@ def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) ->
     statement = _statement(payload, signature)
     if statement.get("predicateType") != PROVENANCE:
         raise IntegrityError(
-            f"{signature}: the statement is of the kind {statement.get('predicateType')!a}, which is not a "
+            f"{signature}: a statement of the type {statement.get('predicateType')!a} is not accepted as a "
             "signature over a file.",
             "Get a signature over the file, or its SLSA provenance.",
         )
     digest = file_sha256(signed)
     if not any(_sha256_of(subject) == digest for subject in _list_at(statement, "subject", signature)):
-        raise BadSignature(f"{signature}: it is about another file, not {signed.name}.")
+        raise BadSignature(f"{signature}: the signed statement is about another file, not {signed.name}.")
     return publisher
 
 
@@ -311,42 +315,42 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
     """Return a model's publisher and its signed files (relative path -> SHA-256). Raises IntegrityError."""
     bundle = _read(signature)
     if bundle.payload is None:
-        raise BadSignature(f"{signature}: it has no list of a model's files.")
+        raise BadSignature(f"{signature}: this signature contains no list of a model's files.")
     publisher, payload = _verified(bundle, None, publishers)
     assert payload is not None  # never None here, because the bundle has a payload
     statement = _statement(payload, signature)
     predicate = statement.get("predicate")
     if statement.get("predicateType") != MODEL_FILES or not isinstance(predicate, dict):
-        raise BadSignature(f"{signature}: it is not a list of a model's files ({MODEL_FILES}).")
+        raise BadSignature(f"{signature}: the signed statement is not a list of a model's files ({MODEL_FILES}).")
     files: dict[str, str] = {}
     for resource in _list_at(predicate, "resources", signature):
         name, digest = resource.get("name"), resource.get("digest")
         if resource.get("algorithm") != "sha256" or not isinstance(digest, str) or not SHA256.fullmatch(digest):
             raise IntegrityError(
-                f"{signature}: it names {name!a} by another digest than SHA-256.", "Ask the publisher for a SHA-256."
+                f"{signature}: it lists {name!a} with another digest than SHA-256.", "Ask the publisher for SHA-256."
             )
         if not isinstance(name, str) or name in files:
-            raise BadSignature(f"{signature}: it names {name!a} twice, or has no name.")
+            raise BadSignature(f"{signature}: the file name {name!a} is repeated or missing.")
         files[name] = digest
     return publisher, files
 
 
 def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> tuple[str, bytes | None]:
-    """Return the publisher of a signature, and the verified statement. Raises IntegrityError, NotFoundError."""
+    """Verify a signature. Return its publisher and signed statement. Raises IntegrityError and NotFoundError."""
     for name, key in publishers.keys.items():
         if _is_signed(key, bundle, signed):
             return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
     hint = (
-        f"Get the file and its bundle again, or add a trusted publisher to {publishers.folder}: NAME.pub or NAME.yaml."
+        f"Get the file and its signature again, or add the publisher to {publishers.folder} as NAME.pub or NAME.yaml."
     )
     if not bundle.has_certificate:
         if not publishers.keys:
             raise NotFoundError(
-                f"{publishers.folder}: there is no publisher's public key for {bundle.path.name}.", hint
+                f"{publishers.folder}: there is no publisher's public key to verify {bundle.path.name}.", hint
             )
-        raise IntegrityError(f"{bundle.path}: no public key in {publishers.folder} signed this.", hint)
+        raise IntegrityError(f"{bundle.path}: no public key in {publishers.folder} verifies this signature.", hint)
     digest = file_sha256(signed) if signed is not None and bundle.payload is None else None
-    reason = f"{publishers.folder} names no certified identity."
+    reason = f"{publishers.folder} contains no certified identity."
     for root, identities in publishers.by_root():
         try:
             found = certified(bundle.raw, digest, root)
@@ -356,7 +360,7 @@ def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> t
         for name, identity in identities.items():
             if identity.is_of(found.identity, found.issuer):
                 return f"sigstore, {name} ({found.identity}, by {found.issuer})", found.payload
-        reason = f"It was signed by {found.identity}, by {found.issuer}, whom {publishers.folder} does not name."
+        reason = f"The signer {found.identity} (issuer {found.issuer}) is not in {publishers.folder}."
     raise IntegrityError(f"{bundle.path}: {reason}", hint)
 
 
@@ -450,7 +454,7 @@ def _listed(sums: Path) -> dict[str, str]:
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         matched = LINE.fullmatch(line)
         if matched is None:
-            raise BadSignature(f"{sums}, line {number}: this is not a SHA-256 with a name.")
+            raise BadSignature(f"{sums}, line {number}: this is not a SHA-256 followed by a file name.")
         name = matched[2].removeprefix("./")
         if digests.setdefault(name, matched[1]) != matched[1]:
             raise BadSignature(f"{sums}, line {number}: it gives {name!a} a second digest.")
@@ -470,7 +474,7 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
         if file_sha256(_path(contents[each])) != paths[each]:
             raise BadSignature(f"{each}: the file differs from the publisher's {listing}.")
     if not names:
-        raise IntegrityError(f"{listing}: it lists no packed file.", "Remove it, or put it in the folder of its files.")
+        raise IntegrityError(f"{listing}: none of its files is packed.", "Remove it, or put it in its files' folder.")
     return names
 
 

@@ -58,7 +58,7 @@ class Checked:
 
 
 def check(settings: Settings, directory: Path, private_key: str, progress: Progress) -> Checked:
-    """Verify a whole backup: signature, every byte, ledger and artifacts. Leaves nothing on this machine.
+    """Verify a whole backup: signature, every byte, ledger and artifacts. The unpacked files are removed again.
 
     A registry from a PostgreSQL server is restored temporarily into the settings' database. That database must be
     empty, so it cannot be the installation's own. Raises IntegrityError, and PrivacyError if the key does not decrypt
@@ -78,7 +78,7 @@ class Restored:
     """Number of ledger entries, including the restore's own."""
     artifacts: int
     lost: int
-    """Number of entries that are known here and missing in the backup."""
+    """Number of ledger entries that known checkpoints or the second copy cover and the backup lacks."""
     was_compared: bool
     """False if no known checkpoint or second copy could be compared, so that lost entries cannot be detected."""
     kept_aside: Path | None
@@ -99,9 +99,10 @@ def restore(
 
     Args:
         known: files with later checkpoints of the ledger, from the old home, an auditor or a witness.
-        loses: number of entries that the operator knows to be missing in the backup.
+        loses: number of ledger entries that the operator accepts to lose, because the backup lacks them.
 
-    Raises ConflictError that names the lost entries if their number is not `loses`; IntegrityError and InputError.
+    Raises IntegrityError and InputError, and ConflictError if the number of lost entries is not `loses`. The message
+    lists these entries.
     """
     _refuse_full(settings)
     made = backup_archive.read_description(directory, trust_root(settings))
@@ -125,7 +126,7 @@ def _put_on_record(
     lost = max(newest.size - size, 0) if newest is not None else 0
     if lost != loses:
         raise ConflictError(
-            _lost_entries(settings, size, lost, loses), "Find out which entries are lost, then state their number."
+            _lost_entries(settings, size, lost, loses), "Find out which entries are lost, then enter their number."
         )
     subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
     if newest is not None and lost:
@@ -161,8 +162,8 @@ def extract(
     """Unpack a backup. Returns settings with the paths of the unpacked files and without a second copy of the ledger.
 
     Args:
-        into: a directory; None unpacks beside the settings' directories. In both cases `on_servers_again` restores a
-            registry from a PostgreSQL server into the settings' empty database.
+        into: target directory. If None, each directory is unpacked beside the one in the settings that it will
+            replace. In both cases `on_servers_again` restores PostgreSQL dumps into the settings' empty databases.
     """
     roots = {name: into / name if into is not None else _staged(getattr(settings, name)) for name in ROOTS}
     database = (into / "registry.db") if into is not None else _staged_database(settings, roots["home"])
@@ -198,7 +199,10 @@ def extract(
 
 @contextmanager
 def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Iterator[None]:
-    """Restore the unpacked dumps while the block runs. Empties their databases after an error, or if not `kept`."""
+    """Restore the unpacked dumps into their databases. After an error in the block, empty these databases again.
+
+    kept: keep the restored databases after the block. If False, empty them.
+    """
     dumps = _dumps(staged.home)
     done: list[Database] = []
     try:
@@ -222,7 +226,8 @@ def _dumps(home: Path) -> Path:
 
 
 def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
-    """Raise InputError if the settings lack an empty database for one in the archive."""
+    """Raise InputError if the settings name no empty database of the same type for the database `name` in the
+    archive."""
     if name == REGISTRY:
         if is_restored and REGISTRY_DUMP in servers:
             raise InputError(
@@ -246,7 +251,7 @@ def verified_ledger(staged: Settings, made: Description) -> int:
     report = verify_registry(registry)
     head = made.head
     if (report.ledger.newest.sequence, report.ledger.root) != (head.size, head.root):
-        raise DamagedBackup("The ledger in the backup differs from the signed one.")
+        raise DamagedBackup("The ledger in the backup does not match the checkpoint in the signed description.")
     registry.engine.dispose()
     return head.size
 
@@ -288,7 +293,7 @@ def _refuse_full(settings: Settings) -> None:
     """Raise InputError if a directory or database file to be restored is not empty."""
     for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
         if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-            raise InputError(f"{path}: it is not empty, and a restore overwrites nothing.", "Move it aside first.")
+            raise InputError(f"{path}: it is not empty, and a restore does not overwrite it.", "Move it aside first.")
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
@@ -318,15 +323,15 @@ def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path])
 def _signed_head(path: Path, note: Note, verifier: notes.Verifier | None) -> TreeHead:
     head = notes.parse_tree_head(note.text)
     if verifier is None or head.origin != verifier.name or not notes.is_signed(note, verifier):
-        raise IntegrityError(f"{path}: this checkpoint is not of the ledger in the backup.", "Choose another file.")
+        raise IntegrityError(f"{path}: this checkpoint is of another ledger than the backup's.", "Choose another file.")
     return head
 
 
 def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
     if not lost:
-        return f"The backup lacks no entry known here, but {loses} lost entries were stated."
+        return f"The backup lacks none of the known ledger entries, but {loses} lost entries were entered."
     named = checkpoints.missing_entries(settings, size + 1, size + lost)
-    return f"The backup ends at entry {size} and lacks {counted(lost, 'entry', 'entries')}: {named}."
+    return f"The backup ends at entry {size} and lacks {counted(lost, 'later entry', 'later entries')}: {named}."
 
 
 def _put_into_place(settings: Settings, staged: Settings) -> None:
@@ -354,7 +359,7 @@ REPAIRED = "artifact repaired"
 
 @dataclass(frozen=True)
 class Damage:
-    """A missing or changed file and its good copy."""
+    """A file of an artifact that is missing or changed, and its valid copy from the backup."""
 
     name: str
     path: Path
@@ -362,10 +367,10 @@ class Damage:
 
 
 def repair(settings: Settings, directory: Path, digest: str, private_key: str, progress: Progress) -> list[str]:
-    """Restore the missing or changed files of one artifact from a backup. Returns their names. Raises NotFoundError if
-    the backup does not contain the artifact; IntegrityError and InputError."""
+    """Restore the missing or changed files of one artifact from a backup, and return their names. Raises
+    IntegrityError, InputError, and NotFoundError if the backup does not contain the artifact."""
     if not KEY_ID.fullmatch(digest):
-        raise InputError(f"'{digest[:70]}' is not the digest of an artifact.", "Give all 64 digits.")
+        raise InputError(f"'{digest[:70]}' is not the digest of an artifact.", "Enter all 64 digits.")
     made = backup_archive.read_description(directory, trust_root(settings))
     gone = purged_files(settings, digest)
     places = {f"home/artifacts/{digest}": settings.artifacts / digest}

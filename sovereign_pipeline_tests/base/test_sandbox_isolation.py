@@ -318,7 +318,7 @@ def elf(loader: bytes) -> bytes:
     ("content", "uses", "said"),
     [
         (b"#!/usr/bin/env python3\n", [], "lets /usr/bin/env choose"),
-        (b"#!/etc/passwd\n", [], "may use only what lies below"),
+        (b"#!/etc/passwd\n", [], "may use only files below"),
         (b"#!/usr/bin/no-such-interpreter\n", [], "but it does not exist"),
         (b"#!/usr/bin/ldd\n", [], "is itself a script"),
         (b"#!\n", [], "neither a Linux binary nor a script"),
@@ -326,12 +326,12 @@ def elf(loader: bytes) -> bytes:
         (b"", [], "neither a Linux binary nor a script"),
         (b"\x7fELF", [], "this binary is for another machine type"),
         (elf(b"/tool/loader.so.1"), [], "its loader /tool/loader.so.1 does not exist on this machine"),
-        (b"#!/bin/sh\n", ["/etc"], "may use only what lies below"),
-        (b"#!/bin/sh\n", ["/usr"], "may use only what lies below"),
-        (b"#!/bin/sh\n", ["/"], "may use only what lies below"),
-        (b"#!/bin/sh\n", ["usr/bin/cat"], "may use only what lies below"),
-        (b"#!/bin/sh\n", ["/usr/lib/../../etc/passwd"], "may use only what lies below"),
-        (b"#!/bin/sh\n", ["/usr/bin/../bin/cat"], "may use only what lies below"),
+        (b"#!/bin/sh\n", ["/etc"], "may use only files below"),
+        (b"#!/bin/sh\n", ["/usr"], "may use only files below"),
+        (b"#!/bin/sh\n", ["/"], "may use only files below"),
+        (b"#!/bin/sh\n", ["usr/bin/cat"], "may use only files below"),
+        (b"#!/bin/sh\n", ["/usr/lib/../../etc/passwd"], "may use only files below"),
+        (b"#!/bin/sh\n", ["/usr/bin/../bin/cat"], "may use only files below"),
     ],
     ids=["env", "etc", "missing", "script", "no path", "no script", "empty", "cut", "loader",
          "directory", "everything", "root", "relative", "dots", "more dots"],
@@ -353,7 +353,7 @@ def test_a_link_counts_as_what_it_leads_to(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "link").symlink_to(tmp_path / "words")
     (tmp_path / "out").symlink_to("/etc/passwd")
     sandbox.assert_may_be_shown(tmp_path / "link")
-    with pytest.raises(InputError, match="may use only what lies below"):
+    with pytest.raises(InputError, match="may use only files below"):
         sandbox.assert_may_be_shown(tmp_path / "out")
 
 

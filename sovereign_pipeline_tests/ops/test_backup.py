@@ -97,7 +97,7 @@ def test_what_is_lost_must_be_stated(office: Office, tmp_path: Path) -> None:
         office.restore(settings, tmp_path / "backup", known)
     with pytest.raises(ConflictError):
         office.restore(settings, tmp_path / "backup", known, loses=1)
-    with pytest.raises(ConflictError, match="2 lost entries were stated"):
+    with pytest.raises(ConflictError, match="2 lost entries were entered"):
         office.restore(settings, tmp_path / "backup", (), loses=2)
     assert not list((tmp_path / "other").iterdir())
     done = office.restore(settings, tmp_path / "backup", known, loses=2)
@@ -146,7 +146,7 @@ def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path
         pass
     for changed in ((tmp_path / "own").read_bytes(), content[:-1] + bytes([content[-1] ^ 1])):
         (backup / ARCHIVE).write_bytes(changed)
-        with pytest.raises(IntegrityError, match="not the backup's bytes"):
+        with pytest.raises(IntegrityError, match="SHA-256 differs from the signed one"):
             check(office.settings, backup, office.pair.private, print)
     made = backup_archive.Description.model_validate_json((backup / DESCRIPTION).read_bytes())
     own = made.model_copy(update={"archive": file_sha256(tmp_path / "own")})
@@ -355,7 +355,7 @@ def test_an_archive_is_the_one_that_was_signed(pair: Pair, tmp_path: Path) -> No
         with backup_archive.written(tmp_path / name, pair.public) as opened:
             (tmp_path / "file").write_text(name)
             opened.add("keys/pipeline.key", tmp_path / "file")
-    with pytest.raises(IntegrityError, match="not the signed bytes"):
+    with pytest.raises(IntegrityError, match="SHA-256 is not the signed one"):
         backup_archive.read(
             tmp_path / "other", file_sha256(tmp_path / "signed"), pair.private, lambda listed, blocks: None
         )

@@ -53,7 +53,7 @@ def test_a_bundle_says_what_it_holds_and_who_vouches_for_it(packers: Packers, fi
     assert found.keyid == packers.bundle.keyid
     assert {each.name for each in found.files} == {each.name for each in packers.contents()}
     lines = "\n".join(told(found))
-    assert "publisher's signature over none of the other 9" in lines
+    assert "files without a publisher's signature: 9" in lines
     assert f"signed   by the key {packers.bundle.keyid}" in lines
 
 
@@ -144,7 +144,7 @@ NAMES = (
 def test_a_name_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path, name: str) -> None:
     assert not is_safe(name)
     packed = packers.packed(tmp_path / "bundle", packers.contents(Content(name, b"x", "made by a test")))
-    with pytest.raises(Refused, match="leads elsewhere"):
+    with pytest.raises(Refused, match="is unsafe"):
         packers.verified(packed)
 
 
@@ -154,7 +154,7 @@ def test_a_name_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path
 @pytest.mark.parametrize("name", ["models/tiny/CONFIG.json", "models/tiny", "models/tiny/config.json/x"])
 def test_a_name_stands_there_once(packers: Packers, tmp_path: Path, name: str) -> None:
     packed = packers.packed(tmp_path / "bundle", packers.contents(Content(name, b"x", "made by a test")))
-    with pytest.raises(Refused, match="there twice"):
+    with pytest.raises(Refused, match="listed twice"):
         packers.verified(packed)
 
 
@@ -210,7 +210,7 @@ def test_only_a_key_of_the_role_signs(packers: Packers, bundle: Path, tmp_path: 
         with pytest.raises(IntegrityError):
             packers.packed(tmp_path / "other", signer=signer)
         (bundle / "index.json.sigstore.json").write_bytes(sign_statement(signer, statement))
-        with pytest.raises(Refused, match="has not the role bundle"):
+        with pytest.raises(Refused, match="does not have the role bundle"):
             packers.verified(bundle)
 
 
@@ -220,7 +220,7 @@ def test_what_a_bundle_says_moves_no_cursor(packers: Packers, bundle: Path, tmp_
     signature = json.loads((bundle / "index.json.sigstore.json").read_bytes())
     signature["verificationMaterial"]["publicKey"]["hint"] = codes
     (bundle / "index.json.sigstore.json").write_bytes(spelled(signature) + b"\n")
-    with pytest.raises(Refused, match="has not the role bundle") as unknown:
+    with pytest.raises(Refused, match="does not have the role bundle") as unknown:
         packers.verified(bundle)
     (bundle / codes).write_bytes(b"x")
     with pytest.raises(Refused) as extra:
@@ -245,7 +245,7 @@ def test_a_revoked_key_signs_nothing(packers: Packers, bundle: Path, tmp_path: P
     with pytest.raises(Refused, match="or is revoked"):
         packers.verified(unaware)
     versions = (changed.trust.root_version, changed.trust.targets_version)
-    with pytest.raises(Refused, match="older than root"):
+    with pytest.raises(Refused, match="older than this installation's root"):
         packers.verified(bundle, at_least=versions)
 
 
@@ -269,7 +269,7 @@ def test_another_trust_root_is_refused(packers: Packers, first_bundle: Path, tmp
 def test_an_expired_trust_root_is_refused(packers: Packers, first_bundle: Path) -> None:
     with pytest.raises(Refused, match="expired"):
         packers.verified(first_bundle, now=PACKED + timedelta(days=500))
-    with pytest.raises(Refused, match="after now"):
+    with pytest.raises(Refused, match="in the future"):
         packers.verified(first_bundle, now=PACKED - timedelta(days=1))
 
 
@@ -278,7 +278,7 @@ def test_an_older_bundle_is_refused(packers: Packers, first_bundle: Path, tmp_pa
     newer = packers.packed(tmp_path / "newer", now=PACKED + timedelta(days=1))
     assert packers.verified(newer, newer_than=first_bundle / "index.json")
     for earlier in (first_bundle, newer):
-        with pytest.raises(Refused, match="the bundle was made at"):
+        with pytest.raises(Refused, match="the bundle was packed at"):
             packers.verified(earlier, newer_than=newer / "index.json")
 
 
@@ -321,7 +321,7 @@ def test_a_delta_holds_what_is_new(packers: Packers, first_bundle: Path, tmp_pat
     later = delta(packers, tmp_path / "later", small, 2, Content("models/tiny/weights", b"w", "new"))
     found = packers.verified(later, small, first_bundle, now=PACKED + 3 * DAY)
     assert {each.path.parents[2] for each in found.files} == {later, small, first_bundle}
-    with pytest.raises(Refused, match="adds to another bundle"):
+    with pytest.raises(Refused, match="its base is missing"):
         packers.verified(later, small, now=PACKED + 3 * DAY)
 
 
@@ -348,14 +348,14 @@ def test_a_delta_is_taken_with_its_own_base_alone(packers: Packers, first_bundle
 
 
 def test_a_whole_bundle_takes_no_base(packers: Packers, first_bundle: Path) -> None:
-    with pytest.raises(Refused, match="does not add to"):
+    with pytest.raises(Refused, match="is not the base of"):
         packers.verified(first_bundle, first_bundle)
 
 
 def test_a_delta_rests_on_a_signed_index_alone(packers: Packers, first_bundle: Path, tmp_path: Path) -> None:
     forged = Path(shutil.copytree(first_bundle, tmp_path / "forged"))
     (forged / "index.json").write_bytes((forged / "index.json").read_bytes() + b" ")
-    with pytest.raises(IntegrityError, match="not the bytes that were signed"):
+    with pytest.raises(IntegrityError, match="SHA-256 differs from the signed one"):
         delta(packers, tmp_path / "delta", forged, 1)
     with pytest.raises(IntegrityError, match="in the future"):
         delta(packers, tmp_path / "delta", first_bundle, -1)
@@ -384,7 +384,7 @@ def test_a_bare_python_verifies_and_installs(
     command += ["--trust-root", packers.root_sha256]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "publisher's signature over none of the other 9" in done.stdout
+    assert "files without a publisher's signature: 9" in done.stdout
     python = target / "release" / ".venv" / "bin" / "python"
     answer = subprocess.run(
         [python, "-I", "-c", "import small_release; print(small_release.ANSWER)"], capture_output=True
@@ -398,7 +398,7 @@ def test_a_bare_python_verifies_and_installs(
     assert not any(path.lstat().st_mode & 0o077 for path in (target, *(target / "home").rglob("*")))
     assert (target / "index.json").read_bytes() == (bundle / "index.json").read_bytes()
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert again.returncode == 1 and "nothing is installed over it" in again.stderr
+    assert again.returncode == 1 and "it is not overwritten" in again.stderr
     (bundle / "x").write_bytes(b"")
     refused = subprocess.run([*command[:6], str(tmp_path / "other"), *command[-2:]], capture_output=True, text=True)
     assert refused.returncode == 1 and "was not signed" in refused.stderr and not refused.stdout
@@ -412,7 +412,7 @@ def test_what_changes_after_it_was_verified_is_refused(packers: Packers, bundle:
     found = packers.verified(bundle)
     whole = next(each for each in found.files if each.name.endswith("alpha-1.0-py3-none-any.whl")).path
     whole.write_bytes(wheel("alpha", "1.0", "ANSWER = 'changed'\n"))
-    with pytest.raises(Refused, match="not the bytes that were signed"):
+    with pytest.raises(Refused, match="bytes differ from the signed ones"):
         install(found, tmp_path / "installed", QUIET)
     assert not (tmp_path / "installed").exists()
 
@@ -436,7 +436,7 @@ def test_a_bundle_for_another_machine_is_refused(packers: Packers, first_bundle:
     from dataclasses import replace
 
     other = replace(packers.verified(first_bundle), platform="cpython-3.12-linux-aarch64")
-    with pytest.raises(Refused, match="and this is " + this_platform()):
+    with pytest.raises(Refused, match="but this machine is " + this_platform()):
         install(other, tmp_path / "installed", QUIET)
 
 
@@ -444,7 +444,7 @@ def test_a_python_that_unpacks_anything_is_refused(
     packers: Packers, first_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(tarfile, "data_filter")
-    with pytest.raises(Refused, match="without looking where their names lead") as refused:
+    with pytest.raises(Refused, match="cannot unpack archives safely") as refused:
         install(packers.verified(first_bundle), tmp_path / "installed", QUIET)
     assert "3.11.4" in refused.value.hint and not (tmp_path / "installed").exists()
 
@@ -452,7 +452,7 @@ def test_a_python_that_unpacks_anything_is_refused(
 def test_two_wheels_of_one_project_are_refused() -> None:
     names = ("wheels/Alpha_one-1.0-py3-none-any.whl", "wheels/alpha.one-2.0-py3-none-any.whl")
     carried = [Carried(name, "0" * 64, 1, "", "", Path(os.devnull)) for name in names]
-    with pytest.raises(Refused, match="another wheel of alpha-one"):
+    with pytest.raises(Refused, match="more than one wheel of alpha-one"):
         list(requirement_lines(carried))
     assert list(requirement_lines(carried[:1])) == [f"alpha-one==1.0 --hash=sha256:{'0' * 64}"]
 
