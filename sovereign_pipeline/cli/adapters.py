@@ -75,7 +75,7 @@ StrictSources = Annotated[
 TrustRoot = Annotated[
     str | None,
     typer.Option(
-        "--trust-root", help="SHA-256 of the first root, from paper. Verifies everything from it and writes nothing."
+        "--trust-root", help="SHA-256 of the first root, from paper. Trusts nothing else, and writes nothing."
     ),
 ]
 
@@ -116,12 +116,12 @@ def _print_audit(report: Any) -> None:
     print_done(f"ledger: {report.entries} entries, signed by the log's key")
     if witnessed is None:
         out.print(
-            "  the trust root names no witness: anyone with the registry and its key can rewrite the ledger undetected"
+            "  the trust root lists no witness: anyone with the registry and its key can rewrite the ledger undetected"
         )
     else:
         print_done(f"{witnessed.entries} entries witnessed by {', '.join(sorted(witnessed.at))}")
     print_done(
-        f"{counted(report.requests, 'request')} and {counted(report.transitions, 'transition')}, every signature"
+        f"{counted(report.requests, 'request')} and {counted(report.transitions, 'transition')}: all signatures valid"
     )
     _print(report.lineage)
 
@@ -136,7 +136,7 @@ def _print(report: Any) -> None:
     print_done(f"{report.subject} matches the registry")
     if report.changed_sources:
         files = counted(len(report.changed_sources), "source file is", "source files are")
-        out.print(f"[yellow]![/] {files} missing or changed; the artifacts built from it are verified")
+        out.print(f"[yellow]![/] {files} missing or changed; the stored artifacts were verified without the source")
     if report.withheld:
         out.print("[yellow]![/] unscrubbed text was not verified; verify it where SOVEREIGN_CORPUS is readable")
 
@@ -150,7 +150,7 @@ adapters.add_typer(issue, name="issue")
 def adapters_list(
     home: Home,
     line: OfLine = None,
-    wide: Annotated[bool, typer.Option("--wide", help="Show method, digests, base model and time, too.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Also show method, digests, base model and time.")] = False,
     as_json: AsJson = False,
 ) -> Result:
     """List every registered adapter."""
@@ -170,8 +170,8 @@ def adapters_show(
     """Show an adapter with its datasets, gates and evaluation. --json prints every fact and digest.
 
     With --html, write a page instead: the lineage from an answer to source documents, a command to check each digest,
-    waivers, and a time line of states and approvals. The page contains no document text. It has the adapter's
-    classification level.
+    waivers, and a time line of states and approvals. The page contains no document text. It is classified like the
+    adapter.
     """
     if arabic and html is None:
         raise InputError("--arabic needs --html.", "Add --html FILE.")
@@ -191,11 +191,11 @@ def adapters_verify(
     """Verify an adapter and all its inputs, down to the source files, and every signed act about its line.
 
     Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
-    changed source file is reported with its withdrawn or reclassified rows; it causes status 1 only with
+    changed source file is reported with its withdrawn or reclassified rows. It causes status 1 only with
     --strict-sources.
 
     With --trust-root, also verify the trust root, the ledger with its key and witnesses, and every row and signature
-    about the line. This needs no keys, vault or corpus and writes nothing, so it works on a copy on another machine.
+    about the line. This works on a copy on another machine: it needs no keys, vault or corpus, and writes nothing.
     """
     if trust_root is not None:
         return verified_from_trust_root(home, adapter_id, trust_root, strict_sources)
@@ -210,7 +210,7 @@ def adapters_mlflow(
 ) -> Result:
     """Compare MLflow with the registry: names, versions, sources, digests and aliases.
 
-    Exits with status 1 if they differ. The registry is authoritative; no decision reads MLflow.
+    Exits with status 1 if they differ. The registry is authoritative. No decision depends on MLflow.
     """
     from sovereign_pipeline.registry import mlflow_mirror
 
@@ -233,7 +233,7 @@ def adapters_reviewed(
     text: Annotated[str, typer.Option(help="The findings, without document text.")],
     key: KeyOptions,
 ) -> None:
-    """Record that you reviewed an adapter and keep it. Its next review is due from now on.
+    """Record that you reviewed an adapter and decided to keep it. The time to its next review starts again now.
 
     Prints the statement before your key signs it.
     """
@@ -294,7 +294,7 @@ def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str |
     """Add recalls, known issues, and the dates of an urgent promotion and of a purge to rows of adapters.
 
     Args:
-        adapter_id: the adapter, if there is only one row. Acts about other adapters are then not verified.
+        adapter_id: the adapter of the only row. Acts about other adapters are then not verified.
     """
     with registry.reading() as session:
         if adapter_id is None:
@@ -404,7 +404,8 @@ datasets = Group(no_args_is_help=True, help="List, show and verify registered da
 
 @datasets.command("list")
 def datasets_list(home: Home, line: OfLine = None) -> Result:
-    """List every dataset that a registered adapter was trained on, and the current ones of lines without an adapter."""
+    """List the datasets that registered adapters were trained on, and all lines' current datasets that none was trained
+    on."""
     rows = list_datasets(home.registry, line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
     known = {row["digest"] for row in rows}
@@ -422,7 +423,7 @@ def datasets_list(home: Home, line: OfLine = None) -> Result:
 
 @datasets.command("show")
 def datasets_show(home: Home, digest: DatasetDigest) -> Result:
-    """Show a dataset's data card and its registry entry. A dataset that no adapter was trained on has only the card."""
+    """Show a dataset's data card and its registry entry. Only a dataset that an adapter was trained on has an entry."""
     from sovereign_pipeline.registry.verification import card_of, card_of_dataset
 
     try:

@@ -43,7 +43,8 @@ people = Group(no_args_is_help=True, help="List the persons in the ledger, and e
 
 @people.command("list")
 def people_list(home: Home) -> Result:
-    """List the persons known to this home, with their commitments in ledger, registry and reviews."""
+    """List the persons known to this installation, with the commitments that replace their names in the ledger, the
+    registry and reviews."""
     listed = People(home.settings).listed()
     return Result([{"name": name, "stands for them": person} for name, person in listed.items()], "Persons")
 
@@ -52,7 +53,8 @@ def people_list(home: Home) -> Result:
 def people_forget(home: Home, name: Annotated[str, typer.Argument(help="The name, as listed.")]) -> None:
     """Erase a person's name and salt. The ledger stays valid, but its entries can no longer be linked to the person.
 
-    Exits with status 1 if the person takes part in an open review. Copies of the file on other machines are not erased.
+    Exits with status 1 if the person takes part in an open review. Copies of the file of names on other machines are
+    not erased.
     """
     from sovereign_pipeline.review.ballots import assert_in_no_open_review
 
@@ -61,7 +63,7 @@ def people_forget(home: Home, name: Annotated[str, typer.Argument(help="The name
 
 
 audit = Group(
-    no_args_is_help=True, help="Verify the ledger, get it cosigned by witnesses, prove entries, and export it."
+    no_args_is_help=True, help="Verify and export the ledger, have it cosigned by witnesses, and prove its entries."
 )
 audit.add_typer(people, name="people")
 
@@ -85,10 +87,10 @@ def audit_verify(
 ) -> Result:
     """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
 
-    Also compares every review with its signed acts, and the local trust root with the logged one, and lists officers'
-    acts that do not count because their key is revoked from the act's entry or an earlier one. Exits with status 1 if
-    an entry is missing, changed or out of order, if a review's rows differ from its acts, if the trust root is older,
-    unrelated or not logged, or if the database has rows without an entry. The message names each difference.
+    Also compares every review with its signed acts, and the local trust root with the logged one. Lists officers' acts
+    that do not count, because the key was already revoked at the act's entry. Exits with status 1 if an entry is
+    missing, changed or out of order, if a review's rows differ from its acts, if the trust root is older, unrelated or
+    not logged, or if the database has rows without an entry. The message names each difference.
     """
     from sovereign_pipeline.review.closing import examine_all
 
@@ -120,14 +122,14 @@ def audit_verify(
     }
 
     def show() -> None:
-        print_done(f"{facts['entries']} entries, linked by their hashes; newest {facts['hash']}")
+        print_done(f"{facts['entries']} entries, linked by their hashes; newest hash {facts['hash']}")
         print_done(f"Merkle tree; root {facts['root']}")
         if report.checkpoint is None:
             out.print("  no checkpoint yet; the next act signs the first one")
         else:
             print_done(f"signed checkpoint of {report.checkpoint} entries")
         if ledger.in_copy is not None:
-            undone = f"; {ledger.not_committed} of acts that were not performed" if ledger.not_committed else ""
+            undone = f"; {ledger.not_committed} more of acts that were not committed" if ledger.not_committed else ""
             print_done(f"second copy: {ledger.in_copy} entries{undone}")
         if report.witnessed is None:
             out.print("  no witness policy: anyone with the registry and its key can rewrite the ledger undetected")
@@ -140,9 +142,11 @@ def audit_verify(
                 f"{trust.targets_version}, by entry {trust.sequence}"
             )
         if not_compared:
-            print_wrong("trust root: not compared, because no entry names one; the next act logs it")
+            print_wrong("trust root: not compared, because no entry logs it; the next act will")
         for entry in void:
-            out.print(f"[yellow]![/] entry {entry.sequence}, {entry.action}: does not count, as its key is revoked")
+            out.print(
+                f"[yellow]![/] entry {entry.sequence}, {entry.action}: does not count, because its key is revoked"
+            )
         for table, count in beside.items():
             print_wrong(f"table {table}: {count} rows without an entry, written by another program")
         for review, findings in found.items():
@@ -161,12 +165,14 @@ def audit_checkpoint(
     old: Annotated[
         int | None, typer.Option("--old", min=0, help="Number of entries that the witness cosigned last; 0 if none.")
     ] = None,
-    answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer to import.")] = None,
+    answer: Annotated[
+        Path | None, typer.Option("--answer", help="File with a witness's cosignatures to import.")
+    ] = None,
     policy: PolicyFile = None,
 ) -> Result:
     """Print the ledger's signed checkpoint and public key, request cosignatures, or add a witness's cosignatures.
 
-    Send the public key to auditors and witnesses by another channel than the checkpoint.
+    Send auditors and witnesses the public key and the checkpoint through separate channels.
     """
     if answer is not None:
         by = _needed_policy(home.settings, policy)
@@ -200,7 +206,7 @@ def audit_key(
 ) -> None:
     """Print the log's public key, for the trust root's role `log`. Creates the key if the ledger has none yet.
 
-    Take it to the offline machine, where the holders of the root keys add it to the role.
+    Take the public key to the offline machine, where the holders of the root keys add it to the role.
     """
     with home.registry.reading() as session:
         is_new = not is_stated(session)
@@ -221,8 +227,8 @@ def audit_prove(
     ] = None,
     policy: PolicyFile = None,
 ) -> None:
-    """Write a proof that an entry is in the ledger, in the format c2sp.org/tlog-proof. It can be verified without the
-    ledger.
+    """Write a proof that an entry is in the ledger, in the format c2sp.org/tlog-proof. The proof can be verified
+    without the ledger.
 
     With a witness policy, the proof uses the newest checkpoint that enough witnesses cosigned, if it covers the entry.
     """
@@ -242,7 +248,7 @@ def audit_check_proof(
         Path | None, typer.Option("--policy", help="Witness policy for the checkpoint (c2sp.org/tlog-policy).")
     ] = None,
 ) -> Result:
-    """Verify a proof with only the log's public key, and print the proven entry. Needs no registry."""
+    """Verify a proof that `audit prove` wrote, and print its entry. Needs only the log's public key, no registry."""
     proven = check(_text(file), parse_verifier(log))
     cosigned: dict[str, int] = {}
     if policy is not None:
@@ -289,23 +295,24 @@ def audit_witness(
 ) -> None:
     """Cosign a log's checkpoint, as a witness on another machine. Needs no registry.
 
-    Rejects a request that does not begin at the size that was cosigned last, and a forked log. Keep the key's
-    directory: without the last cosigned size, a fork cannot be detected.
+    Rejects a forked log, and a request that does not begin at the size that was cosigned last. Do not lose the
+    directory of --state: without the last cosigned size, a fork cannot be detected.
     """
     signer = read_key(key)
     if signer.kind != COSIGNS:
-        raise InputError(f"{key}: this is a log's key instead of a witness's.", "Give the witness's own key.")
+        raise InputError(f"{key}: this is a log's key instead of a witness's key.", "Use the witness's own key.")
     watched = [parse_verifier(each) for each in logs]
     line = witnesses.answer(_text(request), signer, watched, state or key.absolute().parent, int(time.time()))
-    _print_or_write(line, answer, "take the file back to the log")
+    _print_or_write(line, answer, "take this file back to the log's machine")
 
 
 @audit.command("export")
 def audit_export(home: Home, file: Annotated[Path, typer.Argument(help="The new file to export to.")]) -> None:
-    """Verify the audit log and write it to a JSONL file. The export is logged too.
+    """Verify the ledger and write it to a JSONL file, and its signed checkpoint to a file in the same directory. The
+    export is logged.
 
-    Store the file elsewhere: a log that was truncated later no longer matches it. The signed checkpoint is written
-    beside it. The machine that decrypts transcripts uses both to verify them.
+    Store both files elsewhere: `audit verify --export` then detects that the ledger was truncated. The machine that
+    decrypts transcripts also needs them, to verify the transcripts.
     """
     if file.exists():
         raise InputError(f"{file}: the file exists already.", "Choose a new file.")
@@ -320,21 +327,21 @@ def audit_export(home: Home, file: Annotated[Path, typer.Argument(help="The new 
 def audit_trust_root(
     home: Home, sha256: Annotated[str, typer.Argument(help="Full SHA-256 of the new first root.")]
 ) -> None:
-    """Replace the trust root in force by the one in data/trust, and log this.
+    """Accept the trust root in data/trust in place of the logged one, and log this.
 
-    Otherwise every command rejects a trust root with another first root than the logged one. The new trust root does
-    not verify what officers signed under the old one.
+    Until then, every command rejects a trust root whose first root differs from the logged one. The new trust root does
+    not verify the signatures that officers made under the old one.
     """
     with open_registry(home.settings, under_any_trust=True).writing() as session:
         replace_trust(session, home.settings, sha256.lower())
-    print_done(f"the trust root {sha256.lower()} is now in force")
+    print_done(f"the trust root {sha256.lower()} is now the accepted one")
 
 
 @audit.command("policy")
 def audit_policy(
     home: Home, at: Annotated[str | None, typer.Option(help="UTC date or time; default: now.")] = None
 ) -> Result:
-    """List the rules in force at a time, with their start and the path of each stored copy."""
+    """List the rules that applied at a time, since when they applied, and the path of each stored copy."""
     with home.registry.reading() as session:
         found = rules(session, moment(at) if at is not None else None)
     rows = [
@@ -374,7 +381,7 @@ def _policy(settings: Settings, given: Path | None) -> "Policy | None":
 def _needed_policy(settings: Settings, given: Path | None) -> "Policy":
     policy = _policy(settings, given)
     if policy is None:
-        raise InputError("There is no witness policy.", "Name a witness policy, or create data/trust/witnesses.policy.")
+        raise InputError("There is no witness policy.", "Use --policy FILE, or create data/trust/witnesses.policy.")
     return policy
 
 
@@ -393,16 +400,16 @@ def evidence(
     home: Home,
     folder: Annotated[Path, typer.Option("--out", help="New folder for the package.")],
     adapter_id: Annotated[str | None, typer.Argument(help="Id of a registered adapter.")] = None,
-    line: Annotated[str | None, typer.Option("--line", help="A line, instead of an adapter; with --on.")] = None,
+    line: Annotated[str | None, typer.Option("--line", help="With --on: a line, instead of an adapter's id.")] = None,
     on: Annotated[
-        str | None, typer.Option("--on", help="UTC date or time: include the adapters that answered then.")
+        str | None, typer.Option("--on", help="UTC date or time: include the line's adapters that answered then.")
     ] = None,
     zipped: Annotated[bool, typer.Option("--zip", help="Also write a .zip beside the folder.")] = False,
 ) -> Result:
     """Write an evidence package: all records about an adapter, down to its source files, and a verifier.
 
     The verifier needs only Python, `cryptography` and the SHA-256 of the first trust root. The package contains no
-    document text. Writing it is logged. If the trust root names witnesses, they must have cosigned every entry in the
+    document text. The command is logged. If the trust root lists witnesses, they must have cosigned every entry in the
     package.
     """
     from sovereign_pipeline.evidence.package import A_DAY, answered, write_package

@@ -103,7 +103,7 @@ def sources_take_rated(
 ) -> Result:
     """Import rated answers as a source file of a line, log it, and print the section for the recipe.
 
-    The line must permit answers as preferences. Nothing is trained on them before the recipe names the file.
+    The line must permit answers as preferences. An adapter is trained on them only after you add the printed section.
     """
     # loads packages that compare texts
     from sovereign_pipeline.serving.rated_answers import take_rated
@@ -139,7 +139,7 @@ def sources_snapshot(home: Home, line: LineName) -> Result:
     recipe = load_line(home.settings.data, line, home.institution)
     of_databases = [source for source in recipe.sources if source.kind == "database"]
     if not of_databases:
-        raise InputError(f"Line {line} has no source of the kind database.", "Add one to the recipe.")
+        raise InputError(f"Line {line} has no source with the key `database`.", "Add one to the recipe.")
     taken = [
         {"source": each.name, "path": str(path := home.settings.data / each.path), "rows": take_snapshot(each, path)}
         for each in of_databases
@@ -160,43 +160,44 @@ def sources_look(
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
     line: Annotated[
         str | None,
-        typer.Option(help="Name of the line: write its draft recipe to lines/NAME.yaml; with --recipe, print."),
+        typer.Option(help="Name of the line: write its draft recipe to lines/NAME.yaml. With --recipe, print it."),
     ] = None,
     answers: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Key of the recipe, or of its source, and its value in YAML; without a value, the key is removed. "
+            help="Set a key of the recipe, or of its source, to a YAML value. Without a value, remove the key. "
             "Repeatable.",
         ),
     ] = None,
     header: Annotated[
-        bool, typer.Option("--header", help="The first line names the columns, in any language; it is shown.")
+        bool, typer.Option("--header", help="The first line contains the column names, which the output shows.")
     ] = False,
-    sheet: Annotated[str | None, typer.Option(help="Sheet of a workbook in which several have letters.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="Sheet to read, if several sheets contain letters.")] = None,
     url_from: Annotated[
         str | None, typer.Option(help="Environment variable with the SQLAlchemy URL of a database, in place of a file.")
     ] = None,
     query: Annotated[
-        str | None, typer.Option(help="SELECT statement for a database in which no table, or several, have letters.")
+        str | None,
+        typer.Option(help="SELECT statement, if no table or several tables of the database contain letters."),
     ] = None,
 ) -> Result | None:
-    """Show encoding, dialect, rows, columns and links of a file; with --line, write a draft recipe, too.
+    """Show encoding, dialect, rows, columns and links of a file. With --line, also write a draft recipe.
 
-    Shows no text, name or identifier: only column names, and the values of a column with a few repeated, known words
-    for levels, languages, labels or states. In the recipe, also the words of a level column with at most 12 different
-    ones, each in at least 3 rows.
+    The output contains no text, name or identifier. It contains column names, and the values of a column that repeats a
+    few known words for levels, languages, labels or states. The recipe also contains the values of a level column with
+    at most 12 different values, each in at least 3 rows.
 
-    The last line printed is the command that comes next. It has a --set for each decision that is yours. A recipe
-    without open decisions is checked at once, as by `sovereign lines check`.
+    The last line printed is the next command. It has a --set for each decision that you must make. A recipe without
+    open decisions is checked at once, as by `sovereign lines check`.
     """
     if (file is None) == (url_from is None):
-        raise InputError("Name one source.", "Give a file or a folder, or --url-from.")
+        raise InputError("Exactly one source is needed.", "Give a file, a folder or --url-from.")
     name = file.name.split(".")[0] if file is not None else (url_from or "").lower().removesuffix("_url")
     named = line if line is not None else re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "line"
     if not LINE_NAME.fullmatch(named):
-        raise InputError(f"--line: '{line}' is not a name of a line.", "Use only a-z, 0-9, '-' and '_'.")
+        raise InputError(f"--line: '{line}' is not a valid name for a line.", "Use only a-z, 0-9, '-' and '_'.")
     is_written = line is not None and not recipe
     target = home.settings.data / "lines" / f"{named}.yaml"
     if is_written and target.exists():
@@ -229,7 +230,7 @@ class _Look:
     """Size of the source, such as "120 rows"."""
     show: Callable[[], None]
     drafted: Suggestion | None
-    """A draft recipe without the answers; None without an institution."""
+    """A draft recipe without the values of --set; None if there is no institution.yaml."""
 
 
 def _drafting(settings: Settings) -> tuple[Institution, list[Path], Path | None]:
@@ -251,7 +252,7 @@ def _look_at_folder(settings: Settings, folder: Path, named: str, answers: Seque
             {("reason or rule" if key == "reason" else key): value for key, value in each.items()}
             for each in facts.outcomes
         ]
-        print_rows(outcomes, f"What would become of {sum(each['files'] for each in facts.outcomes):,} {what}")
+        print_rows(outcomes, f"Outcomes of {sum(each['files'] for each in facts.outcomes):,} {what}")
         shown = {key: value for key, value in facts.source.items() if FILL_IN not in str(value)}
         out.print("The recipe would have this source:")
         typer.echo(yaml.safe_dump([shown], sort_keys=False, allow_unicode=True, width=120), nl=False)
@@ -303,7 +304,7 @@ def _sheet_with_letters(file: Path, sheets: Sequence[str], header: bool) -> tupl
         raise InputError(
             f"{file}: {counted(len(found), 'sheet has', 'sheets have')} columns of letters and replies. Sheets: "
             f"{', '.join(sheets)}.",
-            "Name one with --sheet.",
+            "Select a sheet with --sheet.",
         )
     return found[0], [each for each in sheets if each != found[0].sheet]
 
@@ -343,7 +344,7 @@ def _look_at_database(
             query, others = tables[found[0]], [each for each in tables if each != found[0]]
         facts = facts_of(query)
         if facts is None:
-            raise InputError("The query returned no rows.", "Correct --query.")
+            raise InputError("The statement in --query returned no rows.", "Correct it.")
         of_kind = {"kind": "database", "url_from": url_from, "query": query}
         drafted = suggest(facts, _named_path(kept, settings), named, institution, suites, prompts, answers, of_kind)
         if is_written:
@@ -351,7 +352,7 @@ def _look_at_database(
             shutil.move(path, kept)
     drafted = Suggestion(
         drafted.recipe,
-        (f"database: `sovereign sources snapshot {named}` reads it again. It needs {url_from}.", *drafted.notes),
+        (f"database: `sovereign sources snapshot {named}` reads the rows again. It needs {url_from}.", *drafted.notes),
     )
 
     def show() -> None:
@@ -364,7 +365,7 @@ def _look_at_database(
 
 
 ROWS_OF_A_TABLE = 200
-"""Number of rows by which a table of a database is searched for letters."""
+"""Number of rows that are read from each table of a database to find columns of letters."""
 
 
 def _print_look(look: _Look, again: Sequence[str]) -> None:
@@ -378,14 +379,14 @@ def _print_look(look: _Look, again: Sequence[str]) -> None:
         for key, what in questions.items():
             out.print(f"  [bold]{escape(on_one_line(key))}[/]: {escape(on_one_line(what))}")
         if len(questions) < len(every):
-            out.print("  [bold]levels[/]: words of levels, which may be names. They are shown in the recipe alone")
+            out.print("  [bold]levels[/]: the column's values, which may be names. Only the recipe shows them")
     print_next(
         shlex.join([*again, *(part for key in questions for part in ("--set", f"{on_one_line(key)}={FILL_IN}"))])
     )
 
 
 def _drafted(home: Home, look: _Look, drafted: Suggestion, target: Path, named: str, only_print: bool) -> Result | None:
-    """Print a draft recipe; or write it, and check it if nothing is left to be filled in."""
+    """Print a draft recipe, or write it to its file. Check a written recipe that has nothing left to fill in."""
     if only_print:
         typer.echo(_as_yaml(drafted), nl=False)
         _print_notes(drafted, err)
@@ -429,7 +430,7 @@ def _print_facts(facts: FileFacts, database: str = "") -> None:
     for reason, count in facts.broken.most_common():
         print_note(f"{count:,} cannot be read ({reason}); {format_rows(facts, reason)}")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
-        print_note("The file mixes encodings: these rows are not UTF-8, but all others are")
+        print_note("The file mixes encodings: these rows are not UTF-8, but all other rows are")
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], "Columns")
     for column in facts.columns.values():
         if column.date_formats:
@@ -442,10 +443,10 @@ def _print_facts(facts: FileFacts, database: str = "") -> None:
     for sentence in about_layout(facts):
         out.print(f"  {escape(sentence)}")
     for each in compared_columns(facts):
-        holds = "holds" if each.doubt is None else "may hold"
+        holds = "contains" if each.doubt is None else "may contain"
         doubt = f"; please decide: {each.doubt}" if each.doubt else ""
-        told = f"'{each.column}' {holds} {each.links:,} ids; {each.matched:,} name a row by '{each.ids}', "
-        out.print(f"  {escape(on_one_line(told))}{each.unmatched:,} name none{doubt}")
+        told = f"'{each.column}' {holds} {each.links:,} ids; {each.matched:,} match a row's '{each.ids}', "
+        out.print(f"  {escape(on_one_line(told))}{each.unmatched:,} match none{doubt}")
 
 
 def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
@@ -503,7 +504,7 @@ def _print_notes(drafted: Suggestion, console: Console) -> None:
         print_note(on_one_line(note), console)
 
 
-privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed, and train a model of names.")
+privacy = Group(no_args_is_help=True, help="Preview how a line's rows are scrubbed, and train a name detector.")
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -518,8 +519,10 @@ def privacy_preview(
     home: Home,
     line: LineName,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows to draw.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 7,
-    row: Annotated[list[str] | None, typer.Option(help="Show this row instead; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the random draw.")] = 7,
+    row: Annotated[
+        list[str] | None, typer.Option(help="Id of a row to show instead of drawn rows; repeatable.")
+    ] = None,
     judge: Annotated[
         str | None, typer.Option(help="Your name, to judge each row interactively. The counts are stored.")
     ] = None,
@@ -527,12 +530,13 @@ def privacy_preview(
 ) -> Result | None:
     """Show rows of a line before and after scrubbing, with every finding and its reason.
 
-    Rows come from the line's classified corpus and are scrubbed with their case file, as in a run. The output contains
-    personal data, so use the command only where the corpus itself may be read. With --judge, the number of correct,
-    wrong and missed replacements is stored beside the scrubbed corpus by row id and kind; otherwise nothing is stored.
+    Rows come from the line's classified corpus. As in a run, each is scrubbed together with its case. The output
+    contains personal data, so use the command only where the corpus itself may be read. With --judge, the numbers of
+    correct, wrong and missed replacements are stored beside the scrubbed corpus, by row id and kind of personal data.
+    Otherwise nothing is stored.
     """
     if judge is not None and (as_json or not judge.strip()):
-        raise InputError("--judge asks a person about each row.", "Give the person's name, and no --json.")
+        raise InputError("--judge asks a person about each row, so it cannot print JSON.", "Leave --json out.")
     if judge is not None and row:
         raise InputError("Rows to judge are drawn with --seed and cannot be chosen.", "Leave --row out.")
 
@@ -550,7 +554,7 @@ def privacy_preview(
 
 
 def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: int) -> None:
-    """Ask about each row. Answers before the end of input are kept."""
+    """Ask a person about each row. If the input ends early, the answers so far are stored."""
     line = workplace.line.line
     scrubbed = workplace.store.current(line, "scrubbed_corpus")
     if scrubbed is None:
@@ -563,12 +567,10 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
         _print_row(each)
         out.print(f"[dim]row {number} of {len(shown)}; 'stop' ends and keeps the answers so far[/]")
         known = {name for place, found in each.places for name in (place, found.placeholder)}
-        wrong = _asked(
-            "Placeholders, or single occurrences of one, that replaced something other than personal data", known
-        )
+        wrong = _asked("Placeholders (or single occurrences of a placeholder) that replaced no personal data", known)
         if wrong is None:
             break
-        missed = _asked("Kinds of the missed personal data, one for each value", set(KINDS))
+        missed = _asked("Kinds of personal data that were missed, one for each value", set(KINDS))
         if missed is None:
             break
         judged.append(judged_row(each, wrong, [kind for kind in KINDS for name in missed if name == kind]))
@@ -593,26 +595,30 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
 def privacy_train(
     home: Home,
     line: LineName,
-    on: Annotated[list[Path], typer.Option(help="A set with marked names: BIO, or JSON lines with spans; repeatable.")],
-    to: Annotated[Path, typer.Option(help="The new directory of the model.")],
-    language: Annotated[str, typer.Option(help="The language of the sets.")] = "ar",
-    anew: Annotated[bool, typer.Option("--anew", help="Begin anew, not from the recipe's model.")] = False,
+    on: Annotated[
+        list[Path], typer.Option(help="File of texts with labelled names: BIO, or JSONL with spans; repeatable.")
+    ],
+    to: Annotated[Path, typer.Option(help="New directory for the model.")],
+    language: Annotated[str, typer.Option(help="Language of the files.")] = "ar",
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Train from scratch, instead of from the recipe's model.")
+    ] = False,
     as_json: AsJson = False,
 ) -> Result:
-    """Train a spaCy model of names on the institution's own sets. It continues the recipe's model, if there is one.
+    """Train a spaCy model that detects names on the institution's labelled texts, starting from the recipe's model.
 
-    A fifth of the documents is held out, and the model is measured on it. The directory holds the model, its card, and
-    a signature by the pipeline's key. The recipe names the directory and the printed digest of its files.
+    A fifth of the documents is held out to measure the model. The directory gets the model, its card, and a signature
+    by the pipeline's key. Enter the directory and the printed digest of its files into the recipe.
     """
     recipe = load_line(home.settings.data, line, home.institution)
     parent = None if anew else recipe.privacy.name_models.get(language)
     if parent is not None and not is_spacy_model(parent):
-        raise InputError(f"{parent} is no spaCy model, so no training continues from it.", "Add --anew.")
+        raise InputError(f"{parent} is not a spaCy model, so training cannot start from it.", "Add --anew.")
     if to.exists():
-        raise InputError(f"{to}: the path exists already.", "Name a new directory.")
+        raise InputError(f"{to}: the path exists already.", "Choose a new directory.")
     missing = next((path for path in on if not path.is_file()), None)
     if missing is not None:
-        raise InputError(f"{missing}: there is no such file.", "Name files with marked names.")
+        raise InputError(f"{missing}: there is no such file.", "Give files of texts with labelled names.")
     signer = pipeline_signer(home.settings, home.trust)
 
     def report(epoch: int, count: int, loss: float) -> None:
@@ -635,7 +641,7 @@ def privacy_train(
 
 
 def _asked(question: str, known: set[str]) -> list[str] | None:
-    """Ask until the answer contains only known words. Returns None for `stop`."""
+    """Ask until the answer contains only known words, and return them. Return None for `stop` or the end of input."""
     while True:
         try:
             answer: str = typer.prompt(f"{question} (Enter: none)", default="", show_default=False)
@@ -665,7 +671,7 @@ def _print_row(each: PreviewedRow) -> None:
             placed = [(found.placed, found.placed + len(found.placeholder), found.kind) for found in field.replaced]
             out.print(_coloured(field.after, placed))
         for start, end in field.perhaps_names:
-            print_note(f"perhaps a name, not replaced: {field.before[start:end]}")
+            print_note(f"possible name that was not replaced: {field.before[start:end]}")
         for kind in field.doubted:
             out.print(f"[red]•[/] the second detection pass still finds a value of kind {kind}")
     places = iter(each.places)

@@ -1,4 +1,4 @@
-"""`sovereign doctor`: check everything that a run needs, and print one line and one remedy for each."""
+"""`sovereign doctor`: check everything that a run needs, and print a line for each check, with a remedy if it fails."""
 
 import datetime
 import importlib.util
@@ -89,7 +89,8 @@ def disk(settings: Settings) -> Finding:
 
 
 def private(settings: Settings) -> Finding:
-    """Find files that another account of this machine can open. Files that this program creates are private."""
+    """Find files of the installation that other accounts of this machine can open. The pipeline itself creates only
+    private files."""
     roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
     found = [path for root in roots for path in reachable_by_others(root)]
     if not found:
@@ -103,8 +104,8 @@ def private(settings: Settings) -> Finding:
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:
-    """Yield the files below a directory that its group or other accounts can open through its directories. A file may
-    vanish meanwhile, such as SQLite's log when another process closes the database."""
+    """Yield the files below a directory that its group or other accounts can open. Files may vanish meanwhile, such as
+    SQLite's log when another process closes the database."""
     if not _grants(root.resolve(), stat.S_IXGRP | stat.S_IXOTH):
         return
     for directory, inside, names in os.walk(root):  # skips vanished files, and follows no links
@@ -118,7 +119,7 @@ def _grants(path: Path, bits: int) -> bool:
         mode = path.lstat().st_mode
     except OSError:
         return False
-    return bool(mode & bits) and not stat.S_ISLNK(mode)  # a link's target has a mode of its own
+    return bool(mode & bits) and not stat.S_ISLNK(mode)  # the mode of a link's target decides, not the link's mode
 
 
 def device() -> Finding:
@@ -146,7 +147,7 @@ def trainer(institution: Institution) -> Finding:
 
 
 def writable(settings: Settings) -> Finding:
-    """Check that this account can write to every directory. Missing ones are created by the first act."""
+    """Check that this account can write to every directory, or create a missing one."""
     roots = {VARIABLES["home"]: settings.home, **settings.secret_directories}
     refused = [f"{name} ({path})" for name, path in roots.items() if not _may_write(path)]
     copy = settings.ledger_copy
@@ -178,7 +179,7 @@ def _reached(name: str, url: str) -> Finding:
         socket.create_connection((parts.hostname or "", port), PATIENCE).close()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        hint = "Start it, or correct its address."
+        hint = "Start the service, or correct its address."
         return wrong(f"host of {name}", f"{parts.hostname}:{port} does not answer ({reason})", hint)
     return Finding(f"host of {name}", True, f"{parts.hostname}:{port} answers")
 
@@ -188,7 +189,7 @@ EXPIRES_SOON = datetime.timedelta(days=60)
 
 
 def trust(settings: Settings) -> Finding:
-    """Check the trust root and the pipeline's key, which every artifact needs."""
+    """Check the trust root, and the pipeline's key that signs every artifact."""
     try:
         trust = trust_root(settings)
         pipeline_signer(settings, trust)
@@ -205,7 +206,7 @@ def trust(settings: Settings) -> Finding:
             {"Hint": hint},
         )
     if trust.expires - datetime.datetime.now(datetime.UTC) < EXPIRES_SOON:
-        hint = "Its holders renew it on the offline machine. An expired trust root stops all new work."
+        hint = "Have its holders renew it on the offline machine. No run starts with an expired trust root."
         return wrong("trust root", f"expires on {trust.expires:%Y-%m-%d}", hint, "sovereign-trust renew DIR --key FILE")
     return Finding("trust root", True, f"root {trust.root_version}, accepted until {trust.expires:%Y-%m-%d}")
 
@@ -214,22 +215,22 @@ def vault(settings: Settings, institution: Institution) -> Finding:
     """Check that the vault has a public key, and that institution.yaml pins it."""
     if not settings.vault_public_key.is_file():
         command = f"sovereign-vault keygen --private FILE --public {settings.vault_public_key}"
-        return wrong("vault key", "no public key", "Make one offline.", command)
+        return wrong("vault key", "no public key", "Create a key pair on an offline machine.", command)
     try:
         fingerprint = fingerprint_of(read_public_key(settings.vault_public_key))
     except SovereignError as error:
         return failed("vault key", error)
     if institution.vault_key is None:
-        found = f"{settings.vault_public_key} is not pinned, so the first key that is found is trusted"
+        found = f"{settings.vault_public_key} is not pinned by institution.yaml, so any key in this file is trusted"
         return wrong(
             "vault key", found, f"Check that it is your key, then set vault_key: {fingerprint} in institution.yaml."
         )
     if institution.vault_key != fingerprint:
         found = f"{settings.vault_public_key} is not the key that institution.yaml names"
         return wrong(
-            "vault key", found, "Find out who changed the file, or set vault_key if it was changed on purpose."
+            "vault key", found, "Find out who changed the file. If it was changed on purpose, set vault_key anew."
         )
-    return Finding("vault key", True, f"public key at {settings.vault_public_key}, as pinned")
+    return Finding("vault key", True, f"public key at {settings.vault_public_key} is the pinned one")
 
 
 def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
@@ -274,7 +275,7 @@ def ocr(recipes: Sequence[Line]) -> list[Finding]:
 
 
 def signed(settings: Settings) -> list[Finding]:
-    """Find artifacts without a signature. `adapters verify` verifies the signatures."""
+    """Find artifacts without a signature. Does not verify signatures; `adapters verify` does."""
     stored = [path.parent for path in settings.artifacts.glob(f"*/{MANIFEST_FILE}")]
     if not stored:
         return []
@@ -282,7 +283,7 @@ def signed(settings: Settings) -> list[Finding]:
     if not unsigned:
         return [Finding("artifacts", True, f"{counted(len(stored), 'artifact')}, each with a signature")]
     what = f"{len(unsigned)} of {counted(len(stored), 'artifact')} are unsigned: {and_more(unsigned)}"
-    return [wrong("artifacts", what, "Restore them from a copy.")]
+    return [wrong("artifacts", what, "Restore them from a backup.")]
 
 
 LONGEST_UNWITNESSED = datetime.timedelta(days=31)
@@ -311,11 +312,11 @@ def records(settings: Settings) -> list[Finding]:
 
 
 SECONDS_BETWEEN_HEARTBEATS = 60.0
-"""Seconds within which a daemon of Dagster reports itself. (It does every 30 s.)"""
+"""Age of a heartbeat, in seconds, up to which a Dagster daemon counts as running. (It sends one every 30 s.)"""
 
 
 def dagster_database(settings: Settings) -> list[Finding]:
-    """Check that Dagster's database can be opened and is this home's, and that one daemon alone writes to it."""
+    """Check that Dagster's database can be opened, belongs to this home, and is used by at most one daemon."""
     from sovereign_pipeline.dagster.resources import open_instance
 
     if settings.dagster_url is None:
@@ -349,7 +350,7 @@ def rights(registry: Registry) -> list[Finding]:
 
 
 def recalls(registry: Registry) -> list[Finding]:
-    """List each recall that still applies to an adapter, and verify the data that recalls depend on."""
+    """List each recall that still applies to an adapter. Verify the records from which recalls are computed."""
     with registry.reading() as session:
         assert_contents(session)
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
@@ -399,7 +400,7 @@ def reviews(registry: Registry) -> list[Finding]:
 
 
 def unwitnessed(registry: Registry) -> list[Finding]:
-    """Find the oldest ledger entry that no quorum of witnesses covers."""
+    """Find the oldest ledger entry that too few witnesses have cosigned."""
     path = registry.settings.data / "trust" / "witnesses.policy"
     witnessed = 0
     if path.exists():
@@ -411,7 +412,7 @@ def unwitnessed(registry: Registry) -> list[Finding]:
         return [Finding("witnesses", True, f"every entry is witnessed, up to {witnessed}")]
     found = f"unwitnessed since {since:%Y-%m-%d} (entry {witnessed + 1})"
     if not path.exists():
-        hint = f"Name witnesses in {path}. Without them, nobody detects a rewritten ledger ({LOG})."
+        hint = f"List witnesses in {path}. Without them, nobody detects a rewritten ledger ({LOG})."
         return [wrong("witnesses", found, hint)]
     if datetime.datetime.now(datetime.UTC) - since > LONGEST_UNWITNESSED:
         return [
@@ -460,7 +461,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += [failed(f"line {name}", error) for name, error in recipes.broken.items()]
     findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
     if not recipes.valid and not recipes.broken:
-        findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
+        findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add a recipe.", "Command": _ADD}))
     findings += [*base_models(settings, recipes.valid), *suites(settings, recipes.valid)]
     findings += [*ocr(recipes.valid), *signed(settings), *records(settings)]
     return [*findings, *dagster_database(settings)]

@@ -11,7 +11,7 @@ from sovereign_pipeline.policy.experiment import experiment_names, load_experime
 
 ExperimentName = Annotated[str, typer.Argument(help="Name of the experiment.")]
 
-experiment = Group(no_args_is_help=True, help="Train a line with several settings, and compare them.")
+experiment = Group(no_args_is_help=True, help="Train a line with several settings, and compare the results.")
 
 
 @experiment.command("list")
@@ -31,9 +31,9 @@ def experiment_list(home: Home) -> Result:
 
 @experiment.command("run")
 def experiment_run(home: Home, name: ExperimentName) -> None:
-    """Train the trials of an experiment that are not finished. Registers nothing.
+    """Train the unfinished trials of an experiment. Registers no adapter.
 
-    Makes the line's datasets first, if they are stale. An interrupted run resumes. See docs/how-to/experiments.md.
+    First builds the line's datasets, if they are stale. An interrupted run resumes. See docs/how-to/experiments.md.
     """
     from sovereign_pipeline.dagster.definitions import chain_job, experiment_job
     from sovereign_pipeline.dagster.experiments import run
@@ -46,9 +46,9 @@ def experiment_run(home: Home, name: ExperimentName) -> None:
 
 @experiment.command("show")
 def experiment_show(home: Home, name: ExperimentName) -> Result:
-    """Compare the trials so far, and write a page with their picture. Prints the best one as a diff of the recipe.
+    """Compare the finished trials, and write a page with a plot. Prints the best trial as a diff of the recipe.
 
-    Apply the diff under change control, and run the line: the gates then evaluate the adapter on the held-out side.
+    Apply the diff under change control, and run the line. The gates then evaluate the adapter on held-out documents.
     """
     from sovereign_pipeline.dagster.experiments import diff_of, opened, rows_of, summary_of, write_page
     from sovereign_pipeline.training.experiments import read_results

@@ -1,4 +1,4 @@
-"""`sovereign init`, `backup`, `databases` and `bundle`: start, copy, restore, move and transport an installation."""
+"""`sovereign init`, `backup`, `databases` and `bundle`: create, back up, move and transport an installation."""
 
 import json
 import shutil
@@ -48,9 +48,9 @@ sensitive: {{PLACE: keep, DATE: keep}}
 _LINES = """\
 # Recipes: one file a line, `NAME.yaml`
 
-    sovereign sources look FILE                    says what a file or folder holds, and the command that writes one
-    sovereign lines check NAME                     says what is missing or still to be filled in
-    sovereign run NAME --until training_dataset    makes the datasets, and trains nothing
+    sovereign sources look FILE                    describes a file or folder, and prints the command for its recipe
+    sovereign lines check NAME                     lists what is missing or still to be filled in
+    sovereign run NAME --until training_dataset    builds the datasets, and trains nothing
 
 Every key: docs/reference/recipe.md.
 """
@@ -58,14 +58,14 @@ Every key: docs/reference/recipe.md.
 _SOURCES = """\
 # The institution's files: CSV, TSV, JSONL, JSON or Parquet, also gzipped
 
-A recipe names them by their path in this directory (`sources/letters.csv`), or by an absolute one. They are read where
-they are and never changed. Keep them out of version control unless it may hold documents of their level.
+A recipe gives each file's path, either in the data directory (`sources/letters.csv`) or absolute. The pipeline never
+copies or changes these files. Keep them out of version control unless it may store documents of their level.
 """
 
 _MODELS = """\
 # Cards of base models: licence, classification level, and the digest of every file
 
-`sovereign models fetch NAME` gets the one that a card names and verifies it; `sovereign models --help` has the rest.
+`sovereign models fetch NAME` fetches and verifies the model of a card; `sovereign models --help` lists more commands.
 """
 
 _COPIED = ("models", "suites", "red_team", "schemas")
@@ -81,7 +81,7 @@ def init(
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"{directory} is not empty.", "Choose an empty or new directory.")
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is not a directory.", "Name another path.")
+        raise InputError(f"{directory} is not a directory.", "Choose another path.")
     shipped = PROJECT_ROOT / "data"
     missing = [str(shipped / folder) for folder in _COPIED if not (shipped / folder).is_dir()]
     if missing:
@@ -92,7 +92,7 @@ def init(
     try:
         _write(directory.absolute(), shipped, name)
     except OSError as error:
-        raise InputError(f"{directory} cannot be written: {error.strerror or error}.", "Name another path.") from None
+        raise InputError(f"{directory} cannot be written: {error.strerror or error}.", "Choose another path.") from None
     load_institution(directory)
     _print_next(directory.absolute())
 
@@ -116,19 +116,19 @@ def _print_next(directory: Path) -> None:
     steps = [
         (
             f"export SOVEREIGN_DATA={directory} SOVEREIGN_HOME={settings.home}",
-            "read by every command and service; add the line to your shell's profile",
+            "variables of every command and service; add them to your shell's profile",
         ),
-        ("sovereign models fetch smollm2-135m-instruct", "the base model, once per machine"),
+        ("sovereign models fetch smollm2-135m-instruct", "fetches the base model, once per machine"),
         (
             f"sovereign-vault keygen --private {settings.home}-offline/vault.key --public {settings.vault_public_key}",
-            "the vault's keys, once; in production on an offline machine",
+            "creates the vault's keys, once; in production on an offline machine",
         ),
         (
             f"sovereign-trust demonstration {directory / TRUST} {settings.keys}",
-            "demonstration signing keys; in production use sovereign-trust init, offline",
+            "creates demonstration signing keys; in production use sovereign-trust init, offline",
         ),
-        ("sovereign doctor", "what is missing"),
-        ("sovereign sources look FILE", "what a file or folder holds, and the commands to its datasets"),
+        ("sovereign doctor", "lists what is still missing"),
+        ("sovereign sources look FILE", "describes a file or folder, and prints the next command"),
     ]
     print_done(f"{directory}: institution.yaml, models/, suites/, red_team/, lines/, sources/")
     out.print("Next:")
@@ -136,7 +136,7 @@ def _print_next(directory: Path) -> None:
         out.print(f"  [bold]{escape(command)}[/]   # {what}")
 
 
-backup = Group(no_args_is_help=True, help="Copy this installation, restore a copy, and repair artifacts from one.")
+backup = Group(no_args_is_help=True, help="Back up this installation, restore it, and repair artifacts from a backup.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the backup.")]
 PrivateKey = Annotated[Path, typer.Option("--key", help="File with the age private key that decrypts the backup.")]
@@ -148,7 +148,7 @@ def backup_create(
     folder: Annotated[Path, typer.Option("--out", help="New folder.")],
     recipient: Annotated[Path, typer.Option(help="File with the age public key for encryption.")],
 ) -> None:
-    """Back up home, corpus, vault, keys, review secrets and the gateway's directory while runs continue.
+    """Back up home, corpus, vault, keys, review secrets and the gateway's directory. Runs may continue meanwhile.
 
     Includes the registry's and MLflow's databases on a PostgreSQL server. The backup is logged in the ledger.
     """
@@ -177,26 +177,26 @@ def backup_restore(
     reason: Annotated[str, typer.Option(help="Reason; it is logged in the ledger.")],
     known: Annotated[
         list[Path] | None,
-        typer.Option("--known", help="A later checkpoint of the ledger, such as the old home's; repeatable."),
+        typer.Option("--known", help="File of a later ledger checkpoint, such as the old home's; repeatable."),
     ] = None,
-    loses: Annotated[int, typer.Option(min=0, help="Number of entries that you know to be missing in the backup.")] = 0,
+    loses: Annotated[int, typer.Option(min=0, help="Number of ledger entries that the backup lacks.")] = 0,
 ) -> None:
     """Restore a backup to the directories and databases in SOVEREIGN_HOME and the other variables, which must be empty.
     The restore is logged.
 
-    Exits with status 1 and names the lost entries if this machine knows later ones and --loses does not state their
-    number.
+    Later checkpoints on this machine show which ledger entries the backup lacks. If their number differs from --loses,
+    exits with status 1 and names them.
     """
     done = restore(home.settings, folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses)
     print_done(f"restored the backup of {done.description.created}: {done.artifacts} artifacts verified")
     print_done(f"{done.entries} entries of the ledger; the last one records this restore")
     if not done.was_compared:
-        print_note("no checkpoint or second copy of the ledger was found here: entries after the")
-        out.print("  backup are lost without a trace, so compare with the checkpoints of witnesses and auditors")
+        print_note("no checkpoint or second copy of the ledger was found here, so it is unknown whether")
+        out.print("  the backup lacks entries: compare the ledger with the checkpoints of witnesses and auditors")
     if done.lost:
-        print_note(f"{done.lost} entries are lost, as stated; inform witnesses that cosigned them")
+        print_note(f"{done.lost} entries are lost, as entered; inform the witnesses that cosigned them")
     if done.kept_aside is not None:
-        print_note(f"the second copy, which contains them, was moved to {done.kept_aside}")
+        print_note(f"the second copy contains the lost entries; it was moved to {done.kept_aside}")
 
 
 @backup.command("repair")
@@ -209,25 +209,25 @@ def backup_repair(
     """Restore an artifact's missing and changed files. The repair is logged. Purged weights are not restored."""
     names = repair(home.settings, folder, artifact, _private_key(key), tell_progress)
     for name in names:
-        print_done(f"put back: {name}")
+        print_done(f"restored: {name}")
     if not names:
         out.print("nothing to repair: every file is intact")
 
 
-databases = Group(help="Where registry, MLflow and Dagster keep their rows.")
+databases = Group(help="Move the databases of registry, MLflow and Dagster.")
 
 
 @databases.callback()
 def _databases() -> None:
-    """A group, so that `move` is named."""
+    """Make `databases` a group, because Typer would run the only command of a group without its name."""
 
 
 @databases.command("move")
 def databases_move(home: Home) -> None:
-    """Move registry, MLflow and Dagster from files in SOVEREIGN_HOME to the empty PostgreSQL databases that
-    SOVEREIGN_REGISTRY_URL, SOVEREIGN_MLFLOW_URL and SOVEREIGN_DAGSTER_URL name (those that are set).
+    """Move registry, MLflow and Dagster from files in SOVEREIGN_HOME to empty PostgreSQL databases.
 
-    The registry is verified in its new place. The old files stay, with `.moved` at the end of their names.
+    Moves those whose URL is set: SOVEREIGN_REGISTRY_URL, SOVEREIGN_MLFLOW_URL, SOVEREIGN_DAGSTER_URL. Verifies the
+    registry in its new database. The old files are renamed to end in `.moved`.
     """
     from sovereign_pipeline.dagster.moving import move
 
@@ -245,11 +245,12 @@ def _private_key(path: Path) -> str:
         raise InputError(f"{path}: this is not an age private key.", "Choose the file that age-keygen wrote.") from None
 
 
-bundle = Group(no_args_is_help=True, help="Pack a bundle to cross the air gap, verify it inside, and install from it.")
+bundle = Group(no_args_is_help=True, help="Pack a bundle to cross the air gap, verify it, and install from it.")
 
 Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the bundle.")]
 Base = Annotated[
-    list[Path], typer.Option("--base", help="For a delta: its base, then the base of that bundle, and so on.")
+    list[Path],
+    typer.Option("--base", help="For a delta: folder of its base bundle, then of that one's base, and so on."),
 ]
 TrustRoot = Annotated[
     str | None,
@@ -257,7 +258,7 @@ TrustRoot = Annotated[
 ]
 NewerThan = Annotated[
     Path | None,
-    typer.Option("--newer-than", metavar="INDEX", help="Reject a bundle that is not newer than this index."),
+    typer.Option("--newer-than", metavar="INDEX", help="Reject a bundle not newer than the bundle of this index.json."),
 ]
 NO_BASES: list[Path] = []
 
@@ -274,12 +275,12 @@ def bundle_create(
     ] = None,
     signatures: Annotated[
         Path | None,
-        typer.Option(help="Folder of publishers' signatures (sigstore, OpenSSF), with the bundle's layout."),
+        typer.Option(help="Folder of publishers' signatures (sigstore, OpenSSF), with the same paths as the bundle."),
     ] = None,
 ) -> None:
     """Pack wheels, base models, suites, trust root, configuration and this release, and sign the index.
 
-    Run it on the connected side, in a checkout. The key needs the role `bundle`.
+    Run it on a connected machine, in a checkout. The key needs the role `bundle`.
     """
     mark_demonstration(home.trust)
     signer = opened_key(key)
@@ -287,7 +288,7 @@ def bundle_create(
         home.settings, PROJECT_ROOT, folder, signer, tell_progress, torch=torch, since=since, signatures=signatures
     )
     out.print("\n".join(escape(line) for line in told(made)))
-    out.print("For a machine with only Python, take these on paper:")
+    out.print("To verify on a machine with only Python, take these digests on paper:")
     out.print(f"  SHA-256 of the first root: {home.trust.root_sha256}")
     out.print(f"  SHA-256 of {TOOL}: {file_sha256(folder / TOOL)}")
 

@@ -95,7 +95,7 @@ def lines_check(
         bool,
         typer.Option(
             "--power",
-            help="Print how each kind of personal data is found, and the number of rows that each gate needs.",
+            help="Print how each kind of personal data is detected, and how many rows each gate needs.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -103,14 +103,14 @@ def lines_check(
     """Check a recipe and every file, model and suite in it, and warn of common mistakes.
 
     Reads the first rows of each source. Lists the evaluation gates with too few rows for their margin; --power prints
-    the tables. For a recipe without an evaluation, says what training needs. Exits with status 1 if a key still says
-    FILL IN, if more rows of a source would be quarantined than the recipe allows, or if rows are in a language in which
-    the line detects no names. The line cannot run until these are fixed.
+    the tables. If the recipe has no `evaluation`, prints the keys that training needs. Exits with status 1 if the line
+    cannot run: a key still says FILL IN, more rows of a source would be quarantined than the recipe allows, or rows are
+    in a language in which the line detects no names.
     """
     if row is not None and not show_mask:
         raise InputError("--row needs --show-mask.", "Give both, or neither.")
     if as_json and show_mask:
-        raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
+        raise InputError("--show-mask prints text, so it cannot be combined with --json.", "Leave one of them out.")
     from sovereign_pipeline.privacy.preview import how_found, trade_off
 
     path = _path_of(home, file)
@@ -155,7 +155,7 @@ def lines_check(
             _print_powers(powers)
         elif few := [f"{each.gate} has {each.rows} of {each.needed}" for each in powers if each.rows < each.needed]:
             print_note(
-                "evaluation: fewer rows than are needed (--power), so a good adapter may be inconclusive: "
+                "evaluation: too few rows, so gates may be inconclusive even for a good adapter (details: --power): "
                 f"{'; '.join(few)}. Datasets can be built."
             )
         if show_mask:
@@ -174,7 +174,7 @@ def lines_check(
 
 @lines.command("add")
 def lines_add(home: Home, file: RecipeFile) -> None:
-    """Check a recipe and copy it into the institution's lines. Rejects what `lines check` rejects, except FILL IN."""
+    """Check a recipe as `lines check` does, and copy it into the institution's lines. Keys may still say FILL IN."""
     recipe, file = _checked(home, path := _path_of(home, file), file), path
     problems = [each for sample in _samples(home, recipe) for each in _problems(sample, recipe)]
     if problems:
@@ -192,8 +192,8 @@ def lines_add(home: Home, file: RecipeFile) -> None:
 
 
 def _print_next(home: Home, path: Path, recipe: Line) -> None:
-    """Print the command that works next for a recipe without problems: one that an installation still lacks, or the
-    first run."""
+    """Print the next command for a recipe without problems: the command for something that the installation still
+    lacks, or else the first run."""
     command = _command_for(home, path, recipe)
     if command.startswith("sovereign run"):
         from sovereign_pipeline.dataset.tokens import tokenizer_digests
@@ -219,7 +219,7 @@ def _command_for(home: Home, path: Path, recipe: Line) -> str:
 
 @lines.command("explain")
 def lines_explain(home: Home, line: LineName) -> Result:
-    """Explain which stages of a line `sovereign run` would run again and why, field by field."""
+    """List the stages of a line that `sovereign run` would run again, and for each the inputs and keys that changed."""
     from sovereign_pipeline.dagster.chain import CHAIN
 
     found = explain(CHAIN, open_workplace(home.settings, line))
@@ -273,7 +273,7 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _path_of(home: Home, file: Path) -> Path:
-    """Return the recipe's path for a file or the name of a line."""
+    """Return the path of a recipe that the user entered as a file or as the name of a line."""
     data = home.settings.data
     of_line = data / "lines" / f"{file}.yaml"
     if file.suffix or file.exists():
@@ -285,7 +285,7 @@ def _path_of(home: Home, file: Path) -> Path:
 
 
 def _checked(home: Home, path: Path, file: Path) -> Line:
-    """Read a recipe, and check everything that it names. `file`: the recipe as the user named it."""
+    """Read a recipe, and check every file, model and suite in it. `file`: the recipe as the user entered it."""
     from sovereign_pipeline.evaluation.capability import check_suite
     from sovereign_pipeline.evaluation.red_team import read_labels
     from sovereign_pipeline.training.stages import reward_code
@@ -339,7 +339,7 @@ def _samples(home: Home, recipe: Line) -> list[Sample]:
 
 
 def _problems(sample: Sample, recipe: Line) -> list[str]:
-    """Return sentences on what stops a run over the rows of a sample."""
+    """Return a sentence for each problem in a sample that would stop a run."""
     if sample.error is not None:
         return [f"{sample.source}: {sample.error}"]
     problems, most = [], recipe.quarantine.max_share
@@ -362,8 +362,8 @@ def _problems(sample: Sample, recipe: Line) -> list[str]:
             f"Correct the language of the source, or set language_from_text: true."
         )
     problems += [
-        f"{sample.source}: no names are detected in {language} ({format_numbers(numbers)}); name a model "
-        f"under privacy.name_models, or leave these rows out with `exclude`."
+        f"{sample.source}: the line detects no names in {language} ({format_numbers(numbers)}). Add a model "
+        f"to privacy.name_models, or leave these rows out with `exclude`."
         for language, numbers in sample.other_languages.items()
     ]
     return problems
@@ -382,7 +382,7 @@ def _print_sample(sample: Sample, recipe: Line) -> None:
         mark = "[red]✗[/]" if problems else "[green]✓[/]"
         out.print(
             f"{mark} {escape(sample.source)}, {rows}: {sample.documents:,} documents ({languages or 'none'})"
-            f"{''.join(left_out)}, {sample.quarantined:,} to quarantine, {sample.share:.1%}; the recipe allows "
+            f"{''.join(left_out)}, {sample.quarantined:,} to quarantine ({sample.share:.1%}); the recipe allows "
             f"{recipe.quarantine.max_share:.1%}"
         )
         for reason in sample.rows_by_reason:
@@ -390,13 +390,14 @@ def _print_sample(sample: Sample, recipe: Line) -> None:
     for problem in problems:
         print_wrong(problem)
     if sample.unknown_levels:
-        out.print(f"    no levels of the ladder, to be mapped under `levels`: {escape(sample.unknown_levels)}")
+        out.print(f"    unknown classification levels, to be mapped under `levels`: {escape(sample.unknown_levels)}")
     if sample.not_read:
         out.print(f"    not read: {escape(and_more(sample.not_read))}")
 
 
 def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
-    """Print the kinds of personal data that the line replaces, then those that it keeps, then those that stop it."""
+    """Print the kinds of personal data by treatment: first those that the line replaces, then those that it keeps, then
+    those that stop it."""
     does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
     rows = [
         {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
@@ -422,10 +423,10 @@ def _print_powers(powers: Sequence[GatePower]) -> None:
     ]
     print_rows(rows, "Rows for the margins")
     out.print(
-        f"  least: for a candidate that answers everything as the base does to pass. needed: for one exactly as good\n"
-        f"  to pass with probability {POWER}, where {CHANGED_ANSWERS:.0%} of answers, {CHANGED_CHOICES:.0%} of a "
-        f"suite's and {CHANGED_CONTINUATIONS:.0%} of continuations differ.\n"
-        f"  Add rows, or widen the margin and say why. Not here: held_out_loss, whose rows are known after the split."
+        f"  least: with fewer, even a candidate with the base model's own answers cannot pass. needed: with these\n"
+        f"  rows, an equally good candidate passes with probability {POWER}, if {CHANGED_ANSWERS:.0%} of its answers, "
+        f"{CHANGED_CHOICES:.0%} of a suite's and {CHANGED_CONTINUATIONS:.0%} of continuations differ.\n"
+        f"  Add rows, or widen the margin and say why. The rows of held_out_loss are known only after the split."
     )
 
 
@@ -441,15 +442,15 @@ def _print_mask(row: Any) -> None:
             f"ends in an end-of-turn id: {ends}"
         )
         if each.is_cut:
-            print_note(f"longer than max_length {each.max_length}, so the trainer skips the row")
+            print_note(f"the row is longer than max_length {each.max_length}, so the trainer skips it")
         if each.dropped:
-            print_note(f"cut to max_length {each.max_length}: the first {each.dropped} messages are left out")
+            print_note(f"the first {each.dropped} messages are left out, to fit max_length {each.max_length}")
         marked = ((before, "⟦", (supervised, "underline green"), "⟧") for before, supervised in each.parts)
         out.print(Text.assemble(*(piece for part in marked for piece in part)))
 
 
 NOT_EVALUATED = "not asked"
-"""Outcome in `--json` for a gate without a record. The text is unchanged for existing programs."""
+"""Outcome in `--json` for a gate without a record. Programs depend on this wording, so it does not change."""
 
 SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
 """Outcome -> text in the table."""
@@ -469,7 +470,7 @@ def gates_list(home: Home, line: LineName) -> Result:
         if rows:
             print_rows([_row_gates(each) for each in rows], f"Gates of {line}")
         else:
-            out.print(f"Line {line}: nothing is materialized yet, so no gate was evaluated.")
+            out.print(f"Line {line}: no stage has run yet, so no gate was evaluated.")
 
     return Result(rows, show)
 
@@ -484,7 +485,7 @@ def gates_waive(
 ) -> None:
     """Waive a gate that the line's current artifact did not pass. Prints the waiver before your key signs it.
 
-    The waiver applies to exactly this verdict; another candidate, suite, incumbent or recipe needs a new one. Exits
+    The waiver applies only to this verdict. Another candidate, suite, incumbent or recipe needs a new waiver. Exits
     with status 1 if the recipe does not permit a waiver.
     """
     from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN

@@ -32,7 +32,7 @@ class LoadedWhenAsked(SuggestingGroup):
     """A group that imports a command's module only when the command is used."""
 
     elsewhere: Mapping[str, str] = {}
-    """Name of a command -> module that defines it."""
+    """Command name -> module that defines the command."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         self.load_all()
@@ -64,8 +64,8 @@ def _command_in(module: str, name: str) -> Any:
 
 
 ALLOCATIONS = 250_000
-"""Number of allocations between two garbage collections. Imports allocate much that stays in use, and a short command
-ends before the first collection."""
+"""Number of allocations between two garbage collections. A collection during imports frees almost nothing, and with
+this number a short command ends before the first one."""
 
 HELP = """From a classified corpus to a registered adapter, with every step logged.
 
@@ -129,10 +129,10 @@ def run(
     home: Home,
     line: Annotated[list[str] | None, typer.Argument(help="One or more lines, run one after the other.")] = None,
     until: Annotated[
-        str | None, typer.Option(help="The last stage to run, such as training_dataset; default: registered_adapter.")
+        str | None, typer.Option(help="Last stage to run, such as training_dataset; default: registered_adapter.")
     ] = None,
 ) -> None:
-    """Train lines: run each from raw corpus to registered adapter. Unchanged stages are reused."""
+    """Run lines from raw corpus to registered adapter. Artifacts whose inputs did not change are reused."""
     from sovereign_pipeline.cli.adapters import print_adapters, print_dataset, with_marks
     from sovereign_pipeline.dagster.definitions import chain_job
     from sovereign_pipeline.dagster.resources import open_instance
@@ -144,7 +144,7 @@ def run(
     if not line:
         names = line_names(home.settings.data)
         raise InputError(
-            f"Name a line. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
+            f"No line was given. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
             f"sovereign run {names[0]}" if names else "Begin with: sovereign sources look FILE.",
         )
     recipes = [load_line(home.settings.data, name, home.institution) for name in line]
@@ -175,9 +175,9 @@ def run(
     print_adapters(
         with_marks(home.registry, [each for recipe in recipes for each in list_adapters(home.registry, recipe.line)])
     )
-    out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
+    out.print("\nNext: [bold]make up[/] (starts the web pages), or one of these commands in .venv/bin/")
     out.print("  sovereign adapters show ID      all facts about the adapter in the registry")
-    out.print("  sovereign adapters verify ID    hash everything that it was made from, down to the source files")
+    out.print("  sovereign adapters verify ID    hash the adapter and its inputs, down to the source files")
     out.print("  sovereign review open LINE      open a blind comparison with the adapter that it would replace")
     out.print(
         "  sovereign adapters request ID approve|stage|promote …  request an officers' decision "
@@ -197,13 +197,13 @@ def up(
     ] = None,
     gateway_port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
     auditor: Annotated[
-        int | None, port_option("Port of the auditor's Dagster, for your proxy; without it, none is started.")
+        int | None, port_option("Start a second Dagster for auditors, behind your proxy, on this port.")
     ] = None,
 ) -> None:
-    """Start all services on loopback until Ctrl-C: Dagster's UI and daemon, MLflow's UI, the review page, artifact
+    """Run all services on loopback until Ctrl-C: Dagster's UI and daemon, MLflow's UI, the review page, artifact
     pages and gateway.
 
-    The artifact pages also serve the registry, under /registry. The gateway starts once an adapter is in production.
+    The registry is served by the artifact pages, under /registry. The gateway starts once an adapter is in production.
     """
     from sovereign_pipeline.dagster.resources import open_instance, register_lines
     from sovereign_pipeline.dagster.services import Ports, serve_until_interrupted

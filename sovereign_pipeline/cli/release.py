@@ -77,7 +77,7 @@ def adapters_technical_file(
 ) -> None:
     """Write a draft of an adapter's technical file (Annex IV of the EU AI Act), filled in from the record.
 
-    The draft says who must add each missing fact. It has the adapter's classification level.
+    For each missing fact, the draft says who must add it. It is classified like the adapter.
     """
     from sovereign_pipeline.evidence.package import draft_technical_file
     from sovereign_pipeline.evidence.technical_file import UNWRITTEN
@@ -100,10 +100,10 @@ def adapters_sign_technical_file(
         Path | None, typer.Option("--out", help="New file for the signature; default: FILE.sigstore.json.")
     ] = None,
 ) -> None:
-    """Sign the completed technical file of an adapter. The signature is a separate file beside it.
+    """Sign the completed technical file of an adapter. The signature is written to a separate file.
 
-    Several persons can sign the same file, each with a separate signature file. Prints the statement before your key
-    signs it.
+    Several persons can sign the same technical file, each into another signature file. Prints the statement before your
+    key signs it.
     """
     from sovereign_pipeline.evidence.technical_file import sign_technical_file
 
@@ -123,7 +123,7 @@ def adapters_rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            help="Adapter that shall answer; default: the previous one, or with a staged one, the one in production."
+            help="Adapter to roll back to. Default: withdraw the staged adapter, or else return to the previous one."
         ),
     ] = None,
     *,
@@ -145,9 +145,9 @@ def adapters_rollback(
 
 @adapters.command("hold")
 def adapters_hold(home: Home, line: LineName) -> Result:
-    """Compare a line's staged adapter with the one in production, with the counts of the gateways on this machine.
+    """Compare a line's staged adapter with the one in production, from the counts of the gateways on this machine.
 
-    Exits with status 1 if the staged adapter is worse by more than its margins.
+    Exits with status 1 if the staged adapter is worse by more than a margin.
     """
     from sovereign_pipeline.serving.rollout.flag import current_flag
     from sovereign_pipeline.serving.rollout.hold import state_of
@@ -176,7 +176,7 @@ def adapters_hold(home: Home, line: LineName) -> Result:
 
 @adapters.command("accept-hold")
 def adapters_accept_hold(home: Home, adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Accept an inconclusive trial of a staged adapter, so that it may be promoted. No other officer has to approve.
+    """Accept an inconclusive trial of a staged adapter, so that it may be promoted. One officer's signature suffices.
 
     Prints the acceptance before your key signs it.
     """
@@ -203,7 +203,7 @@ def adapters_accept_hold(home: Home, adapter_id: AdapterId, reason: Reason, key:
 
 
 def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
-    """Update a line's flag to the ledger after a transition. A line that serves nothing has no flag."""
+    """Update a line's flag to the ledger's state after a transition. A line that serves nothing has no flag."""
     from sovereign_pipeline.serving.rollout.flag import sequences
     from sovereign_pipeline.serving.rollout.publishing import follow
 
@@ -254,19 +254,21 @@ def adapters_request(
     home: Home,
     adapter_id: AdapterId,
     transition: Annotated[
-        str, typer.Argument(help="approve, stage, unstage, promote, roll_back, reject, recall or retire.")
+        str, typer.Argument(help="One of: approve, stage, unstage, promote, roll_back, reject, recall, retire.")
     ],
     reason: Reason,
     urgent: Annotated[
         bool,
-        typer.Option("--urgent", help="With promote: do not wait for the trial. The adapter is marked permanently."),
+        typer.Option(
+            "--urgent", help="With promote: skip the trial. Pages then mark the adapter as urgently promoted."
+        ),
     ] = False,
     *,
     key: KeyOptions,
 ) -> None:
     """Request a change of an adapter's state. Prints the request before your key signs it.
 
-    If the institution requires no other approval, the change is made immediately.
+    If the institution's rules require no further approval, the change is made immediately.
     """
     if urgent and transition != "promote":
         raise InputError(f"--urgent needs promote, not {transition}.", "Leave it out.")
@@ -275,9 +277,9 @@ def adapters_request(
 
 @adapters.command("retire")
 def adapters_retire(home: Home, adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Retire an adapter. It is never served, compared with or continued from again; its records are kept.
+    """Retire an adapter. It is never again served, used in a comparison, or trained further. Its records remain.
 
-    An adapter in production needs as many approvals as a promotion.
+    To retire an adapter in production, as many approvals are needed as for a promotion.
     """
     _request(home, adapter_id, "retire", reason, key)
 
@@ -296,7 +298,7 @@ def adapters_status(
 ) -> Result:
     """Show what needs a decision: each adapter's state and review date, and the open requests.
 
-    Exits with status 1 and names the line if a request is not in the ledger. Other lines are shown anyway.
+    If a request is not in the ledger, exits with status 1 and names its line. The other lines are still shown.
     """
     from sovereign_pipeline.release.cadence import due_reviews
     from sovereign_pipeline.release.purge import unused
@@ -379,7 +381,7 @@ def _runs_of(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | No
 def adapters_approve(home: Home, request_id: RequestId, key: KeyOptions) -> None:
     """Approve a request. Prints the approval before your key signs it.
 
-    The last necessary approval makes the change.
+    With the last approval that the rules require, the change is made.
     """
     _decide(home, request_id, "approve", "", key)
 
@@ -398,9 +400,9 @@ def adapters_reject(home: Home, request_id: RequestId, reason: Reason, key: KeyO
 
 @adapters.command("history")
 def adapters_history(home: Home, adapter_id: AdapterId) -> Result:
-    """Show every change of an adapter's state: who requested it, who approved it, and with what evidence.
+    """Show every change of an adapter's state: who requested it, who approved it, and on which evidence.
 
-    Exits with status 1 and names the change if one was not validly signed, requested and approved.
+    Exits with status 1 and names the change if its request, approvals or signatures are not valid.
     """
     from sovereign_pipeline.release.standing import history_of
 
@@ -432,9 +434,9 @@ def adapters_production(
     line: LineName,
     at: Annotated[str | None, typer.Option(help="A UTC date or time, such as 2027-03-14 or 2027-03-14T09:30.")] = None,
 ) -> Result:
-    """Show which adapter answered as a line's production adapter, now or at a time. A date means the end of that day.
+    """Show which adapter answers for a line in production, now or at an earlier time. A date means the end of that day.
 
-    An adapter in production answers nobody while a recall applies to it.
+    While a recall applies to the adapter in production, no adapter answers.
     """
     asked = moment(at) if at is not None else None
     with home.registry.reading() as session:
@@ -553,10 +555,10 @@ def _shown(value: Any) -> Any:
     return value
 
 
-HELP = """Name the adapters that hold a document, a source, a dataset or a base model; with --open, recall them.
+HELP = """List the adapters trained on a document, a source, a dataset or a base model. With --open, recall them.
 
-An adapter holds what its weights were trained on, also by way of a parent adapter or of a base model that was made
-here. A held-out document is in no weights. A recall holds for each adapter until it is retired or waived.
+The list includes adapters whose parent adapter, or base model made here, was trained on it. No adapter is trained on a
+held-out document. A recall applies to an adapter until the adapter is retired or the recall is waived for it.
 """
 
 recall = Group(help=HELP)
@@ -568,22 +570,22 @@ def recall_ask(
     context: typer.Context,
     document: Annotated[str | None, typer.Option(help="Id of a document, as in its row.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Name of a source; with --document, the document's source.")
+        str | None, typer.Option(help="Name of a source. With --document: the source of that document.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Digest of a dataset, or its first digits.")] = None,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="Digest of a base model's files, or its first digits.")
     ] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
-    reason: Annotated[str | None, typer.Option(help="With --open: why.")] = None,
+    reason: Annotated[str | None, typer.Option(help="With --open: reason for the recall.")] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="With --open: do not ask before a line is left without any adapter.")
+        bool, typer.Option("--yes", help="With --open: do not ask before an adapter that answers now is withdrawn.")
     ] = False,
     *,
     key: KeyOptions,
     as_json: AsJson = False,
 ) -> Result | None:
-    """List the adapters that were trained on some content; with --open, recall them."""
+    """List the adapters that were trained on the selected content. With --open, recall them."""
     if context.invoked_subcommand is not None:
         return None
 
@@ -613,7 +615,7 @@ def recall_ask(
 
     def show() -> None:
         if answer.also:
-            out.print(f"[red]Also ask for[/] {escape(and_more(answer.also))}: the same id in another form.")
+            out.print(f"[red]Also search for[/] {escape(and_more(answer.also))}: the same id in another form.")
         if not rows:
             out.print(f"No registered adapter was trained on {escape(str(answer.question))}.")
             return
@@ -627,7 +629,8 @@ def recall_ask(
 
 
 def _ask_before_dark(dark: Sequence[Holder]) -> None:
-    """Ask whether lines may be left without any adapter. Raises InputError if the officer declines."""
+    """Ask whether staged adapters and adapters in production may be withdrawn. Raises InputError if the officer
+    declines."""
     for each in dark:
         what = "answers nobody" if each.state == "production" else "loses its staged adapter"
         err.print(
@@ -635,7 +638,7 @@ def _ask_before_dark(dark: Sequence[Holder]) -> None:
         )
     if not (sys.stdin.isatty() and typer.confirm("Open the recall?", err=True)):
         raise InputError(
-            "The recall was not opened, because it would withdraw an adapter that answers now.", "Use --yes to open it."
+            "The recall was not opened, because it withdraws an adapter that answers now.", "To open it, use --yes."
         )
 
 
@@ -667,13 +670,13 @@ def recall_list(home: Home) -> Result:
 def recall_waive(
     home: Home,
     recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
-    adapter: Annotated[str, typer.Argument(help="Id of the adapter that the recall shall no longer apply to.")],
+    adapter: Annotated[str, typer.Argument(help="Id of the adapter to exempt from the recall.")],
     reason: Annotated[str, typer.Option(help="Reason why the adapter may still be used.")],
     key: KeyOptions,
 ) -> None:
     """Waive a recall for one adapter, as an officer. Prints the waiver before your key signs it.
 
-    The recall still applies to all other adapters. Exits with status 1 if it is already waived for this one.
+    The recall still applies to all other adapters. Exits with status 1 if it is already waived for this adapter.
     """
     with home.registry.reading() as session:
         recalled = str(question_of(recall_to_waive(session, home.settings, recall_id, adapter)))

@@ -1,4 +1,4 @@
-"""`sovereign review`: open a blind review, print its links, serve its page, show its progress, close it."""
+"""`sovereign review`: open a blind review, print its links, serve its page, show its progress, and close it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +29,7 @@ from sovereign_pipeline.review.closing import close, findings_in, read_log, rows
 from sovereign_pipeline.review.plan import in_words, plan_of
 from sovereign_pipeline.workplace import open_workplace
 
-PageUrl = Annotated[str, typer.Option(help="URL of the page for operators, for the links.")]
+PageUrl = Annotated[str, typer.Option(help="URL under which operators reach the review page.")]
 HERE = f"http://{LOOPBACK}:{REVIEW_PORT}"
 
 review = Group(no_args_is_help=True, help="Blind reviews: people compare a candidate's answers with its opponent's.")
@@ -47,13 +47,13 @@ def review_open(
     opponent: Annotated[
         str | None,
         typer.Option(
-            help="The opponent: id of an adapter, or `base` for the base model. Default: the line's newest "
-            "other adapter that was reviewed and did not lose, or the base model."
+            help="The opponent: id of an adapter, or `base` for the base model. Default: the newest other "
+            "adapter of the line that did not lose its review, or the base model if there is none."
         ),
     ] = None,
     url: PageUrl = HERE,
 ) -> Result:
-    """Generate both arms' answers, seal the plan, and print each operator's one-time link."""
+    """Generate the answers of candidate and opponent, seal the plan, and print each operator's one-time link."""
     # loads the evaluation package
     from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
     from sovereign_pipeline.review.opening import ReviewRequest, open_review
@@ -118,9 +118,9 @@ def review_serve(home: Home, port: Annotated[int, port_option("Port of the page.
 
 @review.command("status")
 def review_status(home: Home, line: LineName) -> Result:
-    """Show how many ballots each operator has given. The ratings are hidden until the review is closed.
+    """Show how many ballots each operator has cast. The ratings are hidden until the review is closed.
 
-    Exits with status 1 and names the change if ballots, sign-ins or the log were changed.
+    Exits with status 1 if ballots, sign-ins or the log were changed, and names the change.
     """
     store = open_workplace(home.settings, line).store
     found, closing = find_last(home.registry, line)
@@ -171,10 +171,10 @@ def review_close(
     *,
     key: KeyOptions,
 ) -> None:
-    """Close the open review and reveal its seed. Exits with status 1 if ballots are missing and no officer closes it
-    early.
+    """Close the open review and reveal its seed. Exits with status 1 if ballots are missing.
 
-    An officer named in the recipe can close it early, with a key and a reason. Both are printed before the key signs.
+    An officer whom the recipe names can close it early, with --key and --reason. Prints the statement before the key
+    signs it.
     """
     store = open_workplace(home.settings, line).store
     found, _ = find_last(home.registry, line)
@@ -191,4 +191,4 @@ def review_close(
         signer = officers_signer(home.settings, key, stated)
     closing = close(home.registry, home.settings, found, contents, home.actor, signer, reason)
     print_done(f"{line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
-    out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
+    out.print("  While `make up` runs, a sensor materializes blind_review. You can also do so in the Dagster UI.")

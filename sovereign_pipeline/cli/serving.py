@@ -62,7 +62,7 @@ def tokens_add(
     ] = False,
     admin: Annotated[bool, typer.Option("--admin", help="The caller may open /admin and /registry.")] = False,
     users: Annotated[
-        bool, typer.Option("--users", help="The caller serves several people; `user` in a request names the person.")
+        bool, typer.Option("--users", help="The caller serves several people. `user` in a request names the person.")
     ] = False,
     user_header: Annotated[
         str | None, typer.Option(help="Header that names the person, instead of `user`. Implies --users.")
@@ -73,9 +73,9 @@ def tokens_add(
     per_minute: Annotated[
         int | None, typer.Option(help="Maximum requests per minute; default: `limits`.", min=1)
     ] = None,
-    user_concurrent: Annotated[int | None, typer.Option(help="The same, of each person.", min=1)] = None,
-    user_per_minute: Annotated[int | None, typer.Option(help="The same, of each person.", min=1)] = None,
-    days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
+    user_concurrent: Annotated[int | None, typer.Option(help="--concurrent for each person.", min=1)] = None,
+    user_per_minute: Annotated[int | None, typer.Option(help="--per-minute for each person.", min=1)] = None,
+    days: Annotated[int, typer.Option(help="Days until the token expires.", min=1, max=LONGEST_DAYS)] = 90,
 ) -> Result:
     """Create a token and print it once. Only its SHA-256 is stored."""
     home.institution.ladder.rank(clearance)
@@ -89,7 +89,7 @@ def tokens_add(
             user_per_minute=user_per_minute,
         )
     except ValidationError:
-        raise InputError("--user-header is not a valid header name.", "Such as X-OpenWebUI-User-Id.") from None
+        raise InputError("--user-header is not a valid header name.", "Use one such as X-OpenWebUI-User-Id.") from None
     role = Role(
         clearance=clearance,
         lines=tuple(lines) if lines is not None else None,
@@ -112,7 +112,7 @@ def tokens_add(
 def tokens_list(home: Home) -> Result:
     """List every token by id, with its holder, permissions and expiry.
 
-    Exits with status 1 if a token is not in the ledger as it is; the gateway rejects such a token.
+    Exits with status 1 if a token differs from its ledger entry. The gateway rejects such a token.
     """
     found = read_tokens(file_of(home.settings))
     refused = refused_by(home.registry, found) if found else {}

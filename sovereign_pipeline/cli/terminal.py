@@ -1,4 +1,4 @@
-"""Shared parts of the commands: groups, options and output (tables, JSON, an officer's key)."""
+"""Define what commands share: groups, options, output as tables or JSON, and the opening of an officer's key."""
 
 import datetime
 import json
@@ -82,10 +82,10 @@ def port_option(text: str) -> Any:
 
 @dataclass(frozen=True)
 class KeyOptions:
-    """Options that select a person's private key. A command gets them by a parameter of this type."""
+    """Options that select a person's private key. A command with a parameter of this type has these options."""
 
-    key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
-    token: Annotated[str | None, typer.Option("--token", help="Your key on a token: the token's label.")] = None
+    key: Annotated[Path | None, typer.Option("--key", help="File with your private key.")] = None
+    token: Annotated[str | None, typer.Option("--token", help="Label of the hardware token with your key.")] = None
     passphrase_file: Annotated[
         Path | None, typer.Option("--passphrase-file", help="File with the passphrase or PIN; default: ask for it.")
     ] = None
@@ -96,8 +96,8 @@ class KeyOptions:
 
 
 class Home:
-    """The installation that the environment names, for a command with a parameter of this type. Each part is opened
-    when the command first uses it."""
+    """The installation that the environment variables select. A command with a parameter of this type gets it. Each
+    property is opened at its first use."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -117,7 +117,7 @@ class Home:
 
     @cached_property
     def store(self) -> "ArtifactStore":
-        """The store of artifacts, without the unscrubbed text."""
+        """The store of artifacts, without access to unscrubbed text."""
         from sovereign_pipeline.record.sealing import LedgerSeals
         from sovereign_pipeline.record.store import ArtifactStore
 
@@ -139,7 +139,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a command, which gives the command the option `--json`."""
+    """The result of a command. A command that returns a `Result` has the option `--json`."""
 
     data: Any
     """Value that `--json` prints: dataclasses, objects with `to_dict`, mappings, and lists of them."""
@@ -164,7 +164,7 @@ class Result:
 
 
 class SuggestingGroup(TyperGroup):
-    """A group that suggests the nearest commands of the whole program for an unknown one."""
+    """A command group that answers an unknown command with the most similar commands of the whole program."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         self.suggest_commands = False  # Typer's own suggestions cover only this group
@@ -177,8 +177,8 @@ class SuggestingGroup(TyperGroup):
 
 
 def _nearest_commands(context: Any, args: list[str]) -> list[str]:
-    """Return the commands whose name resembles the first argument or whose help contains it. Those of the current group
-    come first."""
+    """Return the commands whose name resembles the first argument or whose help contains it. Commands of the current
+    group come first."""
     root = context.find_root()
     if f"--{args[0].lower()}" in (option for each in root.command.params for option in each.opts):
         return [f"'{root.command_path} --{args[0].lower()}'"]
@@ -279,12 +279,12 @@ def print_rows(rows: list[dict[str, Any]], title: str) -> None:
 
 
 def on_one_line(text: str, kept: str = "") -> str:
-    """Replace control characters and line breaks, which a terminal would obey, by spaces, except those `kept`."""
+    """Replace unprintable characters by spaces, since a terminal would obey them. Keep the characters in `kept`."""
     return text if text.isprintable() else "".join(each if each.isprintable() or each in kept else " " for each in text)
 
 
 def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
-    """Print a long table without a frame, which would be slow."""
+    """Print a long table without a frame, because a frame would be slow."""
     padded = []
     for name, values in zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True):
         cells = [name.replace("_", " "), *("" if value is None else str(value) for value in values)]
@@ -315,7 +315,7 @@ def print_wrong(what: object) -> None:
 
 
 def print_next(command: str, begin: str = "Next", console: Console = out) -> None:
-    """Print, as a command's last line, the one command that works next."""
+    """Print the command to run next. This is a command's last line of output."""
     console.print(f"{escape(begin)}: [bold]{escape(command)}[/]")
 
 
@@ -390,10 +390,10 @@ def write_new_file(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
-        raise InputError(f"{path}: the path exists already.", "Name a new file.") from None
+        raise InputError(f"{path}: the path exists already.", "Choose a new file.") from None
     except OSError as error:
         raise InputError(
-            f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder that you can write to."
+            f"{path}: it cannot be written ({error.strerror}).", "Choose a file in a folder that you can write to."
         ) from None
 
 

@@ -50,7 +50,7 @@ def test_from_an_empty_directory_to_a_dataset_and_an_evaluation_later(new: Insta
 
     look()
     status, output = new.ask("lines", "check", str(recipe))
-    assert status == 1 and "still says FILL IN" in output and "are needed (--power)" in output, output
+    assert status == 1 and "still says FILL IN" in output and "details: --power" in output, output
     status, output = new.ask("run", "harbour", "--until", "training_dataset")
     assert status == 2 and "FILL IN" in output and new.store.current("harbour", "raw_corpus") is None, output
     look("Harbour Office:")

@@ -91,7 +91,7 @@ def test_each_turn_of_a_conversation_is_between_marks(institution: DemoInstituti
         institution.recipe["training"]["sft"] = {"supervise": "last", "max_length": 120}
         shown = check("--show-mask", "--row", row["id"]).stdout
         assert re.findall("⟦([^⟧]*)⟧", shown) == between[1:]
-        assert "cut to max_length 120: the first 2 messages are left out" in shown
+        assert "the first 2 messages are left out, to fit max_length 120" in shown
     else:
         assert between == [f"{row[name][0]['content']}<|im_end|>" for name in ("chosen", "rejected")]
         assert shown.count("Which one?") == 2
@@ -132,7 +132,7 @@ def test_a_dataset_of_another_recipe_says_so(institution: DemoInstitution, check
 def test_a_row_that_is_too_long_or_does_not_end_says_so(institution: DemoInstitution, check: Check) -> None:
     made(institution, TRAINING_DATASET)
     institution.recipe["training"]["sft"] = {"max_length": 64}
-    assert "longer than max_length 64, so the trainer skips the row" in check("--show-mask").stdout
+    assert "longer than max_length 64, so the trainer skips it" in check("--show-mask").stdout
     config = institution.settings.data / "models" / "tiny" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_bytes()), "eos_token_id": 7}))
     (institution.settings.data / "models" / "tiny.yaml").unlink()
