@@ -23,9 +23,10 @@ Value = bool | int | float | str | None | tuple[str, ...]
 VARIABLE = re.compile(r"seed|sft\.[^.]+")
 """Keys below `training` that may vary. Trials share the base model and the datasets."""
 DRAWS_PER_TRIAL = 100
-"""Draws for each trial of a random search before it ends: the lists may hold fewer different settings."""
+"""Maximum number of random draws per trial of a random search. The search then ends, because its lists may have fewer
+different combinations than trials."""
 DIGITS = 3
-"""Significant digits of a number drawn from a range, so that a person can write the winner into a recipe."""
+"""Significant digits of a number drawn from a range, so that a person can copy it into a recipe."""
 
 
 class Range(RecipeModel):
@@ -38,7 +39,7 @@ class Range(RecipeModel):
     """Largest number."""
 
     scale: Literal["linear", "log"] = "linear"
-    """`log` draws each order of magnitude equally often, as learning rates need."""
+    """`log` draws every order of magnitude equally often, as is usual for learning rates."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: not it.low < it.high, "low must be less than high"),
@@ -60,7 +61,7 @@ class Halving(RecipeModel):
 
     steps: tuple[int, ...] = Field(min_length=1, examples=[[6, 12]])
     """Optimizer steps after which trials are compared, ascending. After the last rung, the best trials train to the end
-    of their recipe. A rung too early prefers settings that learn fast at first."""
+    of their recipe. A rung that is too early favours settings that learn fast only at first."""
 
     keep: float = Field(default=0.5, gt=0, lt=1)
     """Share of a rung's trials that continue, rounded up. Jamieson and Talwalkar use a half; Li et al. use a third."""
@@ -74,16 +75,15 @@ class Budget(RecipeModel):
     """The limits of an experiment."""
 
     trials: int = Field(ge=2, le=200, examples=[12])
-    """Largest number of trials; of a random search, their number."""
+    """Maximum number of trials of a grid; exact number of trials of a random search."""
 
     hours: float | None = Field(default=None, gt=0)
-    """Hours of all trials together, over all runs of the experiment. No trial begins after this time; null: no
-    limit."""
+    """Total hours of all trials, over all runs of the experiment. No trial begins after this time; null: no limit."""
 
 
 class Experiment(RecipeModel):
-    """An experiment on a line. Its trials are compared on the line's selection side (`split.selection`), and nothing of
-    them is registered."""
+    """An experiment on a line. Its trials are compared on the line's selection side (`split.selection`), and no adapter
+    is registered."""
 
     experiment: str = Field(examples=["rate-and-rank"])
     """Name of the experiment and of its file: a-z, 0-9, '-' and '_'."""
@@ -92,8 +92,8 @@ class Experiment(RecipeModel):
     """Line whose recipe the trials vary."""
 
     vary: dict[str, tuple[Value, ...] | Range] = Field(min_length=1, examples=[{"sft.rank": [8, 16]}])
-    """Keys below `training` that vary, such as `sft.learning_rate`: a list of values, or a range for a random search.
-    The trials are all combinations of the lists. `seed` and the keys of `sft`, except `supervise`, may vary."""
+    """Key below `training`, such as `sft.learning_rate` -> a list of values, or for a random search also a range. The
+    trials are all combinations of the lists. `seed` and the keys of `sft`, except `supervise`, may vary."""
 
     random_seed: int | None = None
     """Seed of a random search, which draws `budget.trials` settings from the lists and ranges; null: a grid."""
@@ -105,7 +105,7 @@ class Experiment(RecipeModel):
     """Limits of the experiment."""
 
     halving: Halving | None = None
-    """Early stopping of the worse trials; null: every trial trains to its end."""
+    """Early stopping of the worse trials; null: every trial trains to the end."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -119,7 +119,7 @@ class Experiment(RecipeModel):
         ),
         (
             lambda it: it.random_seed is None and it.grid_size < 2,
-            "one setting is no experiment: add a value to a list of vary",
+            "the experiment has only one setting: add a value to a list of vary",
         ),
         (
             lambda it: "sft.adapter" in it.vary and "sft.learning_rate" not in it.vary,
@@ -131,7 +131,7 @@ class Experiment(RecipeModel):
     @classmethod
     def _usable_as_partition_key(cls, name: str) -> str:
         if not LINE_NAME.fullmatch(name):
-            raise ValueError("an experiment's name may hold only a-z, 0-9, '-' and '_'")
+            raise ValueError("an experiment's name may contain only a-z, 0-9, '-' and '_'")
         return name
 
     @field_validator("vary")
@@ -140,8 +140,8 @@ class Experiment(RecipeModel):
         for key, values in vary.items():
             if not VARIABLE.fullmatch(key):
                 raise ValueError(
-                    f"{key} cannot vary: trials share the base model and the datasets, and compare SFT alone. The keys "
-                    f"of training.sft and training.seed can"
+                    f"{key} cannot vary: all trials use the same base model and datasets, and compare only SFT. The "
+                    f"keys of training.sft and training.seed can vary"
                 )
             if key == "sft.supervise":
                 raise ValueError(f"{key} cannot vary: trials would be measured on different replies")
@@ -155,7 +155,7 @@ class Experiment(RecipeModel):
 
     @property
     def rungs(self) -> tuple[int | None, ...]:
-        """Steps at which trials are compared; None: their end."""
+        """Steps at which trials are compared. None stands for the end of a trial."""
         return (*(self.halving.steps if self.halving is not None else ()), None)
 
 
@@ -172,8 +172,8 @@ class Setting:
 
 
 def settings_of(experiment: Experiment, line: Line) -> list[Setting]:
-    """Return the recipes of all trials, always in the same order. Raises RecipeError that names key and trial if a
-    value is invalid."""
+    """Return the recipes of all trials, always in the same order. For an invalid value, raises RecipeError that names
+    its key and trial."""
     where = f"experiments/{experiment.experiment}.yaml"
     recipe = line.model_dump(mode="json", exclude_unset=True)
     found = []
@@ -188,9 +188,9 @@ def settings_of(experiment: Experiment, line: Line) -> list[Setting]:
         sft = each.line.training.sft
         if steps[0] <= sft.warmup_steps or (sft.max_steps is not None and steps[-1] >= sft.max_steps):
             raise RecipeError(
-                f"{where}: halving.steps is {list(steps)}, and trial {each.number} has training.sft.warmup_steps "
+                f"{where}: halving.steps {list(steps)} does not fit trial {each.number}, which has warmup_steps "
                 f"{sft.warmup_steps} and max_steps {sft.max_steps or 'null'}.",
-                "Choose rungs after the warm-up and before the end of every trial.",
+                "Choose steps after the warm-up and before the end of every trial.",
             )
     return found
 
@@ -220,18 +220,18 @@ def _with(content: Mapping[str, Any], path: Sequence[str], value: Value) -> dict
 
 
 def recipe_diff(path: Path, setting: Setting) -> str:
-    """Return a unified diff that writes a setting's values into its line's recipe. The rest of the file, with its
-    comments, stays. Raises RecipeError if the changed text would be another recipe than the setting's."""
+    """Return a unified diff that writes a setting's values into its line's recipe and changes nothing else, not even
+    comments. Raises RecipeError if the changed text would be another recipe than the setting's."""
     before = after = path.read_text(encoding="utf-8")
     for key, value in setting.values.items():
         after = _written(after, ("training", *key.split(".")), value)
     try:
         is_right = read_yaml(Line, path, content=after.encode()) == setting.line
-    except RecipeError:  # the value was also used elsewhere, by a YAML anchor
+    except RecipeError:  # for example, a YAML anchor uses the value elsewhere
         is_right = False
     if not is_right:
         values = ", ".join(f"training.{key}: {value}" for key, value in setting.values.items())
-        raise RecipeError(f"{path}: the values cannot be written into this file.", f"Write them by hand: {values}.")
+        raise RecipeError(f"{path}: no diff could be generated for this file.", f"Change the values by hand: {values}.")
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     return "".join(difflib.unified_diff(old, new, f"a/lines/{path.name}", f"b/lines/{path.name}"))
 
@@ -250,7 +250,7 @@ def _written(text: str, path: Sequence[str], value: Value) -> str:
 
 
 def _with_key(text: str, mapping: Any, path: Sequence[str], value: Value) -> str:
-    """Return YAML with a new key in a mapping. Keys below it are written in braces."""
+    """Return YAML with a new key in a mapping. Further keys of `path` are nested in braces."""
     new = json.dumps(value, ensure_ascii=False)
     for key in reversed(path[1:]):
         new = f"{{{key}: {new}}}"
@@ -267,8 +267,8 @@ def experiment_names(data: Path) -> list[str]:
 
 
 def load_experiment(data: Path, name: str, institution: Institution) -> tuple[Experiment, Line]:
-    """Load an experiment and its line by the experiment's name. Raises RecipeError, and NotFoundError that lists the
-    known experiments."""
+    """Load an experiment by name, with its line. Raises RecipeError, and NotFoundError that lists the known
+    experiments."""
     path = data / "experiments" / f"{name}.yaml"
     if name not in experiment_names(data):
         known = ", ".join(experiment_names(data)) or "none"
@@ -276,7 +276,7 @@ def load_experiment(data: Path, name: str, institution: Institution) -> tuple[Ex
     experiment = read_yaml(Experiment, path)
     if experiment.experiment != name:
         raise RecipeError(
-            f"{path}: the file is named '{name}', and its experiment is '{experiment.experiment}'.",
-            "Make them the same.",
+            f"{path}: the file is named '{name}', but its experiment is '{experiment.experiment}'.",
+            "Use the same name for both.",
         )
     return experiment, load_line(data, experiment.line, institution)

@@ -1,4 +1,4 @@
-"""Define and load the institution file: classification levels, approvals, reviews and settings for every line of
+"""Define and load `institution.yaml`: classification levels, approvals, reviews and settings for every line of
 adapters."""
 
 import calendar
@@ -31,8 +31,8 @@ class ClassificationLadder:
         spellings = {unicodedata.normalize("NFKC", level).casefold() for level in self.levels}
         if not self.levels or len(spellings) != len(self.levels) or not all(map(_is_a_name, self.levels)):
             raise RecipeError(
-                f"The classification ladder {list(self.levels)} must hold at least one level, each named once in any "
-                f"spelling, on one line, without spaces around the name.",
+                f"The classification levels {list(self.levels)} are invalid. There must be at least one level, no name "
+                f"may be repeated in other letter case, or contain line breaks or surrounding spaces.",
                 "Correct `classification` in institution.yaml.",
             )
 
@@ -43,12 +43,12 @@ class ClassificationLadder:
         """Return the level's position, 0 for the lowest. Raises RecipeError for an unknown level."""
         if level not in self.levels:
             raise RecipeError(
-                f"'{level}' is not a classification level.", f"Use one of the ladder: {', '.join(self.levels)}."
+                f"'{level}' is not a classification level.", f"Use one of these levels: {', '.join(self.levels)}."
             )
         return self.levels.index(level)
 
     def highest(self, levels: Iterable[str]) -> str:
-        """Return the highest of the given levels, or the lowest level of the ladder if there are none."""
+        """Return the highest of `levels`, or the institution's lowest level if there are none."""
         return max(levels, key=self.rank, default=self.levels[0])
 
     def exceeds(self, level: str, ceiling: str) -> bool:
@@ -77,16 +77,16 @@ APPROVALS_BY_DEFAULT: Approvals = {
     "recall": 0,
     "retire": 0,
 }
-"""Default number of approvals for each transition. Transitions that withdraw an adapter need none, so that they never
-wait."""
+"""Default number of approvals for each transition. Transitions that withdraw an adapter need no approval, so that they
+take effect at once."""
 
 
 class Release(RecipeModel):
     """The rules for changes of an adapter's state."""
 
     approvals: Approvals = Field(default={}, examples=[{"approve": 2, "promote": 2}])
-    """Transition -> number of officers besides the requester who must approve it, each another person. At 0 it takes
-    effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for the others. `promote_urgently`,
+    """Transition -> number of different officers, besides the requester, who must approve it. At 0 it takes effect with
+    the request. The defaults are approve 2, stage 1, promote 2, and 0 for all other transitions. `promote_urgently`,
     and `retire` of an adapter in production, need at least as many approvals as `promote`."""
 
     approvals_by_level: dict[str, Approvals] = Field(default={}, examples=[{"SECRET": {"promote": 3}}])
@@ -100,9 +100,9 @@ class Release(RecipeModel):
 
     promote_without_hold: tuple[str, ...] = Field(default=(), examples=[["PUBLIC"]])
     """Classification levels at which an adapter may be promoted without a trial among users. At every other level
-    `promote` requires that the trial (`rollout.hold`) passed, or that an officer accepted it once. A line's first
-    adapter needs no trial, because there is no other adapter to compare it with. `promote_urgently` does not need a
-    trial either."""
+    `promote` requires that the trial (`rollout.hold`) passed, or that an officer accepted an inconclusive trial. A
+    line's first adapter needs no trial, because there is no other adapter to compare it with. `promote_urgently` does
+    not need a trial either."""
 
     blind_review: Literal["required", "not_required"] = "required"
     """Condition for approving an adapter. `required`: a blind review that was passed or whose gate was waived."""
@@ -111,8 +111,8 @@ class Release(RecipeModel):
         """Return how many officers besides the requester must approve a transition at a classification level.
 
         Args:
-            before: the adapter's state. What is in production is retired with the approvals of `promote`, since the
-                next promotion has nothing to be compared with then.
+            before: the adapter's state. To retire an adapter in production needs the approvals of `promote`, because
+                the next adapter is then promoted without a comparison.
         """
         chosen = {**APPROVALS_BY_DEFAULT, **self.approvals, **self.approvals_by_level.get(level, {})}
         if transition == "promote_urgently" or (transition, before) == ("retire", "production"):
@@ -127,8 +127,8 @@ def is_transition(name: str) -> TypeGuard[TransitionName]:
 
 @lru_cache(maxsize=64)
 def release_in(content: bytes) -> Release:
-    """Read the release rules in a copy of `institution.yaml`, ignoring keys of other versions. Raises ValueError if the
-    rules cannot be read."""
+    """Read the release rules in a copy of `institution.yaml`. Ignores keys that this version does not know. Raises
+    ValueError if the rules cannot be read."""
     try:
         section = yaml.safe_load(content).get("release") or {}
         return Release.model_validate({name: section[name] for name in Release.model_fields if name in section})
@@ -138,7 +138,8 @@ def release_in(content: bytes) -> Release:
 
 @lru_cache(maxsize=64)
 def levels_in(content: bytes) -> tuple[str, ...]:
-    """Read the classification levels, lowest first, in a copy of `institution.yaml`. Empty if they cannot be read."""
+    """Return the classification levels, lowest first, in a copy of `institution.yaml`. Return an empty tuple if they
+    cannot be read."""
     try:
         return tuple(map(str, yaml.safe_load(content)["classification"]))
     except (yaml.YAMLError, KeyError, TypeError, RecursionError, UnicodeDecodeError):
@@ -162,14 +163,14 @@ class Cadence(RecipeModel):
     at most ten years. It takes precedence over the institution's `review_every_days`; null: the institution's value."""
 
     on: tuple[Event, ...] = Field(default=(), examples=[["base_superseded", "source_withdrawn"]])
-    """Events that make a review due at once. `base_superseded`: the recipe's base model has other files than the
-    adapter's. `template_changed`: the chat template or the instruction has changed. `source_withdrawn`: a source file
-    is missing, the recipe no longer names the source, or a recall applies to the adapter. `policy_changed`: the
+    """Events that make a review due at once. `base_superseded`: the files of the recipe's base model differ from those
+    of the adapter's. `template_changed`: the chat template or the instruction has changed. `source_withdrawn`: a source
+    file is missing, the recipe no longer lists the source, or a recall applies to the adapter. `policy_changed`: the
     institution's classification levels, or its treatment of a kind of personal data in this line, have changed."""
 
     retrain: bool = False
-    """Let Dagster run the stages again once a review is due, with the same recipe on today's sources. A failed run
-    is not retried automatically."""
+    """Once a review is due, let Dagster run the line again on the current sources. A failed run is not retried
+    automatically."""
 
     @field_validator("every")
     @classmethod
@@ -184,7 +185,7 @@ class Cadence(RecipeModel):
         return every
 
     def next_day(self, since: datetime.date, institutions_days: int) -> datetime.date:
-        """Return the day of the review after this one."""
+        """Return the day on which the next review is due, counted from `since`."""
         if self.every is None:
             return since + datetime.timedelta(days=institutions_days)
         number, unit = _parts(self.every)
@@ -214,13 +215,13 @@ def _parts(every: str) -> tuple[int, str]:
 
 
 EARLIEST, LATEST = 1800, 2100
-"""Range of accepted years. An earlier year is from another calendar (1446 in the Hijri calendar is 2024); a later year
-is a placeholder."""
+"""Range of accepted years. An earlier year is from another calendar (Hijri 1446 is Gregorian 2024). A later year is a
+placeholder."""
 
 
 def iso_day(text: str) -> datetime.date:
-    """Parse an ISO date, with or without a time, in digits of any script. Raises ValueError with a message that
-    completes a sentence beginning with the date's name and does not quote the text."""
+    """Parse an ISO date, with or without a time, in digits of any script. Raises ValueError, whose message continues a
+    sentence that begins with the field's name. The message does not quote the text."""
     digits = "".join(str(unicodedata.decimal(each, each)) for each in text.strip())
     try:
         day = datetime.datetime.fromisoformat(digits).date()
@@ -246,7 +247,7 @@ class Here(RecipeModel):
     """Run the trainer as a child process on the machine that runs the step."""
 
     where: Literal["here"] = "here"
-    """On the machine that runs the step."""
+    """Run the trainer on the machine that runs the step."""
 
 
 class Volume(RecipeModel):
@@ -259,7 +260,7 @@ class Volume(RecipeModel):
     """Mount path in the pod. It must be the same path that Dagster uses."""
 
     read_only: bool = False
-    """Mount it read-only."""
+    """Mount the volume read-only."""
 
 
 class Toleration(RecipeModel):
@@ -282,7 +283,7 @@ class Kubernetes(RecipeModel):
     """Run each training as a `TrainJob` of Kubeflow Trainer, with one pod on each node."""
 
     where: Literal["kubernetes"]
-    """On Kubernetes."""
+    """Run the trainer on Kubernetes."""
 
     image: str = Field(min_length=1, examples=["registry.internal/sovereign-pipeline:0.1.0"])
     """Container image with this program at the same version and its libraries."""
@@ -291,10 +292,10 @@ class Kubernetes(RecipeModel):
     """Namespace of the jobs."""
 
     runtime: Name = "sovereign-trainer"
-    """Name of the `TrainingRuntime` in the namespace; `deploy/kubernetes.yaml` has it."""
+    """Name of the `TrainingRuntime` in the namespace; `deploy/kubernetes.yaml` defines it."""
 
     queue: Name | None = None
-    """LocalQueue of Kueue in which the jobs wait; null: none."""
+    """Kueue LocalQueue in which the jobs wait; null: none."""
 
     volumes: tuple[Volume, ...] = Field(min_length=1)
     """Volumes that the pods mount. They must contain everything that the trainer reads and writes."""
@@ -329,7 +330,7 @@ class Kubernetes(RecipeModel):
     """Taints that the pods tolerate."""
 
     memory_gib: int | None = Field(default=None, ge=1)
-    """Memory, in GiB, of each pod: the request, and the limit."""
+    """Memory, in GiB, of each pod, as its request and as its limit."""
 
     cpus: float | None = Field(default=None, gt=0)
     """Number of CPU cores that are requested for each pod."""
@@ -339,7 +340,7 @@ class Ray(RecipeModel):
     """Run the trainer as a job on a Ray cluster."""
 
     where: Literal["ray"]
-    """On a Ray cluster."""
+    """Run the trainer on a Ray cluster."""
 
     address: str = Field(pattern=r"^https?://[^/\s]+/?$", examples=["http://ray-head:8265"])
     """URL of the head node's dashboard, which accepts jobs."""
@@ -352,7 +353,7 @@ class Ray(RecipeModel):
     on several nodes; null: always on one."""
 
     interface: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:-]{1,15}$", examples=["ib0"])
-    """Network interface through which several nodes exchange tensors, by its name on every node."""
+    """Network interface through which several nodes exchange tensors. It has the same name on every node."""
 
     gpus: float = Field(default=1, ge=0)
     """Number of devices that Ray reserves for the job on each of its nodes."""
@@ -372,14 +373,14 @@ OWN_SBATCH_OPTIONS = (
     *("input", "job-name", "nodes", "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable"),
     *("quiet", "requeue", "signal", "test-only", "uid", "usage", "version", "wait", "wrap"),
 )
-"""Options of sbatch that the launcher sets, or that would change how it follows the job."""
+"""Options of sbatch that recipes cannot set: the launcher sets them, or could not monitor the job with them."""
 
 
 class Slurm(RecipeModel):
     """Run each training as a job of Slurm."""
 
     where: Literal["slurm"]
-    """On a Slurm cluster."""
+    """Run the trainer on a Slurm cluster."""
 
     interface: str = Field(pattern=r"^[A-Za-z0-9_.:-]{1,15}$", examples=["ib0"])
     """Network interface through which several nodes exchange tensors. It has the same name on every node."""
@@ -389,7 +390,7 @@ class Slurm(RecipeModel):
     on several nodes."""
 
     gpu_resource: str | None = Field(default="gpu", pattern=r"^[A-Za-z0-9_.:-]+$", examples=["gpu:h100"])
-    """Generic resource of the devices in the cluster, one for each device; null: train on CPUs."""
+    """Slurm generic resource (GRES) that stands for one device; null: train on CPUs."""
 
     python: str = "python3"
     """Python interpreter on the nodes, with this program at the same version."""
@@ -401,8 +402,8 @@ class Slurm(RecipeModel):
     """Account to which Slurm charges the job; null: the user's default."""
 
     time: str | None = Field(default=None, pattern=r"^[0-9]+(-[0-9]+)?(:[0-9]+){0,2}$", examples=["1-00:00:00"])
-    """Time limit of a job, as sbatch reads it, in quotes; null: the partition's limit. A training that reaches it saves
-    a checkpoint and is submitted again."""
+    """Time limit of a job, in the format of sbatch and in quotes; null: the partition's limit. A training that reaches
+    the limit saves a checkpoint and is submitted again."""
 
     cpus: int | None = Field(default=None, ge=1)
     """Number of CPU cores for each device; null: the cluster's default."""
@@ -459,11 +460,11 @@ class Institution(RecipeModel):
     default every kind is replaced, except URL, PLACE, ORGANISATION, NATIONALITY, DATE and AGE, which are kept."""
 
     sensitive_by_line: dict[str, Treatments] = Field(default={}, examples=[{"permits-desk": {"CARD": "stop"}}])
-    """Line -> `sensitive` for this line alone; it takes precedence over `sensitive`."""
+    """Line -> `sensitive` for this line only; it takes precedence over `sensitive`."""
 
     vault_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Fingerprint of the vault's public key, as `sovereign-vault keygen` prints it. Any other key stops every line.
-    Null: the first key is trusted, and later ones must be the key of the newest scrubbed corpus."""
+    """Fingerprint of the vault's public key, which `sovereign-vault keygen` prints. Any other key stops every line.
+    Null: the first key is trusted, and from then on only the key of the newest scrubbed corpus."""
 
     release: Release = Release()
     """Rules for changes of an adapter's state: the approvals, and how long a request is valid."""
@@ -472,7 +473,7 @@ class Institution(RecipeModel):
     """Users who get a staged adapter."""
 
     rollout_by_line: dict[str, Rollout] = Field(default={}, examples=[{"permits-desk": {"share": 0.2}}])
-    """Line -> `rollout` for this line alone; it replaces `rollout` entirely."""
+    """Line -> `rollout` for this line only; it replaces `rollout` entirely."""
     serving: Serving = Serving()
     """Permissions of the gateway's callers, limits, and engine."""
 
@@ -480,9 +481,9 @@ class Institution(RecipeModel):
     """Place where the trainer's process runs. It is not part of any artifact's identity."""
 
     device_watts: float | None = Field(default=None, gt=0, le=100_000, examples=[700])
-    """Mean power in watts of one device in a training: of a GPU with its share of the machine, or of a machine without
-    one. The energy of a training is taken from it if its devices have no counters that can be read. Null: the energy
-    is then not known."""
+    """Mean power, in watts, of one device during training: of a GPU with its share of the machine, or of a machine
+    without GPUs. If the devices have no readable energy counters, the energy of a training is computed from this
+    power. Null: the energy of such a training is unknown."""
 
     @field_validator("classification")
     @classmethod
@@ -495,7 +496,7 @@ class Institution(RecipeModel):
     @classmethod
     def _place_is_named(cls, trainer: Any) -> Any:
         if isinstance(trainer, dict) and "where" not in trainer:
-            raise ValueError("set where the trainer runs: where: here, kubernetes, ray or slurm")
+            raise ValueError("the key 'where' is missing; set it to here, kubernetes, ray or slurm")
         return trainer
 
     @model_validator(mode="after")
@@ -515,7 +516,7 @@ class Institution(RecipeModel):
         return ClassificationLadder(self.classification)
 
     def rollout_of(self, line: str) -> Rollout:
-        """Return the rollout rules of a line: which users get its staged adapter."""
+        """Return the rules by which users get a line's staged adapter."""
         return self.rollout_by_line.get(line, self.rollout)
 
     def treatments(self, line: str) -> Treatments:
@@ -525,8 +526,8 @@ class Institution(RecipeModel):
 
 
 def load_institution(data: Path, content: bytes | None = None) -> Institution:
-    """Read `institution.yaml`. Raises RecipeError, also if a rule or a role names a line that does not exist: such a
-    rule would have no effect.
+    """Read `institution.yaml`. Raises RecipeError, also for a rule or role of a line that does not exist, because it
+    would have no effect.
 
     Args:
         content: the file's bytes, if they were read already.

@@ -47,24 +47,24 @@ class Line(RecipeModel):
     """The institution's files, and how their columns become documents."""
 
     quarantine: Quarantine = Quarantine()
-    """Limits on broken rows of a source. The line stops above them."""
+    """Limits on broken rows of a source. The line stops if a limit is exceeded."""
 
     corpus: Corpus = Corpus()
-    """How stages over a whole corpus are run."""
+    """Resources of stages that process the whole corpus."""
 
     privacy: Privacy = Privacy()
-    """Name detectors that run, by language."""
+    """How names are detected, by language."""
 
     split: Split = Split()
-    """How the held-out slice is chosen."""
+    """How the held-out documents are chosen."""
 
     training: Training
     """Base model, training stages and their settings, and devices."""
 
     evaluation: Evaluation | None = None
-    """The measurements that are required before an adapter is registered. Null: not decided yet. Such a line can build
-    its datasets, but is not trained. Once `evaluation` is set, the datasets are compared with it before they are used.
-    """
+    """The measurements that are required before an adapter is registered. Null: not decided yet; datasets can be built,
+    but no adapter is trained. Once `evaluation` is set, the datasets are checked for contamination by it before they
+    are used."""
 
     gates: Gates = Gates()
     """Margins of the evaluation's gates, and the blind review."""
@@ -74,7 +74,7 @@ class Line(RecipeModel):
 
     @property
     def named_evaluation(self) -> Evaluation:
-        """The line's evaluation. Raises RecipeError (`no_evaluation`) if the recipe has none yet."""
+        """The line's evaluation. Raises RecipeError (`no_evaluation`) if the recipe has no evaluation yet."""
         if self.evaluation is None:
             raise no_evaluation(self)
         return self.evaluation
@@ -83,7 +83,7 @@ class Line(RecipeModel):
     @classmethod
     def _usable_as_partition_key(cls, line: str) -> str:
         if not LINE_NAME.fullmatch(line):
-            raise ValueError("a line's name may hold only a-z, 0-9, '-' and '_'")
+            raise ValueError("a line's name may contain only a-z, 0-9, '-' and '_'")
         return line
 
     not_allowed: ClassVar[NotAllowed] = (
@@ -127,7 +127,7 @@ class Line(RecipeModel):
         for named in self.gates.capability.margins:
             if named not in suites:
                 raise ValueError(
-                    f"gates.capability.margins: '{named}' is no suite of the line; {nearest_known(named, suites)}"
+                    f"gates.capability.margins: '{named}' is not a suite of the line; {nearest_known(named, suites)}"
                 )
         return self
 
@@ -137,7 +137,7 @@ EXAMPLE_OF_EVALUATION = example_of(Line, [("evaluation",)])
 
 
 def no_evaluation(line: Line) -> RecipeError:
-    """Return the error for a line that has no evaluation. Its hint shows everything to add."""
+    """Return the error for a line that has no evaluation. The error's hint shows everything to add."""
     return RecipeError(
         f"Line {line.line}: the recipe has no 'evaluation' yet. Its datasets can be built, but no adapter can be "
         f"trained or registered.",
@@ -146,7 +146,7 @@ def no_evaluation(line: Line) -> RecipeError:
 
 
 def check_against_institution(line: Line, institution: Institution) -> None:
-    """Raise RecipeError if the line names classification levels that the institution does not define."""
+    """Raise RecipeError if the line's recipe uses a classification level that the institution does not define."""
     ladder = institution.ladder
     named = [
         ("ceiling", line.ceiling),
@@ -171,17 +171,17 @@ def check_against_institution(line: Line, institution: Institution) -> None:
     unknown = ", ".join(f"{what} is '{level}'" for what, level in named if level not in ladder)
     if unknown:
         raise RecipeError(
-            f"Line {line.line}: {unknown}, which is not on the ladder {', '.join(ladder.levels)}.",
-            "Use one of these, or add the level to institution.yaml.",
+            f"Line {line.line}: {unknown}, but the classification levels are {', '.join(ladder.levels)}.",
+            "Use one of these levels, or add a level to institution.yaml.",
         )
 
 
 def read_line(path: Path, institution: Institution) -> Line:
-    """Read a recipe file. Its name must be the line's name. Raises RecipeError."""
+    """Read a recipe file. Raises RecipeError, also if the file's name is not the line's name."""
     line = read_yaml(Line, path, act="check_recipe")
     if path.stem != line.line:
         raise RecipeError(
-            f"{path}: the file is named '{path.stem}', and its line is '{line.line}'.", "Make them the same."
+            f"{path}: the file is named '{path.stem}', but its line is '{line.line}'.", "Use the same name for both."
         )
     check_against_institution(line, institution)
     return line
@@ -205,7 +205,7 @@ def load_line(data: Path, name: str, institution: Institution) -> Line:
         known = ", ".join(line_names(data)) or "none"
         raise NotFoundError(
             f"There is no line '{name}' under {data / 'lines'}.",
-            f"Known lines: {known}. The variable SOVEREIGN_DATA names the data directory; here it is {data}.",
+            f"Known lines: {known}. The data directory is {data}; the variable SOVEREIGN_DATA selects it.",
         )
     return read_line(data / "lines" / f"{name}.yaml", institution)
 

@@ -1,4 +1,4 @@
-"""Define the base class of models that people fill in, and read their YAML files with errors that name the key."""
+"""Define the base class of models of YAML files that people edit, and read these files. Errors name the key."""
 
 import difflib
 import json
@@ -28,7 +28,7 @@ _EXPECTED = {
 """Pydantic's error type -> description of the expected value in YAML terms."""
 
 _UNQUOTED = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,)}
-"""Pydantic's error type -> types that a quoted value would have without its quotes."""
+"""Pydantic's error type -> Python types that it accepts, to recognise a number or boolean that was put in quotes."""
 
 LARGEST_WHOLE_NUMBER = 2**53
 """Largest accepted whole number. Above it, JSON readers may confuse two numbers (RFC 8259, section 6)."""
@@ -37,11 +37,11 @@ FILL_IN = "FILL IN"
 """Placeholder for a value that a person must write, in suggested recipes and for missing keys without an example."""
 
 SHOWN_CHARACTERS = 60
-"""Longest wrong value that a message quotes. Longer values are texts rather than mistyped words."""
+"""Maximum length of a wrong value that a message quotes. A longer value is a text rather than a mistyped word."""
 
 
 def _make_numbers_strict(schema: Any) -> None:
-    """Make numbers and booleans strict in a core schema. Lists still become tuples, and texts become paths."""
+    """Make numbers and booleans strict in a core schema. Lists are still converted to tuples, and texts to paths."""
     if isinstance(schema, dict):
         if schema.get("type") in ("int", "float", "bool"):
             schema["strict"] = True
@@ -58,14 +58,14 @@ function's result)."""
 
 
 def named_twice(names: Iterable[object]) -> str:
-    """Return all names, separated by commas, if one of them is repeated; otherwise ""."""
+    """If a name is repeated, return all names, separated by commas. Otherwise return ""."""
     every = [str(name) for name in names]
     return ", ".join(every) if len(set(every)) != len(every) else ""
 
 
 class RecipeModel(Frozen):
-    """The base class of a model that people fill in. An unknown key is an error, so that a misspelt limit is never
-    replaced by a default. Text with digits is not accepted as a number, and numbers must be finite."""
+    """The base class of models of files that people edit. An unknown key is an error, because otherwise a misspelt
+    limit would silently get its default. Text with digits is not accepted as a number, and numbers must be finite."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -102,7 +102,7 @@ def placeholders_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def read_value(text: str) -> Any:
-    """Parse a value as in a recipe. A text that is not YAML, or that YAML reads as a mapping, stays a text."""
+    """Parse a value as in a recipe. A text that is not YAML, or that would be a mapping, is returned unchanged."""
     try:
         value = yaml.load(text, _RecipeLoader)
     except (yaml.YAMLError, ValueError, AttributeError):  # the last two: a value does not match its tag
@@ -129,10 +129,10 @@ def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """A YAML loader that rejects repeated keys, keeps dates as text, and reads `5e-4` as a number, as YAML 1.2 does.
+    """A YAML loader that rejects repeated keys, returns dates as text, and reads `5e-4` as a number, as YAML 1.2 does.
 
-    A date stays the text that was written. A key for texts can then hold one, and a key for dates can report an error
-    such as 2024-02-30.
+    Because dates are text, a key for texts accepts them, and a key for dates can report an invalid date such as
+    2024-02-30.
     """
 
     yaml_implicit_resolvers = {
@@ -144,20 +144,18 @@ class _RecipeLoader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.value != "<<"]
         twice = [key for number, key in enumerate(keys) if key in keys[:number]]
         if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key '{twice[0]}' is written twice", node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice[0]}' is repeated", node.start_mark)
         return yaml.SafeLoader.construct_mapping(self, node, deep)
 
 
 def _unused(loader: _RecipeLoader, node: yaml.Node) -> None:
-    # A set has a different order in each process, and levels need a fixed order.
-    raise yaml.constructor.ConstructorError(None, None, f"recipes have no values of {node.tag}", node.start_mark)
+    # A set would have a different order in each process, but keys such as `classification` need a fixed order.
+    raise yaml.constructor.ConstructorError(None, None, f"values of type {node.tag} are not allowed", node.start_mark)
 
 
 def _whole_number(loader: _RecipeLoader, node: yaml.ScalarNode) -> int:
-    """Parse a whole number that JSON readers can represent. Raises ConstructorError if it is too large, ValueError if
-    it is no number."""
+    """Parse a whole number. Raises ConstructorError if it is too large for JSON readers, and ValueError if it is not a
+    whole number."""
     value: int = loader.construct_yaml_int(node)
     if abs(value) > LARGEST_WHOLE_NUMBER:
         raise yaml.constructor.ConstructorError(None, None, "a whole number is too large", node.start_mark)
@@ -173,8 +171,8 @@ _RecipeLoader.add_implicit_resolver(
 
 
 class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same loader on libyaml, if PyYAML was built with it. It is five times as fast, which matters with many
-    lines."""
+    """The loader of `_RecipeLoader` on libyaml, if PyYAML was built with it. It is five times as fast, which matters
+    with many lines."""
 
     yaml_implicit_resolvers = _RecipeLoader.yaml_implicit_resolvers
     yaml_constructors = _RecipeLoader.yaml_constructors
@@ -190,27 +188,28 @@ def _loaded(text: str) -> Any:
 
 Model = TypeVar("Model", bound=RecipeModel)
 MOST_KEPT = 1_000
-"""Maximum number of files whose models are kept in memory."""
+"""Maximum number of files whose models are cached in memory."""
 
 
 def read_yaml(model: type[Model], path: Path, act: Act | None = None, content: bytes | None = None) -> Model:
-    """Read and validate one file. Raises RecipeError that names file, key, and the nearest known key.
+    """Read and validate one file. Raises RecipeError that names the file and the key, and suggests the nearest known
+    key.
 
     Args:
-        act: the act of an interface that checks the file again, if there is one.
+        act: the act of an interface that checks the file again after a correction, if there is one.
         content: the file's bytes, if they were read already.
     """
     if path.is_dir():
-        raise RecipeError(f"{path} is a directory.", "Name the file in it.")
+        raise RecipeError(f"{path} is a directory.", "Give the path of a file in it.")
     if not path.is_file():
-        raise RecipeError(f"{path}: the file does not exist.", "Write it, or correct the path.")
+        raise RecipeError(f"{path}: the file does not exist.", "Create it, or correct the path.")
     found: Model = _read(model, path, act, path.read_bytes() if content is None else content)
     return found
 
 
 @lru_cache(maxsize=MOST_KEPT)
 def _read(model: type[Model], path: Path, act: Act | None, content: bytes) -> Model:
-    """Return the model of these bytes. Cached, because services read every line's recipe at each look."""
+    """Return the model of a file's bytes. Cached, because services read every line's recipe again and again."""
     try:
         given = _loaded(content.decode())
     except RecursionError:
@@ -225,8 +224,10 @@ def _read(model: type[Model], path: Path, act: Act | None, content: bytes) -> Mo
 
 
 def validated(model: type[Model], given: dict[str, Any], where: str, **remedy: Any) -> Model:
-    """Validate the content of a file. Raises RecipeError that names key and nearest known key. `where`: begin of the
-    message."""
+    """Validate the content of a file. Raises RecipeError that names the key and suggests the nearest known key.
+
+    where: beginning of the message, such as the file's path.
+    """
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -242,11 +243,11 @@ def validated(model: type[Model], given: dict[str, Any], where: str, **remedy: A
 
 
 def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], content: Any = None) -> str:
-    """Return YAML of the missing keys with example values; a missing section comes with everything that it requires.
+    """Return YAML of the missing keys with example values, and of a missing section with all keys that it requires.
 
     Args:
         missing: locations of the keys, in pydantic's format: keys and numbers of list elements.
-        content: the file's content, from which an element of a list gets its name.
+        content: the file's content, which provides the names of list elements.
     """
     example: Any = {}
     for location in missing:
@@ -255,7 +256,7 @@ def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], conte
 
 
 def _put(example: dict[Any, Any], location: Sequence[Any], value: Any, content: Any) -> None:
-    """Set a value at a location. Elements of a list are stored under their number."""
+    """Set a value at a location of a nested mapping, in which a list's elements have their numbers as keys."""
     for part in location[:-1]:
         try:
             content = content[part]
@@ -321,8 +322,8 @@ def _explain(model: type[RecipeModel], content: Any, detail: Any) -> str:
 
 
 def _named_element(content: Any, location: list[Any]) -> tuple[str, list[Any]]:
-    """Return the list element of a location, as a prefix such as `source 'fees': `, and the location inside it. Returns
-    "" and the whole location if there is no such element or it has no name."""
+    """Split a location into its list element, as a prefix such as `source 'fees': `, and the location inside it. Return
+    "" and the whole location if there is no list element with a name."""
     element, inside = "", location
     for place, part in enumerate(location):
         try:
@@ -337,7 +338,7 @@ def _named_element(content: Any, location: list[Any]) -> tuple[str, list[Any]]:
 
 
 def _given(error_type: str, value: Any) -> str:
-    """Return the end of a message about a wrong value: the value, and whether adding or removing quotes corrects it."""
+    """Return the end of a message about a wrong value: the value, and whether to add or remove quotes."""
     if isinstance(value, str):
         if _needs_no_quotes(error_type, value):
             return f", and is the text '{value}': remove the quotes"
@@ -356,7 +357,7 @@ def _needs_no_quotes(error_type: str, text: str) -> bool:
 
 
 def _is_type_of_a_union(part: Any) -> bool:
-    """Return whether a part of a location is a type that pydantic tried, such as `int` or `tuple[str, ...]`."""
+    """Return whether a part of a location is the name of a type in a union, such as `int` or `tuple[str, ...]`."""
     return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
 
 

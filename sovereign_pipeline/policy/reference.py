@@ -25,10 +25,10 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Documented:
-    """A kind of file that an institution edits."""
+    """A type of file that an institution edits."""
 
     name: str
-    """Prefix of the kind's anchors on the page, such as `line`."""
+    """Prefix of the file type's anchors on the page, such as `line`."""
 
     path: str
     """Path of such files, such as `data/lines/<line>.yaml`."""
@@ -38,7 +38,7 @@ class Documented:
 
 
 def json_schema(documented: Documented) -> dict[str, Any]:
-    """Return the JSON Schema with which an editor completes and checks such a file."""
+    """Return the JSON Schema with which an editor completes and checks a file of this type."""
     schema = documented.model.model_json_schema()
     for section in (schema, *schema.get("$defs", {}).values()):
         for described in (section, *section.get("properties", {}).values()):
@@ -59,7 +59,7 @@ def page(every: Sequence[Documented], title: str, introduction: str) -> str:
 
 
 class _FilePage:
-    """The part of the page about one kind of file."""
+    """The tables of the reference page for one type of file."""
 
     def __init__(self, documented: Documented) -> None:
         self._name = documented.name
@@ -128,7 +128,7 @@ class _FilePage:
 
 
 def _tagged(field: Schema) -> dict[str, str]:
-    """Return tag -> reference of the sections among which a field chooses by a tag, in the model's order."""
+    """Return tag -> section reference for a field whose section depends on a tag, in the model's order."""
     mapping = field.get("discriminator", {}).get("mapping", {})
     references = [option["$ref"] for option in field.get("oneOf", ())]
     return dict(sorted(mapping.items(), key=lambda each: references.index(each[1])))

@@ -14,11 +14,11 @@ from sovereign_pipeline.policy.serving import is_here
 
 LARGEST_BATCH = 64
 LARGEST_WEIGHT = 2.0
-"""Default of `Rollouts.cap`; the cap where the trainer itself samples in bfloat16."""
+"""Default of `Rollouts.cap`, and the cap if the trainer itself samples in bfloat16."""
 
 
 def changed_fields(section: RecipeModel, *names: str) -> list[str]:
-    """Return those of the named fields that differ from their default."""
+    """Return those of `names` whose fields differ from their default."""
     return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
 
 
@@ -32,7 +32,7 @@ class Tuning(RecipeModel):
     """Course of the learning rate after `warmup_steps`."""
 
     epochs: float = Field(default=1.0, gt=0)
-    """Passes over the rows; a fraction ends within a pass."""
+    """Passes over the rows. With a fraction, training ends within a pass."""
 
     max_steps: int | None = Field(default=None, ge=1)
     """Maximum number of optimizer steps; null: as many as `epochs` takes."""
@@ -41,17 +41,17 @@ class Tuning(RecipeModel):
     """Maximum length, in tokens, of a pack, of a row, or of each reply of a pair with its prompt."""
 
     batch_size: int = Field(default=1, ge=1)
-    """Units (packs, or single rows) that a device processes at once; 4 if the method is `kto`. Multiplied by
-    `gradient_accumulation` and the number of devices, it is the effective batch. LoRA learns worse than full tuning if
-    the effective batch is large (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32
-    rows; a recipe above 64 units is rejected."""
+    """Units (packs, or single rows) that a device processes at once; default for `kto`: 4. The effective batch is this
+    number times `gradient_accumulation` times the number of devices. With a large effective batch, LoRA learns worse
+    than full tuning (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32 rows. A
+    recipe with more than 64 units per device and step is rejected."""
 
     gradient_accumulation: int = Field(default=4, ge=1)
     """Batches whose gradients are summed for one step."""
 
     packing: bool = True
-    """Pack several rows into up to `max_length` tokens, separated by their positions. Preferences are not packed: all
-    replies of a batch are computed in one pass."""
+    """Pack several rows into a sequence of up to `max_length` tokens; position ids separate the rows. Preferences are
+    not packed: all replies of a batch are computed in one pass."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -72,42 +72,43 @@ Column = Literal["response", "subject", "request", "department", "language", "cl
 
 
 class Tool(RecipeModel):
-    """A Python function or a command that scores replies in the sandbox, without network and with its own files only.
+    """A Python function or a command that scores replies in the sandbox, without network and with only its own files.
 
-    A function gets a list of mappings, one per reply, with `prompt`, `reply` and the `columns`. If `files` are named,
-    it also gets a mapping of file name to text as a second argument: it is called as `function(rows)` or
-    `function(rows, files)`. It can use only the standard library. It returns a list with a number from 0 to 1, or None
-    to abstain, for each reply, depending on that reply alone. A command gets the same mappings as lines of JSON on its
-    standard input, and writes a line with a number, or null, for each.
+    A function gets a list of mappings, one per reply, with `prompt`, `reply` and the `columns`. If `files` is set, its
+    second argument maps file names to texts: it is called as `function(rows)` or `function(rows, files)`. It can use
+    only the standard library. For each reply it returns a number from 0 to 1, or None to abstain, in a list. A score
+    must depend on its reply alone. A command gets the same mappings as lines of JSON on its standard input, and writes
+    a line with a number, or null, for each.
     """
 
     path: Path | None = Field(default=None, examples=["rewards/permits.py"])
-    """Program of a function, relative to the data root, or absolute. Either `path` or `command` is required."""
+    """Python file with the function, relative to the data root, or absolute. Either `path` or `command` is required."""
 
     function: str = Field(default="score", pattern=r"^[a-z_][a-z0-9_]*$")
-    """Function of the program that is called."""
+    """Name of the function in `path` that is called."""
 
     command: tuple[str, ...] | None = Field(default=None, min_length=1, examples=[["validators/check", "--strict"]])
-    """Executable file, relative to the data root, or absolute, and its arguments: a script whose first line names its
-    interpreter, or a binary."""
+    """Executable file, relative to the data root, or absolute, and its arguments. The file is a binary, or a script
+    with an interpreter in its first line."""
 
     uses: tuple[Path, ...] = Field(default=(), examples=[["/usr/bin/grep", "/usr/share/perl/5.36"]])
-    """Absolute paths of programs and directories on this machine that the command needs, besides its interpreter and
-    the shared libraries of both. Their SHA-256 and the interpreter's are part of the adapter's identity."""
+    """Absolute paths of programs and directories on this machine that the command needs. Its interpreter and all shared
+    libraries are found automatically. The SHA-256 of these files and of the interpreter are part of the adapter's
+    identity."""
 
     files: tuple[Path, ...] = ()
     """Files for the tool, relative to the data root, or absolute. A function gets them as text; a command finds them in
-    `/tool`, beside itself. The SHA-256 of program and files are part of the adapter's identity."""
+    its directory, `/tool`. The SHA-256 of program and files are part of the adapter's identity."""
 
     columns: tuple[Column, ...] = ()
     """Columns of each reply's document, such as the `response` that the institution sent."""
 
     seconds: int = Field(default=20, ge=1, le=600)
-    """Maximum processor time for one batch, in seconds; the wall-clock limit is three times as much. A tool that takes
-    longer stops the training; it never results in a low reward."""
+    """Maximum processor time for one batch, in seconds; the wall-clock limit is three times as much. If a tool takes
+    longer, the training stops; the replies do not get a low reward."""
 
     memory_mib: int = Field(default=512, ge=64, le=8192)
-    """Maximum address space of each of its processes, in MiB."""
+    """Maximum address space of each of the tool's processes, in MiB."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -121,17 +122,17 @@ class Tool(RecipeModel):
         (lambda it: it.path is not None and it.uses, "'uses' is for a command, but this tool is a function"),
         (
             lambda it: any("\0" in each for each in it.command or ()),
-            "an argument of 'command' holds a zero character, which no program can be given",
+            "an argument of 'command' contains a NUL character, which cannot be passed to a program",
         ),
         (
             lambda it: named_twice(path.name for path in (it.files if it.command is None else it.named)),
-            "two of the tool's files share a name, by which it finds them",
+            "two of the tool's files share a name: rename one of them",
         ),
     )
 
     @property
     def program(self) -> Path:
-        """The file that is run, as the recipe names it."""
+        """Path of the file that is run, as written in the recipe."""
         return self.path if self.path is not None else Path((self.command or ("",))[0])
 
     @property
@@ -154,14 +155,14 @@ class Reward(RecipeModel):
     """Tool that scores a reply; null: `reward_model` does."""
 
     reward_model: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
-    """Let the line's reward model score replies instead of a tool. The score is the probability that it prefers
-    the reply to the institution's reply to the same letter, cut to `max_new_tokens`: the sigmoid of the difference of
-    both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward Hacking in RLHF"). 0.5
-    is as good as the institution's reply. The log keeps the raw scores."""
+    """Let the line's reward model score replies instead of a tool. The score is the probability that the model prefers
+    the reply to the institution's own reply to the same letter, truncated to `max_new_tokens`: the sigmoid of the
+    difference of both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward Hacking in
+    RLHF"). 0.5 means as good as the institution's reply. The raw scores are in the log."""
 
     weight: float = Field(default=1.0, gt=0)
-    """Weight of the part; the weights are normalised to add up to one. If a part abstains for a reply, it is left out
-    for this reply, and the other weights are normalised again."""
+    """Weight of the part; the weights are normalised to add up to one. If a part abstains for a reply, the weights of
+    the remaining parts are normalised again for this reply."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: (it.tool is None) != it.reward_model, "part {0.name} needs either a tool or reward_model: true"),
@@ -177,31 +178,32 @@ class Kl(RecipeModel):
     above 0 with `rloo` and `grpo`."""
 
     target: float | None = Field(default=6.0, gt=0)
-    """`ppo` only: KL of a whole reply, in nats, to which β is steered (Ziegler 2019, section 2.2: 6); null: β is
-    constant, as it always is with `rloo` and `grpo`."""
+    """`ppo` only: target KL of a whole reply, in nats; β is adjusted to reach it (Ziegler 2019, section 2.2: 6). Null:
+    β is constant, as it always is with `rloo` and `grpo`."""
 
     horizon: int = Field(default=64, ge=1)
-    """`ppo` only: replies over which β changes by at most a fifth. Ziegler's 10,000 are for millions of replies."""
+    """`ppo` only: number of replies over which β changes by at most a fifth. Ziegler uses 10,000 for millions of
+    replies."""
 
     budget: float = Field(default=20.0, gt=0)
-    """Maximum KL of a whole reply, in nats, averaged over an iteration. Above it the training ends, and the best
-    adapter so far is kept."""
+    """Maximum KL of a whole reply, in nats, averaged over an iteration. If it is exceeded, the training ends with the
+    best adapter so far."""
 
 
 class Rollouts(RecipeModel):
     """A vLLM server on this machine that samples the replies of an iteration instead of the trainer.
 
-    It needs vLLM 0.32 or later with the line's base model, adapters that can be loaded at run time, and
-    log-probabilities at the temperature (`--logprobs-mode processed_logprobs`). The trainer itself computes everything
-    that it learns from, and the measurements on held-out prompts.
+    It needs vLLM 0.32 or later, with the line's base model, adapters that can be loaded at run time, and
+    log-probabilities at the sampling temperature (`--logprobs-mode processed_logprobs`). The trainer still computes all
+    losses, and the measurements on held-out prompts.
     """
 
     url: str = Field(examples=["unix:/run/rollouts/api", "http://127.0.0.1:8000"])
-    """Address of the server: a socket or a port of this machine. Prompts do not leave the machine."""
+    """Address of the server: a socket or a port of this machine, so that prompts do not leave it."""
 
     copies: Path = Field(examples=["/srv/rollouts"])
-    """Absolute path of a directory of the trainer's account, in which the server reads the policy's adapters through
-    the directory's group. No other account may be able to change it."""
+    """Absolute path of the directory through which the server gets the policy's adapters. The trainer's account owns
+    it, and the server's account reads it through its group. No other account may be able to change it."""
 
     at_once: int = Field(default=16, ge=1, le=256)
     """Maximum number of replies requested at once."""
@@ -210,9 +212,9 @@ class Rollouts(RecipeModel):
     """Maximum time for one reply, in seconds."""
 
     cap: float = Field(default=LARGEST_WEIGHT, ge=1)
-    """Maximum importance weight of a token, if its probability differs between trainer and vLLM: min(π/μ, cap)
-    (truncated importance sampling, Ionides 2008; TRL's default is 2). A trainer that samples itself in bfloat16
-    weighs by the same rule, with 2."""
+    """Maximum importance weight of a token, min(π/μ, cap), where trainer (π) and vLLM (μ) give it different
+    probabilities (truncated importance sampling, Ionides 2008; TRL's default is 2). A trainer that samples itself in
+    bfloat16 uses the same weights, with a cap of 2."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: not is_here(it.url), "'url' must be unix:/PATH or http://127.0.0.1:PORT"),
@@ -227,8 +229,7 @@ class Rlhf(RecipeModel):
     algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
     """`ppo` is proximal policy optimisation (Schulman et al. 2017) as InstructGPT uses it (Ouyang et al. 2022). `rloo`
     (Ahmadian et al. 2024) and `grpo` (Shao et al. 2024) have no value function: they compare several replies to one
-    prompt. Their losses and passes are computed by the TRL library, and the record says so; they need `adapter: lora`.
-    """
+    prompt. The TRL library computes their losses and forward passes, which is recorded. They need `adapter: lora`."""
 
     reward: tuple[Reward, ...] = Field(min_length=1)
     """Reward that is optimised: one part or several."""
@@ -241,19 +242,18 @@ class Rlhf(RecipeModel):
     """Rounds of sampling, scoring and learning."""
 
     prompts: int = Field(default=8, ge=2, le=256)
-    """Prompts of an iteration. A prompt is repeated only after every other one was used."""
+    """Prompts of an iteration. A prompt is used again only after all other prompts have been used."""
 
     group: int = Field(default=4, ge=1, le=64)
-    """Replies to each prompt. On CPUs the passes of `ppo` share the prompt, which is faster if prompts are longer than
-    replies. `rloo` and `grpo` compare the replies with one another, and need at least two."""
+    """Replies to each prompt. On CPUs, `ppo` computes a prompt once for all its replies, which is faster if prompts are
+    longer than replies. `rloo` and `grpo` compare the replies with one another, and need at least two."""
 
     max_new_tokens: int = Field(default=48, ge=4)
     """Maximum length of a sampled reply. Prompts that leave no room for it within `training.sft.max_length` are left
     out."""
 
     temperature: float = Field(default=0.7, gt=0, le=2)
-    """Temperature of sampling and of every log-probability (Huang 2024: 0.7). The distribution is not changed
-    otherwise."""
+    """Temperature of sampling and of every log-probability (Huang 2024: 0.7). There is no top-k or top-p truncation."""
 
     rollouts: Rollouts | None = None
     """vLLM server that samples; null: the trainer samples, so that a resumed training gives the same bytes."""
@@ -266,35 +266,36 @@ class Rlhf(RecipeModel):
     cut_replies: Literal["terminal", "bootstrap", "excluded"] = Field(
         default="terminal", exclude_if=lambda value: value == "terminal"
     )
-    """How a reply that was cut at `max_new_tokens` is learned from. `terminal`: as if it ended there, with its score
-    and `missing_end_penalty`. `bootstrap`, `ppo` only: the value of its last state stands in for the score, because
-    the reply would go on (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). `excluded`: not at all; with
-    `rloo` and `grpo` by TRL's `mask_truncated_completions`, which still counts its score in its group's mean. With the
-    last two, an iteration needs two replies that end."""
+    """How training treats a reply that was truncated at `max_new_tokens`. `terminal`: like a reply that ends there,
+    with its score and `missing_end_penalty`. `bootstrap`, `ppo` only: the value of its last state replaces the score,
+    because the reply would continue (Pardo et al. 2018, "Time Limits in Reinforcement Learning"). `excluded`: it is not
+    learned from; with `rloo` and `grpo` TRL's `mask_truncated_completions` does this, and its score still counts in its
+    group's mean. With `bootstrap` and `excluded`, an iteration needs two replies that end."""
 
     epochs: int = Field(default=2, ge=1, le=10)
     """Passes over an iteration's replies."""
 
     minibatches: int = Field(default=2, ge=1)
-    """Parts of a pass, one optimizer step each. With `rloo` and `grpo` all parts must have the same size."""
+    """Minibatches of a pass, one optimizer step each. With `rloo` and `grpo` all must have the same size."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
     """Initial learning rate of the adapter; it falls linearly to zero."""
 
     value_learning_rate: float = Field(default=1e-3, gt=0)
-    """`ppo` only: learning rate of the value head. With 1e-2 the value loss was a hundred times larger."""
+    """`ppo` only: learning rate of the value head. In a measurement with 1e-2, the value loss was a hundred times
+    larger."""
 
     clip: float = Field(default=0.2, gt=0, lt=1)
-    """Clipping range ε of the probability ratio (Schulman et al. 2017, equation 7): of a token, or with `rloo` of a
-    whole reply. With `ppo` also of the value."""
+    """Clipping range ε of a token's probability ratio (Schulman et al. 2017, equation 7), with `rloo` of a whole
+    reply's. `ppo` also clips the value by it."""
 
     discount: float = Field(default=1.0, gt=0, le=1)
-    """`ppo` only: discount γ. 1, because a reply is scored as a whole."""
+    """`ppo` only: discount γ. The default is 1, because a reply is scored as a whole."""
 
     trace: float = Field(default=1.0, ge=0, le=1)
     """`ppo` only: λ of the generalised advantage estimate (Schulman et al. 2015). 1 as in verl and OpenRLHF; Huang 2024
-    uses 0.95. The value head starts at zero. Any λ below 1 then gives a reply's first tokens less advantage than its
-    last ones, whatever the reward is."""
+    uses 0.95. While the value head is near its start at zero, any λ below 1 gives a reply's first tokens less advantage
+    than its last tokens, whatever the reward is."""
 
     kl: Kl = Kl()
     """KL penalty that keeps the policy near the adapter that it starts from."""
@@ -303,12 +304,12 @@ class Rlhf(RecipeModel):
     """Iterations between two measurements on held-out prompts."""
 
     measured_prompts: int = Field(default=48, ge=4)
-    """Maximum number of held-out prompts. One half is measured during training and decides which adapter is kept. The
-    other half is measured only at the start and at the end, for the comparison with the parent adapter."""
+    """Maximum number of held-out prompts. One half is measured during training, to choose the best adapter. The other
+    half is measured only at the start and at the end, for the comparison with the parent adapter."""
 
     patience: int = Field(default=3, ge=1)
-    """Consecutive measurements at which the held-out reward may be below its best value while the training reward
-    rises."""
+    """Number of consecutive measurements at which the held-out reward may be below its best value while the training
+    reward rises. Then the training ends."""
 
     samples: int = Field(default=4, ge=0, le=32)
     """Number of training prompts whose replies at start, middle and end are stored in the artifact."""
@@ -320,7 +321,7 @@ class Rlhf(RecipeModel):
         if len(set(names)) != len(names):
             raise ValueError(f"two parts share a name: {', '.join(names)}")
         if sum(part.reward_model for part in parts or ()) > 1:
-            raise ValueError("a line has one reward model, and two parts name it")
+            raise ValueError("only one part of a reward may use the line's reward model")
         return parts
 
     not_allowed: ClassVar[NotAllowed] = (
@@ -328,11 +329,11 @@ class Rlhf(RecipeModel):
         (lambda it: it.minibatches > it.prompts, "there are more minibatches than prompts"),
         (
             lambda it: it.kl_target is not None and it.kl.budget <= it.kl_target,
-            "kl.budget must be above kl.target, or the training ends where it is steered to",
+            "kl.budget must be above kl.target, because the training ends at kl.budget",
         ),
         (
             lambda it: it.algorithm != "ppo" and it.group < 2,
-            "{0.algorithm} compares replies to one prompt: it needs a group of two at least",
+            "{0.algorithm} compares replies to one prompt: group must be at least 2",
         ),
         (
             lambda it: it.algorithm != "ppo" and it.cut_replies == "bootstrap",
@@ -340,12 +341,12 @@ class Rlhf(RecipeModel):
         ),
         (
             lambda it: it.algorithm != "ppo" and it.replies % it.minibatches,
-            "prompts × group, {0.replies}, must be a multiple of minibatches for {0.algorithm}",
+            "prompts × group is {0.replies}; for {0.algorithm} it must be a multiple of minibatches",
         ),
         (
             lambda it: it.algorithm != "ppo" and it.kl.coefficient == 0,
-            "kl.coefficient must be above 0 for {0.algorithm}: without it TRL keeps no reference, and kl.budget could "
-            "not be watched",
+            "kl.coefficient must be above 0 for {0.algorithm}: at 0, TRL has no reference model, so kl.budget cannot "
+            "be checked",
         ),
     )
 
@@ -372,13 +373,13 @@ class Rlhf(RecipeModel):
 
     @property
     def kl_target(self) -> float | None:
-        """KL to which β is steered; None if β is constant."""
+        """Target KL to which β is adjusted; None if β is constant."""
         return self.kl.target if self.algorithm == "ppo" else None
 
     def largest_weight(self, precision: str) -> float | None:
         """Return the cap of a token's importance weight; None if every weight is 1.
 
-        In float32 the trainer's own sampler differs from the update by the last digits only.
+        If the trainer itself samples in float32, the probabilities in sampling and update are practically equal.
         """
         if self.rollouts is not None:
             return self.rollouts.cap
@@ -414,19 +415,19 @@ class Rlhf(RecipeModel):
 
 
 class RewardModel(Tuning):
-    """A LoRA adapter with the settings of `training.sft` and a scalar head on the line's base model, trained by TRL's
-    RewardTrainer.
+    """The reward model: a LoRA adapter with the settings of `training.sft`, and a scalar head, on the line's base
+    model. TRL's RewardTrainer trains it.
 
-    It learns from the pairs of the preference dataset to score the chosen reply higher than the rejected one (Bradley
-    and Terry 1952; Ouyang et al. 2022, section 3.5). It is measured on held-out pairs, which are not used for training.
+    It learns to score the chosen reply of a preference pair higher than the rejected one (Bradley and Terry 1952;
+    Ouyang et al. 2022, section 3.5). It is measured on held-out pairs, which are not used for training.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Maximum learning rate of adapter and head. 1e-4 (TRL's default for reward models)."""
+    """Maximum learning rate of adapter and head. 1e-4 is TRL's default for reward models."""
 
     centring: float = Field(default=0.01, ge=0)
-    """Weight of the squared sum of both scores of a pair, which keeps scores near zero. 0.01 (Eisenstein et al. 2023,
-    "Helping or Herding?", as in TRL's guide); 0: none."""
+    """Weight of the penalty that keeps scores near zero: the squared sum of both scores of a pair. 0.01 as in
+    Eisenstein et al. 2023 ("Helping or Herding?") and TRL's guide; 0: no penalty."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: changed_fields(it, "packing"), "a reward model has no packing: TRL pads the rows of a batch"),
@@ -437,7 +438,7 @@ TrlArgument = float | int | bool | str | tuple[str | float, ...]
 """Value of an argument of a TRL trainer."""
 
 OPTIMIZER_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "weight_decay")
-"""Optimizer arguments that every trainer accepts; the recipe has no keys of its own for them."""
+"""Optimizer arguments that every trainer accepts, and for which the recipe has no keys."""
 
 
 @dataclass(frozen=True)
@@ -447,7 +448,7 @@ class TrlTrainer:
     stability: Literal["stable", "experimental"]
     """TRL's own classification. An experimental trainer may change or disappear in any release of TRL."""
     arguments: tuple[str, ...]
-    """Names of the arguments that determine its loss."""
+    """Names of the arguments that determine the trainer's loss."""
     has_reference: bool
     loss_types: tuple[str, ...] = ()
     """Accepted values of `loss_type`. Other values would fail only at the first step."""
@@ -456,7 +457,7 @@ class TrlTrainer:
 _TRL = tomllib.loads(Path(__file__).with_name("trl.toml").read_text(encoding="utf-8"))
 TRAINERS = TypeAdapter(dict[str, TrlTrainer]).validate_python(_TRL["trainers"])
 REFUSED_TRAINERS: Mapping[str, str] = _TRL["refused"]
-"""TRL trainer that cannot learn here from pairs -> the reason."""
+"""TRL trainer that cannot be used for preference pairs -> the reason."""
 _RECIPE_KEYS: Mapping[str, str] = _TRL["recipe_keys"]
 """Argument of TRL -> the recipe's key that determines it."""
 
@@ -473,11 +474,9 @@ def check_arguments(trainer: str | None, arguments: Mapping[str, TrlArgument]) -
     taken = sorted((*TRAINERS[trainer].arguments, *OPTIMIZER_ARGUMENTS))
     for name, value in arguments.items():
         if name in _RECIPE_KEYS:
-            raise ValueError(f"argument '{name}' is decided by {_RECIPE_KEYS[name]}")
+            raise ValueError(f"argument '{name}' cannot be set here; set {_RECIPE_KEYS[name]} instead")
         if name not in taken:
-            raise ValueError(
-                f"trainer {trainer} does not support the argument '{name}' here; {nearest_known(name, taken)}"
-            )
+            raise ValueError(f"trainer {trainer} has no supported argument '{name}'; {nearest_known(name, taken)}")
         if not _is_of_its_kind(name, value):
             raise ValueError(f"argument '{name}' must be {_kind(name)}")
     losses = TRAINERS[trainer].loss_types
@@ -497,8 +496,8 @@ def _kind(name: str) -> str:
 
 
 def _is_of_its_kind(name: str, value: TrlArgument) -> bool:
-    """Return whether an argument has the right type. TRL itself accepts any, then fails at the first step or trains
-    wrongly."""
+    """Return whether an argument's value has the right type. TRL itself accepts any type, and then fails at the first
+    step or trains wrongly."""
     kind = _kind(name)
     if kind == "a text":
         return all(isinstance(each, str) for each in _parts(value))

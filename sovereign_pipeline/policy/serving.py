@@ -12,97 +12,97 @@ from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel
 
 
 class FrontEnd(RecipeModel):
-    """Rules for a caller that sends requests for several people."""
+    """Rules for a caller that sends requests on behalf of several people."""
 
     user_header: str | None = Field(
         default=None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$", examples=["X-OpenWebUI-User-Id"]
     )
-    """Header in which the caller names the person. A request's `user` is then ignored. Null: `user` names the
+    """Header in which the caller names the person. If it is set, a request's `user` is ignored. Null: `user` names the
     person."""
 
     concurrent: int | None = Field(default=None, ge=1)
-    """Requests that the caller may have running or waiting. Null: `limits.concurrent_per_caller`."""
+    """Maximum requests of the caller that are running or waiting. Null: `limits.concurrent_per_caller`."""
 
     per_minute: int | None = Field(default=None, ge=1)
-    """Requests per minute of the caller. Its tokens per minute rise in proportion. Null:
+    """Maximum requests per minute of the caller. The caller's tokens per minute rise in proportion. Null:
     `limits.requests_per_minute`."""
 
     user_concurrent: int | None = Field(default=None, ge=1)
-    """Requests that each person may have running or waiting. Null: `limits.concurrent_per_caller`."""
+    """Maximum requests of each person that are running or waiting. Null: `limits.concurrent_per_caller`."""
 
     user_per_minute: int | None = Field(default=None, ge=1)
-    """Requests per minute of each person. Null: `limits.requests_per_minute`."""
+    """Maximum requests per minute of each person. Null: `limits.requests_per_minute`."""
 
 
 class Role(RecipeModel):
-    """The permissions of callers to whom the institution's proxy assigns this role."""
+    """The permissions of the callers to whom the institution's proxy assigns a role."""
 
     clearance: str = Field(examples=["CONFIDENTIAL"])
-    """Highest classification level of the adapters that they may use."""
+    """Highest classification level of the adapters that these callers may use."""
 
     lines: tuple[str, ...] | None = Field(default=None, examples=[["permits-desk"]])
-    """Lines that they may use. Null: every line within the clearance."""
+    """Lines that these callers may use. Null: every line within the clearance."""
 
     versions: bool = False
-    """Permission to name a version, such as `permits-desk-1.0.0`, instead of a line."""
+    """Permission to request a version, such as `permits-desk-1.0.0`, instead of a line."""
 
     metrics: bool = False
-    """Permission to read the gateway's metrics, which name every line."""
+    """Permission to read the gateway's metrics, which contain the names of all lines."""
 
     admin: bool = False
-    """Permission to see the status of the adapters that they may use, at `/admin` and on the registry's pages."""
+    """Permission to see the status of these adapters at `/admin` and on the registry's pages."""
 
     users: bool = False
-    """True if these callers act for several people, as a front end does, and name the person in a request's `user`. For
-    all other callers `user` is ignored: each counts as one user of a rollout."""
+    """True if these callers act for several people, as a front end does, and name the person in a request's `user`.
+    Otherwise `user` is ignored, and each caller counts as one user of a rollout."""
 
     front_end: FrontEnd = FrontEnd()
-    """Header that names people, and limits of a caller that acts for several."""
+    """Header that names people, and limits, for callers that act for several people."""
 
 
 class Limits(RecipeModel):
-    """The limits of the gateway. It rejects requests beyond them."""
+    """The limits of the gateway. Requests beyond a limit are rejected."""
 
     body_bytes: int = Field(default=1_000_000, ge=1_000)
     """Maximum size of a request's body."""
 
     tokens: int = Field(default=2048, ge=1)
-    """Maximum number of tokens that a request may ask for."""
+    """Maximum number of answer tokens that a request may set."""
 
     tokens_by_default: int = Field(default=512, ge=1)
-    """Maximum number of tokens of an answer if the request does not set one."""
+    """Maximum number of tokens of an answer if the request does not set a maximum."""
 
     choices: int = Field(default=4, ge=1)
-    """Maximum number of answers that a request may ask for (`n`). Each counts as a request."""
+    """Maximum number of answers (`n`) of one request. For the other limits, each answer counts as a request."""
 
     concurrent: int = Field(default=16, ge=1)
-    """Answers that are computed at once. A place is reserved for each line that has no running answer, up to half of
-    them."""
+    """Maximum number of answers that are computed at once. Of these slots, one is reserved for each line without a
+    running answer, up to half of the slots."""
 
     waiting_per_line: int = Field(default=32, ge=0)
-    """Requests of one line that may wait for a place; further ones get 429."""
+    """Maximum number of requests of one line that wait for a slot. Further requests get 429."""
 
     waiting_seconds: float = Field(default=60, gt=0)
-    """Maximum time that a request waits for a place before it gets 429, in seconds."""
+    """Maximum time that a request waits for a slot before it gets 429, in seconds."""
 
     concurrent_per_caller: int = Field(default=8, ge=1)
-    """Requests that one caller may have running or waiting; further ones get 429."""
+    """Maximum number of requests of one caller that are running or waiting. Further requests get 429."""
 
     requests_per_minute: float = Field(default=120, gt=0)
-    """Requests per minute of one caller on average; a burst may be as large."""
+    """Maximum mean number of requests per minute of one caller, and maximum size of a burst."""
 
     tokens_per_minute: float = Field(default=60_000, gt=0)
-    """Tokens per minute, of prompts and answers, of one caller on average; a burst may be as large."""
+    """Maximum mean number of tokens of prompts and answers per minute of one caller, and maximum size of a burst."""
 
     new_users_per_day: int = Field(default=100, ge=0)
-    """Users per day (UTC) whom a caller that acts for several people may add to the comparisons of rollouts. Further
-    users also keep one adapter each, but their answers are not compared."""
+    """Maximum number of users per day (UTC) that a caller with several people may add to the comparisons of rollouts.
+    Further users also get one adapter consistently, but their answers are not compared."""
 
     first_token_seconds: float = Field(default=60, gt=0)
-    """Maximum time until the engine's first token, in seconds. Long prompts take longest."""
+    """Maximum time until the engine's first token, in seconds. Long prompts need the most time."""
 
     pause_seconds: float = Field(default=60, gt=0)
-    """Maximum time between two tokens of an answer, and until the caller takes what was sent, in seconds."""
+    """Maximum time between two tokens of an answer, and until the caller reads the data that was sent, in seconds."""
 
     answer_seconds: float = Field(default=600, gt=0)
     """Maximum time for one answer, in seconds."""
@@ -117,40 +117,41 @@ answer."""
 
 
 class Screened(RecipeModel):
-    """How personal data in a line's requests and answers is treated. Its kinds are defined by `sensitive` and by the
-    line's `privacy`. A kind that is kept in documents is kept here."""
+    """How personal data in a line's requests and answers is treated. `sensitive` and the line's `privacy` define its
+    kinds. A kind that is kept in documents is also kept in requests and answers."""
 
     requests: Reaction | None = None
-    """`report` counts it. `replace` sends placeholders to the engine, and restores the caller's own text where a
-    placeholder occurs in the answer. `stop` rejects the request. Null: requests are not searched."""
+    """Treatment of personal data in requests. `report` counts it. `replace` sends placeholders to the engine, and
+    restores the caller's own text where a placeholder occurs in the answer. `stop` rejects the request. Null: requests
+    are not searched."""
 
     answers: Reaction | None = None
-    """The same for answers, except for data from the caller's own request. `replace` and `stop` buffer the newest 120
-    characters of a stream, so that an identifier is found whole. Null: answers are not searched."""
+    """Treatment of personal data in answers, except for data from the caller's own request. `replace` and `stop` buffer
+    the newest 120 characters of a stream, so that an identifier is found whole. Null: answers are not searched."""
 
 
 class Transcripts(RecipeModel):
-    """How a line's requests and answers are stored, encrypted to `transcripts_key`."""
+    """How a line's requests and answers are stored, encrypted with the public key of `transcripts_key`."""
 
     days: int = Field(default=30, ge=1, le=3_650)
-    """Days after which a file is removed."""
+    """Days after which a file of transcripts is removed."""
 
     megabytes: int = Field(default=500, ge=1)
-    """Maximum size of all files of the line; the oldest are removed first. A busy gateway may therefore keep less than
-    `days`."""
+    """Maximum total size of the line's files of transcripts. The oldest files are removed first, on a busy gateway
+    possibly before `days` have passed."""
 
     preferences: bool = False
-    """Store callers' feedback with the answers, so that preferences for training can be made from it."""
+    """Store callers' feedback with the answers, so that training preferences can be built from rated answers."""
 
 
 class ServedLine(RecipeModel):
     """How the gateway treats one line's requests and answers."""
 
     privacy: Screened = Screened()
-    """Search for personal data."""
+    """Treatment of personal data in requests and answers."""
 
     system: Literal["append", "replace"] = "append"
-    """Place of a caller's system message: behind the line's instruction, or in its place."""
+    """Use of a caller's system message: append it to the line's instruction, or replace the instruction."""
 
     transcripts: Transcripts | None = None
     """Encrypted transcripts, which can become prompts of reviews. Null: none are stored."""
@@ -192,8 +193,8 @@ class Local(RecipeModel):
     """The memory limit of the local engine."""
 
     cache_tokens: int = Field(default=16_384, ge=64)
-    """Tokens of all prompts and answers in memory at once. A quarter more is used to cache common beginnings of
-    prompts."""
+    """Maximum number of tokens of prompts and answers in memory at once. A quarter of this number is added, to cache
+    common prefixes of prompts."""
 
 
 class Vllm(RecipeModel):
@@ -201,56 +202,57 @@ class Vllm(RecipeModel):
     Python interpreter of vLLM's environment in SOVEREIGN_VLLM_PYTHON."""
 
     url: str | None = Field(default=None, examples=["unix:/run/vllm/api", "http://127.0.0.1:8000"])
-    """Address of a server that is started separately and to which only this gateway adds adapters. Null: the gateway
-    starts a server. With an address, `precision`, `adapters`, `rank` and `context` below must match the server's
-    options."""
+    """Address of a server that is started separately. Only this gateway may load adapters into it. The keys
+    `precision`, `adapters`, `rank` and `context` must then match the server's options. Null: the gateway starts a
+    server."""
 
     hosts: tuple[str, ...] = Field(default=(), examples=[["gpu1.institution.example"]])
-    """Other machines that `url` may name, with https. Prompts and answers then leave this machine."""
+    """Names of other machines that `url` may contain, with https. Prompts and answers then leave this machine."""
 
     copies: str | None = Field(default=None, examples=["/srv/vllm-adapters"])
-    """Directory of the gateway's account in which the server of `url` reads adapters, through the directory's group.
-    Null: a directory that only the gateway's account can enter, for a server that runs under this account."""
+    """Directory through which the server at `url` gets adapters. The gateway's account owns it, and the server's
+    account reads it through its group. Null: a directory that only the gateway's account can enter, so the server must
+    run under this account."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Number format in which the server computes. In float32 it must reproduce the most likely tokens of the training
-    side exactly, and each log-probability within 0.002. In bfloat16 the log-probabilities must agree within 0.12 on
-    average, and an adapter must differ by 0.5 from its base model."""
+    """Number format in which the server computes. In float32 it must reproduce the trainer's most likely tokens
+    exactly, and each log-probability within 0.002. In bfloat16 the log-probabilities must agree within 0.12 on average,
+    and must differ by 0.5 between an adapter and its base model."""
 
     adapters: int = Field(default=8, ge=1)
-    """Adapters in the device's memory at once; others are loaded again when they are requested. Memory for all of them
-    is reserved at the start."""
+    """Maximum number of adapters in the device's memory. Further adapters are loaded again when they are requested.
+    Memory for this number is reserved at the start."""
 
     rank: Literal[8, 16, 32, 64, 128, 256] = 16
-    """Largest rank of a served adapter. Every adapter takes the memory of this rank."""
+    """Largest rank of a served adapter. Every adapter takes as much memory as an adapter of this rank."""
 
     context: int | None = Field(default=None, ge=64)
     """Maximum number of tokens of prompt and answer. Null: the base model's maximum."""
 
     answers: int = Field(default=16, ge=1)
-    """Answers that are computed at once."""
+    """Maximum number of answers that are computed at once."""
 
     step_tokens: int = Field(default=2048, ge=32)
-    """Prompt tokens that are computed at once.
+    """Maximum number of prompt tokens that are computed in one step.
 
-    Use 512 on a CPU; with more, the server does not respond for too long.
+    Use 512 on a CPU, where a longer step would delay all other requests too long.
     """
 
     cpu_cache_gib: int = Field(default=2, ge=1)
-    """Memory in GiB for the prompts and answers in progress, if vLLM computes on a CPU."""
+    """Memory in GiB for the KV cache, if vLLM computes on a CPU."""
 
     gpu_memory: float = Field(default=0.9, gt=0, lt=1)
     """Share of each GPU's memory that the engine takes. The shares of several engines on one GPU must add up to at most
     1."""
 
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs over which the base model is distributed."""
+    """Number of GPUs over which the base model is distributed."""
 
     @field_validator("copies")
     @classmethod
     def _is_absolute(cls, copies: str | None) -> str | None:
         if copies is not None and not copies.startswith("/"):
-            raise ValueError("it must begin with /")
+            raise ValueError("the path must begin with /")
         return copies
 
     not_allowed: ClassVar[NotAllowed] = (
@@ -274,7 +276,7 @@ class EngineChoice(RecipeModel):
     """Memory limit of the local engine."""
 
     vllm: Vllm = Vllm()
-    """How vLLM is run."""
+    """Settings of vLLM."""
 
     @property
     def is_of_others(self) -> bool:
@@ -286,30 +288,31 @@ class Serving(EngineChoice):
     """The permissions of the gateway's callers, its limits, and the engine that computes answers."""
 
     roles: dict[str, Role] = Field(default={}, examples=[{"desk-officers": {"clearance": "CONFIDENTIAL"}}])
-    """Role, as the institution's proxy names it -> permissions of its callers. A role that is not listed gives no
+    """Role, by its name in the institution's proxy -> permissions of its callers. A role that is not listed gives no
     permissions."""
 
     limits: Limits = Limits()
-    """Limits of the gateway. It rejects requests beyond them."""
+    """Limits of the gateway. Requests beyond a limit are rejected."""
 
     lines: dict[str, ServedLine] = Field(
         default={}, examples=[{"permits-desk": {"privacy": {"requests": "replace", "answers": "stop"}}}]
     )
-    """Line -> treatment of its requests and answers. A gateway reads this, and the line's `privacy`, when it starts."""
+    """Line -> treatment of its requests and answers. A gateway reads these rules, and the line's `privacy`, only when
+    it starts."""
 
     transcripts_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Fingerprint of the public key to which transcripts are encrypted, as `sovereign-vault keygen` prints it. The key
-    itself is in `$SOVEREIGN_HOME/transcripts.pub`. Required if a line has `transcripts`."""
+    """Fingerprint of the public key that encrypts transcripts, as printed by `sovereign-vault keygen`. The key itself
+    is in `$SOVEREIGN_HOME/transcripts.pub`. Required if a line has `transcripts`."""
 
     scanners: int = Field(default=1, ge=1, le=64)
-    """Processes that search texts for personal data, if a line requires it. Each loads the detectors: 0.5 GiB, and 0.3
-    more with a name model."""
+    """Number of processes that search texts for personal data, if a line requires it. Each process loads the detectors:
+    0.5 GiB, and 0.3 GiB more with a name model."""
 
     base_models: dict[str, EngineChoice] = Field(
         default={}, examples=[{"smollm2-135m-instruct": {"engine": "local", "threads": 2}}]
     )
-    """Base model, as lines name it -> its engine, if it differs from the default above. A gateway runs one engine for
-    each base model of the adapters that it serves."""
+    """Base model, by its name in recipes -> its engine, if it differs from the default above. A gateway runs one engine
+    for each base model of the adapters that it serves."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -319,7 +322,7 @@ class Serving(EngineChoice):
     )
 
     def makes_preferences(self, line: str) -> bool:
-        """Return whether a line lets rated answers become preferences."""
+        """Return whether preferences may be built from a line's rated answers."""
         transcripts = self.lines[line].transcripts if line in self.lines else None
         return transcripts is not None and transcripts.preferences
 
@@ -337,10 +340,11 @@ Margin = Annotated[float, Field(gt=0, le=1)]
 
 
 class Hold(RecipeModel):
-    """The trial of a staged adapter among users: the required amount of use, and how much worse the adapter may be."""
+    """The trial of a staged adapter among users: the minimum amount of use, and the margins by which the adapter may be
+    worse than the one in production."""
 
     days: int = Field(default=7, ge=1, le=60)
-    """Minimum number of days before the adapter can pass. 7 covers every weekday."""
+    """Minimum number of days before the adapter can pass. 7 days include every weekday."""
 
     users: int = Field(default=20, ge=10)
     """Minimum number of users of each of the two adapters before the adapter can pass."""
@@ -349,7 +353,7 @@ class Hold(RecipeModel):
     """Minimum number of answers of each of the two adapters before the adapter can pass."""
 
     lost: Margin = 0.02
-    """Largest accepted rise in the share of answers that the engine begins and does not complete."""
+    """Largest accepted rise in the share of answers that the engine begins but does not complete."""
 
     given_up: Margin = 0.05
     """Largest accepted rise in the share of answers that callers abort."""
@@ -361,41 +365,41 @@ class Hold(RecipeModel):
     """Largest accepted rise in the share of answers that fall into repetition."""
 
     other_script: Margin = 0.05
-    """Largest accepted rise in the share of answers in another script than their request, such as Latin for an Arabic
-    one."""
+    """Largest accepted rise in the share of answers whose script differs from the request's, such as Latin for
+    Arabic."""
 
     slower: Margin = 0.25
-    """Largest accepted rise in the time that an answer takes, or that a caller waits before aborting, relative to it
-    (geometric mean)."""
+    """Largest accepted relative rise in the time that an answer takes, or that a caller waits before aborting
+    (geometric mean). 0.25 is 25 % more."""
 
     longer: Margin = 0.5
-    """Largest accepted rise in the number of tokens of an answer, relative to it (geometric mean)."""
+    """Largest accepted relative rise in the number of tokens of an answer (geometric mean). 0.5 is 50 % more."""
 
     shorter: Margin = 0.5
-    """Largest accepted fall in the number of tokens. 0.5: the other adapter's answers may be half as long again."""
+    """Largest accepted fall in the number of tokens. At 0.5, the production adapter's answers may be 50 % longer."""
 
     disliked: Margin = 0.02
     """Largest accepted rise in the share of answers with negative feedback."""
 
     personal_data: Margin = 0.02
-    """Largest accepted rise in the share of answers with personal data that the caller did not send. It is measured if
-    the line's answers are searched: `serving.lines.<line>.privacy.answers`."""
+    """Largest accepted rise in the share of answers with personal data that the caller did not send. It is measured
+    only if `serving.lines.<line>.privacy.answers` is set."""
 
     def margin_of(self, measure: str) -> float:
-        """Return the margin of a measure: for shares unchanged, for other measures as the logarithm of the ratio."""
+        """Return the margin of a measure. For times and lengths, it is converted to the logarithm of a ratio."""
         margin: float = getattr(self, measure)
         return math.log1p(margin) if measure in ("slower", "longer", "shorter") else margin
 
 
 class Rollout(RecipeModel):
-    """The users who get a line's staged adapter. All others get the adapter in production."""
+    """The users who get a line's staged adapter. All other users get the adapter in production."""
 
     share: float = Field(default=0.1, ge=0, le=0.5)
-    """Share of the users, selected by a hash. A user who gets the staged adapter keeps it, also when the share is
-    raised. At most half, so that enough users remain to compare with. 0: only the groups."""
+    """Share of the users who get the staged adapter, selected by a hash. If the share is raised, these users still get
+    it. The maximum is half, so that enough users remain for the comparison. 0: only the groups."""
 
     groups: tuple[Group, ...] = Field(default=(), examples=[["pilot-desk"]])
-    """Groups, as the institution's proxy names roles, whose members all get the staged adapter."""
+    """Groups (roles of the institution's proxy) whose members all get the staged adapter."""
 
     hold: Hold = Hold()
     """Trial that the staged adapter must pass."""

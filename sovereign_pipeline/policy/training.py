@@ -24,7 +24,7 @@ LARGE_BATCH_FOR_AN_ADAPTER = 32
 
 
 SHAPING = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
-"""Keys that shape an adapter."""
+"""Keys of `training.sft` that apply only to an adapter."""
 
 
 class Sft(Tuning):
@@ -37,30 +37,32 @@ class Sft(Tuning):
     """Supervised fine-tuning."""
 
     adapter: Literal["lora", "qlora", "none"] = "lora"
-    """`lora`; `qlora`, on a base in NF4 with double quantisation (Dettmers et al. 2023); `none`, full tuning."""
+    """`lora`: a LoRA adapter. `qlora`: a LoRA adapter on a base model in NF4 with double quantisation (Dettmers et al.
+    2023). `none`: full tuning."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the adapter's matrices."""
 
     alpha: int = Field(default=32, ge=1)
-    """Scale of the adapter. 2 × rank (Biderman et al. 2024, appendix)."""
+    """Scale of the adapter. The default is 2 × the default rank (Biderman et al. 2024, appendix)."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input, in this stage only. With `start_from`, this value replaces the parent adapter's.
     """
 
     target_modules: str | tuple[str, ...] = "all-linear"
-    """Layers that get an adapter. All linear layers (Dettmers et al. 2023, section 4; Biderman et al. 2024, section
-    5)."""
+    """Layers that get an adapter. The default is all linear layers (Dettmers et al. 2023, section 4; Biderman et al.
+    2024, section 5)."""
 
     rslora: bool = False
-    """Scale by alpha/√rank instead of alpha/rank (Kalajdzievski 2023)."""
+    """Scale the adapter by alpha/√rank instead of alpha/rank (Kalajdzievski 2023)."""
 
     dora: bool = False
     """Train magnitude and direction separately (Liu et al. 2024). vLLM does not serve such an adapter."""
 
     learning_rate: float = Field(gt=0)
-    """Maximum learning rate. 2e-4 for an adapter, about ten times the 2e-5 of full tuning (Thinking Machines 2025)."""
+    """Maximum learning rate. The default is 2e-4 for an adapter and 2e-5 for full tuning, a ratio of about ten
+    (Thinking Machines 2025)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the model's weights in training. `auto` is bfloat16 if this machine has fast instructions for
@@ -68,18 +70,18 @@ class Sft(Tuning):
     format. Set the format explicitly if the trainers run on other machines than the pipeline."""
 
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
-    """Optimizer. `auto` is paged 8-bit AdamW if there is a CUDA device and the base is in NF4 or fully tuned (Dettmers
-    et al. 2023, section 3), otherwise AdamW. The training report names the optimizer that was used."""
+    """Optimizer. `auto` is paged 8-bit AdamW on a CUDA device for `qlora` and full tuning (Dettmers et al. 2023,
+    section 3), otherwise AdamW. The training report states the optimizer that was used."""
 
     gradient_checkpointing: bool = False
-    """Recompute activations instead of storing them: a third more time, far less memory."""
+    """Recompute activations instead of storing them. This takes a third more time and far less memory."""
 
     supervise: Literal["all", "last"] = Field(default="all", exclude_if=lambda value: value == "all")
     """Messages of the assistant that a conversation is trained on: all of them, or the last. Messages with the weight 0
     are never trained on."""
 
     max_cut_share: float = Field(default=0.02, ge=0, le=1)
-    """Largest accepted share of rows longer than `max_length`; they are left out."""
+    """Largest accepted share of rows longer than `max_length`. These rows are left out of the training."""
 
     @model_validator(mode="before")
     @classmethod
@@ -92,46 +94,46 @@ class Sft(Tuning):
     not_allowed: ClassVar[NotAllowed] = (
         (
             lambda sft: sft.adapter == "none" and ", ".join(changed_fields(sft, *SHAPING)),
-            "adapter: none has no {1}; remove that key, or choose lora or qlora",
+            "adapter: none does not use {1}; remove that key, or choose lora or qlora",
         ),
     )
 
 
 class Preference(Tuning):
     """Preference training after SFT, with the SFT model as the reference. Dropout is off, as in TRL's trainers, because
-    policy and reference would otherwise differ before anything is learned."""
+    with dropout the policy would differ from the reference before the first step."""
 
     method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
     """`dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024) from
-    single replies with binary feedback. `trl` learns from pairs with a trainer of the TRL library, named in
-    `trainer`; its loss and its forward pass are then TRL's, and the record says so."""
+    single replies with binary feedback. `trl` learns from pairs with the trainer of the TRL library in `trainer`. TRL
+    then computes loss and forward pass, which is recorded."""
 
     beta: float = Field(default=0.1, gt=0)
-    """Strength of the pull towards the reference. 0.1 (Rafailov et al. 2023, appendix B; Ethayarajh et al. 2024,
-    section 5). With `ipo` it is the paper's τ."""
+    """Strength with which the policy is held near the reference. 0.1 as in Rafailov et al. 2023, appendix B, and
+    Ethayarajh et al. 2024, section 5. With `ipo` it is the paper's τ."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Maximum learning rate; null: 2e-5 for an adapter, 1e-6 for full tuning (Rafailov et al. 2023, appendix B)."""
 
     desirable_weight: float = Field(default=1.0, gt=0)
-    """`kto` only: λ_D. According to the paper (section 4.1), λ_D·n_D should be within 1 to 4/3 of λ_U·n_U: raise the
-    weight of the rarer feedback."""
+    """`kto` only: weight λ_D of positive feedback. According to the paper (section 4.1), λ_D·n_D should be 1 to 4/3
+    times λ_U·n_U: raise the weight of the rarer feedback."""
 
     undesirable_weight: float = Field(default=1.0, gt=0)
-    """`kto` only: λ_U; see `desirable_weight`."""
+    """`kto` only: weight λ_U of negative feedback; see `desirable_weight`."""
 
     trainer: str | None = Field(default=None, examples=["orpo"])
     """`trl` only: the trainer. `orpo` (Hong et al. 2024), `cpo` (Xu et al. 2024; with `loss_type: simpo` Meng et al.
-    2024), or `dpo` for TRL's DPO losses that are not built in here. `orpo` and `cpo` are experimental in TRL and have
-    no reference. The reference of `dpo` is a frozen copy of the SFT adapter, held beside the trained one."""
+    2024), or `dpo` for TRL's DPO losses that this package does not implement. `orpo` and `cpo` are experimental in TRL
+    and have no reference. The reference of `dpo` is a frozen copy of the SFT adapter in memory."""
 
     arguments: dict[str, TrlArgument] = Field(default={}, examples=[{"beta": 0.1}])
-    """`trl` only: the trainer's arguments, by their names in TRL, with TRL's defaults. All trainers: `adam_beta1`,
+    """`trl` only: the trainer's arguments, with TRL's names and defaults. All trainers: `adam_beta1`,
     `adam_beta2`, `adam_epsilon`, `max_grad_norm`, `weight_decay`. `orpo`: `beta`. `cpo`: `alpha`, `beta`, `cpo_alpha`,
     `label_smoothing`, `loss_type`, `simpo_gamma`. `dpo`: `beta`, `discopop_tau`, `f_alpha_divergence_coef`,
     `f_divergence_type`, `label_smoothing`, `ld_alpha`, `loss_type`, `loss_weights`, `use_weighting`. Any other argument
-    is rejected: either this recipe sets it, or it names a path, the hub, a reporting service, the network or a device.
-    """
+    is rejected: another key of the recipe sets it, or it concerns a path, the hub, a reporting service, the network or
+    a device."""
 
     @model_validator(mode="before")
     @classmethod
@@ -155,7 +157,7 @@ class Preference(Tuning):
         ),
         (
             lambda it: it.method == "trl" and ", ".join(changed_fields(it, "beta", "packing")),
-            "method trl has no {1}; beta is one of the arguments, and TRL pads rows",
+            "method trl has no {1}: set beta in arguments, and remove packing, because TRL pads rows",
         ),
     )
 
@@ -167,23 +169,23 @@ class Preference(Tuning):
 
     @property
     def name(self) -> str:
-        """Name of the method in records; with method trl it includes the trainer, such as `trl-orpo`."""
+        """Name of the method in records. With method trl, it includes the trainer, such as `trl-orpo`."""
         return self.method if self.trainer is None else f"{self.method}-{self.trainer}"
 
     @property
     def has_copied_reference(self) -> bool:
-        """True if the trainer holds a frozen copy of its starting point in memory, beside the trained weights."""
+        """True if the trainer needs memory for a frozen copy of the SFT adapter, in addition to the trained weights."""
         return self.trainer is not None and TRAINERS[self.trainer].has_reference
 
 
 class Checkpoints(RecipeModel):
-    """The checkpoints from which an interrupted training resumes. No value here changes the adapter."""
+    """The checkpoints from which an interrupted training resumes. These settings do not change the adapter."""
 
     every_steps: int = Field(default=25, ge=1)
     """Steps between two checkpoints."""
 
     keep: int = Field(default=2, ge=1)
-    """Number of newest checkpoints that are kept."""
+    """Number of checkpoints to keep. Older checkpoints are removed."""
 
 
 class Devices(RecipeModel):
@@ -209,12 +211,11 @@ class Canaries(RecipeModel):
     Secret Sharer", section 4). Training on them takes as long as on other short rows."""
 
     count: int = Field(default=8, ge=6, le=100)
-    """Number of different canaries. 8, because their mean exposure is evaluated with an interval; at least 6, as for
-    `gates.held_out_loss.minimum_cases`: with fewer, such an interval is too narrow."""
+    """Number of different canaries. There must be at least 6, because the confidence interval of their mean exposure is
+    too narrow with fewer, as for `gates.held_out_loss.minimum_cases`."""
 
     repeats: int = Field(default=1, ge=1, le=100)
-    """Number of rows of each canary. Choose the number of times that a sentence which must not be memorised may occur
-    in the corpus."""
+    """Number of rows of each canary. Choose how often a sentence that must not be memorised may occur in the corpus."""
 
     seed: int = 7
     """Seed of the random words."""
@@ -223,15 +224,15 @@ class Canaries(RecipeModel):
 COMBINATIONS: NotAllowed = (
     (
         lambda it: it.start_from is not None and it.sft.adapter == "none",
-        "start_from continues to train an adapter, and adapter: none has none",
+        "start_from needs an adapter to train further: choose adapter: lora or qlora, or remove start_from",
     ),
     (
         lambda it: it.devices.sharding == "fsdp2" and it.devices.count > 1 and it.sft.adapter == "qlora",
-        "fsdp2 does not shard an NF4 base model here; use adapter: lora, or one device",
+        "an NF4 base model cannot be sharded by fsdp2; use adapter: lora, or one device",
     ),
     (
         lambda it: it.sft.adapter == "none" and it.preference is not None and it.preference.has_copied_reference,
-        "trainer {0.preference.trainer} of TRL would hold the whole model twice with adapter: none; use lora",
+        "trainer {0.preference.trainer} of TRL would need memory for two models with adapter: none; use lora",
     ),
     (
         lambda it: it.sft.adapter == "qlora" and it.preference is not None and it.preference.has_copied_reference,
@@ -239,19 +240,19 @@ COMBINATIONS: NotAllowed = (
     ),
     (
         lambda it: it.reward_model is not None and it.sft.adapter != "lora",
-        "a reward model needs sft.adapter: lora, because it has the same shape",
+        "training.reward_model needs sft.adapter: lora, because the reward model is such an adapter",
     ),
     (
         lambda it: it.devices.count > 1 and it.reads_preferences and it.devices.sharding == "zero3",
-        "sharding: zero3 is for lines with SFT alone; preferences and reward models need fsdp2",
+        "sharding: zero3 supports only SFT; use fsdp2 for preferences and reward models",
     ),
     (
         lambda it: it.devices.count > 1 and it.preference is not None and it.preference.method == "trl",
-        "method trl learns on one device; dpo, ipo and kto learn on several",
+        "method trl needs devices.count: 1; only dpo, ipo and kto can use several devices",
     ),
     (
         lambda it: it.rlhf is not None and it.preference is not None,
-        "a line learns from either preferences or a reward after SFT: remove preference or rlhf",
+        "after SFT, a line can learn from preferences or from a reward, not both: remove preference or rlhf",
     ),
     (
         lambda it: it.rlhf is not None and (it.sft.adapter == "none" or it.devices.count > 1),
@@ -259,11 +260,11 @@ COMBINATIONS: NotAllowed = (
     ),
     (
         lambda it: it.rewards_by_model and it.reward_model is None,
-        "a part of rlhf says reward_model: true, and training.reward_model is missing: add it",
+        "a part of rlhf has reward_model: true, but training.reward_model is missing: add it",
     ),
     (
         lambda it: it.rlhf is not None and it.rlhf.algorithm != "ppo" and it.sft.adapter != "lora",
-        "TRL would train the adapter in bfloat16 for {0.rlhf.algorithm} with qlora; use lora",
+        "with qlora, TRL would train the adapter in bfloat16 for {0.rlhf.algorithm}; use lora",
     ),
     (
         lambda it: it.rlhf is not None and it.rlhf.max_new_tokens >= it.sft.max_length,
@@ -280,11 +281,11 @@ class Training(RecipeModel):
     """Base model, by the name of its card in `data/models/`."""
 
     instruction: str = Field(examples=["Write the Ministry's reply to this letter."])
-    """Text before every document, the same in training, evaluation and serving; may be empty."""
+    """Text that precedes every document, in training, evaluation and serving; may be empty."""
 
     format: Literal["instruction", "messages"] = "instruction"
-    """Format of the training dataset. `messages` adds a copy of the rows of `train.jsonl` (instruction, input, output)
-    as chat messages (`messages.jsonl`), for other programs."""
+    """Format of the training dataset. `instruction`: `train.jsonl` with instruction, input and output. `messages`: also
+    a copy of these rows as chat messages (`messages.jsonl`), for other programs."""
 
     seed: int = 7
     """Seed of every random choice of the training."""
@@ -292,10 +293,10 @@ class Training(RecipeModel):
     start_from: str | None = Field(
         default=None, pattern=r"^[a-z0-9_-]+-[0-9]+\.[0-9]+\.[0-9]+$", examples=["permits-desk-1.0.0"]
     )
-    """Parent adapter: a registered adapter of this base model that SFT continues to train."""
+    """Parent adapter: a registered adapter of the same base model from which SFT starts; null: none."""
 
     canaries: Canaries | None = None
-    """Canaries to plant; null: none."""
+    """Canaries to plant among the training rows; null: none."""
 
     sft: Sft = Field(default_factory=lambda: Sft.model_validate({}))
     """Supervised fine-tuning."""
@@ -307,7 +308,7 @@ class Training(RecipeModel):
     """Reinforcement learning after SFT, for goals that pairs of replies cannot express; null: none."""
 
     reward_model: RewardModel | None = None
-    """Model that scores replies as the line's preference pairs prefer them; null: none. A part of `rlhf.reward` may use
+    """Model that learns from the line's preference pairs to score replies; null: none. A part of `rlhf.reward` may use
     it."""
 
     checkpoints: Checkpoints = Checkpoints()
@@ -352,7 +353,7 @@ class Training(RecipeModel):
 def warnings(training: Training, elsewhere: bool) -> list[str]:
     """Return warnings about settings that are allowed but usually mistakes.
 
-    For sources see `Tuning`, `Sft` and `Preference`.
+    The sources of the limits are in the docstrings of `Tuning`, `Sft` and `Preference`.
 
     Args:
         elsewhere: whether trainers run on other machines than the pipeline.
@@ -366,18 +367,18 @@ def warnings(training: Training, elsewhere: bool) -> list[str]:
         stages.append(("preference", training.preference, training.preference_learning_rate, usual))
     found = []
     if training.sft.dora:
-        found.append("training.sft.dora: vLLM refuses to serve a DoRA adapter; leave dora out if vLLM is to serve it.")
+        found.append("training.sft.dora: vLLM cannot serve a DoRA adapter. Remove dora if you want to serve with vLLM.")
     if elsewhere and training.sft.precision == "auto":
         found.append(
-            "training.sft.precision: auto is decided by the pipeline's machine, and institution.yaml has trainers on "
-            "others; name float32 or bfloat16."
+            "training.sft.precision: the pipeline's machine decides what auto means, but institution.yaml has the "
+            "trainer on other machines. Set float32 or bfloat16."
         )
     for name, tuning, rate, usual in stages:
         batch = tuning.batch_size * tuning.gradient_accumulation * training.devices.count
         if not full and batch >= LARGE_BATCH_FOR_AN_ADAPTER:
             found.append(
                 f"training.{name}: the effective batch (batch_size × gradient_accumulation × devices.count) is "
-                f"{batch}; from {LARGE_BATCH_FOR_AN_ADAPTER} on an adapter learns worse than full tuning does."
+                f"{batch}. From {LARGE_BATCH_FOR_AN_ADAPTER}, an adapter learns worse than full tuning. Lower it."
             )
         if not usual / 10 <= rate <= usual * 10:
             side = "above" if rate > usual else "below"

@@ -104,7 +104,7 @@ def test_personal_data_in_an_exclusion_is_not_recorded(institution: DemoInstitut
         ([{"id": "R-00003"}], "'exclude.0.reason' is missing"),
         ([{"id": "R-00003", "reason": "  "}], "'exclude.0.reason': is empty"),
         ([{"id": 3, "reason": "withdrawn"}], "'exclude.0.id' must be a text, and is 3: put it in quotes"),
-        ([WITHDRAWN, WITHDRAWN], "exclude names the id 'R-00003' twice"),
+        ([WITHDRAWN, WITHDRAWN], "exclude lists the id 'R-00003' twice"),
     ],
 )
 def test_an_exclusion_that_says_too_little_is_refused(

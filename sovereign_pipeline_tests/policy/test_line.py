@@ -83,7 +83,7 @@ def test_a_key_that_is_written_twice_is_refused(tmp_path: Path, again: str) -> N
     read(tmp_path, minimal_recipe())
     file = tmp_path / "lamps.yaml"
     file.write_text(file.read_text() + again)
-    with pytest.raises(RecipeError, match=r"the key '(ceiling|margin)' is written twice"):
+    with pytest.raises(RecipeError, match=r"the key '(ceiling|margin)' is repeated"):
         read_line(file, INSTITUTION)
 
 
@@ -171,7 +171,7 @@ def test_a_line_without_an_evaluation_is_valid_and_says_what_to_add_where_one_is
 def test_every_level_that_is_not_on_the_ladder_is_named_at_once(tmp_path: Path) -> None:
     recipe = minimal_recipe(ceiling="HIGH")
     recipe["evaluation"]["red_team"]["classification"] = "LOW"
-    with pytest.raises(RecipeError, match=r"ceiling is 'HIGH', evaluation\.red_team\.classification is 'LOW', which"):
+    with pytest.raises(RecipeError, match=r"ceiling is 'HIGH', evaluation\.red_team\.classification is 'LOW', but"):
         read(tmp_path, recipe)
 
 
@@ -192,7 +192,7 @@ def test_a_misspelt_key_inside_a_list_is_named(tmp_path: Path) -> None:
 def test_evaluation_material_has_a_level_of_the_ladder(tmp_path: Path, place: Any, named: str) -> None:
     recipe = minimal_recipe()
     place(recipe["evaluation"])["classification"] = "TOP"
-    with pytest.raises(RecipeError, match=f"{named} is 'TOP', which is not on the ladder"):
+    with pytest.raises(RecipeError, match=f"{named} is 'TOP', but the classification levels are"):
         read(tmp_path, recipe)
     del place(recipe["evaluation"])["classification"]
     with pytest.raises(RecipeError, match="classification"):

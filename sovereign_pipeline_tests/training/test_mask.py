@@ -206,7 +206,7 @@ def test_what_is_mostly_a_mistake_is_warned_of_and_accepted(
 def test_a_precision_that_another_machine_would_decide_is_warned_of(institution: DemoInstitution, check: Check) -> None:
     institution.rules["trainer"] = {"where": "ray", "address": "http://ray:8265", "python": "/opt/venv/bin/python"}
     (warned,) = (line for line in check().stdout.splitlines() if line.startswith("• training"))
-    assert warned.startswith("• training.sft.precision: auto is decided by the pipeline's machine")
+    assert warned.startswith("• training.sft.precision: the pipeline's machine decides")
     institution.recipe["training"]["sft"] = {"precision": "bfloat16"}
     assert "• training" not in check().stdout
 
