@@ -1,4 +1,4 @@
-"""Build the tables, texts and links on an asset's page. Each kind of artifact has its own function."""
+"""Build the tables, texts and links on an asset's page in Dagster, with a function for each kind of artifact."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def picture(png: bytes) -> dg.MetadataValue:
 
 
 def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
-    """Return a flat two-column table with nested values as JSON."""
+    """Return a table of two columns, name and value. Nested values are written as JSON."""
     return table(
         [
             {"fact": name, "value": json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}
@@ -54,7 +54,7 @@ def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
-    """Return a table. Cells other than numbers become text, because Dagster's tables support nothing else."""
+    """Return a table. Dagster's tables support only numbers and text, so other values become text."""
     records = [
         dg.TableRecord({name: value if isinstance(value, int | float) else str(value) for name, value in row.items()})
         for row in rows
@@ -94,7 +94,7 @@ DOUBTFUL_SHOWN = 20
 
 
 def schema_of(kind: str) -> dict[str, dg.TableSchema]:
-    """Return the column schema shown on the asset's definition, for assets of rows."""
+    """Return the column schema for the page of an asset's definition; empty for a kind without rows."""
     columns = PRESENTATION[kind].columns.items() if kind in PRESENTATION else ()
     described = [dg.TableColumn(name, "string", description=text) for name, text in columns]
     return {"dagster/column_schema": dg.TableSchema(columns=described)} if described else {}
@@ -142,7 +142,7 @@ def scrubbed_corpus(artifact: Artifact) -> Page:
 
 
 def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each leaf value with its path, such as `crossing: case`, `0`."""
+    """Yield the path and the text of each leaf value, such as (`crossing: case`, `0`)."""
     for name, value in facts.items():
         label = f"{above}{name.replace('_', ' ')}"
         if isinstance(value, dict):
@@ -172,7 +172,7 @@ def _finding(finding: QualityFinding) -> dict[str, Any]:
 
 
 def contamination(verdicts: Mapping[str, Verdict]) -> Page:
-    """Return the contamination counts by suite. The gate's record has the row ids in `listed.jsonl`."""
+    """Return a table of the contamination counts by suite. The row ids are in `listed.jsonl` of the gate's record."""
     verdict = verdicts.get(NOT_CONTAMINATED)
     if verdict is None:
         return {}
@@ -283,7 +283,7 @@ def red_team_report(artifact: Artifact) -> Page:
 
 
 def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
-    """Return a table with one row for each difference and reference. A difference is a record or its JSON."""
+    """Return a table with a row for each figure and each reference that the candidate is compared with."""
     return table(
         [
             {
@@ -328,5 +328,5 @@ DETAILS: Mapping[str, Callable[[Artifact], Page]] = {
 
 
 def details_of(artifact: Artifact) -> Page:
-    """Return the tables and texts of an artifact. Empty for a kind without any."""
+    """Return the tables and texts of an artifact; empty for a kind without tables and texts."""
     return DETAILS[artifact.ref.kind](artifact) if artifact.ref.kind in DETAILS else {}

@@ -1,4 +1,4 @@
-"""Build the metadata of a materialization: verdict and headline figures first, digests and producer last."""
+"""Build the metadata of a materialization in display order: verdicts and headline figures first, producer last."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 
 HEADLINES = 3
-"""Number of figures that are shown as headlines."""
+"""Number of an asset's figures that are headlines: shown first, and plotted over time."""
 
 DIGITS = 4
 FROM_HERE_WHOLE = 10_000
@@ -28,8 +28,8 @@ Source = str | Callable[[Artifact], Any]
 
 
 def figures_of(artifact: Artifact) -> Figures:
-    """Return name -> number, the most important first. Returns nothing for a kind without figures. A missing number is
-    skipped: not every line has each."""
+    """Return name -> number, the most important first; empty for a kind without figures. Figures that the line does not
+    have are skipped."""
     kind = artifact.ref.kind
     found = {name: _number(artifact, source) for name, source in FIGURES.get(kind, {}).items()}
     figures = COMPARED[kind](artifact) | found if kind in COMPARED else found
@@ -183,7 +183,7 @@ def _red_team_report(artifact: Artifact) -> Figures:
 
 
 def _evaluation_report(artifact: Artifact) -> Figures:
-    """Return the report's figures, and each gate's distance between difference and margin."""
+    """Return the report's figures, and for each gate the distance from the interval's worse end to the margin."""
     report, summary = read_json(artifact.file(REPORT_FILE)), artifact.manifest.summary
     passed = [finding["outcome"] == "pass" for finding in report["findings"]]
     figures: dict[str, Any] = {
@@ -207,7 +207,8 @@ COMPARED: Mapping[str, Callable[[Artifact], Figures]] = {
     "red_team_report": _red_team_report,
     "evaluation_report": _evaluation_report,
 }
-"""Kind of artifact -> function that returns the figures that depend on what the candidate was compared with."""
+"""Kind of artifact -> function for its figures, whose names depend on the models that the candidate was compared with.
+"""
 
 
 def _of_the_candidate(compared: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figures:
@@ -221,7 +222,7 @@ def _of_the_candidate(compared: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
 
 
 MIRRORED = ("mlflow run", "mlflow version")
-"""Publishing results that refer to MLflow, which are not headlines."""
+"""Results of publishing that refer to MLflow. They are not headlines."""
 
 
 def page_of(
@@ -236,9 +237,9 @@ def page_of(
     """Return the metadata of one materialization, in display order.
 
     Args:
-        outcome: the verdicts of all gates in one line.
+        outcome: one-line summary of the verdicts of all gates.
         published: results of publishing, such as the adapter's id and version.
-        idle: reason why the stage had nothing to do (`nothing_to_do`). The page is then short.
+        idle: reason why the stage had nothing to do (`nothing_to_do`). If it is set, the page is short.
         before: the line's previous artifact of this kind.
     """
     artifact = workplace.store.open(production.ref)
@@ -254,7 +255,7 @@ def page_of(
     figures = figures_of(artifact)
     shown = [
         (name, f"{value:,}") for name, value in figures.items()
-    ]  # text, because Dagster plots numbers of all lines
+    ]  # as text, because Dagster would plot numbers over all lines
     return {
         "verdict": outcome,
         **{name: value for name, value in (published or {}).items() if name not in MIRRORED},
@@ -292,13 +293,13 @@ def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str |
 
 
 def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None) -> Page:
-    """List the differences from the line's previous artifact: inputs, recipe keys, libraries and files."""
+    """Return a table of the differences from the line's previous artifact: inputs, recipe keys, libraries and files."""
     if before is None or before.digest == ref.digest or before.kind != ref.kind:
         return {}
     try:
         earlier = workplace.store.read_manifest(before)
     except IntegrityError as error:
-        return {"why it was made": f"The artifact before it cannot be read. {error.message}"}
+        return {"why it was made": f"The previous artifact cannot be read. {error.message}"}
     changes = compare(stated_identity(earlier), stated_identity(workplace.store.read_manifest(ref)))
     return {
         "why it was made": table(

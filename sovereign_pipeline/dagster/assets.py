@@ -38,7 +38,7 @@ from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.workplace import open_workplace
 
 NOT_REPEATED = "not repeated"
-"""Metadata key of a check whose result is not new. The terminal skips it."""
+"""Metadata key of a check whose result is not new. The command line does not print such a check."""
 
 WAIVED_BY = "waived by"
 
@@ -56,11 +56,11 @@ def check_specs(stage: Stage) -> list[dg.AssetCheckSpec]:
 def check_result(
     gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict, not_repeated: str | None = None
 ) -> dg.AssetCheckResult:
-    """Convert a verdict to a check result. A waived gate gives a warning: the run continues, and the page shows that
+    """Convert a verdict to a check result. A waived gate becomes a warning: the run continues, and the page shows that
     the gate did not pass.
 
     Args:
-        not_repeated: sentence to show instead of the message, if the verdict is about another asset.
+        not_repeated: sentence to show instead of the verdict's message, if the verdict is about another asset.
     """
     description, severity = not_repeated or verdict.message, dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"outcome": verdict.outcome, "message": description}
@@ -90,8 +90,8 @@ def check_result(
 def under_own_names(
     stage: Stage, found: Sequence[dg.AssetCheckResult], nothing_to_do: str | None
 ) -> list[dg.AssetCheckResult]:
-    """Return one result for each check of the asset. The gates of a passed-through artifact are shown on the asset that
-    produced it, because this asset's own gates had nothing to evaluate."""
+    """Return one result for each check of the asset. For a passed-through artifact, these results only refer to the
+    asset that produced it, because the asset's own gates had nothing to evaluate."""
     results = {check.check_name: check for check in found}
     return [
         results.get(gate.name)
@@ -159,8 +159,8 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
 
 
 def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) -> str:
-    """Mirror the adapter to MLflow. Returns MLflow's version or an error message. A failure does not undo the
-    registration."""
+    """Mirror the adapter to MLflow. Return MLflow's version or an error message. If mirroring fails, the adapter is
+    still registered."""
     try:
         version = mirror_adapter(workplace.settings, workplace.store, adapter)
     except Exception as error:  # any error of MLflow, its database or its disk
@@ -170,7 +170,7 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
 
 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {"evaluation_report": _mirror_evaluation}
-"""Publications for any verdict. A report whose gates did not pass needs the most attention."""
+"""Publications for every verdict, because a report whose gates did not pass needs the most attention."""
 
 ONCE_PASSED: Mapping[str, Publication] = {
     "sft_adapter": _mirror_training,
@@ -282,7 +282,7 @@ with warnings.catch_warnings():
         name=MLFLOW_CHECK.name,
         blocking=False,
         partitions_def=LINES,
-        description="Does MLflow show what the registry says? A warning alone: the registry is the authority.",
+        description="Does MLflow match the registry? A failure is only a warning, because the registry decides.",
     )
     def mlflow_follows(
         context: dg.AssetCheckExecutionContext, installation: dg.ResourceParam[Settings]

@@ -1,4 +1,4 @@
-"""A read-only Dagster for auditors behind the institution's proxy, with a log of every query."""
+"""Serve a read-only Dagster for auditors behind the institution's proxy, and log every query."""
 
 import datetime
 import json
@@ -68,15 +68,15 @@ NAMING = {
     **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
     **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
 }
-"""Argument or field name in Dagster's schema -> kind of object that its value names. A line is a partition of each
-asset, and a backfill is a group of runs."""
+"""Argument or field in Dagster's schema -> kind of object whose name is its value. A line is a partition of each asset,
+and a backfill is a group of runs."""
 TAGS = {
     "dagster/partition": "lines",
     **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
 }
-"""Tag that filters runs -> kind of object that its value names."""
+"""Tag that filters runs -> kind of object whose name is its value."""
 MOST = 100
-"""Maximum number of logged names of one kind. A query of the whole graph has fewer."""
+"""Maximum number of names of one kind that are logged for a query. A query of the whole graph has fewer names."""
 _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 _PATH = re.compile(r"/[\w.:/@~+*\"-]{0,199}", re.ASCII)
 ODD = "(no name)"
@@ -86,12 +86,12 @@ text."""
 
 @dataclass(frozen=True)
 class Look:
-    """A page view or query in the access log. Equal views are logged once."""
+    """A page view or query in the access log."""
 
     kind: str
     """Kind of view: page, query or subscription."""
     name: str
-    """Path of the page, or the query's own name."""
+    """Path of the page, or name of the query."""
     fields: tuple[str, ...] = ()
     """Root fields of the query."""
     assets: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables
     document = parse(query)
     operations = [each for each in document.definitions if isinstance(each, OperationDefinitionNode)]
     if len(operations) != 1 or operations[0].operation is not kind:
-        raise GraphQLError(f"Send one {kind.value} and nothing else: nothing can be changed here.")
+        raise GraphQLError(f"Send exactly one {kind.value}. This server accepts no changes.")
     (asked,) = operations
     values = get_variable_values(schema, asked.variable_definitions, dict(variables or {}))
     if isinstance(values, list):
@@ -170,7 +170,8 @@ def _few(names: Mapping[str, None]) -> tuple[str, ...]:
 
 
 SECONDS_OF_A_LOOK = 600
-"""Seconds within which an equal view is logged once. An open page repeats its queries every few seconds."""
+"""Period in seconds in which equal views of a person are logged once. An open page repeats its queries every few
+seconds."""
 
 
 def access_log_of(settings: Settings) -> Path:
@@ -178,7 +179,7 @@ def access_log_of(settings: Settings) -> Path:
 
 
 class AccessLog:
-    """A log that appends to one file, and creates a new one if the file was moved away."""
+    """An access log that appends to one file. If the file was moved away, it creates a new file."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -230,32 +231,32 @@ SUBSCRIPTIONS = frozenset({"locationStateChangeEvents", "pipelineRunLogs"})
 PRINTED = frozenset({"CapturedLogs", "CapturedLogsMetadata", "InstigationEventConnection"})
 """Types with the output of a step, sensor or library. Fields of these types are removed from the schema."""
 EVALUATED = frozenset({"TickEvaluation"})
-"""Types with a sensor's or schedule's dry run. Fields of these types are removed although requesting them is a query:
-Dagster would run the sensor, and one of ours adds partitions for new lines."""
+"""Types with the dry run of a sensor or schedule. Fields of these types are removed, although they are queries: Dagster
+would run the sensor, and the sensor `new_lines` adds partitions."""
 
 
 def schema_for_auditors() -> Schema:
     """Build a schema with only the listed queries and subscriptions: without mutations, output of steps or sensors, dry
     runs, and the instance's configuration.
 
-    Raises RuntimeError if Dagster no longer has a removed name, because another name may then give access to the same
-    data.
+    Raises RuntimeError if Dagster no longer has one of the removed names, because the same data may then be available
+    under another name.
     """
     schema = Schema(query=GrapheneQuery, subscription=GrapheneSubscription, types=types())  # type: ignore[no-untyped-call]
     found = schema.graphql_schema
     for root, allowed in ((found.query_type, QUERIES), (found.subscription_type, SUBSCRIPTIONS)):
         if root is None or not allowed <= root.fields.keys():
-            raise RuntimeError("Dagster's schema has other queries than schema.py lists.")
+            raise RuntimeError("Dagster's schema lacks a query that auditor.py lists.")
         for name in root.fields.keys() - allowed:
             del root.fields[name]
     taken_away = PRINTED | EVALUATED
     if not found.type_map.keys() >= taken_away:
-        raise RuntimeError("Dagster's schema has other types for what was printed or is run than schema.py lists.")
+        raise RuntimeError("Dagster's schema lacks a type of output or dry runs that auditor.py lists.")
     for type_ in found.type_map.values():
         if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType):
             for name in [name for name, field in type_.fields.items() if get_named_type(field.type).name in taken_away]:
                 del type_.fields[name]
-    # The configuration may hold a database address with its password. Pages request it together with other fields.
+    # The configuration may contain a database URL with its password. Pages request it together with other fields.
     instance = found.type_map["Instance"]
     assert isinstance(instance, GraphQLObjectType)
     instance.fields["info"].resolve = lambda *_, **__: None
@@ -267,8 +268,8 @@ PERSON_HEADER = "X-Remote-User"
 PERSON = "person"
 """Key of the user's name in a request's scope."""
 PLACEHOLDER = "{"
-"""Start of an unreplaced variable in a user's name. Caddy 2.6 sends the variable itself if the sign-in provider named
-nobody."""
+"""Start of an unreplaced variable in a user's name. Caddy 2.6 sends the variable itself if the sign-in provider sent no
+name."""
 READY = "/ready"
 """Path of the readiness probe, the only path that needs no user."""
 
@@ -276,13 +277,13 @@ REFUSAL = b"The proxy named nobody. Sign in by the institution's address of this
 
 
 def auditors_proxy(settings: Settings) -> Proxy:
-    """Return the proxy in front of the auditor's Dagster. Raises InputError if no secret is configured, because any
-    local program could then pose as the proxy."""
+    """Return the proxy in front of the auditor's Dagster. Raises InputError if no secret is configured, because without
+    a secret any local program could pose as the proxy."""
     if settings.auditor_proxy_secret is None:
         variable = VARIABLES["auditor_proxy_secret"]
         raise InputError(
-            f"{variable} is not set: every program on this machine could claim to be an auditor.",
-            f"Write a secret into a file, have the proxy send it (docs/proxies), and name the file in {variable}.",
+            f"{variable} is not set, so every program on this machine could claim to be an auditor.",
+            f"Write a secret into a file, have the proxy send it (docs/proxies), and set {variable} to its path.",
         )
     return Proxy(frozenset({LOOPBACK}), read_secret(settings.auditor_proxy_secret))
 
@@ -304,12 +305,12 @@ def for_named(app: App, proxy: Proxy) -> App:
 
 
 def _written(name: str) -> str:
-    """Decode a user's name. Headers are read as Latin-1, but names are UTF-8."""
+    """Decode a user's name. Headers were decoded as Latin-1, but names are UTF-8."""
     return name.encode("latin-1").decode("utf-8", "backslashreplace")
 
 
 PAGES = ("assets", "asset-groups", "automation", "deployment", "guess", "jobs", "locations", "overview", "runs")
-"""First path segments of Dagster's pages. The proxies' configurations allow the same ones."""
+"""First path segments of Dagster's pages. The proxies' configurations allow the same paths."""
 
 ONE_QUERY = "Send one query, as a JSON object with the key query. A batch of several is not answered.\n"
 
@@ -390,8 +391,8 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
 
 
 def auditors_app(settings: Settings, context: WorkspaceProcessContext, proxy: Proxy) -> App:
-    """Build the application, which answers only requests to this installation's host names from users named by the
-    proxy."""
+    """Build the application. It answers only requests to this installation's host names, and only users whom the proxy
+    names."""
     app = AuditorsWebserver(context, AccessLog(access_log_of(settings))).create_asgi_app()
     return for_hosts(guarded(for_named(app, proxy)), settings.ui_hosts)
 

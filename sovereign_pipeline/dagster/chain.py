@@ -1,4 +1,4 @@
-"""List the stages in the order of the chain, with each asset's description and owners."""
+"""List the stages in the order of the chain, with the description and owner of each asset."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,12 +39,12 @@ CHAIN: tuple[Stage, ...] = (
 )
 
 AFTER_PEOPLE: tuple[Stage, ...] = (BLIND_REVIEW,)
-"""Stages outside a line's run. Each waits for people, and a sensor materializes it once they are done."""
+"""Stages outside a line's run, which wait for people. A sensor materializes such a stage when the people are done."""
 
 
 @dataclass(frozen=True)
 class Presentation:
-    """The display of an asset, from `assets.yaml`."""
+    """The description and owner of an asset, from `assets.yaml`."""
 
     group: str
     owner: str
@@ -70,8 +70,11 @@ PRESENTATION: Mapping[str, Presentation] = {
 
 
 def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
-    """Return every stage in order, with the given stages replaced by name. A stage that reads a replaced stage reads
-    its replacement. Raises ValueError for an unknown stage name."""
+    """Return every stage in order, with stages replaced. A stage that reads a replaced stage reads its replacement.
+    Raises ValueError for an unknown stage name.
+
+    replacements: name of a stage -> the stage to use instead.
+    """
     real = {stage.kind: stage for stage in (*CHAIN, *AFTER_PEOPLE)}
     if unknown := sorted(replacements.keys() - real.keys()):
         raise ValueError(f"no stage has the name {', '.join(unknown)}")

@@ -1,4 +1,5 @@
-"""Define what Dagster loads. Tests build their own definitions with other settings or stages."""
+"""Define the assets, jobs, sensors and resources that Dagster loads. Tests build definitions with other settings or
+stages."""
 
 from collections.abc import Mapping
 
@@ -34,7 +35,7 @@ def build_definitions(
     Args:
         installation: settings; None reads them from the environment when a step runs.
         stages: name -> stage that replaces the real one.
-        clock: decides which reviews are due; None uses the system clock.
+        clock: returns the time by which reviews are due; None uses the system clock.
     """
     return dg.Definitions(
         assets=[

@@ -1,7 +1,7 @@
-"""Define the asset `experiment`, which trains the trials of one experiment in a warm trainer, and its results' page.
+"""Define the asset `experiment`, which trains the trials of one experiment and writes a page with the results.
 
-A trial is a partition of the asset `experiment_trial`. The run of `experiment` materializes it, so that its trials
-share one base model in memory.
+A trial is a partition of the asset `experiment_trial`. The run of `experiment` materializes all its trials in one
+trainer process, so that they share one base model in memory.
 """
 
 import base64
@@ -44,8 +44,8 @@ INPUTS = ("base_model", "training_dataset")
 PAGE_FILE, PICTURE_FILE = "report.html", "trials.png"
 GIB = 1 << 30
 READING = (
-    "The loss is the mean over the reply tokens of the selection side. The best of several trials looks better than it "
-    "is, so its loss here is no estimate of the loss on other documents; the gates measure that on the held-out side."
+    "The loss is the mean over the reply tokens of the selection side. Because the best of several trials was selected "
+    "by this loss, its loss on other documents is probably higher; the gates measure it on held-out documents."
 )
 
 EXPERIMENT_TRIAL = dg.AssetSpec(
@@ -70,8 +70,8 @@ EXPERIMENT_TRIAL = dg.AssetSpec(
     kinds={"pytorch"},
     code_version="1",
     pool=DEVICE_POOL,
-    description="The trials of an experiment, compared on the line's selection side. Nothing of it is registered.\n\n"
-    "**Materializing it** trains the trials that are not finished, one after another in one process; minutes to days. "
+    description="The trials of an experiment, compared on the line's selection side. No adapter is registered.\n\n"
+    "**Materializing it** trains the unfinished trials one after another in one process and takes minutes to days. "
     "An interrupted run resumes.",
 )
 def experiment(
@@ -120,7 +120,8 @@ def _materialization(context: dg.AssetExecutionContext, settings: Settings) -> d
 
 
 def _launch(settings: Settings, workplace: Workplace, warm: WarmTrainer, elsewhere: Launch) -> Launch:
-    """Return a launcher that uses the warm trainer, unless trainers are on other machines or use several devices."""
+    """Return a launcher that uses the running trainer process `warm`. If trainers run on other machines or use several
+    devices, return `elsewhere`."""
 
     def launch(job: Path) -> None:
         if isinstance(workplace.institution.trainer, Here) and TrainingJob.read(job).devices.count == 1:
@@ -148,10 +149,10 @@ def run(
     name: str,
     tell: Tell,
 ) -> None:
-    """Build the trials' common inputs, and train the trials that are not finished.
+    """Build the trials' common inputs, and train the unfinished trials.
 
     Args:
-        jobs: the module-level functions that return the chain's and the experiments' job.
+        jobs: the module-level functions that return the jobs of the chain and of experiments.
 
     Raises RunStopped as `run_line` does, and the errors of `opened`.
     """
@@ -206,14 +207,14 @@ def _loss(trial: Trial) -> float:
 
 
 def diff_of(settings: Settings, results: Results) -> str:
-    """Return the diff of the recipe to the best trial; empty if no trial has finished."""
+    """Return the diff from the line's recipe to the best trial; empty if no trial has finished."""
     if (best := results.best) is None:
         return ""
     return recipe_diff(settings.data / "lines" / f"{best.setting.line.line}.yaml", best.setting)
 
 
 def write_page(settings: Settings, described: Experiment, results: Results, diff: str) -> Path:
-    """Write the results' page with its picture. Returns the page's path."""
+    """Write the page with the results and a plot, and return its path."""
     directory = settings.home / "experiments" / described.experiment
     measured = [
         {

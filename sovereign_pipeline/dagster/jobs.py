@@ -20,16 +20,16 @@ from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.review.acts import find_closed_of
 
 DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
-"""Check that depends on the calendar. A chain run leaves it out, because it would need its own process."""
+"""Check whose result depends on the date. Runs of the chain leave it out, because it would need a separate process."""
 
 MLFLOW_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "mlflow_follows")
-"""Check that depends on registry states, which change between runs of the chain."""
+"""Check whose result depends on adapters' states, which change between runs of the chain."""
 
 CHAIN_JOB = dg.define_asset_job(
     name="chain",
     selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN))
     - dg.AssetSelection.checks(DUE_CHECK, MLFLOW_CHECK),
-    description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is reused.",
+    description="The whole chain of one line, from raw corpus to registered adapter. Unchanged artifacts are reused.",
 )
 
 REVIEW_JOB = dg.define_asset_job(
@@ -41,8 +41,8 @@ REVIEW_JOB = dg.define_asset_job(
 DUE_JOB = dg.define_asset_job(
     name="due_review",
     selection=dg.AssetSelection.checks(DUE_CHECK, MLFLOW_CHECK),
-    description="Whether the review of one line's adapter is due, and whether MLflow follows. Started by the sensor "
-    "reviews_due when either changes.",
+    description="Checks whether the review of a line's adapter is due, and whether MLflow matches the registry. "
+    "Started by the sensor reviews_due when one of the results changes.",
 )
 
 ROLLOUT_JOB = dg.define_asset_job(
@@ -55,7 +55,7 @@ ROLLOUT_JOB = dg.define_asset_job(
 EXPERIMENT_JOB = dg.define_asset_job(
     name="experiments",
     selection=dg.AssetSelection.assets("experiment"),
-    description="The trials of one experiment. Finished trials are reused, and nothing is registered.",
+    description="The trials of one experiment. Finished trials are reused, and no adapter is registered.",
 )
 
 EXECUTOR = dg.multiprocess_executor.configured(
@@ -64,15 +64,15 @@ EXECUTOR = dg.multiprocess_executor.configured(
         "start_method": {"forkserver": {"preload_modules": ["sovereign_pipeline.dagster.step_server"]}},
     }
 )
-"""Executor that runs each step in its own process, so that no step inherits another's memory. Steps are forked from a
-process that has loaded the program, because loading takes longer than most steps."""
+"""Executor that runs each step in its own process, so that a step does not inherit the memory of earlier steps. Steps
+are forked from a process that has already loaded the program, because loading takes longer than most steps."""
 
 
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Creates a partition for every recipe under data/lines and every file under data/experiments, so that "
-    "a new one appears without a restart. Removes that of a deleted file, unless an adapter was registered.",
+    description="Creates a partition for every recipe in data/lines and every experiment in data/experiments, so that "
+    "a new file appears without a restart. Removes the partition of a deleted file, unless an adapter was registered.",
 )
 def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]) -> dg.SkipReason:
     register_experiments(context.instance, installation)
@@ -103,18 +103,18 @@ def closed_reviews(
 
 
 PERIOD_TAG = "sovereign/due_period"
-"""Tag of a run that a due review started: line and period, such as `permits-desk:2027-H1`."""
+"""Tag of a run that was started by a due review. Its value is line and period, such as `permits-desk:2027-H1`."""
 
 
 def run_of(instance: dg.DagsterInstance, due: Due) -> dg.DagsterRun | None:
-    """Return the newest run that this due review started."""
+    """Return the newest run that was started by this due review, or None."""
     if due.key is None:
         return None
     return next(iter(instance.get_runs(dg.RunsFilter(tags={PERIOD_TAG: due.key}), limit=1)), None)
 
 
 def fate_of(run: dg.DagsterRun | None) -> str | None:
-    """Describe the outcome of a run for display, or return None without a run."""
+    """Describe the outcome of a due review's run for display. Return None if there is no run."""
     if run is None:
         return None
     told = {
@@ -137,7 +137,7 @@ def in_words(due: Due, run: dg.DagsterRun | None) -> str:
     jobs=[CHAIN_JOB, DUE_JOB],
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Shows overdue reviews on registered_adapter. Retrains a line once a period if its recipe has "
+    description="Shows due reviews on registered_adapter. Retrains a line once per review period if its recipe has "
     "`review: {retrain: true}`.",
 )
 def reviews_due(
@@ -157,7 +157,7 @@ def reviews_due(
         run = run_of(context.instance, due)
         told[due.line] = "; ".join([in_words(due, run), *in_mlflow.get(due.line, ())])
         if told[due.line] != shown.get(due.line):
-            # Use a separate check run: Dagster stores one result without a run per partition, and rejects the next. The
+            # A run evaluates the check, because Dagster accepts only one result without a run for each partition. The
             # run's partition is a tag, because a job without assets has no partitions.
             key = f"{DUE_CHECK.name}:{due.line}:{digest_of(told[due.line])[:12]}"
             requests.append(dg.RunRequest(key, job_name=DUE_JOB.name, tags={"dagster/partition": due.line}))
@@ -173,18 +173,18 @@ def reviews_due(
 
 
 def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
-    """Return line -> differences in MLflow. The line's check runs again when the differences change."""
+    """Return line -> differences between MLflow and the registry. The line's check runs again when they change."""
     found = defaultdict[str, list[str]](list)
     try:
         for each in differences(open_registry(installation), installation):
             found[each.line].append(each.what)
-    except NotFoundError:  # if MLflow is missing, the check and the doctor report this
+    except NotFoundError:  # the check and `sovereign doctor` report a missing MLflow
         return {}
     return found
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
-    """Return whether a run of the line is in progress. When it ends, the review may no longer be due."""
+    """Return whether a run of the line is in progress. When the run ends, the review may no longer be due."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
     return any(run.job_name != DUE_JOB.name for run in runs)
@@ -211,7 +211,7 @@ with warnings.catch_warnings():
         name=DUE_CHECK.name,
         blocking=False,
         partitions_def=LINES,
-        description="Is the line's newest adapter reviewed in time? A warning alone: nothing is stopped.",
+        description="Is the line's newest adapter reviewed in time? A failure is only a warning and stops no run.",
     )
     def review_not_due(
         context: dg.AssetCheckExecutionContext, installation: dg.ResourceParam[Settings], clock: dg.ResourceParam[Clock]

@@ -1,5 +1,5 @@
-"""Launch the trainer from an asset: as a local process or Ray job, through Dagster Pipes, or as a job of Slurm or
-Kubernetes."""
+"""Launch the trainer from an asset: as a local process or Ray job through Dagster Pipes, or as a Slurm or Kubernetes
+job."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from sovereign_pipeline.training.slurm import run_trainer_on_slurm
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
-    """Return a launcher whose trainer reports to this step, for the place in `institution.yaml`."""
+    """Return a launcher that runs the trainer where `institution.yaml` says. The trainer reports to this step."""
 
     def run(job: Path) -> None:
         key = key_of_marks(settings, job)
@@ -37,7 +37,8 @@ def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> 
 
 
 def key_of_marks(settings: Settings, job: Path) -> str:
-    """Return the key of a training's marks, 64 hex digits. The key is for one training identity."""
+    """Return the key that authenticates the checkpoints of a training, 64 hex digits. It depends on the training's
+    identity."""
     identity = TrainingJob.read(job).identity
     return keyed_digest(read_secret(settings.caches_key), "trainer", identity.encode()).hex()
 
@@ -54,7 +55,8 @@ def _run_here(context: dg.AssetExecutionContext, job: Path, environment: Mapping
 def _run_on_ray(
     context: dg.AssetExecutionContext, place: Ray, settings: Settings, job: Path, environment: Mapping[str, str]
 ) -> None:
-    """Run the trainer on Ray. The Pipes files are beside the job file, on a volume shared by both machines."""
+    """Run the trainer on Ray. The Pipes files are in the directory of the job file, on a volume that both machines
+    share."""
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),

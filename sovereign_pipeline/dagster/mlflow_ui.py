@@ -20,8 +20,8 @@ POLICY = (
     b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
     b"base-uri 'self'; frame-ancestors 'self'"
 )
-"""Content security policy. MLflow's pages need inline scripts and styles, so the policy restricts them to this
-server."""
+"""Content security policy. MLflow's pages need inline scripts and styles, so the policy allows these, and restricts
+connections to this server."""
 
 
 HIDDEN = (
@@ -32,7 +32,7 @@ HIDDEN = (
     "a[href*='mcp']",
     f"a[href^='http']:not([href^='http://{LOOPBACK}']):not([href^='http://localhost'])",
 )
-"""CSS selectors of hidden elements in MLflow's pages."""
+"""CSS selectors of the elements of MLflow's pages that are hidden."""
 
 # Browser storage keys of MLflow 3.17.
 _SETTLED = {
@@ -57,8 +57,8 @@ INSERTED = (
     f"<script>for(const [key,value] of Object.entries({json.dumps(_SETTLED)}))localStorage.setItem(key,value)</script>"
     f"<script>{_OPENED}</script>"
 )
-"""HTML inserted into the head of MLflow's single page. MLflow's own rules are also `!important`, so these selectors
-need a higher specificity."""
+"""HTML that is inserted into the head of MLflow's page. Its selectors need a higher specificity than MLflow's own
+rules, which are also `!important`."""
 
 
 def environment(settings: Settings, port: int) -> dict[str, str]:
@@ -70,8 +70,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS": "false",
         "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
-        # MLflow's own lists contain names with and without a port. `trusted_hosts.py` filters requests before MLflow
-        # does.
+        # MLflow expects host names with and without a port. Before MLflow, `base/hosts.py` filters requests by host.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{host},{host}:*" for host in sorted(settings.ui_hosts)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
             f"http://{host}:*,https://{host}:*,https://{host}" for host in sorted(settings.ui_hosts)

@@ -42,7 +42,7 @@ from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.registry.mlflow_mirror import FIRST_EXPERIMENT, HOME, mirrored
 
 MOVED = ".moved"
-"""Suffix of a moved file's new name. No program reads moved files."""
+"""Suffix that is added to the names of moved files. No program reads these files."""
 ROWS_AT_ONCE = 1000
 
 
@@ -51,19 +51,19 @@ class Moved:
     variable: str
     """Environment variable that names the new database."""
     rows: int
-    """Number of rows of the registry and MLflow, or of runs and events of Dagster."""
+    """Number of copied rows; for Dagster, number of copied runs and events."""
     files: tuple[Path, ...]
     """New paths of the old files."""
 
 
 def move(settings: Settings, progress: Progress) -> list[Moved]:
-    """Copy every database that a variable names on a PostgreSQL server, and rename the old files.
+    """Copy each database for which a variable names a PostgreSQL server, and rename the old files.
 
-    The registry is verified in its new place against its checkpoints. After an error the new databases are empty and
-    the old files are in use again.
+    The registry is verified in its new database against its checkpoints. After an error, the new databases are emptied,
+    and the old files are used as before.
 
-    Raises InputError if no variable names a server, if there is nothing to move, or if a new database is not empty;
-    ConflictError while `sovereign up` or a run is working; IntegrityError if the registry is damaged.
+    Raises InputError if no variable names a server, if there is nothing to move, or if a new database is not empty.
+    Raises ConflictError while `sovereign up` or a run is in progress, and IntegrityError if the registry is damaged.
     """
     old = Settings(settings.home, settings.data, keys=settings.keys, ledger_copy=settings.ledger_copy)
     paths = {
@@ -76,8 +76,8 @@ def move(settings: Settings, progress: Progress) -> list[Moved]:
     wanted = [setting for setting in paths if setting in servers and paths[setting][0].exists()]
     if not wanted:
         raise InputError(
-            f"No database was moved: {settings.home} has none in a file for which a variable names a server.",
-            f"Set {', '.join(VARIABLES[setting] for setting in paths)}, or some of them, to URLs of empty databases.",
+            f"No database was moved: no variable names a server for a database that is a file in {settings.home}.",
+            f"Set one or more of {', '.join(VARIABLES[setting] for setting in paths)} to URLs of empty databases.",
         )
     for setting in wanted:
         postgresql.assert_empty(servers[setting])
@@ -134,8 +134,8 @@ def _move_mlflow(old: Settings, new: Settings, progress: Progress) -> int:
 
 
 def _move_dagster(old: Settings, new: Settings, progress: Progress) -> int:
-    """Copy runs and schedules row by row, and store each event anew: SQLite numbers events within each run, and
-    PostgreSQL numbers the events of all runs together."""
+    """Copy runs and schedules row by row, and store each event again. In SQLite, events are numbered within their run;
+    in PostgreSQL, they are numbered over all runs."""
     from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
     from dagster._core.storage.event_log.schema import AssetKeyTable, SqlEventLogStorageMetadata
     from dagster._core.storage.runs.schema import RunStorageSqlMetadata
@@ -175,10 +175,11 @@ _OF_EVENTS = {"secondary_indexes", "event_logs", "asset_keys", "asset_event_tags
 
 
 def _in_order(storage: Any, runs: Sequence[dg.RunRecord]) -> Iterator[dg.EventLogEntry]:
-    """Yield the events of all runs by time. Opens a run's log when it begins, so that few are open at once.
+    """Yield the events of all runs in order of time. A run's log is opened at the run's creation time, so that few logs
+    are open at once.
 
     Args:
-        runs: by time of creation.
+        runs: in order of creation.
     """
     opened: list[tuple[float, int, Iterator[dg.EventLogEntry], dg.EventLogEntry]] = []
 
@@ -204,10 +205,10 @@ def _log_of(storage: Any, run_id: str) -> Iterator[dg.EventLogEntry]:
 
 
 def copy_tables(tables: Sequence[Table], source: Connection, target: Connection) -> int:
-    """Replace the rows of the target's tables by the source's rows. Returns the number of rows.
+    """Replace the rows of the target's tables by the source's rows, and return the number of rows.
 
     Args:
-        tables: parents first. A table that the source lacks stays empty.
+        tables: tables, each after the tables that it references. A table that the source lacks is left empty.
     """
     there, rows = {*inspect(source).get_table_names()}, 0
     for table in reversed(tables):
@@ -224,7 +225,7 @@ def copy_tables(tables: Sequence[Table], source: Connection, target: Connection)
 
 
 def _continue_numbers(table: Table, target: Connection) -> None:
-    """Let the server number new rows after the copied ones."""
+    """Set the table's sequence so that the server numbers new rows after the copied rows."""
     column = table.autoincrement_column
     if column is None:
         return

@@ -1,4 +1,4 @@
-"""Draw plots for asset pages: training curves, a reward model's calibration, and a trial."""
+"""Draw plots for asset pages: training curves, a reward model's calibration, a staged adapter's trial, experiments."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ BY_REWARD = (
     ("loss of the values", ("value_loss",)),
     ("raw score of the reward model, logits", ("reward_raw", "gold_raw")),
 )
-"""Panels for a training by reward: label and columns. The first two panels also show the columns' parts. Columns that
-the algorithm does not log are skipped."""
+"""Panels for a training by reward: label, and columns of the training log. The first two panels also show the parts of
+the reward. Columns that the algorithm does not log are skipped."""
 
 
 def loss_curve_png(training_log: Path) -> bytes:
-    """Draw the loss and the learning rate per step from a `training_log.jsonl`. Returns a PNG.
+    """Draw the loss and the learning rate per step from a `training_log.jsonl`, and return a PNG.
 
-    If the log has rewards of a preference method (β·log ratio, nats), they are drawn below: margins of pairs, or
-    rewards of each kind of reply.
+    If the log has rewards of a preference method (β·log ratio, nats), a second panel shows them: the margins of pairs,
+    or the rewards of replies with positive and with negative feedback.
     """
     rows = list(read_jsonl(training_log))
     steps = [cast(int, row["step"]) for row in rows]
@@ -52,8 +52,8 @@ def loss_curve_png(training_log: Path) -> bytes:
 
 
 def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
-    """Draw a calibration plot as PNG. `bins`: expected share, observed share, and the observed share's 95 %
-    interval."""
+    """Draw a calibration plot as PNG. `bins`: (expected share, observed share, lower and upper end of the observed
+    share's 95 % interval)."""
     with _drawing(figsize=(4.5, 4), dpi=110) as (figure, axes):
         axes.plot([0.5, 1], [0.5, 1], color="grey", linewidth=0.8, linestyle="--", label="calibrated")
         for expected, _, low, high in bins:
@@ -75,8 +75,9 @@ def is_by_reward(training_log: Path) -> bool:
 def reward_curves_png(training_log: Path) -> bytes:
     """Draw a training by reward as PNG, from its `training_log.jsonl`.
 
-    Per iteration: reward and held-out reward with their parts, KL, entropy, length, shares, value loss and a reward
-    model's raw scores. Also both rewards over √KL, which shows over-optimisation (Gao et al. 2022, figure 1).
+    The panels show, per iteration, reward and held-out reward with their parts, KL, entropy, length, shares, value loss
+    and a reward model's raw scores. The last panel shows both rewards over √KL, which reveals over-optimisation (Gao et
+    al. 2022, figure 1).
     """
     rows = list(read_jsonl(training_log))
     columns = {name for row in rows for name in row}
@@ -113,8 +114,8 @@ def _line(axes: Any, rows: Sequence[Mapping[str, object]], place: str, name: str
 
 
 def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
-    """Draw a trial as PNG. `bounds`: metric, difference (positive is worse) and its upper limit, in units of the
-    margin."""
+    """Draw the trial of a staged adapter as PNG. `bounds`: (metric, difference, upper limit of the difference), in
+    units of the margin. A positive difference means that the staged adapter is worse."""
     with _drawing(figsize=(7, 1.2 + 0.35 * len(bounds)), dpi=110) as (figure, axes):
         for place, (_, estimate, at_most) in enumerate(reversed(bounds)):
             colour = "tab:green" if at_most < 1 else "tab:orange" if estimate < 1 else "tab:red"
@@ -132,16 +133,17 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
 
 
 MOST_NAMED = 6
-"""Maximum number of distinct values of a key for which every value is labelled at its axis."""
+"""Maximum number of distinct values of a key up to which the axis has a label for each value."""
 LONGEST_NAME = 40
-"""Maximum number of characters of a label at an axis."""
+"""Maximum number of characters of an axis label."""
 
 
 def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    """Draw the trials of an experiment as PNG: the loss with its interval over each column.
+    """Draw the trials of an experiment as PNG, with one panel for each column: the loss and its interval over the
+    column's values.
 
     trials: `loss`, `low`, `high`, `state` of each measured trial, and its value in each column. Numbers that span a
-        factor of ten or more get a logarithmic axis; other values are placed at equal distances.
+        factor of ten or more get a logarithmic axis. Values that are not numbers are placed at equal distances.
     """
     colours = {"finished": "tab:blue", "stopped": "tab:grey", "running": "tab:orange"}
     with _drawing(1, len(columns), squeeze=False, sharey=True, figsize=(3.2 * len(columns), 3.4), dpi=110) as (
@@ -173,13 +175,13 @@ def experiment_png(trials: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
 
 
 def _as_text(value: str) -> str:
-    """Return a label for any text. Between two `$`, matplotlib would read a formula."""
+    """Return a text as a plot label: shortened, and with `$` escaped, because matplotlib reads `$…$` as a formula."""
     return (value if len(value) <= LONGEST_NAME else f"{value[:LONGEST_NAME]}…").replace("$", r"\$")
 
 
 @contextmanager
 def _drawing(*grid: int, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield a figure with its axes, and close it, because matplotlib keeps open figures in memory."""
+    """Yield a figure with its axes. Close it after the block, because matplotlib keeps open figures in memory."""
     import matplotlib
 
     matplotlib.use("Agg")

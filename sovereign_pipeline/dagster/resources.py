@@ -1,5 +1,5 @@
-"""Define Dagster resources, the instance and the partitions. No resource has a run configuration, so the launchpad
-cannot change a line's policy."""
+"""Define Dagster's resources, instance and partitions. No resource has a run configuration, so that nobody can change a
+line's rules in Dagster's launchpad."""
 
 import datetime
 import os
@@ -32,11 +32,11 @@ NO_CONFIGURATION: dict[str, dg.Field] = {}
 
 
 class References(dg.IOManager):
-    """An IO manager that passes typed references between assets, never pickles or data.
+    """An IO manager that passes references to artifacts between assets, not pickles or data.
 
-    Storing a reference also makes it the line's current artifact of that kind. The run also writes the digest to
-    Dagster's event log, which is separate from the store. A current artifact with another digest is rejected. Each
-    reader verifies every byte.
+    Storing a reference also makes the artifact the line's current one of its kind. The run writes the artifact's digest
+    to Dagster's event log as well. If the digest of the current artifact in the store differs from the logged one,
+    loading it fails. Each reader verifies every byte.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -68,7 +68,7 @@ def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, 
 
 
 def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:
-    """Return whether an artifact is the asset's last materialization. Also True if Dagster has no materialization."""
+    """Return whether an artifact is the asset's last materialization, or Dagster has no materialization of it."""
     latest = instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key=line)
     if latest is None:
         return True
@@ -88,8 +88,8 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
     """Return the resources by name.
 
     Args:
-        settings: None reads them from the environment of the process that runs the step.
-        clock: None uses the system clock.
+        settings: settings of the installation. None reads them from the environment of the process that runs the step.
+        clock: function that returns the current time. None uses the system clock.
     """
 
     def installation(_: dg.InitResourceContext) -> Settings:
@@ -118,7 +118,7 @@ HOME_IN_DAGSTER = "sovereign-home"
 def open_instance(settings: Settings) -> dg.DagsterInstance:
     """Write `dagster.yaml`, set the variables for this process and its children, and open Dagster's instance.
 
-    Raises InputError if its database cannot be opened, and ConflictError if another home uses it.
+    Raises InputError if Dagster's database cannot be opened, and ConflictError if another home uses this database.
     """
     variable = VARIABLES["dagster_url"]
     if settings.dagster_url is not None and not is_on_postgresql(settings.dagster_url):
@@ -127,8 +127,8 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
         )
     if settings.dagster_url is not None and place_of(settings.dagster_url) == place_of(settings.mlflow_url):
         raise InputError(
-            f"{variable} and {VARIABLES['mlflow_url']} name one database, and both programs have a table `runs`.",
-            "Give each a database of its own, on one server or several.",
+            f"{variable} and {VARIABLES['mlflow_url']} name the same database, but both programs have a table `runs`.",
+            "Use two databases. They may be on the same server.",
         )
     content = Path(__file__).with_name("dagster.yaml").read_text(encoding="utf-8")
     content += STORAGE if settings.dagster_url is not None else ""
@@ -138,13 +138,13 @@ def open_instance(settings: Settings) -> dg.DagsterInstance:
     if settings.dagster_url is None:
         return dg.DagsterInstance.get()
     try:
-        with create_engine(settings.dagster_url, poolclass=NullPool).connect():  # Dagster would retry many times
+        with create_engine(settings.dagster_url, poolclass=NullPool).connect():  # fails at once; Dagster would retry
             instance = dg.DagsterInstance.get()
         home, runs = instance.run_storage.get_cursor_values({HOME_IN_DAGSTER}), instance.get_runs_count()
     except (DBAPIError, ImportError) as error:  # a message may quote the URL, with its password
         raise InputError(
             f"{variable}: Dagster's database cannot be opened ({type(error).__name__}).",
-            "Check the URL and the rights of its role, that the server is running, and that dagster-postgres is "
+            "Check the URL and the rights of its role. Check that the server is running, and that dagster-postgres is "
             "installed (the extra `postgresql`).",
         ) from None
     claim_for_home(settings, variable, home.get(HOME_IN_DAGSTER), is_used=runs > 0)
@@ -157,8 +157,8 @@ EXPERIMENTS = dg.DynamicPartitionsDefinition(name="experiment")
 
 
 def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
-    """Add every line that has a recipe to the instance's partitions, and remove other partitions, except lines with a
-    registered adapter. Returns the new names."""
+    """Add every line that has a recipe to the instance's partitions, and return the new names. Remove the partitions of
+    other lines, unless they have a registered adapter."""
     known, there = set(instance.get_dynamic_partitions("line")), line_names(settings.data)
     if gone := known - {*there}:
         with open_registry(settings).reading() as session:
@@ -172,7 +172,7 @@ def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str
 
 
 def register_experiments(instance: dg.DagsterInstance, settings: Settings) -> None:
-    """Add every experiment that has a file to the instance's partitions, and remove the others."""
+    """Add every experiment that has a file to the instance's partitions, and remove all other experiments."""
     known, there = set(instance.get_dynamic_partitions("experiment")), experiment_names(settings.data)
     for name in known - {*there}:
         instance.delete_dynamic_partition("experiment", name)

@@ -1,4 +1,4 @@
-"""Define the assets `staged_adapter` and `production_adapter`, which publish officers' decisions as the line's flag."""
+"""Define the assets `staged_adapter` and `production_adapter`, which write officers' decisions into the line's flag."""
 
 import base64
 import json
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 Role = Literal["staged", "production"]
 ASKED = {"staged": "stage", "production": "promote"}
 SEEN = "sovereign/"
-"""Prefix of the run tag with the adapter that the sensor saw in a role."""
+"""Prefix of a run tag. The tag's value is the adapter that had the role at the sensor's check."""
 
 
 def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.AssetsDefinition:
-    """Build the asset of one role in a line's flag."""
+    """Build the asset of one role (staged or production) in a line's flag."""
 
     def materialize(
         context: dg.AssetExecutionContext, installation: dg.ResourceParam[Settings]
@@ -40,7 +40,7 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
             workplace = open_workplace(installation, context.partition_key, context.log.info)
             registry, seen = open_registry(installation), context.run.tags.get(SEEN + role)
             if seen is not None and not _is_there(registry, workplace.line.line, role):
-                context.log.info(f"Skipped: {seen} was {role} at the sensor's check, but no adapter is now.")
+                context.log.info(f"Skipped: {seen} was {role} at the sensor's check, but no adapter has this role now.")
                 return
             result = _materialization(role, workplace, registry)
         except SovereignError as error:
@@ -64,15 +64,15 @@ STAGED = flag_asset(
     "staged",
     "registered_adapter",
     "The adapter that officers staged. The share of users and the groups in `rollout` of `institution.yaml` get it.",
-    "lets the line's flag say so; seconds. It is refused while no adapter of the line is staged, and says what is "
-    "missing. Gateways load the adapter first, and take the flag as soon as it is loaded.",
+    "writes the adapter into the line's flag and takes seconds. It fails if no adapter of the line is staged, and "
+    "reports the missing decision. Gateways follow the flag as soon as they have loaded the adapter.",
 )
 PRODUCTION = flag_asset(
     "production",
     "staged_adapter",
     "The adapter that answers all users who do not get the staged one.",
-    "lets the line's flag say so; seconds. It is refused while no adapter of the line is in production, and says what "
-    "is missing. The adapter before stays loaded, so that an officer can go back at once.",
+    "writes the adapter into the line's flag and takes seconds. It fails if no adapter of the line is in production, "
+    "and reports the missing decision. The previous adapter stays loaded, so that an officer can roll back at once.",
 )
 
 
@@ -80,8 +80,8 @@ PRODUCTION = flag_asset(
     job=ROLLOUT_JOB,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Materializes staged_adapter and production_adapter of a line once officers decided, the flag changed, "
-    "or the hold of the staged adapter came to a result.",
+    description="Materializes staged_adapter and production_adapter of a line after a decision of officers, a change "
+    "of the flag, or a new result of the staged adapter's trial.",
 )
 def rollouts(
     context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
@@ -98,7 +98,7 @@ def rollouts(
         facts = [line, *(f"{role}={held[role]}" for role in sorted(held)), str(there[-1] if there else 0)]
         keys[line] = ":".join([*facts, _result_of(installation, line, institution)])
         if keys[line] == asked.get(line):
-            continue  # Dagster would look for the run of each key at every tick
+            continue  # for a run request, Dagster would search for a run with its key at every tick
         yield dg.RunRequest(
             keys[line],
             partition_key=line,
@@ -111,7 +111,7 @@ def rollouts(
 
 
 def _held(registry: "Registry", known: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return line -> role -> adapter, for the known lines with an adapter in a role."""
+    """Return line -> role -> adapter. Lines that are not in `known`, or without an adapter in a role, are left out."""
     found = {line: dict[str, str]() for line in known}
     with registry.reading() as session:
         for adapter, state in states(session).items():
@@ -155,7 +155,7 @@ def _is_there(registry: "Registry", line: str, role: Role) -> bool:
 
 
 def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
-    """Describe the officers' acts that are still missing."""
+    """Describe the decisions of officers that are still missing."""
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.standing import standings
 
@@ -169,7 +169,7 @@ def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
         ]
     return (
         " ".join(open_requests)
-        or f"No request '{ASKED[role]}' is open. An officer must make one, and others approve it."
+        or f"No request '{ASKED[role]}' is open. An officer must open a request, and other officers must approve it."
     )
 
 
@@ -181,7 +181,8 @@ def _hold(settings: Settings, flag: "Flag", institution: "Institution") -> "Stat
 
 
 def _result_of(settings: Settings, line: str, institution: "Institution") -> str:
-    """Return the trial's outcome, so that a new outcome starts one run. If it cannot be read, the run reports why."""
+    """Return the trial's outcome. A new outcome starts a run. If the trial cannot be read, return "unknown", and the
+    run reports the reason."""
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.flag import current_flag
 
@@ -194,7 +195,8 @@ def _result_of(settings: Settings, line: str, institution: "Institution") -> str
 
 
 def bounds_of(state: "State") -> list[tuple[str, float, float]]:
-    """Return metric, difference and upper limit, in units of the margin, for the metrics with enough users."""
+    """Return (metric, difference, upper limit of the difference), in units of the margin, for each metric with enough
+    users."""
     from sovereign_pipeline.serving.rollout.hold import ALPHA, upper_limit
 
     return [

@@ -1,4 +1,4 @@
-"""Run a line from the command line: the same job as in the UI, with plain-text progress."""
+"""Run a line from the command line, with the job of the Dagster UI, and print progress as text."""
 
 import logging
 import os
@@ -40,13 +40,13 @@ REPOSITORY = "__repository__"
 PROCESS_TAG = "sovereign/process"
 """Tag of a run that a command executes: host, id and start time of its process."""
 INTERRUPTIONS = (DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
-"""Errors of a step that a signal stopped."""
+"""Names of the errors of a step that was stopped by a signal."""
 
 
 @dataclass(frozen=True)
 class LineRun:
     materialized: list[str]
-    """Kinds that were materialized."""
+    """Kinds of artifacts that were materialized."""
 
     run_id: str | None
     """Id of the run; None if nothing was stale."""
@@ -66,11 +66,11 @@ def run_line(
 
     Args:
         job: the module-level function that returns the chain's job. Each step's process calls it again.
-        until: kind of the last stage; its inputs are materialized too. None runs the whole chain.
+        until: kind of the last stage to run, after all stages that it needs. None runs the whole chain.
 
-    Raises InputError for a kind that is not a stage. Before any step, raises RecipeError if the recipe lacks a section
-    that a stage reads, and SourceError if a source cannot be found. These checks come first, because Dagster shows
-    every asset of a failed run as failed, for all lines.
+    Raises InputError for an unknown kind, RecipeError if the recipe lacks a section that a stage reads, and SourceError
+    if a source cannot be found. These errors are raised before any step, because Dagster shows every asset of a failed
+    run as failed, for all lines.
     """
     stages = _made_with(until, workplace.line)
     started = time.monotonic()
@@ -118,8 +118,8 @@ def execute(
 
 
 def _end_killed_runs(instance: dg.DagsterInstance) -> None:
-    """Mark the runs of killed commands of this machine as failed, and free their places in pools. Otherwise a step of
-    another run would wait for the device until Dagster's daemon frees it, and there may be no daemon."""
+    """Mark the runs of killed commands of this machine as failed, and free their pool slots. Otherwise a step of
+    another run would wait until Dagster's daemon frees the slot, and there may be no daemon."""
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])):
         host, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
         if host == platform.node() and _process(int(process.split()[0])) != run.tags[PROCESS_TAG]:
@@ -128,7 +128,7 @@ def _end_killed_runs(instance: dg.DagsterInstance) -> None:
 
 
 def _process(pid: int) -> str:
-    """Return host, id and start time of a process; without a start time if there is none."""
+    """Return host, id and start time of a process; without the start time if no such process is running."""
     stat = Path(f"/proc/{pid}/stat")
     started = stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
     return f"{platform.node()} {pid} {started}"
@@ -137,7 +137,8 @@ def _process(pid: int) -> str:
 def _created(
     job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], partition: str
 ) -> dg.DagsterRun:
-    """Create a run as `dg.execute_job` does, but name the code location: the UI's time line omits runs without one."""
+    """Create a run as `dg.execute_job` does, and name the code location, because the UI's time line omits runs without
+    a code location."""
     definition = job.get_definition()
     target = LoadableTargetOrigin(executable_path=sys.executable, module_name=DEFINITIONS)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
@@ -156,8 +157,8 @@ def _is_interrupted(result: dg.JobExecutionResult) -> bool:
 
 
 def _interrupted(workplace: Workplace, until: str | None) -> RunStopped:
-    """Return the error for a run that a person stopped. It names the newest checkpoint that the run wrote or resumed
-    from."""
+    """Return the error for a run that a person stopped. Its message contains the step of the newest checkpoint that the
+    run wrote or resumed from."""
     line = workplace.line.line
     found = (workplace.settings.home / "checkpoints").glob(f"{line}.*/*/step-*")
     steps = [(path.stat().st_mtime, int(path.name.removeprefix("step-"))) for path in found]
@@ -167,7 +168,7 @@ def _interrupted(workplace: Workplace, until: str | None) -> RunStopped:
 
 
 def _made_with(until: str | None, line: Line) -> list[Stage]:
-    """Return a stage and all its direct and indirect inputs for a line, in order; all stages for None."""
+    """Return a stage after all stages that it directly or indirectly needs for a line. For None, return all stages."""
     stages = {stage.kind: stage for stage in CHAIN}
     if until is None:
         return list(CHAIN)
@@ -182,8 +183,8 @@ def _made_with(until: str | None, line: Line) -> list[Stage]:
 
 
 def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:
-    """Return the kinds to materialize: stale kinds, and kinds whose last materialization in Dagster is another
-    artifact, which downstream assets would reject."""
+    """Return the kinds to materialize: stale kinds, and kinds whose current artifact differs from the last
+    materialization in Dagster, because downstream assets would reject that artifact."""
     line = workplace.line.line
     kinds = set(stale_kinds(stages, workplace))
     for stage in stages:
@@ -195,7 +196,7 @@ def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workp
 
 @contextmanager
 def _printing_into(log: Path) -> Iterator[None]:
-    """Redirect the output of libraries and step processes to a file. `sys.stdout` is still the terminal."""
+    """Redirect the output of libraries and step processes to a file. `sys.stdout` still writes to the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal, errors = os.dup(1), os.dup(2)
     stdout = sys.stdout
@@ -217,8 +218,8 @@ def _printing_into(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Restore the handlers of SIGINT and SIGTERM afterwards. Dagster sets SIGTERM's handler to SIGINT's. A command that
-    a script starts in the background ignores SIGINT, so the command and its children would then also ignore SIGTERM."""
+    """Restore the handlers of SIGINT and SIGTERM after the block. Dagster sets SIGTERM's handler to that of SIGINT. A
+    command that a script starts in the background ignores SIGINT, so it would then also ignore SIGTERM."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -229,7 +230,7 @@ def _signals_kept() -> Iterator[None]:
 
 @contextmanager
 def _forking_anew() -> Iterator[None]:
-    """End the fork server afterwards, so that the next run's server gets its own variables and log."""
+    """End Python's fork server after the block, so that the next run starts a server with its own variables and log."""
     try:
         yield
     finally:
@@ -240,8 +241,8 @@ def _forking_anew() -> Iterator[None]:
 
 
 def reason_of(result: dg.JobExecutionResult) -> RunStopped:
-    """Return the first reason in the run's events: an error of this project, or else a gate that did not pass, or else
-    any other error."""
+    """Return the first reason for a failed run in its events: an error of this project, or else a gate that did not
+    pass, or else another error."""
     for event in result.all_events:
         if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
             given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}
@@ -265,8 +266,8 @@ def reason_of(result: dg.JobExecutionResult) -> RunStopped:
 
 
 class _Narration:
-    """Reports a run's steps, progress and checks while it runs. It polls the event log, to which every process of the
-    run writes."""
+    """Reports the steps, progress and checks of a run in progress. It polls the event log, to which every process of
+    the run writes."""
 
     def __init__(self, instance: dg.DagsterInstance, run_id: str, tell: Tell) -> None:
         self._instance = instance
@@ -298,7 +299,7 @@ class _Narration:
 
 
 def _narrate(entry: dg.EventLogEntry) -> str | None:
-    """Return the text for one log entry, or None if it is not reported."""
+    """Return the text for one log entry, or None for an entry that is not reported."""
     step = f"{entry.step_key or '':<20}"
     event = entry.dagster_event
     if event is None:
@@ -317,6 +318,6 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
 
 
 def _is_progress(entry: dg.EventLogEntry) -> bool:
-    """Return whether a log entry is progress from a stage. Stages log at INFO from within a step. Dagster's own INFO
-    entries in a step are from Pipes and begin with `[pipes]`."""
+    """Return whether a log entry reports a stage's progress. Stages log at INFO within a step. Dagster's own INFO
+    entries within a step come from Pipes and begin with `[pipes]`."""
     return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

@@ -1,4 +1,4 @@
-"""Start, watch and stop the processes of `sovereign up` on loopback: Dagster, MLflow, pages and gateway."""
+"""Start, monitor and stop the processes of `sovereign up` on loopback: Dagster, MLflow, pages and gateway."""
 
 import itertools
 import json
@@ -69,13 +69,15 @@ class Service:
     address: str = ""
     """URL for users; empty if the service has no page."""
     runs_stages: bool = False
-    """True if stages run in child processes of the service. Other services get no variable about the corpus."""
+    """True if stages run in child processes of the service. Other services do not get SOVEREIGN_CORPUS."""
 
 
 def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
-    """Start all services, report when each is ready, wait for Ctrl-C, and stop them all. Raises InputError for a port
-    in use or an auditor's Dagster without the proxy's secret, ConflictError if the home's services run already, and
-    ServiceEnded if a service ends by itself."""
+    """Start all services, report when each service is ready, wait for Ctrl-C, and stop them all.
+
+    Raises InputError for a port in use or an auditor's Dagster without the proxy's secret, ConflictError if services of
+    the same home are already running, and ServiceEnded if a service ends by itself.
+    """
     if ports.auditor is not None:
         auditors_proxy(settings)
     for option, port in ports.by_option.items():
@@ -85,7 +87,7 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
     with held_if_free(settings.dagster_home / ".daemon") as is_only_one:
         if not is_only_one:  # Dagster itself would start every due run twice
             raise ConflictError(
-                f"The services of {settings.home} run already, also Dagster's daemon.", "Stop the other `sovereign up`."
+                f"The services of {settings.home} are already running.", "Stop the other `sovereign up`."
             )
         _serve(settings, ports, tell)
 
@@ -110,7 +112,7 @@ def _serve(settings: Settings, ports: Ports, tell: Tell) -> None:
                         except ServiceEnded as error:
                             if started.poll() is None:  # because another service ended
                                 raise
-                            tell(f"{error.message} {error.hint} It is tried again.")
+                            tell(f"{error.message} {error.hint} The start will be retried.")
                             gateway = []
                         else:
                             processes[service.name] = started
@@ -153,14 +155,14 @@ def _auditors(port: int | None) -> list[Service]:
 
 
 def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:
-    """Return the gateway if a line has an adapter in production. Report why otherwise."""
+    """Return the gateway if a line has an adapter in production. Otherwise report the reason and return no service."""
     try:
         lines = lines_in_production(settings)
     except SovereignError as error:
         tell(f"no gateway: {error.message}")
         return []
     if not lines:
-        tell("no gateway: no adapter is in production yet; it starts with the first one")
+        tell("no gateway: no adapter is in production yet; the gateway starts with the first one")
         return []
     return [_page("gateway", [_program("sovereign"), "serve", "--port", str(ports.gateway)], ports.gateway, "/readyz")]
 
@@ -199,8 +201,8 @@ def _start(service: Service, settings: Settings) -> "subprocess.Popen[bytes]":
 def _wait_until_ready(
     services: Sequence[Service], processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path, tell: Tell
 ) -> None:
-    """Wait until every service is ready. Report each service when it becomes ready, and from time to time the services
-    that are still missing."""
+    """Wait until every service is ready. Report each service when it becomes ready, and from time to time list the
+    services that are not ready yet."""
     waiting = list(services)
     started = told = time.monotonic()
     while waiting:

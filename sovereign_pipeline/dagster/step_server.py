@@ -1,4 +1,4 @@
-"""Load the program once in the process from which a run's steps are forked. Only that process imports this module (see
+"""Load the program in the process from which the steps of a run are forked. Only that process imports this module (see
 `dagster/jobs.py`). The module must not start threads, open connections or load models, because forked steps would
 inherit them.
 """

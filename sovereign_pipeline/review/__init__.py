@@ -1,2 +1,1 @@
-"""Run blind reviews: people compare a candidate's answers with an opponent's, without knowing which model wrote which
-answer."""
+"""Run blind reviews: people compare answers of candidate and opponent without knowing which model wrote an answer."""

@@ -1,4 +1,4 @@
-"""Sign, append, find and read the acts of a review, and store its seed and signing key."""
+"""Sign the acts of a review, append them to the ledger and read them, and store the review's seed and signing key."""
 
 import hashlib
 import os
@@ -28,12 +28,12 @@ from sovereign_pipeline.review.plan import commitment
 SECRET_BYTES = 32
 SEED, KEY, SIGNED = ".seed", ".key", ".acts"
 _NOTED = re.compile(r"^(\d+) ([0-9a-f]{64})$", re.MULTILINE)
-"""A whole line of the file of signed acts."""
+"""A complete line of the file of signed acts: number and digest of an act."""
 
 
 @dataclass(frozen=True)
 class SignedAct:
-    """Number and digest of an act, recorded outside the registry when the act was signed."""
+    """The number and digest of an act, as recorded outside the registry after the act was signed."""
 
     number: int
     digest: str
@@ -42,7 +42,7 @@ class SignedAct:
 
 @dataclass(frozen=True)
 class ReviewSecrets:
-    """The secrets that are generated when a review is opened."""
+    """The seed and the signing key that are generated when a review is opened."""
 
     seed: bytes
     key: bytes
@@ -66,7 +66,7 @@ def sign(key: bytes, content: bytes) -> bytes:
 
 
 def is_signed(public_key: str, signature: object, content: bytes) -> bool:
-    """Return whether a signature (hex) is valid for this key and these bytes."""
+    """Return whether `signature` (hex) is the key's valid signature over `content`."""
     if not isinstance(signature, str):
         return False
     with suppress(InvalidSignature, ValueError):
@@ -76,7 +76,8 @@ def is_signed(public_key: str, signature: object, content: bytes) -> bool:
 
 
 def secrets_directory(settings: Settings) -> Path:
-    """Return the directory of the secrets; create it if missing. Raises InputError if another account can enter it."""
+    """Return the directory of the secrets, and create it if it is missing. Raises InputError if another account can
+    enter it."""
     directory = settings.review_secrets
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
@@ -93,7 +94,7 @@ def keep_secrets(settings: Settings, review: str, drawn: ReviewSecrets) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Create a file that only its own account can read."""
+    """Create a file that only this process's account can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
 
@@ -135,7 +136,7 @@ def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> N
     """Append committed acts to the review's file of signed acts.
 
     Each call is a single append, so that lines of two processes are not mixed. Each record starts on a new line, so
-    that a line truncated by a crash damages no other.
+    that a line truncated by a crash does not damage the next record.
     """
     content = "".join(f"\n{act.number} {act.digest}\n" for act in acts).encode()
     path = secrets_directory(settings) / f"{review}{SIGNED}"
@@ -145,7 +146,7 @@ def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> N
 
 
 def signed_acts(settings: Settings, review: str) -> list[SignedAct]:
-    """Return the recorded signed acts of a review in order; empty if there are none."""
+    """Return the acts in the review's file of signed acts, in order; empty if there is no act."""
     path = settings.review_secrets / f"{review}{SIGNED}"
     noted = _NOTED.findall(path.read_text(encoding="utf-8")) if path.is_file() else []
     return sorted((SignedAct(int(number), digest) for number, digest in noted), key=lambda act: act.number)
@@ -175,7 +176,7 @@ def find_open(session: Session, line: str) -> BlindReview | None:
     found = session.scalars(_OPEN.where(BlindReview.line == line)).all()
     if len(found) > 1:
         raise RegistryDamaged(
-            f"Line {line} has {len(found)} open reviews, but only one is possible. Another program changed "
+            f"Line {line} has {len(found)} open reviews, but a line can have only one. Another program changed "
             "the registry."
         )
     return found[0] if found else None
@@ -192,12 +193,13 @@ def find_all_open(registry: Registry) -> list[BlindReview]:
 
 
 def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
-    """Return the line's open review, or else the one opened last. Raises NotFoundError if there is none."""
+    """Return the line's open review, or else the review that was opened last. Raises NotFoundError if the line has had
+    no review."""
     with registry.reading() as session:
         query = select(BlindReview).where(BlindReview.line == line).order_by(BlindReview.opened_at.desc())
         review = find_open(session, line) or session.scalars(query.limit(1)).one_or_none()
         if review is None:
-            raise NotFoundError(f"Line {line} has had no review.", "Open one.", act="open_review", line=line)
+            raise NotFoundError(f"Line {line} has had no review.", "Open a review.", act="open_review", line=line)
         return review, session.get(ReviewClosing, review.id)
 
 
@@ -213,8 +215,8 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
 
 
 def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Return the line's closed reviews of a candidate with these weights, under any artifact and registered version. A
-    changed recipe or release can register the same weights again.
+    """Return the line's closed reviews of candidates with these weights, in any artifact and registered version. After
+    a change of the recipe or of the program, the same weights can be registered again.
 
     Args:
         weights: SHA-256 of the weights (`Adapter.adapter_sha256`).
@@ -230,10 +232,10 @@ LINK_ISSUED, SIGNED_IN = "sign-in link issued", "signed in"
 BALLOT_GIVEN, GUESS_GIVEN = "ballot given", "guess given"
 REVIEW_CLOSED, REVIEW_CLOSED_EARLY = "review closed", "review closed early"
 PROXY = "proxy"
-"""Value of `by` in the act of a sign-in in which the institution's proxy named the operator."""
+"""Value of `by` in the act of a sign-in for which the institution's proxy named the operator."""
 
 Row = TypeVar("Row", bound=Table)
-HINT = "Restore registry and secrets from copies of the same time, and find out who changed the registry."
+HINT = "Restore registry and secrets from the same backup, and find out who changed the registry."
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,7 @@ class Entering:
     review: str
     _key: bytes = field(repr=False)
     _last: SignedAct
-    """The newest act so far, which the next act refers to."""
+    """The newest act so far. The next act contains its digest."""
     entered: list[SignedAct] = field(default_factory=list)
 
     def enter(self, actor: str, action: str, subjects: Mapping[str, Any]) -> int:
@@ -287,10 +289,11 @@ def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes
 
 @contextmanager
 def entering_acts(settings: Settings, registry: Registry, review_id: str) -> Iterator[Entering]:
-    """Open a transaction for further acts of an open review. The acts are recorded as signed after the commit.
+    """Open a transaction for further acts of an open review. After the commit, the acts are added to the file of signed
+    acts.
 
     Raises ConflictError if the review is closed, and IntegrityError if the key is missing or if earlier acts differ
-    from the recorded ones.
+    from this file.
     """
     with registry.writing() as session:
         assert_open(session, review_id)
@@ -332,12 +335,12 @@ def is_act(entry: AuditEntry, public_key: str) -> bool:
 
 
 def digest_of_act(entry: AuditEntry) -> str:
-    """Return the SHA-256 of an act's signed content. The next act refers to it."""
+    """Return the SHA-256 of an act's signed content. The next act contains this digest."""
     return hashlib.sha256(audit.signed_content(entry)).hexdigest()
 
 
 def digest_of_row(row: Table) -> str:
-    """Return the SHA-256 of all columns of a row. The row's act refers to it."""
+    """Return the SHA-256 of all columns of a row. The act that adds the row contains this digest."""
     return digest_of(row_as_dict(row))
 
 
@@ -348,8 +351,8 @@ def rows_added(acts: Iterable[Act]) -> dict[tuple[str, str], str]:
 
 
 def without_act(rows: Iterable[Row], acts: Iterable[Act]) -> list[Row]:
-    """Return the rows that none of these acts added as they are now. A ledger that is replayed has no changed row, but
-    a snapshot that somebody wrote with the log's key may have one."""
+    """Return the rows that differ from the rows that these acts added, and rows without an act. Replaying the ledger
+    finds no changed row, but a snapshot that somebody wrote with the log's key may contain one."""
     added = rows_added(acts)
     return [row for row in rows if added.get((row.__tablename__, audit.key_of(row))) != _sha256_of(row)]
 
@@ -359,11 +362,12 @@ def _sha256_of(row: Table) -> str:
 
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:
-    """Return the last act. Raises an error if the act is unsigned or older than the last recorded act."""
+    """Return the review's last act. Raises IntegrityError if the newest entry is unsigned, or if the last act is older
+    than the last one in the file of signed acts."""
     last = entries_of(session, review.id)[-1:]
     noted = signed_acts(settings, review.id)[-1:]
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]
-    # After a crash between the commit and the record, the ledger has one act more than the record.
+    # After a crash between the commit and the append, the ledger has one act more than the file.
     if not acts or (noted and acts != noted and acts[0].number <= noted[0].number):
         raise IntegrityError(f"Review {review.id}: its newest ledger entry is not the last signed act.", HINT)
     return acts[0]

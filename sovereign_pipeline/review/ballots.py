@@ -39,11 +39,11 @@ class SignedIn:
 
 
 def issue_link(entering: custody.Entering, operator: str, days: int, actor: str) -> str:
-    """Create a one-time link in the transaction of an act. Returns the link's token, of which only the hash is stored.
+    """Create a one-time link in the transaction of an act. Returns the link's token. Only the token's hash is stored.
 
     Args:
         days: number of days until the link expires.
-        actor: the person who requests the link. This person could use the link.
+        actor: the person who requests the link; logged, because this person could use the link.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
@@ -56,13 +56,13 @@ def issue_link(entering: custody.Entering, operator: str, days: int, actor: str)
 
 
 def issue_another_link(registry: Registry, workplace: Workplace, operator: str, actor: str) -> str:
-    """Create another link for an operator of the line's open review, and return its token. Ends sessions from earlier
-    links. Raises NotFoundError if the line has no open review, or if the operator is not in it."""
+    """Create another link for an operator of the line's open review, and return its token. Sessions from earlier links
+    end. Raises NotFoundError if the line has no open review, or if the review does not include the operator."""
     line = workplace.line.line
     with registry.reading() as session:
         review = custody.find_open(session, line)
     if review is None:
-        raise NotFoundError(f"Line {line} has no open review.", "Open one.", act="open_review", line=line)
+        raise NotFoundError(f"Line {line} has no open review.", "Open a review.", act="open_review", line=line)
     people, operators = People(workplace.settings), plan_of(workplace.store, review).plan.operators
     person = stands_for(people, operator, operators)
     if person is None:
@@ -107,8 +107,8 @@ def link_url(page: str, token: str) -> str:
 
 
 def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
-    """Exchange a token for its operator, once. Raises SignInError if the token is unknown, used, expired or replaced by
-    a newer one, or if no act issued its link."""
+    """Use a link's token and return its operator. A token can be used once. Raises SignInError if the token is unknown,
+    used, expired or replaced by a newer token, or if no act issued its link."""
     digest = _sha256(token)
     with registry.reading() as session:
         link = session.get(SignInLink, digest)
@@ -141,7 +141,8 @@ def assert_newest(session: Session, review: BlindReview, who: SignedIn) -> None:
 
 
 def _newest_link(session: Session, review: BlindReview, operator: str) -> custody.Act | None:
-    """Return the act that issued an operator's newest link. Ignores unsigned entries, so that they end no session."""
+    """Return the act that issued an operator's newest link, or None. Unsigned entries are ignored, so that they cannot
+    end a session."""
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
 
@@ -192,10 +193,11 @@ def give_ballot(
     preference: Preference,
     ratings: Mapping[str, int],
 ) -> None:
-    """Record one ballot and its act. The caller has authenticated the operator and checked that the pair is theirs.
+    """Record one ballot and its act. The caller must authenticate the operator, and check that the pair is assigned to
+    the operator.
 
     Args:
-        ratings: `a.accuracy` and so on -> 1 to 5.
+        ratings: name of a rating, such as `a.accuracy` -> 1 to 5.
 
     Raises ConflictError for a second ballot, even an equal one, or if the review is closed. Raises IntegrityError if
     the registry was changed.
@@ -212,7 +214,8 @@ def give_ballot(
 
 
 def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str, choice: Position) -> None:
-    """Record which answer of a pair an operator believes to be the candidate's. Raises the errors of `give_ballot`."""
+    """Record a guess: which answer of a pair an operator believes to be the candidate's. Raises the errors of
+    `give_ballot`."""
     now = datetime.datetime.now(datetime.UTC)
     guess = Guess(review_id=who.review, operator=who.operator, pair=pair, choice=choice, given_at=now)
     _record(registry, settings, who, guess)
@@ -228,8 +231,8 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
     on_record: list[Ballot | Guess] = [*filter(was_asked, ballots), *guesses]
     if custody.without_act(on_record, custody.acts_of(entries, review.act_key)):
         raise IntegrityError(
-            f"Review {review.id}: what {person_in_short(operator)} gave differs from the ledger. Another "
-            "program changed the registry.",
+            f"Review {review.id}: the ballots or guesses of {person_in_short(operator)} differ from the ledger. "
+            "Another program changed the registry.",
             custody.HINT,
         )
     return Given(frozenset(each.pair for each in ballots), frozenset(each.pair for each in guesses))
@@ -270,12 +273,13 @@ def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
 
 
 def was_asked(record: Ballot | Guess) -> bool:
-    """Return whether an operator gave this ballot or guess. Ties for identical answers are added automatically."""
+    """Return whether an operator gave this ballot or guess. False for a tie that was added automatically for identical
+    answers."""
     return isinstance(record, Guess) or record.ratings is not None
 
 
 def content_of(record: Ballot | Guess) -> dict[str, Any]:
-    """Return the content of a ballot or guess. Its ledger entry commits to this content."""
+    """Return the content of a ballot or guess. The ledger entry contains a commitment to this content."""
     return {
         "review": record.review_id,
         "operator": record.operator,
@@ -305,8 +309,7 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
 
 
 def _sign_in_by_proxy(entering: custody.Entering, who: SignedIn) -> int:
-    """Return the number of the act by which the proxy named an operator. Appends that act before the operator's first
-    ballot."""
+    """Return the number of the act of an operator's sign-in by the proxy. If there is no such act yet, append it."""
     for act in reversed(entering.acts()):
         if (act.action, act.actor) == (custody.SIGNED_IN, who.operator) and act.subjects.get("by") == custody.PROXY:
             return act.number

@@ -36,13 +36,14 @@ Rows = tuple[BlindReview, ReviewClosing]
 
 @dataclass(frozen=True)
 class ReviewsToDate:
-    """The newest closed review of a line's current registered adapter, and every review that was closed before."""
+    """The newest closed review of a line's current registered adapter, and all reviews of the line that were closed
+    before it."""
 
     newest: Rows
     earlier: Sequence[Rows]
 
     def digests(self) -> dict[str, str]:
-        """Name -> digest of every input of a result."""
+        """Name -> digest of every input of the review's result."""
         review, closing = self.newest
         return {
             "review_plan": review.plan_digest,
@@ -63,8 +64,8 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
     found = reviews_of(registry, adapter) if adapter is not None else None
     if found is None:
         raise NotFoundError(
-            f"Line {line}: no review of its current registered adapter was closed.",
-            "Open a review, and close it when every ballot is given.",
+            f"Line {line}: there is no closed review of its current registered adapter.",
+            "Open a review, and close it when all ballots are cast.",
             act="open_review",
             line=line,
         )
@@ -72,8 +73,8 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
 
 
 def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
-    """Return the newest closed review of an adapter's weights, under any artifact and version, with every earlier
-    closed review of the line. Returns None if there is none."""
+    """Return the newest closed review of an adapter's weights, in any artifact and version, with all reviews of the
+    line that were closed before it. Return None if these weights were not reviewed."""
     closed = find_closed(registry, adapter.line)
     ids = {review.id for review, _ in find_closed_of(registry, adapter.line, adapter.adapter_sha256)}
     numbers = [number for number, (review, _) in enumerate(closed) if review.id in ids]
@@ -81,23 +82,23 @@ def reviews_of(registry: Registry, adapter: Adapter) -> ReviewsToDate | None:
 
 
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
-    """Return the line's reviewed weights (SHA-256) -> True if they lost their newest review with counted ballots.
+    """Return SHA-256 of reviewed weights -> whether they lost their newest review with counted ballots.
 
-    Weights identify an adapter here, because a changed recipe can give another artifact with the same weights. Raises
-    IntegrityError if a review was changed.
+    The key is the weights' digest, because a changed recipe can result in another artifact with the same weights.
+    Raises IntegrityError if a review was changed.
     """
     closed = read_closed(registry, store, find_closed(registry, line))
     return {each.contents.plan.candidate_weights: has_lost(each) for each in closed if is_counted(each)}
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """Return the SHA-256 of all weights of a line that lost their newest blind review, and so cannot be the incumbent.
-    Raises IntegrityError if a review was changed."""
+    """Return the SHA-256 of each of the line's weights that lost their newest blind review. Such an adapter cannot be
+    the incumbent. Raises IntegrityError if a review was changed."""
     return {weights for weights, lost in standings(registry, store, line).items() if lost}
 
 
 def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]) -> list[ClosedReview]:
-    """Read closed reviews, and compare each with its acts in the ledger. Raises IntegrityError that names every
+    """Read closed reviews, and compare each review with its acts in the ledger. Raises IntegrityError that lists every
     difference."""
     if not closed:
         return []
@@ -131,16 +132,16 @@ class Opponent:
 def choose_opponent(
     registry: Registry, store: ArtifactStore, candidate: Adapter, named: str | None, actor: str
 ) -> Opponent:
-    """Choose the opponent by rule, or use the named one.
+    """Choose the opponent by rule, or use the opponent in `named`.
 
     Args:
-        named: id of an adapter of the line, or `base`; None chooses by the rule.
-        actor: the person who named it.
+        named: id of an adapter of the line, or `base`; None chooses by rule.
+        actor: the person who named the opponent.
 
     Raises NotFoundError for an unknown adapter, InputError for an adapter of another line or with the candidate's
     weights, and ConflictError for an opponent that lost its review. Also raises ConflictError if the candidate was
-    reviewed before and `named` is not the rule's choice. Otherwise a candidate could be tried until it meets a weak
-    opponent.
+    reviewed before and `named` is not the rule's choice. Otherwise a candidate could be reviewed again and again until
+    it meets a weak opponent.
     """
     standing = standings(registry, store, candidate.line)
     others = _other_adapters(registry, candidate)
@@ -184,7 +185,7 @@ def _named(registry: Registry, candidate: Adapter, named: str, standing: Mapping
             f"{named} is an adapter of line {opponent.line}, not of {candidate.line}.", "Choose another opponent."
         )
     if opponent.adapter_sha256 == candidate.adapter_sha256:
-        raise InputError(f"{named} has the weights of the candidate {candidate.id}.", "Choose another opponent.")
+        raise InputError(f"{named} has the same weights as the candidate {candidate.id}.", "Choose another opponent.")
     if standing.get(opponent.adapter_sha256):
         raise ConflictError(f"{named} lost its blind review, so it cannot be an opponent.", "Choose another opponent.")
     return opponent
@@ -199,7 +200,7 @@ BALLOTS_FILE, GUESSES_FILE, ANSWERS_FILE = "ballots.jsonl", "guesses.jsonl", "an
 
 
 def blind_review_stage(upstream: Stage) -> Stage:
-    """Return the stage that follows the registered adapter under review."""
+    """Return the stage `blind_review`. `upstream`: the stage of the registered adapter."""
 
     def reviews(workplace: Workplace) -> ReviewsToDate:
         return find_reviews(workplace, workplace.store.current(workplace.line.line, upstream.kind))
@@ -269,7 +270,7 @@ def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) 
 
 
 def _agreed(workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-    """Return the waivers that the plan permits officers. The plan was sealed before the first ballot."""
+    """Return the waivers that the review's plan permits. The plan was sealed before the first ballot."""
     plan = workplace.store.read_manifest(ref).external_inputs["review_plan"]
     return read_plan(workplace.store, workplace.store.ref_of(plan)).plan.officer_may
 

@@ -1,8 +1,8 @@
 """Verify a review against its signed acts, and close it: reveal its seed, and reject further acts.
 
-A review has no findings if every act in the ledger is signed with the review's key, none is missing or moved, the rows
-are exactly those that acts added, a sign-in precedes every ballot, and the ledger has every act that was recorded as
-signed.
+A review has no findings if all of this is true: every act in the ledger is signed with the review's key, no act is
+missing or moved, the rows are exactly those that acts added, a sign-in precedes every ballot, and the ledger contains
+every act in the file of signed acts.
 """
 
 import datetime
@@ -77,12 +77,12 @@ def close(
 
     Args:
         actor: the person who runs the command.
-        signer: key of an officer who closes early, below the pre-registered number of ballots. The plan must name the
-            officer.
+        signer: key of an officer who closes the review before the pre-registered number of ballots is cast. The plan
+            must list the officer.
         reason: the officer's reason; required with `signer`.
 
     Raises GateRefused for too few ballots, InputError for a key without a reason, SignInError for an officer who may
-    not close early, ConflictError if the review is closed, and IntegrityError that names every difference between the
+    not close early, ConflictError if the review is closed, and IntegrityError that lists every difference between the
     registry's rows and the signed acts.
     """
     people, said = People(settings), on_one_line(reason or "")
@@ -114,8 +114,8 @@ def close(
             entering.enter(actor, action, {**facts, "row": custody.digest_of_row(closing), **signed})
         return closing
     finally:
-        # Delete the key even after an error that follows the commit, and on a second attempt, because the key could
-        # still sign acts.
+        # Delete the key also if an error occurred after the commit, and when closing is tried again. With the key,
+        # further acts could be signed.
         if custody.is_closed(registry, review.id):
             custody.forget_key(settings, review.id)
 
@@ -145,11 +145,11 @@ def findings_in(
     """Return the findings about one review, one sentence each; empty if there are none.
 
     Args:
-        noted: the acts recorded when they were signed (`acts.signed_acts`); empty if they cannot be read.
+        noted: the acts in the file of signed acts (`acts.signed_acts`); empty if it cannot be read.
     """
     key = contents.plan.act_key
     if rows.review.act_key != key:
-        return ["the row names another key than the sealed plan"]
+        return ["the key in the review's row differs from the key in the sealed plan"]
     acts = acts_of(rows.entries, key)
     return [
         *_chain(rows.entries, acts),
@@ -167,7 +167,7 @@ def assert_none(review: str, findings: Sequence[str]) -> None:
 
 
 def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) -> dict[str, list[str]]:
-    """Return review -> its findings, for each review with findings."""
+    """Return review id -> findings. Reviews without findings are left out."""
     reviews = custody.find_all(registry)
     with registry.reading() as session:
         log = read_log(session)
@@ -200,7 +200,7 @@ def _chain(entries: Sequence[AuditEntry], acts: Sequence[Act]) -> Iterator[str]:
     number, digest = 0, audit.FIRST
     for act in acts:
         if (act.number, act.previous) != (number + 1, digest):
-            yield f"entry {act.sequence} is act {act.number} and does not follow act {number}: one is missing or moved"
+            yield f"entry {act.sequence} is act {act.number} but follows act {number}: an act is missing or moved"
         number, digest = act.number, act.digest
 
 
@@ -212,7 +212,7 @@ def _cut_off(acts: Sequence[Act], noted: Sequence[SignedAct]) -> Iterator[str]:
 
 
 def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
-    """Yield findings: rows that no act added or that were changed, and rows of acts that are missing."""
+    """Yield findings: rows without an act, rows that were changed, and acts whose rows are missing."""
     kinds: dict[str, Sequence[Table]] = {
         "the review's row": [rows.review],
         "a link": rows.links,
@@ -226,7 +226,7 @@ def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
             yield f"{what} is in the registry without an act in the log, or was changed ({len(added)})"
     there = {(row.__tablename__, audit.key_of(row)) for row in (*chain.from_iterable(kinds.values()), *rows.ballots)}
     if missing := custody.rows_added(acts).keys() - there:
-        yield f"rows of {', '.join(sorted({table for table, _ in missing}))} are in the log and not in the registry"
+        yield f"rows of {', '.join(sorted({table for table, _ in missing}))} are in the log but not in the registry"
 
 
 def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
@@ -262,10 +262,10 @@ def _closing(rows: ReviewRows, contents: PlanContents, settings: Settings, acts:
     if last is None or last.action not in (custody.REVIEW_CLOSED, custody.REVIEW_CLOSED_EARLY):
         yield "there are entries after the closing"
     if (ballots_digest(rows.ballots, rows.guesses), rows.asked) != (closing.ballots_sha256, closing.ballots):
-        yield "the ballots differ from those at its closing"
+        yield "the ballots differ from the ballots at the closing"
     if closing.officer is None:
         if rows.asked < rows.review.ballots:
-            yield "it was closed below the pre-registered number of ballots without an officer"
+            yield "it was closed before the pre-registered number of ballots was cast, and not by an officer"
         return
     statement = last.subjects.get(STATEMENT) if last is not None else None
     if last is None or statement is None:
@@ -285,7 +285,7 @@ def _closing(rows: ReviewRows, contents: PlanContents, settings: Settings, acts:
         yield f"its early closing is invalid: {error.message.rstrip('.')}"
         return
     if dict(verified.statement.predicate) != said_of(rows.review, closing) or verified.key.keyid != closing.officer:
-        yield "its early closing is not the one that the officer signed"
+        yield "its early closing differs from the officer's signed statement"
 
 
 def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def _assert_may_close_early(
     if (signer is None) != (not reason):
         raise InputError(
             "Closing early needs both an officer's key and a reason.",
-            "Give both.",
+            "Add the missing one.",
             act="close_review_early",
             line=review.line,
         )

@@ -1,4 +1,4 @@
-"""Open a review: choose both arms, generate their answers, seal the plan and pre-register it."""
+"""Open a review: choose candidate and opponent, generate their answers, seal the plan and pre-register it."""
 
 import datetime
 import secrets
@@ -39,11 +39,11 @@ class ReviewRequest:
     candidate_stage: Stage
     """Stage that registers the candidate."""
     operators: tuple[str, ...] = ()
-    """Names of the operators, if the recipe gives only their number. Only stored identifiers are written down."""
+    """Names of the operators, if the recipe gives only their number. The names are not stored, only identifiers."""
     prompt_file: Path | None = None
     """File of prompts to use instead of the held-out documents, or None."""
     adapter_id: str | None = None
-    """Id of the candidate, which must be the line's current registered adapter. None: use the current adapter."""
+    """Id of the candidate. It must be the line's current registered adapter, which is also the default for None."""
     opponent: str | None = None
     """Id of the adapter to compare with, or `base`; None: choose by the rule (`choose_opponent`)."""
     open_contenders: OpenContenders = open_contenders
@@ -54,7 +54,7 @@ class Opened:
     review: str
     plan: ReviewPlan
     links: dict[str, str]
-    """Operator -> token of a one-time link. Tokens are given to operators and not stored."""
+    """Operator -> token of a one-time link. Tokens are sent to operators and not stored."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class _Match:
 def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest) -> Opened:
     """Generate the answers, then seal and pre-register a review of the line's registered adapter.
 
-    An error opens nothing. Raises ConflictError if the line has an open review or both arms were compared before;
-    StaleInput or GateRefused if the candidate may not be used; InputError for too few prompts or operators; and the
-    errors of reading the prompts.
+    After an error, no review is open. Raises ConflictError if the line has an open review, or if candidate and opponent
+    were compared before. Raises StaleInput or GateRefused if the candidate may not be used, InputError for too few
+    prompts or operators, and the errors of reading the prompts.
     """
     line = workplace.line.line
     with registry.reading() as session:
@@ -179,8 +179,8 @@ def _register(
 
 @contextmanager
 def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
-    """Lock the line from the choice of the arms until the review is open. Raises ConflictError at once if another
-    process has the lock, before minutes are spent on answers."""
+    """Lock the line while a review is being opened. Raises ConflictError at once if another process has the lock, so
+    that no time is spent on answers."""
     with held_if_free(acts.secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
             raise ConflictError(
@@ -202,7 +202,7 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
         )
     if wanted is not None and find_adapter(registry, wanted).id != registered.id:
         raise StaleInput(
-            f"The current registered adapter of line {line} is {registered.id}. Only that one can be reviewed.",
+            f"The current registered adapter of line {line} is {registered.id}. Only this adapter can be reviewed.",
             f"Leave out the adapter, or restore the recipe of {wanted} and run the line.",
             act="run_line",
             line=line,
@@ -211,7 +211,7 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
 
 
 def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
-    """Return operator's name -> stored identifier. For a numbered operator, the identifier is the number."""
+    """Return operator's name -> stored identifier. Operators without a name are identified by their number."""
     people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
     names = _operators(workplace.line.gates.review, named)
     are_names = bool(named) or not isinstance(in_recipe, int)
@@ -228,17 +228,17 @@ def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:
     except ValidationError:
         raise InputError(
             "The name of an operator has a character that is not allowed.",
-            "Use letters, digits and . _ @ - only, as the proxy or a link names the operator.",
+            "Use the name that the proxy sends. It may contain only letters, digits and . _ @ -",
         ) from None
     if in_recipe and set(names) != set(in_recipe):
         raise InputError(
-            f"The recipe names the operators: {', '.join(in_recipe)}.",
+            f"The recipe already names the operators: {', '.join(in_recipe)}.",
             "Leave out the names here, or change the recipe.",
         )
     different = len(set(names))
     if different != len(names) or different != review.operator_count:
         raise InputError(
-            f"{different} different operators are named. The recipe requires {review.operator_count} "
+            f"{different} different operators were given, but the recipe requires {review.operator_count} "
             f"(gates.review.operators, {FEWEST_OPERATORS} to {MOST_OPERATORS}).",
             f"Name {review.operator_count} different operators.",
         )
@@ -248,10 +248,10 @@ def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:
 def _assert_not_reviewed_yet(
     registry: Registry, store: ArtifactStore, candidate: Adapter, opponent: Adapter | None
 ) -> None:
-    """Raise ConflictError if the same weights were compared before, under any artifact and version.
+    """Raise ConflictError if the same weights were compared before, in any artifact and version.
 
-    If reviews could be repeated, any candidate would pass in the end. A review without counted ballots has no result
-    and may be repeated.
+    If reviews could be repeated, any candidate would pass in the end. Only a review without counted ballots may be
+    repeated, because it has no result.
     """
     against = opponent.adapter_sha256 if opponent is not None else None
     for closed in read_closed(registry, store, acts.find_closed(registry, candidate.line)):
@@ -269,5 +269,5 @@ def _assert_not_reviewed_yet(
 def _assert_none_is_open(session: Session, line: str) -> None:
     if acts.find_open(session, line) is not None:
         raise ConflictError(
-            f"Line {line} has an open review already.", "Close it first.", act="review_status", line=line
+            f"Line {line} already has an open review.", "Close it first.", act="review_status", line=line
         )

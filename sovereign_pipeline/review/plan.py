@@ -1,4 +1,4 @@
-"""Define the plan of a blind review, in which one sealed seed determines who sees which answers in which position."""
+"""Define the plan of a blind review. One sealed seed determines which operator sees which answers in which position."""
 
 import hashlib
 import hmac
@@ -38,7 +38,7 @@ class Prompt(Frozen):
 
 
 def readable(message: Message) -> str:
-    """Return a turn for people: its text, JSON as lines of `name: value`, then its calls."""
+    """Format a turn for people: its text, with JSON as lines of `name: value`, followed by its tool calls."""
     value = None
     with suppress(ValueError, RecursionError):
         value = json.loads(message.content)
@@ -54,7 +54,7 @@ def _lines(value: Any) -> str:
 
 
 class AnswerPair(Frozen):
-    """Both arms' answers to one prompt, trimmed in the same way."""
+    """The answers of candidate and opponent to one prompt, trimmed in the same way."""
 
     id: str
     candidate: str
@@ -67,7 +67,7 @@ class AnswerPair(Frozen):
 
 class PlannedPair(Frozen):
     pair: str
-    """Random id for this operator, which reveals nothing."""
+    """Random id of the pair, different for each operator, so that it reveals nothing."""
     prompt: str
     shared: bool
     """True if every operator rates this prompt."""
@@ -79,8 +79,8 @@ class OpponentChoice(Frozen):
     named_by: str | None
     """Stored identifier of the person who named the opponent; None if the rule chose the opponent."""
     by_rule: str
-    """The rule's choice: id of the line's newest adapter that was reviewed and did not lose, or else the base model's
-    name."""
+    """The opponent by rule: id of the line's newest other adapter that was reviewed and did not lose, or else the base
+    model's name."""
     is_reviewed: bool | None
     """True if the opponent was reviewed and did not lose; None for the base model."""
     never_reviewed: tuple[str, ...]
@@ -97,11 +97,11 @@ class ReviewPlan(Frozen):
     """Id of the adapter that the candidate would replace; None for the base model."""
     base_model: str
     candidate_digest: str
-    """Digest of the artifact that generated the candidate's answers, under any registered version."""
+    """Digest of the artifact that generated the candidate's answers. Several registered versions may have it."""
     opponent_digest: str
     candidate_weights: str
-    """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`), in any artifact. The same weights are reviewed
-    only once."""
+    """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). The same weights are reviewed only once against
+    an opponent, in whichever artifact they are."""
     opponent_weights: str | None
     """SHA-256 of the opponent's weights; None for the base model."""
     opponent_choice: OpponentChoice
@@ -117,14 +117,14 @@ class ReviewPlan(Frozen):
     ballots: int
     """Number of ballots at which the review may be closed, not counting ties for identical answers."""
     margin: float
-    """The recipe's margin when the review was opened. Later changes of the recipe do not affect this field and the two
-    that follow it."""
+    """The recipe's margin when the review was opened. Later changes of the recipe do not affect this field and the next
+    two fields."""
     officer_may: OfficerMay
     may_close_early: tuple[str, ...]
     guess_pairs: int
     criteria: tuple[Criterion, ...]
     settings: dict[str, int | str]
-    """Generation settings of both arms."""
+    """Generation settings of candidate and opponent."""
 
     @property
     def pairs(self) -> int:
@@ -152,9 +152,10 @@ def commitment(seed: bytes) -> str:
 def deal(
     seed: bytes, languages: Mapping[str, str], operators: Sequence[str], review: Review
 ) -> dict[str, list[PlannedPair]]:
-    """Choose prompts at random under the seed and distribute them. Returns operator -> pairs in display order.
+    """Choose prompts at random by the seed, and distribute them. Return operator -> pairs in display order.
 
-    Prompts are distributed in turn within each language, so that operators get the same mix.
+    The prompts of each language are dealt to the operators in turn, so that all operators get the same mix of
+    languages.
 
     Args:
         languages: prompt id -> its language; at least `review.prompts` of them.
@@ -194,7 +195,7 @@ def pairs_to_guess(
     of them.
 
     Args:
-        identical: ids of prompts with identical answers, for which a guess is impossible.
+        identical: ids of prompts with identical answers. They are not chosen, because a guess is impossible.
     """
     planned = list(pairs)
     positions = candidate_positions(seed, operator, planned)
@@ -221,7 +222,7 @@ ONLY_NONCE = bytes(12)
 
 @dataclass(frozen=True)
 class PlanContents:
-    """A verified review_plan artifact, without its answers."""
+    """The content of a verified review_plan artifact, except for the answers."""
 
     plan: ReviewPlan
     prompts: Mapping[str, Prompt]
@@ -230,7 +231,7 @@ class PlanContents:
     classification: str
 
     def asked(self, operator: str) -> list[PlannedPair]:
-        """Return the pairs that an operator rates, in order. Leaves out pairs with identical answers, which count as
+        """Return the pairs that an operator rates, in order. Pairs with identical answers are left out; they count as
         ties."""
         return [each for each in self.plan.operators.get(operator, ()) if each.prompt not in self.identical]
 
@@ -242,7 +243,8 @@ def seal_answers(seed: bytes, answers: Iterable[AnswerPair]) -> bytes:
 
 
 def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
-    """Open and verify a plan. Raises IntegrityError if bytes changed or its files contradict each other."""
+    """Open and verify a plan. Raises IntegrityError if the plan's bytes changed, or if its files contradict each
+    other."""
     artifact = store.open(ref)
     try:
         plan = ReviewPlan.model_validate_json(artifact.file(PLAN_FILE).read_bytes())
@@ -277,8 +279,8 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
 
 
 def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[str, AnswerPair]:
-    """Decrypt both arms' answers in a review, by prompt id. Raises IntegrityError if bytes changed, or if another seed
-    sealed the answers."""
+    """Decrypt the answers of candidate and opponent, by prompt id. Raises IntegrityError if the artifact's bytes
+    changed, or if the answers were sealed with another seed."""
     artifact = store.open(ref_of_plan(review))
     try:
         content = ChaCha20Poly1305(_answers_key(seed)).decrypt(
@@ -287,7 +289,7 @@ def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[s
     except InvalidTag:
         raise IntegrityError(
             f"{artifact.file(ANSWERS_FILE)}: this seed does not decrypt the answers.",
-            "Restore the seed and the store from copies.",
+            "Restore the seed and the store from the same backup.",
         ) from None
     try:
         return {row.id: row for row in map(AnswerPair.model_validate, json.loads(content))}

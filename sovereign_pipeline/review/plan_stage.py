@@ -1,4 +1,4 @@
-"""Define the stage `review_plan`: choose prompts, generate the answers of both arms, and seal them."""
+"""Define the stage `review_plan`: choose prompts, generate the answers of candidate and opponent, and seal them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -63,15 +63,15 @@ class UsablePrompts:
     classification: str | None
     """Highest classification level of the prompts. If None, the split's level applies."""
     trained_by_opponent: int
-    """Number of prompts left out because the opponent was trained on them or on their case."""
+    """Number of prompts that are left out because the opponent was trained on them or on their case."""
 
 
 def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
     """Return the candidate's held-out documents as prompts.
 
     Args:
-        trained_by_opponent: the splits that the opponent and its parent adapters were trained on. Their documents and
-            cases are left out, because they would favour the opponent.
+        trained_by_opponent: the splits of the opponent and of its parent adapters. Documents and cases of their
+            training sides are left out, because they would favour the opponent.
     """
     ids, cases = set(), set()
     for each in trained_by_opponent:
@@ -87,7 +87,7 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     """Return the rows of a prompt file.
 
     Args:
-        trained: every split that an arm was trained on.
+        trained: every split on which candidate or opponent was trained.
 
     Raises SourceError if the file or a row cannot be read, if a classification level is unknown, or if a row equals a
     training document (with or without its subject, ignoring punctuation and spacing). Raises CeilingExceeded for a row
@@ -117,8 +117,8 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
     known = [row.id for row in rows if normal_text(row.prompt) in texts]
     if known:
         raise SourceError(
-            f"{path}: an arm was trained on {counted(len(known), 'row')} ({and_more(known)}).",
-            "Remove them: a memorised answer shows nothing.",
+            f"{path}: candidate or opponent was trained on {counted(len(known), 'row')} ({and_more(known)}).",
+            "Remove these rows: a memorised answer proves nothing.",
         )
     return UsablePrompts(
         tuple(Prompt(id=row.id, language=row.language, text=row.prompt) for row in rows),
@@ -135,7 +135,7 @@ def assert_enough(line: str, count: int, review: Review, where: str) -> None:
     advice = f"Set gates.review.prompts_each to {fits} in the line's recipe, or use" if fits >= 2 else "Use"
     raise InputError(
         f"Line {line}: {review.operator_count} operators with {review.prompts_each} prompts each and "
-        f"{review.shared_prompts} for all need {review.prompts} different prompts. {where} has {count}.",
+        f"{review.shared_prompts} shared prompts need {review.prompts} different prompts. {where} has {count}.",
         f"{advice} a prompt file of at least {review.prompts} rows.",
         act="open_review_with_prompts",
         line=line,
@@ -159,22 +159,24 @@ def _shown(document: Document) -> str:
 
 
 class Contenders(Protocol):
-    """The candidate and its opponent, as used to open a review."""
+    """The loaded models of candidate and opponent, which generate the answers of a review."""
 
     @property
     def dtype(self) -> str: ...
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Return whether the whole prompt and `max_new_tokens` more fit into both arms' context windows."""
+        """Return whether the whole prompt and `max_new_tokens` more tokens fit into the context windows of candidate
+        and opponent."""
         ...
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
-        """Generate both arms' answers with greedy decoding. Returns them trimmed, in the order of the prompts."""
+        """Generate the answers of candidate and opponent with greedy decoding. Return them trimmed, in the order of the
+        prompts."""
         ...
 
 
 OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Contenders]]
-"""Function that loads the arms from two registered_adapter artifacts: the candidate's, and the opponent's or None."""
+"""Function that loads the models from two registered_adapter artifacts: the candidate's, and the opponent's or None."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class LoadedContenders:
     """The line's instruction, which precedes every prompt as in training."""
     candidate: tuple[Models, Arm]
     opponent: tuple[Models, Arm]
-    """Models and arm of the opponent. If both arms have one base model, these are the candidate's models."""
+    """Models and arm of the opponent. If both have the same base model, these are the candidate's models."""
     replaces: bool
     """See `dataset.jsonl.as_served`."""
 
@@ -229,10 +231,10 @@ def _called(form: ToolForm, text: str) -> str:
 
 @contextmanager
 def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[LoadedContenders]:
-    """Load the adapter of each registered_adapter artifact, or the base model if there is no opponent.
+    """Load the adapters of candidate and opponent. Without an opponent, the base model takes its place.
 
-    Loads two base models if candidate and opponent have different ones. Raises InputError if a model cannot be loaded,
-    and IntegrityError if its bytes changed.
+    If candidate and opponent have different base models, both are loaded. Raises InputError if a model cannot be
+    loaded, and IntegrityError if its bytes changed.
     """
     store = workplace.store
     loaded = partial(
@@ -277,7 +279,7 @@ class PlanRequest:
     candidate: Adapter
     chosen: Opponent
     operators: tuple[str, ...]
-    """Stored identifiers of the operators. A plan contains no names."""
+    """Stored identifiers of the operators. A plan does not contain their names."""
     may_close_early: tuple[str, ...]
     """Stored identifiers of the officers whom the recipe lists."""
     prompt_file: Path | None
@@ -296,7 +298,8 @@ class PlanRequest:
 
 
 def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
-    """Return the stage of one review. Its identity includes the seed's commitment, so each review has a new plan."""
+    """Return the stage `review_plan` of one review. Its identity includes the seed's commitment, so each review gets a
+    new plan."""
 
     def external(workplace: Workplace) -> dict[str, str]:
         opponent = request.opponent
@@ -417,8 +420,8 @@ def _plan(
 
 
 def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
-    """Return the number of ballots at which the review may be closed: the recipe's, or fewer if operators can give
-    fewer. Raises InputError if no operator would rate a pair of their own."""
+    """Return the number of ballots at which the review may be closed: the recipe's number, or the number of pairs to
+    rate if that is smaller. Raises InputError if operators would rate only shared pairs, or none."""
     differing = {each.id for each in answers if not each.is_identical}
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
     if all(each.shared for each in rated):
@@ -435,8 +438,8 @@ def _assert_below_ceiling(workplace: Workplace, opponent: Artifact) -> None:
     level, ceiling = opponent.manifest.classification, workplace.line.ceiling
     if workplace.institution.ladder.exceeds(level, ceiling):
         raise CeilingExceeded(
-            f"The ceiling of line {workplace.line.line} is {ceiling}. The adapter that the candidate would replace is "
-            f"{level}, so its answers may not be shown.",
+            f"The ceiling of line {workplace.line.line} is {ceiling}, but the opponent is classified {level}, "
+            f"so its answers may not be shown.",
             "Raise the ceiling of the line.",
         )
 

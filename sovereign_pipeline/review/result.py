@@ -38,7 +38,7 @@ class Estimate(Frozen):
     """Lower bound. Like `high` and `detectable`, it is None for fewer than two clusters."""
     high: float | None
     detectable: float | None
-    """Minimum detectable mean: the smallest true mean whose interval excludes zero in 80 % of such samples."""
+    """Minimum detectable mean: the smallest true mean for which the interval excludes zero in 80 % of samples."""
     values: int
     clusters: int
 
@@ -61,20 +61,20 @@ class RankedVersion(Frozen):
 
 
 def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[float, float]) -> Estimate:
-    """Return the mean of values and its interval over clusters at `confidence`, cut to the values' bounds.
+    """Return the mean of values and its interval over clusters at `confidence`, clipped to the values' bounds.
 
     Args:
         clusters: the cluster of each value.
 
-    The variance is the larger of two: the one between clusters, Σ_g (Σ_i∈g (x_i - x̄))² · G/(G-1) / n², and the one
-    that independent values would give, with half a value added at each bound. The quantile is Student's with G-1
-    degrees of freedom. With clusters of one size the first is the t-interval of the cluster means, which keeps its
-    level for few clusters, even if their variances differ (Ibragimov and Müller 2010, "t-Statistic Based Correlation
-    and Heterogeneity Robust Inference", section 2). Otherwise it is the cluster-robust variance with the same quantile
-    (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", section VI.D). A percentile
-    bootstrap, which the automated scores use, is too narrow below some 20 clusters. The second variance keeps the
-    interval of unanimous operators from having no width (half values as in Agresti and Min 2005, "Simple improved
-    confidence intervals for comparing matched proportions").
+    The variance is the larger of two. The first is the variance between clusters, Σ_g (Σ_i∈g (x_i - x̄))² · G/(G-1) /
+    n². The second is the variance of independent values, with half a value added at each bound. The quantile is
+    Student's with G-1 degrees of freedom. With clusters of equal size, the first variance gives the t-interval of the
+    cluster means, which keeps its level for few clusters, even if their variances differ (Ibragimov and Müller 2010,
+    "t-Statistic Based Correlation and Heterogeneity Robust Inference", section 2). Otherwise it is the cluster-robust
+    variance (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", section VI.D). A percentile
+    bootstrap, which the automated scores use, is too narrow below some 20 clusters. The second variance is needed for
+    unanimous operators, whose interval would otherwise have no width (half values as in Agresti and Min 2005, "Simple
+    improved confidence intervals for comparing matched proportions").
 
     Raises ValueError if there are no values, or if the numbers of values and clusters differ.
     """
@@ -128,8 +128,8 @@ def agreement(
 def rank_versions(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[RankedVersion]:
     """Return the Bradley-Terry strengths of the versions that are linked to `of` by comparisons, strongest first.
 
-    Strengths of versions that are not linked are not comparable. Every two compared versions get one additional tie;
-    otherwise the strength of a version that always won or lost would be infinite. Source: Bradley and Terry 1952;
+    Strengths of versions that are not linked cannot be compared. Each pair of compared versions gets one additional
+    tie, because the strength of a version that always won or lost would be infinite. Source: Bradley and Terry 1952;
     Agresti 2002, section 10.6.
 
     Args:
@@ -198,7 +198,7 @@ class UnblindedBallot(Frozen):
     shared: bool
     """True if every operator rates this prompt."""
     candidate_position: Position
-    """Position at which the candidate's answer was shown."""
+    """Position of the candidate's answer on the page."""
     preference: int
     """1 for the candidate, -1 for the opponent, 0 for a tie."""
     candidate: dict[Criterion, int]
@@ -232,7 +232,7 @@ def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
         if key not in planned:
             raise _planted(closed, "a ballot is about a pair that was never shown")
         if (ballot.ratings is None) != (planned[key].prompt in closed.contents.identical):
-            raise _planted(closed, "a tie is on record that nobody gave, or a pair of identical answers was rated")
+            raise _planted(closed, "a tie was recorded without a rating, or a pair of identical answers was rated")
         position = positions[key]
         ballots.append(
             UnblindedBallot(
@@ -258,9 +258,9 @@ def unblind_guesses(closed: ClosedReview) -> list[UnblindedGuess]:
 
 
 def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]:
-    """Return the ballots that count: the own pairs of every operator who rated at least one of them.
+    """Return the ballots that count: those on unshared pairs, of every operator who rated at least one such pair.
 
-    Ties for identical answers exist even for operators who never took part, and would count as their opinions.
+    Ties for identical answers are recorded even for operators who never took part. They must not count as opinions.
     """
     own = [each for each in ballots if not each.shared]
     came = {each.operator for each in own if each.was_asked}
@@ -291,7 +291,7 @@ def _ratings_at(ballot: Ballot, position: Position) -> dict[Any, int]:
 
 
 class CriterionResult(Frozen):
-    """Mean rating of each arm by one criterion, 1 to 5, and the mean of the paired differences."""
+    """Mean ratings (1 to 5) of candidate and opponent by one criterion, and the mean of the paired differences."""
 
     candidate: float
     opponent: float
@@ -299,7 +299,7 @@ class CriterionResult(Frozen):
 
 
 class ReviewResult(Frozen):
-    """The content of `review.json`. Everything but `agreement` is computed over the counted ballots
+    """The content of `review.json`. All figures except `agreement` are computed over the counted ballots
     (`counted_ballots`)."""
 
     review: str
@@ -309,7 +309,7 @@ class ReviewResult(Frozen):
     opponent: str
     """Id of the adapter that the candidate would replace, or name of the base model."""
     opponent_chosen: str
-    """Reason for the choice of the opponent, and whether the opponent itself was reviewed."""
+    """Reason for the choice of the opponent, with a note if the opponent itself was not reviewed."""
     seed: str
     """Revealed seed, 64 hex digits, from which every position can be derived again."""
     operators: int
@@ -323,15 +323,15 @@ class ReviewResult(Frozen):
     identical: int
     """Number of ties for identical answers, which are not rated."""
     net_preference: Estimate
-    """(wins - losses) / pairs; ties count 0. Its interval is at the confidence of `look`."""
+    """(wins - losses) / pairs; ties count 0. The confidence of its interval depends on `look`."""
     criteria: dict[Criterion, CriterionResult]
     agreement: dict[str, Agreement]
     """Agreement on the shared pairs, for the preference and for each criterion."""
     guesses: Estimate | None
     """Share of correct guesses. By chance it is one half, since the candidate is A in half of the pairs."""
     ranking: tuple[RankedVersion, ...]
-    """Ranking over all reviews of the line so far, of the versions linked to this candidate by comparisons. Weights
-    registered as several versions are listed once, as the newest version."""
+    """Ranking of the versions linked to this candidate by comparisons, over all reviews of the line so far. Weights
+    that are registered as several versions are listed once, as the newest version."""
     look: int = Field(default=1, exclude_if=lambda number: number == 1)
     """Number of this review among the line's reviews that share a prompt with it and have a counted ballot."""
 
@@ -340,16 +340,16 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
     """Compute every figure of one review.
 
     Args:
-        earlier: the line's reviews that were closed before, for the ranking and the number of this look.
+        earlier: the line's reviews that were closed before, for the ranking and for `look`.
 
-    Raises GateRefused if no operator rated a pair of their own, and the errors of `unblind_ballots`.
+    Raises GateRefused if no operator rated an unshared pair, and the errors of `unblind_ballots`.
     """
     plan = closed.contents.plan
     ballots = unblind_ballots(closed)
     own = counted_ballots(ballots)
     if not own:
         raise GateRefused(
-            f"Review {closed.review} of line {plan.line} was closed without a ballot that counts.",
+            f"Review {closed.review} of line {plan.line} was closed, but no operator rated an unshared pair.",
             "Open another review.",
             act="open_review",
             line=plan.line,
@@ -383,8 +383,7 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
 
 
 def _prompts(closed: ClosedReview) -> set[str]:
-    """Return the ids and the texts of a review's prompts, so that a prompt under another id still counts as the same
-    prompt."""
+    """Return the ids and the texts of a review's prompts. By its text, a prompt is recognised under another id."""
     asked = {each.prompt for pairs in closed.contents.plan.operators.values() for each in pairs}
     return asked | {normal_text(each.text) for each in closed.contents.prompts.values() if each.id in asked}
 
@@ -399,16 +398,16 @@ def has_lost(closed: ClosedReview) -> bool:
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
-    """Return "fail" below zero, "pass" if the whole interval is at or above -margin, or else "inconclusive". A
-    candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
+    """Return "fail" for a negative mean, "pass" if the whole interval is at or above -margin, or else "inconclusive".
+    A candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews."""
     if net.mean < 0:
         return "fail"
     return "pass" if net.low is not None and net.low >= -margin else "inconclusive"
 
 
 def evaluate_net_preference(result: ReviewResult) -> Verdict:
-    """Return the verdict with its numbers. An officer may waive it only if it is inconclusive and the recipe permits
-    that."""
+    """Return the verdict on the net preference, with its numbers. An officer may waive it only if it is inconclusive
+    and the recipe permits this."""
     outcome = outcome_of(result.net_preference, result.margin)
     return Verdict(
         outcome == "pass",
@@ -534,7 +533,7 @@ def _guesses(closed: ClosedReview) -> Estimate | None:
 
 
 def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot]) -> dict[str, Agreement]:
-    """Compute the agreement on an ordinal scale: a win differs more from a loss than either does from a tie."""
+    """Compute the operators' agreement on an ordinal scale, on which loss, tie and win are ordered."""
     preferences = [(each.operator, each.prompt, float(each.preference)) for each in shared]
 
     def rated(criterion: Criterion) -> list[tuple[str, tuple[str, str], float]]:

@@ -147,7 +147,7 @@ def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is
     ports = Ports(1, 2, 3, 4, 5)
     adapter = office.adapter()
     assert services._gateway(settings, ports, told.append) == []
-    assert told == ["no gateway: no adapter is in production yet; it starts with the first one"]
+    assert told == ["no gateway: no adapter is in production yet; the gateway starts with the first one"]
     office.to_production(adapter)
     (gateway,) = services._gateway(settings, ports, told.append)
     assert gateway.name == "gateway" and gateway.address == "http://127.0.0.1:5"

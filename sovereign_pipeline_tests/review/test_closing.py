@@ -30,7 +30,7 @@ def test_nothing_is_summed_up_before_the_review_is_closed(reviews: ReviewBench) 
     about_artifacts = {"artifact sealed", "adapter registered"}
     said = repr([each.subjects for each in entries(reviews.registry) if each.action not in about_artifacts] + counts)
     assert not any(word in said for word in ("preference", "tie", "'a'", "'b'", "accuracy"))
-    with pytest.raises(Exception, match="no review of its current registered adapter was closed"):
+    with pytest.raises(Exception, match="there is no closed review of its current registered adapter"):
         reviews.materialize()
 
 
@@ -151,10 +151,10 @@ def test_the_trust_root_must_let_an_officer_close(reviews: ReviewBench) -> None:
 @pytest.mark.parametrize(
     ("who", "finding"),
     [
-        (None, "it was closed below the pre-registered number of ballots without an officer"),
+        (None, "it was closed before the pre-registered number of ballots was cast, and not by an officer"),
         ("officer.salim", "it was closed early without an officer's signature"),
         ("stranger", "its early closing is invalid: The key"),
-        ("another reason", "its early closing is not the one that the officer signed"),
+        ("another reason", "its early closing differs from the officer's signed statement"),
     ],
 )
 def test_an_early_closing_that_no_officer_signed_does_not_count(

@@ -76,7 +76,7 @@ def test_what_lost_is_the_same_or_is_unknown_cannot_be_named(reviews: ReviewBenc
     reviews.another_adapter()
     with pytest.raises(ConflictError, match=r"lamps-1\.0\.0 lost its blind review"):
         reviews.open(opponent="lamps-1.0.0")
-    with pytest.raises(InputError, match="has the weights of the candidate"):
+    with pytest.raises(InputError, match="has the same weights as the candidate"):
         reviews.open(opponent="lamps-1.1.0")
     with pytest.raises(NotFoundError, match=r"no registered adapter 'lamps-7'"):
         reviews.open(opponent="lamps-7")
@@ -121,7 +121,7 @@ def test_no_candidate_is_its_own_opponent_or_incumbent(reviews: ReviewBench) -> 
     review_it(reviews, 1)
     reviews.same_weights_again()
     assert incumbent_digests(reviews.bench.workplace()) == {}
-    with pytest.raises(InputError, match="has the weights of the candidate"):
+    with pytest.raises(InputError, match="has the same weights as the candidate"):
         reviews.open(opponent=first.id)
     with pytest.raises(ConflictError, match="That result is final"):
         reviews.open()

@@ -1,4 +1,4 @@
-"""The prompts of a review: held-out documents, or a file; never what an arm was trained on."""
+"""The prompts of a review: held-out documents, or a file; never what candidate or opponent was trained on."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_too_few_held_out_documents_are_refused_with_numbers_and_with_what_would
     with pytest.raises(InputError) as refusal:
         reviews.open()
     said = str(refusal.value)
-    assert "5 operators with 20 prompts each and 2 for all need 102 different prompts" in said
+    assert "5 operators with 20 prompts each and 2 shared prompts need 102 different prompts" in said
     assert "The held-out slice has 20" in said
     assert "prompts_each to 2" in said and "a prompt file of at least 102 rows" in said
     assert refusal.value.remedy == Remedy("open_review_with_prompts", {"line": "lamps"})
@@ -115,7 +115,7 @@ def test_a_training_document_in_a_prompt_file_is_refused_by_its_id(
     with file.open("a") as rows:
         prompt = text.upper().replace(" ", "  ") if form == "other signs" else text
         rows.write(json.dumps({**row, "prompt": prompt}) + "\n")
-    with pytest.raises(SourceError, match=r"an arm was trained on 1 row \(P-x\)"):
+    with pytest.raises(SourceError, match=r"candidate or opponent was trained on 1 row \(P-x\)"):
         reviews.open(prompt_file=file)
 
 

@@ -165,7 +165,7 @@ def test_nothing_is_added_to_a_log_that_ends_before_what_was_signed(reviews: Rev
 @pytest.mark.security_case("A ballot is inserted for a pair, so that the page does not show it", "the page rejects it")
 def test_an_operator_whose_ballots_were_added_to_is_shown_nothing(reviews: ReviewBench) -> None:
     as_owner(reviews, a_ballot_alone)
-    with pytest.raises(IntegrityError, match="what operator-3 gave differs from the ledger"):
+    with pytest.raises(IntegrityError, match="the ballots or guesses of operator-3 differ from the ledger"):
         ballots.given(reviews.registry, reviews.review, "operator-3")
     ballots.given(reviews.registry, reviews.review, "operator-2")
 

@@ -128,7 +128,7 @@ def test_a_new_candidate_is_not_carried_by_the_review_of_the_one_before(reviews:
     reviews.close()
     artifact, _ = reviews.materialize()
     reviews.another_adapter()
-    with pytest.raises(NotFoundError, match="no review of its current registered adapter was closed"):
+    with pytest.raises(NotFoundError, match="there is no closed review of its current registered adapter"):
         reviews.materialize()
     with pytest.raises(Exception, match="is stale"):
         assert_usable(BLIND_REVIEW, reviews.bench.workplace(), artifact.ref)
@@ -152,7 +152,7 @@ def test_a_review_without_a_ballot_to_count_gives_no_answer(reviews: ReviewBench
     reviews.recipe(may_close_early=["officer.salim"])
     reviews.open()
     reviews.close(officer="officer.salim", reason="wrong operators")
-    with pytest.raises(GateRefused, match="without a ballot that counts"):
+    with pytest.raises(GateRefused, match="no operator rated an unshared pair"):
         reviews.materialize()
 
 

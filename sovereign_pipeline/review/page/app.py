@@ -126,7 +126,7 @@ def record_guess(context: Context, author: Author, review: Review, pair: str, se
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
-    """Build the web application. Its only state is a read cache, so several processes may serve it."""
+    """Build the web application. Its only state is a read cache, so that several processes may serve it at once."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = PageContext(settings, registry)
     app.add_api_route("/static/review.css", lambda: Response(rendering.STYLE, media_type="text/css"))
@@ -134,7 +134,8 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     app.include_router(router)
     rendering.add_handlers(app)
     app.add_middleware(BaseHTTPMiddleware, dispatch=rendering.protect)
-    # Added last, so that it runs first and rejects requests from other sites before their user is looked up.
+    # Starlette runs the middleware that was added last first: requests from other sites are rejected before the user
+    # is looked up.
     app.add_middleware(for_hosts, hosts=settings.ui_hosts)
     return app
 
@@ -145,7 +146,7 @@ def server_config(settings: Settings, registry: Registry, port: int) -> Config:
         create_app(settings, registry),
         host=LOOPBACK,
         port=port,
-        proxy_headers=False,  # the proxy's header would otherwise replace the address by which the proxy is trusted
+        proxy_headers=False,  # otherwise a header would replace the client address by which the proxy is trusted
         server_header=False,
         access_log=False,
         log_level="warning",
@@ -153,7 +154,8 @@ def server_config(settings: Settings, registry: Registry, port: int) -> Config:
 
 
 def serve(settings: Settings, registry: Registry, port: int, report: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C. `report` gets the URL once the port is bound. Raises InputError if the port is in use."""
+    """Serve until Ctrl-C. Calls `report` with the URL once the port is bound. Raises InputError if the port is in
+    use."""
     with listen(port, "--port") as held, contextlib.suppress(KeyboardInterrupt):
         report(f"review page http://{LOOPBACK}:{port}   Ctrl-C ends")
         Server(server_config(settings, registry, port)).run(sockets=[held])

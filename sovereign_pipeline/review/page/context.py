@@ -58,7 +58,7 @@ class Sessions:
             raise SignInError("You are not signed in here.", "Open the link that you received.") from None
 
     def form_token(self, who: SignedIn) -> str:
-        """Return the CSRF token for requests that change something."""
+        """Return the CSRF token that requests with a ballot or guess must contain."""
         content = f"form\n{who.review}\n{who.operator}\n{who.sign_in}".encode()
         return hmac.new(self._key, content, hashlib.sha256).hexdigest()
 
@@ -146,7 +146,7 @@ class OpenReview:
 
 
 class OpenReviews:
-    """The open reviews of the installation, each read from the store once and then cached."""
+    """The open reviews of the installation. Each review is read from the store once and then cached."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
@@ -173,11 +173,11 @@ class OpenReviews:
             assert_newest(session, row, who)
 
     def sign_in(self, name: str) -> SignedIn:
-        """Sign an operator in to the oldest open review that has questions left for them, or else to their newest open
-        review.
+        """Sign an operator in to the oldest open review in which the operator has questions left, or else to the
+        operator's newest open review.
 
-        A review that cannot be read is logged, and skipped if another one includes the operator. Raises SignInError if
-        no review includes the operator.
+        A review that cannot be read is logged, and skipped if another review includes the operator. Raises SignInError
+        if no review includes the operator.
 
         Args:
             name: the operator's name, as the institution's proxy sends it.
@@ -249,7 +249,7 @@ Context = Annotated[PageContext, Depends(context_of)]
 
 def signed_in(request: Request, context: Context) -> SignedIn:
     """Return the operator who sent a request, from the trusted proxy's header or else from the session cookie. Raises
-    SignInError if neither names anyone, or if a newer link ended the session."""
+    SignInError if neither contains an operator, or if a newer link ended the session."""
     header = context.settings.review_user_header
     named = context.proxy.named(request.scope, header) if header is not None else None
     if named is not None:
@@ -264,8 +264,8 @@ Reader = Annotated[SignedIn, Depends(signed_in)]
 
 
 def signed_in_by_form(request: Request, context: Context, reader: Reader) -> SignedIn:
-    """Return the operator who sent a changing request. Raises SignInError unless one of our pages sent it (CSRF
-    check)."""
+    """Return the operator who sent a ballot or guess. Raises SignInError if the request was not sent by the review page
+    (CSRF check)."""
     if not context.sessions.is_form_token(reader, request.headers.get(FORM_HEADER, "")):
         raise SignInError("This request did not come from the page.", "Load the page again.")
     return reader

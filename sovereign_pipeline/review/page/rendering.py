@@ -33,10 +33,11 @@ CRITERION_MEANINGS = {
 
 
 def direction(text: str) -> Direction:
-    """Return the direction of most characters (Unicode's bidirectional classes), ignoring placeholders such as NAME_1.
+    """Return the direction of most characters, by Unicode's bidirectional classes. Placeholders such as NAME_1 are
+    ignored.
 
-    Browsers' `auto` uses the first strong character. It would set an Arabic answer that begins with a Latin name from
-    left to right.
+    `dir="auto"` in HTML uses the first strong character, so an Arabic answer that begins with a Latin name would run
+    from left to right.
     """
     classes = [unicodedata.bidirectional(character) for character in PLACEHOLDER.sub(" ", text)]
     right_to_left = sum(each in ("R", "AL") for each in classes)
@@ -87,7 +88,7 @@ REFUSALS: Sequence[tuple[type[SovereignError], int, str]] = (
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Register handlers that turn every expected error of a route into a sentence for the operator."""
+    """Register handlers that show the operator a sentence for every expected error of a route."""
     for kind, _, _ in REFUSALS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
