@@ -82,7 +82,7 @@ class SourceError(InputError):
 
 
 class NotFoundError(InputError):
-    """Raised when no such line, artifact, adapter or model exists here."""
+    """Raised when a line, artifact, adapter or model with the given name does not exist here."""
 
 
 class CorpusWithheld(InputError):
@@ -122,7 +122,7 @@ class StaleInput(SovereignError):
 
 
 class TrainingFailed(SovereignError):
-    """Raised when the trainer stopped: a guard fired, or the child process ended without a result."""
+    """Raised when the trainer stopped: one of its checks failed, or its process ended without a result."""
 
     usual_hint = "Correct the recipe, and run the line again."
 
@@ -147,11 +147,11 @@ class SandboxUnavailable(SovereignError):
 
 
 class ConflictError(SovereignError):
-    """Raised when the act is already logged, or when the item that it applies to is closed."""
+    """Raised when an act does not fit the current state: it is already logged, a review is closed, a file is locked."""
 
 
 class SignInError(SovereignError):
-    """Raised when the person may not do this: there is no session, or the link is unknown, used or expired."""
+    """Raised when a person or key lacks permission: there is no session, a link has expired, a key is revoked."""
 
 
 class EngineRefused(SovereignError):

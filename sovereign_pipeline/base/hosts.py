@@ -107,7 +107,7 @@ REFUSAL = b"This host name, or the page that this request came from, is not one 
 
 
 def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, content_type: bytes = b"text/plain") -> App:
-    """Wrap an application so that it answers only requests to these host names, and only from pages of these hosts."""
+    """Wrap an application so that it answers only requests to the host names in `hosts`, from pages of these hosts."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _is_ours(scope, hosts):

@@ -1,4 +1,4 @@
-"""Start and end processes: private file modes, exit statuses, and errors on standard error."""
+"""Set private file modes, end processes with their parent, and run programs with exit status and error messages."""
 
 import ctypes
 import os

@@ -82,9 +82,9 @@ class Limits:
 def run_program(program: str, limits: Limits | None = None) -> Ending:
     """Run Python source. Returns "passed" if the program ran to its last line without an exception.
 
-    Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed", because the run
-    reports its nonce only after the last line. Raises SandboxUnavailable, and runs nothing, if this machine cannot
-    enforce a limit.
+    Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed", because success is
+    reported only after the last line. Raises SandboxUnavailable, and runs nothing, if this machine cannot enforce a
+    limit.
     """
     report, timed_out = run_inside(_order(program, None, None), limits or Limits(), ())
     if report == "passed":
@@ -181,8 +181,8 @@ def conversation(
     """Run Python source, call its function `main` with the descriptor of a socket, and yield the other end.
 
     The program sees the paths in `mounted` (path in the sandbox -> path on this machine) and in `shown` (the same path
-    in both), read-only, and an empty /tmp. It must send a byte before anything else. Each receive waits
-    `limits.wall_seconds` at most. Raises SandboxUnavailable.
+    in both), read-only, and an empty /tmp. The program must first send one byte. Each receive at the yielded socket
+    waits at most `limits.wall_seconds`. Raises SandboxUnavailable.
     """
     ours, theirs = socket.socketpair()
     with ours, _started((theirs.fileno(),)) as (process, report):
@@ -208,7 +208,7 @@ def require_sandbox() -> None:
     """Raise SandboxUnavailable if this machine cannot run programs. Call it before answers are generated."""
     if run_program("assert True") != "passed":
         raise SandboxUnavailable(
-            "A program of one line does not run in the sandbox within its limits, so its verdicts cannot be trusted.",
+            "A test program of one line does not run in the sandbox within its limits, so verdicts cannot be trusted.",
             "Check the load of this machine.",
         )
 

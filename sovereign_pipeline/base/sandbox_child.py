@@ -137,7 +137,7 @@ def _name(arguments: tuple[Any, ...]) -> str:
 
 
 def make_namespaces(order: Order, report: int) -> None:
-    """Create user, mount, process, network, IPC and host-name namespaces. User namespaces cannot be nested."""
+    """Create user, mount, process, network, IPC and host-name namespaces. Forbid further user namespaces in them."""
     is_root = order["is_root"]
     maps = {"uid_map": f"0 {os.getuid()} 1\n", "gid_map": f"0 {os.getgid()} 1\n"}
     if is_root:
@@ -285,7 +285,7 @@ def become_program(order: Order, report: int) -> None:
     command: list[str] | None = order["command"]
     if command is None:
         passed = {name: order[name] for name in ("program", "function", "argument", "most")}
-        # A separate nonce: users see the set-up's report, and a program could write anything into it.
+        # The program gets another nonce than the set-up, so that it cannot forge a report of the set-up for users.
         _hand_over(json.dumps({**passed, "nonce": order["program_nonce"], "report": report}))
     else:
         _hand_over(order["given"])
@@ -298,7 +298,7 @@ def become_program(order: Order, report: int) -> None:
         python = os.path.realpath(sys.executable)
         refuse_calls()  # last, because `_hand_over` uses one of these calls
         os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a command would inherit that
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these signals, and a command would inherit this
         signal.signal(ignored, signal.SIG_DFL)
     refuse_calls()
     try:

@@ -27,9 +27,9 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "ANONYMIZED_TELEMETRY": "False",
     "TOKENIZERS_PARALLELISM": "false",
-    # A waiting OpenMP thread spins for less than a tenth of a millisecond, then sleeps. On a busy machine, threads that
-    # only spin wait for each other's time slice in every operation; threads that sleep at once are woken 20,000 times
-    # in each step of a training.
+    # A waiting OpenMP thread spins for less than a tenth of a millisecond, then sleeps. If threads only span, they
+    # would take processor time from each other on a busy machine. If they slept at once, they would be woken 20,000
+    # times in each step of a training.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "2000",
 }
@@ -89,7 +89,7 @@ class Settings:  # a pydantic model would take 30 ms in every process
     variable."""
 
     serving: Path = NOT_GIVEN
-    """Directory of the hashed tokens of the gateway's callers, and of the gateway's journal of digests; outside `home`.
+    """Directory, outside `home`, of the hashed tokens of the gateway's callers and of the gateway's journal of digests.
     Only the account that runs the gateway can read it."""
 
     serving_user_header: str | None = None
@@ -168,8 +168,8 @@ class Settings:  # a pydantic model would take 30 ms in every process
         return {VARIABLES[name]: getattr(self, name) for name in secret}
 
     def private_directory_of(self, path: Path) -> str | None:
-        """Return the variable of the private directory (home or a secret one) in which a recipe's path lies, or None.
-        Links are followed."""
+        """Return the variable of the private directory (`home` or a secret directory) that contains a path, or None.
+        Symbolic links are followed."""
         places = {VARIABLES["data"]: self.data, VARIABLES["home"]: self.home, **self.secret_directories}
         holding = [name for name, each in places.items() if path.resolve().is_relative_to(each.resolve())]
         innermost = max(holding, key=lambda name: len(places[name].resolve().parts), default=None)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from sovereign_pipeline.base.errors import InputError
 
 IDS_IN_A_MESSAGE = 10
-"""Maximum number of ids in a message. The artifact lists the others."""
+"""Maximum number of ids in a message. The complete list is in the artifact."""
 
 
 def and_more(items: Iterable[object], shown: int = IDS_IN_A_MESSAGE, separator: str = ", ") -> str:

@@ -75,7 +75,7 @@ StrictSources = Annotated[
 TrustRoot = Annotated[
     str | None,
     typer.Option(
-        "--trust-root", help="SHA-256 of the first root, from paper. Trusts nothing else, and writes nothing."
+        "--trust-root", help="SHA-256 of the first root, from paper: verify everything from it, and write nothing."
     ),
 ]
 
@@ -367,7 +367,7 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_adapters(rows: Sequence[Mapping[str, Any]], *, wide: bool = False) -> None:
-    """Print a table that fits into 100 columns, or one with all facts."""
+    """Print a table of adapters that fits into 100 columns. With `wide`, print all facts."""
     columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "id": lambda row: row["id"],
         "state": lambda row: row["state"],
@@ -477,7 +477,7 @@ def datasets_verify(home: Home, digest: DatasetDigest, strict_sources: StrictSou
     """Verify a dataset and all its inputs, down to the source files.
 
     Every file is hashed again. Exits with status 1 and names the file if an artifact's file was changed. A missing or
-    changed source file is reported with its withdrawn or reclassified rows; it causes status 1 only with
+    changed source file is reported with its withdrawn or reclassified rows. It causes status 1 only with
     --strict-sources.
     """
     from sovereign_pipeline.registry.verification import verify_dataset

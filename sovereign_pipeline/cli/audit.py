@@ -138,8 +138,8 @@ def audit_verify(
             print_done(f"{report.witnessed} entries witnessed: {names or 'the policy requires no witness'}")
         if trust is not None:
             print_done(
-                f"rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
-                f"{trust.targets_version}, by entry {trust.sequence}"
+                f"trust root {trust.root_sha256}: root {trust.root_version}, targets "
+                f"{trust.targets_version}, logged in entry {trust.sequence}"
             )
         if not_compared:
             print_wrong("trust root: not compared, because no entry logs it; the next act will")

@@ -165,7 +165,7 @@ def _may_write(path: Path) -> bool:
 
 
 def reachable(settings: Settings, institution: Institution) -> list[Finding]:
-    """Connect to each configured host. Databases are checked with the records."""
+    """Connect to each configured host, except databases, which `records` checks."""
     hosts = {VARIABLES["otlp_url"]: settings.otlp_url}
     if institution.trainer.where == "ray":
         hosts["trainer"] = institution.trainer.address
@@ -221,7 +221,7 @@ def vault(settings: Settings, institution: Institution) -> Finding:
     except SovereignError as error:
         return failed("vault key", error)
     if institution.vault_key is None:
-        found = f"{settings.vault_public_key} is not pinned by institution.yaml, so any key in this file is trusted"
+        found = f"{settings.vault_public_key} is not pinned by institution.yaml, so the first key there is trusted"
         return wrong(
             "vault key", found, f"Check that it is your key, then set vault_key: {fingerprint} in institution.yaml."
         )
@@ -448,7 +448,7 @@ def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Return every finding, in the order in which a run would meet the problem."""
+    """Return the findings of all checks, in the order in which a run would fail."""
     findings = [python(), disk(settings), private(settings), writable(settings)]
     findings += [device(), trust(settings)]
     try:

@@ -112,7 +112,7 @@ LARGEST = 10**12
 
 def size(
     home: Home,
-    model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
+    model: Annotated[str, typer.Option(help="A model directory, or a usual model size: 7B, 13B, 27B, 70B.")],
     rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of training rows.")],
     tokens: Annotated[
         float,

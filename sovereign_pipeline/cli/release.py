@@ -228,7 +228,7 @@ def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
 
 
 def _let_ledger_follow(home: Home, line: str) -> None:
-    """Make the transition now if the registry is reachable. Gateways follow the flag in any case."""
+    """Log the rollback's transition now if the registry is reachable. Gateways follow the flag in any case."""
     from sovereign_pipeline.serving.rollout.publishing import follow
     from sovereign_pipeline.workplace import open_workplace
 
@@ -237,7 +237,7 @@ def _let_ledger_follow(home: Home, line: str) -> None:
     except (SovereignError, OSError) as error:
         why = error.message if isinstance(error, SovereignError) else type(error).__name__
         err.print(f"[yellow]The ledger is not updated yet[/]: {escape(why)}")
-        err.print(f"It will be updated with the next decision about {escape(line)}, or its next `production_adapter`.")
+        err.print(f"The next decision about {escape(line)}, or its next `production_adapter` in Dagster, updates it.")
     else:
         print_done("the ledger is updated")
 

@@ -68,10 +68,10 @@ def tokens_add(
         str | None, typer.Option(help="Header that names the person, instead of `user`. Implies --users.")
     ] = None,
     concurrent: Annotated[
-        int | None, typer.Option(help="Maximum simultaneous requests; default: `limits`.", min=1)
+        int | None, typer.Option(help="Maximum simultaneous requests; default: as in `serving.limits`.", min=1)
     ] = None,
     per_minute: Annotated[
-        int | None, typer.Option(help="Maximum requests per minute; default: `limits`.", min=1)
+        int | None, typer.Option(help="Maximum requests per minute; default: as in `serving.limits`.", min=1)
     ] = None,
     user_concurrent: Annotated[int | None, typer.Option(help="--concurrent for each person.", min=1)] = None,
     user_per_minute: Annotated[int | None, typer.Option(help="--per-minute for each person.", min=1)] = None,

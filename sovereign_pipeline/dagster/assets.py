@@ -177,7 +177,7 @@ ONCE_PASSED: Mapping[str, Publication] = {
     "aligned_adapter": _mirror_training,
     "registered_adapter": _register,
 }
-"""Publications once every gate passed or was waived."""
+"""Publications that happen only if every gate passed or was waived."""
 
 
 def stage_asset(stage: Stage) -> dg.AssetsDefinition:

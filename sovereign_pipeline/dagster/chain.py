@@ -18,7 +18,7 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 DEVICE_POOL = "gpu"
-"""Pool of the training device (GPU or CPU). One step at a time uses it."""
+"""Dagster pool of the training device (GPU or CPU). Only one step at a time can use the device."""
 
 CHAIN: tuple[Stage, ...] = (
     RAW_CORPUS,

@@ -222,7 +222,7 @@ class Snapshot:
                 archive.add(name, path)
         except FileNotFoundError:
             if "artifacts" in path.parts:
-                raise  # only a logged purge removes an artifact's files; the next backup omits them
+                raise  # an artifact's files vanish only by a logged purge, and the next backup then omits them
 
     def _aside(self, name: str) -> Path:
         path = self.aside / name

@@ -365,7 +365,7 @@ def _built(published: Path, built: Path) -> list[Content]:
     archives = [path for path in published.iterdir() if path.suffix != ".whl"]
     found = list(_contents(built, "built when packed, from a source archive that requirements/ pins"))
     if len(found) != len(archives):
-        raise NotFoundError(f"{len(archives)} source archives gave {len(found)} wheels.", "See pip's output.")
+        raise NotFoundError(f"{len(archives)} source archives resulted in {len(found)} wheels.", "See pip's output.")
     return found
 
 

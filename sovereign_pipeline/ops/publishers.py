@@ -181,7 +181,7 @@ class _ReadIdentity:
         names = list(cert.extensions.get_extension_for_class(SubjectAlternativeName).value)
         issuer = cert.extensions.get_extension_for_oid(ObjectIdentifier(ISSUER_OID)).value
         if len(names) != 1 or not isinstance(names[0], RFC822Name | UniformResourceIdentifier):
-            raise VerificationError("the certificate's subject is not one address or URI")
+            raise VerificationError("the certificate does not have exactly one subject")
         assert isinstance(issuer, UnrecognizedExtension)  # cryptography has no class for it
         self.identity, self.issuer = names[0].value, asn1.decode_der(str, issuer.value)
         if not all(each and each.isprintable() for each in (self.identity, self.issuer)):

@@ -28,7 +28,7 @@ DOCUMENT_COLUMNS = (
 """Fields of a document, in the order of the documentation."""
 
 LAYOUT_FIELDS = ("request", "response", "rejected")
-"""Fields that the layouts other than `columns` read from the row itself."""
+"""Fields that layouts such as `alpaca` read from the turns of a row instead of from a column."""
 
 _NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7")
 """Python codecs that are not encodings of text files."""
@@ -73,7 +73,7 @@ class Exclusion(RecipeModel):
 
 
 class DateForm(RecipeModel):
-    """How the dates of a file are written."""
+    """The format of a file's dates."""
 
     format: str | tuple[str, ...] = Field(default=(), examples=["dd.mm.yyyy"])
     """Order and separator of day (dd), month (mm, or mmm for its name) and year (yyyy or yy), such as `dd.mm.yyyy`,
@@ -136,7 +136,7 @@ class Pairs(RecipeModel):
     invoices and other people's letters are ignored. A correspondence of several letters needs `ours`."""
 
     not_allowed: ClassVar[NotAllowed] = (
-        (lambda it: bool(it.request) != bool(it.reply), "`request` and `reply` are patterns that need each other"),
+        (lambda it: bool(it.request) != bool(it.reply), "`request` and `reply` must be set together"),
         (
             lambda it: not (it.request or it.table or it.reference),
             "`pairs` has no rule: set `request` and `reply`, `table` or `reference`",
@@ -304,7 +304,7 @@ class Source(RecipeModel):
                 raise ValueError(f"'{field}' is not a document field; known: {', '.join(DOCUMENT_COLUMNS)}")
         for field, value in self.constants.items():
             if not value.strip() and field not in OPTIONAL_FIELDS:
-                raise ValueError(f"the constant '{field}' is empty; only {', '.join(OPTIONAL_FIELDS)} may be")
+                raise ValueError(f"the constant '{field}' is empty; only {', '.join(OPTIONAL_FIELDS)} may be empty")
         if "date" in self.constants and FILL_IN not in self.constants["date"]:  # the placeholder stops a run anyway
             try:
                 iso_day(self.constants["date"])
@@ -316,7 +316,7 @@ class Source(RecipeModel):
         (lambda it: it.kind != "table" and it.layout != "columns", "`layout` is for the kind table"),
         (
             lambda it: (it.kind == "documents") != (it.pairs is not None),
-            "the kind documents and `pairs` need each other",
+            "the kind documents needs `pairs`, and `pairs` is only for this kind",
         ),
         (lambda it: it.kind == "mail" and not it.ours, "the kind mail needs `ours`"),
         (
@@ -331,7 +331,7 @@ class Source(RecipeModel):
         (lambda it: it.kind == "mail" and it.encoding, "messages state their encoding; remove `encoding`"),
         (
             lambda it: (it.kind == "database") != bool(it.query and it.url_from) or bool(it.query) != bool(it.url_from),
-            "the kind database, `query` and `url_from` need each other",
+            "the kind database needs `query` and `url_from`, and both are only for this kind",
         ),
         (
             lambda it: it.kind == "database" and it.path.suffix != ".parquet",

@@ -289,7 +289,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class GatePolicy(RecipeModel):
-    """The setting that every gate of this section has."""
+    """The setting that all gates have in common."""
 
     officer_may: OfficerMay = "nothing"
     """Verdict that an officer may waive, by name and with a reason. `accept_inconclusive`: an inconclusive verdict.
@@ -298,8 +298,8 @@ class GatePolicy(RecipeModel):
 
 
 class HeldOutLoss(GatePolicy):
-    """The gate on the loss on held-out documents. It must be below the base model's, and at most `margin` above the
-    incumbent's."""
+    """The gate on the loss on held-out documents. The candidate's loss must be below the base model's, and at most
+    `margin` above the incumbent's."""
 
     minimum_cases: int = Field(default=6, ge=2)
     """Minimum number of cases for the interval. With fewer cases, the gate is inconclusive. In simulated runs with
@@ -313,7 +313,7 @@ class HeldOutLoss(GatePolicy):
 
 
 class Capability(GatePolicy):
-    """Accuracy on the capability suites."""
+    """The gate on accuracy on the capability suites."""
 
     margin: Share = 0.10
     """Largest accepted fall in accuracy, for each suite that `margins` does not list. 0.10 is the minimum detectable
@@ -435,7 +435,7 @@ class Gates(RecipeModel):
 
 
 def stricter(one: OfficerMay, other: OfficerMay) -> OfficerMay:
-    """Return the permission that allows less."""
+    """Return the permission that allows fewer waivers."""
     order: tuple[OfficerMay, ...] = ("nothing", "accept_inconclusive", "override")
     return min(one, other, key=order.index)
 

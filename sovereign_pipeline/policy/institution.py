@@ -31,8 +31,8 @@ class ClassificationLadder:
         spellings = {unicodedata.normalize("NFKC", level).casefold() for level in self.levels}
         if not self.levels or len(spellings) != len(self.levels) or not all(map(_is_a_name, self.levels)):
             raise RecipeError(
-                f"The classification levels {list(self.levels)} are invalid. There must be at least one level, no name "
-                f"may be repeated in other letter case, or contain line breaks or surrounding spaces.",
+                f"The classification levels {list(self.levels)} are invalid. At least one level is needed. A name must "
+                f"not be repeated, not even in other letter case, or contain line breaks or surrounding spaces.",
                 "Correct `classification` in institution.yaml.",
             )
 

@@ -337,7 +337,7 @@ class Rlhf(RecipeModel):
         ),
         (
             lambda it: it.algorithm != "ppo" and it.cut_replies == "bootstrap",
-            "{0.algorithm} has no value function to bootstrap cut replies from",
+            "{0.algorithm} has no value function, so cut_replies cannot be bootstrap",
         ),
         (
             lambda it: it.algorithm != "ppo" and it.replies % it.minibatches,

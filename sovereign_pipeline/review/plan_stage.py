@@ -187,7 +187,7 @@ class LoadedContenders:
     opponent: tuple[Models, Arm]
     """Models and arm of the opponent. If both have the same base model, these are the candidate's models."""
     replaces: bool
-    """See `dataset.jsonl.as_served`."""
+    """Whether a system message replaces the line's instruction (`dataset.jsonl.replaces_instruction`)."""
 
     @property
     def dtype(self) -> str:

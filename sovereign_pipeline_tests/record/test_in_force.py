@@ -153,7 +153,7 @@ def test_a_trust_root_is_replaced_by_naming_it_in_full(
         known = trust_on_record(session)
     assert known is not None
     assert known.root_sha256 == new
-    assert f"rests on the trust root {new}" in sovereign("audit", "verify")
+    assert f"trust root {new}" in sovereign("audit", "verify")
     assert "is the one in force" in sovereign("audit", "trust-root", new)
 
 
