@@ -1,4 +1,4 @@
-// The page's only script: keys, what was chosen kept until it is recorded, and sending it.
+// The page's only script: it handles keys, keeps choices in the browser until they are recorded, and sends ballots.
 "use strict";
 
 const form = document.querySelector("form");
@@ -64,7 +64,7 @@ async function send() {
       body: JSON.stringify(content(values)),
       signal: AbortSignal.timeout(15000),
     });
-    // 409: it is on record already, perhaps from a try whose answer was lost. The first one stands.
+    // 409: a ballot is already recorded, perhaps by an attempt whose response was lost. The first ballot counts.
     if (answer.ok || answer.status === 409) {
       sessionStorage.removeItem(kept);
       location.replace("/");
@@ -79,7 +79,7 @@ async function send() {
 
 function pressed(event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
-  // By the key's place, so that an Arabic keyboard works as it is.
+  // Keys are read by their position, so that they also work with an Arabic keyboard layout.
   const digit = /^(?:Digit|Numpad)([1-5])$/.exec(event.code);
   const letter = { KeyA: "a", KeyB: "b", KeyT: "tie" }[event.code];
   const deciding = form.id === "guess" ? "choice" : "preference";
