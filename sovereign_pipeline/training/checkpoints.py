@@ -1,8 +1,8 @@
-"""Write, verify and remove checkpoints, from which an interrupted training resumes.
+"""Write, verify and remove checkpoints. An interrupted training resumes from its newest checkpoint.
 
 A checkpoint is written to a temporary directory, hashed, marked with a keyed digest, and renamed once complete.
-transformers writes its content: weights, optimizer, schedule, random states, the log so far. The order of the data
-is not saved, because plan and step determine it.
+transformers writes the content of the checkpoint: weights, optimizer, schedule, random states, the log so far. The
+order of the rows is not saved, because the training plan and the step number determine it.
 """
 
 import json
@@ -37,9 +37,8 @@ class CheckpointDirectory:
         return cls(job.checkpoint_directory, job.identity, job.checkpoints.keep)
 
     def newest(self, progress: Callable[[str], None], before: int | None = None) -> Path | None:
-        """Return the newest checkpoint that this training wrote and nobody changed; None if there is none.
-
-        Any other checkpoint is skipped with a message. before: skip the checkpoints of this step and later steps.
+        """Return the newest intact checkpoint of this training; None if there is none. A changed or foreign checkpoint
+        is skipped with a message. before: skip the checkpoints of this step and later steps.
         """
         usable = [each for each in self._all() if before is None or each.name < f"step-{before:08}"]
         for checkpoint in reversed(usable):
@@ -105,7 +104,7 @@ class CheckpointDirectory:
         return f"{wrong[0]} is damaged" if wrong else None
 
     def _remove_others(self, newest: str) -> None:
-        """Remove the checkpoints of later steps, and all earlier checkpoints except the newest `keep`.
+        """Remove the checkpoints of steps after `newest`. Of the remaining checkpoints, keep the newest `keep`.
 
         A checkpoint of a later step is damaged; otherwise the training would have resumed from it. If it stayed, it
         would count towards `keep`.
@@ -130,8 +129,8 @@ class CheckpointDirectory:
 
 
 def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
-    """Remove the checkpoint directories of one line and method, unless the line is being trained. Directories behind a
-    symbolic link are not removed."""
+    """Remove the checkpoints of one line and method, unless the line is being trained. Directories behind a symbolic
+    link are not removed."""
     there = [each for each in checkpoint_directories if each.is_dir() and not each.parent.is_symlink()]
     if not there:
         return
@@ -142,6 +141,6 @@ def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    """Return relative path -> SHA-256 of each file of a checkpoint, except of `checkpoint.json`."""
+    """Return a mapping of relative path to SHA-256, for each file of a checkpoint except `checkpoint.json`."""
     files = (file for file in sorted(checkpoint.rglob("*")) if file.is_file())
     return {name: file_sha256(file) for file in files if (name := str(file.relative_to(checkpoint))) != RECORD}

@@ -2,14 +2,14 @@
 
 Only matrix products are counted: a product of [m, k] and [k, n] is 2·m·k·n operations. A forward pass is then two
 operations for each weight and token (Kaplan et al. 2020, section 2.1). Attention is two products over all pairs of a
-row's tokens, without a discount for the causal mask (Chowdhery et al. 2022, appendix B). The backward pass costs as
-much as the forward pass for the gradients of activations, and as much again for the gradients of trained weights. The
+row's tokens, without a discount for the causal mask (Chowdhery et al. 2022, appendix B). In the backward pass, the
+gradients of activations cost as much as the forward pass. The gradients of trained weights cost as much again. The
 trained weights are the adapter's in LoRA (Hu et al. 2021, section 4), and all weights in full tuning. The gradient of
-the first layer's input is not needed, so frozen weights that read this input have no backward product. Not counted:
-norms, activation functions, softmax, DoRA's norms, dequantisation, the optimizer.
+the first layer's input is not needed, so frozen weights of that layer have no backward product. Not counted: norms,
+activation functions, softmax, DoRA's norms, dequantisation, the optimizer.
 
 A test compares these counts with `torch.utils.flop_counter.FlopCounterMode` on real steps. Guards, probes, held-out
-measurements, and steps repeated after a kill do not count, so that equal trainings have equal figures.
+measurements, and steps repeated after a kill are not counted either, so that equal trainings have equal figures.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ class Passed:
     predicted: int = 0
     """Number of positions whose logits are computed."""
     pairs: int = 0
-    """Number of pairs of tokens that attention computes, in each layer and head."""
+    """Number of token pairs for which each attention head of each layer computes a score."""
 
     def __add__(self, other: "Passed") -> "Passed":
         return Passed(self.tokens + other.tokens, self.predicted + other.predicted, self.pairs + other.pairs)
@@ -41,8 +41,9 @@ class Passed:
 
     @classmethod
     def of_pass(cls, lengths: Sequence[int], predicted: int, apart: bool) -> "Passed":
-        """Return the counts of one pass over rows without padding. apart: True if each row attends only to itself. If
-        False, attention computes all pairs of the pass, and a mask discards pairs of different rows."""
+        """Return the counts of one pass over rows without padding. apart: True if attention is computed within each row
+        only. If False, attention is computed for all token pairs of the pass, and a mask discards the pairs across
+        rows."""
         tokens = sum(lengths)
         return cls(tokens, predicted, sum(each**2 for each in lengths) if apart else tokens**2)
 
@@ -92,7 +93,8 @@ class Flops:
 
 
 def flops_of(shape: Shape, sft: Sft, learned: Passed, read: Passed) -> Flops:
-    """Return the operations of a training. learned: passes with a backward pass. read: passes without one."""
+    """Return the operations of a training. learned: token counts of passes with a backward pass. read: token counts of
+    passes without a backward pass."""
     matrices = shape.quantised + shape.active - shape.parameters + shape.expert_parameters
     adapter = 0 if sft.adapter == "none" else _adapter(shape, sft)
     forward = _forward(shape, matrices, adapter, learned + read)
@@ -130,8 +132,8 @@ def _forward(shape: Shape, matrices: int, adapter: int, passed: Passed) -> Flops
 
 
 def _adapter(shape: Shape, sft: Sft) -> int:
-    """Return the number of adapter weights that a token passes through: r·(in + out) for each target layer. Adapters
-    of experts count only for the experts that the token uses."""
+    """Return the number of adapter weights that each token uses: r·(in + out) for each target layer. Adapters of
+    experts count only for the experts that the token uses."""
     plain = sum(sft.rank * (each.inputs + each.outputs) for each in shape.targets(sft))
     if not shape.expert_parameters or sft.target_modules != "all-linear":
         return plain
@@ -154,7 +156,7 @@ class TrainingCompute(Frozen):
     """The numbers of tokens and operations of a training, counted as `training/compute.py` describes."""
 
     tokens_read: int
-    """Number of tokens that a model read without learning: the reference, a reward model, or the policy before its
+    """Number of tokens in passes without learning: by the reference, by a reward model, or by the policy before its
     update. Includes padding."""
     tokens_generated: int
     """Number of tokens that the policy sampled for learning."""

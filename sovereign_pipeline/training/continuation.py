@@ -1,6 +1,5 @@
-"""Verify the model that SFT continues from: a registered adapter, or a base model that was tuned here.
-
-Neither may have been trained on rows that are held out now.
+"""Verify the model that SFT continues from: a registered adapter, or a base model that was tuned here. A model that was
+trained on rows that are held out now is rejected.
 """
 
 import json
@@ -41,23 +40,23 @@ class ParentAdapter:
     adapter: str
     """Adapter id in the registry."""
     digest: str
-    """Digest of its artifact."""
+    """Digest of the adapter's artifact."""
     directory: Path
     """PEFT directory of the adapter; every byte was verified."""
     classification: str
-    """Higher one of two classification levels: the artifact's and the registration's."""
+    """Classification level of the adapter: that of its artifact or of its registration, whichever is higher."""
     files: Mapping[Path, str]
-    """Files of the directory -> SHA-256."""
+    """File name -> SHA-256, for each file of `directory`."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return the facts for the summary of the trained adapter, under `started_from`."""
+        """Return the parent's facts that the trained adapter's summary lists under `started_from`."""
         return {"adapter": self.adapter, "digest": self.digest, "classification": self.classification}
 
 
 def parent_digests(workplace: Workplace) -> dict[str, str]:
-    """Return `start_from:<id>` -> digest of the parent adapter's artifact, as a stage's external input; empty if there
-    is no parent.
+    """Return the external input of a stage: a mapping of `start_from:<id>` to the digest of the parent adapter's
+    artifact; empty if there is no parent.
 
     Raises NotFoundError for an adapter that is not registered, and RecipeError for an adapter in a final state or under
     a recall.
@@ -70,7 +69,8 @@ def parent_digests(workplace: Workplace) -> dict[str, str]:
 
 
 def parent_adapter(manifest: Manifest) -> tuple[str, str] | None:
-    """Return id and digest of an sft_adapter's parent adapter, from its manifest; None if it has none."""
+    """Return the id and digest of the parent adapter from the manifest of an sft_adapter; None if there is no
+    parent."""
     for name, digest in manifest.external_inputs.items():
         if name.startswith(_EXTERNAL):
             return name.removeprefix(_EXTERNAL), digest
@@ -87,8 +87,8 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     directory of the line's base model.
 
     Raises NotFoundError if the adapter is not registered; IntegrityError if its bytes changed; RecipeError if it is
-    recalled, is a whole model, or has another base model or other LoRA settings; CeilingExceeded if it is above the
-    line's ceiling; GateRefused if it was, or may have been, trained on rows that are held out now.
+    recalled, is a whole model, or has another base model or other LoRA settings; CeilingExceeded if its classification
+    is above the line's ceiling; GateRefused if it was, or may have been, trained on rows that are held out now.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
@@ -141,10 +141,8 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Check that no held-out row of the present split was a training row of an ancestor adapter, or of a base model
-    that was tuned here.
-
-    Raises GateRefused, and records nothing, if a dataset of an ancestor cannot be opened.
+    """Check that no row that is held out now was trained on by an ancestor adapter, or by a base model that was tuned
+    here. If a dataset of an ancestor cannot be opened, raises GateRefused and records no verdict.
     """
     base = inputs[BASE_MODEL.kind]
     made = [ref for ref, _ in artifacts_of(workplace.store, base.manifest.external_inputs)]
@@ -197,7 +195,7 @@ def parent_config(line: Line) -> dict[str, Any]:
 
 
 def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
-    """Return the artifact of a registered adapter, every byte verified, and its classification in the registry.
+    """Verify every byte of a registered adapter. Return its artifact, and its classification level in the registry.
 
     Raises RecipeError for an adapter that was rejected, recalled or retired.
     """
@@ -263,7 +261,7 @@ def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
 
 
 def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: Inputs) -> list[str]:
-    """Return messages with the ids of the held-out documents that a parent adapter or base model was trained on.
+    """Return messages that name the held-out documents, by id, that a parent adapter or base model was trained on.
 
     Raises GateRefused if a dataset of the adapter or base model cannot be opened.
     """
@@ -298,9 +296,9 @@ def _split_of(workplace: Workplace, dataset: Artifact) -> Artifact:
 
 
 def _trained_on(workplace: Workplace, ref: ArtifactRef, manifest: Manifest) -> Iterator[Artifact]:
-    """Yield every dataset that an adapter or whole model, its ancestor adapters, or base models tuned here were trained
-    on. Raises IntegrityError or NotFoundError if a dataset, or an artifact on the way to it, is missing or cannot be
-    opened.
+    """Yield every dataset that an adapter or whole model was trained on, or that one of its ancestor adapters or
+    locally tuned base models was trained on. Raises IntegrityError or NotFoundError if a dataset, or an artifact that
+    leads to it, is missing or cannot be opened.
     """
     store = workplace.store
     ancestors = list(lineage(store, manifest))

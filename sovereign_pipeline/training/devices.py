@@ -1,4 +1,4 @@
-"""Shard one model over several devices, check the sharding, and divide computations between the processes."""
+"""Shard one model over several devices, check the sharding, and divide computations between the training processes."""
 
 import datetime
 import os
@@ -12,10 +12,10 @@ from sovereign_pipeline.training.job import TrainingJob
 Item = TypeVar("Item")
 
 MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
-"""Variable with the path of the file through which the processes of one training find each other. Its directory belongs
-to this account alone and is visible on every machine of the training."""
+"""Environment variable with the path of the file through which the processes of one training find each other. The
+file's directory belongs to this account alone and is visible on every machine of the training."""
 MINUTES_TO_WAIT = 30
-"""Minutes to wait for the slowest process, at the beginning and at each collective operation. This is also
+"""Minutes that a process waits for the slowest process, at the beginning and at each collective operation. This is also
 transformers' default."""
 
 # Each device holds a shard of parameters, gradients and optimizer. Checkpoints are whole, not one file per device.
@@ -38,7 +38,7 @@ ZERO3 = {
 
 
 def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
-    """Return the additional TrainingArguments for sharding."""
+    """Return the TrainingArguments that sharding needs in addition."""
     if job.devices.count == 1:
         return {}
     if job.devices.sharding == "zero3":
@@ -52,11 +52,9 @@ def on_this_machine(job: TrainingJob) -> int:
 
 
 def meet(job: TrainingJob) -> None:
-    """Connect the processes that train one model, before accelerate does.
-
-    accelerate would connect them through a TCP port, which torch opens on every interface without authentication. This
-    function connects them through a file. The processes exchange tensors over loopback, over the interface that
-    institution.yaml sets for the nodes, or directly between the devices.
+    """Connect the processes that train one model through a file, before accelerate connects them. accelerate would use
+    a TCP port, which torch opens on every interface without authentication. The processes exchange tensors over
+    loopback, over the interface that institution.yaml sets for the nodes, or directly between the devices.
     """
     if job.devices.count == 1:
         return
@@ -114,9 +112,9 @@ def in_shares(
 ) -> list[float]:
     """Compute the values of all items, divided between the processes. Returns all values, in order, in every process.
 
-    Each of n processes computes every n-th item. A pass through a sharded model needs all processes, so all must make
-    the same number of calls. A process without a further item therefore computes the last item again and discards the
-    result. All items must need the same number of passes. count_of: returns an item's number of values.
+    Each of n processes computes every n-th item. A pass through a sharded model needs all processes, so all processes
+    must make the same number of calls. A process that runs out of items therefore computes the last item again and
+    discards the result. All items must need the same number of passes. count_of: returns an item's number of values.
     """
     rank, count = (0, 1) if job.devices.count == 1 else (int(os.environ["RANK"]), job.devices.count)
     ends = list(accumulate(count_of(item) for item in items))
@@ -142,7 +140,8 @@ def add_up(job: TrainingJob, values: Sequence[float]) -> list[float]:
 
 
 def give_back_shards(model: Any) -> None:
-    """Free the full parameters that a pass outside the training gathered, so that the next load or read uses shards."""
+    """Free the full parameters that a pass outside the training loop gathered, so that the next load or read of the
+    parameters uses shards."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():

@@ -1,10 +1,11 @@
-"""Measure the energy of a training with its devices' counters, or else estimate it as stated power times time.
+"""Measure the energy of a training with the energy counters of its devices. Without counters, estimate it as the power
+stated in institution.yaml times the duration.
 
 A GPU's counter is NVML's `nvmlDeviceGetTotalEnergyConsumption` (Volta or newer). It is read from the driver's own
 library through ctypes, because only three functions are needed. The package `nvidia-ml-py` binds the whole library and
-is released with each driver. Processors and memory have RAPL's counters in /sys/class/powercap. Only root can read them
-(CVE-2020-8694), unless an administrator allows other users. Counters cover a whole device, including other programs on
-it. Counters exclude fans, disks, losses of the power supply, and cooling.
+is released with each driver. Processors and memory have RAPL's counters in /sys/class/powercap. Only root can read
+RAPL's counters (CVE-2020-8694), unless an administrator allows other users. Counters cover a whole device, including
+other programs on it. Counters exclude fans, disks, losses of the power supply, and cooling.
 
 Each process of a training writes a record of its energy beside the checkpoints, every `SECONDS`. A resumed training
 adds up the records of all its processes, so a repeated step counts each time. If a process is killed, at most its last
@@ -38,7 +39,7 @@ DOMAINS = ("package", "dram")
 
 
 class Counter(Protocol):
-    """A source of energy readings."""
+    """A counter of the energy that a device uses."""
 
     name: str
 
@@ -117,8 +118,8 @@ class Counters:
 
 
 def counters_of(gpu: str | None, watts: float | None, powercap: Path, is_first_here: bool = True) -> Counters:
-    """Return the counters that cover the training's device, or else the stated power, or else no counters and the
-    reason.
+    """Return the energy counters of the training's device. Without counters, return the stated power; without a stated
+    power, return no counters and the reason.
 
     Args:
         gpu: UUID of this process's GPU; None if it trains on the processor.
@@ -138,7 +139,7 @@ def counters_of(gpu: str | None, watts: float | None, powercap: Path, is_first_h
 
 
 def _rapl(powercap: Path) -> tuple[list[Counter], str]:
-    """Return RAPL's counters, or the reason why there are none."""
+    """Return RAPL's counters, and an empty reason; or no counters, and the reason."""
     domains = [each for each in sorted(powercap.glob("intel-rapl:*")) if (each / "energy_uj").exists()]
     try:
         named = [each for each in domains if (each / "name").read_text().startswith(DOMAINS)]
@@ -156,7 +157,7 @@ class Piece:
     missing: str
     joules: float = 0.0
     ended: bool = False
-    """False in the record of a process that was killed, or that still runs."""
+    """False if the process was killed or still runs."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class Meter:
         self._guard = threading.Lock()
 
     def read(self, ended: bool = False) -> None:
-        """Add the energy since the last reading, and write the record again. If reading fails, the training continues
+        """Add the energy since the last reading, and rewrite the record. If reading fails, the training continues
         without an energy figure."""
         with self._guard:
             self.piece.ended = ended

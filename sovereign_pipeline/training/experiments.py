@@ -1,8 +1,9 @@
-"""Run an experiment: train its trials, stop the worse ones early, and compare them on the selection side.
+"""Run an experiment: train its trials, stop the worse trials early, and compare the trials on the selection side of the
+split.
 
 A trial is an artifact identified by its settings, so a finished trial is reused and never trained again. The artifact
-contains only the SHA-256 of the trial's weights, so a trial cannot be registered or served. Its inputs are the base
-model and the training dataset. The dataset's selection side shares no rows with the held-out side.
+contains only the SHA-256 of the trial's weights, so a trial cannot be registered or served. The inputs of a trial are
+the base model and the training dataset. The dataset's selection side shares no rows with the held-out side.
 """
 
 import json
@@ -35,9 +36,9 @@ from sovereign_pipeline.training.stages import sft_config, train_sft
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY, TunedModel
 
 TRIAL = "experiment_trial"
-"""Kind of a trial's artifact. No stage has it as an input."""
+"""Artifact kind of a trial. No stage has a trial as an input."""
 DIVERGED_FILE = "diverged.json"
-"""File of a trial whose training diverged: the guard's message."""
+"""File in the artifact of a trial whose training diverged. It contains the guard's message."""
 SELECTION_EXAMPLE = "split: {selection: 0.10}"
 
 
@@ -125,7 +126,8 @@ class Trial:
 
     setting: Setting
     state: State = "waiting"
-    """`running`: training continues from the last rung. `stopped`: the trial was not among the best of a rung."""
+    """`running`: a rung is measured, and training continues from it. `stopped`: the trial was not among the best of a
+    rung."""
     steps: int | None = None
     """Number of steps at the last measurement."""
     score: Mapping[str, float] = field(default_factory=dict)
@@ -187,7 +189,7 @@ def run_experiment(
     settings: Sequence[Setting],
     made: Callable[[Trial, ArtifactRef], None],
 ) -> Results:
-    """Train all trials that are not finished, within the budget. Returns the results.
+    """Train the unfinished trials, within the experiment's budget. Returns the results of all trials.
 
     Args:
         made: called with the artifact of each rung of a trial, whether the rung was trained now or earlier.
@@ -281,7 +283,7 @@ def compare(
     settings: Sequence[Setting],
     measured: Callable[[Trial, int | None], ArtifactRef | None],
 ) -> Results:
-    """Advance the trials rung by rung, and compare the finished trials with the best.
+    """Advance the trials rung by rung, and compare the finished trials with the best trial.
 
     Args:
         measured: returns the artifact of a trial at a rung; None if the trial is not trained up to this rung.
@@ -311,7 +313,8 @@ def compare(
 
 
 def _take(store: ArtifactStore, trial: Trial, ref: ArtifactRef, is_end: bool) -> list[Row]:
-    """Add a rung's measurement to a trial. Returns the loss of each document; empty if the trial diverged."""
+    """Add the measurement at a rung to the trial. Returns a row with the loss for each document; empty if the trial
+    diverged."""
     manifest = store.read_manifest(ref)
     measured, summary = manifest.circumstances.measured, manifest.summary
     trial.artifacts.append(ref)

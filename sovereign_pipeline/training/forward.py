@@ -1,14 +1,15 @@
-"""Run the forward pass over packed rows: log-probabilities of replies, and row-by-row attention on CPUs.
+"""Run the forward pass over packed rows: compute log-probabilities of replies, and compute attention row by row on
+CPUs.
 
 Rows are not padded, and prompt positions never reach the output layer. Position ids restart at each row. If
-transformers gets neither a mask nor a cache, it builds from these ids an attention mask that separates the rows.
-`guards.py` checks this before each training.
+transformers gets neither a mask nor a cache, it builds from these ids an attention mask that separates the rows. Before
+each training, `guards.py` checks that rows are separated.
 
 With a mask over a whole pack, attention computes every pair of tokens and discards most of them: three quarters in a
 pack of four rows, and half of the rest because of causality. On CPUs attention therefore runs row by row, without a
 mask and in float32. In float32 PyTorch's kernel is 1.5 times as fast as in bfloat16, and its backward pass 2 to 3 times
-(rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA this would replace one kernel by many short ones,
-which was not measured. CUDA therefore uses transformers' own `sdpa`.
+(rows of 130 to 1,000 tokens, Intel Xeon with AVX512-BF16). On CUDA, row-by-row attention would replace one kernel by
+many short ones, which was not measured. CUDA therefore uses transformers' own `sdpa`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +22,12 @@ Batch = dict[str, Any]
 ROW_BY_ROW = "row_by_row"
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-"""transformers' layer types in which a row attends to all of its tokens and to no other row, if it fits the window."""
+"""transformers' layer types in which a row attends only to its own tokens, and to all of them if it fits the window."""
 
 
 def packed(completions: Sequence[Completion]) -> Batch:
-    """Pack completions into tensors: input_ids, position_ids and labels, [1, tokens]; lengths, [completions]."""
+    """Pack completions into tensors: input_ids, position_ids and labels have the shape [1, tokens]; lengths has
+    [completions]."""
     import torch
 
     return {
@@ -37,10 +39,9 @@ def packed(completions: Sequence[Completion]) -> Batch:
 
 
 def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
-    """Return the context in which accelerate runs each forward pass of a training with this precision.
-
-    Numbers that are compared with the training's must be computed in this context; otherwise they are rounded
-    differently. device: `cpu` or `cuda`.
+    """Return the context in which accelerate runs each forward pass of a training with this precision. Compute values
+    that are compared with the training's own in this context; otherwise they are rounded differently. device: `cpu` or
+    `cuda`.
     """
     import torch
 
@@ -84,8 +85,7 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
 
 
 def reply_log_probabilities(model: Any, batch: Batch, together: bool = True) -> tuple[Any, Any]:
-    """Return the log-probability (nats) of each completion's whole reply, and its number of tokens; both
-    [completions]."""
+    """Return the log-probability (nats) and the number of tokens of each completion's reply; both [completions]."""
     import torch
 
     tokens = token_log_probabilities(model, batch, together)

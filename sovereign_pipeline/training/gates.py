@@ -52,15 +52,15 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""If the end of turn has at least this probability, the gate does not require that training increased it: the base
-model may already have ended nearly every turn.
+"""If the tuned model's end of turn has at least this probability, the gate does not require that training increased it:
+the base model may already have ended nearly every turn.
 """
 LONGEST_SAMPLE = 128
-"""Maximum length of a generated reply in tokens. The limit is twice the longest reply of the compared rows, if that is
-less."""
+"""Maximum length of a generated reply in tokens. If twice the longest reply of the compared rows is less, that is the
+limit."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
-"""Largest accepted difference between the trainer's and the gate's score of a reply, in logits. Other threads and
-batches round differently."""
+"""Largest accepted difference between the trainer's score and the gate's score of a reply, in logits. Another number of
+threads or another batch rounds differently."""
 
 
 class _Ending(NamedTuple):
@@ -136,8 +136,8 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
 
 
 def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, list[Path]]:
-    """Return the method that decides how rows are encoded, and the files of the rows. After a training by reward, the
-    rows are those of the SFT dataset that provided the prompts."""
+    """Return the training method, which decides how rows are encoded, and the files of the rows. After a training by
+    reward, the files are those of the SFT dataset that provided the prompts."""
     preference = workplace.line.training.preference
     if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
         dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
@@ -219,7 +219,7 @@ def _endings(
 
 
 def _fits_dequantised(model: Any, sft: Sft) -> bool:
-    """Return whether a model in NF4 fits, dequantised to the recipe's precision, into half of the available memory."""
+    """Return True if the dequantised NF4 model, in the recipe's precision, fits into half of the available memory."""
     in_precision = model.num_parameters() * (2 if sft.precision == "bfloat16" else 4)
     return bool(2 * in_precision <= available_memory()[0])
 
@@ -253,7 +253,7 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: s
 
 
 def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Check the tensors of the adapter, or of the model after full tuning. See `_evaluate_adapter` and
+    """Check the tensors of the adapter; after full tuning, check the tensors of the model. See `_evaluate_adapter` and
     `_evaluate_model`."""
     go_offline()
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
@@ -269,8 +269,8 @@ def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: 
 
 
 def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
-    """Compare the adapter's tensor names, shapes and settings with the recipe. Also fails if a LoRA-B is zero or a
-    value is not finite."""
+    """Compare the adapter's tensor names, shapes and settings with the recipe. The gate also fails if a LoRA-B matrix
+    is zero or a value is not finite."""
     tensors = _tensors_of(tuned.directory)
     expected = expected_lora_tensors(base, sft)
     wrong, dead, not_finite, unlike = _faults_of_adapter(tuned.directory, tensors, expected, sft)
@@ -322,9 +322,9 @@ def _faults_of_adapter(
 def _evaluate_model(base: Path, tuned: TunedModel, precision: str, progress: Progress) -> Verdict:
     """Compare the tuned model's tensors with the base's, as transformers loads both directories.
 
-    Every linear layer and every fused block of experts must differ from the base. Both are compared in the recipe's
-    precision, in which the tuned model is saved, so that rounding alone does not count as training. The config.json
-    that the trainer writes states float32 instead, the precision of the training.
+    Every linear layer and every fused block of experts must differ from the base. Both models are compared in the
+    recipe's precision, in which the tuned model is saved, so that rounding alone does not count as training. The tuned
+    model's config.json states float32 instead, because the model is trained in float32.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -414,10 +414,11 @@ def held_out_pairs(workplace: Workplace, split: Artifact) -> list[Row]:
 
 
 def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Score the held-out pairs again. The gate passes if the accuracy's interval lies above chance.
+    """Score the held-out pairs again with the reward model. The gate passes if the accuracy's interval lies above
+    chance.
 
     The gate is inconclusive if the interval includes chance. It fails if the interval lies below chance, or if the
-    recorded scores differ from this model's. The baselines are reported but do not affect the verdict.
+    recorded scores differ from the new scores. The two baselines are reported but do not affect the verdict.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -467,8 +468,8 @@ def _differing(artifact: Artifact, scores: Sequence[PairScore], largest: float) 
 
 
 def evaluate_complete(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the reward model's tensors, settings and base model with the recipe. Also fails if a trained tensor is
-    zero or a value is not finite."""
+    """Compare the reward model's tensors, settings and base model with the recipe. The gate also fails if a trained
+    tensor is zero or a value is not finite."""
     go_offline()
     base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])

@@ -18,7 +18,8 @@ from sovereign_pipeline.training.rows import Completion, EncodedRow
 
 PROBE_ROWS = 8
 LARGEST_SHIFT_IN_PACK = {"float32": 0.01, "bfloat16": 0.15}
-"""Largest accepted difference between a reply's log-probabilities in a pack and alone: mean over its tokens, nats.
+"""Largest accepted difference between a reply's log-probabilities in a pack and in a pass of its own: mean over the
+reply's tokens, nats.
 
 Passes of different lengths round differently. Measured on documents with SmolLM2-135M: 0.056 at most in bfloat16, 2e-5
 in float32.
@@ -27,15 +28,15 @@ LARGEST_SHIFT_BY_NEIGHBOUR = 0.01
 """Largest accepted change of a reply's log-probabilities, in nats, if the row before it is replaced by another row of
 equal length. Both passes use the same kernels.
 
-Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. In models with experts
-another row changes the experts' batches, so `LARGEST_SHIFT_IN_PACK` applies to these models.
+Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. In models with experts,
+    replacing a row changes the experts' batches, so `LARGEST_SHIFT_IN_PACK` is the limit for these models.
 """
 LARGEST_SHIFT_BETWEEN_PASSES = {"float32": 1e-4, "bfloat16": 2e-2}
 LEAST_CHANGE = 1e-5
 """Smallest accepted relative change of the probe's loss over a training."""
 DIVERGED_SHARE, DIVERGED_NATS = 0.05, 0.05
-"""Largest accepted rise of the probe's loss: a share of the loss or a number of nats, whichever is larger. A small rise
-is normal, because stock phrases become less certain."""
+"""Largest accepted rise of the probe's loss: this share of the loss, or this number of nats, whichever is larger. A
+small rise is normal, because stock phrases become less certain."""
 NAMES_IN_A_MESSAGE = 3
 
 
@@ -97,7 +98,8 @@ def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> 
 
 
 def check_trainable(model: Any, sft_adapter: str) -> int:
-    """Count the trained parameters. Check that they are exactly those of the adapter, or all of the model."""
+    """Count the trained parameters. Check that exactly the adapter's parameters are trained or, without an adapter, all
+    parameters of the model."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise TrainingFailed(
@@ -148,8 +150,8 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
 
 
 def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) -> None:
-    """Check that two passes of a row in training mode are equal, which shows that no dropout is active. Dropout would
-    falsify comparisons of the policy's log-probabilities with those of the reference, or with those at sampling. On
+    """Check that two passes of one row in training mode give equal log-probabilities, so no dropout is active. With
+    dropout, the policy's log-probabilities could not be compared with the reference's, or with those at sampling. On
     CUDA a small difference is accepted, because sums in another order round differently.
     """
     import torch
@@ -172,7 +174,8 @@ def check_passes_repeat(model: Any, rows: Sequence[EncodedRow], precision: str) 
 
 
 def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
-    """Return the two rows nearest to the median length, of rows that each fit into half a pack; or the two shortest."""
+    """Return the two rows nearest to the median length among the rows that fit into half a pack. If fewer than two rows
+    fit, return the two shortest rows."""
 
     def length(row: EncodedRow) -> int:
         return len(row.completions[0])
@@ -204,10 +207,9 @@ def start_probe(
 
 
 def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -> None:
-    """Check that loss and gradient are finite, and that the loss is the mean over the whole step.
-
-    expected: the step's summed losses divided by its tokens (or replies), computed independently of the library that
-    accumulates gradients. A wrong division in that library would change the effective learning rate.
+    """Check that loss and gradient are finite, and that the loss is the mean over the whole step. expected: the step's
+    summed losses divided by its number of tokens (or replies). It is computed independently of the library that
+    accumulates gradients, because a wrong division there would change the effective learning rate.
     """
     if not all(math.isfinite(value) for value in logs.values()):
         raise TrainingDiverged(

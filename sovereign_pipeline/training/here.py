@@ -1,7 +1,4 @@
-"""Run the trainer as a child process of this process.
-
-When this process is killed, the kernel kills the trainer.
-"""
+"""Run the trainer as a child process. If the parent process is killed, the kernel kills the trainer."""
 
 import os
 import signal
@@ -63,7 +60,7 @@ class ChildProcess:
         return self.ended()
 
     def ended(self) -> str | None:
-        """Wait for the end of the process, after it closed its output. Returns and raises as `follow` does."""
+        """Wait for the end of the process, which has already closed its output. Returns and raises as `follow` does."""
         process, result = self._process, TrainingJob.read(self._job).result
         assert process.stdout is not None
         status = process.wait()
@@ -84,8 +81,9 @@ class ChildProcess:
         )
 
     def cancel(self) -> None:
-        """Ask the trainer to save a checkpoint and end, and wait for it. If the trainer takes too long, or at a second
-        interrupt, it is killed with all its children. A quick repetition of the first interrupt is ignored."""
+        """Ask the trainer to save a checkpoint and end, and wait for it. If the trainer takes too long, or if a second
+        interrupt arrives, the trainer is killed with all its children. A quick repetition of the first interrupt is
+        ignored."""
         process, seconds = self._process, launcher.SECONDS_FOR_A_CHECKPOINT
         if process.poll() is not None:
             return
@@ -111,7 +109,7 @@ class ChildProcess:
 
 
 def child_environment(job: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return all variables of a trainer on this machine."""
+    """Return all environment variables of a trainer on this machine."""
     inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
     return {
         **inherited,

@@ -24,8 +24,8 @@ from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
 KEY_VARIABLE = "SOVEREIGN_TRAINER_KEY"
-"""Environment variable with the key of `mark_of`, 64 hex digits. Each training identity has its own key, which signs
-nothing."""
+"""Environment variable with the key that `mark_of` uses, 64 hex digits. Each training identity has its own key. The key
+signs nothing."""
 _key = bytes.fromhex(os.environ.get(KEY_VARIABLE) or secrets.token_hex(32))
 """A process without the variable uses a random key, and so accepts only its own files."""
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
@@ -37,7 +37,7 @@ class RewardModelGiven(Frozen):
     directory: Path
     """PEFT directory with the head."""
     digest: str
-    """Digest of its artifact."""
+    """Digest of the reward model's artifact."""
 
 
 class RewardJob(Frozen):
@@ -47,19 +47,19 @@ class RewardJob(Frozen):
     held_out: Path
     """JSONL file of held-out prompts, which are measured but never trained on."""
     code: dict[str, str]
-    """Path in the recipe -> SHA-256, for each tool's program and files, and for files of the machine that a command
-    uses."""
+    """Path in the recipe -> SHA-256, for the program and files of each tool, and for this machine's files that a
+    command uses."""
     code_directory: Path
-    """Directory of copies of programs and files, each named by its SHA-256."""
+    """Directory with a copy of each program and file. A copy's name is its SHA-256."""
     cache: Path
     """Directory of cached scores."""
     reward_model: RewardModelGiven | None = None
-    """Reward model, if one judges a part of the reward or of the held-out measurement."""
+    """Reward model; None if no part of the reward or of the held-out measurement uses a reward model."""
 
     @model_validator(mode="after")
     def _has_what_judges(self) -> "RewardJob":
         if self.rlhf.uses_reward_model != (self.reward_model is not None):
-            raise ValueError("reward_model must be set if a part of the rlhf section uses one, and only then")
+            raise ValueError("reward_model must be set exactly if the rlhf section uses a reward model")
         return self
 
 
@@ -70,14 +70,14 @@ class TrainingJob(Frozen):
     base_model: Path
     """Directory of the model that is trained, or that the adapter is added to."""
     base_model_name: str
-    """Name in the base_model artifact. The next three values are from the same artifact."""
+    """Name of the base model in the base_model artifact. The next three values are from the same artifact."""
     base_model_digest: str
     chat_template_sha256: str
     eos_ids: tuple[int, ...]
     dataset: Path
-    """JSONL file of the rows."""
+    """JSONL file of the rows to train on, or of the prompts in a training by reward."""
     conversations: Path | None = None
-    """JSONL file of further rows."""
+    """JSONL file of further rows to train on."""
     output: Path
     """Directory that the trainer creates: `adapter/` or `model/`, `training_log.jsonl`, `report.json`."""
     result: Path
@@ -92,9 +92,10 @@ class TrainingJob(Frozen):
     """Directory of cached reference log-probabilities."""
     seed: int
     sft: Sft
-    """SFT section. Preference methods use it too: adapter and precision of the model."""
+    """SFT section of the recipe. Preference methods also use its settings of adapter and precision."""
     preference: Preference | None = None
-    """Preference section, with the effective learning rate; None for other methods."""
+    """Preference section of the recipe, with the effective learning rate; None for methods that are not preference
+    methods."""
     reward_model: RewardModel | None = None
     """Settings for training a reward model; only for method `reward`."""
     held_out: Path | None = None
@@ -102,15 +103,15 @@ class TrainingJob(Frozen):
     reward: RewardJob | None = None
     """Settings of a training by reward; only for methods `ppo`, `rloo` and `grpo`."""
     selection: tuple[Path, ...] = ()
-    """JSONL files of the selection side, whose loss is measured after the training. Only trials of experiments have
-    them."""
+    """JSONL files of the selection side. The loss on their rows is measured after the training. Only trials of
+    experiments have such files."""
     until_step: int | None = None
     """Step after which a trial pauses. The trial is then measured, and its checkpoint stays for a later job that
     continues it."""
     parent_adapter: Path | None = None
     """PEFT directory that training continues from. Required by every method that follows SFT of an adapter."""
     files: dict[Path, str] | None = None
-    """Every file that the trainer reads -> its SHA-256 as verified by the stage; None only for a job that no stage
+    """Path -> SHA-256 of every file that the trainer reads, as verified by the stage; None only for a job that no stage
     created."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
@@ -141,7 +142,7 @@ class TrainingJob(Frozen):
 
     @property
     def tuning(self) -> Tuning:
-        """Section of the recipe with this method's maximum length and batch sizes."""
+        """Section of the recipe that sets this method's maximum length and batch sizes."""
         return self.reward_model or (self.sft if self.method == "sft" or self.preference is None else self.preference)
 
     @property
@@ -162,7 +163,7 @@ class TrainingJob(Frozen):
 
     @property
     def packs(self) -> bool:
-        """True if several replies share a row in one pass. TRL pads replies instead."""
+        """True if a pass concatenates several replies in one row. TRL pads replies instead."""
         return self.tuning.packing and not self.is_trls
 
     @property
@@ -207,9 +208,9 @@ class Failure(Frozen):
     about: dict[str, str] = {}
     """Name -> value of each argument of the remedy `act`."""
     resumes: bool = False
-    """True if the same job, started again, resumes where this run stopped."""
+    """True if the same job resumes from this run's last checkpoint when it is started again."""
     diverged: bool = False
-    """True if the settings are the reason, so that the same job, started again, fails again."""
+    """True if the job's settings are the reason, so that the same job would fail again."""
 
     @classmethod
     def of(cls, error: SovereignError) -> "Failure":
@@ -237,9 +238,8 @@ class TrainingResult(Frozen):
     """Further facts that may differ between equal trainings, such as the source of the energy figure."""
 
     def write(self, path: Path) -> None:
-        """Write the file completely, or keep an existing one.
-
-        With several processes the first result counts, because the failure of one process makes the others fail.
+        """Write the result file completely, unless it exists. With several processes the first result counts, because
+        the failure of one process makes the other processes fail.
         """
         aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # other nodes have the same process ids
         aside.write_text(self.model_dump_json() + "\n", encoding="utf-8")
@@ -266,7 +266,8 @@ def read_result(path: Path) -> TrainingResult:
 
 
 def mark_of(purpose: str, value: Any, key: bytes | None = None) -> str:
-    """Return the mark (keyed digest) of a value, by which a resumed training recognises files that it wrote itself.
+    """Return the mark (keyed digest) of a value. By the mark, a resumed training recognises the files that it wrote
+    itself.
 
     key: key of the marks; None: this process's key.
     """
@@ -274,7 +275,8 @@ def mark_of(purpose: str, value: Any, key: bytes | None = None) -> str:
 
 
 def use_key(key: str) -> None:
-    """Set this process's key of marks, for a trainer that does not get the key as a variable. key: 64 hex digits."""
+    """Set the key that this process uses for marks, in a trainer that does not get the key as an environment variable.
+    key: 64 hex digits."""
     global _key
     _key = bytes.fromhex(key)
 
@@ -300,7 +302,7 @@ class Step:
     loss: float
     """Loss of this step."""
     tokens_per_second: float
-    """Mean rate since the start of this process's training."""
+    """Mean rate since this process began to train."""
     seconds_left: float
     """Estimate of the remaining seconds."""
 

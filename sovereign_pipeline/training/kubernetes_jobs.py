@@ -42,8 +42,8 @@ SECONDS_FOR_AN_ANSWER = 60
 def run_trainer_on_kubernetes(
     job_file: Path, place: Kubernetes, settings: Settings, progress: Progress, key: str
 ) -> None:
-    """Run the trainer on a job file, in pods that see the same paths, and wait; see `run_queued`. Raises RecipeError
-    for a path that the pods would not see."""
+    """Run the trainer on a job file in pods that see the same paths as this process, and wait; see `run_queued`. Raises
+    RecipeError for a path that the pods would not see."""
     run_queued(KubernetesJob, place, job_file, settings, progress, key)
 
 
@@ -110,7 +110,7 @@ class KubernetesJob(QueuedJob[Kubernetes]):
 def manifest(place: Kubernetes, name: str, job: TrainingJob, file: Path, order: Path) -> dict[str, Any]:
     """Return the TrainJob. Its pods run as this process's user, so that pods and process can remove each other's files.
 
-    Kubeflow Trainer applies the patch in it to the institution's TrainingRuntime.
+    Kubeflow Trainer applies the patch in the TrainJob to the institution's TrainingRuntime.
     """
     from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 
@@ -203,8 +203,8 @@ def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[st
     It rejects:
     - a volume with data that training must not see: the vault or unscrubbed text;
     - a path of the job that is on no volume of the pods, or on a read-only volume although the trainer writes there;
-    - a training by reward. Its tools need namespaces, which the pods' security context forbids. A reward by a reward
-      model alone is rejected too, because the reward model's files beside the job are not mounted.
+    - a training by reward. Its tools need namespaces, which the pods' security context forbids. A reward that consists
+      of a reward model alone is rejected too, because the reward model's files are not mounted.
     """
     if job.reward is not None:
         raise RecipeError(
@@ -236,7 +236,8 @@ def assert_seen_by_pod(place: Kubernetes, job: TrainingJob, withheld: Mapping[st
 
 
 def _paths(job: TrainingJob) -> Iterator[tuple[Path, bool]]:
-    """Yield every path that a job needs, including links and their targets, and whether the trainer writes there."""
+    """Yield every path that a job needs, including links and their targets, each with True if the trainer writes
+    there."""
     for path in (
         job.result.parent,
         job.references,
@@ -374,7 +375,7 @@ class Cluster:
         self._ask(self._objects.create_namespaced_custom_object, GROUP, VERSION, self._namespace, "trainjobs", job)
 
     def delete(self, name: str) -> None:
-        """Ask the cluster to delete a TrainJob, if there is one, after its pods."""
+        """Ask the cluster to delete the pods of a TrainJob, and then the TrainJob if it exists."""
         about = (GROUP, VERSION, self._namespace, "trainjobs", name)
         delete = self._objects.delete_namespaced_custom_object
         self._ask(delete, *about, propagation_policy="Foreground", if_there=True)
@@ -448,8 +449,8 @@ def _state(job: dict[str, Any], pods: list[Any], nodes: int) -> str:
 
 
 def _ended(name: str, end: dict[str, Any], pods: list[Any]) -> Ended:
-    """Return how a TrainJob ended. The exit status is that of a pod that ran out of memory, or else of the pod that
-    failed first."""
+    """Return how a TrainJob ended. The exit status is that of a pod that ran out of memory; without such a pod, that of
+    the pod that failed first."""
     text = f"TrainJob {name} on Kubernetes ended as {end['type']}"
     if end["type"] == "Complete":
         return Ended("COMPLETED", text, 0)

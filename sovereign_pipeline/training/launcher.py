@@ -1,7 +1,7 @@
 """Start a trainer and wait for it, on this machine (`here.py`) or on a cluster (`ray_jobs.py`, `slurm.py`,
 `kubernetes_jobs.py`).
 
-The trainer's environment contains only the variables listed here, so that no credential reaches the trainer.
+The trainer's environment contains only the variables that this module lists, so that no credential reaches the trainer.
 """
 
 import json
@@ -18,9 +18,9 @@ from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.report import TRAINING_LIBRARIES
 
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
-"""Variable with the process id of the parent, which the trainer must not outlive."""
+"""Environment variable with the process id of the trainer's parent. The trainer ends when its parent ends."""
 SECONDS_FOR_A_CHECKPOINT = 300
-"""Seconds in which an interrupted trainer must finish its step and write a checkpoint, with the largest model too.
+"""Seconds in which an interrupted trainer must finish its step and write a checkpoint; enough for the largest model.
 dagster.yaml allows a terminated run more time."""
 
 INHERITED_VARIABLES = (
@@ -37,7 +37,8 @@ INHERITED_VARIABLES = (
 
 
 def worker_command(python: str, job: Path) -> list[str]:
-    """Return the command that starts the trainer, or the launcher of one trainer for each device."""
+    """Return the command that starts the trainer. For several devices, it starts a launcher, which starts one trainer
+    for each device."""
     module = "worker" if TrainingJob.read(job).devices.count == 1 else "ranks"
     return [python, "-m", f"sovereign_pipeline.training.{module}", str(job)]
 
@@ -74,7 +75,8 @@ class Launcher(Protocol):
 
 def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
     """Run the trainer on a job file and wait. When this process is interrupted, the trainer saves a checkpoint and
-    ends. If the training fails, raises TrainingFailed with the trainer's own error, or with how the trainer ended."""
+    ends. If the training fails, raises TrainingFailed with the trainer's own error or, without one, with a clause that
+    says how the trainer ended."""
     launcher.submit()
     try:
         ending = launcher.follow()
@@ -90,7 +92,7 @@ def launch(launcher: Launcher, job: Path, progress: Progress) -> None:
 class Log:
     """The file to which the trainers of all nodes append messages, as JSON lines.
 
-    Lines that no trainer wrote are not reported, because they come from libraries, which quote their input.
+    Lines that no trainer wrote are not reported: libraries wrote them, and may quote document text.
     """
 
     def __init__(self, path: Path, others: tuple[str, ...] = ()) -> None:
@@ -104,7 +106,8 @@ class Log:
         self._read = self.path.stat().st_size
 
     def added(self) -> list[tuple[str, Any]]:
-        """Return each complete line added since the last call: its message, and the failure it reports or None."""
+        """Return each complete line added since the last call, as its message and the failure that it reports (None if
+        it reports no failure)."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -151,7 +154,8 @@ def nodes_of(job: TrainingJob, devices_per_node: int) -> int:
 
 
 def from_the_node(names: Iterable[str]) -> str:
-    """Return arguments of `env`, in shell syntax, that pass on the node's own values of these variables."""
+    """Return arguments for the command `env`, in shell syntax, that pass on the node's own values of these
+    variables."""
     return " ".join(f'${{{name}+"{name}=${name}"}}' for name in names)
 
 

@@ -13,9 +13,9 @@ from sovereign_pipeline.training.sizing import Device
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in /proc/cpuinfo of bfloat16 units: AMD's vector units, Intel's matrix units, and ARM's.
 
-Intel's vector units alone do not count. On two cores of a Xeon whose matrix units the virtual machine hides, `linear`
-reaches 170 GFLOP/s in bfloat16 and 320 in float32. Without any units bfloat16 is emulated, which is slower still. Flags
-decide, because timings vary on a busy machine, and each precision gives another adapter.
+Intel's vector units alone do not count: on two cores of a Xeon whose matrix units are hidden by the virtual machine,
+`linear` reaches 170 GFLOP/s in bfloat16 and 320 in float32. Without bfloat16 units, bfloat16 is emulated, which is
+slower still. The flags decide, not a timing: timings vary on a busy machine, and each precision gives another adapter.
 """
 PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
@@ -41,7 +41,7 @@ def _named(section: _Section, decided: str) -> _Section:
 
 
 def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:
-    """Choose the precision by the device that would train: the GPU if there is one, else the processor.
+    """Choose the precision for the device that would train: the GPU if there is one, else the processor.
 
     Every command that opens a line calls this function, so torch is imported only if there may be a GPU.
     """
@@ -71,8 +71,8 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
 
     On CUDA: the free memory of the card, and PyTorch's reserved memory. torchrun assigns the card to this process
     (LOCAL_RANK). The card is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo, or
-    the free part of a control group's limit (version 1 or 2) if that is less. MemAvailable includes files that this
-    process has mapped, such as its rows; a control group counts them as used. root: parent of /proc and /sys.
+    the unused part of a control group's limit (version 1 or 2), whichever is less. MemAvailable includes files that
+    this process has mapped, such as its rows; a control group counts them as used. root: parent of /proc and /sys.
     """
     import torch
 
@@ -89,7 +89,8 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
 def host_memory(root: Path = Path("/")) -> int:
     """Return the memory of this host in bytes, or the smallest control group limit of this process if that is less.
 
-    The total is used instead of the free memory, because other processes of the same training may already be loading.
+    The total is used instead of the free memory, because other processes of the same training may already be loading
+    the model.
     """
     return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
 

@@ -1,4 +1,5 @@
-"""Show one row as the trainer encodes it, with its supervised part separate. Its text is in no log or artifact."""
+"""Show one row as the trainer encodes it, with its supervised part separate. The row's text is written to no log or
+artifact."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class MaskedCompletion:
     name: str
     """`reply`, `chosen`, `rejected`, or `message N` if each turn of a conversation is a separate row."""
     parts: tuple[tuple[str, str], ...]
-    """Text before each supervised turn, and text of the turn. Both include the chat template's marks."""
+    """For each supervised turn: the text before the turn, and the text of the turn. Both include the chat template's
+    marks."""
     prompt_tokens: int
     supervised_tokens: int
     end_ids: tuple[int | None, ...]
@@ -108,7 +110,8 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
 
 
 def _datasets(training: Training) -> Iterator[tuple[Stage, str, str, Tuning]]:
-    """Yield the stage of each dataset, the file of its rows, and the method and section of the training on them."""
+    """Yield for each dataset of the line: its stage, the file of its rows, and the method and recipe section of the
+    training on these rows."""
     for file in (TRAINING_ROWS, CONVERSATION_ROWS):
         yield TRAINING_DATASET, file, "sft", training.sft
     if training.preference is not None:

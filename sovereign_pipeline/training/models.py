@@ -15,8 +15,8 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIR
 
 ALL_LINEAR = "all-linear"
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Model types whose fused kernels read the weight of out_proj directly. They would bypass an adapter on it, so PEFT
-rejects one."""
+"""Model types whose fused kernels read the weight of out_proj directly. The kernels would bypass an adapter on
+out_proj, so PEFT rejects such an adapter."""
 
 
 def lora_settings(sft: Sft) -> dict[str, Any]:
@@ -97,7 +97,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-"""Tokenizer files. In addition to configuration and weights, a directory needs them to be loaded as a chat model."""
+"""Tokenizer files. A directory needs them, in addition to configuration and weights, to be loaded as a chat model."""
 
 
 def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept | None = None) -> Any:
@@ -105,10 +105,10 @@ def load_trainable(job: TrainingJob, progress: Callable[[str], None], kept: Kept
 
     Frozen weights are in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
     section 3). Every pass dequantises NF4 into the recipe's precision. Trained weights are always in float32, because
-    updates of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes run under autocast. QLoRA quantises
-    linear layers only. Experts that transformers stores as one tensor stay in the recipe's precision, and a message
-    reports this. SFT uses the recipe's dropout, even if the parent adapter had another; all other methods train without
-    dropout. Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
+    bfloat16 has eight significant bits, and updates of 2e-4 would be lost. With bfloat16 the passes run under autocast.
+    QLoRA quantises linear layers only. Experts that transformers stores as one tensor stay in the recipe's precision,
+    and a message reports this. SFT uses the recipe's dropout, even if the parent adapter had another; all other methods
+    train without dropout. Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
     """
     base = _load_base(job) if kept is None else kept.base(job, partial(_load_base, job), progress)
     experts = fused_experts(base)
@@ -144,9 +144,8 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
 
 
 def _leave_casts_to_autocast(model: Any) -> None:
-    """Stop PEFT from casting each layer's input to the adapter's float32, because autocast casts it back to bfloat16.
-
-    Only for adapters without dropout: dropout would draw its mask in another precision.
+    """Stop PEFT from casting each layer's input to the adapter's float32, because autocast casts the input back to
+    bfloat16. Applies only to adapters without dropout: dropout would draw its mask in another precision.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -174,7 +173,7 @@ def without_dropout(model: Any) -> None:
 def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob, name: str = ADAPTER_DIRECTORY) -> None:
     """Write a PEFT directory with reproducible bytes: no paths, no model card, sorted sets.
 
-    state: name -> tensor, including all tensors of the adapter. name: name of the directory in the output.
+    state: name -> tensor, including all tensors of the adapter. name: name of the PEFT directory in the output.
     """
     directory = job.output / name
     model.peft_config["default"].base_model_name_or_path = job.base_model_name
@@ -271,8 +270,8 @@ def dequantise(model: Any) -> None:
 def _keep_differentiable(model: Any) -> None:
     """Prevent bitsandbytes from repacking NF4 weights on CPUs with bfloat16 units.
 
-    A guard makes a pass without gradients before training. That pass would repack the weights for an operation without
-    a backward pass. Gradients of later steps would then end at each layer, with only a warning.
+    Before training, a guard runs a pass without gradients. That pass would repack the weights for an operation that has
+    no backward pass. In later steps no gradient would then flow through these layers, and bitsandbytes would only warn.
     """
     from bitsandbytes.nn import Linear4bit
 

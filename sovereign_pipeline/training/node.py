@@ -19,9 +19,9 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def main(order_file: Path) -> int:
-    """Run the trainers and wait. Returns exit status 0 if all succeeded. Trainers append their output to the file `log`
-    in the directory of the order. If a trainer fails, or this process gets SIGTERM, all trainers get SIGTERM, to save a
-    checkpoint and end.
+    """Run the trainers and wait. Returns exit status 0 if all trainers succeeded. Trainers append their output to the
+    file `log` in the directory of the order file. If a trainer fails, or this process gets SIGTERM, all trainers get
+    SIGTERM, to save a checkpoint and end.
     """
     keep_private()
     if PARENT_VARIABLE in os.environ:

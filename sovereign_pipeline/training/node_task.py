@@ -1,6 +1,6 @@
 """Run one trainer on one of several nodes: `python -m sovereign_pipeline.training.node_task ORDER.json`.
 
-Before the training, the nodes are checked: files, versions, clocks, locks, and directories that they must not see.
+Before the training, each node is checked: files, versions, clock, locks, and directories that the node must not see.
 """
 
 import json
@@ -29,8 +29,8 @@ SECONDS_APART = 5.0
 """Largest accepted difference between the clocks of two nodes."""
 SECONDS_BETWEEN_LOOKS = 0.2
 GO, MEETING = "go", "meeting-"
-"""Name of the file by which the first process starts the other processes, and name prefix of the file through which
-the processes connect."""
+"""GO: name of the file by which the first process starts the other processes. MEETING: prefix of the name of the file
+through which the processes connect."""
 
 
 class Order(Frozen):
@@ -48,8 +48,8 @@ class Order(Frozen):
 
 
 def main(order_file: Path) -> int:
-    """Run the job as one of its processes. Returns exit status 0 after a training, and 1 after a failure, which the
-    job's result file and this process's output state."""
+    """Run the job as one of its processes. Returns exit status 0 after a training, and 1 after a failure. The job's
+    result file and this process's output state the failure."""
     keep_private()
     if PARENT_VARIABLE in os.environ:
         die_with_parent(int(os.environ[PARENT_VARIABLE]))
@@ -89,7 +89,7 @@ def main(order_file: Path) -> int:
 
 
 def assert_sealed(job: TrainingJob, key: bytes) -> None:
-    """Raise IntegrityError if a training's output differs from the files that its trainer sealed. key: key of the job's
+    """Raise IntegrityError if a training's output was changed after the trainer wrote it. key: key of the job's
     marks."""
     try:
         mark = json.loads(job.output.with_name(SEAL).read_bytes())["mark"]
@@ -112,7 +112,7 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
-    """Read the order and its job, or report that this node does not see them."""
+    """Read the order and its job. Report an error if this node does not see these files."""
     try:
         order = Order.model_validate_json(order_file.read_bytes())
         return order, TrainingJob.read(order.job)
@@ -127,7 +127,7 @@ def _read(order_file: Path) -> tuple[Order | None, TrainingJob | None]:
 
 
 def _say(message: str, **values: object) -> None:
-    """Write a line to the job's log. Every process can call this, even without write access to the home."""
+    """Write a line to the job's log. A process can call this function even without write access to the home."""
     with suppress(OSError):
         os.write(1, (json.dumps({"message": message, **values}) + "\n").encode())
 
@@ -209,7 +209,8 @@ class RollCall:
         return words[0]
 
     def _answer(self, rank: int) -> str:
-        """Announce this process in its own file, until the first process has read it. Returns the attempt's name."""
+        """Write this process's announcement to its own file, and wait until the first process has read it. Returns the
+        attempt's name."""
         word = token_hex(8)
         while word not in (go := self._read(GO)):
             if word not in self._read(str(rank)):

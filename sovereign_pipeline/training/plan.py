@@ -32,8 +32,8 @@ class Plan:
     padded: bool = False
     """True if rows are padded to the longest of their batch, and logits computed for every position, as TRL does."""
     left_out: int = 0
-    """Number of units at the end that the method cannot train: a single reply in kto, or, with TRL's loss, fewer units
-    than a batch for each device."""
+    """Number of units at the end of the plan that the method cannot train. With kto, this is a single reply; with TRL's
+    loss, fewer units than one batch for each device."""
 
     @property
     def steps(self) -> int:
@@ -69,7 +69,7 @@ class Plan:
         return Forward(tokens=max(each.tokens for each in passes), supervised=max(each.predicted for each in passes))
 
     def until(self, step: int | None) -> "Plan":
-        """Return the plan up to and including a step, or the whole plan for None."""
+        """Return the plan up to and including this step. None: return the whole plan."""
         return self if step is None else replace(self, units=self.units[: step * self.units_a_step])
 
     def tokens_until(self, step: int) -> int:
@@ -110,7 +110,7 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
     Rows are placed longest first, each into the emptiest pack (Graham 1969, "longest processing time first"). The
     number of packs grows until all rows fit. First-fit decreasing needs up to a tenth fewer packs for a thousand rows
     or more, but its last pack gets only the shortest rows and stays emptier. If a step is one pack, each token of that
-    pack would weigh several times as much as other tokens.
+    last pack would weigh several times as much as a token of another pack.
     """
     longest_first = sorted(rows, key=lambda row: -row.tokens)
     least = math.ceil(sum(row.tokens for row in rows) / max_length)
@@ -134,8 +134,8 @@ def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
     """Return how many of the `wanted` units are trained. Raises TrainingFailed if there are too few.
 
     kto exchanges the replies of rows in a pass, so a pass needs at least two replies. TRL's loss is a mean over each
-    device's own batch. Batches of unequal size would weigh rows unequally, and accelerate would fill them with rows
-    from the beginning.
+    device's own batch. Batches of unequal size would weigh rows unequally, and accelerate would fill the smaller
+    batches with rows from the plan's beginning.
     """
     if job.method == "kto" and wanted == 1:
         raise TrainingFailed(

@@ -18,7 +18,8 @@ SHORTEST_LENGTH = 128
 """Smallest max_length that a hint proposes."""
 
 LargestForward = Callable[[Sft, Preference | None], Forward | None]
-"""Function that returns the largest forward pass under these recipe sections; None if they would reject the rows."""
+"""Function that returns the largest forward pass of a training with these recipe sections. Returns None if the rows
+would be rejected under these sections."""
 
 
 def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
@@ -44,8 +45,8 @@ def preflight(
 ) -> None:
     """Raise TrainingFailed if the training cannot fit into `available_bytes` of each device.
 
-    largest: function that returns the largest forward pass for these or other recipe values, from the rows if they are
-    known.
+    largest: function that returns the largest forward pass for the recipe's values or for changed values. It uses the
+        rows if they are known.
     """
     shape = read_shape(str(model))
     needed = estimate(shape, sft, preference, device=device, devices=devices, forward=largest(sft, preference))
@@ -98,8 +99,8 @@ def _remedies(
     largest: LargestForward,
     limit: int,
 ) -> tuple[list[str], int]:
-    """Return the recipe changes that each reduce the memory to at most `limit` bytes, and the bytes needed with all
-    changes together."""
+    """Return two values: the recipe changes that each alone reduce the memory to at most `limit` bytes, and the bytes
+    needed with all possible changes together."""
 
     def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
         return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
@@ -163,11 +164,11 @@ def _gib(size: int) -> str:
 
 
 FURTHER_LOGITS = 1
-"""Number of logits tensors that replies need in addition to SFT's tensors: temperature-scaled logits before
+"""Number of logits tensors that a training by reward needs in addition to SFT's: the temperature-scaled logits before
 normalisation."""
 CACHE_COPIES = 2
-"""Number of copies of the key-value cache. For each token, every layer copies its keys and values into a longer tensor
-while the old tensor exists, and the allocator keeps the old tensor's memory."""
+"""Number of copies of the key-value cache in memory. For each token, every layer copies its keys and values into a
+longer tensor while the old tensor still exists, and the allocator keeps the old tensor's memory."""
 GIB = 1 << 30
 
 
@@ -185,10 +186,9 @@ def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
 
 
 def give_memory_back() -> None:
-    """Make the allocator return freed memory to the system. Only glibc's allocator has such a call.
-
-    Otherwise sampling could not reuse all memory of an update, because tensors have many sizes: with SmolLM2-135M the
-    allocator kept 1.3 GB after an update, and sampling needed its own memory in addition.
+    """Make the allocator return freed memory to the system. Only glibc's allocator has such a call. Without it,
+    sampling could not reuse all memory that an update freed, because tensors have many sizes. With SmolLM2-135M the
+    allocator kept 1.3 GB after an update, and sampling allocated its own memory in addition.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -243,8 +243,8 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
 
 
 def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
-    """Return the number of replies in one pass of TRL: the largest number that divides an optimizer step evenly, and
-    fits into max_length with replies of full length. prompts: number of tokens of each prompt.
+    """Return the number of replies in one pass of TRL. It is the largest number that divides an optimizer step evenly,
+    and for which replies of full length fit into max_length. prompts: number of tokens of each prompt.
     """
     assert job.reward is not None
     rlhf = job.reward.rlhf

@@ -1,6 +1,5 @@
-"""Run the trainer as a cluster's job, which can outlive this process: `slurm.py` and `kubernetes_jobs.py`.
-
-The job's directory is in the home, so a later process finds the job, its log and its result again.
+"""Run the trainer as a job of a cluster: the common part of `slurm.py` and `kubernetes_jobs.py`. The job can outlive
+this process. Its directory is in the home, so that a later process finds the job, its log and its result.
 """
 
 import shutil
@@ -35,10 +34,9 @@ Place = TypeVar("Place", Slurm, Kubernetes)
 def run_queued(
     kind: "type[QueuedJob[Place]]", place: Place, job_file: Path, settings: Settings, progress: Progress, key: str
 ) -> None:
-    """Run the trainer on a job file, on nodes that see the same home, and wait.
-
-    A job that an earlier process submitted is followed instead of submitted again. A job's directory is in the home,
-    because the job can outlive this process and its workspace.
+    """Run the trainer on a job file, on nodes that see the same home as this process, and wait. If an earlier process
+    has submitted the job, this function follows that job instead of submitting it again. A job's directory is in the
+    home, because the job can outlive this process and the process's workspace.
 
     key: key of the training's marks, 64 hex digits. Raises the errors of `launcher.launch`, and InputError if the job
     cannot be submitted.
@@ -113,7 +111,7 @@ class QueuedJob(ABC, Generic[Place]):
         home can report a failure only in the log."""
 
     def submit(self) -> None:
-        """Submit the job, unless it was submitted earlier and still runs or has succeeded."""
+        """Submit the job, unless an earlier submission still runs or has succeeded."""
         self._number = self._find()
         if not self.file.is_file():  # otherwise an earlier process wrote the same job
             self.cancel()
@@ -127,7 +125,8 @@ class QueuedJob(ABC, Generic[Place]):
 
     def follow(self) -> str | None:
         """Wait until the training has ended. A job that stopped with a new checkpoint is submitted again. After a
-        preemption, the cluster itself does this. Raises TrainingFailed with the trainer's reason or the cluster's."""
+        preemption, the cluster itself submits the job again. Raises TrainingFailed with the trainer's reason or the
+        cluster's."""
         while not self._is_done():
             before = CheckpointDirectory.of(self._job).newest_name
             self._number = self._number or self._find() or self._submit()
@@ -156,12 +155,12 @@ class QueuedJob(ABC, Generic[Place]):
 
     @abstractmethod
     def _find(self) -> str | None:
-        """Return the cluster's id of the waiting or running job with the directory's name; None if there is no such
-        job. Raises InputError if the cluster does not answer."""
+        """Return the cluster's id of the waiting or running job that is named like its directory; None if there is no
+        such job. Raises InputError if the cluster does not answer."""
 
     @abstractmethod
     def _start(self) -> str:
-        """Submit the job under the directory's name. Returns the cluster's id of the job."""
+        """Submit the job under the name of its directory. Returns the cluster's id of the job."""
 
     @abstractmethod
     def _look(self, number: str) -> Ended | None:

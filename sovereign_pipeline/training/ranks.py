@@ -24,7 +24,8 @@ from sovereign_pipeline.training.worker import LAUNCHER_VARIABLE, locks, open_pr
 
 
 def main(job_file: Path) -> None:
-    """Run the job on all its devices. The exit status is 0 if every trainer succeeded; see the job's result file."""
+    """Run the job on all its devices. The exit status is 0 if every trainer succeeded. The job's result file states any
+    failure."""
     keep_private()
     expected = os.environ.get(PARENT_VARIABLE)
     die_with_parent(int(expected) if expected is not None else None)
@@ -59,7 +60,7 @@ def main(job_file: Path) -> None:
 
 @contextmanager
 def trainers_progress(progress: Callable[[str, dict[str, object]], None]) -> Iterator[str]:
-    """Forward the trainers' messages, one datagram each. Yields the path of the socket."""
+    """Forward the trainers' messages, which arrive as one datagram each. Yields the path of the socket."""
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         path = f"{directory}/progress"
         receiver.bind(path)

@@ -31,7 +31,8 @@ SECONDS_OUT_OF_REACH = 600.0
 """Seconds for which Ray's head may be unreachable, such as during a restart. The job on its node continues
 meanwhile."""
 OF_RAY = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""Variables with which a job on several nodes reaches its cluster. No trainer gets them."""
+"""Environment variables with which a job on several nodes reaches its Ray cluster. Trainers do not get these
+variables."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Variables that Ray's client prefers to an address passed as an argument."""
@@ -164,8 +165,8 @@ class RayJob:
             time.sleep(SECONDS_BETWEEN_POLLS)
 
     def cancel(self) -> None:
-        """Stop the job and wait for its end. The job gets SIGTERM. Ray kills it if it takes longer than the time for a
-        checkpoint."""
+        """Stop the job and wait for its end. The job gets SIGTERM. If the job takes longer than the time for a
+        checkpoint, Ray kills it."""
         submission, progress = self._submission, self._progress
         progress(f"stopping {submission}; it saves a checkpoint first, in {SECONDS_FOR_A_CHECKPOINT} s at most")
         deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_POLLS

@@ -1,8 +1,8 @@
 """Start one trainer for each device on several nodes of a Ray cluster, as a Ray job:
 `python -m sovereign_pipeline.training.ray_nodes ORDER.json NODES.json`.
 
-A placement group reserves the nodes. On each node an actor starts the trainers as processes. The processes have only
-the environment variables of a trainer, and connect as on Slurm.
+A placement group reserves the nodes. On each node an actor starts the trainers as processes. The trainers get only the
+environment variables of a trainer, and connect to each other as on Slurm.
 """
 
 import os
@@ -37,7 +37,8 @@ class Nodes(Frozen):
 
 
 def main(order_file: Path, nodes: Nodes) -> int:
-    """Train on these nodes and wait. Returns 0 if every trainer succeeded, else 1; see the job's result file."""
+    """Train on these nodes and wait. Returns 0 if every trainer succeeded, else 1. The job's result file states any
+    failure."""
     keep_private()
     go_offline()
     job = TrainingJob.read(Order.model_validate_json(order_file.read_bytes()).job)
@@ -114,14 +115,15 @@ def _tell(log: Log, progress: Callable[[str], None]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's variables for the trainers, without the variables of the node, Dagster and Ray."""
+    """Return those environment variables of this process that the trainers get. The variables of the node, of Dagster
+    and of Ray are excluded."""
     others = {name for name in os.environ if name in OF_THE_NODE or name.startswith(("DAGSTER_", "RAY_"))}
     return {name: value for name, value in os.environ.items() if name not in others}
 
 
 def _node_class() -> type:
-    """Return the actor's class. The class is defined inside a function, so that Ray sends it to nodes by value. Ray's
-    interpreter on a node then does not need this program."""
+    """Return the actor's class. The class is defined inside a function, so that Ray sends the class's code to the
+    nodes. Ray's interpreter on a node then does not need this package."""
 
     class Node:
         def __init__(self) -> None:

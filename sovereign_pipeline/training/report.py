@@ -15,7 +15,8 @@ from sovereign_pipeline.training.job import Method
 REPORT_FILE = "report.json"
 TRAINING_LOG_FILE = "training_log.jsonl"
 SELECTION_FILE = "selection_losses.jsonl"
-"""File of a trial with the id, number of reply tokens and mean loss of each document of the selection side."""
+"""File in a trial's artifact: the id, the number of reply tokens and the mean loss of each document of the selection
+side."""
 
 
 class Libraries(Frozen):
@@ -42,7 +43,8 @@ class BaseModelIdentity(Frozen):
 
 
 class TrlNumerics(Frozen):
-    """The TRL trainer that ran, with its arguments. TRL implements loss, forward pass and padding."""
+    """The TRL trainer that ran, with its arguments. This trainer computes the loss, and does the forward pass and the
+    padding."""
 
     trainer: str
     """Class name with its module."""
@@ -52,11 +54,11 @@ class TrlNumerics(Frozen):
 
 
 class TrainingSummary(Frozen):
-    """The part of the report that is also the summary in the artifact's manifest."""
+    """The fields of the report that are also the summary in the artifact's manifest."""
 
     method: Method
     trl: TrlNumerics | None = Field(default=None, exclude_if=lambda value: value is None)
-    """TRL trainer, for the methods `trl`, `rloo` and `grpo`. Other methods lack the key."""
+    """TRL trainer, for the methods `trl`, `rloo` and `grpo`. The reports of other methods lack this key."""
     adapter: str
     """Kind of adapter: `lora`, `qlora`, or `none` for full tuning."""
     steps: int
@@ -65,10 +67,10 @@ class TrainingSummary(Frozen):
     tokens: int
     """Number of tokens in the rows trained on, prompts included."""
     tokens_trained: int
-    """Number of tokens in the training's passes over all epochs, prompts included, without padding."""
+    """Number of tokens that training passed through the model in all epochs, prompts included, padding excluded."""
     compute: TrainingCompute
     supervised_share: float
-    """Share of the tokens that the loss is computed over, 0 to 1."""
+    """Number of tokens that the loss is computed over, as a share of all tokens, 0 to 1."""
     rows_cut: int
     """Number of rows omitted because they are longer than `max_length`."""
     units_left_out: int
@@ -84,7 +86,7 @@ class TrainingSummary(Frozen):
     scheduler: str
     precision: str
     base_held_as: str
-    """Precision or quantisation of the frozen weights."""
+    """Precision of the frozen weights, or their quantisation."""
     trained_in: str
     """Precision of the trained weights."""
     attention: str
@@ -103,8 +105,8 @@ class TrainingReport(TrainingSummary):
 
     rows_cut_ids: tuple[str, ...]
     rows_by_turn_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
-    """Ids of conversations in which each supervised turn is a separate row, because the chat template formats a turn
-    differently once a later turn follows, for example without its reasoning."""
+    """Ids of conversations in which each supervised turn is a separate row. The chat template formats a turn of such a
+    conversation differently once a later turn follows, for example without the turn's reasoning."""
     rows_shortened_ids: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """Ids of conversations whose first turns were removed to fit `max_length`."""
     weight_decay: float
@@ -172,7 +174,8 @@ def read_report(artifact: Artifact, kind: type[Report]) -> Report:
 
 RLHF_FILE = "rlhf.json"
 SAMPLES_FILE = "samples.jsonl"
-"""File of replies to a few training prompts at start, middle and end. No page or log shows its text."""
+"""File of replies to a few training prompts, sampled at the start, in the middle and at the end of the training. No
+page or log shows the file's text."""
 
 
 class RewardFacts(Frozen):
@@ -206,25 +209,25 @@ class RlhfReport(Frozen):
     algorithm: str
     reward: dict[str, RewardFacts]
     gold: dict[str, RewardFacts]
-    """Parts of the reward that is measured on held-out prompts."""
+    """Parts of the reward that measures the policy on held-out prompts."""
     iterations: int
     """Number of finished iterations."""
     stopped: str | None
     """Reason why the training ended before its last iteration; None if the training ended after its last iteration."""
     best_iteration: int
-    """Number of the iteration whose adapter was kept."""
+    """Number of the iteration whose adapter was saved."""
     gold_of_parent: float
-    """Parent adapter's mean held-out reward on the prompts that choose the best adapter."""
+    """The parent adapter's mean reward on the held-out prompts by which the best adapter is chosen."""
     gold_of_best: float
     divergence_of_best: float
-    """KL of the kept adapter from its parent, in nats per reply. Measured after training, on replies of the kept
+    """KL of the saved adapter from its parent, in nats per reply. Measured after training, on replies of the saved
     adapter."""
     cut_replies: str
-    """The recipe's rule for learning from replies that were cut at `max_new_tokens`."""
+    """The recipe's `cut_replies`: how the policy learns from replies that were cut at `max_new_tokens`."""
     cut_share: float
-    """Share of the replies sampled for learning that were cut, 0 to 1."""
+    """Share of cut replies among the replies sampled for learning, 0 to 1."""
     kl_coefficient: float
-    """KL coefficient at the end."""
+    """KL coefficient at the end of the training."""
     rollouts: int
     sampler: str = "trainer"
     """Name of the sampler: `trainer`, or vLLM with its version."""
@@ -232,7 +235,7 @@ class RlhfReport(Frozen):
     """Number of prompts that left no room for a reply."""
     comparison: HeldOutComparison
     held_out_parent: dict[str, float]
-    """Id of each compared prompt -> reward of the parent adapter's reply."""
+    """Prompt id -> reward of the parent adapter's reply, for each compared prompt."""
     held_out_adapter: dict[str, float]
 
     @property

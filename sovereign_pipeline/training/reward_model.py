@@ -31,7 +31,7 @@ LEAST_PAIRS_IN_A_BIN = 4
 
 
 class PairScore(Frozen):
-    """The scores of one pair, a line of `held_out_scores.jsonl`."""
+    """The scores of one pair: one line of `held_out_scores.jsonl`."""
 
     id: str
     chosen: float
@@ -47,9 +47,9 @@ class CalibrationBin(Frozen):
     """A calibration bin: pairs with similar margins."""
 
     expected: float
-    """Mean probability that the model assigns to the reply it prefers, from 0.5 to 1."""
+    """Mean probability that the reward model assigns to the reply with the higher score, from 0.5 to 1."""
     right: MeasuredShare
-    """Share of pairs in which the reply that the model prefers is the chosen one."""
+    """Share of pairs in which the chosen reply has the higher score."""
 
 
 class HeldOutAccuracy(Frozen):
@@ -58,20 +58,20 @@ class HeldOutAccuracy(Frozen):
     accuracy: MeasuredShare
     """Share of pairs whose chosen reply scores higher; equal scores count as wrong."""
     length_only: MeasuredShare
-    """Accuracy by the reply's length alone: prefers the longer or the shorter reply, whichever is chosen more often in
-    training."""
+    """Accuracy of a baseline that sees the reply's length alone. It prefers the longer replies, or the shorter ones if
+    those are chosen more often in the training pairs."""
     words_only: MeasuredShare
-    """Accuracy by single words alone. A word's weight depends on how often it occurs only in the chosen or only in the
-    rejected reply."""
+    """Accuracy of a baseline that sees single words alone. A word's weight depends on how often the word occurs only in
+    the chosen reply, and how often only in the rejected reply."""
     where_length_is_wrong: MeasuredShare
-    """Accuracy on the pairs that the length baseline gets wrong."""
+    """The reward model's accuracy on the pairs that the length baseline gets wrong."""
     mean_margin: float
     calibration: tuple[CalibrationBin, ...]
 
 
 def held_out_accuracy(scores: Sequence[PairScore], held_out: Sequence[Row], training: Sequence[Row]) -> HeldOutAccuracy:
-    """Compute the accuracy and its baselines. scores: one for each held-out row, in the same order. The baselines are
-    fitted to the training rows alone."""
+    """Compute the accuracy on the held-out pairs, and the accuracy of both baselines. scores: one for each held-out
+    row, in the same order. The baselines are fitted to the training rows only."""
     right = [score.margin > 0 for score in scores]
     pairs, trained = [*map(_replies, held_out)], [*map(_replies, training)]
     by_length = _by_length(trained, pairs)
@@ -87,8 +87,8 @@ def held_out_accuracy(scores: Sequence[PairScore], held_out: Sequence[Row], trai
 
 
 def calibration(margins: Sequence[float]) -> tuple[CalibrationBin, ...]:
-    """Compute the calibration. Under the Bradley-Terry model, the sigmoid of a margin is the probability that the reply
-    is preferred."""
+    """Compute the calibration bins. Under the Bradley-Terry model, the sigmoid of a margin is the probability that the
+    chosen reply is preferred."""
     ordered = sorted(margins, key=abs)
     count = max(1, min(BINS, len(ordered) // LEAST_PAIRS_IN_A_BIN))
     bounds = [len(ordered) * place // count for place in range(count + 1)]
@@ -245,7 +245,7 @@ def read_scorer(base: Path, directory: Path, sft: Sft) -> Scorer:
 
 
 def scoring_config(directory: Path) -> Any:
-    """Return the adapter's configuration for a base that has no head for scores."""
+    """Return the adapter's configuration for a base model without a head."""
     from peft import LoraConfig
 
     config = LoraConfig.from_pretrained(directory)

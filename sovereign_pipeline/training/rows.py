@@ -1,4 +1,4 @@
-"""Encode rows as token ids with their supervised part, check and pack them, and store them in a mapped file.
+"""Encode rows as token ids, mark their supervised parts, check and pack the rows, and store them in a mapped file.
 
 Trainer and gates encode with the same functions. The mapped file contains document text as tokens. The file is unlinked
 once it is mapped, so it does not outlive the process.
@@ -49,7 +49,7 @@ class Completion:
     prompt_ids: Sequence[int]
     reply_ids: Sequence[int]
     gaps: Sequence[int] = ()
-    """Start and end index of each unsupervised part of the reply, as a flat sequence: start, end, start, end, …"""
+    """Start and end index of each unsupervised part of `reply_ids`, as a flat sequence: start, end, start, end, …"""
 
     @property
     def ids(self) -> list[int]:
@@ -64,7 +64,7 @@ class Completion:
 
     @property
     def turns(self) -> list[tuple[int, int]]:
-        """Return start and end of each supervised turn in the reply."""
+        """Return the start and end index of each supervised turn in `reply_ids`."""
         edges = [0, *self.gaps, len(self.reply_ids)]
         return [*zip(edges[::2], edges[1::2], strict=True)]
 
@@ -82,13 +82,15 @@ class EncodedRow:
 
     id: str
     completions: tuple[Completion, ...]
-    """Completions: one for SFT and KTO; for pairs chosen, then rejected, with the same prompt ids."""
+    """One completion for SFT and KTO. For a pair two completions with the same prompt ids: chosen, then rejected."""
     desirable: bool | None = None
     """Binary feedback on the reply, for KTO."""
     turn: int | None = None
-    """Number of the message that is the reply, if each turn of the conversation is a separate row."""
+    """Number, from 1, of the conversation's message that is this row's reply; None unless each turn is a separate
+    row."""
     dropped: int = 0
-    """Number of messages that were omitted at the beginning of a conversation, because it is too long."""
+    """Number of messages that were omitted at the beginning of the conversation, because the conversation is too
+    long."""
 
     @property
     def longest(self) -> int:
@@ -109,15 +111,16 @@ class RowsForTraining:
 
     rows: tuple[EncodedRow, ...]
     cut: tuple[str, ...]
-    """Ids of rows above the length limit. They are skipped, because a row without its end teaches the model not to
-    stop."""
+    """Ids of rows above the length limit. These rows are skipped instead of truncated, because a row without its end
+    teaches the model not to stop."""
 
 
 def encode(
     tokenizer: Any, method: str, row: Mapping[str, Any], eos_ids: Sequence[int], max_length: int | None = None
 ) -> EncodedRow:
     """Encode a row: a prompt with one reply or with a pair of replies. `method` decides the row's type: SftRow,
-    LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, the first messages of its prompt are omitted."""
+    LabelRow (kto), or PreferenceRow. If the row exceeds `max_length`, the earliest messages of its prompt are
+    omitted."""
     if method == "sft":
         prompt, replies = user_message(row["instruction"], row["input"]), [row["output"]]
     else:
@@ -143,8 +146,9 @@ def encode_turns(
     max_length: int | None = None,
     supervise: Literal["all", "last"] = "all",
 ) -> list[EncodedRow]:
-    """Encode a row of any type. A conversation becomes one row if its tokens begin with the tokens of the prompt of
-    each supervised turn. Otherwise each supervised turn becomes a row with its own prompt."""
+    """Encode a row of any type. A conversation becomes one row if, for each supervised turn, the tokens of the turn's
+    prompt are a prefix of the conversation's tokens. Otherwise each supervised turn becomes a row with its own
+    prompt."""
     if "messages" not in row:
         return [encode(tokenizer, method, row, eos_ids, max_length)]
     messages, last = row["messages"], len(row["messages"]) - 1
@@ -180,9 +184,8 @@ def encode_turns(
 
 
 def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
-    """Return each row's prompt with the reply of the previous row, and the first prompt with the last reply.
-
-    From such mismatched pairs KTO estimates the divergence of policy and reference (Ethayarajh et al. 2024, section
+    """Combine each row's prompt with the reply of the previous row, and the first prompt with the last reply. From
+    these mismatched completions KTO estimates the divergence of policy and reference (Ethayarajh et al. 2024, section
     4.1).
     """
     return [
@@ -314,10 +317,9 @@ def _encode_marked(
     eos_ids: Sequence[int],
     tools: Sequence[Mapping[str, Any]],
 ) -> Completion | None:
-    """Encode a conversation whose last turn is trained. Turns of weight 1 are trained.
-
-    For each trained turn, the conversation's tokens must begin with the tokens of the turn's prompt, and with those of
-    the conversation up to that turn. Otherwise training would differ from serving, and the result is None.
+    """Encode a conversation whose last turn is trained. Turns of weight 1 are trained. For each trained turn, the
+    tokens of the turn's prompt, and the tokens of the conversation up to and including that turn, must be prefixes of
+    the conversation's tokens. Otherwise training would differ from serving, and the result is None.
     """
 
     def ids_of(end: int, add_generation_prompt: bool = False) -> list[int]:
@@ -379,10 +381,10 @@ def _tool_form(tokenizer: Any, template: str) -> ToolForm | None:
 def _shorter_and_shorter(
     messages: Sequence[Mapping[str, Any]], instruction: str
 ) -> Iterator[tuple[int, Sequence[Mapping[str, Any]]]]:
-    """Yield the number of omitted messages and the conversation: first the whole, then from each later user message on.
-
-    The system message stays. `instruction`, with which the first user message begins, is put before the first user
-    message that is left."""
+    """Yield ever shorter versions of the conversation, each with the number of omitted messages: first the whole
+    conversation, then the conversation from each later user message on. The system message stays. `instruction`, with
+    which the whole conversation's first user message begins, is added to the first user message of each shorter
+    version."""
     yield 0, messages
     head = next((place for place, each in enumerate(messages) if each["role"] != "system"), 0)
     for place, message in enumerate(messages):
@@ -415,12 +417,12 @@ def _some(ids: Sequence[str]) -> str:
 ROWS_A_BATCH = 256
 """Number of rows that are encoded and written together."""
 ROWS_WORTH_A_WORKER = 10_000
-"""Number of rows for which another worker pays off. A worker takes four seconds of CPU time to start, and encodes about
-500 rows of 600 tokens per second."""
+"""Number of rows per worker above which another worker saves time. A worker needs four seconds of CPU time to start,
+and encodes about 500 rows of 600 tokens per second."""
 MOST_WORKERS = 8
 """Maximum number of workers. One process writes all results, and each worker loads its own tokenizer."""
 REPLIES = ("reply_ids", "rejected_ids")
-"""Columns of a row's replies; the second exists for pairs only."""
+"""Columns of a row's replies. The second column exists for pairs only."""
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -430,7 +432,7 @@ class StoredIds(Sequence[int]):
     access."""
 
     column: Any = field(repr=False)
-    """Column of the file. It is not in the repr, because it contains the document's text."""
+    """Column of the mapped file. The field is not in the repr, because the column contains document text."""
     place: int
     """Index of the row in the column."""
     length: int
@@ -493,9 +495,9 @@ def stored_rows(
 
 
 def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) -> Any:
-    """Write at least one Arrow table to a file of the job, map it, and unlink it. Returns it as a `datasets.Dataset`.
-
-    dataset_class: a subclass of `datasets.Dataset` to return instead. Raises TrainingFailed if the disk is full.
+    """Write the Arrow tables (at least one) to a file of the job, map the file, and unlink it. Returns the mapped
+    tables as a `datasets.Dataset`. dataset_class: a subclass of `datasets.Dataset` to return instead. Raises
+    TrainingFailed if the disk is full.
     """
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
@@ -579,13 +581,13 @@ def _table(
     of_conversations: bool,
     lines: list[str],
 ) -> Any:
-    """Encode lines of a dataset, at least one, as an Arrow table."""
+    """Encode one or more lines of a dataset file as an Arrow table."""
     import pyarrow
 
     contents = [json.loads(line) for line in lines]
     rows = [each for row in contents for each in encode_turns(tokenizer, method, row, eos_ids, max_length, supervise)]
     if not of_conversations and any(each.turn or each.completions[0].gaps for each in rows):
-        raise ValueError("a file of letters holds a conversation of several turns")
+        raise ValueError("a file of letters contains a conversation of several turns")
     token_ids = pyarrow.list_(pyarrow.int32())
     columns = {
         "id": pyarrow.array([row.id for row in rows], pyarrow.string()),

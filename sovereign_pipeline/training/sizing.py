@@ -1,8 +1,8 @@
 """Estimate peak memory and time of a training.
 
-The memory arithmetic follows the tensors that PyTorch keeps for the backward pass. A test compares both, and
-`benchmarks/training/memory_prediction.py` compares the sums with real trainings. Times were not measured. Rates are the
-vendor's peaks times an assumed utilisation, accurate to a factor of about 1.5.
+The memory arithmetic follows the tensors that PyTorch keeps for the backward pass. A test compares the arithmetic with
+PyTorch, and `benchmarks/training/memory_prediction.py` compares the estimates with real trainings. Times were not
+measured. Rates are the vendor's peaks times an assumed utilisation; they are accurate to a factor of about 1.5.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,8 @@ from sovereign_pipeline.training.compute import Passed, flops_of
 Device = Literal["cpu", "cuda"]
 
 NF4_BYTES = 0.5 + 0.127 / 8
-"""Bytes per parameter in NF4: half a byte, and 0.127 bit for the quantisation constants, which are quantised too.
-
-Dettmers et al. 2023, section 3, "Double Quantization".
+"""Bytes per parameter in NF4: half a byte, and 0.127 bit for the quantisation constants, which are themselves quantised
+(Dettmers et al. 2023, section 3, "Double Quantization").
 """
 ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
 """Bytes per parameter of 8-bit AdamW: two states of one byte, with a float32 constant for every 256 bytes (Dettmers et
@@ -26,9 +25,8 @@ al. 2022)."""
 FLOAT32 = 4
 """Bytes of a float32."""
 LOGIT_COPIES = 3
-"""Number of float32 tensors of the supervised positions' logits at the start of the backward pass.
-
-They are the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits.
+"""Number of float32 tensors with the shape of the supervised positions' logits that exist at the start of the backward
+pass: the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits.
 """
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
 """Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
@@ -37,7 +35,8 @@ CPU_FRAMEWORK_BYTES = 560 << 20
 0.21: ru_maxrss of a trainer on the tests' tiny model, minus the other `Memory.parts` of that model
 (benchmarks/training/memory_prediction.py)."""
 CPU_HEAP_GAPS = 0.25
-"""Bytes that glibc's heap uses in addition to the activations, as a share of them. Measured for this project.
+"""Memory that glibc's heap uses in addition to the activations, as a share of the activations' bytes. Measured for this
+project.
 
 Temporary tensors leave gaps between tensors that are kept. For gradient checkpointing, `_activations` estimates the
 gaps in another way. On CUDA, `USABLE_MEMORY` accounts for the allocator's gaps.
@@ -47,8 +46,8 @@ CUDA_FRAMEWORK_BYTES = 768 << 20
 NCCL_BYTES = 1 << 30
 """Bytes of NCCL's buffers with several devices. Assumed, not measured."""
 SUPERVISED_SHARE = 0.5
-"""Assumed supervised share of the tokens if the rows are unknown. Measured on a public authority's letters: 0.49 to
-0.50."""
+"""Supervised share of the tokens that is assumed if the rows are unknown. On a public authority's letters, 0.49 to 0.50
+was measured."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,8 @@ def estimate(
 def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
     """Return the host memory in bytes that loading the base model needs, in addition to `estimate`.
 
-    Each of several processes reads the whole base model before sharding it. A single process reads it directly to its
-    device.
+    Each of several processes reads the whole base model before sharding it. A single process reads the base model
+    directly to its device.
     """
     if devices == 1:
         return 0
@@ -167,8 +166,8 @@ def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
 
 def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
     """Return the bytes of the logits: on CPUs for all supervised positions; on CUDA for a tile, plus the gradient of
-    the head's input in float32. Full tuning adds the head's own gradient, which is computed whole before it is
-    accumulated."""
+    the head's input in float32. Full tuning adds the gradient of the head's weights, which is computed as a whole
+    before it is accumulated."""
     if device == "cpu":
         gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
         return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
@@ -180,11 +179,11 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
 def _activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
 ) -> int:
-    """Return the bytes kept for the backward pass, plus the part of that pass's own memory that exceeds the logits.
-
+    """Return the bytes kept for the backward pass, plus the backward pass's own memory as far as it exceeds the logits.
     With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
-    2016). On a CPU such an input lies in freed memory of one of its layer's larger tensors, and the next layer cannot
-    use the rest of that memory. Measured: the heap grows by about that tensor's size with each layer.
+    2016). On a CPU a layer's input occupies a part of the memory that a larger tensor of the layer has freed. The next
+    layer cannot use the rest of that memory. Measured: the heap grows by about the larger tensor's size with each
+    layer.
     """
     layer = _layer_activations(shape, sft, preference, held, tokens, device)
     # Of one layer: the gradients of its feed-forward activations, and in QLoRA a dequantised weight.
@@ -259,7 +258,7 @@ USABLE_MEMORY = 0.95
 HOURS = 24.0
 """Hours within which a training must end."""
 COUNTS = (1, 2, 4, 8)
-"""Numbers of cards in a tier."""
+"""Numbers of cards for which a tier is computed."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +291,7 @@ The peaks are without sparsity: half of 728, 1008, 1979 and 1979 teraflops.
 
 @dataclass(frozen=True)
 class Work:
-    """The size of a training."""
+    """The amount of data that a training processes."""
 
     rows: int
     tokens: float
@@ -317,14 +316,14 @@ class Tier:
     tokens_per_second: float
     hours: float
     bound_by: str
-    """Limit of the rate: computing, or the link between the cards."""
+    """What limits the rate: computing, or the link between the cards."""
 
     @property
     def name(self) -> str:
         return f"{self.count} × {self.card.name}"
 
     def nodes(self, devices_a_node: int) -> int:
-        """Return the number of cluster nodes that have these cards."""
+        """Return the number of cluster nodes needed for these cards. devices_a_node: number of cards in each node."""
         return -(-self.count // devices_a_node)
 
     def kilowatt_hours(self, device_watts: float) -> float:
@@ -352,7 +351,7 @@ class Recommendation:
     smallest: Tier | None
     """Smallest tier that fits and ends in time."""
     recommended: Tier | None
-    """Next tier, for headroom."""
+    """The next larger tier that is not slower, for headroom; `smallest` if there is none."""
 
 
 def tiers(
@@ -364,9 +363,9 @@ def tiers(
 
 
 def recommend(found: Sequence[Tier]) -> Recommendation:
-    """Return the smallest tier that ends in under 24 hours, and for headroom the next such tier that is not slower.
-
-    found: tiers, smallest first. If there is no next tier, the smallest tier is also the recommended one.
+    """Return the smallest tier that fits and ends in under 24 hours. As the recommended tier, return the next larger
+    such tier that is not slower, for headroom. found: tiers, smallest first. If there is no such larger tier, the
+    smallest tier is also the recommended one.
     """
     in_time = [tier for tier in found if tier.in_time]
     if not in_time:
@@ -378,8 +377,8 @@ def recommend(found: Sequence[Tier]) -> Recommendation:
 def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
     """Return the floating-point operations per token.
 
-    Counted as in `compute.flops_of`, with attention over the whole pack. Preference methods add the reference's forward
-    pass. For kto, policy and reference also read the exchanged reply.
+    Operations are counted as in `compute.flops_of`, with attention over the whole pack. Preference methods add the
+    reference's forward pass. For kto, policy and reference also read the exchanged replies.
     """
     learned = Passed.of_pass([forward_tokens], round(forward_tokens * SUPERVISED_SHARE), apart=False)
     reads = 0 if preference is None else 3 if preference.method == "kto" else 1

@@ -30,7 +30,7 @@ FORGOTTEN = "FORGOTTEN"
 
 
 def run_trainer_on_slurm(job_file: Path, place: Slurm, settings: Settings, progress: Progress, key: str) -> None:
-    """Run the trainer on a job file, on nodes that see the same home, and wait; see `run_queued`."""
+    """Run the trainer on a job file, on nodes that see the same home as this process, and wait; see `run_queued`."""
     run_queued(SlurmJob, place, job_file, settings, progress, key)
 
 
@@ -107,8 +107,8 @@ class SlurmJob(QueuedJob[Slurm]):
 
 
 def check_cluster(place: Slurm) -> str:
-    """Return a sentence that tells an operator how much time a preempted training has for its checkpoint. Raises
-    InputError if the cluster is not reachable, or does not have the partition."""
+    """Return a sentence for the operator: how much time the cluster gives a preempted training for its checkpoint.
+    Raises InputError if the cluster is not reachable, or does not have the partition."""
     assert_installed()
     try:
         _call("scontrol", "show", "partition", *([place.partition] if place.partition is not None else []))

@@ -51,7 +51,8 @@ from sovereign_pipeline.training.rlhf.rewards import code_digests, copy_code
 from sovereign_pipeline.training.tuned_model import tuned_model
 
 REWARD_CODE = "reward "
-"""Prefix of the external inputs that name a reward's tools; the path of a program or file follows."""
+"""Prefix of the external inputs that name the tools of a reward. After the prefix follows the path of a program or
+file."""
 
 
 def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

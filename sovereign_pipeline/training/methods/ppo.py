@@ -57,8 +57,8 @@ class PpoMethod(RewardedMethod):
         return self._learner.optimizer
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the token counts of an iteration's passes with and without a backward pass. Policy and reference read
-        the replies once before the update."""
+        """Return the token counts of an iteration: of its passes with a backward pass, and of its passes without.
+        Policy and reference each read the replies once before the update."""
         once = self._policy.passed([each.completion for each in rollouts])
         return once * self._rlhf.epochs, once * 2
 
@@ -116,11 +116,11 @@ class PpoMethod(RewardedMethod):
 
 @dataclass(frozen=True)
 class Scored:
-    """A rollout with its learning targets; tensors over its reply's tokens."""
+    """A rollout with its learning targets. The tensors have one value for each token of the reply."""
 
     rollout: Rollout
     log_before: Any
-    """Log-probabilities under the sampling policy, computed in the same way as in the update."""
+    """Log-probabilities under the policy that sampled the reply, computed in the same way as in the update."""
     value_before: Any
     advantage: Any
     value_target: Any
@@ -143,7 +143,7 @@ class BeforeUpdate:
 
 @dataclass(frozen=True)
 class Update:
-    """The metrics of the passes over a batch; means over the tokens of all steps."""
+    """The metrics of the update on a batch: means over the tokens of all its steps."""
 
     policy_loss: float
     value_loss: float
@@ -215,9 +215,9 @@ class Learner:
     def update(self, scored: Sequence[Scored], iteration: int, check_first_ratio: Callable[[float], None]) -> Update:
         """Update the policy: one optimizer step for each minibatch, on the mean loss over the minibatch's tokens.
 
-        The first epoch uses the minibatches of `before`, so that its first ratio is exactly 1. Later epochs use an
-        order that iteration and seed decide. check_first_ratio: called with |ratio − 1| before the first update; raises
-        if it is too large.
+        The first epoch uses the same minibatches as `before`, so that the first ratio is exactly 1. The order of later
+        epochs is derived from the iteration and the seed. check_first_ratio: called with |ratio − 1| before the first
+        update; raises if it is too large.
         """
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
         steps: list[tuple[float, float, float]] = []
@@ -238,7 +238,7 @@ class Learner:
         return Update(policy_loss, value_loss, outside, first_off)
 
     def _values_after(self, rollouts: Sequence[Rollout]) -> dict[int, float]:
-        """Return index of each cut reply -> value of the state after its last token."""
+        """Return a mapping of the index of each cut reply to the value of the state after the reply's last token."""
         cut = [place for place, each in enumerate(rollouts) if not each.ended]
         longer = [  # a value belongs to the state before a token, so the appended token does not matter
             Completion(each.prompt_ids, [*each.reply_ids, 0]) for each in (rollouts[place].completion for place in cut)
@@ -251,13 +251,14 @@ class Learner:
         return [slice(start, start + size) for start in range(0, replies, size)]
 
     def _numbers(self, completions: Sequence[Completion], adapter: str) -> TokenNumbers:
-        """Compute the figures in the update's minibatches, because rounding depends on the other rows of a pass."""
+        """Compute the figures in the same minibatches as the update, because rounding depends on the other rows of a
+        pass."""
         parts = [completions[part] for part in self._minibatches(len(completions))]
         return TokenNumbers.joined([self._policy.numbers_without_gradient(each, adapter) for each in parts])
 
     def _gradients(self, minibatch: Sequence[Scored]) -> tuple[tuple[float, float, float], float]:
-        """Accumulate gradients over the minibatch's passes. Returns means over its tokens, and the largest |ratio −
-        1|."""
+        """Accumulate gradients over the passes of a minibatch. Returns metrics as means over the minibatch's tokens,
+        and the largest |ratio − 1|."""
         import torch
 
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,8 @@
 """Train by the preference methods DPO, IPO and KTO: losses, reference log-probabilities, and the trainer on packed
 rows.
 
-TRL has the same losses, but its trainers cannot compute them on packed rows; a test compares both. This module imports
-torch and transformers at its top, so import it inside functions.
+TRL has the same losses, but TRL's trainers cannot compute them on packed rows. A test compares TRL's losses with these.
+This module imports torch and transformers at its top, so import it inside functions.
 """
 
 import json
@@ -44,8 +44,9 @@ class PreferenceMethod(RowsMethod):
         return PreferenceTrainer(self.job, self.model, PreferenceBatches(self.job, self.plan), self.hooks)
 
     def passed(self) -> tuple[Passed, Passed]:
-        """Return the token counts of passes with and without a backward pass. The reference reads each reply once. For
-        kto, policy and reference also read each exchanged reply; these replies have as many tokens as the rows."""
+        """Return the token counts of passes with a backward pass, and of passes without. The reference reads each reply
+        once. For kto, policy and reference also read the exchanged replies, which together have as many tokens as the
+        rows."""
         learned, _ = super().passed()
         different = {(row.id, row.turn): row for row in self.plan.rows}.values()
         references = added(Passed.of_pass([*map(len, row.completions)], row.supervised, True) for row in different)
@@ -82,8 +83,8 @@ class PreferenceBatches(Batches):
         return batch
 
     def _exchanged(self, places: Sequence[int]) -> list[Completion]:
-        """Return the mismatched completions of the units at these places; see `rows.exchanged`. Replies are exchanged
-        among the units of all devices in the same pass."""
+        """Return the mismatched completions of the units at these places in the plan; see `rows.exchanged`. Replies are
+        exchanged among the units that all devices train in the same pass."""
         first = places[0] - places[0] % self.plan.units_a_pass
         together = [row for unit in self.plan.units[first : first + self.plan.units_a_pass] for row in unit]
         return exchanged(together)[places[0] - first : places[-1] - first + 1]
@@ -132,8 +133,8 @@ class PreferenceTrainer(PackedTrainer):
         super()._load_from_checkpoint(*arguments, **named)
 
     def _know_references(self) -> None:
-        """Compute the references once: after the model is sharded, and before its first step or before a checkpoint is
-        loaded."""
+        """Compute the reference log-probabilities once: after the model is sharded, and before the first step or before
+        a checkpoint is loaded."""
         if self.batches.references:
             return
         started = time.monotonic()
@@ -174,8 +175,8 @@ def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> Preferen
     """Compute the loss of DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17).
 
     log_ratios: [2n], chosen and rejected alternating. lengths: tokens of the replies, [2n]. IPO takes means over a
-    reply's tokens, so that its target 1/(2τ) is the same for short and long replies. IPO's authors do the same in TRL
-    and in their own experiments.
+    reply's tokens, so that its target 1/(2τ) is the same for short and long replies. IPO's authors also take means, in
+    TRL and in their own experiments.
     """
     from torch.nn.functional import logsigmoid
 
@@ -190,10 +191,9 @@ def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> Preferen
 
 
 def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence: Any) -> PreferenceLoss:
-    """Compute the loss of KTO (Ethayarajh et al. 2024, equation 7). log_ratios, desirable (bool): [n].
-
-    divergence: estimate of KL(policy, reference), at least 0 and without gradient: the mean log ratio of mismatched
-    replies (`rows.exchanged`).
+    """Compute the loss of KTO (Ethayarajh et al. 2024, equation 7). log_ratios, desirable (bool): [n]. divergence:
+    estimate of KL(policy, reference), at least 0 and without gradient. It is the mean log ratio of mismatched replies
+    (`rows.exchanged`).
     """
     beta = preference.beta
     desirable_value = torch.sigmoid(beta * (log_ratios - divergence))
@@ -224,13 +224,11 @@ def reference_log_probabilities(
     progress: Callable[[str], None],
     check_stop: Callable[[], None],
 ) -> dict[str, float]:
-    """Return `key_of` each completion -> log-probability of its reply (nats) under the present `model`, without
-    dropout.
-
-    Call it in the same context as the training's passes, so that the values equal the policy's own before the first
-    step. With several processes, all must call it, and all get all values. check_stop: called between two batches;
-    raises after a stop request. Raises TrainingFailed for a value that is not finite. A cached file without this
-    training's mark is replaced.
+    """Return a mapping of each completion's `key_of` to the log-probability of its reply (nats) under the present
+    `model`, without dropout. Call this function in the same context as the training's passes, so that the values equal
+    the policy's own before the first step. If there are several processes, all must call it, and each gets all values.
+    check_stop: called between two batches; raises after a stop request. Raises TrainingFailed for a value that is not
+    finite. A cache file without this training's mark is replaced.
     """
     wanted = {key_of(each): each for each in completions}
     path = job.references / f"{_identity(job, wanted)}.json"

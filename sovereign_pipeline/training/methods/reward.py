@@ -33,7 +33,7 @@ from sovereign_pipeline.training.sizing import Forward, estimate
 from sovereign_pipeline.training.trainer import Outcome, RowsMethod, conditions
 
 LARGEST_SHIFT = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest accepted difference, before the first step, between TRL's score and the head's score at the end of turn, in
+"""Largest accepted difference between TRL's score and the head's score at the end of turn, before the first step, in
 logits."""
 
 
@@ -139,8 +139,8 @@ class RewardMethod(RowsMethod):
         )
 
     def log(self) -> list[LoggedStep]:
-        """Return the log with common names. TRL's RewardTrainer names accuracy and margin differently from its other
-        trainers."""
+        """Return the log with the metric names that all methods use. TRL's RewardTrainer names accuracy and margin
+        differently from TRL's other trainers."""
         return [
             LoggedStep.from_history(
                 {**entry, "rewards/accuracies": entry["accuracy"], "rewards/margins": entry["margin"]}
@@ -252,7 +252,7 @@ def _load(job: TrainingJob) -> Any:
 
 
 def _head(tensors: Iterable[tuple[str, Any]]) -> Any:
-    """Return the trained head among named tensors, [1, hidden]."""
+    """Return the trained head, [1, hidden], from the model's named tensors."""
     return next(each for name, each in tensors if name.endswith("score.modules_to_save.default.weight"))
 
 
@@ -280,7 +280,8 @@ def _check_trainable(model: Any) -> int:
 
 
 def _padding(tokenizer: Any, job: TrainingJob) -> int:
-    """Return the id of a padding token that is no end-of-turn id. Otherwise the end of turn would count as padding."""
+    """Return the id of a padding token that is not an end-of-turn id. Otherwise transformers would treat the end of
+    turn as padding."""
     return next(token for token in range(len(tokenizer)) if token not in job.eos_ids)
 
 

@@ -38,8 +38,8 @@ class SftMethod(RowsMethod):
 
 
 class Batches:
-    """Batches of a plan, as tensors for transformers' data loader. A unit's place, its index in the plan, determines
-    its batch."""
+    """The batches of a plan, as tensors for transformers' data loader. A unit's place (its index in the plan)
+    determines its batch."""
 
     replies_of_a_row = 1
 
@@ -49,8 +49,8 @@ class Batches:
 
     @property
     def places(self) -> list[int]:
-        """Return the places of the units in the plan. With several devices there are extra places, so that all batches
-        have the same size."""
+        """Return the places of the units in the plan. With several devices, extra places at the end give all batches
+        the same size."""
         units = len(self.plan.units)
         missing = -units % self.plan.units_a_pass if self.job.devices.count > 1 else 0
         return list(range(units + missing))
@@ -64,9 +64,8 @@ class Batches:
         return [row for place in places for unit in self.plan.units[place : place + 1] for row in unit]
 
     def fillers(self, places: Sequence[int]) -> list[Completion]:
-        """Return rows without a supervised token, which fill places beyond the plan's end.
-
-        A sharded model must run the same number of passes on each device.
+        """Return rows without a supervised token for the places beyond the plan's end. They are needed because a
+        sharded model must run the same number of passes on each device.
         """
         beyond = sum(place >= len(self.plan.units) for place in places)
         return [Completion(list(self.job.eos_ids[:1]) * 2, [])] * (beyond * self.replies_of_a_row)
@@ -76,7 +75,7 @@ class GuardedTrainer:
     """A mixin for a subclass of transformers' Trainer. List it before the trainer among the base classes."""
 
     def prepare(self, job: TrainingJob, plan: Plan) -> None:
-        """Set the attributes that the Trainer's `__init__` uses. Call it before that `__init__`."""
+        """Set the attributes that the Trainer's `__init__` uses. Call this method before `__init__`."""
         self.job = job
         self.plan = plan
         self.checkpoint_directory = CheckpointDirectory.of(job)
@@ -112,7 +111,7 @@ class GuardedTrainer:
                 self.save_beside(directory)
 
     def save_beside(self, directory: Path) -> None:
-        """Write the method's own state into the checkpoint. By default there is no such state."""
+        """Write the training method's own state into the checkpoint. The default implementation writes nothing."""
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
@@ -231,8 +230,8 @@ def training_arguments(job: TrainingJob, argument_class: Any = TrainingArguments
     """Build transformers' arguments for a job. The plan already repeats and orders the rows, so transformers trains one
     epoch in the plan's order.
 
-    argument_class: TrainingArguments, or a class of TRL derived from it. more: arguments of that class, or values that
-    replace those set here.
+    argument_class: TrainingArguments, or a class of TRL derived from it. more: arguments that are added to those set
+        here, or that replace them.
     """
     tuning = job.tuning
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"

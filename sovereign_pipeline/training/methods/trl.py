@@ -2,7 +2,7 @@
 
 TRL's trainers run on this package's token ids, plan, checkpoints and guards. For RLOO and GRPO, replies come from this
 package's sampler. Each draw of the sampler has its own seed, so that a resumed training samples the same replies as an
-uninterrupted training. TRL gets no text, because it prints a prompt and its reply if a reward abstains. This module
+uninterrupted training. TRL gets no text: it would print a prompt and its reply if a reward abstains. This module
 imports torch, datasets and transformers at its top, so import it inside functions.
 """
 
@@ -130,9 +130,9 @@ class TrlRewardMethod(RewardedMethod):
             )
 
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the token counts of passes with and without a backward pass. Replies are padded, with logits at every
-        position. The reference reads them once. If the policy takes several steps with them, it also reads them once
-        before the first step."""
+        """Return the token counts of passes with a backward pass, and of passes without. Replies are padded, with
+        logits at every position. The reference reads the replies once. If the policy takes several steps on the same
+        replies, the policy also reads them once before the first step."""
         rlhf, given = self._rlhf, [each.completion for each in rollouts]
         longest = max(len(each.prompt_ids) for each in given) + max(len(each.reply_ids) for each in given)
         once = Passed.padded(len(rollouts), longest, predicted=len(rollouts) * longest)
@@ -163,8 +163,8 @@ class TrlRewardMethod(RewardedMethod):
 
 
 def _check_copy(adapters: TwoAdapters) -> None:
-    """Raise TrainingFailed unless TRL's reference is a copy of the parent adapter. Otherwise the divergence would be
-    measured from another model."""
+    """Raise TrainingFailed unless TRL's reference is a copy of the parent adapter. With another reference, the
+    divergence would be measured from another model."""
     tensors = dict(adapters.model.named_parameters())
     other = [
         name
@@ -207,7 +207,7 @@ class TrlTrainer(GuardedTrainer):
         moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
         if moved:
             raise TrainingFailed(
-                f"{len(moved)} tensors of the reference changed in the training, so the losses are wrong.",
+                f"{len(moved)} tensors of the reference changed during the training, so the losses are wrong.",
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
 
@@ -317,7 +317,8 @@ def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
 
 
 def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_reference: bool) -> None:
-    """Check that all trained tensors are in float32, and that there is a frozen reference if `has_reference`."""
+    """Check that all trained tensors are in float32, and that there is a frozen reference exactly if `has_reference` is
+    True."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     narrow = [name for name, each in trained.items() if each.dtype != torch.float32]
     if narrow or reference.keys() & trained.keys() or bool(reference) != has_reference:
@@ -330,14 +331,15 @@ def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_r
 
 @dataclass
 class _Iteration:
-    """The metrics of one iteration's passes. `gap` and `entropy` are sums over tokens, for means over all tokens."""
+    """The metrics of one iteration's passes. `gap` and `entropy` are sums over tokens, from which means over all tokens
+    are computed."""
 
     divergence: float
     """KL(policy, reference) of a whole reply, mean of the batch, nats."""
     losses: list[float] = field(default_factory=list)
     """Losses, one for each step."""
     outside: list[float] = field(default_factory=list)
-    """Share of ratios outside the clip, for each pass."""
+    """Share of ratios outside the clipping range, for each pass."""
     tokens: float = 0.0
     """Number of tokens in the first step's passes. `gap`, `entropy` and `ratio_off` are also computed over these
     passes."""
@@ -431,7 +433,8 @@ class _RewardSteps(TrlTrainer):
         return clip_share(log[counted], before[counted], self._rlhf.clip) if bool(counted.any()) else 0.0
 
     def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
-        """Weigh the batch by `mismatch_weights`, because the sampler's distribution is slightly different."""
+        """Weigh the batch by `mismatch_weights`, because the sampler's distribution differs slightly from the
+        policy's."""
         raise NotImplementedError
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
@@ -474,12 +477,12 @@ class _RlooSteps(_RewardSteps):
         return self._sampled()
 
     def _weigh(self, inputs: dict[str, Any], before: Any, cap: float) -> None:
-        """Weigh whole replies, because RLOO's ratio is over whole replies."""
+        """Weigh whole replies, because RLOO has one ratio for a whole reply."""
         of_update, of_sampler = ((each * inputs["completion_mask"]).sum(1) for each in (before, inputs["sampled"]))
         inputs["advantages"] = inputs["advantages"] * mismatch_weights(of_update, of_sampler, cap)
 
     def _share_outside(self, log: Any, before: Any, counted: Any) -> float:
-        """Return the share outside the clip. RLOO's ratio is over a whole reply."""
+        """Return the share of ratios outside the clipping range. RLOO has one ratio for a whole reply."""
         return clip_share((log * counted).sum(1), (before * counted).sum(1), self._rlhf.clip)
 
 
@@ -500,7 +503,8 @@ class _GrpoSteps(_RewardSteps):
 
 
 class _Iterations(TrainerCallback):  # type: ignore[misc]
-    """A callback that finishes each iteration, and then saves or stops as `iteration_ended` returns."""
+    """A callback that finishes each iteration, and then saves a checkpoint or ends the training as `iteration_ended`
+    decides."""
 
     def __init__(self, trainer: Any, method: TrlRewardMethod, iterations: int) -> None:
         self._trainer, self._method, self._iterations = trainer, method, iterations

@@ -1,7 +1,7 @@
 """Check a reward before it is optimised, and the policy while it learns.
 
 Before training, plainly bad replies must score below the institution's replies. While the policy learns, a guard raises
-TrainingFailed if a number cannot be right, or returns the reason why the training should end.
+TrainingFailed if a number cannot be right. `reason_to_stop` returns the reason why the training should end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,23 +20,24 @@ COMPARED = 24
 LEAST_ABOVE = 0.01
 """Smallest difference by which the institution's replies must score higher than bad replies, on average."""
 SAMPLED = 64
-"""Maximum number of replies sampled before the first step. Learning needs at least two different rewards among these
-replies."""
+"""Maximum number of replies that are sampled before the first step. Training starts only if these replies have at least
+two different rewards."""
 LEAST_SPREAD = 1e-6
 LARGEST_RATIO_OFF = {"float32": 1e-4, "bfloat16": 2e-2}
 LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest accepted mean gap between the log-probabilities of sampler and update, nats per token. The sampler's passes
-are padded and cached and the update's passes are packed, so rounding differs."""
+"""Largest accepted gap between the log-probabilities of the sampler and those of the update: mean over tokens, nats.
+The sampler's passes are padded and cached and the update's passes are packed, so rounding differs."""
 FEW = 3
-"""Number of first and last iterations whose means are compared to detect a drift."""
+"""To detect a drift, the mean over this many first iterations is compared with the mean over as many last
+iterations."""
 LENGTH_FACTOR = 3.0
 MORE_REPETITION, MORE_MISSING_ENDS = 0.25, 0.5
 GRAM = 4
 
 
 def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[[list[int]], str], tokens: int) -> None:
-    """Check that bad replies score below the institution's own. All replies are truncated to the tokens that the policy
-    may write.
+    """Check that plainly bad replies score below the institution's own replies. All replies are truncated to the number
+    of tokens that the policy may write.
 
     Bad replies are: an empty reply; repeated first words; the first sentence alone, with the opening formula; the most
     frequent words of all replies; and the first sentences of other replies. Raises TrainingFailed.
@@ -87,20 +88,20 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
 
 
 def differ(scores: Sequence[float | None]) -> bool:
-    """Return whether the scores include two different rewards."""
+    """Return True if the scores include at least two different rewards."""
     said = [score for score in scores if score is not None]
     return len(said) > 1 and pstdev(said) >= LEAST_SPREAD
 
 
 def groups(scores: Sequence[float | None], size: int) -> list[Sequence[float | None]]:
-    """Split the scores by prompt. Replies must be in the order of their prompts."""
+    """Split the scores into groups of `size`, one group for each prompt. The scores must be in the order of the
+    prompts."""
     return [scores[start : start + size] for start in range(0, len(scores), size)]
 
 
 def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> None:
-    """Check that sampled replies of the starting policy have different rewards. Otherwise nothing could be learned.
-
-    compared: number of consecutive replies that are compared with one another in learning.
+    """Check that replies sampled from the initial policy have different rewards. Otherwise nothing could be learned.
+    compared: number of consecutive replies that the algorithm compares with one another.
     """
     if any(map(differ, groups(scores, compared))):
         return
@@ -115,7 +116,8 @@ def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> No
 
 
 def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
-    """Check that sampler and update compute the same log-probabilities. by_server: True if a vLLM server sampled."""
+    """Check that sampler and update compute the same log-probabilities. by_server: True if a vLLM server sampled the
+    replies."""
     if not gap <= LARGEST_SAMPLER_GAP[precision]:
         raise TrainingFailed(
             f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
@@ -173,8 +175,8 @@ def _drift(log: Sequence[Row]) -> str | None:
 
 
 def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
-    """Detect over-optimisation (Gao et al. 2022): the optimised reward rises while the reward on held-out prompts
-    falls."""
+    """Return a message for over-optimisation (Gao et al. 2022), else None. Over-optimisation: the optimised reward
+    rises while the reward on held-out prompts falls."""
     measured = [row for row in log if "gold" in row]
     best = max(measured, key=lambda row: (row["gold"], -row["step"]), default=None)
     if best is None:
@@ -217,7 +219,8 @@ def _first_sentence(text: str) -> str:
 
 
 def _frequent_words(texts: Sequence[str]) -> list[str]:
-    """Return the words that occur in most texts, the most frequent first, as many as the longest text has."""
+    """Return the words that occur in the most texts, the most frequent first. The result has at most as many words as
+    the longest text."""
     counts: dict[str, int] = {}
     for text in texts:
         for word in dict.fromkeys(text.split()):

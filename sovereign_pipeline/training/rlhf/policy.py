@@ -1,9 +1,9 @@
 """Run the policy, its frozen reference and the value head: one base model with two adapters.
 
 The reference is a copy of the adapter that training starts from. The value head is a linear layer on the policy's last
-hidden state, through which no gradient flows back. Replies to one prompt share the prompt's tokens in a pass: each
-reply attends to the prompt and to itself, and its positions continue the prompt's. If attention does not support this,
-as on CUDA, each reply has its own copy of the prompt.
+hidden state. No gradient of the value head flows back into the policy. Replies to one prompt share the prompt's tokens
+in a pass: each reply attends to the prompt and to itself, and its positions continue the prompt's. If attention does
+not support this, as on CUDA, each reply has its own copy of the prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,8 @@ from sovereign_pipeline.training.rows import Completion
 
 def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> tuple[dict[str, Any], Any]:
     """Return the model's inputs for one pass over the concatenated completions, and the token ids of all replies.
-
-    Logits are computed for the states that predict the replies' tokens. A prompt's last state occurs once for each of
-    its replies. No reply may be empty.
+    Logits are computed only for the states that predict reply tokens. The last state of a prompt is listed once for
+    each reply to the prompt. No reply may be empty.
     """
     import torch
 
@@ -61,8 +60,8 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
 POLICY, REFERENCE = "default", "reference"
 """Names of the two adapters in PEFT; PEFT names a single adapter `default`."""
 ENTROPIES_AT_ONCE = 128
-"""Number of tokens whose entropies are computed at once. Their distributions over the vocabulary need three times the
-memory of their logits."""
+"""Number of tokens whose entropies are computed at once. The tokens' distributions over the vocabulary need three times
+the memory of the tokens' logits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class TokenNumbers:
     entropies: Any
     """Entropy of the whole distribution, nats; without gradient."""
     values: Any
-    """Value of the state before the token; zeros for the reference."""
+    """Value of the state before each token; zeros for the reference."""
 
     @classmethod
     def joined(cls, parts: "Sequence[TokenNumbers]") -> "TokenNumbers":
@@ -90,7 +89,7 @@ class TwoAdapters:
     """True if replies to one prompt share a single copy of the prompt in a pass."""
 
     def __init__(self, model: Any, precision: str, reference: str = REFERENCE) -> None:
-        """Wrap the model. reference: the copy's name in PEFT. The copy may be added to the model later."""
+        """Wrap the model. reference: the name of the frozen copy in PEFT. The copy may be added to the model later."""
         self.model = model
         self.reference = reference
         self._precision = precision
@@ -113,8 +112,8 @@ class TwoAdapters:
                 self._switch_to(POLICY)
 
     def divergence(self, completions: Sequence[Completion], temperature: float) -> float:
-        """Estimate KL(policy, reference) of a whole reply in nats, as the mean over replies sampled from the policy at
-        this temperature."""
+        """Estimate KL(policy, reference) of a whole reply, in nats. The estimate is the mean over the given replies,
+        which must be sampled from the policy at this temperature."""
         logs = [self._reply_logs(completions, adapter, temperature) for adapter in (POLICY, self.reference)]
         return float((logs[0] - logs[1]).sum()) / len(completions)
 
@@ -152,7 +151,8 @@ class Policy(TwoAdapters):
     """A model with both adapters, and the value head, which is not saved in the result."""
 
     def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
-        """Add reference and value head. model: from `load_trainable`, with the parent adapter as trained adapter."""
+        """Add the reference and the value head to the model. model: as `load_trainable` returns it, with the parent
+        adapter as the trained adapter."""
         import torch
 
         assert job.parent_adapter is not None and job.reward is not None
@@ -189,7 +189,7 @@ class Policy(TwoAdapters):
         return found
 
     def passed(self, completions: Sequence[Completion]) -> Passed:
-        """Return the token counts of passing all completions through the model once."""
+        """Return the token counts of the passes that read all completions once."""
         return added(map(self._passed_at_once, self.passes(completions)))
 
     def _passed_at_once(self, completions: Sequence[Completion]) -> Passed:
@@ -204,7 +204,8 @@ class Policy(TwoAdapters):
         return once + Passed(sum(replies), sum(replies), pairs)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """Compute the policy's figures, with gradient, in one pass. completions: at most one list of `passes`."""
+        """Compute the policy's figures, with gradient, in one pass. completions: a list that `passes` returned, or a
+        part of it."""
         with self.running():
             return self._numbers(completions, with_values=True)
 

@@ -3,7 +3,8 @@
 Sources, by the names used below: "PPO" is Schulman et al. 2017 (arXiv 1707.06347), "GAE" Schulman et al. 2015 (arXiv
 1506.02438), "Ziegler" Ziegler et al. 2019 (arXiv 1909.08593), "InstructGPT" Ouyang et al. 2022 (arXiv 2203.02155), "N"
 "The N Implementation Details of RLHF with PPO" (Huang et al. 2023, and 2024 as arXiv 2403.17031). An action is a token,
-and its state is the prompt with the reply so far. Vectors are over the tokens of one reply, or of a batch, as stated.
+and its state is the prompt with the reply so far. Each function states whether its vectors are over the tokens of one
+reply or of a batch.
 """
 
 from dataclasses import dataclass
@@ -47,8 +48,8 @@ def whitened(values: Any) -> Any:
 def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float) -> Any:
     """Return −L^CLIP of each token: PPO, equation 7, with r = exp(log π − log π_old).
 
-    The result is the larger of the clipped and the unclipped loss, so that clipping never makes a bad change look
-    better.
+    The loss of a token is the clipped or the unclipped loss, whichever is larger, so that clipping never makes a bad
+    change look better.
     """
     import torch
 
@@ -60,9 +61,9 @@ def mismatch_weights(log_before: Any, log_sampled: Any, cap: float) -> Any:
     """Return min(π_old / μ, cap) for each token, or for each reply if the arguments are sums over replies. μ is the
     sampling distribution, and π_old the policy as the update computes it.
 
-    This is truncated importance sampling (Ionides 2008). A sampler that rounds differently, such as an engine or the
-    trainer in bfloat16, samples from a slightly different distribution than π_old. The weights multiply the surrogate
-    and have no gradient.
+    This is truncated importance sampling (Ionides 2008). A sampler that rounds differently than the update, such as
+    vLLM or the trainer in bfloat16, samples from a distribution slightly different from π_old. The weights multiply the
+    surrogate and have no gradient.
     """
     return (log_before - log_sampled).exp().clamp(max=cap)
 

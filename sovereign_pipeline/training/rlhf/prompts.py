@@ -27,9 +27,10 @@ class PromptRow(Frozen):
     prompt: str
     """Whole user message, or the text of all messages before the reply."""
     response: str
-    """Reply that the institution sent. The policy never learns from it; guards and tools compare with it."""
+    """Reply that the institution sent. The policy never learns from this reply; guards and tools compare other replies
+    with it."""
     columns: dict[str, str]
-    """Columns of the prompt's document, for the tools that judge replies."""
+    """Columns of the prompt's document, which tools may use to judge replies."""
     messages: tuple[dict[str, Any], ...] = ()
     """Messages of a conversation as it is served, with the institution's reply; empty for a single request."""
     tools: tuple[dict[str, Any], ...] = ()
@@ -46,13 +47,13 @@ class Prompt:
     """Token ids of the institution's reply, its end of turn included."""
 
     def answered(self, text: str, ids: Sequence[int] | None) -> Reply:
-        """Return a reply to this prompt, to be judged. ids: see `Reply.ids`."""
+        """Return `text` as a reply to this prompt that can be judged. ids: see `Reply.ids`."""
         row, sampled = self.row, None if ids is None else tuple(ids)
         return Reply(row.prompt, text, row.columns, sampled, row.messages, row.tools)
 
 
 def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> None:
-    """Write the prompts of the training dataset's rows, except canaries, because no user sends their prompts.
+    """Write the prompts of the training dataset's rows. Canaries are skipped, because no user sends such prompts.
 
     Raises IntegrityError for a row that is not a document of the split's training side.
     """
@@ -75,10 +76,9 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
 def write_held_out_prompts(
     path: Path, split: Artifact, instruction: str, at_most: int, seed: int, replaces: bool = False
 ) -> None:
-    """Write up to `at_most` prompts of the selection side, chosen by seed. Prompts of pairs and labels are skipped.
-
-    Half of the prompts decide which adapter is kept. If the split has no selection side, prompts of the held-out side
-    are written.
+    """Write up to `at_most` prompts of the selection side, chosen by seed. Preference pairs and binary feedback are
+    skipped. By about half of the prompts the best adapter is chosen. If the split has no selection side, prompts of the
+    held-out side are written.
     """
     side = split.file(SELECTION if has_selection(split) else HELD_OUT)
     documents = [document for document in read_documents(side) if not document.is_preference]
@@ -160,8 +160,8 @@ def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
 
 
 def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Split the prompts into two halves without a common case. The first is measured while the policy learns, the
-    second only at start and end."""
+    """Split the prompts into two halves without a common case. The first half is measured while the policy learns, the
+    second half only at the start and the end."""
     cases: dict[str, list[Prompt]] = {}
     for prompt in held_out:
         cases.setdefault(prompt.row.case, []).append(prompt)
@@ -173,8 +173,8 @@ def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) -> list[list[Prompt]]:
-    """Return the prompts of each iteration. Every prompt occurs once before any prompt is repeated, and each round has
-    its own order.
+    """Return the prompts of each iteration. Every prompt occurs once before any prompt is repeated. Each round through
+    the prompts has its own order.
 
     Raises TrainingFailed if there are too few prompts for one iteration.
     """

@@ -1,10 +1,10 @@
-"""Compute the reward of a reply: tools in the sandbox, commands, the line's reward model, and their weighted mean.
-
-A tool that fails or is too slow is an error, never a low reward, because the policy would then learn from the
-tool's faults. A reward model's raw score is in logits, and only differences between replies to one prompt have a
-meaning (Bradley and Terry 1952). A reply is therefore compared with the institution's reply to the same prompt. The
-sigmoid of the difference is the probability that the model prefers it. The sigmoid is flat for replies far better than
-the institution's, where a reward model is least reliable (Fu et al. 2025, arXiv 2502.18770).
+"""Compute the reward of a reply: the weighted mean of scores by functions and commands in the sandbox and by the line's
+reward model. A tool that fails or is too slow is an error, never a low reward. With a low reward, the policy would
+learn from the tool's faults. A reward model's raw score is in logits, and only differences between replies to one
+prompt have a meaning (Bradley and Terry 1952). The raw score of a reply is therefore compared with that of the
+institution's reply to the same prompt. The sigmoid of the difference is the probability that the reward model prefers
+the reply. The sigmoid is flat for replies that score far above the institution's; such scores are least reliable (Fu et
+al. 2025, arXiv 2502.18770).
 """
 
 import json
@@ -38,7 +38,7 @@ from sovereign_pipeline.training.rows import Completion, encode_completion
 Item = TypeVar("Item")
 
 LARGEST = 64 << 20
-"""Maximum size in bytes of a command with its files, which are copied into the sandbox for each run."""
+"""Maximum size in bytes of a command and its files together. They are copied into the sandbox for each run."""
 SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 """Pattern of a score: null, or a JSON number that is not negative."""
 CORRECT = "Correct the tool, or have it write null for replies that it cannot judge. A failure is never a low reward."
@@ -46,9 +46,9 @@ CORRECT = "Correct the tool, or have it write null for replies that it cannot ju
 
 
 def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
-    """Return path -> SHA-256 of the machine's files that the command needs: its interpreter, and the recipe's `uses`.
-
-    Shared libraries are excluded. Raises InputError for a path that is missing or may not be visible to a command.
+    """Return path -> SHA-256 for this machine's files that the command needs: its interpreter, and the paths in `uses`
+    of the recipe. Shared libraries are excluded. Raises InputError for a path that is missing, or that a command must
+    not see.
     """
     interpreter = interpreter_of(str(tool.program), program)
     paths = [*([interpreter] if interpreter is not None else []), *tool.uses]
@@ -83,7 +83,8 @@ class CommandTool:
         """Prepare the command. files: file name -> content, of the command and its files. code: path -> digest, as
         `code_digests` returns it.
 
-        Raises IntegrityError if this machine's files differ from `code`, and InputError if one is missing.
+        Raises IntegrityError if the digest of a file on this machine differs from `code`, and InputError if a file is
+        missing.
         """
         assert tool.command is not None
         program = files[tool.program.name]
@@ -99,8 +100,9 @@ class CommandTool:
         self._shown = parts_of(tool.program.name, program, tool.uses)
 
     def run(self, rows: Sequence[Mapping[str, str]], limits: Limits) -> CommandEnd:
-        """Run the command on the rows, one JSON line each. Raises SandboxUnavailable, and IntegrityError if the
-        machine's files changed: a training takes hours, and a package may be upgraded meanwhile."""
+        """Run the command on the rows, one JSON line each. Raises SandboxUnavailable, and IntegrityError if a file of
+        this machine changed. Files are checked at each run, because a training takes hours and a package may be
+        upgraded meanwhile."""
         lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
         given = "".join(lines).encode(errors="replace").decode()
         end = run_command(self._command, self._files, self._shown, given, limits)
@@ -155,7 +157,8 @@ def _how(status: int | None) -> str:
 
 
 CLOCK_FACTOR = 3
-"""Wall clock limit divided by CPU time limit. It is large, so that a tool does not fail because the machine is busy."""
+"""Wall clock limit divided by CPU time limit. The ratio is large, so that a tool does not fail because the machine is
+busy."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +179,8 @@ class Reply:
 
 
 def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
-    """Return path in the recipe -> SHA-256 for every program and file of the section's tools, and for the machine's
-    files that commands need. Raises InputError for a file that is missing or cannot be run."""
+    """Return path -> SHA-256 for every program and file of the tools in the recipe's rlhf section, and for this
+    machine's files that commands need. Raises InputError for a file that is missing or cannot be run."""
     found: dict[str, str] = {}
     for path in _named(rlhf):
         file = data / path
@@ -195,7 +198,8 @@ def _named(rlhf: Rlhf) -> list[Path]:
 
 
 def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
-    """Copy every program and file into the directory, named by its SHA-256. Returns `code_digests` of the copies."""
+    """Copy every program and file of the tools into the directory. A copy's name is its SHA-256. Returns
+    `code_digests`, with the digests of the copies."""
     directory.mkdir()
     found = code_digests(data, rlhf)
     for path in _named(rlhf):
@@ -206,10 +210,9 @@ def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
 
 
 class ScoreCache:
-    """A file of scores, keyed by the digest of everything that decides them. Each line has a mark of the training.
-
-    A resumed training reads the scores that exist. A line without the mark, such as an incomplete line of a killed
-    process, is dropped.
+    """A file of scores. The key of a score is the digest of everything that decides it. Each line has a mark of the
+    training. A resumed training reads the scores in the file. A line without the mark, such as an incomplete line of a
+    killed process, is dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -223,7 +226,8 @@ class ScoreCache:
     def scores(
         self, keys: Sequence[str], items: Sequence[Item], compute: Callable[[list[Item]], Sequence[float | None]]
     ) -> list[float | None]:
-        """Return the score of each item by its key. `compute` is called once, with the items without a score."""
+        """Return the score of each item. keys: key of each item in the cache. `compute` is called once, with the items
+        that have no cached score."""
         unknown = {key: item for key, item in zip(keys, items, strict=True) if key not in self._scores}
         if unknown:
             self._add(dict(zip(unknown, compute([*unknown.values()]), strict=True)))
@@ -240,7 +244,7 @@ class ScoreCache:
 
 
 def _marked(line: bytes) -> tuple[str, float | None] | None:
-    """Return the key and the score of a line with this training's mark, or None."""
+    """Return the key and the score of a line; None if the line does not have this training's mark."""
     try:
         key, score, mark = json.loads(line)
         return (key, score) if mark == mark_of("score", [key, score]) else None
@@ -252,8 +256,8 @@ class ToolRunner:
     """Scores replies with a tool, and caches the scores."""
 
     def __init__(self, name: str, tool: Tool, code: Mapping[str, str], directory: Path, cache: Path) -> None:
-        """Prepare the tool. name: name of the part of the reward. code, directory: see `copy_code`. cache: directory of
-        the cached scores.
+        """Prepare the tool. name: name of the reward's part that uses the tool. code, directory: see `copy_code`.
+        cache: directory of the cached scores.
 
         Raises IntegrityError if a copy, or a file of the machine that a command needs, differs from the job.
         """
@@ -277,11 +281,11 @@ class ToolRunner:
         self._cache = ScoreCache(cache / f"{self.identity}.jsonl")
 
     def scores(self, replies: Sequence[Reply]) -> list[float | None]:
-        """Score each reply from 0 to 1, or None if the tool abstains. Scores come from the cache, or from one run of
-        the tool.
+        """Return a score from 0 to 1 for each reply, or None if the tool abstains. Scores come from the cache or, for
+        all other replies, from one run of the tool.
 
-        Raises TrainingFailed if the tool fails, takes too long or returns anything else, and SandboxUnavailable if this
-        machine cannot run it.
+        Raises TrainingFailed if the tool fails, takes too long or returns an invalid score, and SandboxUnavailable if
+        this machine cannot run the tool.
         """
         rows = [self._row(reply) for reply in replies]
         keys = [digest_of([self.identity, row]) for row in rows]
@@ -363,13 +367,13 @@ class Preferred:
     """A reward model's judgement of a reply."""
 
     probability: float
-    """Probability that the model prefers the reply to the institution's own, from 0 to 1."""
+    """Probability that the reward model prefers this reply to the institution's own reply, from 0 to 1."""
     raw: float
     """Raw score of the reply, logits."""
 
 
 class RewardAdapter:
-    """Judges replies with the line's reward model, as a further adapter on the policy's base model."""
+    """Judges replies with the line's reward model. The reward model's adapter is added to the policy's base model."""
 
     def __init__(self, model: Any, tokenizer: Any, job: TrainingJob) -> None:
         """Add the reward model to the policy. model: PEFT model with the policy's adapter, on the base model that the
@@ -400,7 +404,7 @@ class RewardAdapter:
         return [Preferred(_sigmoid(raw - of_own), raw) for raw, of_own in pairs]
 
     def _scores(self, completions: Sequence[Completion]) -> list[float]:
-        """Return raw scores, cached by token ids."""
+        """Return the raw score of each completion. Scores are cached by token ids."""
         keys = [digest_of([self.identity, each.ids]) for each in completions]
         return cast(list[float], self._cache.scores(keys, completions, self._computed))
 
@@ -433,15 +437,16 @@ class RewardAdapter:
         return self._own[key]
 
     def _encoded(self, reply: Reply, text: str | Sequence[Mapping[str, Any]]) -> Completion:
-        """Encode a text as in the training of reward models, cut to the tokens that the policy may write."""
+        """Encode a text as in the training of reward models. The reply is cut to the number of tokens that the policy
+        may write."""
         prompt = reply.messages[:-1] or reply.prompt
         whole = encode_completion(self._tokenizer, "of a reward", prompt, text, self._eos_ids, reply.tools)
         return Completion(whole.prompt_ids, whole.reply_ids[: self._most_tokens])
 
 
 def _load(model: Any, given: RewardModelGiven) -> None:
-    """Add the reward model's adapter to the model. Raises IntegrityError for a missing tensor or a tensor that fits no
-    layer; PEFT would only warn."""
+    """Add the reward model's adapter to the model. Raises IntegrityError if a tensor is missing or fits no layer; PEFT
+    would only warn."""
     model.add_adapter(REWARD, scoring_config(given.directory))
     result = model.load_adapter(str(given.directory), adapter_name=REWARD, is_trainable=False)
     strange = [name for name in result.unexpected_keys if not name.endswith(HEAD.removeprefix("base_model.model."))]
@@ -477,17 +482,16 @@ class Score:
     """The reward of a reply."""
 
     total: float | None
-    """Reward from 0 to 1; None if every part abstains."""
+    """Reward from 0 to 1; None if every part of the reward abstains."""
     parts: Mapping[str, float | None]
     raw: Mapping[str, float] = field(default_factory=dict)
-    """Name of a part that a reward model judges -> raw score, logits."""
+    """Name -> raw score in logits, for each part of the reward that uses a reward model."""
 
 
 def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
-    """Return the rewards that a job optimises, and the rewards that it measures on held-out prompts.
-
-    model: the policy in PEFT. If a reward model judges, its adapter is added to the policy's base. The active adapter
-    and the trained parameters do not change.
+    """Return two objects: the `Rewards` that a job optimises, and the `Rewards` that it measures on held-out prompts.
+    model: the policy as a PEFT model. If a part of the reward uses a reward model, the reward model's adapter is added
+    to the policy's base model. The active adapter and the trained parameters do not change.
     """
     assert job.reward is not None
     given, rlhf = job.reward, job.reward.rlhf
@@ -509,7 +513,8 @@ class Rewards:
         cache: Path,
         reward_model: RewardAdapter | None = None,
     ) -> None:
-        """Prepare the parts. code, directory, cache: see `ToolRunner`. reward_model: required if it judges a part."""
+        """Prepare the parts of the reward. code, directory, cache: see `ToolRunner`. reward_model: required if a part
+        uses a reward model."""
         self._weights = {part.name: part.weight for part in parts}
         self._tools = {
             part.name: ToolRunner(part.name, part.tool, code, directory, cache)
@@ -526,7 +531,7 @@ class Rewards:
 
     @property
     def identities(self) -> dict[str, str]:
-        """Return name of each part -> digest of everything that decides the part's scores."""
+        """Name of each part of the reward -> digest of everything that decides the scores by this part."""
         found = {name: tool.identity for name, tool in self._tools.items()}
         found |= {name: model.identity for name, model in self._models.items()}
         return {name: found[name] for name in self._weights}

@@ -1,5 +1,5 @@
-"""Implement the common part of PPO, RLOO and GRPO: prompts, reward guards, measuring, state between iterations,
-reports."""
+"""Implement the common part of PPO, RLOO and GRPO: prompts, reward guards, held-out measurements, the state between
+iterations, reports."""
 
 import json
 import time
@@ -66,8 +66,8 @@ PASSED = ("learned", "read", "sampled")
 class RunState:
     """The state of a training by reward between iterations, saved in each checkpoint.
 
-    It contains no random state, because every draw's seed is derived from the recipe's seed, the iteration and the
-    draw's name.
+    The state contains no random state, because the seed of every draw is derived from the recipe's seed, the iteration
+    and the draw's name.
     """
 
     kl: KlController
@@ -76,13 +76,14 @@ class RunState:
     log: list[dict[str, float]] = field(default_factory=list)
     """Metrics of each iteration, as in the training log."""
     samples: list[dict[str, str]] = field(default_factory=list)
-    """Replies to a few fixed prompts at start, middle and end."""
+    """Replies to a few fixed prompts, at the start, in the middle and at the end of the training."""
     held_out_start: dict[str, float] = field(default_factory=dict)
-    """Prompt id -> parent adapter's score, for the held-out prompts that are measured at start and end only."""
+    """Prompt id -> score of the parent adapter's reply, for the held-out prompts that are measured only at the start
+    and the end."""
     gold_of_parent: float = 0.0
-    """Parent adapter's mean held-out reward on the prompts that choose the best adapter."""
+    """The parent adapter's mean reward on the held-out prompts by which the best adapter is chosen."""
     judged_of_parent: int = 0
-    """Number of prompts in the mean `gold_of_parent`: the prompts for which the tools did not abstain."""
+    """Number of prompts in the mean `gold_of_parent`. Prompts for which the reward abstains are not among them."""
     best_iteration: int = 0
     """Number of the best iteration; 0 is the parent adapter."""
     best_gold: float = 0.0
@@ -91,11 +92,11 @@ class RunState:
     stopped: str | None = None
     """Reason why the training ended before its last iteration."""
     learned: Passed = field(default_factory=Passed)
-    """Passes with a backward pass so far."""
+    """Token counts of passes with a backward pass so far."""
     read: Passed = field(default_factory=Passed)
-    """Passes without a backward pass so far, except the sampler's passes."""
+    """Token counts of passes without a backward pass so far, except the sampler's passes."""
     sampled: Passed = field(default_factory=Passed)
-    """Passes that sampled the replies for learning so far."""
+    """Token counts of the passes that sampled replies for learning so far."""
 
     def keep_best(self, policy: TwoAdapters, gold: float) -> None:
         """Store the present adapter as the best one."""
@@ -134,14 +135,14 @@ def put_back(policy: TwoAdapters, adapter: dict[str, Any]) -> None:
 
 
 def totals(scores: dict[str, Score]) -> dict[str, float]:
-    """Return the scores for which the tools did not abstain."""
+    """Return id -> reward, without the scores for which all parts of the reward abstain."""
     return {name: score.total for name, score in scores.items() if score.total is not None}
 
 
 def compared(
     parent: dict[str, float], adapter: dict[str, float], prompts: Sequence[Prompt], seed: int
 ) -> HeldOutComparison | None:
-    """Compare adapter and parent on the prompts for which both have a score; return None if there are no such
+    """Compare the adapter with its parent on the prompts for which both have a reward. Return None if there are no such
     prompts."""
     both = [prompt for prompt in prompts if prompt.row.id in parent and prompt.row.id in adapter]
     if not both:
@@ -163,10 +164,9 @@ def compared(
 
 
 def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> dict[str, float]:
-    """Return `PREFIX/NAME` -> mean of a part over the replies for which it does not abstain; absent if it always
-    abstains.
-
-    `PREFIX_raw/NAME` is the mean of a reward model's raw scores, in logits.
+    """Return `PREFIX/NAME` -> mean score by the part NAME of the reward. Replies for which the part abstains do not
+    count. A part that abstains for all replies has no entry. `PREFIX_raw/NAME` is the mean of the reward model's raw
+    scores, in logits.
     """
     found: dict[str, Any] = {}
     for name in names:
@@ -186,7 +186,7 @@ class Next:
     saves: bool
     """True if a checkpoint is due."""
     ends: bool
-    """True after the last iteration."""
+    """True if the training ends after this iteration: it was the last one, or a guard ended the training."""
     stops: bool
     """True if a stop was requested before the training's end."""
 
@@ -196,7 +196,8 @@ class RewardedMethod(Method):
 
     _policy: TwoAdapters
     _compared: int | None = None
-    """Number of replies that are compared with one another; None if all replies of an iteration are."""
+    """Number of replies that the algorithm compares with one another; None if it compares all replies of an
+    iteration."""
     _engine: VllmSampler | None = None
     state: RunState
 
@@ -215,7 +216,7 @@ class RewardedMethod(Method):
 
     @abstractmethod
     def restore(self, checkpoint: Path) -> RunState:
-        """Return the state of a checkpoint, and restore the algorithm's own state."""
+        """Return the state from a checkpoint, and restore the algorithm's own state from it."""
 
     @property
     @abstractmethod
@@ -224,11 +225,11 @@ class RewardedMethod(Method):
 
     @abstractmethod
     def passed_in(self, rollouts: Sequence[Rollout]) -> tuple[Passed, Passed]:
-        """Return the token counts of an iteration that learns from these replies: of passes with a backward pass, and
-        of passes without one."""
+        """Return the token counts of an iteration that learns from these replies: of its passes with a backward pass,
+        and of its passes without."""
 
     def numerics(self) -> TrlNumerics | None:
-        """Return the TRL trainer and its arguments for the report; None if TRL does not compute the loss."""
+        """Return the TRL trainer and its effective arguments, for the report; None if TRL does not compute the loss."""
         return None
 
     def read_data(self, tokenizer: Any) -> None:
@@ -295,7 +296,7 @@ class RewardedMethod(Method):
         state.held_out_start = totals(self._measured(self._prompts.compared))
         if not watched or not state.held_out_start:
             raise TrainingFailed(
-                "The tools abstain for every held-out prompt, so that no adapter could be chosen.",
+                "The tools abstain for every held-out prompt, so no adapter could be chosen.",
                 "Correct the tools in training.rlhf, or hold out more documents.",
             )
         state.gold_of_parent, state.judged_of_parent = fmean(watched.values()), len(watched)
@@ -305,7 +306,7 @@ class RewardedMethod(Method):
         return state
 
     def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
-        """Compute the metrics of an iteration's replies before the update: a row of the training log.
+        """Return the metrics of an iteration's replies before the update, as a row of the training log.
 
         iteration: counted from 0. Raises TrainingFailed if fewer than two replies can be learned from.
         """
@@ -346,8 +347,8 @@ class RewardedMethod(Method):
     def _ended(
         self, state: RunState, row: Row, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout] | None = None
     ) -> None:
-        """Finish an iteration after its update: log it, measure, and report progress. learned_from: the replies that
-        were learned from; None: all replies."""
+        """Finish an iteration after its update: log its metrics, measure the held-out reward if due, and report
+        progress. learned_from: the replies that the policy learned from; None: all replies."""
         give_memory_back()
         self._count(state, rollouts, rollouts if learned_from is None else learned_from)
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
@@ -365,7 +366,7 @@ class RewardedMethod(Method):
         self.hooks.progress(_describe(state.log[-1]))
 
     def _count(self, state: RunState, rollouts: Sequence[Rollout], learned_from: Sequence[Rollout]) -> None:
-        """Add an iteration's passes to the state."""
+        """Add the token counts of an iteration's passes to the state."""
         learned, read = self.passed_in(learned_from)
         prompts = [each.completion.prompt_ids for each in rollouts]
         replies = [len(each.completion.reply_ids) for each in rollouts]
@@ -376,8 +377,8 @@ class RewardedMethod(Method):
             state.read = state.read + added(Passed.of_pass([each], 0, apart=True) for each in lengths)
 
     def _measure(self, state: RunState) -> None:
-        """Measure the held-out reward, and store the best adapter and samples, at the iterations where this is due.
-        Then set `stopped` if a guard ends the training."""
+        """If due in this iteration, measure the held-out reward, store the best adapter, and store samples. Then set
+        `stopped` if a guard ends the training."""
         is_last = state.iteration == self._rlhf.iterations
         if state.iteration % self._rlhf.measure_every == 0 or is_last:
             self.hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
@@ -447,14 +448,14 @@ class RewardedMethod(Method):
         )
 
     def _rlhf_report(self, adapter_scores: dict[str, float], divergence: float) -> RlhfReport:
-        """Build the report. adapter_scores: scores on the compared prompts. divergence: divergence of the kept adapter,
-        nats per reply."""
+        """Build the report. adapter_scores: the saved adapter's scores on the compared prompts. divergence: KL of the
+        saved adapter from its parent, nats per reply."""
         state, rlhf = self.state, self._rlhf
         comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
         if comparison is None:
             raise TrainingFailed(
-                "The tools abstain for every held-out reply of the adapter or of its parent, so that they cannot be "
-                "compared.",
+                "The tools abstain for every held-out reply of the adapter or of its parent, so the adapter and its parent "
+                "cannot be compared.",
                 "Have the tools judge more replies.",
             )
         return RlhfReport(
@@ -516,8 +517,8 @@ class RewardedMethod(Method):
         )
 
     def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
-        """Sample one reply for each prompt. draw: unique name of this draw in the training. Seed and name alone decide
-        its random numbers."""
+        """Sample one reply for each prompt. draw: unique name of this draw in the training. The recipe's seed and this
+        name alone decide the random numbers."""
         if self._engine is None:
             return self._sample_here(prompts, draw)
         ids = [prompt.ids for prompt in prompts]
@@ -553,7 +554,7 @@ class RewardedMethod(Method):
         return found
 
     def _measured(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
-        """Return held-out prompt id -> score of the policy's greedy reply."""
+        """Return the prompt id -> score of the policy's greedy reply, for each held-out prompt."""
         scores = self._judge(prompts, self._greedy(prompts), self._gold)
         return {prompt.row.id: score for prompt, score in zip(prompts, scores, strict=True)}
 

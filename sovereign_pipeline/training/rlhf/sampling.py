@@ -1,10 +1,10 @@
 """Sample replies from the policy, in the trainer or on a vLLM server of this machine.
 
 The distribution is the model's own at a temperature, without top-k, top-p, minimum probability or repetition penalty.
-With these, the samples' log-probabilities would differ from those that the loss is computed from. Prompts are padded on
-the left, so that a reply depends on its batch by rounding only. The server's log-probabilities are compared with the
-update's (`guards.check_sampler`). An adapter's name on the server is a digest of its bytes, so that the server reuses
-no cache of another adapter.
+With any of these, the log-probabilities at sampling would differ from those in the loss. Prompts are padded on the
+left, so that the batch changes a reply only by rounding. The server's log-probabilities are compared with the update's
+(`guards.check_sampler`). An adapter's name on the server is a digest of its bytes, so that the server reuses no cache
+of another adapter.
 """
 
 import http.client
@@ -40,7 +40,7 @@ class Rollout:
 
     completion: Completion
     log_probabilities: list[float]
-    """Log-probability of each token at sampling, in nats at the sampling temperature."""
+    """Log-probability of each token when it was sampled, in nats, at the sampling temperature."""
     ended: bool
     """True if the last token ends the turn."""
 
@@ -54,9 +54,8 @@ def sample(
     temperature: float,
     seed: int | None,
 ) -> list[Rollout]:
-    """Sample one reply to each prompt from the active adapter. Call it within `TwoAdapters.running`.
-
-    seed: seed of the random choices, which depend only on seed and model. None: the most likely token is chosen.
+    """Sample one reply to each prompt from the active adapter. Call this function within `TwoAdapters.running`. seed:
+    seed of the random choices; None: the most likely token is chosen. Only seed and model decide the replies.
     """
     import torch
 
@@ -128,8 +127,8 @@ class VllmSampler:
         """Connect to the server. training: identity of the training that samples. write_adapter: function that writes
         the policy's adapter into a directory.
 
-        Raises TrainingFailed for a server that is unreachable or too old, and for a directory that another account can
-        change.
+        Raises TrainingFailed if the server is unreachable or too old, or if another account can write to the directory
+        of adapter copies.
         """
         self._rollouts, self._write_adapter = rollouts, write_adapter
         self._salt = secrets.token_hex(16)
@@ -237,7 +236,7 @@ class VllmSampler:
             is_whole = False
         if not is_whole:
             raise self._failed(
-                "it does not answer with the ids of prompt and reply and their log-probabilities", STARTED
+                "its answer lacks the token ids of prompt and reply, or their log-probabilities", STARTED
             )
         ended = ids[-1] in eos_ids
         if ended != (reason == "stop") or any(each in eos_ids for each in ids[:-1]):

@@ -220,7 +220,7 @@ def test_another_policy_is_another_adapter_and_nothing_is_left_behind(serve: Mak
 def test_an_answer_in_another_form_stops_the_training(
     serve: MakeServer, tmp_path: Path, choice: dict[str, Any]
 ) -> None:
-    with pytest.raises(TrainingFailed, match=r"it does not answer with the ids|a reply ends neither"):
+    with pytest.raises(TrainingFailed, match=r"its answer lacks the token ids|a reply ends neither"):
         sampled(sampler(serve({"choices": [{**GOOD, **choice}]}), tmp_path))
 
 
