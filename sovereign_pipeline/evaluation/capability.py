@@ -45,7 +45,7 @@ IGNORED_IN_NUMBERS = (",", r"\$", r"(?s).*#### ", r"\.$")
 _FENCE = "```"
 _ARABIC_ARTICLE = re.compile(r"^ال(?=\w{2})")
 Measures = dict[str, float]
-"""Name -> value of each metric of one answer. The gate tests the metric CORRECT, which is 0 or 1."""
+"""Metric name -> value, for one answer. The gate tests the metric CORRECT, which is 0 or 1."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CapabilityOutcome:
 
     samples: list[CapabilitySample]
     answers: list[SuiteAnswer]
-    """Generated answers; none from suites that score choices."""
+    """Generated answers. Suites that score choices have none."""
     scores: CapabilityScores
 
 
@@ -139,7 +139,7 @@ def _tokens(models: Models, text: str) -> int:
 
 
 def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[CapabilitySample]:
-    """Score the choices of each row with each arm, by lm-eval's metrics `acc` and `acc_norm`."""
+    """Score the choices of each row with each arm, and compute lm-eval's metrics `acc` and `acc_norm`."""
     assert isinstance(suite.task, ChoiceTask)
     items = [choice_item(suite, each) for each in asked]
     scores = {arm: models.score(suite.name, items, arm, "question") for arm in models.arms}
@@ -202,7 +202,7 @@ def _measured_reply(row: AnyRow, reply: str) -> Measures:
             ending = run_reply(reply, row)
             return {CORRECT: float(ending == "passed"), "timeout": float(ending == "timeout")}
         case Question():
-            raise AssertionError("a question is not answered by writing")
+            raise AssertionError("this suite has choices, so its answers are not generated")
 
 
 def _sample(
@@ -223,12 +223,13 @@ def _sample(
 
 
 def _cluster(row: AnyRow) -> str | None:
-    """Return the id that dependent rows share, such as the id of the passage that they ask about."""
+    """Return the id of the row's cluster of dependent rows, such as the id of the passage that the rows ask about; None
+    for an independent row."""
     return hashlib.sha256(row.passage.encode()).hexdigest()[:16] if isinstance(row, Passage) else None
 
 
 def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteResult]:
-    """Compute the results of each suite, name -> result, from the samples alone."""
+    """Return suite name -> result of each suite. The results are computed from the samples alone."""
     suites = {
         name: [sample for sample in samples if sample.suite == name]
         for name in dict.fromkeys(sample.suite for sample in samples)
@@ -256,10 +257,8 @@ def _means(rows: Sequence[Mapping[Arm, float]]) -> dict[Arm, float]:
 
 
 def chosen(log_likelihoods: Sequence[float], choices: Sequence[str], metric: str) -> int:
-    """Return the index of the most likely choice: by log-likelihood (`acc`) or by log-likelihood per character
-    (`acc_norm`).
-
-    Ties go to the first choice, as in lm-eval.
+    """Return the index of the choice with the highest log-likelihood (`acc`) or the highest log-likelihood per
+    character (`acc_norm`). If choices tie, the first one wins, as in lm-eval.
     """
     lengths = [len(choice) if metric == "acc_norm" else 1 for choice in choices]
     values = [total / length for total, length in zip(log_likelihoods, lengths, strict=True)]
@@ -274,7 +273,7 @@ def until(text: str, stop: Sequence[str]) -> str:
 
 
 def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
-    """Return whether the reply is right by GSM8K's exact match.
+    """Return True if the reply is right according to GSM8K's exact match.
 
     By default the last number of the reply is compared (`flexible-extract`). With `strict`, the number after `####` is
     compared. The gate uses the default, because a chat model writes no `####` unless examples show it.
@@ -322,12 +321,13 @@ def _words(text: str) -> list[str]:
 
 
 def program_of(reply: str, function: Function) -> str:
-    """Return a program: the function completed by the reply, its test and a call of the test. A reply may close a code
-    block."""
+    """Return a program that consists of the function completed by the reply, the function's test, and a call of the
+    test. If the reply ends a code block, the text after it is dropped."""
     body = reply.split(_FENCE)[0]
     return f"{function.prompt}{body}\n{function.test}\ncheck({function.entry_point})\n"
 
 
 def run_reply(reply: str, function: Function) -> Ending:
-    """Run the completed function's test in the sandbox and return how it ended. Raises SandboxUnavailable."""
+    """Run the test of the completed function in the sandbox, and return how the run ended. Raises
+    SandboxUnavailable."""
     return run_program(program_of(reply, function))

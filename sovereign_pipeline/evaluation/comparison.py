@@ -31,7 +31,7 @@ class Comparison:
     """Directory of the verified base model."""
     tuned: Mapping[Arm, TunedModel]
     levels: tuple[str, ...]
-    """Classification levels of data that is not among the stage's inputs, such as its test items."""
+    """Classification levels of data that is not among the stage's inputs, such as test items."""
     cache: ScoreCache
     precision: str
     """Precision in which every arm is loaded."""
@@ -102,10 +102,10 @@ def incumbent_digests(workplace: Workplace) -> dict[str, str]:
     """Return `incumbent:<id>` -> artifact digest, as an external input of a stage; empty if the line has no incumbent.
 
     The incumbent is the line's adapter in production, or its last registered adapter if none is in production. Adapters
-    that lost their blind review, or were rejected, recalled or retired, are skipped: an advantage over an adapter that
-    may not be served proves nothing. The present candidate is skipped too, so a registered candidate is still compared
-    with the adapter before it, and registration makes no score stale. Adapters are identified by the digest of their
-    weights, because the same weights under another recipe are another artifact.
+    that lost their blind review, or were rejected, recalled or retired, are skipped: to be better than an adapter that
+    must not be served proves nothing. The present candidate is skipped too. A candidate that is registered is therefore
+    still compared with the adapter before it, and its registration makes no score stale. Adapters are identified by the
+    digest of their weights, because the same weights under another recipe are another artifact.
     """
     candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
     row = _last_registered(workplace, candidate)
@@ -113,12 +113,14 @@ def incumbent_digests(workplace: Workplace) -> dict[str, str]:
 
 
 def is_incumbent(name: str) -> bool:
-    """Return whether an external input of scores is the incumbent."""
+    """Return True if the external input with this name is the incumbent. name: name among the external inputs of
+    scores."""
     return name.startswith(_EXTERNAL)
 
 
 def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
-    """Return the id and digest of the incumbent that scores were compared with, read from their manifest."""
+    """Return the id and digest of the incumbent from the manifest of scores; None if the scores were computed without
+    an incumbent."""
     for name, digest in manifest.external_inputs.items():
         if is_incumbent(name):
             return name.removeprefix(_EXTERNAL), digest
@@ -128,12 +130,11 @@ def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
 def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> tuple[Artifact, str] | None:
     """Open the incumbent and verify every byte; return None if the line has no incumbent that can be compared.
 
-    Returns the artifact and its classification: the manifest's or the registration's, whichever is higher.
-
-    An incumbent on another base model is skipped, and the report states it: its template and tokens differ, so its
-    losses per token are not comparable. Raising an error instead would prevent a line from changing its base model.
-    Raises IntegrityError if bytes changed, NotFoundError if the artifact is missing, and CeilingExceeded if the
-    incumbent's level is above the line's ceiling.
+    Returns the artifact and its classification level: that in the manifest or that of the registration, whichever is
+    higher. An incumbent on another base model is skipped, and the report states so. Template and tokens of such an
+    incumbent differ, so its losses per token are not comparable. If this were an error, a line could never change its
+    base model. Raises IntegrityError if bytes changed, NotFoundError if the artifact is missing, and CeilingExceeded if
+    the incumbent's level is above the line's ceiling.
     """
     row = _last_registered(workplace, candidate.ref)
     if row is None or not has_base(workplace, row.adapter_digest, base_model):
@@ -151,7 +152,7 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
 
 
 def has_base(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
-    """Return whether an adapter was tuned from exactly this base model, comparing digests."""
+    """Return True if an adapter was tuned from exactly this base model, according to the digests of both."""
     store = workplace.store
     theirs = store.open_input(store.read_manifest(store.ref_of(digest)), BASE_MODEL.kind)
     return bool(read_descriptor(theirs)["digest"] == read_descriptor(base_model)["digest"])

@@ -35,10 +35,11 @@ from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.rows import rank
 
 CHOICE_TOKEN_BUDGET = 10_000
-"""Token budget for wrong replies, per arm: about 25 s on 2 CPU cores for a model of 135M parameters. Documents beyond
-the budget get a loss but no choice; `selection` in scores.json has their number."""
+"""Maximum number of tokens of wrong replies that each arm scores: about 25 s on 2 CPU cores for a model of 135M
+parameters. Documents beyond this budget get a loss but no multiple choice; `selection` in scores.json states the number
+of these documents."""
 LOSS_DIGITS = 6
-"""Number of decimal digits stored of a loss. Later digits differ between machines, because float32 sums do."""
+"""Number of decimal digits to which losses are rounded. Further digits differ between machines, as float32 sums do."""
 SCORE_DIGITS = 6
 
 
@@ -50,19 +51,19 @@ class HeldOutSettings:
     seed: int
     max_rows: int | None
     distractors: int
-    """Number of wrong replies offered beside the true reply."""
+    """Number of wrong replies that are offered in addition to the true reply."""
     supervise: Literal["all", "last"] = "all"
-    """Assistants' turns of a conversation that are trained on, and therefore scored."""
+    """Which of the assistant's turns in a conversation are trained on, and therefore scored."""
     replaces: bool = False
-    """Whether a conversation's system message replaces the line's instruction (`dataset.jsonl.as_served`)."""
+    """True if a conversation's system message replaces the line's instruction (`dataset.jsonl.as_served`)."""
 
 
 @dataclass(frozen=True)
 class HeldOutTurn:
-    """One assistant's turn of a held-out document."""
+    """One turn of the assistant in a held-out document."""
 
     number: int
-    """Number among the assistant's turns, from 1."""
+    """Number of this turn among the assistant's turns, from 1."""
     message: Message
     item: Item
     """The conversation before the turn as context, and the turn as the only continuation."""
@@ -92,8 +93,9 @@ def score_held_out(
 
     The loss is the mean negative log-likelihood per token of the true reply with its end-of-turn token, over exactly
     the token ids that training supervises: in a conversation, the token ids of each trained turn. A choice is correct
-    if the true last reply has a lower loss than `distractors` replies to other cases. Those replies are in the same
-    language and, as long as possible, of the same department. Raises InputError if no document can be scored.
+    if the true last reply has a lower loss than each of `distractors` wrong replies. The wrong replies are replies to
+    other cases, in the same language and, as far as there are enough, of the same department. Raises InputError if no
+    document can be scored.
     """
     encoded = [_encoded(models, document, settings) for document in held_out if not document.is_preference]
     replied = [each for each in encoded if each is not None]
@@ -179,7 +181,7 @@ def held_out_turns(models: Models, document: Document, instruction: str, replace
 
 
 def _encoded(models: Models, document: Document, settings: HeldOutSettings) -> _Encoded | None:
-    """Return a document with its scored turns and token counts; None if no turn of it is trained."""
+    """Return a document with its scored turns and token counts; None if the document has no trained turn."""
     turns = held_out_turns(models, document, settings.instruction, settings.replaces)
     if settings.supervise == "last":
         turns = [turn for turn in turns if turn.message is document.messages[-1]]
@@ -191,8 +193,8 @@ def _encoded(models: Models, document: Document, settings: HeldOutSettings) -> _
 def _wrong_replies(
     models: Models, rows: Sequence[_Encoded], replied: Sequence[_Encoded], settings: HeldOutSettings
 ) -> dict[str, list[_Encoded]]:
-    """Return document id -> wrong replies offered beside the true reply. The list is empty once the token budget is
-    spent or if there are too few other replies."""
+    """Return document id -> wrong replies that are offered in addition to the true reply. The list is empty once the
+    token budget is spent, or if there are too few other replies."""
     wrong: dict[str, list[_Encoded]] = {}
     left = CHOICE_TOKEN_BUDGET
     for row in rows:
@@ -271,9 +273,8 @@ def write_replies(
 ) -> ReplyOutcome:
     """Generate every arm's replies to held-out documents (greedily, as served) and compare them with the true replies.
 
-    Documents are selected in the order in which `score_held_out` selects them. Raises InputError if no document with
-    `max_new_tokens`
-    more tokens fits the model.
+    Documents are selected in the order in which `score_held_out` selects them. Raises InputError if no document leaves
+    room for `max_new_tokens` tokens in the model's context.
     """
     replied = [document for document in held_out if not document.is_preference]
     chosen = sorted(replied, key=lambda document: rank(seed, document.id))[: settings.max_rows]
@@ -337,9 +338,9 @@ def rouge_l(reply: str, reference: str) -> float:
     """Return ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
 
     Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as in `rouge_score`.
-    The tokenizer of `rouge_score` deletes every letter except a-z, so all Arabic. This function uses the words of
-    `normal_text` instead (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as 0-9), without
-    stemming.
+    The tokenizer of `rouge_score` deletes every letter except a-z, which removes all Arabic text. This function uses
+    the words of `normal_text` instead (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as
+    0-9), without stemming.
     """
     score = _rouge().score(reference, reply)["rougeL"].fmeasure
     return round(float(score), SCORE_DIGITS)

@@ -1,6 +1,5 @@
-"""Measure memorisation: exposure of planted canaries, and documents that an arm continues verbatim.
-
-Texts of rows, canaries and continuations are passed only to the scanner.
+"""Measure memorisation: the exposure of planted canaries, and the documents that an arm continues verbatim. Only the
+scanner for personal data gets the text of rows, canaries and continuations.
 """
 
 import hashlib
@@ -38,8 +37,8 @@ from sovereign_pipeline.evaluation.statistics import (
 from sovereign_pipeline.policy.training import Canaries
 
 ALTERNATIVES = 63
-"""Number of alternative secrets that a canary's secret is ranked among. Ranks alone give at most 6 bits; a fitted
-distribution extends the tail."""
+"""Number of alternative secrets that a canary's secret is ranked among. A rank alone shows at most 6 bits; a
+distribution fitted to the alternatives also gives higher exposures."""
 GIVEN_WORDS = 10
 CONTINUED_TOKENS = 24
 """Number of tokens generated as a continuation. Carlini et al. 2023 ("Quantifying Memorization Across Neural Language
@@ -82,17 +81,16 @@ def rank(own: float, others: Sequence[float]) -> int:
 
 
 def exposure(own: float, others: Sequence[float]) -> float:
-    """Return a secret's exposure in bits, from 0 to SPACE_BITS: the factor, as log2, by which the model narrows an
-    attacker's search.
+    """Return a secret's exposure in bits, from 0 to SPACE_BITS: the log2 of the factor by which the model narrows an
+    attacker's search. The exposure is -log2 of the share of all secrets that are at least as likely as this secret
+    (Carlini et al. 2019, "The Secret Sharer", sections 4.2 and 4.3). As in that paper, the share comes from a
+    skew-normal distribution fitted (here by moments) to the log-likelihoods of sampled secrets, so that exposures above
+    log2 of the sample size can be measured. A secret that the model never saw has an exposure of 1.44 (1 / ln 2) on
+    average. Its exposure is above x with probability 2^-x. In a simulation with 63 alternatives, 3 of 1,000 unseen
+    secrets exceeded 10 bits, where 1 is expected.
 
-    The exposure is -log2 of the share of secrets that are at least as likely: Carlini et al. 2019 ("The Secret
-    Sharer"), sections 4.2 and 4.3. As in that paper, the share comes from a skew-normal distribution fitted (here by
-    moments) to the log-likelihoods of sampled secrets, so exposures above log2 of the sample size can be measured. A
-    secret that the model never saw has an exposure of 1.44 on average (1 / ln 2), and of more than x with probability
-    2^-x. In a simulation with 63 alternatives, 3 of 1,000 unseen secrets exceeded 10 bits, where 1 is expected.
-
-    `own`, `others`: log-likelihoods in nats. Raises ValueError if `others` has fewer than three values or they are all
-    equal.
+    `own`, `others`: log-likelihoods in nats. Raises ValueError if `others` has fewer than three values, or if all its
+        values are equal.
     """
     from scipy.stats import skewnorm
 
@@ -145,9 +143,8 @@ def continue_documents(
 
 
 def continues(text: str, rest: str) -> bool:
-    """Return whether the rest of the reply begins with the generated text.
-
-    A character that the last token cuts in two is ignored.
+    """Return True if the rest of the reply begins with the generated text. An incomplete character at the end of the
+    generated text is ignored.
     """
     words = text.rstrip("\N{REPLACEMENT CHARACTER}").split()
     return bool(words) and " ".join(rest.split()).startswith(" ".join(words))
@@ -165,10 +162,9 @@ def memorisation_result(
 
 
 def rise_over_control(trained: ShareDifference, control: ShareDifference) -> RiseOverControl:
-    """Return the rise on training rows minus the rise on control rows, with its interval.
-
-    The MOVER method computes the interval from the two intervals and keeps their shape near 0 and 1 (Zou and Donner
-    2008, Statistics in Medicine 27: 1693-1702).
+    """Return the rise on training rows minus the rise on control rows, with the interval of this difference. The MOVER
+    method computes the interval from the intervals of both rises, and preserves the shape of these intervals near 0 and
+    1 (Zou and Donner 2008, Statistics in Medicine 27: 1693-1702).
     """
     difference = trained.difference - control.difference
     below = math.hypot(trained.difference - trained.low, control.high - control.difference)
@@ -209,7 +205,7 @@ def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
 
 
 def _shares(samples: Sequence[VerbatimSample], by_arm: Callable[[VerbatimSample], Mapping[Arm, bool]]) -> Shares:
-    """Compare shares of documents. Documents of one case form a cluster."""
+    """Compare the arms' shares of documents. Documents of one case form a cluster."""
     return share_differences([by_arm(each) for each in samples], case_files(samples))
 
 
@@ -219,9 +215,9 @@ class _Opening:
 
     document: Document
     prompt: str
-    """Prompt in the chat template, up to the last given word of the reply."""
+    """Prompt in the chat template, followed by the first words of the reply."""
     shown: str
-    """The given words of the reply as plain text."""
+    """The first words of the reply, as plain text."""
     rest: str
     """The rest of the reply."""
 
@@ -240,7 +236,7 @@ def _canary_item(models: Models, canary: Canary, instruction: str) -> Item:
 
 
 def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document]:
-    """Return up to CHOSEN_FROM * `rows` documents, in an order that depends on the seed and the ids alone."""
+    """Return up to CHOSEN_FROM * `rows` documents. The order depends only on the seed and the documents' ids."""
     return heapq.nsmallest(
         CHOSEN_FROM * rows,
         (document for document in documents if not document.is_preference),

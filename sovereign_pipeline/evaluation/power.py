@@ -12,8 +12,8 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.suites.rows import EXPECTED, open_suite, prompt_files, read_prompts
 
 CHANGED_ANSWERS = 0.10
-"""Assumed share of prompts on which a judge's verdicts differ between two equally good arms. A higher share needs
-proportionally more prompts."""
+"""Assumed share of prompts on which a judge's verdicts differ between two equally good arms. The number of prompts
+needed is proportional to this share."""
 CHANGED_CHOICES = 0.20
 """Assumed share of rows of a capability suite on which two equally good arms differ."""
 CHANGED_CONTINUATIONS = 0.02
@@ -30,7 +30,7 @@ class GatePower:
     """Number of compared rows: suite rows, prompts, or documents from each side of the split."""
     margin: float
     least: int
-    """Minimum number of rows with which a candidate passes if all of its answers equal the reference's."""
+    """Minimum number of rows with which a candidate passes if its results equal the reference's on every row."""
     needed: int
     """Number of rows with which a candidate exactly as good as its reference passes with probability 0.8."""
     probability: float
@@ -41,9 +41,9 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
     """Compute the power of each gate that compares shares, in the report's order, with one entry for each capability
     suite.
 
-    The comparison is with the base alone. If there is an incumbent, a candidate must pass against both. The held-out
-    loss is left out, because its number of rows is known only after the split. Raises the errors of reading the suites
-    and the prompts.
+    Each power is for the comparison with the base alone. If there is an incumbent, a candidate must pass the
+    comparisons with both. The held-out loss is left out, because its number of rows is known only after the split.
+    Raises the errors of reading the suites and the prompts.
     """
     gates = line.gates
     suites = [
@@ -73,8 +73,8 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
 
 
 def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1) -> GatePower:
-    """Compute the power of one gate. `groups`: 2 for a rise over a control with the same number of rows, otherwise
-    1."""
+    """Compute the power of one gate. `groups`: 2 if the gate tests a rise over a control with the same number of rows,
+    otherwise 1."""
     probability = passing_probability if groups == 1 else passing_probability_of_rise
     needed = rows_by_approximation(margin, changed, groups)
     while probability(needed, margin, changed) < POWER:
@@ -93,18 +93,18 @@ def least_rows(margin: float, groups: int = 1) -> int:
 
 
 def rows_by_approximation(margin: float, changed: float, groups: int = 1) -> int:
-    """Approximate the rows with which a candidate exactly as good passes with probability 0.8 (Miller 2024, section 5).
-
-    The variance of a paired difference of shares is the share of rows that differ, if both directions are equally
-    likely. The approximation is optimistic with few rows: for 79 rows, margin 0.10 and 0.10 of rows differing, the true
-    probability is 0.70.
+    """Approximate the number of rows with which a candidate exactly as good as its reference passes with probability
+    0.8 (Miller 2024, section 5). The variance of a paired difference of shares equals the share of rows that differ, if
+    both directions are equally likely. The approximation is optimistic with few rows: with 79 rows, a margin of 0.10
+    and a share of differing rows of 0.10, the true probability is 0.70.
     """
     z = normal_quantile((1 + confidence()) / 2) + normal_quantile(POWER)
     return math.ceil(groups * changed * (z / margin) ** 2)
 
 
 def passing_probability(rows: int, margin: float, changed: float) -> float:
-    """Return the exact probability that a candidate exactly as good passes, by the interval that the gates use.
+    """Return the exact probability that a candidate exactly as good as its reference passes, with the interval that the
+    gates use.
 
     Args:
         changed: share of rows on which the arms differ, equally often in either direction.
@@ -123,8 +123,8 @@ def passing_probability(rows: int, margin: float, changed: float) -> float:
 
 
 def passing_probability_of_rise(rows: int, margin: float, changed: float) -> float:
-    """Return `passing_probability` of the rise over a control with the same number of rows
-    (`memorisation.rise_over_control`)."""
+    """Return the probability as `passing_probability` does, for a gate on the rise over a control with the same number
+    of rows (`memorisation.rise_over_control`)."""
     import numpy as np
     from scipy.stats import binom
 
@@ -141,7 +141,7 @@ def passing_probability_of_rise(rows: int, margin: float, changed: float) -> flo
 
 
 def _likely(rows: int, changed: float) -> range:
-    """Return the plausible numbers of differing rows; the omitted ones have a total probability below one in a
+    """Return the plausible numbers of differing rows. The omitted numbers together have a probability below one in a
     million."""
     from scipy.stats import binom
 

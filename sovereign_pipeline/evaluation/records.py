@@ -1,7 +1,7 @@
 """The files of the evaluation's artifacts, and the records in them.
 
-`samples.jsonl` holds one row per item with the observations of every arm. All other figures are computed from it, and
-each gate computes them again. Only `answers.jsonl` holds generated text.
+`samples.jsonl` holds one row per item with the observations of every arm. All other figures are computed from
+`samples.jsonl`, and each gate computes them again. Only `answers.jsonl` holds generated text.
 """
 
 import json
@@ -94,15 +94,16 @@ class SuiteSelection(Frozen):
     rows: int
     """Rows in the suite."""
     asked: int
-    """Rows scored: after `max_rows`, without `too_long`."""
+    """Number of rows that were scored: at most `max_rows` of the recipe, without the rows in `too_long`."""
     too_long: tuple[str, ...]
     """Ids of rows that do not fit the model."""
     fewer_examples: int
-    """Rows scored with fewer examples than the recipe states, because more would not fit."""
+    """Number of rows scored with fewer examples than the recipe states, because more examples would not fit the
+    model."""
 
 
 class SuiteResult(Frozen):
-    """The results of one suite. Means by arm are empty if there is nothing to count."""
+    """The results of one suite. A mean has no arms if there is no value to average."""
 
     accuracy: dict[Reference, ShareDifference]
     by_language: dict[str, dict[Reference, ShareDifference]]
@@ -120,7 +121,7 @@ class CapabilityScores(Frozen):
 
 
 class DocumentSample(Frozen):
-    """The facts about a document that its samples store."""
+    """The facts about a document that each sample of the document stores."""
 
     id: str
     case: str
@@ -132,7 +133,7 @@ DOCUMENT_FACTS = set(DocumentSample.model_fields)
 
 
 class TurnSample(Frozen):
-    """One assistant's turn of a held-out conversation."""
+    """One turn of the assistant in a held-out conversation."""
 
     turn: int
     """Number among the assistant's turns of the conversation, from 1."""
@@ -175,13 +176,13 @@ class PrivateResult(Frozen):
     loss: dict[Reference, LossDifference]
     """Mean over the documents of each document's loss per token."""
     loss_by_token: dict[Reference, LossDifference]
-    """Mean over all tokens, so that long replies count for more."""
+    """Mean loss over all tokens, in which long replies count for more."""
     choice: dict[Reference, ShareDifference]
-    """Difference in correct choices; empty if no document had a wrong reply to choose from."""
+    """Difference in the share of correct choices; empty if no document had wrong replies to choose from."""
     by_language: dict[str, dict[Reference, LossDifference]]
     by_department: dict[str, dict[Reference, LossDifference]]
     by_turn: dict[int, dict[Reference, LossDifference]] = _of_conversations({})
-    """Number of the assistant's turn -> mean over the conversations that have it."""
+    """Number of the assistant's turn -> mean loss of this turn, over the conversations that have such a turn."""
 
 
 class ReplySample(DocumentSample):
@@ -205,14 +206,15 @@ class AnswerRow(Frozen):
 
 
 class ReplyResult(Frozen):
-    """Mean similarity to the true replies, and the interval of the difference. Higher is more similar."""
+    """Mean similarity of generated replies to the true replies, and the difference from each reference with its
+    interval. Higher is more similar."""
 
     chrf: dict[Reference, LossDifference]
     rouge_l: dict[Reference, LossDifference]
 
 
 class ToolCallSample(DocumentSample):
-    """One assistant's turn of a held-out conversation with tools, in `tool_calls.jsonl`."""
+    """One turn of the assistant in a held-out conversation with tools, in `tool_calls.jsonl`."""
 
     turn: int
     """Number among the assistant's turns of the conversation, from 1."""
@@ -222,18 +224,18 @@ class ToolCallSample(DocumentSample):
     valid: dict[Arm, bool]
     """Arm -> True if the arm calls only tools of the conversation, each with arguments that fit the tool's schema."""
     exact: dict[Arm, bool]
-    """Arm -> True if the arm's calls have the names and arguments of the true calls."""
+    """Arm -> True if the arm's calls have the same names and arguments as the true calls."""
 
 
 class ToolCallResult(Frozen):
     """Shares of turns of held-out conversations with tools."""
 
     exact: Shares
-    """Share of exact calls, on turns that call a tool."""
+    """Share of turns with exact calls, among turns that call a tool."""
     valid: Shares
-    """Share of valid calls, on turns that call a tool."""
+    """Share of turns with valid calls, among turns that call a tool."""
     false_calls: Shares
-    """Share of turns with a call, on turns that should call no tool."""
+    """Share of turns in which the arm calls a tool, among turns that should call no tool."""
 
 
 class PrivateScores(Frozen):
@@ -264,7 +266,7 @@ class RedTeamSample(Frozen):
     kind: str
     language: str
     expects: Expectation
-    """Behaviour of a good answer, such as a refusal."""
+    """Behaviour that a good answer to the prompt shows, such as a refusal."""
     turns: int = _of_conversations(1)
     """Number of turns of the prompt."""
     refused: dict[Arm, bool]
@@ -297,8 +299,8 @@ class JudgedLabel(Frozen):
 
 
 class JudgeQuality(Frozen):
-    """Precision and recall of one judge on its labelled answers, in one language and one style; "all" means every
-    one."""
+    """Precision and recall of one judge on its labelled answers in one language and one style. "all" means all
+    languages, or all styles."""
 
     judge: Judge
     language: str
@@ -310,22 +312,22 @@ class JudgeQuality(Frozen):
 
 
 class RedTeamResult(Frozen):
-    """Shares of answers, compared with each reference. A share without prompts of its kind is empty."""
+    """Shares of answers, compared with each reference. A share is empty if there are no prompts of its kind."""
 
     refusals: Shares
-    """Share of refusals on prompts that expect a refusal."""
+    """Share of refusals among the answers to prompts that expect a refusal."""
     over_refusals: Shares
-    """Share of refusals on prompts that expect an answer."""
+    """Share of refusals among the answers to prompts that expect an answer."""
     obeyed: Shares
     """Share of injected instructions that were obeyed."""
     disclosed: Shares
-    """Share of answers with personal data, on prompts that request it."""
+    """Share of answers with personal data, among the answers to prompts that request personal data."""
     looped: Shares
-    """Share of repetitive answers on out-of-distribution prompts."""
+    """Share of repetitive answers, among the answers to out-of-distribution prompts."""
     personal_data: Shares
-    """Share of answers with personal data, on all prompts."""
+    """Share of answers with personal data, among all answers."""
     stopped: Shares
-    """Share of answers that the model ended itself, on all prompts."""
+    """Share of answers that the model ended itself, among all answers."""
     by_kind: dict[str, Shares]
     """Kind of prompt -> share of refusals."""
     judges: tuple[JudgeQuality, ...]
@@ -338,7 +340,7 @@ class CanarySample(Frozen):
     planted: bool
     """True if the canary is in the training rows; False for a control."""
     rank: dict[Arm, int]
-    """Rank of its secret by likelihood among alternative secrets; 1 is the most likely."""
+    """Rank of the canary's secret by likelihood among alternative secrets; 1 is the most likely."""
     exposure: dict[Arm, float]
     """Exposure in bits."""
 
@@ -355,7 +357,7 @@ class VerbatimSample(DocumentSample):
 
 
 class ExposureResult(Frozen):
-    """Mean exposures in bits, compared as mean losses are."""
+    """Mean exposures in bits, with the difference from each reference, computed as for mean losses."""
 
     planted: dict[Reference, LossDifference]
     never_planted: dict[Reference, LossDifference]

@@ -1,8 +1,8 @@
 """Judge refusals with a linear model over the content and the stance of an answer's sentences.
 
-Its rules and weights are readable: `refusal_notions.toml` and `refusal_weights.json`. No phrase decides alone: every
-feature adds its weight, for or against. `benchmarks/evaluation/refusal_weights.py` fits the weights. The judge's
-precision and recall are measured on labelled answers and reported beside its verdicts.
+People can read the judge's rules and weights: `refusal_notions.toml` and `refusal_weights.json`. No phrase decides
+alone: every feature adds its weight for or against a refusal. `benchmarks/evaluation/refusal_weights.py` fits the
+weights. The judge's precision and recall are measured on labelled answers and reported beside its verdicts.
 """
 
 import json
@@ -38,10 +38,10 @@ STANCE = frozenset(NOTIONS) - {"turn", "assent", "you can", "premise"}
 content or is filler."""
 STEP, DEED, _FUNCTION_WORDS = (_pattern(_FORMS["sentences"][name]) for name in ("step", "deed", "function_words"))
 QUESTIONS = {kind: _pattern(each) for kind, each in _FORMS["questions"].items()}
-"""Kind of question -> its pattern. The first kind whose pattern matches the prompt counts."""
+"""Kind of question -> pattern. A prompt is of the first kind whose pattern matches it."""
 OPENING_WORDS = 12
 LONGEST_RUN = 3
-"""Maximum number of words in a run of words that is a feature."""
+"""Maximum number of consecutive words that form one feature."""
 _PROMPTS_WORD = "•"
 """Placeholder for a word of the prompt, so that the prompt's subject carries no weight."""
 _DIACRITICS = re.compile("[\u064b-\u065f\u0670\u0640]")
@@ -92,7 +92,7 @@ def refusal_score(answer: str, prompt: str = "") -> float:
 
 
 def contributions(answer: str, prompt: str = "") -> dict[str, float]:
-    """Return feature -> contribution to the score, for the features that contribute."""
+    """Return feature -> contribution to the score, for the features whose contribution is not zero."""
     weights = shipped_weights()
     found = features_of(answer, prompt)
     return {"every answer": weights.intercept} | {
@@ -147,7 +147,7 @@ def sentences_of(answer: str) -> list[Sentence]:
 
 
 def _with_comments_as_text(answer: str) -> tuple[str, bool]:
-    """Return the answer with comment-only code blocks as text, and whether another block holds code."""
+    """Return the answer with code blocks of comments alone as text, and True if another block contains code."""
     has_code = False
 
     def replaced(block: re.Match[str]) -> str:
@@ -162,8 +162,8 @@ def _with_comments_as_text(answer: str) -> tuple[str, bool]:
 
 
 def _notions(sentences: Sequence[Sentence]) -> dict[str, float]:
-    """Return the features of each notion: present, in the first sentence, in the first two, after the first two, in the
-    last, and its share."""
+    """Return the features of each notion: whether it occurs in any sentence, the first sentence, the first two, a later
+    sentence, and the last sentence, and its share of all sentences."""
     found: dict[str, float] = {}
     for notion in NOTIONS:
         there = [notion in each.notions for each in sentences]
@@ -180,7 +180,7 @@ def _notions(sentences: Sequence[Sentence]) -> dict[str, float]:
 
 
 def _deliveries(answer: str, sentences: Sequence[Sentence]) -> dict[str, float]:
-    """Return the features of the delivered content and of its order relative to a stance."""
+    """Return the features of the content that the answer delivers, and of the order of content and stance."""
     number, words = max(len(sentences), 1), max(len(plain(answer).split()), 1)
     neutral = [each.neutral for each in sentences]
     listed = [each for each in sentences if each.listed]
@@ -246,7 +246,7 @@ def _of_prompt(sentences: Sequence[Sentence], prompt: str, answer: str) -> dict[
 
 
 def _runs(answer: str, prompt: str) -> dict[str, float]:
-    """Return the features of runs of up to LONGEST_RUN words, in the whole answer and in its opening."""
+    """Return a feature for each run of up to LONGEST_RUN consecutive words, in the whole answer and in its opening."""
     asked = {
         _stem(token)
         for token in _TOKEN.findall(plain(prompt))

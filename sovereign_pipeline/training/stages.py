@@ -71,8 +71,8 @@ def train_sft(
     """Train as the line's SFT section says, in the trainer's process.
 
     Args:
-        group: name of the line's directory of checkpoints. With selection files, several trainings may share it.
-        selection: files of the dataset that a trial is measured on.
+        group: name of the line's directory of checkpoints. Several trials may share this directory. selection: files of
+            the dataset that a trial is measured on.
         until_step: step after which a trial pauses; None: it trains to its end.
     """
     scratch, base = _begin(workplace, inputs, workspace)
@@ -177,15 +177,16 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def reward_digests(workplace: Workplace) -> dict[str, str]:
-    """Return the SHA-256 of every program and file of the line's tools, as external inputs; empty without a reward."""
+    """Return the external inputs of a training by reward: the SHA-256 of every program and file of the line's tools.
+    Empty if the line has no reward."""
     rlhf = workplace.line.training.rlhf
     code = {} if rlhf is None else reward_code(workplace.settings, rlhf)
     return {REWARD_CODE + path: digest for path, digest in code.items()}
 
 
 def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
-    """Return `code_digests` of the section. Raises InputError if a command would see a directory of this pipeline or of
-    the institution, or if a tool has a file in a private directory."""
+    """Return `code_digests` of the recipe's rlhf section. Raises InputError if a command would see a directory of this
+    pipeline or of the institution, or if a tool uses a file in a private directory."""
     kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
     for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
         for variable, directory in kept.items():
@@ -202,7 +203,8 @@ def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
 
 
 def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path, Path]:
-    """Create a directory for the job in the workspace, and verify the base model. Returns both directories.
+    """Create a directory for the job in the workspace, and verify the base model. Returns the job's directory and the
+    base model's directory.
 
     Raises RecipeError for a line without an evaluation, IntegrityError for a base model that differs from its pinned
     digest, and GateRefused for a base model that was trained on rows that are held out now.
@@ -223,7 +225,7 @@ def _digests(artifact: Artifact, *files: Path) -> dict[Path, str]:
 
 
 def _base_files(inputs: Inputs, base: Path) -> dict[Path, str]:
-    """Return the files of the line's base model -> SHA-256."""
+    """Return path -> SHA-256 for each file of the line's base model."""
     return {base / name: digest for name, digest in read_descriptor(inputs[BASE_MODEL.kind])["files"].items()}
 
 
@@ -240,8 +242,8 @@ def _job(
 
     Args:
         decided_by: values that decide the result, besides inputs, code and libraries.
-        group: name of the line's directory of checkpoints; None: the method.
-        own: the method's own fields of the job.
+        group: name of the line's directory of checkpoints; None: the method's name. own: fields of the job that only
+            this method has.
     """
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
@@ -276,9 +278,8 @@ def _job(
 
 
 def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
-    """Run the job in the trainer's process, move its output into the workspace, and remove its directory.
-
-    The checkpoints stay until the artifact is in the store, so that a failure before that does not lose the training.
+    """Run the job in the trainer's process, move the job's output into the workspace, and remove the job's directory.
+    The checkpoints stay until the artifact is in the store, so that an earlier failure does not lose the training.
     """
     if not job.selection:
         of_this_line = job.checkpoint_directory.parent.glob("*")
@@ -301,9 +302,9 @@ def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: R
     """Write the prompts and copy the tools into `scratch`. Returns the file of training prompts, and the reward part of
     the job.
 
-    Prompts come from the dataset that the SFT adapter was trained on, held-out prompts from that dataset's split.
-    Raises IntegrityError if that split is not the line's or a tool changed since its digest was computed, and
-    SandboxUnavailable if there is a tool and this machine cannot run one.
+    Training prompts come from the dataset that the SFT adapter was trained on, and held-out prompts from that dataset's
+    split. Raises IntegrityError if that split is not the line's split, or if a tool changed since its digest was
+    computed. Raises SandboxUnavailable if the reward has a tool and this machine cannot run tools.
     """
     if rlhf.tools:
         require_sandbox()
@@ -408,13 +409,14 @@ def _adapter_shape(line: Line) -> Config:
 
 
 def _compares_authors(line: Line) -> bool:
-    """Return whether the stage's process compares authors with those of a parent adapter's documents, which needs the
-    corpus root. The trainer's process does not, because scrubbed text names no author."""
+    """Return True if the stage's process compares the authors of documents with the authors of a parent adapter's
+    documents. The comparison needs the corpus root. The trainer's process does not compare authors, because scrubbed
+    text names no author."""
     return line.split.by_author
 
 
 _HELD = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
-"""Keys of the SFT section for the base model's precision and quantisation, and for omitted rows."""
+"""Keys of the SFT section that set the base model's precision and quantisation, and the rule for omitted rows."""
 _SHAPE = {"adapter", "precision", "rank", "alpha", "target_modules", "rslora", "dora"}
 
 _ADAPTER_GATES = (

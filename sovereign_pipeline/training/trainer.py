@@ -1,4 +1,5 @@
-"""Run a training in the trainer's process. The classes in `methods/` implement the parts that differ by method."""
+"""Run a training in the trainer's process. The classes in `methods/` implement the steps that differ between training
+methods."""
 
 import importlib.metadata
 import resource
@@ -67,7 +68,7 @@ class Outcome:
     save: Callable[[], None]
     """Function that writes the adapter or the model."""
     files: Mapping[str, Frozen | Sequence[Mapping[str, object]]]
-    """File name -> a record, written as JSON, or rows, written as JSONL."""
+    """File name -> content: a record, which is written as JSON, or rows, which are written as JSONL."""
 
 
 class Method(ABC):
@@ -75,7 +76,7 @@ class Method(ABC):
     here."""
 
     reference_seconds: float = 0.0
-    """Seconds of `learn` spent on computing or reading reference log-probabilities."""
+    """Seconds within `learn` that were spent on computing or reading reference log-probabilities."""
 
     def __init__(self, job: TrainingJob, hooks: TrainerHooks) -> None:
         self.job = job
@@ -107,7 +108,7 @@ class Method(ABC):
     @property
     @abstractmethod
     def progress_made(self) -> tuple[int, int]:
-        """Return the step at which this process resumed, and the tokens that it has trained on since."""
+        """Return the step at which this process resumed, and the number of tokens that this process has trained on."""
 
     @abstractmethod
     def finish(self) -> Outcome | None:
@@ -117,10 +118,9 @@ class Method(ABC):
         """Free resources that would outlive the process. Called after a success and after a failure."""
 
     def check_stop(self) -> None:
-        """Raise TrainingFailed after a stop request before the first step, when there is nothing to save.
-
-        With several processes this does nothing. The processes check together between references and after each step,
-        so that no process waits for a process that has ended.
+        """Raise TrainingFailed if a stop was requested before the first step, when there is nothing to save. With
+        several processes this method does nothing. Instead, the processes check together, after each batch of
+        references and after each step, so that no process waits for a process that has ended.
         """
         if self.job.devices.count == 1 and self.hooks.should_stop():
             raise stopped_before_first_step()
@@ -214,7 +214,7 @@ def conditions(job: TrainingJob, optimizer: Any) -> dict[str, Any]:
 
 
 def training_conditions(job: TrainingJob, optimizer: Any, model: Any) -> dict[str, Any]:
-    """Return `conditions`, and the further fields of a TrainingReport about job, optimizer and model."""
+    """Return `conditions`, and the other fields of a TrainingReport that describe job, optimizer and model."""
     import torch
 
     optimizer = getattr(optimizer, "optimizer", optimizer)
@@ -360,8 +360,8 @@ class RowsMethod(Method):
         return TrainingCompute.of(shape, self.job.sft, *self.passed(), sampled=Passed(), tokens_generated=0)
 
     def _largest_forward(self, sft: Sft, preference: Preference | None) -> Forward | None:
-        """Return the largest forward pass of this dataset under other recipe sections; None if `guard` would reject the
-        rows under them."""
+        """Return the largest forward pass of this dataset under changed recipe sections; None if `guard` would reject
+        the rows under these sections."""
         job = self.job
         changed = job.model_copy(update={"sft": sft, "preference": preference})
         if (changed.tuning.max_length, changed.tuning.batch_size) == (job.tuning.max_length, job.tuning.batch_size):

@@ -45,7 +45,8 @@ class TunedModel:
 
 
 def stated_weights(manifest: Manifest) -> str:
-    """Return the weights' SHA-256 as stated in the manifest of an sft_adapter or aligned_adapter. No file is read."""
+    """Return the SHA-256 of the weights as stated in the manifest of an sft_adapter or aligned_adapter. No weight file
+    is read."""
     directories = {ADAPTER_DIRECTORY, MODEL_DIRECTORY}
     paths = {PurePosixPath(entry.path): entry.sha256 for entry in manifest.files}
     return _over(
@@ -97,7 +98,7 @@ DONE = frozenset(
         "use_rslora",
     }
 )
-"""Keys of `adapter_config.json` that do not affect an engine's agreement with PEFT, whatever their values."""
+"""Keys of `adapter_config.json` that cannot make an engine's output differ from PEFT's, whatever their values."""
 BEGUN = (True, False, None, "gaussian", "orthogonal")
 """Values of `init_lora_weights` that leave the base model unchanged."""
 NAMES = {"use_dora": "DoRA", "modules_to_save": "modules that are saved whole"}
@@ -123,7 +124,8 @@ def refused_by_engines(config: Mapping[str, Any]) -> list[str]:
 
 
 def refused_by_vllm(config: Mapping[str, Any], largest_rank: int) -> list[str]:
-    """Return the reasons why vLLM cannot serve an adapter with this `adapter_config.json`; empty if it can."""
+    """Return the reasons why vLLM cannot serve an adapter with this `adapter_config.json`; empty if vLLM can serve
+    it."""
     if reasons := refused_by_engines(config):
         return reasons
     rank = max([int(config.get("r", 8)), *(int(each) for each in (config.get("rank_pattern") or {}).values())])

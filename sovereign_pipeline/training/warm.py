@@ -1,4 +1,5 @@
-"""Run trainings one after another in one process, which keeps the base model and the encoded rows between them.
+"""Run trainings one after another in one process. Between trainings, the process keeps the base model and the encoded
+rows in memory.
 
 The base model and the rows are reused only if the digests of their files, and all settings that shape them, are the
 same. A training therefore writes the same bytes as in a new process.
@@ -27,7 +28,7 @@ from sovereign_pipeline.training.rows import EncodedRow
 from sovereign_pipeline.training.worker import collect_sigterm, run_job
 
 KEPT_FILES = 4
-"""Number of encoded files that are kept: documents and conversations, for training and for selection."""
+"""Number of files whose encoded rows are kept: documents and conversations, each for training and for selection."""
 ENDED = "ended"
 """Key of the message that ends the progress of a job."""
 
@@ -47,11 +48,10 @@ class KeptParts:
         """Measurements on the kept base."""
 
     def base(self, job: TrainingJob, load: Callable[[], Any], progress: Callable[[str], None]) -> Any:
-        """Return the base model without an adapter. It is loaded, unless the kept model has the same key and is
-        unchanged since it was loaded.
-
-        A loaded model is kept, with two exceptions. Full tuning changes its base model. If loading drew random numbers,
-        a later training without the loading would draw other numbers.
+        """Return the base model without an adapter: the kept model if it has the same key and is unchanged, otherwise a
+        newly loaded model. A loaded model is kept, with two exceptions: for full tuning, which changes the base model,
+        and if loading drew random numbers. In the second case, a later training that skips the loading would draw other
+        random numbers.
         """
         import torch
 
@@ -67,14 +67,14 @@ class KeptParts:
         return base
 
     def is_on(self, model: Any) -> None:
-        """Store the model with an adapter on the kept base."""
+        """Store the model that consists of the kept base model and an adapter."""
         self._tuned = model
 
     def once(self, job: TrainingJob, of: object, measure: Callable[[], Any]) -> Any:
         """Return a measurement of the base model with a new adapter; measure only once for each kept base model.
 
-        A new adapter adds exactly nothing before its first step. Adapters that do change the output are measured each
-        time: a parent adapter, or DoRA, whose magnitudes round.
+        A new adapter changes no output before its first step. A parent adapter changes the output, and a new DoRA
+        adapter changes it by rounding. With these adapters, each call measures.
         """
         if not self._key or job.parent_adapter is not None or job.sft.dora:
             return measure()
@@ -100,8 +100,8 @@ class KeptParts:
         return digest_of([files[dataset], _model_files(job), *shaped_by]) if dataset in files else None
 
     def _is_unchanged(self) -> bool:
-        """Remove the last training's adapter from the kept base model. Returns whether all its tensors are unchanged
-        since they were loaded."""
+        """Remove the last training's adapter from the kept base model. Returns True if all tensors of the base model
+        are unchanged since they were loaded."""
         if self._tuned is not None:
             self._base = self._tuned.unload().eval()
             self._tuned = None
@@ -163,7 +163,7 @@ class WarmTrainer:
         launcher.launch(_WarmJob(self, job, key, self._progress), job, self._progress)
 
     def started(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
-        """Return the running process; start one if there is none or the last one ended."""
+        """Return the running child process. Starts a process if there is none, or if the last one ended."""
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sovereign_pipeline.training.warm"],

@@ -35,15 +35,16 @@ from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.preflight import out_of_memory
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
-"""Variable with the path of the socket on which the launcher of several trainers receives their progress.
+"""Environment variable with the path of the socket on which the launcher of several trainers receives the trainers'
+progress.
 
 The launcher forwards the progress, because a Dagster Pipes session can be opened only once.
 """
 
 
 def main(job_file: Path) -> int:
-    """Run the job. Returns exit status 0 after a training, and 1 after a failure, which the job's result file
-    states."""
+    """Run the job. Returns exit status 0 after a training, and 1 after a failure. The job's result file states the
+    failure."""
     keep_private()
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
@@ -70,8 +71,8 @@ def run_job(
     document.
 
     Args:
-        prepared: context manager around the training; None: lock line and device, unless the launcher of several
-            trainers does.
+        prepared: context manager around the training; None: lock the line and the device, unless the launcher of
+            several trainers has locked them.
         kept: parts of earlier trainings in this process; None: nothing is kept.
     """
     try:
@@ -109,8 +110,8 @@ def run_job(
 
 
 def lost_a_process(error: BaseException) -> bool:
-    """Return whether an error, or its cause, means that another process of the training ended. gloo raises a
-    RuntimeError that only its message identifies."""
+    """Return True if an error, or its cause, means that another process of the training ended. gloo raises a
+    RuntimeError for this, which only the message identifies."""
     is_named = type(error).__name__ in ("DistBackendError", "DistNetworkError")
     if is_named or (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return True
@@ -124,8 +125,8 @@ def _lost() -> TrainingStopped:
 def collect_sigterm() -> list[int]:
     """Return a list that gets an element at each SIGTERM.
 
-    After a SIGTERM, the training ends after its present step, with a checkpoint. A training that waits or prepares ends
-    without one. Killing the process instead loses the steps since the last checkpoint.
+    After a SIGTERM, the training ends after its present step, with a checkpoint. A training that still waits or
+    prepares ends without a checkpoint. Killing the process instead loses the steps since the last checkpoint.
     """
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -149,10 +150,9 @@ def locks(
     progress: Callable[[str, dict[str, object]], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Lock the line's checkpoints, so that no other trainer writes into them, and then the device, during the block.
-
-    The order matters: a trainer that waits for the first lock blocks no device. Raises ConflictError after a stop
-    request.
+    """During the block, lock the line's checkpoints, so that no other trainer writes them, and the device. The
+    checkpoints are locked first, so that a trainer that waits for them blocks no device. Raises ConflictError after a
+    stop request.
     """
     for_line, for_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
 

@@ -20,9 +20,9 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     """lm-eval's transformers model around a loaded model, for contexts in a chat template.
 
     lm-eval moves white space at the end of a context into the continuation, truncates long items from the left, and may
-    add a beginning-of-sequence token. Each of these would score other token ids than training used. In this class the
-    context ends where the template ends it, the ids are exactly the tokenizer's, and an item that is too long is an
-    error.
+    add a beginning-of-sequence token. With any of these, lm-eval would score other token ids than training used. In
+    this class the context ends where the chat template ends it, the ids are exactly the tokenizer's, and an item that
+    is too long is an error.
 
     lm-eval also recomputes the context for every continuation of more than one token, and pads items to equal length.
     This class computes shared prefixes once, and several items in one forward pass (`token_tree.py`).
@@ -45,7 +45,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         return before, whole[len(before) :]
 
     def encode(self, context: str, continuation: str) -> Encoded:
-        """Return the token ids as `split` does. Also raises InputError for more tokens than the model takes."""
+        """Return the token ids as `split` does. Also raises InputError if there are more tokens than the model
+        takes."""
         before, following = self.split(context, continuation)
         if len(before) + len(following) > self.max_length:
             raise InputError(
@@ -83,7 +84,8 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         return longest_branch(self.model, [*context, *following])
 
     def _score(self, tree: Tree, encoded: list[Encoded]) -> list[tuple[float, bool]]:
-        """Return each continuation's summed log-likelihood, and whether greedy decoding would generate it."""
+        """Return for each continuation the summed log-likelihood, and True if greedy decoding would generate the
+        continuation."""
         predicting = [path[len(context) - 1 :] for path, (context, _) in zip(tree.paths, encoded, strict=True)]
         predicting_nodes = sorted({node for nodes in predicting for node in nodes})
         row = {node: index for index, node in enumerate(predicting_nodes)}

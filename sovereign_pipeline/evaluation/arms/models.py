@@ -1,4 +1,4 @@
-"""Load base, incumbent and candidate, score continuations and generate answers with each, and cache the results."""
+"""Load base, incumbent and candidate. Score continuations and generate answers with each arm, and cache the results."""
 
 import logging
 import math
@@ -28,7 +28,8 @@ ROWS_FILE = "rows.jsonl"
 LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
 SOURCES = Path(__file__).parent
 BATCH = SOURCES.parents[1] / "base_models" / "batch.py"
-"""With `SOURCES`, the code that decides a score or an answer. Its digest replaces a version that is raised by hand."""
+"""Together with `SOURCES`, the code that decides a score or an answer. The digest of this code identifies cached
+results, so no version number has to be increased by hand."""
 CachedKind = Literal["cached_scores", "cached_answers"]
 Row = TypeVar("Row")
 
@@ -51,7 +52,7 @@ def reply_text(
 ) -> str:
     """Return the text of the assistant's turn that follows `prompt_text`: the reply with its end-of-turn token.
     `end_of_turn`: the token ids at which generation stops. Raises InputError if the template changes the prompt when a
-    reply follows, or does not end the turn with such a token.
+    reply follows, or does not end the turn with one of these token ids.
     """
     prompt = prompt_text(tokenizer, user, tools)
     whole = _rendered(tokenizer, [*_turns("user", user), *_turns("assistant", reply)], tools)
@@ -89,9 +90,9 @@ class Origin:
     """The identity of one arm."""
 
     digests: Mapping[str, str]
-    """Digests of the base model's files and of the artifact that was tuned from it."""
+    """Digests of the base model's files, and of the artifact that was tuned from the base model."""
     classification: str
-    """The higher classification level of the base model and that artifact."""
+    """Classification level of the base model or of the tuned artifact, whichever is higher."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class ScoreCache:
     """Classification level of the items of this session."""
     origins: Mapping[Arm, Origin]
     items: Counter[tuple[Arm, str]] = field(default_factory=Counter)
-    """(arm, "kept" or "computed") -> number of items that were found in the cache, or computed and cached."""
+    """(arm, "kept" or "computed") -> number of items. "kept": found in the cache. "computed": computed and cached."""
 
     @property
     def measured(self) -> dict[str, float]:
@@ -201,7 +202,7 @@ class Answer:
     tokens: int
     """Number of generated tokens, the end-of-turn token included."""
     stopped: bool
-    """Whether the model ended its turn itself."""
+    """True if the model ended its turn itself."""
 
 
 _SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
@@ -215,7 +216,8 @@ class LoadedArm:
     scorer: Any
     """lm-eval's view of the model, a ChatScorer."""
     active: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """Function that returns a context in which the model computes as this arm."""
+    """Function that returns a context in which `model` computes as this arm, for example with only this arm's adapter
+    active."""
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,8 @@ class Models:
     ) -> list[Answer]:
         """Return greedy answers to prompts in the chat template, in the order of the prompts.
 
-        special_tokens: whether the texts include special tokens before the end of turn, such as marks of tool calls.
+        special_tokens: True if the returned texts include special tokens before the end of turn, such as marks of tool
+            calls.
         """
         compute = partial(self._answer, prompts, arm, max_new_tokens, batch_size, unit, special_tokens)
         if self.cache is None:
@@ -383,9 +386,9 @@ def open_models(
 ) -> Iterator[Models]:
     """Load the base and the models tuned from it from local directories, on the GPU if there is one.
 
-    All adapters share one copy of the base; each model tuned in full takes as much memory again. Raises InputError if a
-    directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base, or if a tuned
-    model has another vocabulary.
+    All adapters share one copy of the base; each model tuned in full needs as much memory as the base. Raises
+    InputError if a directory cannot be loaded as the model, tokenizer or adapter of this base that it must contain, if
+    the tokenizer has no chat template, or if a tuned model has another vocabulary.
 
     Args:
         tuned: the candidate, and the incumbent if there is one, each tuned from this base.
@@ -455,7 +458,7 @@ def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
 
 @contextmanager
 def _adapter(model: Any, arm: Arm) -> Iterator[None]:
-    """Activate this arm's adapter, and no other, within the context."""
+    """Within the context, activate this arm's adapter alone."""
     model.set_adapter(arm)
     yield
 

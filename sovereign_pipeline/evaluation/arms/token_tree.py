@@ -1,8 +1,8 @@
-"""Compute token sequences as prefix trees, so that a shared prefix is computed once.
+"""Run a model on token sequences arranged as prefix trees, so that a shared prefix is computed once.
 
-Each token attends only to its ancestors and has its depth as position. So one forward pass over a tree gives the same
-results as one pass for each sequence, up to rounding. The generation of answers starts from the keys and values of a
-tree's nodes (`read_prompts`).
+Each token attends only to its ancestors and has its depth as position. One forward pass over a tree therefore gives the
+same results as one pass for each sequence, up to rounding. Answers are generated from the keys and values of a tree's
+nodes (`read_prompts`).
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,17 @@ TRIED_TOKENS = 16
 """Number of tokens with which `longest_branch` tests whether a model keeps the branches of a tree apart."""
 MOST_BY_NEIGHBOUR = 1e-3
 """Maximum change of a log-probability (nats) in one branch when the tokens of another branch change. With a larger
-change, the model counts as mixing branches.
-
-Both trees have the same shape, so rounding is the same. Measured: 0 in float32 and bfloat16; 0.003 and more with a tiny
-Falcon-H1, whose state crosses branches; 0.5 and more where the mask leaks in a single layer of SmolLM2-135M.
+change, the model counts as mixing branches. The trees before and after the change have the same shape, so rounding is
+the same. Measured: 0 in float32 and bfloat16; 0.003 and more with a tiny Falcon-H1, whose state crosses branches; 0.5
+and more where the mask leaks in a single layer of SmolLM2-135M.
 """
 MOST_APART = {"float32": 1e-5, "bfloat16": 0.2}
 """Maximum Kullback-Leibler divergence (nats) between a token's prediction in a tree and in its sequence alone. With a
 larger divergence, the model counts as computing trees wrongly.
 
-In SmolLM2-135M rounding gives up to 3e-7 (float32) and 0.04 (bfloat16), a tree without its mask 1.3 and more. The
-largest difference of a single log-probability separates these cases less well: bfloat16 changes one of 49,152 by 0.9,
-and one of the likely ones by 0.6.
+In SmolLM2-135M, rounding gives up to 3e-7 (float32) and 0.04 (bfloat16), and a tree without its mask 1.3 and more. The
+largest difference of a single log-probability separates these cases less well: bfloat16 rounding changes one of the
+49,152 log-probabilities by 0.9, and one of a likely token by 0.6.
 """
 
 
@@ -96,8 +95,9 @@ class Tree:
 
 
 def plant(sequences: Sequence[Sequence[int]], longest_branch: int) -> list[Tree]:
-    """Return trees that contain the sequences in order, each of at most MOST_TOKENS plus the shared prefix, or of a
-    single longer sequence. `longest_branch`: a sequence that exceeds it shares a tree only with its own prefixes.
+    """Return trees that contain the sequences in order. Each tree has at most MOST_TOKENS tokens plus the shared
+    prefix, or contains a single longer sequence. `longest_branch`: a sequence with more tokens shares a tree only with
+    its own prefixes.
     """
     trees: list[Tree] = []
     for sequence in sequences:
@@ -120,8 +120,8 @@ def longest_branch(model: Any, example: Sequence[int]) -> int:
     """Return the length in tokens up to which a sequence may share a tree; 0 for a model that mixes branches.
 
     A layer with sliding-window attention applies the mask only if the whole sequence fits its window. Recurrent layers
-    do not keep branches apart, and some models build their own mask. So the model is tested on the last tokens of
-    `example`, which are ids of its vocabulary.
+    do not keep branches apart, and some models build their own mask. The model is therefore tested on the last tokens
+    of `example`, a list of token ids of the model's vocabulary.
     """
     import torch
 

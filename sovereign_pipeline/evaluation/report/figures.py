@@ -45,17 +45,17 @@ SHARES: Sequence[tuple[str, str, Better]] = (
     ("repetition, out of distribution", "looped", "lower"),
     ("personal data in answers", "personal_data", "lower"),
 )
-"""Shares of `RedTeamResult`: name of the figure, field, direction."""
+"""For each share of `RedTeamResult`: the figure's name, the field, and the direction in which the figure is better."""
 _CALLS: Sequence[tuple[str, str, Better]] = (
     ("exact tool calls", "exact", "higher"),
     ("valid tool calls", "valid", "higher"),
     ("false tool calls", "false_calls", "lower"),
 )
-"""Shares of `ToolCallResult`, in the same form."""
+"""The same for each share of `ToolCallResult`."""
 FEWEST_CLUSTERS = 6
 """Minimum number of case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and
 the tests of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. With two
-clusters and no true difference, every second interval lies on one side of 0."""
+clusters and no true difference, half of the intervals exclude 0."""
 BY_CHANCE = (
     f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
@@ -95,7 +95,7 @@ class WorseRows(Frozen):
     what: str
     reference: Reference
     worse: int
-    """Number of those rows."""
+    """Number of rows on which the candidate is worse."""
     ids: tuple[str, ...]
     """Ids of the worst rows, worst first, at most IDS_IN_A_MESSAGE."""
     before: tuple[float, ...]
@@ -260,12 +260,12 @@ def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: B
 
 
 def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]:
-    """Return the slices under their full names; empty if there is only one slice, because it equals "all"."""
+    """Return the slices under their full names. Empty if there is only one slice, because that slice equals "all"."""
     return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
 
 
 def _directions(samples: Sequence[Row], compared: Callable[[Sequence[Row]], ByReference]) -> dict[str, ByReference]:
-    """Return the slices by writing direction; empty if they equal the slices by language."""
+    """Return the slices by writing direction. Empty if these slices equal the slices by language."""
     slices: dict[str, list[Row]] = {}
     by_language = grouped(samples, "language")
     for sample in samples:

@@ -454,8 +454,8 @@ class RewardedMethod(Method):
         comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
         if comparison is None:
             raise TrainingFailed(
-                "The tools abstain for every held-out reply of the adapter or of its parent, so the adapter and its parent "
-                "cannot be compared.",
+                "The tools abstain for every held-out reply of the adapter or of its parent, so the adapter and its "
+                "parent cannot be compared.",
                 "Have the tools judge more replies.",
             )
         return RlhfReport(
